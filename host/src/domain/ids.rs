@@ -1,0 +1,139 @@
+//! Typed identifiers: a prefix that says what it names, and a UUIDv7 body, so that ids sort by
+//! the time of their making and the database can partition by them.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use uuid::Uuid;
+
+/// Why a text is not an id of the kind asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{given}` is not an id of this kind: expected `{prefix}` and 32 hexadecimal digits")]
+pub struct InvalidId {
+    given: String,
+    prefix: &'static str,
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// What every id of this kind begins with.
+            pub const PREFIX: &'static str = $prefix;
+
+            /// A new id that sorts after those made before it.
+            #[must_use]
+            pub fn new() -> Self {
+                Self(Uuid::now_v7())
+            }
+
+            /// The body, as the database keeps it.
+            #[must_use]
+            pub const fn uuid(self) -> Uuid {
+                self.0
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(body: Uuid) -> Self {
+                Self(body)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}{}", $prefix, self.0.simple())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                text.strip_prefix($prefix)
+                    .filter(|body| body.len() == 32)
+                    .and_then(|body| Uuid::try_parse(body).ok())
+                    .map(Self)
+                    .ok_or_else(|| InvalidId { given: text.chars().take(80).collect(), prefix: $prefix })
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+    )*
+
+        /// The prefixes of all ids: a client's own `uid` may not begin with one.
+        pub const ALL_PREFIXES: &[&str] = &[$($prefix),*];
+    };
+}
+
+ids! {
+    /// The isolation boundary: everything belongs to one tenant.
+    TenantId = "ten_";
+    /// What a client asked to be delivered to one recipient.
+    MessageId = "msg_";
+    /// One leg of a message. The first leg's body is the message's.
+    DeliveryId = "dlv_";
+    /// One try through one connection.
+    AttemptId = "att_";
+    /// A tenant's configured account at a provider.
+    ConnectionId = "conn_";
+    /// A channel's routing configuration.
+    RouteId = "route_";
+    /// A fact in the outbox.
+    EventId = "evt_";
+    /// An API key.
+    KeyId = "key_";
+}
+
+impl MessageId {
+    /// The id of the message's first leg: it needs no row of its own to be known.
+    #[must_use]
+    pub const fn first_delivery(self) -> DeliveryId {
+        DeliveryId(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_its_text_form() {
+        let id = MessageId::new();
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn an_id_of_another_kind_is_refused() {
+        let text = ConnectionId::new().to_string();
+        assert!(text.parse::<MessageId>().is_err());
+        assert!("msg_".parse::<MessageId>().is_err());
+        assert!("msg_018f0000-0000-7000-8000-000000000000".parse::<MessageId>().is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! What a provider says of itself and of an answer, free of any version of the WIT.
+
+use serde::{Deserialize, Serialize};
+
+use super::transmission::{Kv, Mailbox, Transmission};
+
+/// A secret that a provider's connections have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretSpec {
+    pub name: String,
+    /// One sentence for the person who fills it in.
+    pub purpose: String,
+    pub required: bool,
+}
+
+/// How a repeated hand-off is recognised on the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deduplication {
+    /// It is not: the intent is committed before the first byte.
+    None,
+    /// By the delivery's key.
+    Key,
+}
+
+/// What a provider says of itself, after validation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Descriptor {
+    pub name: String,
+    pub version: String,
+    pub summary: String,
+    pub channels: Vec<String>,
+    /// JSON Schema of a connection's `config`.
+    pub config_schema: serde_json::Value,
+    pub secrets: Vec<SecretSpec>,
+    /// Host patterns: an exact name, `*.example.com`, `{config.field}`, `{to}`.
+    pub hosts: Vec<String>,
+    pub deduplication: Deduplication,
+    pub cost_model: serde_json::Value,
+    pub max_batch: u32,
+    pub ext: serde_json::Value,
+}
+
+/// Everything that is not deterministic comes to a guest as data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallContext {
+    /// Milliseconds since the epoch.
+    pub now_ms: f64,
+    /// 1 for the first attempt of the delivery.
+    pub attempt: u32,
+    pub seed: [u8; 32],
+    /// Names of the secrets that the connection has.
+    pub secrets: Vec<String>,
+}
+
+/// A blob as a guest sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlobInfo {
+    pub id: u32,
+    pub name: String,
+    pub media_type: String,
+    pub size: f64,
+    pub content_id: Option<String>,
+}
+
+/// A delivery as a guest sees it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Item {
+    pub id: String,
+    /// Stable for this delivery on this connection.
+    pub key: String,
+    pub channel: String,
+    pub sender: Option<Mailbox>,
+    pub reply_to: Option<Mailbox>,
+    pub to: Vec<Mailbox>,
+    pub cc: Vec<Mailbox>,
+    pub bcc: Vec<Mailbox>,
+    pub subject: Option<String>,
+    pub text: Option<String>,
+    pub html: Option<String>,
+    pub payload: Option<String>,
+    pub headers: Vec<Kv>,
+    pub params: Vec<Kv>,
+    pub media_urls: Vec<String>,
+    pub blobs: Vec<BlobInfo>,
+}
+
+/// What an answer means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disposition {
+    Accepted,
+    /// Never again here; another provider may.
+    RejectedPermanent,
+    /// Again after a backoff, or after the provider's `Retry-After`.
+    RejectedTransient,
+    /// As transient, and no attempt is consumed.
+    Throttled,
+    /// Permanent for this connection.
+    AuthFailed,
+    /// Nothing left: DNS, connect, TLS or the egress guard stopped it.
+    NotSent,
+    /// It may or may not have been taken.
+    Unknown,
+}
+
+impl Disposition {
+    /// The word in the API and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::RejectedPermanent => "rejected_permanent",
+            Self::RejectedTransient => "rejected_transient",
+            Self::Throttled => "throttled",
+            Self::AuthFailed => "auth_failed",
+            Self::NotSent => "not_sent",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Money in millionths of a currency unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    pub micros: i64,
+    /// ISO 4217.
+    pub currency: String,
+}
+
+/// A provider's judgement of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    pub disposition: Disposition,
+    /// The provider's own code.
+    pub code: String,
+    /// The gateway's vocabulary: see the contract's `outcome`.
+    pub unified_code: String,
+    pub message: String,
+    pub external_id: Option<String>,
+    pub retry_after_ms: Option<f64>,
+    pub cost: Option<Cost>,
+    pub units: Option<u32>,
+}
+
+/// What a guest wants next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    Send { transmission: Transmission, state: Vec<u8> },
+    Wait { ms: f64, state: Vec<u8> },
+    Done(Vec<Judgement>),
+}

@@ -1,0 +1,7 @@
+//! Angarium: a self-hosted delivery gateway. `ARCHITECTURE.md` at the top has the map.
+
+pub mod clock;
+pub mod domain;
+pub mod runtime;
+pub mod sealing;
+pub mod transport;

@@ -1,0 +1,1 @@
+//! The provider components, in their sandbox.

@@ -1,0 +1,1 @@
+//! The tests stand in `main.rs`; a package needs a target.
