@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod domain;
+pub mod outcome;
+pub mod routing;
 pub mod runtime;
 pub mod sealing;
 pub mod store;

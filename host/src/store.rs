@@ -1,6 +1,11 @@
 //! All the SQL, one file a table or aggregate; one function a query, named `noun_verb`, the
 //! connection first. The caller owns the transaction. Nothing here decides anything.
 
+pub mod attempt;
+pub mod delivery;
+pub mod event;
+pub mod message;
+pub mod queue;
 pub mod time;
 
 use std::{str::FromStr, time::Duration};
@@ -171,7 +176,12 @@ fn connect_options(url: &str) -> Result<PgConnectOptions> {
         .application_name("angarium")
         // The few statements of the hot path are planned once; hash and merge joins only ever
         // came from statistics of empty tables.
-        .options([("plan_cache_mode", "force_generic_plan"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")]))
+        .options([
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("jit", "off"),
+        ]))
 }
 
 fn pool(options: &PgConnectOptions, role: Role, max_connections: u32) -> PgPool {
