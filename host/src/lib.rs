@@ -4,4 +4,5 @@ pub mod clock;
 pub mod domain;
 pub mod runtime;
 pub mod sealing;
+pub mod store;
 pub mod transport;
