@@ -125,10 +125,10 @@ impl Store {
     }
 
     /// A connection of its own, outside the pools, for a task that keeps it.
-    pub async fn dedicated(&self, role: Role) -> Result<PgConnection> {
+    pub async fn session(&self, role: Role) -> Result<Session> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
         enter_role(&mut connection, role).await?;
-        Ok(connection)
+        Ok(Session(connection))
     }
 
     /// Where a listener connects.
@@ -151,6 +151,17 @@ impl Store {
     pub async fn close(&self) {
         self.app.close().await;
         self.worker.close().await;
+    }
+}
+
+/// A connection that one task keeps.
+#[derive(Debug)]
+pub struct Session(PgConnection);
+
+impl Session {
+    /// Begins a transaction; it rolls back when it is dropped.
+    pub async fn begin(&mut self) -> Result<Transaction<'_, Postgres>> {
+        Ok(self.0.begin().await?)
     }
 }
 

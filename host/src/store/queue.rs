@@ -22,11 +22,16 @@ pub struct QueueEntry {
 }
 
 /// Takes up to `limit` due deliveries out of the queue, at most `per_tenant` of each tenant, the
-/// most pressing first. They belong to nobody until [`lease_insert`] in the same transaction.
+/// most pressing first; none of the tenants in `except`. They belong to nobody until [`lease_insert`] in the same transaction.
 ///
 /// Tenants and priorities are walked by the index, one probe each, so that neither a long
 /// backlog nor entries that are due later are read.
-pub async fn queue_claim(db: &mut PgConnection, limit: i64, per_tenant: i64) -> Result<Vec<(TenantId, DeliveryId)>> {
+pub async fn queue_claim(
+    db: &mut PgConnection,
+    limit: i64,
+    per_tenant: i64,
+    except: &[TenantId],
+) -> Result<Vec<(TenantId, DeliveryId)>> {
     let rows = sqlx::query(
         "with recursive tenants as (
            (select tenant_id from queue order by tenant_id limit 1)
@@ -42,13 +47,14 @@ pub async fn queue_claim(db: &mut PgConnection, limit: i64, per_tenant: i64) -> 
              where q.tenant_id = t.tenant_id and q.priority = p.priority and q.due_at <= now()
              order by q.due_at limit $2 for update skip locked
            ) as entry
-           where t.tenant_id is not null
+           where t.tenant_id is not null and t.tenant_id <> all ($3::uuid[])
            limit $1
          ))
          returning tenant_id, delivery_id",
     )
     .bind(limit)
     .bind(per_tenant)
+    .bind(except.iter().map(|it| it.uuid()).collect::<Vec<_>>())
     .fetch_all(db)
     .await?;
     rows.iter().map(|row| Ok((row.try_get::<Uuid, _>(0)?.into(), row.try_get::<Uuid, _>(1)?.into()))).collect()
