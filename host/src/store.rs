@@ -1,6 +1,12 @@
 //! All the SQL, one file a table or aggregate; one function a query, named `noun_verb`, the
 //! connection first. The caller owns the transaction. Nothing here decides anything.
 
+pub mod api_key;
+pub mod connection;
+pub mod provider;
+pub mod route;
+pub mod secret;
+pub mod tenant;
 pub mod time;
 
 use std::{str::FromStr, time::Duration};
