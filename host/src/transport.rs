@@ -6,11 +6,13 @@
 //! and no secret is in what it answers.
 
 mod certificates;
+mod describe;
 pub mod egress;
 mod fault;
 mod http;
 mod mime;
 mod oauth;
+mod scrub;
 mod sigv4;
 mod smtp;
 mod splice;
@@ -23,6 +25,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 pub use self::{
+    describe::describe,
     egress::{Egress, HostGrant},
     splice::Secrets,
 };

@@ -35,6 +35,7 @@ use super::{
     fault::{invalid, maybe_sent, not_sent},
     http::root_cause,
     mime,
+    scrub::scrubbed,
     tls::TlsRoots,
 };
 use crate::{
@@ -133,7 +134,9 @@ impl Smtp {
         let envelope = envelope(mail, call)?;
         let committed = AtomicBool::new(false);
         match timeout_at(deadline, self.submit(&server, password, &envelope, &committed)).await {
-            Ok(Ok(reply)) | Ok(Err(Stop::Refused(reply))) => Ok(answer(reply)),
+            Ok(Ok(reply)) | Ok(Err(Stop::Refused(reply))) => {
+                Ok(scrubbed(answer(reply), call.secrets, &[] as &[&str]))
+            }
             Ok(Err(Stop::Fault(fault))) => Err(fault),
             Err(_) => {
                 let detail = format!("`{}` did not answer before the deadline", server.host);
