@@ -6,7 +6,7 @@ mod attempt;
 mod item;
 mod preview;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -14,11 +14,11 @@ use tokio_util::task::TaskTracker;
 pub use self::preview::Preview;
 use crate::{
     clock,
-    directory::{ActiveRoute, Directory, TenantConfig},
+    directory::{ActiveRoute, Directory, Endpoint, TenantConfig},
     domain::{
-        attempt::{Attempt, FallbackReason, Origin, PastAttempt, Trigger, Verdict},
+        attempt::{Attempt, PastAttempt, Trigger},
         delivery::DeliveryState,
-        ids::{AttemptId, RouteId},
+        ids::{AttemptId, ConnectionId, RouteId},
         message::Message,
         provider::{Deduplication, Disposition},
         route::{OnUnknown, RouteSpec},
@@ -48,7 +48,7 @@ pub struct Dispatcher {
 
 /// The route that a message follows.
 struct Course<'a> {
-    spec: std::borrow::Cow<'a, RouteSpec>,
+    spec: Cow<'a, RouteSpec>,
     route: Option<(RouteId, i32)>,
 }
 
@@ -115,24 +115,27 @@ impl Dispatcher {
     }
 
     fn plan(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Plan {
-        let standings: Vec<Standing> = self.standings(config, spec, work.message.channel.as_str());
-        routing::plan(spec, &standings, &work.past)
+        routing::plan(spec, &self.standings(config, spec, work.message.channel.as_str()), &work.past)
     }
 
     fn standings(&self, config: &TenantConfig, spec: &RouteSpec, channel: &str) -> Vec<Standing> {
-        let barred = |connection| {
-            let Some(endpoint) = config.endpoints.get(connection) else { return Some(Barred::ConnectionMissing) };
-            if !endpoint.connection.enabled {
-                return Some(Barred::ConnectionDisabled);
-            }
-            let Some(serving) = self.providers.serving(&endpoint.connection.provider) else {
-                return Some(Barred::ProviderMissing);
-            };
-            let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
-            (!served).then_some(Barred::ChannelNotServed)
+        let connections = spec.candidates.iter().map(|candidate| candidate.connection);
+        connections
+            .map(|connection| Standing { connection, barred: self.barred(config, connection, channel) })
+            .collect()
+    }
+
+    /// Why a connection can't be asked at all.
+    fn barred(&self, config: &TenantConfig, connection: ConnectionId, channel: &str) -> Option<Barred> {
+        let Some(endpoint) = config.endpoints.get(&connection) else { return Some(Barred::ConnectionMissing) };
+        if !endpoint.connection.enabled {
+            return Some(Barred::ConnectionDisabled);
+        }
+        let Some(serving) = self.providers.serving(&endpoint.connection.provider) else {
+            return Some(Barred::ProviderMissing);
         };
-        let standing = |connection| Standing { connection, barred: barred(&connection) };
-        spec.candidates.iter().map(|candidate| standing(candidate.connection)).collect()
+        let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
+        (!served).then_some(Barred::ChannelNotServed)
     }
 
     /// What follows from an attempt; it becomes part of the delivery's past.
@@ -142,7 +145,7 @@ impl Dispatcher {
         spec: &RouteSpec,
         work: &mut Work,
         attempt: &Attempt,
-        endpoint: &crate::directory::Endpoint,
+        endpoint: &Endpoint,
     ) -> Outcome {
         work.past.push(PastAttempt {
             connection: attempt.origin.as_ref().map(|origin| origin.connection),
@@ -175,7 +178,7 @@ impl Dispatcher {
 
     /// The route's word, or else what the provider allows: a repetition that it recognises does no
     /// harm.
-    fn on_unknown(&self, spec: &RouteSpec, endpoint: &crate::directory::Endpoint) -> OnUnknown {
+    fn on_unknown(&self, spec: &RouteSpec, endpoint: &Endpoint) -> OnUnknown {
         let by_provider = || match self.deduplication(endpoint) {
             Deduplication::Key => OnUnknown::Retry,
             Deduplication::None => OnUnknown::Hold,
@@ -183,7 +186,7 @@ impl Dispatcher {
         spec.on_unknown.unwrap_or_else(by_provider)
     }
 
-    fn deduplication(&self, endpoint: &crate::directory::Endpoint) -> Deduplication {
+    fn deduplication(&self, endpoint: &Endpoint) -> Deduplication {
         self.providers
             .serving(&endpoint.connection.provider)
             .map_or(Deduplication::None, |serving| serving.component.descriptor().deduplication)
@@ -213,7 +216,6 @@ impl Dispatcher {
 impl<'a> Course<'a> {
     /// The message's own connection, or its channel's active route.
     fn of(config: &'a TenantConfig, message: &Message) -> Option<Self> {
-        use std::borrow::Cow;
         if let Some(connection) = message.connection {
             return Some(Self { spec: Cow::Owned(RouteSpec::pinned(connection)), route: None });
         }

@@ -255,11 +255,7 @@ impl Writer {
 }
 
 fn rows(part: &Part) -> Vec<MessageRow<'_>> {
-    let row = |it| {
-        let Pending { new, json, place, .. } = it;
-        MessageRow { new, json, queued: place.is_none() }
-    };
-    part.messages.iter().map(row).collect()
+    part.messages.iter().map(|it| MessageRow { new: &it.new, json: &it.json, queued: it.place.is_none() }).collect()
 }
 
 /// What the keys that were not new stand for.
