@@ -137,7 +137,7 @@ fn without_blanks(value: Value) -> Value {
 fn is_told((name, value): &(String, Value)) -> bool {
     match value {
         Value::Null => false,
-        Value::String(text) => !text.is_empty() && !(name == "ext" && text == "{}"),
+        Value::String(text) => !(text.is_empty() || name == "ext" && text == "{}"),
         Value::Array(items) => !items.is_empty(),
         _ => true,
     }
