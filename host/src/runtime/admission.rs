@@ -150,8 +150,12 @@ impl Compiler {
         match finished.recv_timeout(limit) {
             Ok(Ok(compiled)) => Ok(compiled),
             Ok(Err(error)) => Err(AdmissionError::Compilation(format!("{error:#}"))),
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(AdmissionError::CompilationTimeout { seconds: limit.as_secs() }),
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(AdmissionError::Compilation("the compiler panicked".to_owned())),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                Err(AdmissionError::CompilationTimeout { seconds: limit.as_secs() })
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(AdmissionError::Compilation("the compiler panicked".to_owned()))
+            }
         }
     }
 }

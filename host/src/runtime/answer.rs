@@ -263,7 +263,10 @@ fn smtp(submission: &SmtpSubmission) -> Checked {
         return Err(unsendable("smtp.port", "is 0"));
     }
     if rcpt_to.is_empty() || rcpt_to.len() > MAX_RECIPIENTS {
-        return Err(unsendable("smtp.rcpt_to", format!("has {} addresses, expected 1 to {MAX_RECIPIENTS}", rcpt_to.len())));
+        return Err(unsendable(
+            "smtp.rcpt_to",
+            format!("has {} addresses, expected 1 to {MAX_RECIPIENTS}", rcpt_to.len()),
+        ));
     }
     if !mail_from.is_empty() {
         envelope("smtp.mail_from", mail_from)?;

@@ -6,7 +6,9 @@
 //! check is compiled again and replaced; nothing here can fail an admission.
 
 use std::{
-    fs, hash::Hash, io,
+    fs,
+    hash::Hash,
+    io,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };

@@ -98,7 +98,8 @@ impl Component {
         if input > self.sandbox.limits().input {
             return refused(CallError::Judged(self.too_large(input)));
         }
-        let (answered, usage) = call::run(&self.sandbox, &self.name, |store| self.linked.prepare(store, ctx, config, items));
+        let (answered, usage) =
+            call::run(&self.sandbox, &self.name, |store| self.linked.prepare(store, ctx, config, items));
         Called { result: settle(answered, Outcomes::Exactly(items.len())), usage }
     }
 
@@ -121,7 +122,8 @@ impl Component {
     }
 
     fn too_large(&self, input: usize) -> Judgement {
-        let message = format!("the delivery has {input} bytes for the provider, {} are allowed", self.sandbox.limits().input);
+        let message =
+            format!("the delivery has {input} bytes for the provider, {} are allowed", self.sandbox.limits().input);
         judged(Disposition::RejectedPermanent, "too_large", message)
     }
 }
@@ -138,7 +140,11 @@ impl fmt::Debug for Component {
 
 /// The request left, and its answer is more than a guest is given: nobody can say what it means.
 fn unreadable(input: usize) -> Judgement {
-    judged(Disposition::Unknown, "unreadable_answer", format!("the answer has {input} bytes, more than a provider is given"))
+    judged(
+        Disposition::Unknown,
+        "unreadable_answer",
+        format!("the answer has {input} bytes, more than a provider is given"),
+    )
 }
 
 fn judged(disposition: Disposition, unified_code: &str, message: String) -> Judgement {

@@ -70,7 +70,12 @@ pub(super) fn check(raw: RawDescriptor) -> Result<Described, Vec<DescriptorProbl
     }
 }
 
-fn descriptor(raw: RawDescriptor, schema: Value, cost_model: Map<String, Value>, ext: Map<String, Value>) -> Descriptor {
+fn descriptor(
+    raw: RawDescriptor,
+    schema: Value,
+    cost_model: Map<String, Value>,
+    ext: Map<String, Value>,
+) -> Descriptor {
     Descriptor {
         name: raw.name,
         version: raw.version,
@@ -192,7 +197,11 @@ fn cost(problems: &mut Problems, model: &Map<String, Value>) {
         return;
     }
     let text = |member: &str| model.get(member).and_then(Value::as_str);
-    problems.unless(text("currency").is_some_and(is_currency), "cost_model.currency", "must be a currency's three letters");
+    problems.unless(
+        text("currency").is_some_and(is_currency),
+        "cost_model.currency",
+        "must be a currency's three letters",
+    );
     problems.unless(text("per").is_some_and(is_word), "cost_model.per", "must name a unit, such as `segment`");
     let micros = model.get("micros").and_then(Value::as_f64);
     let is_amount = micros.is_some_and(|micros| (0.0..=9.0e15).contains(&micros));

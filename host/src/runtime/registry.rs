@@ -92,7 +92,8 @@ impl Registry {
                 return Installed::Unchanged;
             }
             let replaced = entry.active.replace(component);
-            let installed = replaced.as_ref().map_or(Installed::First, |old| Installed::Replaced(old.digest().to_owned()));
+            let installed =
+                replaced.as_ref().map_or(Installed::First, |old| Installed::Replaced(old.digest().to_owned()));
             entry.previous = replaced.or_else(|| entry.previous.take());
             installed
         })

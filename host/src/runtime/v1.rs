@@ -21,11 +21,7 @@ mod bindings {
     wasmtime::component::bindgen!({ path: "../wit/v1", world: "provider" });
 }
 
-use bindings::{
-    ProviderPre,
-    angarium::provider::log,
-    exports::angarium::provider::plugin as wit,
-};
+use bindings::{ProviderPre, angarium::provider::log, exports::angarium::provider::plugin as wit};
 
 /// The one import that a component may have.
 pub(super) const LOG: &str = "angarium:provider/log@1.0.0";
@@ -61,7 +57,8 @@ impl Linked {
     ) -> wasmtime::Result<Answered> {
         let provider = self.0.instantiate(&mut *store)?;
         let items: Vec<wit::Delivery> = items.iter().map(Into::into).collect();
-        let answer = provider.angarium_provider_plugin().call_prepare(store, &ctx.into(), &config.to_owned(), &items)?;
+        let answer =
+            provider.angarium_provider_plugin().call_prepare(store, &ctx.into(), &config.to_owned(), &items)?;
         Ok(answered(answer))
     }
 
@@ -232,9 +229,7 @@ fn answered(answer: Result<wit::Step, wit::Outcome>) -> Answered {
 
 fn step(given: wit::Step) -> Result<domain::Step, Invalid> {
     Ok(match given {
-        wit::Step::Send(send) => {
-            domain::Step::Send { transmission: send.transmission.into(), state: send.state }
-        }
+        wit::Step::Send(send) => domain::Step::Send { transmission: send.transmission.into(), state: send.state },
         wit::Step::Wait(pause) => domain::Step::Wait { ms: pause.ms, state: pause.state },
         wit::Step::Done(outcomes) => domain::Step::Done(judgements(outcomes)?),
     })
