@@ -154,6 +154,10 @@ impl Runtime {
     /// [`AdmissionError::Changed`], and those of [`Self::admit`].
     pub fn admit_recorded(&self, bytes: &[u8], digest: &str) -> Result<Arc<Component>, AdmissionError> {
         let found = admission::digest(bytes);
-        if found == digest { self.admit(bytes) } else { Err(AdmissionError::Changed { recorded: digest.to_owned(), found }) }
+        if found == digest {
+            self.admit(bytes)
+        } else {
+            Err(AdmissionError::Changed { recorded: digest.to_owned(), found })
+        }
     }
 }

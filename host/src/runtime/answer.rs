@@ -298,8 +298,8 @@ fn mail(mail: &Mail) -> Checked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::transmission::{Mailbox, Method, Signature, SignatureAlgorithm, SmtpTls};
     use crate::domain::transmission::{Encoding, KeyFormat};
+    use crate::domain::transmission::{Mailbox, Method, Signature, SignatureAlgorithm, SmtpTls};
 
     fn outcome() -> Judgement {
         Judgement {
@@ -456,7 +456,9 @@ mod tests {
     #[test]
     fn headers_cannot_inject() {
         let kv = |name: &str, value: &str| Kv { name: name.to_owned(), value: value.to_owned() };
-        for header in [kv("", "1"), kv("a b", "1"), kv("a:", "1"), kv("a\r\nb", "1"), kv("a", "1\r\nb: 2"), kv("a", "\0")] {
+        for header in
+            [kv("", "1"), kv("a b", "1"), kv("a:", "1"), kv("a\r\nb", "1"), kv("a", "1\r\nb: 2"), kv("a", "\0")]
+        {
             let refusal = refused_http(|request| request.headers = vec![kv("ok", "é\t"), header]);
             assert_eq!(field(refusal, GuestFaultKind::InvalidTransmission), "http.headers[1]");
         }

@@ -220,7 +220,11 @@ mod tests {
             summary: "SMS by Acme.".to_owned(),
             channels: vec!["sms".to_owned(), "in_app".to_owned()],
             config_schema: r#"{"type":"object","properties":{"url":{"type":"string","pattern":"^https:"}}}"#.to_owned(),
-            secrets: vec![SecretSpec { name: "token".to_owned(), purpose: "The API's token.".to_owned(), required: true }],
+            secrets: vec![SecretSpec {
+                name: "token".to_owned(),
+                purpose: "The API's token.".to_owned(),
+                required: true,
+            }],
             hosts: ["api.acme.example", "*.acme.example", "{config.url}", "{to}"].map(str::to_owned).to_vec(),
             deduplication: Deduplication::Key,
             cost_model: r#"{"currency":"USD","per":"segment","micros":7900}"#.to_owned(),
@@ -276,15 +280,21 @@ mod tests {
 
     #[test]
     fn a_schema_must_be_one() {
-        let schema = |text: &str| problems(|raw| {
-            raw.config_schema = text.to_owned();
-            raw.hosts.clear();
-        });
+        let schema = |text: &str| {
+            problems(|raw| {
+                raw.config_schema = text.to_owned();
+                raw.hosts.clear();
+            })
+        };
         assert!(schema("nonsense")[0].contains("is not a JSON object"));
         assert!(schema(r#"{"type":"string"}"#)[0].contains("must have the type `object`"));
         assert!(schema(r#"{"type":"object","properties":7}"#)[0].contains("is not a JSON Schema"));
-        assert!(schema(r#"{"type":"object","$ref":"https://evil.example/schema"}"#)[0].contains("is not a JSON Schema"));
-        assert!(schema(r#"{"type":"object","$schema":"http://json-schema.org/draft-07/schema#"}"#)[0].contains("draft"));
+        assert!(
+            schema(r#"{"type":"object","$ref":"https://evil.example/schema"}"#)[0].contains("is not a JSON Schema")
+        );
+        assert!(
+            schema(r#"{"type":"object","$schema":"http://json-schema.org/draft-07/schema#"}"#)[0].contains("draft")
+        );
     }
 
     #[test]
