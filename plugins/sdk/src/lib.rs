@@ -24,10 +24,9 @@ pub mod vectors;
 
 pub use bindings::plugin as contract;
 pub use bindings::plugin::{
-    Address, Auth, Basic, Blob, BlobRef, Context, Cost, Deduplication, Delivery, Descriptor,
-    Disposition, Dkim, Encoding, HttpMethod, HttpRequest, HttpResponse, KeyFormat, Kv, Mail, Reply,
-    SecretRef, SecretSpec, Segment, Signature, SignatureAlgorithm, SignatureHeader, SmtpReply,
-    SmtpSubmission, SmtpTls, Step, Transmission,
+    Address, Auth, Basic, Blob, BlobRef, Context, Cost, Deduplication, Delivery, Descriptor, Disposition, Dkim,
+    Encoding, HttpMethod, HttpRequest, HttpResponse, KeyFormat, Kv, Mail, Reply, SecretRef, SecretSpec, Segment,
+    Signature, SignatureAlgorithm, SignatureHeader, SmtpReply, SmtpSubmission, SmtpTls, Step, Transmission,
 };
 pub use export::{Adapter, Provider};
 pub use forms::{form_encode, host_of_url};
