@@ -1,1 +1,8 @@
-//! The developer's commands.
+//! The developer's commands, and the parts of them that the tests use too.
+//!
+//! Nothing here depends on the gateway's crate: its binary is built and started as an operator would.
+
+pub mod database;
+pub mod lifeline;
+pub mod machine;
+pub mod progress;
