@@ -3,6 +3,8 @@
 //! Nothing here depends on the gateway's crate: its binary is built and started as an operator would.
 
 pub mod database;
+pub mod http;
 pub mod lifeline;
 pub mod machine;
 pub mod progress;
+pub mod receivers;
