@@ -2,9 +2,14 @@
 //!
 //! Nothing here depends on the gateway's crate: its binary is built and started as an operator would.
 
+pub mod api;
 pub mod database;
+pub mod demo;
+pub mod gateway;
 pub mod http;
 pub mod lifeline;
 pub mod machine;
+pub mod plugins;
 pub mod progress;
+pub mod project;
 pub mod receivers;
