@@ -18,7 +18,7 @@ const SCOPES: &str =
 /// Sets everything up, sends, shows, and with `once` ends there; else stays until Ctrl-C or SIGTERM.
 pub fn run(once: bool) -> Result<()> {
     project::prepare_toolchain()?;
-    let providers = crate::plugins::build()?;
+    let providers = project::build_providers()?;
     let binary = project::build_gateway(Profile::Dev)?;
     step("starting the database");
     let cluster = Cluster::start(Options::demo(project::root()))?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use xtask::database::{Cluster, Options};
-use xtask::{demo, plugins, project};
+use xtask::{demo, project};
 
 const HELP: &str = "\
 cargo xtask COMMAND
@@ -34,7 +34,7 @@ fn run(arguments: &[String]) -> Result<()> {
     match words.as_slice() {
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
-        ["plugins"] => plugins::build().map(drop),
+        ["plugins"] => project::build_providers().map(drop),
         ["database"] => database(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

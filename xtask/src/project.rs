@@ -46,6 +46,16 @@ pub fn build_gateway(profile: Profile) -> Result<PathBuf> {
     Ok(target().join(folder).join("angarium"))
 }
 
+/// Builds the provider components and tells in which folder they are.
+pub fn build_providers() -> Result<PathBuf> {
+    progress::step("building the providers");
+    for component in crate::plugins::build(root())? {
+        let size = component.metadata()?.len() / 1024;
+        progress::note(format_args!("{} ({size} KiB)", component.display()));
+    }
+    Ok(root().join("target/plugins"))
+}
+
 /// Cargo, in the repository's root.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
