@@ -18,6 +18,15 @@ pub use binaries::pgbench;
 use binaries::Binaries;
 use server::Server;
 
+/// Installs PostgreSQL where there is neither `DATABASE_URL` nor a server's programs.
+pub fn ensure_installed() -> Result<()> {
+    let given = std::env::var("DATABASE_URL").is_ok_and(|url| !url.is_empty());
+    if !given {
+        Binaries::find_or_install()?;
+    }
+    Ok(())
+}
+
 /// Where a private cluster lives and how it is tuned.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -13,3 +13,4 @@ pub mod plugins;
 pub mod progress;
 pub mod project;
 pub mod receivers;
+pub mod tests;

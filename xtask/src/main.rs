@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use xtask::database::{Cluster, Options};
-use xtask::{demo, project};
+use xtask::{demo, project, tests};
 
 const HELP: &str = "\
 cargo xtask COMMAND
@@ -34,6 +34,7 @@ fn run(arguments: &[String]) -> Result<()> {
     match words.as_slice() {
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
+        ["test", filters @ ..] => tests::run_all(filters),
         ["plugins"] => project::build_providers().map(drop),
         ["database"] => database(),
         [] | ["help" | "--help" | "-h"] => {

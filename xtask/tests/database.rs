@@ -73,3 +73,23 @@ fn a_server_left_by_a_killed_run_is_stopped() {
     assert_ne!(next.process(), Some(process));
     assert_eq!(next.execute("postgres", "select 1").unwrap(), "1");
 }
+
+/// A project in /root, say: another place is found, and found again.
+#[test]
+fn a_folder_that_the_servers_account_cant_reach_is_replaced() {
+    use std::os::unix::fs::PermissionsExt;
+    let project = scratch("closed");
+    std::fs::create_dir_all(&project).unwrap();
+    std::fs::set_permissions(&project, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let places: Vec<_> = (0..2)
+        .map(|_| {
+            let cluster = Cluster::start(Options::tests(&project)).unwrap();
+            assert_eq!(cluster.execute("postgres", "select 1").unwrap(), "1");
+            cluster.folder().map(Path::to_owned)
+        })
+        .collect();
+    assert_eq!(places[0], places[1]);
+    if let Some(elsewhere) = places[0].as_deref().filter(|place| place.starts_with("/var/tmp")) {
+        std::fs::remove_dir_all(elsewhere.parent().unwrap()).unwrap();
+    }
+}
