@@ -3,6 +3,7 @@
 //! Nothing here depends on the gateway's crate: its binary is built and started as an operator would.
 
 pub mod api;
+pub mod bench;
 pub mod database;
 pub mod demo;
 pub mod gateway;

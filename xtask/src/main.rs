@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use xtask::database::{Cluster, Options};
-use xtask::{demo, project, tests};
+use xtask::{bench, demo, project, tests};
 
 const HELP: &str = "\
 cargo xtask COMMAND
@@ -35,6 +35,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["demo"] => demo::run(false),
         ["demo", "--once"] => demo::run(true),
         ["test", filters @ ..] => tests::run_all(filters),
+        ["bench", options @ ..] => bench::run(options),
         ["plugins"] => project::build_providers().map(drop),
         ["database"] => database(),
         [] | ["help" | "--help" | "-h"] => {

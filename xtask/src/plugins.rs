@@ -31,11 +31,8 @@ pub fn build(root: &Path) -> Result<Vec<PathBuf>> {
     provider_names(&workspace)?
         .iter()
         .map(|name| {
-            let module = workspace
-                .join("target")
-                .join(TARGET)
-                .join("release")
-                .join(format!("{}.wasm", name.replace('-', "_")));
+            let module =
+                workspace.join("target").join(TARGET).join("release").join(format!("{}.wasm", name.replace('-', "_")));
             let component = folder.join(format!("{name}.wasm"));
             wrap_if_stale(&module, &component).with_context(|| format!("provider {name}"))?;
             Ok(component)
@@ -52,18 +49,13 @@ pub fn imports(component: &[u8]) -> Result<Vec<String>> {
         bail!("it is a WIT package, not a component");
     };
     let imports = &resolve.worlds[world].imports;
-    Ok(imports
-        .keys()
-        .map(|key| resolve.name_world_key(key))
-        .collect())
+    Ok(imports.keys().map(|key| resolve.name_world_key(key)).collect())
 }
 
 /// Every folder with a crate in it is a provider, except the SDK.
 fn provider_names(workspace: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in
-        fs::read_dir(workspace).with_context(|| format!("can't read {}", workspace.display()))?
-    {
+    for entry in fs::read_dir(workspace).with_context(|| format!("can't read {}", workspace.display()))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if name != "sdk" && entry.path().join("Cargo.toml").is_file() {
@@ -78,15 +70,9 @@ fn ensure_target(workspace: &Path) -> Result<()> {
     if target_is_installed(workspace)? {
         return Ok(());
     }
-    let added = Command::new("rustup")
-        .args(["target", "add", TARGET])
-        .current_dir(workspace)
-        .status();
+    let added = Command::new("rustup").args(["target", "add", TARGET]).current_dir(workspace).status();
     match added {
-        Ok(status) => ensure!(
-            status.success(),
-            "`rustup target add {TARGET}` failed: see above"
-        ),
+        Ok(status) => ensure!(status.success(), "`rustup target add {TARGET}` failed: see above"),
         Err(_) => bail!(
             "the Rust target {TARGET} is not installed and rustup was not found: install rustup from https://rustup.rs, or your distribution's package of that target"
         ),
@@ -108,16 +94,7 @@ fn target_is_installed(workspace: &Path) -> Result<bool> {
 fn compile(workspace: &Path) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args([
-            "build",
-            "--release",
-            "--quiet",
-            "--locked",
-            "--workspace",
-            "--lib",
-            "--target",
-            TARGET,
-        ])
+        .args(["build", "--release", "--quiet", "--locked", "--workspace", "--lib", "--target", TARGET])
         .current_dir(workspace)
         .env_remove("CARGO_BUILD_TARGET")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -125,10 +102,7 @@ fn compile(workspace: &Path) -> Result<()> {
         .env("CARGO_TARGET_DIR", workspace.join("target"))
         .status()
         .context("can't run cargo")?;
-    ensure!(
-        status.success(),
-        "the providers in plugins/ don't compile: see above"
-    );
+    ensure!(status.success(), "the providers in plugins/ don't compile: see above");
     Ok(())
 }
 
@@ -157,15 +131,27 @@ fn modified(path: &Path) -> Result<SystemTime> {
 
 /// A core module as a component that imports nothing but the logger.
 fn wrap(module: &[u8]) -> Result<Vec<u8>> {
-    let component = ComponentEncoder::default()
-        .validate(true)
-        .module(module)?
-        .encode()?;
+    let component = ComponentEncoder::default().validate(true).module(module)?.encode()?;
     for import in imports(&component)? {
-        ensure!(
-            import == ALLOWED_IMPORT,
-            "it imports {import}; a provider may import {ALLOWED_IMPORT} alone"
-        );
+        ensure!(import == ALLOWED_IMPORT, "it imports {import}; a provider may import {ALLOWED_IMPORT} alone");
     }
     Ok(component)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_provider_imports_the_logger_alone_and_exports_the_contract() -> Result<()> {
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        for path in build(root)? {
+            let component = fs::read(&path)?;
+            assert_eq!(imports(&component)?, [ALLOWED_IMPORT], "{}", path.display());
+            let DecodedWasm::Component(resolve, world) = wit_component::decode(&component)? else { unreachable!() };
+            let exports: Vec<_> = resolve.worlds[world].exports.keys().map(|key| resolve.name_world_key(key)).collect();
+            assert_eq!(exports, ["angarium:provider/plugin@1.0.0"], "{}", path.display());
+        }
+        Ok(())
+    }
 }

@@ -35,7 +35,7 @@ fn check_advisories(deny: &PathBuf) -> Result<()> {
         return Ok(());
     }
     for manifest in ["Cargo.toml", "plugins/Cargo.toml"] {
-        run(checker(deny, manifest).args(["--disable-fetch", "advisories"]))?;
+        run(checker(deny, manifest).args(["advisories"]))?;
     }
     Ok(())
 }
