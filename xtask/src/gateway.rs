@@ -65,10 +65,8 @@ impl Settings {
 
     /// Runs `angarium` with those arguments and returns what it prints.
     pub fn command_line(&self, arguments: &[&str]) -> Result<String> {
-        let config = self.write_config()?;
-        let output = Command::new(&self.binary)
-            .arg("--config")
-            .arg(&config)
+        let output = self
+            .command(&self.write_config()?)
             .args(arguments)
             .stdin(Stdio::null())
             .output()
@@ -77,6 +75,18 @@ impl Settings {
         let command = arguments.join(" ");
         ensure!(output.status.success(), "`angarium {command}` failed ({}):\n{stderr}{stdout}", output.status);
         Ok(stdout.into_owned())
+    }
+
+    /// The gateway with this configuration and no other: the environment would win over the file.
+    fn command(&self, config: &Path) -> Command {
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os() {
+            if name == "DATABASE_URL" || name.to_string_lossy().starts_with("ANGARIUM_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("ANGARIUM_CONFIG", config);
+        command
     }
 
     fn write_config(&self) -> Result<PathBuf> {
@@ -148,8 +158,8 @@ impl Gateway {
     pub fn spawn(settings: Settings) -> Result<Self> {
         let config = settings.write_config()?;
         let log = File::create(settings.log()).context("could not write the gateway's log")?;
-        let mut command = Command::new(&settings.binary);
-        command.arg("--config").arg(config).arg("serve").stdout(log.try_clone()?).stderr(log);
+        let mut command = settings.command(&config);
+        command.arg("serve").stdout(log.try_clone()?).stderr(log);
         let process = Lifeline::spawn(&mut command, Stop::Term)?;
         Ok(Self { process, settings })
     }

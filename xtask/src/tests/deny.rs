@@ -52,7 +52,7 @@ fn installed() -> Result<PathBuf> {
     let tools = project::target().join("tools");
     let ours = tools.join("bin/cargo-deny");
     let anywhere = std::iter::once(ours.clone()).chain(machine::programs("cargo-deny"));
-    if let Some(found) = anywhere.into_iter().find(|file| is_wanted(file)) {
+    if let Some(found) = anywhere.into_iter().find(is_wanted) {
         return Ok(found);
     }
     step(format_args!("building cargo-deny {VERSION} (once; takes minutes)"));
