@@ -1,4 +1,6 @@
 //! Scenarios against the real thing.
 
-mod transport;
 mod plugins;
+mod store;
+mod support;
+mod transport;
