@@ -3,4 +3,5 @@
 mod plugins;
 mod store;
 mod support;
+mod tidy;
 mod transport;
