@@ -1,6 +1,6 @@
 //! The headers beside those that the gateway writes.
 
-use angarium_provider::{Delivery, Kv, Outcome, code};
+use angarium_provider::{Delivery, Kv, Outcome, code, is_header_name};
 
 use crate::addresses::check_no_control;
 
@@ -22,11 +22,10 @@ pub fn build(delivery: &Delivery) -> Result<Vec<Kv>, Outcome> {
 
 fn check(header: &Kv) -> Result<(), Outcome> {
     let field = format!("headers.{}", header.name.escape_debug());
-    let name = header.name.to_ascii_lowercase();
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
+    if !is_header_name(&header.name) {
         return Err(invalid(&field, "is not a header's name"));
     }
-    if is_structured(&name) {
+    if is_structured(&header.name.to_ascii_lowercase()) {
         return Err(invalid(&field, "is written by the gateway from the message's own fields"));
     }
     if header.value.len() > MAX_VALUE {

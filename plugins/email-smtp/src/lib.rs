@@ -39,10 +39,11 @@ impl Provider for EmailSmtp {
     }
 
     fn interpret(_: &Context, _: &Config, state: &[u8], answer: &Reply) -> Result<Step, Outcome> {
-        let Reply::Smtp(reply) = answer else {
-            return Err(Outcome::unknown(code::UNREADABLE_ANSWER, "the answer is not of SMTP"));
+        let outcome = match answer {
+            Reply::Smtp(reply) => answer::classify(reply, &String::from_utf8_lossy(state)),
+            Reply::Http(_) => Outcome::unknown(code::UNREADABLE_ANSWER, "the answer is not of SMTP"),
         };
-        Ok(answer::classify(reply, &String::from_utf8_lossy(state)).into())
+        Ok(outcome.into())
     }
 }
 

@@ -7,6 +7,9 @@ use angarium_provider::{Address, Context, Delivery, Mail, Outcome, SmtpSubmissio
 use crate::addresses::{check, check_all, check_no_control, domain};
 use crate::{Config, headers};
 
+/// The gateway takes no longer one.
+const MAX_MESSAGE_ID: usize = 255;
+
 /// The submission for a delivery.
 pub fn build(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<SmtpSubmission, Outcome> {
     let sender = sender(config, delivery)?;
@@ -80,9 +83,8 @@ fn mail(ctx: &Context, config: &Config, delivery: &Delivery, sender: Address) ->
         check_no_control(&blob.media_type, "attachments.media_type")?;
         check_no_control(blob.content_id.as_deref().unwrap_or_default(), "attachments.content_id")?;
     }
-    let id_domain = config.message_id_domain.as_deref().unwrap_or_else(|| domain(&sender.value));
     Ok(Mail {
-        message_id: format!("{}@{id_domain}", id_left(&delivery.key)),
+        message_id: message_id(config, delivery, &sender)?,
         sender,
         reply_to,
         to: delivery.to.clone(),
@@ -96,17 +98,28 @@ fn mail(ctx: &Context, config: &Config, delivery: &Delivery, sender: Address) ->
     })
 }
 
-/// A delivery's key as the left side of a Message-ID: other characters than an atom's plain ones
-/// become `=` and two hexadecimal digits, so that different keys stay different.
-fn id_left(key: &str) -> String {
-    let mut left = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
-            left.push(char::from(byte));
+/// The same for every try of this delivery, so that the receiver recognises a repetition.
+fn message_id(config: &Config, delivery: &Delivery, sender: &Address) -> Result<String, Outcome> {
+    let right = config.message_id_domain.as_deref().unwrap_or_else(|| domain(&sender.value));
+    let id = format!("{}@{}", atoms(&delivery.key), atoms(right));
+    if id.len() > MAX_MESSAGE_ID {
+        let message = "`from` has a domain that is too long for a Message-ID; set `message_id_domain`";
+        return Err(Outcome::rejected_permanent(code::INVALID_CONTENT, message));
+    }
+    Ok(id)
+}
+
+/// A text as a side of a Message-ID (RFC 5322, 3.6.4): what an atom doesn't hold, and what is not
+/// ASCII, becomes `=` and two hexadecimal digits, so that different texts stay different.
+fn atoms(text: &str) -> String {
+    let mut atoms = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"_-.".contains(&byte) {
+            atoms.push(char::from(byte));
         } else {
             // Writing to a string can't fail.
-            let _ = write!(left, "={byte:02X}");
+            let _ = write!(atoms, "={byte:02X}");
         }
     }
-    left
+    atoms
 }

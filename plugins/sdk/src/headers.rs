@@ -8,6 +8,13 @@ pub fn find_header<'a>(headers: &'a [Kv], name: &str) -> Option<&'a str> {
     headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.as_str())
 }
 
+/// Whether the gateway takes it as a header's name: a token (RFC 9110, 5.6.2) of at most 128 bytes.
+#[must_use]
+pub fn is_header_name(name: &str) -> bool {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.len() <= 128 && name.bytes().all(is_token)
+}
+
 impl HttpResponse {
     /// The first header of that name, whatever its case.
     #[must_use]
@@ -69,6 +76,14 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_name_is_a_token() {
+        assert!(is_header_name("x-team_1"));
+        for name in ["", "x a", "x:a", "x\r\na", "ü", &"x".repeat(129)] {
+            assert!(!is_header_name(name), "{name}");
+        }
+    }
 
     #[test]
     fn retry_after_takes_seconds_and_dates() {

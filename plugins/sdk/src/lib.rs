@@ -32,7 +32,7 @@ pub use bindings::plugin::{
 };
 pub use export::{Adapter, Provider};
 pub use forms::{form_encode, host_of_url};
-pub use headers::{find_header, retry_after_ms};
+pub use headers::{find_header, is_header_name, retry_after_ms};
 pub use outcome::{Outcome, code};
 pub use serde;
 pub use serde_json;

@@ -1,12 +1,15 @@
 //! What Twilio's answer means.
 
-use angarium_provider::{Context, HttpResponse, Outcome, Reply, code};
+use angarium_provider::{Context, Cost, HttpResponse, Outcome, Reply, code};
 use serde::Deserialize;
 
 use crate::errors;
 
 /// Longer messages are cut.
 const MAX_MESSAGE: usize = 300;
+
+/// No message costs more, in any currency.
+const MAX_PRICE: f64 = 1e6;
 
 /// What is read of a message that was created.
 #[derive(Deserialize)]
@@ -47,13 +50,17 @@ fn created(response: &HttpResponse) -> Outcome {
             .unwrap_or_else(|| Outcome::rejected_permanent(code::REJECTED, said_by_twilio(error, &text)).code(error));
     }
     let mut outcome = Outcome::accepted().code(response.status).external_id(&message.sid);
-    outcome.units = message.num_segments.and_then(|count| count.parse().ok()).filter(|count| *count > 0);
-    match (message.price.and_then(|price| price.parse::<f64>().ok()), message.price_unit) {
-        (Some(price), Some(unit)) if price.is_finite() => {
-            outcome.cost((price.abs() * 1e6).round(), unit.to_uppercase())
-        }
-        _ => outcome,
-    }
+    outcome.units = message.num_segments.as_ref().and_then(|count| count.parse().ok()).filter(|count| *count > 0);
+    outcome.cost = cost(&message);
+    outcome
+}
+
+/// `None` until Twilio knows the price; a price that makes no sense must not cost the outcome.
+fn cost(message: &Created) -> Option<Cost> {
+    let price: f64 = message.price.as_ref()?.parse().ok()?;
+    let currency = message.price_unit.as_ref()?.to_uppercase();
+    let is_currency = currency.len() == 3 && currency.bytes().all(|letter| letter.is_ascii_uppercase());
+    (price.abs() < MAX_PRICE && is_currency).then(|| Cost { micros: (price.abs() * 1e6).round(), currency })
 }
 
 /// By Twilio's code where it is known, else by the status. A 504 comes from a gateway in front

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use angarium_provider::serde_json::json;
 use angarium_provider::{
     Auth, Context, Delivery, Encoding, HttpMethod, HttpRequest, KeyFormat, Outcome, Segment, Signature,
-    SignatureAlgorithm, SignatureHeader, code, host_of_url,
+    SignatureAlgorithm, SignatureHeader, code, host_of_url, is_header_name,
 };
 use serde::Deserialize;
 
@@ -109,8 +109,7 @@ fn custom_headers(config: &Config, delivery: &Delivery) -> Result<BTreeMap<Strin
 }
 
 fn header_fault(name: &str, value: &str) -> Option<&'static str> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(is_token) {
+    if !is_header_name(name) {
         return Some("has a name that HTTP does not allow");
     }
     if is_reserved(name) {
