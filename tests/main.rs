@@ -1,5 +1,6 @@
 //! Scenarios against the real thing.
 
+mod flow;
 mod plugins;
 mod store;
 mod support;

@@ -1,3 +1,5 @@
-//! What scenarios stand on: a real PostgreSQL, a real gateway process, real receivers.
+//! What scenarios stand on: a real PostgreSQL, real gateway processes, real receivers.
 
 pub mod database;
+pub mod gateway;
+pub mod sink;
