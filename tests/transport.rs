@@ -101,7 +101,10 @@ impl Sender {
 }
 
 fn settings() -> TransportSettings {
-    TransportSettings { allow: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()], ..TransportSettings::default() }
+    TransportSettings {
+        allow: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        ..TransportSettings::default()
+    }
 }
 
 fn post(url: &str, auth: Vec<Auth>) -> HttpRequest {
@@ -147,7 +150,9 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
 }
 
 /// Answers each request with this text, and hands the requests over.
-async fn answering(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+async fn answering(
+    answer: impl Fn(&str) -> String + Send + Sync + 'static,
+) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let (seen, requests) = tokio::sync::mpsc::unbounded_channel();
     let answer = std::sync::Arc::new(answer);
     let address = serve(move |mut stream| {

@@ -155,8 +155,9 @@ impl Keyring {
         let unreadable = |error| KeyringError::Unreadable { path: path.display().to_string(), error };
         check_mode(path, &std::fs::metadata(path).map_err(unreadable)?)?;
         let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
-        let keys: Zeroizing<String> =
-            Zeroizing::new(text.lines().filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n"));
+        let keys: Zeroizing<String> = Zeroizing::new(
+            text.lines().filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n"),
+        );
         Self::from_base64(&keys)
     }
 
@@ -278,10 +279,8 @@ fn decrypt(key: &LessSafeKey, associated_data: &[u8], sealed: &[u8]) -> Result<Z
     let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(SealingError::Tampered)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealingError::Tampered)?;
     let mut body = Zeroizing::new(body.to_vec());
-    let length = key
-        .open_in_place(nonce, Aad::from(associated_data), &mut body)
-        .map_err(|_| SealingError::Tampered)?
-        .len();
+    let length =
+        key.open_in_place(nonce, Aad::from(associated_data), &mut body).map_err(|_| SealingError::Tampered)?.len();
     body.truncate(length);
     Ok(body)
 }

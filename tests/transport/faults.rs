@@ -186,10 +186,9 @@ async fn closed_networks_and_other_hosts_are_refused() {
 #[tokio::test]
 async fn a_redirect_is_an_answer() {
     let (target, mut reached) = answering(|_| ok("")).await;
-    let (address, _) = answering(move |_| {
-        format!("HTTP/1.1 302 Found\r\nLocation: http://{target}/\r\nContent-Length: 0\r\n\r\n")
-    })
-    .await;
+    let (address, _) =
+        answering(move |_| format!("HTTP/1.1 302 Found\r\nLocation: http://{target}/\r\nContent-Length: 0\r\n\r\n"))
+            .await;
     let reply = Sender::new().post(&format!("http://{address}/"), vec![]).await.unwrap();
     assert_eq!(reply.status(), 302);
     assert!(reached.try_recv().is_err());

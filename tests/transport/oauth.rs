@@ -1,7 +1,10 @@
 //! Access tokens: fetched once, renewed when refused, and never a reason to think that a
 //! delivery was sent.
 
-use std::{process::Command, sync::atomic::{AtomicUsize, Ordering}};
+use std::{
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use angarium::domain::transmission::{FaultKind, OAuth2Grant};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -25,7 +28,8 @@ static FETCHED: AtomicUsize = AtomicUsize::new(0);
 async fn a_token_is_fetched_once_and_again_after_a_401() {
     let (tokens, mut asked) = answering(|_| {
         let number = FETCHED.fetch_add(1, Ordering::Relaxed) + 1;
-        ok(&json!({"access_token": format!("token-number-{number}"), "expires_in": 3600, "token_type": "Bearer"}).to_string())
+        ok(&json!({"access_token": format!("token-number-{number}"), "expires_in": 3600, "token_type": "Bearer"})
+            .to_string())
     })
     .await;
     let (api, mut called) = answering(|request| {
@@ -84,7 +88,10 @@ async fn without_a_token_nothing_was_sent() {
 /// RFC 7523, with a key made by OpenSSL and the signature verified by it.
 #[tokio::test]
 async fn a_service_account_signs_an_assertion() {
-    let made = Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output().unwrap();
+    let made = Command::new("openssl")
+        .args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"])
+        .output()
+        .unwrap();
     let pem = String::from_utf8(made.stdout).unwrap();
     let account = json!({"client_email": "bot@example.org", "private_key": pem, "private_key_id": "k1"}).to_string();
     let (tokens, mut asked) = answering(|_| ok(r#"{"access_token":"short-lived"}"#)).await;

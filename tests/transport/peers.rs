@@ -135,13 +135,21 @@ impl Server {
     }
 
     fn mail(&self, tls: SmtpTls) -> SmtpSubmission {
-        SmtpSubmission { tls, user: Some("shop".to_owned()), password: Some("canary".to_owned()), ..submission(self.port) }
+        SmtpSubmission {
+            tls,
+            user: Some("shop".to_owned()),
+            password: Some("canary".to_owned()),
+            ..submission(self.port)
+        }
     }
 }
 
 fn header<'a>(mail: &'a Value, name: &str) -> Vec<&'a str> {
     let all = mail["headers"].as_array().unwrap();
-    all.iter().filter(|pair| pair[0].as_str().unwrap().eq_ignore_ascii_case(name)).map(|pair| pair[1].as_str().unwrap()).collect()
+    all.iter()
+        .filter(|pair| pair[0].as_str().unwrap().eq_ignore_ascii_case(name))
+        .map(|pair| pair[1].as_str().unwrap())
+        .collect()
 }
 
 #[tokio::test]
@@ -197,7 +205,8 @@ async fn a_full_mail_is_read_as_it_was_written() {
         Kv { name: "List-Unsubscribe-Post".to_owned(), value: "List-Unsubscribe=One-Click".to_owned() },
     ];
     message.blobs = vec![1, 2];
-    mail.rcpt_to = ["ann@example.org", "bo@example.org", "cy@bücher.example", "hidden@example.org"].map(str::to_owned).to_vec();
+    mail.rcpt_to =
+        ["ann@example.org", "bo@example.org", "cy@bücher.example", "hidden@example.org"].map(str::to_owned).to_vec();
     submit(&sender, mail.clone()).await.unwrap();
 
     let seen = &server.mails()[0];
@@ -213,7 +222,15 @@ async fn a_full_mail_is_read_as_it_was_written() {
     let kinds: Vec<_> = parts.iter().map(|part| part[0].as_str().unwrap()).collect();
     assert_eq!(
         kinds,
-        ["multipart/mixed", "multipart/alternative", "text/plain", "multipart/related", "text/html", "image/png", "application/pdf"]
+        [
+            "multipart/mixed",
+            "multipart/alternative",
+            "text/plain",
+            "multipart/related",
+            "text/html",
+            "image/png",
+            "application/pdf"
+        ]
     );
     assert_eq!(parts[2][4], "Hej Ã\u{85}\r\n.\r\n..\r\nFrom me\r\n");
     assert_eq!((&parts[5][1], &parts[5][3]), (&"inline".into(), &"<logo@shop>".into()));
@@ -226,7 +243,8 @@ async fn smuggling_bodies_and_subjects_yield_one_mail() {
     let Some(server) = Server::start("none").await else { return };
     let sender = server.sender();
     let smuggled = "MAIL FROM:<evil@example.org>";
-    let bodies = ["\n.\n", "\r.\r", "\n.\r\n", "\r\n.\r\n", "\r\n.\n", "\r.\n"].map(|end| format!("a{end}{smuggled}{end}"));
+    let bodies =
+        ["\n.\n", "\r.\r", "\n.\r\n", "\r\n.\r\n", "\r\n.\n", "\r.\n"].map(|end| format!("a{end}{smuggled}{end}"));
     for body in &bodies {
         let mut mail = submission(server.port);
         mail.message.text = Some(body.clone());
@@ -262,7 +280,13 @@ async fn dkim_signatures_verify_elsewhere() {
     let Some(server) = Server::start("none").await else { return };
     let openssl = |args: &[&str], input: &str| {
         use std::io::Write;
-        let mut child = Command::new("openssl").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = Command::new("openssl")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
     };
@@ -271,19 +295,24 @@ async fn dkim_signatures_verify_elsewhere() {
     assert!(old_rsa.contains("BEGIN RSA PRIVATE KEY"));
     let ed25519 = openssl(&["genpkey", "-algorithm", "ED25519"], "");
     for (number, (kind, key)) in [("rsa", rsa), ("rsa", old_rsa), ("ed25519", ed25519)].into_iter().enumerate() {
-        let public: String = openssl(&["pkey", "-pubout"], &key).lines().filter(|line| !line.starts_with("---")).collect();
+        let public: String =
+            openssl(&["pkey", "-pubout"], &key).lines().filter(|line| !line.starts_with("---")).collect();
         // An Ed25519 key stands bare in DNS (RFC 8463): the last 32 bytes of its DER form.
         let record = if kind == "ed25519" { public[16..].to_owned() } else { public };
         std::fs::write(server.folder.join("dns.txt"), format!("v=DKIM1; k={kind}; p={record}")).unwrap();
         let mut mail = submission(server.port);
         mail.message.subject = "Välkommen".to_owned();
-        mail.message.headers = vec![Kv { name: "List-Unsubscribe".to_owned(), value: "<https://example.org/u>".to_owned() }];
-        mail.dkim = Some(Dkim { domain: "example.org".to_owned(), selector: "s1".to_owned(), key: format!("key{number}") });
+        mail.message.headers =
+            vec![Kv { name: "List-Unsubscribe".to_owned(), value: "<https://example.org/u>".to_owned() }];
+        mail.dkim =
+            Some(Dkim { domain: "example.org".to_owned(), selector: "s1".to_owned(), key: format!("key{number}") });
         submit(&server.sender().secret(&format!("key{number}"), &key), mail).await.unwrap();
         let mails = server.mails();
         assert_eq!(mails[number]["dkim"], true, "{kind}\n{}", server.raw(number + 1));
         let signature = header(&mails[number], "dkim-signature")[0].replace(' ', "").to_ascii_lowercase();
-        for covered in ["from", "to", "subject", "date", "message-id", "mime-version", "content-type", "list-unsubscribe"] {
+        for covered in
+            ["from", "to", "subject", "date", "message-id", "mime-version", "content-type", "list-unsubscribe"]
+        {
             assert!(signature.split("h=").nth(1).unwrap().contains(covered), "{covered}: {signature}");
         }
         assert!(signature.contains("c=relaxed/relaxed"), "{signature}");

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use angarium::domain::transmission::{Dkim, FaultKind, Kv, Mail, Mailbox, Reply, SmtpSubmission, SmtpTls, Transmission};
+use angarium::domain::transmission::{
+    Dkim, FaultKind, Kv, Mail, Mailbox, Reply, SmtpSubmission, SmtpTls, Transmission,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -49,7 +51,10 @@ pub(super) fn submission(port: u16) -> SmtpSubmission {
     }
 }
 
-pub(super) async fn submit(sender: &Sender, mail: SmtpSubmission) -> Result<Reply, angarium::domain::transmission::Fault> {
+pub(super) async fn submit(
+    sender: &Sender,
+    mail: SmtpSubmission,
+) -> Result<Reply, angarium::domain::transmission::Fault> {
     sender.send(Transmission::Smtp(Box::new(mail))).await
 }
 
@@ -148,7 +153,9 @@ async fn every_refusal_is_an_answer() {
 
 #[tokio::test]
 async fn only_after_the_last_line_may_it_have_been_sent() {
-    for (step, sent) in [("greeting", false), ("EHLO", false), ("MAIL", false), ("RCPT", false), ("DATA", false), ("dot", true)] {
+    for (step, sent) in
+        [("greeting", false), ("EHLO", false), ("MAIL", false), ("RCPT", false), ("DATA", false), ("dot", true)]
+    {
         let (port, ..) = scripted(&[(step, HANG_UP)]).await;
         let fault = submit(&Sender::new(), submission(port)).await.unwrap_err();
         assert_eq!(fault.may_have_been_sent, sent, "{step}: {fault:?}");
@@ -226,7 +233,10 @@ async fn a_refused_copy_is_left_out_and_named() {
     let mut mail = submission(port);
     mail.rcpt_to = vec!["gone@example.org".to_owned(), "ann@example.org".to_owned()];
     let reply = submit(&Sender::new(), mail.clone()).await.unwrap();
-    assert!(matches!(&reply, Reply::Smtp { code: 250, text, .. } if text.contains("<gone@example.org> 550")), "{reply:?}");
+    assert!(
+        matches!(&reply, Reply::Smtp { code: 250, text, .. } if text.contains("<gone@example.org> 550")),
+        "{reply:?}"
+    );
     mail.message.to = vec![mailbox("gone@example.org")];
     while told.try_recv().is_ok() {}
     let reply = submit(&Sender::new(), mail).await.unwrap();
@@ -278,7 +288,12 @@ async fn credentials_need_tls() {
         (SmtpTls::Opportunistic, FaultKind::Tls),
         (SmtpTls::Starttls, FaultKind::Tls),
     ] {
-        let mail = SmtpSubmission { tls, user: Some("shop".to_owned()), password: Some("canary".to_owned()), ..submission(port) };
+        let mail = SmtpSubmission {
+            tls,
+            user: Some("shop".to_owned()),
+            password: Some("canary".to_owned()),
+            ..submission(port)
+        };
         let fault = submit(&Sender::new(), mail).await.unwrap_err();
         assert_eq!((fault.kind, fault.may_have_been_sent), (kind, false), "{tls:?}");
     }

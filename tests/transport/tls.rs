@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use angarium::{
-    domain::transmission::FaultKind,
-    transport::TransportSettings,
-};
+use angarium::{domain::transmission::FaultKind, transport::TransportSettings};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::{
     RootCertStore, ServerConfig,
@@ -47,7 +44,8 @@ impl Authority {
     fn acceptor(&self, ask_for_certificate: bool) -> TlsAcceptor {
         let (certificate, key) = self.issue(ExtendedKeyUsagePurpose::ServerAuth);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let builder =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
         let builder = if ask_for_certificate {
             let mut roots = RootCertStore::empty();
             roots.add(self.0.der().clone()).unwrap();
@@ -107,7 +105,8 @@ async fn a_client_certificate_opens_the_door() {
     let authority = Authority::new();
     let port = https(authority.acceptor(true)).await;
     let (certificate, key) = authority.issue(ExtendedKeyUsagePurpose::ClientAuth);
-    let sender = Sender::with(authority.trusted()).secret("identity", &format!("{certificate}{key}")).secret("not", "PEM");
+    let sender =
+        Sender::with(authority.trusted()).secret("identity", &format!("{certificate}{key}")).secret("not", "PEM");
     let url = format!("https://127.0.0.1:{port}/");
     let with = |name: &str| vec![Auth::ClientCertificate { secret: name.to_owned() }];
     for _ in 0..2 {

@@ -28,8 +28,14 @@ pub enum Encoding {
 pub enum Segment {
     Text(String),
     Bytes(Vec<u8>),
-    Secret { name: String, encoding: Encoding },
-    Blob { id: u32, encoding: Encoding },
+    Secret {
+        name: String,
+        encoding: Encoding,
+    },
+    Blob {
+        id: u32,
+        encoding: Encoding,
+    },
     /// The request's body as it leaves; only in a signed text.
     Body,
 }

@@ -42,7 +42,8 @@ fn http(request: &HttpRequest, blobs: &[Blob]) -> Result<Value, Fault> {
                 headers.push(named("authorization", &format!("AWS4-HMAC-SHA256 *** ({region}/{service})")));
             }
             Auth::Signatures { header, separator, signatures } => {
-                let values: Vec<_> = signatures.iter().map(|signature| format!("{}{HIDDEN}", signature.prefix)).collect();
+                let values: Vec<_> =
+                    signatures.iter().map(|signature| format!("{}{HIDDEN}", signature.prefix)).collect();
                 headers.push(named(header, &values.join(separator)));
             }
             Auth::ClientCertificate { secret } => certificate = Some(secret),
@@ -124,7 +125,9 @@ fn header_lines(mail: &[u8]) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::transmission::{Encoding, KeyFormat, Kv, Mail, Mailbox, Method, Signature, SignatureAlgorithm, SmtpTls};
+    use crate::domain::transmission::{
+        Encoding, KeyFormat, Kv, Mail, Mailbox, Method, Signature, SignatureAlgorithm, SmtpTls,
+    };
 
     #[test]
     fn a_request_shows_everything_but_secrets() {

@@ -208,9 +208,7 @@ impl Egress {
         match host {
             Host::Ipv4(address) => self.check(&address.to_string(), (*address).into()),
             Host::Ipv6(address) => self.check(&address.to_string(), (*address).into()),
-            Host::Domain(name) if is_localhost(name.as_ref()) => {
-                self.check(name.as_ref(), Ipv4Addr::LOCALHOST.into())
-            }
+            Host::Domain(name) if is_localhost(name.as_ref()) => self.check(name.as_ref(), Ipv4Addr::LOCALHOST.into()),
             Host::Domain(_) => Ok(()),
         }
     }
@@ -488,7 +486,8 @@ mod tests {
                 assert!(!is_public(inner.to_ipv6_compatible().into()), "{address} compatible");
             }
         }
-        for neighbour in ["9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.32.0.0", "223.255.255.255"] {
+        for neighbour in ["9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.32.0.0", "223.255.255.255"]
+        {
             assert!(is_public(neighbour.parse().unwrap()), "{neighbour}");
         }
     }
@@ -569,7 +568,8 @@ mod tests {
     fn a_host_needs_declaration_and_grant() {
         let config = json!({});
         let (declared, granted) = (vec!["*.example.com".to_owned()], vec!["a.example.com".to_owned()]);
-        let grant = HostGrant { provider: "fixture", declared: &declared, granted: &granted, config: &config, to: None };
+        let grant =
+            HostGrant { provider: "fixture", declared: &declared, granted: &granted, config: &config, to: None };
         assert_eq!(grant.check("a.example.com"), Ok(()));
         assert!(grant.check("b.example.com").unwrap_err().contains("angarium provider grant fixture b.example.com"));
         assert!(grant.check("evil.org").unwrap_err().contains("does not declare"));

@@ -160,7 +160,10 @@ impl Http {
                 let keys = AwsKeys {
                     access: text_of(material.secrets.newest(access_key)?, access_key)?,
                     secret: text_of(material.secrets.newest(secret_key)?, secret_key)?,
-                    session: session_token.as_ref().map(|name| text_of(material.secrets.newest(name)?, name)).transpose()?,
+                    session: session_token
+                        .as_ref()
+                        .map(|name| text_of(material.secrets.newest(name)?, name))
+                        .transpose()?,
                 };
                 apply_sigv4(&keys, region, service, draft, call)?;
             }
@@ -234,9 +237,7 @@ pub(super) async fn send(
         Err(_) if begun.load(Ordering::Relaxed) => {
             Err(maybe_sent(FaultKind::Timeout, format!("`{host}` did not answer before the deadline")))
         }
-        Err(_) => {
-            Err(not_sent(FaultKind::Timeout, format!("the deadline passed while connecting to `{host}`")))
-        }
+        Err(_) => Err(not_sent(FaultKind::Timeout, format!("the deadline passed while connecting to `{host}`"))),
     }
 }
 
@@ -383,9 +384,9 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
 
 /// An I/O error hides what it wraps from `source`.
 fn tls_inside_io(error: &(dyn Error + 'static)) -> bool {
-    chain(error)
-        .filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref())
-        .any(|inner| inner.is::<rustls::Error>() || inner.downcast_ref::<io::Error>().is_some_and(|io| tls_inside_io(io)))
+    chain(error).filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref()).any(|inner| {
+        inner.is::<rustls::Error>() || inner.downcast_ref::<io::Error>().is_some_and(|io| tls_inside_io(io))
+    })
 }
 
 /// The innermost error's text. It holds neither URL nor header, as the outer ones may.
@@ -454,7 +455,13 @@ struct AwsKeys<'a> {
     session: Option<&'a str>,
 }
 
-fn apply_sigv4(keys: &AwsKeys<'_>, region: &str, service: &str, draft: &mut Draft, call: &Call<'_>) -> Result<(), Fault> {
+fn apply_sigv4(
+    keys: &AwsKeys<'_>,
+    region: &str,
+    service: &str,
+    draft: &mut Draft,
+    call: &Call<'_>,
+) -> Result<(), Fault> {
     let signer = sigv4::Signer { access_key: keys.access, secret_key: keys.secret, region, service, now: call.now };
     let mut headers = Vec::new();
     if let Some(kind) = draft.headers.get("content-type").and_then(|value| value.to_str().ok()) {
@@ -463,8 +470,7 @@ fn apply_sigv4(keys: &AwsKeys<'_>, region: &str, service: &str, draft: &mut Draf
     if let Some(session) = keys.session {
         headers.push(("x-amz-security-token", session));
     }
-    let signed =
-        signer.sign(&sigv4::Signed { method: &draft.method, url: &draft.url, headers, body: &draft.body });
+    let signed = signer.sign(&sigv4::Signed { method: &draft.method, url: &draft.url, headers, body: &draft.body });
     draft.headers.insert("x-amz-date", header_value("x-amz-date", signed.date.as_bytes())?);
     draft.headers.insert(AUTHORIZATION, sensitive(signed.authorization.as_bytes(), "access key")?);
     if let Some(session) = keys.session {

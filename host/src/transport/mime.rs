@@ -18,10 +18,7 @@ use mail_builder::{
 };
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 
-use super::{
-    fault::invalid,
-    splice::Material,
-};
+use super::{fault::invalid, splice::Material};
 use crate::{
     domain::transmission::{Blob, Dkim, Fault, Kv, Mail, Mailbox},
     sealing::Secret,
@@ -86,7 +83,8 @@ pub(super) fn write(mail: &Mail, material: Material<'_>) -> Result<Vec<u8>, Faul
 
 /// Puts a DKIM signature (RFC 6376, RFC 8463; relaxed/relaxed) before a mail.
 pub(super) fn signed(mail: Vec<u8>, dkim: &Dkim, key: &Secret) -> Result<Vec<u8>, Fault> {
-    let unusable = || invalid(format!("the secret `{}` is no DKIM key: it must be PEM of an RSA or Ed25519 key", dkim.key));
+    let unusable =
+        || invalid(format!("the secret `{}` is no DKIM key: it must be PEM of an RSA or Ed25519 key", dkim.key));
     let der = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| unusable())?;
     let header = match RsaKey::<Sha256>::from_key_der(der.clone_key()) {
         Ok(key) => signature(key, dkim, &mail),
@@ -429,10 +427,18 @@ mod tests {
         let blobs = [blob(1, Some("logo")), blob(2, None)];
         let full = Mail { html: Some("<img src=cid:logo>".to_owned()), blobs: vec![1, 2], ..mail() };
         let text = written(&full, &blobs).unwrap();
-        let order: Vec<_> = ["multipart/mixed", "multipart/alternative", "text/plain", "multipart/related", "text/html", "Content-ID: <logo>", "attachment"]
-            .iter()
-            .map(|part| text.find(part).unwrap_or_else(|| panic!("{part} is not in\n{text}")))
-            .collect();
+        let order: Vec<_> = [
+            "multipart/mixed",
+            "multipart/alternative",
+            "text/plain",
+            "multipart/related",
+            "text/html",
+            "Content-ID: <logo>",
+            "attachment",
+        ]
+        .iter()
+        .map(|part| text.find(part).unwrap_or_else(|| panic!("{part} is not in\n{text}")))
+        .collect();
         assert!(order.is_sorted(), "{text}");
         let lone = written(&Mail { blobs: vec![2], ..mail() }, &blobs).unwrap();
         assert!(lone.contains("multipart/mixed") && !lone.contains("alternative"));

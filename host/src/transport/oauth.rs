@@ -89,7 +89,11 @@ impl TokenRequest {
     }
 
     /// The form and, where the grant has one, the `Authorization` header.
-    fn form(&self, credential: &Secret, call: &Call<'_>) -> Result<(Zeroizing<String>, Option<Zeroizing<Vec<u8>>>), Fault> {
+    fn form(
+        &self,
+        credential: &Secret,
+        call: &Call<'_>,
+    ) -> Result<(Zeroizing<String>, Option<Zeroizing<Vec<u8>>>), Fault> {
         let text = || {
             credential.expose_text().ok_or_else(|| invalid(format!("the secret `{}` is not UTF-8", self.credential)))
         };
@@ -123,12 +127,14 @@ impl TokenRequest {
 
     /// RFC 7523: a JWT, signed with RS256, that stands for the service account.
     fn assertion(&self, account: &str, call: &Call<'_>) -> Result<Zeroizing<String>, Fault> {
-        let unusable = |reason: &str| invalid(format!("the secret `{}` is no service account: {reason}", self.credential));
-        let account: ServiceAccount =
-            serde_json::from_str(account).map_err(|_| unusable("it is not JSON with `client_email` and `private_key`"))?;
+        let unusable =
+            |reason: &str| invalid(format!("the secret `{}` is no service account: {reason}", self.credential));
+        let account: ServiceAccount = serde_json::from_str(account)
+            .map_err(|_| unusable("it is not JSON with `client_email` and `private_key`"))?;
         let key = PrivatePkcs8KeyDer::from_pem_slice(account.private_key.expose())
             .map_err(|_| unusable("its `private_key` is not PEM (PKCS#8)"))?;
-        let key = RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).map_err(|_| unusable("its `private_key` is not RSA"))?;
+        let key =
+            RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).map_err(|_| unusable("its `private_key` is not RSA"))?;
         let now = call.now.as_second();
         let header = json!({"alg": "RS256", "typ": "JWT", "kid": account.private_key_id});
         let claims = json!({
@@ -233,7 +239,8 @@ async fn fetch(
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     if let Some(value) = authorization {
-        let mut value = HeaderValue::from_bytes(&value).map_err(|_| invalid("the client's id or secret is malformed"))?;
+        let mut value =
+            HeaderValue::from_bytes(&value).map_err(|_| invalid("the client's id or secret is malformed"))?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
@@ -258,9 +265,13 @@ fn token_in(reply: &Reply, host: &str) -> Result<Token, Fault> {
         }
     }
     let answer: TokenAnswer = serde_json::from_slice(body).map_err(|_| {
-        not_sent(FaultKind::UnreadableAnswer, format!("`{host}` gave no access token: its answer has no `access_token`"))
+        not_sent(
+            FaultKind::UnreadableAnswer,
+            format!("`{host}` gave no access token: its answer has no `access_token`"),
+        )
     })?;
-    let lifetime = answer.expires_in.map_or(DEFAULT_LIFETIME, |seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6)));
+    let lifetime =
+        answer.expires_in.map_or(DEFAULT_LIFETIME, |seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6)));
     let expires = Instant::now() + lifetime.saturating_sub(MARGIN.min(lifetime / 2));
     Ok(Token { value: answer.access_token, expires })
 }

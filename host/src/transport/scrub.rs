@@ -16,8 +16,12 @@ const SHORTEST: usize = 6;
 /// The answer without the connection's secrets, nor the other credentials that were sent.
 pub(super) fn scrubbed(reply: Reply, secrets: &Secrets, sent: &[impl AsRef<[u8]>]) -> Reply {
     let sent = sent.iter().map(|value| credential(value.as_ref()));
-    let needles: Vec<Cow<'_, [u8]>> =
-        secrets.values().flat_map(forms).chain(sent.map(Cow::Borrowed)).filter(|needle| needle.len() >= SHORTEST).collect();
+    let needles: Vec<Cow<'_, [u8]>> = secrets
+        .values()
+        .flat_map(forms)
+        .chain(sent.map(Cow::Borrowed))
+        .filter(|needle| needle.len() >= SHORTEST)
+        .collect();
     if needles.is_empty() {
         return reply;
     }
@@ -84,13 +88,16 @@ mod tests {
 
     #[test]
     fn an_echo_loses_the_secret_in_every_form() {
-        let secrets: Secrets = [("key".to_owned(), vec![Secret::new("hunter two"), Secret::new("a")])].into_iter().collect();
+        let secrets: Secrets =
+            [("key".to_owned(), vec![Secret::new("hunter two"), Secret::new("a")])].into_iter().collect();
         let reply = Reply::Http {
             status: 200,
             headers: vec![Kv { name: "x-echo".to_owned(), value: "Bearer hunter two".to_owned() }],
             body: Bytes::from("got hunter two, hunter%20two and Basic dXNlcjpodW50ZXI= from a"),
         };
-        let Reply::Http { headers, body, .. } = scrubbed(reply, &secrets, &["Basic dXNlcjpodW50ZXI="]) else { unreachable!() };
+        let Reply::Http { headers, body, .. } = scrubbed(reply, &secrets, &["Basic dXNlcjpodW50ZXI="]) else {
+            unreachable!()
+        };
         assert_eq!(headers[0].value, "Bearer ***");
         assert_eq!(body, "got ***, *** and Basic *** from a");
     }

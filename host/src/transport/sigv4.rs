@@ -63,8 +63,7 @@ impl Signer<'_> {
         headers.push(("host", &host));
         headers.push(("x-amz-date", date));
         headers.sort_unstable();
-        let lines: String =
-            headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
         let names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
         let canonical = format!(
             "{}\n{}\n{}\n{lines}\n{names}\n{}",

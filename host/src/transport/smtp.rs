@@ -134,9 +134,7 @@ impl Smtp {
         let envelope = envelope(mail, call)?;
         let committed = AtomicBool::new(false);
         match timeout_at(deadline, self.submit(&server, password, &envelope, &committed)).await {
-            Ok(Ok(reply)) | Ok(Err(Stop::Refused(reply))) => {
-                Ok(scrubbed(answer(reply), call.secrets, &[] as &[&str]))
-            }
+            Ok(Ok(reply)) | Ok(Err(Stop::Refused(reply))) => Ok(scrubbed(answer(reply), call.secrets, &[] as &[&str])),
             Ok(Err(Stop::Fault(fault))) => Err(fault),
             Err(_) => {
                 let detail = format!("`{}` did not answer before the deadline", server.host);
@@ -166,7 +164,9 @@ impl Smtp {
         };
         let tls = match mail.tls {
             SmtpTls::None if account.is_some() => {
-                return Err(invalid("credentials do not go over a connection without TLS: set `tls` to `starttls` or `implicit`"));
+                return Err(invalid(
+                    "credentials do not go over a connection without TLS: set `tls` to `starttls` or `implicit`",
+                ));
             }
             SmtpTls::None => Security::None,
             SmtpTls::Opportunistic => Security::Opportunistic,
@@ -209,7 +209,9 @@ impl Smtp {
         let reusable = match &end {
             Ok(_) => true,
             // After the data, or before it, a reset brings the session back to its beginning.
-            Err(Stop::Refused(reply)) => reply.code != 421 && session.command("RSET").await.is_ok_and(|reply| reply.code == 250),
+            Err(Stop::Refused(reply)) => {
+                reply.code != 421 && session.command("RSET").await.is_ok_and(|reply| reply.code == 250)
+            }
             Err(Stop::Fault(_)) => false,
         };
         if reusable {
@@ -268,7 +270,10 @@ impl Smtp {
         }
         if let (Some((user, _)), Some(password)) = (&server.account, password) {
             if !secured {
-                let detail = format!("`{}` does not offer STARTTLS: credentials do not go over a connection without TLS", server.host);
+                let detail = format!(
+                    "`{}` does not offer STARTTLS: credentials do not go over a connection without TLS",
+                    server.host
+                );
                 return Err(not_sent(FaultKind::Tls, detail).into());
             }
             authenticate(&mut client, &mut offers, server, user, password).await?;
@@ -295,7 +300,10 @@ impl Smtp {
 
     async fn secure<S: Stream>(&self, server: &Server, stream: S) -> Result<tokio_rustls::client::TlsStream<S>, Fault> {
         let failed = |reason: String| {
-            not_sent(FaultKind::Tls, format!("there is no way to open a secure connection to `{}`: {reason}", server.host))
+            not_sent(
+                FaultKind::Tls,
+                format!("there is no way to open a secure connection to `{}`: {reason}", server.host),
+            )
         };
         let name = match &server.host {
             Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|error| failed(error.to_string()))?,
@@ -350,7 +358,8 @@ impl Session {
         let size = envelope.data.len();
         if self.offers.size > 0 && size > self.offers.size {
             // What the server would say (RFC 1870, 6.1), without asking.
-            let message = format!("`{host}` takes mails of at most {} bytes, and this one has {size}", self.offers.size);
+            let message =
+                format!("`{host}` takes mails of at most {} bytes, and this one has {size}", self.offers.size);
             return Err(Stop::Refused(Response { code: 552, esc: [5, 3, 4], message }));
         }
         let mut command = format!("MAIL FROM:<{}>", envelope.from);
@@ -418,11 +427,14 @@ async fn authenticate(
     let host = &server.host;
     match client.authenticate(&credentials, &*offers).await {
         Ok(_) => Ok(()),
-        Err(mail_send::Error::AuthenticationFailed(reply) | mail_send::Error::UnexpectedReply(reply)) if reply.code / 100 == 4 => {
+        Err(mail_send::Error::AuthenticationFailed(reply) | mail_send::Error::UnexpectedReply(reply))
+            if reply.code / 100 == 4 =>
+        {
             Err(Stop::Refused(Response { message: "the server can't check credentials now".to_owned(), ..reply }))
         }
         Err(mail_send::Error::AuthenticationFailed(reply) | mail_send::Error::UnexpectedReply(reply)) => {
-            Err(not_sent(FaultKind::Unauthorized, format!("`{host}` refused the credentials with {}", reply.code)).into())
+            Err(not_sent(FaultKind::Unauthorized, format!("`{host}` refused the credentials with {}", reply.code))
+                .into())
         }
         Err(mail_send::Error::UnsupportedAuthMechanism) => {
             Err(not_sent(FaultKind::Unauthorized, format!("`{host}` offers neither AUTH PLAIN nor AUTH LOGIN")).into())

@@ -210,7 +210,8 @@ fn encode(bytes: &[u8], encoding: Encoding, out: &mut Vec<u8>) -> Result<(), Fau
         Encoding::Raw => out.extend_from_slice(bytes),
         Encoding::Url => bytes.iter().for_each(|byte| percent_encode(*byte, out)),
         Encoding::JsonString => {
-            let text = std::str::from_utf8(bytes).map_err(|_| invalid("bytes that are not UTF-8 can't be JSON text"))?;
+            let text =
+                std::str::from_utf8(bytes).map_err(|_| invalid("bytes that are not UTF-8 can't be JSON text"))?;
             let quoted = Zeroizing::new(serde_json::Value::from(text).to_string());
             out.extend_from_slice(&quoted.as_bytes()[1..quoted.len() - 1]);
         }
@@ -239,7 +240,13 @@ mod tests {
         [("key".to_owned(), values.iter().map(|value| Secret::new(*value)).collect())].into_iter().collect()
     }
 
-    fn signed(algorithm: SignatureAlgorithm, format: KeyFormat, keys: &[&str], message: Vec<Segment>, body: &str) -> String {
+    fn signed(
+        algorithm: SignatureAlgorithm,
+        format: KeyFormat,
+        keys: &[&str],
+        message: Vec<Segment>,
+        body: &str,
+    ) -> String {
         let signature = Signature {
             algorithm,
             key: "key".to_owned(),
@@ -296,7 +303,8 @@ mod tests {
 
     #[test]
     fn every_valid_key_signs_the_newest_first() {
-        let with = |keys: &[&str]| signed(SignatureAlgorithm::HmacSha256, KeyFormat::Raw, keys, vec![Segment::Body], "x");
+        let with =
+            |keys: &[&str]| signed(SignatureAlgorithm::HmacSha256, KeyFormat::Raw, keys, vec![Segment::Body], "x");
         assert_eq!(with(&["new", "old"]), format!("{} {}", with(&["new"]), with(&["old"])));
     }
 

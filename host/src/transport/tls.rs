@@ -18,10 +18,14 @@ impl TlsRoots {
         let mut store = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         for certificate in CertificateDer::pem_slice_iter(extra_pem.unwrap_or_default()) {
             let certificate = certificate.map_err(|error| format!("the extra CA file is not PEM: {error}"))?;
-            store.add(certificate).map_err(|error| format!("the extra CA file holds no usable certificate: {error}"))?;
+            store
+                .add(certificate)
+                .map_err(|error| format!("the extra CA file holds no usable certificate: {error}"))?;
         }
         if extra_pem.is_some() && store.roots.len() == webpki_roots::TLS_SERVER_ROOTS.len() {
-            return Err("the extra CA file holds no certificate: it must be PEM (`-----BEGIN CERTIFICATE-----`)".to_owned());
+            return Err(
+                "the extra CA file holds no certificate: it must be PEM (`-----BEGIN CERTIFICATE-----`)".to_owned()
+            );
         }
         Ok(Self(Arc::new(store)))
     }
@@ -38,9 +42,8 @@ impl TlsRoots {
 
     /// For HTTP with a client certificate: PEM of the chain and of the private key.
     pub(super) fn config_with_certificate(&self, pem: &[u8]) -> Result<ClientConfig, &'static str> {
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
-            .collect::<Result<_, _>>()
-            .map_err(|_| "it is not PEM")?;
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_| "it is not PEM")?;
         if chain.is_empty() {
             return Err("it holds no certificate");
         }

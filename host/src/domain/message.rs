@@ -1,0 +1,234 @@
+//! What a client asked to be delivered to one recipient.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::ids::{ConnectionId, MessageId};
+
+/// Lower comes later; a high priority is claimed before a low one that is due at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+    Urgent,
+}
+
+impl Priority {
+    /// All of them, the most pressing first.
+    pub const ALL: [Self; 4] = [Self::Urgent, Self::High, Self::Normal, Self::Low];
+
+    /// As the database keeps it: 0 is served first, so that an index reads in order.
+    #[must_use]
+    pub const fn rank(self) -> i16 {
+        match self {
+            Self::Urgent => 0,
+            Self::High => 1,
+            Self::Normal => 2,
+            Self::Low => 3,
+        }
+    }
+
+    /// The inverse of [`Priority::rank`]; what is out of range is low.
+    #[must_use]
+    pub const fn from_rank(rank: i16) -> Self {
+        match rank {
+            0 => Self::Urgent,
+            1 => Self::High,
+            2 => Self::Normal,
+            _ => Self::Low,
+        }
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+            Self::Urgent => "urgent",
+        }
+    }
+}
+
+/// Why a text is not a channel's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a channel's name has 1 to 32 lower-case letters, digits and underscores and begins with a letter, such as `email` or `sms`"
+)]
+pub struct InvalidChannel;
+
+/// `email`, `sms`, `mms`, `whatsapp`, `push`, `webhook`, `edi`, `postal`, `in_app`, or another name
+/// that a plugin brings.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Channel(String);
+
+impl Channel {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Channel {
+    type Err = InvalidChannel;
+
+    fn from_str(text: &str) -> Result<Self, InvalidChannel> {
+        let valid = (1..=32).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidChannel) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Channel {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// An address with the name shown beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    pub address: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// What is to be delivered. Which fields count depends on the channel.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Content {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Address>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<Address>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cc: Vec<Address>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bcc: Vec<Address>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html: Option<String>,
+    /// Any JSON, byte for byte as the client sent it, since a signature covers its bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub media_urls: Vec<String>,
+    /// Provider-specific parameters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub params: BTreeMap<String, String>,
+}
+
+/// The part of a message that is stored as JSON.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Body {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Address>,
+    #[serde(default)]
+    pub content: Content,
+    /// What rules look at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Box<RawValue>>,
+    /// The client's own, handed back as it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Box<RawValue>>,
+}
+
+impl Body {
+    /// The recipient as lists show it: empty where the connection says it.
+    #[must_use]
+    pub fn recipient(&self) -> &str {
+        self.to.as_ref().map_or("", |to| &to.address)
+    }
+}
+
+/// A file that travels with a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    pub name: String,
+    pub media_type: String,
+    /// Set for a part that the HTML refers to as `cid:…`.
+    pub content_id: Option<String>,
+    pub content: Bytes,
+}
+
+/// A client's key for one acceptance, and what it stood for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// 1 to 255 characters.
+    pub key: String,
+    /// SHA-256 of the request: the same key with another one is refused.
+    pub fingerprint: [u8; 32],
+}
+
+/// A message as it was accepted; it never changes.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub id: MessageId,
+    pub created_at: Timestamp,
+    pub channel: Channel,
+    pub priority: Priority,
+    pub send_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+    pub reference: Option<String>,
+    /// Pins the message to one connection, past the routes.
+    pub connection: Option<ConnectionId>,
+    pub body: Body,
+    pub attachments: u32,
+}
+
+impl Message {
+    /// When its first attempt is due.
+    #[must_use]
+    pub fn due_at(&self) -> Timestamp {
+        self.send_at.unwrap_or(self.created_at)
+    }
+}
+
+/// A message to be accepted, with what is stored beside it.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    pub message: Message,
+    pub idempotency: Option<Idempotency>,
+    pub attachments: Vec<Attachment>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_finds_its_priority_again() {
+        for priority in Priority::ALL {
+            assert_eq!(Priority::from_rank(priority.rank()), priority);
+        }
+    }
+
+    #[test]
+    fn a_channel_is_a_short_lower_case_name() {
+        assert!("in_app".parse::<Channel>().is_ok());
+        for bad in ["", "SMS", "1sms", "a b", "ünder", &"x".repeat(33)] {
+            assert!(bad.parse::<Channel>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_payload_keeps_its_bytes() {
+        let body = r#"{"content":{"payload":{"b": 1.0,  "a":2}}}"#;
+        let parsed: Body = serde_json::from_str(body).unwrap();
+        assert_eq!(parsed.content.payload.as_ref().unwrap().get(), r#"{"b": 1.0,  "a":2}"#);
+        assert!(serde_json::to_string(&parsed).unwrap().contains(r#"{"b": 1.0,  "a":2}"#));
+    }
+}

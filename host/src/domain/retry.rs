@@ -1,0 +1,151 @@
+//! When to try again.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How often, and after how long, a route tries again once none of its candidates took a delivery.
+/// One walk down the candidates is one attempt of the policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RetryPolicy {
+    None,
+    /// The same delay each time.
+    Linear {
+        delay_ms: u64,
+        max_attempts: u32,
+    },
+    /// `initial_ms · factor^n`, at most `max_ms`, each shortened by up to `jitter` of itself at random.
+    Exponential {
+        initial_ms: u64,
+        max_ms: u64,
+        #[serde(default = "two")]
+        factor: f64,
+        #[serde(default = "half")]
+        jitter: f64,
+        max_attempts: u32,
+    },
+    /// One delay after each attempt.
+    Schedule {
+        delays_ms: Vec<u64>,
+    },
+}
+
+const fn two() -> f64 {
+    2.0
+}
+
+const fn half() -> f64 {
+    0.5
+}
+
+/// The longest wait that a policy may name: 31 days.
+pub const LONGEST_DELAY_MS: u64 = 31 * 24 * 3600 * 1000;
+
+impl Default for RetryPolicy {
+    /// Ten attempts over about half an hour.
+    fn default() -> Self {
+        Self::Exponential { initial_ms: 1_000, max_ms: 600_000, factor: two(), jitter: half(), max_attempts: 10 }
+    }
+}
+
+impl RetryPolicy {
+    /// The wait after `made` attempts (1 or more), or `None` when there is no further one.
+    /// `chance` lies in 0..1.
+    #[must_use]
+    pub fn delay(&self, made: u32, chance: f64) -> Option<Duration> {
+        let made = made.max(1);
+        let ms = match self {
+            Self::None => return None,
+            Self::Linear { delay_ms, max_attempts } => (made < *max_attempts).then_some(*delay_ms)?,
+            Self::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => {
+                (made < *max_attempts).then_some(())?;
+                exponential(*initial_ms, *max_ms, *factor, *jitter, made, chance)
+            }
+            Self::Schedule { delays_ms } => *delays_ms.get(made as usize - 1)?,
+        };
+        Some(Duration::from_millis(ms.min(LONGEST_DELAY_MS)))
+    }
+
+    /// What is wrong with it: the field and the remedy, for each that is.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        let mut check = |ok: bool, field, detail: String| {
+            if !ok {
+                problems.push((field, detail));
+            }
+        };
+        let delay = |ms: u64| ms <= LONGEST_DELAY_MS;
+        let too_long = || format!("at most {LONGEST_DELAY_MS} (31 days)");
+        match self {
+            Self::None => {}
+            Self::Linear { delay_ms, max_attempts } => {
+                check(delay(*delay_ms), "delay_ms", too_long());
+                check((1..=100).contains(max_attempts), "max_attempts", "1 to 100".into());
+            }
+            Self::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => {
+                check(*initial_ms > 0, "initial_ms", "at least 1".into());
+                check(
+                    delay(*max_ms) && max_ms >= initial_ms,
+                    "max_ms",
+                    format!("`initial_ms` or more, {}", too_long()),
+                );
+                check((1.0..=10.0).contains(factor), "factor", "1 to 10".into());
+                check((0.0..=1.0).contains(jitter), "jitter", "0 to 1".into());
+                check((1..=100).contains(max_attempts), "max_attempts", "1 to 100".into());
+            }
+            Self::Schedule { delays_ms } => {
+                check(delays_ms.len() <= 100, "delays_ms", "at most 100 delays".into());
+                check(delays_ms.iter().all(|ms| delay(*ms)), "delays_ms", too_long());
+            }
+        }
+        problems
+    }
+}
+
+fn exponential(initial_ms: u64, max_ms: u64, factor: f64, jitter: f64, made: u32, chance: f64) -> u64 {
+    let exponent = i32::try_from(made - 1).unwrap_or(i32::MAX);
+    let full = (initial_ms as f64 * factor.powi(exponent)).min(max_ms as f64);
+    (full * (1.0 - jitter * chance)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delays(policy: &RetryPolicy, chance: f64) -> Vec<u64> {
+        (1..).map_while(|made| policy.delay(made, chance)).map(|delay| delay.as_millis() as u64).collect()
+    }
+
+    #[test]
+    fn each_policy_gives_its_delays_and_then_ends() {
+        assert_eq!(delays(&RetryPolicy::None, 0.0), [0; 0]);
+        assert_eq!(delays(&RetryPolicy::Linear { delay_ms: 5, max_attempts: 3 }, 0.9), [5, 5]);
+        assert_eq!(delays(&RetryPolicy::Schedule { delays_ms: vec![1, 7] }, 0.9), [1, 7]);
+        let doubling =
+            RetryPolicy::Exponential { initial_ms: 100, max_ms: 500, factor: 2.0, jitter: 0.5, max_attempts: 5 };
+        assert_eq!(delays(&doubling, 0.0), [100, 200, 400, 500]);
+        assert_eq!(delays(&doubling, 1.0), [50, 100, 200, 250]);
+    }
+
+    #[test]
+    fn a_late_attempt_does_not_overflow() {
+        let policy = RetryPolicy::Exponential {
+            initial_ms: 1,
+            max_ms: LONGEST_DELAY_MS,
+            factor: 10.0,
+            jitter: 0.0,
+            max_attempts: u32::MAX,
+        };
+        assert_eq!(policy.delay(u32::MAX - 1, 0.0), Some(Duration::from_millis(LONGEST_DELAY_MS)));
+    }
+
+    #[test]
+    fn every_bad_field_is_named() {
+        let policy =
+            RetryPolicy::Exponential { initial_ms: 0, max_ms: 0, factor: f64::NAN, jitter: 2.0, max_attempts: 0 };
+        let fields: Vec<_> = policy.problems().into_iter().map(|(field, _)| field).collect();
+        assert_eq!(fields, ["initial_ms", "factor", "jitter", "max_attempts"]);
+    }
+}

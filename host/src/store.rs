@@ -1,0 +1,252 @@
+//! All the SQL, one file a table or aggregate; one function a query, named `noun_verb`, the
+//! connection first. The caller owns the transaction. Nothing here decides anything.
+
+pub mod api_key;
+pub mod attempt;
+pub mod connection;
+pub mod delivery;
+pub mod event;
+pub mod maintenance;
+pub mod message;
+pub mod provider;
+pub mod queue;
+pub mod route;
+pub mod secret;
+pub mod tenant;
+pub mod time;
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    Connection as _, Executor, PgConnection, PgPool, Postgres,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+};
+
+use crate::domain::ids::TenantId;
+
+/// The schema's history; append-only.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// What the database says when it does not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It can't be reached, or does not take writes: try again later.
+    #[error("the database is not available: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// A unique key or a check refused the row; the constraint's name says which.
+    #[error("the database refused the row: {constraint}")]
+    Conflict { constraint: String },
+    #[error("the database failed: {0}")]
+    Failed(#[source] sqlx::Error),
+}
+
+/// A transaction; it rolls back when it is dropped.
+pub type Transaction<'a> = sqlx::Transaction<'a, Postgres>;
+
+/// The error of a connection that broke where it can't be told what was done.
+#[must_use]
+pub fn lost_connection() -> sqlx::Error {
+    sqlx::Error::WorkerCrashed
+}
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Database(refusal) = &error {
+            if let Some(constraint) = refusal.constraint() {
+                return Self::Conflict { constraint: constraint.to_owned() };
+            }
+            return if refusal.code().is_some_and(|code| is_passing(&code)) {
+                Self::Unavailable(error)
+            } else {
+                Self::Failed(error)
+            };
+        }
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_) => Self::Unavailable(error),
+            other => Self::Failed(other),
+        }
+    }
+}
+
+/// SQLSTATE classes that pass by themselves or by an operator's hand: connection exceptions (08),
+/// a read-only database (25006), no resources such as a full disk (53), a server that is starting
+/// or stopping (57P), I/O errors (58), a serialisation failure or deadlock (40).
+fn is_passing(code: &str) -> bool {
+    ["08", "53", "57P", "58", "40"].iter().any(|class| code.starts_with(class)) || code == "25006"
+}
+
+/// Which of the two roles a connection runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A tenant's request: row-level security shows it one tenant, or none.
+    App,
+    /// Queue, dispatch and ledger: crosses tenants.
+    Worker,
+}
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::App => "angarium_app",
+            Self::Worker => "angarium_worker",
+        }
+    }
+}
+
+/// The way to the database: a pool for tenants' requests, one for the gateway's own work.
+#[derive(Debug, Clone)]
+pub struct Store {
+    options: PgConnectOptions,
+    app: PgPool,
+    worker: PgPool,
+}
+
+impl Store {
+    /// Prepares both pools; nothing is connected before the first use.
+    pub fn new(url: &str, max_connections: u32) -> Result<Self> {
+        let options = connect_options(url)?;
+        Ok(Self {
+            app: pool(&options, Role::App, max_connections),
+            worker: pool(&options, Role::Worker, max_connections),
+            options,
+        })
+    }
+
+    /// A transaction that sees one tenant.
+    ///
+    /// It is begun in a task of its own: a request that is dropped while it waits must not hand
+    /// a connection with an open transaction back to the pool (sqlx #4385).
+    pub async fn tenant(&self, tenant: TenantId) -> Result<Transaction<'static>> {
+        let pool = self.app.clone();
+        uncancelled(async move {
+            let mut txn = pool.begin().await?;
+            tenant_set(&mut txn, tenant).await?;
+            Ok(txn)
+        })
+        .await
+    }
+
+    /// A transaction as the worker role.
+    pub async fn worker(&self) -> Result<Transaction<'static>> {
+        let pool = self.worker.clone();
+        uncancelled(async move { Ok(pool.begin().await?) }).await
+    }
+
+    /// A connection of its own, outside the pools, for a task that keeps it.
+    pub async fn session(&self, role: Role) -> Result<Session> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        enter_role(&mut connection, role).await?;
+        Ok(Session(connection))
+    }
+
+    /// Listens for notifications on a connection of its own.
+    pub async fn listen(&self, channel: &str) -> Result<Listener> {
+        let mut listener = PgListener::connect_with(&self.worker).await?;
+        listener.listen(channel).await?;
+        Ok(Listener(listener))
+    }
+
+    /// Whether the database takes writes now.
+    pub async fn check_writable(&self) -> Result<()> {
+        let mut connection = self.worker.acquire().await?;
+        let read_only: bool =
+            sqlx::query_scalar("select pg_is_in_recovery() or current_setting('transaction_read_only')::bool")
+                .fetch_one(&mut *connection)
+                .await?;
+        if read_only { Err(StoreError::Unavailable(sqlx::Error::PoolClosed)) } else { Ok(()) }
+    }
+
+    /// Closes both pools.
+    pub async fn close(&self) {
+        self.app.close().await;
+        self.worker.close().await;
+    }
+}
+
+/// A connection that one task keeps.
+#[derive(Debug)]
+pub struct Session(PgConnection);
+
+impl Session {
+    /// Begins a transaction; it rolls back when it is dropped.
+    pub async fn begin(&mut self) -> Result<Transaction<'_>> {
+        Ok(self.0.begin().await?)
+    }
+}
+
+/// Notifications of one channel.
+#[derive(Debug)]
+pub struct Listener(PgListener);
+
+impl Listener {
+    /// The next notification's payload.
+    pub async fn next(&mut self) -> Result<String> {
+        Ok(self.0.recv().await?.payload().to_owned())
+    }
+}
+
+/// Brings the schema to this version. `url` names a role that may create roles and tables.
+pub async fn migrate(url: &str) -> Result<()> {
+    let mut connection = PgConnection::connect_with(&connect_options(url)?).await?;
+    MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error) => StoreError::from(error),
+        other => StoreError::Failed(sqlx::Error::Migrate(Box::new(other))),
+    })?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// Sets the tenant for the rest of the transaction.
+pub async fn tenant_set(db: &mut PgConnection, tenant: TenantId) -> Result<()> {
+    sqlx::query("select set_config('angarium.tenant', $1, true)").bind(tenant.uuid().to_string()).execute(db).await?;
+    Ok(())
+}
+
+fn connect_options(url: &str) -> Result<PgConnectOptions> {
+    Ok(PgConnectOptions::from_str(url)?
+        .application_name("angarium")
+        // The few statements of the hot path are planned once; hash and merge joins only ever
+        // came from statistics of empty tables.
+        .options([
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("jit", "off"),
+        ]))
+}
+
+fn pool(options: &PgConnectOptions, role: Role, max_connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(2))
+        .after_connect(move |connection, _| Box::pin(enter_role(connection, role)))
+        // Whatever a dropped future left open ends here, so that no later statement joins it.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                connection.execute("rollback").await?;
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(options.clone())
+}
+
+async fn enter_role(connection: &mut PgConnection, role: Role) -> Result<(), sqlx::Error> {
+    connection.execute("set client_min_messages = error").await?;
+    sqlx::query("select set_config('role', $1, false)").bind(role.name()).execute(connection).await?;
+    Ok(())
+}
+
+async fn uncancelled<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(_) => Err(StoreError::Unavailable(sqlx::Error::WorkerCrashed)),
+    }
+}
