@@ -1,4 +1,4 @@
 //! Scenarios against the real thing.
 
-mod transport;
 mod plugins;
+mod transport;
