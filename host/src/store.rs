@@ -7,6 +7,11 @@ pub mod provider;
 pub mod route;
 pub mod secret;
 pub mod tenant;
+pub mod attempt;
+pub mod delivery;
+pub mod event;
+pub mod message;
+pub mod queue;
 pub mod time;
 
 use std::{str::FromStr, time::Duration};
@@ -126,10 +131,10 @@ impl Store {
     }
 
     /// A connection of its own, outside the pools, for a task that keeps it.
-    pub async fn dedicated(&self, role: Role) -> Result<PgConnection> {
+    pub async fn session(&self, role: Role) -> Result<Session> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
         enter_role(&mut connection, role).await?;
-        Ok(connection)
+        Ok(Session(connection))
     }
 
     /// Where a listener connects.
@@ -155,6 +160,17 @@ impl Store {
     }
 }
 
+/// A connection that one task keeps.
+#[derive(Debug)]
+pub struct Session(PgConnection);
+
+impl Session {
+    /// Begins a transaction; it rolls back when it is dropped.
+    pub async fn begin(&mut self) -> Result<Transaction<'_, Postgres>> {
+        Ok(self.0.begin().await?)
+    }
+}
+
 /// Brings the schema to this version. `url` names a role that may create roles and tables.
 pub async fn migrate(url: &str) -> Result<()> {
     let mut connection = PgConnection::connect_with(&connect_options(url)?).await?;
@@ -177,7 +193,12 @@ fn connect_options(url: &str) -> Result<PgConnectOptions> {
         .application_name("angarium")
         // The few statements of the hot path are planned once; hash and merge joins only ever
         // came from statistics of empty tables.
-        .options([("plan_cache_mode", "force_generic_plan"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")]))
+        .options([
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("jit", "off"),
+        ]))
 }
 
 fn pool(options: &PgConnectOptions, role: Role, max_connections: u32) -> PgPool {

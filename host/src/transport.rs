@@ -1,1 +1,114 @@
-//! What leaves the gateway.
+//! What leaves the gateway: it performs what a provider described, with the secrets that the
+//! provider only named, to the hosts that were granted, over pooled connections.
+//!
+//! It decides nothing about a delivery: it answers what came back, or a [`Fault`] that says
+//! whether the other side may have received enough to act on. It stores nothing and logs nothing,
+//! and no secret is in what it answers.
+
+mod certificates;
+pub mod egress;
+mod fault;
+mod http;
+mod oauth;
+mod sigv4;
+mod splice;
+mod tls;
+
+use std::{sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+pub use self::{
+    egress::{Egress, HostGrant},
+    splice::Secrets,
+};
+use self::{http::Http, splice::Material, tls::TlsRoots};
+use crate::domain::{
+    ids::{ConnectionId, TenantId},
+    transmission::{Blob, Fault, Reply, Transmission},
+};
+
+/// How the transport is set up.
+#[derive(Debug, Clone, Default)]
+pub struct TransportSettings {
+    /// Networks that are open though they are not public (`egress.allow`).
+    pub allow: Vec<IpNet>,
+    /// PEM of certificate authorities to trust beside Mozilla's, for intranets and tests.
+    pub extra_ca_pem: Option<Vec<u8>>,
+    /// The name that SMTP's EHLO gives where a provider leaves it to the host; empty for
+    /// `localhost`.
+    pub ehlo_name: String,
+}
+
+/// Why the transport can't be set up; the text names the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidSettings(String);
+
+/// What goes with a transmission.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    pub tenant: TenantId,
+    pub connection: ConnectionId,
+    pub secrets: &'a Secrets,
+    pub grant: HostGrant<'a>,
+    pub blobs: &'a [Blob],
+    /// Everything ends by then: connecting, sending and reading the answer.
+    pub deadline: Instant,
+    /// The wall clock, for signatures and assertions that carry a date.
+    pub now: Timestamp,
+}
+
+impl<'a> Call<'a> {
+    /// The earlier of the call's deadline and the transmission's own.
+    fn deadline_within(&self, timeout_ms: Option<u32>) -> Instant {
+        match timeout_ms {
+            Some(ms) => self.deadline.min(Instant::now() + Duration::from_millis(ms.into())),
+            None => self.deadline,
+        }
+    }
+
+    fn material(&self) -> Material<'a> {
+        Material { secrets: self.secrets, blobs: self.blobs }
+    }
+}
+
+/// The way out. One for the process: connections, tokens and look-ups are shared.
+pub struct Transport {
+    http: Http,
+}
+
+impl Transport {
+    /// Sets the clients up; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the extra certificate authorities are not PEM.
+    pub fn new(settings: TransportSettings) -> Result<Self, InvalidSettings> {
+        let egress = Egress::new(settings.allow.clone());
+        Self::with_egress(settings, egress)
+    }
+
+    /// The same with a guard of the caller's, such as one with another resolver.
+    ///
+    /// # Errors
+    /// When the extra certificate authorities are not PEM.
+    pub fn with_egress(settings: TransportSettings, egress: Egress) -> Result<Self, InvalidSettings> {
+        let egress = Arc::new(egress);
+        let roots = TlsRoots::new(settings.extra_ca_pem.as_deref()).map_err(InvalidSettings)?;
+        Ok(Self { http: Http::new(egress, &roots).map_err(InvalidSettings)? })
+    }
+
+    /// Performs a transmission and answers what the other side said, whatever it said.
+    ///
+    /// # Errors
+    /// A [`Fault`] when there was no definite answer; `may_have_been_sent` is false only where
+    /// nothing that the other side could act on has left.
+    pub async fn perform(&self, transmission: &Transmission, call: &Call<'_>) -> Result<Reply, Fault> {
+        match transmission {
+            Transmission::Http(request) => self.http.perform(request, call).await,
+            Transmission::Smtp(_) => Err(fault::invalid("SMTP comes next")),
+        }
+    }
+}

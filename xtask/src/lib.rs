@@ -1,1 +1,3 @@
-//! The developer's commands.
+//! The developer's commands, as a library: the tests build components with it.
+
+pub mod plugins;

@@ -1,5 +1,7 @@
 //! One try through one connection, as the ledger keeps it.
 
+use std::{str::FromStr, sync::Arc};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,22 @@ impl Trigger {
             Self::Manual => "manual",
             Self::Recovery => "recovery",
         }
+    }
+}
+
+/// A text that names no trigger.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a trigger of an attempt")]
+pub struct InvalidTrigger(String);
+
+impl FromStr for Trigger {
+    type Err = InvalidTrigger;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTrigger> {
+        [Self::Scheduled, Self::Retry, Self::Fallback, Self::Manual, Self::Recovery]
+            .into_iter()
+            .find(|trigger| trigger.as_str() == text)
+            .ok_or_else(|| InvalidTrigger(text.to_owned()))
     }
 }
 
@@ -94,7 +112,7 @@ pub struct Attempt {
     /// `None` when no candidate could be asked.
     pub origin: Option<Origin>,
     /// The plan it followed, as JSON.
-    pub plan: String,
+    pub plan: Arc<str>,
     pub started_at: Timestamp,
     pub finished_at: Timestamp,
     pub verdict: Verdict,
@@ -112,4 +130,6 @@ pub struct PastAttempt {
     pub connection: Option<ConnectionId>,
     pub disposition: Disposition,
     pub trigger: Trigger,
+    /// Whether the delivery waited after it: the next attempt begins a round.
+    pub round_closed: bool,
 }

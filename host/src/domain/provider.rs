@@ -1,5 +1,7 @@
 //! What a provider says of itself and of an answer, free of any version of the WIT.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::transmission::{Kv, Mailbox, Transmission};
@@ -117,6 +119,30 @@ impl Disposition {
             Self::NotSent => "not_sent",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+/// A text that names no disposition.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a disposition")]
+pub struct InvalidDisposition(String);
+
+impl FromStr for Disposition {
+    type Err = InvalidDisposition;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDisposition> {
+        [
+            Self::Accepted,
+            Self::RejectedPermanent,
+            Self::RejectedTransient,
+            Self::Throttled,
+            Self::AuthFailed,
+            Self::NotSent,
+            Self::Unknown,
+        ]
+        .into_iter()
+        .find(|disposition| disposition.as_str() == text)
+        .ok_or_else(|| InvalidDisposition(text.to_owned()))
     }
 }
 

@@ -1,0 +1,99 @@
+//! Writes what attempts came to: many deliveries in one transaction, each only under a lease that
+//! still stands. It decides nothing and sends nothing.
+
+mod writer;
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use uuid::Uuid;
+
+use self::writer::Writer;
+use crate::{
+    queue::{Leases, Work},
+    store::{
+        Store,
+        attempt::{NewIntent, Settlement},
+    },
+};
+
+/// How many writers share the work. All outcomes under one lease go to one writer, in order, so that
+/// the lease's row never goes before the last of them is written.
+const WRITERS: usize = 2;
+
+/// The most entries of one transaction.
+const BATCH: usize = 500;
+
+/// What a writer is given.
+enum Entry {
+    /// An attempt after which the next candidate is asked.
+    Attempt { settlement: Box<Settlement> },
+    /// The last thing this node says of a delivery; its place in memory is free once it is written.
+    Outcome { settlement: Box<Settlement>, work: Work },
+    /// A request that waits until its intent is committed; false when its lease is lost.
+    Intent { intent: NewIntent, committed: oneshot::Sender<bool> },
+}
+
+/// The way into the ledger.
+#[derive(Clone)]
+pub struct Ledger {
+    writers: Arc<[mpsc::UnboundedSender<Entry>]>,
+    writable: watch::Receiver<bool>,
+}
+
+impl Ledger {
+    /// Starts the writers into `tasks`; they end when the last handle is dropped and all is written.
+    #[must_use]
+    pub fn start(store: &Store, leases: &Arc<Leases>, tasks: &mut JoinSet<()>) -> Self {
+        let (writable_tx, writable) = watch::channel(true);
+        let writable_tx = Arc::new(writable_tx);
+        let writers = (0..WRITERS).map(|_| {
+            // Unbounded, but never longer than the node's room for deliveries.
+            let (sender, receiver) = mpsc::unbounded_channel();
+            tasks.spawn(Writer::new(store.clone(), Arc::clone(leases), Arc::clone(&writable_tx)).run(receiver));
+            sender
+        });
+        Self { writers: writers.collect(), writable }
+    }
+
+    /// Records an attempt of a delivery that is still being worked on.
+    pub fn record(&self, settlement: Settlement) {
+        let lease = settlement.lease;
+        self.send(lease, Entry::Attempt { settlement: Box::new(settlement) });
+    }
+
+    /// Records the attempt that ends this node's work on a delivery.
+    pub fn settle(&self, settlement: Settlement, work: Work) {
+        self.send(work.lease.id, Entry::Outcome { settlement: Box::new(settlement), work });
+    }
+
+    /// Commits to a request before its first byte; false when the delivery is no longer this
+    /// node's.
+    pub async fn intend(&self, intent: NewIntent) -> bool {
+        let (committed, answer) = oneshot::channel();
+        self.send(intent.lease, Entry::Intent { intent, committed });
+        answer.await.unwrap_or(false)
+    }
+
+    /// Waits until outcomes can be written: nothing is sent without a writable ledger.
+    pub async fn writable(&self) {
+        if *self.writable.borrow() {
+            return;
+        }
+        let mut writable = self.writable.clone();
+        // An error means that the writers ended: the node stops.
+        let _ = writable.wait_for(|writable| *writable).await;
+    }
+
+    fn send(&self, lease: Uuid, entry: Entry) {
+        let writer = lease.as_u128() as usize % self.writers.len();
+        // The writers outlive every handle; a closed channel means that one panicked, and recovery
+        // then finds the delivery by its lease.
+        if self.writers[writer].send(entry).is_err() {
+            tracing::error!("a ledger writer has ended; its deliveries are recovered by their leases");
+        }
+    }
+}

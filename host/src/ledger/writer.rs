@@ -1,0 +1,152 @@
+//! One writer: gathers entries while the last transaction commits, and writes them together.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use super::{BATCH, Entry};
+use crate::{
+    domain::ids::TenantId,
+    queue::Leases,
+    store::{
+        self, Role, Session, Store, StoreError,
+        attempt::{NewIntent, Settlement, attempt_settle, intent_insert},
+        queue::{lease_delete, lease_hold},
+    },
+};
+
+/// How long a writer waits before it asks a failing database again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) struct Writer {
+    store: Store,
+    leases: Arc<Leases>,
+    writable: Arc<watch::Sender<bool>>,
+    session: Option<Session>,
+}
+
+impl Writer {
+    pub(super) fn new(store: Store, leases: Arc<Leases>, writable: Arc<watch::Sender<bool>>) -> Self {
+        Self { store, leases, writable, session: None }
+    }
+
+    pub(super) async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while entries.recv_many(&mut batch, BATCH).await > 0 {
+            metrics::histogram!("angarium_ledger_batch_size").record(batch.len() as f64);
+            let finished = finished_leases(&batch);
+            self.write(std::mem::take(&mut batch), &finished).await;
+            self.leases.forget(&finished);
+        }
+    }
+
+    /// Writes a batch, however long the database is away. What the database refuses is written in
+    /// halves, down to the one entry that it refuses for itself: that one is given up, its lease
+    /// runs out, and recovery calls it unknown.
+    async fn write(&mut self, mut batch: Vec<Entry>, finished: &[(TenantId, Uuid)]) {
+        loop {
+            let error = match self.try_write(&batch, finished).await {
+                Ok(held) => {
+                    self.tell(true);
+                    return close(batch, &held);
+                }
+                Err(error) => error,
+            };
+            self.session = None;
+            if matches!(error, StoreError::Unavailable(_)) {
+                self.tell(false);
+                tracing::warn!(%error, entries = batch.len(), "outcomes wait for the database");
+                tokio::time::sleep(PAUSE).await;
+            } else if batch.len() > 1 {
+                let rest = batch.split_off(batch.len() / 2);
+                // The leases stay, so that recovery can find what is given up.
+                Box::pin(self.write(batch, &[])).await;
+                return Box::pin(self.write(rest, &[])).await;
+            } else {
+                return tracing::error!(%error, "the database refuses an outcome; recovery will call it unknown");
+            }
+        }
+    }
+
+    /// One transaction; tells which leases still stood. Entries of the others are not written.
+    async fn try_write(&mut self, batch: &[Entry], finished: &[(TenantId, Uuid)]) -> store::Result<HashSet<Uuid>> {
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => none.insert(self.store.session(Role::Worker).await?),
+        };
+        let mut txn = session.begin().await?;
+        let held: HashSet<Uuid> = lease_hold(&mut txn, &leases_of(batch)).await?.into_iter().collect();
+        let settlements: Vec<&Settlement> =
+            batch.iter().filter_map(Entry::settlement).filter(|it| held.contains(&it.lease)).collect();
+        if !settlements.is_empty() {
+            attempt_settle(&mut txn, &settlements).await?;
+        }
+        let intents: Vec<&NewIntent> =
+            batch.iter().filter_map(Entry::intent).filter(|it| held.contains(&it.lease)).collect();
+        if !intents.is_empty() {
+            intent_insert(&mut txn, &intents).await?;
+        }
+        lease_delete(&mut txn, finished).await?;
+        txn.commit().await?;
+        Ok(held)
+    }
+
+    fn tell(&self, writable: bool) {
+        self.writable.send_if_modified(|now| std::mem::replace(now, writable) != writable);
+    }
+}
+
+impl Entry {
+    fn settlement(&self) -> Option<&Settlement> {
+        match self {
+            Self::Attempt { settlement } | Self::Outcome { settlement, .. } => Some(settlement),
+            Self::Intent { .. } => None,
+        }
+    }
+
+    fn intent(&self) -> Option<&NewIntent> {
+        match self {
+            Self::Intent { intent, .. } => Some(intent),
+            Self::Attempt { .. } | Self::Outcome { .. } => None,
+        }
+    }
+
+    fn lease(&self) -> (TenantId, Uuid) {
+        match self {
+            Self::Attempt { settlement } | Self::Outcome { settlement, .. } => (settlement.tenant, settlement.lease),
+            Self::Intent { intent, .. } => (intent.tenant, intent.lease),
+        }
+    }
+}
+
+/// Each lease of the batch once.
+fn leases_of(batch: &[Entry]) -> Vec<(TenantId, Uuid)> {
+    batch.iter().map(Entry::lease).collect::<HashSet<_>>().into_iter().collect()
+}
+
+/// The leases whose last outcome is in this batch.
+fn finished_leases(batch: &[Entry]) -> Vec<(TenantId, Uuid)> {
+    let outcomes = batch.iter().filter_map(|entry| match entry {
+        Entry::Outcome { work, .. } => Some(work),
+        Entry::Attempt { .. } | Entry::Intent { .. } => None,
+    });
+    outcomes.filter(|work| work.lease.settle_one()).map(|work| (work.tenant, work.lease.id)).collect()
+}
+
+/// Tells those who wait, and gives the places in memory back.
+fn close(batch: Vec<Entry>, held: &HashSet<Uuid>) {
+    let mut late = 0_u64;
+    for entry in batch {
+        let stood = held.contains(&entry.lease().1);
+        late += u64::from(!stood);
+        if let Entry::Intent { committed, .. } = entry {
+            // Nobody waits when the node stops.
+            let _ = committed.send(stood);
+        }
+    }
+    if late > 0 {
+        metrics::counter!("angarium_late_writes_refused_total").increment(late);
+        tracing::warn!(entries = late, "outcomes were refused: their leases had ended and others have the deliveries");
+    }
+}

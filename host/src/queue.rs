@@ -1,0 +1,43 @@
+//! What this node holds: its room for deliveries in memory, its leases, and the claims that fill
+//! the room from the database. It never sends and never decides an outcome.
+
+mod claim;
+mod lease;
+mod room;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+pub use self::{
+    claim::Claimer,
+    lease::{Lease, Leases},
+    room::{Place, Room},
+};
+use crate::domain::{
+    attempt::{PastAttempt, Trigger},
+    ids::{DeliveryId, TenantId},
+    message::Message,
+};
+
+/// A delivery that this node holds.
+#[derive(Debug)]
+pub struct Work {
+    pub tenant: TenantId,
+    pub delivery: DeliveryId,
+    pub message: Arc<Message>,
+    pub lease: Arc<Lease>,
+    /// The attempts that count, oldest first.
+    pub past: Vec<PastAttempt>,
+    /// Number of the last attempt.
+    pub attempts: u32,
+    /// Workers that died while they held it.
+    pub deaths: u32,
+    /// Why the next attempt is made.
+    pub trigger: Trigger,
+    /// Its room in memory, given back when it is dropped.
+    pub place: Place,
+}
+
+/// Where deliveries go that this node holds: dispatch reads the other end.
+pub type Handoff = mpsc::UnboundedSender<Vec<Work>>;

@@ -1,0 +1,169 @@
+//! The way of a file to a component that may be called. Each check is cheaper, and trusts more,
+//! than the next; the first that fails names what is wrong.
+
+use std::{
+    fmt::Write as _,
+    io,
+    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
+    thread,
+};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component as Compiled;
+
+use super::{
+    artifacts::ArtifactCache,
+    call::{self, GuestFault},
+    component::Component,
+    descriptor::{self, DescriptorProblem},
+    inspection,
+    sandbox::Sandbox,
+    v1::{self, Linked},
+};
+
+/// Cranelift recurses over what it compiles.
+const COMPILER_STACK: usize = 16 << 20;
+
+/// Why a file is not a component that can serve. In the order of the checks.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmissionError {
+    #[error("the component has {size} bytes, {most} are allowed")]
+    TooLarge { size: usize, most: usize },
+    /// Native code from outside is never run.
+    #[error("this is a precompiled artifact; upload the component (.wasm) that it was made of")]
+    Precompiled,
+    #[error("this is not a WebAssembly component: {0}")]
+    NotAComponent(&'static str),
+    /// Also what uses a WebAssembly proposal that is switched off.
+    #[error("the component is not valid: {0}")]
+    Malformed(String),
+    #[error("the component is too complex to compile: it has {0}")]
+    TooComplex(String),
+    /// A provider needs nothing but the log.
+    #[error("the component imports {}; only `{}` may be imported", list(.0), v1::LOG)]
+    Imports(Vec<String>),
+    #[error("the component doesn't export `{}`; it exports {}", v1::PLUGIN, list(found))]
+    MissingExport { found: Vec<String> },
+    #[error("the component doesn't compile: {0}")]
+    Compilation(String),
+    #[error("the component wasn't compiled within {seconds} s")]
+    CompilationTimeout { seconds: u64 },
+    /// The names are right and the types are not: it was built against another contract.
+    #[error("the component doesn't fit the contract: {0}")]
+    Contract(String),
+    #[error("the component can't describe itself: {0}")]
+    Describe(#[source] GuestFault),
+    /// Every problem at once.
+    #[error("the component's descriptor is not valid: {}", problems(.0))]
+    Descriptor(Vec<DescriptorProblem>),
+    #[error("the host can't compile: {0}")]
+    Host(#[source] io::Error),
+}
+
+fn list(names: &[String]) -> String {
+    let mut text = String::new();
+    for (index, name) in names.iter().enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        // Writing to a string can't fail.
+        let _ = write!(text, "{comma}`{name}`");
+    }
+    if text.is_empty() { "nothing".to_owned() } else { text }
+}
+
+fn problems(problems: &[DescriptorProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Admits a component; blocks while it compiles.
+pub(super) fn admit(
+    sandbox: &Arc<Sandbox>,
+    artifacts: Option<&ArtifactCache>,
+    compiler: &Compiler,
+    bytes: &[u8],
+) -> Result<Arc<Component>, AdmissionError> {
+    let border = inspection::inspect(bytes, sandbox.limits())?;
+    let digest = hex::encode(Sha256::digest(bytes));
+    let compiled = compiled(sandbox, artifacts, compiler, bytes, &digest)?;
+    let linked = Linked::new(sandbox, &compiled).map_err(|error| AdmissionError::Contract(format!("{error:#}")))?;
+    let raw = describe(sandbox, &linked, &digest)?;
+    let described = descriptor::check(raw).map_err(AdmissionError::Descriptor)?;
+    Ok(Arc::new(Component::new(Arc::clone(sandbox), linked, described, digest, bytes.len(), border.imports)))
+}
+
+fn describe(sandbox: &Sandbox, linked: &Linked, digest: &str) -> Result<v1::RawDescriptor, AdmissionError> {
+    let unnamed: Arc<str> = Arc::from(digest);
+    let (described, _usage) = call::run(sandbox, &unnamed, |store| linked.describe(store));
+    described.map_err(AdmissionError::Describe)
+}
+
+/// The component's machine code: from the cache, or compiled and kept there.
+fn compiled(
+    sandbox: &Arc<Sandbox>,
+    artifacts: Option<&ArtifactCache>,
+    compiler: &Compiler,
+    bytes: &[u8],
+    digest: &str,
+) -> Result<Compiled, AdmissionError> {
+    if let Some(kept) = artifacts.and_then(|artifacts| artifacts.load(sandbox.engine(), digest)) {
+        return Ok(kept);
+    }
+    let compiled = compiler.compile(sandbox, bytes)?;
+    if let Some(artifacts) = artifacts {
+        artifacts.keep(digest, &compiled);
+    }
+    Ok(compiled)
+}
+
+/// One compilation at a time, on a thread of its own.
+///
+/// A compilation can't be interrupted, so its bounds are those on what it is given: the size of
+/// the file, of each function and their number, all checked before. What still takes too long is
+/// abandoned: the caller gets an answer, one core stays busy until the compiler returns, and no
+/// second one joins it meanwhile.
+#[derive(Default)]
+pub(super) struct Compiler {
+    turn: Arc<Mutex<()>>,
+}
+
+impl Compiler {
+    fn compile(&self, sandbox: &Arc<Sandbox>, bytes: &[u8]) -> Result<Compiled, AdmissionError> {
+        let (done, finished) = mpsc::sync_channel(1);
+        let awaited = Arc::new(());
+        let job = Job {
+            turn: Arc::clone(&self.turn),
+            awaited: Arc::downgrade(&awaited),
+            sandbox: Arc::clone(sandbox),
+            bytes: bytes.to_vec(),
+        };
+        let run = move || job.run().map(|compiled| done.send(compiled));
+        let thread = thread::Builder::new().name("compiler".to_owned()).stack_size(COMPILER_STACK);
+        thread.spawn(run).map_err(AdmissionError::Host)?;
+        let limit = sandbox.limits().compilation;
+        match finished.recv_timeout(limit) {
+            Ok(Ok(compiled)) => Ok(compiled),
+            Ok(Err(error)) => Err(AdmissionError::Compilation(format!("{error:#}"))),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                Err(AdmissionError::CompilationTimeout { seconds: limit.as_secs() })
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(AdmissionError::Compilation("the compiler panicked".to_owned()))
+            }
+        }
+    }
+}
+
+struct Job {
+    turn: Arc<Mutex<()>>,
+    awaited: Weak<()>,
+    sandbox: Arc<Sandbox>,
+    bytes: Vec<u8>,
+}
+
+impl Job {
+    /// Nothing when nobody waits for it any more.
+    fn run(self) -> Option<wasmtime::Result<Compiled>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.awaited.upgrade()?;
+        Some(Compiled::from_binary(self.sandbox.engine(), &self.bytes))
+    }
+}

@@ -1,0 +1,157 @@
+//! Compiled components, kept between two starts.
+//!
+//! An artifact is native code that the host runs with its own rights, so it is loaded only from
+//! the host's own folder (0700, files 0600), and only if its HMAC-SHA256 fits this component,
+//! this runtime and these settings. Whoever holds the key could run code anyway. What fails the
+//! check is compiled again and replaced; nothing here can fail an admission.
+
+use std::{
+    fs,
+    hash::Hash,
+    io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+use wasmtime::{Engine, component::Component};
+
+use super::RuntimeError;
+
+const MAC_BYTES: usize = 32;
+
+/// SHA-256's block; HMAC fills a shorter key up with zeros (RFC 2104, 2).
+const BLOCK_BYTES: usize = 64;
+
+/// A folder of artifacts, each behind its HMAC.
+pub(super) struct ArtifactCache {
+    folder: PathBuf,
+    key: [u8; 32],
+    /// Runtime version, target, settings and WebAssembly features, in one digest.
+    fingerprint: String,
+}
+
+impl ArtifactCache {
+    /// Makes the folder, or makes it private.
+    pub(super) fn open(folder: PathBuf, key: Option<[u8; 32]>, engine: &Engine) -> Result<Self, RuntimeError> {
+        let failed = |source| RuntimeError::CacheFolder { folder: folder.clone(), source };
+        make_private(&folder).map_err(failed)?;
+        let key = match key {
+            Some(key) => key,
+            None => kept_key(&folder).map_err(failed)?,
+        };
+        Ok(Self { fingerprint: fingerprint(engine), key, folder })
+    }
+
+    /// The artifact of a component, if one is kept and authentic.
+    pub(super) fn load(&self, engine: &Engine, digest: &str) -> Option<Component> {
+        let path = self.path(digest);
+        let file = fs::read(&path).inspect_err(|error| report(&path, error)).ok()?;
+        let Some(artifact) = self.authentic(digest, &file) else {
+            tracing::warn!(artifact.path = %path.display(), "a cached artifact is not what this gateway wrote; compiling again");
+            return None;
+        };
+        // SAFETY: the HMAC proves that these bytes came from `Component::serialize` in a process
+        // with this key, for this component, runtime version and settings; they were read into
+        // memory before they were checked, so no file can change under them.
+        #[expect(unsafe_code, reason = "loading native code can't be proven safe by its types")]
+        let loaded = unsafe { Component::deserialize(engine, artifact) };
+        loaded.inspect_err(|error| tracing::warn!(%error, "a cached artifact can't be loaded; compiling again")).ok()
+    }
+
+    /// Keeps an artifact; without it the next start compiles again.
+    pub(super) fn keep(&self, digest: &str, component: &Component) {
+        let path = self.path(digest);
+        let kept = component.serialize().map_err(io::Error::other).and_then(|artifact| {
+            let mac = self.mac(digest, &artifact).finalize().into_bytes();
+            write_private(&path, &[mac.as_slice(), &artifact])
+        });
+        if let Err(error) = kept {
+            tracing::warn!(artifact.path = %path.display(), %error, "a compiled component can't be kept");
+        }
+    }
+
+    fn authentic<'a>(&self, digest: &str, file: &'a [u8]) -> Option<&'a [u8]> {
+        let (mac, artifact) = file.split_at_checked(MAC_BYTES)?;
+        self.mac(digest, artifact).verify_slice(mac).ok().map(|()| artifact)
+    }
+
+    fn mac(&self, digest: &str, artifact: &[u8]) -> Hmac<Sha256> {
+        // Both texts have a fixed length: no two inputs read the same.
+        let mut block = [0; BLOCK_BYTES];
+        block[..self.key.len()].copy_from_slice(&self.key);
+        Hmac::new(&block.into())
+            .chain_update(self.fingerprint.as_bytes())
+            .chain_update(digest.as_bytes())
+            .chain_update(artifact)
+    }
+
+    fn path(&self, digest: &str) -> PathBuf {
+        self.folder.join(format!("{digest}-{}.artifact", &self.fingerprint[..16]))
+    }
+}
+
+fn report(path: &Path, error: &io::Error) {
+    if error.kind() != io::ErrorKind::NotFound {
+        tracing::warn!(artifact.path = %path.display(), %error, "a cached artifact can't be read; compiling again");
+    }
+}
+
+/// Everything that makes one engine's code unfit for another.
+fn fingerprint(engine: &Engine) -> String {
+    let mut hasher = Sha256Hasher(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hex::encode(hasher.0.finalize())
+}
+
+/// A digest that std's `Hash` can feed.
+struct Sha256Hasher(Sha256);
+
+impl std::hash::Hasher for Sha256Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        // The first half of what `finalize` gives; nobody here asks for it.
+        self.0.clone().finalize().iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+    }
+}
+
+fn make_private(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
+/// The key in the folder; the first process to come makes it.
+fn kept_key(folder: &Path) -> io::Result<[u8; 32]> {
+    let path = folder.join("key");
+    if !path.exists() {
+        let fresh = folder.join(format!("key.{}", Uuid::new_v4().simple()));
+        write_private(&fresh, &[&rand::random::<[u8; 32]>()])?;
+        // A link fails where a rename would replace another process' key.
+        let linked = fs::hard_link(&fresh, &path);
+        fs::remove_file(&fresh)?;
+        linked.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })?;
+    }
+    let bytes = fs::read(&path)?;
+    bytes.try_into().map_err(|_| io::Error::other("the file `key` is damaged; remove it"))
+}
+
+/// Writes a file that appears whole or not at all, for this user only.
+fn write_private(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let partial = path.with_extension(format!("partial-{}", Uuid::new_v4().simple()));
+    let written = write_parts(&partial, parts).and_then(|()| fs::rename(&partial, path));
+    if written.is_err() {
+        // The error that matters is the first.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+fn write_parts(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    parts.iter().try_for_each(|part| io::Write::write_all(&mut file, part))
+}

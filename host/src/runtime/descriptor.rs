@@ -1,0 +1,209 @@
+//! What a provider may say of itself. All problems are found at once, each by its field.
+
+use std::collections::HashSet;
+
+use jsonschema::{PatternOptions, Validator};
+use serde_json::{Map, Value};
+
+use super::{
+    answer::{excerpt, is_currency, is_word},
+    v1::RawDescriptor,
+};
+use crate::domain::provider::{Descriptor, SecretSpec};
+
+const MAX_NAME: usize = 64;
+const MAX_SUMMARY: usize = 300;
+const MAX_ENTRIES: usize = 64;
+const MAX_JSON: usize = 64 << 10;
+const MAX_BATCH: u32 = 1_000;
+const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
+
+/// One thing that is wrong with a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` {detail}")]
+pub struct DescriptorProblem {
+    /// Such as `channels[1]`.
+    pub field: String,
+    pub detail: String,
+}
+
+/// A descriptor that was checked, with its schema ready for use.
+pub(super) struct Described {
+    pub(super) descriptor: Descriptor,
+    pub(super) config: Validator,
+}
+
+/// Collects what is wrong.
+#[derive(Default)]
+struct Problems(Vec<DescriptorProblem>);
+
+impl Problems {
+    fn add(&mut self, field: impl Into<String>, detail: impl Into<String>) {
+        self.0.push(DescriptorProblem { field: field.into(), detail: detail.into() });
+    }
+
+    fn unless(&mut self, right: bool, field: impl Into<String>, detail: impl Into<String>) {
+        if !right {
+            self.add(field, detail);
+        }
+    }
+}
+
+/// Checks all of a descriptor.
+pub(super) fn check(raw: RawDescriptor) -> Result<Described, Vec<DescriptorProblem>> {
+    let mut problems = Problems::default();
+    identity(&mut problems, &raw);
+    channels(&mut problems, &raw.channels);
+    secrets(&mut problems, &raw.secrets);
+    let schema = json(&mut problems, "config_schema", &raw.config_schema);
+    hosts(&mut problems, &raw.hosts, &schema);
+    let cost_model = json(&mut problems, "cost_model", &raw.cost_model);
+    cost(&mut problems, &cost_model);
+    let ext = json(&mut problems, "ext", &raw.ext);
+    let schema = Value::Object(schema);
+    let config = compile(&mut problems, &schema);
+    match config {
+        Some(config) if problems.0.is_empty() => {
+            Ok(Described { descriptor: descriptor(raw, schema, cost_model, ext), config })
+        }
+        Some(_) | None => Err(problems.0),
+    }
+}
+
+fn descriptor(
+    raw: RawDescriptor,
+    schema: Value,
+    cost_model: Map<String, Value>,
+    ext: Map<String, Value>,
+) -> Descriptor {
+    Descriptor {
+        name: raw.name,
+        version: raw.version,
+        summary: raw.summary,
+        channels: raw.channels,
+        config_schema: schema,
+        secrets: raw.secrets,
+        hosts: raw.hosts,
+        deduplication: raw.deduplication,
+        cost_model: Value::Object(cost_model),
+        max_batch: raw.max_batch,
+        ext: Value::Object(ext),
+    }
+}
+
+fn identity(problems: &mut Problems, raw: &RawDescriptor) {
+    let RawDescriptor { name, version, summary, max_batch, .. } = raw;
+    let form = "is not a name: lower-case letters, digits and hyphens, at most 64";
+    problems.unless(is_name(name), "name", format!("{:?} {form}", excerpt(name)));
+    if let Err(error) = semver::Version::parse(version) {
+        problems.add("version", format!("{:?} is not a semantic version: {error}", excerpt(version)));
+    }
+    let is_sentence = !summary.trim().is_empty() && summary.len() <= MAX_SUMMARY && !summary.contains(char::is_control);
+    problems.unless(is_sentence, "summary", format!("must be one sentence of at most {MAX_SUMMARY} bytes"));
+    let is_batch = (1..=MAX_BATCH).contains(max_batch);
+    problems.unless(is_batch, "max_batch", format!("is {max_batch}, expected 1 to {MAX_BATCH}"));
+}
+
+fn is_name(text: &str) -> bool {
+    text.len() <= MAX_NAME && is_label(text) && !text.contains(|char: char| char.is_ascii_uppercase())
+}
+
+/// A label of a host's name: letters, digits and inner hyphens.
+fn is_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 64
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+fn channels(problems: &mut Problems, channels: &[String]) {
+    problems.unless(!channels.is_empty(), "channels", "must name at least one channel");
+    let names = channels.iter().map(String::as_str);
+    words(problems, "channels", "", names);
+}
+
+fn secrets(problems: &mut Problems, secrets: &[SecretSpec]) {
+    words(problems, "secrets", ".name", secrets.iter().map(|secret| secret.name.as_str()));
+    for (index, secret) in secrets.iter().enumerate() {
+        let is_sentence = !secret.purpose.trim().is_empty() && secret.purpose.len() <= MAX_SUMMARY;
+        let detail = format!("must be one sentence of at most {MAX_SUMMARY} bytes");
+        problems.unless(is_sentence, format!("secrets[{index}].purpose"), detail);
+    }
+}
+
+/// Names that are words, each once.
+fn words<'a>(problems: &mut Problems, field: &str, member: &str, names: impl ExactSizeIterator<Item = &'a str>) {
+    problems.unless(names.len() <= MAX_ENTRIES, field, format!("may have at most {MAX_ENTRIES} entries"));
+    let mut seen = HashSet::new();
+    for (index, name) in names.enumerate() {
+        let at = format!("{field}[{index}]{member}");
+        let shown = excerpt(name);
+        problems.unless(is_word(name), &at, format!("{shown:?} must be lower-case letters, digits and underscores"));
+        problems.unless(seen.insert(name), &at, format!("{shown:?} stands there twice"));
+    }
+}
+
+fn json(problems: &mut Problems, field: &str, text: &str) -> Map<String, Value> {
+    if text.len() > MAX_JSON {
+        problems.add(field, format!("has {} bytes, {MAX_JSON} are allowed", text.len()));
+        return Map::new();
+    }
+    serde_json::from_str(text).unwrap_or_else(|error| {
+        problems.add(field, format!("is not a JSON object: {error}"));
+        Map::new()
+    })
+}
+
+/// Makes the schema ready. Patterns are matched in linear time, and no reference leaves the
+/// document: a schema comes from a plugin's publisher.
+fn compile(problems: &mut Problems, schema: &Value) -> Option<Validator> {
+    let draft = schema.get("$schema").and_then(Value::as_str);
+    problems.unless(draft.is_none_or(|draft| draft == DRAFT), "config_schema", format!("must be of the draft {DRAFT}"));
+    problems.unless(schema["type"] == "object", "config_schema", "must have the type `object`");
+    let options = jsonschema::draft202012::options().with_pattern_options(PatternOptions::regex()).offline();
+    let validator = options.build(schema);
+    validator.map_err(|error| problems.add("config_schema", format!("is not a JSON Schema: {error}"))).ok()
+}
+
+fn hosts(problems: &mut Problems, hosts: &[String], schema: &Map<String, Value>) {
+    problems.unless(hosts.len() <= MAX_ENTRIES, "hosts", format!("may have at most {MAX_ENTRIES} entries"));
+    for (index, pattern) in hosts.iter().enumerate() {
+        let at = format!("hosts[{index}]");
+        match pattern.strip_prefix("{config.").and_then(|rest| rest.strip_suffix('}')) {
+            Some(field) => {
+                let known = schema.get("properties").and_then(|members| members.get(field)).is_some();
+                problems.unless(known, at, format!("{:?} is no property of the config's schema", excerpt(field)));
+            }
+            None => {
+                let forms = "must be a name, `*.example.com`, `{config.field}` or `{to}`";
+                problems.unless(is_host(pattern), at, format!("{:?} {forms}", excerpt(pattern)));
+            }
+        }
+    }
+}
+
+/// A wildcard needs two labels behind it, so that nobody asks for all of `*.com`.
+fn is_host(pattern: &str) -> bool {
+    let (name, labels) = match pattern.strip_prefix("*.") {
+        Some(rest) => (rest, 2),
+        None => (pattern, 1),
+    };
+    pattern == "{to}" || name.len() <= 253 && name.split('.').count() >= labels && name.split('.').all(is_label)
+}
+
+fn cost(problems: &mut Problems, model: &Map<String, Value>) {
+    if model.is_empty() {
+        return;
+    }
+    let text = |member: &str| model.get(member).and_then(Value::as_str);
+    problems.unless(
+        text("currency").is_some_and(is_currency),
+        "cost_model.currency",
+        "must be a currency's three letters",
+    );
+    problems.unless(text("per").is_some_and(is_word), "cost_model.per", "must name a unit, such as `segment`");
+    let micros = model.get("micros").and_then(Value::as_f64);
+    let is_amount = micros.is_some_and(|micros| (0.0..=9.0e15).contains(&micros));
+    problems.unless(is_amount, "cost_model.micros", "must be an amount in millionths");
+}

@@ -1,0 +1,340 @@
+//! Attempts, the deliveries' states that follow from them, and their events: what one settlement
+//! commits together.
+
+use jiff::Timestamp;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::{Result, message::parsed, time::micros};
+use crate::domain::{
+    attempt::{Attempt, PastAttempt, Trigger},
+    delivery::DeliveryState,
+    ids::{AttemptId, ConnectionId, DeliveryId, EventId, MessageId, RouteId, TenantId},
+    message::Priority,
+    provider::{Cost, Disposition},
+};
+
+/// An attempt and what follows from it.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    pub tenant: TenantId,
+    pub delivery: DeliveryId,
+    pub message: MessageId,
+    pub channel: String,
+    pub priority: Priority,
+    /// The fencing epoch.
+    pub lease: Uuid,
+    pub attempt: Attempt,
+    /// `None` while the next candidate is being asked.
+    pub state: Option<DeliveryState>,
+    /// With [`DeliveryState::Queued`]: when, and why, the next attempt is made.
+    pub next: Option<(Timestamp, Trigger)>,
+    /// Workers that died while they held it.
+    pub deaths: u32,
+}
+
+impl Settlement {
+    fn event_type(&self) -> &'static str {
+        match self.state {
+            None => "message.attempt_failed",
+            Some(DeliveryState::Queued) => "message.retry_scheduled",
+            Some(DeliveryState::Sent) => "message.sent",
+            Some(DeliveryState::Delivered) => "message.delivered",
+            Some(DeliveryState::Bounced) => "message.bounced",
+            Some(DeliveryState::Expired) => "message.expired",
+            Some(DeliveryState::Canceled) => "message.canceled",
+            Some(DeliveryState::Suppressed) => "message.suppressed",
+            Some(DeliveryState::Unroutable) => "message.unroutable",
+            Some(DeliveryState::Unknown) => "message.unknown",
+            Some(DeliveryState::Failed | DeliveryState::Accepted | DeliveryState::Scheduled) => "message.failed",
+        }
+    }
+}
+
+/// Writes attempts, the states and queue entries that follow, and their events; removes the intents
+/// that they answer. The caller holds the leases.
+pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Result<()> {
+    let attempts = || rows.iter().map(|row| &row.attempt);
+    let origins = || rows.iter().map(|row| row.attempt.origin.as_ref());
+    let verdicts = || rows.iter().map(|row| &row.attempt.verdict);
+    sqlx::query(
+        "with input as (
+           select tenant_id, delivery_id, message_id, lease_id, channel, priority, id, number, trigger,
+             connection_id, provider, provider_version, provider_digest, route_id, route_version, plan,
+             timestamptz 'epoch' + started_at * interval '1 microsecond' as started_at,
+             timestamptz 'epoch' + finished_at * interval '1 microsecond' as finished_at,
+             status, code, unified_code, disposition, detail, external_id, cost_micros, cost_currency, units,
+             fallback_reason, plugin_micros, plugin_memory, state, deaths,
+             timestamptz 'epoch' + next_at * interval '1 microsecond' as next_at, next_trigger, event_id, event_type
+           from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::smallint[], $7::uuid[],
+             $8::int[], $9::text[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::int[],
+             $16::text[], $17::bigint[], $18::bigint[], $19::int[], $20::text[], $21::text[], $22::text[], $23::text[],
+             $24::text[], $25::bigint[], $26::text[], $27::int[], $28::text[], $29::int[], $30::bigint[], $31::text[],
+             $32::smallint[], $33::bigint[], $34::text[], $35::uuid[], $36::text[])
+             as input (tenant_id, delivery_id, message_id, lease_id, channel, priority, id, number, trigger,
+               connection_id, provider, provider_version, provider_digest, route_id, route_version, plan, started_at,
+               finished_at, status, code, unified_code, disposition, detail, external_id, cost_micros, cost_currency,
+               units, fallback_reason, plugin_micros, plugin_memory, state, deaths, next_at, next_trigger, event_id,
+               event_type)
+         ), tried as (
+           insert into attempt (tenant_id, delivery_id, number, id, trigger, channel, connection_id, provider,
+             provider_version, provider_digest, route_id, route_version, plan, started_at, finished_at, status, code,
+             unified_code, disposition, detail, external_id, cost_micros, cost_currency, units, fallback_reason,
+             plugin_micros, plugin_memory)
+           select tenant_id, delivery_id, number, id, trigger, channel, connection_id, provider,
+             provider_version, provider_digest, route_id, route_version, plan, started_at, finished_at, status, code,
+             unified_code, disposition, detail, external_id, cost_micros, cost_currency, units, fallback_reason,
+             plugin_micros, plugin_memory
+           from input
+         ), moved as (
+           insert into delivery as d (tenant_id, id, message_id, state, attempts, deaths, connection_id, provider,
+             external_id, code, unified_code, detail, cost_micros, cost_currency, next_attempt_at, trigger, lease_id,
+             updated_at, finished_at)
+           select tenant_id, delivery_id, message_id, state, number, deaths, connection_id, provider, external_id, code,
+             unified_code, detail, cost_micros, cost_currency, next_at, next_trigger, lease_id, finished_at,
+             case when state <> 'queued' then finished_at end
+           from input where state is not null
+           on conflict (tenant_id, id) do update set
+             state = excluded.state, attempts = excluded.attempts, deaths = excluded.deaths,
+             connection_id = excluded.connection_id, provider = excluded.provider,
+             external_id = excluded.external_id, code = excluded.code, unified_code = excluded.unified_code,
+             detail = excluded.detail, cost_micros = excluded.cost_micros, cost_currency = excluded.cost_currency,
+             next_attempt_at = excluded.next_attempt_at, trigger = excluded.trigger, lease_id = excluded.lease_id,
+             updated_at = excluded.updated_at, finished_at = excluded.finished_at
+           -- Forward only: an end is never replaced by what an attempt says.
+           where d.state = 'queued'
+         ), requeued as (
+           insert into queue (tenant_id, delivery_id, due_at, priority)
+           select tenant_id, delivery_id, next_at, priority from input where next_at is not null
+         ), told as (
+           insert into event (tenant_id, message_id, id, delivery_id, type, at, data)
+           select tenant_id, message_id, event_id, delivery_id, event_type, finished_at,
+             json_build_object('attempt', number, 'code', code, 'detail', detail)::text
+           from input
+         )
+         delete from intent i using input
+         where i.tenant_id = input.tenant_id and i.delivery_id = input.delivery_id",
+    )
+    .bind(rows.iter().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.delivery.uuid()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.message.uuid()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.lease).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.channel.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.priority.rank()).collect::<Vec<_>>())
+    .bind(attempts().map(|it| it.id.uuid()).collect::<Vec<_>>())
+    .bind(attempts().map(|it| int(it.number)).collect::<Vec<_>>())
+    .bind(attempts().map(|it| it.trigger.as_str()).collect::<Vec<_>>())
+    .bind(origins().map(|it| it.map(|origin| origin.connection.uuid())).collect::<Vec<_>>())
+    .bind(origins().map(|it| it.map(|origin| origin.provider.as_str())).collect::<Vec<_>>())
+    .bind(origins().map(|it| it.map(|origin| origin.provider_version.as_str())).collect::<Vec<_>>())
+    .bind(origins().map(|it| it.map(|origin| origin.provider_digest.as_str())).collect::<Vec<_>>())
+    .bind(origins().map(|it| it.and_then(|origin| origin.route).map(|(id, _)| id.uuid())).collect::<Vec<_>>())
+    .bind(origins().map(|it| it.and_then(|origin| origin.route).map(|(_, version)| version)).collect::<Vec<_>>())
+    .bind(attempts().map(|it| it.plan.as_ref()).collect::<Vec<&str>>())
+    .bind(attempts().map(|it| micros(it.started_at)).collect::<Vec<_>>())
+    .bind(attempts().map(|it| micros(it.finished_at)).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.status.map(i32::from)).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.code.as_str()).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.unified_code.as_str()).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.disposition.as_str()).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.detail.as_str()).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.external_id.as_deref()).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.cost.as_ref().map(|cost| cost.micros)).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.cost.as_ref().map(|cost| cost.currency.as_str())).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.units.map(int)).collect::<Vec<_>>())
+    .bind(attempts().map(|it| it.fallback_reason.map(|reason| reason.as_str())).collect::<Vec<_>>())
+    .bind(attempts().map(|it| int(it.plugin_micros)).collect::<Vec<_>>())
+    .bind(attempts().map(|it| i64::try_from(it.plugin_memory).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.state.map(DeliveryState::as_str)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| i16::try_from(it.deaths).unwrap_or(i16::MAX)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.next.map(|(at, _)| micros(at))).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.next.map(|(_, trigger)| trigger.as_str())).collect::<Vec<_>>())
+    .bind(rows.iter().map(|_| EventId::new().uuid()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.event_type()).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+fn int(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// A request that is about to begin at a provider that can't recognise a repetition.
+#[derive(Debug, Clone)]
+pub struct NewIntent {
+    pub tenant: TenantId,
+    pub delivery: DeliveryId,
+    pub lease: Uuid,
+    pub number: u32,
+    pub connection: ConnectionId,
+    pub provider: String,
+    pub hold: bool,
+    pub trigger: Trigger,
+    pub started_at: Timestamp,
+}
+
+/// Commits to requests before their first byte. The caller holds the leases.
+pub async fn intent_insert(db: &mut PgConnection, intents: &[&NewIntent]) -> Result<()> {
+    sqlx::query(
+        "insert into intent (tenant_id, delivery_id, number, connection_id, provider, on_unknown, trigger, started_at)
+         select tenant_id, delivery_id, number, connection_id, provider, case when hold then 'hold' else 'retry' end,
+           trigger, timestamptz 'epoch' + started_at * interval '1 microsecond'
+         from unnest($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::text[], $6::bool[], $7::text[], $8::bigint[])
+           as t (tenant_id, delivery_id, number, connection_id, provider, hold, trigger, started_at)",
+    )
+    .bind(intents.iter().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
+    .bind(intents.iter().map(|it| it.delivery.uuid()).collect::<Vec<_>>())
+    .bind(intents.iter().map(|it| int(it.number)).collect::<Vec<_>>())
+    .bind(intents.iter().map(|it| it.connection.uuid()).collect::<Vec<_>>())
+    .bind(intents.iter().map(|it| it.provider.as_str()).collect::<Vec<_>>())
+    .bind(intents.iter().map(|it| it.hold).collect::<Vec<_>>())
+    .bind(intents.iter().map(|it| it.trigger.as_str()).collect::<Vec<_>>())
+    .bind(intents.iter().map(|it| micros(it.started_at)).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// What a claimed delivery brings along from before.
+#[derive(Debug, Clone)]
+pub struct Past {
+    pub tenant: TenantId,
+    pub delivery: DeliveryId,
+    /// Number of the last attempt.
+    pub attempts: u32,
+    pub deaths: u32,
+    pub state: DeliveryState,
+    /// Why the next attempt is made.
+    pub trigger: Option<String>,
+    /// The attempts that count, oldest first.
+    pub counted: Vec<PastAttempt>,
+}
+
+/// The past of those deliveries that have one.
+pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) -> Result<Vec<Past>> {
+    let rows = sqlx::query(
+        "select d.tenant_id, d.id, d.attempts, d.deaths, d.state, d.trigger as next_trigger,
+           a.connection_id, a.disposition, a.trigger
+         from unnest($1::uuid[], $2::uuid[]) as wanted (tenant_id, id)
+         join delivery d on d.tenant_id = wanted.tenant_id and d.id = wanted.id
+         left join attempt a on a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.number > d.counted_from
+         order by d.tenant_id, d.id, a.number",
+    )
+    .bind(ids.iter().map(|(tenant, _)| tenant.uuid()).collect::<Vec<_>>())
+    .bind(ids.iter().map(|(_, id)| id.uuid()).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    let mut pasts: Vec<Past> = Vec::new();
+    for row in &rows {
+        let delivery: DeliveryId = row.try_get::<Uuid, _>("id")?.into();
+        if pasts.last().is_none_or(|past| past.delivery != delivery) {
+            pasts.push(Past {
+                tenant: row.try_get::<Uuid, _>("tenant_id")?.into(),
+                delivery,
+                attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
+                deaths: u32::from(row.try_get::<i16, _>("deaths")?.unsigned_abs()),
+                state: parsed(row.try_get::<&str, _>("state")?)?,
+                trigger: row.try_get("next_trigger")?,
+                counted: Vec::new(),
+            });
+        }
+        if let (Some(past), Some(disposition)) = (pasts.last_mut(), row.try_get::<Option<&str>, _>("disposition")?) {
+            let trigger = parsed(row.try_get::<&str, _>("trigger")?)?;
+            close_round_before(&mut past.counted, trigger);
+            past.counted.push(PastAttempt {
+                connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
+                disposition: parsed(disposition)?,
+                trigger,
+                round_closed: true,
+            });
+        }
+    }
+    Ok(pasts)
+}
+
+/// An attempt that was made as a fallback belongs to the round of the one before it.
+fn close_round_before(counted: &mut [PastAttempt], trigger: Trigger) {
+    if let Some(last) = counted.last_mut() {
+        last.round_closed = trigger != Trigger::Fallback;
+    }
+}
+
+/// An attempt as the API shows it.
+#[derive(Debug, Clone)]
+pub struct AttemptView {
+    pub id: AttemptId,
+    pub number: u32,
+    pub trigger: String,
+    pub channel: String,
+    pub connection: Option<ConnectionId>,
+    pub connection_uid: Option<String>,
+    pub provider: Option<String>,
+    pub provider_version: Option<String>,
+    pub provider_digest: Option<String>,
+    pub route: Option<RouteId>,
+    pub route_version: Option<i32>,
+    /// JSON of the plan it followed.
+    pub plan: Option<String>,
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+    pub status: Option<i32>,
+    pub code: Option<String>,
+    pub unified_code: Option<String>,
+    pub disposition: Disposition,
+    pub detail: Option<String>,
+    pub external_id: Option<String>,
+    pub cost: Option<Cost>,
+    pub units: Option<i32>,
+    pub fallback_reason: Option<String>,
+    /// Time in the plugin, microseconds.
+    pub plugin_micros: Option<i32>,
+    /// Peak memory of the plugin, bytes.
+    pub plugin_memory: Option<i64>,
+}
+
+/// Every attempt of a delivery, oldest first.
+pub async fn attempt_list(db: &mut PgConnection, tenant: TenantId, delivery: DeliveryId) -> Result<Vec<AttemptView>> {
+    let rows = sqlx::query(
+        "select a.*, c.uid as connection_uid from attempt a
+         left join connection c on c.tenant_id = a.tenant_id and c.id = a.connection_id
+         where a.tenant_id = $1 and a.delivery_id = $2 order by a.number",
+    )
+    .bind(tenant.uuid())
+    .bind(delivery.uuid())
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let cost =
+                row.try_get::<Option<i64>, _>("cost_micros")?.zip(row.try_get::<Option<String>, _>("cost_currency")?);
+            Ok(AttemptView {
+                id: row.try_get::<Uuid, _>("id")?.into(),
+                number: row.try_get::<i32, _>("number")?.unsigned_abs(),
+                trigger: row.try_get("trigger")?,
+                channel: row.try_get("channel")?,
+                connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
+                connection_uid: row.try_get("connection_uid")?,
+                provider: row.try_get("provider")?,
+                provider_version: row.try_get("provider_version")?,
+                provider_digest: row.try_get("provider_digest")?,
+                route: row.try_get::<Option<Uuid>, _>("route_id")?.map(Into::into),
+                route_version: row.try_get("route_version")?,
+                plan: row.try_get("plan")?,
+                started_at: row.try_get::<jiff_sqlx::Timestamp, _>("started_at")?.to_jiff(),
+                finished_at: row.try_get::<jiff_sqlx::Timestamp, _>("finished_at")?.to_jiff(),
+                status: row.try_get("status")?,
+                code: row.try_get("code")?,
+                unified_code: row.try_get("unified_code")?,
+                disposition: parsed(row.try_get::<&str, _>("disposition")?)?,
+                detail: row.try_get("detail")?,
+                external_id: row.try_get("external_id")?,
+                cost: cost.map(|(micros, currency)| Cost { micros, currency }),
+                units: row.try_get("units")?,
+                fallback_reason: row.try_get("fallback_reason")?,
+                plugin_micros: row.try_get("plugin_micros")?,
+                plugin_memory: row.try_get("plugin_memory")?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,349 @@
+//! Messages with their idempotency keys, attachments, queue entries and birth leases: what one
+//! acceptance commits together.
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{Result, StoreError, time::micros};
+use crate::domain::{
+    delivery::DeliveryState,
+    ids::{ConnectionId, DeliveryId, MessageId, TenantId},
+    message::{Attachment, Body, Message, NewMessage, Priority},
+    provider::Cost,
+};
+
+/// The lease that an acceptance writes for the messages that its node dispatches at once.
+#[derive(Debug, Clone, Copy)]
+pub struct BirthLease {
+    pub id: Uuid,
+    pub node: Uuid,
+    /// Milliseconds, on the database's clock.
+    pub length_ms: i64,
+}
+
+/// A message to be written, with its JSON and where it goes.
+#[derive(Debug)]
+pub struct MessageRow<'a> {
+    pub new: &'a NewMessage,
+    /// The body's JSON.
+    pub json: &'a [u8],
+    /// Into the queue, rather than under the birth lease.
+    pub queued: bool,
+}
+
+/// Writes the messages of one tenant whose idempotency keys are new, and tells their ids. The rest
+/// was accepted before: [`idempotency_find`] tells as what.
+pub async fn message_insert(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    rows: &[MessageRow<'_>],
+    lease: BirthLease,
+) -> Result<Vec<MessageId>> {
+    let messages = || rows.iter().map(|row| &row.new.message);
+    let keys = || rows.iter().map(|row| row.new.idempotency.as_ref());
+    let fresh: Vec<Uuid> = sqlx::query_scalar(
+        "with input as (
+           select id, timestamptz 'epoch' + created_at * interval '1 microsecond' as created_at, channel, recipient,
+             priority, timestamptz 'epoch' + send_at * interval '1 microsecond' as send_at,
+             timestamptz 'epoch' + expires_at * interval '1 microsecond' as expires_at,
+             reference, connection_id, body, key, fingerprint, queued
+           from unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::smallint[], $7::bigint[], $8::bigint[],
+             $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[])
+             as input (id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id,
+               body, key, fingerprint, queued)
+         ), keyed as (
+           -- In order of the key, so that two writers never wait for each other in a circle.
+           insert into idempotency (tenant_id, key, fingerprint, message_id, created_at)
+           select $1, key, fingerprint, id, created_at from input where key is not null order by key
+           on conflict do nothing
+           returning message_id
+         ), fresh as materialized (
+           select * from input where key is null or id = any (array (select message_id from keyed))
+         ), stored as (
+           insert into message (tenant_id, id, created_at, channel, recipient, priority, send_at, expires_at,
+             reference, connection_id, body)
+           select $1, id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id, body
+           from fresh
+         ), queued as (
+           insert into queue (tenant_id, delivery_id, due_at, priority)
+           select $1, id, coalesce(send_at, created_at), priority from fresh where queued
+         ), leased as (
+           insert into lease (tenant_id, id, node, expires_at, deliveries)
+           select $1, $15, $16, now() + $17 * interval '1 millisecond', array_agg(id)
+           from fresh where not queued having count(*) > 0
+         )
+         select id from fresh",
+    )
+    .bind(tenant.uuid())
+    .bind(messages().map(|m| m.id.uuid()).collect::<Vec<_>>())
+    .bind(messages().map(|m| micros(m.created_at)).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.channel.as_str()).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.body.recipient()).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.priority.rank()).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.send_at.map(micros)).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.expires_at.map(micros)).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.reference.as_deref()).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.connection.map(ConnectionId::uuid)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.json).collect::<Vec<_>>())
+    .bind(keys().map(|key| key.map(|it| it.key.as_str())).collect::<Vec<_>>())
+    .bind(keys().map(|key| key.map(|it| it.fingerprint.as_slice())).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.queued).collect::<Vec<_>>())
+    .bind(lease.id)
+    .bind(lease.node)
+    .bind(lease.length_ms as f64)
+    .fetch_all(db)
+    .await?;
+    Ok(fresh.into_iter().map(MessageId::from).collect())
+}
+
+/// Writes the attachments of messages that were just inserted.
+pub async fn attachment_insert(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
+    attachments: &[Attachment],
+) -> Result<()> {
+    sqlx::query(
+        "insert into attachment (tenant_id, message_id, number, name, media_type, content_id, content)
+         select $1, $2, t.number, t.name, t.media_type, t.content_id, t.content
+         from unnest($3::text[], $4::text[], $5::text[], $6::bytea[]) with ordinality
+           as t (name, media_type, content_id, content, number)",
+    )
+    .bind(tenant.uuid())
+    .bind(message.uuid())
+    .bind(attachments.iter().map(|it| it.name.as_str()).collect::<Vec<_>>())
+    .bind(attachments.iter().map(|it| it.media_type.as_str()).collect::<Vec<_>>())
+    .bind(attachments.iter().map(|it| it.content_id.as_deref()).collect::<Vec<_>>())
+    .bind(attachments.iter().map(|it| it.content.as_ref()).collect::<Vec<&[u8]>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A message's attachments in their order.
+pub async fn attachment_list(db: &mut PgConnection, tenant: TenantId, message: MessageId) -> Result<Vec<Attachment>> {
+    let rows = sqlx::query(
+        "select name, media_type, content_id, content from attachment
+         where tenant_id = $1 and message_id = $2 order by number",
+    )
+    .bind(tenant.uuid())
+    .bind(message.uuid())
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Attachment {
+                name: row.try_get(0)?,
+                media_type: row.try_get(1)?,
+                content_id: row.try_get(2)?,
+                content: Bytes::from(row.try_get::<Vec<u8>, _>(3)?),
+            })
+        })
+        .collect()
+}
+
+/// What an idempotency key stands for.
+#[derive(Debug, Clone)]
+pub struct KnownKey {
+    pub key: String,
+    pub fingerprint: Vec<u8>,
+    pub message: MessageId,
+}
+
+/// Looks up idempotency keys of one tenant.
+pub async fn idempotency_find(db: &mut PgConnection, tenant: TenantId, keys: &[&str]) -> Result<Vec<KnownKey>> {
+    let rows = sqlx::query(
+        "select key, fingerprint, message_id from idempotency where tenant_id = $1 and key = any ($2::text[])",
+    )
+    .bind(tenant.uuid())
+    .bind(keys)
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(KnownKey {
+                key: row.try_get(0)?,
+                fingerprint: row.try_get(1)?,
+                message: row.try_get::<Uuid, _>(2)?.into(),
+            })
+        })
+        .collect()
+}
+
+/// Forgets keys older than a day; tells how many.
+pub async fn idempotency_expire(db: &mut PgConnection) -> Result<u64> {
+    let done = sqlx::query(
+        "delete from idempotency where ctid = any (array (
+           select ctid from idempotency where created_at < now() - interval '24 hours' limit 10000))",
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+const MESSAGE_COLUMNS: &str = "m.tenant_id, m.id, m.created_at, m.channel, m.priority, m.send_at, m.expires_at,
+  m.reference, m.connection_id, m.body,
+  (select count(*) from attachment a where a.tenant_id = m.tenant_id and a.message_id = m.id)::int as attachments";
+
+fn message_from(row: &PgRow) -> Result<Message> {
+    let time = |column: &str| -> Result<Option<Timestamp>> {
+        Ok(row.try_get::<Option<jiff_sqlx::Timestamp>, _>(column)?.map(|it| it.to_jiff()))
+    };
+    let body: Vec<u8> = row.try_get("body")?;
+    Ok(Message {
+        id: row.try_get::<Uuid, _>("id")?.into(),
+        created_at: time("created_at")?.unwrap_or_default(),
+        channel: parsed(row.try_get::<&str, _>("channel")?)?,
+        priority: Priority::from_rank(row.try_get("priority")?),
+        send_at: time("send_at")?,
+        expires_at: time("expires_at")?,
+        reference: row.try_get("reference")?,
+        connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
+        body: serde_json::from_slice::<Body>(&body).map_err(corrupt)?,
+        attachments: row.try_get::<i32, _>("attachments")?.unsigned_abs(),
+    })
+}
+
+pub(super) fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(text: &str) -> Result<T> {
+    text.parse().map_err(corrupt)
+}
+
+pub(super) fn corrupt(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Failed(sqlx::Error::Decode(Box::new(error)))
+}
+
+/// Messages of any tenants by their ids; what is gone is left out.
+pub async fn message_load(db: &mut PgConnection, ids: &[(TenantId, MessageId)]) -> Result<Vec<(TenantId, Message)>> {
+    let sql = format!(
+        "select {MESSAGE_COLUMNS} from unnest($1::uuid[], $2::uuid[]) as wanted (tenant_id, id)
+         join message m on m.tenant_id = wanted.tenant_id and m.id = wanted.id"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(ids.iter().map(|(tenant, _)| tenant.uuid()).collect::<Vec<_>>())
+        .bind(ids.iter().map(|(_, id)| id.uuid()).collect::<Vec<_>>())
+        .fetch_all(db)
+        .await?;
+    rows.iter().map(|row| Ok((row.try_get::<Uuid, _>("tenant_id")?.into(), message_from(row)?))).collect()
+}
+
+/// A message and where its delivery stands.
+#[derive(Debug, Clone)]
+pub struct MessageView {
+    pub message: Message,
+    pub delivery: DeliveryView,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone)]
+pub struct DeliveryView {
+    pub id: DeliveryId,
+    pub state: DeliveryState,
+    /// Attempts so far.
+    pub attempts: u32,
+    pub connection: Option<ConnectionId>,
+    pub provider: Option<String>,
+    pub external_id: Option<String>,
+    pub code: Option<String>,
+    pub unified_code: Option<String>,
+    pub detail: Option<String>,
+    pub cost: Option<Cost>,
+    pub next_attempt_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+}
+
+const DELIVERY_COLUMNS: &str = "d.state, d.attempts, d.connection_id as d_connection_id, d.provider, d.external_id,
+  d.code, d.unified_code, d.detail, d.cost_micros, d.cost_currency, d.next_attempt_at, d.finished_at,
+  coalesce(m.send_at > now(), false) as in_future";
+
+fn view_from(row: &PgRow) -> Result<MessageView> {
+    let message = message_from(row)?;
+    let delivery = delivery_from(row, &message)?;
+    Ok(MessageView { message, delivery })
+}
+
+fn delivery_from(row: &PgRow, message: &Message) -> Result<DeliveryView> {
+    let time = |column: &str| -> Result<Option<Timestamp>> {
+        Ok(row.try_get::<Option<jiff_sqlx::Timestamp>, _>(column)?.map(|it| it.to_jiff()))
+    };
+    let state = match row.try_get::<Option<&str>, _>("state")? {
+        Some(state) => parsed(state)?,
+        None if row.try_get("in_future")? => DeliveryState::Scheduled,
+        None => DeliveryState::Queued,
+    };
+    let cost = row.try_get::<Option<i64>, _>("cost_micros")?.zip(row.try_get::<Option<String>, _>("cost_currency")?);
+    Ok(DeliveryView {
+        id: message.id.first_delivery(),
+        state,
+        attempts: row.try_get::<Option<i32>, _>("attempts")?.unwrap_or(0).unsigned_abs(),
+        connection: row.try_get::<Option<Uuid>, _>("d_connection_id")?.map(Into::into),
+        provider: row.try_get("provider")?,
+        external_id: row.try_get("external_id")?,
+        code: row.try_get("code")?,
+        unified_code: row.try_get("unified_code")?,
+        detail: row.try_get("detail")?,
+        cost: cost.map(|(micros, currency)| Cost { micros, currency }),
+        next_attempt_at: time("next_attempt_at")?,
+        finished_at: time("finished_at")?,
+    })
+}
+
+/// One message of the transaction's tenant.
+pub async fn message_get(db: &mut PgConnection, tenant: TenantId, id: MessageId) -> Result<Option<MessageView>> {
+    let sql = format!(
+        "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS} from message m
+         left join delivery d on d.tenant_id = m.tenant_id and d.id = m.id
+         where m.tenant_id = $1 and m.id = $2"
+    );
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.uuid()).bind(id.uuid()).fetch_optional(db).await?;
+    row.as_ref().map(view_from).transpose()
+}
+
+/// What a list of messages shows.
+#[derive(Debug, Clone, Default)]
+pub struct MessageFilter {
+    pub state: Option<DeliveryState>,
+    pub channel: Option<String>,
+    pub reference: Option<String>,
+}
+
+/// The tenant's messages, the newest first, from before `before`.
+pub async fn message_list(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    filter: &MessageFilter,
+    before: Option<MessageId>,
+    limit: u32,
+) -> Result<Vec<MessageView>> {
+    let sql = format!(
+        "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS} from message m
+         left join delivery d on d.tenant_id = m.tenant_id and d.id = m.id
+         where m.tenant_id = $1 and ($2::uuid is null or m.id < $2)
+           and ($3::text is null or $3 = coalesce(d.state, case when m.send_at > now() then 'scheduled' else 'queued' end))
+           and ($4::text is null or m.channel = $4) and ($5::text is null or m.reference = $5)
+         order by m.id desc limit $6"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.uuid())
+        .bind(before.map(MessageId::uuid))
+        .bind(filter.state.map(DeliveryState::as_str))
+        .bind(filter.channel.as_deref())
+        .bind(filter.reference.as_deref())
+        .bind(i64::from(limit))
+        .fetch_all(db)
+        .await?;
+    rows.iter().map(view_from).collect()
+}
+
+/// Which of these messages are stored: what a writer asks that lost its connection in a COMMIT.
+pub async fn message_exists(db: &mut PgConnection, tenant: TenantId, ids: &[MessageId]) -> Result<Vec<MessageId>> {
+    let found: Vec<Uuid> = sqlx::query_scalar("select id from message where tenant_id = $1 and id = any ($2::uuid[])")
+        .bind(tenant.uuid())
+        .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+        .fetch_all(db)
+        .await?;
+    Ok(found.into_iter().map(MessageId::from).collect())
+}

@@ -1,0 +1,265 @@
+//! The queue: what is due later or was left behind, and its leases.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::{Result, time::micros};
+use crate::domain::{
+    ids::{DeliveryId, MessageId, TenantId},
+    message::Priority,
+};
+
+/// A delivery in the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueEntry {
+    pub tenant: TenantId,
+    pub delivery: DeliveryId,
+    pub due_at: Timestamp,
+    pub priority: Priority,
+}
+
+/// Takes up to `limit` due deliveries out of the queue, at most `per_tenant` of each tenant, the
+/// most pressing first; none of the tenants in `except`. They belong to nobody until [`lease_insert`] in the same transaction.
+///
+/// Tenants and priorities are walked by the index, one probe each, so that neither a long
+/// backlog nor entries that are due later are read.
+pub async fn queue_claim(
+    db: &mut PgConnection,
+    limit: i64,
+    per_tenant: i64,
+    except: &[TenantId],
+) -> Result<Vec<(TenantId, DeliveryId)>> {
+    let rows = sqlx::query(
+        "with recursive tenants as (
+           (select tenant_id from queue order by tenant_id limit 1)
+           union all
+           select (select q.tenant_id from queue q where q.tenant_id > t.tenant_id order by q.tenant_id limit 1)
+           from tenants t where t.tenant_id is not null
+         )
+         delete from queue where ctid = any (array (
+           select entry.ctid from tenants t
+           cross join (values (0::smallint), (1::smallint), (2::smallint), (3::smallint)) as p (priority)
+           cross join lateral (
+             select q.ctid from queue q
+             where q.tenant_id = t.tenant_id and q.priority = p.priority and q.due_at <= now()
+             order by q.due_at limit $2 for update skip locked
+           ) as entry
+           where t.tenant_id is not null and t.tenant_id <> all ($3::uuid[])
+           limit $1
+         ))
+         returning tenant_id, delivery_id",
+    )
+    .bind(limit)
+    .bind(per_tenant)
+    .bind(except.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get::<Uuid, _>(0)?.into(), row.try_get::<Uuid, _>(1)?.into()))).collect()
+}
+
+/// When the next entry is due, if any, in milliseconds from now on the database's clock.
+pub async fn queue_next_due(db: &mut PgConnection) -> Result<Option<f64>> {
+    Ok(sqlx::query_scalar("select (extract(epoch from min(due_at) - now()) * 1000)::float8 from queue")
+        .fetch_one(db)
+        .await?)
+}
+
+/// Puts entries into the queue.
+pub async fn queue_insert(db: &mut PgConnection, entries: &[QueueEntry]) -> Result<()> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into queue (tenant_id, delivery_id, due_at, priority)
+         select tenant_id, delivery_id, timestamptz 'epoch' + due_at * interval '1 microsecond', priority
+         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::smallint[]) as t (tenant_id, delivery_id, due_at, priority)",
+    )
+    .bind(entries.iter().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
+    .bind(entries.iter().map(|it| it.delivery.uuid()).collect::<Vec<_>>())
+    .bind(entries.iter().map(|it| micros(it.due_at)).collect::<Vec<_>>())
+    .bind(entries.iter().map(|it| it.priority.rank()).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Takes one delivery out of the queue, if it waits there; `due_at` is what it was put in with.
+pub async fn queue_remove(db: &mut PgConnection, entry: &QueueEntry) -> Result<bool> {
+    let done = sqlx::query(
+        "delete from queue where tenant_id = $1 and priority = $2
+           and due_at = timestamptz 'epoch' + $3 * interval '1 microsecond' and delivery_id = $4",
+    )
+    .bind(entry.tenant.uuid())
+    .bind(entry.priority.rank())
+    .bind(micros(entry.due_at))
+    .bind(entry.delivery.uuid())
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// How many entries wait, counted up to `cap`, and for how long the oldest due one has (seconds).
+pub async fn queue_depth(db: &mut PgConnection, cap: i64) -> Result<(i64, f64)> {
+    let row = sqlx::query(
+        "select (select count(*) from (select from queue limit $1) as some),
+           coalesce((select extract(epoch from now() - min(due_at)) from (select due_at from queue limit $1) as some), 0)::float8",
+    )
+    .bind(cap)
+    .fetch_one(db)
+    .await?;
+    Ok((row.try_get(0)?, row.try_get::<f64, _>(1)?.max(0.0)))
+}
+
+/// A lease to be written for a claimed batch of one tenant.
+#[derive(Debug, Clone)]
+pub struct NewLease {
+    pub tenant: TenantId,
+    pub id: Uuid,
+    pub deliveries: Vec<DeliveryId>,
+}
+
+/// Writes the leases of a claim.
+pub async fn lease_insert(db: &mut PgConnection, node: Uuid, length: Duration, leases: &[NewLease]) -> Result<()> {
+    for lease in leases {
+        sqlx::query(
+            "insert into lease (tenant_id, id, node, expires_at, deliveries)
+             values ($1, $2, $3, now() + $4 * interval '1 millisecond', $5)",
+        )
+        .bind(lease.tenant.uuid())
+        .bind(lease.id)
+        .bind(node)
+        .bind(length.as_millis() as f64)
+        .bind(lease.deliveries.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+        .execute(&mut *db)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Prolongs the leases that still stand, and tells which those are.
+pub async fn lease_renew(db: &mut PgConnection, length: Duration, leases: &[(TenantId, Uuid)]) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar(
+        "update lease l set expires_at = now() + $1 * interval '1 millisecond'
+         from unnest($2::uuid[], $3::uuid[]) as held (tenant_id, id)
+         where l.tenant_id = held.tenant_id and l.id = held.id
+         returning l.id",
+    )
+    .bind(length.as_millis() as f64)
+    .bind(leases.iter().map(|(tenant, _)| tenant.uuid()).collect::<Vec<_>>())
+    .bind(leases.iter().map(|(_, id)| *id).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?)
+}
+
+/// Holds the leases that still stand until the transaction's end, so that recovery can't take them
+/// while outcomes are written under them; tells which those are.
+pub async fn lease_hold(db: &mut PgConnection, leases: &[(TenantId, Uuid)]) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar(
+        "select l.id from unnest($1::uuid[], $2::uuid[]) as held (tenant_id, id)
+         join lease l on l.tenant_id = held.tenant_id and l.id = held.id
+         for key share of l",
+    )
+    .bind(leases.iter().map(|(tenant, _)| tenant.uuid()).collect::<Vec<_>>())
+    .bind(leases.iter().map(|(_, id)| *id).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?)
+}
+
+/// Ends leases whose deliveries are all settled or back in the queue.
+pub async fn lease_delete(db: &mut PgConnection, leases: &[(TenantId, Uuid)]) -> Result<()> {
+    if leases.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "delete from lease l using unnest($1::uuid[], $2::uuid[]) as done (tenant_id, id)
+         where l.tenant_id = done.tenant_id and l.id = done.id",
+    )
+    .bind(leases.iter().map(|(tenant, _)| tenant.uuid()).collect::<Vec<_>>())
+    .bind(leases.iter().map(|(_, id)| *id).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A delivery whose lease ended before it had an outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Abandoned {
+    pub tenant: TenantId,
+    pub delivery: DeliveryId,
+    pub message: MessageId,
+    pub lease: Uuid,
+    pub channel: String,
+    pub priority: Priority,
+    /// Number of its last recorded attempt.
+    pub attempts: u32,
+    /// Workers that died while they held it, before this one.
+    pub deaths: u32,
+    /// What the lost worker had committed to, if the provider can't recognise a repetition.
+    pub intent: Option<Intent>,
+}
+
+/// A request that was about to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    pub connection: Uuid,
+    pub provider: String,
+    /// Whether it waits for a person rather than being sent again.
+    pub hold: bool,
+    pub trigger: String,
+    pub started_at: Timestamp,
+}
+
+/// Ends up to `limit` leases that ran out, and tells what they left without an outcome.
+///
+/// Their deliveries belong to nobody until the caller requeues or ends them in this transaction.
+pub async fn lease_recover(db: &mut PgConnection, limit: i64) -> Result<Vec<Abandoned>> {
+    let rows = sqlx::query(
+        "with dead as (
+           delete from lease where (tenant_id, id) in (
+             select tenant_id, id from lease where expires_at < now() order by expires_at limit $1
+             for update skip locked)
+           returning tenant_id, id, deliveries
+         )
+         select dead.tenant_id, held.delivery_id, dead.id as lease_id, m.id as message_id, m.channel, m.priority,
+           coalesce((select max(a.number) from attempt a
+             where a.tenant_id = dead.tenant_id and a.delivery_id = held.delivery_id), 0) as attempts,
+           coalesce(d.deaths, 0::smallint) as deaths,
+           i.connection_id, i.provider, i.on_unknown, i.trigger, i.started_at
+         from dead
+         cross join lateral unnest(dead.deliveries) as held (delivery_id)
+         join message m on m.tenant_id = dead.tenant_id and m.id = held.delivery_id
+         left join delivery d on d.tenant_id = dead.tenant_id and d.id = held.delivery_id
+         left join intent i on i.tenant_id = dead.tenant_id and i.delivery_id = held.delivery_id
+         where d.lease_id is distinct from dead.id",
+    )
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let intent = row.try_get::<Option<Uuid>, _>("connection_id")?.map(|connection| -> Result<Intent> {
+                Ok(Intent {
+                    connection,
+                    provider: row.try_get("provider")?,
+                    hold: row.try_get::<&str, _>("on_unknown")? == "hold",
+                    trigger: row.try_get("trigger")?,
+                    started_at: row.try_get::<jiff_sqlx::Timestamp, _>("started_at")?.to_jiff(),
+                })
+            });
+            Ok(Abandoned {
+                tenant: row.try_get::<Uuid, _>("tenant_id")?.into(),
+                delivery: row.try_get::<Uuid, _>("delivery_id")?.into(),
+                message: row.try_get::<Uuid, _>("message_id")?.into(),
+                lease: row.try_get("lease_id")?,
+                channel: row.try_get("channel")?,
+                priority: Priority::from_rank(row.try_get("priority")?),
+                attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
+                deaths: u32::from(row.try_get::<i16, _>("deaths")?.unsigned_abs()),
+                intent: intent.transpose()?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,478 @@
+//! HTTP requests over pooled connections: one client for everybody, no redirects, no proxy from
+//! the environment, one deadline, capped answers.
+//!
+//! Credentials are applied here and appear in no error.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use reqwest::{
+    Client, Method, Request, Response,
+    header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue},
+};
+use tokio::time::Instant;
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::{
+    Call,
+    certificates::Certificates,
+    egress::{Egress, GuardedResolver, Refusal},
+    fault::{invalid, maybe_sent, not_sent},
+    oauth::{TokenRequest, Tokens},
+    sigv4, splice,
+    tls::TlsRoots,
+};
+use crate::{
+    domain::transmission::{self, Auth, Fault, FaultKind, HttpRequest, Kv, Reply},
+    sealing::Secret,
+};
+
+/// The longest body of an answer that is read, in bytes.
+pub(super) const MAX_ANSWER: usize = 1024 * 1024;
+/// The longest headers of an answer, names and values together, in bytes.
+const MAX_ANSWER_HEADERS: usize = 64 * 1024;
+const MAX_ANSWER_HEADER_COUNT: usize = 100;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Idle connections kept for each host.
+const IDLE_PER_HOST: usize = 1024;
+
+/// What the host alone writes: a provider that set them could reach another virtual host than
+/// the one granted, or smuggle a second request.
+const RESERVED_HEADERS: &[&str] = &[
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "upgrade",
+    "te",
+    "trailer",
+    "expect",
+    "proxy-authorization",
+    "proxy-connection",
+];
+
+/// Sends HTTP requests.
+pub(super) struct Http {
+    client: Client,
+    certificates: Certificates,
+    tokens: Tokens,
+    egress: Arc<Egress>,
+}
+
+/// A request that has its credentials.
+struct Draft {
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    body: Bytes,
+    /// Set when the request needs a client certificate.
+    client: Option<Client>,
+    /// Set when the request carries a token that an answer of 401 spoils.
+    token: Option<TokenRequest>,
+}
+
+impl Http {
+    pub(super) fn new(egress: Arc<Egress>, roots: &TlsRoots) -> Result<Self, String> {
+        Ok(Self {
+            client: build_client(&egress, roots.client_config())?,
+            certificates: Certificates::new(egress.clone(), roots.clone()),
+            tokens: Tokens::default(),
+            egress,
+        })
+    }
+
+    /// Performs a request within the call's deadline.
+    pub(super) async fn perform(&self, request: &HttpRequest, call: &Call<'_>) -> Result<Reply, Fault> {
+        let deadline = call.deadline_within(request.timeout_ms);
+        let draft = self.draft(request, call, deadline).await?;
+        let client = draft.client.as_ref().unwrap_or(&self.client);
+        let reply = send(client, draft.method, draft.url, draft.headers, draft.body, deadline).await?;
+        if let (401, Some(token)) = (reply.status(), &draft.token) {
+            self.tokens.forget(token);
+        }
+        Ok(reply)
+    }
+
+    /// Checks the address, splices the body and applies the credentials.
+    async fn draft(&self, request: &HttpRequest, call: &Call<'_>, deadline: Instant) -> Result<Draft, Fault> {
+        let url = checked_url(&self.egress, &request.url, call)?;
+        let body = splice::body(&request.body, call.material())?;
+        let mut draft = Draft {
+            method: method(request.method),
+            headers: headers(&request.headers)?,
+            url,
+            body,
+            client: None,
+            token: None,
+        };
+        for auth in &request.auth {
+            self.apply(auth, &mut draft, call, deadline).await?;
+        }
+        if draft.body.is_empty() && !matches!(draft.method, Method::GET | Method::DELETE) {
+            draft.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        Ok(draft)
+    }
+
+    async fn apply(&self, auth: &Auth, draft: &mut Draft, call: &Call<'_>, deadline: Instant) -> Result<(), Fault> {
+        let material = call.material();
+        match auth {
+            Auth::Basic { user, password } => {
+                let user = splice::body(user, material)?;
+                let value = basic(&user, material.secrets.newest(password)?);
+                draft.headers.insert(AUTHORIZATION, sensitive(&value, password)?);
+            }
+            Auth::Bearer { secret } => {
+                let value = joined(b"Bearer ", material.secrets.newest(secret)?.expose());
+                draft.headers.insert(AUTHORIZATION, sensitive(&value, secret)?);
+            }
+            Auth::Header { name, secret } => {
+                let value = sensitive(material.secrets.newest(secret)?.expose(), secret)?;
+                draft.headers.insert(header_name(name)?, value);
+            }
+            Auth::Query { name, secret } => {
+                let value = text_of(material.secrets.newest(secret)?, secret)?;
+                draft.url.query_pairs_mut().append_pair(name, value);
+            }
+            Auth::Signatures { header, separator, signatures } => {
+                let value = splice::signatures(signatures, separator, &draft.body, material)?;
+                draft.headers.insert(header_name(header)?, header_value(header, value.as_bytes())?);
+            }
+            Auth::AwsSigV4 { access_key, secret_key, session_token, region, service } => {
+                let keys = AwsKeys {
+                    access: text_of(material.secrets.newest(access_key)?, access_key)?,
+                    secret: text_of(material.secrets.newest(secret_key)?, secret_key)?,
+                    session: session_token
+                        .as_ref()
+                        .map(|name| text_of(material.secrets.newest(name)?, name))
+                        .transpose()?,
+                };
+                apply_sigv4(&keys, region, service, draft, call)?;
+            }
+            Auth::OAuth2 { .. } => {
+                let request = TokenRequest::new(auth, call)?;
+                // Rare and large: boxed, so that every request's future stays small.
+                let token = Box::pin(self.tokens.get(&request, &self.client, &self.egress, call, deadline)).await?;
+                draft.headers.insert(AUTHORIZATION, sensitive(&joined(b"Bearer ", token.expose()), "access token")?);
+                draft.token = Some(request);
+            }
+            Auth::ClientCertificate { secret } => {
+                draft.client = Some(self.certificates.client(secret, material.secrets.newest(secret)?)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A client with this TLS configuration, and with the rules that hold for every request.
+pub(super) fn build_client(egress: &Arc<Egress>, tls: rustls::ClientConfig) -> Result<Client, String> {
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .dns_resolver(GuardedResolver(egress.clone()))
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_proxy()
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_PER_HOST)
+        .http1_max_headers(MAX_ANSWER_HEADER_COUNT)
+        .http2_max_header_list_size(MAX_ANSWER_HEADERS as u32)
+        .http2_initial_stream_window_size(MAX_ANSWER as u32)
+        .user_agent(concat!("angarium/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| format!("the HTTP client can't be built: {}", root_cause(&error)))
+}
+
+/// Parses a URL and checks it against the guard and the grant.
+pub(super) fn checked_url(egress: &Egress, url: &str, call: &Call<'_>) -> Result<Url, Fault> {
+    let url = egress.check_url(url)?;
+    let host = url.host_str().unwrap_or_default();
+    call.grant.check(host).map_err(|detail| not_sent(FaultKind::EgressRefused, detail))?;
+    Ok(url)
+}
+
+/// Sends a request and reads its answer, all before the deadline.
+pub(super) async fn send(
+    client: &Client,
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    body: Bytes,
+    deadline: Instant,
+) -> Result<Reply, Fault> {
+    if Instant::now() >= deadline {
+        return Err(not_sent(FaultKind::Timeout, "the deadline passed before the request began"));
+    }
+    let begun = Arc::new(AtomicBool::new(false));
+    let host = url.host_str().unwrap_or_default().to_owned();
+    let mut request = Request::new(method, url);
+    *request.headers_mut() = headers;
+    *request.body_mut() = Some(reqwest::Body::wrap(WatchedBody { bytes: Some(body), begun: begun.clone() }));
+    let exchange = async {
+        let response = client.execute(request).await.map_err(|error| fault(&error, &host, &begun))?;
+        read(response, &host).await
+    };
+    match tokio::time::timeout_at(deadline, exchange).await {
+        Ok(reply) => reply,
+        Err(_) if begun.load(Ordering::Relaxed) => {
+            Err(maybe_sent(FaultKind::Timeout, format!("`{host}` did not answer before the deadline")))
+        }
+        Err(_) => Err(not_sent(FaultKind::Timeout, format!("the deadline passed while connecting to `{host}`"))),
+    }
+}
+
+/// A body that notes when the client first looks at it: that is when it is about to write the
+/// request to a connection that stands.
+struct WatchedBody {
+    bytes: Option<Bytes>,
+    begun: Arc<AtomicBool>,
+}
+
+impl Body for WatchedBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.begun.store(true, Ordering::Relaxed);
+        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.begun.store(true, Ordering::Relaxed);
+        self.bytes.as_ref().is_none_or(Bytes::is_empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+/// Reads the answer, which is capped.
+async fn read(mut response: Response, host: &str) -> Result<Reply, Fault> {
+    let too_long = |what: &str| {
+        maybe_sent(FaultKind::UnreadableAnswer, format!("the {what} of `{host}`'s answer is longer than the cap"))
+    };
+    let size: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size > MAX_ANSWER_HEADERS {
+        return Err(too_long("header"));
+    }
+    if response.content_length().is_some_and(|length| length > MAX_ANSWER as u64) {
+        return Err(too_long("body"));
+    }
+    let status = response.status().as_u16();
+    let headers = answer_headers(response.headers());
+    let mut body = Collected::Empty;
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER => return Err(too_long("body")),
+            Ok(Some(chunk)) => body = body.with(chunk),
+            Ok(None) => return Ok(Reply::Http { status, headers, body: body.freeze() }),
+            Err(error) => {
+                return Err(maybe_sent(
+                    answer_fault_kind(&error),
+                    format!("`{host}` broke off its answer: {}", root_cause(&error)),
+                ));
+            }
+        }
+    }
+}
+
+/// Most answers come in one piece, which is kept without a copy.
+enum Collected {
+    Empty,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Collected {
+    fn len(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::One(bytes) => bytes.len(),
+            Self::Many(bytes) => bytes.len(),
+        }
+    }
+
+    fn with(self, chunk: Bytes) -> Self {
+        match self {
+            Self::Empty => Self::One(chunk),
+            Self::One(first) => {
+                let mut bytes = BytesMut::with_capacity(first.len() + chunk.len());
+                bytes.extend_from_slice(&first);
+                bytes.extend_from_slice(&chunk);
+                Self::Many(bytes)
+            }
+            Self::Many(mut bytes) => {
+                bytes.extend_from_slice(&chunk);
+                Self::Many(bytes)
+            }
+        }
+    }
+
+    fn freeze(self) -> Bytes {
+        match self {
+            Self::Empty => Bytes::new(),
+            Self::One(bytes) => bytes,
+            Self::Many(bytes) => bytes.freeze(),
+        }
+    }
+}
+
+fn answer_headers(headers: &HeaderMap) -> Vec<Kv> {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    headers.iter().map(|(name, value)| Kv { name: name.as_str().to_owned(), value: text(value) }).collect()
+}
+
+/// What went wrong before an answer's head was read.
+fn fault(error: &reqwest::Error, host: &str, begun: &AtomicBool) -> Fault {
+    if let Some(refusal) = find::<Refusal>(error) {
+        return refusal.clone().into();
+    }
+    let cause = root_cause(error);
+    if error.is_dns() {
+        return not_sent(FaultKind::Dns, format!("`{host}` can't be resolved: {cause}"));
+    }
+    if error.is_connect() {
+        let tls = find::<rustls::Error>(error).is_some() || tls_inside_io(error);
+        let (kind, step) = if tls { (FaultKind::Tls, "a secure") } else { (FaultKind::Connect, "a") };
+        return not_sent(kind, format!("there is no way to open {step} connection to `{host}`: {cause}"));
+    }
+    if error.is_builder() {
+        return invalid(format!("the request to `{host}` can't be built: {cause}"));
+    }
+    Fault {
+        kind: answer_fault_kind(error),
+        detail: format!("the connection to `{host}` ended before an answer: {cause}"),
+        may_have_been_sent: begun.load(Ordering::Relaxed),
+    }
+}
+
+fn answer_fault_kind(error: &reqwest::Error) -> FaultKind {
+    match find::<hyper::Error>(error) {
+        Some(error) if error.is_parse() => FaultKind::UnreadableAnswer,
+        _ => FaultKind::Reset,
+    }
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    chain(error).find_map(|error| error.downcast_ref::<E>())
+}
+
+/// An I/O error hides what it wraps from `source`.
+fn tls_inside_io(error: &(dyn Error + 'static)) -> bool {
+    chain(error).filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref()).any(|inner| {
+        inner.is::<rustls::Error>() || inner.downcast_ref::<io::Error>().is_some_and(|io| tls_inside_io(io))
+    })
+}
+
+/// The innermost error's text. It holds neither URL nor header, as the outer ones may.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    chain(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+fn method(method: transmission::Method) -> Method {
+    match method {
+        transmission::Method::Get => Method::GET,
+        transmission::Method::Post => Method::POST,
+        transmission::Method::Put => Method::PUT,
+        transmission::Method::Patch => Method::PATCH,
+        transmission::Method::Delete => Method::DELETE,
+    }
+}
+
+fn headers(given: &[Kv]) -> Result<HeaderMap, Fault> {
+    let mut headers = HeaderMap::with_capacity(given.len() + 4);
+    for Kv { name, value } in given {
+        headers.append(header_name(name)?, header_value(name, value.as_bytes())?);
+    }
+    Ok(headers)
+}
+
+/// A header that a provider may set.
+fn header_name(name: &str) -> Result<HeaderName, Fault> {
+    let parsed = HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| invalid(format!("`{}` is not a header name", name.escape_debug())))?;
+    if RESERVED_HEADERS.contains(&parsed.as_str()) {
+        return Err(invalid(format!("the header `{parsed}` is the gateway's to write")));
+    }
+    Ok(parsed)
+}
+
+/// A value without line breaks or other control characters.
+fn header_value(name: &str, value: &[u8]) -> Result<HeaderValue, Fault> {
+    HeaderValue::from_bytes(value)
+        .map_err(|_| invalid(format!("the value of the header `{}` holds a control character", name.escape_debug())))
+}
+
+fn sensitive(value: &[u8], secret: &str) -> Result<HeaderValue, Fault> {
+    let mut value = HeaderValue::from_bytes(value)
+        .map_err(|_| invalid(format!("the secret `{secret}` can't stand in a header: it holds a control character")))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn joined(prefix: &[u8], value: &[u8]) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new([prefix, value].concat())
+}
+
+/// RFC 7617.
+pub(super) fn basic(user: &[u8], password: &Secret) -> Zeroizing<Vec<u8>> {
+    let pair = Zeroizing::new([user, b":", password.expose()].concat());
+    joined(b"Basic ", Zeroizing::new(STANDARD.encode(&*pair)).as_bytes())
+}
+
+fn text_of<'a>(secret: &'a Secret, name: &str) -> Result<&'a str, Fault> {
+    secret.expose_text().ok_or_else(|| invalid(format!("the secret `{name}` is not UTF-8")))
+}
+
+struct AwsKeys<'a> {
+    access: &'a str,
+    secret: &'a str,
+    session: Option<&'a str>,
+}
+
+fn apply_sigv4(
+    keys: &AwsKeys<'_>,
+    region: &str,
+    service: &str,
+    draft: &mut Draft,
+    call: &Call<'_>,
+) -> Result<(), Fault> {
+    let signer = sigv4::Signer { access_key: keys.access, secret_key: keys.secret, region, service, now: call.now };
+    let mut headers = Vec::new();
+    if let Some(kind) = draft.headers.get("content-type").and_then(|value| value.to_str().ok()) {
+        headers.push(("content-type", kind));
+    }
+    if let Some(session) = keys.session {
+        headers.push(("x-amz-security-token", session));
+    }
+    let signed = signer.sign(&sigv4::Signed { method: &draft.method, url: &draft.url, headers, body: &draft.body });
+    draft.headers.insert("x-amz-date", header_value("x-amz-date", signed.date.as_bytes())?);
+    draft.headers.insert(AUTHORIZATION, sensitive(signed.authorization.as_bytes(), "access key")?);
+    if let Some(session) = keys.session {
+        draft.headers.insert("x-amz-security-token", sensitive(session.as_bytes(), "session token")?);
+    }
+    Ok(())
+}

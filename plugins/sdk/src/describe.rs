@@ -1,0 +1,102 @@
+//! A descriptor, built up from what every provider must say.
+
+use crate::{Context, Deduplication, Delivery, Descriptor, SecretSpec};
+
+impl Descriptor {
+    /// A provider for these channels: one delivery at a time, no hosts, no secrets, no
+    /// configuration, repeated sends not recognised.
+    pub fn new(name: &str, version: &str, summary: &str, channels: &[&str]) -> Self {
+        Self {
+            name: name.into(),
+            version: version.into(),
+            summary: summary.into(),
+            channels: owned(channels),
+            config_schema: r#"{"type":"object","additionalProperties":false}"#.into(),
+            secrets: Vec::new(),
+            hosts: Vec::new(),
+            deduplication: Deduplication::None,
+            cost_model: "{}".into(),
+            max_batch: 1,
+            ext: "{}".into(),
+        }
+    }
+
+    /// JSON Schema (2020-12) of a connection's `config`.
+    #[must_use]
+    pub fn config_schema(mut self, schema: impl ToString) -> Self {
+        self.config_schema = schema.to_string();
+        self
+    }
+
+    /// A secret that every connection must have.
+    #[must_use]
+    pub fn secret(self, name: &str, purpose: &str) -> Self {
+        self.with_secret(name, purpose, true)
+    }
+
+    /// A secret that a connection may have.
+    #[must_use]
+    pub fn optional_secret(self, name: &str, purpose: &str) -> Self {
+        self.with_secret(name, purpose, false)
+    }
+
+    fn with_secret(mut self, name: &str, purpose: &str, required: bool) -> Self {
+        self.secrets.push(SecretSpec {
+            name: name.into(),
+            purpose: purpose.into(),
+            required,
+        });
+        self
+    }
+
+    /// The hosts that requests may go to; see the contract's `hosts` for the patterns.
+    #[must_use]
+    pub fn hosts(mut self, hosts: &[&str]) -> Self {
+        self.hosts = owned(hosts);
+        self
+    }
+
+    /// The other side drops a second hand-off with the same delivery key.
+    #[must_use]
+    pub fn deduplicates_by_key(mut self) -> Self {
+        self.deduplication = Deduplication::Key;
+        self
+    }
+
+    /// What one delivery costs where answers don't say it; see the contract's `cost-model`.
+    #[must_use]
+    pub fn cost_model(mut self, model: impl ToString) -> Self {
+        self.cost_model = model.to_string();
+        self
+    }
+
+    /// The most deliveries one [`Provider::prepare_batch`](crate::Provider::prepare_batch) takes.
+    #[must_use]
+    pub fn max_batch(mut self, max: u32) -> Self {
+        self.max_batch = max;
+        self
+    }
+}
+
+impl Context {
+    /// Whether the connection has the secret of that name.
+    #[must_use]
+    pub fn has_secret(&self, name: &str) -> bool {
+        self.secrets.iter().any(|secret| secret == name)
+    }
+}
+
+impl Delivery {
+    /// The provider-specific parameter of that name.
+    #[must_use]
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.params
+            .iter()
+            .find(|param| param.name == name)
+            .map(|param| param.value.as_str())
+    }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,93 @@
+//! From a [`Provider`] to the functions that the contract exports.
+
+use std::marker::PhantomData;
+
+use serde::de::DeserializeOwned;
+
+use crate::bindings::plugin::Guest;
+use crate::{Context, Delivery, Descriptor, Outcome, Reply, Step, code, log};
+
+/// A delivery provider: three pure functions.
+pub trait Provider {
+    /// The connection's `config`; the gateway has checked it against the descriptor's schema.
+    type Config: DeserializeOwned;
+
+    /// Says what this provider is and needs.
+    fn describe() -> Descriptor;
+
+    /// Turns a delivery into the first step; an `Err` is its outcome, and nothing is sent.
+    fn prepare(ctx: &Context, config: &Self::Config, delivery: &Delivery) -> Result<Step, Outcome>;
+
+    /// Says what the answer to the last transmission means, or what to do next.
+    fn interpret(
+        ctx: &Context,
+        config: &Self::Config,
+        state: &[u8],
+        answer: &Reply,
+    ) -> Result<Step, Outcome>;
+
+    /// As [`Provider::prepare`] for a provider whose `max_batch` is above 1; one outcome for each
+    /// delivery must come of it, in the order given.
+    fn prepare_batch(
+        ctx: &Context,
+        config: &Self::Config,
+        deliveries: &[Delivery],
+    ) -> Result<Step, Outcome> {
+        match deliveries {
+            [delivery] => Self::prepare(ctx, config, delivery),
+            _ => Err(Outcome::rejected_permanent(
+                code::REJECTED,
+                "this provider takes one delivery at a time",
+            )),
+        }
+    }
+}
+
+/// Carries a [`Provider`] across the component boundary.
+pub struct Adapter<P>(PhantomData<P>);
+
+impl<P: Provider> Guest for Adapter<P> {
+    fn describe() -> Descriptor {
+        log::report_panics();
+        P::describe()
+    }
+
+    fn prepare(ctx: Context, config: String, items: Vec<Delivery>) -> Result<Step, Outcome> {
+        log::report_panics();
+        P::prepare_batch(&ctx, &parse_config::<P>(&config)?, &items)
+    }
+
+    fn interpret(
+        ctx: Context,
+        config: String,
+        state: Vec<u8>,
+        answer: Reply,
+    ) -> Result<Step, Outcome> {
+        log::report_panics();
+        P::interpret(&ctx, &parse_config::<P>(&config)?, &state, &answer)
+    }
+}
+
+pub(crate) fn parse_config<P: Provider>(config: &str) -> Result<P::Config, Outcome> {
+    serde_json::from_str(config).map_err(|error| {
+        Outcome::rejected_permanent(
+            "invalid_config",
+            format!("the connection's config can't be used: {error}"),
+        )
+    })
+}
+
+/// Makes a crate with `crate-type = ["cdylib"]` a provider component: `export!(MyProvider);`.
+///
+/// It does nothing except on wasm32, so that the same crate is tested on the author's machine.
+#[macro_export]
+macro_rules! export {
+    ($provider:ty) => {
+        #[cfg(target_arch = "wasm32")]
+        mod component {
+            use super::*;
+            type Component = $crate::Adapter<$provider>;
+            $crate::bindings::__export_component!(Component with_types_in $crate::bindings);
+        }
+    };
+}

@@ -1,0 +1,196 @@
+//! The request that an endpoint gets.
+
+use std::collections::BTreeMap;
+
+use angarium_provider::serde_json::json;
+use angarium_provider::{
+    Auth, Context, Delivery, Encoding, HttpMethod, HttpRequest, KeyFormat, Outcome, Segment,
+    Signature, SignatureAlgorithm, SignatureHeader, code, host_of_url,
+};
+use serde::Deserialize;
+
+/// Name of the secret for `v1`.
+pub const HMAC_KEY: &str = "signing_key";
+/// Name of the secret for `v1a`.
+pub const ED25519_KEY: &str = "signing_key_ed25519";
+
+/// Standard Webhooks recommends 15 to 30 seconds.
+const DEFAULT_TIMEOUT_MS: u32 = 15_000;
+
+/// A connection's configuration.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Used where the delivery names no URL.
+    url: Option<String>,
+    method: Method,
+    content_type: Option<String>,
+    /// Sent with every request; a delivery's own header of the same name wins.
+    headers: BTreeMap<String, String>,
+    timeout_ms: Option<u32>,
+}
+
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Method {
+    #[default]
+    Post,
+    Put,
+    Patch,
+}
+
+/// The signed request for a delivery.
+pub fn build(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<HttpRequest, Outcome> {
+    // Whole seconds, as the signature has them.
+    let timestamp = format!("{:.0}", (ctx.now_ms / 1000.0).floor());
+    let media_type = config.content_type.as_deref().unwrap_or("application/json");
+    let mut request = HttpRequest::new(config.method.into(), target(config, delivery)?)
+        .timeout_ms(Some(config.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS)))
+        .text(media_type, body(delivery)?)
+        .header("webhook-id", &delivery.key)
+        .header("webhook-timestamp", &timestamp);
+    for (name, value) in custom_headers(config, delivery)? {
+        request = request.header(name, value);
+    }
+    let signatures = signatures(ctx, &delivery.key, &timestamp);
+    if signatures.is_empty() {
+        return Ok(request);
+    }
+    Ok(request.auth(Auth::Signatures(SignatureHeader {
+        header: "webhook-signature".into(),
+        separator: " ".into(),
+        signatures,
+    })))
+}
+
+fn target<'a>(config: &'a Config, delivery: &'a Delivery) -> Result<&'a str, Outcome> {
+    let named = delivery
+        .to
+        .first()
+        .map(|to| to.value.as_str())
+        .filter(|url| !url.is_empty());
+    let url = named.or(config.url.as_deref()).ok_or_else(|| {
+        Outcome::rejected_permanent(
+            code::INVALID_RECIPIENT,
+            "neither `to` nor the connection's `url` names an endpoint",
+        )
+    })?;
+    if host_of_url(url).is_none() {
+        let message = format!(
+            "`{}` is not an http or https URL",
+            if named.is_some() { "to" } else { "url" }
+        );
+        return Err(Outcome::rejected_permanent(
+            code::INVALID_RECIPIENT,
+            message,
+        ));
+    }
+    Ok(url)
+}
+
+/// A payload stays as it is, since the receiver's signature check covers its bytes.
+fn body(delivery: &Delivery) -> Result<String, Outcome> {
+    if let Some(payload) = &delivery.payload {
+        return Ok(payload.clone());
+    }
+    let parts = [
+        ("subject", &delivery.subject),
+        ("text", &delivery.text),
+        ("html", &delivery.html),
+    ];
+    let given: BTreeMap<_, _> = parts
+        .into_iter()
+        .filter_map(|(name, part)| Some((name, part.as_ref()?)))
+        .collect();
+    if given.is_empty() {
+        return Err(Outcome::rejected_permanent(
+            code::INVALID_CONTENT,
+            "a webhook needs `payload`, `text` or `html`",
+        ));
+    }
+    Ok(json!(given).to_string())
+}
+
+/// The connection's headers under the delivery's.
+fn custom_headers(
+    config: &Config,
+    delivery: &Delivery,
+) -> Result<BTreeMap<String, String>, Outcome> {
+    let own = delivery
+        .headers
+        .iter()
+        .map(|header| (&header.name, &header.value));
+    let mut headers = BTreeMap::new();
+    for (name, value) in config.headers.iter().chain(own) {
+        let name = name.to_ascii_lowercase();
+        if let Some(fault) = header_fault(&name, value) {
+            return Err(Outcome::rejected_permanent(
+                code::INVALID_CONTENT,
+                format!("header `{}` {fault}", name.escape_debug()),
+            ));
+        }
+        headers.insert(name, value.clone());
+    }
+    Ok(headers)
+}
+
+fn header_fault(name: &str, value: &str) -> Option<&'static str> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Some("has a name that HTTP does not allow");
+    }
+    if is_reserved(name) {
+        return Some("is set by the gateway");
+    }
+    value
+        .chars()
+        .any(|c| c.is_control() && c != '\t')
+        .then_some("has a control character in its value")
+}
+
+/// What says who we are, how the body is framed, or what the signature covers.
+fn is_reserved(name: &str) -> bool {
+    const RESERVED: [&str; 10] = [
+        "host",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+        "connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "keep-alive",
+    ];
+    RESERVED.contains(&name) || name.starts_with("webhook-") || name.starts_with("proxy-")
+}
+
+/// One signature for each kind of key that the connection has: `{id}.{timestamp}.{body}`.
+fn signatures(ctx: &Context, id: &str, timestamp: &str) -> Vec<Signature> {
+    let kinds = [
+        (HMAC_KEY, SignatureAlgorithm::HmacSha256, "v1,"),
+        (ED25519_KEY, SignatureAlgorithm::Ed25519, "v1a,"),
+    ];
+    kinds
+        .into_iter()
+        .filter(|(key, ..)| ctx.has_secret(key))
+        .map(|(key, algorithm, prefix)| Signature {
+            algorithm,
+            key: key.into(),
+            key_format: KeyFormat::StandardWebhooks,
+            message: vec![Segment::Text(format!("{id}.{timestamp}.")), Segment::Body],
+            encoding: Encoding::Base64,
+            prefix: prefix.into(),
+        })
+        .collect()
+}
+
+impl From<Method> for HttpMethod {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Post => Self::Post,
+            Method::Put => Self::Put,
+            Method::Patch => Self::Patch,
+        }
+    }
+}
