@@ -1,1 +1,3 @@
 //! Scenarios against the real thing.
+
+mod transport;

@@ -129,6 +129,8 @@ pub struct Dispatch {
     pub deadline_ms: u64,
     /// Deliveries at the same time on this node.
     pub max_in_flight: usize,
+    /// Requests under way through one connection, from this node.
+    pub max_in_flight_per_connection: usize,
 }
 
 /// How the queue is claimed.
@@ -201,7 +203,7 @@ impl Default for Http {
 
 impl Default for Dispatch {
     fn default() -> Self {
-        Self { deadline_ms: 30_000, max_in_flight: 16_384 }
+        Self { deadline_ms: 30_000, max_in_flight: 16_384, max_in_flight_per_connection: 512 }
     }
 }
 
@@ -339,7 +341,8 @@ impl Config {
         check(
             self.database.url.starts_with("postgres://") || self.database.url.starts_with("postgresql://"),
             "database.url",
-            "names no PostgreSQL database: set it to `postgres://user:password@host/database`, or set DATABASE_URL".into(),
+            "names no PostgreSQL database: set it to `postgres://user:password@host/database`, or set DATABASE_URL"
+                .into(),
         );
         check((2..=1_000).contains(&self.database.max_connections), "database.max_connections", "2 to 1000".into());
         check(

@@ -10,7 +10,9 @@ use crate::config::{Log, LogFormat};
 /// Why logs or metrics can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    #[error("`log.filter` (ANGARIUM_LOG__FILTER) `{filter}` is no filter: {detail}; an example is `info,angarium=debug`")]
+    #[error(
+        "`log.filter` (ANGARIUM_LOG__FILTER) `{filter}` is no filter: {detail}; an example is `info,angarium=debug`"
+    )]
     Filter { filter: String, detail: String },
     #[error("logs are set up already: {0}")]
     Logs(String),

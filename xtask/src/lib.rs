@@ -1,3 +1,3 @@
-//! The developer's commands, as a library: the tests build components with it.
+//! The developer's commands, as a library, so that tests build components as `cargo xtask plugins` does.
 
 pub mod plugins;

@@ -137,3 +137,21 @@ fn wrap(module: &[u8]) -> Result<Vec<u8>> {
     }
     Ok(component)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_provider_imports_the_logger_alone_and_exports_the_contract() -> Result<()> {
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        for path in build(root)? {
+            let component = fs::read(&path)?;
+            assert_eq!(imports(&component)?, [ALLOWED_IMPORT], "{}", path.display());
+            let DecodedWasm::Component(resolve, world) = wit_component::decode(&component)? else { unreachable!() };
+            let exports: Vec<_> = resolve.worlds[world].exports.keys().map(|key| resolve.name_world_key(key)).collect();
+            assert_eq!(exports, ["angarium:provider/plugin@1.0.0"], "{}", path.display());
+        }
+        Ok(())
+    }
+}

@@ -58,8 +58,7 @@ impl Client {
         // An error says that a provider is installed already, which is what is wanted.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let unreachable = |error: reqwest::Error| unreachable(&address, &error);
-        let http =
-            reqwest::Client::builder().timeout(Duration::from_secs(120)).build().map_err(unreachable)?;
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(120)).build().map_err(unreachable)?;
         let mut request = http.request(method, &address).bearer_auth(&self.key);
         if let Some((media_type, bytes)) = body {
             request = request.header(header::CONTENT_TYPE, media_type).body(bytes);

@@ -44,7 +44,8 @@ impl Tenant {
 
 async fn create(name: &str, access: &Access, output: &Output) -> Result<(), CliError> {
     let mut txn = access.store()?.worker().await?;
-    let tenant = store::tenant::tenant_insert(&mut txn, TenantId::new(), name).await.map_err(|error| refusal(error, name))?;
+    let tenant =
+        store::tenant::tenant_insert(&mut txn, TenantId::new(), name).await.map_err(|error| refusal(error, name))?;
     txn.commit().await.map_err(StoreError::from)?;
     output.one(&view(&tenant), &COLUMNS);
     Ok(())

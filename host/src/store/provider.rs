@@ -85,7 +85,8 @@ pub async fn component_insert(
     descriptor: &Descriptor,
     component: &[u8],
 ) -> Result<()> {
-    let text = serde_json::to_string(descriptor).map_err(|error| StoreError::Failed(sqlx::Error::Encode(Box::new(error))))?;
+    let text =
+        serde_json::to_string(descriptor).map_err(|error| StoreError::Failed(sqlx::Error::Encode(Box::new(error))))?;
     sqlx::query(
         "insert into provider_component (digest, name, version, descriptor, component) values ($1, $2, $3, $4, $5)
          on conflict (digest) do nothing",
@@ -179,13 +180,11 @@ pub async fn provider_activate(
 
 /// Replaces the granted hosts.
 pub async fn provider_grant(db: &mut PgConnection, name: &str, hosts: &[String]) -> Result<()> {
-    sqlx::query(
-        "update provider set granted_hosts = $2, version = version + 1, updated_at = now() where name = $1",
-    )
-    .bind(name)
-    .bind(hosts)
-    .execute(db)
-    .await?;
+    sqlx::query("update provider set granted_hosts = $2, version = version + 1, updated_at = now() where name = $1")
+        .bind(name)
+        .bind(hosts)
+        .execute(db)
+        .await?;
     Ok(())
 }
 

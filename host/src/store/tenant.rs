@@ -42,10 +42,8 @@ pub async fn tenant_list(db: &mut PgConnection) -> Result<Vec<Tenant>> {
 
 /// The tenant of that name.
 pub async fn tenant_find(db: &mut PgConnection, name: &str) -> Result<Option<Tenant>> {
-    let row = sqlx::query_as("select id, name, created_at from tenant where name = $1")
-        .bind(name)
-        .fetch_optional(db)
-        .await?;
+    let row =
+        sqlx::query_as("select id, name, created_at from tenant where name = $1").bind(name).fetch_optional(db).await?;
     Ok(row.map(tenant))
 }
 
@@ -72,4 +70,22 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+/// The version of a tenant's configuration; 0 when it has none yet.
+pub async fn tenant_config_version(db: &mut PgConnection, tenant: TenantId) -> Result<i64> {
+    let version = sqlx::query_scalar("select version from tenant_config where tenant_id = $1")
+        .bind(tenant.uuid())
+        .fetch_optional(db)
+        .await?;
+    Ok(version.unwrap_or(0))
+}
+
+/// The versions that changed in the last minute: longer than any transaction that changes one.
+pub async fn tenant_config_recent(db: &mut PgConnection) -> Result<Vec<(TenantId, i64)>> {
+    let rows: Vec<(uuid::Uuid, i64)> =
+        sqlx::query_as("select tenant_id, version from tenant_config where changed_at > now() - interval '1 minute'")
+            .fetch_all(db)
+            .await?;
+    Ok(rows.into_iter().map(|(tenant, version)| (tenant.into(), version)).collect())
 }

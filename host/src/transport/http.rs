@@ -33,6 +33,7 @@ use super::{
     egress::{Egress, GuardedResolver, Refusal},
     fault::{invalid, maybe_sent, not_sent},
     oauth::{TokenRequest, Tokens},
+    scrub::scrubbed,
     sigv4, splice,
     tls::TlsRoots,
 };
@@ -102,11 +103,12 @@ impl Http {
         let deadline = call.deadline_within(request.timeout_ms);
         let draft = self.draft(request, call, deadline).await?;
         let client = draft.client.as_ref().unwrap_or(&self.client);
+        let sent: Vec<_> = draft.headers.values().filter(|value| value.is_sensitive()).cloned().collect();
         let reply = send(client, draft.method, draft.url, draft.headers, draft.body, deadline).await?;
         if let (401, Some(token)) = (reply.status(), &draft.token) {
             self.tokens.forget(token);
         }
-        Ok(reply)
+        Ok(scrubbed(reply, call.secrets, &sent))
     }
 
     /// Checks the address, splices the body and applies the credentials.

@@ -20,10 +20,7 @@ impl Provider for Acme {
 
     fn prepare(_: &Context, config: &Config, delivery: &Delivery) -> Result<Step, Outcome> {
         let url = format!("https://api.acme.example/v1/{}/messages", config.account);
-        let form = [
-            ("to", delivery.to[0].value.as_str()),
-            ("text", delivery.text.as_deref().unwrap_or_default()),
-        ];
+        let form = [("to", delivery.to[0].value.as_str()), ("text", delivery.text.as_deref().unwrap_or_default())];
         Ok(HttpRequest::post(url).form(&form).bearer("token").into())
     }
 

@@ -41,11 +41,7 @@ impl Descriptor {
     }
 
     fn with_secret(mut self, name: &str, purpose: &str, required: bool) -> Self {
-        self.secrets.push(SecretSpec {
-            name: name.into(),
-            purpose: purpose.into(),
-            required,
-        });
+        self.secrets.push(SecretSpec { name: name.into(), purpose: purpose.into(), required });
         self
     }
 
@@ -90,10 +86,7 @@ impl Delivery {
     /// The provider-specific parameter of that name.
     #[must_use]
     pub fn param(&self, name: &str) -> Option<&str> {
-        self.params
-            .iter()
-            .find(|param| param.name == name)
-            .map(|param| param.value.as_str())
+        self.params.iter().find(|param| param.name == name).map(|param| param.value.as_str())
     }
 }
 

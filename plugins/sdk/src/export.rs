@@ -19,26 +19,14 @@ pub trait Provider {
     fn prepare(ctx: &Context, config: &Self::Config, delivery: &Delivery) -> Result<Step, Outcome>;
 
     /// Says what the answer to the last transmission means, or what to do next.
-    fn interpret(
-        ctx: &Context,
-        config: &Self::Config,
-        state: &[u8],
-        answer: &Reply,
-    ) -> Result<Step, Outcome>;
+    fn interpret(ctx: &Context, config: &Self::Config, state: &[u8], answer: &Reply) -> Result<Step, Outcome>;
 
     /// As [`Provider::prepare`] for a provider whose `max_batch` is above 1; one outcome for each
     /// delivery must come of it, in the order given.
-    fn prepare_batch(
-        ctx: &Context,
-        config: &Self::Config,
-        deliveries: &[Delivery],
-    ) -> Result<Step, Outcome> {
+    fn prepare_batch(ctx: &Context, config: &Self::Config, deliveries: &[Delivery]) -> Result<Step, Outcome> {
         match deliveries {
             [delivery] => Self::prepare(ctx, config, delivery),
-            _ => Err(Outcome::rejected_permanent(
-                code::REJECTED,
-                "this provider takes one delivery at a time",
-            )),
+            _ => Err(Outcome::rejected_permanent(code::REJECTED, "this provider takes one delivery at a time")),
         }
     }
 }
@@ -57,12 +45,7 @@ impl<P: Provider> Guest for Adapter<P> {
         P::prepare_batch(&ctx, &parse_config::<P>(&config)?, &items)
     }
 
-    fn interpret(
-        ctx: Context,
-        config: String,
-        state: Vec<u8>,
-        answer: Reply,
-    ) -> Result<Step, Outcome> {
+    fn interpret(ctx: Context, config: String, state: Vec<u8>, answer: Reply) -> Result<Step, Outcome> {
         log::report_panics();
         P::interpret(&ctx, &parse_config::<P>(&config)?, &state, &answer)
     }
@@ -70,10 +53,7 @@ impl<P: Provider> Guest for Adapter<P> {
 
 pub(crate) fn parse_config<P: Provider>(config: &str) -> Result<P::Config, Outcome> {
     serde_json::from_str(config).map_err(|error| {
-        Outcome::rejected_permanent(
-            "invalid_config",
-            format!("the connection's config can't be used: {error}"),
-        )
+        Outcome::rejected_permanent("invalid_config", format!("the connection's config can't be used: {error}"))
     })
 }
 

@@ -18,9 +18,7 @@ fn push_form_text(form: &mut String, text: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => {
-                form.push(char::from(byte))
-            }
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => form.push(char::from(byte)),
             b' ' => form.push('+'),
             _ => {
                 form.push('%');
@@ -41,14 +39,10 @@ pub fn host_of_url(url: &str) -> Option<&str> {
         return None;
     }
     let authority = rest.split(['/', '?', '#', '\\']).next()?;
-    let host_and_port = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
+    let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let host = match host_and_port.strip_prefix('[') {
         Some(literal) => literal.split_once(']')?.0,
-        None => host_and_port
-            .split_once(':')
-            .map_or(host_and_port, |(host, _)| host),
+        None => host_and_port.split_once(':').map_or(host_and_port, |(host, _)| host),
     };
     (!host.is_empty()).then_some(host)
 }
@@ -65,10 +59,7 @@ mod tests {
 
     #[test]
     fn a_host_is_found_behind_user_and_port() {
-        assert_eq!(
-            host_of_url("https://u:p@hooks.example.org:8443/x?y#z"),
-            Some("hooks.example.org")
-        );
+        assert_eq!(host_of_url("https://u:p@hooks.example.org:8443/x?y#z"), Some("hooks.example.org"));
         assert_eq!(host_of_url("http://[::1]:80/"), Some("::1"));
         assert_eq!(host_of_url("ftp://example.org"), None);
         assert_eq!(host_of_url("https:///path"), None);

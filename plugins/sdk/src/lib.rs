@@ -24,14 +24,13 @@ pub mod vectors;
 
 pub use bindings::plugin as contract;
 pub use bindings::plugin::{
-    Address, Auth, Basic, Blob, BlobRef, Context, Cost, Deduplication, Delivery, Descriptor,
-    Disposition, Dkim, Encoding, HttpMethod, HttpRequest, HttpResponse, KeyFormat, Kv, Mail, Reply,
-    SecretRef, SecretSpec, Segment, Signature, SignatureAlgorithm, SignatureHeader, SmtpReply,
-    SmtpSubmission, SmtpTls, Step, Transmission,
+    Address, Auth, Basic, Blob, BlobRef, Context, Cost, Deduplication, Delivery, Descriptor, Disposition, Dkim,
+    Encoding, HttpMethod, HttpRequest, HttpResponse, KeyFormat, Kv, Mail, Reply, SecretRef, SecretSpec, Segment,
+    Signature, SignatureAlgorithm, SignatureHeader, SmtpReply, SmtpSubmission, SmtpTls, Step, Transmission,
 };
 pub use export::{Adapter, Provider};
 pub use forms::{form_encode, host_of_url};
-pub use headers::{find_header, retry_after_ms};
+pub use headers::{find_header, is_header_name, retry_after_ms};
 pub use outcome::{Outcome, code};
 pub use serde;
 pub use serde_json;

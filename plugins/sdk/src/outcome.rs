@@ -23,11 +23,7 @@ pub mod code {
 
 impl Outcome {
     /// An outcome of that kind; `message` is one sentence for a person.
-    pub fn new(
-        disposition: Disposition,
-        unified_code: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Self {
+    pub fn new(disposition: Disposition, unified_code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             disposition,
             code: String::new(),
@@ -95,10 +91,7 @@ impl Outcome {
     /// What it cost, in millionths of the currency's unit.
     #[must_use]
     pub fn cost(mut self, micros: f64, currency: impl Into<String>) -> Self {
-        self.cost = Some(Cost {
-            micros,
-            currency: currency.into(),
-        });
+        self.cost = Some(Cost { micros, currency: currency.into() });
         self
     }
 
@@ -130,24 +123,16 @@ impl Outcome {
         let outcome = match response.status {
             200..=299 => Self::accepted(),
             401 => Self::auth_failed(said),
-            403 => Self {
-                unified_code: code::FORBIDDEN.into(),
-                ..Self::auth_failed(said)
-            },
+            403 => Self { unified_code: code::FORBIDDEN.into(), ..Self::auth_failed(said) },
             404 => Self::rejected_permanent(code::NOT_FOUND, said),
             408 | 425 | 500..=599 => Self::rejected_transient(code::PROVIDER_ERROR, said),
             410 => Self::rejected_permanent(code::GONE, said),
             413 => Self::rejected_permanent(code::TOO_LARGE, said),
             429 => Self::throttled(said),
-            300..=399 => Self::rejected_permanent(
-                code::REJECTED,
-                format!("{said}; redirects are not followed"),
-            ),
+            300..=399 => Self::rejected_permanent(code::REJECTED, format!("{said}; redirects are not followed")),
             _ => Self::rejected_permanent(code::REJECTED, said),
         };
-        outcome
-            .code(response.status)
-            .retry_after_ms(retry_after(ctx, response))
+        outcome.code(response.status).retry_after_ms(retry_after(ctx, response))
     }
 
     /// For the answer of another transport than the one that was asked for, which is a defect of
@@ -160,7 +145,5 @@ impl Outcome {
 
 /// Only where another try makes sense.
 fn retry_after(ctx: &Context, response: &HttpResponse) -> Option<f64> {
-    matches!(response.status, 408 | 425 | 429 | 500..=599)
-        .then(|| response.retry_after_ms(ctx.now_ms))
-        .flatten()
+    matches!(response.status, 408 | 425 | 429 | 500..=599).then(|| response.retry_after_ms(ctx.now_ms)).flatten()
 }

@@ -3,22 +3,12 @@
 use serde::Serialize;
 
 use crate::bindings::plugin::{Pause, Send};
-use crate::{
-    Auth, Basic, HttpMethod, HttpRequest, Kv, Segment, SmtpSubmission, Step, Transmission,
-    form_encode,
-};
+use crate::{Auth, Basic, HttpMethod, HttpRequest, Kv, Segment, SmtpSubmission, Step, Transmission, form_encode};
 
 impl HttpRequest {
     /// A request without headers, body or credentials.
     pub fn new(method: HttpMethod, url: impl Into<String>) -> Self {
-        Self {
-            method,
-            url: url.into(),
-            headers: Vec::new(),
-            body: Vec::new(),
-            auth: Vec::new(),
-            timeout_ms: None,
-        }
+        Self { method, url: url.into(), headers: Vec::new(), body: Vec::new(), auth: Vec::new(), timeout_ms: None }
     }
 
     /// A POST.
@@ -49,10 +39,7 @@ impl HttpRequest {
     /// `Authorization: Basic` with a plain user name and the secret of that name.
     #[must_use]
     pub fn basic(self, user: impl Into<String>, secret: impl Into<String>) -> Self {
-        self.auth(Auth::Basic(Basic {
-            user: vec![Segment::Text(user.into())],
-            password: secret.into(),
-        }))
+        self.auth(Auth::Basic(Basic { user: vec![Segment::Text(user.into())], password: secret.into() }))
     }
 
     /// The body's segments as they stand.
@@ -65,8 +52,7 @@ impl HttpRequest {
     /// A body of text with its media type.
     #[must_use]
     pub fn text(self, media_type: impl Into<String>, text: impl Into<String>) -> Self {
-        self.header("content-type", media_type)
-            .body(vec![Segment::Text(text.into())])
+        self.header("content-type", media_type).body(vec![Segment::Text(text.into())])
     }
 
     /// A JSON body.
@@ -75,10 +61,7 @@ impl HttpRequest {
     /// structs and `json!` never are.
     #[must_use]
     pub fn json(self, value: &impl Serialize) -> Self {
-        self.text(
-            "application/json",
-            serde_json::to_string(value).unwrap_or_else(|_| "null".into()),
-        )
+        self.text("application/json", serde_json::to_string(value).unwrap_or_else(|_| "null".into()))
     }
 
     /// An `application/x-www-form-urlencoded` body.
@@ -98,28 +81,19 @@ impl HttpRequest {
 impl Kv {
     /// A name and its value.
     pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            value: value.into(),
-        }
+        Self { name: name.into(), value: value.into() }
     }
 }
 
 impl Step {
     /// Sends, and hands `state` (at most 64 KiB) to `interpret`.
     pub fn send(transmission: impl Into<Transmission>, state: impl Into<Vec<u8>>) -> Self {
-        Self::Send(Send {
-            transmission: transmission.into(),
-            state: state.into(),
-        })
+        Self::Send(Send { transmission: transmission.into(), state: state.into() })
     }
 
     /// Calls `interpret` again after so many milliseconds, with the same answer.
     pub fn wait(ms: f64, state: impl Into<Vec<u8>>) -> Self {
-        Self::Wait(Pause {
-            ms,
-            state: state.into(),
-        })
+        Self::Wait(Pause { ms, state: state.into() })
     }
 }
 

@@ -10,11 +10,8 @@ pub fn classify(ctx: &Context, answer: &Reply) -> Outcome {
         return outcome;
     };
     match response.status {
-        403 => Outcome::rejected_permanent(code::FORBIDDEN, "the endpoint forbids this message")
-            .code(403),
-        410 => {
-            Outcome::rejected_permanent(code::GONE, "the endpoint wants no more messages").code(410)
-        }
+        403 => Outcome::rejected_permanent(code::FORBIDDEN, "the endpoint forbids this message").code(403),
+        410 => Outcome::rejected_permanent(code::GONE, "the endpoint wants no more messages").code(410),
         _ => outcome,
     }
 }

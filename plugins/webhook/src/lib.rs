@@ -25,14 +25,8 @@ impl Provider for Webhook {
             &["webhook"],
         )
         .config_schema(include_str!("config.schema.json"))
-        .optional_secret(
-            request::HMAC_KEY,
-            "Signs with HMAC-SHA256 (v1): whsec_ and 24 to 64 bytes in base64.",
-        )
-        .optional_secret(
-            request::ED25519_KEY,
-            "Signs with Ed25519 (v1a): whsk_ and the 32-byte seed in base64.",
-        )
+        .optional_secret(request::HMAC_KEY, "Signs with HMAC-SHA256 (v1): whsec_ and 24 to 64 bytes in base64.")
+        .optional_secret(request::ED25519_KEY, "Signs with Ed25519 (v1a): whsk_ and the 32-byte seed in base64.")
         .hosts(&["{config.url}", "{to}"])
         .deduplicates_by_key()
     }
@@ -52,9 +46,6 @@ export!(Webhook);
 mod tests {
     #[test]
     fn golden_vectors() {
-        angarium_provider::vectors::check::<super::Webhook>(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/vectors"
-        ));
+        angarium_provider::vectors::check::<super::Webhook>(concat!(env!("CARGO_MANIFEST_DIR"), "/vectors"));
     }
 }

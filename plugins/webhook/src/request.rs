@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use angarium_provider::serde_json::json;
 use angarium_provider::{
-    Auth, Context, Delivery, Encoding, HttpMethod, HttpRequest, KeyFormat, Outcome, Segment,
-    Signature, SignatureAlgorithm, SignatureHeader, code, host_of_url,
+    Auth, Context, Delivery, Encoding, HttpMethod, HttpRequest, KeyFormat, Outcome, Segment, Signature,
+    SignatureAlgorithm, SignatureHeader, code, host_of_url, is_header_name,
 };
 use serde::Deserialize;
 
@@ -64,11 +64,7 @@ pub fn build(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<Http
 }
 
 fn target<'a>(config: &'a Config, delivery: &'a Delivery) -> Result<&'a str, Outcome> {
-    let named = delivery
-        .to
-        .first()
-        .map(|to| to.value.as_str())
-        .filter(|url| !url.is_empty());
+    let named = delivery.to.first().map(|to| to.value.as_str()).filter(|url| !url.is_empty());
     let url = named.or(config.url.as_deref()).ok_or_else(|| {
         Outcome::rejected_permanent(
             code::INVALID_RECIPIENT,
@@ -76,14 +72,8 @@ fn target<'a>(config: &'a Config, delivery: &'a Delivery) -> Result<&'a str, Out
         )
     })?;
     if host_of_url(url).is_none() {
-        let message = format!(
-            "`{}` is not an http or https URL",
-            if named.is_some() { "to" } else { "url" }
-        );
-        return Err(Outcome::rejected_permanent(
-            code::INVALID_RECIPIENT,
-            message,
-        ));
+        let message = format!("`{}` is not an http or https URL", if named.is_some() { "to" } else { "url" });
+        return Err(Outcome::rejected_permanent(code::INVALID_RECIPIENT, message));
     }
     Ok(url)
 }
@@ -93,33 +83,17 @@ fn body(delivery: &Delivery) -> Result<String, Outcome> {
     if let Some(payload) = &delivery.payload {
         return Ok(payload.clone());
     }
-    let parts = [
-        ("subject", &delivery.subject),
-        ("text", &delivery.text),
-        ("html", &delivery.html),
-    ];
-    let given: BTreeMap<_, _> = parts
-        .into_iter()
-        .filter_map(|(name, part)| Some((name, part.as_ref()?)))
-        .collect();
+    let parts = [("subject", &delivery.subject), ("text", &delivery.text), ("html", &delivery.html)];
+    let given: BTreeMap<_, _> = parts.into_iter().filter_map(|(name, part)| Some((name, part.as_ref()?))).collect();
     if given.is_empty() {
-        return Err(Outcome::rejected_permanent(
-            code::INVALID_CONTENT,
-            "a webhook needs `payload`, `text` or `html`",
-        ));
+        return Err(Outcome::rejected_permanent(code::INVALID_CONTENT, "a webhook needs `payload`, `text` or `html`"));
     }
     Ok(json!(given).to_string())
 }
 
 /// The connection's headers under the delivery's.
-fn custom_headers(
-    config: &Config,
-    delivery: &Delivery,
-) -> Result<BTreeMap<String, String>, Outcome> {
-    let own = delivery
-        .headers
-        .iter()
-        .map(|header| (&header.name, &header.value));
+fn custom_headers(config: &Config, delivery: &Delivery) -> Result<BTreeMap<String, String>, Outcome> {
+    let own = delivery.headers.iter().map(|header| (&header.name, &header.value));
     let mut headers = BTreeMap::new();
     for (name, value) in config.headers.iter().chain(own) {
         let name = name.to_ascii_lowercase();
@@ -135,17 +109,13 @@ fn custom_headers(
 }
 
 fn header_fault(name: &str, value: &str) -> Option<&'static str> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(is_token) {
+    if !is_header_name(name) {
         return Some("has a name that HTTP does not allow");
     }
     if is_reserved(name) {
         return Some("is set by the gateway");
     }
-    value
-        .chars()
-        .any(|c| c.is_control() && c != '\t')
-        .then_some("has a control character in its value")
+    value.chars().any(|c| c.is_control() && c != '\t').then_some("has a control character in its value")
 }
 
 /// What says who we are, how the body is framed, or what the signature covers.
@@ -167,10 +137,7 @@ fn is_reserved(name: &str) -> bool {
 
 /// One signature for each kind of key that the connection has: `{id}.{timestamp}.{body}`.
 fn signatures(ctx: &Context, id: &str, timestamp: &str) -> Vec<Signature> {
-    let kinds = [
-        (HMAC_KEY, SignatureAlgorithm::HmacSha256, "v1,"),
-        (ED25519_KEY, SignatureAlgorithm::Ed25519, "v1a,"),
-    ];
+    let kinds = [(HMAC_KEY, SignatureAlgorithm::HmacSha256, "v1,"), (ED25519_KEY, SignatureAlgorithm::Ed25519, "v1a,")];
     kinds
         .into_iter()
         .filter(|(key, ..)| ctx.has_secret(key))

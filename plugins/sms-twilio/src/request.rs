@@ -1,0 +1,137 @@
+//! The request that creates a message.
+
+use angarium_provider::{Delivery, HttpRequest, Outcome, code, host_of_url};
+use serde::Deserialize;
+
+/// Name of the secret.
+pub const AUTH_TOKEN: &str = "auth_token";
+
+const DEFAULT_BASE_URL: &str = "https://api.twilio.com";
+
+/// Characters that Twilio takes in a body (its error 21617).
+const MAX_BODY: usize = 1600;
+/// Addresses of media that Twilio takes in one message (its error 21623).
+const MAX_MEDIA: usize = 10;
+/// Seconds; Twilio's upper bound.
+const MAX_VALIDITY: u32 = 36_000;
+
+/// A connection's configuration; `config.schema.json` explains the fields.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    account_sid: String,
+    api_key_sid: Option<String>,
+    from: Option<String>,
+    messaging_service_sid: Option<String>,
+    status_callback: Option<String>,
+    base_url: Option<String>,
+    timeout_ms: Option<u32>,
+}
+
+type Field<'a> = (&'static str, &'a str);
+
+/// The request for a delivery.
+pub fn build(config: &Config, delivery: &Delivery) -> Result<HttpRequest, Outcome> {
+    let mut form = vec![("To", recipient(delivery)?), sender(config, delivery)?];
+    form.extend(content(delivery)?);
+    form.extend(config.status_callback.as_deref().map(|url| ("StatusCallback", url)));
+    form.extend(parameters(delivery)?);
+    let base = config.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL).trim_end_matches('/');
+    let url = format!("{base}/2010-04-01/Accounts/{}/Messages.json", config.account_sid);
+    let user = config.api_key_sid.as_ref().unwrap_or(&config.account_sid);
+    Ok(HttpRequest::post(url).form(&form).basic(user, AUTH_TOKEN).timeout_ms(config.timeout_ms))
+}
+
+fn recipient(delivery: &Delivery) -> Result<&str, Outcome> {
+    match delivery.to.as_slice() {
+        [to] if is_e164(&to.value) => Ok(&to.value),
+        _ => Err(Outcome::rejected_permanent(
+            code::INVALID_RECIPIENT,
+            "`to` must be one number in E.164 form, such as +14155550123",
+        )),
+    }
+}
+
+/// The message's sender, else the connection's service, else its number.
+fn sender<'a>(config: &'a Config, delivery: &'a Delivery) -> Result<Field<'a>, Outcome> {
+    let named = delivery.sender.as_ref().map(|sender| sender.value.as_str());
+    let field = match (named, config.messaging_service_sid.as_deref(), config.from.as_deref()) {
+        (Some(number), ..) | (None, None, Some(number)) => ("From", number),
+        (None, Some(service), _) => ("MessagingServiceSid", service),
+        (None, None, None) => {
+            return Err(invalid("`from` is missing: neither the message nor the connection names a sender"));
+        }
+    };
+    if field.0 == "From" && !is_sender(field.1) {
+        return Err(invalid("`from` must be a number in E.164 form, a short code or up to 11 letters and digits"));
+    }
+    Ok(field)
+}
+
+fn content(delivery: &Delivery) -> Result<Vec<Field<'_>>, Outcome> {
+    let media = &delivery.media_urls;
+    if !delivery.blobs.is_empty() {
+        return Err(invalid("Twilio fetches media itself: give `media_urls` instead of attachments"));
+    }
+    match (delivery.channel.as_str(), media.len()) {
+        ("mms", 0) => return Err(invalid("an MMS needs `media_urls`")),
+        ("mms", 1..=MAX_MEDIA) | (_, 0) => {}
+        ("mms", _) => return Err(invalid("`media_urls` holds more than 10 addresses")),
+        _ => return Err(invalid("`media_urls` belongs to the channel mms")),
+    }
+    if let Some(index) = media.iter().position(|url| host_of_url(url).is_none()) {
+        return Err(invalid(format!("`media_urls[{index}]` is not an http or https URL")));
+    }
+    let text = delivery.text.as_deref().unwrap_or_default();
+    if text.is_empty() && media.is_empty() {
+        return Err(invalid("`text` is missing"));
+    }
+    if text.chars().count() > MAX_BODY {
+        return Err(Outcome::rejected_permanent(code::TOO_LARGE, "`text` has more than 1600 characters"));
+    }
+    let body = (!text.is_empty()).then_some(("Body", text));
+    Ok(body.into_iter().chain(media.iter().map(|url| ("MediaUrl", url.as_str()))).collect())
+}
+
+fn parameters(delivery: &Delivery) -> Result<Vec<Field<'_>>, Outcome> {
+    let mut fields = Vec::new();
+    if let Some(price) = delivery.param("max_price") {
+        if !is_price(price) {
+            return Err(invalid("`params.max_price` must be a decimal number, such as 0.05"));
+        }
+        fields.push(("MaxPrice", price));
+    }
+    if let Some(seconds) = delivery.param("validity_period") {
+        if !seconds.parse().is_ok_and(|seconds: u32| (1..=MAX_VALIDITY).contains(&seconds)) {
+            return Err(invalid("`params.validity_period` must be a number of seconds from 1 to 36000"));
+        }
+        fields.push(("ValidityPeriod", seconds));
+    }
+    Ok(fields)
+}
+
+/// A plus sign, then 7 to 15 digits, the first not a zero (ITU-T E.164).
+fn is_e164(number: &str) -> bool {
+    number.strip_prefix('+').is_some_and(|digits| {
+        (7..=15).contains(&digits.len())
+            && !digits.starts_with('0')
+            && digits.bytes().all(|digit| digit.is_ascii_digit())
+    })
+}
+
+fn is_sender(sender: &str) -> bool {
+    let is_short_code = (3..=8).contains(&sender.len()) && sender.bytes().all(|digit| digit.is_ascii_digit());
+    let is_name = (1..=11).contains(&sender.len())
+        && sender.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && sender.bytes().all(|byte| byte.is_ascii_alphanumeric() || b" +-_&".contains(&byte));
+    is_e164(sender) || is_short_code || is_name
+}
+
+fn is_price(price: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.len() <= 9 && part.bytes().all(|digit| digit.is_ascii_digit());
+    price.split_once('.').map_or_else(|| digits(price), |(whole, part)| digits(whole) && digits(part))
+}
+
+fn invalid(message: impl Into<String>) -> Outcome {
+    Outcome::rejected_permanent(code::INVALID_CONTENT, message)
+}
