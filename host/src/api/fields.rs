@@ -36,11 +36,7 @@ impl Fields {
 
     /// The field where the checks stand is bad.
     pub fn bad(&mut self, code: &str, detail: impl Into<String>) {
-        self.problems.push(FieldProblem {
-            pointer: self.path.clone(),
-            code: code.to_owned(),
-            detail: detail.into(),
-        });
+        self.problems.push(FieldProblem { pointer: self.path.clone(), code: code.to_owned(), detail: detail.into() });
     }
 
     /// A field one level deeper is bad unless this holds.
@@ -111,7 +107,9 @@ mod tests {
     #[test]
     fn a_pointer_names_the_place() {
         let mut fields = Fields::default();
-        fields.within("a/b", |fields| fields.each("c", &[1, 2], |fields, n| fields.check(*n == 1, "d", "x", String::new)));
+        fields.within("a/b", |fields| {
+            fields.each("c", &[1, 2], |fields, n| fields.check(*n == 1, "d", "x", String::new))
+        });
         assert_eq!(fields.into_problems()[0].pointer, "/a~1b/c/1/d");
     }
 

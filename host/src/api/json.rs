@@ -70,7 +70,7 @@ pub fn parse<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<T
 /// What the schema of `T` says against a value that did not parse.
 pub fn explain<T: ToSchema + 'static>(value: &Value, error: &serde_json::Error) -> Vec<FieldProblem> {
     let mut problems: Vec<FieldProblem> =
-        validator::<T>().iter().flat_map(|validator| validator.iter_errors(value)).flat_map(named).collect();
+        validator::<T>().iter().flat_map(|validator| validator.iter_errors(value)).flat_map(|error| named(&error)).collect();
     problems.dedup();
     if problems.is_empty() {
         problems.push(FieldProblem {
@@ -117,10 +117,8 @@ fn validator<T: ToSchema + 'static>() -> Option<Arc<Validator>> {
 fn compile<T: ToSchema>() -> Option<Arc<Validator>> {
     let mut schemas = vec![(T::name().into_owned(), T::schema())];
     T::schemas(&mut schemas);
-    let schemas: serde_json::Map<_, _> = schemas
-        .into_iter()
-        .filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?)))
-        .collect();
+    let schemas: serde_json::Map<_, _> =
+        schemas.into_iter().filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?))).collect();
     let root = serde_json::json!({
         "$ref": format!("#/components/schemas/{}", T::name()), "components": {"schemas": schemas},
     });
@@ -134,7 +132,7 @@ fn compile<T: ToSchema>() -> Option<Arc<Validator>> {
 }
 
 /// An error by the field that it is about, in words that don't repeat the value.
-fn named(error: ValidationError<'_>) -> Vec<FieldProblem> {
+fn named(error: &ValidationError<'_>) -> Vec<FieldProblem> {
     let pointer = error.instance_path().to_string();
     let field = |name: &str, code: &str, detail: String| FieldProblem {
         pointer: if name.is_empty() { pointer.clone() } else { format!("{pointer}/{}", escaped(name)) },
@@ -151,8 +149,10 @@ fn named(error: ValidationError<'_>) -> Vec<FieldProblem> {
         }
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
             match likeliest(context, error.instance_path().as_str()) {
-                Some(branch) => branch.iter().flat_map(|error| named(error.clone())).collect(),
-                None => vec![field("", "invalid", "is of none of the forms that the reference at /docs lists".to_owned())],
+                Some(branch) => branch.iter().flat_map(|error| named(error)).collect(),
+                None => {
+                    vec![field("", "invalid", "is of none of the forms that the reference at /docs lists".to_owned())]
+                }
             }
         }
         kind => vec![field("", code(kind), error.masked_with("the value").to_string())],

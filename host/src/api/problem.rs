@@ -171,13 +171,6 @@ impl Problem {
         self
     }
 
-    /// The same problem with the seconds after which to try again.
-    #[must_use]
-    pub fn retry_after(mut self, seconds: u32) -> Self {
-        self.0.retry_after = Some(seconds);
-        self
-    }
-
     /// Its status.
     #[must_use]
     pub const fn status(&self) -> StatusCode {

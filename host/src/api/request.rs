@@ -60,7 +60,11 @@ pub async fn surround(mut request: Request, next: Next) -> Response {
         let allow = response.headers_mut().remove(axum::http::header::ALLOW);
         response = problem.render(id.as_str());
         if response.status().is_server_error() {
-            tracing::warn!(request.id = id.as_str(), http.status = response.status().as_u16(), "a request was not served");
+            tracing::warn!(
+                request.id = id.as_str(),
+                http.status = response.status().as_u16(),
+                "a request was not served"
+            );
         }
         if let Some(allow) = allow {
             response.headers_mut().insert(axum::http::header::ALLOW, allow);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::http::HeaderMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use jiff::{Span, Timestamp};
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -22,7 +22,7 @@ const MOST_ATTACHMENT_BYTES: usize = 10 << 20;
 /// `metadata` and `attributes`, each.
 const MOST_OBJECT_BYTES: usize = 16 << 10;
 /// A send is planned, or expires, this far from now at most.
-const FURTHEST: Span = Span::new().hours(366 * 24);
+const FURTHEST: SignedDuration = SignedDuration::from_hours(366 * 24);
 
 /// A message to be sent.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -156,6 +156,7 @@ pub struct NewAttachment {
 /// How pressing a message is.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
 pub enum PriorityName {
     Low,
     Normal,
@@ -173,6 +174,11 @@ pub struct Circumstances<'a> {
 }
 
 impl NewMessage {
+    /// The connection that it names.
+    pub fn pinned_to(&self) -> Option<&str> {
+        self.connection.as_deref()
+    }
+
     /// The message, if all of it holds; else every bad field.
     pub fn into_domain(self, around: Circumstances<'_>) -> Result<message::NewMessage, Fields> {
         let mut fields = Fields::default();
@@ -425,7 +431,9 @@ fn is_mailbox(text: &str) -> bool {
     let plain = |c: char| !c.is_whitespace() && !c.is_control() && !"<>()[]:;,\\\"@".contains(c);
     let literal = domain.starts_with('[') && domain.ends_with(']');
     fits && local.chars().all(plain)
-        && !local.starts_with('.') && !local.ends_with('.') && !local.contains("..")
+        && !local.starts_with('.')
+        && !local.ends_with('.')
+        && !local.contains("..")
         && (literal && !domain.contains(|c: char| c.is_whitespace() || "<>,;\\\"".contains(c))
             || domain.chars().all(plain) && domain.split('.').all(|label| !label.is_empty()))
 }

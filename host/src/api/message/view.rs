@@ -80,6 +80,7 @@ pub struct CostAnswer {
 /// Where a delivery stands.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
 pub enum StateName {
     Accepted,
     Scheduled,
@@ -98,6 +99,7 @@ pub enum StateName {
 /// What an answer of a provider means.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
 pub enum DispositionName {
     Accepted,
     RejectedPermanent,
