@@ -1,0 +1,137 @@
+//! `cargo xtask bench`: the gateway against pgbench, on one machine, in one run.
+//!
+//! Load, sink, gateway and database share the machine's cores, as the figures' targets assume. Everything is durable
+//! (`fsync`, `synchronous_commit`), every wait has an end, and all traffic stays on loopback.
+
+mod backlog;
+mod figures;
+mod load;
+mod reference;
+mod sink;
+mod stage;
+mod throughput;
+mod usage;
+mod waiting;
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::progress::step;
+use crate::project::{self, Profile};
+use figures::Figures;
+use stage::Stage;
+
+/// What to measure, and how long.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    pub json: bool,
+    /// One of [`NAMES`]; all of them where it is `None`.
+    pub only: Option<String>,
+    /// Of each measurement.
+    pub time: Duration,
+}
+
+/// What `--only` takes.
+pub const NAMES: [&str; 6] = ["end_to_end", "latency", "accept", "accept_batch", "backlog", "slow_provider"];
+
+impl Options {
+    /// Reads `[--json] [--only NAME] [--seconds N]`.
+    pub fn parse(words: &[&str]) -> Result<Self> {
+        let mut options = Self { json: false, only: None, time: Duration::from_secs(8) };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "--json" => options.json = true,
+                "--only" => {
+                    let name = words.next().context("--only needs a name")?;
+                    ensure!(NAMES.contains(name), "`--only {name}`: it is one of {}", NAMES.join(", "));
+                    options.only = Some((*name).to_owned());
+                }
+                "--seconds" => {
+                    let seconds = words.next().and_then(|word| word.parse().ok()).filter(|n| (1..=120).contains(n));
+                    options.time = Duration::from_secs(seconds.context("--seconds needs a number from 1 to 120")?);
+                }
+                other => bail!("`cargo xtask bench` doesn't know `{other}`"),
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == name)
+    }
+}
+
+/// Measures, shows a table, and with `json` prints one JSON object last.
+pub fn run(words: &[&str]) -> Result<()> {
+    let options = Options::parse(words)?;
+    if cfg!(debug_assertions) {
+        return Err(run_released(words));
+    }
+    project::prepare_toolchain()?;
+    let providers = project::build_providers()?;
+    let binary = project::build_gateway(Profile::Release)?;
+    let stage = Stage::set(binary, providers)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let figures = runtime.block_on(measure(&stage, &options))?;
+    println!("{}", figures.table());
+    if options.json {
+        println!("{}", figures.json());
+    }
+    Ok(())
+}
+
+/// The load generator costs a share of what it measures: it too is a release build, and may open many sockets.
+fn run_released(words: &[&str]) -> anyhow::Error {
+    step("building the load generator");
+    if let Err(error) = project::run(project::cargo().args(["build", "--release", "--package", "xtask"])) {
+        return error;
+    }
+    let error = Command::new("sh")
+        .args(["-c", r#"ulimit -n "$(ulimit -Hn)"; exec "$0" bench "$@""#])
+        .arg(project::target().join("release/xtask"))
+        .args(words)
+        .exec();
+    anyhow::Error::from(error).context("could not start the load generator")
+}
+
+async fn measure(stage: &Stage, options: &Options) -> Result<Figures> {
+    let mut figures = Figures::default();
+    let before = reference::pgbench(stage, options.time)?;
+    if options.wants("end_to_end") || options.wants("latency") {
+        throughput::end_to_end(stage, options, &mut figures).await?;
+    }
+    if options.wants("accept") {
+        throughput::accept(stage, options, &mut figures).await?;
+    }
+    if options.wants("accept_batch") {
+        throughput::accept_batch(stage, options, &mut figures).await?;
+    }
+    if options.wants("backlog") {
+        backlog::measure(stage, options, &mut figures).await?;
+    }
+    if options.wants("slow_provider") {
+        waiting::measure(stage, options, &mut figures).await?;
+    }
+    let after = reference::pgbench(stage, options.time)?;
+    figures.relate_to(before, after);
+    Ok(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read() {
+        let options = Options::parse(&["--json", "--only", "accept", "--seconds", "3"]).unwrap();
+        assert!(options.json && options.wants("accept") && !options.wants("backlog"));
+        assert_eq!(options.time, Duration::from_secs(3));
+        for wrong in [&["--only", "x"][..], &["--only"], &["--seconds", "0"], &["--fast"]] {
+            assert!(Options::parse(wrong).is_err());
+        }
+    }
+}

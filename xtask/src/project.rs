@@ -1,0 +1,97 @@
+//! Where things are in this repository, and the toolchain that builds them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::progress;
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
+}
+
+/// Cargo's target folder.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |folder| root().join(folder))
+}
+
+/// What the demo keeps between runs.
+pub fn state() -> PathBuf {
+    root().join(".angarium")
+}
+
+/// Which of cargo's profiles.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Profile {
+    Dev,
+    Release,
+}
+
+/// Builds the gateway and tells where its binary is.
+pub fn build_gateway(profile: Profile) -> Result<PathBuf> {
+    progress::step("building the gateway (the first time takes minutes)");
+    let mut command = cargo();
+    command.args(["build", "--package", "angarium", "--bin", "angarium"]);
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => {
+            command.arg("--release");
+            "release"
+        }
+    };
+    run(&mut command)?;
+    Ok(target().join(folder).join("angarium"))
+}
+
+/// Builds the provider components and tells in which folder they are.
+pub fn build_providers() -> Result<PathBuf> {
+    progress::step("building the providers");
+    for component in crate::plugins::build(root())? {
+        let size = component.metadata()?.len() / 1024;
+        progress::note(format_args!("{} ({size} KiB)", component.display()));
+    }
+    Ok(root().join("target/plugins"))
+}
+
+/// Cargo, in the repository's root.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Fetches what `rust-toolchain.toml` names, where rustup doesn't do it by itself.
+pub fn prepare_toolchain() -> Result<()> {
+    let Some(rustup) = crate::machine::program("rustup") else {
+        return Ok(());
+    };
+    let installed = Command::new(&rustup).args(["target", "list", "--installed"]).current_dir(root()).output()?;
+    if String::from_utf8_lossy(&installed.stdout).contains("wasm32-unknown-unknown") {
+        return Ok(());
+    }
+    progress::step("fetching the wasm32-unknown-unknown target");
+    let mut command = Command::new(rustup);
+    run(command.args(["target", "add", "wasm32-unknown-unknown"]).current_dir(root()))
+}
+
+/// Runs a command in the foreground; what it prints goes to standard error.
+pub fn run(command: &mut Command) -> Result<()> {
+    let line = line(command);
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status()
+        .with_context(|| format!("could not run `{line}`"))?;
+    ensure!(status.success(), "`{line}` failed ({status})");
+    Ok(())
+}
+
+/// The command as a person would type it.
+pub fn line(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
