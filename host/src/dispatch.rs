@@ -11,7 +11,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-pub use self::preview::Preview;
+pub use self::preview::{Preview, PreviewRequest};
 use crate::{
     clock,
     directory::{ActiveRoute, Directory, Endpoint, TenantConfig},

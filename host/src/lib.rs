@@ -1,6 +1,7 @@
 //! Angarium: a self-hosted delivery gateway. `ARCHITECTURE.md` at the top has the map.
 
 pub mod admission;
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;

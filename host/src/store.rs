@@ -25,6 +25,9 @@ use sqlx::{
 
 use crate::domain::ids::TenantId;
 
+/// A connection to the database, as every query takes it: a transaction lends one.
+pub use sqlx::PgConnection as Connection;
+
 /// The schema's history; append-only.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 

@@ -1,0 +1,94 @@
+//! The HTTP API: extract, call once, wrap. Handlers decide nothing; what they need of the rest of
+//! the gateway stands in [`App`].
+
+mod auth;
+mod connection;
+mod document;
+mod fields;
+mod json;
+mod message;
+mod operation;
+mod page;
+mod problem;
+mod provider;
+mod request;
+mod route;
+
+use std::{ops::Deref, sync::Arc};
+
+use axum::{Router, extract::DefaultBodyLimit, middleware};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Notify;
+
+use crate::{
+    admission::Admission, directory::Directory, dispatch::Dispatcher, domain::ids::TenantId, providers::Providers,
+    sealing::Keyring, store::Store,
+};
+pub use auth::Keys;
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+/// The parts of an [`App`].
+pub struct Parts {
+    pub store: Store,
+    pub directory: Arc<Directory>,
+    pub admission: Admission,
+    /// For dry runs.
+    pub dispatcher: Arc<Dispatcher>,
+    pub providers: Arc<Providers>,
+    pub keyring: Arc<Keyring>,
+    /// The keys that were seen lately; whoever hears that a tenant's configuration changed calls
+    /// [`Keys::forget`].
+    pub keys: Arc<Keys>,
+    /// Rung when something due was put into the queue.
+    pub bell: Arc<Notify>,
+    pub metrics: PrometheusHandle,
+    /// The longest request body, in bytes.
+    pub max_body_bytes: usize,
+}
+
+impl App {
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Lets this node and then all others see a committed change of a tenant's configuration.
+    async fn changed(&self, tenant: TenantId) {
+        self.directory.forget(tenant);
+        self.keys.forget(tenant);
+        // The others look each second anyway.
+        if let Err(error) = self.store.announce_config(tenant).await {
+            tracing::warn!(tenant.id = %tenant, %error, "a change of configuration is not announced");
+        }
+    }
+}
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// Every path of the API.
+pub fn router(app: App) -> Router {
+    let limit = DefaultBodyLimit::max(app.max_body_bytes);
+    let (routes, document) = document::routes().split_for_parts();
+    routes
+        .merge(operation::undocumented(&document))
+        .fallback(request::not_found)
+        .method_not_allowed_fallback(request::method_not_allowed)
+        .layer(limit)
+        .layer(middleware::from_fn(request::surround))
+        .with_state(app)
+}
+
+/// The OpenAPI document, as `/openapi.json` serves it.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    document::routes().into_openapi()
+}

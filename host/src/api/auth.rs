@@ -1,0 +1,141 @@
+//! Who asks, and whether they may. The tenant comes from the key and from nowhere else.
+
+use std::{
+    collections::HashMap,
+    marker::PhantomData,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::FromRequestParts,
+    http::{header, request::Parts},
+};
+
+use super::{App, problem::Problem};
+use crate::{
+    clock, credential,
+    domain::{
+        ids::TenantId,
+        key::{ApiKey, Scope},
+    },
+    store::{self, Store},
+};
+
+/// How long a key is believed without asking the database again.
+const BELIEVED: Duration = Duration::from_secs(3);
+/// More keys than this are forgotten at once: no list of guesses fills the memory.
+const MOST_KEYS: usize = 100_000;
+
+type Known = HashMap<[u8; 32], (Arc<ApiKey>, Instant)>;
+
+/// Finds keys by their hashes, and remembers them for a short while.
+#[derive(Debug, Default)]
+pub struct Keys {
+    known: RwLock<Known>,
+    /// One look-up at a time: a key that a thousand requests carry is asked for once.
+    asking: tokio::sync::Mutex<()>,
+}
+
+impl Keys {
+    /// The key of this text, if it exists, whether or not it is still valid.
+    async fn find(&self, store: &Store, text: &str) -> Result<Option<Arc<ApiKey>>, Problem> {
+        let hash = credential::hash(text);
+        if let Some(key) = self.remembered(&hash) {
+            return Ok(Some(key));
+        }
+        let _asking = self.asking.lock().await;
+        if let Some(key) = self.remembered(&hash) {
+            return Ok(Some(key));
+        }
+        let found = store::api_key::api_key_find(&mut *store.worker().await?, &hash).await?.map(Arc::new);
+        if let Some(key) = &found {
+            self.remember(hash, key);
+        }
+        Ok(found)
+    }
+
+    /// Forgets a tenant's keys: one of them may have been revoked.
+    pub fn forget(&self, tenant: TenantId) {
+        self.known.write().unwrap_or_else(PoisonError::into_inner).retain(|_, (key, _)| key.tenant != tenant);
+    }
+
+    fn remembered(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(hash).filter(|(_, since)| since.elapsed() < BELIEVED).map(|(key, _)| Arc::clone(key))
+    }
+
+    fn remember(&self, hash: [u8; 32], key: &Arc<ApiKey>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_KEYS {
+            known.clear();
+        }
+        known.insert(hash, (Arc::clone(key), Instant::now()));
+    }
+}
+
+/// What a handler asks of a key.
+pub trait Permission {
+    const SCOPE: Scope;
+}
+
+macro_rules! permissions {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl Permission for $name {
+            const SCOPE: Scope = Scope::$name;
+        }
+    )*};
+}
+
+permissions! {
+    /// Send, cancel, retry.
+    MessagesWrite;
+    /// Look at messages.
+    MessagesRead;
+    /// Change connections and their secrets.
+    ConnectionsWrite;
+    /// Look at connections.
+    ConnectionsRead;
+    /// Change routes.
+    RoutesWrite;
+    /// Look at routes.
+    RoutesRead;
+    /// Look at providers.
+    ProvidersRead;
+    /// Install providers and grant hosts.
+    Operator;
+}
+
+/// The tenant of a request whose key allows `P`.
+#[derive(Debug)]
+pub struct Tenant<P> {
+    pub id: TenantId,
+    permission: PhantomData<P>,
+}
+
+impl<P: Permission> FromRequestParts<App> for Tenant<P> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let text = bearer(parts).ok_or_else(|| {
+            Problem::unauthorized("send the header `Authorization: Bearer ak_…` with a key of `angarium key create`")
+        })?;
+        let key = app.keys.find(&app.store, text).await?.filter(|key| key.is_valid(clock::now()));
+        let key = key.ok_or_else(|| Problem::unauthorized("the key is unknown, revoked or expired"))?;
+        if key.allows(P::SCOPE) {
+            Ok(Self { id: key.tenant, permission: PhantomData })
+        } else {
+            Err(Problem::forbidden(P::SCOPE.as_str()))
+        }
+    }
+}
+
+fn bearer(parts: &Parts) -> Option<&str> {
+    let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, text) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && text.starts_with(credential::PREFIX)).then_some(text)
+}

@@ -1,0 +1,464 @@
+//! `/v1/connections`. Secrets go in and never come out: answers have their names and versions.
+
+use std::collections::BTreeMap;
+
+use axum::{extract::State, http::StatusCode};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    auth::{ConnectionsRead, ConnectionsWrite, Tenant},
+    fields::{self, Fields},
+    json::Json,
+    page::{Page, Paging},
+    problem::{Problem, ProblemBody},
+    request::{Query, UrlPath},
+};
+use crate::{
+    clock,
+    domain::{
+        connection::Connection,
+        ids::{ConnectionId, TenantId},
+        provider::Descriptor,
+    },
+    runtime::Component,
+    sealing::{Place, Secret},
+    store::{
+        self, Connection as Db, StoreError,
+        connection::{
+            connection_delete, connection_find, connection_insert, connection_list, connection_lock, connection_routes,
+            connection_update,
+        },
+        secret::{SecretName, secret_delete_expired, secret_insert, secret_names, secret_next_version, secret_retire},
+        tenant::tenant_config_bump,
+    },
+};
+
+const MOST_SECRET_BYTES: usize = 64 << 10;
+const MOST_CONFIG_BYTES: usize = 256 << 10;
+/// 30 days.
+const LONGEST_OVERLAP: u32 = 30 * 24 * 3600;
+
+/// A new connection.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "uid": "shop-hook", "provider": "webhook", "config": {"url": "https://example.com/hook"},
+    "secrets": {"signing_key": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"}
+}))]
+pub struct NewConnection {
+    /// The client's own name for it; works wherever the id does.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 128)]
+    uid: Option<String>,
+    /// For people.
+    #[serde(default)]
+    #[schema(max_length = 256)]
+    name: Option<String>,
+    /// The provider's name.
+    #[schema(min_length = 1, max_length = 128)]
+    provider: String,
+    /// By the provider's schema.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    config: Option<Box<RawValue>>,
+    /// By the names that the provider lists.
+    #[serde(default)]
+    secrets: BTreeMap<String, String>,
+    /// Whether messages may go through it; true, if left out.
+    #[serde(default)]
+    enabled: Option<bool>,
+}
+
+/// What changes of a connection; what is left out stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionChange {
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 128)]
+    uid: Option<String>,
+    #[serde(default)]
+    #[schema(max_length = 256)]
+    name: Option<String>,
+    /// The whole new config.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    config: Option<Box<RawValue>>,
+    #[serde(default)]
+    enabled: Option<bool>,
+}
+
+/// A secret's new value.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewSecret {
+    #[schema(min_length = 1, max_length = 65536)]
+    value: String,
+    /// How long the old value stays valid; at most 30 days. Left out, it ends at once.
+    #[serde(default)]
+    #[schema(maximum = 2_592_000)]
+    overlap_seconds: Option<u32>,
+}
+
+/// A connection.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Connection)]
+pub struct ConnectionAnswer {
+    #[schema(example = "conn_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    uid: Option<String>,
+    name: String,
+    provider: String,
+    #[schema(value_type = Object)]
+    config: Box<RawValue>,
+    enabled: bool,
+    /// Their values are never shown.
+    secrets: Vec<SecretAnswer>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+}
+
+/// A secret without its value.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Secret)]
+pub struct SecretAnswer {
+    name: String,
+    /// Grows with each rotation.
+    version: i32,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+}
+
+/// Make a connection.
+#[utoipa::path(post, path = "/v1/connections", tag = "connections", operation_id = "createConnection",
+    request_body = NewConnection,
+    responses(
+        (status = 201, description = "It was made.", body = ConnectionAnswer),
+        (status = 409, description = "The uid is taken.", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn create(
+    tenant: Tenant<ConnectionsWrite>,
+    State(app): State<App>,
+    Json(new): Json<NewConnection>,
+) -> Result<(StatusCode, Json<ConnectionAnswer>), Problem> {
+    let (connection, secrets) = new.into_domain(&app)?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    connection_insert(&mut txn, tenant.id, &connection).await.map_err(taken)?;
+    for (name, value) in &secrets {
+        secret_store(&app, &mut txn, tenant.id, connection.id, name, value, 1).await?;
+    }
+    tenant_config_bump(&mut txn, tenant.id).await?;
+    let answer = answers(&mut txn, tenant.id, vec![connection]).await?.remove(0);
+    txn.commit().await.map_err(StoreError::from)?;
+    app.changed(tenant.id).await;
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// List the connections, the newest first.
+#[utoipa::path(get, path = "/v1/connections", tag = "connections", operation_id = "listConnections",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<ConnectionAnswer>)))]
+pub async fn list(
+    tenant: Tenant<ConnectionsRead>,
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Json<Page<ConnectionAnswer>>, Problem> {
+    let paging = Paging::<ConnectionId>::of(&mut query);
+    query.finish()?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let rows = connection_list(&mut txn, tenant.id, paging.after, i64::from(paging.fetch())).await?;
+    let rows = answers(&mut txn, tenant.id, rows).await?;
+    Ok(Json(Page::of(rows, &paging, |row| row.id.clone(), |row| row)))
+}
+
+/// Show a connection.
+#[utoipa::path(get, path = "/v1/connections/{connection}", tag = "connections", operation_id = "getConnection",
+    params(("connection" = String, Path, description = "`conn_…` or its uid")),
+    responses((status = 200, description = "The connection.", body = ConnectionAnswer)))]
+pub async fn get(
+    tenant: Tenant<ConnectionsRead>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<ConnectionAnswer>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let connection = named(&mut txn, tenant.id, &name).await?;
+    Ok(Json(answers(&mut txn, tenant.id, vec![connection]).await?.remove(0)))
+}
+
+/// Change a part of a connection.
+#[utoipa::path(patch, path = "/v1/connections/{connection}", tag = "connections", operation_id = "updateConnection",
+    params(("connection" = String, Path, description = "`conn_…` or its uid")),
+    request_body = ConnectionChange,
+    responses(
+        (status = 200, description = "As it is now.", body = ConnectionAnswer),
+        (status = 409, description = "The uid is taken.", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn update(
+    tenant: Tenant<ConnectionsWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Json(change): Json<ConnectionChange>,
+) -> Result<Json<ConnectionAnswer>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let found = locked(&mut txn, tenant.id, &name).await?;
+    let connection = change.apply(&app, found)?;
+    connection_update(&mut txn, tenant.id, &connection).await.map_err(taken)?;
+    tenant_config_bump(&mut txn, tenant.id).await?;
+    let answer = answers(&mut txn, tenant.id, vec![connection]).await?.remove(0);
+    txn.commit().await.map_err(StoreError::from)?;
+    app.changed(tenant.id).await;
+    Ok(Json(answer))
+}
+
+/// Delete a connection and its secrets. Refused while an active route names it.
+#[utoipa::path(delete, path = "/v1/connections/{connection}", tag = "connections", operation_id = "deleteConnection",
+    params(("connection" = String, Path, description = "`conn_…` or its uid")),
+    responses(
+        (status = 204, description = "It is gone."),
+        (status = 409, description = "An active route names it.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn delete(
+    tenant: Tenant<ConnectionsWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<StatusCode, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let connection = locked(&mut txn, tenant.id, &name).await?;
+    let routes = connection_routes(&mut txn, tenant.id, connection.id).await?;
+    if let Some(route) = routes.first() {
+        let detail = format!("the active route {route} names this connection: activate a version without it first");
+        return Err(Problem::conflict("connection_in_use", detail));
+    }
+    connection_delete(&mut txn, tenant.id, connection.id).await?;
+    tenant_config_bump(&mut txn, tenant.id).await?;
+    txn.commit().await.map_err(StoreError::from)?;
+    app.changed(tenant.id).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Give a secret a new value. The old one stays valid for the overlap.
+#[utoipa::path(put, path = "/v1/connections/{connection}/secrets/{name}", tag = "connections",
+    operation_id = "rotateSecret",
+    params(
+        ("connection" = String, Path, description = "`conn_…` or its uid"),
+        ("name" = String, Path, description = "One of the names that the provider lists."),
+    ),
+    request_body = NewSecret,
+    responses((status = 200, description = "Its new version.", body = SecretAnswer)))]
+pub async fn rotate(
+    tenant: Tenant<ConnectionsWrite>,
+    State(app): State<App>,
+    UrlPath((connection, name)): UrlPath<(String, String)>,
+    Json(new): Json<NewSecret>,
+) -> Result<Json<SecretAnswer>, Problem> {
+    new.check()?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let connection = locked(&mut txn, tenant.id, &connection).await?;
+    let component = component(&app, &connection.provider)?;
+    if !component.descriptor().secrets.iter().any(|spec| spec.name == name) {
+        return Err(Problem::not_found("secret of this provider"));
+    }
+    secret_delete_expired(&mut txn, tenant.id, connection.id).await?;
+    let version = secret_next_version(&mut txn, tenant.id, connection.id, &name).await?;
+    secret_store(&app, &mut txn, tenant.id, connection.id, &name, &new.value, version).await?;
+    let overlap = i32::try_from(new.overlap_seconds.unwrap_or(0)).unwrap_or(i32::MAX);
+    secret_retire(&mut txn, tenant.id, connection.id, &name, version, overlap).await?;
+    tenant_config_bump(&mut txn, tenant.id).await?;
+    txn.commit().await.map_err(StoreError::from)?;
+    app.changed(tenant.id).await;
+    Ok(Json(SecretAnswer { name, version, created_at: clock::now() }))
+}
+
+impl NewSecret {
+    fn check(&self) -> Result<(), Problem> {
+        let mut fields = Fields::default();
+        check_value(&mut fields, "value", &self.value);
+        fields.check(
+            self.overlap_seconds.is_none_or(|it| it <= LONGEST_OVERLAP),
+            "overlap_seconds",
+            "too_large",
+            || "is more than 30 days".to_owned(),
+        );
+        fields.into_problem().map_or(Ok(()), Err)
+    }
+}
+
+impl NewConnection {
+    fn into_domain(self, app: &App) -> Result<(Connection, BTreeMap<String, String>), Problem> {
+        let mut fields = Fields::default();
+        check_names(&mut fields, self.uid.as_deref(), self.name.as_deref());
+        let config = self.config.unwrap_or_else(empty);
+        match app.providers.serving(&self.provider) {
+            None => fields.check(false, "provider", "unknown_provider", unknown_provider),
+            Some(serving) => {
+                check_config(&mut fields, &serving.component, &config);
+                check_secrets(&mut fields, serving.component.descriptor(), &self.secrets);
+            }
+        }
+        if let Some(problem) = fields.into_problem() {
+            return Err(problem);
+        }
+        let now = clock::now();
+        let connection = Connection {
+            id: ConnectionId::new(),
+            uid: self.uid,
+            name: self.name.unwrap_or_default(),
+            provider: self.provider,
+            config,
+            enabled: self.enabled.unwrap_or(true),
+            created_at: now,
+            updated_at: now,
+        };
+        Ok((connection, self.secrets))
+    }
+}
+
+impl ConnectionChange {
+    fn apply(self, app: &App, mut connection: Connection) -> Result<Connection, Problem> {
+        let mut fields = Fields::default();
+        check_names(&mut fields, self.uid.as_deref(), self.name.as_deref());
+        if let Some(config) = &self.config {
+            check_config(&mut fields, component(app, &connection.provider)?.as_ref(), config);
+        }
+        if let Some(problem) = fields.into_problem() {
+            return Err(problem);
+        }
+        connection.uid = self.uid.or(connection.uid);
+        connection.name = self.name.unwrap_or(connection.name);
+        connection.config = self.config.unwrap_or(connection.config);
+        connection.enabled = self.enabled.unwrap_or(connection.enabled);
+        connection.updated_at = clock::now();
+        Ok(connection)
+    }
+}
+
+fn check_names(fields: &mut Fields, uid: Option<&str>, name: Option<&str>) {
+    if let Some(uid) = uid {
+        fields::uid(fields, uid);
+    }
+    if let Some(name) = name.filter(|name| !name.is_empty()) {
+        fields::plain(fields, "name", name, 256);
+    }
+}
+
+fn check_config(fields: &mut Fields, component: &Component, config: &RawValue) {
+    if config.get().len() > MOST_CONFIG_BYTES {
+        return fields.check(false, "config", "too_long", || "exceeds 256 KiB".to_owned());
+    }
+    let Ok(value) = serde_json::from_str(config.get()) else {
+        return fields.check(false, "config", "invalid", || "is nested too deeply".to_owned());
+    };
+    for problem in component.validate_config(&value) {
+        fields.elsewhere(format!("/config{}", problem.pointer), "refused_by_provider", problem.detail);
+    }
+}
+
+fn check_secrets(fields: &mut Fields, descriptor: &Descriptor, secrets: &BTreeMap<String, String>) {
+    fields.within("secrets", |fields| {
+        for (name, value) in secrets {
+            let known = descriptor.secrets.iter().any(|spec| spec.name == *name);
+            fields.check(known, name, "unknown_secret", || "the provider has no such secret".to_owned());
+            check_value(fields, name, value);
+        }
+        for spec in descriptor.secrets.iter().filter(|spec| spec.required && !secrets.contains_key(&spec.name)) {
+            fields.check(false, &spec.name, "missing", || format!("is missing: {}", spec.purpose));
+        }
+    });
+}
+
+fn check_value(fields: &mut Fields, name: &str, value: &str) {
+    let fits = (1..=MOST_SECRET_BYTES).contains(&value.len());
+    fields.check(fits, name, "wrong_length", || "has 1 byte to 64 KiB".to_owned());
+}
+
+/// Encrypts a value for its place and keeps it.
+async fn secret_store(
+    app: &App,
+    db: &mut Db,
+    tenant: TenantId,
+    connection: ConnectionId,
+    name: &str,
+    value: &str,
+    version: i32,
+) -> Result<(), Problem> {
+    let place = Place { tenant, connection, name, version };
+    let sealed = app.keyring.seal(&place, &Secret::new(value)).map_err(|error| Problem::internal(&error))?;
+    Ok(secret_insert(db, tenant, connection, name, version, &sealed).await?)
+}
+
+fn component(app: &App, provider: &str) -> Result<std::sync::Arc<Component>, Problem> {
+    let serving = app.providers.serving(provider);
+    serving.map(|serving| serving.component).ok_or_else(|| {
+        Problem::conflict("provider_not_serving", format!("no version of the provider `{provider}` serves now"))
+    })
+}
+
+/// The connection of an id or uid.
+pub async fn named(db: &mut Db, tenant: TenantId, name: &str) -> Result<Connection, Problem> {
+    if name.chars().any(char::is_control) {
+        return Err(missing());
+    }
+    connection_find(db, tenant, name.parse().ok(), name).await?.ok_or_else(missing)
+}
+
+/// The same, kept from changing until the transaction ends.
+async fn locked(db: &mut Db, tenant: TenantId, name: &str) -> Result<Connection, Problem> {
+    let id = named(db, tenant, name).await?.id;
+    if !connection_lock(db, tenant, id).await? {
+        return Err(missing());
+    }
+    connection_find(db, tenant, Some(id), "").await?.ok_or_else(missing)
+}
+
+async fn answers(db: &mut Db, tenant: TenantId, rows: Vec<Connection>) -> store::Result<Vec<ConnectionAnswer>> {
+    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+    let mut secrets: BTreeMap<ConnectionId, Vec<SecretAnswer>> = BTreeMap::new();
+    for SecretName { connection, name, version, created_at } in secret_names(db, tenant, &ids).await? {
+        secrets.entry(connection).or_default().push(SecretAnswer { name, version, created_at });
+    }
+    Ok(rows.into_iter().map(|row| answer(secrets.remove(&row.id).unwrap_or_default(), row)).collect())
+}
+
+fn answer(secrets: Vec<SecretAnswer>, row: Connection) -> ConnectionAnswer {
+    ConnectionAnswer {
+        id: row.id.to_string(),
+        uid: row.uid,
+        name: row.name,
+        provider: row.provider,
+        config: row.config,
+        enabled: row.enabled,
+        secrets,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    }
+}
+
+fn taken(error: StoreError) -> Problem {
+    match error {
+        StoreError::Conflict { constraint } if constraint == "connection_uid" => {
+            Problem::conflict("uid_taken", "another connection has this uid")
+        }
+        other => other.into(),
+    }
+}
+
+fn missing() -> Problem {
+    Problem::not_found("connection")
+}
+
+fn unknown_provider() -> String {
+    "no such provider serves here: GET /v1/providers lists them".to_owned()
+}
+
+fn empty() -> Box<RawValue> {
+    RawValue::from_string("{}".to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}

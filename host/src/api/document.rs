@@ -1,0 +1,156 @@
+//! The paths, and the OpenAPI document that comes of them. What every operation can answer is
+//! added here, once.
+
+use utoipa::{
+    OpenApi, PartialSchema, ToSchema,
+    openapi::{
+        Content, Ref, RefOr, Response, ResponseBuilder,
+        path::{Operation, ParameterIn, PathItem},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{App, connection, message, operation, problem::ProblemBody, provider, route};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Angarium",
+        description = "A self-hosted delivery gateway. Every error is a problem (RFC 9457) that names every bad field.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    servers((url = "/")),
+    tags(
+        (name = "messages", description = "What is sent, and what became of it."),
+        (name = "connections", description = "A tenant's accounts at providers."),
+        (name = "routes", description = "Which connection serves a channel."),
+        (name = "providers", description = "The components that speak to the other side."),
+        (name = "operations", description = "For whoever runs the gateway."),
+    ),
+)]
+struct Head;
+
+/// Every documented path with its handler.
+pub fn routes() -> OpenApiRouter<App> {
+    let mut router = OpenApiRouter::with_openapi(Head::openapi())
+        .routes(routes!(message::list, message::create))
+        .routes(routes!(message::create_batch))
+        .routes(routes!(message::get))
+        .routes(routes!(message::attempts))
+        .routes(routes!(message::events))
+        .routes(routes!(message::decision))
+        .routes(routes!(message::cancel))
+        .routes(routes!(message::retry))
+        .routes(routes!(connection::list, connection::create))
+        .routes(routes!(connection::get, connection::update, connection::delete))
+        .routes(routes!(connection::rotate))
+        .routes(routes!(route::list, route::create))
+        .routes(routes!(route::get))
+        .routes(routes!(route::create_version))
+        .routes(routes!(route::activate))
+        .routes(routes!(route::rollback))
+        .routes(routes!(provider::list, provider::install))
+        .routes(routes!(provider::get))
+        .routes(routes!(provider::rollback))
+        .routes(routes!(provider::grant))
+        .routes(routes!(operation::live))
+        .routes(routes!(operation::ready))
+        .routes(routes!(operation::metrics));
+    complete(router.get_openapi_mut());
+    router
+}
+
+/// Adds the key, the problem's schema, and the problems that any operation of a kind can answer.
+fn complete(document: &mut utoipa::openapi::OpenApi) {
+    let components = document.components.get_or_insert_default();
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("ak_…")
+        .description(Some("A key of `angarium key create`."))
+        .build();
+    components.security_schemes.insert("key".to_owned(), RefOr::T(SecurityScheme::Http(key)));
+    let mut schemas = Vec::new();
+    ProblemBody::schemas(&mut schemas);
+    components.schemas.extend(schemas);
+    components.schemas.insert(ProblemBody::name().into_owned(), ProblemBody::schema());
+    for (path, item) in &mut document.paths.paths {
+        for operation in operations(item) {
+            add_problems(operation, path.starts_with("/v1/"));
+        }
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete].into_iter().flatten()
+}
+
+fn add_problems(operation: &mut Operation, with_key: bool) {
+    let parameters = operation.parameters.as_deref().unwrap_or_default();
+    let stands_in = |place: &ParameterIn| {
+        parameters.iter().any(|it| matches!(it, RefOr::T(parameter) if parameter.parameter_in == *place))
+    };
+    let (by_name, by_query) = (stands_in(&ParameterIn::Path), stands_in(&ParameterIn::Query));
+    let body = operation.request_body.is_some();
+    let problems = [
+        (body || by_query || !by_name, "400", "The request can't be read, or a parameter is wrong."),
+        (with_key, "401", "The API key is missing or not valid."),
+        (with_key, "403", "The API key lacks the scope."),
+        (by_name, "404", "There is no such thing, or it belongs to somebody else."),
+        (body, "413", "The body is too long."),
+        (body, "415", "The body is of another kind."),
+        (body, "422", "Fields of the body are wrong; `errors` names each."),
+        (true, "500", "The gateway failed."),
+        (with_key, "503", "The gateway can't do this now; `Retry-After` says when to try again."),
+    ];
+    for (_, status, description) in problems.into_iter().filter(|(applies, ..)| *applies) {
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(problem(description)));
+    }
+    if with_key {
+        operation.security = Some(vec![SecurityRequirement::new("key", Vec::<String>::new())]);
+    }
+}
+
+fn problem(description: &str) -> Response {
+    let schema = Ref::from_schema_name(ProblemBody::name());
+    ResponseBuilder::new()
+        .description(description)
+        .content("application/problem+json", Content::new(Some(schema)))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_says_what_it_can_answer() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        assert_eq!(document["openapi"], "3.1.0");
+        let create = &document["paths"]["/v1/messages"]["post"];
+        for status in ["200", "202", "400", "401", "403", "413", "415", "422", "500", "503"] {
+            assert!(create["responses"][status].is_object(), "{status}");
+        }
+        assert_eq!(create["security"][0]["key"], serde_json::json!([]));
+        assert!(document["paths"]["/livez"]["get"]["responses"]["401"].is_null());
+    }
+
+    #[test]
+    fn every_schema_that_is_referred_to_exists() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        let text = document.to_string();
+        for part in text.split("\"#/components/schemas/").skip(1) {
+            let name = part.split('"').next().unwrap();
+            assert!(schemas.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_documents_schemas_are_valid() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+            assert!(jsonschema::draft202012::meta::is_valid(schema), "{name}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Collects what is wrong with a request, so that one answer names all of it.
+
+use super::problem::{FieldProblem, Problem};
+
+/// The bad fields so far, and where in the body the checks stand.
+#[derive(Debug, Default)]
+pub struct Fields {
+    path: String,
+    problems: Vec<FieldProblem>,
+}
+
+impl Fields {
+    /// Runs checks one level deeper.
+    pub fn within<T>(&mut self, name: &str, checks: impl FnOnce(&mut Self) -> T) -> T {
+        let length = self.path.len();
+        self.path.push('/');
+        self.path.push_str(&escaped(name));
+        let result = checks(self);
+        self.path.truncate(length);
+        result
+    }
+
+    /// Runs checks on the elements of a list.
+    pub fn each<'a, T: 'a>(
+        &mut self,
+        name: &str,
+        items: impl IntoIterator<Item = &'a T>,
+        mut checks: impl FnMut(&mut Self, &'a T),
+    ) {
+        self.within(name, |fields| {
+            for (index, item) in items.into_iter().enumerate() {
+                fields.within(&index.to_string(), |fields| checks(fields, item));
+            }
+        });
+    }
+
+    /// The field where the checks stand is bad.
+    pub fn bad(&mut self, code: &str, detail: impl Into<String>) {
+        self.problems.push(FieldProblem { pointer: self.path.clone(), code: code.to_owned(), detail: detail.into() });
+    }
+
+    /// A field one level deeper is bad unless this holds.
+    pub fn check(&mut self, ok: bool, name: &str, code: &str, detail: impl FnOnce() -> String) {
+        if !ok {
+            self.within(name, |fields| fields.bad(code, detail()));
+        }
+    }
+
+    /// Something other than the body is bad: `query/limit`.
+    pub fn elsewhere(&mut self, pointer: impl Into<String>, code: &str, detail: impl Into<String>) {
+        self.problems.push(FieldProblem { pointer: pointer.into(), code: code.to_owned(), detail: detail.into() });
+    }
+
+    /// Whether nothing is wrong so far.
+    pub fn is_empty(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// All of it, or nothing.
+    pub fn into_problem(self) -> Option<Problem> {
+        if self.problems.is_empty() { None } else { Some(Problem::fields(self.problems)) }
+    }
+
+    /// What is wrong.
+    pub fn into_problems(self) -> Vec<FieldProblem> {
+        self.problems
+    }
+}
+
+/// A member's name in a JSON pointer (RFC 6901, section 3).
+pub fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+/// A short text for the database and for logs: no control characters, of a length in these bounds.
+pub fn plain(fields: &mut Fields, name: &str, text: &str, most: usize) {
+    fields.within(name, |fields| {
+        if text.is_empty() {
+            fields.bad("empty", "has to have a character at least, or to be left out");
+        }
+        if text.chars().count() > most {
+            fields.bad("too_long", format!("has more than {most} characters"));
+        }
+        if text.chars().any(char::is_control) {
+            fields.bad("control_character", "has a control character, such as a line break");
+        }
+    });
+}
+
+/// A client's own name for a resource: it works wherever the id does, so it must not look like one.
+pub fn uid(fields: &mut Fields, uid: &str) {
+    plain(fields, "uid", uid, 128);
+    fields.check(!looks_like_an_id(uid), "uid", "reserved", || {
+        "begins like an id of the gateway's own; choose another beginning".to_owned()
+    });
+    fields.check(!uid.contains('/'), "uid", "reserved", || "has a slash; it stands in paths as it is".to_owned());
+}
+
+fn looks_like_an_id(uid: &str) -> bool {
+    crate::domain::ids::ALL_PREFIXES.iter().any(|prefix| uid.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_names_the_place() {
+        let mut fields = Fields::default();
+        fields.within("a/b", |fields| {
+            fields.each("c", &[1, 2], |fields, n| fields.check(*n == 1, "d", "x", String::new))
+        });
+        assert_eq!(fields.into_problems()[0].pointer, "/a~1b/c/1/d");
+    }
+
+    #[test]
+    fn a_uid_is_not_mistaken_for_an_id() {
+        let bad = |text: &str| {
+            let mut fields = Fields::default();
+            uid(&mut fields, text);
+            !fields.is_empty()
+        };
+        assert!(!bad("primary-smtp"));
+        for text in ["", "conn_x", "route_1", "a\nb", "a/b", &"x".repeat(129)] {
+            assert!(bad(text), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Bodies in and out. A good body is parsed once, straight into its type; only one that is bad
+//! is held against its schema, to name all that is wrong with it.
+
+use std::{
+    any::TypeId,
+    collections::HashMap,
+    sync::{Arc, LazyLock, PoisonError, RwLock},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequest, Request, rejection::BytesRejection},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::{
+    fields::escaped,
+    problem::{FieldProblem, Problem},
+};
+
+/// A request's body as a value, or an answer's.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + ToSchema + 'static> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers().get(header::CONTENT_TYPE)) {
+            return Err(Problem::request(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "The body is of another kind",
+                "send the header `Content-Type: application/json`",
+            ));
+        }
+        let bytes = bytes(request, state).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// The whole body, if it is not too long.
+pub async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, state).await.map_err(|rejection| match rejection {
+        BytesRejection::FailedToBufferBody(reason) if reason.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::request(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The body is too long",
+                "the operator's `http.max_body_bytes` says how long it may be",
+            )
+        }
+        other => Problem::malformed(other.body_text()),
+    })
+}
+
+/// Parses a body, or names everything that is wrong with it.
+pub fn parse<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| match serde_json::from_slice::<Value>(bytes) {
+        Ok(value) => Problem::fields(explain::<T>(&value, &error)),
+        Err(syntax) => Problem::malformed(format!("the body is not JSON: {syntax}")),
+    })
+}
+
+/// What the schema of `T` says against a value that did not parse.
+pub fn explain<T: ToSchema + 'static>(value: &Value, error: &serde_json::Error) -> Vec<FieldProblem> {
+    let mut problems: Vec<FieldProblem> =
+        validator::<T>().iter().flat_map(|validator| validator.iter_errors(value)).flat_map(|error| named(&error)).collect();
+    problems.dedup();
+    if problems.is_empty() {
+        problems.push(FieldProblem {
+            pointer: String::new(),
+            code: "invalid".to_owned(),
+            detail: without_value(&error.to_string()),
+        });
+    }
+    problems
+}
+
+/// serde repeats a string or number that it refuses; it stands in backquotes or quotes.
+fn without_value(message: &str) -> String {
+    match message.split_once(", expected ") {
+        Some((_, expected)) => format!("expected {expected}"),
+        None => message.to_owned(),
+    }
+}
+
+fn is_json(header: Option<&HeaderValue>) -> bool {
+    let kind = header.and_then(|value| value.to_str().ok()).and_then(|value| value.split(';').next());
+    kind.is_some_and(|kind| {
+        let kind = kind.trim();
+        kind.eq_ignore_ascii_case("application/json")
+            || kind.get(..12).is_some_and(|start| start.eq_ignore_ascii_case("application/"))
+                && kind.get(kind.len().saturating_sub(5)..).is_some_and(|end| end.eq_ignore_ascii_case("+json"))
+    })
+}
+
+type Validators = RwLock<HashMap<TypeId, Option<Arc<Validator>>>>;
+
+/// Made when a body of the type is refused for the first time.
+fn validator<T: ToSchema + 'static>() -> Option<Arc<Validator>> {
+    static VALIDATORS: LazyLock<Validators> = LazyLock::new(Validators::default);
+    let key = TypeId::of::<T>();
+    if let Some(made) = VALIDATORS.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        return made.clone();
+    }
+    let made = compile::<T>();
+    VALIDATORS.write().unwrap_or_else(PoisonError::into_inner).insert(key, made.clone());
+    made
+}
+
+fn compile<T: ToSchema>() -> Option<Arc<Validator>> {
+    let mut schemas = vec![(T::name().into_owned(), T::schema())];
+    T::schemas(&mut schemas);
+    let schemas: serde_json::Map<_, _> =
+        schemas.into_iter().filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?))).collect();
+    let root = serde_json::json!({
+        "$ref": format!("#/components/schemas/{}", T::name()), "components": {"schemas": schemas},
+    });
+    match jsonschema::draft202012::options().should_validate_formats(true).build(&root) {
+        Ok(validator) => Some(Arc::new(validator)),
+        Err(error) => {
+            tracing::error!(schema = %T::name(), error = %error, "a request's schema is not valid");
+            None
+        }
+    }
+}
+
+/// An error by the field that it is about, in words that don't repeat the value.
+fn named(error: &ValidationError<'_>) -> Vec<FieldProblem> {
+    let pointer = error.instance_path().to_string();
+    let field = |name: &str, code: &str, detail: String| FieldProblem {
+        pointer: if name.is_empty() { pointer.clone() } else { format!("{pointer}/{}", escaped(name)) },
+        code: code.to_owned(),
+        detail,
+    };
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+            unexpected.iter().map(|name| field(name, "unknown_field", "there is no such field".to_owned())).collect()
+        }
+        ValidationErrorKind::Required { property } => {
+            vec![field(property.as_str().unwrap_or_default(), "missing", "is missing".to_owned())]
+        }
+        ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
+            match likeliest(context, error.instance_path().as_str()) {
+                Some(branch) => branch.iter().flat_map(|error| named(error)).collect(),
+                None => {
+                    vec![field("", "invalid", "is of none of the forms that the reference at /docs lists".to_owned())]
+                }
+            }
+        }
+        kind => vec![field("", code(kind), error.masked_with("the value").to_string())],
+    }
+}
+
+/// The alternative that was meant: the one whose kind fits the value, and its tag, if it has one.
+fn likeliest<'a>(
+    branches: &'a [Vec<ValidationError<'static>>],
+    pointer: &str,
+) -> Option<&'a [ValidationError<'static>]> {
+    let tag = format!("{pointer}/type");
+    let meant = |branch: &&Vec<ValidationError<'static>>| {
+        !branch.iter().any(|error| match error.kind() {
+            ValidationErrorKind::Type { .. } => error.instance_path().as_str() == pointer,
+            ValidationErrorKind::Enum { .. } | ValidationErrorKind::Constant { .. } => {
+                error.instance_path().as_str() == tag
+            }
+            _ => false,
+        })
+    };
+    let mut meant = branches.iter().filter(meant);
+    let first = meant.next()?;
+    if meant.next().is_none() { Some(first) } else { None }
+}
+
+fn code(kind: &ValidationErrorKind) -> &'static str {
+    match kind {
+        ValidationErrorKind::Type { .. } => "wrong_type",
+        ValidationErrorKind::Enum { .. } | ValidationErrorKind::Constant { .. } => "not_a_choice",
+        ValidationErrorKind::MinLength { .. } | ValidationErrorKind::MinItems { .. } => "too_short",
+        ValidationErrorKind::MaxLength { .. } | ValidationErrorKind::MaxItems { .. } => "too_long",
+        ValidationErrorKind::Minimum { .. } | ValidationErrorKind::ExclusiveMinimum { .. } => "too_small",
+        ValidationErrorKind::Maximum { .. } | ValidationErrorKind::ExclusiveMaximum { .. } => "too_large",
+        ValidationErrorKind::Format { .. } | ValidationErrorKind::Pattern { .. } => "wrong_format",
+        _ => "invalid",
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(bytes) => {
+                let mut response = Response::new(Body::from(bytes));
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                response
+            }
+            Err(error) => Problem::internal(&error).into_response(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, ToSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    struct Order {
+        name: String,
+        #[schema(minimum = 1)]
+        count: u32,
+        policy: Policy,
+        to: Option<Target>,
+    }
+
+    #[derive(Debug, Deserialize, ToSchema)]
+    #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    enum Policy {
+        None,
+        Linear { delay_ms: u64 },
+    }
+
+    #[derive(Debug, Deserialize, ToSchema)]
+    #[serde(untagged)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    enum Target {
+        Text(String),
+        Full(Full),
+    }
+
+    #[derive(Debug, Deserialize, ToSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    struct Full {
+        address: String,
+    }
+
+    fn problems(body: &str) -> Vec<(String, String)> {
+        let value = parse::<Order>(body.as_bytes()).unwrap_err().to_value("");
+        let errors = value["errors"].as_array().unwrap().iter();
+        let mut found: Vec<_> = errors
+            .map(|error| (error["pointer"].as_str().unwrap().to_owned(), error["code"].as_str().unwrap().to_owned()))
+            .collect();
+        found.sort();
+        found
+    }
+
+    fn expect(body: &str, expected: &[(&str, &str)]) {
+        let expected: Vec<_> = expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        assert_eq!(problems(body), expected, "{body}");
+    }
+
+    #[test]
+    fn every_bad_field_is_named() {
+        expect(
+            r#"{"count": "x", "tenant_id": "B", "policy": {"type": "none"}}"#,
+            &[("/count", "wrong_type"), ("/name", "missing"), ("/tenant_id", "unknown_field")],
+        );
+    }
+
+    #[test]
+    fn the_alternative_that_was_meant_is_explained() {
+        expect(
+            r#"{"name": "a", "count": 1, "policy": {"type": "linear", "delay": 5}}"#,
+            &[("/policy/delay", "unknown_field"), ("/policy/delay_ms", "missing")],
+        );
+        expect(r#"{"name": "a", "count": 1, "policy": {"type": "no"}}"#, &[("/policy", "invalid")]);
+        expect(
+            r#"{"name": "a", "count": 1, "policy": {"type": "none"}, "to": {"adress": "x"}}"#,
+            &[("/to/address", "missing"), ("/to/adress", "unknown_field")],
+        );
+    }
+
+    #[test]
+    fn what_the_schema_lets_pass_is_named_all_the_same() {
+        expect(r#"{"name": "a", "name": "b", "count": 1, "policy": {"type": "none"}}"#, &[("", "invalid")]);
+    }
+
+    #[test]
+    fn what_is_no_json_is_malformed() {
+        for body in ["", "{", "{\"name\": \"\\ud800\"}", "\u{feff}{}"] {
+            assert_eq!(parse::<Order>(body.as_bytes()).unwrap_err().status(), 400, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_value_is_not_repeated() {
+        let problem = parse::<Order>(br#"{"name": 12345678, "count": "hunter2", "policy": 1}"#).unwrap_err();
+        let text = problem.to_value("").to_string();
+        assert!(!text.contains("hunter2") && !text.contains("12345678"), "{text}");
+    }
+}

@@ -1,0 +1,365 @@
+//! `/v1/messages`
+
+mod new;
+mod view;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    auth::{MessagesRead, MessagesWrite, Tenant},
+    fields::Fields,
+    json::{self, Json},
+    page::{Page, Paging},
+    problem::{FieldProblem, Problem, ProblemBody},
+    request::{Query, RequestId, UrlPath, short_text},
+};
+use crate::{
+    admission::{AdmitError, Admitted},
+    clock,
+    control::{self, Controlled},
+    directory::TenantConfig,
+    dispatch::{Preview, PreviewRequest},
+    domain::{
+        delivery::DeliveryState,
+        ids::{ConnectionId, MessageId, TenantId},
+        message::{self, Channel},
+    },
+    routing::Plan,
+    store::{
+        attempt::attempt_list,
+        event::event_list,
+        message::{MessageFilter, message_get, message_list},
+    },
+};
+use new::{Circumstances, NewMessage};
+use view::{AttemptAnswer, DecisionAnswer, EventAnswer, MessageAnswer};
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const MOST_IN_BATCH: usize = 1000;
+
+/// Send a message.
+///
+/// It is durable once the answer is there, and leaves as its route says. With `dry_run` nothing is
+/// stored or sent: the answer shows the decision and the requests that would leave.
+#[utoipa::path(post, path = "/v1/messages", tag = "messages", operation_id = "createMessage",
+    params(
+        ("dry_run" = Option<bool>, Query, description = "Show what would leave, and send nothing."),
+        ("Idempotency-Key" = Option<String>, Header, description = "As the field `idempotency_key`.", max_length = 255),
+    ),
+    request_body = NewMessage,
+    responses(
+        (status = 202, description = "It was accepted.", body = MessageAnswer,
+            headers(("Idempotency-Replayed" = String, description = "`true` when the key was known: the first answer again."))),
+        (status = 200, description = "A dry run: what would leave.", body = DryRun),
+    ))]
+pub async fn create(
+    tenant: Tenant<MessagesWrite>,
+    State(app): State<App>,
+    mut query: Query,
+    headers: HeaderMap,
+    Json(new): Json<NewMessage>,
+) -> Result<Response, Problem> {
+    let dry_run = query.flag("dry_run");
+    query.finish()?;
+    let header_key = new::header_key(&headers).map_err(|fields| Problem::parameters(fields.into_problems()))?;
+    let config = knowing(&app, tenant.id, new.pinned_to()).await?;
+    let new = domain(new, header_key, &config).map_err(refusal)?;
+    if dry_run {
+        let preview = app.dispatcher.preview(tenant.id, new).await?;
+        return Ok(Json(DryRun::from(preview)).into_response());
+    }
+    let admitted = app.admission.admit(tenant.id, vec![new]).await.pop().unwrap_or(Err(AdmitError::Unavailable));
+    let Admitted { message, replayed } = admitted?;
+    let mut response = (StatusCode::ACCEPTED, Json(MessageAnswer::accepted(&message))).into_response();
+    if replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// What a dry run answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DryRun {
+    /// The candidates in order, with the reasons; null when no route serves the channel.
+    #[schema(value_type = Option<Object>)]
+    plan: Option<Plan>,
+    /// The first request of each candidate, secrets redacted, or why there is none.
+    #[schema(value_type = Vec<Object>)]
+    requests: Vec<PreviewRequest>,
+}
+
+impl From<Preview> for DryRun {
+    fn from(Preview { plan, requests }: Preview) -> Self {
+        Self { plan, requests }
+    }
+}
+
+/// Messages to be sent together.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewBatch {
+    /// 1 to 1000; each has its own result.
+    #[schema(value_type = Vec<NewMessage>, min_items = 1, max_items = 1000)]
+    messages: Vec<Box<RawValue>>,
+}
+
+/// What came of each message, in order.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BatchAnswer {
+    data: Vec<BatchResult>,
+}
+
+/// What came of one message: `message` or `error`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BatchResult {
+    /// What a request of its own would have been answered with.
+    #[schema(example = 202)]
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<MessageAnswer>,
+    /// The idempotency key was known: the first answer again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replayed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ProblemBody>)]
+    error: Option<serde_json::Value>,
+}
+
+/// Send up to 1,000 messages.
+///
+/// Each has a result of its own: what is wrong with one keeps no other from being accepted.
+#[utoipa::path(post, path = "/v1/messages/batch", tag = "messages", operation_id = "createMessages",
+    request_body = NewBatch,
+    responses((status = 200, description = "What came of each.", body = BatchAnswer)))]
+pub async fn create_batch(
+    tenant: Tenant<MessagesWrite>,
+    State(app): State<App>,
+    query: Query,
+    id: RequestId,
+    Json(batch): Json<NewBatch>,
+) -> Result<Json<BatchAnswer>, Problem> {
+    query.finish()?;
+    if !(1..=MOST_IN_BATCH).contains(&batch.messages.len()) {
+        return Err(Problem::field("/messages", "wrong_length", "has 1 to 1000 messages"));
+    }
+    let parsed: Vec<_> = batch.messages.iter().map(|raw| json::parse::<NewMessage>(raw.get().as_bytes())).collect();
+    let pinned = parsed.iter().filter_map(|new| new.as_ref().ok()?.pinned_to());
+    let config = knowing(&app, tenant.id, pinned).await?;
+    let checked: Vec<_> = parsed.into_iter().map(|new| domain(new?, None, &config).map_err(refusal)).collect();
+    let (good, slots) = apart(checked);
+    let mut admitted = app.admission.admit(tenant.id, good).await.into_iter();
+    let data = slots.into_iter().map(|slot| match slot {
+        Some(problem) => BatchResult::refused(&problem, id.as_str()),
+        None => match admitted.next().unwrap_or(Err(AdmitError::Unavailable)) {
+            Ok(admitted) => BatchResult::accepted(&admitted),
+            Err(error) => BatchResult::refused(&Problem::from(error), id.as_str()),
+        },
+    });
+    Ok(Json(BatchAnswer { data: data.collect() }))
+}
+
+impl BatchResult {
+    fn accepted(admitted: &Admitted) -> Self {
+        Self {
+            status: 202,
+            message: Some(MessageAnswer::accepted(&admitted.message)),
+            replayed: admitted.replayed,
+            error: None,
+        }
+    }
+
+    fn refused(problem: &Problem, request_id: &str) -> Self {
+        let error = Some(problem.to_value(request_id));
+        Self { status: problem.status().as_u16(), message: None, replayed: false, error }
+    }
+}
+
+/// The good ones, and for each in order its problem or the place that its result takes.
+fn apart(checked: Vec<Result<message::NewMessage, Problem>>) -> (Vec<message::NewMessage>, Vec<Option<Problem>>) {
+    let mut good = Vec::with_capacity(checked.len());
+    let slots = checked.into_iter().map(|one| one.map(|new| good.push(new)).err()).collect();
+    (good, slots)
+}
+
+/// List messages, the newest first.
+#[utoipa::path(get, path = "/v1/messages", tag = "messages", operation_id = "listMessages",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("state" = Option<view::StateName>, Query, description = "Only messages in this state."),
+        ("channel" = Option<String>, Query, description = "Only messages of this channel."),
+        ("reference" = Option<String>, Query, description = "Only messages with this reference."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<MessageAnswer>)))]
+pub async fn list(
+    tenant: Tenant<MessagesRead>,
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Json<Page<MessageAnswer>>, Problem> {
+    let paging = Paging::<MessageId>::of(&mut query);
+    let filter = MessageFilter {
+        state: query.take("state", |text| text.parse::<DeliveryState>().map_err(|error| error.to_string())),
+        channel: query
+            .take("channel", |text| text.parse::<Channel>().map_err(|error| error.to_string()))
+            .map(|channel| channel.as_str().to_owned()),
+        reference: query.take("reference", short_text),
+    };
+    query.finish()?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let rows = message_list(&mut txn, tenant.id, &filter, paging.after, paging.fetch()).await?;
+    Ok(Json(Page::of(rows, &paging, |row| row.message.id.to_string(), MessageAnswer::from)))
+}
+
+/// Show a message and where it stands.
+#[utoipa::path(get, path = "/v1/messages/{id}", tag = "messages", operation_id = "getMessage",
+    params(("id" = String, Path, description = "`msg_…`")),
+    responses((status = 200, description = "The message.", body = MessageAnswer)))]
+pub async fn get(
+    tenant: Tenant<MessagesRead>,
+    State(app): State<App>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<MessageAnswer>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
+    Ok(Json(view.into()))
+}
+
+/// Show every attempt of a message, the oldest first.
+#[utoipa::path(get, path = "/v1/messages/{id}/attempts", tag = "messages", operation_id = "listAttempts",
+    params(("id" = String, Path, description = "`msg_…`")),
+    responses((status = 200, description = "All of them.", body = Page<AttemptAnswer>)))]
+pub async fn attempts(
+    tenant: Tenant<MessagesRead>,
+    State(app): State<App>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<Page<AttemptAnswer>>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
+    let attempts = attempt_list(&mut txn, tenant.id, view.delivery.id).await?;
+    Ok(Json(Page::whole(attempts.into_iter().map(AttemptAnswer::from).collect())))
+}
+
+/// Show what happened to a message, the oldest first.
+#[utoipa::path(get, path = "/v1/messages/{id}/events", tag = "messages", operation_id = "listEvents",
+    params(("id" = String, Path, description = "`msg_…`")),
+    responses((status = 200, description = "All of it.", body = Page<EventAnswer>)))]
+pub async fn events(
+    tenant: Tenant<MessagesRead>,
+    State(app): State<App>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<Page<EventAnswer>>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
+    let events = event_list(&mut txn, tenant.id, view.message.id).await?;
+    Ok(Json(Page::whole(events.into_iter().map(EventAnswer::from).collect())))
+}
+
+/// Show why a message went where it went: for each attempt the route, the candidates and the reasons.
+#[utoipa::path(get, path = "/v1/messages/{id}/decision", tag = "messages", operation_id = "getDecision",
+    params(("id" = String, Path, description = "`msg_…`")),
+    responses((status = 200, description = "One decision an attempt.", body = DecisionAnswer)))]
+pub async fn decision(
+    tenant: Tenant<MessagesRead>,
+    State(app): State<App>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<DecisionAnswer>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
+    let attempts = attempt_list(&mut txn, tenant.id, view.delivery.id).await?;
+    Ok(Json(DecisionAnswer::new(&view.message, attempts)))
+}
+
+/// Cancel a message that has not begun to leave.
+#[utoipa::path(post, path = "/v1/messages/{id}/cancel", tag = "messages", operation_id = "cancelMessage",
+    params(("id" = String, Path, description = "`msg_…`")),
+    responses(
+        (status = 200, description = "It is canceled.", body = MessageAnswer),
+        (status = 409, description = "It is too late.", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn cancel(
+    tenant: Tenant<MessagesWrite>,
+    State(app): State<App>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<MessageAnswer>, Problem> {
+    let id = message_id(&id)?;
+    controlled(control::cancel(&app.store, tenant.id, id).await?, "canceled")
+}
+
+/// Try a message again by hand that has ended without success.
+#[utoipa::path(post, path = "/v1/messages/{id}/retry", tag = "messages", operation_id = "retryMessage",
+    params(("id" = String, Path, description = "`msg_…`")),
+    responses(
+        (status = 202, description = "Another attempt is due now.", body = MessageAnswer),
+        (status = 409, description = "It waits already, or has succeeded.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn retry(
+    tenant: Tenant<MessagesWrite>,
+    State(app): State<App>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<(StatusCode, Json<MessageAnswer>), Problem> {
+    let id = message_id(&id)?;
+    let answer = controlled(control::retry(&app.store, &app.bell, tenant.id, id).await?, "tried again")?;
+    Ok((StatusCode::ACCEPTED, answer))
+}
+
+fn controlled(what: Controlled, done: &str) -> Result<Json<MessageAnswer>, Problem> {
+    match what {
+        Controlled::Done(view) => Ok(Json(MessageAnswer::from(*view))),
+        Controlled::NotFound => Err(missing()),
+        Controlled::NotNow(state) => {
+            Err(Problem::conflict("wrong_state", format!("the message is {}, and can't be {done} now", state.as_str())))
+        }
+    }
+}
+
+fn missing() -> Problem {
+    Problem::not_found("message")
+}
+
+fn message_id(text: &str) -> Result<MessageId, Problem> {
+    text.parse().map_err(|_| missing())
+}
+
+fn domain(new: NewMessage, header_key: Option<String>, config: &TenantConfig) -> Result<message::NewMessage, Fields> {
+    let connection = |name: &str| -> Option<ConnectionId> { Some(config.connection(name)?.connection.id) };
+    new.into_domain(Circumstances { now: clock::now(), header_key, connection: &connection })
+}
+
+fn refusal(fields: Fields) -> Problem {
+    let problems: Vec<FieldProblem> = fields.into_problems();
+    Problem::fields(problems)
+}
+
+/// The tenant's configuration, read anew if it lacks a connection that a message names: another
+/// node may just have made it.
+async fn knowing<'a>(
+    app: &App,
+    tenant: TenantId,
+    pinned: impl IntoIterator<Item = &'a str>,
+) -> Result<std::sync::Arc<TenantConfig>, Problem> {
+    let config = app.directory.tenant(tenant).await?;
+    if pinned.into_iter().all(|name| config.connection(name).is_some()) {
+        return Ok(config);
+    }
+    Ok(app.directory.reload(tenant).await?)
+}
+
+impl From<AdmitError> for Problem {
+    fn from(error: AdmitError) -> Self {
+        match &error {
+            AdmitError::NoRoute { .. } => Self::field("/channel", "no_route", error.to_string()),
+            AdmitError::KeyReused => Self::field("/idempotency_key", "key_reused", error.to_string()),
+            AdmitError::Unavailable => Self::unavailable(&error.to_string()),
+            AdmitError::Failed(_) => Self::internal(&error),
+        }
+    }
+}

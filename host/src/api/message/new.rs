@@ -1,0 +1,579 @@
+//! A message as a client sends it, and what has to hold before it is one.
+
+use std::collections::BTreeMap;
+
+use axum::http::HeaderMap;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+use super::super::fields::{Fields, plain};
+use crate::domain::{
+    ids::{ConnectionId, MessageId},
+    message::{self, Body, Channel, Idempotency, Message, Priority},
+};
+
+/// Attachments of one message together, decoded.
+const MOST_ATTACHMENT_BYTES: usize = 10 << 20;
+/// `metadata` and `attributes`, each.
+const MOST_OBJECT_BYTES: usize = 16 << 10;
+/// A send is planned, or expires, this far from now at most.
+const FURTHEST: SignedDuration = SignedDuration::from_hours(366 * 24);
+
+/// A message to be sent.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "to": "ann@example.org", "channel": "email",
+    "content": {"from": "shop@example.com", "subject": "Your invoice", "text": "Thank you."},
+    "reference": "invoice:INV-7"
+}))]
+pub struct NewMessage {
+    /// Who gets it: an address, or an address with a name. A webhook's is a URL; it may be left
+    /// out where the connection's config has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<Recipient>,
+    /// `email`, `sms`, `mms`, `webhook`, … or another that a provider brings.
+    #[schema(pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
+    channel: String,
+    #[serde(default)]
+    content: Content,
+    /// A connection's id or uid, to use it past the channel's route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 128)]
+    connection: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<PriorityName>)]
+    priority: Option<Priority>,
+    /// Not before this time; at most 366 days ahead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    send_at: Option<Timestamp>,
+    /// Not after this time: what was not sent by then expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    /// The same key with the same message is accepted once; kept for a day. The header
+    /// `Idempotency-Key` says the same.
+    #[serde(default, skip_serializing)]
+    #[schema(min_length = 1, max_length = 255)]
+    idempotency_key: Option<String>,
+    /// The client's own object, such as `invoice:INV-7`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 255)]
+    reference: Option<String>,
+    /// What routing rules may look at; at most 16 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    attributes: Option<Box<RawValue>>,
+    /// The client's own, handed back as it came; at most 16 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Box<RawValue>>,
+}
+
+/// What is delivered. Which fields count depends on the channel.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewContent)]
+pub struct Content {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<Recipient>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reply_to: Option<Recipient>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 100)]
+    cc: Vec<Recipient>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 100)]
+    bcc: Vec<Recipient>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 998)]
+    subject: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    html: Option<String>,
+    /// Any JSON; its bytes arrive as they are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    payload: Option<Box<RawValue>>,
+    /// Headers of the mail or request; at most 100.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
+    /// At most 50, and 10 MiB together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 50)]
+    attachments: Vec<NewAttachment>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 10)]
+    media_urls: Vec<String>,
+    /// Parameters of the provider's own; at most 100.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    params: BTreeMap<String, String>,
+}
+
+/// An address, or an address with the name shown beside it.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Recipient {
+    Text(String),
+    Named(NamedAddress),
+}
+
+/// An address with the name shown beside it.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NamedAddress {
+    #[schema(min_length = 1, max_length = 2048)]
+    address: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 256)]
+    name: Option<String>,
+}
+
+/// A file that travels with the message.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewAttachment {
+    #[schema(min_length = 1, max_length = 255, example = "invoice.pdf")]
+    name: String,
+    #[schema(example = "application/pdf")]
+    media_type: String,
+    /// Base64 (RFC 4648, section 4).
+    #[schema(format = Byte)]
+    content: String,
+    /// For a part that the HTML shows as `cid:…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 255)]
+    content_id: Option<String>,
+}
+
+/// How pressing a message is.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum PriorityName {
+    Low,
+    Normal,
+    High,
+    Urgent,
+}
+
+/// What a message is checked against besides itself.
+pub struct Circumstances<'a> {
+    pub now: Timestamp,
+    /// The header `Idempotency-Key`, for a message that is sent alone.
+    pub header_key: Option<String>,
+    /// The connection of an id or uid, if the tenant has it.
+    pub connection: &'a dyn Fn(&str) -> Option<ConnectionId>,
+}
+
+impl NewMessage {
+    /// The connection that it names.
+    pub fn pinned_to(&self) -> Option<&str> {
+        self.connection.as_deref()
+    }
+
+    /// The message, if all of it holds; else every bad field.
+    pub fn into_domain(self, around: Circumstances<'_>) -> Result<message::NewMessage, Fields> {
+        let mut fields = Fields::default();
+        let idempotency = self.idempotency(around.header_key.as_deref(), &mut fields);
+        let channel = self.channel(&mut fields);
+        self.check_times(around.now, &mut fields);
+        self.check_texts(&mut fields);
+        let connection = self.pinned(around.connection, &mut fields);
+        let mail = self.channel == "email";
+        check_recipient(self.to.as_ref(), &self.channel, &mut fields);
+        let attachments = fields.within("content", |fields| {
+            self.content.check(mail, fields);
+            self.content.decoded(fields)
+        });
+        let (Some(channel), true) = (channel, fields.is_empty()) else { return Err(fields) };
+        let message = Message {
+            id: MessageId::new(),
+            created_at: around.now,
+            channel,
+            priority: self.priority.unwrap_or_default(),
+            send_at: self.send_at,
+            expires_at: self.expires_at,
+            reference: self.reference,
+            connection,
+            attachments: u32::try_from(attachments.len()).unwrap_or(u32::MAX),
+            body: Body {
+                to: self.to.map(Recipient::into_domain),
+                content: self.content.into_domain(),
+                attributes: self.attributes,
+                metadata: self.metadata,
+            },
+        };
+        Ok(message::NewMessage { message, idempotency, attachments })
+    }
+
+    fn channel(&self, fields: &mut Fields) -> Option<Channel> {
+        let parsed = self.channel.parse::<Channel>();
+        if let Err(error) = &parsed {
+            fields.check(false, "channel", "wrong_format", || error.to_string());
+        }
+        parsed.ok()
+    }
+
+    /// The fingerprint covers the whole message in one form, whichever way its fields were ordered;
+    /// a payload's bytes count as they are.
+    fn idempotency(&self, header: Option<&str>, fields: &mut Fields) -> Option<Idempotency> {
+        let key = self.idempotency_key.as_deref().or(header)?;
+        if header.is_some_and(|header| header != key) {
+            fields.check(false, "idempotency_key", "contradiction", || {
+                "differs from the header `Idempotency-Key`: send one of them".to_owned()
+            });
+        }
+        plain(fields, "idempotency_key", key, 255);
+        let canonical = serde_json::to_vec(self).unwrap_or_default();
+        Some(Idempotency { key: key.to_owned(), fingerprint: Sha256::digest(canonical).into() })
+    }
+
+    fn check_times(&self, now: Timestamp, fields: &mut Fields) {
+        let horizon = now.checked_add(FURTHEST).unwrap_or(Timestamp::MAX);
+        let past = now.checked_sub(FURTHEST).unwrap_or(Timestamp::MIN);
+        if let Some(at) = self.send_at {
+            let near = (past..=horizon).contains(&at);
+            fields.check(near, "send_at", "out_of_range", || "is more than 366 days from now".to_owned());
+        }
+        if let Some(end) = self.expires_at {
+            let start = self.send_at.map_or(now, |at| at.max(now));
+            fields.check(end > start, "expires_at", "too_early", || "is not later than now and `send_at`".to_owned());
+            let near = end <= horizon.checked_add(FURTHEST).unwrap_or(Timestamp::MAX);
+            fields.check(near, "expires_at", "out_of_range", || "is more than two years from now".to_owned());
+        }
+    }
+
+    fn check_texts(&self, fields: &mut Fields) {
+        if let Some(reference) = &self.reference {
+            plain(fields, "reference", reference, 255);
+        }
+        for (name, object) in [("attributes", &self.attributes), ("metadata", &self.metadata)] {
+            let Some(object) = object else { continue };
+            fields.check(object.get().starts_with('{'), name, "wrong_type", || "is no object".to_owned());
+            fields.check(object.get().len() <= MOST_OBJECT_BYTES, name, "too_long", || "exceeds 16 KiB".to_owned());
+        }
+    }
+
+    fn pinned(&self, find: &dyn Fn(&str) -> Option<ConnectionId>, fields: &mut Fields) -> Option<ConnectionId> {
+        let name = self.connection.as_deref()?;
+        let found = find(name);
+        fields.check(found.is_some(), "connection", "unknown_connection", || {
+            "names no connection: GET /v1/connections lists them".to_owned()
+        });
+        found
+    }
+}
+
+fn check_recipient(to: Option<&Recipient>, channel: &str, fields: &mut Fields) {
+    let needed = matches!(channel, "email" | "sms" | "mms" | "whatsapp");
+    let Some(to) = to else {
+        return fields.check(!needed, "to", "missing", || "is missing".to_owned());
+    };
+    fields.within("to", |fields| {
+        to.check(channel == "email", fields);
+        if channel == "webhook" {
+            check_url(to.address(), fields);
+        }
+    });
+}
+
+impl Recipient {
+    fn address(&self) -> &str {
+        match self {
+            Self::Text(address) | Self::Named(NamedAddress { address, .. }) => address,
+        }
+    }
+
+    fn into_domain(self) -> message::Address {
+        match self {
+            Self::Text(address) => message::Address { address, name: None },
+            Self::Named(NamedAddress { address, name }) => message::Address { address, name },
+        }
+    }
+
+    fn check(&self, mail: bool, fields: &mut Fields) {
+        let address = self.address();
+        if address.is_empty() {
+            fields.bad("empty", "has no address");
+        } else if address.len() > 2048 {
+            fields.bad("too_long", "has more than 2048 bytes");
+        } else if address.chars().any(char::is_control) {
+            fields.bad("control_character", "has a control character, such as a line break");
+        } else if mail && !is_mailbox(address) {
+            fields.bad("wrong_format", "is no mail address of the form `local@domain`; a name goes into `name`");
+        }
+        if let Self::Named(NamedAddress { name: Some(name), .. }) = self {
+            fields.check(name.len() <= 256, "name", "too_long", || "has more than 256 bytes".to_owned());
+            fields.check(!name.chars().any(char::is_control), "name", "control_character", || {
+                "has a control character, such as a line break".to_owned()
+            });
+        }
+    }
+}
+
+impl Content {
+    fn check(&self, mail: bool, fields: &mut Fields) {
+        for (name, address) in [("from", &self.from), ("reply_to", &self.reply_to)] {
+            if let Some(address) = address {
+                fields.within(name, |fields| address.check(mail, fields));
+            }
+        }
+        for (name, list) in [("cc", &self.cc), ("bcc", &self.bcc)] {
+            fields.check(list.len() <= 100, name, "too_long", || "has more than 100 addresses".to_owned());
+            fields.each(name, list, |fields, address| address.check(mail, fields));
+        }
+        if let Some(subject) = &self.subject {
+            fields.check(subject.len() <= 998, "subject", "too_long", || "has more than 998 bytes".to_owned());
+            fields.check(!subject.chars().any(char::is_control), "subject", "control_character", || {
+                "has a control character, such as a line break".to_owned()
+            });
+        }
+        self.check_headers(fields);
+        fields.check(self.media_urls.len() <= 10, "media_urls", "too_long", || "has more than 10 URLs".to_owned());
+        fields.each("media_urls", &self.media_urls, |fields, url| check_url(url, fields));
+    }
+
+    fn check_headers(&self, fields: &mut Fields) {
+        for (name, map) in [("headers", &self.headers), ("params", &self.params)] {
+            fields.check(map.len() <= 100, name, "too_long", || "has more than 100 members".to_owned());
+        }
+        fields.within("headers", |fields| {
+            for (name, value) in &self.headers {
+                fields.check(is_token(name), name, "wrong_name", || "is no header's name".to_owned());
+                let plain = value.len() <= 4096 && !value.chars().any(|c| c.is_control() && c != '\t');
+                fields.check(plain, name, "wrong_format", || {
+                    "is longer than 4096 bytes or has a control character, such as a line break".to_owned()
+                });
+            }
+        });
+        fields.within("params", |fields| {
+            for (name, value) in &self.params {
+                let fits = (1..=128).contains(&name.len()) && value.len() <= 16 << 10;
+                fields.check(fits, name, "too_long", || {
+                    "has a name of more than 128 bytes, or none, or a value of more than 16 KiB".to_owned()
+                });
+                fields.check(!name.chars().any(char::is_control), name, "control_character", || {
+                    "has a control character in its name".to_owned()
+                });
+            }
+        });
+    }
+
+    /// The attachments' bytes; what is not base64 is named.
+    fn decoded(&self, fields: &mut Fields) -> Vec<message::Attachment> {
+        fields.check(self.attachments.len() <= 50, "attachments", "too_long", || "has more than 50 files".to_owned());
+        let encoded: usize = self.attachments.iter().map(|file| file.content.len()).sum();
+        // Base64 is longer than what it stands for by a third.
+        let fits = encoded / 4 * 3 <= MOST_ATTACHMENT_BYTES + 3 * self.attachments.len();
+        fields.check(fits, "attachments", "too_large", || "the files exceed 10 MiB together".to_owned());
+        if !fits {
+            return Vec::new();
+        }
+        let mut decoded = Vec::with_capacity(self.attachments.len());
+        fields.each("attachments", &self.attachments, |fields, file| decoded.extend(file.decoded(fields)));
+        decoded
+    }
+
+    fn into_domain(self) -> message::Content {
+        let all = |list: Vec<Recipient>| list.into_iter().map(Recipient::into_domain).collect();
+        message::Content {
+            from: self.from.map(Recipient::into_domain),
+            reply_to: self.reply_to.map(Recipient::into_domain),
+            cc: all(self.cc),
+            bcc: all(self.bcc),
+            subject: self.subject,
+            text: self.text,
+            html: self.html,
+            payload: self.payload,
+            headers: self.headers,
+            media_urls: self.media_urls,
+            params: self.params,
+        }
+    }
+}
+
+impl NewAttachment {
+    fn decoded(&self, fields: &mut Fields) -> Option<message::Attachment> {
+        plain(fields, "name", &self.name, 255);
+        fields.check(!self.name.contains(['/', '\\']), "name", "wrong_format", || "is a path; give a name".to_owned());
+        fields.check(is_media_type(&self.media_type), "media_type", "wrong_format", || {
+            "is no media type of the form `type/subtype`".to_owned()
+        });
+        if let Some(id) = &self.content_id {
+            plain(fields, "content_id", id, 255);
+            fields.check(!id.contains(['<', '>', ' ', '"']), "content_id", "wrong_format", || {
+                "has a space, quote or angle bracket".to_owned()
+            });
+        }
+        let content = STANDARD.decode(&self.content);
+        fields.check(content.is_ok(), "content", "not_base64", || "is not base64 with padding".to_owned());
+        Some(message::Attachment {
+            name: self.name.clone(),
+            media_type: self.media_type.clone(),
+            content_id: self.content_id.clone(),
+            content: Bytes::from(content.ok()?),
+        })
+    }
+}
+
+/// Enough of an address for the envelope to be unambiguous; whether it exists, its server says.
+fn is_mailbox(text: &str) -> bool {
+    let Some((local, domain)) = text.rsplit_once('@') else { return false };
+    let fits = (1..=64).contains(&local.len()) && (1..=255).contains(&domain.len());
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !"<>()[]:;,\\\"@".contains(c);
+    let literal = domain.starts_with('[') && domain.ends_with(']');
+    fits && local.chars().all(plain)
+        && !local.starts_with('.')
+        && !local.ends_with('.')
+        && !local.contains("..")
+        && (literal && !domain.contains(|c: char| c.is_whitespace() || "<>,;\\\"".contains(c))
+            || domain.chars().all(plain) && domain.split('.').all(|label| !label.is_empty()))
+}
+
+fn check_url(text: &str, fields: &mut Fields) {
+    let url = url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    match url {
+        None => fields.bad("wrong_format", "is no URL that begins with http:// or https://"),
+        Some(url) if !url.username().is_empty() || url.password().is_some() => {
+            fields.bad("credentials", "has credentials; they belong to the connection's secrets");
+        }
+        Some(_) => {}
+    }
+}
+
+/// RFC 9110, section 5.6.2.
+fn is_token(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+fn is_media_type(text: &str) -> bool {
+    let (essence, rest) = text.split_once(';').unwrap_or((text, ""));
+    let plain = text.len() <= 255 && !rest.chars().any(char::is_control);
+    plain && essence.trim_end().split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))
+}
+
+/// The header `Idempotency-Key`, as text.
+pub fn header_key(headers: &HeaderMap) -> Result<Option<String>, Fields> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| (1..=255).contains(&text.len()));
+    text.map(|text| Some(text.to_owned())).ok_or_else(|| {
+        let mut fields = Fields::default();
+        fields.elsewhere("header/Idempotency-Key", "wrong_format", "has 1 to 255 visible ASCII characters");
+        fields
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-06-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn taken(body: &str) -> Result<message::NewMessage, Fields> {
+        let new: NewMessage = serde_json::from_str(body).unwrap();
+        new.into_domain(Circumstances { now: now(), header_key: None, connection: &|_| None })
+    }
+
+    fn bad(body: &str) -> Vec<String> {
+        taken(body).unwrap_err().into_problems().into_iter().map(|problem| problem.pointer).collect()
+    }
+
+    #[test]
+    fn a_good_message_keeps_what_it_says() {
+        let new = taken(
+            r#"{"to": {"address": "ann@example.org", "name": "Ann"}, "channel": "email", "priority": "high",
+                "send_at": "2026-06-02T00:00:00+02:00", "metadata": {"b":  1},
+                "content": {"payload": {"z": 1.0}, "attachments": [{"name": "a.txt", "media_type": "text/plain; charset=utf-8", "content": "aGk="}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(new.message.body.recipient(), "ann@example.org");
+        assert_eq!(new.message.body.metadata.unwrap().get(), r#"{"b":  1}"#);
+        assert_eq!(new.message.body.content.payload.unwrap().get(), r#"{"z": 1.0}"#);
+        assert_eq!(new.message.send_at.unwrap().to_string(), "2026-06-01T22:00:00Z");
+        assert_eq!((new.message.attachments, &new.attachments[0].content[..]), (1, &b"hi"[..]));
+    }
+
+    #[test]
+    fn every_bad_field_is_named_at_once() {
+        let body = r#"{"to": "ann", "channel": "email", "connection": "nope", "reference": "a\nb", "metadata": [1],
+            "send_at": "2030-01-01T00:00:00Z", "expires_at": "2026-01-01T00:00:00Z", "idempotency_key": "",
+            "content": {"subject": "x\r\nBcc: v@x", "from": {"address": "a@b", "name": "x\ny"}, "cc": ["ok@x", "a\r\n@x"],
+              "headers": {"X-A": "b\r\nc", "bad name": "x"}, "media_urls": ["ftp://x", "https://u:p@x"],
+              "attachments": [{"name": "../a", "media_type": "text", "content": "%", "content_id": "<a>"}]}}"#;
+        assert_eq!(
+            bad(body),
+            [
+                "/idempotency_key",
+                "/send_at",
+                "/expires_at",
+                "/reference",
+                "/metadata",
+                "/connection",
+                "/to",
+                "/content/from/name",
+                "/content/cc/1",
+                "/content/subject",
+                "/content/headers/X-A",
+                "/content/headers/bad name",
+                "/content/media_urls/0",
+                "/content/media_urls/1",
+                "/content/attachments/0/name",
+                "/content/attachments/0/media_type",
+                "/content/attachments/0/content_id",
+                "/content/attachments/0/content",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_mail_address_is_one_address() {
+        for good in ["ann@example.org", "a+b@x", "ü@bücher.example", "root@[127.0.0.1]"] {
+            assert!(is_mailbox(good), "{good}");
+        }
+        for wrong in ["", "ann", "@x", "a@", "a b@x", "Ann <a@x>", "a@x,b@x", "a@b@c", "a@x..y", ".a@x", "a@x>"] {
+            assert!(!is_mailbox(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_some_channels_need_a_recipient() {
+        assert_eq!(bad(r#"{"channel": "email"}"#), ["/to"]);
+        assert!(taken(r#"{"channel": "webhook"}"#).is_ok());
+        assert_eq!(bad(r#"{"channel": "webhook", "to": "not a url"}"#), ["/to"]);
+    }
+
+    #[test]
+    fn attachments_are_capped_by_their_decoded_size() {
+        let content = "A".repeat((MOST_ATTACHMENT_BYTES / 3 + 9) * 4);
+        let body = format!(
+            r#"{{"channel": "webhook", "content": {{"attachments": [{{"name": "a", "media_type": "a/b", "content": "{content}"}}]}}}}"#
+        );
+        assert_eq!(bad(&body), ["/content/attachments"]);
+    }
+
+    #[test]
+    fn the_fingerprint_does_not_depend_on_the_order_of_fields() {
+        let print = |body: &str| taken(body).unwrap().idempotency.unwrap().fingerprint;
+        let one = print(r#"{"channel": "webhook", "idempotency_key": "k", "reference": "r"}"#);
+        assert_eq!(one, print(r#"{"reference": "r", "idempotency_key": "k", "channel": "webhook", "content": {}}"#));
+        assert_ne!(one, print(r#"{"channel": "webhook", "idempotency_key": "k", "reference": "s"}"#));
+    }
+
+    #[test]
+    fn header_and_field_must_agree() {
+        let new: NewMessage = serde_json::from_str(r#"{"channel": "webhook", "idempotency_key": "a"}"#).unwrap();
+        let around = Circumstances { now: now(), header_key: Some("b".into()), connection: &|_| None };
+        assert_eq!(new.into_domain(around).unwrap_err().into_problems()[0].code, "contradiction");
+    }
+}

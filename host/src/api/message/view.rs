@@ -1,0 +1,339 @@
+//! Messages, attempts and events as clients see them.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::new::PriorityName;
+use crate::{
+    domain::{
+        delivery::DeliveryState,
+        message::{Message, Priority},
+        provider::{Cost, Disposition},
+    },
+    store::{attempt::AttemptView, event::EventView, message::MessageView},
+};
+
+/// A message and where it stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Message)]
+pub struct MessageAnswer {
+    #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    #[schema(value_type = StateName)]
+    state: DeliveryState,
+    channel: String,
+    /// Null where the connection says it.
+    to: Option<String>,
+    #[schema(value_type = PriorityName)]
+    priority: Priority,
+    reference: Option<String>,
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Box<RawValue>>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    send_at: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    delivery: DeliveryAnswer,
+}
+
+/// A message's one leg.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Delivery)]
+pub struct DeliveryAnswer {
+    #[schema(example = "dlv_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    #[schema(value_type = StateName)]
+    state: DeliveryState,
+    /// Attempts so far.
+    attempts: u32,
+    /// Of the last attempt.
+    connection: Option<String>,
+    provider: Option<String>,
+    /// The provider's own id for it.
+    external_id: Option<String>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    next_attempt_at: Option<Timestamp>,
+    /// The provider's code, of the last attempt.
+    code: Option<String>,
+    /// The gateway's word for it.
+    unified_code: Option<String>,
+    detail: Option<String>,
+    cost: Option<CostAnswer>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    finished_at: Option<Timestamp>,
+}
+
+/// Money in millionths of a unit.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Cost)]
+pub struct CostAnswer {
+    micros: i64,
+    /// ISO 4217.
+    #[schema(example = "EUR")]
+    currency: String,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum StateName {
+    Accepted,
+    Scheduled,
+    Queued,
+    Sent,
+    Delivered,
+    Failed,
+    Bounced,
+    Expired,
+    Canceled,
+    Suppressed,
+    Unroutable,
+    Unknown,
+}
+
+/// What an answer of a provider means.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum DispositionName {
+    Accepted,
+    RejectedPermanent,
+    RejectedTransient,
+    Throttled,
+    AuthFailed,
+    NotSent,
+    Unknown,
+}
+
+/// One try through one connection.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Attempt)]
+pub struct AttemptAnswer {
+    #[schema(example = "att_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    /// 1 for the first.
+    number: u32,
+    /// `scheduled`, `retry`, `fallback`, `manual` or `recovery`.
+    trigger: String,
+    channel: String,
+    connection: Option<String>,
+    connection_uid: Option<String>,
+    provider: Option<String>,
+    provider_version: Option<String>,
+    /// SHA-256 of the component.
+    provider_digest: Option<String>,
+    route: Option<String>,
+    route_version: Option<i32>,
+    /// Why this candidate was asked after another one.
+    fallback_reason: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    started_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    finished_at: Timestamp,
+    #[schema(value_type = DispositionName)]
+    disposition: Disposition,
+    /// HTTP status or SMTP code.
+    status: Option<i32>,
+    code: Option<String>,
+    unified_code: Option<String>,
+    detail: Option<String>,
+    external_id: Option<String>,
+    cost: Option<CostAnswer>,
+    /// Such as the segments of a text message.
+    units: Option<i32>,
+    /// Time in the plugin, in microseconds.
+    plugin_micros: Option<i32>,
+    /// The plugin's memory at its highest, in bytes.
+    plugin_memory: Option<i64>,
+}
+
+/// Something that happened to a message.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
+pub struct EventAnswer {
+    #[schema(example = "evt_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    #[serde(rename = "type")]
+    #[schema(example = "message.sent")]
+    kind: String,
+    delivery: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    #[schema(value_type = Option<Object>)]
+    data: Option<Box<RawValue>>,
+}
+
+/// Why each attempt went where it went.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Decision)]
+pub struct DecisionAnswer {
+    message: String,
+    /// One an attempt; empty before the first.
+    decisions: Vec<AttemptDecision>,
+}
+
+/// Why one attempt went where it went.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AttemptDecision {
+    attempt: u32,
+    trigger: String,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    route: Option<String>,
+    route_version: Option<i32>,
+    /// The candidate that was asked.
+    connection: Option<String>,
+    provider: Option<String>,
+    fallback_reason: Option<String>,
+    /// The candidates in order, with the reasons.
+    #[schema(value_type = Option<Object>)]
+    plan: Option<Box<RawValue>>,
+}
+
+impl From<Cost> for CostAnswer {
+    fn from(cost: Cost) -> Self {
+        Self { micros: cost.micros, currency: cost.currency }
+    }
+}
+
+impl MessageAnswer {
+    /// A message as it was accepted.
+    pub fn accepted(message: &Message) -> Self {
+        let later = message.due_at() > message.created_at;
+        let state = if later { DeliveryState::Scheduled } else { DeliveryState::Queued };
+        Self::new(message, DeliveryAnswer::fresh(message, state))
+    }
+
+    fn new(message: &Message, delivery: DeliveryAnswer) -> Self {
+        Self {
+            id: message.id.to_string(),
+            state: delivery.state,
+            channel: message.channel.as_str().to_owned(),
+            to: message.body.to.as_ref().map(|to| to.address.clone()),
+            priority: message.priority,
+            reference: message.reference.clone(),
+            metadata: message.body.metadata.clone(),
+            created_at: message.created_at,
+            send_at: message.send_at,
+            expires_at: message.expires_at,
+            delivery,
+        }
+    }
+}
+
+impl DeliveryAnswer {
+    fn fresh(message: &Message, state: DeliveryState) -> Self {
+        Self {
+            id: message.id.first_delivery().to_string(),
+            state,
+            attempts: 0,
+            connection: None,
+            provider: None,
+            external_id: None,
+            next_attempt_at: Some(message.due_at()),
+            code: None,
+            unified_code: None,
+            detail: None,
+            cost: None,
+            finished_at: None,
+        }
+    }
+}
+
+impl From<MessageView> for MessageAnswer {
+    fn from(view: MessageView) -> Self {
+        let MessageView { message, delivery } = view;
+        let waiting = !delivery.state.is_end() && delivery.attempts == 0;
+        let delivery = DeliveryAnswer {
+            id: delivery.id.to_string(),
+            state: delivery.state,
+            attempts: delivery.attempts,
+            connection: delivery.connection.map(|id| id.to_string()),
+            provider: delivery.provider,
+            external_id: delivery.external_id,
+            next_attempt_at: delivery.next_attempt_at.or_else(|| waiting.then(|| message.due_at())),
+            code: delivery.code,
+            unified_code: delivery.unified_code,
+            detail: delivery.detail,
+            cost: delivery.cost.map(CostAnswer::from),
+            finished_at: delivery.finished_at,
+        };
+        Self::new(&message, delivery)
+    }
+}
+
+impl From<AttemptView> for AttemptAnswer {
+    fn from(view: AttemptView) -> Self {
+        Self {
+            id: view.id.to_string(),
+            number: view.number,
+            trigger: view.trigger,
+            channel: view.channel,
+            connection: view.connection.map(|id| id.to_string()),
+            connection_uid: view.connection_uid,
+            provider: view.provider,
+            provider_version: view.provider_version,
+            provider_digest: view.provider_digest,
+            route: view.route.map(|id| id.to_string()),
+            route_version: view.route_version,
+            fallback_reason: view.fallback_reason,
+            started_at: view.started_at,
+            finished_at: view.finished_at,
+            disposition: view.disposition,
+            status: view.status,
+            code: view.code,
+            unified_code: view.unified_code,
+            detail: view.detail,
+            external_id: view.external_id,
+            cost: view.cost.map(CostAnswer::from),
+            units: view.units,
+            plugin_micros: view.plugin_micros,
+            plugin_memory: view.plugin_memory,
+        }
+    }
+}
+
+impl From<EventView> for EventAnswer {
+    fn from(view: EventView) -> Self {
+        Self {
+            id: view.id.to_string(),
+            kind: view.kind,
+            delivery: view.delivery.map(|id| id.to_string()),
+            at: view.at,
+            data: view.data.and_then(json),
+        }
+    }
+}
+
+impl DecisionAnswer {
+    /// What the attempts were decided by.
+    pub fn new(message: &Message, attempts: Vec<AttemptView>) -> Self {
+        Self { message: message.id.to_string(), decisions: attempts.into_iter().map(AttemptDecision::from).collect() }
+    }
+}
+
+impl From<AttemptView> for AttemptDecision {
+    fn from(view: AttemptView) -> Self {
+        Self {
+            attempt: view.number,
+            trigger: view.trigger,
+            at: view.started_at,
+            route: view.route.map(|id| id.to_string()),
+            route_version: view.route_version,
+            connection: view.connection.map(|id| id.to_string()),
+            provider: view.provider,
+            fallback_reason: view.fallback_reason,
+            plan: view.plan.and_then(json),
+        }
+    }
+}
+
+/// JSON that the gateway itself wrote.
+fn json(text: String) -> Option<Box<RawValue>> {
+    RawValue::from_string(text).ok()
+}

@@ -1,0 +1,74 @@
+//! What an operator's tools ask: whether the node lives, whether it can serve, how it fares; and
+//! the reference of the API.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
+use utoipa::{ToSchema, openapi::OpenApi};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::{
+    App,
+    json::Json,
+    problem::{Problem, ProblemBody},
+};
+
+/// How long the database has to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A node that can serve.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Health {
+    #[schema(example = "ok")]
+    status: &'static str,
+}
+
+/// Whether the process lives.
+#[utoipa::path(get, path = "/livez", tag = "operations", operation_id = "live", security(()),
+    responses((status = 200, description = "It does.", body = Health)))]
+pub async fn live() -> Json<Health> {
+    Json(Health { status: "ok" })
+}
+
+/// Whether the node can serve: the database takes writes, and the providers are loaded.
+#[utoipa::path(get, path = "/readyz", tag = "operations", operation_id = "ready", security(()),
+    responses(
+        (status = 200, description = "It can.", body = Health),
+        (status = 503, description = "It can't now; `detail` says why.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn ready(State(app): State<App>) -> Result<Json<Health>, Problem> {
+    match tokio::time::timeout(PATIENCE, app.store.check_writable()).await {
+        Ok(Ok(())) if app.providers.are_loaded() => Ok(Json(Health { status: "ok" })),
+        Ok(Ok(())) => Err(Problem::unavailable("the providers are not loaded yet")),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Problem::unavailable("the database does not answer")),
+    }
+}
+
+/// The node's measurements, in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "operations", operation_id = "metrics", security(()),
+    responses((status = 200, description = "All of them.", body = String, content_type = "text/plain")))]
+pub async fn metrics(State(app): State<App>) -> Response {
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))];
+    (kind, app.metrics.render()).into_response()
+}
+
+/// The document and the reference that shows it; neither is part of the document.
+pub fn undocumented(document: &OpenApi) -> Router<App> {
+    let text = document.to_json().unwrap_or_default();
+    let serve = move || {
+        let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let answer = (kind, text.clone());
+        async move { answer }
+    };
+    let reference = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
+    Router::new().route("/openapi.json", get(serve)).merge(reference)
+}

@@ -1,0 +1,90 @@
+//! Lists by pages: a cursor says where the last one ended, and clients don't look inside.
+
+use std::str::FromStr;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::request::Query;
+
+const DEFAULT: u32 = 50;
+const MOST: u32 = 250;
+
+/// Which page is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paging<Id> {
+    pub limit: u32,
+    /// The last id of the page before.
+    pub after: Option<Id>,
+}
+
+impl<Id: FromStr> Paging<Id> {
+    /// Takes `limit` and `cursor`.
+    pub fn of(query: &mut Query) -> Self {
+        let limit = query.take("limit", |text| match text.parse() {
+            Ok(limit) if (1..=MOST).contains(&limit) => Ok(limit),
+            _ => Err(format!("is a number from 1 to {MOST}")),
+        });
+        let after = query.take("cursor", |text| {
+            decode(text).ok_or_else(|| "is not a cursor; take it from `next_cursor` as it is".to_owned())
+        });
+        Self { limit: limit.unwrap_or(DEFAULT), after }
+    }
+
+    /// One more than a page, so that it is known whether another follows.
+    pub const fn fetch(&self) -> u32 {
+        self.limit + 1
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Page<T: ToSchema> {
+    pub data: Vec<T>,
+    /// For `?cursor=`; null on the last page.
+    pub next_cursor: Option<String>,
+}
+
+impl<T: ToSchema> Page<T> {
+    /// Cuts what [`Paging::fetch`] asked for to a page. `id` tells what the cursor is made of.
+    pub fn of<Id: FromStr, Row>(
+        mut rows: Vec<Row>,
+        paging: &Paging<Id>,
+        id: impl Fn(&Row) -> String,
+        view: impl FnMut(Row) -> T,
+    ) -> Self {
+        let limit = paging.limit as usize;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next_cursor = rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(id(row)));
+        Self { data: rows.into_iter().map(view).collect(), next_cursor }
+    }
+
+    /// A list that is short by its nature.
+    pub const fn whole(data: Vec<T>) -> Self {
+        Self { data, next_cursor: None }
+    }
+}
+
+fn decode<Id: FromStr>(cursor: &str) -> Option<Id> {
+    String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::MessageId;
+
+    #[test]
+    fn the_cursor_of_a_page_leads_to_the_next() {
+        let ids: Vec<_> = (0..3).map(|_| MessageId::new()).collect();
+        let paging = Paging::<MessageId> { limit: 2, after: None };
+        let page = Page::of(ids.clone(), &paging, ToString::to_string, |id| id.to_string());
+        assert_eq!(page.data.len(), 2);
+        assert_eq!(decode::<MessageId>(&page.next_cursor.unwrap()), Some(ids[1]));
+        let last = Page::of(ids[..2].to_vec(), &paging, ToString::to_string, |id| id.to_string());
+        assert_eq!(last.next_cursor, None);
+        assert_eq!(decode::<MessageId>("bm8"), None);
+    }
+}

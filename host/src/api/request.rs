@@ -1,0 +1,171 @@
+//! What surrounds every request: its id, a panic caught, the problem written out, the metrics.
+//! And the parts of a request that are not its body.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use axum::{
+    extract::{FromRequestParts, MatchedPath, Path, Request},
+    http::{HeaderName, HeaderValue, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use serde::de::DeserializeOwned;
+
+use super::{
+    fields::Fields,
+    problem::{FieldProblem, Problem},
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The request's id: the client's own, if it is one, or a new one.
+#[derive(Debug, Clone)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    fn of(request: &Request) -> Self {
+        let given = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok());
+        match given.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())) {
+            Some(id) => Self(Arc::from(id)),
+            None => Self(Arc::from(format!("req_{:032x}", fastrand::u128(..)))),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for RequestId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| Problem::internal(&"a request without an id"))
+    }
+}
+
+/// The outermost layer.
+pub async fn surround(mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let id = RequestId::of(&request);
+    request.extensions_mut().insert(id.clone());
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
+    let mut response = AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!(request.id = id.as_str(), "a handler panicked");
+        Problem::internal(&"a handler panicked").into_response()
+    });
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let allow = response.headers_mut().remove(axum::http::header::ALLOW);
+        response = problem.render(id.as_str());
+        if response.status().is_server_error() {
+            tracing::warn!(
+                request.id = id.as_str(),
+                http.status = response.status().as_u16(),
+                "a request was not served"
+            );
+        }
+        if let Some(allow) = allow {
+            response.headers_mut().insert(axum::http::header::ALLOW, allow);
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let route = path.as_ref().map_or("", MatchedPath::as_str).to_owned();
+    let status = response.status().as_str().to_owned();
+    metrics::histogram!("angarium_http_seconds", "route" => route, "method" => method.to_string(), "status" => status)
+        .record(began.elapsed().as_secs_f64());
+    response
+}
+
+/// Nothing is here.
+pub async fn not_found() -> Problem {
+    Problem::not_found("path")
+}
+
+/// Something is here, for other methods.
+pub async fn method_not_allowed() -> Problem {
+    Problem::request(
+        axum::http::StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "The path has no such method",
+        "the `Allow` header lists the methods of this path",
+    )
+}
+
+/// Parts of the path. What can't be one of them names nothing.
+#[derive(Debug)]
+pub struct UrlPath<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for UrlPath<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(value)) => Ok(Self(value)),
+            Err(_) => Err(Problem::not_found("resource")),
+        }
+    }
+}
+
+/// The query's parameters, each taken once by its name.
+#[derive(Debug)]
+pub struct Query {
+    pairs: Vec<(String, String)>,
+    fields: Fields,
+}
+
+impl<S: Sync> FromRequestParts<S> for Query {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        Ok(Self { pairs, fields: Fields::default() })
+    }
+}
+
+impl Query {
+    /// A parameter's value, if it is given and `read` takes it.
+    pub fn take<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let at = self.pairs.iter().position(|(given, _)| given == name)?;
+        let (_, text) = self.pairs.remove(at);
+        match read(&text) {
+            Ok(value) => Some(value),
+            Err(detail) => {
+                self.fields.elsewhere(format!("query/{name}"), "invalid", detail);
+                None
+            }
+        }
+    }
+
+    /// A parameter that is `true` or `false`; left out, it is false.
+    pub fn flag(&mut self, name: &str) -> bool {
+        let read = |text: &str| text.parse().map_err(|_| "is `true` or `false`".to_owned());
+        self.take(name, read).unwrap_or(false)
+    }
+
+    /// Refuses what was bad, unknown or given twice.
+    pub fn finish(mut self) -> Result<(), Problem> {
+        for (name, _) in &self.pairs {
+            let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+            self.fields.elsewhere(
+                format!("query/{name}"),
+                "unknown_parameter",
+                "there is no such parameter here, or it is given twice",
+            );
+        }
+        let problems: Vec<FieldProblem> = self.fields.into_problems();
+        if problems.is_empty() { Ok(()) } else { Err(Problem::parameters(problems)) }
+    }
+}
+
+/// A short text of a query or path, as the database takes it.
+pub fn short_text(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 1024 || text.chars().any(char::is_control) {
+        return Err("has 1 to 1024 bytes and no control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}

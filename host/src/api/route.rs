@@ -1,0 +1,567 @@
+//! `/v1/routes`. Create is not activate: a version does nothing until it is activated.
+
+use std::collections::BTreeMap;
+
+use axum::{extract::State, http::StatusCode};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    auth::{RoutesRead, RoutesWrite, Tenant},
+    connection,
+    fields::{self, Fields},
+    json::Json,
+    page::{Page, Paging},
+    problem::{Problem, ProblemBody},
+    request::{Query, UrlPath},
+};
+use crate::{
+    clock,
+    domain::{
+        ids::{ConnectionId, RouteId, TenantId},
+        message::Channel,
+        retry::RetryPolicy,
+        route::{self as domain, RouteSpec},
+    },
+    store::{
+        self, Connection as Db, StoreError,
+        connection::connection_lock,
+        route::{
+            Route, RouteVersion, route_activate, route_deactivate_others, route_find, route_insert, route_list,
+            route_lock, route_version_get, route_version_insert, route_versions,
+        },
+        tenant::tenant_config_bump,
+    },
+};
+
+const MOST_CANDIDATES: usize = 20;
+
+/// A new route: its first version, which does nothing until activated.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "uid": "mail", "channel": "email",
+    "spec": {"candidates": [{"connection": "primary-smtp"}, {"connection": "backup-smtp"}],
+        "retry": {"type": "exponential", "initial_ms": 1000, "max_ms": 600_000, "max_attempts": 10}}
+}))]
+pub struct NewRoute {
+    /// The client's own name for it; works wherever the id does.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 128)]
+    uid: Option<String>,
+    #[schema(pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
+    channel: String,
+    spec: Spec,
+}
+
+/// A further version.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewVersion {
+    spec: Spec,
+}
+
+/// Which version is to serve.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Activation {
+    #[schema(minimum = 1)]
+    version: i32,
+}
+
+/// How a channel's messages are routed.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RouteSpec)]
+pub struct Spec {
+    /// In order of preference; each once.
+    #[schema(min_items = 1, max_items = 20)]
+    candidates: Vec<Candidate>,
+    #[serde(default)]
+    strategy: Strategy,
+    #[serde(default)]
+    retry: Retry,
+    /// Whether the next candidate serves at once when one did not take the delivery; true, if left out.
+    #[serde(default)]
+    fallback: Option<bool>,
+    /// When a request began and no answer came: try again with the same key, or hold. Left out:
+    /// `retry` where the provider recognises a repetition, `hold` where it does not.
+    #[serde(default)]
+    on_unknown: Option<OnUnknown>,
+}
+
+/// One connection of a route.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Candidate {
+    /// Its id or uid.
+    #[schema(min_length = 1, max_length = 128)]
+    connection: String,
+}
+
+/// How the candidates are ordered.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Strategy {
+    /// As they are listed.
+    #[default]
+    Primary,
+}
+
+/// When to try again once none of the candidates took a delivery.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[schema(as = RetryPolicy)]
+pub enum Retry {
+    /// Never.
+    None,
+    /// After the same delay each time.
+    Linear {
+        #[schema(maximum = 2_678_400_000_u64)]
+        delay_ms: u64,
+        #[schema(minimum = 1, maximum = 100)]
+        max_attempts: u32,
+    },
+    /// After `initial_ms · factor^n`, at most `max_ms`, shortened by up to `jitter` of itself at random.
+    Exponential {
+        #[schema(minimum = 1)]
+        initial_ms: u64,
+        #[schema(maximum = 2_678_400_000_u64)]
+        max_ms: u64,
+        /// 2, if left out.
+        #[serde(default)]
+        #[schema(minimum = 1, maximum = 10)]
+        factor: Option<f64>,
+        /// 0.5, if left out.
+        #[serde(default)]
+        #[schema(minimum = 0, maximum = 1)]
+        jitter: Option<f64>,
+        #[schema(minimum = 1, maximum = 100)]
+        max_attempts: u32,
+    },
+    /// One delay after each attempt.
+    Schedule {
+        #[schema(max_items = 100)]
+        delays_ms: Vec<u64>,
+    },
+}
+
+/// What to do when a request began and no definite answer came.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnknown {
+    Retry,
+    Hold,
+}
+
+/// A route.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Route)]
+pub struct RouteAnswer {
+    #[schema(example = "route_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    uid: Option<String>,
+    channel: String,
+    /// Null: it does nothing.
+    active_version: Option<i32>,
+    /// What a rollback returns to.
+    previous_version: Option<i32>,
+    latest_version: Option<i32>,
+    /// The newest first.
+    versions: Vec<VersionAnswer>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+}
+
+/// A version of a route; it never changes.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RouteVersion)]
+pub struct VersionAnswer {
+    version: i32,
+    spec: Spec,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+}
+
+/// Make a route with its first version.
+#[utoipa::path(post, path = "/v1/routes", tag = "routes", operation_id = "createRoute",
+    request_body = NewRoute,
+    responses(
+        (status = 201, description = "It was made, and is not active.", body = RouteAnswer),
+        (status = 409, description = "The uid is taken.", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn create(
+    tenant: Tenant<RoutesWrite>,
+    State(app): State<App>,
+    Json(new): Json<NewRoute>,
+) -> Result<(StatusCode, Json<RouteAnswer>), Problem> {
+    let mut fields = Fields::default();
+    if let Some(uid) = &new.uid {
+        fields::uid(&mut fields, uid);
+    }
+    let channel = checked_channel(&mut fields, &new.channel);
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let spec = new.spec.checked(&app, &mut txn, tenant.id, channel.as_ref(), &mut fields).await?;
+    let (Some(channel), true) = (channel, fields.is_empty()) else { return Err(refusal(fields)) };
+    let now = clock::now();
+    let (id, uid) = (RouteId::new(), new.uid);
+    let route =
+        Route { id, uid, channel, active_version: None, previous_version: None, created_at: now, updated_at: now };
+    route_insert(&mut txn, tenant.id, &route).await.map_err(taken)?;
+    route_version_insert(&mut txn, tenant.id, id, &spec).await?;
+    let answer = answers(&mut txn, tenant.id, vec![route]).await?.remove(0);
+    txn.commit().await.map_err(StoreError::from)?;
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// List the routes, the newest first.
+#[utoipa::path(get, path = "/v1/routes", tag = "routes", operation_id = "listRoutes",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<RouteAnswer>)))]
+pub async fn list(
+    tenant: Tenant<RoutesRead>,
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Json<Page<RouteAnswer>>, Problem> {
+    let paging = Paging::<RouteId>::of(&mut query);
+    query.finish()?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let rows = route_list(&mut txn, tenant.id, paging.after, i64::from(paging.fetch())).await?;
+    let rows = answers(&mut txn, tenant.id, rows).await?;
+    Ok(Json(Page::of(rows, &paging, |row| row.id.clone(), |row| row)))
+}
+
+/// Show a route with its versions.
+#[utoipa::path(get, path = "/v1/routes/{route}", tag = "routes", operation_id = "getRoute",
+    params(("route" = String, Path, description = "`route_…` or its uid")),
+    responses((status = 200, description = "The route.", body = RouteAnswer)))]
+pub async fn get(
+    tenant: Tenant<RoutesRead>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<RouteAnswer>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let route = named(&mut txn, tenant.id, &name).await?;
+    Ok(Json(answers(&mut txn, tenant.id, vec![route]).await?.remove(0)))
+}
+
+/// Add a version, which does nothing until activated.
+#[utoipa::path(post, path = "/v1/routes/{route}/versions", tag = "routes", operation_id = "createRouteVersion",
+    params(("route" = String, Path, description = "`route_…` or its uid")),
+    request_body = NewVersion,
+    responses((status = 201, description = "The route with the version.", body = RouteAnswer)))]
+pub async fn create_version(
+    tenant: Tenant<RoutesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Json(new): Json<NewVersion>,
+) -> Result<(StatusCode, Json<RouteAnswer>), Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let route = locked(&mut txn, tenant.id, &name).await?;
+    let mut fields = Fields::default();
+    let spec = new.spec.checked(&app, &mut txn, tenant.id, Some(&route.channel), &mut fields).await?;
+    if let Some(problem) = fields.into_problem() {
+        return Err(problem);
+    }
+    route_version_insert(&mut txn, tenant.id, route.id, &spec).await?;
+    let answer = answers(&mut txn, tenant.id, vec![route]).await?.remove(0);
+    txn.commit().await.map_err(StoreError::from)?;
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// Let a version route its channel. It takes the channel from whichever other route has it.
+#[utoipa::path(post, path = "/v1/routes/{route}/activate", tag = "routes", operation_id = "activateRoute",
+    params(("route" = String, Path, description = "`route_…` or its uid")),
+    request_body = Activation,
+    responses(
+        (status = 200, description = "It is active.", body = RouteAnswer),
+        (status = 409, description = "A connection of it is gone.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn activate(
+    tenant: Tenant<RoutesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Json(Activation { version }): Json<Activation>,
+) -> Result<Json<RouteAnswer>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let route = locked(&mut txn, tenant.id, &name).await?;
+    let wanted = route_version_get(&mut txn, tenant.id, route.id, version).await?;
+    let wanted =
+        wanted.ok_or_else(|| Problem::field("/version", "unknown_version", "the route has no such version"))?;
+    let previous = if route.active_version == Some(version) { route.previous_version } else { route.active_version };
+    put_in_service(&mut txn, tenant.id, &route, &wanted, previous).await?;
+    let answer = reread(&mut txn, tenant.id, route.id).await?;
+    txn.commit().await.map_err(StoreError::from)?;
+    app.changed(tenant.id).await;
+    Ok(Json(answer))
+}
+
+/// Return to the version that was active before; the two change places.
+#[utoipa::path(post, path = "/v1/routes/{route}/rollback", tag = "routes", operation_id = "rollbackRoute",
+    params(("route" = String, Path, description = "`route_…` or its uid")),
+    responses(
+        (status = 200, description = "The version before is active.", body = RouteAnswer),
+        (status = 409, description = "There is none, or a connection of it is gone.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn rollback(
+    tenant: Tenant<RoutesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<RouteAnswer>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let route = locked(&mut txn, tenant.id, &name).await?;
+    let previous = route.previous_version.ok_or_else(no_previous)?;
+    let wanted = route_version_get(&mut txn, tenant.id, route.id, previous).await?.ok_or_else(no_previous)?;
+    put_in_service(&mut txn, tenant.id, &route, &wanted, route.active_version).await?;
+    let answer = reread(&mut txn, tenant.id, route.id).await?;
+    txn.commit().await.map_err(StoreError::from)?;
+    app.changed(tenant.id).await;
+    Ok(Json(answer))
+}
+
+/// Makes a version the active one. Its connections are locked first, so that none is deleted
+/// meanwhile.
+async fn put_in_service(
+    db: &mut Db,
+    tenant: TenantId,
+    route: &Route,
+    wanted: &RouteVersion,
+    previous: Option<i32>,
+) -> Result<(), Problem> {
+    let mut connections: Vec<_> = wanted.spec.candidates.iter().map(|candidate| candidate.connection).collect();
+    connections.sort();
+    for connection in connections {
+        if !connection_lock(db, tenant, connection).await? {
+            let detail = format!("the connection {connection} of this version was deleted: make a version without it");
+            return Err(Problem::conflict("connection_gone", detail));
+        }
+    }
+    route_deactivate_others(db, tenant, route.id, &route.channel).await?;
+    route_activate(db, tenant, route.id, Some(wanted.version), previous).await?;
+    Ok(tenant_config_bump(db, tenant).await?)
+}
+
+impl Spec {
+    /// The specification with ids in place of uids; what is wrong with it goes to `fields`.
+    async fn checked(
+        self,
+        app: &App,
+        db: &mut Db,
+        tenant: TenantId,
+        channel: Option<&Channel>,
+        fields: &mut Fields,
+    ) -> Result<RouteSpec, Problem> {
+        let mut candidates = Vec::with_capacity(self.candidates.len().min(MOST_CANDIDATES));
+        for (index, candidate) in self.candidates.iter().take(MOST_CANDIDATES).enumerate() {
+            match usable(app, db, tenant, channel, &candidate.connection).await? {
+                Ok(id) if !candidates.contains(&id) => candidates.push(id),
+                Ok(_) => candidate_is_bad(fields, index, "repeated", "is listed before"),
+                Err((code, detail)) => candidate_is_bad(fields, index, code, detail),
+            }
+        }
+        let retry = RetryPolicy::from(self.retry);
+        fields.within("spec", |fields| {
+            let count = (1..=MOST_CANDIDATES).contains(&self.candidates.len());
+            fields.check(count, "candidates", "wrong_length", || "has 1 to 20 candidates".to_owned());
+            fields.within("retry", |fields| {
+                for (field, detail) in retry.problems() {
+                    fields.check(false, field, "out_of_range", || detail);
+                }
+            });
+        });
+        Ok(RouteSpec {
+            candidates: candidates.into_iter().map(|connection| domain::Candidate { connection }).collect(),
+            strategy: match self.strategy {
+                Strategy::Primary => domain::Strategy::Primary,
+            },
+            retry,
+            fallback: self.fallback.unwrap_or(true),
+            on_unknown: self.on_unknown.map(domain::OnUnknown::from),
+        })
+    }
+}
+
+fn candidate_is_bad(fields: &mut Fields, index: usize, code: &str, detail: &str) {
+    fields.elsewhere(format!("/spec/candidates/{index}/connection"), code, detail);
+}
+
+/// The id of a connection that can serve the channel, or why it can't.
+async fn usable(
+    app: &App,
+    db: &mut Db,
+    tenant: TenantId,
+    channel: Option<&Channel>,
+    name: &str,
+) -> Result<Result<ConnectionId, (&'static str, &'static str)>, Problem> {
+    let connection = match connection::named(db, tenant, name).await {
+        Ok(connection) => connection,
+        Err(problem) if problem.status() == StatusCode::NOT_FOUND => {
+            return Ok(Err(("unknown_connection", "names no connection: GET /v1/connections lists them")));
+        }
+        Err(problem) => return Err(problem),
+    };
+    let Some(serving) = app.providers.serving(&connection.provider) else {
+        return Ok(Err(("provider_not_serving", "no version of its provider serves now")));
+    };
+    let channels = &serving.component.descriptor().channels;
+    let served = channel.is_none_or(|channel| channels.iter().any(|name| name == channel.as_str()));
+    Ok(if served { Ok(connection.id) } else { Err(("wrong_channel", "its provider does not serve this channel")) })
+}
+
+fn checked_channel(fields: &mut Fields, text: &str) -> Option<Channel> {
+    match text.parse() {
+        Ok(channel) => Some(channel),
+        Err(error) => {
+            fields
+                .check(false, "channel", "wrong_format", || crate::domain::message::InvalidChannel::to_string(&error));
+            None
+        }
+    }
+}
+
+/// The route of an id or uid.
+async fn named(db: &mut Db, tenant: TenantId, name: &str) -> Result<Route, Problem> {
+    if name.chars().any(char::is_control) {
+        return Err(missing());
+    }
+    route_find(db, tenant, name.parse().ok(), name).await?.ok_or_else(missing)
+}
+
+/// The same, kept from changing until the transaction ends.
+async fn locked(db: &mut Db, tenant: TenantId, name: &str) -> Result<Route, Problem> {
+    let id = named(db, tenant, name).await?.id;
+    Ok(route_lock(db, tenant, id).await?)
+}
+
+async fn reread(db: &mut Db, tenant: TenantId, id: RouteId) -> Result<RouteAnswer, Problem> {
+    let route = route_lock(db, tenant, id).await?;
+    Ok(answers(db, tenant, vec![route]).await?.remove(0))
+}
+
+async fn answers(db: &mut Db, tenant: TenantId, rows: Vec<Route>) -> store::Result<Vec<RouteAnswer>> {
+    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+    let mut versions: BTreeMap<RouteId, Vec<VersionAnswer>> = BTreeMap::new();
+    for version in route_versions(db, tenant, &ids).await? {
+        versions.entry(version.route).or_default().push(version.into());
+    }
+    Ok(rows.into_iter().map(|row| answer(versions.remove(&row.id).unwrap_or_default(), row)).collect())
+}
+
+fn answer(versions: Vec<VersionAnswer>, row: Route) -> RouteAnswer {
+    RouteAnswer {
+        id: row.id.to_string(),
+        uid: row.uid,
+        channel: row.channel.as_str().to_owned(),
+        active_version: row.active_version,
+        previous_version: row.previous_version,
+        latest_version: versions.first().map(|version| version.version),
+        versions,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    }
+}
+
+impl From<RouteVersion> for VersionAnswer {
+    fn from(row: RouteVersion) -> Self {
+        Self { version: row.version, spec: row.spec.into(), created_at: row.created_at }
+    }
+}
+
+impl From<RouteSpec> for Spec {
+    fn from(spec: RouteSpec) -> Self {
+        let candidate = |it: domain::Candidate| Candidate { connection: it.connection.to_string() };
+        Self {
+            candidates: spec.candidates.into_iter().map(candidate).collect(),
+            strategy: match spec.strategy {
+                domain::Strategy::Primary => Strategy::Primary,
+            },
+            retry: spec.retry.into(),
+            fallback: Some(spec.fallback),
+            on_unknown: spec.on_unknown.map(OnUnknown::from),
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        RetryPolicy::default().into()
+    }
+}
+
+impl From<Retry> for RetryPolicy {
+    fn from(retry: Retry) -> Self {
+        match retry {
+            Retry::None => Self::None,
+            Retry::Linear { delay_ms, max_attempts } => Self::Linear { delay_ms, max_attempts },
+            Retry::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => Self::Exponential {
+                initial_ms,
+                max_ms,
+                factor: factor.unwrap_or(2.0),
+                jitter: jitter.unwrap_or(0.5),
+                max_attempts,
+            },
+            Retry::Schedule { delays_ms } => Self::Schedule { delays_ms },
+        }
+    }
+}
+
+impl From<RetryPolicy> for Retry {
+    fn from(policy: RetryPolicy) -> Self {
+        match policy {
+            RetryPolicy::None => Self::None,
+            RetryPolicy::Linear { delay_ms, max_attempts } => Self::Linear { delay_ms, max_attempts },
+            RetryPolicy::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => {
+                Self::Exponential { initial_ms, max_ms, factor: Some(factor), jitter: Some(jitter), max_attempts }
+            }
+            RetryPolicy::Schedule { delays_ms } => Self::Schedule { delays_ms },
+        }
+    }
+}
+
+impl From<OnUnknown> for domain::OnUnknown {
+    fn from(what: OnUnknown) -> Self {
+        match what {
+            OnUnknown::Retry => Self::Retry,
+            OnUnknown::Hold => Self::Hold,
+        }
+    }
+}
+
+impl From<domain::OnUnknown> for OnUnknown {
+    fn from(what: domain::OnUnknown) -> Self {
+        match what {
+            domain::OnUnknown::Retry => Self::Retry,
+            domain::OnUnknown::Hold => Self::Hold,
+        }
+    }
+}
+
+fn refusal(fields: Fields) -> Problem {
+    Problem::fields(fields.into_problems())
+}
+
+fn taken(error: StoreError) -> Problem {
+    match error {
+        StoreError::Conflict { constraint } if constraint == "route_uid" => {
+            Problem::conflict("uid_taken", "another route has this uid")
+        }
+        other => other.into(),
+    }
+}
+
+fn missing() -> Problem {
+    Problem::not_found("route")
+}
+
+fn no_previous() -> Problem {
+    Problem::conflict("no_previous_version", "no other version of this route was active before")
+}
