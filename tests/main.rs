@@ -2,8 +2,8 @@
 
 mod flow;
 mod plugins;
+mod plugins;
 mod store;
 mod support;
 mod tidy;
-mod plugins;
 mod transport;

@@ -16,9 +16,10 @@ mod route;
 
 use std::{ops::Deref, sync::Arc};
 
-use axum::{Router, extract::DefaultBodyLimit, middleware};
+use axum::{Router, extract::DefaultBodyLimit, middleware, serve::ListenerExt};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Notify;
+use tokio::{net::TcpListener, sync::Notify};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Admission, directory::Directory, dispatch::Dispatcher, domain::ids::TenantId, providers::Providers,
@@ -85,6 +86,18 @@ pub fn router(app: App) -> Router {
         .layer(limit)
         .layer(middleware::from_fn(request::surround))
         .with_state(app)
+}
+
+/// Serves the API until `stop`, and then the requests that are under way.
+pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) {
+    let listener = listener.tap_io(|stream| {
+        // Small answers go out at once.
+        let _ = stream.set_nodelay(true);
+    });
+    let served = axum::serve(listener, router(app)).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the API ended");
+    }
 }
 
 /// The OpenAPI document, as `/openapi.json` serves it.

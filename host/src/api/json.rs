@@ -69,8 +69,11 @@ pub fn parse<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<T
 
 /// What the schema of `T` says against a value that did not parse.
 pub fn explain<T: ToSchema + 'static>(value: &Value, error: &serde_json::Error) -> Vec<FieldProblem> {
-    let mut problems: Vec<FieldProblem> =
-        validator::<T>().iter().flat_map(|validator| validator.iter_errors(value)).flat_map(|error| named(&error)).collect();
+    let mut problems: Vec<FieldProblem> = validator::<T>()
+        .iter()
+        .flat_map(|validator| validator.iter_errors(value))
+        .flat_map(|error| named(&error))
+        .collect();
     problems.dedup();
     if problems.is_empty() {
         problems.push(FieldProblem {
