@@ -5,6 +5,7 @@ pub mod attempt;
 pub mod connection;
 pub mod delivery;
 pub mod ids;
+pub mod key;
 pub mod message;
 pub mod provider;
 pub mod retry;

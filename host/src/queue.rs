@@ -3,6 +3,7 @@
 
 mod claim;
 mod lease;
+pub mod renew;
 mod room;
 
 use std::sync::Arc;

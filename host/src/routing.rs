@@ -37,6 +37,21 @@ pub enum Barred {
     UnknownElsewhere,
 }
 
+impl Barred {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectionMissing => "the connection was deleted",
+            Self::ConnectionDisabled => "the connection is disabled",
+            Self::ProviderMissing => "its provider is not installed",
+            Self::ChannelNotServed => "its provider does not serve the channel",
+            Self::RefusedBefore => "it refused this delivery for good",
+            Self::AskedThisRound => "it was asked and did not take it",
+            Self::UnknownElsewhere => "another connection may have sent it",
+        }
+    }
+}
+
 /// A candidate in its place.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Ranked {

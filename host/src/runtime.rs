@@ -146,4 +146,18 @@ impl Runtime {
     pub fn admit(&self, bytes: &[u8]) -> Result<Arc<Component>, AdmissionError> {
         admission::admit(&self.sandbox, self.artifacts.as_ref(), &self.compiler, bytes)
     }
+
+    /// As [`Self::admit`], for a file that was recorded earlier: a changed byte is refused before
+    /// anything reads it.
+    ///
+    /// # Errors
+    /// [`AdmissionError::Changed`], and those of [`Self::admit`].
+    pub fn admit_recorded(&self, bytes: &[u8], digest: &str) -> Result<Arc<Component>, AdmissionError> {
+        let found = admission::digest(bytes);
+        if found == digest {
+            self.admit(bytes)
+        } else {
+            Err(AdmissionError::Changed { recorded: digest.to_owned(), found })
+        }
+    }
 }

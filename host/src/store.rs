@@ -1,19 +1,26 @@
 //! All the SQL, one file a table or aggregate; one function a query, named `noun_verb`, the
 //! connection first. The caller owns the transaction. Nothing here decides anything.
 
+pub mod api_key;
 pub mod attempt;
+pub mod connection;
 pub mod delivery;
 pub mod event;
+pub mod maintenance;
 pub mod message;
+pub mod provider;
 pub mod queue;
+pub mod route;
+pub mod secret;
+pub mod tenant;
 pub mod time;
 
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    Connection as _, Executor, PgConnection, PgPool, Postgres, Transaction,
+    Connection as _, Executor, PgConnection, PgPool, Postgres,
     migrate::Migrator,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 
 use crate::domain::ids::TenantId;
@@ -32,6 +39,15 @@ pub enum StoreError {
     Conflict { constraint: String },
     #[error("the database failed: {0}")]
     Failed(#[source] sqlx::Error),
+}
+
+/// A transaction; it rolls back when it is dropped.
+pub type Transaction<'a> = sqlx::Transaction<'a, Postgres>;
+
+/// The error of a connection that broke where it can't be told what was done.
+#[must_use]
+pub fn lost_connection() -> sqlx::Error {
+    sqlx::Error::WorkerCrashed
 }
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -108,7 +124,7 @@ impl Store {
     ///
     /// It is begun in a task of its own: a request that is dropped while it waits must not hand
     /// a connection with an open transaction back to the pool (sqlx #4385).
-    pub async fn tenant(&self, tenant: TenantId) -> Result<Transaction<'static, Postgres>> {
+    pub async fn tenant(&self, tenant: TenantId) -> Result<Transaction<'static>> {
         let pool = self.app.clone();
         uncancelled(async move {
             let mut txn = pool.begin().await?;
@@ -119,7 +135,7 @@ impl Store {
     }
 
     /// A transaction as the worker role.
-    pub async fn worker(&self) -> Result<Transaction<'static, Postgres>> {
+    pub async fn worker(&self) -> Result<Transaction<'static>> {
         let pool = self.worker.clone();
         uncancelled(async move { Ok(pool.begin().await?) }).await
     }
@@ -131,10 +147,11 @@ impl Store {
         Ok(Session(connection))
     }
 
-    /// Where a listener connects.
-    #[must_use]
-    pub const fn worker_pool(&self) -> &PgPool {
-        &self.worker
+    /// Listens for notifications on a connection of its own.
+    pub async fn listen(&self, channel: &str) -> Result<Listener> {
+        let mut listener = PgListener::connect_with(&self.worker).await?;
+        listener.listen(channel).await?;
+        Ok(Listener(listener))
     }
 
     /// Whether the database takes writes now.
@@ -160,8 +177,19 @@ pub struct Session(PgConnection);
 
 impl Session {
     /// Begins a transaction; it rolls back when it is dropped.
-    pub async fn begin(&mut self) -> Result<Transaction<'_, Postgres>> {
+    pub async fn begin(&mut self) -> Result<Transaction<'_>> {
         Ok(self.0.begin().await?)
+    }
+}
+
+/// Notifications of one channel.
+#[derive(Debug)]
+pub struct Listener(PgListener);
+
+impl Listener {
+    /// The next notification's payload.
+    pub async fn next(&mut self) -> Result<String> {
+        Ok(self.0.recv().await?.payload().to_owned())
     }
 }
 

@@ -6,11 +6,15 @@
 //! and no secret is in what it answers.
 
 mod certificates;
+mod describe;
 pub mod egress;
 mod fault;
 mod http;
+mod mime;
 mod oauth;
+mod scrub;
 mod sigv4;
+mod smtp;
 mod splice;
 mod tls;
 
@@ -21,10 +25,11 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 pub use self::{
+    describe::describe,
     egress::{Egress, HostGrant},
     splice::Secrets,
 };
-use self::{http::Http, splice::Material, tls::TlsRoots};
+use self::{http::Http, smtp::Smtp, splice::Material, tls::TlsRoots};
 use crate::domain::{
     ids::{ConnectionId, TenantId},
     transmission::{Blob, Fault, Reply, Transmission},
@@ -78,6 +83,7 @@ impl<'a> Call<'a> {
 /// The way out. One for the process: connections, tokens and look-ups are shared.
 pub struct Transport {
     http: Http,
+    smtp: Smtp,
 }
 
 impl Transport {
@@ -97,7 +103,10 @@ impl Transport {
     pub fn with_egress(settings: TransportSettings, egress: Egress) -> Result<Self, InvalidSettings> {
         let egress = Arc::new(egress);
         let roots = TlsRoots::new(settings.extra_ca_pem.as_deref()).map_err(InvalidSettings)?;
-        Ok(Self { http: Http::new(egress, &roots).map_err(InvalidSettings)? })
+        Ok(Self {
+            http: Http::new(egress.clone(), &roots).map_err(InvalidSettings)?,
+            smtp: Smtp::new(egress, &roots, settings.ehlo_name),
+        })
     }
 
     /// Performs a transmission and answers what the other side said, whatever it said.
@@ -108,7 +117,8 @@ impl Transport {
     pub async fn perform(&self, transmission: &Transmission, call: &Call<'_>) -> Result<Reply, Fault> {
         match transmission {
             Transmission::Http(request) => self.http.perform(request, call).await,
-            Transmission::Smtp(_) => Err(fault::invalid("SMTP comes next")),
+            // Large: boxed, so that an HTTP request's future stays small.
+            Transmission::Smtp(mail) => Box::pin(self.smtp.perform(mail, call)).await,
         }
     }
 }

@@ -32,6 +32,7 @@ pub fn run(once: bool) -> Result<()> {
         name: "demo".into(),
         listen: gateway::free_address()?,
         log_filter: "info",
+        extra: String::new(),
     };
     tokio::runtime::Runtime::new()?.block_on(perform(settings, once))
 }

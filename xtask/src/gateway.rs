@@ -33,6 +33,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// What its log shows: the bench wants less.
     pub log_filter: &'static str,
+    /// Further tables of the configuration, as TOML.
+    pub extra: String,
 }
 
 /// A running gateway. Dropping it lets it drain and stops it.
@@ -112,7 +114,8 @@ impl Settings {
              [providers]\nfolder = {providers}\ncache_folder = {cache}\ngrant = \"declared\"\n\
              [egress]\nallow = [\"127.0.0.0/8\"]\n\
              [log]\nformat = \"json\"\nfilter = {filter}\n\
-             [node]\nname = {name}\n",
+             [node]\nname = {name}\n\
+             {extra}",
             roles = roles.join(", "),
             database = text(&self.database),
             listen = text(&self.listen),
@@ -121,6 +124,7 @@ impl Settings {
             cache = text(&self.folder.join("components").display()),
             filter = text(&self.log_filter),
             name = text(&self.name),
+            extra = self.extra,
         )
     }
 
@@ -211,6 +215,11 @@ impl Gateway {
         self.process.stop().map(drop)
     }
 
+    /// Kills it as `kill -9` does.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill().map(drop)
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         let text = fs::read_to_string(self.settings.log()).unwrap_or_default();
@@ -235,6 +244,7 @@ mod tests {
             name: "demo".into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             log_filter: "info",
+            extra: String::new(),
         };
         let config = settings.config(Path::new("/k"));
         assert!(config.contains("roles = [\"api\", \"dispatch\"]\n"));

@@ -96,9 +96,10 @@ pub struct Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     pub connection: ConnectionId,
-    pub provider: String,
-    pub provider_version: String,
-    pub provider_digest: String,
+    pub provider: Arc<str>,
+    /// `None` where the worker that knew was lost.
+    pub provider_version: Option<Arc<str>>,
+    pub provider_digest: Option<Arc<str>>,
     pub route: Option<(RouteId, i32)>,
 }
 

@@ -27,6 +27,9 @@ const COMPILER_STACK: usize = 16 << 20;
 /// Why a file is not a component that can serve. In the order of the checks.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
+    /// Only where a digest was recorded.
+    #[error("the file has changed: its SHA-256 is {found}, {recorded} was recorded")]
+    Changed { recorded: String, found: String },
     #[error("the component has {size} bytes, {most} are allowed")]
     TooLarge { size: usize, most: usize },
     /// Native code from outside is never run.
@@ -74,6 +77,11 @@ fn problems(problems: &[DescriptorProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
+/// What a component is known by: SHA-256 in hexadecimal.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
 /// Admits a component; blocks while it compiles.
 pub(super) fn admit(
     sandbox: &Arc<Sandbox>,
@@ -82,7 +90,7 @@ pub(super) fn admit(
     bytes: &[u8],
 ) -> Result<Arc<Component>, AdmissionError> {
     let border = inspection::inspect(bytes, sandbox.limits())?;
-    let digest = hex::encode(Sha256::digest(bytes));
+    let digest = digest(bytes);
     let compiled = compiled(sandbox, artifacts, compiler, bytes, &digest)?;
     let linked = Linked::new(sandbox, &compiled).map_err(|error| AdmissionError::Contract(format!("{error:#}")))?;
     let raw = describe(sandbox, &linked, &digest)?;
@@ -165,5 +173,113 @@ impl Job {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.awaited.upgrade()?;
         Some(Compiled::from_binary(self.sandbox.engine(), &self.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Limits, Runtime, RuntimeSettings};
+    use super::*;
+
+    fn refusal(bytes: &[u8]) -> String {
+        refusal_under(Limits::default(), bytes)
+    }
+
+    fn refusal_under(limits: Limits, bytes: &[u8]) -> String {
+        let limits = Limits { live_instances: 1, ..limits };
+        let runtime = Runtime::new(RuntimeSettings { limits, ..RuntimeSettings::default() }).unwrap();
+        runtime.admit(bytes).unwrap_err().to_string()
+    }
+
+    fn wat(text: &str) -> Vec<u8> {
+        wat::parse_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_foreign_import_is_named() {
+        let component = wat(r#"(component
+            (import "angarium:provider/log@1.0.0" (instance))
+            (import "wasi:sockets/tcp@0.2.0" (instance))
+            (import "run" (func)))"#);
+        assert_eq!(
+            refusal(&component),
+            "the component imports `wasi:sockets/tcp@0.2.0`, `run`; only `angarium:provider/log@1.0.0` may be imported"
+        );
+    }
+
+    #[test]
+    fn an_import_of_a_nested_component_is_its_own_affair() {
+        let component = wat(r#"(component (component (import "inner" (func))))"#);
+        assert_eq!(
+            refusal(&component),
+            "the component doesn't export `angarium:provider/plugin@1.0.0`; it exports nothing"
+        );
+    }
+
+    #[test]
+    fn an_import_behind_a_nested_module_is_found() {
+        let component = wat(r#"(component (core module (func)) (import "late" (func)))"#);
+        assert!(refusal(&component).contains("imports `late`"));
+    }
+
+    #[test]
+    fn the_export_must_have_the_contracts_types() {
+        let component = wat(r#"(component
+            (instance $empty)
+            (export "angarium:provider/plugin@1.0.0" (instance $empty)))"#);
+        assert!(refusal(&component).starts_with("the component doesn't fit the contract: "));
+    }
+
+    #[test]
+    fn other_kinds_of_file_are_told_apart() {
+        assert_eq!(refusal(b""), "this is not a WebAssembly component: it is not WebAssembly");
+        assert_eq!(refusal(b"PK\x03\x04"), "this is not a WebAssembly component: it is not WebAssembly");
+        assert!(refusal(&wat("(module)")).contains("it is a core module"));
+    }
+
+    #[test]
+    fn native_code_is_refused() {
+        let engine = wasmtime::Engine::default();
+        let artifact = engine.precompile_component(&wat("(component)")).unwrap();
+        assert!(refusal(&artifact).starts_with("this is a precompiled artifact"));
+    }
+
+    #[test]
+    fn a_damaged_component_is_malformed() {
+        let mut component = wat("(component (core module (func nop)))");
+        component.pop();
+        assert!(refusal(&component).starts_with("the component is not valid: "));
+    }
+
+    #[test]
+    fn a_proposal_that_is_off_is_refused() {
+        for module in ["(memory i64 1)", "(memory 1 1 shared)", "(func v128.const i64x2 0 0 drop)", "(tag)"] {
+            let component = wat(&format!("(component (core module {module}))"));
+            assert!(refusal(&component).starts_with("the component is not valid: "), "{module}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_read() {
+        let limits = Limits { component: 10, ..Limits::default() };
+        assert_eq!(refusal_under(limits, &[0; 11]), "the component has 11 bytes, 10 are allowed");
+    }
+
+    #[test]
+    fn what_is_too_complex_is_not_compiled() {
+        let component = wat("(component (core module (func) (func nop nop nop nop)))");
+        let limits = Limits { functions: 1, ..Limits::default() };
+        assert!(refusal_under(limits, &component).contains("more than 1 functions"));
+        let limits = Limits { function_body: 4, ..Limits::default() };
+        assert!(refusal_under(limits, &component).contains("a function of 6 bytes"));
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused() {
+        let limits = Limits { live_instances: 1, ..Limits::default() };
+        let runtime = Runtime::new(RuntimeSettings { limits, ..RuntimeSettings::default() }).unwrap();
+        let recorded = digest(b"one");
+        let refusal = runtime.admit_recorded(b"two", &recorded).unwrap_err();
+        assert!(matches!(refusal, AdmissionError::Changed { .. }));
     }
 }

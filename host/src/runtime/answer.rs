@@ -294,3 +294,214 @@ fn mail(mail: &Mail) -> Checked {
     }
     headers("smtp.message.headers", &mail.headers)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::transmission::{Encoding, KeyFormat};
+    use crate::domain::transmission::{Mailbox, Method, Signature, SignatureAlgorithm, SmtpTls};
+
+    fn outcome() -> Judgement {
+        Judgement {
+            disposition: Disposition::Accepted,
+            code: "202".to_owned(),
+            unified_code: "ok".to_owned(),
+            message: "Taken.".to_owned(),
+            external_id: Some("id-1".to_owned()),
+            retry_after_ms: None,
+            cost: None,
+            units: None,
+        }
+    }
+
+    fn request() -> HttpRequest {
+        HttpRequest {
+            method: Method::Post,
+            url: "https://example.org/hook".to_owned(),
+            headers: Vec::new(),
+            body: vec![Segment::Text("x".to_owned())],
+            auth: Vec::new(),
+            timeout_ms: None,
+        }
+    }
+
+    fn submission() -> SmtpSubmission {
+        let ann = Mailbox { value: "ann@example.org".to_owned(), name: None };
+        SmtpSubmission {
+            host: "mail.example.org".to_owned(),
+            port: 587,
+            tls: SmtpTls::Starttls,
+            user: None,
+            password: None,
+            client_name: String::new(),
+            mail_from: String::new(),
+            rcpt_to: vec![ann.value.clone()],
+            message: Mail {
+                sender: ann,
+                reply_to: Vec::new(),
+                to: Vec::new(),
+                cc: Vec::new(),
+                subject: String::new(),
+                message_id: "1@example.org".to_owned(),
+                date_ms: 0.0,
+                text: None,
+                html: None,
+                headers: Vec::new(),
+                blobs: Vec::new(),
+            },
+            dkim: None,
+            timeout_ms: None,
+        }
+    }
+
+    fn refused(mut given: Step) -> (GuestFaultKind, String) {
+        let invalid = step(&mut given, Outcomes::Exactly(1)).unwrap_err();
+        (invalid.kind, invalid.field)
+    }
+
+    fn refused_http(change: impl FnOnce(&mut HttpRequest)) -> (GuestFaultKind, String) {
+        let mut request = request();
+        change(&mut request);
+        refused(Step::Send { transmission: Transmission::Http(request), state: Vec::new() })
+    }
+
+    fn refused_smtp(change: impl FnOnce(&mut SmtpSubmission)) -> (GuestFaultKind, String) {
+        let mut submission = submission();
+        change(&mut submission);
+        refused(Step::Send { transmission: Transmission::Smtp(Box::new(submission)), state: Vec::new() })
+    }
+
+    fn field((kind, field): (GuestFaultKind, String), expected: GuestFaultKind) -> String {
+        assert_eq!(kind, expected, "{field}");
+        field
+    }
+
+    #[test]
+    fn honest_steps_pass() {
+        let steps = [
+            Step::Send { transmission: Transmission::Http(request()), state: vec![0; MAX_STATE] },
+            Step::Send { transmission: Transmission::Smtp(Box::new(submission())), state: Vec::new() },
+            Step::Wait { ms: 0.0, state: Vec::new() },
+            Step::Done(vec![outcome()]),
+        ];
+        for mut given in steps {
+            let before = given.clone();
+            assert_eq!(step(&mut given, Outcomes::Exactly(1)), Ok(()));
+            assert_eq!(given, before);
+        }
+    }
+
+    #[test]
+    fn a_state_that_is_too_large_is_a_fault_of_its_own() {
+        let given = Step::Wait { ms: 1.0, state: vec![0; MAX_STATE + 1] };
+        assert_eq!(refused(given), (GuestFaultKind::State, "wait.state".to_owned()));
+    }
+
+    #[test]
+    fn numbers_must_be_numbers() {
+        for ms in [f64::NAN, f64::INFINITY, -1.0] {
+            let given = Step::Wait { ms, state: Vec::new() };
+            assert_eq!(field(refused(given), GuestFaultKind::InvalidAnswer), "wait.ms");
+        }
+        let given = Step::Done(vec![Judgement { retry_after_ms: Some(f64::NAN), ..outcome() }]);
+        assert_eq!(field(refused(given), GuestFaultKind::InvalidAnswer), "done[0].retry_after_ms");
+        for micros in [f64::NAN, -1.0, 1.0e16] {
+            assert_eq!(cost("done[0]", micros, "USD".to_owned()).unwrap_err().field, "done[0].cost.micros");
+        }
+        assert_eq!(cost("outcome", 1.0, "usd".to_owned()).unwrap_err().field, "outcome.cost.currency");
+        assert_eq!(cost("outcome", 7900.4, "USD".to_owned()).unwrap().micros, 7900);
+    }
+
+    #[test]
+    fn every_delivery_has_one_outcome() {
+        for count in [0, 2] {
+            assert_eq!(field(refused(Step::Done(vec![outcome(); count])), GuestFaultKind::InvalidAnswer), "done");
+        }
+        assert!(step(&mut Step::Done(Vec::new()), Outcomes::AtMost(3)).is_err());
+        assert!(step(&mut Step::Done(vec![outcome(); 3]), Outcomes::AtMost(3)).is_ok());
+    }
+
+    #[test]
+    fn an_outcomes_words_are_checked_and_its_texts_made_harmless() {
+        let given = Step::Done(vec![Judgement { unified_code: "Not a code".to_owned(), ..outcome() }]);
+        assert_eq!(field(refused(given), GuestFaultKind::InvalidAnswer), "done[0].unified_code");
+
+        let mut hostile = Judgement {
+            code: "é".repeat(MAX_CODE),
+            message: "a\0b\r\nc".to_owned(),
+            external_id: Some("id\0".to_owned()),
+            retry_after_ms: Some(-5.0),
+            ..outcome()
+        };
+        judgement("outcome", &mut hostile).unwrap();
+        assert_eq!(hostile.code.len(), MAX_CODE);
+        assert_eq!(hostile.message, "a b  c");
+        assert_eq!(hostile.external_id, None);
+        assert_eq!(hostile.retry_after_ms, Some(0.0));
+    }
+
+    #[test]
+    fn an_error_cannot_say_accepted() {
+        assert_eq!(verdict(&mut outcome()).unwrap_err().field, "outcome.disposition");
+    }
+
+    #[test]
+    fn only_http_urls_without_credentials_leave() {
+        for text in ["", "http://[not a url", "ftp://example.org", "file:///etc/passwd", "https://ann:x@example.org"] {
+            let refusal = refused_http(|request| request.url = text.to_owned());
+            assert_eq!(field(refusal, GuestFaultKind::InvalidTransmission), "http.url", "{text}");
+        }
+    }
+
+    #[test]
+    fn headers_cannot_inject() {
+        let kv = |name: &str, value: &str| Kv { name: name.to_owned(), value: value.to_owned() };
+        for header in
+            [kv("", "1"), kv("a b", "1"), kv("a:", "1"), kv("a\r\nb", "1"), kv("a", "1\r\nb: 2"), kv("a", "\0")]
+        {
+            let refusal = refused_http(|request| request.headers = vec![kv("ok", "é\t"), header]);
+            assert_eq!(field(refusal, GuestFaultKind::InvalidTransmission), "http.headers[1]");
+        }
+        let refusal = refused_http(|request| request.headers = vec![kv("a", "1"); MAX_HEADERS + 1]);
+        assert_eq!(field(refusal, GuestFaultKind::InvalidTransmission), "http.headers");
+    }
+
+    #[test]
+    fn the_body_stands_only_in_a_signed_text() {
+        let refusal = refused_http(|request| request.body.push(Segment::Body));
+        assert_eq!(field(refusal, GuestFaultKind::InvalidAnswer), "http.body[1]");
+
+        let signed = Signature {
+            algorithm: SignatureAlgorithm::HmacSha256,
+            key: "key".to_owned(),
+            key_format: KeyFormat::Raw,
+            message: vec![Segment::Body],
+            encoding: Encoding::Hex,
+            prefix: String::new(),
+        };
+        let signatures = |header: &str, signatures| Auth::Signatures {
+            header: header.to_owned(),
+            separator: " ".to_owned(),
+            signatures,
+        };
+        assert_eq!(auth("auth", &signatures("x-signature", vec![signed.clone()])), Ok(()));
+        assert_eq!(auth("auth", &signatures("x-signature", Vec::new())).unwrap_err().field, "auth.signatures");
+        assert_eq!(auth("auth", &signatures("x y", vec![signed])).unwrap_err().field, "auth.header");
+    }
+
+    #[test]
+    fn an_envelope_cannot_inject() {
+        let unsendable = GuestFaultKind::InvalidTransmission;
+        assert_eq!(field(refused_smtp(|given| given.host.clear()), unsendable), "smtp.host");
+        assert_eq!(field(refused_smtp(|given| given.port = 0), unsendable), "smtp.port");
+        assert_eq!(field(refused_smtp(|given| given.rcpt_to.clear()), unsendable), "smtp.rcpt_to");
+        for address in ["", "a@b>\r\nRCPT TO:<c@d", "a\0@b"] {
+            let refusal = refused_smtp(|given| given.rcpt_to.push(address.to_owned()));
+            assert_eq!(field(refusal, unsendable), "smtp.rcpt_to[1]");
+        }
+        let refusal = refused_smtp(|given| given.message.message_id = "<a@b>".to_owned());
+        assert_eq!(field(refusal, GuestFaultKind::InvalidAnswer), "smtp.message.message_id");
+        let refusal = refused_smtp(|given| given.message.date_ms = f64::NAN);
+        assert_eq!(field(refusal, GuestFaultKind::InvalidAnswer), "smtp.message.date_ms");
+    }
+}

@@ -155,3 +155,79 @@ fn write_parts(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     parts.iter().try_for_each(|part| io::Write::write_all(&mut file, part))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "0123456789abcdef";
+
+    struct Kept {
+        folder: tempfile::TempDir,
+        engine: Engine,
+        cache: ArtifactCache,
+    }
+
+    fn kept() -> Kept {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::default();
+        let cache = ArtifactCache::open(folder.path().to_owned(), None, &engine).unwrap();
+        cache.keep(DIGEST, &Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap());
+        Kept { folder, engine, cache }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn an_artifact_survives_a_restart() {
+        let Kept { folder, engine, .. } = kept();
+        let again = ArtifactCache::open(folder.path().to_owned(), None, &engine).unwrap();
+        assert!(again.load(&engine, DIGEST).is_some());
+    }
+
+    #[test]
+    fn nobody_else_may_read_or_write() {
+        let Kept { folder, cache, .. } = kept();
+        assert_eq!(mode(folder.path()), 0o700);
+        assert_eq!(mode(&cache.path(DIGEST)), 0o600);
+        assert_eq!(mode(&folder.path().join("key")), 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no partial file is left");
+    }
+
+    #[test]
+    fn a_changed_byte_is_not_loaded() {
+        let Kept { engine, cache, folder: _folder } = kept();
+        let path = cache.path(DIGEST);
+        let honest = fs::read(&path).unwrap();
+        for at in [0, MAC_BYTES, honest.len() - 1] {
+            let mut changed = honest.clone();
+            changed[at] ^= 1;
+            fs::write(&path, changed).unwrap();
+            assert!(cache.load(&engine, DIGEST).is_none(), "byte {at}");
+        }
+        fs::write(&path, &honest[..MAC_BYTES - 1]).unwrap();
+        assert!(cache.load(&engine, DIGEST).is_none());
+    }
+
+    #[test]
+    fn another_components_artifact_is_not_loaded() {
+        let Kept { engine, cache, folder: _folder } = kept();
+        fs::copy(cache.path(DIGEST), cache.path("another digest")).unwrap();
+        assert!(cache.load(&engine, "another digest").is_none());
+    }
+
+    #[test]
+    fn an_artifact_of_another_key_or_other_settings_is_not_loaded() {
+        let Kept { folder, engine, cache } = kept();
+        let foreign = ArtifactCache::open(folder.path().to_owned(), Some([7; 32]), &engine).unwrap();
+        assert!(foreign.load(&engine, DIGEST).is_none());
+
+        let mut config = wasmtime::Config::new();
+        let interrupted = Engine::new(config.epoch_interruption(true)).unwrap();
+        let other = ArtifactCache::open(folder.path().to_owned(), None, &interrupted).unwrap();
+        fs::copy(cache.path(DIGEST), other.path(DIGEST)).unwrap();
+        assert!(other.load(&interrupted, DIGEST).is_none());
+    }
+}

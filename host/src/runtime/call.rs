@@ -131,9 +131,10 @@ pub(super) fn run<T>(
 ) -> (Result<T, GuestFault>, Usage) {
     let _place = sandbox.place();
     let mut store = Guest::store(sandbox, Arc::clone(provider));
-    let result = call(&mut store).map_err(|error| fault(store.data(), &error));
-    let usage = store.data().usage();
-    (result, usage)
+    let result = call(&mut store);
+    // The instance goes first, so that its going counts.
+    let guest = store.into_data();
+    (result.map_err(|error| fault(&guest, &error)), guest.usage())
 }
 
 fn fault(guest: &Guest, error: &wasmtime::Error) -> GuestFault {

@@ -166,6 +166,7 @@ fn refused<T>(error: CallError) -> Called<T> {
 }
 
 /// Judges what a call gave.
+#[expect(clippy::result_large_err, reason = "a step, which is what a call gives as a rule, is larger still")]
 fn settle(answered: Result<Answered, GuestFault>, expected: Outcomes) -> Result<Step, CallError> {
     match answered?.map_err(GuestFault::from)? {
         Ok(mut step) => {

@@ -207,3 +207,99 @@ fn cost(problems: &mut Problems, model: &Map<String, Value>) {
     let is_amount = micros.is_some_and(|micros| (0.0..=9.0e15).contains(&micros));
     problems.unless(is_amount, "cost_model.micros", "must be an amount in millionths");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::provider::Deduplication;
+
+    fn valid() -> RawDescriptor {
+        RawDescriptor {
+            name: "acme-sms".to_owned(),
+            version: "1.2.3-rc.1".to_owned(),
+            summary: "SMS by Acme.".to_owned(),
+            channels: vec!["sms".to_owned(), "in_app".to_owned()],
+            config_schema: r#"{"type":"object","properties":{"url":{"type":"string","pattern":"^https:"}}}"#.to_owned(),
+            secrets: vec![SecretSpec {
+                name: "token".to_owned(),
+                purpose: "The API's token.".to_owned(),
+                required: true,
+            }],
+            hosts: ["api.acme.example", "*.acme.example", "{config.url}", "{to}"].map(str::to_owned).to_vec(),
+            deduplication: Deduplication::Key,
+            cost_model: r#"{"currency":"USD","per":"segment","micros":7900}"#.to_owned(),
+            max_batch: 1,
+            ext: "{}".to_owned(),
+        }
+    }
+
+    fn problems(change: impl FnOnce(&mut RawDescriptor)) -> Vec<String> {
+        let mut raw = valid();
+        change(&mut raw);
+        check(raw).err().unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_valid_descriptor_passes_with_its_schema_ready() {
+        let described = check(valid()).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert_eq!(described.descriptor.name, "acme-sms");
+        assert!(described.config.is_valid(&serde_json::json!({"url": "https://x"})));
+        assert!(!described.config.is_valid(&serde_json::json!({"url": "ftp://x"})));
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let found = problems(|raw| {
+            raw.name = "Acme SMS".to_owned();
+            raw.version = "one".to_owned();
+            raw.channels = vec!["SMS".to_owned()];
+            raw.secrets[0].purpose.clear();
+            raw.hosts = vec!["*.com".to_owned(), "{config.host}".to_owned(), "http://x".to_owned()];
+            raw.cost_model = r#"{"currency":"usd","per":"segment","micros":-1}"#.to_owned();
+            raw.max_batch = 0;
+            raw.ext = "[]".to_owned();
+        });
+        let fields: Vec<&str> = found.iter().filter_map(|problem| problem.split('`').nth(1)).collect();
+        assert_eq!(
+            fields,
+            [
+                "name",
+                "version",
+                "max_batch",
+                "channels[0]",
+                "secrets[0].purpose",
+                "hosts[0]",
+                "hosts[1]",
+                "hosts[2]",
+                "cost_model.currency",
+                "cost_model.micros",
+                "ext"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_schema_must_be_one() {
+        let schema = |text: &str| {
+            problems(|raw| {
+                raw.config_schema = text.to_owned();
+                raw.hosts.clear();
+            })
+        };
+        assert!(schema("nonsense")[0].contains("is not a JSON object"));
+        assert!(schema(r#"{"type":"string"}"#)[0].contains("must have the type `object`"));
+        assert!(schema(r#"{"type":"object","properties":7}"#)[0].contains("is not a JSON Schema"));
+        assert!(
+            schema(r#"{"type":"object","$ref":"https://evil.example/schema"}"#)[0].contains("is not a JSON Schema")
+        );
+        assert!(
+            schema(r#"{"type":"object","$schema":"http://json-schema.org/draft-07/schema#"}"#)[0].contains("draft")
+        );
+    }
+
+    #[test]
+    fn a_name_stands_once() {
+        let found = problems(|raw| raw.channels.push("sms".to_owned()));
+        assert_eq!(found, ["`channels[2]` \"sms\" stands there twice"]);
+    }
+}

@@ -94,7 +94,7 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
         .max_memory_size(limits.memory);
     if PoolingAllocationConfig::is_pagemap_scan_available() {
         // Without the scan every reset would write the whole of it: worse than nothing.
-        pool.linear_memory_keep_resident(KEEP_RESIDENT).pagemap_scan(Enabled::Yes);
+        pool.linear_memory_keep_resident(KEEP_RESIDENT).table_keep_resident(KEEP_RESIDENT).pagemap_scan(Enabled::Yes);
     }
     pool
 }
@@ -130,23 +130,34 @@ impl Drop for Ticker {
 
 /// As many as the pool has instances for.
 struct Places {
-    free: Mutex<u32>,
+    count: Mutex<Count>,
     freed: Condvar,
 }
 
+/// Waking nobody is a system call too, so those who wait are counted.
+struct Count {
+    free: u32,
+    waiting: u32,
+}
+
 impl Places {
-    fn new(count: u32) -> Self {
-        Self { free: Mutex::new(count), freed: Condvar::new() }
+    const fn new(free: u32) -> Self {
+        Self { count: Mutex::new(Count { free, waiting: 0 }), freed: Condvar::new() }
     }
 
     fn take(&self) -> Place<'_> {
-        let waited = self.freed.wait_while(self.lock(), |free| *free == 0);
-        *waited.unwrap_or_else(PoisonError::into_inner) -= 1;
+        let mut count = self.lock();
+        while count.free == 0 {
+            count.waiting += 1;
+            count = self.freed.wait(count).unwrap_or_else(PoisonError::into_inner);
+            count.waiting -= 1;
+        }
+        count.free -= 1;
         Place(self)
     }
 
-    fn lock(&self) -> MutexGuard<'_, u32> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Count> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,7 +166,35 @@ pub(super) struct Place<'a>(&'a Places);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        *self.0.lock() += 1;
-        self.0.freed.notify_one();
+        let mut count = self.0.lock();
+        count.free += 1;
+        if count.waiting > 0 {
+            self.0.freed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn no_more_run_than_have_a_place() {
+        let (places, running) = (Places::new(2), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let _place = places.take();
+                        assert!(running.fetch_add(1, Ordering::SeqCst) < 2);
+                        thread::yield_now();
+                        running.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!(places.lock().free, 2);
     }
 }

@@ -33,6 +33,7 @@ use super::{
     egress::{Egress, GuardedResolver, Refusal},
     fault::{invalid, maybe_sent, not_sent},
     oauth::{TokenRequest, Tokens},
+    scrub::scrubbed,
     sigv4, splice,
     tls::TlsRoots,
 };
@@ -47,7 +48,7 @@ pub(super) const MAX_ANSWER: usize = 1024 * 1024;
 const MAX_ANSWER_HEADERS: usize = 64 * 1024;
 const MAX_ANSWER_HEADER_COUNT: usize = 100;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept for each host.
 const IDLE_PER_HOST: usize = 1024;
 
@@ -102,11 +103,12 @@ impl Http {
         let deadline = call.deadline_within(request.timeout_ms);
         let draft = self.draft(request, call, deadline).await?;
         let client = draft.client.as_ref().unwrap_or(&self.client);
+        let sent: Vec<_> = draft.headers.values().filter(|value| value.is_sensitive()).cloned().collect();
         let reply = send(client, draft.method, draft.url, draft.headers, draft.body, deadline).await?;
         if let (401, Some(token)) = (reply.status(), &draft.token) {
             self.tokens.forget(token);
         }
-        Ok(reply)
+        Ok(scrubbed(reply, call.secrets, &sent))
     }
 
     /// Checks the address, splices the body and applies the credentials.

@@ -29,6 +29,11 @@ impl Secrets {
         self.0.iter().filter(|(_, values)| !values.is_empty()).map(|(name, _)| name.as_str())
     }
 
+    /// Every value of every secret.
+    pub(super) fn values(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().flat_map(|(_, values)| values).map(Secret::expose)
+    }
+
     /// All values of a secret that are valid now.
     pub(super) fn all(&self, name: &str) -> Result<&[Secret], Fault> {
         self.0

@@ -18,6 +18,8 @@ mod export;
 mod forms;
 mod headers;
 pub mod log;
+#[cfg(target_arch = "wasm32")]
+mod memory;
 mod outcome;
 mod request;
 pub mod vectors;

@@ -52,6 +52,7 @@ impl Stage {
             name: "bench".into(),
             listen: "127.0.0.1:0".parse()?,
             log_filter: "warn",
+            extra: String::new(),
         };
         settings.migrate()?;
         let key = settings.create_key("bench", SCOPES)?;

@@ -1,0 +1,152 @@
+//! Takes messages in: one transaction holds the message, its idempotency record and its place in
+//! the queue or under this node's lease; only then is a 202 said.
+
+mod writer;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::JoinSet,
+};
+
+use self::writer::Writer;
+use crate::{
+    directory::Directory,
+    domain::{
+        ids::TenantId,
+        message::{Channel, Message, NewMessage},
+    },
+    queue::{Handoff, Leases, Room},
+    store::Store,
+};
+
+/// How many writers share the work: few, so that batches grow under load.
+const WRITERS: usize = 3;
+
+/// Requests that wait for a writer before further ones wait at the door.
+const WAITING: usize = 4096;
+
+/// How long a request waits for the database before it is told to come again.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A message that is durable.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    pub message: Arc<Message>,
+    /// Its idempotency key was known: this is what the key stands for.
+    pub replayed: bool,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdmitError {
+    #[error("no route of channel `{}` is active: create one and activate it, or name a connection", .channel.as_str())]
+    NoRoute { channel: Channel },
+    #[error("the idempotency key was used for another message: use a new key, or send the same message")]
+    KeyReused,
+    /// Nothing was stored, or it can't be told yet; the same idempotency key is safe to send again.
+    #[error("the database is not available: send again in a moment")]
+    Unavailable,
+    #[error("the message could not be stored: {0}")]
+    Failed(String),
+}
+
+/// What one request brings: messages of one tenant.
+struct Request {
+    tenant: TenantId,
+    messages: Vec<NewMessage>,
+    answer: oneshot::Sender<Vec<Result<Admitted, AdmitError>>>,
+}
+
+/// Where accepted deliveries go on this node.
+#[derive(Clone)]
+pub struct Outlet {
+    pub room: Arc<Room>,
+    pub leases: Arc<Leases>,
+    /// `None` on a node that does not dispatch: everything waits in the queue for others.
+    pub handoff: Option<Handoff>,
+    /// Rung when something due was left in the queue.
+    pub bell: Arc<Notify>,
+}
+
+/// The way in.
+#[derive(Clone)]
+pub struct Admission {
+    directory: Arc<Directory>,
+    requests: mpsc::Sender<Request>,
+}
+
+impl Admission {
+    /// Starts the writers into `tasks`; they end when the last handle is dropped.
+    #[must_use]
+    pub fn start(store: &Store, directory: Arc<Directory>, outlet: &Outlet, tasks: &mut JoinSet<()>) -> Self {
+        let (requests, receiver) = mpsc::channel(WAITING);
+        let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
+        for _ in 0..WRITERS {
+            tasks.spawn(Writer::new(store.clone(), outlet.clone()).run(Arc::clone(&receiver)));
+        }
+        Self { directory, requests }
+    }
+
+    /// Takes messages of one tenant; one answer for each, in order.
+    pub async fn admit(&self, tenant: TenantId, messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
+        let count = messages.len();
+        let unroutable = match self.unroutable(tenant, &messages).await {
+            Ok(unroutable) => unroutable,
+            Err(error) => return vec![Err(error); count],
+        };
+        let (accepted, mut answers) = split(messages, unroutable);
+        if accepted.is_empty() {
+            return answers.into_iter().flatten().collect();
+        }
+        let taken = accepted.len();
+        let (answer, answered) = oneshot::channel();
+        let stored = match self.requests.send(Request { tenant, messages: accepted, answer }).await {
+            Ok(()) => answered.await.unwrap_or_else(|_| vec![Err(AdmitError::Unavailable); taken]),
+            Err(_) => vec![Err(AdmitError::Unavailable); taken],
+        };
+        let mut stored = stored.into_iter();
+        for slot in answers.iter_mut().filter(|slot| slot.is_none()) {
+            *slot = stored.next();
+        }
+        answers.into_iter().flatten().collect()
+    }
+
+    /// For each message, whether its channel has no active route. What this node does not know is
+    /// read anew before it is refused: another node may just have made it.
+    async fn unroutable(
+        &self,
+        tenant: TenantId,
+        messages: &[NewMessage],
+    ) -> Result<Vec<Option<AdmitError>>, AdmitError> {
+        let mut config = self.directory.tenant(tenant).await.map_err(|_| AdmitError::Unavailable)?;
+        let lacks = |config: &crate::directory::TenantConfig, new: &NewMessage| {
+            new.message.connection.is_none() && !config.routes.contains_key(&new.message.channel)
+        };
+        if messages.iter().any(|new| lacks(&config, new)) {
+            config = self.directory.reload(tenant).await.map_err(|_| AdmitError::Unavailable)?;
+        }
+        let refusal = |new: &NewMessage| AdmitError::NoRoute { channel: new.message.channel.clone() };
+        Ok(messages.iter().map(|new| lacks(&config, new).then(|| refusal(new))).collect())
+    }
+}
+
+type Answers = Vec<Option<Result<Admitted, AdmitError>>>;
+
+/// What goes to the writers, and the answers with a gap for each of those.
+fn split(messages: Vec<NewMessage>, refusals: Vec<Option<AdmitError>>) -> (Vec<NewMessage>, Answers) {
+    let mut accepted = Vec::with_capacity(messages.len());
+    let answers = messages
+        .into_iter()
+        .zip(refusals)
+        .map(|(message, refusal)| match refusal {
+            Some(error) => Some(Err(error)),
+            None => {
+                accepted.push(message);
+                None
+            }
+        })
+        .collect();
+    (accepted, answers)
+}

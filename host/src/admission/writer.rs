@@ -1,0 +1,294 @@
+//! One writer: gathers requests while the last transaction commits, and writes them together, each
+//! tenant's under that tenant's row-level security.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::sync::{Mutex, mpsc};
+use uuid::Uuid;
+
+use super::{AdmitError, Admitted, Outlet, PATIENCE, Request};
+use crate::{
+    clock,
+    domain::{
+        attempt::Trigger,
+        ids::{MessageId, TenantId},
+        message::{Message, NewMessage},
+    },
+    queue::{Place, Work},
+    store::{
+        self, Role, Session, Store, StoreError,
+        message::{
+            BirthLease, KnownKey, MessageRow, attachment_insert, idempotency_find, message_exists, message_insert,
+            message_load,
+        },
+        tenant_set,
+    },
+};
+
+/// The most requests of one transaction.
+const REQUESTS: usize = 256;
+
+type Receiver = Arc<Mutex<mpsc::Receiver<Request>>>;
+
+pub(super) struct Writer {
+    store: Store,
+    outlet: Outlet,
+    session: Option<Session>,
+}
+
+/// One tenant's part of a batch.
+struct Part {
+    tenant: TenantId,
+    lease: Uuid,
+    messages: Vec<Pending>,
+}
+
+/// A message on its way into the database.
+struct Pending {
+    new: NewMessage,
+    json: Vec<u8>,
+    /// Room on this node; without it, the delivery waits in the queue.
+    place: Option<Place>,
+    /// The request that it belongs to, and its place among the request's messages.
+    request: usize,
+    index: usize,
+}
+
+/// What a part came to, once committed.
+#[derive(Default)]
+struct Written {
+    fresh: HashSet<MessageId>,
+    known: Vec<KnownKey>,
+    replayed: HashMap<MessageId, Arc<Message>>,
+}
+
+impl Writer {
+    pub(super) fn new(store: Store, outlet: Outlet) -> Self {
+        Self { store, outlet, session: None }
+    }
+
+    pub(super) async fn run(mut self, requests: Receiver) {
+        let mut batch = Vec::with_capacity(REQUESTS);
+        while requests.lock().await.recv_many(&mut batch, REQUESTS).await > 0 {
+            self.serve(std::mem::take(&mut batch)).await;
+        }
+    }
+
+    async fn serve(&mut self, requests: Vec<Request>) {
+        let mut answers: Vec<Vec<Option<Result<Admitted, AdmitError>>>> =
+            requests.iter().map(|request| vec![None; request.messages.len()]).collect();
+        let (parts, senders) = self.gather(requests);
+        let asked_at = Instant::now();
+        match self.store_parts(&parts).await {
+            Ok(written) => {
+                for (part, written) in parts.into_iter().zip(written) {
+                    self.close(part, &written, asked_at, &mut answers);
+                }
+            }
+            Err(error) => refuse(&parts, &error, &mut answers),
+        }
+        for (sender, answers) in senders.into_iter().zip(answers) {
+            let answers = answers.into_iter().map(|it| it.unwrap_or(Err(AdmitError::Unavailable)));
+            // A client that went away finds its message by its key.
+            let _ = sender.send(answers.collect());
+        }
+    }
+
+    /// Sorts the requests' messages by tenant: always the same order, so that no two writers wait
+    /// for each other's keys in a circle.
+    fn gather(
+        &self,
+        requests: Vec<Request>,
+    ) -> (Vec<Part>, Vec<tokio::sync::oneshot::Sender<Vec<Result<Admitted, AdmitError>>>>) {
+        let now = clock::now();
+        let mut parts: BTreeMap<TenantId, Part> = BTreeMap::new();
+        let mut senders = Vec::with_capacity(requests.len());
+        for (request, Request { tenant, messages, answer }) in requests.into_iter().enumerate() {
+            senders.push(answer);
+            let due = messages.iter().filter(|new| new.message.due_at() <= now).count();
+            let mut places = self.reserve(tenant, due).into_iter();
+            let part =
+                parts.entry(tenant).or_insert_with(|| Part { tenant, lease: Uuid::now_v7(), messages: Vec::new() });
+            for (index, new) in messages.into_iter().enumerate() {
+                let place = if new.message.due_at() <= now { places.next() } else { None };
+                // A body is plain data: it always has a JSON form.
+                let json = serde_json::to_vec(&new.message.body).unwrap_or_default();
+                part.messages.push(Pending { new, json, place, request, index });
+            }
+        }
+        (parts.into_values().collect(), senders)
+    }
+
+    /// Room for all or none, so that a burst beyond it waits in the queue, in order.
+    fn reserve(&self, tenant: TenantId, count: usize) -> Vec<Place> {
+        let dispatches = self.outlet.handoff.is_some() && count > 0;
+        dispatches.then(|| self.outlet.room.reserve(tenant, count)).flatten().unwrap_or_default()
+    }
+
+    /// Writes all parts in one transaction. A connection that broke before the COMMIT was sent is
+    /// replaced once; one that broke within it is asked what it did.
+    async fn store_parts(&mut self, parts: &[Part]) -> store::Result<Vec<Written>> {
+        let patience = tokio::time::sleep(PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            let tried = tokio::select! {
+                tried = self.try_store(parts) => tried,
+                () = &mut patience => {
+                    self.session = None;
+                    return self.what_was_stored(parts).await;
+                }
+            };
+            match tried {
+                Ok(written) => return Ok(written),
+                Err(error @ StoreError::Unavailable(_)) => {
+                    let had_session = self.session.take().is_some();
+                    if !had_session {
+                        return Err(error);
+                    }
+                    if let Ok(written) = self.what_was_stored(parts).await {
+                        return Ok(written);
+                    }
+                }
+                Err(error) => {
+                    self.session = None;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn try_store(&mut self, parts: &[Part]) -> store::Result<Vec<Written>> {
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => none.insert(self.store.session(Role::App).await?),
+        };
+        let mut txn = session.begin().await?;
+        let mut written = Vec::with_capacity(parts.len());
+        for part in parts {
+            tenant_set(&mut txn, part.tenant).await?;
+            let lease = BirthLease {
+                id: part.lease,
+                node: self.outlet.leases.node,
+                length_ms: self.outlet.leases.length.as_millis() as i64,
+            };
+            let fresh: HashSet<MessageId> =
+                message_insert(&mut txn, part.tenant, &rows(part), lease).await?.into_iter().collect();
+            for pending in part.messages.iter().filter(|it| fresh.contains(&it.new.message.id)) {
+                if !pending.new.attachments.is_empty() {
+                    attachment_insert(&mut txn, part.tenant, pending.new.message.id, &pending.new.attachments).await?;
+                }
+            }
+            written.push(replays(&mut txn, part, fresh).await?);
+        }
+        txn.commit().await?;
+        Ok(written)
+    }
+
+    /// After a lost connection: what of it is there, asked on a new one. An error stands when
+    /// nothing is, or when it can't be told.
+    async fn what_was_stored(&mut self, parts: &[Part]) -> store::Result<Vec<Written>> {
+        let mut session = self.store.session(Role::App).await?;
+        let mut txn = session.begin().await?;
+        let mut written = Vec::new();
+        for part in parts {
+            tenant_set(&mut txn, part.tenant).await?;
+            let ids: Vec<_> = part.messages.iter().map(|it| it.new.message.id).collect();
+            let fresh: HashSet<_> = message_exists(&mut txn, part.tenant, &ids).await?.into_iter().collect();
+            written.push(replays(&mut txn, part, fresh).await?);
+        }
+        if written.iter().all(|it| it.fresh.is_empty()) {
+            return Err(StoreError::Unavailable(store::lost_connection()));
+        }
+        Ok(written)
+    }
+
+    /// Hands a committed part over and answers its requests.
+    fn close(
+        &self,
+        part: Part,
+        written: &Written,
+        asked_at: Instant,
+        answers: &mut [Vec<Option<Result<Admitted, AdmitError>>>],
+    ) {
+        let Part { tenant, lease, messages } = part;
+        let born =
+            messages.iter().filter(|it| it.place.is_some() && written.fresh.contains(&it.new.message.id)).count();
+        let held = (born > 0).then(|| self.outlet.leases.take(tenant, lease, born, asked_at));
+        let mut work = Vec::with_capacity(born);
+        let mut queued_now = false;
+        for Pending { new, place, request, index, .. } in messages {
+            if !written.fresh.contains(&new.message.id) {
+                answers[request][index] = Some(replay(&new, written));
+                continue;
+            }
+            let message = Arc::new(new.message);
+            answers[request][index] = Some(Ok(Admitted { message: Arc::clone(&message), replayed: false }));
+            match (place, &held) {
+                (Some(place), Some(lease)) => work.push(Work {
+                    tenant,
+                    delivery: message.id.first_delivery(),
+                    message,
+                    lease: Arc::clone(lease),
+                    past: Vec::new(),
+                    attempts: 0,
+                    deaths: 0,
+                    trigger: Trigger::Scheduled,
+                    place,
+                }),
+                _ => queued_now |= message.send_at.is_none(),
+            }
+        }
+        if let Some(handoff) = &self.outlet.handoff
+            && !work.is_empty()
+        {
+            // The other end closes only when the node stops; recovery then takes the lease.
+            let _ = handoff.send(work);
+        }
+        if queued_now {
+            self.outlet.bell.notify_one();
+        }
+    }
+}
+
+fn rows(part: &Part) -> Vec<MessageRow<'_>> {
+    part.messages.iter().map(|it| MessageRow { new: &it.new, json: &it.json, queued: it.place.is_none() }).collect()
+}
+
+/// What the keys that were not new stand for.
+async fn replays(txn: &mut store::Transaction<'_>, part: &Part, fresh: HashSet<MessageId>) -> store::Result<Written> {
+    let stale = part.messages.iter().filter(|it| !fresh.contains(&it.new.message.id));
+    let keys: Vec<&str> = stale.filter_map(|it| it.new.idempotency.as_ref()).map(|it| it.key.as_str()).collect();
+    if keys.is_empty() {
+        return Ok(Written { fresh, ..Written::default() });
+    }
+    let known = idempotency_find(txn, part.tenant, &keys).await?;
+    let ids: Vec<_> = known.iter().map(|it| (part.tenant, it.message)).collect();
+    let messages = message_load(txn, &ids).await?;
+    let replayed = messages.into_iter().map(|(_, message)| (message.id, Arc::new(message))).collect();
+    Ok(Written { fresh, known, replayed })
+}
+
+fn replay(new: &NewMessage, written: &Written) -> Result<Admitted, AdmitError> {
+    let key = new.idempotency.as_ref().ok_or(AdmitError::Unavailable)?;
+    let known = written.known.iter().find(|it| it.key == key.key).ok_or(AdmitError::Unavailable)?;
+    if known.fingerprint != key.fingerprint {
+        return Err(AdmitError::KeyReused);
+    }
+    let message = written.replayed.get(&known.message).ok_or(AdmitError::Unavailable)?;
+    Ok(Admitted { message: Arc::clone(message), replayed: true })
+}
+
+fn refuse(parts: &[Part], error: &StoreError, answers: &mut [Vec<Option<Result<Admitted, AdmitError>>>]) {
+    let refusal = match error {
+        StoreError::Unavailable(_) => AdmitError::Unavailable,
+        StoreError::Conflict { .. } | StoreError::Failed(_) => AdmitError::Failed(error.to_string()),
+    };
+    tracing::warn!(%error, "messages could not be stored");
+    for pending in parts.iter().flat_map(|part| &part.messages) {
+        answers[pending.request][pending.index] = Some(Err(refusal.clone()));
+    }
+}

@@ -1,0 +1,120 @@
+//! The command line. `serve`, `migrate`, `tenant` and `key` speak to the database, since they are
+//! an operator's; everything else speaks HTTP like any other client, and can do nothing more.
+
+mod client;
+mod connection;
+mod database;
+mod key;
+mod message;
+mod output;
+mod provider;
+mod route;
+mod serve;
+mod tenant;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{config::ConfigError, domain::ids::InvalidId, store::StoreError, telemetry::TelemetryError};
+use output::Output;
+
+/// Angarium, a self-hosted delivery gateway.
+#[derive(Debug, Parser)]
+#[command(name = "angarium", version, arg_required_else_help = true)]
+struct Cli {
+    /// Print JSON instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM.
+    Serve(serve::Serve),
+    /// Bring the database's schema to this version.
+    Migrate(database::Access),
+    /// Tenants: who has messages, connections and routes of their own (on the database).
+    Tenant(tenant::Tenant),
+    /// API keys (on the database).
+    Key(key::Key),
+    /// A tenant's accounts at providers.
+    Connection(connection::Connection),
+    /// Which connection serves a channel.
+    Route(route::Route),
+    /// The provider components.
+    Provider(provider::Provider),
+    /// Send a message.
+    Send(message::Send),
+    /// Messages that were sent.
+    Message(message::Message),
+}
+
+/// Why a command ended without success; the text is for the person who typed it.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Id(#[from] InvalidId),
+    #[error("{0}")]
+    Said(String),
+}
+
+impl CliError {
+    fn said(text: impl Into<String>) -> Self {
+        Self::Said(text.into())
+    }
+}
+
+/// Runs the command of the process's arguments.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&format!("the system gives no threads: {error}")),
+    };
+    match runtime.block_on(execute(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+async fn execute(cli: Cli) -> Result<(), CliError> {
+    let output = Output { json: cli.json };
+    match cli.command {
+        Command::Serve(command) => command.run().await,
+        Command::Migrate(access) => access.migrate(&output).await,
+        Command::Tenant(command) => command.run(&output).await,
+        Command::Key(command) => command.run(&output).await,
+        Command::Connection(command) => command.run(&output).await,
+        Command::Route(command) => command.run(&output).await,
+        Command::Provider(command) => command.run(&output).await,
+        Command::Send(command) => command.run(&output).await,
+        Command::Message(command) => command.run(&output).await,
+    }
+}
+
+fn failed(reason: &str) -> ExitCode {
+    eprintln!("error: {reason}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

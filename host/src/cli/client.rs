@@ -1,0 +1,123 @@
+//! The command line's one way to a gateway: HTTP with a key.
+
+use std::{path::Path, time::Duration};
+
+use clap::Args;
+use reqwest::{Method, header};
+use serde_json::Value;
+
+use super::CliError;
+
+/// Which gateway, and as whom.
+#[derive(Args)]
+pub struct Client {
+    /// The gateway's address.
+    #[arg(long, env = "ANGARIUM_URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// The API key.
+    #[arg(long, env = "ANGARIUM_KEY", hide_env_values = true)]
+    key: String,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("url", &self.url).field("key", &"***").finish()
+    }
+}
+
+impl Client {
+    pub async fn get(&self, path: &str) -> Result<Value, CliError> {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        self.call(Method::POST, path, Some(("application/json", body.to_string().into_bytes()))).await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        self.call(Method::PATCH, path, Some(("application/json", body.to_string().into_bytes()))).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        self.call(Method::PUT, path, Some(("application/json", body.to_string().into_bytes()))).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Result<Value, CliError> {
+        self.call(Method::DELETE, path, None).await
+    }
+
+    /// Sends a component's bytes.
+    pub async fn upload(&self, path: &str, file: &Path) -> Result<Value, CliError> {
+        let bytes = std::fs::read(file)
+            .map_err(|error| CliError::said(format!("the component {}: {error}", file.display())))?;
+        self.call(Method::POST, path, Some(("application/wasm", bytes))).await
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Value, CliError> {
+        let address = format!("{}{path}", self.url.trim_end_matches('/'));
+        // An error says that a provider is installed already, which is what is wanted.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let unreachable = |error: reqwest::Error| unreachable(&address, &error);
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(120)).build().map_err(unreachable)?;
+        let mut request = http.request(method, &address).bearer_auth(&self.key);
+        if let Some((media_type, bytes)) = body {
+            request = request.header(header::CONTENT_TYPE, media_type).body(bytes);
+        }
+        let answer = request.send().await.map_err(unreachable)?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(unreachable)?;
+        let value: Value = if bytes.is_empty() { Value::Null } else { parse(&address, &bytes)? };
+        if status.is_success() { Ok(value) } else { Err(refusal(status.as_u16(), &value)) }
+    }
+}
+
+/// A text as one segment of a path.
+pub fn segment(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+fn parse(address: &str, bytes: &[u8]) -> Result<Value, CliError> {
+    serde_json::from_slice(bytes)
+        .map_err(|_| CliError::said(format!("{address} answers something other than JSON: is it a gateway?")))
+}
+
+fn unreachable(address: &str, error: &reqwest::Error) -> CliError {
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        reason = format!("{reason}: {cause}");
+        source = cause.source();
+    }
+    CliError::said(format!("{address} can't be asked: {reason}; `--url` or ANGARIUM_URL names the gateway"))
+}
+
+/// The problem as lines: what it is, then each bad field.
+fn refusal(status: u16, problem: &Value) -> CliError {
+    let text = |pointer: &str| problem.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let mut lines = format!("{status} {}: {}", text("/code"), text("/detail"));
+    for field in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
+        let part = |name: &str| field.get(name).and_then(Value::as_str).unwrap_or_default();
+        lines.push_str(&format!("\n  {}: {}", part("pointer"), part("detail")));
+    }
+    CliError::said(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_every_field() {
+        let problem = json!({"code": "invalid_request", "detail": "2 fields are wrong",
+            "errors": [{"pointer": "/to", "detail": "is missing"}, {"pointer": "/channel", "detail": "is no name"}]});
+        let said = refusal(422, &problem).to_string();
+        assert_eq!(said, "422 invalid_request: 2 fields are wrong\n  /to: is missing\n  /channel: is no name");
+    }
+
+    #[test]
+    fn a_name_is_one_segment() {
+        assert_eq!(segment("a b/../c"), "a%20b%2F..%2Fc");
+    }
+}

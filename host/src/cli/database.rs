@@ -1,0 +1,49 @@
+//! The commands' way to the database, and `migrate`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{CliError, output::Output};
+use crate::{
+    config::{Config, Overrides},
+    store::{self, Store, tenant::Tenant},
+};
+
+/// Which database.
+#[derive(Debug, Args)]
+pub struct Access {
+    /// The configuration file.
+    #[arg(long, env = "ANGARIUM_CONFIG")]
+    config: Option<PathBuf>,
+    /// `postgres://user:password@host/database`, in place of the configuration's.
+    #[arg(long)]
+    database_url: Option<String>,
+}
+
+impl Access {
+    fn config(&self) -> Result<Config, CliError> {
+        let overrides = Overrides::default().with("database.url", self.database_url.clone());
+        Ok(Config::load(self.config.as_deref(), overrides)?)
+    }
+
+    /// Opens it.
+    pub fn store(&self) -> Result<Store, CliError> {
+        Ok(Store::new(&self.config()?.database.url, 2)?)
+    }
+
+    /// `angarium migrate`.
+    pub async fn migrate(&self, output: &Output) -> Result<(), CliError> {
+        store::migrate(&self.config()?.database.url).await?;
+        output.one(&json!({"migrated": true}), &[("schema is at this version", "/migrated")]);
+        Ok(())
+    }
+}
+
+/// The tenant of that name.
+pub async fn tenant_named(store: &Store, name: &str) -> Result<Tenant, CliError> {
+    store::tenant::tenant_find(&mut *store.worker().await?, name)
+        .await?
+        .ok_or_else(|| CliError::said(format!("there is no tenant `{name}`: `angarium tenant list` shows them")))
+}

@@ -1,0 +1,47 @@
+//! `angarium serve`
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::CliError;
+use crate::{
+    config::{Config, Overrides},
+    telemetry,
+};
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The configuration file.
+    #[arg(long, env = "ANGARIUM_CONFIG")]
+    config: Option<PathBuf>,
+    /// `postgres://user:password@host/database`
+    #[arg(long)]
+    database_url: Option<String>,
+    /// Where clients connect, such as 127.0.0.1:8080.
+    #[arg(long)]
+    listen: Option<String>,
+    /// The folder of provider components.
+    #[arg(long)]
+    providers: Option<String>,
+    /// `json` or `text`.
+    #[arg(long)]
+    log_format: Option<String>,
+}
+
+impl Serve {
+    pub async fn run(self) -> Result<(), CliError> {
+        let overrides = Overrides::default()
+            .with("database.url", self.database_url)
+            .with("http.listen", self.listen)
+            .with("providers.folder", self.providers)
+            .with("log.format", self.log_format);
+        let config = Config::load(self.config.as_deref(), overrides)?;
+        telemetry::logs_start(&config.log)?;
+        // Thousands of deliveries in flight are thousands of sockets.
+        if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+            tracing::warn!(error = %error, "the limit of open files stays as it is");
+        }
+        Err(CliError::said(format!("{config:?}")))
+    }
+}

@@ -1,0 +1,486 @@
+//! The gateway's configuration: defaults, then a TOML file, then the environment, then flags.
+//!
+//! Nothing here opens what a setting names; a setting that can't be right is refused at once, by
+//! its key and with the remedy.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use config::{Environment, File, FileFormat};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::sealing::{Keyring, KeyringError};
+
+/// Why the gateway can't start with this configuration. Each names the key and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is missing or not TOML.
+    #[error("the configuration file {}: {detail}; name another with `--config` or ANGARIUM_CONFIG", path.display())]
+    File { path: PathBuf, detail: String },
+    /// A key that doesn't exist, or a value of another kind.
+    #[error("the configuration: {0}")]
+    Shape(String),
+    /// Values that can't be right.
+    #[error("the configuration: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))]
+    Values(Vec<Problem>),
+}
+
+/// One setting that can't be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// With dots: `queue.lease_ms`.
+    pub key: &'static str,
+    /// What is wrong, and what would be right.
+    pub detail: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let variable = self.key.replace('.', "__").to_uppercase();
+        write!(f, "`{}` (ANGARIUM_{variable}): {}", self.key, self.detail)
+    }
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub database: Database,
+    pub http: Http,
+    pub secrets: Secrets,
+    pub providers: Providers,
+    pub egress: Egress,
+    pub dispatch: Dispatch,
+    pub queue: Queue,
+    pub roles: Roles,
+    pub log: Log,
+    pub node: Node,
+}
+
+/// Where the database is.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    /// `postgres://…`; `DATABASE_URL` serves as well.
+    pub url: String,
+    /// Connections of each of the two pools.
+    pub max_connections: u32,
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Port 0 takes a free one; the log says which.
+    pub listen: SocketAddr,
+    /// The longest request body, in bytes.
+    pub max_body_bytes: usize,
+}
+
+/// The key-encryption keys.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Secrets {
+    /// Base64 of 32 bytes; after a rotation the older ones follow it, with a comma between.
+    pub key: Option<String>,
+    /// A file of such keys, one a line.
+    pub key_file: Option<PathBuf>,
+}
+
+/// What components that lie in the folder are granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FolderGrant {
+    /// Nothing: an operator grants hosts by hand.
+    #[default]
+    None,
+    /// The hosts that they declare: whoever fills the folder is the operator.
+    Declared,
+}
+
+/// Where the provider components come from.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Providers {
+    /// Components in it (`*.wasm`) are installed and activated at the start.
+    pub folder: Option<PathBuf>,
+    /// Where compiled components are kept.
+    pub cache_folder: Option<PathBuf>,
+    pub grant: FolderGrant,
+}
+
+/// Networks that requests may go to although the guard's list has them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    pub allow: Vec<IpNet>,
+}
+
+/// How deliveries leave.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dispatch {
+    /// One transmission's total time.
+    pub deadline_ms: u64,
+    /// Deliveries at the same time on this node.
+    pub max_in_flight: usize,
+    /// Requests under way through one connection, from this node.
+    pub max_in_flight_per_connection: usize,
+}
+
+/// How the queue is claimed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// At least three times the dispatch deadline, so that a slow send never outlives its lease.
+    pub lease_ms: u64,
+    /// How often a node looks for due work that nobody announced.
+    pub poll_ms: u64,
+}
+
+/// What this node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Api,
+    Dispatch,
+}
+
+/// The roles of this node; both, where nothing is said.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Roles(pub Vec<Role>);
+
+impl Roles {
+    /// Whether it has this one.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.0.contains(&role)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Json,
+    #[default]
+    Text,
+}
+
+/// What the log says and how.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub format: LogFormat,
+    /// In `tracing-subscriber`'s form, such as `info,angarium::dispatch=debug`.
+    pub filter: String,
+}
+
+/// This process among the others.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Node {
+    /// As logs show it.
+    pub name: String,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self { url: String::new(), max_connections: 8 }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), max_body_bytes: 16 << 20 }
+    }
+}
+
+impl Default for Dispatch {
+    fn default() -> Self {
+        Self { deadline_ms: 30_000, max_in_flight: 16_384, max_in_flight_per_connection: 512 }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { lease_ms: 90_000, poll_ms: 100 }
+    }
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        Self(vec![Role::Api, Role::Dispatch])
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), filter: "info".to_owned() }
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { name: std::env::var("HOSTNAME").unwrap_or_else(|_| "angarium".to_owned()) }
+    }
+}
+
+/// A URL with a password, or a key, must not reach a log.
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("url", &"***").field("max_connections", &self.max_connections).finish()
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let key = self.key.as_ref().map(|_| "***");
+        f.debug_struct("Secrets").field("key", &key).field("key_file", &self.key_file).finish()
+    }
+}
+
+impl Dispatch {
+    /// One transmission's total time.
+    #[must_use]
+    pub const fn deadline(&self) -> Duration {
+        Duration::from_millis(self.deadline_ms)
+    }
+}
+
+impl Queue {
+    #[must_use]
+    pub const fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    #[must_use]
+    pub const fn poll(&self) -> Duration {
+        Duration::from_millis(self.poll_ms)
+    }
+}
+
+impl Secrets {
+    /// Reads the keyring that the configuration names.
+    ///
+    /// # Errors
+    /// When no key is named, two are, or it can't be read.
+    pub fn keyring(&self) -> Result<Keyring, ConfigError> {
+        let keyring = match (&self.key, &self.key_file) {
+            (Some(key), None) => Keyring::from_base64(key).map_err(|error| key_problem("secrets.key", &error)),
+            (None, Some(file)) => Keyring::from_file(file).map_err(|error| key_problem("secrets.key_file", &error)),
+            (None, None) => Err(problem(
+                "secrets.key",
+                "is not set, so secrets can't be encrypted: set it, or `secrets.key_file`; `openssl rand -base64 32` makes a key",
+            )),
+            (Some(_), Some(_)) => Err(problem("secrets.key", "and `secrets.key_file` are both set: keep one")),
+        };
+        keyring.map_err(|problem| ConfigError::Values(vec![problem]))
+    }
+}
+
+/// What the command line says; it goes before everything else.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides(Vec<(&'static str, String)>);
+
+impl Overrides {
+    /// Sets `key` if the flag was given.
+    #[must_use]
+    pub fn with(mut self, key: &'static str, value: Option<String>) -> Self {
+        self.0.extend(value.map(|value| (key, value)));
+        self
+    }
+}
+
+impl Config {
+    /// Reads the file, the process's environment and the flags.
+    ///
+    /// # Errors
+    /// When a source can't be read, a key doesn't exist, or a value can't be right.
+    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let text = file.map(|path| (path, read(path))).map(|(path, text)| text.map(|text| (path, text))).transpose()?;
+        Self::assemble(text, std::env::vars_os().filter_map(utf8).collect(), overrides)
+    }
+
+    fn assemble(
+        file: Option<(&Path, String)>,
+        environment: HashMap<String, String>,
+        overrides: Overrides,
+    ) -> Result<Self, ConfigError> {
+        let mut builder = config::Config::builder()
+            .set_default("database.url", environment.get("DATABASE_URL").cloned().unwrap_or_default())
+            .map_err(shape)?;
+        if let Some((path, text)) = file {
+            let broken =
+                |error: config::ConfigError| ConfigError::File { path: path.to_owned(), detail: error.to_string() };
+            let source = File::from_str(&text, FileFormat::Toml);
+            config::Config::builder().add_source(source.clone()).build().map_err(broken)?;
+            builder = builder.add_source(source);
+        }
+        builder = builder.add_source(variables(environment));
+        for (key, value) in overrides.0 {
+            builder = builder.set_override(key, value).map_err(shape)?;
+        }
+        let config: Self = builder.build().and_then(config::Config::try_deserialize).map_err(shape)?;
+        let problems = config.problems();
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Values(problems)) }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut check = |ok: bool, key, detail: String| {
+            if !ok {
+                problems.push(problem(key, detail));
+            }
+        };
+        check(
+            self.database.url.starts_with("postgres://") || self.database.url.starts_with("postgresql://"),
+            "database.url",
+            "names no PostgreSQL database: set it to `postgres://user:password@host/database`, or set DATABASE_URL"
+                .into(),
+        );
+        check((2..=1_000).contains(&self.database.max_connections), "database.max_connections", "2 to 1000".into());
+        check(
+            (1 << 10..=256 << 20).contains(&self.http.max_body_bytes),
+            "http.max_body_bytes",
+            "1024 to 268435456 (256 MiB)".into(),
+        );
+        check((100..=600_000).contains(&self.dispatch.deadline_ms), "dispatch.deadline_ms", "100 to 600000".into());
+        check(self.dispatch.max_in_flight > 0, "dispatch.max_in_flight", "at least 1".into());
+        let shortest = self.dispatch.deadline_ms.saturating_mul(3);
+        check(
+            self.queue.lease_ms >= shortest,
+            "queue.lease_ms",
+            format!(
+                "is {}, shorter than three times `dispatch.deadline_ms`, so a slow send could outlive its lease: \
+                 set it to {shortest} or more, or shorten the deadline",
+                self.queue.lease_ms
+            ),
+        );
+        check((1..=60_000).contains(&self.queue.poll_ms), "queue.poll_ms", "1 to 60000".into());
+        check(!self.roles.0.is_empty(), "roles", "is empty: name `api`, `dispatch` or both".into());
+        check(!self.node.name.is_empty(), "node.name", "is empty: name this process".into());
+        problems
+    }
+}
+
+fn problem(key: &'static str, detail: impl Into<String>) -> Problem {
+    Problem { key, detail: detail.into() }
+}
+
+fn key_problem(key: &'static str, error: &KeyringError) -> Problem {
+    problem(key, error.to_string())
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::File { path: path.to_owned(), detail: format!("can't be read: {error}") })
+}
+
+fn utf8((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
+    Some((name.into_string().ok()?, value.into_string().ok()?))
+}
+
+/// `ANGARIUM_QUEUE__LEASE_MS` is `queue.lease_ms`. What has no level but the known one belongs to
+/// the command line (`ANGARIUM_URL`), not to this.
+fn variables(environment: HashMap<String, String>) -> Environment {
+    let ours = environment
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("ANGARIUM_") && (name.contains("__") || name == "ANGARIUM_ROLES"))
+        .collect();
+    Environment::with_prefix("ANGARIUM")
+        .prefix_separator("_")
+        .separator("__")
+        .try_parsing(true)
+        .list_separator(",")
+        .with_list_parse_key("roles")
+        .with_list_parse_key("egress.allow")
+        .ignore_empty(true)
+        .source(Some(ours))
+}
+
+fn shape(error: config::ConfigError) -> ConfigError {
+    ConfigError::Shape(format!("{error}; see `docs/operators.md` for the keys and their values"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "postgres://localhost/angarium";
+
+    fn assemble(toml: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::assemble(Some((Path::new("angarium.toml"), toml.to_owned())), environment, Overrides::default())
+    }
+
+    fn refusal(toml: &str, environment: &[(&str, &str)]) -> String {
+        assemble(toml, environment).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_file_and_flags_before_both() {
+        let toml = "[queue]\nlease_ms = 120000\npoll_ms = 7\n[http]\nlisten = '127.0.0.1:1'";
+        let environment = HashMap::from([
+            ("DATABASE_URL".to_owned(), URL.to_owned()),
+            ("ANGARIUM_QUEUE__LEASE_MS".to_owned(), "150000".to_owned()),
+            ("ANGARIUM_EGRESS__ALLOW".to_owned(), "127.0.0.0/8,10.0.0.0/8".to_owned()),
+            ("ANGARIUM_ROLES".to_owned(), "dispatch".to_owned()),
+            ("ANGARIUM_KEY".to_owned(), "ak_not_a_setting".to_owned()),
+        ]);
+        let flags = Overrides::default().with("http.listen", Some("127.0.0.1:9".to_owned())).with("log.filter", None);
+        let config = Config::assemble(Some((Path::new("x"), toml.to_owned())), environment, flags).unwrap();
+        assert_eq!((config.queue.lease_ms, config.queue.poll_ms), (150_000, 7));
+        assert_eq!(config.http.listen.port(), 9);
+        assert_eq!(config.egress.allow.len(), 2);
+        assert_eq!(config.roles, Roles(vec![Role::Dispatch]));
+        assert_eq!(config.database.url, URL);
+    }
+
+    #[test]
+    fn a_bad_setting_is_named_with_the_remedy() {
+        let database = [("DATABASE_URL", URL)];
+        for (toml, words) in [
+            ("[queue]\nlease_ms = 1000", ["`queue.lease_ms`", "set it to 90000 or more"]),
+            ("[queue]\nlease_mss = 1", ["lease_mss", "lease_ms"]),
+            ("[http]\nlisten = 'here'", ["http.listen", "socket address"]),
+            ("roles = ['cook']", ["cook", "api"]),
+            ("[database]\nmax_connections = 'many'", ["database.max_connections", "many"]),
+            ("[database", ["angarium.toml", "--config"]),
+        ] {
+            let message = refusal(toml, &database);
+            for word in words {
+                assert!(message.contains(word), "{toml}: {message}");
+            }
+        }
+        assert!(refusal("", &[]).contains("set DATABASE_URL"));
+    }
+
+    #[test]
+    fn all_bad_values_are_named_at_once() {
+        let message = refusal("[queue]\nlease_ms = 1\npoll_ms = 0\n[dispatch]\nmax_in_flight = 0", &[]);
+        for key in ["database.url", "queue.lease_ms", "queue.poll_ms", "dispatch.max_in_flight"] {
+            assert!(message.contains(key), "{message}");
+        }
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let toml = "[secrets]\nkey = 'c2VjcmV0'\n[database]\nurl = 'postgres://u:hunter2@h/d'";
+        let printed = format!("{:?}", assemble(toml, &[]).unwrap());
+        assert!(!printed.contains("hunter2") && !printed.contains("c2VjcmV0"), "{printed}");
+    }
+
+    #[test]
+    fn a_missing_or_broken_key_is_refused() {
+        let config = assemble("", &[("DATABASE_URL", URL)]).unwrap();
+        assert!(config.secrets.keyring().unwrap_err().to_string().contains("openssl rand -base64 32"));
+        let short = Secrets { key: Some("c2hvcnQ=".into()), key_file: None };
+        assert!(short.keyring().unwrap_err().to_string().contains("`secrets.key`"));
+    }
+}

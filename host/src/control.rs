@@ -1,0 +1,72 @@
+//! What a person does to a message: cancel it, or ask for another attempt.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::{
+    clock,
+    domain::{
+        delivery::DeliveryState,
+        ids::{MessageId, TenantId},
+    },
+    store::{
+        self, Store,
+        delivery::{delivery_cancel, delivery_reopen},
+        event::event_insert,
+        message::{MessageView, message_get},
+        queue::{QueueEntry, queue_insert, queue_remove},
+    },
+};
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Controlled {
+    /// It was done: the message as it is now.
+    Done(Box<MessageView>),
+    /// The tenant has no such message.
+    NotFound,
+    /// It can't be done in this state. A message that was just handed to a worker is `queued`, and
+    /// too late to cancel.
+    NotNow(DeliveryState),
+}
+
+/// Ends a message that has not been handed to a worker.
+pub async fn cancel(store: &Store, tenant: TenantId, id: MessageId) -> store::Result<Controlled> {
+    let mut txn = store.tenant(tenant).await?;
+    let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
+    if view.delivery.state == DeliveryState::Canceled {
+        return Ok(Controlled::Done(Box::new(view)));
+    }
+    let entry = QueueEntry {
+        tenant,
+        delivery: view.delivery.id,
+        due_at: view.delivery.next_attempt_at.unwrap_or_else(|| view.message.due_at()),
+        priority: view.message.priority,
+    };
+    if view.delivery.state.is_end() || !queue_remove(&mut txn, &entry).await? {
+        return Ok(Controlled::NotNow(view.delivery.state));
+    }
+    delivery_cancel(&mut txn, tenant, id, view.delivery.id).await?;
+    event_insert(&mut txn, tenant, id, "message.canceled", None).await?;
+    let view = message_get(&mut txn, tenant, id).await?;
+    txn.commit().await?;
+    Ok(view.map_or(Controlled::NotFound, |view| Controlled::Done(Box::new(view))))
+}
+
+/// Opens an ended message for another attempt, now.
+pub async fn retry(store: &Store, bell: &Arc<Notify>, tenant: TenantId, id: MessageId) -> store::Result<Controlled> {
+    let mut txn = store.tenant(tenant).await?;
+    let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
+    let now = clock::now();
+    if !view.delivery.state.may_be_retried() || !delivery_reopen(&mut txn, tenant, view.delivery.id, now).await? {
+        return Ok(Controlled::NotNow(view.delivery.state));
+    }
+    let entry = QueueEntry { tenant, delivery: view.delivery.id, due_at: now, priority: view.message.priority };
+    queue_insert(&mut txn, &[entry]).await?;
+    event_insert(&mut txn, tenant, id, "message.retry_requested", None).await?;
+    let view = message_get(&mut txn, tenant, id).await?;
+    txn.commit().await?;
+    bell.notify_one();
+    Ok(view.map_or(Controlled::NotFound, |view| Controlled::Done(Box::new(view))))
+}

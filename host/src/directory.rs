@@ -1,0 +1,215 @@
+//! What a tenant has set up, as this node knows it: connections with their secrets opened, and the
+//! active routes. It is read far more often than it changes, so each tenant's stands in memory
+//! until its version in the database is another.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{
+        connection::Connection,
+        ids::{ConnectionId, RouteId, TenantId},
+        message::Channel,
+        route::RouteSpec,
+    },
+    sealing::{Keyring, Place, Secret},
+    store::{
+        self, Store,
+        connection::connection_list,
+        route::route_active_list,
+        secret::{StoredSecret, secret_list},
+        tenant::{CONFIG_CHANNEL, tenant_config_recent, tenant_config_version},
+    },
+    transport::Secrets,
+};
+
+/// A connection that deliveries can go through.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub connection: Connection,
+    /// The connection's config, parsed.
+    pub config: serde_json::Value,
+    pub secrets: Secrets,
+    /// Names of the secrets.
+    pub secret_names: Vec<String>,
+    /// How many requests may be under way through it from this node.
+    pub slots: Arc<Semaphore>,
+}
+
+/// The version of a route that serves a channel.
+#[derive(Debug)]
+pub struct ActiveRoute {
+    pub id: RouteId,
+    pub version: i32,
+    pub spec: RouteSpec,
+}
+
+/// All that a tenant has set up.
+#[derive(Debug, Default)]
+pub struct TenantConfig {
+    version: i64,
+    pub endpoints: HashMap<ConnectionId, Arc<Endpoint>>,
+    pub routes: BTreeMap<Channel, Arc<ActiveRoute>>,
+}
+
+impl TenantConfig {
+    /// The connection that an id or a `uid` names.
+    #[must_use]
+    pub fn connection(&self, id_or_uid: &str) -> Option<&Arc<Endpoint>> {
+        match id_or_uid.parse::<ConnectionId>() {
+            Ok(id) => self.endpoints.get(&id),
+            Err(_) => self.endpoints.values().find(|it| it.connection.uid.as_deref() == Some(id_or_uid)),
+        }
+    }
+}
+
+/// The tenants' configuration as this node knows it.
+pub struct Directory {
+    store: Store,
+    keyring: Arc<Keyring>,
+    /// Requests under way through one connection, from this node.
+    slots: usize,
+    tenants: Mutex<HashMap<TenantId, Arc<TenantConfig>>>,
+}
+
+impl Directory {
+    #[must_use]
+    pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize) -> Self {
+        Self { store, keyring, slots, tenants: Mutex::default() }
+    }
+
+    /// What a tenant has set up; read from the database when it is not known.
+    pub async fn tenant(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
+        if let Some(known) = self.known(tenant) {
+            return Ok(known);
+        }
+        self.reload(tenant).await
+    }
+
+    /// The same, read anew: for what a request names and this node does not know yet.
+    pub async fn reload(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
+        let before = self.known(tenant);
+        let mut txn = self.store.tenant(tenant).await?;
+        let version = tenant_config_version(&mut txn, tenant).await?;
+        let connections = connection_list(&mut txn, tenant, None, i64::MAX).await?;
+        let secrets = secret_list(&mut txn, tenant).await?;
+        let routes = route_active_list(&mut txn, tenant).await?;
+        txn.commit().await?;
+        let mut secrets = self.open_all(tenant, secrets);
+        let endpoints = connections.into_iter().map(|connection| {
+            let known = before.as_ref().and_then(|before| before.endpoints.get(&connection.id));
+            let slots = known.map_or_else(|| Arc::new(Semaphore::new(self.slots)), |it| Arc::clone(&it.slots));
+            let secrets = secrets.remove(&connection.id).unwrap_or_default();
+            (connection.id, Arc::new(endpoint(connection, secrets, slots)))
+        });
+        let config = Arc::new(TenantConfig {
+            version,
+            endpoints: endpoints.collect(),
+            routes: routes
+                .into_iter()
+                .map(|(channel, it)| {
+                    (channel, Arc::new(ActiveRoute { id: it.route, version: it.version, spec: it.spec }))
+                })
+                .collect(),
+        });
+        self.tenants().insert(tenant, Arc::clone(&config));
+        Ok(config)
+    }
+
+    /// Forgets a tenant whose configuration changed.
+    pub fn forget(&self, tenant: TenantId) {
+        self.tenants().remove(&tenant);
+    }
+
+    /// Forgets what changes in the database, told by notifications and, should one be lost, by a
+    /// look each second.
+    pub async fn watch(&self, stop: CancellationToken) {
+        let mut listener = None;
+        while !stop.is_cancelled() {
+            if let Err(error) = self.watch_once(&mut listener, &stop).await {
+                tracing::warn!(%error, "changes of configuration can't be watched; the next look is in a second");
+                listener = None;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    async fn watch_once(&self, listener: &mut Option<store::Listener>, stop: &CancellationToken) -> store::Result<()> {
+        let listener = match listener {
+            Some(listener) => listener,
+            none => none.insert(self.store.listen(CONFIG_CHANNEL).await?),
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            payload = listener.next() => match payload?.parse() {
+                Ok(tenant) => self.forget(tenant),
+                Err(_) => self.tenants().clear(),
+            },
+            () = tokio::time::sleep(Duration::from_secs(1)) => self.look().await?,
+        }
+        Ok(())
+    }
+
+    async fn look(&self) -> store::Result<()> {
+        let mut txn = self.store.worker().await?;
+        let recent = tenant_config_recent(&mut txn).await?;
+        drop(txn);
+        let mut tenants = self.tenants();
+        for (tenant, version) in recent {
+            if tenants.get(&tenant).is_some_and(|known| known.version != version) {
+                tenants.remove(&tenant);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens secrets; one that can't be opened is left out and logged, and the delivery that needs
+    /// it fails by name.
+    fn open_all(
+        &self,
+        tenant: TenantId,
+        stored: Vec<StoredSecret>,
+    ) -> HashMap<ConnectionId, Vec<(String, Vec<Secret>)>> {
+        let mut opened: HashMap<ConnectionId, Vec<(String, Vec<Secret>)>> = HashMap::new();
+        for it in stored {
+            let place = Place { tenant, connection: it.connection, name: &it.name, version: it.version };
+            match self.keyring.open(&place, &it.sealed) {
+                Err(error) => {
+                    tracing::error!(%error, connection.id = %it.connection, secret = it.name, "a secret can't be opened")
+                }
+                Ok(value) => {
+                    let of_connection = opened.entry(it.connection).or_default();
+                    match of_connection.last_mut() {
+                        Some((name, values)) if *name == it.name => values.push(value),
+                        _ => of_connection.push((it.name.clone(), vec![value])),
+                    }
+                }
+            }
+        }
+        opened
+    }
+
+    fn known(&self, tenant: TenantId) -> Option<Arc<TenantConfig>> {
+        self.tenants().get(&tenant).map(Arc::clone)
+    }
+
+    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<TenantConfig>>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn endpoint(connection: Connection, secrets: Vec<(String, Vec<Secret>)>, slots: Arc<Semaphore>) -> Endpoint {
+    Endpoint {
+        config: serde_json::from_str(connection.config.get()).unwrap_or_default(),
+        secret_names: secrets.iter().map(|(name, _)| name.clone()).collect(),
+        secrets: secrets.into_iter().collect(),
+        connection,
+        slots,
+    }
+}

@@ -1,0 +1,264 @@
+//! Delivers: asks routing for a plan, the provider for a request, the transport to perform it, and
+//! tells the ledger what came of it. Each delivery is a task of its own and holds no plugin
+//! instance while it waits for an answer.
+
+mod attempt;
+mod item;
+mod preview;
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+pub use self::preview::Preview;
+use crate::{
+    clock,
+    directory::{ActiveRoute, Directory, Endpoint, TenantConfig},
+    domain::{
+        attempt::{Attempt, PastAttempt, Trigger},
+        delivery::DeliveryState,
+        ids::{AttemptId, ConnectionId, RouteId},
+        message::Message,
+        provider::{Deduplication, Disposition},
+        route::{OnUnknown, RouteSpec},
+    },
+    ledger::Ledger,
+    outcome::{self, Circumstances, Outcome, host_verdict},
+    providers::Providers,
+    queue::Work,
+    routing::{self, Barred, Plan, Standing},
+    store::{Store, attempt::Settlement},
+    transport::Transport,
+};
+
+/// How long a delivery waits before it asks again for a tenant's configuration.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Everything that a delivery needs.
+pub struct Dispatcher {
+    pub store: Store,
+    pub directory: Arc<Directory>,
+    pub providers: Arc<Providers>,
+    pub transport: Arc<Transport>,
+    pub ledger: Ledger,
+    /// One transmission's total time.
+    pub deadline: Duration,
+}
+
+/// The route that a message follows.
+struct Course<'a> {
+    spec: Cow<'a, RouteSpec>,
+    route: Option<(RouteId, i32)>,
+}
+
+impl Dispatcher {
+    /// Delivers what comes in, until the other end closes.
+    pub async fn run(self: Arc<Self>, mut incoming: mpsc::UnboundedReceiver<Vec<Work>>, deliveries: TaskTracker) {
+        while let Some(batch) = incoming.recv().await {
+            for work in batch {
+                deliveries.spawn(Arc::clone(&self).deliver(work));
+            }
+        }
+    }
+
+    /// Walks the candidates until one takes the delivery, it waits, or it ends.
+    async fn deliver(self: Arc<Self>, mut work: Work) {
+        let mut fallback = None;
+        loop {
+            let Some(config) = self.config(&work).await else { return };
+            let Some(course) = Course::of(&config, &work.message) else {
+                return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
+            };
+            let plan = self.plan(&config, &course.spec, &work);
+            let Some(candidate) = plan.candidates.first() else {
+                return self.end(work, DeliveryState::Unroutable, "no_candidate", &why_nobody(&plan));
+            };
+            if work.message.expires_at.is_some_and(|at| at <= clock::now()) {
+                return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
+            }
+            let endpoint = Arc::clone(&config.endpoints[&candidate.connection]);
+            let Some(mut attempt) = self.attempt(&work, &course, &endpoint).await else { return };
+            attempt.plan = describe(&plan);
+            attempt.fallback_reason = fallback.take();
+            let outcome = self.decide(&config, &course.spec, &mut work, &attempt, &endpoint);
+            count(&attempt);
+            match outcome {
+                Outcome::FallBack(reason) => {
+                    self.ledger.record(settlement(&work, attempt, &outcome));
+                    work.attempts += 1;
+                    work.trigger = Trigger::Fallback;
+                    fallback = Some(reason);
+                }
+                Outcome::Sent | Outcome::Retry(_) | Outcome::End(_) => {
+                    return self.ledger.settle(settlement(&work, attempt, &outcome), work);
+                }
+            }
+        }
+    }
+
+    /// The tenant's configuration, however long the database is away; `None` once the delivery is
+    /// no longer this node's.
+    async fn config(&self, work: &Work) -> Option<Arc<TenantConfig>> {
+        loop {
+            match self.directory.tenant(work.tenant).await {
+                Ok(config) => return Some(config),
+                Err(error) => {
+                    tracing::warn!(%error, delivery.id = %work.delivery, "a delivery waits for its configuration");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+            if !work.lease.covers(std::time::Instant::now()) {
+                return None;
+            }
+        }
+    }
+
+    fn plan(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Plan {
+        routing::plan(spec, &self.standings(config, spec, work.message.channel.as_str()), &work.past)
+    }
+
+    fn standings(&self, config: &TenantConfig, spec: &RouteSpec, channel: &str) -> Vec<Standing> {
+        let connections = spec.candidates.iter().map(|candidate| candidate.connection);
+        connections
+            .map(|connection| Standing { connection, barred: self.barred(config, connection, channel) })
+            .collect()
+    }
+
+    /// Why a connection can't be asked at all.
+    fn barred(&self, config: &TenantConfig, connection: ConnectionId, channel: &str) -> Option<Barred> {
+        let Some(endpoint) = config.endpoints.get(&connection) else { return Some(Barred::ConnectionMissing) };
+        if !endpoint.connection.enabled {
+            return Some(Barred::ConnectionDisabled);
+        }
+        let Some(serving) = self.providers.serving(&endpoint.connection.provider) else {
+            return Some(Barred::ProviderMissing);
+        };
+        let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
+        (!served).then_some(Barred::ChannelNotServed)
+    }
+
+    /// What follows from an attempt; it becomes part of the delivery's past.
+    fn decide(
+        &self,
+        config: &TenantConfig,
+        spec: &RouteSpec,
+        work: &mut Work,
+        attempt: &Attempt,
+        endpoint: &Endpoint,
+    ) -> Outcome {
+        work.past.push(PastAttempt {
+            connection: attempt.origin.as_ref().map(|origin| origin.connection),
+            disposition: attempt.verdict.disposition,
+            trigger: attempt.trigger,
+            round_closed: false,
+        });
+        let another = spec.fallback && !self.plan(config, spec, work).candidates.is_empty();
+        if let Some(last) = work.past.last_mut() {
+            last.round_closed = true;
+        }
+        let again = !self.plan(config, spec, work).candidates.is_empty();
+        let circumstances = Circumstances {
+            policy: &spec.retry,
+            on_unknown: self.on_unknown(spec, endpoint),
+            another_candidate: another,
+            past: &work.past,
+            may_ask_again: again,
+            first_due: work.message.due_at(),
+            expires_at: work.message.expires_at,
+            now: clock::now(),
+            chance: fastrand::f64(),
+        };
+        let outcome = outcome::decide(&attempt.verdict, &circumstances);
+        if let (Outcome::FallBack(_), Some(last)) = (&outcome, work.past.last_mut()) {
+            last.round_closed = false;
+        }
+        outcome
+    }
+
+    /// The route's word, or else what the provider allows: a repetition that it recognises does no
+    /// harm.
+    fn on_unknown(&self, spec: &RouteSpec, endpoint: &Endpoint) -> OnUnknown {
+        let by_provider = || match self.deduplication(endpoint) {
+            Deduplication::Key => OnUnknown::Retry,
+            Deduplication::None => OnUnknown::Hold,
+        };
+        spec.on_unknown.unwrap_or_else(by_provider)
+    }
+
+    fn deduplication(&self, endpoint: &Endpoint) -> Deduplication {
+        self.providers
+            .serving(&endpoint.connection.provider)
+            .map_or(Deduplication::None, |serving| serving.component.descriptor().deduplication)
+    }
+
+    /// Ends a delivery of which nobody could be asked; the ledger says why.
+    fn end(&self, work: Work, state: DeliveryState, code: &str, detail: &str) {
+        let now = clock::now();
+        let attempt = Attempt {
+            id: AttemptId::new(),
+            number: work.attempts + 1,
+            trigger: work.trigger,
+            origin: None,
+            plan: Arc::from("{}"),
+            started_at: now,
+            finished_at: now,
+            verdict: host_verdict(Disposition::NotSent, code, detail.to_owned()),
+            fallback_reason: None,
+            plugin_micros: 0,
+            plugin_memory: 0,
+        };
+        count(&attempt);
+        self.ledger.settle(settlement(&work, attempt, &Outcome::End(state)), work);
+    }
+}
+
+impl<'a> Course<'a> {
+    /// The message's own connection, or its channel's active route.
+    fn of(config: &'a TenantConfig, message: &Message) -> Option<Self> {
+        if let Some(connection) = message.connection {
+            return Some(Self { spec: Cow::Owned(RouteSpec::pinned(connection)), route: None });
+        }
+        let route: &ActiveRoute = config.routes.get(&message.channel)?;
+        Some(Self { spec: Cow::Borrowed(&route.spec), route: Some((route.id, route.version)) })
+    }
+}
+
+fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
+    Settlement {
+        tenant: work.tenant,
+        delivery: work.delivery,
+        message: work.message.id,
+        channel: work.message.channel.as_str().to_owned(),
+        priority: work.message.priority,
+        lease: work.lease.id,
+        state: outcome.state(),
+        next: match outcome {
+            Outcome::Retry(at) => Some((*at, Trigger::Retry)),
+            Outcome::Sent | Outcome::FallBack(_) | Outcome::End(_) => None,
+        },
+        deaths: work.deaths,
+        attempt,
+    }
+}
+
+fn describe(plan: &Plan) -> Arc<str> {
+    // A plan is plain data: it always has a JSON form.
+    serde_json::to_string(plan).unwrap_or_default().into()
+}
+
+fn why_nobody(plan: &Plan) -> String {
+    if plan.skipped.is_empty() {
+        return "the route has no candidate".to_owned();
+    }
+    let why: Vec<_> =
+        plan.skipped.iter().map(|skipped| format!("{}: {}", skipped.connection, skipped.reason.as_str())).collect();
+    format!("no connection of the route can be asked ({})", why.join("; "))
+}
+
+fn count(attempt: &Attempt) {
+    let provider = attempt.origin.as_ref().map_or_else(|| Arc::from(""), |origin| Arc::clone(&origin.provider));
+    let disposition = attempt.verdict.disposition.as_str();
+    metrics::counter!("angarium_attempts_total", "provider" => provider.to_string(), "disposition" => disposition)
+        .increment(1);
+}

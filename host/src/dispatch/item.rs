@@ -1,0 +1,63 @@
+//! A message as a provider sees it.
+
+use std::collections::BTreeMap;
+
+use crate::domain::{
+    ids::DeliveryId,
+    message::{Address, Attachment, Message},
+    provider::{BlobInfo, Item},
+    transmission::{Blob, Kv, Mailbox},
+};
+
+/// The provider's view of a delivery. The key is the delivery's id: the same for every try.
+pub fn item(delivery: DeliveryId, message: &Message, blobs: &[Blob]) -> Item {
+    let content = &message.body.content;
+    Item {
+        id: delivery.to_string(),
+        key: delivery.to_string(),
+        channel: message.channel.as_str().to_owned(),
+        sender: content.from.as_ref().map(mailbox),
+        reply_to: content.reply_to.as_ref().map(mailbox),
+        to: message.body.to.iter().map(mailbox).collect(),
+        cc: content.cc.iter().map(mailbox).collect(),
+        bcc: content.bcc.iter().map(mailbox).collect(),
+        subject: content.subject.clone(),
+        text: content.text.clone(),
+        html: content.html.clone(),
+        payload: content.payload.as_ref().map(|payload| payload.get().to_owned()),
+        headers: kvs(&content.headers),
+        params: kvs(&content.params),
+        media_urls: content.media_urls.clone(),
+        blobs: blobs.iter().map(blob_info).collect(),
+    }
+}
+
+/// A message's attachments under the ids that the provider refers to.
+pub fn blobs(attachments: Vec<Attachment>) -> Vec<Blob> {
+    let blob = |(id, it): (u32, Attachment)| Blob {
+        id,
+        name: it.name,
+        media_type: it.media_type,
+        content_id: it.content_id,
+        bytes: it.content,
+    };
+    (0..).zip(attachments).map(blob).collect()
+}
+
+fn mailbox(address: &Address) -> Mailbox {
+    Mailbox { value: address.address.clone(), name: address.name.clone() }
+}
+
+fn kvs(map: &BTreeMap<String, String>) -> Vec<Kv> {
+    map.iter().map(|(name, value)| Kv { name: name.clone(), value: value.clone() }).collect()
+}
+
+fn blob_info(blob: &Blob) -> BlobInfo {
+    BlobInfo {
+        id: blob.id,
+        name: blob.name.clone(),
+        media_type: blob.media_type.clone(),
+        size: blob.bytes.len() as f64,
+        content_id: blob.content_id.clone(),
+    }
+}

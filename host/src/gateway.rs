@@ -1,0 +1,208 @@
+//! Assembles the gateway from its configuration, runs it, and drains it: no new work, what is under
+//! way ends, what is left goes to the other nodes.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+    task::JoinSet,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission::{Admission, Outlet},
+    api::{self, App},
+    config::{Config, Role},
+    directory::Directory,
+    dispatch::Dispatcher,
+    ledger::Ledger,
+    maintenance,
+    providers::Providers,
+    queue::{Claimer, Leases, Room, Work, renew},
+    recovery,
+    runtime::{Runtime, RuntimeSettings},
+    store::{
+        self, Store,
+        maintenance::{lease_expire_node, partitions_ensure, schema_exists},
+    },
+    telemetry,
+    transport::{Transport, TransportSettings},
+};
+
+/// Requests that are under way get this long to end once the gateway stops.
+const REQUESTS_END: Duration = Duration::from_secs(10);
+
+/// Why the gateway does not start, in a sentence that names the remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+impl StartError {
+    fn because(what: &str, error: impl std::fmt::Display) -> Self {
+        Self(format!("{what}: {error}"))
+    }
+}
+
+/// The gateway's parts while it runs.
+struct Gateway {
+    store: Store,
+    leases: Arc<Leases>,
+    /// Asks everything that takes in work to stop.
+    intake: CancellationToken,
+    /// Asks everything else to stop, once no work is left.
+    rest: CancellationToken,
+    deliveries: TaskTracker,
+    /// Writers of admission and ledger: they end by themselves when nobody needs them.
+    writers: JoinSet<()>,
+    helpers: JoinSet<()>,
+    deadline: Duration,
+}
+
+/// Runs the gateway until SIGTERM or SIGINT, then drains it.
+///
+/// # Errors
+/// When it can't start; the text names the cause and the remedy.
+pub async fn run(config: Config) -> Result<(), StartError> {
+    let listener = listen(&config).await?;
+    let (gateway, app) = Gateway::start(&config).await?;
+    let address = listener.local_addr().map_err(|error| StartError::because("no address", error))?;
+    tracing::info!(event = "listening", http.address = %address, node.name = config.node.name, "the gateway is ready");
+    let served = tokio::spawn(api::serve(listener, app, gateway.intake.clone()));
+    terminated().await;
+    tracing::info!(event = "draining", "the gateway stops: it takes no more work and ends what it has");
+    gateway.drain(served).await;
+    tracing::info!(event = "stopped", "the gateway has stopped");
+    Ok(())
+}
+
+async fn listen(config: &Config) -> Result<TcpListener, StartError> {
+    TcpListener::bind(config.http.listen)
+        .await
+        .map_err(|error| StartError::because(&format!("`http.listen` {} can't be used", config.http.listen), error))
+}
+
+impl Gateway {
+    async fn start(config: &Config) -> Result<(Self, App), StartError> {
+        let metrics = telemetry::metrics_start().map_err(|error| StartError::because("metrics", error))?;
+        let store = open(config).await?;
+        let keyring = config.secrets.keyring().map_err(|error| StartError(error.to_string()))?;
+        let keyring = Arc::new(keyring);
+        let providers = Arc::new(load_providers(config, &store).await?);
+        let directory =
+            Arc::new(Directory::new(store.clone(), Arc::clone(&keyring), config.dispatch.max_in_flight_per_connection));
+        let leases = Leases::new(config.queue.lease());
+        let room = Room::new(config.dispatch.max_in_flight);
+        let bell = Arc::new(Notify::new());
+        let (handoff, incoming) = mpsc::unbounded_channel::<Vec<Work>>();
+        let mut writers = JoinSet::new();
+        let mut helpers = JoinSet::new();
+        let intake = CancellationToken::new();
+        let rest = CancellationToken::new();
+        let deliveries = TaskTracker::new();
+
+        let dispatcher = Arc::new(Dispatcher {
+            store: store.clone(),
+            directory: Arc::clone(&directory),
+            providers: Arc::clone(&providers),
+            transport: Arc::new(transport(config)?),
+            ledger: Ledger::start(&store, &leases, &mut writers),
+            deadline: config.dispatch.deadline(),
+        });
+        let dispatches = config.roles.has(Role::Dispatch);
+        let outlet = Outlet {
+            room: Arc::clone(&room),
+            leases: Arc::clone(&leases),
+            handoff: dispatches.then(|| handoff.clone()),
+            bell: Arc::clone(&bell),
+        };
+        let admission = Admission::start(&store, Arc::clone(&directory), &outlet, &mut writers);
+        if dispatches {
+            let claimer = Claimer {
+                store: store.clone(),
+                room,
+                leases: Arc::clone(&leases),
+                handoff,
+                bell: Arc::clone(&bell),
+                poll: config.queue.poll(),
+            };
+            helpers.spawn(claimer.run(intake.clone()));
+            helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pause(config), intake.clone()));
+            helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
+        }
+        helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));
+        helpers.spawn(maintenance::run(store.clone(), rest.clone()));
+        spawn_watchers(&mut helpers, &directory, &providers, &rest);
+        let app = App::new(config, &store, directory, admission, providers, dispatcher, keyring, bell, metrics);
+        let deadline = config.dispatch.deadline();
+        Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, deadline }, app))
+    }
+
+    /// Takes no more work, lets what is under way end, and gives the rest to the other nodes.
+    async fn drain(mut self, served: tokio::task::JoinHandle<()>) {
+        self.intake.cancel();
+        if tokio::time::timeout(REQUESTS_END, served).await.is_err() {
+            tracing::warn!("some requests did not end in time");
+        }
+        self.deliveries.close();
+        // The longest attempt, and the settling of it.
+        let patience = self.deadline + Duration::from_secs(5);
+        if tokio::time::timeout(patience, self.finish()).await.is_err() {
+            tracing::warn!(deliveries = self.deliveries.len(), "some deliveries did not end in time; other nodes take them over");
+        }
+        self.rest.cancel();
+        if let Err(error) = self.give_up_leases().await {
+            tracing::warn!(%error, "leases could not be given up; they run out");
+        }
+        self.helpers.shutdown().await;
+        self.store.close().await;
+    }
+
+    async fn finish(&mut self) {
+        self.deliveries.wait().await;
+        while self.writers.join_next().await.is_some() {}
+    }
+
+    async fn give_up_leases(&self) -> store::Result<()> {
+        if self.leases.standing().is_empty() {
+            return Ok(());
+        }
+        let mut txn = self.store.worker().await?;
+        lease_expire_node(&mut txn, self.leases.node).await?;
+        txn.commit().await?;
+        Ok(())
+    }
+}
+
+async fn open(config: &Config) -> Result<Store, StartError> {
+    let unusable = |error| StartError::because("the database `database.url` names can't be used", error);
+    let store = Store::new(&config.database.url, config.database.max_connections).map_err(unusable)?;
+    let mut txn = store.worker().await.map_err(unusable)?;
+    if !schema_exists(&mut txn).await.map_err(unusable)? {
+        return Err(StartError("the database has no schema: run `angarium migrate`".to_owned()));
+    }
+    partitions_ensure(&mut txn).await.map_err(unusable)?;
+    txn.commit().await.map_err(|error| unusable(error.into()))?;
+    Ok(store)
+}
+
+fn transport(config: &Config) -> Result<Transport, StartError> {
+    let settings = TransportSettings { allow: config.egress.allow.clone(), ..TransportSettings::default() };
+    Transport::new(settings).map_err(|error| StartError::because("the transport", error))
+}
+
+/// Often enough that a lost worker's deliveries wait for its lease and not for the look.
+fn recovery_pause(config: &Config) -> Duration {
+    (config.queue.lease() / 4).min(Duration::from_secs(1))
+}
+
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}

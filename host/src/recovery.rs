@@ -1,0 +1,172 @@
+//! Takes over what lost workers held: ends their leases, records what can't be known as unknown,
+//! and puts the deliveries back or ends them.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    domain::{
+        attempt::{Attempt, Origin, Trigger},
+        delivery::DeliveryState,
+        ids::AttemptId,
+        provider::Disposition,
+    },
+    outcome::host_verdict,
+    store::{
+        self, Store,
+        attempt::{Settlement, attempt_settle},
+        queue::{Abandoned, lease_recover},
+    },
+};
+
+/// How many workers may die with a delivery before it is taken for the cause.
+pub const DEATHS: u32 = 3;
+
+/// The most leases of one look.
+const BATCH: i64 = 50;
+
+/// Looks for leases that ran out, until it is told to stop.
+pub async fn run(store: Store, bell: Arc<Notify>, pause: Duration, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        match recover(&store).await {
+            Ok(0) => {}
+            Ok(count) => {
+                tracing::warn!(deliveries = count, "deliveries of a lost worker were taken over");
+                metrics::counter!("angarium_recovered_deliveries_total").increment(count as u64);
+                bell.notify_one();
+            }
+            Err(error) => tracing::warn!(%error, "recovery failed; it goes on when the database answers"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// One look; tells how many deliveries were taken over.
+async fn recover(store: &Store) -> store::Result<usize> {
+    let mut txn = store.worker().await?;
+    let abandoned = lease_recover(&mut txn, BATCH).await?;
+    let now = clock::now();
+    let settlements: Vec<Settlement> = abandoned.into_iter().map(|it| resolve(it, now)).collect();
+    if !settlements.is_empty() {
+        attempt_settle(&mut txn, &settlements.iter().collect::<Vec<_>>()).await?;
+    }
+    txn.commit().await?;
+    Ok(settlements.len())
+}
+
+/// What becomes of an abandoned delivery. Pure.
+///
+/// A request may have begun, so an attempt says `unknown`. It is tried again unless its provider
+/// could not recognise the repetition and the route holds such deliveries, or too many workers died
+/// with it.
+fn resolve(abandoned: Abandoned, now: Timestamp) -> Settlement {
+    let deaths = abandoned.deaths + 1;
+    let poison = deaths >= DEATHS;
+    let hold = abandoned.intent.as_ref().is_some_and(|intent| intent.hold);
+    let (code, detail) = match (&abandoned.intent, poison) {
+        (_, true) => ("quarantined", "three workers were lost while they held it; it is held for a person"),
+        (Some(_), false) => {
+            ("worker_lost", "the worker was lost after it committed to this request; whether it left is not known")
+        }
+        (None, false) => {
+            ("worker_lost", "the worker was lost while it held this delivery; whether a request began is not known")
+        }
+    };
+    let started_at = abandoned.intent.as_ref().map_or(now, |intent| intent.started_at);
+    let trigger = abandoned.intent.as_ref().and_then(|intent| intent.trigger.parse().ok());
+    Settlement {
+        tenant: abandoned.tenant,
+        delivery: abandoned.delivery,
+        message: abandoned.message,
+        channel: abandoned.channel,
+        priority: abandoned.priority,
+        lease: abandoned.lease,
+        attempt: Attempt {
+            id: AttemptId::new(),
+            number: abandoned.attempts + 1,
+            trigger: trigger.unwrap_or(if abandoned.attempts == 0 { Trigger::Scheduled } else { Trigger::Recovery }),
+            origin: abandoned.intent.map(|intent| Origin {
+                connection: intent.connection.into(),
+                provider: intent.provider.into(),
+                provider_version: None,
+                provider_digest: None,
+                route: None,
+            }),
+            plan: Arc::from("{}"),
+            started_at,
+            finished_at: now,
+            verdict: host_verdict(Disposition::Unknown, code, detail.to_owned()),
+            fallback_reason: None,
+            plugin_micros: 0,
+            plugin_memory: 0,
+        },
+        state: Some(if poison || hold { DeliveryState::Unknown } else { DeliveryState::Queued }),
+        next: (!poison && !hold).then_some((now, Trigger::Recovery)),
+        deaths,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{
+            ids::{DeliveryId, MessageId, TenantId},
+            message::Priority,
+        },
+        store::queue::Intent,
+    };
+
+    fn abandoned(deaths: u32, intent: Option<bool>) -> Abandoned {
+        Abandoned {
+            tenant: TenantId::new(),
+            delivery: DeliveryId::new(),
+            message: MessageId::new(),
+            lease: uuid::Uuid::now_v7(),
+            channel: "sms".into(),
+            priority: Priority::Normal,
+            attempts: 2,
+            deaths,
+            intent: intent.map(|hold| Intent {
+                connection: uuid::Uuid::now_v7(),
+                provider: "sms-twilio".into(),
+                hold,
+                trigger: "retry".into(),
+                started_at: Timestamp::UNIX_EPOCH,
+            }),
+        }
+    }
+
+    #[test]
+    fn what_may_have_begun_is_labelled_and_tried_again() {
+        let settlement = resolve(abandoned(0, None), Timestamp::UNIX_EPOCH);
+        assert_eq!(settlement.attempt.verdict.disposition, Disposition::Unknown);
+        assert_eq!(settlement.attempt.number, 3);
+        assert_eq!(settlement.state, Some(DeliveryState::Queued));
+        assert_eq!(settlement.next, Some((Timestamp::UNIX_EPOCH, Trigger::Recovery)));
+    }
+
+    #[test]
+    fn a_request_that_costs_money_is_held() {
+        let settlement = resolve(abandoned(0, Some(true)), Timestamp::UNIX_EPOCH);
+        assert_eq!(settlement.state, Some(DeliveryState::Unknown));
+        assert_eq!(settlement.next, None);
+        assert_eq!(settlement.attempt.trigger, Trigger::Retry);
+        assert!(settlement.attempt.origin.is_some());
+    }
+
+    #[test]
+    fn the_third_death_quarantines() {
+        let settlement = resolve(abandoned(DEATHS - 1, None), Timestamp::UNIX_EPOCH);
+        assert_eq!(settlement.state, Some(DeliveryState::Unknown));
+        assert_eq!(settlement.attempt.verdict.code, "quarantined");
+        assert_eq!(settlement.next, None);
+    }
+}

@@ -1,0 +1,159 @@
+//! Connections. One that was deleted keeps its row, since attempts refer to it.
+
+use serde_json::value::RawValue;
+use sqlx::PgConnection;
+
+use super::{Result, StoreError};
+use crate::domain::{
+    connection::Connection,
+    ids::{ConnectionId, RouteId, TenantId},
+};
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: uuid::Uuid,
+    uid: Option<String>,
+    name: String,
+    provider: String,
+    config: String,
+    enabled: bool,
+    created_at: jiff_sqlx::Timestamp,
+    updated_at: jiff_sqlx::Timestamp,
+}
+
+impl TryFrom<Row> for Connection {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            id: row.id.into(),
+            uid: row.uid,
+            name: row.name,
+            provider: row.provider,
+            config: RawValue::from_string(row.config)
+                .map_err(|error| StoreError::Failed(sqlx::Error::Decode(Box::new(error))))?,
+            enabled: row.enabled,
+            created_at: row.created_at.to_jiff(),
+            updated_at: row.updated_at.to_jiff(),
+        })
+    }
+}
+
+/// Inserts a connection; its uid is unique among the tenant's living ones.
+pub async fn connection_insert(db: &mut PgConnection, tenant: TenantId, connection: &Connection) -> Result<()> {
+    sqlx::query(
+        "insert into connection (tenant_id, id, uid, name, provider, config, enabled, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(tenant.uuid())
+    .bind(connection.id.uuid())
+    .bind(&connection.uid)
+    .bind(&connection.name)
+    .bind(&connection.provider)
+    .bind(connection.config.get())
+    .bind(connection.enabled)
+    .bind(jiff_sqlx::Timestamp::from(connection.created_at))
+    .bind(jiff_sqlx::Timestamp::from(connection.updated_at))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Writes what may change of a connection.
+pub async fn connection_update(db: &mut PgConnection, tenant: TenantId, connection: &Connection) -> Result<()> {
+    sqlx::query(
+        "update connection set uid = $3, name = $4, config = $5, enabled = $6, updated_at = $7
+         where tenant_id = $1 and id = $2 and deleted_at is null",
+    )
+    .bind(tenant.uuid())
+    .bind(connection.id.uuid())
+    .bind(&connection.uid)
+    .bind(&connection.name)
+    .bind(connection.config.get())
+    .bind(connection.enabled)
+    .bind(jiff_sqlx::Timestamp::from(connection.updated_at))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The living connection with this id, or with this uid.
+pub async fn connection_find(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    id: Option<ConnectionId>,
+    uid: &str,
+) -> Result<Option<Connection>> {
+    let row: Option<Row> = sqlx::query_as(
+        "select id, uid, name, provider, config, enabled, created_at, updated_at from connection
+         where tenant_id = $1 and (id = $2 or uid = $3) and deleted_at is null",
+    )
+    .bind(tenant.uuid())
+    .bind(id.map(ConnectionId::uuid))
+    .bind(uid)
+    .fetch_optional(db)
+    .await?;
+    row.map(Connection::try_from).transpose()
+}
+
+/// Locks a living connection for the rest of the transaction: changes of it, and of routes that
+/// name it, wait for one another. `false` when there is none.
+pub async fn connection_lock(db: &mut PgConnection, tenant: TenantId, id: ConnectionId) -> Result<bool> {
+    let found: Option<i32> = sqlx::query_scalar(
+        "select 1 from connection where tenant_id = $1 and id = $2 and deleted_at is null for update",
+    )
+    .bind(tenant.uuid())
+    .bind(id.uuid())
+    .fetch_optional(db)
+    .await?;
+    Ok(found.is_some())
+}
+
+/// A page of a tenant's living connections, the newest first, from the one before `before` on.
+pub async fn connection_list(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    before: Option<ConnectionId>,
+    limit: i64,
+) -> Result<Vec<Connection>> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "select id, uid, name, provider, config, enabled, created_at, updated_at from connection
+         where tenant_id = $1 and ($2::uuid is null or id < $2) and deleted_at is null order by id desc limit $3",
+    )
+    .bind(tenant.uuid())
+    .bind(before.map(ConnectionId::uuid))
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Connection::try_from).collect()
+}
+
+/// Marks a connection as deleted and forgets its secrets.
+pub async fn connection_delete(db: &mut PgConnection, tenant: TenantId, id: ConnectionId) -> Result<()> {
+    sqlx::query("update connection set deleted_at = now(), updated_at = now() where tenant_id = $1 and id = $2")
+        .bind(tenant.uuid())
+        .bind(id.uuid())
+        .execute(&mut *db)
+        .await?;
+    sqlx::query("delete from secret where tenant_id = $1 and connection_id = $2")
+        .bind(tenant.uuid())
+        .bind(id.uuid())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The active routes that name a connection.
+pub async fn connection_routes(db: &mut PgConnection, tenant: TenantId, id: ConnectionId) -> Result<Vec<RouteId>> {
+    let rows: Vec<uuid::Uuid> = sqlx::query_scalar(
+        "select r.id from route r
+         join route_version v on v.tenant_id = r.tenant_id and v.route_id = r.id and v.version = r.active_version
+         where r.tenant_id = $1 and (v.spec::jsonb -> 'candidates') @> jsonb_build_array(jsonb_build_object('connection', $2::text))
+         order by r.id",
+    )
+    .bind(tenant.uuid())
+    .bind(id.to_string())
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(RouteId::from).collect())
+}

@@ -1,0 +1,26 @@
+//! Partitions, and what a node leaves behind.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::Result;
+
+/// Makes the weekly partitions of the next three weeks.
+pub async fn partitions_ensure(db: &mut PgConnection) -> Result<()> {
+    sqlx::query("select angarium_partitions_ensure(now(), now() + interval '21 days')").execute(db).await?;
+    Ok(())
+}
+
+/// Whether the schema is there.
+pub async fn schema_exists(db: &mut PgConnection) -> Result<bool> {
+    Ok(sqlx::query_scalar("select to_regclass('lease') is not null").fetch_one(db).await?)
+}
+
+/// Ends a node's leases now, so that others need not wait for them.
+pub async fn lease_expire_node(db: &mut PgConnection, node: Uuid) -> Result<u64> {
+    let done = sqlx::query("update lease set expires_at = now() - interval '1 millisecond' where node = $1")
+        .bind(node)
+        .execute(db)
+        .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,91 @@
+//! Tenants, and the version of each one's configuration that the nodes' caches watch.
+
+use jiff::Timestamp;
+use sqlx::PgConnection;
+
+use super::{Result, Store};
+use crate::domain::ids::TenantId;
+
+/// The channel on which a change of a tenant's configuration is announced; the payload is the
+/// tenant's UUID.
+pub const CONFIG_CHANNEL: &str = "angarium_config";
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    pub id: TenantId,
+    pub name: String,
+    pub created_at: Timestamp,
+}
+
+type Row = (uuid::Uuid, String, jiff_sqlx::Timestamp);
+
+fn tenant((id, name, created_at): Row) -> Tenant {
+    Tenant { id: id.into(), name, created_at: created_at.to_jiff() }
+}
+
+/// Inserts a tenant; its name is unique.
+pub async fn tenant_insert(db: &mut PgConnection, id: TenantId, name: &str) -> Result<Tenant> {
+    let row = sqlx::query_as("insert into tenant (id, name) values ($1, $2) returning id, name, created_at")
+        .bind(id.uuid())
+        .bind(name)
+        .fetch_one(db)
+        .await?;
+    Ok(tenant(row))
+}
+
+/// All tenants, by name.
+pub async fn tenant_list(db: &mut PgConnection) -> Result<Vec<Tenant>> {
+    let rows = sqlx::query_as("select id, name, created_at from tenant order by name").fetch_all(db).await?;
+    Ok(rows.into_iter().map(tenant).collect())
+}
+
+/// The tenant of that name.
+pub async fn tenant_find(db: &mut PgConnection, name: &str) -> Result<Option<Tenant>> {
+    let row =
+        sqlx::query_as("select id, name, created_at from tenant where name = $1").bind(name).fetch_optional(db).await?;
+    Ok(row.map(tenant))
+}
+
+/// Marks the tenant's configuration as changed, in the transaction that changes it.
+pub async fn tenant_config_bump(db: &mut PgConnection, tenant: TenantId) -> Result<()> {
+    sqlx::query(
+        "insert into tenant_config (tenant_id) values ($1)
+         on conflict (tenant_id) do update set version = tenant_config.version + 1, changed_at = now()",
+    )
+    .bind(tenant.uuid())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+impl Store {
+    /// Announces a committed change of a tenant's configuration to all nodes. It stands outside
+    /// the transaction: a notification takes a lock that every commit of the database waits for.
+    pub async fn announce_config(&self, tenant: TenantId) -> Result<()> {
+        sqlx::query("select pg_notify($1, $2)")
+            .bind(CONFIG_CHANNEL)
+            .bind(tenant.uuid().to_string())
+            .execute(&self.worker)
+            .await?;
+        Ok(())
+    }
+}
+
+/// The version of a tenant's configuration; 0 when it has none yet.
+pub async fn tenant_config_version(db: &mut PgConnection, tenant: TenantId) -> Result<i64> {
+    let version = sqlx::query_scalar("select version from tenant_config where tenant_id = $1")
+        .bind(tenant.uuid())
+        .fetch_optional(db)
+        .await?;
+    Ok(version.unwrap_or(0))
+}
+
+/// The versions that changed in the last minute: longer than any transaction that changes one.
+pub async fn tenant_config_recent(db: &mut PgConnection) -> Result<Vec<(TenantId, i64)>> {
+    let rows: Vec<(uuid::Uuid, i64)> =
+        sqlx::query_as("select tenant_id, version from tenant_config where changed_at > now() - interval '1 minute'")
+            .fetch_all(db)
+            .await?;
+    Ok(rows.into_iter().map(|(tenant, version)| (tenant.into(), version)).collect())
+}

@@ -1,0 +1,8 @@
+//! The main job, from the request to the receiver and the ledger.
+
+mod control;
+mod crash;
+mod delivery;
+mod drain;
+mod plugins;
+mod schedule;

@@ -1,0 +1,50 @@
+//! A provider that misbehaves is contained, named in the attempt, and leaves others untouched.
+
+use serde_json::json;
+
+use crate::support::{gateway::TestGateway, sink::Sink};
+
+async fn misbehaving() -> (TestGateway, Sink) {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.connection("bad", "fixture", json!({"url": sink.url("/bad")}), json!({})).await;
+    gateway.connection("good", "webhook", json!({"url": sink.url("/good")}), json!({})).await;
+    gateway.route("webhook", json!({"candidates": [{"connection": "bad"}, {"connection": "good"}]})).await;
+    (gateway, sink)
+}
+
+#[tokio::test]
+async fn each_misbehaviour_is_named_and_the_next_candidate_serves() {
+    let (gateway, _sink) = misbehaving().await;
+    // Three at a time, so that the fixture is not quarantined before all are seen.
+    for (mode, code) in [("trap", "plugin_trap"), ("spin", "plugin_deadline"), ("grow", "plugin_memory")] {
+        let id = gateway.send(&json!({"channel": "webhook", "content": {"text": mode}})).await;
+        assert_eq!(gateway.settled(&id).await["state"], "sent", "{mode}");
+        let attempts = gateway.attempt_list(&id).await;
+        assert_eq!(attempts[0]["code"], code, "{mode}: {}", attempts[0]);
+        assert_eq!(gateway.attempts(&id).await[1], "good:accepted");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_was_not_declared_is_refused() {
+    let (gateway, _sink) = misbehaving().await;
+    let id = gateway.send(&json!({"channel": "webhook", "content": {"text": "undeclared-host"}})).await;
+    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    let first = &gateway.attempt_list(&id).await[0];
+    assert_eq!(first["code"], "egress_refused", "{first}");
+    assert!(first["detail"].as_str().unwrap().contains("does not declare"), "{first}");
+}
+
+#[tokio::test]
+async fn a_version_that_always_traps_is_quarantined_and_says_so() {
+    let (gateway, _sink) = misbehaving().await;
+    for _ in 0..5 {
+        let id = gateway.send(&json!({"channel": "webhook", "content": {"text": "trap"}})).await;
+        gateway.settled(&id).await;
+    }
+    let id = gateway.send(&json!({"channel": "webhook", "content": {"text": "trap"}})).await;
+    gateway.settled(&id).await;
+    assert_eq!(gateway.attempts(&id).await, ["good:accepted"], "the quarantined version is passed over");
+    let provider = gateway.get("/v1/providers/fixture").await;
+    assert!(provider.to_string().contains("quarantined"), "{provider}");
+}

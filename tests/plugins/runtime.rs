@@ -1,0 +1,345 @@
+//! Every component is what it says, and every misbehaviour of the fixture is contained and named.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+    thread,
+    time::{Duration, Instant},
+};
+
+use angarium::{
+    domain::{
+        provider::{CallContext, Disposition, Item, Step},
+        transmission::{Reply, Transmission},
+    },
+    runtime::{
+        CallError, Called, Component, GuestFault, GuestFaultKind, Installed, Limits, Quarantined, Registry, Runtime,
+        RuntimeSettings,
+    },
+};
+use serde_json::json;
+
+const LOG: &str = "angarium:provider/log@1.0.0";
+const CONFIG: &str = r#"{"url":"https://example.org/hook"}"#;
+
+/// One engine for all tests: each reserves address space for its instances.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new(RuntimeSettings::default()).unwrap());
+static FIXTURE: LazyLock<Arc<Component>> = LazyLock::new(|| admit(&file("fixture")));
+
+/// With time to spare, so that a slow machine reaches every other limit.
+static PATIENT_FIXTURE: LazyLock<Arc<Component>> = LazyLock::new(|| {
+    let (deadline, patience) = (Duration::from_secs(20), Duration::from_secs(60));
+    let limits = Limits { deadline, patience, live_instances: 1, ..Limits::default() };
+    let runtime = Runtime::new(RuntimeSettings { limits, ..RuntimeSettings::default() }).unwrap();
+    runtime.admit(&file("fixture")).unwrap()
+});
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins")
+}
+
+fn file(name: &str) -> Vec<u8> {
+    let path = folder().join(format!("{name}.wasm"));
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask plugins` builds it", path.display()))
+}
+
+fn admit(bytes: &[u8]) -> Arc<Component> {
+    RUNTIME.admit(bytes).unwrap_or_else(|refusal| panic!("{refusal}"))
+}
+
+/// The same component under another digest: with a custom section, which means nothing.
+fn version(mut bytes: Vec<u8>, mark: u8) -> Vec<u8> {
+    bytes.extend([0, 2, 1, mark]);
+    bytes
+}
+
+fn context() -> CallContext {
+    CallContext { now_ms: 1_700_000_000_000.0, attempt: 1, seed: [7; 32], secrets: vec!["token".to_owned()] }
+}
+
+fn item(text: &str) -> Item {
+    Item {
+        id: "dlv_1".to_owned(),
+        key: "key-1".to_owned(),
+        channel: "webhook".to_owned(),
+        text: Some(text.to_owned()),
+        ..Item::default()
+    }
+}
+
+fn accepted() -> Reply {
+    Reply::Http { status: 200, headers: Vec::new(), body: "{}".into() }
+}
+
+fn prepare(mode: &str) -> Called<Step> {
+    FIXTURE.prepare(&context(), CONFIG, &[item(mode)])
+}
+
+fn prepare_patiently(mode: &str) -> Called<Step> {
+    PATIENT_FIXTURE.prepare(&context(), CONFIG, &[item(mode)])
+}
+
+fn interpret(state: &str) -> Called<Step> {
+    FIXTURE.interpret(&context(), CONFIG, state.as_bytes(), &accepted())
+}
+
+fn interpret_patiently(state: &str) -> Called<Step> {
+    PATIENT_FIXTURE.interpret(&context(), CONFIG, state.as_bytes(), &accepted())
+}
+
+fn fault(called: Called<Step>) -> GuestFault {
+    match called.result {
+        Err(CallError::Broken(fault)) => fault,
+        other => panic!("expected a fault, got {other:?}"),
+    }
+}
+
+#[test]
+fn no_component_imports_more_than_the_log() {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "wasm") {
+            let component = admit(&fs::read(&path).unwrap());
+            assert_eq!(component.imports(), [LOG], "{}", path.display());
+            assert_eq!(path.file_stem().unwrap(), component.descriptor().name.as_str());
+            names.push(component.descriptor().name.clone());
+        }
+    }
+    assert!(names.len() >= 2, "{names:?}");
+}
+
+#[test]
+fn a_delivery_goes_out_and_its_answer_comes_in() {
+    let webhook = admit(&file("webhook"));
+    let called = webhook.prepare(&context(), CONFIG, &[item("hello")]);
+    assert!(called.usage.peak_memory > 0 && called.usage.wall >= called.usage.cpu / 2, "{:?}", called.usage);
+    let Ok(Step::Send { transmission: Transmission::Http(request), state }) = called.result else {
+        panic!("{:?}", called.result);
+    };
+    assert_eq!(request.url, "https://example.org/hook");
+    let Ok(Step::Done(outcomes)) = webhook.interpret(&context(), CONFIG, &state, &accepted()).result else {
+        panic!("no outcome");
+    };
+    assert_eq!(outcomes[0].disposition, Disposition::Accepted);
+}
+
+#[test]
+fn a_verdict_is_no_fault() {
+    let webhook = admit(&file("webhook"));
+    let called = webhook.prepare(&context(), "{}", &[item("no url anywhere")]);
+    let Err(error @ CallError::Judged(_)) = &called.result else { panic!("{:?}", called.result) };
+    assert!(!error.is_the_guests());
+}
+
+#[test]
+fn a_config_is_checked_by_the_components_schema() {
+    let webhook = admit(&file("webhook"));
+    assert!(webhook.validate_config(&json!({"url": "https://example.org"})).is_empty());
+    let problems = webhook.validate_config(&json!({"url": "s3cret://x", "timeout_ms": 1}));
+    let pointers: Vec<&str> = problems.iter().map(|problem| problem.pointer.as_str()).collect();
+    assert_eq!(pointers, ["/timeout_ms", "/url"]);
+    assert!(problems.iter().all(|problem| !problem.detail.contains("s3cret")), "{problems:?}");
+}
+
+#[test]
+fn each_misbehaviour_in_prepare_is_named() {
+    let expected = [
+        ("grow", GuestFaultKind::Memory, "bytes of memory"),
+        ("recurse", GuestFaultKind::Trap, "wasm trap: "),
+        ("trap", GuestFaultKind::Trap, "unreachable"),
+        ("panic", GuestFaultKind::Trap, "the fixture was asked to panic"),
+        ("huge", GuestFaultKind::Output, "exhausted"),
+        ("big-state", GuestFaultKind::State, "`send.state` has 131072 bytes"),
+        ("many-headers", GuestFaultKind::InvalidTransmission, "entries, 128 are allowed"),
+        ("invalid-url", GuestFaultKind::InvalidTransmission, "`http.url` is not a URL"),
+        ("invalid-header", GuestFaultKind::InvalidTransmission, "control character"),
+        ("empty-outcomes", GuestFaultKind::InvalidAnswer, "`done` has 0 outcomes"),
+        ("nan-wait", GuestFaultKind::InvalidAnswer, "`wait.ms` is NaN"),
+    ];
+    for (mode, kind, detail) in expected {
+        let fault = fault(prepare_patiently(mode));
+        assert_eq!(fault.kind, kind, "{mode}: {fault}");
+        assert!(fault.detail.contains(detail), "{mode}: {fault}");
+    }
+}
+
+#[test]
+fn each_misbehaviour_in_interpret_is_named() {
+    let expected = [
+        ("trap-in-interpret", GuestFaultKind::Trap, "unreachable"),
+        ("panic-in-interpret", GuestFaultKind::Trap, "the fixture was asked to panic"),
+        ("huge-outcome", GuestFaultKind::Output, "exhausted"),
+        ("two-outcomes", GuestFaultKind::InvalidAnswer, "`done` has 2 outcomes"),
+        ("nan", GuestFaultKind::InvalidAnswer, "`done[0].cost.micros` is NaN"),
+        ("invalid-outcome", GuestFaultKind::InvalidAnswer, "`done[0].ext` is not a JSON object"),
+    ];
+    for (state, kind, detail) in expected {
+        let fault = fault(interpret_patiently(state));
+        assert_eq!(fault.kind, kind, "{state}: {fault}");
+        assert!(fault.detail.contains(detail), "{state}: {fault}");
+    }
+}
+
+#[test]
+fn what_the_sandbox_leaves_to_others_passes_it() {
+    // The egress guard, the transport and the dispatcher refuse these.
+    for mode in ["undeclared-host", "secret-in-text", "unknown-secret", "unknown-blob", "many-steps", "many-waits"] {
+        assert!(prepare(mode).result.is_ok(), "{mode}");
+    }
+    assert!(matches!(interpret("many-steps").result, Ok(Step::Send { .. })));
+    assert!(matches!(interpret("many-waits").result, Ok(Step::Wait { .. })));
+}
+
+#[test]
+fn a_flood_of_log_lines_is_contained() {
+    let called = prepare("log-flood");
+    assert!(called.usage.cpu < Duration::from_millis(200), "{:?}", called.usage);
+    if let Err(CallError::Broken(fault)) = called.result {
+        assert_eq!(fault.kind, GuestFaultKind::Deadline);
+    }
+}
+
+#[test]
+fn a_guest_that_never_returns_is_stopped() {
+    for fault in [fault(prepare("spin")), fault(interpret("spin-in-interpret"))] {
+        assert_eq!(fault.kind, GuestFaultKind::Deadline);
+        assert!(fault.detail.contains("no answer after 50 ms of CPU time"), "{fault}");
+    }
+}
+
+#[test]
+fn a_spinning_guest_is_stopped_soon_and_disturbs_no_other() {
+    let spinning = thread::spawn(|| {
+        let called = prepare("spin");
+        assert!(called.usage.cpu < Duration::from_millis(150), "{:?}", called.usage);
+        fault(called)
+    });
+    while !spinning.is_finished() {
+        assert!(prepare("behave").result.is_ok());
+    }
+    assert_eq!(spinning.join().unwrap().kind, GuestFaultKind::Deadline);
+}
+
+#[test]
+fn nothing_passes_from_one_call_to_the_next() {
+    for mode in ["big-state", "trap", "behave"] {
+        let _ = prepare(mode);
+    }
+    let (first, second) = (prepare("behave"), prepare("behave"));
+    assert_eq!(first.result.unwrap(), second.result.unwrap());
+    assert_eq!(first.usage.peak_memory, second.usage.peak_memory);
+}
+
+#[test]
+fn memory_is_measured_and_bounded() {
+    let called = prepare_patiently("grow");
+    let limit = Limits::default().memory as u64;
+    assert!((limit / 2..=limit).contains(&called.usage.peak_memory), "{:?}", called.usage);
+}
+
+#[test]
+fn what_a_guest_is_given_is_bounded_too() {
+    let large = "x".repeat(Limits::default().input);
+    let Err(CallError::Judged(verdict)) = prepare(&large).result else { panic!("a large delivery was taken") };
+    assert_eq!((verdict.disposition, verdict.unified_code.as_str()), (Disposition::RejectedPermanent, "too_large"));
+
+    let reply = Reply::Http { status: 200, headers: Vec::new(), body: large.into() };
+    let called = FIXTURE.interpret(&context(), CONFIG, b"", &reply);
+    let Err(CallError::Judged(verdict)) = called.result else { panic!("a large answer was taken") };
+    assert_eq!((verdict.disposition, verdict.unified_code.as_str()), (Disposition::Unknown, "unreadable_answer"));
+}
+
+#[test]
+fn more_deliveries_than_a_batch_holds_are_the_hosts_fault() {
+    for items in [vec![], vec![item("a"), item("b")]] {
+        let fault = fault(FIXTURE.prepare(&context(), CONFIG, &items));
+        assert_eq!(fault.kind, GuestFaultKind::Host);
+        assert!(!fault.kind.is_the_guests());
+    }
+}
+
+#[test]
+fn a_compiled_component_is_kept_and_a_damaged_one_compiled_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = || RuntimeSettings {
+        cache_folder: Some(folder.path().to_owned()),
+        limits: Limits { live_instances: 1, ..Limits::default() },
+        ..RuntimeSettings::default()
+    };
+    let admission = || {
+        let began = Instant::now();
+        let component = Runtime::new(settings()).unwrap().admit(&file("webhook")).unwrap();
+        assert!(component.prepare(&context(), CONFIG, &[item("hello")]).result.is_ok());
+        began.elapsed()
+    };
+    let (compiled, kept) = (admission(), admission());
+    println!("admitted in {compiled:?} compiled, {kept:?} from the cache");
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "artifact") {
+            let mut bytes = fs::read(&path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    admission();
+}
+
+#[test]
+fn a_version_replaces_another_and_goes_back() {
+    let registry = Registry::new();
+    let (old, new) = (admit(&version(file("fixture"), b'1')), admit(&version(file("fixture"), b'2')));
+    assert_ne!(old.digest(), new.digest());
+    let serving = || registry.get("fixture").map(|component| component.digest().to_owned());
+
+    assert_eq!(registry.install(Arc::clone(&old)), Installed::First);
+    assert_eq!(registry.install(Arc::clone(&old)), Installed::Unchanged);
+    let in_flight = registry.get("fixture").unwrap();
+    assert_eq!(registry.install(Arc::clone(&new)), Installed::Replaced(old.digest().to_owned()));
+    assert_eq!(serving().as_deref(), Some(new.digest()));
+    assert!(in_flight.interpret(&context(), CONFIG, b"", &accepted()).result.is_ok());
+
+    assert_eq!(registry.rollback("fixture").unwrap().digest(), old.digest());
+    assert_eq!(serving().as_deref(), Some(old.digest()));
+    assert_eq!(registry.list()[0].previous.as_ref().unwrap().digest(), new.digest());
+    assert!(registry.rollback("nobody").is_none());
+    assert!(registry.remove("fixture"));
+    assert!(serving().is_none() && registry.list().is_empty());
+}
+
+#[test]
+fn five_faults_in_a_row_bring_the_version_before_back() {
+    let registry = Registry::new();
+    let (old, new) = (admit(&version(file("fixture"), b'3')), admit(&version(file("fixture"), b'4')));
+    registry.install(Arc::clone(&old));
+    registry.install(Arc::clone(&new));
+    let report = |component: &Component, healthy| registry.report("fixture", component.digest(), healthy);
+
+    for _ in 0..4 {
+        assert_eq!(report(&new, false), None);
+    }
+    report(&new, true);
+    for _ in 0..4 {
+        assert_eq!(report(&new, false), None);
+        assert_eq!(report(&old, false), None, "a version that doesn't serve is not counted");
+    }
+    let quarantined = Quarantined { digest: new.digest().to_owned(), restored: Some(old.digest().to_owned()) };
+    assert_eq!(report(&new, false), Some(quarantined));
+    assert_eq!(registry.get("fixture").unwrap().digest(), old.digest());
+    assert_eq!(registry.list()[0].quarantined, [new.digest()]);
+
+    assert_eq!(registry.install(Arc::clone(&new)), Installed::Quarantined);
+    assert!(registry.release("fixture", new.digest()));
+    assert_eq!(registry.install(new), Installed::Replaced(old.digest().to_owned()));
+}
+
+#[test]
+fn a_quarantined_version_without_another_leaves_nothing_in_service() {
+    let registry = Registry::new();
+    registry.install(Arc::clone(&FIXTURE));
+    let last = (0..5).filter_map(|_| registry.report("fixture", FIXTURE.digest(), false)).last();
+    assert_eq!(last, Some(Quarantined { digest: FIXTURE.digest().to_owned(), restored: None }));
+    assert!(registry.get("fixture").is_none());
+}

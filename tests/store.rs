@@ -1,0 +1,4 @@
+//! The queries, against a real database.
+
+mod queue;
+mod row_security;

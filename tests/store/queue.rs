@@ -1,0 +1,194 @@
+//! Acceptance, claims, leases and settlements.
+
+use std::{sync::Arc, time::Duration};
+
+use angarium::{
+    clock,
+    domain::{
+        attempt::{Attempt, Trigger, Verdict},
+        delivery::DeliveryState,
+        ids::{AttemptId, DeliveryId, MessageId, TenantId},
+        message::{Body, Idempotency, Message, NewMessage, Priority},
+        provider::Disposition,
+    },
+    store::{
+        attempt::{Settlement, attempt_list, attempt_settle},
+        message::{BirthLease, MessageRow, message_get, message_insert},
+        queue::{NewLease, lease_hold, lease_insert, lease_recover, lease_renew, queue_claim},
+    },
+};
+use jiff::ToSpan;
+use uuid::Uuid;
+
+use crate::support::database::Database;
+
+fn message(priority: Priority, key: Option<&str>) -> NewMessage {
+    let message = Message {
+        id: MessageId::new(),
+        created_at: clock::now(),
+        channel: "webhook".parse().unwrap(),
+        priority,
+        send_at: None,
+        expires_at: None,
+        reference: None,
+        connection: None,
+        body: Body::default(),
+        attachments: 0,
+    };
+    let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint: [7; 32] });
+    NewMessage { message, idempotency, attachments: vec![] }
+}
+
+async fn accept(db: &Database, tenant: TenantId, new: &[NewMessage], queued: bool) -> Vec<MessageId> {
+    let mut txn = db.store.tenant(tenant).await.unwrap();
+    let lease = BirthLease { id: Uuid::now_v7(), node: Uuid::now_v7(), length_ms: 60_000 };
+    let rows: Vec<_> = new.iter().map(|new| MessageRow { new, json: b"{}", queued }).collect();
+    let fresh = message_insert(&mut txn, tenant, &rows, lease).await.unwrap();
+    txn.commit().await.unwrap();
+    fresh
+}
+
+async fn claim(db: &Database, limit: i64, per_tenant: i64, except: &[TenantId]) -> Vec<(TenantId, DeliveryId)> {
+    let mut txn = db.store.worker().await.unwrap();
+    let claimed = queue_claim(&mut txn, limit, per_tenant, except).await.unwrap();
+    txn.commit().await.unwrap();
+    claimed
+}
+
+/// One delivery that a node took with a lease of so many milliseconds.
+async fn taken(db: &Database, tenant: TenantId, lease_ms: u64) -> (MessageId, Uuid) {
+    let new = message(Priority::Normal, None);
+    accept(db, tenant, std::slice::from_ref(&new), true).await;
+    let mut txn = db.store.worker().await.unwrap();
+    let claimed = queue_claim(&mut txn, 10, 10, &[]).await.unwrap();
+    assert_eq!(claimed, [(tenant, new.message.id.first_delivery())]);
+    let lease = NewLease { tenant, id: Uuid::now_v7(), deliveries: vec![claimed[0].1] };
+    let id = lease.id;
+    lease_insert(&mut txn, Uuid::now_v7(), Duration::from_millis(lease_ms), &[lease]).await.unwrap();
+    txn.commit().await.unwrap();
+    (new.message.id, id)
+}
+
+fn settlement(tenant: TenantId, message: MessageId, lease: Uuid, number: u32, state: DeliveryState) -> Settlement {
+    let now = clock::now();
+    Settlement {
+        tenant,
+        delivery: message.first_delivery(),
+        message,
+        channel: "webhook".into(),
+        priority: Priority::Normal,
+        lease,
+        attempt: Attempt {
+            id: AttemptId::new(),
+            number,
+            trigger: Trigger::Scheduled,
+            origin: None,
+            plan: Arc::from("{}"),
+            started_at: now,
+            finished_at: now,
+            verdict: Verdict {
+                disposition: Disposition::Accepted,
+                status: Some(200),
+                code: "200".into(),
+                unified_code: "ok".into(),
+                detail: String::new(),
+                external_id: None,
+                retry_after_ms: None,
+                cost: None,
+                units: None,
+            },
+            fallback_reason: None,
+            plugin_micros: 1,
+            plugin_memory: 1,
+        },
+        state: Some(state),
+        next: (state == DeliveryState::Queued).then_some((now, Trigger::Retry)),
+        deaths: 0,
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_accepted_once_even_within_one_batch() {
+    let db = Database::new().await;
+    let tenant = db.tenant("one").await;
+    let twice = [message(Priority::Normal, Some("k")), message(Priority::Normal, Some("k"))];
+    assert_eq!(accept(&db, tenant, &twice, true).await, [twice[0].message.id]);
+    assert!(accept(&db, tenant, &twice[1..], true).await.is_empty());
+    let other = db.tenant("other").await;
+    assert_eq!(accept(&db, other, &twice[1..], true).await.len(), 1, "another tenant's key is another key");
+}
+
+#[tokio::test]
+async fn a_claim_takes_the_pressing_first_and_something_of_every_tenant() {
+    let db = Database::new().await;
+    let (one, other) = (db.tenant("one").await, db.tenant("other").await);
+    let many: Vec<_> = (0..20).map(|_| message(Priority::Normal, None)).collect();
+    accept(&db, one, &many, true).await;
+    let urgent = message(Priority::Urgent, None);
+    accept(&db, one, std::slice::from_ref(&urgent), true).await;
+    accept(&db, other, &[message(Priority::Low, None)], true).await;
+    let claimed = claim(&db, 10, 5, &[]).await;
+    assert!(claimed.contains(&(one, urgent.message.id.first_delivery())), "{claimed:?}");
+    assert!(claimed.iter().any(|(tenant, _)| *tenant == other), "{claimed:?}");
+    assert!(claim(&db, 10, 10, &[one]).await.is_empty(), "a tenant that has its share is passed over");
+}
+
+#[tokio::test]
+async fn what_is_due_later_is_not_claimed() {
+    let db = Database::new().await;
+    let tenant = db.tenant("one").await;
+    let mut later = message(Priority::Normal, None);
+    later.message.send_at = Some(clock::now() + 1.hour());
+    accept(&db, tenant, &[later], true).await;
+    assert!(claim(&db, 10, 10, &[]).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_lease_that_ended_is_taken_over_once_and_its_late_outcome_finds_no_hold() {
+    let db = Database::new().await;
+    let tenant = db.tenant("one").await;
+    let (message, lease) = taken(&db, tenant, 0).await;
+    let mut txn = db.store.worker().await.unwrap();
+    let abandoned = lease_recover(&mut txn, 10).await.unwrap();
+    assert_eq!(abandoned.len(), 1);
+    assert_eq!((abandoned[0].message, abandoned[0].lease), (message, lease));
+    txn.commit().await.unwrap();
+    let mut txn = db.store.worker().await.unwrap();
+    assert!(lease_recover(&mut txn, 10).await.unwrap().is_empty());
+    assert!(lease_hold(&mut txn, &[(tenant, lease)]).await.unwrap().is_empty());
+    assert!(lease_renew(&mut txn, Duration::from_secs(1), &[(tenant, lease)]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn recovery_passes_over_what_has_an_outcome() {
+    let db = Database::new().await;
+    let tenant = db.tenant("one").await;
+    let (message, lease) = taken(&db, tenant, 0).await;
+    let mut txn = db.store.worker().await.unwrap();
+    let settled = settlement(tenant, message, lease, 1, DeliveryState::Sent);
+    attempt_settle(&mut txn, &[&settled]).await.unwrap();
+    assert!(lease_recover(&mut txn, 10).await.unwrap().is_empty());
+    txn.commit().await.unwrap();
+    let mut txn = db.store.tenant(tenant).await.unwrap();
+    let view = message_get(&mut txn, tenant, message).await.unwrap().unwrap();
+    assert_eq!((view.delivery.state, view.delivery.attempts), (DeliveryState::Sent, 1));
+    assert_eq!(attempt_list(&mut txn, tenant, message.first_delivery()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_end_is_never_replaced_and_a_retry_waits_in_the_queue() {
+    let db = Database::new().await;
+    let tenant = db.tenant("one").await;
+    let (message, lease) = taken(&db, tenant, 60_000).await;
+    let mut txn = db.store.worker().await.unwrap();
+    attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 1, DeliveryState::Queued)]).await.unwrap();
+    txn.commit().await.unwrap();
+    assert_eq!(claim(&db, 10, 10, &[]).await.len(), 1);
+    let mut txn = db.store.worker().await.unwrap();
+    attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 2, DeliveryState::Failed)]).await.unwrap();
+    attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 3, DeliveryState::Sent)]).await.unwrap();
+    txn.commit().await.unwrap();
+    let mut txn = db.store.tenant(tenant).await.unwrap();
+    let view = message_get(&mut txn, tenant, message).await.unwrap().unwrap();
+    assert_eq!((view.delivery.state, view.delivery.attempts), (DeliveryState::Failed, 2));
+}

@@ -1,0 +1,5 @@
+//! What scenarios stand on: a real PostgreSQL, real gateway processes, real receivers.
+
+pub mod database;
+pub mod gateway;
+pub mod sink;

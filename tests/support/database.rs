@@ -1,0 +1,80 @@
+//! One cluster a run, a database a test, cloned from a migrated template.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use angarium::{
+    domain::ids::TenantId,
+    store::{self, Store, tenant::tenant_insert},
+};
+use tokio::sync::OnceCell;
+use xtask::database::{Cluster, Options};
+
+const TEMPLATE: &str = "angarium_template";
+
+static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// The run's cluster; it ends with the process.
+pub async fn cluster() -> &'static Cluster {
+    CLUSTER
+        .get_or_init(|| async {
+            let cluster = tokio::task::spawn_blocking(|| Cluster::start(Options::tests(xtask::project::root())))
+                .await
+                .unwrap()
+                .expect("the cluster starts");
+            let url = cluster.create_database(TEMPLATE, None).expect("the template can be made");
+            store::migrate(&url).await.expect("the migrations run");
+            cluster
+        })
+        .await
+}
+
+/// A test's own database.
+pub struct Database {
+    pub name: String,
+    pub url: String,
+    pub store: Store,
+}
+
+impl Database {
+    pub async fn new() -> Self {
+        let cluster = cluster().await;
+        let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let made = name.clone();
+        let url = tokio::task::spawn_blocking(move || cluster.create_database(&made, Some(TEMPLATE)))
+            .await
+            .unwrap()
+            .expect("the template can be cloned");
+        let store = Store::new(&url, 8).expect("the URL is valid");
+        Self { name, url, store }
+    }
+
+    /// A tenant with this name.
+    pub async fn tenant(&self, name: &str) -> TenantId {
+        let mut txn = self.store.worker().await.unwrap();
+        let tenant = tenant_insert(&mut txn, TenantId::new(), name).await.unwrap();
+        txn.commit().await.unwrap();
+        tenant.id
+    }
+
+    /// Runs SQL as the cluster's superuser, past row-level security; answers what `psql` prints.
+    pub async fn sql(&self, sql: &str) -> String {
+        let (cluster, name, sql) = (cluster().await, self.name.clone(), sql.to_owned());
+        tokio::task::spawn_blocking(move || cluster.execute(&name, &sql)).await.unwrap().expect("the SQL runs")
+    }
+}
+
+/// Waits until `done` answers something, for at most half a minute.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut done: impl FnMut() -> F) -> T {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(it) = done().await {
+            return it;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{what} did not happen within 30 s");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

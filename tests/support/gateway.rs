@@ -1,0 +1,241 @@
+//! Gateways as an operator runs them: processes of their own on one database.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use xtask::{
+    gateway::{Gateway, Settings},
+    project::{self, Profile},
+};
+
+use super::{
+    database::{Database, eventually},
+    sink::Sink,
+};
+
+/// Everything that a tenant's key can be allowed.
+pub const ALL_SCOPES: &str =
+    "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read,providers:read";
+
+static BUILT: OnceCell<(PathBuf, PathBuf)> = OnceCell::const_new();
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// The gateway's binary and the folder of components, built once a run.
+async fn built() -> &'static (PathBuf, PathBuf) {
+    BUILT
+        .get_or_init(|| async {
+            tokio::task::spawn_blocking(|| {
+                let providers = project::build_providers().expect("the providers build");
+                (project::build_gateway(Profile::Dev).expect("the gateway builds"), providers)
+            })
+            .await
+            .unwrap()
+        })
+        .await
+}
+
+/// A database, a tenant with a key, and the gateways of a scenario. Dropping it stops them.
+pub struct TestGateway {
+    pub db: Database,
+    pub nodes: Vec<Option<Gateway>>,
+    pub key: String,
+    settings: Settings,
+    client: reqwest::Client,
+    _folder: tempfile::TempDir,
+}
+
+/// An answer of the API.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    /// The body, which must have come with this status.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.body);
+        self.body
+    }
+}
+
+impl TestGateway {
+    /// One gateway with short times.
+    pub async fn start() -> Self {
+        Self::with(1, "").await
+    }
+
+    /// So many gateways on one database, with further configuration as TOML.
+    pub async fn with(nodes: usize, extra: &str) -> Self {
+        let (binary, providers) = built().await.clone();
+        let db = Database::new().await;
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            binary,
+            folder: folder.path().to_owned(),
+            database: db.url.clone(),
+            providers,
+            roles: &["api", "dispatch"],
+            name: "node0".to_owned(),
+            listen: free(),
+            log_filter: "info",
+            extra: extra.to_owned(),
+        };
+        let key = settings.create_key("one", ALL_SCOPES).expect("a key can be made");
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let mut gateway = Self { db, nodes: Vec::new(), key, settings, client, _folder: folder };
+        for _ in 0..nodes {
+            let node = gateway.new_node().await;
+            gateway.nodes.push(Some(node));
+        }
+        gateway
+    }
+
+    /// Starts one more gateway on the same database.
+    pub async fn new_node(&self) -> Gateway {
+        let name = format!("node{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let settings = Settings { name, listen: free(), ..self.settings.clone() };
+        Gateway::start(settings).await.expect("the gateway starts")
+    }
+
+    /// Kills a node as `kill -9` does.
+    pub fn kill(&mut self, node: usize) {
+        if let Some(mut gateway) = self.nodes[node].take() {
+            gateway.kill().expect("the process can be killed");
+        }
+    }
+
+    /// The settings of a node, for the command line.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// A key of another tenant, or with other scopes.
+    pub fn key_of(&self, tenant: &str, scopes: &str) -> String {
+        self.settings.create_key(tenant, scopes).expect("a key can be made")
+    }
+
+    /// The first living node's address.
+    pub fn url(&self, path: &str) -> String {
+        let node = self.nodes.iter().flatten().next().expect("a living node");
+        format!("http://{}{path}", node.address())
+    }
+
+    /// A request with the tenant's key.
+    pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
+        self.call_as(&self.key, method, path, body).await
+    }
+
+    /// A request with some key.
+    pub async fn call_as(&self, key: &str, method: Method, path: &str, body: Option<&Value>) -> Answer {
+        let mut request = self.client.request(method, self.url(path)).bearer_auth(key);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        answer(request).await
+    }
+
+    /// A request with further headers.
+    pub async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
+        let mut request = self.client.post(self.url(path)).bearer_auth(&self.key).json(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request).await
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        self.call(Method::GET, path, None).await.expect(200)
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// Creates a connection and answers its id.
+    pub async fn connection(&self, uid: &str, provider: &str, config: Value, secrets: Value) -> String {
+        let body = json!({"uid": uid, "provider": provider, "config": config, "secrets": secrets});
+        id(&self.post("/v1/connections", &body).await.expect(201))
+    }
+
+    /// Creates and activates a route over these connections.
+    pub async fn route(&self, channel: &str, spec: Value) -> String {
+        let route = self.post("/v1/routes", &json!({"channel": channel, "spec": spec})).await.expect(201);
+        let route = id(&route);
+        self.post(&format!("/v1/routes/{route}/activate"), &json!({"version": 1})).await.expect(200);
+        route
+    }
+
+    /// A webhook connection and route to a path of the sink, retried quickly.
+    pub async fn webhook(&self, sink: &Sink, path: &str) -> String {
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let config = json!({"url": sink.url(path)});
+        let connection = self.connection("hook", "webhook", config, json!({"signing_key": secret})).await;
+        let retry = json!({"type": "linear", "delay_ms": 50, "max_attempts": 5});
+        self.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": retry})).await;
+        connection
+    }
+
+    /// Sends a message and answers its id.
+    pub async fn send(&self, message: &Value) -> String {
+        id(&self.post("/v1/messages", message).await.expect(202))
+    }
+
+    /// Sends a message whose JSON is written by hand, and answers its id.
+    pub async fn send_raw(&self, message: &str) -> String {
+        let request = self.client.post(self.url("/v1/messages")).bearer_auth(&self.key);
+        let request = request.header("content-type", "application/json").body(message.to_owned());
+        id(&answer(request).await.expect(202))
+    }
+
+    /// The message once its delivery has ended.
+    pub async fn settled(&self, message: &str) -> Value {
+        eventually(&format!("the end of {message}"), || async {
+            let view = self.get(&format!("/v1/messages/{message}")).await;
+            let open = ["accepted", "scheduled", "queued", "sending"].contains(&view["state"].as_str().unwrap_or(""));
+            (!open).then_some(view)
+        })
+        .await
+    }
+
+    /// `connection:disposition` of every attempt.
+    pub async fn attempts(&self, message: &str) -> Vec<String> {
+        let list = self.attempt_list(message).await;
+        list.iter()
+            .map(|it| {
+                format!("{}:{}", it["connection_uid"].as_str().unwrap_or("-"), it["disposition"].as_str().unwrap())
+            })
+            .collect()
+    }
+
+    pub async fn attempt_list(&self, message: &str) -> Vec<Value> {
+        let list = self.get(&format!("/v1/messages/{message}/attempts")).await;
+        list["data"].as_array().expect("a list").clone()
+    }
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.expect("the gateway answers");
+    let (status, headers) = (response.status(), response.headers().clone());
+    let bytes = response.bytes().await.expect("a whole answer");
+    let body =
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    Answer { status, headers, body }
+}
+
+#[track_caller]
+fn id(body: &Value) -> String {
+    body["id"].as_str().unwrap_or_else(|| panic!("no id in {body}")).to_owned()
+}
+
+/// A port that nobody has now.
+fn free() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port")
+}

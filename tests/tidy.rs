@@ -1,0 +1,220 @@
+//! The rules of the map in `ARCHITECTURE.md` that a compiler does not check: who may import whom,
+//! and where third-party crates may be named.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// For each part of the gateway, what it may import with `use crate::`. Everything may import
+/// `domain` and `clock`.
+const EDGES: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("clock", &[]),
+    ("credential", &[]),
+    ("routing", &[]),
+    ("outcome", &["routing"]),
+    ("runtime", &[]),
+    ("sealing", &[]),
+    ("transport", &["sealing"]),
+    ("store", &["sealing"]),
+    ("config", &["sealing"]),
+    ("telemetry", &["config"]),
+    ("directory", &["store", "sealing", "transport"]),
+    ("providers", &["store", "runtime", "config"]),
+    ("queue", &["store"]),
+    ("admission", &["store", "directory", "queue"]),
+    ("ledger", &["store", "queue"]),
+    ("dispatch", &["store", "directory", "providers", "queue", "routing", "runtime", "transport", "outcome", "ledger"]),
+    ("recovery", &["store", "outcome"]),
+    ("control", &["store"]),
+    ("maintenance", &["store"]),
+    (
+        "api",
+        &[
+            "admission",
+            "config",
+            "control",
+            "credential",
+            "directory",
+            "dispatch",
+            "providers",
+            "queue",
+            "routing",
+            "runtime",
+            "sealing",
+            "store",
+        ],
+    ),
+    (
+        "gateway",
+        &[
+            "admission",
+            "api",
+            "config",
+            "directory",
+            "dispatch",
+            "ledger",
+            "maintenance",
+            "providers",
+            "queue",
+            "recovery",
+            "runtime",
+            "sealing",
+            "store",
+            "telemetry",
+            "transport",
+        ],
+    ),
+    ("cli", &["config", "credential", "gateway", "store", "telemetry"]),
+];
+
+/// Where a third-party crate may be named.
+const FENCES: &[(&str, &[&str])] = &[
+    ("axum", &["api"]),
+    ("utoipa", &["api"]),
+    ("sqlx", &["store"]),
+    ("wasmtime", &["runtime"]),
+    ("reqwest", &["transport", "cli"]),
+    ("mail_builder", &["transport"]),
+    ("mail_send", &["transport"]),
+    ("mail_auth", &["transport"]),
+    ("clap", &["cli"]),
+];
+
+fn sources() -> Vec<(String, PathBuf, String)> {
+    let root = xtask::project::root().join("host/src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    files
+        .into_iter()
+        .map(|file| {
+            let inner = file.strip_prefix(&root).unwrap().to_path_buf();
+            let part = inner.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
+            let text = fs::read_to_string(&file).unwrap();
+            (part, inner, text)
+        })
+        .collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The parts of the gateway that a file names, with the line: `use crate::{a, b::c}` over several
+/// lines, and `crate::a::…` in place.
+fn imports(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    let mut line = 1;
+    while let Some(at) = rest.find("crate::") {
+        line += rest[..at].matches('\n').count();
+        rest = &rest[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let end = closing(group);
+            found.extend(top_level(&group[..end]).into_iter().map(|name| (line, name)));
+        } else {
+            found.push((line, name_of(rest)));
+        }
+    }
+    found
+}
+
+fn closing(group: &str) -> usize {
+    let mut depth = 1;
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    group.len()
+}
+
+fn top_level(group: &str) -> Vec<String> {
+    let mut depth = 0;
+    let parts = group.split(|c| {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        c == ',' && depth == 0
+    });
+    parts.map(|part| name_of(part.trim())).filter(|name| !name.is_empty()).collect()
+}
+
+fn name_of(text: &str) -> String {
+    text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn imports_follow_the_flow() {
+    let mut wrong = Vec::new();
+    for (part, file, text) in sources() {
+        if part == "main" || part == "lib" {
+            continue;
+        }
+        let Some((_, allowed)) = EDGES.iter().find(|(name, _)| *name == part) else {
+            wrong.push(format!(
+                "{}: `{part}` has no place in the map: give it one here and in ARCHITECTURE.md",
+                file.display()
+            ));
+            continue;
+        };
+        let shipped = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (line, name) in imports(shipped) {
+            let free = name == part || name == "domain" || (name == "clock" && part != "domain");
+            if !free && EDGES.iter().any(|(known, _)| *known == name) && !allowed.contains(&name.as_str()) {
+                wrong.push(format!("{}:{line}: `{part}` may not import `{name}`", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn third_party_crates_stay_behind_their_fences() {
+    let mut wrong = Vec::new();
+    for (part, file, text) in sources() {
+        for (krate, allowed) in FENCES {
+            let named = text.lines().enumerate().find(|(_, line)| {
+                let code = line.split("//").next().unwrap_or_default();
+                code.contains(&format!("{krate}::"))
+            });
+            if let Some((line, _)) = named
+                && !allowed.contains(&part.as_str())
+            {
+                wrong.push(format!("{}:{}: `{krate}` belongs in {}", file.display(), line + 1, allowed.join(", ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_are_named_for_what_they_hold() {
+    let vague = sources().into_iter().filter(|(_, file, _)| {
+        let name = file.file_stem().unwrap().to_string_lossy();
+        ["mod", "utils", "util", "helpers", "common", "misc"].contains(&name.as_ref())
+    });
+    let vague: Vec<_> = vague.map(|(_, file, _)| file).collect();
+    assert!(vague.is_empty(), "{vague:?}");
+}
+
+#[test]
+fn every_module_says_what_it_is() {
+    let silent: Vec<_> = sources().into_iter().filter(|(_, _, text)| !text.starts_with("//!")).map(|it| it.1).collect();
+    assert!(silent.is_empty(), "no `//!` at the top of {silent:?}");
+}
