@@ -59,7 +59,7 @@ impl Figures {
     /// For people.
     pub fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_style(presets::NOTHING);
+        table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["figure", "measured", "target", ""]);
         for figure in &self.all {
             table.add_row([figure.name.clone(), rounded(figure.value).to_string(), figure.wanted(), figure.verdict()]);
