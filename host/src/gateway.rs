@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Admission, Outlet},
-    api::{self, App},
+    api::{self, App, Parts},
     config::{Config, Role},
     directory::Directory,
     dispatch::Dispatcher,
@@ -133,7 +133,17 @@ impl Gateway {
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));
         helpers.spawn(maintenance::run(store.clone(), rest.clone()));
         spawn_watchers(&mut helpers, &directory, &providers, &rest);
-        let app = App::new(config, &store, directory, admission, providers, dispatcher, keyring, bell, metrics);
+        let app = App::new(Parts {
+            store: store.clone(),
+            directory,
+            admission,
+            dispatcher,
+            providers,
+            keyring,
+            bell,
+            metrics,
+            max_body_bytes: config.http.max_body_bytes,
+        });
         let deadline = config.dispatch.deadline();
         Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, deadline }, app))
     }
@@ -148,7 +158,10 @@ impl Gateway {
         // The longest attempt, and the settling of it.
         let patience = self.deadline + Duration::from_secs(5);
         if tokio::time::timeout(patience, self.finish()).await.is_err() {
-            tracing::warn!(deliveries = self.deliveries.len(), "some deliveries did not end in time; other nodes take them over");
+            tracing::warn!(
+                deliveries = self.deliveries.len(),
+                "some deliveries did not end in time; other nodes take them over"
+            );
         }
         self.rest.cancel();
         if let Err(error) = self.give_up_leases().await {
@@ -184,6 +197,29 @@ async fn open(config: &Config) -> Result<Store, StartError> {
     partitions_ensure(&mut txn).await.map_err(unusable)?;
     txn.commit().await.map_err(|error| unusable(error.into()))?;
     Ok(store)
+}
+
+/// The providers that serve: those of the database, then those of the folder.
+async fn load_providers(config: &Config, store: &Store) -> Result<Providers, StartError> {
+    let settings =
+        RuntimeSettings { cache_folder: config.providers.cache_folder.clone(), ..RuntimeSettings::default() };
+    let runtime = Runtime::new(settings).map_err(|error| StartError(error.to_string()))?;
+    let providers = Providers::new(store.clone(), Arc::new(runtime));
+    let loaded = providers.load(config.providers.folder.as_deref(), config.providers.grant).await;
+    loaded.map_err(|error| StartError::because("the providers can't be loaded", error))?;
+    Ok(providers)
+}
+
+fn spawn_watchers(
+    helpers: &mut JoinSet<()>,
+    directory: &Arc<Directory>,
+    providers: &Arc<Providers>,
+    stop: &CancellationToken,
+) {
+    let (directory, providers) = (Arc::clone(directory), Arc::clone(providers));
+    let (one, other) = (stop.clone(), stop.clone());
+    helpers.spawn(async move { directory.watch(one).await });
+    helpers.spawn(async move { providers.follow(other).await });
 }
 
 fn transport(config: &Config) -> Result<Transport, StartError> {

@@ -22,7 +22,7 @@ use crate::{
     store::{self, Store},
 };
 
-/// How long a key is believed without asking the database again.
+/// How long a key is believed without asking the database again; so long a revoked one still opens.
 const BELIEVED: Duration = Duration::from_secs(3);
 /// More keys than this are forgotten at once: no list of guesses fills the memory.
 const MOST_KEYS: usize = 100_000;
@@ -53,11 +53,6 @@ impl Keys {
             self.remember(hash, key);
         }
         Ok(found)
-    }
-
-    /// Forgets a tenant's keys: one of them may have been revoked.
-    pub fn forget(&self, tenant: TenantId) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).retain(|_, (key, _)| key.tenant != tenant);
     }
 
     fn remembered(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>> {
@@ -124,7 +119,7 @@ impl<P: Permission> FromRequestParts<App> for Tenant<P> {
         let text = bearer(parts).ok_or_else(|| {
             Problem::unauthorized("send the header `Authorization: Bearer ak_…` with a key of `angarium key create`")
         })?;
-        let key = app.keys.find(&app.store, text).await?.filter(|key| key.is_valid(clock::now()));
+        let key = app.keys().find(&app.store, text).await?.filter(|key| key.is_valid(clock::now()));
         let key = key.ok_or_else(|| Problem::unauthorized("the key is unknown, revoked or expired"))?;
         if key.allows(P::SCOPE) {
             Ok(Self { id: key.tenant, permission: PhantomData })

@@ -7,7 +7,7 @@ use clap::Args;
 use super::CliError;
 use crate::{
     config::{Config, Overrides},
-    telemetry,
+    gateway, telemetry,
 };
 
 #[derive(Debug, Args)]
@@ -42,6 +42,6 @@ impl Serve {
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             tracing::warn!(error = %error, "the limit of open files stays as it is");
         }
-        Err(CliError::said(format!("{config:?}")))
+        gateway::run(config).await.map_err(|error| CliError::said(error.to_string()))
     }
 }
