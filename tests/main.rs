@@ -5,4 +5,5 @@ mod plugins;
 mod store;
 mod support;
 mod tidy;
+mod plugins;
 mod transport;

@@ -188,6 +188,13 @@ impl TestGateway {
         id(&self.post("/v1/messages", message).await.expect(202))
     }
 
+    /// Sends a message whose JSON is written by hand, and answers its id.
+    pub async fn send_raw(&self, message: &str) -> String {
+        let request = self.client.post(self.url("/v1/messages")).bearer_auth(&self.key);
+        let request = request.header("content-type", "application/json").body(message.to_owned());
+        id(&answer(request).await.expect(202))
+    }
+
     /// The message once its delivery has ended.
     pub async fn settled(&self, message: &str) -> Value {
         eventually(&format!("the end of {message}"), || async {

@@ -45,7 +45,11 @@ async fn a_server_that_says_nothing_may_have_taken_it() {
 
 #[tokio::test]
 async fn the_transmission_may_ask_for_less_time() {
-    let address = serve(|_stream| std::future::pending()).await;
+    let address = serve(|mut stream| async move {
+        read_request(&mut stream).await;
+        std::future::pending().await
+    })
+    .await;
     let mut request = post(&format!("http://{address}/"), vec![]);
     request.timeout_ms = Some(100);
     let began = std::time::Instant::now();

@@ -109,7 +109,7 @@ async fn aws_requests_are_signed() {
 
 #[tokio::test]
 async fn an_echo_does_not_return_the_secret() {
-    let (address, mut requests) = answering(|request| ok(request)).await;
+    let (address, mut requests) = answering(ok).await;
     let auth = vec![
         Auth::Basic { user: vec![Segment::Text(name("ali"))], password: name("canary") },
         Auth::Query { name: name("key"), secret: name("canary") },

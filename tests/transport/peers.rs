@@ -105,6 +105,7 @@ impl Server {
             .arg(&folder)
             .args([&port.to_string(), mode, CANARY])
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let server = Self { process, folder, port, authority };

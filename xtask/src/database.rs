@@ -111,8 +111,15 @@ impl Cluster {
     pub fn start(options: Options) -> Result<Self> {
         match std::env::var("DATABASE_URL") {
             Ok(url) if !url.is_empty() => Self::given(url),
-            _ => Self::private(&options),
+            _ => Self::start_private(&options),
         }
+    }
+
+    /// Starts a private cluster even where `DATABASE_URL` is set: for measurements, whose settings must be known.
+    pub fn start_private(options: &Options) -> Result<Self> {
+        let binaries = Binaries::find_or_install()?;
+        let server = Server::start(&binaries, options)?;
+        Ok(Self { access: Access::Private(server), psql: binaries.psql })
     }
 
     fn given(url: String) -> Result<Self> {
@@ -123,12 +130,6 @@ impl Cluster {
         let cluster = Self { access: Access::Given(url), psql };
         cluster.execute("postgres", "select 1").context("the server of DATABASE_URL can't be used")?;
         Ok(cluster)
-    }
-
-    fn private(options: &Options) -> Result<Self> {
-        let binaries = Binaries::find_or_install()?;
-        let server = Server::start(&binaries, options)?;
-        Ok(Self { access: Access::Private(server), psql: binaries.psql })
     }
 
     /// The address of a database, as libpq and sqlx understand it.

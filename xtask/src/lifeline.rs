@@ -4,6 +4,7 @@
 //! because the parent was killed, the shell sends the child its stop signal. That works on every Unix, for any
 //! thread that starts a child, and needs no unsafe code; Linux's "parent death signal" offers none of the three.
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -36,7 +37,16 @@ pub struct Lifeline {
     patience: Duration,
 }
 
-const WATCH: &str = r#"read -r word; [ "$word" = over ] || kill -s "$1" "$2" 2>/dev/null; :"#;
+/// `over` says that the child has ended. Else it is signalled, and killed when it is still there 15 seconds later.
+const WATCH: &str = r#"
+read -r word
+[ "$word" = over ] && exit
+kill -s "$1" "$2" 2>/dev/null || exit
+for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+    for part in 1 2 3 4 5; do sleep 0.2; kill -s 0 "$2" 2>/dev/null || exit; done
+done
+kill -s KILL "$2"
+"#;
 
 impl Lifeline {
     /// Starts `command` in a process group of its own, so that a Ctrl-C in the terminal reaches the parent alone.
@@ -76,7 +86,6 @@ impl Lifeline {
     pub fn stop(&mut self) -> Result<ExitStatus> {
         if self.child.try_wait()?.is_none() {
             drop(self.watcher.stdin.take());
-            let _ = self.watcher.wait();
             self.await_end()?;
         }
         self.release();
@@ -103,12 +112,12 @@ impl Lifeline {
         Ok(())
     }
 
-    /// Tells the watcher that the child has ended, so that it signals nobody.
+    /// Ends the watcher: the child has ended, and its number may soon be another's.
     fn release(&mut self) {
-        use std::io::Write;
         if let Some(mut pipe) = self.watcher.stdin.take() {
             let _ = pipe.write_all(b"over\n");
         }
+        let _ = self.watcher.kill();
         let _ = self.watcher.wait();
     }
 }

@@ -112,7 +112,7 @@ fn wrap_if_stale(module: &Path, component: &Path) -> Result<()> {
     }
     let bytes = wrap(&fs::read(module)?)?;
     // Renamed into place, so that a gateway that watches the folder never reads half a file.
-    let unfinished = component.with_extension("wasm.new");
+    let unfinished = component.with_extension(format!("{}.new", std::process::id()));
     fs::write(&unfinished, bytes)?;
     fs::rename(&unfinished, component)?;
     Ok(())

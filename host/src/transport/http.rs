@@ -48,7 +48,7 @@ pub(super) const MAX_ANSWER: usize = 1024 * 1024;
 const MAX_ANSWER_HEADERS: usize = 64 * 1024;
 const MAX_ANSWER_HEADER_COUNT: usize = 100;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept for each host.
 const IDLE_PER_HOST: usize = 1024;
 

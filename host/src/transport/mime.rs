@@ -102,7 +102,13 @@ fn signature(key: impl SigningKey, dkim: &Dkim, mail: &[u8]) -> Result<String, m
         .domain(one_line(&dkim.domain))
         .selector(one_line(&dkim.selector))
         .headers(SIGNED_HEADERS.iter().copied());
-    Ok(signer.sign(mail)?.to_header())
+    let header = signer.sign(mail)?.to_header();
+    // A fold between the signature and the semicolon after it is legal, but some verifiers
+    // (dkimpy 1.1) leave it in what they hash.
+    Ok(match header.strip_suffix("\r\n\t;\r\n") {
+        Some(unfolded) => format!("{unfolded};\r\n"),
+        None => header,
+    })
 }
 
 /// mixed( alternative( text, related( html, inline… ) ), attachment… ), each level only if needed.

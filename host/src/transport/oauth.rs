@@ -88,12 +88,7 @@ impl TokenRequest {
         })
     }
 
-    /// The form and, where the grant has one, the `Authorization` header.
-    fn form(
-        &self,
-        credential: &Secret,
-        call: &Call<'_>,
-    ) -> Result<(Zeroizing<String>, Option<Zeroizing<Vec<u8>>>), Fault> {
+    fn form(&self, credential: &Secret, call: &Call<'_>) -> Result<TokenForm, Fault> {
         let text = || {
             credential.expose_text().ok_or_else(|| invalid(format!("the secret `{}` is not UTF-8", self.credential)))
         };
@@ -122,7 +117,7 @@ impl TokenRequest {
         if !self.scope.is_empty() && self.grant != Grant::ServiceAccountJwt {
             form.append_pair("scope", &self.scope);
         }
-        Ok((Zeroizing::new(form.finish()), authorization))
+        Ok(TokenForm { body: Zeroizing::new(form.finish()), authorization })
     }
 
     /// RFC 7523: a JWT, signed with RS256, that stands for the service account.
@@ -152,6 +147,13 @@ impl TokenRequest {
         jwt.push_str(&URL_SAFE_NO_PAD.encode(signature));
         Ok(jwt)
     }
+}
+
+/// What the token endpoint is sent.
+struct TokenForm {
+    body: Zeroizing<String>,
+    /// Where the grant authenticates by a header.
+    authorization: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// What Google's JSON holds of a service account.
@@ -235,16 +237,16 @@ async fn fetch(
 ) -> Result<Token, Fault> {
     let url = checked_url(egress, &request.token_url, call)?;
     let host = url.host_str().unwrap_or_default().to_owned();
-    let (form, authorization) = request.form(call.secrets.newest(&request.credential)?, call)?;
+    let form = request.form(call.secrets.newest(&request.credential)?, call)?;
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-    if let Some(value) = authorization {
+    if let Some(value) = form.authorization {
         let mut value =
             HeaderValue::from_bytes(&value).map_err(|_| invalid("the client's id or secret is malformed"))?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
-    let body = form.as_bytes().to_vec().into();
+    let body = form.body.as_bytes().to_vec().into();
     let reply = send(client, Method::POST, url, headers, body, deadline)
         .await
         .map_err(|fault| not_sent(fault.kind, format!("no access token: {}", fault.detail)))?;

@@ -42,7 +42,9 @@ impl Secrets {
             .map(|(_, values)| values.as_slice())
             .ok_or_else(|| {
                 let name: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
-                invalid(format!("the connection has no secret `{name}`: set it with `angarium connection secret`"))
+                invalid(format!(
+                    "the connection has no secret `{name}`: set it with `angarium connection rotate-secret`"
+                ))
             })
     }
 

@@ -40,7 +40,7 @@ impl Stage {
     /// Starts the cluster and prepares the template: tables, a tenant, a key.
     pub fn set(binary: PathBuf, providers: PathBuf) -> Result<Self> {
         step("starting a durable database");
-        let cluster = Cluster::start(Options::bench(project::root()))?;
+        let cluster = Cluster::start_private(&Options::bench(project::root()))?;
         let folder = project::target().join("tmp/bench");
         cluster.drop_database(TEMPLATE)?;
         let settings = Settings {

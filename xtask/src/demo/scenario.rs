@@ -246,7 +246,10 @@ async fn follow(api: &Api, id: &str, deadline: Instant) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use crate::http::{Reply, Request, Server};
 
     fn outcome(state: &str, triggers: &[&str], expected: Expected) -> Outcome {
         let attempts = triggers.iter().map(|trigger| json!({ "trigger": trigger })).collect();
@@ -260,5 +263,50 @@ mod tests {
         assert!(outcome("failed", &["scheduled"], Expected::Direct).complaint().is_some());
         assert!(outcome("sent", &["scheduled"], Expected::Retried).complaint().is_some());
         assert!(outcome("sent", &["scheduled", "retry"], Expected::FellBack).complaint().is_some());
+    }
+
+    /// Answers as the gateway's API does, without delivering anything.
+    async fn stand_in(calls: Arc<Mutex<Vec<String>>>) -> Server {
+        let messages: Mutex<Vec<Value>> = Mutex::default();
+        let answer = move |request: &Request<'_>| {
+            calls.lock().unwrap().push(format!("{} {}", request.method, request.path));
+            assert_eq!(request.header("authorization"), Some("Bearer ak_1"));
+            let mut messages = messages.lock().unwrap();
+            let body = match (request.method, request.path) {
+                ("POST", "/v1/messages") => {
+                    messages.push(serde_json::from_slice(request.body).unwrap());
+                    json!({ "id": format!("msg_{}", messages.len() - 1), "state": "accepted" })
+                }
+                ("GET", path) if path.ends_with("/attempts") => {
+                    let number: usize = path.trim_end_matches("/attempts").rsplit('_').next().unwrap().parse().unwrap();
+                    let to = messages[number]["to"].as_str().unwrap_or_default();
+                    let second = match to {
+                        "bob@example.org" => Some("fallback"),
+                        to if to.ends_with("/flaky") => Some("retry"),
+                        _ => None,
+                    };
+                    let triggers = std::iter::once("scheduled").chain(second);
+                    json!({ "data": triggers.map(|trigger| json!({ "trigger": trigger })).collect::<Vec<_>>() })
+                }
+                ("GET", _) => json!({ "state": "sent" }),
+                _ => json!({ "id": "route_1" }),
+            };
+            Reply::new(200, body.to_string())
+        };
+        Server::start(answer).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_whole_scenario_is_played() {
+        let calls = Arc::default();
+        let server = stand_in(Arc::clone(&calls)).await;
+        let mut receivers = Receivers::start().await.unwrap();
+        let outcomes = play(&Api::new(server.address(), "ak_1"), &mut receivers).await.unwrap();
+        assert_eq!(outcomes.iter().filter_map(Outcome::complaint).collect::<Vec<_>>(), [""; 0]);
+        assert_eq!(outcomes.len(), 8);
+        let calls = calls.lock().unwrap();
+        let count = |call: &str| calls.iter().filter(|made| made.as_str() == call).count();
+        assert_eq!((count("POST /v1/connections"), count("POST /v1/routes")), (4, 3));
+        assert_eq!(count("POST /v1/routes/route_1/activate"), 3);
     }
 }
