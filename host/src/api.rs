@@ -25,11 +25,11 @@ use crate::{
     admission::Admission, directory::Directory, dispatch::Dispatcher, domain::ids::TenantId, providers::Providers,
     sealing::Keyring, store::Store,
 };
-use auth::Keys;
+pub use auth::Keys;
 
 /// What handlers work with. Cheap to clone.
 #[derive(Clone)]
-pub struct App(Arc<Inner>);
+pub struct App(Arc<Parts>);
 
 /// The parts of an [`App`].
 pub struct Parts {
@@ -40,6 +40,9 @@ pub struct Parts {
     pub dispatcher: Arc<Dispatcher>,
     pub providers: Arc<Providers>,
     pub keyring: Arc<Keyring>,
+    /// The keys that were seen lately; whoever hears that a tenant's configuration changed calls
+    /// [`Keys::forget`].
+    pub keys: Arc<Keys>,
     /// Rung when something due was put into the queue.
     pub bell: Arc<Notify>,
     pub metrics: PrometheusHandle,
@@ -47,24 +50,16 @@ pub struct Parts {
     pub max_body_bytes: usize,
 }
 
-struct Inner {
-    parts: Parts,
-    keys: Keys,
-}
-
 impl App {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Inner { parts, keys: Keys::default() }))
-    }
-
-    fn keys(&self) -> &Keys {
-        &self.0.keys
+        Self(Arc::new(parts))
     }
 
     /// Lets this node and then all others see a committed change of a tenant's configuration.
     async fn changed(&self, tenant: TenantId) {
         self.directory.forget(tenant);
+        self.keys.forget(tenant);
         // The others look each second anyway.
         if let Err(error) = self.store.announce_config(tenant).await {
             tracing::warn!(tenant.id = %tenant, %error, "a change of configuration is not announced");
@@ -76,20 +71,7 @@ impl Deref for App {
     type Target = Parts;
 
     fn deref(&self) -> &Parts {
-        &self.0.parts
-    }
-}
-
-/// Serves until `stop`, and then what has begun.
-pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "small answers on this connection may be late");
-        }
-    });
-    let served = axum::serve(listener, router(app)).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the API ended");
+        &self.0
     }
 }
 
@@ -104,6 +86,18 @@ pub fn router(app: App) -> Router {
         .layer(limit)
         .layer(middleware::from_fn(request::surround))
         .with_state(app)
+}
+
+/// Serves the API until `stop`, and then the requests that are under way.
+pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) {
+    let listener = listener.tap_io(|stream| {
+        // Small answers go out at once.
+        let _ = stream.set_nodelay(true);
+    });
+    let served = axum::serve(listener, router(app)).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the API ended");
+    }
 }
 
 /// The OpenAPI document, as `/openapi.json` serves it.

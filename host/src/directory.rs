@@ -128,11 +128,11 @@ impl Directory {
     }
 
     /// Forgets what changes in the database, told by notifications and, should one be lost, by a
-    /// look each second.
-    pub async fn watch(&self, stop: CancellationToken) {
+    /// look each second; `heard` is told each time.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken, heard: impl Fn(TenantId)) {
         let mut listener = None;
         while !stop.is_cancelled() {
-            if let Err(error) = self.watch_once(&mut listener, &stop).await {
+            if let Err(error) = self.watch_once(&mut listener, &stop, &heard).await {
                 tracing::warn!(%error, "changes of configuration can't be watched; the next look is in a second");
                 listener = None;
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -140,33 +140,37 @@ impl Directory {
         }
     }
 
-    async fn watch_once(&self, listener: &mut Option<store::Listener>, stop: &CancellationToken) -> store::Result<()> {
+    async fn watch_once(
+        &self,
+        listener: &mut Option<store::Listener>,
+        stop: &CancellationToken,
+        heard: &impl Fn(TenantId),
+    ) -> store::Result<()> {
         let listener = match listener {
             Some(listener) => listener,
             none => none.insert(self.store.listen(CONFIG_CHANNEL).await?),
         };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            payload = listener.next() => match payload?.parse() {
-                Ok(tenant) => self.forget(tenant),
-                Err(_) => self.tenants().clear(),
-            },
-            () = tokio::time::sleep(Duration::from_secs(1)) => self.look().await?,
+        let changed = tokio::select! {
+            () = stop.cancelled() => Vec::new(),
+            payload = listener.next() => payload?.parse().into_iter().collect(),
+            () = tokio::time::sleep(Duration::from_secs(1)) => self.outdated().await?,
+        };
+        for tenant in changed {
+            self.forget(tenant);
+            heard(tenant);
         }
         Ok(())
     }
 
-    async fn look(&self) -> store::Result<()> {
+    /// The tenants whose configuration is not the one known here.
+    async fn outdated(&self) -> store::Result<Vec<TenantId>> {
         let mut txn = self.store.worker().await?;
         let recent = tenant_config_recent(&mut txn).await?;
         drop(txn);
-        let mut tenants = self.tenants();
-        for (tenant, version) in recent {
-            if tenants.get(&tenant).is_some_and(|known| known.version != version) {
-                tenants.remove(&tenant);
-            }
-        }
-        Ok(())
+        let tenants = self.tenants();
+        let outdated =
+            |(tenant, version): &(TenantId, i64)| tenants.get(tenant).is_some_and(|it| it.version != *version);
+        Ok(recent.into_iter().filter(outdated).map(|(tenant, _)| tenant).collect())
     }
 
     /// Opens secrets; one that can't be opened is left out and logged, and the delivery that needs

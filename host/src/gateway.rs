@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Admission, Outlet},
-    api::{self, App, Parts},
+    api::{self, App, Keys, Parts},
     config::{Config, Role},
     directory::Directory,
     dispatch::Dispatcher,
@@ -132,7 +132,13 @@ impl Gateway {
         }
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));
         helpers.spawn(maintenance::run(store.clone(), rest.clone()));
-        spawn_watchers(&mut helpers, &directory, &providers, &rest);
+        let keys = Arc::new(Keys::default());
+        let heard = Arc::clone(&keys);
+        helpers.spawn(Arc::clone(&directory).watch(rest.clone(), move |tenant| heard.forget(tenant)));
+        helpers.spawn({
+            let (providers, stop) = (Arc::clone(&providers), rest.clone());
+            async move { providers.follow(stop).await }
+        });
         let app = App::new(Parts {
             store: store.clone(),
             directory,
@@ -140,6 +146,7 @@ impl Gateway {
             dispatcher,
             providers,
             keyring,
+            keys,
             bell,
             metrics,
             max_body_bytes: config.http.max_body_bytes,
@@ -199,27 +206,16 @@ async fn open(config: &Config) -> Result<Store, StartError> {
     Ok(store)
 }
 
-/// The providers that serve: those of the database, then those of the folder.
 async fn load_providers(config: &Config, store: &Store) -> Result<Providers, StartError> {
     let settings =
         RuntimeSettings { cache_folder: config.providers.cache_folder.clone(), ..RuntimeSettings::default() };
     let runtime = Runtime::new(settings).map_err(|error| StartError(error.to_string()))?;
     let providers = Providers::new(store.clone(), Arc::new(runtime));
-    let loaded = providers.load(config.providers.folder.as_deref(), config.providers.grant).await;
-    loaded.map_err(|error| StartError::because("the providers can't be loaded", error))?;
+    providers
+        .load(config.providers.folder.as_deref(), config.providers.grant)
+        .await
+        .map_err(|error| StartError::because("the providers can't be loaded", error))?;
     Ok(providers)
-}
-
-fn spawn_watchers(
-    helpers: &mut JoinSet<()>,
-    directory: &Arc<Directory>,
-    providers: &Arc<Providers>,
-    stop: &CancellationToken,
-) {
-    let (directory, providers) = (Arc::clone(directory), Arc::clone(providers));
-    let (one, other) = (stop.clone(), stop.clone());
-    helpers.spawn(async move { directory.watch(one).await });
-    helpers.spawn(async move { providers.follow(other).await });
 }
 
 fn transport(config: &Config) -> Result<Transport, StartError> {

@@ -55,6 +55,11 @@ impl Keys {
         Ok(found)
     }
 
+    /// Forgets a tenant's keys: one of them may have been revoked.
+    pub fn forget(&self, tenant: TenantId) {
+        self.known.write().unwrap_or_else(PoisonError::into_inner).retain(|_, (key, _)| key.tenant != tenant);
+    }
+
     fn remembered(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(hash).filter(|(_, since)| since.elapsed() < BELIEVED).map(|(key, _)| Arc::clone(key))
@@ -119,7 +124,7 @@ impl<P: Permission> FromRequestParts<App> for Tenant<P> {
         let text = bearer(parts).ok_or_else(|| {
             Problem::unauthorized("send the header `Authorization: Bearer ak_…` with a key of `angarium key create`")
         })?;
-        let key = app.keys().find(&app.store, text).await?.filter(|key| key.is_valid(clock::now()));
+        let key = app.keys.find(&app.store, text).await?.filter(|key| key.is_valid(clock::now()));
         let key = key.ok_or_else(|| Problem::unauthorized("the key is unknown, revoked or expired"))?;
         if key.allows(P::SCOPE) {
             Ok(Self { id: key.tenant, permission: PhantomData })
