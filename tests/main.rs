@@ -1,9 +1,9 @@
 //! Scenarios against the real thing.
 
+mod api;
 mod flow;
 mod plugins;
 mod store;
 mod support;
 mod tidy;
-mod plugins;
 mod transport;
