@@ -3,6 +3,7 @@
 mod api;
 mod flow;
 mod plugins;
+mod plugins;
 mod store;
 mod support;
 mod tidy;

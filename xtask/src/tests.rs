@@ -25,7 +25,7 @@ pub fn run_all(filters: &[&str]) -> Result<()> {
         ("clippy: the providers", &|| clippy(providers_cargo)),
         ("dependencies: licences, bans, sources, advisories", &|| deny::check()),
         ("tests: the providers, natively", &|| run(providers_cargo().arg("test").arg("--workspace"))),
-        ("building the providers", &|| project::build_providers().map(drop)),
+        ("the provider components", &|| project::build_providers().map(drop)),
         ("tests: the gateway", &|| test_workspace(&peers, &[])),
     ];
     let failures: Vec<_> = steps.iter().filter_map(|step| perform(step).err()).collect();

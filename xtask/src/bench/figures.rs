@@ -3,6 +3,8 @@
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 
+use crate::progress::note;
+
 /// What a figure should be.
 #[derive(Clone, Copy, Debug)]
 pub enum Target {
@@ -44,6 +46,9 @@ impl Figures {
     /// States the relative figures: the reference is the mean of a run before and a run after.
     pub fn relate_to(&mut self, before: f64, after: f64) {
         let reference = f64::midpoint(before, after);
+        if before.min(after) < 0.8 * before.max(after) {
+            note("the reference changed by more than a fifth during the run: something else uses this machine");
+        }
         self.add("pgbench_8_before_per_s", before);
         self.add("pgbench_8_after_per_s", after);
         for (name, rate, at_least) in std::mem::take(&mut self.relative) {
@@ -54,7 +59,7 @@ impl Figures {
     /// For people.
     pub fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["figure", "measured", "target", ""]);
         for figure in &self.all {
             table.add_row([figure.name.clone(), rounded(figure.value).to_string(), figure.wanted(), figure.verdict()]);

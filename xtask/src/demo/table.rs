@@ -8,7 +8,7 @@ use super::scenario::Outcome;
 /// One row an attempt, in the order of the messages.
 pub fn render(outcomes: &[Outcome]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["message", "channel", "provider", "try", "status", "ms", "cost", "reason"]);
     for outcome in outcomes {
         for attempt in &outcome.attempts {
