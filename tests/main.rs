@@ -3,7 +3,6 @@
 mod api;
 mod flow;
 mod plugins;
-mod plugins;
 mod store;
 mod support;
 mod tidy;
