@@ -34,7 +34,8 @@ pub enum Profile {
 pub fn build_gateway(profile: Profile) -> Result<PathBuf> {
     progress::step("building the gateway (the first time takes minutes)");
     let mut command = cargo();
-    command.args(["build", "--package", "angarium", "--bin", "angarium"]);
+    // The whole workspace's features, as the tests have them: nothing is compiled twice.
+    command.args(["build", "--workspace", "--bin", "angarium"]);
     let folder = match profile {
         Profile::Dev => "debug",
         Profile::Release => {
