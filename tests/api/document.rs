@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::support::gateway::TestGateway;
+use crate::support::gateway::{TestGateway, client};
 
 async fn fetch(gateway: &TestGateway, path: &str) -> (u16, String, String) {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let answer = client.get(gateway.url(path)).send().await.unwrap();
     let kind = answer.headers().get("content-type").map(|it| it.to_str().unwrap().to_owned()).unwrap_or_default();
     (answer.status().as_u16(), kind, answer.text().await.unwrap())

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::gateway::{Answer, TestGateway};
+use crate::support::gateway::{Answer, TestGateway, client};
 
 /// `pointer:code` of each bad field, in order.
 #[track_caller]
@@ -53,7 +53,7 @@ async fn every_bad_field_is_named_at_once() {
 #[tokio::test]
 async fn what_cannot_be_read_is_a_problem_too() {
     let gateway = TestGateway::start().await;
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let send = async |method: Method, path: &str, kind: &str, body: String| -> (u16, Value) {
         let request = client.request(method, gateway.url(path)).bearer_auth(&gateway.key);
         let answer = request.header("content-type", kind).body(body).send().await.unwrap();

@@ -3,10 +3,10 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::gateway::TestGateway;
+use crate::support::gateway::{TestGateway, client};
 
 async fn upload(gateway: &TestGateway, key: &str, bytes: Vec<u8>) -> (u16, Value) {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let request = client.post(gateway.url("/v1/providers?activate=true")).bearer_auth(key);
     let answer = request.header("content-type", "application/wasm").body(bytes).send().await.unwrap();
     (answer.status().as_u16(), serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())
