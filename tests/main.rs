@@ -1,5 +1,6 @@
 //! Scenarios against the real thing.
 
+mod api;
 mod flow;
 mod plugins;
 mod store;

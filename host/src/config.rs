@@ -92,9 +92,29 @@ pub struct Secrets {
     pub key_file: Option<PathBuf>,
 }
 
+/// Reads an enum from its words, and lists them when another is given.
+macro_rules! choice {
+    ($name:ident: $($word:literal => $value:ident),+) => {
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                match text.as_str() {
+                    $($word => Ok(Self::$value),)+
+                    other => Err(format!("`{other}` is none of {}", [$(concat!("`", $word, "`")),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+choice!(FolderGrant: "none" => None, "declared" => Declared);
+choice!(Role: "api" => Api, "dispatch" => Dispatch);
+choice!(LogFormat: "json" => Json, "text" => Text);
+
 /// What components that lie in the folder are granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String")]
 pub enum FolderGrant {
     /// Nothing: an operator grants hosts by hand.
     #[default]
@@ -145,7 +165,7 @@ pub struct Queue {
 
 /// What this node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String")]
 pub enum Role {
     Api,
     Dispatch,
@@ -165,7 +185,7 @@ impl Roles {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String")]
 pub enum LogFormat {
     Json,
     #[default]

@@ -89,7 +89,7 @@ impl TestGateway {
             extra: extra.to_owned(),
         };
         let key = settings.create_key("one", ALL_SCOPES).expect("a key can be made");
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = client();
         let mut gateway = Self { db, nodes: Vec::new(), key, settings, client, _folder: folder };
         for _ in 0..nodes {
             let node = gateway.new_node().await;
@@ -219,6 +219,13 @@ impl TestGateway {
         let list = self.get(&format!("/v1/messages/{message}/attempts")).await;
         list["data"].as_array().expect("a list").clone()
     }
+}
+
+/// A client that goes straight to where it is told.
+pub fn client() -> reqwest::Client {
+    // Another test may have set it already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().expect("a client can be made")
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Answer {

@@ -22,7 +22,7 @@ use crate::{
     store::{self, Store},
 };
 
-/// How long a key is believed without asking the database again.
+/// How long a key is believed without asking the database again; so long a revoked one still opens.
 const BELIEVED: Duration = Duration::from_secs(3);
 /// More keys than this are forgotten at once: no list of guesses fills the memory.
 const MOST_KEYS: usize = 100_000;

@@ -11,7 +11,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, connection, message, operation, problem::ProblemBody, provider, route};
+use super::{App, connection, json::close_tagged, message, operation, problem::ProblemBody, provider, route};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -74,6 +74,7 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
     ProblemBody::schemas(&mut schemas);
     components.schemas.extend(schemas);
     components.schemas.insert(ProblemBody::name().into_owned(), ProblemBody::schema());
+    components.schemas.values_mut().for_each(close_tagged);
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
             add_problems(operation, path.starts_with("/v1/"));

@@ -16,7 +16,10 @@ use axum::{
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{RefOr, Schema, schema::AdditionalProperties},
+};
 
 use super::{
     fields::escaped,
@@ -120,6 +123,7 @@ fn validator<T: ToSchema + 'static>() -> Option<Arc<Validator>> {
 fn compile<T: ToSchema>() -> Option<Arc<Validator>> {
     let mut schemas = vec![(T::name().into_owned(), T::schema())];
     T::schemas(&mut schemas);
+    schemas.iter_mut().for_each(|(_, schema)| close_tagged(schema));
     let schemas: serde_json::Map<_, _> =
         schemas.into_iter().filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?))).collect();
     let root = serde_json::json!({
@@ -130,6 +134,18 @@ fn compile<T: ToSchema>() -> Option<Arc<Validator>> {
         Err(error) => {
             tracing::error!(schema = %T::name(), error = %error, "a request's schema is not valid");
             None
+        }
+    }
+}
+
+/// Says of a tagged enum's alternatives what `deny_unknown_fields` means: the derive leaves it out.
+pub fn close_tagged(schema: &mut RefOr<Schema>) {
+    let RefOr::T(Schema::OneOf(alternatives)) = schema else { return };
+    for alternative in &mut alternatives.items {
+        if let RefOr::T(Schema::Object(object)) = alternative
+            && object.properties.contains_key("type")
+        {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
         }
     }
 }

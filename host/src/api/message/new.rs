@@ -21,8 +21,10 @@ use crate::domain::{
 const MOST_ATTACHMENT_BYTES: usize = 10 << 20;
 /// `metadata` and `attributes`, each.
 const MOST_OBJECT_BYTES: usize = 16 << 10;
-/// A send is planned, or expires, this far from now at most.
-const FURTHEST: SignedDuration = SignedDuration::from_hours(366 * 24);
+/// A send is planned, or expires, this far ahead at most: a hundred years.
+const FURTHEST: SignedDuration = SignedDuration::from_hours(100 * 366 * 24);
+/// A send that was planned this long ago is a mistake.
+const LONG_AGO: SignedDuration = SignedDuration::from_hours(366 * 24);
 
 /// A message to be sent.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -49,7 +51,7 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PriorityName>)]
     priority: Option<Priority>,
-    /// Not before this time; at most 366 days ahead.
+    /// Not before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     send_at: Option<Timestamp>,
@@ -238,16 +240,15 @@ impl NewMessage {
 
     fn check_times(&self, now: Timestamp, fields: &mut Fields) {
         let horizon = now.checked_add(FURTHEST).unwrap_or(Timestamp::MAX);
-        let past = now.checked_sub(FURTHEST).unwrap_or(Timestamp::MIN);
+        let past = now.checked_sub(LONG_AGO).unwrap_or(Timestamp::MIN);
         if let Some(at) = self.send_at {
             let near = (past..=horizon).contains(&at);
-            fields.check(near, "send_at", "out_of_range", || "is more than 366 days from now".to_owned());
+            fields.check(near, "send_at", "out_of_range", || "is a year ago or a hundred years ahead".to_owned());
         }
         if let Some(end) = self.expires_at {
             let start = self.send_at.map_or(now, |at| at.max(now));
             fields.check(end > start, "expires_at", "too_early", || "is not later than now and `send_at`".to_owned());
-            let near = end <= horizon.checked_add(FURTHEST).unwrap_or(Timestamp::MAX);
-            fields.check(near, "expires_at", "out_of_range", || "is more than two years from now".to_owned());
+            fields.check(end <= horizon, "expires_at", "out_of_range", || "is a hundred years ahead".to_owned());
         }
     }
 
@@ -507,7 +508,7 @@ mod tests {
     #[test]
     fn every_bad_field_is_named_at_once() {
         let body = r#"{"to": "ann", "channel": "email", "connection": "nope", "reference": "a\nb", "metadata": [1],
-            "send_at": "2030-01-01T00:00:00Z", "expires_at": "2026-01-01T00:00:00Z", "idempotency_key": "",
+            "send_at": "2020-01-01T00:00:00Z", "expires_at": "2026-01-01T00:00:00Z", "idempotency_key": "",
             "content": {"subject": "x\r\nBcc: v@x", "from": {"address": "a@b", "name": "x\ny"}, "cc": ["ok@x", "a\r\n@x"],
               "headers": {"X-A": "b\r\nc", "bad name": "x"}, "media_urls": ["ftp://x", "https://u:p@x"],
               "attachments": [{"name": "../a", "media_type": "text", "content": "%", "content_id": "<a>"}]}}"#;

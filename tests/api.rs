@@ -1,0 +1,12 @@
+//! The API as clients meet it: what it takes, what it refuses, and in which words.
+
+mod connections;
+mod document;
+mod errors;
+mod idempotency;
+mod keys;
+mod messages;
+mod pagination;
+mod providers;
+mod routes;
+mod tenancy;

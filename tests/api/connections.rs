@@ -1,0 +1,73 @@
+//! `/v1/connections`
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::gateway::TestGateway;
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+#[tokio::test]
+async fn a_connection_lives_from_its_creation_to_its_end() {
+    let gateway = TestGateway::start().await;
+    let body = json!({"uid": "hook", "name": "Shop", "provider": "webhook",
+        "config": {"url": "https://example.com/a"}, "secrets": {"signing_key": SECRET}});
+    let made = gateway.post("/v1/connections", &body).await.expect(201);
+    assert_eq!(made["secrets"][0]["name"], "signing_key");
+    assert!(!made.to_string().contains(SECRET));
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(gateway.get("/v1/connections/hook").await, gateway.get(&format!("/v1/connections/{id}")).await);
+
+    let change = json!({"enabled": false, "config": {"url": "https://example.com/b"}});
+    let changed = gateway.call(Method::PATCH, "/v1/connections/hook", Some(&change)).await.expect(200);
+    assert_eq!((&changed["name"], &changed["enabled"]), (&json!("Shop"), &json!(false)));
+    assert_eq!(changed["config"]["url"], "https://example.com/b");
+
+    gateway.call(Method::DELETE, "/v1/connections/hook", None).await.expect(204);
+    gateway.call(Method::GET, "/v1/connections/hook", None).await.expect(404);
+    // The name is free again.
+    gateway.post("/v1/connections", &body).await.expect(201);
+}
+
+#[tokio::test]
+async fn what_the_provider_does_not_take_is_named() {
+    let gateway = TestGateway::start().await;
+    let body = json!({"uid": "conn_mine", "provider": "webhook", "config": {"url": 7, "speed": 1},
+        "secrets": {"pass": "x", "signing_key": ""}});
+    let problem = gateway.post("/v1/connections", &body).await.expect(422);
+    let pointers: Vec<_> =
+        problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].as_str().unwrap()).collect();
+    for pointer in ["/uid", "/config/url", "/secrets/pass", "/secrets/signing_key"] {
+        assert!(pointers.contains(&pointer), "{pointer} is not in {pointers:?}");
+    }
+    let body = json!({"provider": "pigeon"});
+    let problem = gateway.post("/v1/connections", &body).await.expect(422);
+    assert_eq!(problem["errors"][0]["code"], "unknown_provider");
+}
+
+#[tokio::test]
+async fn a_taken_uid_and_a_connection_in_use_are_conflicts() {
+    let gateway = TestGateway::start().await;
+    gateway.connection("hook", "webhook", json!({"url": "https://example.com"}), json!({})).await;
+    let again = json!({"uid": "hook", "provider": "webhook"});
+    assert_eq!(gateway.post("/v1/connections", &again).await.expect(409)["code"], "uid_taken");
+    gateway.route("webhook", json!({"candidates": [{"connection": "hook"}]})).await;
+    let refused = gateway.call(Method::DELETE, "/v1/connections/hook", None).await.expect(409);
+    assert_eq!(refused["code"], "connection_in_use");
+}
+
+#[tokio::test]
+async fn a_rotated_secret_keeps_the_old_one_for_the_overlap() {
+    let gateway = TestGateway::start().await;
+    let config = json!({"url": "https://example.com"});
+    gateway.connection("hook", "webhook", config, json!({"signing_key": SECRET})).await;
+    let path = "/v1/connections/hook/secrets/signing_key";
+    let body = json!({"value": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "overlap_seconds": 60});
+    assert_eq!(gateway.call(Method::PUT, path, Some(&body)).await.expect(200)["version"], 2);
+    let shown = gateway.get("/v1/connections/hook").await;
+    assert_eq!(shown["secrets"].as_array().unwrap().len(), 1);
+    assert_eq!(shown["secrets"][0]["version"], 2);
+    assert_eq!(gateway.db.sql("select count(*) from secret where valid_until > now()").await.trim(), "1");
+    gateway.call(Method::PUT, "/v1/connections/hook/secrets/pin", Some(&body)).await.expect(404);
+    gateway.call(Method::PUT, path, Some(&json!({"value": ""}))).await.expect(422);
+}

@@ -1,0 +1,80 @@
+//! `/v1/routes`
+
+use serde_json::{Value, json};
+
+use crate::support::gateway::TestGateway;
+
+async fn with_hooks() -> TestGateway {
+    let gateway = TestGateway::start().await;
+    for uid in ["one", "two"] {
+        gateway.connection(uid, "webhook", json!({"url": "https://example.com"}), json!({})).await;
+    }
+    gateway
+}
+
+fn over(connections: &[&str]) -> Value {
+    let candidates: Vec<_> = connections.iter().map(|uid| json!({"connection": uid})).collect();
+    json!({"candidates": candidates})
+}
+
+#[tokio::test]
+async fn a_version_does_nothing_until_activated_and_can_be_rolled_back() {
+    let gateway = with_hooks().await;
+    let body = json!({"uid": "hooks", "channel": "webhook", "spec": over(&["one"])});
+    let made = gateway.post("/v1/routes", &body).await.expect(201);
+    assert_eq!((&made["active_version"], &made["latest_version"]), (&Value::Null, &json!(1)));
+    gateway.post("/v1/routes/hooks/versions", &json!({"spec": over(&["two", "one"])})).await.expect(201);
+    for (version, previous) in [(1, Value::Null), (2, json!(1))] {
+        let active = gateway.post("/v1/routes/hooks/activate", &json!({"version": version})).await.expect(200);
+        assert_eq!((&active["active_version"], &active["previous_version"]), (&json!(version), &previous));
+    }
+    let back = gateway.post("/v1/routes/hooks/rollback", &json!({})).await.expect(200);
+    assert_eq!((&back["active_version"], &back["previous_version"]), (&json!(1), &json!(2)));
+    gateway.post("/v1/routes/hooks/activate", &json!({"version": 9})).await.expect(422);
+}
+
+#[tokio::test]
+async fn one_route_a_channel_is_active() {
+    let gateway = with_hooks().await;
+    let first = gateway.route("webhook", over(&["one"])).await;
+    let second = gateway.route("webhook", over(&["two"])).await;
+    assert_eq!(gateway.get(&format!("/v1/routes/{first}")).await["active_version"], Value::Null);
+    assert_eq!(gateway.get(&format!("/v1/routes/{second}")).await["active_version"], 1);
+}
+
+#[tokio::test]
+async fn every_bad_part_of_a_specification_is_named() {
+    let gateway = with_hooks().await;
+    let spec = json!({"candidates": [{"connection": "one"}, {"connection": "one"}, {"connection": "nobody"}],
+        "retry": {"type": "exponential", "initial_ms": 0, "max_ms": 0, "max_attempts": 0}});
+    let problem = gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await.expect(422);
+    let mut found: Vec<_> = problem["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| format!("{}:{}", it["pointer"].as_str().unwrap(), it["code"].as_str().unwrap()))
+        .collect();
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "/spec/candidates/1/connection:repeated",
+            "/spec/candidates/2/connection:unknown_connection",
+            "/spec/retry/initial_ms:out_of_range",
+            "/spec/retry/max_attempts:out_of_range",
+        ]
+    );
+    let problem = gateway.post("/v1/routes", &json!({"channel": "email", "spec": over(&["one"])})).await.expect(422);
+    assert_eq!(problem["errors"][0]["code"], "wrong_channel");
+}
+
+#[tokio::test]
+async fn a_version_whose_connection_is_gone_cannot_be_activated() {
+    let gateway = with_hooks().await;
+    let body = json!({"uid": "hooks", "channel": "webhook", "spec": over(&["one"])});
+    gateway.post("/v1/routes", &body).await.expect(201);
+    gateway.call(reqwest::Method::DELETE, "/v1/connections/one", None).await.expect(204);
+    let refused = gateway.post("/v1/routes/hooks/activate", &json!({"version": 1})).await.expect(409);
+    assert_eq!(refused["code"], "connection_gone");
+    assert_eq!(gateway.post("/v1/routes/hooks/rollback", &json!({})).await.expect(409)["code"], "no_previous_version");
+}
