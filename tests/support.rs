@@ -2,4 +2,5 @@
 
 pub mod database;
 pub mod gateway;
+pub mod proxy;
 pub mod sink;
