@@ -2,7 +2,6 @@
 
 mod flow;
 mod plugins;
-mod plugins;
 mod store;
 mod support;
 mod tidy;

@@ -6,6 +6,7 @@
 //! and no secret is in what it answers.
 
 mod certificates;
+mod connect;
 mod describe;
 pub mod egress;
 mod fault;
@@ -104,7 +105,7 @@ impl Transport {
         let egress = Arc::new(egress);
         let roots = TlsRoots::new(settings.extra_ca_pem.as_deref()).map_err(InvalidSettings)?;
         Ok(Self {
-            http: Http::new(egress.clone(), &roots).map_err(InvalidSettings)?,
+            http: Http::new(egress.clone(), &roots),
             smtp: Smtp::new(egress, &roots, settings.ehlo_name),
         })
     }
