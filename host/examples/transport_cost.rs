@@ -236,7 +236,11 @@ async fn answer(mut stream: TcpStream, held: Duration) {
         }
         filled = 0;
         tokio::time::sleep(held).await;
-        if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nok").await.is_err() {
+        if stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nok")
+            .await
+            .is_err()
+        {
             return;
         }
     }

@@ -8,16 +8,8 @@ use std::{
 
 use ring::digest::{SHA256, digest};
 
-use super::{
-    egress::Egress,
-    fault::invalid,
-    http::{Client, build_client},
-    tls::TlsRoots,
-};
-use crate::{
-    domain::transmission::Fault,
-    sealing::Secret,
-};
+use super::{egress::Egress, fault::invalid, http::build_client, pool::Client, tls::TlsRoots};
+use crate::{domain::transmission::Fault, sealing::Secret};
 
 /// The most clients that are kept; with one more, all are forgotten.
 const CAPACITY: usize = 256;

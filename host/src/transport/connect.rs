@@ -14,7 +14,7 @@ use std::{
 
 use hyper::{Uri, http::uri::Scheme};
 use hyper_util::{
-    client::legacy::connect::{Connected, Connection, HttpConnector, dns::Name},
+    client::legacy::connect::{HttpConnector, dns::Name},
     rt::TokioIo,
 };
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -30,11 +30,10 @@ use super::egress::{Egress, Refusal};
 /// For the addresses of a name and for TLS, together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-type ConnectError = Box<dyn Error + Send + Sync>;
+pub(super) type ConnectError = Box<dyn Error + Send + Sync>;
 type Pending<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
 /// Opens connections for one client.
-#[derive(Clone)]
 pub(super) struct Connector {
     tcp: HttpConnector<GuardedResolver>,
     tls: TlsConnector,
@@ -50,33 +49,21 @@ impl Connector {
         Self { tcp, tls: TlsConnector::from(Arc::new(tls)) }
     }
 
-    async fn connect(mut self, target: Uri) -> Result<Wire, ConnectError> {
+    /// Opens a connection to the origin of an absolute URL.
+    pub(super) async fn open(&self, target: Uri) -> Result<TokioIo<Wire>, ConnectError> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, self.connect(target)).await {
+            Ok(wire) => wire.map(TokioIo::new),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took too long").into()),
+        }
+    }
+
+    async fn connect(&self, target: Uri) -> Result<Wire, ConnectError> {
         let secure = target.scheme() == Some(&Scheme::HTTPS);
         let server = secure.then(|| server_name(&target)).transpose()?;
-        let tcp = self.tcp.call(target).await?.into_inner();
+        let tcp = self.tcp.clone().call(target).await?.into_inner();
         Ok(match server {
             None => Wire::Plain(tcp),
             Some(server) => Wire::Tls(Box::new(self.tls.connect(server, tcp).await?)),
-        })
-    }
-}
-
-impl Service<Uri> for Connector {
-    type Response = TokioIo<Wire>;
-    type Error = ConnectError;
-    type Future = Pending<Self::Response, Self::Error>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        self.tcp.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, target: Uri) -> Self::Future {
-        let connecting = self.clone().connect(target);
-        Box::pin(async move {
-            match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-                Ok(wire) => wire.map(TokioIo::new),
-                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took too long").into()),
-            }
         })
     }
 }
@@ -115,12 +102,10 @@ pub(super) enum Wire {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Connection for Wire {
-    fn connected(&self) -> Connected {
-        match self {
-            Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Connected::new().negotiated_h2(),
-            Self::Plain(_) | Self::Tls(_) => Connected::new(),
-        }
+impl Wire {
+    /// Whether the two ends agreed to speak HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2"))
     }
 }
 

@@ -14,7 +14,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -24,10 +23,6 @@ use hyper::{
     Method, Request, Response, Uri,
     body::Incoming,
     header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
-};
-use hyper_util::{
-    client::legacy::{self, Error as ClientError},
-    rt::{TokioExecutor, TokioTimer},
 };
 use tokio::time::Instant;
 use url::Url;
@@ -40,6 +35,7 @@ use super::{
     egress::{Egress, Refusal},
     fault::{invalid, maybe_sent, not_sent},
     oauth::{TokenRequest, Tokens},
+    pool::{Client, Failure},
     scrub::scrubbed,
     sigv4, splice,
     tls::TlsRoots,
@@ -52,14 +48,8 @@ use crate::{
 /// The longest body of an answer that is read, in bytes.
 pub(super) const MAX_ANSWER: usize = 1024 * 1024;
 /// The longest headers of an answer, names and values together, in bytes.
-const MAX_ANSWER_HEADERS: usize = 64 * 1024;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Idle connections kept for each host.
-const IDLE_PER_HOST: usize = 1024;
+pub(super) const MAX_ANSWER_HEADERS: usize = 64 * 1024;
 const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("angarium/", env!("CARGO_PKG_VERSION")));
-
-/// Connections that are opened alike and may be shared.
-pub(super) type Client = legacy::Client<Connector, WatchedBody>;
 
 /// What the host alone writes: a provider that set them could reach another virtual host than
 /// the one granted, or smuggle a second request.
@@ -191,19 +181,9 @@ impl Http {
     }
 }
 
-/// A client with this TLS configuration, and with the rules that hold for every request. A request
-/// is repeated only if the connection that it was given turned out closed before any of it was
-/// written.
+/// A client with this TLS configuration, and with the rules that hold for every request.
 pub(super) fn build_client(egress: &Arc<Egress>, tls: rustls::ClientConfig) -> Client {
-    legacy::Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST)
-        .http1_max_buf_size(MAX_ANSWER_HEADERS)
-        .http2_max_header_list_size(MAX_ANSWER_HEADERS as u32)
-        .http2_initial_stream_window_size(MAX_ANSWER as u32)
-        .build(Connector::new(egress, tls))
+    Client::new(Connector::new(egress, tls))
 }
 
 /// Parses a URL and checks it against the guard and the grant.
@@ -229,10 +209,11 @@ pub(super) async fn send(
     let begun = Arc::new(AtomicBool::new(false));
     let host = url.host_str().unwrap_or_default().to_owned();
     let request = assemble(method, &url, headers, WatchedBody { bytes: Some(body), begun: begun.clone() })?;
-    let response = client.request(request);
     let exchange = async {
-        let response = response.await.map_err(|error| fault(&error, &host, &begun))?;
-        read(response, &host).await
+        let (response, connection) = client.request(request).await.map_err(|failure| fault(failure, &host, &begun))?;
+        let reply = read(response, &host).await?;
+        connection.keep();
+        Ok(reply)
     };
     match tokio::time::timeout_at(deadline, exchange).await {
         Ok(reply) => reply,
@@ -243,12 +224,7 @@ pub(super) async fn send(
     }
 }
 
-fn assemble(
-    method: Method,
-    url: &Url,
-    headers: HeaderMap,
-    body: WatchedBody,
-) -> Result<Request<WatchedBody>, Fault> {
+fn assemble(method: Method, url: &Url, headers: HeaderMap, body: WatchedBody) -> Result<Request<WatchedBody>, Fault> {
     let host = url.host_str().unwrap_or_default();
     let target = Uri::try_from(url.as_str())
         .map_err(|error| invalid(format!("the request to `{host}` can't be built: {error}")))?;
@@ -367,28 +343,29 @@ fn answer_headers(headers: &HeaderMap) -> Vec<Kv> {
 }
 
 /// What went wrong before an answer's head was read.
-fn fault(error: &ClientError, host: &str, begun: &AtomicBool) -> Fault {
-    if let Some(refusal) = find::<Refusal>(error) {
-        return refusal.clone().into();
-    }
-    let cause = root_cause(error);
-    if error.is_connect() {
-        let tls = find::<rustls::Error>(error).is_some() || tls_inside_io(error);
-        let (kind, step) = if tls { (FaultKind::Tls, "a secure") } else { (FaultKind::Connect, "a") };
-        return not_sent(kind, format!("there is no way to open {step} connection to `{host}`: {cause}"));
-    }
-    Fault {
-        kind: answer_fault_kind(error),
-        detail: format!("the connection to `{host}` ended before an answer: {cause}"),
-        may_have_been_sent: begun.load(Ordering::Relaxed),
+fn fault(failure: Failure, host: &str, begun: &AtomicBool) -> Fault {
+    match failure {
+        Failure::Connect(error) => connect_fault(&*error, host),
+        Failure::Exchange(error) => Fault {
+            kind: answer_fault_kind(&error),
+            detail: format!("the connection to `{host}` ended before an answer: {}", root_cause(&error)),
+            may_have_been_sent: begun.load(Ordering::Relaxed),
+        },
     }
 }
 
-fn answer_fault_kind(error: &(dyn Error + 'static)) -> FaultKind {
-    match find::<hyper::Error>(error) {
-        Some(error) if error.is_parse() => FaultKind::UnreadableAnswer,
-        _ => FaultKind::Reset,
+fn connect_fault(error: &(dyn Error + 'static), host: &str) -> Fault {
+    if let Some(refusal) = find::<Refusal>(error) {
+        return refusal.clone().into();
     }
+    let tls = find::<rustls::Error>(error).is_some() || tls_inside_io(error);
+    let (kind, step) = if tls { (FaultKind::Tls, "a secure") } else { (FaultKind::Connect, "a") };
+    let cause = root_cause(error);
+    not_sent(kind, format!("there is no way to open {step} connection to `{host}`: {cause}"))
+}
+
+fn answer_fault_kind(error: &hyper::Error) -> FaultKind {
+    if error.is_parse() { FaultKind::UnreadableAnswer } else { FaultKind::Reset }
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -28,7 +28,8 @@ use super::{
     Call,
     egress::Egress,
     fault::{invalid, not_sent},
-    http::{Client, basic, checked_url, send},
+    http::{basic, checked_url, send},
+    pool::Client,
 };
 use crate::{
     domain::{
