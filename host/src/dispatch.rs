@@ -72,7 +72,7 @@ impl Dispatcher {
             };
             let plan = self.plan(&config, &course.spec, &work);
             let Some(candidate) = plan.candidates.first() else {
-                return self.end(work, DeliveryState::Unroutable, "no_candidate", &why_nobody(&plan));
+                return self.nobody(work, &course.spec, &plan);
             };
             if work.message.expires_at.is_some_and(|at| at <= clock::now()) {
                 return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
@@ -192,8 +192,24 @@ impl Dispatcher {
             .map_or(Deduplication::None, |serving| serving.component.descriptor().deduplication)
     }
 
+    /// Nobody can be asked now: the delivery waits where that may pass, as the retry policy says.
+    fn nobody(&self, work: Work, spec: &RouteSpec, plan: &Plan) {
+        let may_pass = plan.skipped.iter().any(|skipped| skipped.reason.may_pass());
+        let made = u32::try_from(work.past.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let delay = may_pass.then(|| spec.retry.delay(made, fastrand::f64())).flatten();
+        let outcome = match delay.and_then(|delay| clock::now().checked_add(delay).ok()) {
+            Some(at) if work.message.expires_at.is_none_or(|expires_at| at < expires_at) => Outcome::Retry(at),
+            _ => Outcome::End(DeliveryState::Unroutable),
+        };
+        self.close(work, &outcome, "no_candidate", &why_nobody(plan));
+    }
+
     /// Ends a delivery of which nobody could be asked; the ledger says why.
     fn end(&self, work: Work, state: DeliveryState, code: &str, detail: &str) {
+        self.close(work, &Outcome::End(state), code, detail);
+    }
+
+    fn close(&self, work: Work, outcome: &Outcome, code: &str, detail: &str) {
         let now = clock::now();
         let attempt = Attempt {
             id: AttemptId::new(),
@@ -209,7 +225,7 @@ impl Dispatcher {
             plugin_memory: 0,
         };
         count(&attempt);
-        self.ledger.settle(settlement(&work, attempt, &Outcome::End(state)), work);
+        self.ledger.settle(settlement(&work, attempt, outcome), work);
     }
 }
 

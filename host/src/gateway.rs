@@ -24,7 +24,7 @@ use crate::{
     runtime::{Runtime, RuntimeSettings},
     store::{
         self, Store,
-        maintenance::{lease_expire_node, partitions_ensure, schema_exists},
+        maintenance::{lease_expire_node, partitions_ensure},
     },
     telemetry,
     transport::{Transport, TransportSettings},
@@ -196,11 +196,12 @@ impl Gateway {
 
 async fn open(config: &Config) -> Result<Store, StartError> {
     let unusable = |error| StartError::because("the database `database.url` names can't be used", error);
+    store::readiness(&config.database.url)
+        .await
+        .map_err(unusable)?
+        .map_err(|not_ready| StartError(not_ready.to_string()))?;
     let store = Store::new(&config.database.url, config.database.max_connections).map_err(unusable)?;
     let mut txn = store.worker().await.map_err(unusable)?;
-    if !schema_exists(&mut txn).await.map_err(unusable)? {
-        return Err(StartError("the database has no schema: run `angarium migrate`".to_owned()));
-    }
     partitions_ensure(&mut txn).await.map_err(unusable)?;
     txn.commit().await.map_err(|error| unusable(error.into()))?;
     Ok(store)

@@ -35,9 +35,17 @@ pub enum Barred {
     AskedThisRound,
     /// A request to another connection began and has no answer; keys do not span providers.
     UnknownElsewhere,
+    /// Another one was asked, and the route does not fall back.
+    FallbackOff,
 }
 
 impl Barred {
+    /// Whether it may pass by itself, or by an operator's hand: worth waiting for.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::ConnectionDisabled | Self::ProviderMissing)
+    }
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -48,6 +56,7 @@ impl Barred {
             Self::RefusedBefore => "it refused this delivery for good",
             Self::AskedThisRound => "it was asked and did not take it",
             Self::UnknownElsewhere => "another connection may have sent it",
+            Self::FallbackOff => "the route does not fall back",
         }
     }
 }
@@ -82,7 +91,7 @@ pub struct Plan {
 /// ends where the retry policy waits.
 #[must_use]
 pub fn plan(route: &RouteSpec, standings: &[Standing], past: &[PastAttempt]) -> Plan {
-    let (open, skipped) = standings.iter().map(|standing| (standing, bar(standing, past))).fold(
+    let (open, skipped) = standings.iter().map(|standing| (standing, bar(route, standing, past))).fold(
         (Vec::new(), Vec::new()),
         |(mut open, mut skipped), (standing, barred)| {
             match barred {
@@ -97,7 +106,7 @@ pub fn plan(route: &RouteSpec, standings: &[Standing], past: &[PastAttempt]) -> 
     }
 }
 
-fn bar(standing: &Standing, past: &[PastAttempt]) -> Option<Barred> {
+fn bar(route: &RouteSpec, standing: &Standing, past: &[PastAttempt]) -> Option<Barred> {
     let mine = |attempt: &&PastAttempt| attempt.connection == Some(standing.connection);
     let refused =
         |attempt: &PastAttempt| matches!(attempt.disposition, Disposition::RejectedPermanent | Disposition::AuthFailed);
@@ -111,6 +120,10 @@ fn bar(standing: &Standing, past: &[PastAttempt]) -> Option<Barred> {
     }
     if past.iter().filter(mine).any(refused) {
         return Some(Barred::RefusedBefore);
+    }
+    let asked_another = past.iter().any(|attempt| attempt.connection.is_some_and(|it| it != standing.connection));
+    if !route.fallback && asked_another {
+        return Some(Barred::FallbackOff);
     }
     this_round(past).iter().any(|attempt| mine(&attempt)).then_some(Barred::AskedThisRound)
 }
@@ -159,11 +172,12 @@ mod tests {
     struct Case {
         connections: Vec<ConnectionId>,
         past: Vec<PastAttempt>,
+        fallback: bool,
     }
 
     impl Case {
         fn of(count: usize) -> Self {
-            Self { connections: (0..count).map(|_| ConnectionId::new()).collect(), past: Vec::new() }
+            Self { connections: (0..count).map(|_| ConnectionId::new()).collect(), past: Vec::new(), fallback: true }
         }
 
         fn then(mut self, connection: usize, disposition: Disposition, trigger: Trigger) -> Self {
@@ -179,7 +193,8 @@ mod tests {
 
         fn plan(&self) -> Vec<usize> {
             let candidates = self.connections.iter().map(|&connection| Candidate { connection }).collect();
-            let route = RouteSpec { candidates, ..RouteSpec::pinned(self.connections[0]) };
+            let fallback = self.fallback;
+            let route = RouteSpec { candidates, fallback, ..RouteSpec::pinned(self.connections[0]) };
             let standings: Vec<_> =
                 self.connections.iter().map(|&connection| Standing { connection, barred: None }).collect();
             plan(&route, &standings, &self.past)
@@ -219,6 +234,13 @@ mod tests {
     fn an_unanswered_request_is_asked_of_nobody_else() {
         let case = Case::of(3).then(1, Unknown, Trigger::Scheduled).waited();
         assert_eq!(case.plan(), [1]);
+    }
+
+    #[test]
+    fn without_fallback_nobody_else_is_ever_asked() {
+        let mut case = Case::of(2).then(0, RejectedPermanent, Trigger::Scheduled).waited();
+        case.fallback = false;
+        assert_eq!(case.plan(), [0; 0]);
     }
 
     #[test]

@@ -207,6 +207,40 @@ pub async fn migrate(url: &str) -> Result<()> {
     Ok(())
 }
 
+/// What keeps the gateway from working with a database that can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    #[error("the database has no schema: run `angarium migrate`")]
+    NoSchema,
+    #[error(
+        "the login role may not act as `angarium_app` and `angarium_worker`: grant it both, \
+         `grant angarium_app, angarium_worker to <role>`"
+    )]
+    NoMembership,
+}
+
+/// Whether the gateway can work with this database: asked before a pool is, whose connections enter
+/// a role and would only say that none could be had.
+pub async fn readiness(url: &str) -> Result<std::result::Result<(), NotReady>> {
+    let connecting = PgConnection::connect_with(&connect_options(url)?);
+    let mut connection = tokio::time::timeout(Duration::from_secs(5), connecting)
+        .await
+        .map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))??;
+    let row: (bool, bool) = sqlx::query_as(
+        "select to_regclass('lease') is not null,
+           coalesce(bool_and(pg_has_role(current_user, oid, 'member')) and count(*) = 2, false)
+         from pg_roles where rolname in ('angarium_app', 'angarium_worker')",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    connection.close().await?;
+    Ok(match row {
+        (false, _) => Err(NotReady::NoSchema),
+        (true, false) => Err(NotReady::NoMembership),
+        (true, true) => Ok(()),
+    })
+}
+
 /// Sets the tenant for the rest of the transaction.
 pub async fn tenant_set(db: &mut PgConnection, tenant: TenantId) -> Result<()> {
     sqlx::query("select set_config('angarium.tenant', $1, true)").bind(tenant.uuid().to_string()).execute(db).await?;

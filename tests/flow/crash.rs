@@ -12,7 +12,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{database::eventually, gateway::TestGateway, sink::Sink};
+use crate::support::{
+    database::eventually,
+    gateway::TestGateway,
+    sink::{Reply, Sink},
+};
 
 const CONFIG: &str = "[dispatch]\ndeadline_ms = 500\n[queue]\nlease_ms = 1500\npoll_ms = 50\n";
 const NODES: usize = 3;
@@ -63,6 +67,25 @@ impl Load {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// The second candidate was asked when its worker died: the first, back by then, must not send too.
+#[tokio::test]
+async fn what_a_lost_worker_asked_is_asked_of_nobody_else() {
+    let (mut gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
+    sink.answers("/first", [Reply::status(503), Reply::status(200)]);
+    sink.answers("/second", [Reply::status(200).after(Duration::from_secs(60)), Reply::status(200)]);
+    gateway.connection("first", "webhook", json!({"url": sink.url("/first")}), json!({})).await;
+    gateway.connection("second", "webhook", json!({"url": sink.url("/second")}), json!({})).await;
+    gateway.route("webhook", json!({"candidates": [{"connection": "first"}, {"connection": "second"}]})).await;
+    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+    sink.arrived(2).await;
+    gateway.kill(0);
+    let node = gateway.new_node().await;
+    gateway.nodes[0] = Some(node);
+    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    let attempts = gateway.attempts(&id).await;
+    assert_eq!(attempts, ["first:rejected_transient", "second:unknown", "second:accepted"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

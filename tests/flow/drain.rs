@@ -52,3 +52,33 @@ async fn a_worker_paused_past_its_lease_cannot_write() {
     .await;
     assert_eq!(gateway.attempts(&id).await, before);
 }
+
+#[tokio::test]
+async fn the_housework_is_done() {
+    let gateway = TestGateway::start().await;
+    eventually("the queue's measure", || async {
+        let metrics = gateway.call(reqwest::Method::GET, "/metrics", None).await.body;
+        metrics.as_str().unwrap().contains("angarium_queue_depth").then_some(())
+    })
+    .await;
+    let log = std::fs::read_to_string(gateway.nodes[0].as_ref().unwrap().log()).unwrap();
+    assert!(!log.contains("housework failed"), "{log}");
+}
+
+#[tokio::test]
+async fn a_disabled_connection_is_waited_for() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    let connection = gateway.connection("hook", "webhook", json!({"url": sink.url("/in")}), json!({})).await;
+    let retry = json!({"type": "linear", "delay_ms": 300, "max_attempts": 100});
+    gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": retry})).await;
+    let path = format!("/v1/connections/{connection}");
+    gateway.call(reqwest::Method::PATCH, &path, Some(&json!({"enabled": false}))).await.expect(200);
+    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+    eventually("the wait", || async {
+        let attempts = gateway.attempt_list(&id).await;
+        attempts.iter().any(|it| it["code"] == "no_candidate").then_some(())
+    })
+    .await;
+    gateway.call(reqwest::Method::PATCH, &path, Some(&json!({"enabled": true}))).await.expect(200);
+    assert_eq!(gateway.settled(&id).await["state"], "sent");
+}

@@ -29,8 +29,10 @@ impl Access {
     }
 
     /// Opens it.
-    pub fn store(&self) -> Result<Store, CliError> {
-        Ok(Store::new(&self.config()?.database.url, 2)?)
+    pub async fn store(&self) -> Result<Store, CliError> {
+        let url = self.config()?.database.url;
+        store::readiness(&url).await?.map_err(|not_ready| CliError::said(not_ready.to_string()))?;
+        Ok(Store::new(&url, 2)?)
     }
 
     /// `angarium migrate`.

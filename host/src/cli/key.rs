@@ -89,7 +89,7 @@ impl Key {
 
 impl Create {
     async fn run(self, output: &Output) -> Result<(), CliError> {
-        let store = self.access.store()?;
+        let store = self.access.store().await?;
         let tenant = tenant_named(&store, &self.tenant).await?;
         let credential = Credential::generate();
         let key = ApiKey {
@@ -124,7 +124,7 @@ impl Create {
 }
 
 async fn list(tenant: &str, access: &Access, output: &Output) -> Result<(), CliError> {
-    let store = access.store()?;
+    let store = access.store().await?;
     let tenant = tenant_named(&store, tenant).await?;
     let keys = store::api_key::api_key_list(&mut *store.worker().await?, tenant.id).await?;
     output.list(&Value::from_iter(keys.iter().map(view)), &COLUMNS);
@@ -132,7 +132,7 @@ async fn list(tenant: &str, access: &Access, output: &Output) -> Result<(), CliE
 }
 
 async fn revoke(id: KeyId, access: &Access, output: &Output) -> Result<(), CliError> {
-    let store = access.store()?;
+    let store = access.store().await?;
     let mut txn = store.worker().await?;
     let key = store::api_key::api_key_revoke(&mut txn, id)
         .await?

@@ -43,7 +43,7 @@ impl Tenant {
 }
 
 async fn create(name: &str, access: &Access, output: &Output) -> Result<(), CliError> {
-    let mut txn = access.store()?.worker().await?;
+    let mut txn = access.store().await?.worker().await?;
     let tenant =
         store::tenant::tenant_insert(&mut txn, TenantId::new(), name).await.map_err(|error| refusal(error, name))?;
     txn.commit().await.map_err(StoreError::from)?;
@@ -52,7 +52,7 @@ async fn create(name: &str, access: &Access, output: &Output) -> Result<(), CliE
 }
 
 async fn list(access: &Access, output: &Output) -> Result<(), CliError> {
-    let mut txn = access.store()?.worker().await?;
+    let mut txn = access.store().await?.worker().await?;
     let tenants = store::tenant::tenant_list(&mut txn).await?;
     output.list(&Value::from_iter(tenants.iter().map(view)), &COLUMNS);
     Ok(())

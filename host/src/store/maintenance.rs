@@ -11,11 +11,6 @@ pub async fn partitions_ensure(db: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Whether the schema is there.
-pub async fn schema_exists(db: &mut PgConnection) -> Result<bool> {
-    Ok(sqlx::query_scalar("select to_regclass('lease') is not null").fetch_one(db).await?)
-}
-
 /// Ends a node's leases now, so that others need not wait for them.
 pub async fn lease_expire_node(db: &mut PgConnection, node: Uuid) -> Result<u64> {
     let done = sqlx::query("update lease set expires_at = now() - interval '1 millisecond' where node = $1")

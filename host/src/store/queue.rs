@@ -104,8 +104,8 @@ pub async fn queue_remove(db: &mut PgConnection, entry: &QueueEntry) -> Result<b
 /// How many entries wait, counted up to `cap`, and for how long the oldest due one has (seconds).
 pub async fn queue_depth(db: &mut PgConnection, cap: i64) -> Result<(i64, f64)> {
     let row = sqlx::query(
-        "select (select count(*) from (select from queue limit $1) as some),
-           coalesce((select extract(epoch from now() - min(due_at)) from (select due_at from queue limit $1) as some), 0)::float8",
+        "select (select count(*) from (select from queue limit $1) as waiting),
+           coalesce((select extract(epoch from now() - min(due_at)) from (select due_at from queue limit $1) as waiting), 0)::float8",
     )
     .bind(cap)
     .fetch_one(db)

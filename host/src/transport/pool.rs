@@ -1,8 +1,8 @@
 //! Kept connections, and requests over them.
 //!
-//! hyper-util's client keeps nine kilobytes of a request's way to its connection until the answer
-//! comes; here a request that waits holds only hyper's end of the connection. The pool decides
-//! nothing about an answer, and never repeats a request of which a byte may have left.
+//! A request that waits for its answer holds hyper's end of its connection and nothing else, since
+//! ten thousand may wait at a time. The pool decides nothing about an answer, and never repeats a
+//! request of which a byte may have left.
 
 use std::{
     collections::HashMap,
