@@ -222,7 +222,8 @@ pub enum NotReady {
 /// Whether the gateway can work with this database: asked before a pool is, whose connections enter
 /// a role and would only say that none could be had.
 pub async fn readiness(url: &str) -> Result<std::result::Result<(), NotReady>> {
-    let connecting = PgConnection::connect_with(&connect_options(url)?);
+    let options = connect_options(url)?;
+    let connecting = PgConnection::connect_with(&options);
     let mut connection = tokio::time::timeout(Duration::from_secs(5), connecting)
         .await
         .map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))??;
