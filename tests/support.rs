@@ -1,5 +1,8 @@
 //! What scenarios stand on: a real PostgreSQL, real gateway processes, real receivers.
 
+pub mod authority;
 pub mod database;
 pub mod gateway;
+pub mod mail_server;
+pub mod peer;
 pub mod sink;
