@@ -47,7 +47,7 @@ enum Command {
     /// The provider components.
     Provider(provider::Provider),
     /// Send a message.
-    Send(message::Send),
+    Send(Box<message::Send>),
     /// Messages that were sent.
     Message(message::Message),
 }

@@ -37,7 +37,7 @@ async fn a_webhook_arrives_and_is_on_record() {
     assert_eq!(gateway.attempts(&id).await, ["hook:accepted"]);
     let attempt = &gateway.attempt_list(&id).await[0];
     assert_eq!((attempt["number"].clone(), attempt["trigger"].clone()), (json!(1), json!("scheduled")));
-    assert_eq!((attempt["http_status"].clone(), attempt["provider"].clone()), (json!(200), json!("webhook")));
+    assert_eq!((attempt["status"].clone(), attempt["provider"].clone()), (json!(200), json!("webhook")));
     let events = gateway.get(&format!("/v1/messages/{id}/events")).await;
     let types: Vec<_> = events["data"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap()).collect();
     assert_eq!(types, ["message.accepted", "message.sent"]);

@@ -21,15 +21,22 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 pub async fn cluster() -> &'static Cluster {
     CLUSTER
         .get_or_init(|| async {
-            let cluster = tokio::task::spawn_blocking(|| Cluster::start(Options::tests(xtask::project::root())))
-                .await
-                .unwrap()
-                .expect("the cluster starts");
-            let url = cluster.create_database(TEMPLATE, None).expect("the template can be made");
+            let (cluster, url) = tokio::task::spawn_blocking(start).await.unwrap().expect("the cluster starts");
             store::migrate(&url).await.expect("the migrations run");
             cluster
         })
         .await
+}
+
+/// The data folder outlives a run: what the last one left is dropped first.
+fn start() -> anyhow::Result<(Cluster, String)> {
+    let cluster = Cluster::start(Options::tests(xtask::project::root()))?;
+    let left = cluster.execute("postgres", "select datname from pg_database where datname like 'test\\_%'")?;
+    for name in left.lines().map(str::trim).chain([TEMPLATE]) {
+        cluster.drop_database(name)?;
+    }
+    let url = cluster.create_database(TEMPLATE, None)?;
+    Ok((cluster, url))
 }
 
 /// A test's own database.

@@ -253,7 +253,11 @@ pub async fn delete(
         ("name" = String, Path, description = "One of the names that the provider lists."),
     ),
     request_body = NewSecret,
-    responses((status = 200, description = "Its new version.", body = SecretAnswer)))]
+    responses(
+        (status = 200, description = "Its new version.", body = SecretAnswer),
+        (status = 409, description = "No version of the provider serves now.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
 pub async fn rotate(
     tenant: Tenant<ConnectionsWrite>,
     State(app): State<App>,

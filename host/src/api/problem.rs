@@ -166,7 +166,7 @@ impl Problem {
 
     /// The same problem, of a provider's making.
     #[must_use]
-    pub fn from_provider(mut self) -> Self {
+    pub fn of_provider(mut self) -> Self {
         self.0.source = Source::Provider;
         self
     }

@@ -236,7 +236,7 @@ impl From<StoredComponent> for ComponentAnswer {
 impl From<ProviderError> for Problem {
     fn from(error: ProviderError) -> Self {
         match error {
-            ProviderError::Refused(error) => Self::field("", "component_refused", error.to_string()).from_provider(),
+            ProviderError::Refused(error) => Self::field("", "component_refused", error.to_string()).of_provider(),
             ProviderError::Store(error) => error.into(),
             ProviderError::Unknown(_) => missing(),
             ProviderError::NoPrevious => Self::conflict("no_previous_version", error.to_string()),

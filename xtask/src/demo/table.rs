@@ -37,7 +37,7 @@ fn row(title: &str, attempt: &Value) -> [String; 8] {
 
 fn status(attempt: &Value) -> String {
     let disposition = text(&attempt["disposition"]);
-    match attempt["http_status"].as_u64() {
+    match attempt["status"].as_u64() {
         Some(status) => format!("{disposition} {status}"),
         None => disposition,
     }
@@ -78,7 +78,7 @@ mod tests {
     fn an_attempt_is_a_row() {
         let attempt = json!({
             "number": 2, "trigger": "fallback", "channel": "sms", "connection": "conn_1", "connection_uid": "backup",
-            "provider": "sms-twilio", "duration_ms": 12.345, "http_status": 201, "disposition": "accepted",
+            "provider": "sms-twilio", "duration_ms": 12.345, "status": 201, "disposition": "accepted",
             "cost": { "micros": 7900, "currency": "USD" }, "fallback_reason": "primary_failed", "detail": "queued",
         });
         let expected =

@@ -135,6 +135,8 @@ pub struct AttemptAnswer {
     started_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     finished_at: Timestamp,
+    /// From the first look at the delivery to the provider's word, in milliseconds.
+    duration_ms: f64,
     #[schema(value_type = DispositionName)]
     disposition: Disposition,
     /// HTTP status or SMTP code.
@@ -284,6 +286,7 @@ impl From<AttemptView> for AttemptAnswer {
             fallback_reason: view.fallback_reason,
             started_at: view.started_at,
             finished_at: view.finished_at,
+            duration_ms: view.finished_at.duration_since(view.started_at).as_secs_f64() * 1_000.0,
             disposition: view.disposition,
             status: view.status,
             code: view.code,
