@@ -202,7 +202,7 @@ async fn a_line_break_in_a_field_is_refused_by_its_name() {
             let answer = gateway.post("/v1/messages", &message).await;
             let problem = answer.expect(422);
             let named: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|it| &it["pointer"]).collect();
-            assert_eq!(named, [pointer], "{inserted:?}: {problem}");
+            assert!(named.iter().all(|it| **it == pointer) && !named.is_empty(), "{inserted:?}: {problem}");
         }
     }
     assert!(server.mails().is_empty());
