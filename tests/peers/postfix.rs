@@ -32,6 +32,10 @@ error unix - - n - - error
 retry unix - - n - - error
 ";
 
+/// The master makes a session of its own, which the leader of a process group may not: it is a shell's child,
+/// and the shell hands its end on.
+const AS_A_CHILD: &str = r#"trap 'kill "$child"' TERM; "$@" & child=$!; wait "$child"; wait "$child""#;
+
 struct Postfix {
     port: u16,
     folder: TempDir,
@@ -48,8 +52,14 @@ impl Postfix {
         }
         let (port, folder) = (peer::free_port(), tempfile::tempdir().unwrap());
         write_instance(folder.path(), port);
-        let mut command = Command::new(program);
-        command.arg("-c").arg(folder.path().join("etc")).arg("start-fg");
+        let etc = folder.path().join("etc");
+        // `postfix start` would leave its master behind a shell; `check` makes what the master needs.
+        assert!(Command::new(program).arg("-c").arg(&etc).arg("check").status().unwrap().success());
+        let asked = Command::new("postconf").arg("-c").arg(&etc).args(["-h", "daemon_directory"]).output().unwrap();
+        let daemons = PathBuf::from(String::from_utf8(asked.stdout).unwrap().trim());
+        let mut command = Command::new("sh");
+        command.args(["-c", AS_A_CHILD, "postfix"]).arg(daemons.join("master")).args(["-s", "-c"]).arg(&etc);
+        command.env("MAIL_CONFIG", &etc);
         let process = peer::start(command, port, &folder.path().join("output")).await;
         Some(Self { port, folder, _process: process })
     }
