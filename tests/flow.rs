@@ -2,7 +2,9 @@
 
 mod control;
 mod crash;
+mod database;
 mod delivery;
 mod drain;
 mod plugins;
 mod schedule;
+mod swap;

@@ -5,4 +5,5 @@ pub mod database;
 pub mod gateway;
 pub mod mail_server;
 pub mod peer;
+pub mod proxy;
 pub mod sink;

@@ -52,11 +52,17 @@ pub enum AdmitError {
     Failed(String),
 }
 
+/// One answer for each message of a request, in order.
+type Answer = Vec<Result<Admitted, AdmitError>>;
+
+/// The same while some are still open.
+type Answers = Vec<Option<Result<Admitted, AdmitError>>>;
+
 /// What one request brings: messages of one tenant.
 struct Request {
     tenant: TenantId,
     messages: Vec<NewMessage>,
-    answer: oneshot::Sender<Vec<Result<Admitted, AdmitError>>>,
+    answer: oneshot::Sender<Answer>,
 }
 
 /// Where accepted deliveries go on this node.
@@ -131,8 +137,6 @@ impl Admission {
         Ok(messages.iter().map(|new| lacks(&config, new).then(|| refusal(new))).collect())
     }
 }
-
-type Answers = Vec<Option<Result<Admitted, AdmitError>>>;
 
 /// What goes to the writers, and the answers with a gap for each of those.
 fn split(messages: Vec<NewMessage>, refusals: Vec<Option<AdmitError>>) -> (Vec<NewMessage>, Answers) {

@@ -6,12 +6,14 @@
 //! and no secret is in what it answers.
 
 mod certificates;
+mod connect;
 mod describe;
 pub mod egress;
 mod fault;
 mod http;
 mod mime;
 mod oauth;
+mod pool;
 mod scrub;
 mod sigv4;
 mod smtp;
@@ -103,10 +105,7 @@ impl Transport {
     pub fn with_egress(settings: TransportSettings, egress: Egress) -> Result<Self, InvalidSettings> {
         let egress = Arc::new(egress);
         let roots = TlsRoots::new(settings.extra_ca_pem.as_deref()).map_err(InvalidSettings)?;
-        Ok(Self {
-            http: Http::new(egress.clone(), &roots).map_err(InvalidSettings)?,
-            smtp: Smtp::new(egress, &roots, settings.ehlo_name),
-        })
+        Ok(Self { http: Http::new(egress.clone(), &roots), smtp: Smtp::new(egress, &roots, settings.ehlo_name) })
     }
 
     /// Performs a transmission and answers what the other side said, whatever it said.

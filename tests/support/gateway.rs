@@ -15,6 +15,7 @@ use xtask::{
 
 use super::{
     database::{Database, eventually},
+    proxy::Proxy,
     sink::Sink,
 };
 
@@ -74,13 +75,26 @@ impl TestGateway {
 
     /// So many gateways on one database, with further configuration as TOML.
     pub async fn with(nodes: usize, extra: &str) -> Self {
-        let (binary, providers) = built().await.clone();
         let db = Database::new().await;
+        let url = db.url.clone();
+        Self::on(db, &url, nodes, extra).await
+    }
+
+    /// One gateway whose way to the database can be cut.
+    pub async fn behind_a_proxy() -> (Self, Proxy) {
+        let db = Database::new().await;
+        let proxy = Proxy::new(&db.url);
+        let url = proxy.url(&db.url);
+        (Self::on(db, &url, 1, "").await, proxy)
+    }
+
+    async fn on(db: Database, url: &str, nodes: usize, extra: &str) -> Self {
+        let (binary, providers) = built().await.clone();
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings {
             binary,
             folder: folder.path().to_owned(),
-            database: db.url.clone(),
+            database: url.to_owned(),
             providers,
             roles: &["api", "dispatch"],
             name: "node0".to_owned(),
@@ -140,6 +154,12 @@ impl TestGateway {
             request = request.json(body);
         }
         answer(request).await
+    }
+
+    /// Uploads a component.
+    pub async fn upload(&self, key: &str, path: &str, component: Vec<u8>) -> Answer {
+        let request = self.client.post(self.url(path)).bearer_auth(key);
+        answer(request.header("content-type", "application/wasm").body(component)).await
     }
 
     /// A request with further headers.

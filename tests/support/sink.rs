@@ -11,13 +11,12 @@ use axum::{
     Router,
     body::Bytes,
     extract::State,
-    http::{HeaderMap, Method, StatusCode, Uri},
+    http::{HeaderMap, StatusCode, Uri},
 };
 
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub struct Received {
-    pub method: Method,
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -46,11 +45,6 @@ impl Reply {
 
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
         self.headers.push((name, value.to_owned()));
-        self
-    }
-
-    pub fn body(mut self, body: &str) -> Self {
-        self.body = body.to_owned();
         self
     }
 
@@ -120,13 +114,12 @@ impl Sink {
 
 async fn receive(
     State(inner): State<Arc<Inner>>,
-    method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> (StatusCode, HeaderMap, String) {
     let path = uri.path().to_owned();
-    inner.received.lock().unwrap().push(Received { method, path: path.clone(), headers, body });
+    inner.received.lock().unwrap().push(Received { path: path.clone(), headers, body });
     inner.arrived.notify_waiters();
     let reply = next_reply(&inner, &path);
     tokio::time::sleep(reply.after).await;

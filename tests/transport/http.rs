@@ -59,6 +59,20 @@ async fn connections_are_reused() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_that_was_closed_is_replaced() {
+    let address = super::serve(|mut stream| async move {
+        super::read_request(&mut stream).await;
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, ok("x").as_bytes()).await;
+    })
+    .await;
+    let sender = Sender::new();
+    for _ in 0..3 {
+        sender.post(&format!("http://{address}/"), vec![]).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
 async fn simple_credentials_arrive() {
     let sender = Sender::new().secret("password", "open sesame");
     let basic = Auth::Basic { user: vec![Segment::Text(name("ali"))], password: name("password") };

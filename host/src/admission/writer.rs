@@ -7,10 +7,10 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{AdmitError, Admitted, Outlet, PATIENCE, Request};
+use super::{AdmitError, Admitted, Answer, Answers, Outlet, PATIENCE, Request};
 use crate::{
     clock,
     domain::{
@@ -79,8 +79,7 @@ impl Writer {
     }
 
     async fn serve(&mut self, requests: Vec<Request>) {
-        let mut answers: Vec<Vec<Option<Result<Admitted, AdmitError>>>> =
-            requests.iter().map(|request| vec![None; request.messages.len()]).collect();
+        let mut answers: Vec<Answers> = requests.iter().map(|request| vec![None; request.messages.len()]).collect();
         let (parts, senders) = self.gather(requests);
         let asked_at = Instant::now();
         match self.store_parts(&parts).await {
@@ -100,10 +99,7 @@ impl Writer {
 
     /// Sorts the requests' messages by tenant: always the same order, so that no two writers wait
     /// for each other's keys in a circle.
-    fn gather(
-        &self,
-        requests: Vec<Request>,
-    ) -> (Vec<Part>, Vec<tokio::sync::oneshot::Sender<Vec<Result<Admitted, AdmitError>>>>) {
+    fn gather(&self, requests: Vec<Request>) -> (Vec<Part>, Vec<oneshot::Sender<Answer>>) {
         let now = clock::now();
         let mut parts: BTreeMap<TenantId, Part> = BTreeMap::new();
         let mut senders = Vec::with_capacity(requests.len());
@@ -207,13 +203,7 @@ impl Writer {
     }
 
     /// Hands a committed part over and answers its requests.
-    fn close(
-        &self,
-        part: Part,
-        written: &Written,
-        asked_at: Instant,
-        answers: &mut [Vec<Option<Result<Admitted, AdmitError>>>],
-    ) {
+    fn close(&self, part: Part, written: &Written, asked_at: Instant, answers: &mut [Answers]) {
         let Part { tenant, lease, messages } = part;
         let born =
             messages.iter().filter(|it| it.place.is_some() && written.fresh.contains(&it.new.message.id)).count();
@@ -282,7 +272,7 @@ fn replay(new: &NewMessage, written: &Written) -> Result<Admitted, AdmitError> {
     Ok(Admitted { message: Arc::clone(message), replayed: true })
 }
 
-fn refuse(parts: &[Part], error: &StoreError, answers: &mut [Vec<Option<Result<Admitted, AdmitError>>>]) {
+fn refuse(parts: &[Part], error: &StoreError, answers: &mut [Answers]) {
     let refusal = match error {
         StoreError::Unavailable(_) => AdmitError::Unavailable,
         StoreError::Conflict { .. } | StoreError::Failed(_) => AdmitError::Failed(error.to_string()),

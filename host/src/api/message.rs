@@ -3,6 +3,8 @@
 mod new;
 mod view;
 
+use std::iter;
+
 use axum::{
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
@@ -259,7 +261,8 @@ pub async fn events(
     let mut txn = app.store.tenant(tenant.id).await?;
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
     let events = event_list(&mut txn, tenant.id, view.message.id).await?;
-    Ok(Json(Page::whole(events.into_iter().map(EventAnswer::from).collect())))
+    let accepted = EventAnswer::accepted(&view.message);
+    Ok(Json(Page::whole(iter::once(accepted).chain(events.into_iter().map(EventAnswer::from)).collect())))
 }
 
 /// Show why a message went where it went: for each attempt the route, the candidates and the reasons.

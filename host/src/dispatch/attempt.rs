@@ -170,7 +170,7 @@ impl Conversation<'_> {
                     let Some(reply) = &answered else { return self.broken("it waits before it has sent anything") };
                     step = self.interpret(&state, reply);
                 }
-                Err(CallError::Judged(judgement)) => return self.judged(Some(judgement)),
+                Err(CallError::Judged(judgement)) => return self.judged(Some(*judgement)),
                 Err(CallError::Broken(fault)) => return self.fault(&fault),
             }
         }

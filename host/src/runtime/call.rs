@@ -39,7 +39,7 @@ pub enum CallError {
     /// A verdict on all deliveries of the call: the guest's, or the host's where the input is
     /// larger than a guest is given. Nothing was sent by this step.
     #[error("{}", .0.message)]
-    Judged(Judgement),
+    Judged(Box<Judgement>),
     /// The guest failed.
     #[error(transparent)]
     Broken(#[from] GuestFault),

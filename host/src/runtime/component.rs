@@ -96,7 +96,7 @@ impl Component {
         }
         let input = config.len() + items.iter().map(size_of_item).sum::<usize>();
         if input > self.sandbox.limits().input {
-            return refused(CallError::Judged(self.too_large(input)));
+            return refused(CallError::Judged(self.too_large(input).into()));
         }
         let (answered, usage) =
             call::run(&self.sandbox, &self.name, |store| self.linked.prepare(store, ctx, config, items));
@@ -109,7 +109,7 @@ impl Component {
     pub fn interpret(&self, ctx: &CallContext, config: &str, state: &[u8], reply: &Reply) -> Called<Step> {
         let input = config.len() + state.len() + size_of_reply(reply);
         if state.len() > MAX_STATE || input > self.sandbox.limits().input {
-            return refused(CallError::Judged(unreadable(input)));
+            return refused(CallError::Judged(unreadable(input).into()));
         }
         let (answered, usage) =
             call::run(&self.sandbox, &self.name, |store| self.linked.interpret(store, ctx, config, state, reply));
@@ -166,7 +166,6 @@ fn refused<T>(error: CallError) -> Called<T> {
 }
 
 /// Judges what a call gave.
-#[expect(clippy::result_large_err, reason = "a step, which is what a call gives as a rule, is larger still")]
 fn settle(answered: Result<Answered, GuestFault>, expected: Outcomes) -> Result<Step, CallError> {
     match answered?.map_err(GuestFault::from)? {
         Ok(mut step) => {
@@ -175,7 +174,7 @@ fn settle(answered: Result<Answered, GuestFault>, expected: Outcomes) -> Result<
         }
         Err(mut verdict) => {
             answer::verdict(&mut verdict).map_err(GuestFault::from)?;
-            Err(CallError::Judged(verdict))
+            Err(CallError::Judged(verdict.into()))
         }
     }
 }

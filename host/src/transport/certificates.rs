@@ -6,19 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use reqwest::Client;
 use ring::digest::{SHA256, digest};
 
-use super::{
-    egress::Egress,
-    fault::{invalid, not_sent},
-    http::build_client,
-    tls::TlsRoots,
-};
-use crate::{
-    domain::transmission::{Fault, FaultKind},
-    sealing::Secret,
-};
+use super::{egress::Egress, fault::invalid, http::build_client, pool::Client, tls::TlsRoots};
+use crate::{domain::transmission::Fault, sealing::Secret};
 
 /// The most clients that are kept; with one more, all are forgotten.
 const CAPACITY: usize = 256;
@@ -45,7 +36,7 @@ impl Certificates {
             .roots
             .config_with_certificate(pem.expose())
             .map_err(|reason| invalid(format!("the secret `{name}` is no client certificate: {reason}")))?;
-        let client = build_client(&self.egress, tls).map_err(|detail| not_sent(FaultKind::Tls, detail))?;
+        let client = build_client(&self.egress, tls);
         if clients.len() >= CAPACITY {
             clients.clear();
         }

@@ -279,21 +279,6 @@ impl Egress {
     }
 }
 
-/// The resolver that the HTTP client asks: only checked addresses leave it.
-#[derive(Debug, Clone)]
-pub(super) struct GuardedResolver(pub(super) Arc<Egress>);
-
-impl reqwest::dns::Resolve for GuardedResolver {
-    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let egress = self.0.clone();
-        Box::pin(async move {
-            let addresses = egress.resolve(name.as_str()).await?;
-            let sockets: Vec<_> = addresses.iter().map(|address| SocketAddr::from((*address, 0))).collect();
-            Ok(Box::new(sockets.into_iter()) as reqwest::dns::Addrs)
-        })
-    }
-}
-
 /// Parses a host (no scheme, no port) as a URL's would be, or a bare IPv6 address.
 pub(super) fn parse_host(text: &str) -> Result<Host<String>, Refusal> {
     if let Ok(address) = text.parse::<Ipv6Addr>() {

@@ -6,6 +6,7 @@
 use std::{
     convert::Infallible,
     error::Error,
+    future::poll_fn,
     io,
     pin::Pin,
     sync::{
@@ -13,15 +14,15 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use reqwest::{
-    Client, Method, Request, Response,
-    header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue},
+use hyper::{
+    Method, Request, Response, Uri,
+    body::Incoming,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
 };
 use tokio::time::Instant;
 use url::Url;
@@ -30,9 +31,11 @@ use zeroize::Zeroizing;
 use super::{
     Call,
     certificates::Certificates,
-    egress::{Egress, GuardedResolver, Refusal},
+    connect::Connector,
+    egress::{Egress, Refusal},
     fault::{invalid, maybe_sent, not_sent},
     oauth::{TokenRequest, Tokens},
+    pool::{Client, Failure},
     scrub::scrubbed,
     sigv4, splice,
     tls::TlsRoots,
@@ -45,12 +48,8 @@ use crate::{
 /// The longest body of an answer that is read, in bytes.
 pub(super) const MAX_ANSWER: usize = 1024 * 1024;
 /// The longest headers of an answer, names and values together, in bytes.
-const MAX_ANSWER_HEADERS: usize = 64 * 1024;
-const MAX_ANSWER_HEADER_COUNT: usize = 100;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Idle connections kept for each host.
-const IDLE_PER_HOST: usize = 1024;
+pub(super) const MAX_ANSWER_HEADERS: usize = 64 * 1024;
+const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("angarium/", env!("CARGO_PKG_VERSION")));
 
 /// What the host alone writes: a provider that set them could reach another virtual host than
 /// the one granted, or smuggle a second request.
@@ -89,13 +88,13 @@ struct Draft {
 }
 
 impl Http {
-    pub(super) fn new(egress: Arc<Egress>, roots: &TlsRoots) -> Result<Self, String> {
-        Ok(Self {
-            client: build_client(&egress, roots.client_config())?,
+    pub(super) fn new(egress: Arc<Egress>, roots: &TlsRoots) -> Self {
+        Self {
+            client: build_client(&egress, roots.client_config()),
             certificates: Certificates::new(egress.clone(), roots.clone()),
             tokens: Tokens::default(),
             egress,
-        })
+        }
     }
 
     /// Performs a request within the call's deadline.
@@ -183,24 +182,8 @@ impl Http {
 }
 
 /// A client with this TLS configuration, and with the rules that hold for every request.
-pub(super) fn build_client(egress: &Arc<Egress>, tls: rustls::ClientConfig) -> Result<Client, String> {
-    Client::builder()
-        .tls_backend_preconfigured(tls)
-        .dns_resolver(GuardedResolver(egress.clone()))
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_proxy()
-        .tcp_nodelay(true)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST)
-        .http1_max_headers(MAX_ANSWER_HEADER_COUNT)
-        .http2_max_header_list_size(MAX_ANSWER_HEADERS as u32)
-        .http2_initial_stream_window_size(MAX_ANSWER as u32)
-        .user_agent(concat!("angarium/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| format!("the HTTP client can't be built: {}", root_cause(&error)))
+pub(super) fn build_client(egress: &Arc<Egress>, tls: rustls::ClientConfig) -> Client {
+    Client::new(Connector::new(egress, tls))
 }
 
 /// Parses a URL and checks it against the guard and the grant.
@@ -225,12 +208,12 @@ pub(super) async fn send(
     }
     let begun = Arc::new(AtomicBool::new(false));
     let host = url.host_str().unwrap_or_default().to_owned();
-    let mut request = Request::new(method, url);
-    *request.headers_mut() = headers;
-    *request.body_mut() = Some(reqwest::Body::wrap(WatchedBody { bytes: Some(body), begun: begun.clone() }));
+    let request = assemble(method, &url, headers, WatchedBody { bytes: Some(body), begun: begun.clone() })?;
     let exchange = async {
-        let response = client.execute(request).await.map_err(|error| fault(&error, &host, &begun))?;
-        read(response, &host).await
+        let (response, connection) = client.request(request).await.map_err(|failure| fault(failure, &host, &begun))?;
+        let reply = read(response, &host).await?;
+        connection.keep();
+        Ok(reply)
     };
     match tokio::time::timeout_at(deadline, exchange).await {
         Ok(reply) => reply,
@@ -241,9 +224,22 @@ pub(super) async fn send(
     }
 }
 
+fn assemble(method: Method, url: &Url, headers: HeaderMap, body: WatchedBody) -> Result<Request<WatchedBody>, Fault> {
+    let host = url.host_str().unwrap_or_default();
+    let target = Uri::try_from(url.as_str())
+        .map_err(|error| invalid(format!("the request to `{host}` can't be built: {error}")))?;
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = target;
+    *request.headers_mut() = headers;
+    request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    request.headers_mut().entry(USER_AGENT).or_insert(USER_AGENT_VALUE);
+    Ok(request)
+}
+
 /// A body that notes when the client first looks at it: that is when it is about to write the
 /// request to a connection that stands.
-struct WatchedBody {
+pub(super) struct WatchedBody {
     bytes: Option<Bytes>,
     begun: Arc<AtomicBool>,
 }
@@ -268,7 +264,7 @@ impl Body for WatchedBody {
 }
 
 /// Reads the answer, which is capped.
-async fn read(mut response: Response, host: &str) -> Result<Reply, Fault> {
+async fn read(response: Response<Incoming>, host: &str) -> Result<Reply, Fault> {
     let too_long = |what: &str| {
         maybe_sent(FaultKind::UnreadableAnswer, format!("the {what} of `{host}`'s answer is longer than the cap"))
     };
@@ -276,17 +272,19 @@ async fn read(mut response: Response, host: &str) -> Result<Reply, Fault> {
     if size > MAX_ANSWER_HEADERS {
         return Err(too_long("header"));
     }
-    if response.content_length().is_some_and(|length| length > MAX_ANSWER as u64) {
+    if response.body().size_hint().exact().is_some_and(|length| length > MAX_ANSWER as u64) {
         return Err(too_long("body"));
     }
     let status = response.status().as_u16();
     let headers = answer_headers(response.headers());
+    let mut incoming = response.into_body();
     let mut body = Collected::Empty;
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER => return Err(too_long("body")),
-            Ok(Some(chunk)) => body = body.with(chunk),
-            Ok(None) => return Ok(Reply::Http { status, headers, body: body.freeze() }),
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx)).await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(chunk)) if body.len() + chunk.len() > MAX_ANSWER => return Err(too_long("body")),
+            Ok(Ok(chunk)) => body = body.with(chunk),
+            // Trailers, which nobody asks for.
+            Ok(Err(_)) => {}
             Err(error) => {
                 return Err(maybe_sent(
                     answer_fault_kind(&error),
@@ -295,6 +293,7 @@ async fn read(mut response: Response, host: &str) -> Result<Reply, Fault> {
             }
         }
     }
+    Ok(Reply::Http { status, headers, body: body.freeze() })
 }
 
 /// Most answers come in one piece, which is kept without a copy.
@@ -344,34 +343,29 @@ fn answer_headers(headers: &HeaderMap) -> Vec<Kv> {
 }
 
 /// What went wrong before an answer's head was read.
-fn fault(error: &reqwest::Error, host: &str, begun: &AtomicBool) -> Fault {
-    if let Some(refusal) = find::<Refusal>(error) {
-        return refusal.clone().into();
-    }
-    let cause = root_cause(error);
-    if error.is_dns() {
-        return not_sent(FaultKind::Dns, format!("`{host}` can't be resolved: {cause}"));
-    }
-    if error.is_connect() {
-        let tls = find::<rustls::Error>(error).is_some() || tls_inside_io(error);
-        let (kind, step) = if tls { (FaultKind::Tls, "a secure") } else { (FaultKind::Connect, "a") };
-        return not_sent(kind, format!("there is no way to open {step} connection to `{host}`: {cause}"));
-    }
-    if error.is_builder() {
-        return invalid(format!("the request to `{host}` can't be built: {cause}"));
-    }
-    Fault {
-        kind: answer_fault_kind(error),
-        detail: format!("the connection to `{host}` ended before an answer: {cause}"),
-        may_have_been_sent: begun.load(Ordering::Relaxed),
+fn fault(failure: Failure, host: &str, begun: &AtomicBool) -> Fault {
+    match failure {
+        Failure::Connect(error) => connect_fault(&*error, host),
+        Failure::Exchange(error) => Fault {
+            kind: answer_fault_kind(&error),
+            detail: format!("the connection to `{host}` ended before an answer: {}", root_cause(&error)),
+            may_have_been_sent: begun.load(Ordering::Relaxed),
+        },
     }
 }
 
-fn answer_fault_kind(error: &reqwest::Error) -> FaultKind {
-    match find::<hyper::Error>(error) {
-        Some(error) if error.is_parse() => FaultKind::UnreadableAnswer,
-        _ => FaultKind::Reset,
+fn connect_fault(error: &(dyn Error + 'static), host: &str) -> Fault {
+    if let Some(refusal) = find::<Refusal>(error) {
+        return refusal.clone().into();
     }
+    let tls = find::<rustls::Error>(error).is_some() || tls_inside_io(error);
+    let (kind, step) = if tls { (FaultKind::Tls, "a secure") } else { (FaultKind::Connect, "a") };
+    let cause = root_cause(error);
+    not_sent(kind, format!("there is no way to open {step} connection to `{host}`: {cause}"))
+}
+
+fn answer_fault_kind(error: &hyper::Error) -> FaultKind {
+    if error.is_parse() { FaultKind::UnreadableAnswer } else { FaultKind::Reset }
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use reqwest::{
-    Client, Method,
+use hyper::{
+    Method,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use ring::{
@@ -29,6 +29,7 @@ use super::{
     egress::Egress,
     fault::{invalid, not_sent},
     http::{basic, checked_url, send},
+    pool::Client,
 };
 use crate::{
     domain::{

@@ -1,8 +1,8 @@
 //! AWS Signature Version 4, in headers.
 //! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
 
+use hyper::Method;
 use jiff::{Timestamp, tz::TimeZone};
-use reqwest::Method;
 use ring::{digest, hmac};
 use url::Url;
 use zeroize::Zeroizing;

@@ -9,6 +9,7 @@ use super::new::PriorityName;
 use crate::{
     domain::{
         delivery::DeliveryState,
+        ids::EventId,
         message::{Message, Priority},
         provider::{Cost, Disposition},
     },
@@ -297,6 +298,19 @@ impl From<AttemptView> for AttemptAnswer {
             units: view.units,
             plugin_micros: view.plugin_micros,
             plugin_memory: view.plugin_memory,
+        }
+    }
+}
+
+impl EventAnswer {
+    /// A message's first event: its acceptance is the message itself and has no row in the outbox.
+    pub fn accepted(message: &Message) -> Self {
+        Self {
+            id: EventId::from(message.id.uuid()).to_string(),
+            kind: "message.accepted".to_owned(),
+            delivery: Some(message.id.first_delivery().to_string()),
+            at: message.created_at,
+            data: None,
         }
     }
 }
