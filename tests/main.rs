@@ -2,6 +2,7 @@
 
 mod api;
 mod flow;
+mod peers;
 mod plugins;
 mod store;
 mod support;

@@ -1,6 +1,9 @@
 //! What scenarios stand on: a real PostgreSQL, real gateway processes, real receivers.
 
+pub mod authority;
 pub mod database;
 pub mod gateway;
+pub mod mail_server;
+pub mod peer;
 pub mod proxy;
 pub mod sink;

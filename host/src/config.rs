@@ -55,6 +55,7 @@ pub struct Config {
     pub secrets: Secrets,
     pub providers: Providers,
     pub egress: Egress,
+    pub tls: Tls,
     pub dispatch: Dispatch,
     pub queue: Queue,
     pub roles: Roles,
@@ -139,6 +140,14 @@ pub struct Providers {
 #[serde(deny_unknown_fields, default)]
 pub struct Egress {
     pub allow: Vec<IpNet>,
+}
+
+/// Whom the gateway trusts.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// PEM of certificate authorities to trust beside Mozilla's, such as an intranet's own.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How deliveries leave.

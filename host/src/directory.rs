@@ -8,10 +8,12 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock,
     domain::{
         connection::Connection,
         ids::{ConnectionId, RouteId, TenantId},
@@ -54,6 +56,8 @@ pub struct ActiveRoute {
 #[derive(Debug, Default)]
 pub struct TenantConfig {
     version: i64,
+    /// The end of the first secret's overlap: what is known then holds a value that is not valid.
+    fresh_until: Option<Timestamp>,
     pub endpoints: HashMap<ConnectionId, Arc<Endpoint>>,
     pub routes: BTreeMap<Channel, Arc<ActiveRoute>>,
 }
@@ -86,8 +90,8 @@ impl Directory {
 
     /// What a tenant has set up; read from the database when it is not known.
     pub async fn tenant(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
-        if let Some(known) = self.known(tenant) {
-            return Ok(known);
+        if let Some(fresh) = self.fresh(tenant) {
+            return Ok(fresh);
         }
         self.reload(tenant).await
     }
@@ -101,6 +105,7 @@ impl Directory {
         let secrets = secret_list(&mut txn, tenant).await?;
         let routes = route_active_list(&mut txn, tenant).await?;
         txn.commit().await?;
+        let fresh_until = secrets.iter().filter_map(|secret| secret.valid_until).min();
         let mut secrets = self.open_all(tenant, secrets);
         let endpoints = connections.into_iter().map(|connection| {
             let known = before.as_ref().and_then(|before| before.endpoints.get(&connection.id));
@@ -110,6 +115,7 @@ impl Directory {
         });
         let config = Arc::new(TenantConfig {
             version,
+            fresh_until,
             endpoints: endpoints.collect(),
             routes: routes
                 .into_iter()
@@ -201,6 +207,10 @@ impl Directory {
 
     fn known(&self, tenant: TenantId) -> Option<Arc<TenantConfig>> {
         self.tenants().get(&tenant).map(Arc::clone)
+    }
+
+    fn fresh(&self, tenant: TenantId) -> Option<Arc<TenantConfig>> {
+        self.known(tenant).filter(|it| it.fresh_until.is_none_or(|end| clock::now() < end))
     }
 
     fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<TenantConfig>>> {

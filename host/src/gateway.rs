@@ -1,7 +1,7 @@
 //! Assembles the gateway from its configuration, runs it, and drains it: no new work, what is under
 //! way ends, what is left goes to the other nodes.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -220,8 +220,15 @@ async fn load_providers(config: &Config, store: &Store) -> Result<Providers, Sta
 }
 
 fn transport(config: &Config) -> Result<Transport, StartError> {
-    let settings = TransportSettings { allow: config.egress.allow.clone(), ..TransportSettings::default() };
+    let extra_ca_pem = config.tls.ca_file.as_deref().map(read_ca_file).transpose()?;
+    let settings =
+        TransportSettings { allow: config.egress.allow.clone(), extra_ca_pem, ..TransportSettings::default() };
     Transport::new(settings).map_err(|error| StartError::because("the transport", error))
+}
+
+fn read_ca_file(path: &Path) -> Result<Vec<u8>, StartError> {
+    let unreadable = |error| StartError(format!("`tls.ca_file`: {} can't be read: {error}", path.display()));
+    std::fs::read(path).map_err(unreadable)
 }
 
 /// Often enough that a lost worker's deliveries wait for its lease and not for the look.

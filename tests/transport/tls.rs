@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use angarium::{domain::transmission::FaultKind, transport::TransportSettings};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::ExtendedKeyUsagePurpose;
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{PrivateKeyDer, pem::PemObject},
@@ -13,52 +13,29 @@ use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Auth, Sender, ok, read_request, serve, settings};
+use crate::support::authority::Authority;
 
-/// A certificate authority of the test's own.
-pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
+/// Settings of a transport that trusts an authority.
+pub(super) fn trusting(authority: &Authority) -> TransportSettings {
+    TransportSettings { extra_ca_pem: Some(authority.pem().into_bytes()), ..settings() }
+}
 
-impl Authority {
-    pub(super) fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    pub(super) fn pem(&self) -> String {
-        self.0.pem()
-    }
-
-    /// PEM of a certificate for loopback, and of its key.
-    pub(super) fn issue(&self, usage: ExtendedKeyUsagePurpose) -> (String, String) {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        params.extended_key_usages = vec![usage];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
-
-    pub(super) fn trusted(&self) -> TransportSettings {
-        TransportSettings { extra_ca_pem: Some(self.pem().into_bytes()), ..settings() }
-    }
-
-    fn acceptor(&self, ask_for_certificate: bool) -> TlsAcceptor {
-        let (certificate, key) = self.issue(ExtendedKeyUsagePurpose::ServerAuth);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder =
-            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
-        let builder = if ask_for_certificate {
-            let mut roots = RootCertStore::empty();
-            roots.add(self.0.der().clone()).unwrap();
-            builder.with_client_cert_verifier(
-                WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap(),
-            )
-        } else {
-            builder.with_no_client_auth()
-        };
-        let chain = vec![rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-        TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
-    }
+fn acceptor(authority: &Authority, ask_for_certificate: bool) -> TlsAcceptor {
+    let (certificate, key) = authority.issue(ExtendedKeyUsagePurpose::ServerAuth);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+    let builder = if ask_for_certificate {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        builder.with_client_cert_verifier(
+            WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap(),
+        )
+    } else {
+        builder.with_no_client_auth()
+    };
+    let chain = vec![rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
 }
 
 /// An HTTPS server's port.
@@ -78,18 +55,18 @@ async fn https(acceptor: TlsAcceptor) -> u16 {
 
 #[tokio::test]
 async fn an_unknown_authority_is_refused_before_anything_is_sent() {
-    let port = https(Authority::new().acceptor(false)).await;
+    let port = https(acceptor(&Authority::new(), false)).await;
     assert_eq!(Sender::new().fault(&format!("https://127.0.0.1:{port}/")).await, (FaultKind::Tls, false));
 }
 
 #[tokio::test]
 async fn the_operators_authority_is_trusted() {
     let authority = Authority::new();
-    let port = https(authority.acceptor(false)).await;
-    let sender = Sender::with(authority.trusted());
+    let port = https(acceptor(&authority, false)).await;
+    let sender = Sender::with(trusting(&authority));
     let reply = sender.post(&format!("https://127.0.0.1:{port}/"), vec![]).await.unwrap();
     assert_eq!(reply.status(), 200);
-    let stranger = Sender::with(Authority::new().trusted());
+    let stranger = Sender::with(trusting(&Authority::new()));
     assert_eq!(stranger.fault(&format!("https://127.0.0.1:{port}/")).await, (FaultKind::Tls, false));
 }
 
@@ -103,10 +80,10 @@ async fn a_plain_server_is_no_tls_server() {
 #[tokio::test]
 async fn a_client_certificate_opens_the_door() {
     let authority = Authority::new();
-    let port = https(authority.acceptor(true)).await;
+    let port = https(acceptor(&authority, true)).await;
     let (certificate, key) = authority.issue(ExtendedKeyUsagePurpose::ClientAuth);
     let sender =
-        Sender::with(authority.trusted()).secret("identity", &format!("{certificate}{key}")).secret("not", "PEM");
+        Sender::with(trusting(&authority)).secret("identity", &format!("{certificate}{key}")).secret("not", "PEM");
     let url = format!("https://127.0.0.1:{port}/");
     let with = |name: &str| vec![Auth::ClientCertificate { secret: name.to_owned() }];
     for _ in 0..2 {

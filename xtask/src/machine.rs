@@ -75,10 +75,14 @@ pub struct Packages {
 }
 
 impl Packages {
-    /// Debian's `postgresql` package would also create and start a server of its own: it is told not to.
+    /// Debian's packages of servers would also configure and start one: they are told not to.
     fn apt_script(&self) -> String {
         let install = format!("apt-get install -y --no-install-recommends {}", self.apt.join(" "));
         let update = "export DEBIAN_FRONTEND=noninteractive; apt-get update -q";
+        if self.apt.contains(&"postfix") {
+            let answer = "postfix postfix/main_mailer_type select No configuration";
+            return format!("{update} && echo '{answer}' | debconf-set-selections && {install}");
+        }
         if !self.apt.contains(&"postgresql") {
             return format!("{update} && {install}");
         }

@@ -58,8 +58,16 @@ pub fn build_providers() -> Result<PathBuf> {
 }
 
 /// Cargo, in the repository's root.
+///
+/// Without what the cargo that runs us says of our package: build scripts watch those variables, and would run
+/// again, with all that depends on them.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|it| name.to_string_lossy().starts_with(it)) {
+            command.env_remove(name);
+        }
+    }
     command.current_dir(root());
     command
 }

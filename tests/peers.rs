@@ -1,0 +1,7 @@
+//! The gateway against programs that others wrote: what it sends is what they take.
+
+mod mail;
+mod openapi;
+mod postfix;
+mod twilio;
+mod webhooks;

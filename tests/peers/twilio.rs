@@ -1,0 +1,118 @@
+//! Texts through a gateway to Prism, which checks each request against Twilio's own specification.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use xtask::lifeline::Lifeline;
+
+use crate::support::{gateway::TestGateway, peer};
+
+const ACCOUNT: &str = "AC00000000000000000000000000000001";
+
+const TOKEN: &str = "5ecret-t0ken";
+/// Prism takes whatever credentials it can read; it reads none with a second colon.
+const UNREADABLE_TOKEN: &str = "5ecret:t0ken";
+
+struct Prism {
+    url: String,
+    _process: Lifeline,
+}
+
+/// Takes seconds to start: one for all; it ends with the process.
+static PRISM: OnceCell<Option<Prism>> = OnceCell::const_new();
+
+async fn prism() -> Option<&'static str> {
+    PRISM.get_or_init(start).await.as_ref().map(|prism| prism.url.as_str())
+}
+
+async fn start() -> Option<Prism> {
+    let modules = peer::node()?.join("node_modules");
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let (log, port) = (folder.join("prism.log"), peer::free_port());
+    let specification = folder.join("twilio.json");
+    let original = modules.join("@twilio/cli-core/src/services/twilio-api/twilio_api_v2010.json");
+    std::fs::write(&specification, with_lists(&original).to_string()).unwrap();
+    let mut command = Command::new("node");
+    command.arg(modules.join("@stoplight/prism-cli/dist/index.js"));
+    command.args(["mock", "--errors", "--host", "127.0.0.1", "--port", &port.to_string()]);
+    command.arg(specification);
+    let process = peer::start(command, port, &log).await;
+    Some(Prism { url: format!("http://127.0.0.1:{port}"), _process: process })
+}
+
+/// Twilio's specification, with how lists stand in a form said in full: what it says is OpenAPI's default, one
+/// field for each item, but Prism reads lists only where it is said.
+fn with_lists(specification: &Path) -> Value {
+    let mut document: Value = serde_json::from_slice(&std::fs::read(specification).unwrap()).unwrap();
+    let create = &mut document["paths"]["/2010-04-01/Accounts/{AccountSid}/Messages.json"]["post"];
+    let form = &mut create["requestBody"]["content"]["application/x-www-form-urlencoded"];
+    assert!(form["schema"].is_object() && form["encoding"].is_null());
+    form["encoding"] = json!({"MediaUrl": {"style": "form", "explode": true}});
+    document
+}
+
+/// A gateway whose texts go to this address.
+async fn gateway_to(url: &str, account: &str, token: &str) -> TestGateway {
+    let gateway = TestGateway::start().await;
+    let config = json!({"account_sid": account, "from": "+15005550006", "base_url": url});
+    gateway.connection("texts", "sms-twilio", config, json!({"auth_token": token})).await;
+    for channel in ["sms", "mms"] {
+        let spec = json!({"candidates": [{"connection": "texts"}], "retry": {"type": "none"}});
+        gateway.route(channel, spec).await;
+    }
+    gateway
+}
+
+/// The one attempt of a message.
+async fn attempt(gateway: &TestGateway, message: Value) -> Value {
+    let id = gateway.send(&message).await;
+    gateway.settled(&id).await;
+    let mut attempts = gateway.attempt_list(&id).await;
+    assert_eq!(attempts.len(), 1, "{attempts:?}");
+    attempts.remove(0)
+}
+
+fn sms(text: &str) -> Value {
+    json!({"channel": "sms", "to": "+14155550123", "content": {"text": text}})
+}
+
+#[tokio::test]
+async fn texts_are_as_twilio_wants_them() {
+    let Some(prism) = prism().await else { return };
+    let gateway = gateway_to(prism, ACCOUNT, TOKEN).await;
+    let media = json!(["https://example.org/a.png", "https://example.org/b.png?x=1&y=%C3%B6"]);
+    for message in [
+        sms("Hej & välkommen + 100 %\n=👍"),
+        json!({
+            "channel": "sms", "to": "+14155550123",
+            "content": {"text": "x", "params": {"max_price": "0.05", "validity_period": "600"}},
+        }),
+        json!({"channel": "mms", "to": "+14155550123", "content": {"text": "look", "media_urls": media}}),
+        json!({"channel": "mms", "to": "+14155550123", "content": {"media_urls": media}}),
+    ] {
+        let attempt = attempt(&gateway, message).await;
+        assert_eq!((&attempt["disposition"], &attempt["status"]), (&json!("accepted"), &json!(201)), "{attempt}");
+        // What Twilio's specification gives as its example of an answer.
+        assert_eq!((&attempt["external_id"], &attempt["units"]), (&json!(format!("SM{}", "a".repeat(32))), &json!(1)));
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_the_specification_is_refused_for_good() {
+    let Some(prism) = prism().await else { return };
+    let attempt = attempt(&gateway_to(prism, "AC1", TOKEN).await, sms("x")).await;
+    assert_eq!((&attempt["disposition"], &attempt["status"]), (&json!("rejected_permanent"), &json!(422)), "{attempt}");
+}
+
+#[tokio::test]
+async fn credentials_that_are_refused_are_an_auth_failure() {
+    let Some(prism) = prism().await else { return };
+    let gateway = gateway_to(prism, ACCOUNT, UNREADABLE_TOKEN).await;
+    let attempt = attempt(&gateway, sms("x")).await;
+    assert_eq!((&attempt["disposition"], &attempt["status"]), (&json!("auth_failed"), &json!(401)), "{attempt}");
+    assert!(!attempt.to_string().contains(UNREADABLE_TOKEN), "{attempt}");
+}
