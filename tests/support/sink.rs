@@ -11,12 +11,13 @@ use axum::{
     Router,
     body::Bytes,
     extract::State,
-    http::{HeaderMap, StatusCode, Uri},
+    http::{HeaderMap, Method, StatusCode, Uri},
 };
 
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub struct Received {
+    pub method: Method,
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -114,12 +115,13 @@ impl Sink {
 
 async fn receive(
     State(inner): State<Arc<Inner>>,
+    method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> (StatusCode, HeaderMap, String) {
     let path = uri.path().to_owned();
-    inner.received.lock().unwrap().push(Received { path: path.clone(), headers, body });
+    inner.received.lock().unwrap().push(Received { method, path: path.clone(), headers, body });
     inner.arrived.notify_waiters();
     let reply = next_reply(&inner, &path);
     tokio::time::sleep(reply.after).await;
