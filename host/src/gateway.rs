@@ -149,6 +149,7 @@ impl Gateway {
             keys,
             bell,
             metrics,
+            serves_tenants: config.roles.has(Role::Api),
             max_body_bytes: config.http.max_body_bytes,
         });
         let deadline = config.dispatch.deadline();
