@@ -220,8 +220,12 @@ async fn load_providers(config: &Config, store: &Store) -> Result<Providers, Sta
 }
 
 fn transport(config: &Config) -> Result<Transport, StartError> {
-    let settings = TransportSettings { allow: config.egress.allow.clone(), ..TransportSettings::default() };
-    Transport::new(settings).map_err(|error| StartError::because("the transport", error))
+    let settings = TransportSettings {
+        allow: config.egress.allow.clone(),
+        extra_ca_pem: config.egress.ca_pem().map_err(|error| StartError(error.to_string()))?,
+        ehlo_name: config.node.ehlo_name.clone(),
+    };
+    Transport::new(settings).map_err(|error| StartError::because("`egress.ca_file`", error))
 }
 
 /// Often enough that a lost worker's deliveries wait for its lease and not for the look.
