@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{CliError, output::Output};
 use crate::{
     config::{Config, Overrides},
+    sealing::Keyring,
     store::{self, Store, tenant::Tenant},
 };
 
@@ -31,6 +32,11 @@ impl Access {
     /// Opens it.
     pub fn store(&self) -> Result<Store, CliError> {
         Ok(Store::new(&self.config()?.database.url, 2)?)
+    }
+
+    /// The key-encryption keys of the configuration.
+    pub fn keyring(&self) -> Result<Keyring, CliError> {
+        Ok(self.config()?.secrets.keyring()?)
     }
 
     /// `angarium migrate`.
