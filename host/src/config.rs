@@ -525,8 +525,11 @@ mod tests {
 
     #[test]
     fn all_bad_values_are_named_at_once() {
-        let message = refusal("[queue]\nlease_ms = 1\npoll_ms = 0\n[dispatch]\nmax_in_flight = 0\n\
-             max_in_flight_per_connection = 0\n[node]\nehlo_name = 'a b'", &[]);
+        let message = refusal(
+            "[queue]\nlease_ms = 1\npoll_ms = 0\n[dispatch]\nmax_in_flight = 0\n\
+             max_in_flight_per_connection = 0\n[node]\nehlo_name = 'a b'",
+            &[],
+        );
         for key in [
             "database.url",
             "queue.lease_ms",
