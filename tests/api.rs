@@ -8,5 +8,6 @@ mod keys;
 mod messages;
 mod pagination;
 mod providers;
+mod roles;
 mod routes;
 mod tenancy;

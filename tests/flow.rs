@@ -7,4 +7,5 @@ mod delivery;
 mod drain;
 mod plugins;
 mod schedule;
+mod secrets;
 mod swap;

@@ -66,7 +66,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("cli", &["config", "credential", "gateway", "store", "telemetry"]),
+    ("cli", &["config", "credential", "gateway", "sealing", "store", "telemetry"]),
 ];
 
 /// Where a third-party crate may be named.

@@ -46,6 +46,8 @@ pub struct Parts {
     /// Rung when something due was put into the queue.
     pub bell: Arc<Notify>,
     pub metrics: PrometheusHandle,
+    /// Whether the node has the role `api`; without it only the operator's paths are there.
+    pub serves_tenants: bool,
     /// The longest request body, in bytes.
     pub max_body_bytes: usize,
 }
@@ -75,17 +77,21 @@ impl Deref for App {
     }
 }
 
-/// Every path of the API.
+/// Every path that this node serves.
 pub fn router(app: App) -> Router {
     let limit = DefaultBodyLimit::max(app.max_body_bytes);
-    let (routes, document) = document::routes().split_for_parts();
+    let routes = if app.serves_tenants { public() } else { document::operations().into() };
     routes
-        .merge(operation::undocumented(&document))
         .fallback(request::not_found)
         .method_not_allowed_fallback(request::method_not_allowed)
         .layer(limit)
         .layer(middleware::from_fn(request::surround))
         .with_state(app)
+}
+
+fn public() -> Router<App> {
+    let (routes, document) = document::routes().split_for_parts();
+    routes.merge(operation::undocumented(&document))
 }
 
 /// Serves the API until `stop`, and then the requests that are under way.

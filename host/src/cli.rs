@@ -1,4 +1,4 @@
-//! The command line. `serve`, `migrate`, `tenant` and `key` speak to the database, since they are
+//! The command line. `serve`, `migrate`, `tenant`, `key` and `secret` speak to the database, since they are
 //! an operator's; everything else speaks HTTP like any other client, and can do nothing more.
 
 mod client;
@@ -9,6 +9,7 @@ mod message;
 mod output;
 mod provider;
 mod route;
+mod secret;
 mod serve;
 mod tenant;
 
@@ -40,6 +41,8 @@ enum Command {
     Tenant(tenant::Tenant),
     /// API keys (on the database).
     Key(key::Key),
+    /// Stored secrets under the key-encryption key (on the database).
+    Secret(secret::Secret),
     /// A tenant's accounts at providers.
     Connection(connection::Connection),
     /// Which connection serves a channel.
@@ -94,6 +97,7 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Migrate(access) => access.migrate(&output).await,
         Command::Tenant(command) => command.run(&output).await,
         Command::Key(command) => command.run(&output).await,
+        Command::Secret(command) => command.run(&output).await,
         Command::Connection(command) => command.run(&output).await,
         Command::Route(command) => command.run(&output).await,
         Command::Provider(command) => command.run(&output).await,

@@ -216,6 +216,9 @@ pub struct Log {
 pub struct Node {
     /// As logs show it.
     pub name: String,
+    /// The name that SMTP's EHLO gives where a provider leaves it to the host (RFC 5321, section
+    /// 4.1.1.1); empty for `localhost`.
+    pub ehlo_name: String,
 }
 
 impl Default for Database {
@@ -256,7 +259,8 @@ impl Default for Log {
 
 impl Default for Node {
     fn default() -> Self {
-        Self { name: std::env::var("HOSTNAME").unwrap_or_else(|_| "angarium".to_owned()) }
+        let name = std::env::var("HOSTNAME").unwrap_or_else(|_| "angarium".to_owned());
+        Self { name, ehlo_name: String::new() }
     }
 }
 
@@ -326,6 +330,20 @@ impl Overrides {
     }
 }
 
+impl Tls {
+    /// The further certificate authorities, as PEM; what is in it the transport reads.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, ConfigError> {
+        let Some(path) = &self.ca_file else { return Ok(None) };
+        std::fs::read(path).map(Some).map_err(|error| {
+            let detail = format!("{} can't be read: {error}; name a PEM file, or leave it out", path.display());
+            ConfigError::Values(vec![problem("tls.ca_file", detail)])
+        })
+    }
+}
+
 impl Config {
     /// Reads the file, the process's environment and the flags.
     ///
@@ -381,6 +399,11 @@ impl Config {
         );
         check((100..=600_000).contains(&self.dispatch.deadline_ms), "dispatch.deadline_ms", "100 to 600000".into());
         check(self.dispatch.max_in_flight > 0, "dispatch.max_in_flight", "at least 1".into());
+        check(
+            self.dispatch.max_in_flight_per_connection > 0,
+            "dispatch.max_in_flight_per_connection",
+            "at least 1: with 0 nothing would ever leave".into(),
+        );
         let shortest = self.dispatch.deadline_ms.saturating_mul(3);
         check(
             self.queue.lease_ms >= shortest,
@@ -394,12 +417,28 @@ impl Config {
         check((1..=60_000).contains(&self.queue.poll_ms), "queue.poll_ms", "1 to 60000".into());
         check(!self.roles.0.is_empty(), "roles", "is empty: name `api`, `dispatch` or both".into());
         check(!self.node.name.is_empty(), "node.name", "is empty: name this process".into());
+        check(
+            is_host_name(&self.node.ehlo_name),
+            "node.ehlo_name",
+            "is no host's name, such as `mail.example.org`: letters, digits, `-` and dots".into(),
+        );
         problems
     }
 }
 
 fn problem(key: &'static str, detail: impl Into<String>) -> Problem {
     Problem { key, detail: detail.into() }
+}
+
+/// Empty, or labels of letters, digits and hyphens (RFC 5321's `Domain`).
+fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.is_empty() || text.len() <= 253 && text.split('.').all(label)
 }
 
 fn key_problem(key: &'static str, error: &KeyringError) -> Problem {
@@ -492,10 +531,29 @@ mod tests {
 
     #[test]
     fn all_bad_values_are_named_at_once() {
-        let message = refusal("[queue]\nlease_ms = 1\npoll_ms = 0\n[dispatch]\nmax_in_flight = 0", &[]);
-        for key in ["database.url", "queue.lease_ms", "queue.poll_ms", "dispatch.max_in_flight"] {
-            assert!(message.contains(key), "{message}");
+        let message = refusal(
+            "[queue]\nlease_ms = 1\npoll_ms = 0\n[dispatch]\nmax_in_flight = 0\n\
+             max_in_flight_per_connection = 0\n[node]\nehlo_name = 'a b'",
+            &[],
+        );
+        for key in [
+            "database.url",
+            "queue.lease_ms",
+            "queue.poll_ms",
+            "dispatch.max_in_flight",
+            "dispatch.max_in_flight_per_connection",
+            "node.ehlo_name",
+        ] {
+            assert!(message.contains(&format!("`{key}`")), "{message}");
         }
+    }
+
+    #[test]
+    fn a_missing_file_of_authorities_is_named() {
+        let config = assemble("[tls]\nca_file = '/nowhere/ca.pem'", &[("DATABASE_URL", URL)]).unwrap();
+        let message = config.tls.ca_pem().unwrap_err().to_string();
+        assert!(message.contains("`tls.ca_file`") && message.contains("/nowhere/ca.pem"), "{message}");
+        assert_eq!(Tls::default().ca_pem().unwrap(), None);
     }
 
     #[test]

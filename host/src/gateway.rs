@@ -1,7 +1,7 @@
 //! Assembles the gateway from its configuration, runs it, and drains it: no new work, what is under
 //! way ends, what is left goes to the other nodes.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -149,6 +149,7 @@ impl Gateway {
             keys,
             bell,
             metrics,
+            serves_tenants: config.roles.has(Role::Api),
             max_body_bytes: config.http.max_body_bytes,
         });
         let deadline = config.dispatch.deadline();
@@ -220,15 +221,12 @@ async fn load_providers(config: &Config, store: &Store) -> Result<Providers, Sta
 }
 
 fn transport(config: &Config) -> Result<Transport, StartError> {
-    let extra_ca_pem = config.tls.ca_file.as_deref().map(read_ca_file).transpose()?;
-    let settings =
-        TransportSettings { allow: config.egress.allow.clone(), extra_ca_pem, ..TransportSettings::default() };
-    Transport::new(settings).map_err(|error| StartError::because("the transport", error))
-}
-
-fn read_ca_file(path: &Path) -> Result<Vec<u8>, StartError> {
-    let unreadable = |error| StartError(format!("`tls.ca_file`: {} can't be read: {error}", path.display()));
-    std::fs::read(path).map_err(unreadable)
+    let settings = TransportSettings {
+        allow: config.egress.allow.clone(),
+        extra_ca_pem: config.tls.ca_pem().map_err(|error| StartError(error.to_string()))?,
+        ehlo_name: config.node.ehlo_name.clone(),
+    };
+    Transport::new(settings).map_err(|error| StartError::because("`tls.ca_file`", error))
 }
 
 /// Often enough that a lost worker's deliveries wait for its lease and not for the look.

@@ -1,8 +1,11 @@
 //! Logs and metrics. Set up once, by whoever owns the process; nothing here knows what is logged.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
 use crate::config::{Log, LogFormat};
@@ -24,6 +27,8 @@ pub enum TelemetryError {
 
 /// Upper bounds of the histograms' buckets, in seconds.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+/// Upper bounds of `angarium_ledger_batch_size`, in outcomes.
+const BATCH_BUCKETS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0];
 
 /// Sends logs to the standard error stream: standard output belongs to a command's answer.
 ///
@@ -35,7 +40,7 @@ pub fn logs_start(log: &Log) -> Result<(), TelemetryError> {
     let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
     match log.format {
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
-        LogFormat::Text => builder.finish().try_init(),
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
     }
     .map_err(|error| TelemetryError::Logs(error.to_string()))
 }
@@ -45,10 +50,7 @@ pub fn logs_start(log: &Log) -> Result<(), TelemetryError> {
 /// # Errors
 /// When the process has a recorder already.
 pub fn metrics_start() -> Result<PrometheusHandle, TelemetryError> {
-    let recorder = PrometheusBuilder::new()
-        .set_buckets(&BUCKETS)
-        .map_err(|error| TelemetryError::Metrics(error.to_string()))?
-        .build_recorder();
+    let recorder = builder().map_err(|error| TelemetryError::Metrics(error.to_string()))?.build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| TelemetryError::Metrics(error.to_string()))?;
     let kept = handle.clone();
@@ -59,4 +61,26 @@ pub fn metrics_start() -> Result<PrometheusHandle, TelemetryError> {
         }
     })?;
     Ok(handle)
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets(&BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full("angarium_ledger_batch_size".to_owned()), &BATCH_BUCKETS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_counted_in_outcomes_and_not_in_seconds() {
+        let recorder = builder().unwrap().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || metrics::histogram!("angarium_ledger_batch_size").record(150.0));
+        let text = handle.render();
+        assert!(text.contains("angarium_ledger_batch_size_bucket{le=\"100\"} 0"), "{text}");
+        assert!(text.contains("angarium_ledger_batch_size_bucket{le=\"200\"} 1"), "{text}");
+        assert!(!text.contains("0.0005"), "{text}");
+    }
 }

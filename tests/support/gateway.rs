@@ -114,8 +114,13 @@ impl TestGateway {
 
     /// Starts one more gateway on the same database.
     pub async fn new_node(&self) -> Gateway {
+        self.new_node_as(self.settings.roles).await
+    }
+
+    /// The same with these roles.
+    pub async fn new_node_as(&self, roles: &'static [&'static str]) -> Gateway {
         let name = format!("node{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let settings = Settings { name, listen: free(), ..self.settings.clone() };
+        let settings = Settings { name, roles, listen: free(), ..self.settings.clone() };
         Gateway::start(settings).await.expect("the gateway starts")
     }
 

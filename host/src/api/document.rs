@@ -54,11 +54,17 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(provider::get))
         .routes(routes!(provider::rollback))
         .routes(routes!(provider::grant))
-        .routes(routes!(operation::live))
-        .routes(routes!(operation::ready))
-        .routes(routes!(operation::metrics));
+        .merge(operations());
     complete(router.get_openapi_mut());
     router
+}
+
+/// What every node serves, whatever its roles are.
+pub fn operations() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(operation::live))
+        .routes(routes!(operation::ready))
+        .routes(routes!(operation::metrics))
 }
 
 /// Adds the key, the problem's schema, and the problems that any operation of a kind can answer.
@@ -76,13 +82,13 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
     components.schemas.insert(ProblemBody::name().into_owned(), ProblemBody::schema());
     components.schemas.values_mut().for_each(close_tagged);
     for (path, item) in &mut document.paths.paths {
-        for operation in operations(item) {
+        for operation in operations_of(item) {
             add_problems(operation, path.starts_with("/v1/"));
         }
     }
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+fn operations_of(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete].into_iter().flatten()
 }
 

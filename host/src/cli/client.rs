@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use clap::Args;
 use reqwest::{Method, header};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::CliError;
@@ -30,16 +31,16 @@ impl Client {
         self.call(Method::GET, path, None).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
-        self.call(Method::POST, path, Some(("application/json", body.to_string().into_bytes()))).await
+    pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<Value, CliError> {
+        self.call(Method::POST, path, Some(("application/json", written(body)?))).await
     }
 
-    pub async fn patch(&self, path: &str, body: &Value) -> Result<Value, CliError> {
-        self.call(Method::PATCH, path, Some(("application/json", body.to_string().into_bytes()))).await
+    pub async fn patch(&self, path: &str, body: &impl Serialize) -> Result<Value, CliError> {
+        self.call(Method::PATCH, path, Some(("application/json", written(body)?))).await
     }
 
-    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, CliError> {
-        self.call(Method::PUT, path, Some(("application/json", body.to_string().into_bytes()))).await
+    pub async fn put(&self, path: &str, body: &impl Serialize) -> Result<Value, CliError> {
+        self.call(Method::PUT, path, Some(("application/json", written(body)?))).await
     }
 
     pub async fn delete(&self, path: &str) -> Result<Value, CliError> {
@@ -71,6 +72,10 @@ impl Client {
     }
 }
 
+fn written(body: &impl Serialize) -> Result<Vec<u8>, CliError> {
+    serde_json::to_vec(body).map_err(|error| CliError::said(format!("the request can't be written: {error}")))
+}
+
 /// A text as one segment of a path.
 pub fn segment(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
@@ -97,7 +102,9 @@ fn refusal(status: u16, problem: &Value) -> CliError {
     let mut lines = format!("{status} {}: {}", text("/code"), text("/detail"));
     for field in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
         let part = |name: &str| field.get(name).and_then(Value::as_str).unwrap_or_default();
-        lines.push_str(&format!("\n  {}: {}", part("pointer"), part("detail")));
+        // The empty pointer is the whole body.
+        let place = Some(part("pointer")).filter(|it| !it.is_empty()).map_or_else(String::new, |it| format!("{it}: "));
+        lines.push_str(&format!("\n  {place}{}", part("detail")));
     }
     CliError::said(lines)
 }
@@ -111,9 +118,9 @@ mod tests {
     #[test]
     fn a_refusal_names_every_field() {
         let problem = json!({"code": "invalid_request", "detail": "2 fields are wrong",
-            "errors": [{"pointer": "/to", "detail": "is missing"}, {"pointer": "/channel", "detail": "is no name"}]});
+            "errors": [{"pointer": "/to", "detail": "is missing"}, {"pointer": "", "detail": "is no component"}]});
         let said = refusal(422, &problem).to_string();
-        assert_eq!(said, "422 invalid_request: 2 fields are wrong\n  /to: is missing\n  /channel: is no name");
+        assert_eq!(said, "422 invalid_request: 2 fields are wrong\n  /to: is missing\n  is no component");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! `angarium connection …`
 
-use std::io::Read;
+use std::{collections::BTreeMap, io::Read};
 
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     CliError,
@@ -23,6 +24,7 @@ enum Command {
     Create(Create),
     /// Show the connections.
     List {
+        /// Where the page before ended, as it says.
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]
@@ -61,39 +63,50 @@ enum Command {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 struct Create {
     /// The provider's name.
     #[arg(long)]
     provider: String,
     /// Your own name for it; works wherever the id does.
     #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<String>,
     /// For people.
     #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     /// JSON by the provider's schema.
-    #[arg(long, default_value = "{}", value_parser = json_value)]
-    config: Value,
+    #[arg(long, default_value = "{}", value_parser = raw_json)]
+    config: Box<RawValue>,
     /// `name=value`; more than once for several.
     #[arg(long = "secret", value_parser = pair)]
+    #[serde(serialize_with = "as_object")]
     secrets: Vec<(String, String)>,
     #[command(flatten)]
+    #[serde(skip)]
     client: Client,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 struct Update {
     /// Its id or uid.
+    #[serde(skip)]
     connection: String,
+    /// Another name, for people.
     #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     /// The whole new configuration.
-    #[arg(long, value_parser = json_value)]
-    config: Option<Value>,
+    #[arg(long, value_parser = raw_json)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<Box<RawValue>>,
+    /// `false`: no message goes through it; `true`: they do again.
     #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     enabled: Option<bool>,
     #[command(flatten)]
+    #[serde(skip)]
     client: Client,
 }
 
@@ -130,22 +143,14 @@ impl Connection {
 
 impl Create {
     async fn run(self, output: &Output) -> Result<(), CliError> {
-        let secrets: Map<_, _> = self.secrets.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
-        let mut body = json!({"provider": self.provider, "config": self.config, "secrets": secrets});
-        set(&mut body, "uid", self.uid.map(Value::String));
-        set(&mut body, "name", self.name.map(Value::String));
-        output.one(&self.client.post(PATH, &body).await?, &COLUMNS);
+        output.one(&self.client.post(PATH, &self).await?, &COLUMNS);
         Ok(())
     }
 }
 
 impl Update {
     async fn run(self, output: &Output) -> Result<(), CliError> {
-        let mut body = json!({});
-        set(&mut body, "name", self.name.map(Value::String));
-        set(&mut body, "config", self.config);
-        set(&mut body, "enabled", self.enabled.map(Value::Bool));
-        output.one(&self.client.patch(&path(&self.connection), &body).await?, &COLUMNS);
+        output.one(&self.client.patch(&path(&self.connection), &self).await?, &COLUMNS);
         Ok(())
     }
 }
@@ -161,16 +166,19 @@ pub fn paged(path: &str, cursor: Option<String>) -> String {
     cursor.map_or_else(|| path.to_owned(), |cursor| format!("{path}?cursor={}", segment(&cursor)))
 }
 
-/// Sets a field that was given.
-pub fn set(body: &mut Value, field: &str, value: Option<Value>) {
-    if let Some(value) = value {
-        body[field] = value;
-    }
-}
-
 /// An argument that is JSON.
 pub fn json_value(text: &str) -> Result<Value, serde_json::Error> {
     serde_json::from_str(text)
+}
+
+/// The same, byte for byte.
+pub fn raw_json(text: &str) -> Result<Box<RawValue>, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+/// Pairs as the members of an object.
+pub fn as_object<S: serde::Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    pairs.iter().map(|(name, value)| (name, value)).collect::<BTreeMap<_, _>>().serialize(serializer)
 }
 
 /// An argument of the form `name=value`.

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{CliError, output::Output};
 use crate::{
     config::{Config, Overrides},
+    sealing::Keyring,
     store::{self, Store, tenant::Tenant},
 };
 
@@ -33,6 +34,11 @@ impl Access {
         let url = self.config()?.database.url;
         store::readiness(&url).await?.map_err(|not_ready| CliError::said(not_ready.to_string()))?;
         Ok(Store::new(&url, 2)?)
+    }
+
+    /// The key-encryption keys of the configuration.
+    pub fn keyring(&self) -> Result<Keyring, CliError> {
+        Ok(self.config()?.secrets.keyring()?)
     }
 
     /// `angarium migrate`.

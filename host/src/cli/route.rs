@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     CliError,
     client::{Client, segment},
-    connection::{json_value, paged, set},
+    connection::{json_value, paged},
     output::{Column, Output},
 };
 
@@ -22,8 +22,16 @@ enum Command {
     Create(Create),
     /// Show the routes.
     List {
+        /// Where the page before ended, as it says.
         #[arg(long)]
         cursor: Option<String>,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Show one with its versions.
+    Get {
+        /// The route's id or uid.
+        route: String,
         #[command(flatten)]
         client: Client,
     },
@@ -31,6 +39,7 @@ enum Command {
     Activate {
         /// The route's id or uid.
         route: String,
+        /// Which of its versions.
         #[arg(long)]
         version: u32,
         #[command(flatten)]
@@ -47,8 +56,10 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Create {
+    /// The channel whose messages it routes, such as `email`.
     #[arg(long, required_unless_present = "route")]
     channel: Option<String>,
+    /// Your own name for it; works wherever the id does.
     #[arg(long)]
     uid: Option<String>,
     /// A route that gets a further version.
@@ -75,11 +86,21 @@ const COLUMNS: [Column<'_>; 5] = [
     ("newest version", "/latest_version"),
 ];
 
+const VERSIONS: [Column<'_>; 6] = [
+    ("version", "/version"),
+    ("candidates", "/candidates"),
+    ("retry", "/spec/retry"),
+    ("fallback", "/spec/fallback"),
+    ("on unknown", "/spec/on_unknown"),
+    ("created", "/created_at"),
+];
+
 impl Route {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             Command::Create(create) => create.run(output).await?,
             Command::List { cursor, client } => output.list(&client.get(&paged(PATH, cursor)).await?, &COLUMNS),
+            Command::Get { route, client } => show(&client.get(&path(&route)).await?, output),
             Command::Activate { route, version, client } => {
                 output.one(&activate(&client, &route, &json!(version)).await?, &COLUMNS);
             }
@@ -91,6 +112,19 @@ impl Route {
     }
 }
 
+fn show(route: &Value, output: &Output) {
+    output.one(route, &COLUMNS);
+    if output.json {
+        return;
+    }
+    let mut versions = route["versions"].clone();
+    for version in versions.as_array_mut().into_iter().flatten() {
+        let candidates = version["spec"]["candidates"].as_array().into_iter().flatten();
+        version["candidates"] = candidates.map(|candidate| candidate["connection"].clone()).collect();
+    }
+    output.rows(&versions, &VERSIONS);
+}
+
 impl Create {
     async fn run(self, output: &Output) -> Result<(), CliError> {
         let candidates: Vec<_> = self.connections.iter().map(|connection| json!({"connection": connection})).collect();
@@ -99,7 +133,9 @@ impl Create {
             Some(route) => self.client.post(&format!("{}/versions", path(route)), &json!({"spec": spec})).await?,
             None => {
                 let mut body = json!({"channel": self.channel, "spec": spec});
-                set(&mut body, "uid", self.uid.map(Value::String));
+                if let Some(uid) = self.uid {
+                    body["uid"] = Value::String(uid);
+                }
                 self.client.post(PATH, &body).await?
             }
         };

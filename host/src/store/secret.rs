@@ -121,6 +121,58 @@ pub async fn secret_retire(
     Ok(())
 }
 
+/// Some secrets of any tenant that stand on another key than `key_id`, kept from changing until
+/// the transaction ends; what others keep is passed over.
+pub async fn secret_lock_of_other_keys(
+    db: &mut PgConnection,
+    key_id: &str,
+    limit: i64,
+) -> Result<Vec<(TenantId, StoredSecret)>> {
+    #[derive(sqlx::FromRow)]
+    struct Owned {
+        tenant_id: uuid::Uuid,
+        #[sqlx(flatten)]
+        row: Row,
+    }
+    let rows: Vec<Owned> = sqlx::query_as(
+        "select tenant_id, connection_id, name, version, key_id, wrapped_key, ciphertext, created_at, valid_until
+         from secret where key_id <> $1 order by tenant_id, connection_id, name, version
+         limit $2 for update skip locked",
+    )
+    .bind(key_id)
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|it| (it.tenant_id.into(), it.row.into())).collect())
+}
+
+/// Replaces the wrapping of a version's data key; its value's ciphertext stays.
+pub async fn secret_rewrap(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    secret: &StoredSecret,
+    sealed: &Sealed,
+) -> Result<()> {
+    sqlx::query(
+        "update secret set key_id = $5, wrapped_key = $6
+         where tenant_id = $1 and connection_id = $2 and name = $3 and version = $4",
+    )
+    .bind(tenant.uuid())
+    .bind(secret.connection.uuid())
+    .bind(&secret.name)
+    .bind(secret.version)
+    .bind(&sealed.key_id)
+    .bind(&sealed.wrapped_key)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// How many secrets of any tenant stand on another key than `key_id`.
+pub async fn secret_count_of_other_keys(db: &mut PgConnection, key_id: &str) -> Result<i64> {
+    Ok(sqlx::query_scalar("select count(*) from secret where key_id <> $1").bind(key_id).fetch_one(db).await?)
+}
+
 /// Deletes what no overlap keeps any more.
 pub async fn secret_delete_expired(db: &mut PgConnection, tenant: TenantId, connection: ConnectionId) -> Result<()> {
     sqlx::query("delete from secret where tenant_id = $1 and connection_id = $2 and valid_until <= now()")

@@ -327,11 +327,22 @@ impl HostGrant<'_> {
         }
         if !host_granted(self.granted, self.config, self.to, host) {
             return Err(format!(
-                "host `{host}` is not granted to provider `{0}`: the operator grants it with `angarium provider grant {0} {host}`",
-                self.provider
+                "host `{host}` is not granted to provider `{}`: the operator grants it with `{}`",
+                self.provider,
+                self.remedy(host)
             ));
         }
         Ok(())
+    }
+
+    /// The command that grants a host: it replaces the whole list, so it repeats what is granted,
+    /// and takes patterns in the words of the descriptor.
+    fn remedy(&self, host: &str) -> String {
+        let means = |pattern: &&String| pattern_means(pattern, self.config, self.to, host);
+        let needed = self.declared.iter().find(means);
+        let kept = self.granted.iter().filter(|pattern| self.declared.contains(pattern));
+        let patterns = kept.chain(needed).map(|pattern| format!(" '{pattern}'"));
+        format!("angarium provider grant {}{}", self.provider, patterns.collect::<String>())
     }
 }
 
@@ -552,11 +563,16 @@ mod tests {
     #[test]
     fn a_host_needs_declaration_and_grant() {
         let config = json!({});
-        let (declared, granted) = (vec!["*.example.com".to_owned()], vec!["a.example.com".to_owned()]);
+        let list = |patterns: &[&str]| patterns.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        let (declared, granted) = (list(&["a.example.com", "*.example.com"]), list(&["a.example.com"]));
         let grant =
             HostGrant { provider: "fixture", declared: &declared, granted: &granted, config: &config, to: None };
         assert_eq!(grant.check("a.example.com"), Ok(()));
-        assert!(grant.check("b.example.com").unwrap_err().contains("angarium provider grant fixture b.example.com"));
+        let refusal = grant.check("b.example.com").unwrap_err();
+        assert!(
+            refusal.ends_with("`angarium provider grant fixture 'a.example.com' '*.example.com'`"),
+            "the command repeats what is granted and adds what is declared: {refusal}"
+        );
         assert!(grant.check("evil.org").unwrap_err().contains("does not declare"));
     }
 }

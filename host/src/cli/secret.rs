@@ -1,0 +1,69 @@
+//! `angarium secret …`, on the database: what the operator does with all tenants' secrets. No value
+//! is decrypted here.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{CliError, database::Access, output::Output};
+use crate::{
+    sealing::Keyring,
+    store::{
+        Store, StoreError,
+        secret::{secret_count_of_other_keys, secret_lock_of_other_keys, secret_rewrap},
+    },
+};
+
+/// Secrets of one transaction: few enough that nobody waits for them.
+const BATCH: i64 = 500;
+
+#[derive(Debug, Args)]
+pub struct Secret {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Put every stored secret under the current key-encryption key, so that older ones can go.
+    Rewrap {
+        #[command(flatten)]
+        access: Access,
+    },
+}
+
+impl Secret {
+    pub async fn run(self, output: &Output) -> Result<(), CliError> {
+        let Command::Rewrap { access } = self.command;
+        let (store, keyring) = (access.store().await?, access.keyring()?);
+        let mut rewrapped = 0;
+        loop {
+            let batch = rewrap(&store, &keyring).await?;
+            if batch == 0 {
+                break;
+            }
+            rewrapped += batch;
+        }
+        let left = secret_count_of_other_keys(&mut *store.worker().await?, keyring.current()).await?;
+        let answer = json!({"rewrapped": rewrapped, "left": left, "key_id": keyring.current()});
+        output.one(&answer, &[("rewrapped", "/rewrapped"), ("left on other keys", "/left"), ("key", "/key_id")]);
+        if left > 0 {
+            return Err(CliError::said(format!("{left} secrets were being changed by others: run it again")));
+        }
+        Ok(())
+    }
+}
+
+/// One batch; answers how many there were.
+async fn rewrap(store: &Store, keyring: &Keyring) -> Result<usize, CliError> {
+    let mut txn = store.worker().await?;
+    let batch = secret_lock_of_other_keys(&mut txn, keyring.current(), BATCH).await?;
+    for (tenant, secret) in &batch {
+        let place = || format!("the secret `{}` of {} (tenant {tenant})", secret.name, secret.connection);
+        let sealed = keyring.rewrap(&secret.sealed).map_err(|error| CliError::said(format!("{}: {error}", place())))?;
+        if let Some(sealed) = sealed {
+            secret_rewrap(&mut txn, *tenant, secret, &sealed).await?;
+        }
+    }
+    txn.commit().await.map_err(StoreError::from)?;
+    Ok(batch.len())
+}
