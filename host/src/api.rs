@@ -16,7 +16,7 @@ mod route;
 
 use std::{ops::Deref, sync::Arc};
 
-use axum::{Router, extract::DefaultBodyLimit, middleware, serve::ListenerExt};
+use axum::{Router, middleware, serve::ListenerExt};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
@@ -79,12 +79,10 @@ impl Deref for App {
 
 /// Every path that this node serves.
 pub fn router(app: App) -> Router {
-    let limit = DefaultBodyLimit::max(app.max_body_bytes);
     let routes = if app.serves_tenants { public() } else { document::operations().into() };
     routes
         .fallback(request::not_found)
         .method_not_allowed_fallback(request::method_not_allowed)
-        .layer(limit)
         .layer(middleware::from_fn(request::surround))
         .with_state(app)
 }

@@ -9,10 +9,12 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    extract::{FromRequest, Request, rejection::BytesRejection},
+    extract::{FromRequest, Request},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bytes::BytesMut;
+use futures_util::StreamExt;
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -22,6 +24,7 @@ use utoipa::{
 };
 
 use super::{
+    App,
     fields::escaped,
     problem::{FieldProblem, Problem},
 };
@@ -30,10 +33,10 @@ use super::{
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned + ToSchema + 'static> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned + ToSchema + 'static> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         if !is_json(request.headers().get(header::CONTENT_TYPE)) {
             return Err(Problem::request(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -42,24 +45,38 @@ impl<S: Send + Sync, T: DeserializeOwned + ToSchema + 'static> FromRequest<S> fo
                 "send the header `Content-Type: application/json`",
             ));
         }
-        let bytes = bytes(request, state).await?;
+        let bytes = bytes(request, app).await?;
         parse(&bytes).map(Self)
     }
 }
 
-/// The whole body, if it is not too long.
-pub async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, state).await.map_err(|rejection| match rejection {
-        BytesRejection::FailedToBufferBody(reason) if reason.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::request(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                "The body is too long",
-                "the operator's `http.max_body_bytes` says how long it may be",
-            )
+/// The whole body, if it is not too long. Of one that is, as much again is read and dropped: a
+/// connection that is closed on unread bytes takes its answer with it.
+pub async fn bytes(request: Request, app: &App) -> Result<Bytes, Problem> {
+    let limit = app.max_body_bytes;
+    let mut body = request.into_body().into_data_stream();
+    let mut read = BytesMut::new();
+    let mut length = 0;
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| Problem::malformed(format!("the body ended early: {error}")))?;
+        length += chunk.len();
+        match length {
+            first if first == chunk.len() && first <= limit => read = BytesMut::from(chunk),
+            within if within <= limit => read.extend_from_slice(&chunk),
+            beyond if beyond > limit.saturating_mul(2) => break,
+            _ => {}
         }
-        other => Problem::malformed(other.body_text()),
-    })
+    }
+    if length <= limit { Ok(read.freeze()) } else { Err(too_long()) }
+}
+
+fn too_long() -> Problem {
+    Problem::request(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        "The body is too long",
+        "the operator's `http.max_body_bytes` says how long it may be",
+    )
 }
 
 /// Parses a body, or names everything that is wrong with it.
