@@ -7,10 +7,3 @@ use jiff::Timestamp;
 pub fn micros(at: Timestamp) -> i64 {
     at.as_microsecond()
 }
-
-/// The time of a `bigint` column; PostgreSQL's range is wider than jiff's, so what lies outside is
-/// brought to the nearest end.
-#[must_use]
-pub fn from_micros(micros: i64) -> Timestamp {
-    Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 { Timestamp::MIN } else { Timestamp::MAX })
-}
