@@ -4,6 +4,7 @@
 mod auth;
 mod connection;
 mod document;
+mod draft;
 mod fields;
 mod json;
 mod message;

@@ -40,6 +40,14 @@ async fn what_the_provider_does_not_take_is_named() {
     for pointer in ["/uid", "/config/url", "/secrets/pass", "/secrets/signing_key"] {
         assert!(pointers.contains(&pointer), "{pointer} is not in {pointers:?}");
     }
+    // What is of a wrong form hides nothing of it.
+    let body = json!({"uid": "a/b", "provider": "webhook", "enabled": "yes", "config": {"url": 7}, "tenant_id": "B",
+        "secrets": {"pass": "x", "signing_key": 7}});
+    let problem = gateway.post("/v1/connections", &body).await.expect(422);
+    let mut found: Vec<_> =
+        problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].as_str().unwrap()).collect();
+    found.sort_unstable();
+    assert_eq!(found, ["/config/url", "/enabled", "/secrets/pass", "/secrets/signing_key", "/tenant_id", "/uid"]);
     let body = json!({"provider": "pigeon"});
     let problem = gateway.post("/v1/connections", &body).await.expect(422);
     assert_eq!(problem["errors"][0]["code"], "unknown_provider");

@@ -13,7 +13,11 @@ fn fields(answer: Answer, status: u16) -> Vec<String> {
     for member in ["type", "title", "status", "detail", "code", "request_id", "source"] {
         assert!(!body[member].is_null(), "no {member} in {body}");
     }
-    let errors = body["errors"].as_array().expect("a list of errors").iter();
+    listed(&body)
+}
+
+fn listed(problem: &Value) -> Vec<String> {
+    let errors = problem["errors"].as_array().expect("a list of errors").iter();
     let mut fields: Vec<_> =
         errors.map(|it| format!("{}:{}", it["pointer"].as_str().unwrap(), it["code"].as_str().unwrap())).collect();
     fields.sort();
@@ -48,6 +52,45 @@ async fn every_bad_field_is_named_at_once() {
             "/to:control_character",
         ]
     );
+}
+
+#[tokio::test]
+async fn form_and_meaning_are_checked_together() {
+    let gateway = TestGateway::start().await;
+    let body = json!({"to": "ann", "channel": "email", "priority": "loud", "send_at": "soon", "nope": 1,
+        "expires_at": "2020-01-01T00:00:00Z", "content": {"subject": 7, "cc": [7, "a@example.org", "y"],
+            "attachments": [{"name": "a"}, {"name": "b/c", "media_type": "text/plain", "content": ""}]}});
+    let every = [
+        "/content/attachments/0/content:missing",
+        "/content/attachments/0/media_type:missing",
+        "/content/attachments/1/name:wrong_format",
+        "/content/cc/0:invalid",
+        "/content/cc/2:wrong_format",
+        "/content/subject:wrong_type",
+        "/expires_at:too_early",
+        "/nope:unknown_field",
+        "/priority:not_a_choice",
+        "/send_at:wrong_format",
+        "/to:wrong_format",
+    ];
+    let answer = gateway.post("/v1/messages", &body).await;
+    let priority = answer.body["errors"].as_array().unwrap().iter().find(|it| it["pointer"] == "/priority").unwrap();
+    assert_eq!(priority["detail"], "is none of `low`, `normal`, `high`, `urgent`");
+    assert_eq!(fields(answer, 422), every);
+
+    let good = json!({"to": "https://example.org", "channel": "webhook"});
+    let batch = gateway.post("/v1/messages/batch", &json!({"messages": [body, good]})).await.expect(200);
+    assert_eq!(listed(&batch["data"][0]["error"]), every);
+    assert_eq!(listed(&batch["data"][1]["error"]), ["/channel:no_route"]);
+
+    // What was cut out is not missed, and what is missing is said once.
+    let body = json!({"to": {"adress": "x"}, "expires_at": "2020-01-01T00:00:00Z", "channel": 7});
+    let found = fields(gateway.post("/v1/messages", &body).await, 422);
+    assert_eq!(
+        found,
+        ["/channel:wrong_type", "/expires_at:too_early", "/to/address:missing", "/to/adress:unknown_field"]
+    );
+    assert_eq!(fields(gateway.post("/v1/messages", &json!({})).await, 422), ["/channel:missing"]);
 }
 
 #[tokio::test]

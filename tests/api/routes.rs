@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::gateway::TestGateway;
+use crate::support::gateway::{Answer, TestGateway};
 
 async fn with_hooks() -> TestGateway {
     let gateway = TestGateway::start().await;
@@ -15,6 +15,17 @@ async fn with_hooks() -> TestGateway {
 fn over(connections: &[&str]) -> Value {
     let candidates: Vec<_> = connections.iter().map(|uid| json!({"connection": uid})).collect();
     json!({"candidates": candidates})
+}
+
+/// `pointer:code` of each bad field, in order.
+#[track_caller]
+fn named(answer: Answer) -> Vec<String> {
+    let problem = answer.expect(422);
+    let errors = problem["errors"].as_array().unwrap().iter();
+    let mut found: Vec<_> =
+        errors.map(|it| format!("{}:{}", it["pointer"].as_str().unwrap(), it["code"].as_str().unwrap())).collect();
+    found.sort();
+    found
 }
 
 #[tokio::test]
@@ -47,16 +58,9 @@ async fn every_bad_part_of_a_specification_is_named() {
     let gateway = with_hooks().await;
     let spec = json!({"candidates": [{"connection": "one"}, {"connection": "one"}, {"connection": "nobody"}],
         "retry": {"type": "exponential", "initial_ms": 0, "max_ms": 0, "max_attempts": 0}});
-    let problem = gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await.expect(422);
-    let mut found: Vec<_> = problem["errors"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|it| format!("{}:{}", it["pointer"].as_str().unwrap(), it["code"].as_str().unwrap()))
-        .collect();
-    found.sort();
+    let answer = gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await;
     assert_eq!(
-        found,
+        named(answer),
         [
             "/spec/candidates/1/connection:repeated",
             "/spec/candidates/2/connection:unknown_connection",
@@ -66,6 +70,32 @@ async fn every_bad_part_of_a_specification_is_named() {
     );
     let problem = gateway.post("/v1/routes", &json!({"channel": "email", "spec": over(&["one"])})).await.expect(422);
     assert_eq!(problem["errors"][0]["code"], "wrong_channel");
+}
+
+#[tokio::test]
+async fn a_specification_that_cannot_be_read_is_checked_as_far_as_it_goes() {
+    let gateway = with_hooks().await;
+    let body = json!({"uid": "conn_x", "chanel": "webhook", "spec": {"fallback": "yes",
+        "candidates": [{"connection": 1}, {"connection": "one"}, {"connection": "nobody"}],
+        "retry": {"type": "exponential", "initial_ms": 10, "max_ms": 5, "max_attempts": "many"}}});
+    assert_eq!(
+        named(gateway.post("/v1/routes", &body).await),
+        [
+            "/chanel:unknown_field",
+            "/channel:missing",
+            "/spec/candidates/0/connection:wrong_type",
+            "/spec/candidates/2/connection:unknown_connection",
+            "/spec/fallback:wrong_type",
+            "/spec/retry/max_attempts:wrong_type",
+            "/uid:reserved",
+        ]
+    );
+    let spec = json!({"candidates": [{"connection": "nobody"}], "retry": {"type": "sometimes"}});
+    assert_eq!(
+        named(gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await),
+        ["/spec/candidates/0/connection:unknown_connection", "/spec/retry/type:not_a_choice"]
+    );
+    assert_eq!(named(gateway.post("/v1/routes", &json!({})).await), ["/channel:missing", "/spec:missing"]);
 }
 
 #[tokio::test]

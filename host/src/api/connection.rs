@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::{
     App,
     auth::{ConnectionsRead, ConnectionsWrite, Tenant},
+    draft::Draft,
     fields::{self, Fields},
     json::Json,
     page::{Page, Paging},
@@ -59,8 +60,10 @@ pub struct NewConnection {
     #[schema(max_length = 256)]
     name: Option<String>,
     /// The provider's name.
-    #[schema(min_length = 1, max_length = 128)]
-    provider: String,
+    // Optional for serde alone, so that the rest is checked where it is missing.
+    #[serde(default)]
+    #[schema(value_type = String, required = true, min_length = 1, max_length = 128)]
+    provider: Option<String>,
     /// By the provider's schema.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
@@ -144,9 +147,9 @@ pub struct SecretAnswer {
 pub async fn create(
     tenant: Tenant<ConnectionsWrite>,
     State(app): State<App>,
-    Json(new): Json<NewConnection>,
+    Draft(new, fields): Draft<NewConnection>,
 ) -> Result<(StatusCode, Json<ConnectionAnswer>), Problem> {
-    let (connection, secrets) = new.into_domain(&app)?;
+    let (connection, secrets) = new.into_domain(&app, fields)?;
     let mut txn = app.store.tenant(tenant.id).await?;
     connection_insert(&mut txn, tenant.id, &connection).await.map_err(taken)?;
     for (name, value) in &secrets {
@@ -205,11 +208,11 @@ pub async fn update(
     tenant: Tenant<ConnectionsWrite>,
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
-    Json(change): Json<ConnectionChange>,
+    Draft(change, fields): Draft<ConnectionChange>,
 ) -> Result<Json<ConnectionAnswer>, Problem> {
     let mut txn = app.store.tenant(tenant.id).await?;
     let found = locked(&mut txn, tenant.id, &name).await?;
-    let connection = change.apply(&app, found)?;
+    let connection = change.apply(&app, fields, found)?;
     connection_update(&mut txn, tenant.id, &connection).await.map_err(taken)?;
     tenant_config_bump(&mut txn, tenant.id).await?;
     let answer = answers(&mut txn, tenant.id, vec![connection]).await?.remove(0);
@@ -262,14 +265,17 @@ pub async fn rotate(
     tenant: Tenant<ConnectionsWrite>,
     State(app): State<App>,
     UrlPath((connection, name)): UrlPath<(String, String)>,
-    Json(new): Json<NewSecret>,
+    Draft(new, mut fields): Draft<NewSecret>,
 ) -> Result<Json<SecretAnswer>, Problem> {
-    new.check()?;
     let mut txn = app.store.tenant(tenant.id).await?;
     let connection = locked(&mut txn, tenant.id, &connection).await?;
     let component = component(&app, &connection.provider)?;
     if !component.descriptor().secrets.iter().any(|spec| spec.name == name) {
         return Err(Problem::not_found("secret of this provider"));
+    }
+    new.check(&mut fields);
+    if let Some(problem) = fields.into_problem() {
+        return Err(problem);
     }
     secret_delete_expired(&mut txn, tenant.id, connection.id).await?;
     let version = secret_next_version(&mut txn, tenant.id, connection.id, &name).await?;
@@ -283,25 +289,28 @@ pub async fn rotate(
 }
 
 impl NewSecret {
-    fn check(&self) -> Result<(), Problem> {
-        let mut fields = Fields::default();
-        check_value(&mut fields, "value", &self.value);
+    fn check(&self, fields: &mut Fields) {
+        check_value(fields, "value", &self.value);
         fields.check(
             self.overlap_seconds.is_none_or(|it| it <= LONGEST_OVERLAP),
             "overlap_seconds",
             "too_large",
             || "is more than 30 days".to_owned(),
         );
-        fields.into_problem().map_or(Ok(()), Err)
     }
 }
 
 impl NewConnection {
-    fn into_domain(self, app: &App) -> Result<(Connection, BTreeMap<String, String>), Problem> {
-        let mut fields = Fields::default();
+    fn into_domain(
+        self,
+        app: &App,
+        mut fields: Fields,
+    ) -> Result<(Connection, BTreeMap<String, String>), Problem> {
         check_names(&mut fields, self.uid.as_deref(), self.name.as_deref());
         let config = self.config.unwrap_or_else(empty);
-        match app.providers.serving(&self.provider) {
+        let provider = self.provider.unwrap_or_default();
+        match app.providers.serving(&provider) {
+            None if provider.is_empty() => fields.missing("provider"),
             None => fields.check(false, "provider", "unknown_provider", unknown_provider),
             Some(serving) => {
                 check_config(&mut fields, &serving.component, &config);
@@ -316,7 +325,7 @@ impl NewConnection {
             id: ConnectionId::new(),
             uid: self.uid,
             name: self.name.unwrap_or_default(),
-            provider: self.provider,
+            provider,
             config,
             enabled: self.enabled.unwrap_or(true),
             created_at: now,
@@ -327,8 +336,7 @@ impl NewConnection {
 }
 
 impl ConnectionChange {
-    fn apply(self, app: &App, mut connection: Connection) -> Result<Connection, Problem> {
-        let mut fields = Fields::default();
+    fn apply(self, app: &App, mut fields: Fields, mut connection: Connection) -> Result<Connection, Problem> {
         check_names(&mut fields, self.uid.as_deref(), self.name.as_deref());
         if let Some(config) = &self.config {
             check_config(&mut fields, component(app, &connection.provider)?.as_ref(), config);

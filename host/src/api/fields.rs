@@ -1,15 +1,26 @@
 //! Collects what is wrong with a request, so that one answer names all of it.
 
-use super::problem::{FieldProblem, Problem};
+use super::{
+    draft::Cut,
+    problem::{FieldProblem, MOST_PROBLEMS, Problem},
+};
+use crate::domain::message::Channel;
 
 /// The bad fields so far, and where in the body the checks stand.
 #[derive(Debug, Default)]
 pub struct Fields {
     path: String,
     problems: Vec<FieldProblem>,
+    /// What the checks don't see of the body.
+    cut: Cut,
 }
 
 impl Fields {
+    /// Fields for the checks of what is left of a body after its bad members were cut out.
+    pub fn after(problems: Vec<FieldProblem>, cut: Cut) -> Self {
+        Self { path: String::new(), problems, cut }
+    }
+
     /// Runs checks one level deeper.
     pub fn within<T>(&mut self, name: &str, checks: impl FnOnce(&mut Self) -> T) -> T {
         let length = self.path.len();
@@ -36,7 +47,7 @@ impl Fields {
 
     /// The field where the checks stand is bad.
     pub fn bad(&mut self, code: &str, detail: impl Into<String>) {
-        self.problems.push(FieldProblem { pointer: self.path.clone(), code: code.to_owned(), detail: detail.into() });
+        self.push(FieldProblem::new(&self.path, code, detail));
     }
 
     /// A field one level deeper is bad unless this holds.
@@ -46,9 +57,23 @@ impl Fields {
         }
     }
 
-    /// Something other than the body is bad: `query/limit`.
+    /// A field one level deeper is not there and has to be.
+    pub fn missing(&mut self, name: &str) {
+        self.check(false, name, "missing", || "is missing".to_owned());
+    }
+
+    /// What this pointer names is bad, wherever the checks stand: `query/limit`.
     pub fn elsewhere(&mut self, pointer: impl Into<String>, code: &str, detail: impl Into<String>) {
-        self.problems.push(FieldProblem { pointer: pointer.into(), code: code.to_owned(), detail: detail.into() });
+        self.push(FieldProblem::new(pointer, code, detail));
+    }
+
+    fn push(&mut self, mut problem: FieldProblem) {
+        if problem.pointer.starts_with('/') {
+            problem.pointer = self.cut.original(&problem.pointer);
+        }
+        if self.problems.len() < MOST_PROBLEMS && !self.cut.explains(&problem.pointer) {
+            self.problems.push(problem);
+        }
     }
 
     /// Whether nothing is wrong so far.
@@ -72,6 +97,11 @@ pub fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
+/// A member's name as it is, from a JSON pointer.
+pub fn unescaped(token: &str) -> String {
+    token.replace("~1", "/").replace("~0", "~")
+}
+
 /// A short text for the database and for logs: no control characters, of a length in these bounds.
 pub fn plain(fields: &mut Fields, name: &str, text: &str, most: usize) {
     fields.within(name, |fields| {
@@ -85,6 +115,19 @@ pub fn plain(fields: &mut Fields, name: &str, text: &str, most: usize) {
             fields.bad("control_character", "has a control character, such as a line break");
         }
     });
+}
+
+/// A channel that has to be named.
+pub fn channel(fields: &mut Fields, name: Option<&str>) -> Option<Channel> {
+    let Some(name) = name else {
+        fields.missing("channel");
+        return None;
+    };
+    let parsed = name.parse::<Channel>();
+    if let Err(error) = &parsed {
+        fields.check(false, "channel", "wrong_format", || error.to_string());
+    }
+    parsed.ok()
 }
 
 /// A client's own name for a resource: it works wherever the id does, so it must not look like one.

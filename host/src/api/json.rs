@@ -26,7 +26,7 @@ use utoipa::{
 use super::{
     App,
     fields::escaped,
-    problem::{FieldProblem, Problem},
+    problem::{FieldProblem, MOST_PROBLEMS, Problem},
 };
 
 /// A request's body as a value, or an answer's.
@@ -37,17 +37,21 @@ impl<T: DeserializeOwned + ToSchema + 'static> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        if !is_json(request.headers().get(header::CONTENT_TYPE)) {
-            return Err(Problem::request(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "The body is of another kind",
-                "send the header `Content-Type: application/json`",
-            ));
-        }
-        let bytes = bytes(request, app).await?;
-        parse(&bytes).map(Self)
+        parse(&body(request, app).await?).map(Self)
     }
+}
+
+/// The whole body, if it says that it is JSON.
+pub async fn body(request: Request, app: &App) -> Result<Bytes, Problem> {
+    if is_json(request.headers().get(header::CONTENT_TYPE)) {
+        return bytes(request, app).await;
+    }
+    Err(Problem::request(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        "The body is of another kind",
+        "send the header `Content-Type: application/json`",
+    ))
 }
 
 /// The whole body, if it is not too long. Of one that is, as much again is read and dropped: a
@@ -81,10 +85,12 @@ fn too_long() -> Problem {
 
 /// Parses a body, or names everything that is wrong with it.
 pub fn parse<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| match serde_json::from_slice::<Value>(bytes) {
-        Ok(value) => Problem::fields(explain::<T>(&value, &error)),
-        Err(syntax) => Problem::malformed(format!("the body is not JSON: {syntax}")),
-    })
+    serde_json::from_slice(bytes).or_else(|error| Err(Problem::fields(explain::<T>(&value(bytes)?, &error))))
+}
+
+/// Any JSON.
+pub fn value(bytes: &[u8]) -> Result<Value, Problem> {
+    serde_json::from_slice(bytes).map_err(|syntax| Problem::malformed(format!("the body is not JSON: {syntax}")))
 }
 
 /// What the schema of `T` says against a value that did not parse.
@@ -93,14 +99,11 @@ pub fn explain<T: ToSchema + 'static>(value: &Value, error: &serde_json::Error) 
         .iter()
         .flat_map(|validator| validator.iter_errors(value))
         .flat_map(|error| named(&error))
+        .take(MOST_PROBLEMS)
         .collect();
     problems.dedup();
     if problems.is_empty() {
-        problems.push(FieldProblem {
-            pointer: String::new(),
-            code: "invalid".to_owned(),
-            detail: without_value(&error.to_string()),
-        });
+        problems.push(FieldProblem::new("", "invalid", without_value(&error.to_string())));
     }
     problems
 }
@@ -170,10 +173,9 @@ pub fn close_tagged(schema: &mut RefOr<Schema>) {
 /// An error by the field that it is about, in words that don't repeat the value.
 fn named(error: &ValidationError<'_>) -> Vec<FieldProblem> {
     let pointer = error.instance_path().to_string();
-    let field = |name: &str, code: &str, detail: String| FieldProblem {
-        pointer: if name.is_empty() { pointer.clone() } else { format!("{pointer}/{}", escaped(name)) },
-        code: code.to_owned(),
-        detail,
+    let field = |name: &str, code: &str, detail: String| match name {
+        "" => FieldProblem::new(&pointer, code, detail),
+        name => FieldProblem::new(format!("{pointer}/{}", escaped(name)), code, detail),
     };
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected }
@@ -186,13 +188,33 @@ fn named(error: &ValidationError<'_>) -> Vec<FieldProblem> {
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
             match likeliest(context, error.instance_path().as_str()) {
                 Some(branch) => branch.iter().flat_map(|error| named(error)).collect(),
+                None if !tags(context).is_empty() => vec![field("type", "not_a_choice", choices(tags(context)))],
                 None => {
                     vec![field("", "invalid", "is of none of the forms that the reference at /docs lists".to_owned())]
                 }
             }
         }
+        ValidationErrorKind::Enum { options } => {
+            vec![field("", "not_a_choice", choices(options.as_array().into_iter().flatten()))]
+        }
         kind => vec![field("", code(kind), error.masked_with("the value").to_string())],
     }
+}
+
+/// The words that the alternatives' tags may be, where a tag is none of them.
+fn tags<'a>(branches: &'a [Vec<ValidationError<'static>>]) -> Vec<&'a Value> {
+    let tagged = branches.iter().flatten().filter(|error| error.instance_path().as_str().ends_with("/type"));
+    let words = tagged.map(|error| match error.kind() {
+        ValidationErrorKind::Enum { options } => options.as_array().into_iter().flatten().collect(),
+        ValidationErrorKind::Constant { expected_value } => vec![expected_value.as_ref()],
+        _ => Vec::new(),
+    });
+    words.flatten().collect()
+}
+
+fn choices<'a>(words: impl IntoIterator<Item = &'a Value>) -> String {
+    let words = words.into_iter().filter_map(Value::as_str).map(|word| format!("`{word}`"));
+    format!("is none of {}", words.collect::<Vec<_>>().join(", "))
 }
 
 /// The alternative that was meant: the one whose kind fits the value, and its tag, if it has one.
@@ -310,7 +332,7 @@ mod tests {
             r#"{"name": "a", "count": 1, "policy": {"type": "linear", "delay": 5}}"#,
             &[("/policy/delay", "unknown_field"), ("/policy/delay_ms", "missing")],
         );
-        expect(r#"{"name": "a", "count": 1, "policy": {"type": "no"}}"#, &[("/policy", "invalid")]);
+        expect(r#"{"name": "a", "count": 1, "policy": {"type": "no"}}"#, &[("/policy/type", "not_a_choice")]);
         expect(
             r#"{"name": "a", "count": 1, "policy": {"type": "none"}, "to": {"adress": "x"}}"#,
             &[("/to/address", "missing"), ("/to/adress", "unknown_field")],
@@ -320,6 +342,12 @@ mod tests {
     #[test]
     fn what_the_schema_lets_pass_is_named_all_the_same() {
         expect(r#"{"name": "a", "name": "b", "count": 1, "policy": {"type": "none"}}"#, &[("", "invalid")]);
+    }
+
+    #[test]
+    fn all_the_words_of_a_choice_are_listed() {
+        let problem = parse::<Order>(br#"{"name": "a", "count": 1, "policy": {"type": "no"}}"#).unwrap_err();
+        assert_eq!(problem.to_value("")["errors"][0]["detail"], "is none of `none`, `linear`");
     }
 
     #[test]

@@ -17,10 +17,11 @@ use utoipa::ToSchema;
 use super::{
     App,
     auth::{MessagesRead, MessagesWrite, Tenant},
+    draft::{self, Draft},
     fields::Fields,
-    json::{self, Json},
+    json::Json,
     page::{Page, Paging},
-    problem::{FieldProblem, Problem, ProblemBody},
+    problem::{Problem, ProblemBody},
     request::{Query, RequestId, UrlPath, short_text},
 };
 use crate::{
@@ -67,13 +68,13 @@ pub async fn create(
     State(app): State<App>,
     mut query: Query,
     headers: HeaderMap,
-    Json(new): Json<NewMessage>,
+    Draft(new, fields): Draft<NewMessage>,
 ) -> Result<Response, Problem> {
     let dry_run = query.flag("dry_run");
     query.finish()?;
     let header_key = new::header_key(&headers).map_err(|fields| Problem::parameters(fields.into_problems()))?;
     let config = knowing(&app, tenant.id, new.pinned_to()).await?;
-    let new = domain(new, header_key, &config).map_err(refusal)?;
+    let new = domain(new, fields, header_key, &config)?;
     if dry_run {
         let preview = app.dispatcher.preview(tenant.id, new).await?;
         return Ok(Json(DryRun::from(preview)).into_response());
@@ -152,11 +153,12 @@ pub async fn create_batch(
     if !(1..=MOST_IN_BATCH).contains(&batch.messages.len()) {
         return Err(Problem::field("/messages", "wrong_length", "has 1 to 1000 messages"));
     }
-    let parsed: Vec<_> = batch.messages.iter().map(|raw| json::parse::<NewMessage>(raw.get().as_bytes())).collect();
-    let pinned = parsed.iter().filter_map(|new| new.as_ref().ok()?.pinned_to());
+    let parsed: Vec<_> = batch.messages.iter().map(|raw| draft::read::<NewMessage>(raw.get().as_bytes())).collect();
+    let pinned = parsed.iter().filter_map(|draft| draft.as_ref().ok()?.0.pinned_to());
     let config = knowing(&app, tenant.id, pinned).await?;
-    let checked: Vec<_> = parsed.into_iter().map(|new| domain(new?, None, &config).map_err(refusal)).collect();
-    let (good, slots) = apart(checked);
+    let checked =
+        parsed.into_iter().map(|draft| draft.and_then(|Draft(new, fields)| domain(new, fields, None, &config)));
+    let (good, slots) = apart(checked.collect());
     let mut admitted = app.admission.admit(tenant.id, good).await.into_iter();
     let data = slots.into_iter().map(|slot| match slot {
         Some(problem) => BatchResult::refused(&problem, id.as_str()),
@@ -332,14 +334,15 @@ fn message_id(text: &str) -> Result<MessageId, Problem> {
     text.parse().map_err(|_| missing())
 }
 
-fn domain(new: NewMessage, header_key: Option<String>, config: &TenantConfig) -> Result<message::NewMessage, Fields> {
+fn domain(
+    new: NewMessage,
+    fields: Fields,
+    header_key: Option<String>,
+    config: &TenantConfig,
+) -> Result<message::NewMessage, Problem> {
     let connection = |name: &str| -> Option<ConnectionId> { Some(config.connection(name)?.connection.id) };
-    new.into_domain(Circumstances { now: clock::now(), header_key, connection: &connection })
-}
-
-fn refusal(fields: Fields) -> Problem {
-    let problems: Vec<FieldProblem> = fields.into_problems();
-    Problem::fields(problems)
+    let around = Circumstances { now: clock::now(), header_key, connection: &connection };
+    new.into_domain(fields, around).map_err(|fields| Problem::fields(fields.into_problems()))
 }
 
 /// The tenant's configuration, read anew if it lacks a connection that a message names: another

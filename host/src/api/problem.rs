@@ -13,6 +13,9 @@ use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
+/// As many bad fields are listed at most: a body of millions of them is not answered at length.
+pub const MOST_PROBLEMS: usize = 1000;
+
 /// Who is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -38,6 +41,13 @@ pub struct FieldProblem {
     pub detail: String,
 }
 
+impl FieldProblem {
+    /// A bad field by its pointer.
+    pub fn new(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), code: code.to_owned(), detail: detail.into() }
+    }
+}
+
 /// An error (RFC 9457).
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = Problem)]
@@ -56,7 +66,7 @@ pub struct ProblemBody<'a> {
     /// As in the `X-Request-Id` header, and in the gateway's log.
     request_id: &'a str,
     source: Source,
-    /// Every bad field at once.
+    /// Every bad field at once; at most 1000.
     errors: &'a [FieldProblem],
 }
 
@@ -113,7 +123,7 @@ impl Problem {
 
     /// 422: one field.
     pub fn field(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> Self {
-        Self::fields(vec![FieldProblem { pointer: pointer.into(), code: code.to_owned(), detail: detail.into() }])
+        Self::fields(vec![FieldProblem::new(pointer, code, detail)])
     }
 
     /// 401: no key, or none that is valid.

@@ -11,6 +11,7 @@ use super::{
     App,
     auth::{RoutesRead, RoutesWrite, Tenant},
     connection,
+    draft::Draft,
     fields::{self, Fields},
     json::Json,
     page::{Page, Paging},
@@ -51,9 +52,14 @@ pub struct NewRoute {
     #[serde(default)]
     #[schema(min_length = 1, max_length = 128)]
     uid: Option<String>,
-    #[schema(pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
-    channel: String,
-    spec: Spec,
+    // This and the specification are optional for serde alone, so that the rest is checked where
+    // they are missing.
+    #[serde(default)]
+    #[schema(value_type = String, required = true, pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
+    channel: Option<String>,
+    #[serde(default)]
+    #[schema(value_type = Spec, required = true)]
+    spec: Option<Spec>,
 }
 
 /// A further version.
@@ -77,7 +83,8 @@ pub struct Activation {
 #[schema(as = RouteSpec)]
 pub struct Spec {
     /// In order of preference; each once.
-    #[schema(min_items = 1, max_items = 20)]
+    #[serde(default)]
+    #[schema(required = true, min_items = 1, max_items = 20)]
     candidates: Vec<Candidate>,
     #[serde(default)]
     strategy: Strategy,
@@ -197,16 +204,21 @@ pub struct VersionAnswer {
 pub async fn create(
     tenant: Tenant<RoutesWrite>,
     State(app): State<App>,
-    Json(new): Json<NewRoute>,
+    Draft(new, mut fields): Draft<NewRoute>,
 ) -> Result<(StatusCode, Json<RouteAnswer>), Problem> {
-    let mut fields = Fields::default();
     if let Some(uid) = &new.uid {
         fields::uid(&mut fields, uid);
     }
-    let channel = checked_channel(&mut fields, &new.channel);
+    let channel = fields::channel(&mut fields, new.channel.as_deref());
     let mut txn = app.store.tenant(tenant.id).await?;
-    let spec = new.spec.checked(&app, &mut txn, tenant.id, channel.as_ref(), &mut fields).await?;
-    let (Some(channel), true) = (channel, fields.is_empty()) else { return Err(refusal(fields)) };
+    let spec = match new.spec {
+        Some(spec) => Some(spec.checked(&app, &mut txn, tenant.id, channel.as_ref(), &mut fields).await?),
+        None => None,
+    };
+    if spec.is_none() {
+        fields.missing("spec");
+    }
+    let (Some(channel), Some(spec), true) = (channel, spec, fields.is_empty()) else { return Err(refusal(fields)) };
     let now = clock::now();
     let (id, uid) = (RouteId::new(), new.uid);
     let route =
@@ -261,11 +273,10 @@ pub async fn create_version(
     tenant: Tenant<RoutesWrite>,
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
-    Json(new): Json<NewVersion>,
+    Draft(new, mut fields): Draft<NewVersion>,
 ) -> Result<(StatusCode, Json<RouteAnswer>), Problem> {
     let mut txn = app.store.tenant(tenant.id).await?;
     let route = locked(&mut txn, tenant.id, &name).await?;
-    let mut fields = Fields::default();
     let spec = new.spec.checked(&app, &mut txn, tenant.id, Some(&route.channel), &mut fields).await?;
     if let Some(problem) = fields.into_problem() {
         return Err(problem);
@@ -415,17 +426,6 @@ async fn usable(
     let channels = &serving.component.descriptor().channels;
     let served = channel.is_none_or(|channel| channels.iter().any(|name| name == channel.as_str()));
     Ok(if served { Ok(connection.id) } else { Err(("wrong_channel", "its provider does not serve this channel")) })
-}
-
-fn checked_channel(fields: &mut Fields, text: &str) -> Option<Channel> {
-    match text.parse() {
-        Ok(channel) => Some(channel),
-        Err(error) => {
-            fields
-                .check(false, "channel", "wrong_format", || crate::domain::message::InvalidChannel::to_string(&error));
-            None
-        }
-    }
 }
 
 /// The route of an id or uid.

@@ -11,10 +11,10 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::super::fields::{Fields, plain};
+use super::super::fields::{Fields, channel, plain};
 use crate::domain::{
     ids::{ConnectionId, MessageId},
-    message::{self, Body, Channel, Idempotency, Message, Priority},
+    message::{self, Body, Idempotency, Message, Priority},
 };
 
 /// Attachments of one message together, decoded.
@@ -40,8 +40,10 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<Recipient>,
     /// `email`, `sms`, `mms`, `webhook`, … or another that a provider brings.
-    #[schema(pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
-    channel: String,
+    // Optional for serde alone, so that the rest is checked where it is missing.
+    #[serde(default)]
+    #[schema(value_type = String, required = true, pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
+    channel: Option<String>,
     #[serde(default)]
     content: Content,
     /// A connection's id or uid, to use it past the channel's route.
@@ -181,16 +183,15 @@ impl NewMessage {
         self.connection.as_deref()
     }
 
-    /// The message, if all of it holds; else every bad field.
-    pub fn into_domain(self, around: Circumstances<'_>) -> Result<message::NewMessage, Fields> {
-        let mut fields = Fields::default();
+    /// The message, if all of it holds; else every bad field, with those that are known before.
+    pub fn into_domain(self, mut fields: Fields, around: Circumstances<'_>) -> Result<message::NewMessage, Fields> {
         let idempotency = self.idempotency(around.header_key.as_deref(), &mut fields);
-        let channel = self.channel(&mut fields);
+        let channel = channel(&mut fields, self.channel.as_deref());
         self.check_times(around.now, &mut fields);
         self.check_texts(&mut fields);
         let connection = self.pinned(around.connection, &mut fields);
-        let mail = self.channel == "email";
-        check_recipient(self.to.as_ref(), &self.channel, &mut fields);
+        let mail = self.channel.as_deref() == Some("email");
+        check_recipient(self.to.as_ref(), self.channel.as_deref().unwrap_or_default(), &mut fields);
         let attachments = fields.within("content", |fields| {
             self.content.check(mail, fields);
             self.content.decoded(fields)
@@ -214,14 +215,6 @@ impl NewMessage {
             },
         };
         Ok(message::NewMessage { message, idempotency, attachments })
-    }
-
-    fn channel(&self, fields: &mut Fields) -> Option<Channel> {
-        let parsed = self.channel.parse::<Channel>();
-        if let Err(error) = &parsed {
-            fields.check(false, "channel", "wrong_format", || error.to_string());
-        }
-        parsed.ok()
     }
 
     /// The fingerprint covers the whole message in one form, whichever way its fields were ordered;
@@ -483,7 +476,8 @@ mod tests {
 
     fn taken(body: &str) -> Result<message::NewMessage, Fields> {
         let new: NewMessage = serde_json::from_str(body).unwrap();
-        new.into_domain(Circumstances { now: now(), header_key: None, connection: &|_| None })
+        let around = Circumstances { now: now(), header_key: None, connection: &|_| None };
+        new.into_domain(Fields::default(), around)
     }
 
     fn bad(body: &str) -> Vec<String> {
@@ -575,6 +569,6 @@ mod tests {
     fn header_and_field_must_agree() {
         let new: NewMessage = serde_json::from_str(r#"{"channel": "webhook", "idempotency_key": "a"}"#).unwrap();
         let around = Circumstances { now: now(), header_key: Some("b".into()), connection: &|_| None };
-        assert_eq!(new.into_domain(around).unwrap_err().into_problems()[0].code, "contradiction");
+        assert_eq!(new.into_domain(Fields::default(), around).unwrap_err().into_problems()[0].code, "contradiction");
     }
 }
