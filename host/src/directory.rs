@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -77,15 +77,14 @@ impl TenantConfig {
 pub struct Directory {
     store: Store,
     keyring: Arc<Keyring>,
-    /// Requests under way through one connection, from this node.
-    slots: usize,
+    slots: Slots,
     tenants: Mutex<HashMap<TenantId, Arc<TenantConfig>>>,
 }
 
 impl Directory {
     #[must_use]
     pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize) -> Self {
-        Self { store, keyring, slots, tenants: Mutex::default() }
+        Self { store, keyring, slots: Slots::new(slots), tenants: Mutex::default() }
     }
 
     /// What a tenant has set up; read from the database when it is not known.
@@ -98,7 +97,6 @@ impl Directory {
 
     /// The same, read anew: for what a request names and this node does not know yet.
     pub async fn reload(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
-        let before = self.known(tenant);
         let mut txn = self.store.tenant(tenant).await?;
         let version = tenant_config_version(&mut txn, tenant).await?;
         let connections = connection_list(&mut txn, tenant, None, i64::MAX).await?;
@@ -107,9 +105,8 @@ impl Directory {
         txn.commit().await?;
         let fresh_until = secrets.iter().filter_map(|secret| secret.valid_until).min();
         let mut secrets = self.open_all(tenant, secrets);
-        let endpoints = connections.into_iter().map(|connection| {
-            let known = before.as_ref().and_then(|before| before.endpoints.get(&connection.id));
-            let slots = known.map_or_else(|| Arc::new(Semaphore::new(self.slots)), |it| Arc::clone(&it.slots));
+        let slots = self.slots.of(tenant, connections.iter().map(|connection| connection.id));
+        let endpoints = connections.into_iter().zip(slots).map(|(connection, slots)| {
             let secrets = secrets.remove(&connection.id).unwrap_or_default();
             (connection.id, Arc::new(endpoint(connection, secrets, slots)))
         });
@@ -218,6 +215,35 @@ impl Directory {
     }
 }
 
+/// The slots of connections, which outlive what is known of them: a change of configuration must
+/// not let twice as many requests through. Who sends through a connection holds its slots; nobody
+/// does, and they are full anyway.
+struct Slots {
+    /// Requests under way through one connection, from this node.
+    each: usize,
+    held: Mutex<HashMap<TenantId, HashMap<ConnectionId, Weak<Semaphore>>>>,
+}
+
+impl Slots {
+    fn new(each: usize) -> Self {
+        Self { each, held: Mutex::default() }
+    }
+
+    /// The slots of each of a tenant's connections, in order; those that nobody holds are let go.
+    fn of(&self, tenant: TenantId, connections: impl Iterator<Item = ConnectionId>) -> Vec<Arc<Semaphore>> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = held.entry(tenant).or_default();
+        known.retain(|_, slots| slots.strong_count() > 0);
+        let slots = connections.map(|connection| {
+            let standing = known.get(&connection).and_then(Weak::upgrade);
+            let slots = standing.unwrap_or_else(|| Arc::new(Semaphore::new(self.each)));
+            known.insert(connection, Arc::downgrade(&slots));
+            slots
+        });
+        slots.collect()
+    }
+}
+
 fn endpoint(connection: Connection, secrets: Vec<(String, Vec<Secret>)>, slots: Arc<Semaphore>) -> Endpoint {
     Endpoint {
         config: serde_json::from_str(connection.config.get()).unwrap_or_default(),
@@ -225,5 +251,30 @@ fn endpoint(connection: Connection, secrets: Vec<(String, Vec<Secret>)>, slots: 
         secrets: secrets.into_iter().collect(),
         connection,
         slots,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_goes_on_over_a_change_of_configuration() {
+        let (slots, tenant, connection) = (Slots::new(2), TenantId::new(), ConnectionId::new());
+        let known = slots.of(tenant, [connection].into_iter());
+        let sending = Arc::clone(&known[0]);
+        let _under_way = sending.try_acquire().unwrap();
+        // The configuration is forgotten; the request goes on.
+        drop(known);
+        let again = slots.of(tenant, [ConnectionId::new(), connection].into_iter());
+        assert_eq!((again[0].available_permits(), again[1].available_permits()), (2, 1));
+    }
+
+    #[test]
+    fn slots_that_nobody_holds_are_let_go() {
+        let (slots, tenant) = (Slots::new(1), TenantId::new());
+        drop(slots.of(tenant, (0..100).map(|_| ConnectionId::new())));
+        let _kept = slots.of(tenant, [ConnectionId::new()].into_iter());
+        assert_eq!(slots.held.lock().unwrap()[&tenant].len(), 1);
     }
 }
