@@ -21,7 +21,8 @@ use crate::{
     providers::Providers,
     queue::{Claimer, Leases, Room, Work, renew},
     recovery,
-    runtime::{Runtime, RuntimeSettings},
+    runtime::{CacheSettings, Runtime, RuntimeSettings},
+    sealing::Keyring,
     store::{
         self, Store,
         maintenance::{lease_expire_node, partitions_ensure},
@@ -88,7 +89,7 @@ impl Gateway {
         let store = open(config).await?;
         let keyring = config.secrets.keyring().map_err(|error| StartError(error.to_string()))?;
         let keyring = Arc::new(keyring);
-        let providers = Arc::new(load_providers(config, &store).await?);
+        let providers = Arc::new(load_providers(config, &store, &keyring).await?);
         let directory =
             Arc::new(Directory::new(store.clone(), Arc::clone(&keyring), config.dispatch.max_in_flight_per_connection));
         let leases = Leases::new(config.queue.lease());
@@ -208,9 +209,10 @@ async fn open(config: &Config) -> Result<Store, StartError> {
     Ok(store)
 }
 
-async fn load_providers(config: &Config, store: &Store) -> Result<Providers, StartError> {
-    let settings =
-        RuntimeSettings { cache_folder: config.providers.cache_folder.clone(), ..RuntimeSettings::default() };
+async fn load_providers(config: &Config, store: &Store, keyring: &Keyring) -> Result<Providers, StartError> {
+    let key = keyring.derive("compiled components").map_err(|error| StartError(error.to_string()))?;
+    let cache = config.providers.cache_folder.clone().map(|folder| CacheSettings { folder, key });
+    let settings = RuntimeSettings { cache, ..RuntimeSettings::default() };
     let runtime = Runtime::new(settings).map_err(|error| StartError(error.to_string()))?;
     let providers = Providers::new(store.clone(), Arc::new(runtime));
     providers

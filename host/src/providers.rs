@@ -28,8 +28,8 @@ use crate::{
     store::{
         Store, StoreError,
         provider::{
-            StoredProvider, component_bytes, component_insert, component_list, component_quarantine, provider_activate,
-            provider_grant, provider_list, provider_lock,
+            StoredProvider, component_bytes, component_digests, component_insert, component_list, component_quarantine,
+            provider_activate, provider_grant, provider_list, provider_lock,
         },
     },
 };
@@ -142,6 +142,7 @@ impl Providers {
             }
             self.sync().await?;
         }
+        self.prune().await?;
         self.loaded.store(true, Ordering::Release);
         Ok(())
     }
@@ -286,6 +287,15 @@ impl Providers {
         let bytes = bytes.ok_or_else(|| ProviderError::Unknown(digest.to_owned()))?;
         let component = self.admit(bytes.into()).await?;
         if component.digest() == digest { Ok(component) } else { Err(ProviderError::Unknown(digest.to_owned())) }
+    }
+
+    /// Forgets the compiled code of what is no longer installed.
+    async fn prune(&self) -> Result<(), ProviderError> {
+        let mut txn = self.store.worker().await?;
+        let installed = component_digests(&mut txn).await?.into_iter().collect();
+        txn.commit().await.map_err(StoreError::from)?;
+        let runtime = Arc::clone(&self.runtime);
+        tokio::task::spawn_blocking(move || runtime.prune(&installed)).await.map_err(|_| ProviderError::Lost)
     }
 
     async fn admit(&self, bytes: Bytes) -> Result<Arc<Component>, ProviderError> {

@@ -18,7 +18,7 @@ mod registry;
 mod sandbox;
 mod v1;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 pub use admission::AdmissionError;
 pub use call::{CallError, Called, GuestFault, GuestFaultKind, Usage};
@@ -93,13 +93,24 @@ impl Default for Limits {
 /// How a runtime is set up.
 #[derive(Debug, Clone, Default)]
 pub struct RuntimeSettings {
-    /// Where compiled components are kept between two starts; without it each start compiles.
-    pub cache_folder: Option<PathBuf>,
-    /// Authenticates what is kept there. Derived from the gateway's own key, it protects against
-    /// whoever can write the folder; without it, a key is made and kept in the folder itself,
-    /// which protects against damage and a copied file only.
-    pub cache_key: Option<[u8; 32]>,
+    /// Without it each start compiles.
+    pub cache: Option<CacheSettings>,
     pub limits: Limits,
+}
+
+/// Where compiled components are kept between two starts.
+#[derive(Clone)]
+pub struct CacheSettings {
+    pub folder: PathBuf,
+    /// Authenticates what is kept there, so that whoever can write the folder can't have the gateway
+    /// run code: derived from the gateway's own key, and never written down.
+    pub key: [u8; 32],
+}
+
+impl fmt::Debug for CacheSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheSettings").field("folder", &self.folder).finish_non_exhaustive()
+    }
 }
 
 /// Why the runtime can't start.
@@ -131,10 +142,8 @@ impl Runtime {
     /// If the engine can't start, or the cache folder can't be made private.
     pub fn new(settings: RuntimeSettings) -> Result<Self, RuntimeError> {
         let sandbox = Sandbox::new(settings.limits)?;
-        let artifacts = match settings.cache_folder {
-            Some(folder) => Some(ArtifactCache::open(folder, settings.cache_key, sandbox.engine())?),
-            None => None,
-        };
+        let cache = settings.cache.map(|cache| ArtifactCache::open(cache, sandbox.engine()));
+        let artifacts = cache.transpose()?;
         Ok(Self { sandbox, artifacts, compiler: admission::Compiler::default() })
     }
 
@@ -145,6 +154,14 @@ impl Runtime {
     /// The first check that the file fails, in the order of [`AdmissionError`]'s cases.
     pub fn admit(&self, bytes: &[u8]) -> Result<Arc<Component>, AdmissionError> {
         admission::admit(&self.sandbox, self.artifacts.as_ref(), &self.compiler, bytes)
+    }
+
+    /// Removes the compiled components that are kept and that nobody will ask for: those of other
+    /// components than these (by SHA-256, hexadecimal), and those of another runtime. Blocks.
+    pub fn prune(&self, installed: &HashSet<String>) {
+        if let Some(artifacts) = &self.artifacts {
+            artifacts.prune(installed);
+        }
     }
 
     /// As [`Self::admit`], for a file that was recorded earlier: a changed byte is refused before

@@ -12,6 +12,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     digest::{SHA256, digest},
+    hkdf::{HKDF_SHA256, Prk, Salt},
     rand::{SecureRandom, SystemRandom},
 };
 use serde::{Deserialize, Deserializer};
@@ -21,6 +22,7 @@ use crate::domain::ids::{ConnectionId, TenantId};
 
 const KEY_LEN: usize = 32;
 const DATA_KEY_CONTEXT: &[u8] = b"angarium data key v1";
+const DERIVATION_SALT: &[u8] = b"angarium derived key v1";
 const VALUE_CONTEXT: &[u8] = b"angarium secret v1";
 
 /// A secret's value in the clear: wiped when dropped, and never printed.
@@ -118,12 +120,16 @@ pub enum SealingError {
     Tampered,
     #[error("the system's random source failed")]
     NoRandomness,
+    #[error("a key for another purpose can't be derived")]
+    NotDerived,
 }
 
 /// The key-encryption keys: one current, which seals, and older ones, which still open.
 pub struct Keyring {
     current: String,
     keys: HashMap<String, LessSafeKey>,
+    /// What keys for other purposes are derived from: the current key's, by HKDF (RFC 5869).
+    root: Prk,
 }
 
 impl Keyring {
@@ -132,16 +138,12 @@ impl Keyring {
     /// # Errors
     /// When there is none, or one is not 32 bytes in base64.
     pub fn from_base64(text: &str) -> Result<Self, KeyringError> {
-        let mut ring = Self { current: String::new(), keys: HashMap::new() };
         let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
-        for (index, word) in words.enumerate() {
-            let (id, key) = parse_key(word, index + 1)?;
-            if index == 0 {
-                ring.current.clone_from(&id);
-            }
-            ring.keys.insert(id, key);
-        }
-        if ring.keys.is_empty() { Err(KeyringError::Empty) } else { Ok(ring) }
+        let parsed = words.enumerate().map(|(index, word)| parse_key(word, index + 1));
+        let parsed = parsed.collect::<Result<Vec<_>, _>>()?;
+        let current = parsed.first().ok_or(KeyringError::Empty)?;
+        let (current, root) = (current.id.clone(), current.root.clone());
+        Ok(Self { current, root, keys: parsed.into_iter().map(|parsed| (parsed.id, parsed.key)).collect() })
     }
 
     /// Reads a file of keys, one a line, the current one first; `#` begins a comment.
@@ -173,6 +175,17 @@ impl Keyring {
     #[must_use]
     pub fn current(&self) -> &str {
         &self.current
+    }
+
+    /// A key for another purpose than sealing, which the label names: it tells nothing of the current
+    /// key, and is another one after a rotation.
+    ///
+    /// # Errors
+    /// When the derivation refuses; for a key of this length it does not.
+    pub fn derive(&self, label: &str) -> Result<[u8; KEY_LEN], SealingError> {
+        let mut key = [0; KEY_LEN];
+        let derived = self.root.expand(&[label.as_bytes()], HKDF_SHA256).and_then(|derived| derived.fill(&mut key));
+        derived.map(|()| key).map_err(|_| SealingError::NotDerived)
     }
 
     /// Encrypts a value for its place, with the current key.
@@ -223,13 +236,20 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// A key and its id: the beginning of its SHA-256, so that ids need no configuration.
-fn parse_key(word: &str, position: usize) -> Result<(String, LessSafeKey), KeyringError> {
+/// A key as it is written down.
+struct ParsedKey {
+    /// The beginning of its SHA-256, so that ids need no configuration.
+    id: String,
+    key: LessSafeKey,
+    root: Prk,
+}
+
+fn parse_key(word: &str, position: usize) -> Result<ParsedKey, KeyringError> {
     let bytes = Zeroizing::new(STANDARD.decode(word).map_err(|_| KeyringError::NotBase64 { position })?);
     let wrong_length = KeyringError::WrongLength { position, length: bytes.len() };
     let key = aes_key(&bytes).map_err(|_| wrong_length)?;
     let id = hex::encode(&digest(&SHA256, &bytes).as_ref()[..8]);
-    Ok((id, key))
+    Ok(ParsedKey { id, key, root: Salt::new(HKDF_SHA256, DERIVATION_SALT).extract(&bytes) })
 }
 
 #[cfg(unix)]
@@ -357,6 +377,16 @@ mod tests {
         assert_eq!(rewrapped.ciphertext, sealed.ciphertext);
         assert_eq!(ring_of(&[&new]).open(&place("a"), &rewrapped).unwrap().expose(), b"x");
         assert_eq!(both.rewrap(&rewrapped).unwrap(), None);
+    }
+
+    #[test]
+    fn a_derived_key_is_of_one_installation_and_one_purpose() {
+        let (one, other) = (Keyring::generate().unwrap(), Keyring::generate().unwrap());
+        let derived = |keys: &[&str], label| ring_of(keys).derive(label).unwrap();
+        let first = derived(&[&one], "artifacts");
+        assert_eq!(first, derived(&[&one, &other], "artifacts"));
+        assert_ne!(first, derived(&[&one], "tokens"));
+        assert_ne!(first, derived(&[&other, &one], "artifacts"));
     }
 
     #[test]

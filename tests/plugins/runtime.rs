@@ -14,8 +14,8 @@ use angarium::{
         transmission::{Reply, Transmission},
     },
     runtime::{
-        CallError, Called, Component, GuestFault, GuestFaultKind, Installed, Limits, Quarantined, Registry, Runtime,
-        RuntimeSettings,
+        CacheSettings, CallError, Called, Component, GuestFault, GuestFaultKind, Installed, Limits, Quarantined,
+        Registry, Runtime, RuntimeSettings,
     },
 };
 use serde_json::json;
@@ -264,9 +264,8 @@ fn more_deliveries_than_a_batch_holds_are_the_hosts_fault() {
 fn a_compiled_component_is_kept_and_a_damaged_one_compiled_again() {
     let folder = tempfile::tempdir().unwrap();
     let settings = || RuntimeSettings {
-        cache_folder: Some(folder.path().to_owned()),
+        cache: Some(CacheSettings { folder: folder.path().to_owned(), key: [7; 32] }),
         limits: Limits { live_instances: 1, ..Limits::default() },
-        ..RuntimeSettings::default()
     };
     let admission = || {
         let began = Instant::now();

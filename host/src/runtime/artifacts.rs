@@ -2,10 +2,12 @@
 //!
 //! An artifact is native code that the host runs with its own rights, so it is loaded only from
 //! the host's own folder (0700, files 0600), and only if its HMAC-SHA256 fits this component,
-//! this runtime and these settings. Whoever holds the key could run code anyway. What fails the
-//! check is compiled again and replaced; nothing here can fail an admission.
+//! this runtime and these settings. The key is the installation's and not in the folder: whoever
+//! holds it could run code anyway. What fails the check is compiled again and replaced; nothing
+//! here can fail an admission.
 
 use std::{
+    collections::HashSet,
     fs,
     hash::Hash,
     io,
@@ -18,9 +20,10 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 use wasmtime::{Engine, component::Component};
 
-use super::RuntimeError;
+use super::{CacheSettings, RuntimeError};
 
 const MAC_BYTES: usize = 32;
+const ENDING: &str = "artifact";
 
 /// SHA-256's block; HMAC fills a shorter key up with zeros (RFC 2104, 2).
 const BLOCK_BYTES: usize = 64;
@@ -35,13 +38,9 @@ pub(super) struct ArtifactCache {
 
 impl ArtifactCache {
     /// Makes the folder, or makes it private.
-    pub(super) fn open(folder: PathBuf, key: Option<[u8; 32]>, engine: &Engine) -> Result<Self, RuntimeError> {
-        let failed = |source| RuntimeError::CacheFolder { folder: folder.clone(), source };
-        make_private(&folder).map_err(failed)?;
-        let key = match key {
-            Some(key) => key,
-            None => kept_key(&folder).map_err(failed)?,
-        };
+    pub(super) fn open(settings: CacheSettings, engine: &Engine) -> Result<Self, RuntimeError> {
+        let CacheSettings { folder, key } = settings;
+        make_private(&folder).map_err(|source| RuntimeError::CacheFolder { folder: folder.clone(), source })?;
         Ok(Self { fingerprint: fingerprint(engine), key, folder })
     }
 
@@ -73,6 +72,25 @@ impl ArtifactCache {
         }
     }
 
+    /// Removes the artifacts that no start will load: of components that are not installed, of
+    /// another runtime, and the beginnings that a crash left. A node beside this one that is just
+    /// writing such a file compiles once more at its next start, and that is all.
+    pub(super) fn prune(&self, installed: &HashSet<String>) {
+        let kept: HashSet<PathBuf> = installed.iter().map(|digest| self.path(digest)).collect();
+        let files = match fs::read_dir(&self.folder) {
+            Ok(files) => files.filter_map(|file| Some(file.ok()?.path())),
+            Err(error) => return report(&self.folder, &error),
+        };
+        for path in files.filter(|path| is_ours(path) && !kept.contains(path)) {
+            match fs::remove_file(&path) {
+                Ok(()) => {
+                    tracing::info!(artifact.path = %path.display(), "a compiled component that nothing uses is removed")
+                }
+                Err(error) => report(&path, &error),
+            }
+        }
+    }
+
     fn authentic<'a>(&self, digest: &str, file: &'a [u8]) -> Option<&'a [u8]> {
         let (mac, artifact) = file.split_at_checked(MAC_BYTES)?;
         self.mac(digest, artifact).verify_slice(mac).ok().map(|()| artifact)
@@ -89,13 +107,19 @@ impl ArtifactCache {
     }
 
     fn path(&self, digest: &str) -> PathBuf {
-        self.folder.join(format!("{digest}-{}.artifact", &self.fingerprint[..16]))
+        self.folder.join(format!("{digest}-{}.{ENDING}", &self.fingerprint[..16]))
     }
+}
+
+/// Whether this module gave a file its name: the folder may have others.
+fn is_ours(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    ending == ENDING || ending.starts_with("partial-")
 }
 
 fn report(path: &Path, error: &io::Error) {
     if error.kind() != io::ErrorKind::NotFound {
-        tracing::warn!(artifact.path = %path.display(), %error, "a cached artifact can't be read; compiling again");
+        tracing::warn!(artifact.path = %path.display(), %error, "a cached artifact can't be read or removed");
     }
 }
 
@@ -123,21 +147,6 @@ impl std::hash::Hasher for Sha256Hasher {
 fn make_private(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-}
-
-/// The key in the folder; the first process to come makes it.
-fn kept_key(folder: &Path) -> io::Result<[u8; 32]> {
-    let path = folder.join("key");
-    if !path.exists() {
-        let fresh = folder.join(format!("key.{}", Uuid::new_v4().simple()));
-        write_private(&fresh, &[&rand::random::<[u8; 32]>()])?;
-        // A link fails where a rename would replace another process' key.
-        let linked = fs::hard_link(&fresh, &path);
-        fs::remove_file(&fresh)?;
-        linked.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })?;
-    }
-    let bytes = fs::read(&path)?;
-    bytes.try_into().map_err(|_| io::Error::other("the file `key` is damaged; remove it"))
 }
 
 /// Writes a file that appears whole or not at all, for this user only.
@@ -168,10 +177,14 @@ mod tests {
         cache: ArtifactCache,
     }
 
+    fn open(folder: &Path, key: u8, engine: &Engine) -> ArtifactCache {
+        ArtifactCache::open(CacheSettings { folder: folder.to_owned(), key: [key; 32] }, engine).unwrap()
+    }
+
     fn kept() -> Kept {
         let folder = tempfile::tempdir().unwrap();
         let engine = Engine::default();
-        let cache = ArtifactCache::open(folder.path().to_owned(), None, &engine).unwrap();
+        let cache = open(folder.path(), 1, &engine);
         cache.keep(DIGEST, &Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap());
         Kept { folder, engine, cache }
     }
@@ -183,7 +196,7 @@ mod tests {
     #[test]
     fn an_artifact_survives_a_restart() {
         let Kept { folder, engine, .. } = kept();
-        let again = ArtifactCache::open(folder.path().to_owned(), None, &engine).unwrap();
+        let again = open(folder.path(), 1, &engine);
         assert!(again.load(&engine, DIGEST).is_some());
     }
 
@@ -192,8 +205,7 @@ mod tests {
         let Kept { folder, cache, .. } = kept();
         assert_eq!(mode(folder.path()), 0o700);
         assert_eq!(mode(&cache.path(DIGEST)), 0o600);
-        assert_eq!(mode(&folder.path().join("key")), 0o600);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no partial file is left");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file is left");
     }
 
     #[test]
@@ -221,13 +233,28 @@ mod tests {
     #[test]
     fn an_artifact_of_another_key_or_other_settings_is_not_loaded() {
         let Kept { folder, engine, cache } = kept();
-        let foreign = ArtifactCache::open(folder.path().to_owned(), Some([7; 32]), &engine).unwrap();
+        let foreign = open(folder.path(), 7, &engine);
         assert!(foreign.load(&engine, DIGEST).is_none());
 
         let mut config = wasmtime::Config::new();
         let interrupted = Engine::new(config.epoch_interruption(true)).unwrap();
-        let other = ArtifactCache::open(folder.path().to_owned(), None, &interrupted).unwrap();
+        let other = open(folder.path(), 1, &interrupted);
         fs::copy(cache.path(DIGEST), other.path(DIGEST)).unwrap();
         assert!(other.load(&interrupted, DIGEST).is_none());
+    }
+
+    #[test]
+    fn what_no_installed_version_uses_is_pruned() {
+        let Kept { folder, cache, engine } = kept();
+        let mut config = wasmtime::Config::new();
+        let newer = open(folder.path(), 1, &Engine::new(config.epoch_interruption(true)).unwrap());
+        let stray = [cache.path("gone"), newer.path(DIGEST), cache.path(DIGEST).with_extension("partial-0")];
+        let others = folder.path().join("lost+found");
+        for path in stray.iter().chain([&others]) {
+            fs::write(path, "x").unwrap();
+        }
+        cache.prune(&HashSet::from([DIGEST.to_owned(), "never compiled".to_owned()]));
+        assert!(stray.iter().all(|path| !path.exists()) && others.exists());
+        assert!(cache.load(&engine, DIGEST).is_some());
     }
 }

@@ -113,6 +113,11 @@ pub async fn component_bytes(db: &mut PgConnection, digest: &str) -> Result<Opti
         .await?)
 }
 
+/// The SHA-256 of every component that is installed, hexadecimal.
+pub async fn component_digests(db: &mut PgConnection) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar("select digest from provider_component").fetch_all(db).await?)
+}
+
 /// A provider's components, the newest first.
 pub async fn component_list(db: &mut PgConnection, name: &str) -> Result<Vec<StoredComponent>> {
     let rows: Vec<ComponentRow> = sqlx::query_as(
