@@ -54,6 +54,38 @@ async fn what_the_provider_does_not_take_is_named() {
 }
 
 #[tokio::test]
+async fn a_malformed_signing_key_is_refused_when_it_is_saved() {
+    let gateway = TestGateway::start().await;
+    let connection =
+        |name: &str, key: &str| json!({"uid": "hook", "provider": "webhook", "config": {}, "secrets": {name: key}});
+    for (name, key) in [
+        ("signing_key", "hunter2"),
+        ("signing_key", "whsec_hunter2"),
+        ("signing_key", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS"),
+        ("signing_key", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw="),
+        ("signing_key", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa_-"),
+        ("signing_key_ed25519", SECRET),
+        ("signing_key_ed25519", "whsk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ] {
+        let problem = gateway.post("/v1/connections", &connection(name, key)).await.expect(422);
+        let error = &problem["errors"][0];
+        assert_eq!((&error["pointer"], &error["code"]), (&json!(format!("/secrets/{name}")), &json!("wrong_format")));
+        assert!(error["detail"].as_str().unwrap().contains("in base64"), "{error}");
+        assert!(!problem.to_string().contains(key.trim_start_matches("whsec_")), "{problem}");
+    }
+    gateway.post("/v1/connections", &connection("signing_key", &format!("{SECRET}\n"))).await.expect(201);
+    let path = "/v1/connections/hook/secrets/";
+    let rotate = async |name: &str, value: &str| {
+        gateway.call(Method::PUT, &format!("{path}{name}"), Some(&json!({"value": value, "overlap": 1}))).await
+    };
+    let problem = rotate("signing_key", "whsec_hunter2").await.expect(422);
+    let pointers: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].clone()).collect();
+    assert_eq!(pointers, ["/overlap", "/value"]);
+    let seed = json!({"value": "whsk_TV09T3NqYcRhXVqyTTWv5aDsHnZkHQLhMmYJyMp7gTU="});
+    gateway.call(Method::PUT, &format!("{path}signing_key_ed25519"), Some(&seed)).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_taken_uid_and_a_connection_in_use_are_conflicts() {
     let gateway = TestGateway::start().await;
     gateway.connection("hook", "webhook", json!({"url": "https://example.com"}), json!({})).await;

@@ -23,7 +23,7 @@ use crate::{
     domain::{
         connection::Connection,
         ids::{ConnectionId, TenantId},
-        provider::Descriptor,
+        provider::SecretSpec,
     },
     runtime::Component,
     sealing::{Place, Secret},
@@ -270,10 +270,9 @@ pub async fn rotate(
     let mut txn = app.store.tenant(tenant.id).await?;
     let connection = locked(&mut txn, tenant.id, &connection).await?;
     let component = component(&app, &connection.provider)?;
-    if !component.descriptor().secrets.iter().any(|spec| spec.name == name) {
-        return Err(Problem::not_found("secret of this provider"));
-    }
-    new.check(&mut fields);
+    let spec = component.descriptor().secrets.iter().find(|spec| spec.name == name);
+    let spec = spec.ok_or_else(|| Problem::not_found("secret of this provider"))?;
+    new.check(&mut fields, &component, spec);
     if let Some(problem) = fields.into_problem() {
         return Err(problem);
     }
@@ -289,8 +288,8 @@ pub async fn rotate(
 }
 
 impl NewSecret {
-    fn check(&self, fields: &mut Fields) {
-        check_value(fields, "value", &self.value);
+    fn check(&self, fields: &mut Fields, component: &Component, spec: &SecretSpec) {
+        check_value(fields, "value", component, spec, &self.value);
         fields.check(
             self.overlap_seconds.is_none_or(|it| it <= LONGEST_OVERLAP),
             "overlap_seconds",
@@ -301,11 +300,7 @@ impl NewSecret {
 }
 
 impl NewConnection {
-    fn into_domain(
-        self,
-        app: &App,
-        mut fields: Fields,
-    ) -> Result<(Connection, BTreeMap<String, String>), Problem> {
+    fn into_domain(self, app: &App, mut fields: Fields) -> Result<(Connection, BTreeMap<String, String>), Problem> {
         check_names(&mut fields, self.uid.as_deref(), self.name.as_deref());
         let config = self.config.unwrap_or_else(empty);
         let provider = self.provider.unwrap_or_default();
@@ -314,7 +309,7 @@ impl NewConnection {
             None => fields.check(false, "provider", "unknown_provider", unknown_provider),
             Some(serving) => {
                 check_config(&mut fields, &serving.component, &config);
-                check_secrets(&mut fields, serving.component.descriptor(), &self.secrets);
+                check_secrets(&mut fields, &serving.component, &self.secrets);
             }
         }
         if let Some(problem) = fields.into_problem() {
@@ -374,22 +369,31 @@ fn check_config(fields: &mut Fields, component: &Component, config: &RawValue) {
     }
 }
 
-fn check_secrets(fields: &mut Fields, descriptor: &Descriptor, secrets: &BTreeMap<String, String>) {
+fn check_secrets(fields: &mut Fields, component: &Component, secrets: &BTreeMap<String, String>) {
+    let specs = &component.descriptor().secrets;
     fields.within("secrets", |fields| {
         for (name, value) in secrets {
-            let known = descriptor.secrets.iter().any(|spec| spec.name == *name);
-            fields.check(known, name, "unknown_secret", || "the provider has no such secret".to_owned());
-            check_value(fields, name, value);
+            match specs.iter().find(|spec| spec.name == *name) {
+                Some(spec) => check_value(fields, name, component, spec, value),
+                None => {
+                    fields.check(false, name, "unknown_secret", || "the provider has no such secret".to_owned());
+                }
+            }
         }
-        for spec in descriptor.secrets.iter().filter(|spec| spec.required && !secrets.contains_key(&spec.name)) {
+        for spec in specs.iter().filter(|spec| spec.required && !secrets.contains_key(&spec.name)) {
             fields.check(false, &spec.name, "missing", || format!("is missing: {}", spec.purpose));
         }
     });
 }
 
-fn check_value(fields: &mut Fields, name: &str, value: &str) {
-    let fits = (1..=MOST_SECRET_BYTES).contains(&value.len());
-    fields.check(fits, name, "wrong_length", || "has 1 byte to 64 KiB".to_owned());
+/// What is said of a secret's value does not repeat it.
+fn check_value(fields: &mut Fields, field: &str, component: &Component, spec: &SecretSpec, value: &str) {
+    if !(1..=MOST_SECRET_BYTES).contains(&value.len()) {
+        return fields.check(false, field, "wrong_length", || "has 1 byte to 64 KiB".to_owned());
+    }
+    fields.check(component.accepts_secret(&spec.name, value), field, "wrong_format", || {
+        format!("does not have the form that the provider asks for: {}", spec.purpose)
+    });
 }
 
 /// Encrypts a value for its place and keeps it.

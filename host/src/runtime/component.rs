@@ -1,6 +1,6 @@
 //! A provider's component, admitted: what it is, and the two calls that a delivery makes.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use jsonschema::Validator;
 use serde_json::Value;
@@ -26,6 +26,7 @@ pub struct Component {
     name: Arc<str>,
     descriptor: Descriptor,
     config: Validator,
+    secrets: BTreeMap<String, Validator>,
     digest: String,
     size: usize,
     imports: Vec<String>,
@@ -49,8 +50,9 @@ impl Component {
         size: usize,
         imports: Vec<String>,
     ) -> Self {
-        let Described { descriptor, config } = described;
-        Self { name: Arc::from(descriptor.name.as_str()), sandbox, linked, descriptor, config, digest, size, imports }
+        let Described { descriptor, config, secrets } = described;
+        let name = Arc::from(descriptor.name.as_str());
+        Self { name, sandbox, linked, descriptor, config, secrets, digest, size, imports }
     }
 
     /// SHA-256 of the file, in hexadecimal.
@@ -85,6 +87,12 @@ impl Component {
             detail: error.masked().to_string(),
         };
         self.config.iter_errors(config).map(problem).collect()
+    }
+
+    /// Whether a secret's value has the form that the descriptor tells of it, if it tells one.
+    #[must_use]
+    pub fn accepts_secret(&self, name: &str, value: &str) -> bool {
+        self.secrets.get(name).is_none_or(|schema| schema.is_valid(&Value::from(value)))
     }
 
     /// Turns deliveries into a first step. `config` is the connection's, valid by the schema;

@@ -1,6 +1,6 @@
 //! What a provider may say of itself. All problems are found at once, each by its field.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::{Map, Value};
@@ -27,10 +27,12 @@ pub struct DescriptorProblem {
     pub detail: String,
 }
 
-/// A descriptor that was checked, with its schema ready for use.
+/// A descriptor that was checked, with its schemas ready for use.
 pub(super) struct Described {
     pub(super) descriptor: Descriptor,
     pub(super) config: Validator,
+    /// Of the secrets whose form it tells.
+    pub(super) secrets: BTreeMap<String, Validator>,
 }
 
 /// Collects what is wrong.
@@ -60,11 +62,12 @@ pub(super) fn check(raw: RawDescriptor) -> Result<Described, Vec<DescriptorProbl
     let cost_model = json(&mut problems, "cost_model", &raw.cost_model);
     cost(&mut problems, &cost_model);
     let ext = json(&mut problems, "ext", &raw.ext);
+    let secrets = secret_schemas(&mut problems, &ext, &raw.secrets);
     let schema = Value::Object(schema);
-    let config = compile(&mut problems, &schema);
+    let config = compile(&mut problems, "config_schema", &schema, "object");
     match config {
         Some(config) if problems.0.is_empty() => {
-            Ok(Described { descriptor: descriptor(raw, schema, cost_model, ext), config })
+            Ok(Described { descriptor: descriptor(raw, schema, cost_model, ext), config, secrets })
         }
         Some(_) | None => Err(problems.0),
     }
@@ -155,15 +158,35 @@ fn json(problems: &mut Problems, field: &str, text: &str) -> Map<String, Value> 
     })
 }
 
-/// Makes the schema ready. Patterns are matched in linear time, and no reference leaves the
+/// The schemas of secrets' values, by their names: `ext.secrets`.
+fn secret_schemas(
+    problems: &mut Problems,
+    ext: &Map<String, Value>,
+    secrets: &[SecretSpec],
+) -> BTreeMap<String, Validator> {
+    let Some(schemas) = ext.get("secrets") else { return BTreeMap::new() };
+    let Some(schemas) = schemas.as_object() else {
+        problems.add("ext.secrets", "must be an object: a JSON Schema under each secret's name");
+        return BTreeMap::new();
+    };
+    let mut compiled = BTreeMap::new();
+    for (name, schema) in schemas {
+        let at = format!("ext.secrets.{}", excerpt(name));
+        problems.unless(secrets.iter().any(|secret| secret.name == *name), &at, "names no secret of the descriptor");
+        compiled.extend(compile(problems, &at, schema, "string").map(|schema| (name.clone(), schema)));
+    }
+    compiled
+}
+
+/// Makes a schema ready. Patterns are matched in linear time, and no reference leaves the
 /// document: a schema comes from a plugin's publisher.
-fn compile(problems: &mut Problems, schema: &Value) -> Option<Validator> {
+fn compile(problems: &mut Problems, field: &str, schema: &Value, kind: &str) -> Option<Validator> {
     let draft = schema.get("$schema").and_then(Value::as_str);
-    problems.unless(draft.is_none_or(|draft| draft == DRAFT), "config_schema", format!("must be of the draft {DRAFT}"));
-    problems.unless(schema["type"] == "object", "config_schema", "must have the type `object`");
+    problems.unless(draft.is_none_or(|draft| draft == DRAFT), field, format!("must be of the draft {DRAFT}"));
+    problems.unless(schema["type"] == kind, field, format!("must have the type `{kind}`"));
     let options = jsonschema::draft202012::options().with_pattern_options(PatternOptions::regex()).offline();
     let validator = options.build(schema);
-    validator.map_err(|error| problems.add("config_schema", format!("is not a JSON Schema: {error}"))).ok()
+    validator.map_err(|error| problems.add(field, format!("is not a JSON Schema: {error}"))).ok()
 }
 
 fn hosts(problems: &mut Problems, hosts: &[String], schema: &Map<String, Value>) {
@@ -295,6 +318,27 @@ mod tests {
         assert!(
             schema(r#"{"type":"object","$schema":"http://json-schema.org/draft-07/schema#"}"#)[0].contains("draft")
         );
+    }
+
+    #[test]
+    fn a_secret_may_have_a_form() {
+        let described = |ext: &str| {
+            let mut raw = valid();
+            raw.ext = ext.to_owned();
+            check(raw).map(|described| described.secrets)
+        };
+        let forms = described(r#"{"secrets":{"token":{"type":"string","pattern":"^ak_[a-z]+$"}}}"#).unwrap();
+        let fits = |value: &str| forms["token"].is_valid(&serde_json::json!(value));
+        assert!(fits("ak_x") && !fits("x"));
+        for (ext, field) in [
+            (r#"{"secrets":[]}"#, "ext.secrets"),
+            (r#"{"secrets":{"pin":{"type":"string"}}}"#, "ext.secrets.pin"),
+            (r#"{"secrets":{"token":{"type":"object"}}}"#, "ext.secrets.token"),
+            (r#"{"secrets":{"token":{"type":"string","pattern":"("}}}"#, "ext.secrets.token"),
+        ] {
+            let problems = described(ext).err().unwrap();
+            assert_eq!(problems.iter().map(|problem| problem.field.as_str()).collect::<Vec<_>>(), [field], "{ext}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A descriptor, built up from what every provider must say.
 
+use serde_json::{Value, json};
+
 use crate::{Context, Deduplication, Delivery, Descriptor, SecretSpec};
 
 impl Descriptor {
@@ -38,6 +40,16 @@ impl Descriptor {
     #[must_use]
     pub fn optional_secret(self, name: &str, purpose: &str) -> Self {
         self.with_secret(name, purpose, false)
+    }
+
+    /// The form of a secret's value, as a regular expression without look-around: a value that does
+    /// not match is refused when it is saved, with the secret's purpose as the remedy.
+    #[must_use]
+    pub fn secret_pattern(mut self, name: &str, pattern: &str) -> Self {
+        let mut ext: Value = serde_json::from_str(&self.ext).unwrap_or_default();
+        ext["secrets"][name] = json!({ "type": "string", "pattern": pattern });
+        self.ext = ext.to_string();
+        self
     }
 
     fn with_secret(mut self, name: &str, purpose: &str, required: bool) -> Self {

@@ -25,8 +25,17 @@ impl Provider for Webhook {
             &["webhook"],
         )
         .config_schema(include_str!("config.schema.json"))
-        .optional_secret(request::HMAC_KEY, "Signs with HMAC-SHA256 (v1): whsec_ and 24 to 64 bytes in base64.")
-        .optional_secret(request::ED25519_KEY, "Signs with Ed25519 (v1a): whsk_ and the 32-byte seed in base64.")
+        .optional_secret(
+            request::HMAC_KEY,
+            "Signs with HMAC-SHA256 (v1): whsec_ and 24 to 64 random bytes in base64; \
+             `echo whsec_$(openssl rand -base64 32)` makes one.",
+        )
+        .secret_pattern(request::HMAC_KEY, request::HMAC_KEY_FORM)
+        .optional_secret(
+            request::ED25519_KEY,
+            "Signs with Ed25519 (v1a): whsk_ and the 32-byte seed in base64, with or without the public key's 32 bytes.",
+        )
+        .secret_pattern(request::ED25519_KEY, request::ED25519_KEY_FORM)
         .hosts(&["{config.url}", "{to}"])
         .deduplicates_by_key()
     }
