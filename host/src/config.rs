@@ -16,12 +16,45 @@ use serde::Deserialize;
 
 use crate::sealing::{Keyring, KeyringError};
 
+/// Every setting, by its key.
+const SETTINGS: &[&str] = &[
+    "database.url",
+    "database.max_connections",
+    "http.listen",
+    "http.max_body_bytes",
+    "secrets.key",
+    "secrets.key_file",
+    "providers.folder",
+    "providers.cache_folder",
+    "providers.grant",
+    "egress.allow",
+    "tls.ca_file",
+    "dispatch.deadline_ms",
+    "dispatch.max_in_flight",
+    "dispatch.max_in_flight_per_connection",
+    "queue.lease_ms",
+    "queue.poll_ms",
+    "roles",
+    "log.format",
+    "log.filter",
+    "node.name",
+    "node.ehlo_name",
+];
+
+/// Variables that are no settings: the command line's, and those of the project's own tests.
+const OTHER_VARIABLES: &[&str] =
+    &["ANGARIUM_CONFIG", "ANGARIUM_URL", "ANGARIUM_KEY", "ANGARIUM_REQUIRE_PEERS", "ANGARIUM_SEED"];
+const OTHER_BEGINNINGS: &[&str] = &["ANGARIUM_TEST_", "ANGARIUM_PEERS_"];
+
 /// Why the gateway can't start with this configuration. Each names the key and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file is missing or not TOML.
     #[error("the configuration file {}: {detail}; name another with `--config` or ANGARIUM_CONFIG", path.display())]
     File { path: PathBuf, detail: String },
+    /// Variables that begin like the gateway's and that it doesn't know.
+    #[error("the configuration: {}", .0.join("\n  "))]
+    Variables(Vec<String>),
     /// A key that doesn't exist, or a value of another kind.
     #[error("the configuration: {0}")]
     Shape(String),
@@ -41,8 +74,7 @@ pub struct Problem {
 
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let variable = self.key.replace('.', "__").to_uppercase();
-        write!(f, "`{}` (ANGARIUM_{variable}): {}", self.key, self.detail)
+        write!(f, "`{}` ({}): {}", self.key, variable(self.key), self.detail)
     }
 }
 
@@ -359,6 +391,10 @@ impl Config {
         environment: HashMap<String, String>,
         overrides: Overrides,
     ) -> Result<Self, ConfigError> {
+        let unknown = unknown_variables(&environment);
+        if !unknown.is_empty() {
+            return Err(ConfigError::Variables(unknown));
+        }
         let mut builder = config::Config::builder()
             .set_default("database.url", environment.get("DATABASE_URL").cloned().unwrap_or_default())
             .map_err(shape)?;
@@ -454,13 +490,44 @@ fn utf8((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(Stri
     Some((name.into_string().ok()?, value.into_string().ok()?))
 }
 
-/// `ANGARIUM_QUEUE__LEASE_MS` is `queue.lease_ms`. What has no level but the known one belongs to
-/// the command line (`ANGARIUM_URL`), not to this.
-fn variables(environment: HashMap<String, String>) -> Environment {
-    let ours = environment
-        .into_iter()
-        .filter(|(name, _)| name.starts_with("ANGARIUM_") && (name.contains("__") || name == "ANGARIUM_ROLES"))
+/// `queue.lease_ms` is `ANGARIUM_QUEUE__LEASE_MS`.
+fn variable(key: &str) -> String {
+    format!("ANGARIUM_{}", key.replace('.', "__").to_uppercase())
+}
+
+/// Every variable that looks like a setting and is none, with the one that was probably meant.
+fn unknown_variables(environment: &HashMap<String, String>) -> Vec<String> {
+    let known: Vec<_> = SETTINGS.iter().map(|key| variable(key)).collect();
+    let mut unknown: Vec<_> = environment
+        .iter()
+        .filter(|(name, value)| name.starts_with("ANGARIUM_") && !known.contains(name) && !is_other(name, value))
+        .map(|(name, _)| match nearest(name, &known) {
+            Some(meant) => format!("there is no variable {name}; {meant} is the nearest: rename or remove it"),
+            None => format!("there is no variable {name}: remove it"),
+        })
         .collect();
+    unknown.sort();
+    unknown
+}
+
+/// Whether a variable of our prefix is somebody else's. Kubernetes sets `…_SERVICE_HOST`,
+/// `…_PORT=tcp://…` and the like for a service whose name begins with `angarium`.
+fn is_other(name: &str, value: &str) -> bool {
+    OTHER_VARIABLES.contains(&name)
+        || OTHER_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+        || ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|part| name.contains(part))
+        || name.ends_with("_PORT") && value.contains("://")
+}
+
+/// A setting whose level was left out goes before one that is written alike.
+fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
+    let last = name.strip_prefix("ANGARIUM_").unwrap_or(name);
+    known.iter().min_by_key(|known| (!known.ends_with(&format!("__{last}")), strsim::levenshtein(name, known)))
+}
+
+fn variables(environment: HashMap<String, String>) -> Environment {
+    let settings: Vec<_> = SETTINGS.iter().map(|key| variable(key)).collect();
+    let ours = environment.into_iter().filter(|(name, _)| settings.contains(name)).collect();
     Environment::with_prefix("ANGARIUM")
         .prefix_separator("_")
         .separator("__")
@@ -527,6 +594,63 @@ mod tests {
             }
         }
         assert!(refusal("", &[]).contains("set DATABASE_URL"));
+    }
+
+    #[test]
+    fn an_unknown_variable_is_refused_with_the_one_that_was_meant() {
+        for (name, meant) in [
+            ("ANGARIUM_LISTEN", "ANGARIUM_HTTP__LISTEN"),
+            ("ANGARIUM_HTTP_LISTEN", "ANGARIUM_HTTP__LISTEN"),
+            ("ANGARIUM_HTTP__LISEN", "ANGARIUM_HTTP__LISTEN"),
+            ("ANGARIUM_DATABASE_URL", "ANGARIUM_DATABASE__URL"),
+            ("ANGARIUM_ROLE", "ANGARIUM_ROLES"),
+            ("ANGARIUM_KEY_FILE", "ANGARIUM_SECRETS__KEY_FILE"),
+        ] {
+            let message = refusal("", &[("DATABASE_URL", URL), (name, "x"), ("ANGARIUM_NONSENSE", "")]);
+            assert!(message.contains(&format!("no variable {name}; {meant} is")), "{message}");
+            assert!(message.contains("no variable ANGARIUM_NONSENSE"), "{message}");
+        }
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone() {
+        let others = [
+            ("ANGARIUM_URL", "http://localhost"),
+            ("ANGARIUM_KEY", "ak_x"),
+            ("ANGARIUM_CONFIG", "angarium.toml"),
+            ("ANGARIUM_TEST_KILLS", "9"),
+            ("ANGARIUM_REQUIRE_PEERS", "1"),
+            ("ANGARIUM_API_SERVICE_HOST", "10.0.0.1"),
+            ("ANGARIUM_SERVICE_PORT_HTTP", "8080"),
+            ("ANGARIUM_PORT", "tcp://10.0.0.1:8080"),
+            ("ANGARIUM_PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("DATABASE_URL", URL),
+        ];
+        assemble("", &others).unwrap();
+        assert!(refusal("", &[("ANGARIUM_PORT", "8080"), ("DATABASE_URL", URL)]).contains("ANGARIUM_PORT"));
+    }
+
+    /// serde lists what a section has when it is asked for something else.
+    #[test]
+    fn every_setting_has_a_variable() {
+        let listed = |toml: &str| -> Vec<String> {
+            let message = refusal(toml, &[("DATABASE_URL", URL)]);
+            let (_, expected) = message.split_once("expected").unwrap_or_else(|| panic!("{message}"));
+            let expected = expected.split(" for key ").next().unwrap_or_default();
+            expected.split('`').skip(1).step_by(2).filter(|word| !word.contains('/')).map(str::to_owned).collect()
+        };
+        let mut found = Vec::new();
+        for section in listed("nonsense = 1") {
+            match section.as_str() {
+                "roles" => found.push(section),
+                _ => found
+                    .extend(listed(&format!("[{section}]\nnonsense = 1")).iter().map(|key| format!("{section}.{key}"))),
+            }
+        }
+        let mut settings: Vec<_> = SETTINGS.iter().map(ToString::to_string).collect();
+        found.sort();
+        settings.sort();
+        assert_eq!(found, settings);
     }
 
     #[test]
