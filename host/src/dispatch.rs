@@ -72,7 +72,7 @@ impl Dispatcher {
             };
             let plan = self.plan(&config, &course.spec, &work);
             let Some(candidate) = plan.candidates.first() else {
-                return self.nobody(work, &course.spec, &plan);
+                return self.nobody(work, &config, &course.spec, &plan);
             };
             if work.message.expires_at.is_some_and(|at| at <= clock::now()) {
                 return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
@@ -193,7 +193,7 @@ impl Dispatcher {
     }
 
     /// Nobody can be asked now: the delivery waits where that may pass, as the retry policy says.
-    fn nobody(&self, work: Work, spec: &RouteSpec, plan: &Plan) {
+    fn nobody(&self, work: Work, config: &TenantConfig, spec: &RouteSpec, plan: &Plan) {
         let may_pass = plan.skipped.iter().any(|skipped| skipped.reason.may_pass());
         let made = u32::try_from(work.past.len()).unwrap_or(u32::MAX).saturating_add(1);
         let delay = may_pass.then(|| spec.retry.delay(made, fastrand::f64())).flatten();
@@ -201,7 +201,7 @@ impl Dispatcher {
             Some(at) if work.message.expires_at.is_none_or(|expires_at| at < expires_at) => Outcome::Retry(at),
             _ => Outcome::End(DeliveryState::Unroutable),
         };
-        self.close(work, &outcome, "no_candidate", &why_nobody(plan));
+        self.close(work, &outcome, "no_candidate", &why_nobody(config, plan));
     }
 
     /// Ends a delivery of which nobody could be asked; the ledger says why.
@@ -263,12 +263,20 @@ fn describe(plan: &Plan) -> Arc<str> {
     serde_json::to_string(plan).unwrap_or_default().into()
 }
 
-fn why_nobody(plan: &Plan) -> String {
+/// By uid where a connection has one: it is what people know it by.
+fn why_nobody(config: &TenantConfig, plan: &Plan) -> String {
     if plan.skipped.is_empty() {
         return "the route has no candidate".to_owned();
     }
-    let why: Vec<_> =
-        plan.skipped.iter().map(|skipped| format!("{}: {}", skipped.connection, skipped.reason.as_str())).collect();
+    let name = |id: ConnectionId| {
+        let uid = config.endpoints.get(&id).and_then(|endpoint| endpoint.connection.uid.clone());
+        uid.unwrap_or_else(|| id.to_string())
+    };
+    let why: Vec<_> = plan
+        .skipped
+        .iter()
+        .map(|skipped| format!("{}: {}", name(skipped.connection), skipped.reason.as_str()))
+        .collect();
     format!("no connection of the route can be asked ({})", why.join("; "))
 }
 
