@@ -201,22 +201,22 @@ impl Dispatcher {
             Some(at) if work.message.expires_at.is_none_or(|expires_at| at < expires_at) => Outcome::Retry(at),
             _ => Outcome::End(DeliveryState::Unroutable),
         };
-        self.close(work, &outcome, "no_candidate", &why_nobody(config, plan));
+        self.close(work, &outcome, "no_candidate", &why_nobody(config, plan), describe(plan));
     }
 
     /// Ends a delivery of which nobody could be asked; the ledger says why.
     fn end(&self, work: Work, state: DeliveryState, code: &str, detail: &str) {
-        self.close(work, &Outcome::End(state), code, detail);
+        self.close(work, &Outcome::End(state), code, detail, Arc::from("{}"));
     }
 
-    fn close(&self, work: Work, outcome: &Outcome, code: &str, detail: &str) {
+    fn close(&self, work: Work, outcome: &Outcome, code: &str, detail: &str, plan: Arc<str>) {
         let now = clock::now();
         let attempt = Attempt {
             id: AttemptId::new(),
             number: work.attempts + 1,
             trigger: work.trigger,
             origin: None,
-            plan: Arc::from("{}"),
+            plan,
             started_at: now,
             finished_at: now,
             verdict: host_verdict(Disposition::NotSent, code, detail.to_owned()),
