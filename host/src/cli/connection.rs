@@ -110,6 +110,19 @@ struct Update {
     client: Client,
 }
 
+/// Of one connection there is room for more.
+const WHOLE: [Column<'_>; 9] = [
+    ("id", "/id"),
+    ("uid", "/uid"),
+    ("name", "/name"),
+    ("provider", "/provider"),
+    ("enabled", "/enabled"),
+    ("config", "/config"),
+    ("secrets", "/shown_secrets"),
+    ("created", "/created_at"),
+    ("updated", "/updated_at"),
+];
+
 const COLUMNS: [Column<'_>; 6] = [
     ("id", "/id"),
     ("uid", "/uid"),
@@ -124,7 +137,7 @@ impl Connection {
         match self.command {
             Command::Create(create) => create.run(output).await?,
             Command::List { cursor, client } => output.list(&client.get(&paged(PATH, cursor)).await?, &COLUMNS),
-            Command::Get { connection, client } => output.one(&client.get(&path(&connection)).await?, &COLUMNS),
+            Command::Get { connection, client } => show(client.get(&path(&connection)).await?, output),
             Command::Update(update) => update.run(output).await?,
             Command::Delete { connection, client } => {
                 client.delete(&path(&connection)).await?;
@@ -141,16 +154,26 @@ impl Connection {
     }
 }
 
+fn show(mut connection: Value, output: &Output) {
+    if !output.json {
+        let secrets = connection["secrets"].as_array().into_iter().flatten();
+        let named =
+            |secret: &Value| format!("{} (version {})", secret["name"].as_str().unwrap_or_default(), secret["version"]);
+        connection["shown_secrets"] = secrets.map(named).collect();
+    }
+    output.one(&connection, &WHOLE);
+}
+
 impl Create {
     async fn run(self, output: &Output) -> Result<(), CliError> {
-        output.one(&self.client.post(PATH, &self).await?, &COLUMNS);
+        show(self.client.post(PATH, &self).await?, output);
         Ok(())
     }
 }
 
 impl Update {
     async fn run(self, output: &Output) -> Result<(), CliError> {
-        output.one(&self.client.patch(&path(&self.connection), &self).await?, &COLUMNS);
+        show(self.client.patch(&path(&self.connection), &self).await?, output);
         Ok(())
     }
 }

@@ -134,12 +134,13 @@ const COLUMNS: [Column<'_>; 8] = [
 ];
 
 /// Of one message there is room for more.
-const WHOLE: [Column<'_>; 14] = [
+const WHOLE: [Column<'_>; 15] = [
     ("id", "/id"),
     ("state", "/state"),
     ("channel", "/channel"),
     ("to", "/to"),
     ("reference", "/reference"),
+    ("connection", "/delivery/connection"),
     ("provider", "/delivery/provider"),
     ("attempts", "/delivery/attempts"),
     ("code", "/delivery/code"),
@@ -153,14 +154,12 @@ const WHOLE: [Column<'_>; 14] = [
 
 const EVENTS: [Column<'_>; 3] = [("at", "/at"), ("type", "/type"), ("data", "/data")];
 
-const DECISIONS: [Column<'_>; 7] = [
+const DECISIONS: [Column<'_>; 5] = [
     ("attempt", "/attempt"),
     ("trigger", "/trigger"),
     ("connection", "/connection"),
-    ("provider", "/provider"),
-    ("why not the one before", "/fallback_reason"),
-    ("candidates", "/plan/candidates"),
-    ("passed over", "/plan/skipped"),
+    ("part", "/part"),
+    ("reason", "/reason"),
 ];
 
 const CANDIDATES: [Column<'_>; 2] = [("candidate", "/connection"), ("reason", "/reason")];
@@ -187,9 +186,10 @@ const REQUEST: [Column<'_>; 16] = [
     ("attachments", "/request/attachments"),
 ];
 
-const ATTEMPTS: [Column<'_>; 9] = [
+const ATTEMPTS: [Column<'_>; 10] = [
     ("number", "/number"),
     ("trigger", "/trigger"),
+    ("connection", "/connection"),
     ("provider", "/provider"),
     ("disposition", "/disposition"),
     ("status", "/status"),
@@ -227,19 +227,69 @@ impl Message {
         match self.command {
             Command::List { cursor, client } => output.list(&client.get(&paged(PATH, cursor)).await?, &COLUMNS),
             Command::Get(one) => output.one(&one.get("").await?, &WHOLE),
-            Command::Attempts(one) => output.list(&one.get("/attempts").await?, &ATTEMPTS),
+            Command::Attempts(one) => {
+                let mut answer = one.get("/attempts").await?;
+                if !output.json {
+                    name_connections(&mut answer["data"]);
+                }
+                output.list(&answer, &ATTEMPTS);
+            }
             Command::Events(one) => output.list(&one.get("/events").await?, &EVENTS),
             Command::Decision(one) => {
                 let answer = one.get("/decision").await?;
                 match output.json {
                     true => output.one(&answer, &[]),
-                    false => output.rows(&answer["decisions"], &DECISIONS),
+                    false => output.rows(&considered(&answer["decisions"]), &DECISIONS),
                 }
             }
             Command::Cancel(one) => output.one(&one.post("/cancel").await?, &WHOLE),
             Command::Retry(one) => output.one(&one.post("/retry").await?, &WHOLE),
         }
         Ok(())
+    }
+}
+
+/// Connections by uid, where they have one.
+fn name_connections(attempts: &mut Value) {
+    for attempt in attempts.as_array_mut().into_iter().flatten() {
+        if attempt["connection_uid"].is_string() {
+            attempt["connection"] = attempt["connection_uid"].take();
+        }
+    }
+}
+
+/// A row for each connection that a decision considered: who was asked, who would have been next,
+/// who was passed over, and why.
+fn considered(decisions: &Value) -> Value {
+    let mut rows = Vec::new();
+    for decision in decisions.as_array().into_iter().flatten() {
+        let part = |list: &str| decision["plan"][list].as_array().cloned().unwrap_or_default();
+        let asked = part("candidates")
+            .into_iter()
+            .enumerate()
+            .map(|(place, it)| (if place == 0 { "asked" } else { "next" }, it));
+        let mut considered: Vec<_> = asked.chain(part("skipped").into_iter().map(|it| ("passed over", it))).collect();
+        if considered.is_empty() {
+            considered.push(("", json!({"connection": decision["connection"], "reason": "nobody could be asked"})));
+        }
+        for (place, (part, it)) in considered.into_iter().enumerate() {
+            let reason = it["reason"].as_str().unwrap_or_default().replace('_', " ");
+            let mut row = json!({"connection": it["connection"], "part": part, "reason": reason});
+            if place == 0 {
+                row["attempt"] = decision["attempt"].clone();
+                row["trigger"] = trigger(decision);
+            }
+            rows.push(row);
+        }
+    }
+    Value::Array(rows)
+}
+
+/// With the reason of a fallback.
+fn trigger(decision: &Value) -> Value {
+    match (decision["trigger"].as_str(), decision["fallback_reason"].as_str()) {
+        (Some(trigger), Some(reason)) => json!(format!("{trigger}: {}", reason.replace('_', " "))),
+        _ => decision["trigger"].clone(),
     }
 }
 
@@ -265,6 +315,25 @@ mod tests {
     struct Line {
         #[command(flatten)]
         send: Send,
+    }
+
+    #[test]
+    fn a_decision_is_a_row_for_each_connection() {
+        let decisions = json!([
+            {"attempt": 2, "trigger": "fallback", "fallback_reason": "provider_unavailable", "plan": {
+                "candidates": [{"connection": "b", "reason": "first"}, {"connection": "c", "reason": "stands in"}],
+                "skipped": [{"connection": "a", "reason": "asked_this_round"}]}},
+            {"attempt": 3, "trigger": "retry", "connection": null, "fallback_reason": null, "plan": {}},
+        ]);
+        assert_eq!(
+            considered(&decisions),
+            json!([
+                {"attempt": 2, "trigger": "fallback: provider unavailable", "connection": "b", "part": "asked", "reason": "first"},
+                {"connection": "c", "part": "next", "reason": "stands in"},
+                {"connection": "a", "part": "passed over", "reason": "asked this round"},
+                {"attempt": 3, "trigger": "retry", "connection": null, "part": "", "reason": "nobody could be asked"},
+            ])
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width};
 use serde_json::Value;
 
 /// How to print.
@@ -22,13 +22,10 @@ impl Output {
         if self.json {
             return print(value);
         }
-        let mut table = empty_table();
-        for (title, pointer) in columns {
-            if let Some(field) = value.pointer(pointer).filter(|field| !field.is_null()) {
-                table.add_row([(*title).to_owned(), text(field)]);
-            }
-        }
-        say(&table);
+        let fields = columns.iter().map(|(title, pointer)| ((*title).to_owned(), cell(value, pointer)));
+        let rows: Vec<_> =
+            fields.filter(|(_, field)| !field.is_empty()).map(|(title, field)| vec![title, field]).collect();
+        say(&table(&[], rows));
     }
 
     /// A list, or an answer with the list in `data`: a line an object.
@@ -44,19 +41,61 @@ impl Output {
 
     /// A table of a list's objects, for people only.
     pub fn rows(&self, list: &Value, columns: &[Column<'_>]) {
-        let mut table = empty_table();
-        table.set_header(columns.iter().map(|(title, _)| *title));
-        for row in list.as_array().into_iter().flatten() {
-            table.add_row(columns.iter().map(|(_, pointer)| row.pointer(pointer).map_or_else(String::new, text)));
-        }
-        say(&table);
+        let titles: Vec<_> = columns.iter().map(|(title, _)| *title).collect();
+        let filled = |text: String| if text.is_empty() { NOTHING.to_owned() } else { text };
+        let row = |row: &Value| columns.iter().map(|(_, pointer)| filled(cell(row, pointer))).collect();
+        say(&table(&titles, list.as_array().into_iter().flatten().map(row).collect()));
     }
 }
 
-fn empty_table() -> Table {
+/// An empty cell looks like a mistake.
+const NOTHING: &str = "–";
+
+/// No line between the rows: a list then fits on a screen.
+const STYLE: TableStyle = TableStyle::new()
+    .top_border(LineStyle::none().fill('─').junction('─'))
+    .header_separator(LineStyle::none().fill('─').junction('─'))
+    .bottom_border(LineStyle::none().fill('─').junction('─'));
+
+fn table(titles: &[&str], rows: Vec<Vec<String>>) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic);
+    let words = longest_words(titles, &rows);
+    if !titles.is_empty() {
+        table.set_header(titles);
+    }
+    table.add_rows(rows);
+    if table.width().is_none_or(|width| words.iter().sum::<u16>() <= width) {
+        table.set_constraints(words.into_iter().map(|word| ColumnConstraint::LowerBoundary(Width::Fixed(word))));
+    }
     table
+}
+
+/// How wide each column has to be, margins included, for no title, id or time of it to be broken:
+/// what is broken can't be copied. A URL may be, since it can be longer than any line.
+fn longest_words(titles: &[&str], rows: &[Vec<String>]) -> Vec<u16> {
+    const LONGEST: usize = 64;
+    let mut widths = vec![0; rows.iter().map(Vec::len).max().unwrap_or(0)];
+    let titles = titles.iter().copied().enumerate();
+    let cells = rows.iter().flat_map(|row| row.iter().map(String::as_str).enumerate());
+    for (column, cell) in titles.chain(cells) {
+        let words = cell.split(' ').filter(|word| !word.contains("://"));
+        let longest = words.map(|word| word.chars().count()).max().unwrap_or(0).min(LONGEST);
+        if let Some(width) = widths.get_mut(column) {
+            *width = u16::try_from(longest + 2).unwrap_or(0).max(*width);
+        }
+    }
+    widths
+}
+
+/// What stands under a pointer; of a time the second is enough.
+fn cell(row: &Value, pointer: &str) -> String {
+    let Some(value) = row.pointer(pointer) else { return String::new() };
+    let time = value.as_str().filter(|_| pointer.ends_with("_at") || pointer == "/at");
+    match time.and_then(|time| time.parse::<jiff::Timestamp>().ok()) {
+        Some(time) => format!("{time:.0}"),
+        None => text(value),
+    }
 }
 
 fn print(value: &Value) {
@@ -75,17 +114,33 @@ fn say(line: &dyn Display) {
     }
 }
 
-/// Lists of plain values and of named ones (headers) read as such; what else is nested stays JSON. Control characters would be the
-/// terminal's.
+/// Lists of plain values and of named ones (headers), objects of plain values and amounts of money
+/// read as such; what else is nested stays JSON. Control characters would be the terminal's.
 fn text(value: &Value) -> String {
     let text = match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Array(items) if items.iter().all(is_word) => items.iter().map(text).collect::<Vec<_>>().join(", "),
         Value::Object(_) if is_word(value) => format!("{}: {}", text(&value["name"]), text(&value["value"])),
+        Value::Object(object) => match money(object) {
+            Some(money) => money,
+            None if object.values().any(Value::is_object) || object.values().any(Value::is_array) => value.to_string(),
+            None => {
+                let members = object.iter().filter(|(_, value)| !value.is_null());
+                members.map(|(name, value)| format!("{name}: {}", text(value))).collect::<Vec<_>>().join(", ")
+            }
+        },
         other => other.to_string(),
     };
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// An amount in millionths.
+fn money(object: &serde_json::Map<String, Value>) -> Option<String> {
+    let (micros, currency) = (object.get("micros")?.as_i64()?, object.get("currency")?.as_str()?);
+    let (whole, rest) = (micros / 1_000_000, (micros % 1_000_000).unsigned_abs());
+    let amount = format!("{whole}.{rest:06}");
+    (object.len() == 2).then(|| format!("{} {currency}", amount.trim_end_matches('0').trim_end_matches('.')))
 }
 
 fn is_word(value: &Value) -> bool {
@@ -105,9 +160,27 @@ mod tests {
     #[test]
     fn a_cell_reads_as_text_and_holds_no_control_character() {
         assert_eq!(text(&json!(["a", 2])), "a, 2");
-        assert_eq!(text(&json!({"a": 1})), r#"{"a":1}"#);
+        assert_eq!(text(&json!({"type": "linear", "delay_ms": 1, "x": null})), "delay_ms: 1, type: linear");
+        assert_eq!(text(&json!({"a": {"b": 1}})), r#"{"a":{"b":1}}"#);
+        assert_eq!(text(&json!({"micros": 8300, "currency": "USD"})), "0.0083 USD");
+        assert_eq!(text(&json!({"micros": 20_000_000, "currency": "USD"})), "20 USD");
         assert_eq!(text(&json!([{"name": "a", "value": "b"}])), "a: b");
         assert_eq!(text(&json!("\u{1b}[31mred\nline")), " [31mred line");
         assert_eq!(text(&json!(null)), "");
+    }
+
+    #[test]
+    fn a_time_is_shown_to_the_second() {
+        let row = json!({"created_at": "2026-11-21T11:54:38.851199Z", "name": "2026-11-21T11:54:38.851199Z"});
+        assert_eq!(cell(&row, "/created_at"), "2026-11-21T11:54:38Z");
+        assert_eq!(cell(&row, "/name"), "2026-11-21T11:54:38.851199Z");
+    }
+
+    #[test]
+    fn an_id_is_not_broken_over_lines() {
+        let id = "msg_01a1fdf5dfc27726af9a1e7b3523d4f4";
+        let rows = vec![vec![id.to_owned(), "words ".repeat(40)]];
+        let mut table = table(&["id", "text"], rows);
+        assert!(table.set_width(60).to_string().contains(id), "{table}");
     }
 }
