@@ -1,6 +1,7 @@
 //! Scenarios against the real thing.
 
 mod api;
+mod faults;
 mod flow;
 mod peers;
 mod plugins;

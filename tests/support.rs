@@ -1,9 +1,12 @@
 //! What scenarios stand on: a real PostgreSQL, real gateway processes, real receivers.
 
+pub mod audit;
 pub mod authority;
 pub mod database;
 pub mod gateway;
+pub mod load;
 pub mod mail_server;
 pub mod peer;
 pub mod proxy;
 pub mod sink;
+pub mod small_disk;

@@ -27,8 +27,11 @@ const WRITERS: usize = 3;
 /// Requests that wait for a writer before further ones wait at the door.
 const WAITING: usize = 4096;
 
-/// How long a request waits for the database before it is told to come again.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a batch waits for the database before its requests are told to come again.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// How long a COMMIT without an answer is asked after, beyond that.
+const DOUBT: Duration = Duration::from_millis(500);
 
 /// A message that is durable.
 #[derive(Debug, Clone)]
@@ -48,6 +51,8 @@ pub enum AdmitError {
     /// Nothing was stored, or it can't be told yet; the same idempotency key is safe to send again.
     #[error("the database is not available: send again in a moment")]
     Unavailable,
+    #[error("the database's disk is full")]
+    DiskFull,
     #[error("the message could not be stored: {0}")]
     Failed(String),
 }

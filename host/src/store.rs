@@ -37,6 +37,9 @@ pub enum StoreError {
     /// It can't be reached, or does not take writes: try again later.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// It has no room for what was asked: try again once an operator has made some.
+    #[error("the database's disk is full: {0}")]
+    Full(#[source] sqlx::Error),
     /// A unique key or a check refused the row; the constraint's name says which.
     #[error("the database refused the row: {constraint}")]
     Conflict { constraint: String },
@@ -53,6 +56,14 @@ pub fn lost_connection() -> sqlx::Error {
     sqlx::Error::WorkerCrashed
 }
 
+impl StoreError {
+    /// Whether the same may work later: by itself, or by an operator's hand.
+    #[must_use]
+    pub const fn passes(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Full(_))
+    }
+}
+
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 impl From<sqlx::Error> for StoreError {
@@ -61,10 +72,10 @@ impl From<sqlx::Error> for StoreError {
             if let Some(constraint) = refusal.constraint() {
                 return Self::Conflict { constraint: constraint.to_owned() };
             }
-            return if refusal.code().is_some_and(|code| is_passing(&code)) {
-                Self::Unavailable(error)
-            } else {
-                Self::Failed(error)
+            return match refusal.code().as_deref() {
+                Some("53100") => Self::Full(error),
+                Some(code) if is_passing(code) => Self::Unavailable(error),
+                _ => Self::Failed(error),
             };
         }
         match error {
@@ -80,8 +91,8 @@ impl From<sqlx::Error> for StoreError {
 }
 
 /// SQLSTATE classes that pass by themselves or by an operator's hand: connection exceptions (08),
-/// a read-only database (25006), no resources such as a full disk (53), a server that is starting
-/// or stopping (57P), I/O errors (58), a serialisation failure or deadlock (40).
+/// a read-only database (25006), no resources such as memory (53), a server that is starting or
+/// stopping (57P), I/O errors (58), a serialisation failure or deadlock (40).
 fn is_passing(code: &str) -> bool {
     ["08", "53", "57P", "58", "40"].iter().any(|class| code.starts_with(class)) || code == "25006"
 }
@@ -246,6 +257,42 @@ pub async fn readiness(url: &str) -> Result<std::result::Result<(), NotReady>> {
 pub async fn tenant_set(db: &mut PgConnection, tenant: TenantId) -> Result<()> {
     sqlx::query("select set_config('angarium.tenant', $1, true)").bind(tenant.uuid().to_string()).execute(db).await?;
     Ok(())
+}
+
+/// A transaction that writes, as the database names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransactionId(String);
+
+/// What a transaction came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionEnd {
+    Committed,
+    /// Or never begun: nothing of it is there.
+    Aborted,
+    /// The server has not heard yet that nobody waits for it.
+    Open,
+}
+
+/// Sets the tenant as [`tenant_set`] does, and names the transaction, so that it can be asked after
+/// should its COMMIT not be answered.
+pub async fn tenant_set_named(db: &mut PgConnection, tenant: TenantId) -> Result<TransactionId> {
+    let (_, id): (String, String) =
+        sqlx::query_as("select set_config('angarium.tenant', $1, true), pg_current_xact_id()::text")
+            .bind(tenant.uuid().to_string())
+            .fetch_one(db)
+            .await?;
+    Ok(TransactionId(id))
+}
+
+/// What a transaction came to, asked on another connection.
+pub async fn transaction_end(db: &mut PgConnection, id: &TransactionId) -> Result<TransactionEnd> {
+    let status: Option<String> =
+        sqlx::query_scalar("select pg_xact_status($1::text::xid8)").bind(&id.0).fetch_one(db).await?;
+    Ok(match status.as_deref() {
+        Some("committed") => TransactionEnd::Committed,
+        Some("in progress") => TransactionEnd::Open,
+        _ => TransactionEnd::Aborted,
+    })
 }
 
 fn connect_options(url: &str) -> Result<PgConnectOptions> {

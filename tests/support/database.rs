@@ -1,7 +1,11 @@
 //! One cluster a run, a database a test, cloned from a migrated template.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,16 +18,16 @@ use xtask::database::{Cluster, Options};
 
 const TEMPLATE: &str = "angarium_template";
 
-static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+static CLUSTER: OnceCell<Arc<Cluster>> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// The run's cluster; it ends with the process.
-pub async fn cluster() -> &'static Cluster {
+async fn cluster() -> &'static Arc<Cluster> {
     CLUSTER
         .get_or_init(|| async {
             let (cluster, url) = tokio::task::spawn_blocking(start).await.unwrap().expect("the cluster starts");
             store::migrate(&url).await.expect("the migrations run");
-            cluster
+            Arc::new(cluster)
         })
         .await
 }
@@ -44,6 +48,7 @@ pub struct Database {
     pub name: String,
     pub url: String,
     pub store: Store,
+    pub cluster: Arc<Cluster>,
 }
 
 impl Database {
@@ -56,7 +61,26 @@ impl Database {
             .unwrap()
             .expect("the template can be cloned");
         let store = Store::new(&url, 8).expect("the URL is valid");
-        Self { name, url, store }
+        Self { name, url, store, cluster: Arc::clone(cluster) }
+    }
+
+    /// A database on a durable server of its own, for a test that breaks the server.
+    pub async fn alone(folder: &Path, settings: &[(&'static str, &'static str)]) -> Self {
+        let options = Options::alone(&folder.join("data"));
+        let options = settings.iter().fold(options, |options, (name, value)| options.setting(name, value));
+        let name = "broken".to_owned();
+        let made = name.clone();
+        let (cluster, url) = tokio::task::spawn_blocking(move || {
+            let cluster = Cluster::start_private(&options)?;
+            let url = cluster.create_database(&made, None)?;
+            anyhow::Ok((cluster, url))
+        })
+        .await
+        .unwrap()
+        .expect("a server of its own starts");
+        store::migrate(&url).await.expect("the migrations run");
+        let store = Store::new(&url, 8).expect("the URL is valid");
+        Self { name, url, store, cluster: Arc::new(cluster) }
     }
 
     /// A tenant with this name.
@@ -69,7 +93,7 @@ impl Database {
 
     /// Runs SQL as the cluster's superuser, past row-level security; answers what `psql` prints.
     pub async fn sql(&self, sql: &str) -> String {
-        let (cluster, name, sql) = (cluster().await, self.name.clone(), sql.to_owned());
+        let (cluster, name, sql) = (Arc::clone(&self.cluster), self.name.clone(), sql.to_owned());
         tokio::task::spawn_blocking(move || cluster.execute(&name, &sql)).await.unwrap().expect("the SQL runs")
     }
 }

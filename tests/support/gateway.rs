@@ -88,7 +88,8 @@ impl TestGateway {
         (Self::on(db, &url, 1, "").await, proxy)
     }
 
-    async fn on(db: Database, url: &str, nodes: usize, extra: &str) -> Self {
+    /// So many gateways on this database, which they reach by this address.
+    pub async fn on(db: Database, url: &str, nodes: usize, extra: &str) -> Self {
         let (binary, providers) = built().await.clone();
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings {
@@ -145,6 +146,15 @@ impl TestGateway {
     pub fn url(&self, path: &str) -> String {
         let node = self.nodes.iter().flatten().next().expect("a living node");
         format!("http://{}{path}", node.address())
+    }
+
+    /// Waits until a node's log has this text.
+    pub async fn logged(&self, node: usize, text: &str) {
+        let log = self.nodes[node].as_ref().expect("a living node").log();
+        eventually(&format!("`{text}` in the log"), || async {
+            std::fs::read_to_string(&log).unwrap_or_default().contains(text).then_some(())
+        })
+        .await;
     }
 
     /// A request with the tenant's key.

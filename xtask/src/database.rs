@@ -11,7 +11,7 @@ mod server;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 pub use binaries::pgbench;
 
@@ -58,6 +58,11 @@ impl Options {
         Self { folder: project.join("target/tmp/postgres-bench"), durable: true, numbered: false, settings }
     }
 
+    /// For a test that breaks its server: durable, in a folder of its own that nothing else uses.
+    pub fn alone(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), durable: true, numbered: false, settings: vec![] }
+    }
+
     /// Sets or replaces a setting of the server.
     #[must_use]
     pub fn setting(mut self, name: &'static str, value: &'static str) -> Self {
@@ -101,7 +106,7 @@ pub struct Cluster {
 enum Access {
     /// `DATABASE_URL`.
     Given(String),
-    Private(Server),
+    Private(Box<Server>),
 }
 
 impl Cluster {
@@ -119,7 +124,7 @@ impl Cluster {
     pub fn start_private(options: &Options) -> Result<Self> {
         let binaries = Binaries::find_or_install()?;
         let server = Server::start(&binaries, options)?;
-        Ok(Self { access: Access::Private(server), psql: binaries.psql })
+        Ok(Self { access: Access::Private(Box::new(server)), psql: binaries.psql })
     }
 
     fn given(url: String) -> Result<Self> {
@@ -145,6 +150,22 @@ impl Cluster {
         match &self.access {
             Access::Given(_) => None,
             Access::Private(server) => Some(server.process()),
+        }
+    }
+
+    /// Stops a private server; its data stay. A given one is another's to stop.
+    pub fn stop(&self) -> Result<()> {
+        match &self.access {
+            Access::Given(_) => bail!("the server of DATABASE_URL is not ours to stop"),
+            Access::Private(server) => server.stop(),
+        }
+    }
+
+    /// Starts a private server again if it has ended, and waits until it is ready.
+    pub fn start_again(&self) -> Result<()> {
+        match &self.access {
+            Access::Given(_) => bail!("the server of DATABASE_URL is not ours to start"),
+            Access::Private(server) => server.start_again(),
         }
     }
 

@@ -4,13 +4,13 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{AdmitError, Admitted, Answer, Answers, Outlet, PATIENCE, Request};
+use super::{AdmitError, Admitted, Answer, Answers, DOUBT, Outlet, PATIENCE, Request};
 use crate::{
     clock,
     domain::{
@@ -20,17 +20,20 @@ use crate::{
     },
     queue::{Place, Work},
     store::{
-        self, Role, Session, Store, StoreError,
+        self, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
         message::{
             BirthLease, KnownKey, MessageRow, attachment_insert, idempotency_find, message_exists, message_insert,
             message_load,
         },
-        tenant_set,
+        tenant_set, tenant_set_named, transaction_end,
     },
 };
 
 /// The most requests of one transaction.
 const REQUESTS: usize = 256;
+
+/// Between two questions about a COMMIT without an answer.
+const PAUSE: Duration = Duration::from_millis(20);
 
 type Receiver = Arc<Mutex<mpsc::Receiver<Request>>>;
 
@@ -38,6 +41,8 @@ pub(super) struct Writer {
     store: Store,
     outlet: Outlet,
     session: Option<Session>,
+    /// The transaction whose COMMIT was sent and not answered.
+    in_doubt: Option<TransactionId>,
 }
 
 /// One tenant's part of a batch.
@@ -68,7 +73,7 @@ struct Written {
 
 impl Writer {
     pub(super) fn new(store: Store, outlet: Outlet) -> Self {
-        Self { store, outlet, session: None }
+        Self { store, outlet, session: None, in_doubt: None }
     }
 
     pub(super) async fn run(mut self, requests: Receiver) {
@@ -125,36 +130,51 @@ impl Writer {
         dispatches.then(|| self.outlet.room.reserve(tenant, count)).flatten().unwrap_or_default()
     }
 
-    /// Writes all parts in one transaction. A connection that broke before the COMMIT was sent is
-    /// replaced once; one that broke within it is asked what it did.
+    /// Writes all parts in one transaction. A session that had broken while nobody used it is
+    /// replaced once; where a COMMIT was sent and not answered, the database is asked what it did.
     async fn store_parts(&mut self, parts: &[Part]) -> store::Result<Vec<Written>> {
-        let patience = tokio::time::sleep(PATIENCE);
-        tokio::pin!(patience);
-        loop {
-            let tried = tokio::select! {
-                tried = self.try_store(parts) => tried,
-                () = &mut patience => {
-                    self.session = None;
-                    return self.what_was_stored(parts).await;
-                }
-            };
-            match tried {
-                Ok(written) => return Ok(written),
-                Err(error @ StoreError::Unavailable(_)) => {
-                    let had_session = self.session.take().is_some();
-                    if !had_session {
-                        return Err(error);
-                    }
-                    if let Ok(written) = self.what_was_stored(parts).await {
-                        return Ok(written);
-                    }
-                }
-                Err(error) => {
-                    self.session = None;
-                    return Err(error);
-                }
-            }
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        let was_idle = self.session.is_some();
+        let mut tried = self.try_until(patience, parts).await;
+        if was_idle && self.in_doubt.is_none() && matches!(tried, Err(StoreError::Unavailable(_))) {
+            tried = self.try_until(patience, parts).await;
         }
+        match self.in_doubt.take() {
+            Some(transaction) => self.asked_after(&transaction, patience + DOUBT, parts).await,
+            None => tried,
+        }
+    }
+
+    /// One try; a session that failed is not used again.
+    async fn try_until(&mut self, patience: tokio::time::Instant, parts: &[Part]) -> store::Result<Vec<Written>> {
+        let tried = tokio::time::timeout_at(patience, self.try_store(parts)).await;
+        let tried = tried.unwrap_or_else(|_| Err(StoreError::Unavailable(store::lost_connection())));
+        if tried.is_err() {
+            self.session = None;
+        }
+        tried
+    }
+
+    /// What the transaction came to, for as long as patience lasts: the server may be starting
+    /// again, or not have noticed yet that its client is gone.
+    async fn asked_after(
+        &mut self,
+        transaction: &TransactionId,
+        patience: tokio::time::Instant,
+        parts: &[Part],
+    ) -> store::Result<Vec<Written>> {
+        let asked = async {
+            loop {
+                match self.what_was_stored(transaction, parts).await {
+                    Ok(Some(written)) => return Ok(written),
+                    Ok(None) => return Err(StoreError::Unavailable(store::lost_connection())),
+                    Err(error) => tracing::debug!(%error, "a COMMIT without an answer can't be asked after yet"),
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let asked = tokio::time::timeout_at(patience, asked).await;
+        asked.unwrap_or_else(|_| Err(StoreError::Unavailable(store::lost_connection())))
     }
 
     async fn try_store(&mut self, parts: &[Part]) -> store::Result<Vec<Written>> {
@@ -164,8 +184,9 @@ impl Writer {
         };
         let mut txn = session.begin().await?;
         let mut written = Vec::with_capacity(parts.len());
+        let mut transaction = None;
         for part in parts {
-            tenant_set(&mut txn, part.tenant).await?;
+            transaction = Some(tenant_set_named(&mut txn, part.tenant).await?);
             let lease = BirthLease {
                 id: part.lease,
                 node: self.outlet.leases.node,
@@ -180,26 +201,34 @@ impl Writer {
             }
             written.push(replays(&mut txn, part, fresh).await?);
         }
+        self.in_doubt = transaction;
         txn.commit().await?;
+        self.in_doubt = None;
         Ok(written)
     }
 
-    /// After a lost connection: what of it is there, asked on a new one. An error stands when
-    /// nothing is, or when it can't be told.
-    async fn what_was_stored(&mut self, parts: &[Part]) -> store::Result<Vec<Written>> {
+    /// What of the parts is there, asked on a new session; `None` when the transaction came to
+    /// nothing.
+    async fn what_was_stored(
+        &self,
+        transaction: &TransactionId,
+        parts: &[Part],
+    ) -> store::Result<Option<Vec<Written>>> {
         let mut session = self.store.session(Role::App).await?;
         let mut txn = session.begin().await?;
-        let mut written = Vec::new();
+        match transaction_end(&mut txn, transaction).await? {
+            TransactionEnd::Committed => {}
+            TransactionEnd::Aborted => return Ok(None),
+            TransactionEnd::Open => return Err(StoreError::Unavailable(store::lost_connection())),
+        }
+        let mut written = Vec::with_capacity(parts.len());
         for part in parts {
             tenant_set(&mut txn, part.tenant).await?;
             let ids: Vec<_> = part.messages.iter().map(|it| it.new.message.id).collect();
             let fresh: HashSet<_> = message_exists(&mut txn, part.tenant, &ids).await?.into_iter().collect();
             written.push(replays(&mut txn, part, fresh).await?);
         }
-        if written.iter().all(|it| it.fresh.is_empty()) {
-            return Err(StoreError::Unavailable(store::lost_connection()));
-        }
-        Ok(written)
+        Ok(Some(written))
     }
 
     /// Hands a committed part over and answers its requests.
@@ -275,6 +304,7 @@ fn replay(new: &NewMessage, written: &Written) -> Result<Admitted, AdmitError> {
 fn refuse(parts: &[Part], error: &StoreError, answers: &mut [Answers]) {
     let refusal = match error {
         StoreError::Unavailable(_) => AdmitError::Unavailable,
+        StoreError::Full(_) => AdmitError::DiskFull,
         StoreError::Conflict { .. } | StoreError::Failed(_) => AdmitError::Failed(error.to_string()),
     };
     tracing::warn!(%error, "messages could not be stored");

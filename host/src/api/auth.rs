@@ -24,6 +24,9 @@ use crate::{
 
 /// How long a key is believed without asking the database again; so long a revoked one still opens.
 const BELIEVED: Duration = Duration::from_secs(3);
+/// How long a look-up may take, the wait for others' included, before the request is told to come
+/// again.
+const PATIENCE: Duration = Duration::from_millis(1_500);
 /// More keys than this are forgotten at once: no list of guesses fills the memory.
 const MOST_KEYS: usize = 100_000;
 
@@ -124,7 +127,9 @@ impl<P: Permission> FromRequestParts<App> for Tenant<P> {
         let text = bearer(parts).ok_or_else(|| {
             Problem::unauthorized("send the header `Authorization: Bearer ak_…` with a key of `angarium key create`")
         })?;
-        let key = app.keys.find(&app.store, text).await?.filter(|key| key.is_valid(clock::now()));
+        let found = tokio::time::timeout(PATIENCE, app.keys.find(&app.store, text)).await;
+        let found = found.unwrap_or_else(|_| Err(Problem::unavailable("the database does not answer")))?;
+        let key = found.filter(|key| key.is_valid(clock::now()));
         let key = key.ok_or_else(|| Problem::unauthorized("the key is unknown, revoked or expired"))?;
         if key.allows(P::SCOPE) {
             Ok(Self { id: key.tenant, permission: PhantomData })

@@ -365,6 +365,7 @@ impl From<AdmitError> for Problem {
             AdmitError::NoRoute { .. } => Self::field("/channel", "no_route", error.to_string()),
             AdmitError::KeyReused => Self::field("/idempotency_key", "key_reused", error.to_string()),
             AdmitError::Unavailable => Self::unavailable(&error.to_string()),
+            AdmitError::DiskFull => Self::disk_full(),
             AdmitError::Failed(_) => Self::internal(&error),
         }
     }

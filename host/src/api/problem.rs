@@ -160,6 +160,17 @@ impl Problem {
         }))
     }
 
+    /// 503: once an operator has made room.
+    pub fn disk_full() -> Self {
+        let mut problem = Self::unavailable(
+            "the database's disk is full: nothing was stored; send again, with the same idempotency key, once an \
+             operator has made room",
+        );
+        problem.0.code = "disk_full";
+        problem.0.retry_after = Some(5);
+        problem
+    }
+
     /// 500: ours. The log has the reason; the answer does not.
     pub fn internal(error: &dyn fmt::Display) -> Self {
         tracing::error!(error = %error, "a request failed");
@@ -240,6 +251,10 @@ impl From<StoreError> for Problem {
             StoreError::Unavailable(reason) => {
                 tracing::warn!(error = %reason, "the database is not available");
                 Self::unavailable("the database is not available; nothing was changed that was not answered for")
+            }
+            StoreError::Full(reason) => {
+                tracing::warn!(error = %reason, "the database's disk is full");
+                Self::disk_full()
             }
             StoreError::Conflict { constraint } => {
                 Self::conflict("conflict", format!("another request came first (`{constraint}`)"))

@@ -10,7 +10,7 @@ use crate::{
     domain::ids::TenantId,
     queue::Leases,
     store::{
-        self, Role, Session, Store, StoreError,
+        self, Role, Session, Store,
         attempt::{NewIntent, Settlement, attempt_settle, intent_insert},
         queue::{lease_delete, lease_hold},
     },
@@ -54,7 +54,7 @@ impl Writer {
                 Err(error) => error,
             };
             self.session = None;
-            if matches!(error, StoreError::Unavailable(_)) {
+            if error.passes() {
                 self.tell(false);
                 tracing::warn!(%error, entries = batch.len(), "outcomes wait for the database");
                 tokio::time::sleep(PAUSE).await;

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +16,9 @@ use crate::lifeline::{self, Lifeline, Stop};
 /// A running private server. Dropping it stops it; the process comes first, so that the place is let go last.
 #[derive(Debug)]
 pub struct Server {
-    process: Lifeline,
+    process: Mutex<Lifeline>,
+    binaries: Binaries,
+    options: Options,
     socket: PathBuf,
     place: Place,
 }
@@ -29,10 +32,29 @@ impl Server {
             initialise(&place, binaries)?;
         }
         let socket = place.socket_folder()?;
-        let process = spawn(&place, binaries, options, &socket)?;
-        let mut server = Self { process, socket, place };
+        let process = Mutex::new(spawn(&place, binaries, options, &socket)?);
+        let server = Self { process, binaries: binaries.clone(), options: options.clone(), socket, place };
         server.await_ready()?;
         Ok(server)
+    }
+
+    /// Stops it, as an operator would; its data stay.
+    pub fn stop(&self) -> Result<()> {
+        self.running().stop().map(drop)
+    }
+
+    /// Starts it again if it has ended, whatever ended it, and waits until it is ready.
+    pub fn start_again(&self) -> Result<()> {
+        let mut process = self.running();
+        if process.ended()?.is_some() {
+            *process = spawn(&self.place, &self.binaries, &self.options, &self.socket)?;
+        }
+        drop(process);
+        self.await_ready()
+    }
+
+    fn running(&self) -> MutexGuard<'_, Lifeline> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn url(&self, database: &str) -> String {
@@ -40,7 +62,7 @@ impl Server {
     }
 
     pub fn process(&self) -> u32 {
-        self.process.id()
+        self.running().id()
     }
 
     pub fn folder(&self) -> &Path {
@@ -48,14 +70,14 @@ impl Server {
     }
 
     /// The server writes its state into `postmaster.pid`; recovery after a crash may take a while.
-    fn await_ready(&mut self) -> Result<()> {
+    fn await_ready(&self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(120);
         let file = self.place.data.join("postmaster.pid");
         loop {
-            if let Some(status) = self.process.ended()? {
+            if let Some(status) = self.running().ended()? {
                 bail!("PostgreSQL ended at its start ({status}):\n{}", self.log_tail());
             }
-            let ready = fs::read_to_string(&file).is_ok_and(|text| is_ready(&text, self.process.id()));
+            let ready = fs::read_to_string(&file).is_ok_and(|text| is_ready(&text, self.process()));
             if ready {
                 return Ok(());
             }
