@@ -27,7 +27,7 @@ use crate::{
     outcome::{self, Circumstances, Outcome, host_verdict},
     providers::Providers,
     queue::Work,
-    routing::{self, Barred, Plan, Standing},
+    routing::{self, Barred, Facts, Plan, Situation, Standing},
     store::{Store, attempt::Settlement},
     transport::Transport,
 };
@@ -80,7 +80,7 @@ impl Dispatcher {
             let endpoint = Arc::clone(&config.endpoints[&candidate.connection]);
             let Some(mut attempt) = self.attempt(&work, &course, &endpoint).await else { return };
             attempt.plan = describe(&plan);
-            attempt.fallback_reason = fallback.take();
+            attempt.fallback_reason = fallback.take().or(plan.instead);
             let outcome = self.decide(&config, &course.spec, &mut work, &attempt, &endpoint);
             count(&attempt);
             match outcome {
@@ -115,13 +115,18 @@ impl Dispatcher {
     }
 
     fn plan(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Plan {
-        routing::plan(spec, &self.standings(config, spec, work.message.channel.as_str()), &work.past)
+        let situation = Situation { past: &work.past, turn: fastrand::u64(..), chance: fastrand::f64() };
+        routing::plan(spec, &self.standings(config, spec, work.message.channel.as_str()), &situation)
     }
 
     fn standings(&self, config: &TenantConfig, spec: &RouteSpec, channel: &str) -> Vec<Standing> {
         let connections = spec.candidates.iter().map(|candidate| candidate.connection);
         connections
-            .map(|connection| Standing { connection, barred: self.barred(config, connection, channel) })
+            .map(|connection| Standing {
+                connection,
+                barred: self.barred(config, connection, channel),
+                facts: Facts::default(),
+            })
             .collect()
     }
 

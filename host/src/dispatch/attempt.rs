@@ -81,8 +81,8 @@ impl Dispatcher {
 
     /// Whether the lease lasts beyond the deadline, and, where it matters who was asked should this
     /// worker be lost, the intent is committed: for a provider that can't recognise a repetition,
-    /// and for whoever is not the first to be asked of a fresh delivery, so that an unknown request
-    /// is never repeated through another connection.
+    /// and for whoever is not certain to be the first to be asked of a fresh delivery, so that an
+    /// unknown request is never repeated through another connection.
     async fn may_begin(
         &self,
         work: &Work,
@@ -94,7 +94,7 @@ impl Dispatcher {
         if !work.lease.covers(deadline) {
             return false;
         }
-        let first = course.spec.candidates.first().is_some_and(|it| it.connection == endpoint.connection.id);
+        let first = course.spec.certain_first() == Some(endpoint.connection.id);
         let recognised = serving.component.descriptor().deduplication == Deduplication::Key;
         if recognised && first && work.attempts == 0 {
             return true;
