@@ -128,14 +128,26 @@ impl RouteSpec {
         }
     }
 
+    /// Whether anything of it hangs on what a delivery costs.
+    #[must_use]
+    pub fn goes_by_cost(&self) -> bool {
+        self.strategy == Strategy::LeastCost
+            || self.max_cost.is_some()
+            || self.candidates.iter().any(|it| it.max_cost.is_some())
+    }
+
+    /// Whether anything of it hangs on how the candidates have done lately.
+    #[must_use]
+    pub fn goes_by_record(&self) -> bool {
+        self.strategy == Strategy::HighestReliability || self.min_success_rate.is_some()
+    }
+
     /// Whom every node asks first of a fresh delivery, where that hangs neither on turns nor on
     /// chance nor on what a node has seen.
     #[must_use]
     pub fn certain_first(&self) -> Option<ConnectionId> {
-        let has_threshold = self.min_success_rate.is_some()
-            || self.max_cost.is_some()
-            || self.candidates.iter().any(|it| it.max_cost.is_some());
-        if self.candidates.len() > 1 && (self.strategy != Strategy::Primary || has_threshold) {
+        let as_listed = self.strategy == Strategy::Primary && !self.goes_by_cost() && !self.goes_by_record();
+        if !as_listed && self.candidates.len() > 1 {
             return None;
         }
         let serving = self.candidates.iter().find(|it| it.weight > 0);
