@@ -5,6 +5,8 @@
 mod highest_reliability;
 mod least_cost;
 mod primary;
+#[cfg(test)]
+mod properties;
 mod round_robin;
 mod threshold;
 mod weighted_random;
