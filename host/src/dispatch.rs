@@ -3,31 +3,37 @@
 //! instance while it waits for an answer.
 
 mod attempt;
+mod facts;
 mod item;
 mod preview;
+mod turns;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-pub use self::preview::{Preview, PreviewRequest};
+pub use self::{
+    preview::{Preview, PreviewRequest},
+    turns::Turns,
+};
 use crate::{
     clock,
     directory::{ActiveRoute, Directory, Endpoint, TenantConfig},
     domain::{
         attempt::{Attempt, PastAttempt, Trigger},
         delivery::DeliveryState,
-        ids::{AttemptId, ConnectionId, RouteId},
+        ids::{AttemptId, RouteId},
         message::Message,
         provider::{Deduplication, Disposition},
         route::{OnUnknown, RouteSpec},
     },
     ledger::Ledger,
+    observations::Observations,
     outcome::{self, Circumstances, Outcome, host_verdict},
     providers::Providers,
     queue::Work,
-    routing::{self, Barred, Plan, Standing},
+    routing::{self, Plan, Situation},
     store::{Store, attempt::Settlement},
     transport::Transport,
 };
@@ -42,6 +48,8 @@ pub struct Dispatcher {
     pub providers: Arc<Providers>,
     pub transport: Arc<Transport>,
     pub ledger: Ledger,
+    pub observations: Arc<Observations>,
+    pub turns: Turns,
     /// One transmission's total time.
     pub deadline: Duration,
 }
@@ -65,12 +73,14 @@ impl Dispatcher {
     /// Walks the candidates until one takes the delivery, it waits, or it ends.
     async fn deliver(self: Arc<Self>, mut work: Work) {
         let mut fallback = None;
+        let mut turn = None;
         loop {
             let Some(config) = self.config(&work).await else { return };
             let Some(course) = Course::of(&config, &work.message) else {
                 return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
             };
-            let plan = self.plan(&config, &course.spec, &work);
+            let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
+            let plan = self.plan(&config, &course.spec, &work, turn);
             let Some(candidate) = plan.candidates.first() else {
                 return self.nobody(work, &config, &course.spec, &plan);
             };
@@ -79,8 +89,9 @@ impl Dispatcher {
             }
             let endpoint = Arc::clone(&config.endpoints[&candidate.connection]);
             let Some(mut attempt) = self.attempt(&work, &course, &endpoint).await else { return };
+            self.observe(&work.message, &attempt);
             attempt.plan = describe(&plan);
-            attempt.fallback_reason = fallback.take();
+            attempt.fallback_reason = fallback.take().or(plan.instead);
             let outcome = self.decide(&config, &course.spec, &mut work, &attempt, &endpoint);
             count(&attempt);
             match outcome {
@@ -114,28 +125,14 @@ impl Dispatcher {
         }
     }
 
-    fn plan(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Plan {
-        routing::plan(spec, &self.standings(config, spec, work.message.channel.as_str()), &work.past)
+    fn plan(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work, turn: u64) -> Plan {
+        let situation = Situation { past: &work.past, turn, chance: fastrand::f64() };
+        routing::plan(spec, &self.standings(config, spec, &work.message), &situation)
     }
 
-    fn standings(&self, config: &TenantConfig, spec: &RouteSpec, channel: &str) -> Vec<Standing> {
-        let connections = spec.candidates.iter().map(|candidate| candidate.connection);
-        connections
-            .map(|connection| Standing { connection, barred: self.barred(config, connection, channel) })
-            .collect()
-    }
-
-    /// Why a connection can't be asked at all.
-    fn barred(&self, config: &TenantConfig, connection: ConnectionId, channel: &str) -> Option<Barred> {
-        let Some(endpoint) = config.endpoints.get(&connection) else { return Some(Barred::ConnectionMissing) };
-        if !endpoint.connection.enabled {
-            return Some(Barred::ConnectionDisabled);
-        }
-        let Some(serving) = self.providers.serving(&endpoint.connection.provider) else {
-            return Some(Barred::ProviderMissing);
-        };
-        let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
-        (!served).then_some(Barred::ChannelNotServed)
+    /// Whether anybody could be asked, whoever is the first.
+    fn somebody(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> bool {
+        !self.plan(config, spec, work, 0).candidates.is_empty()
     }
 
     /// What follows from an attempt; it becomes part of the delivery's past.
@@ -153,11 +150,11 @@ impl Dispatcher {
             trigger: attempt.trigger,
             round_closed: false,
         });
-        let another = spec.fallback && !self.plan(config, spec, work).candidates.is_empty();
+        let another = spec.fallback && self.somebody(config, spec, work);
         if let Some(last) = work.past.last_mut() {
             last.round_closed = true;
         }
-        let again = !self.plan(config, spec, work).candidates.is_empty();
+        let again = self.somebody(config, spec, work);
         let circumstances = Circumstances {
             policy: &spec.retry,
             on_unknown: self.on_unknown(spec, endpoint),

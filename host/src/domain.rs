@@ -3,11 +3,14 @@
 
 pub mod attempt;
 pub mod connection;
+pub mod country;
 pub mod delivery;
 pub mod ids;
 pub mod key;
 pub mod message;
+pub mod price;
 pub mod provider;
 pub mod retry;
 pub mod route;
+pub mod segments;
 pub mod transmission;

@@ -15,7 +15,7 @@ use crate::{
     api::{self, App, Keys, Parts},
     config::{Config, Role},
     directory::Directory,
-    dispatch::Dispatcher,
+    dispatch::{Dispatcher, Turns},
     ledger::Ledger,
     maintenance,
     providers::Providers,
@@ -108,6 +108,8 @@ impl Gateway {
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config)?),
             ledger: Ledger::start(&store, &leases, &mut writers),
+            observations: Arc::default(),
+            turns: Turns::default(),
             deadline: config.dispatch.deadline(),
         });
         let dispatches = config.roles.has(Role::Dispatch);

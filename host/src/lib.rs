@@ -13,6 +13,7 @@ pub mod domain;
 pub mod gateway;
 pub mod ledger;
 pub mod maintenance;
+pub mod observations;
 pub mod outcome;
 pub mod providers;
 pub mod queue;

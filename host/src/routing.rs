@@ -1,23 +1,99 @@
 //! Who is asked, and in which order. Pure: the route, the candidates' standing and the delivery's
-//! past go in, a plan with its reasons comes out. Nothing here does I/O.
+//! past go in, a plan with its reasons comes out. Nothing here does I/O; time, turn and chance are
+//! arguments.
 
+mod highest_reliability;
+mod least_cost;
 mod primary;
+#[cfg(test)]
+mod properties;
+mod round_robin;
+mod threshold;
+mod weighted_random;
+
+use std::borrow::Cow;
 
 use serde::Serialize;
 
 use crate::domain::{
-    attempt::{PastAttempt, Trigger},
+    attempt::{FallbackReason, PastAttempt, Trigger},
     ids::ConnectionId,
-    provider::Disposition,
-    route::{RouteSpec, Strategy},
+    provider::{Cost, Disposition},
+    route::{Candidate, RouteSpec, Strategy},
 };
 
-/// What a strategy may know of a candidate.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is known of a candidate of the route.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Standing {
     pub connection: ConnectionId,
     /// Why it can't be asked at all, if so.
     pub barred: Option<Barred>,
+    pub facts: Facts,
+}
+
+/// What strategies go by.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Facts {
+    /// What this delivery would cost through it; `None` when nobody knows.
+    pub cost: Option<Estimate>,
+    pub record: Record,
+}
+
+/// A cost that is expected, and where it is taken from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Estimate {
+    pub cost: Cost,
+    pub basis: Basis,
+}
+
+/// Who says what a delivery costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The route's candidate.
+    Route,
+    /// What the provider's answers said lately.
+    Answers,
+    /// The provider's cost model.
+    PriceList,
+}
+
+impl Basis {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Route => "as the route says",
+            Self::Answers => "as its answers said lately",
+            Self::PriceList => "as the provider's price list says",
+        }
+    }
+}
+
+/// How a connection has done lately with this destination; what is long ago counts less and less.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Record {
+    /// How many answers are remembered.
+    pub answers: f64,
+    /// In 0..=1. Where nothing is remembered it is taken for perfect, so that it is tried.
+    pub success_rate: f64,
+    /// Of what it took; `None` where nothing is remembered.
+    pub latency_ms: Option<f64>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { answers: 0.0, success_rate: 1.0, latency_ms: None }
+    }
+}
+
+/// What a decision looks at beside the route and its candidates.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The attempts that count, oldest first.
+    pub past: &'a [PastAttempt],
+    /// Counts the deliveries of the route, from any start.
+    pub turn: u64,
+    /// In 0..1.
+    pub chance: f64,
 }
 
 /// Why a connection of the route can't be asked.
@@ -37,6 +113,10 @@ pub enum Barred {
     UnknownElsewhere,
     /// Another one was asked, and the route does not fall back.
     FallbackOff,
+    /// It would cost more than the route allows.
+    CostCeiling,
+    /// It succeeds less often than the route asks for, and another one as often.
+    QualityThreshold,
 }
 
 impl Barred {
@@ -44,6 +124,24 @@ impl Barred {
     #[must_use]
     pub const fn may_pass(self) -> bool {
         matches!(self, Self::ConnectionDisabled | Self::ProviderMissing)
+    }
+
+    /// What an attempt says of it when another candidate serves for this reason; `None` where it
+    /// is no more than the delivery's own past, or the configuration.
+    #[must_use]
+    pub const fn fallback_reason(self) -> Option<FallbackReason> {
+        match self {
+            Self::CostCeiling => Some(FallbackReason::CostThreshold),
+            Self::QualityThreshold => Some(FallbackReason::QualityThreshold),
+            Self::ConnectionMissing
+            | Self::ConnectionDisabled
+            | Self::ProviderMissing
+            | Self::ChannelNotServed
+            | Self::RefusedBefore
+            | Self::AskedThisRound
+            | Self::UnknownElsewhere
+            | Self::FallbackOff => None,
+        }
     }
 
     #[must_use]
@@ -57,6 +155,8 @@ impl Barred {
             Self::AskedThisRound => "it was asked and did not take it",
             Self::UnknownElsewhere => "another connection may have sent it",
             Self::FallbackOff => "the route does not fall back",
+            Self::CostCeiling => "it costs more than the ceiling, or in another currency",
+            Self::QualityThreshold => "it succeeds less often than the route asks for",
         }
     }
 }
@@ -65,9 +165,9 @@ impl Barred {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Ranked {
     pub connection: ConnectionId,
-    /// Higher is better; what it measures is the strategy's.
-    pub score: f64,
-    pub reason: &'static str,
+    /// Higher is better; what it measures is the strategy's. `None` where there is nothing to go by.
+    pub score: Option<f64>,
+    pub reason: Cow<'static, str>,
 }
 
 /// A candidate that is passed over, and why.
@@ -83,27 +183,73 @@ pub struct Plan {
     pub strategy: &'static str,
     pub candidates: Vec<Ranked>,
     pub skipped: Vec<Skipped>,
+    /// Why the first serves in place of the one that otherwise would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instead: Option<FallbackReason>,
 }
 
-/// Orders the route's candidates for the next attempt.
-///
-/// `past` holds the attempts that count, oldest first. A candidate is asked once a round; a round
-/// ends where the retry policy waits.
-#[must_use]
-pub fn plan(route: &RouteSpec, standings: &[Standing], past: &[PastAttempt]) -> Plan {
-    let (open, skipped) = standings.iter().map(|standing| (standing, bar(route, standing, past))).fold(
-        (Vec::new(), Vec::new()),
-        |(mut open, mut skipped), (standing, barred)| {
-            match barred {
-                None => open.push(standing),
-                Some(reason) => skipped.push(Skipped { connection: standing.connection, reason }),
-            }
-            (open, skipped)
-        },
-    );
-    match route.strategy {
-        Strategy::Primary => Plan { strategy: "primary", candidates: primary::order(&open), skipped },
+/// A candidate as strategies see it.
+#[derive(Debug, Clone, Copy)]
+struct Contender<'a> {
+    candidate: &'a Candidate,
+    facts: &'a Facts,
+}
+
+impl Contender<'_> {
+    fn ranked(&self, score: Option<f64>, reason: impl Into<Cow<'static, str>>) -> Ranked {
+        Ranked { connection: self.candidate.connection, score, reason: reason.into() }
     }
+}
+
+/// Orders the route's candidates for the next attempt. `standings` has one for each candidate, in
+/// the route's order.
+///
+/// A candidate is asked once a round; a round ends where the retry policy waits.
+#[must_use]
+pub fn plan(route: &RouteSpec, standings: &[Standing], situation: &Situation<'_>) -> Plan {
+    let contenders: Vec<_> = route
+        .candidates
+        .iter()
+        .zip(standings)
+        .map(|(candidate, standing)| Contender { candidate, facts: &standing.facts })
+        .collect();
+    let mut bars: Vec<_> = standings.iter().map(|standing| bar(route, standing, situation.past)).collect();
+    threshold::bar_the_dear(route, &contenders, &mut bars);
+    threshold::bar_the_unreliable(route, &contenders, &mut bars);
+    let with = |admits: fn(&Option<Barred>) -> bool| {
+        contenders.iter().zip(&bars).filter(move |(_, bar)| admits(bar)).map(|(contender, _)| *contender).collect()
+    };
+    let candidates = order(route, with(Option::is_none), situation);
+    let held_back = |bar: &Option<Barred>| bar.is_none_or(|bar| bar.fallback_reason().is_some());
+    let instead = bars.iter().flatten().any(|bar| bar.fallback_reason().is_some()).then(|| {
+        let first = order(route, with(held_back), situation).into_iter().next()?.connection;
+        let place = contenders.iter().position(|contender| contender.candidate.connection == first)?;
+        bars[place]?.fallback_reason()
+    });
+    let skipped = standings
+        .iter()
+        .zip(&bars)
+        .filter_map(|(standing, bar)| bar.map(|reason| Skipped { connection: standing.connection, reason }));
+    Plan { strategy: route.strategy.as_str(), candidates, skipped: skipped.collect(), instead: instead.flatten() }
+}
+
+/// The strategy's order; who only stands in comes after all others.
+fn order(route: &RouteSpec, contenders: Vec<Contender<'_>>, situation: &Situation<'_>) -> Vec<Ranked> {
+    let (serving, stand_ins): (Vec<_>, Vec<_>) =
+        contenders.into_iter().partition(|contender| contender.candidate.weight > 0);
+    let by_strategy = |contenders: &[Contender<'_>]| match route.strategy {
+        Strategy::Primary => primary::order(contenders),
+        Strategy::RoundRobin => round_robin::order(contenders, situation.turn),
+        Strategy::WeightedRandom => weighted_random::order(contenders, situation.chance),
+        Strategy::LeastCost => least_cost::order(route, contenders),
+        Strategy::HighestReliability => highest_reliability::order(contenders, situation.chance),
+    };
+    let mut ranked = by_strategy(&serving);
+    ranked.extend(by_strategy(&stand_ins).into_iter().map(|it| Ranked {
+        reason: format!("has no weight of its own: it only stands in ({})", it.reason).into(),
+        ..it
+    }));
+    ranked
 }
 
 fn bar(route: &RouteSpec, standing: &Standing, past: &[PastAttempt]) -> Option<Barred> {
@@ -167,7 +313,6 @@ pub fn rounds_made(past: &[PastAttempt]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::route::Candidate;
 
     struct Case {
         connections: Vec<ConnectionId>,
@@ -192,12 +337,12 @@ mod tests {
         }
 
         fn plan(&self) -> Vec<usize> {
-            let candidates = self.connections.iter().map(|&connection| Candidate { connection }).collect();
+            let candidates = self.connections.iter().map(|&connection| Candidate::new(connection)).collect();
             let fallback = self.fallback;
             let route = RouteSpec { candidates, fallback, ..RouteSpec::pinned(self.connections[0]) };
-            let standings: Vec<_> =
-                self.connections.iter().map(|&connection| Standing { connection, barred: None }).collect();
-            plan(&route, &standings, &self.past)
+            let standing = |&connection| Standing { connection, barred: None, facts: Facts::default() };
+            let standings: Vec<_> = self.connections.iter().map(standing).collect();
+            plan(&route, &standings, &Situation { past: &self.past, turn: 0, chance: 0.5 })
                 .candidates
                 .iter()
                 .map(|ranked| self.connections.iter().position(|id| *id == ranked.connection).unwrap())

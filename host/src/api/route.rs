@@ -23,6 +23,7 @@ use crate::{
     domain::{
         ids::{ConnectionId, RouteId, TenantId},
         message::Channel,
+        provider::Cost,
         retry::RetryPolicy,
         route::{self as domain, RouteSpec},
     },
@@ -38,6 +39,9 @@ use crate::{
 };
 
 const MOST_CANDIDATES: usize = 20;
+const HIGHEST_WEIGHT: u32 = 100;
+/// A million of a currency.
+const HIGHEST_COST: i64 = 1_000_000_000_000;
 
 /// A new route: its first version, which does nothing until activated.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -88,6 +92,14 @@ pub struct Spec {
     candidates: Vec<Candidate>,
     #[serde(default)]
     strategy: Strategy,
+    /// The most that a delivery may cost: whoever is estimated to cost more, or in another currency,
+    /// is not asked.
+    #[serde(default)]
+    max_cost: Option<Money>,
+    /// In 0..1: whoever succeeded less often lately is not asked while another succeeds as often.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 1)]
+    min_success_rate: Option<f64>,
     #[serde(default)]
     retry: Retry,
     /// Whether the next candidate serves at once when one did not take the delivery; true, if left out.
@@ -106,15 +118,47 @@ pub struct Candidate {
     /// Its id or uid.
     #[schema(min_length = 1, max_length = 128)]
     connection: String,
+    /// Its share under `round_robin` and `weighted_random`; 1, if left out. With 0 it only stands in
+    /// for the others, whatever the strategy is.
+    #[serde(default)]
+    #[schema(maximum = 100)]
+    weight: Option<u32>,
+    /// What a unit costs (a message, or a segment of one), in place of what its provider says.
+    #[serde(default)]
+    cost: Option<Money>,
+    /// The most that a delivery through it may cost, beside the route's own ceiling.
+    #[serde(default)]
+    max_cost: Option<Money>,
 }
 
-/// How the candidates are ordered.
+/// An amount of money.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Money {
+    /// Millionths of the currency's unit.
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64, example = 7900)]
+    micros: i64,
+    /// ISO 4217; one for all of a route.
+    #[schema(pattern = "^[A-Z]{3}$", example = "USD")]
+    currency: String,
+}
+
+/// How the candidates are ordered; those that are not the first stand in for it in that order.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Strategy {
     /// As they are listed.
     #[default]
     Primary,
+    /// In turn, each as often as its weight says.
+    RoundRobin,
+    /// By lot, each as often as its weight says.
+    WeightedRandom,
+    /// The cheapest for this delivery first; unknown costs come last.
+    LeastCost,
+    /// Whoever has succeeded most often lately with the destination's country, the quickest of those
+    /// that are alike; one in fifty deliveries asks another, to learn how it does.
+    HighestReliability,
 }
 
 /// When to try again once none of the candidates took a delivery.
@@ -371,34 +415,80 @@ impl Spec {
         channel: Option<&Channel>,
         fields: &mut Fields,
     ) -> Result<RouteSpec, Problem> {
-        let mut candidates = Vec::with_capacity(self.candidates.len().min(MOST_CANDIDATES));
-        for (index, candidate) in self.candidates.iter().take(MOST_CANDIDATES).enumerate() {
-            match usable(app, db, tenant, channel, &candidate.connection).await? {
-                Ok(id) if !candidates.contains(&id) => candidates.push(id),
-                Ok(_) => candidate_is_bad(fields, index, "repeated", "is listed before"),
-                Err((code, detail)) => candidate_is_bad(fields, index, code, detail),
-            }
-        }
-        let retry = RetryPolicy::from(self.retry);
-        fields.within("spec", |fields| {
-            let count = (1..=MOST_CANDIDATES).contains(&self.candidates.len());
-            fields.check(count, "candidates", "wrong_length", || "has 1 to 20 candidates".to_owned());
-            fields.within("retry", |fields| {
-                for (field, detail) in retry.problems() {
-                    fields.check(false, field, "out_of_range", || detail);
+        let count = (1..=MOST_CANDIDATES).contains(&self.candidates.len());
+        let mut candidates: Vec<domain::Candidate> = Vec::with_capacity(self.candidates.len().min(MOST_CANDIDATES));
+        for (index, candidate) in self.candidates.into_iter().take(MOST_CANDIDATES).enumerate() {
+            let connection = match usable(app, db, tenant, channel, &candidate.connection).await? {
+                Ok(id) => id,
+                Err((code, detail)) => {
+                    candidate_is_bad(fields, index, code, detail);
+                    // Keeps the places of those behind it; the route is refused anyway.
+                    ConnectionId::new()
                 }
-            });
-        });
-        Ok(RouteSpec {
-            candidates: candidates.into_iter().map(|connection| domain::Candidate { connection }).collect(),
-            strategy: match self.strategy {
-                Strategy::Primary => domain::Strategy::Primary,
-            },
-            retry,
+            };
+            if candidates.iter().any(|it| it.connection == connection) {
+                candidate_is_bad(fields, index, "repeated", "is listed before");
+            }
+            candidates.push(candidate.into_domain(connection));
+        }
+        let spec = RouteSpec {
+            candidates,
+            strategy: self.strategy.into(),
+            max_cost: self.max_cost.map(Cost::from),
+            min_success_rate: self.min_success_rate,
+            retry: self.retry.into(),
             fallback: self.fallback.unwrap_or(true),
             on_unknown: self.on_unknown.map(domain::OnUnknown::from),
-        })
+        };
+        fields.within("spec", |fields| {
+            fields.check(count, "candidates", "wrong_length", || "has 1 to 20 candidates".to_owned());
+            check_numbers(&spec, fields);
+        });
+        Ok(spec)
     }
+}
+
+impl Candidate {
+    fn into_domain(self, connection: ConnectionId) -> domain::Candidate {
+        domain::Candidate {
+            connection,
+            weight: self.weight.unwrap_or(1),
+            cost: self.cost.map(Cost::from),
+            max_cost: self.max_cost.map(Cost::from),
+        }
+    }
+}
+
+/// Checks what is in bounds or not, whoever it belongs to.
+fn check_numbers(spec: &RouteSpec, fields: &mut Fields) {
+    let rate = spec.min_success_rate.is_none_or(|rate| (0.0..=1.0).contains(&rate));
+    fields.check(rate, "min_success_rate", "out_of_range", || "is not in 0 to 1".to_owned());
+    let costs = spec.candidates.iter().flat_map(|it| [&it.cost, &it.max_cost]);
+    let currency = [&spec.max_cost].into_iter().chain(costs).flatten().map(|it| it.currency.as_str()).next();
+    check_money(fields, "max_cost", spec.max_cost.as_ref(), currency);
+    fields.each("candidates", &spec.candidates, |fields, candidate| {
+        fields.check(candidate.weight <= HIGHEST_WEIGHT, "weight", "out_of_range", || "is more than 100".to_owned());
+        check_money(fields, "cost", candidate.cost.as_ref(), currency);
+        check_money(fields, "max_cost", candidate.max_cost.as_ref(), currency);
+    });
+    fields.within("retry", |fields| {
+        for (field, detail) in spec.retry.problems() {
+            fields.check(false, field, "out_of_range", || detail);
+        }
+    });
+}
+
+/// Amounts of a route are compared with each other, so they are in one currency.
+fn check_money(fields: &mut Fields, name: &str, money: Option<&Cost>, currency: Option<&str>) {
+    let Some(money) = money else { return };
+    fields.within(name, |fields| {
+        let amount = (0..=HIGHEST_COST).contains(&money.micros);
+        fields.check(amount, "micros", "out_of_range", || "is not in 0 to 1000000000000".to_owned());
+        let named = money.currency.len() == 3 && money.currency.bytes().all(|it| it.is_ascii_uppercase());
+        fields.check(named, "currency", "wrong_format", || "is not three capital letters, such as `USD`".to_owned());
+        let one = !named || Some(money.currency.as_str()) == currency;
+        fields.check(one, "currency", "mixed_currencies", || "differs from the route's other amounts".to_owned());
+    });
 }
 
 fn candidate_is_bad(fields: &mut Fields, index: usize, code: &str, detail: &str) {
@@ -478,15 +568,61 @@ impl From<RouteVersion> for VersionAnswer {
 
 impl From<RouteSpec> for Spec {
     fn from(spec: RouteSpec) -> Self {
-        let candidate = |it: domain::Candidate| Candidate { connection: it.connection.to_string() };
         Self {
-            candidates: spec.candidates.into_iter().map(candidate).collect(),
-            strategy: match spec.strategy {
-                domain::Strategy::Primary => Strategy::Primary,
-            },
+            candidates: spec.candidates.into_iter().map(Candidate::from).collect(),
+            strategy: spec.strategy.into(),
+            max_cost: spec.max_cost.map(Money::from),
+            min_success_rate: spec.min_success_rate,
             retry: spec.retry.into(),
             fallback: Some(spec.fallback),
             on_unknown: spec.on_unknown.map(OnUnknown::from),
+        }
+    }
+}
+
+impl From<domain::Candidate> for Candidate {
+    fn from(it: domain::Candidate) -> Self {
+        Self {
+            connection: it.connection.to_string(),
+            weight: Some(it.weight),
+            cost: it.cost.map(Money::from),
+            max_cost: it.max_cost.map(Money::from),
+        }
+    }
+}
+
+impl From<Money> for Cost {
+    fn from(Money { micros, currency }: Money) -> Self {
+        Self { micros, currency }
+    }
+}
+
+impl From<Cost> for Money {
+    fn from(Cost { micros, currency }: Cost) -> Self {
+        Self { micros, currency }
+    }
+}
+
+impl From<Strategy> for domain::Strategy {
+    fn from(strategy: Strategy) -> Self {
+        match strategy {
+            Strategy::Primary => Self::Primary,
+            Strategy::RoundRobin => Self::RoundRobin,
+            Strategy::WeightedRandom => Self::WeightedRandom,
+            Strategy::LeastCost => Self::LeastCost,
+            Strategy::HighestReliability => Self::HighestReliability,
+        }
+    }
+}
+
+impl From<domain::Strategy> for Strategy {
+    fn from(strategy: domain::Strategy) -> Self {
+        match strategy {
+            domain::Strategy::Primary => Self::Primary,
+            domain::Strategy::RoundRobin => Self::RoundRobin,
+            domain::Strategy::WeightedRandom => Self::WeightedRandom,
+            domain::Strategy::LeastCost => Self::LeastCost,
+            domain::Strategy::HighestReliability => Self::HighestReliability,
         }
     }
 }

@@ -5,14 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Course, Dispatcher, item};
+use super::{Course, Dispatcher, facts::country, item};
 use crate::{
     clock,
     directory::Endpoint,
     domain::{
         attempt::{Attempt, Origin, Verdict},
         ids::AttemptId,
-        provider::{CallContext, Cost, Deduplication, Descriptor, Disposition, Item, Judgement, Step},
+        price::Price,
+        provider::{CallContext, Cost, Deduplication, Disposition, Item, Judgement, Step},
         route::OnUnknown,
         transmission::{Blob, Reply, Transmission},
     },
@@ -81,8 +82,8 @@ impl Dispatcher {
 
     /// Whether the lease lasts beyond the deadline, and, where it matters who was asked should this
     /// worker be lost, the intent is committed: for a provider that can't recognise a repetition,
-    /// and for whoever is not the first to be asked of a fresh delivery, so that an unknown request
-    /// is never repeated through another connection.
+    /// and for whoever is not certain to be the first to be asked of a fresh delivery, so that an
+    /// unknown request is never repeated through another connection.
     async fn may_begin(
         &self,
         work: &Work,
@@ -94,7 +95,7 @@ impl Dispatcher {
         if !work.lease.covers(deadline) {
             return false;
         }
-        let first = course.spec.candidates.first().is_some_and(|it| it.connection == endpoint.connection.id);
+        let first = course.spec.certain_first() == Some(endpoint.connection.id);
         let recognised = serving.component.descriptor().deduplication == Deduplication::Key;
         if recognised && first && work.attempts == 0 {
             return true;
@@ -231,9 +232,16 @@ impl Conversation<'_> {
 
     fn judged(&self, judgement: Option<Judgement>) -> Verdict {
         match judgement {
-            Some(judgement) => verdict(judgement, self.status, self.serving.component.descriptor()),
+            Some(judgement) => verdict(judgement, self.status, |units| self.modelled_cost(units)),
             None => self.broken("it judged nothing"),
         }
+    }
+
+    /// The cost model's price for so many units, or for as many as the message comes to.
+    fn modelled_cost(&self, units: Option<u32>) -> Option<Cost> {
+        let message = &self.work.message;
+        let price = Price::at(self.serving.component.descriptor(), message.channel.as_str(), country(message))?;
+        price.unit.times(units.unwrap_or_else(|| price.units(message)))
     }
 
     /// A guest's failure before anything was answered left nothing sent; one after an answer
@@ -277,10 +285,9 @@ fn origin(endpoint: &Endpoint, serving: Option<&Serving>, course: &Course<'_>) -
 
 /// A provider's judgement as a verdict; a cost that the answer did not tell is taken from the
 /// provider's cost model.
-fn verdict(judgement: Judgement, status: Option<u16>, descriptor: &Descriptor) -> Verdict {
-    let cost = judgement.cost.or_else(|| {
-        (judgement.disposition == Disposition::Accepted).then(|| modelled_cost(descriptor, judgement.units)).flatten()
-    });
+fn verdict(judgement: Judgement, status: Option<u16>, modelled: impl Fn(Option<u32>) -> Option<Cost>) -> Verdict {
+    let accepted = judgement.disposition == Disposition::Accepted;
+    let cost = judgement.cost.or_else(|| accepted.then(|| modelled(judgement.units)).flatten());
     Verdict {
         disposition: judgement.disposition,
         status,
@@ -292,11 +299,4 @@ fn verdict(judgement: Judgement, status: Option<u16>, descriptor: &Descriptor) -
         cost,
         units: judgement.units,
     }
-}
-
-/// The cost model's price for so many units (one, where the answer did not say).
-fn modelled_cost(descriptor: &Descriptor, units: Option<u32>) -> Option<Cost> {
-    let micros = descriptor.cost_model.get("micros")?.as_i64()?;
-    let currency = descriptor.cost_model.get("currency")?.as_str()?.to_owned();
-    Some(Cost { micros: micros.checked_mul(units.unwrap_or(1).into())?, currency })
 }

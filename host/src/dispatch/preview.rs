@@ -12,7 +12,7 @@ use crate::{
         message::NewMessage,
         provider::{CallContext, Step},
     },
-    routing::{self, Plan},
+    routing::{self, Plan, Situation},
     runtime::CallError,
     store,
     transport::describe,
@@ -48,8 +48,9 @@ impl Dispatcher {
         let Some(course) = Course::of(&config, &new.message) else {
             return Ok(Preview { plan: None, requests: Vec::new() });
         };
-        let standings = self.standings(&config, &course.spec, new.message.channel.as_str());
-        let plan = routing::plan(&course.spec, &standings, &[]);
+        let standings = self.standings(&config, &course.spec, &new.message);
+        let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));
+        let plan = routing::plan(&course.spec, &standings, &Situation { past: &[], turn, chance: fastrand::f64() });
         let requests = plan.candidates.iter().filter_map(|it| self.request(&config, it.connection, &new)).collect();
         Ok(Preview { plan: Some(plan), requests })
     }

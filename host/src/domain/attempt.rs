@@ -64,6 +64,10 @@ pub enum FallbackReason {
     /// It did not answer, or its plugin failed.
     ProviderUnavailable,
     RateLimited,
+    /// It would have cost more than the ceiling.
+    CostThreshold,
+    /// It succeeds less often than the route asks for.
+    QualityThreshold,
 }
 
 impl FallbackReason {
@@ -73,6 +77,8 @@ impl FallbackReason {
             Self::PrimaryFailed => "primary_failed",
             Self::ProviderUnavailable => "provider_unavailable",
             Self::RateLimited => "rate_limited",
+            Self::CostThreshold => "cost_threshold",
+            Self::QualityThreshold => "quality_threshold",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a provider says of itself and of an answer, free of any version of the WIT.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +152,12 @@ pub struct Cost {
     pub micros: i64,
     /// ISO 4217.
     pub currency: String,
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.micros as f64 / 1e6, self.currency)
+    }
 }
 
 /// A provider's judgement of an answer.

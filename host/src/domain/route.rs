@@ -2,15 +2,38 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ids::ConnectionId, retry::RetryPolicy};
+use super::{ids::ConnectionId, provider::Cost, retry::RetryPolicy};
 
 /// How the candidates are ordered. Each is one pure function in `routing`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Strategy {
     /// As the route lists them: the first serves, the others stand in.
     #[default]
     Primary,
+    /// In turn, each as often as its weight says.
+    RoundRobin,
+    /// By lot, each as often as its weight says.
+    WeightedRandom,
+    /// The cheapest for this delivery first.
+    LeastCost,
+    /// Whoever has done best lately with this destination; now and then another, to learn how it
+    /// does.
+    HighestReliability,
+}
+
+impl Strategy {
+    /// The word in the API and in plans.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::RoundRobin => "round_robin",
+            Self::WeightedRandom => "weighted_random",
+            Self::LeastCost => "least_cost",
+            Self::HighestReliability => "highest_reliability",
+        }
+    }
 }
 
 /// What to do when a request began and no definite answer came.
@@ -38,6 +61,28 @@ impl OnUnknown {
 #[serde(deny_unknown_fields)]
 pub struct Candidate {
     pub connection: ConnectionId,
+    /// Its share under the strategies that share; 0: it only stands in for the others, whatever the
+    /// strategy is.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// What a unit (a message, or a segment of one) costs, in place of what its provider says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+    /// The most that a delivery through it may cost, beside the route's own ceiling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<Cost>,
+}
+
+impl Candidate {
+    /// With a weight of one, and no word on costs.
+    #[must_use]
+    pub const fn new(connection: ConnectionId) -> Self {
+        Self { connection, weight: one(), cost: None, max_cost: None }
+    }
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// A version of a route.
@@ -48,6 +93,12 @@ pub struct RouteSpec {
     pub candidates: Vec<Candidate>,
     #[serde(default)]
     pub strategy: Strategy,
+    /// The most that a delivery may cost: whoever is estimated to cost more is not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<Cost>,
+    /// In 0..=1: whoever succeeded less often lately is not asked while another succeeds as often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_success_rate: Option<f64>,
     #[serde(default)]
     pub retry: RetryPolicy,
     /// Whether the next candidate serves at once when one did not take the delivery.
@@ -67,11 +118,39 @@ impl RouteSpec {
     #[must_use]
     pub fn pinned(connection: ConnectionId) -> Self {
         Self {
-            candidates: vec![Candidate { connection }],
+            candidates: vec![Candidate::new(connection)],
             strategy: Strategy::Primary,
+            max_cost: None,
+            min_success_rate: None,
             retry: RetryPolicy::default(),
             fallback: false,
             on_unknown: None,
         }
+    }
+
+    /// Whether anything of it hangs on what a delivery costs.
+    #[must_use]
+    pub fn goes_by_cost(&self) -> bool {
+        self.strategy == Strategy::LeastCost
+            || self.max_cost.is_some()
+            || self.candidates.iter().any(|it| it.max_cost.is_some())
+    }
+
+    /// Whether anything of it hangs on how the candidates have done lately.
+    #[must_use]
+    pub fn goes_by_record(&self) -> bool {
+        self.strategy == Strategy::HighestReliability || self.min_success_rate.is_some()
+    }
+
+    /// Whom every node asks first of a fresh delivery, where that hangs neither on turns nor on
+    /// chance nor on what a node has seen.
+    #[must_use]
+    pub fn certain_first(&self) -> Option<ConnectionId> {
+        let as_listed = self.strategy == Strategy::Primary && !self.goes_by_cost() && !self.goes_by_record();
+        if !as_listed && self.candidates.len() > 1 {
+            return None;
+        }
+        let serving = self.candidates.iter().find(|it| it.weight > 0);
+        serving.or(self.candidates.first()).map(|it| it.connection)
     }
 }

@@ -9,7 +9,10 @@ use super::{
     answer::{excerpt, is_currency, is_word},
     v1::RawDescriptor,
 };
-use crate::domain::provider::{Descriptor, SecretSpec};
+use crate::domain::{
+    price,
+    provider::{Descriptor, SecretSpec},
+};
 
 const MAX_NAME: usize = 64;
 const MAX_SUMMARY: usize = 300;
@@ -229,6 +232,9 @@ fn cost(problems: &mut Problems, model: &Map<String, Value>) {
     let micros = model.get("micros").and_then(Value::as_f64);
     let is_amount = micros.is_some_and(|micros| (0.0..=9.0e15).contains(&micros));
     problems.unless(is_amount, "cost_model.micros", "must be an amount in millionths");
+    for (member, detail) in price::problems(model) {
+        problems.add(excerpt(&member), detail);
+    }
 }
 
 #[cfg(test)]

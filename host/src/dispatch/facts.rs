@@ -1,0 +1,92 @@
+//! What routing is told of a route's candidates: whether they can be asked, what they would cost,
+//! how they have done lately. Only what the route goes by is looked up.
+
+use std::time::Instant;
+
+use super::Dispatcher;
+use crate::{
+    directory::{Endpoint, TenantConfig},
+    domain::{
+        attempt::Attempt,
+        country::Country,
+        ids::ConnectionId,
+        message::Message,
+        price::{self, Price},
+        provider::Cost,
+        route::{Candidate, RouteSpec},
+    },
+    observations::Sighting,
+    routing::{Barred, Basis, Estimate, Facts, Standing},
+};
+
+impl Dispatcher {
+    /// Where each candidate of a route stands for a message.
+    pub(super) fn standings(&self, config: &TenantConfig, spec: &RouteSpec, message: &Message) -> Vec<Standing> {
+        let standing = |candidate: &Candidate| Standing {
+            connection: candidate.connection,
+            barred: self.barred(config, candidate.connection, message.channel.as_str()),
+            facts: self.facts(config, spec, candidate, message),
+        };
+        spec.candidates.iter().map(standing).collect()
+    }
+
+    /// Why a connection can't be asked at all.
+    fn barred(&self, config: &TenantConfig, connection: ConnectionId, channel: &str) -> Option<Barred> {
+        let Some(endpoint) = config.endpoints.get(&connection) else { return Some(Barred::ConnectionMissing) };
+        if !endpoint.connection.enabled {
+            return Some(Barred::ConnectionDisabled);
+        }
+        let Some(serving) = self.providers.serving(&endpoint.connection.provider) else {
+            return Some(Barred::ProviderMissing);
+        };
+        let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
+        (!served).then_some(Barred::ChannelNotServed)
+    }
+
+    fn facts(&self, config: &TenantConfig, spec: &RouteSpec, candidate: &Candidate, message: &Message) -> Facts {
+        let mut facts = Facts::default();
+        let Some(endpoint) = config.endpoints.get(&candidate.connection) else { return facts };
+        if spec.goes_by_cost() {
+            facts.cost = self.estimate(candidate, endpoint, message);
+        }
+        if spec.goes_by_record() {
+            facts.record = self.observations.read(candidate.connection, country(message), Instant::now());
+        }
+        facts
+    }
+
+    /// What a message would cost: by the route's word, else by what answers have said, else by the
+    /// provider's price list.
+    fn estimate(&self, candidate: &Candidate, endpoint: &Endpoint, message: &Message) -> Option<Estimate> {
+        let estimate = |unit: Cost, units, basis| Some(Estimate { cost: unit.times(units)?, basis });
+        if let Some(unit) = candidate.cost.clone() {
+            return estimate(unit, price::units(message), Basis::Route);
+        }
+        let country = country(message);
+        if let Some(unit) = self.observations.unit_cost(candidate.connection, country, Instant::now()) {
+            return estimate(unit, price::units(message), Basis::Answers);
+        }
+        let serving = self.providers.serving(&endpoint.connection.provider)?;
+        let price = Price::at(serving.component.descriptor(), message.channel.as_str(), country)?;
+        let units = price.units(message);
+        estimate(price.unit, units, Basis::PriceList)
+    }
+
+    /// Remembers what an attempt came to.
+    pub(super) fn observe(&self, message: &Message, attempt: &Attempt) {
+        let Some(origin) = &attempt.origin else { return };
+        let sighting = Sighting {
+            connection: origin.connection,
+            country: country(message),
+            verdict: &attempt.verdict,
+            took: attempt.finished_at.duration_since(attempt.started_at).try_into().unwrap_or_default(),
+            units: price::units(message),
+        };
+        self.observations.record(&sighting, Instant::now());
+    }
+}
+
+/// Where a message goes, as far as its address tells.
+pub(super) fn country(message: &Message) -> Option<Country> {
+    Country::of_address(message.channel.as_str(), message.body.recipient())
+}
