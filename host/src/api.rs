@@ -13,6 +13,7 @@ mod problem;
 mod provider;
 mod request;
 mod route;
+mod statistics;
 
 use std::{ops::Deref, sync::Arc};
 

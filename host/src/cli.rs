@@ -11,6 +11,7 @@ mod provider;
 mod route;
 mod secret;
 mod serve;
+mod stats;
 mod tenant;
 
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Command {
     Send(Box<message::Send>),
     /// Messages that were sent.
     Message(message::Message),
+    /// Counts, rates, latencies and cost over a time.
+    Stats(Box<stats::Stats>),
 }
 
 /// Why a command ended without success; the text is for the person who typed it.
@@ -103,6 +106,7 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Provider(command) => command.run(&output).await,
         Command::Send(command) => command.run(&output).await,
         Command::Message(command) => command.run(&output).await,
+        Command::Stats(command) => command.run(&output).await,
     }
 }
 

@@ -42,6 +42,7 @@ use crate::{
     },
 };
 use new::{Circumstances, NewMessage};
+pub use view::CostAnswer;
 use view::{AttemptAnswer, DecisionAnswer, EventAnswer, MessageAnswer};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
