@@ -5,6 +5,7 @@ mod auth;
 mod connection;
 mod document;
 mod fields;
+mod health;
 mod json;
 mod message;
 mod operation;

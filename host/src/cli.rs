@@ -4,6 +4,7 @@
 mod client;
 mod connection;
 mod database;
+mod health;
 mod key;
 mod message;
 mod output;
@@ -56,6 +57,8 @@ enum Command {
     Message(message::Message),
     /// Counts, rates, latencies and cost over a time.
     Stats(Box<stats::Stats>),
+    /// How the connections fare: rates, latencies, the last error.
+    Health(health::Health),
 }
 
 /// Why a command ended without success; the text is for the person who typed it.
@@ -107,6 +110,7 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Send(command) => command.run(&output).await,
         Command::Message(command) => command.run(&output).await,
         Command::Stats(command) => command.run(&output).await,
+        Command::Health(command) => command.run(&output).await,
     }
 }
 

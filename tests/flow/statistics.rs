@@ -318,6 +318,49 @@ fn cli<'a>(gateway: &'a TestGateway, rest: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[tokio::test]
+async fn a_connections_health_is_told() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    providers(&gateway, &sink).await;
+    sink.answers("/first", [Reply::status(503), Reply::status(404), Reply::status(200)]);
+    sink.answers("/second", [Reply::status(200)]);
+    for _ in 0..3 {
+        let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+        gateway.settled(&id).await;
+    }
+    let disabled = json!({"enabled": false});
+    gateway.call(Method::PATCH, "/v1/connections/texts", Some(&disabled)).await.expect(200);
+    let of = async |uid: &str| {
+        let page = gateway.get("/v1/health/providers").await;
+        let found = page["data"].as_array().unwrap().iter().find(|it| it["uid"] == uid).cloned();
+        found.unwrap_or_else(|| panic!("no {uid} in {page}"))
+    };
+    // Before it is folded and after.
+    for _ in 0..2 {
+        let first = of("first").await;
+        for window in ["5m", "1h", "24h"] {
+            let window = &first["windows"][window];
+            assert_eq!((&window["attempts"], &window["success_rate"]), (&json!(3), &json!(1.0 / 3.0)), "{first}");
+            assert!(window["latency_ms"]["p99"].as_f64().unwrap() > 0.0, "{first}");
+        }
+        assert_eq!(first["last_error"]["code"], "404", "{first}");
+        assert_eq!((&first["last_error"]["status"], &first["breaker"]), (&json!(404), &Value::Null), "{first}");
+        assert_eq!(of("second").await["last_error"], Value::Null);
+        let texts = of("texts").await;
+        assert_eq!((&texts["enabled"], &texts["windows"]["24h"]["attempts"]), (&json!(false), &json!(0)), "{texts}");
+        assert_eq!(texts["provider"]["name"], "sms-twilio");
+        let pending = "select count(*) from stat_delta";
+        eventually("the folding", || async { (number(&gateway.db, pending).await == 0).then_some(()) }).await;
+    }
+    let printed =
+        gateway.settings().command_line(&["health", "--url", &gateway.url(""), "--key", &gateway.key]).unwrap();
+    assert!(printed.contains("33.3 % of 3") && printed.contains("404"), "{printed}");
+
+    let other = gateway.key_of("two", ALL_SCOPES);
+    let page = gateway.call_as(&other, Method::GET, "/v1/health/providers", None).await.expect(200);
+    assert_eq!(page["data"], json!([]));
+}
+
+#[tokio::test]
 async fn a_tenant_sees_its_own_and_an_operator_all() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;

@@ -12,7 +12,7 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App, connection, json::close_tagged, message, operation, problem::ProblemBody, provider, route, statistics,
+    App, connection, health, json::close_tagged, message, operation, problem::ProblemBody, provider, route, statistics,
 };
 
 #[derive(OpenApi)]
@@ -28,7 +28,7 @@ use super::{
         (name = "connections", description = "A tenant's accounts at providers."),
         (name = "routes", description = "Which connection serves a channel."),
         (name = "providers", description = "The components that speak to the other side."),
-        (name = "statistics", description = "Counts, rates, latencies and cost."),
+        (name = "statistics", description = "Counts, rates, latencies, cost and health."),
         (name = "operations", description = "For whoever runs the gateway."),
     ),
 )]
@@ -59,6 +59,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(provider::grant))
         .routes(routes!(statistics::show))
         .routes(routes!(statistics::show_all))
+        .routes(routes!(health::providers))
         .merge(operations());
     complete(router.get_openapi_mut());
     router

@@ -115,6 +115,37 @@ impl Dimension {
     }
 }
 
+/// A time up to now over which a connection's health is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    FiveMinutes,
+    Hour,
+    Day,
+}
+
+impl Window {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::FiveMinutes, Self::Hour, Self::Day];
+
+    /// The buckets that it is summed up from.
+    #[must_use]
+    pub const fn grain(self) -> Grain {
+        match self {
+            Self::FiveMinutes | Self::Hour => Grain::Minute,
+            Self::Day => Grain::Hour,
+        }
+    }
+
+    #[must_use]
+    pub const fn seconds(self) -> i64 {
+        match self {
+            Self::FiveMinutes => 300,
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+        }
+    }
+}
+
 /// The first step ends here, in microseconds; what is below reads as half of it.
 const FIRST_STEP: f64 = 125.0;
 /// Each step is 2^(1/4) as long as the one before.

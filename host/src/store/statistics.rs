@@ -1,5 +1,5 @@
 //! Statistics: what transactions append to `stat_delta`, how it is folded into `stat_rollup`, and how
-//! both are read as one.
+//! both are read as one; and what they tell of each connection's health.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,7 +16,7 @@ use crate::domain::{
     delivery::DeliveryState,
     ids::{ConnectionId, DeliveryId, RouteId, TenantId},
     provider::Disposition,
-    statistics::{Counted, Dimension, Grain, Latency},
+    statistics::{Counted, Dimension, Figures, Grain, Latency, Window},
 };
 
 /// The minute of an id's making, in microseconds since the epoch: an acceptance and all that
@@ -397,6 +397,112 @@ pub async fn stat_names(db: &mut PgConnection, by: Dimension, ids: &[Uuid]) -> R
     };
     let rows: Vec<(Uuid, String)> = sqlx::query_as(sql).bind(ids).fetch_all(db).await?;
     Ok(rows.into_iter().collect())
+}
+
+/// What the attempts through these connections came to, over each window up to now in which there
+/// were any.
+pub async fn window_list(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    connections: &[ConnectionId],
+) -> Result<Vec<(ConnectionId, Window, Figures)>> {
+    let rows = sqlx::query(
+        "with spans as (
+           select number, grain, date_trunc(grain, now() - length * interval '1 second', 'UTC') as before
+           from unnest($3::text[], $4::bigint[]) with ordinality as t (grain, length, number)
+         )
+         select connection_id, number, kind, word, trigger, fallback_reason, currency, sum(count)::bigint as count,
+           sum(cost_micros)::bigint as cost_micros, angarium_latency_sum(latency) as latency
+         from (
+           select s.number, r.connection_id, r.kind, r.word, r.trigger, r.fallback_reason, r.currency, r.count,
+             r.cost_micros, r.latency
+           from spans s join stat_rollup r on r.tenant_id = $1 and r.grain = s.grain and r.at > s.before
+           where r.kind = 'attempt' and r.connection_id = any ($2::uuid[])
+           union all
+           select s.number, d.connection_id, d.kind, d.word, d.trigger, d.fallback_reason, d.currency, d.count,
+             d.cost_micros, d.latency
+           from stat_delta d join spans s on date_trunc(s.grain, d.at, 'UTC') > s.before
+           where d.tenant_id = $1 and d.kind = 'attempt' and d.connection_id = any ($2::uuid[])
+         ) as counted
+         group by 1, 2, 3, 4, 5, 6, 7 order by 1, 2",
+    )
+    .bind(tenant.uuid())
+    .bind(connections.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+    .bind(Window::ALL.map(|it| it.grain().as_str()).to_vec())
+    .bind(Window::ALL.map(Window::seconds).to_vec())
+    .fetch_all(db)
+    .await?;
+    let mut windows: Vec<(ConnectionId, Window, Figures)> = Vec::new();
+    for row in &rows {
+        let connection: ConnectionId = row.try_get::<Uuid, _>("connection_id")?.into();
+        // Ordinality counts from 1.
+        let window = Window::ALL[row.try_get::<i64, _>("number")? as usize - 1];
+        if windows.last().is_none_or(|(last, of, _)| (*last, *of) != (connection, window)) {
+            windows.push((connection, window, Figures::default()));
+        }
+        if let Some((_, _, figures)) = windows.last_mut() {
+            figures.add(&counted(row)?, row.try_get("count")?);
+        }
+    }
+    Ok(windows)
+}
+
+/// The last attempt through a connection that was not accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    pub connection: ConnectionId,
+    pub at: Timestamp,
+    pub delivery: DeliveryId,
+    /// The attempt's.
+    pub number: u32,
+    pub disposition: Disposition,
+    pub status: Option<i32>,
+    pub code: Option<String>,
+    pub unified_code: Option<String>,
+    pub detail: Option<String>,
+}
+
+/// Each connection's last failure, if the ledger still has it.
+pub async fn failure_list(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    connections: &[ConnectionId],
+) -> Result<Vec<Failure>> {
+    let rows = sqlx::query(
+        "with last as (
+           select distinct on (connection_id) connection_id, at, delivery_id, number
+           from (
+             select connection_id, at, delivery_id, number from connection_failure
+             where tenant_id = $1 and connection_id = any ($2::uuid[])
+             union all
+             select connection_id, failed_at, failed_delivery, failed_number from stat_delta
+             where tenant_id = $1 and connection_id = any ($2::uuid[]) and failed_at is not null
+           ) as failed
+           order by connection_id, at desc
+         )
+         select last.connection_id, last.at, last.delivery_id, last.number, a.disposition, a.status, a.code,
+           a.unified_code, a.detail
+         from last join attempt a on a.tenant_id = $1 and a.delivery_id = last.delivery_id and a.number = last.number",
+    )
+    .bind(tenant.uuid())
+    .bind(connections.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Failure {
+                connection: row.try_get::<Uuid, _>("connection_id")?.into(),
+                at: row.try_get::<jiff_sqlx::Timestamp, _>("at")?.to_jiff(),
+                delivery: row.try_get::<Uuid, _>("delivery_id")?.into(),
+                number: row.try_get::<i32, _>("number")?.unsigned_abs(),
+                disposition: parsed(row.try_get("disposition")?)?,
+                status: row.try_get("status")?,
+                code: row.try_get("code")?,
+                unified_code: row.try_get("unified_code")?,
+                detail: row.try_get("detail")?,
+            })
+        })
+        .collect()
 }
 
 #[cfg(test)]
