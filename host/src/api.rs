@@ -6,6 +6,7 @@ mod connection;
 mod document;
 mod draft;
 mod fields;
+mod health;
 mod json;
 mod message;
 mod operation;
@@ -14,6 +15,7 @@ mod problem;
 mod provider;
 mod request;
 mod route;
+mod statistics;
 
 use std::{ops::Deref, sync::Arc};
 

@@ -4,6 +4,7 @@
 mod client;
 mod connection;
 mod database;
+mod health;
 mod key;
 mod message;
 mod output;
@@ -11,6 +12,7 @@ mod provider;
 mod route;
 mod secret;
 mod serve;
+mod stats;
 mod tenant;
 
 use std::process::ExitCode;
@@ -53,6 +55,10 @@ enum Command {
     Send(Box<message::Send>),
     /// Messages that were sent.
     Message(message::Message),
+    /// Counts, rates, latencies and cost over a time.
+    Stats(Box<stats::Stats>),
+    /// How the connections fare: rates, latencies, the last error.
+    Health(health::Health),
 }
 
 /// Why a command ended without success; the text is for the person who typed it.
@@ -103,6 +109,8 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Provider(command) => command.run(&output).await,
         Command::Send(command) => command.run(&output).await,
         Command::Message(command) => command.run(&output).await,
+        Command::Stats(command) => command.run(&output).await,
+        Command::Health(command) => command.run(&output).await,
     }
 }
 

@@ -13,4 +13,5 @@ pub mod provider;
 pub mod retry;
 pub mod route;
 pub mod segments;
+pub mod statistics;
 pub mod transmission;

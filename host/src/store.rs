@@ -12,6 +12,7 @@ pub mod provider;
 pub mod queue;
 pub mod route;
 pub mod secret;
+pub mod statistics;
 pub mod tenant;
 pub mod time;
 

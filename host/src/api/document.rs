@@ -11,7 +11,9 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, connection, json::close_tagged, message, operation, problem::ProblemBody, provider, route};
+use super::{
+    App, connection, health, json::close_tagged, message, operation, problem::ProblemBody, provider, route, statistics,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -26,6 +28,7 @@ use super::{App, connection, json::close_tagged, message, operation, problem::Pr
         (name = "connections", description = "A tenant's accounts at providers."),
         (name = "routes", description = "Which connection serves a channel."),
         (name = "providers", description = "The components that speak to the other side."),
+        (name = "statistics", description = "Counts, rates, latencies, cost and health."),
         (name = "operations", description = "For whoever runs the gateway."),
     ),
 )]
@@ -54,6 +57,9 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(provider::get))
         .routes(routes!(provider::rollback))
         .routes(routes!(provider::grant))
+        .routes(routes!(statistics::show))
+        .routes(routes!(statistics::show_all))
+        .routes(routes!(health::providers))
         .merge(operations());
     complete(router.get_openapi_mut());
     router

@@ -44,6 +44,7 @@ use crate::{
 };
 use new::{Circumstances, NewMessage};
 use view::{AttemptAnswer, DecisionAnswer, EventAnswer, MessageAnswer};
+pub use view::{CostAnswer, DispositionName};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const MOST_IN_BATCH: usize = 1000;

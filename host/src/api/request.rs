@@ -147,6 +147,11 @@ impl Query {
         self.take(name, read).unwrap_or(false)
     }
 
+    /// A parameter that was taken is bad all the same.
+    pub fn refuse(&mut self, name: &str, detail: impl Into<String>) {
+        self.fields.elsewhere(format!("query/{name}"), "invalid", detail);
+    }
+
     /// Refuses what was bad, unknown or given twice.
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in &self.pairs {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::{Result, message::parsed, time::micros};
+use super::{Result, message::parsed, statistics::settlement_count, time::micros};
 use crate::domain::{
     attempt::{Attempt, PastAttempt, Trigger},
     delivery::DeliveryState,
@@ -51,13 +51,13 @@ impl Settlement {
     }
 }
 
-/// Writes attempts, the states and queue entries that follow, and their events; removes the intents
-/// that they answer. The caller holds the leases.
+/// Writes attempts, the states and queue entries that follow, and their events, and counts them;
+/// removes the intents that they answer. The caller holds the leases.
 pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Result<()> {
     let attempts = || rows.iter().map(|row| &row.attempt);
     let origins = || rows.iter().map(|row| row.attempt.origin.as_ref());
     let verdicts = || rows.iter().map(|row| &row.attempt.verdict);
-    sqlx::query(
+    let moved: Vec<Uuid> = sqlx::query_scalar(
         "with input as (
            select tenant_id, delivery_id, message_id, lease_id, channel, priority, id, number, trigger,
              connection_id, provider, provider_version, provider_digest, route_id, route_version, plan,
@@ -103,6 +103,7 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
              updated_at = excluded.updated_at, finished_at = excluded.finished_at
            -- Forward only: an end is never replaced by what an attempt says.
            where d.state = 'queued'
+           returning id
          ), requeued as (
            insert into queue (tenant_id, delivery_id, due_at, priority)
            select tenant_id, delivery_id, next_at, priority from input where next_at is not null
@@ -111,9 +112,11 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
            select tenant_id, message_id, event_id, delivery_id, event_type, finished_at,
              json_build_object('attempt', number, 'code', code, 'detail', detail)::text
            from input
+         ), answered as (
+           delete from intent i using input
+           where i.tenant_id = input.tenant_id and i.delivery_id = input.delivery_id
          )
-         delete from intent i using input
-         where i.tenant_id = input.tenant_id and i.delivery_id = input.delivery_id",
+         select id from moved",
     )
     .bind(rows.iter().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
     .bind(rows.iter().map(|it| it.delivery.uuid()).collect::<Vec<_>>())
@@ -151,9 +154,9 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
     .bind(rows.iter().map(|it| it.next.map(|(_, trigger)| trigger.as_str())).collect::<Vec<_>>())
     .bind(rows.iter().map(|_| EventId::new().uuid()).collect::<Vec<_>>())
     .bind(rows.iter().map(|it| it.event_type()).collect::<Vec<_>>())
-    .execute(db)
+    .fetch_all(&mut *db)
     .await?;
-    Ok(())
+    settlement_count(db, rows, &moved.into_iter().map(DeliveryId::from).collect()).await
 }
 
 fn int(number: u32) -> i32 {

@@ -3,8 +3,16 @@
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
-use super::{Result, time::micros};
-use crate::domain::ids::{DeliveryId, MessageId, TenantId};
+use super::{
+    Result,
+    message::parsed,
+    statistics::{EndCount, end_count},
+    time::micros,
+};
+use crate::domain::{
+    delivery::DeliveryState,
+    ids::{DeliveryId, MessageId, TenantId},
+};
 
 /// Ends a delivery that waits in the queue; the caller took it out of there in this transaction.
 pub async fn delivery_cancel(
@@ -13,7 +21,7 @@ pub async fn delivery_cancel(
     message: MessageId,
     delivery: DeliveryId,
 ) -> Result<()> {
-    sqlx::query(
+    let done = sqlx::query(
         "insert into delivery as d (tenant_id, id, message_id, state, attempts, updated_at, finished_at)
          values ($1, $2, $3, 'canceled', 0, now(), now())
          on conflict (tenant_id, id) do update set
@@ -23,9 +31,12 @@ pub async fn delivery_cancel(
     .bind(tenant.uuid())
     .bind(delivery.uuid())
     .bind(message.uuid())
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    if done.rows_affected() == 0 {
+        return Ok(());
+    }
+    end_count(db, tenant, &[EndCount { delivery, state: DeliveryState::Canceled, count: 1 }]).await
 }
 
 /// Opens an ended delivery again, due at `at`; the attempts so far no longer count. Tells whether
@@ -36,16 +47,24 @@ pub async fn delivery_reopen(
     delivery: DeliveryId,
     at: Timestamp,
 ) -> Result<bool> {
-    let done = sqlx::query(
-        "update delivery set state = 'queued', counted_from = attempts, deaths = 0, finished_at = null,
+    let left: Option<String> = sqlx::query_scalar(
+        "with ended as (
+           select tenant_id, id, state from delivery
+           where tenant_id = $1 and id = $2
+             and state in ('failed', 'bounced', 'expired', 'canceled', 'unroutable', 'unknown')
+           for update
+         )
+         update delivery d set state = 'queued', counted_from = attempts, deaths = 0, finished_at = null,
            next_attempt_at = timestamptz 'epoch' + $3 * interval '1 microsecond', trigger = 'manual', updated_at = now()
-         where tenant_id = $1 and id = $2
-           and state in ('failed', 'bounced', 'expired', 'canceled', 'unroutable', 'unknown')",
+         from ended where d.tenant_id = ended.tenant_id and d.id = ended.id
+         returning ended.state",
     )
     .bind(tenant.uuid())
     .bind(delivery.uuid())
     .bind(micros(at))
-    .execute(db)
+    .fetch_optional(&mut *db)
     .await?;
-    Ok(done.rows_affected() > 0)
+    let Some(left) = left else { return Ok(false) };
+    end_count(db, tenant, &[EndCount { delivery, state: parsed(&left)?, count: -1 }]).await?;
+    Ok(true)
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, StoreError, time::micros};
+use super::{Result, StoreError, statistics::minute_of, time::micros};
 use crate::domain::{
     delivery::DeliveryState,
     ids::{ConnectionId, DeliveryId, MessageId, TenantId},
@@ -35,7 +35,7 @@ pub struct MessageRow<'a> {
     pub queued: bool,
 }
 
-/// Writes the messages of one tenant whose idempotency keys are new, and tells their ids. The rest
+/// Writes and counts the messages of one tenant whose idempotency keys are new, and tells their ids. The rest
 /// was accepted before: [`idempotency_find`] tells as what.
 pub async fn message_insert(
     db: &mut PgConnection,
@@ -50,11 +50,12 @@ pub async fn message_insert(
            select id, timestamptz 'epoch' + created_at * interval '1 microsecond' as created_at, channel, recipient,
              priority, timestamptz 'epoch' + send_at * interval '1 microsecond' as send_at,
              timestamptz 'epoch' + expires_at * interval '1 microsecond' as expires_at,
-             reference, connection_id, body, key, fingerprint, queued
+             reference, connection_id, body, key, fingerprint, queued,
+             timestamptz 'epoch' + minute * interval '1 microsecond' as minute
            from unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::smallint[], $7::bigint[], $8::bigint[],
-             $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[])
+             $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[], $18::bigint[])
              as input (id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id,
-               body, key, fingerprint, queued)
+               body, key, fingerprint, queued, minute)
          ), keyed as (
            -- In order of the key, so that two writers never wait for each other in a circle.
            insert into idempotency (tenant_id, key, fingerprint, message_id, created_at)
@@ -75,6 +76,9 @@ pub async fn message_insert(
            insert into lease (tenant_id, id, node, expires_at, deliveries)
            select $1, $15, $16, now() + $17 * interval '1 millisecond', array_agg(id)
            from fresh where not queued having count(*) > 0
+         ), counted as (
+           insert into stat_delta (tenant_id, at, kind, word, channel, count)
+           select $1, minute, 'message', 'accepted', channel, count(*) from fresh group by minute, channel
          )
          select id from fresh",
     )
@@ -95,6 +99,7 @@ pub async fn message_insert(
     .bind(lease.id)
     .bind(lease.node)
     .bind(lease.length_ms as f64)
+    .bind(messages().map(|m| minute_of(m.id.uuid())).collect::<Vec<_>>())
     .fetch_all(db)
     .await?;
     Ok(fresh.into_iter().map(MessageId::from).collect())

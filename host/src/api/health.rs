@@ -1,0 +1,210 @@
+//! `/v1/health/providers`: how a tenant's connections fare.
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    auth::{ConnectionsRead, Tenant},
+    json::Json,
+    message::DispositionName,
+    page::{Page, Paging},
+    problem::Problem,
+    request::Query,
+    statistics::LatencyAnswer,
+};
+use crate::{
+    domain::{
+        connection::Connection,
+        ids::ConnectionId,
+        provider::Disposition,
+        statistics::{Figures, Window},
+    },
+    store::{
+        self, Connection as Db,
+        connection::connection_list,
+        provider::{StoredComponent, component_list, provider_get},
+        statistics::{Failure, failure_list, window_list},
+    },
+};
+
+/// How a connection fares.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConnectionHealth)]
+pub struct HealthAnswer {
+    #[schema(example = "conn_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    connection: String,
+    uid: Option<String>,
+    enabled: bool,
+    provider: ProviderHealth,
+    /// Up to now; the present bucket counts, so each is shorter than it says by less than a minute, and the last by less
+    /// than an hour.
+    windows: WindowsAnswer,
+    /// The last attempt that was not accepted.
+    last_error: Option<LastErrorAnswer>,
+    /// Always null at present.
+    #[schema(value_type = Option<Object>)]
+    breaker: Option<()>,
+}
+
+/// The provider that a connection is an account at.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ProviderHealth {
+    name: String,
+    /// The version that serves; null: none does, and nothing leaves through the connection.
+    version: Option<String>,
+    /// Its versions that failed too often and were taken out of service.
+    quarantined: Vec<QuarantineAnswer>,
+}
+
+/// A version that was taken out of service.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Quarantine)]
+pub struct QuarantineAnswer {
+    version: String,
+    digest: String,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    reason: Option<String>,
+}
+
+/// The attempts of some time.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = HealthWindows)]
+pub struct WindowsAnswer {
+    #[serde(rename = "5m")]
+    minutes: WindowAnswer,
+    #[serde(rename = "1h")]
+    hour: WindowAnswer,
+    #[serde(rename = "24h")]
+    day: WindowAnswer,
+}
+
+/// The attempts of some time.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = HealthWindow)]
+pub struct WindowAnswer {
+    attempts: i64,
+    /// The part of them that was accepted; null if there was none.
+    success_rate: Option<f64>,
+    latency_ms: Option<LatencyAnswer>,
+}
+
+/// An attempt that was not accepted.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = LastError)]
+pub struct LastErrorAnswer {
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    #[schema(example = "dlv_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    delivery: String,
+    /// Its number among the delivery's attempts.
+    attempt: u32,
+    #[schema(value_type = DispositionName)]
+    disposition: Disposition,
+    /// HTTP status or SMTP code.
+    status: Option<i32>,
+    code: Option<String>,
+    unified_code: Option<String>,
+    /// Null once the message's content was purged.
+    detail: Option<String>,
+}
+
+/// Show how each connection fares, the newest first.
+#[utoipa::path(get, path = "/v1/health/providers", tag = "statistics", operation_id = "getProviderHealth",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<HealthAnswer>)))]
+pub async fn providers(
+    tenant: Tenant<ConnectionsRead>,
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Json<Page<HealthAnswer>>, Problem> {
+    let paging = Paging::<ConnectionId>::of(&mut query);
+    query.finish()?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let connections = connection_list(&mut txn, tenant.id, paging.after, i64::from(paging.fetch())).await?;
+    let ids: Vec<_> = connections.iter().map(|it| it.id).collect();
+    let providers = providers_of(&mut txn, &connections).await?;
+    let mut windows = windows_of(window_list(&mut txn, tenant.id, &ids).await?);
+    let failures = failure_list(&mut txn, tenant.id, &ids).await?;
+    let mut failures: HashMap<_, _> = failures.into_iter().map(|it| (it.connection, it)).collect();
+    let view = |connection: Connection| HealthAnswer {
+        connection: connection.id.to_string(),
+        provider: providers[&connection.provider].clone(),
+        windows: windows.remove(&connection.id).unwrap_or_default(),
+        last_error: failures.remove(&connection.id).map(LastErrorAnswer::from),
+        uid: connection.uid,
+        enabled: connection.enabled,
+        breaker: None,
+    };
+    Ok(Json(Page::of(connections, &paging, |row| row.id.to_string(), view)))
+}
+
+/// Each provider once.
+async fn providers_of(db: &mut Db, connections: &[Connection]) -> store::Result<HashMap<String, ProviderHealth>> {
+    let mut providers = HashMap::new();
+    for Connection { provider: name, .. } in connections {
+        if providers.contains_key(name) {
+            continue;
+        }
+        let active = provider_get(db, name).await?.and_then(|provider| provider.active_digest);
+        let versions = component_list(db, name).await?;
+        let serving = versions.iter().find(|it| Some(&it.digest) == active.as_ref());
+        let health = ProviderHealth {
+            name: name.clone(),
+            version: serving.map(|it| it.descriptor.version.clone()),
+            quarantined: versions.into_iter().filter_map(quarantine).collect(),
+        };
+        providers.insert(name.clone(), health);
+    }
+    Ok(providers)
+}
+
+fn quarantine(component: StoredComponent) -> Option<QuarantineAnswer> {
+    Some(QuarantineAnswer {
+        at: component.quarantined_at?,
+        version: component.descriptor.version,
+        digest: component.digest,
+        reason: component.quarantine_reason,
+    })
+}
+
+fn windows_of(rows: Vec<(ConnectionId, Window, Figures)>) -> HashMap<ConnectionId, WindowsAnswer> {
+    let mut windows: HashMap<ConnectionId, WindowsAnswer> = HashMap::new();
+    for (connection, window, figures) in rows {
+        let of_connection = windows.entry(connection).or_default();
+        let place = match window {
+            Window::FiveMinutes => &mut of_connection.minutes,
+            Window::Hour => &mut of_connection.hour,
+            Window::Day => &mut of_connection.day,
+        };
+        *place = WindowAnswer {
+            attempts: figures.attempts,
+            success_rate: figures.acceptance_rate(),
+            latency_ms: LatencyAnswer::of(&figures.latency),
+        };
+    }
+    windows
+}
+
+impl From<Failure> for LastErrorAnswer {
+    fn from(failure: Failure) -> Self {
+        Self {
+            at: failure.at,
+            delivery: failure.delivery.to_string(),
+            attempt: failure.number,
+            disposition: failure.disposition,
+            status: failure.status,
+            code: failure.code,
+            unified_code: failure.unified_code,
+            detail: failure.detail,
+        }
+    }
+}

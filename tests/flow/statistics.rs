@@ -1,0 +1,406 @@
+//! Statistics that agree with the ledger, whatever happened to the gateways that wrote both.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{
+    database::{Database, eventually},
+    gateway::{ALL_SCOPES, TestGateway},
+    sink::{Reply, Sink},
+};
+
+const CONFIG: &str = "[dispatch]\ndeadline_ms = 500\n[queue]\nlease_ms = 1500\npoll_ms = 50\n";
+const ACCOUNT: &str = "AC00000000000000000000000000000001";
+
+type Counts = BTreeMap<String, i64>;
+
+/// What a query with a name and a number a row prints.
+async fn counts(db: &Database, sql: &str) -> Counts {
+    let text = db.sql(sql).await;
+    let rows = text.lines().filter_map(|line| line.rsplit_once('|'));
+    rows.map(|(name, count)| (name.trim().to_owned(), count.trim().parse().unwrap())).collect()
+}
+
+async fn number(db: &Database, sql: &str) -> i64 {
+    db.sql(sql).await.trim().parse().unwrap()
+}
+
+/// An object of numbers; what is 0 counts as not there.
+fn object(value: &Value) -> Counts {
+    let fields = value.as_object().unwrap_or_else(|| panic!("no object: {value}"));
+    fields.iter().map(|(name, count)| (name.clone(), count.as_i64().unwrap())).collect()
+}
+
+fn costs(figures: &Value) -> Counts {
+    let costs = figures["cost"].as_array().unwrap().iter();
+    costs.map(|it| (it["currency"].as_str().unwrap().to_owned(), it["micros"].as_i64().unwrap())).collect()
+}
+
+/// Every figure against SQL over the ledger.
+async fn agrees(gateway: &TestGateway) {
+    let db = &gateway.db;
+    let stats = gateway.get("/v1/stats").await;
+    let totals = &stats["totals"];
+    assert_eq!(totals["accepted"], number(db, "select count(*) from message").await, "{totals}");
+    let ended = "select state, count(*) from delivery where state <> 'queued' group by 1";
+    assert_eq!(object(&totals["states"]), counts(db, ended).await);
+    let open = "select count(*) from message m left join delivery d using (tenant_id, id)
+                where coalesce(d.state, 'queued') = 'queued'";
+    assert_eq!(totals["open"], number(db, open).await, "{totals}");
+    assert_eq!(totals["attempts"], number(db, "select count(*) from attempt").await);
+    let dispositions = "select disposition, count(*) from attempt group by 1";
+    assert_eq!(object(&totals["dispositions"]), counts(db, dispositions).await);
+    let retries = "select count(*) from attempt where trigger in ('retry', 'manual')";
+    assert_eq!(totals["retries"], number(db, retries).await);
+    let fallbacks = "select fallback_reason, count(*) from attempt where fallback_reason is not null group by 1";
+    assert_eq!(object(&totals["fallbacks"]), counts(db, fallbacks).await);
+    let cost = "select cost_currency, sum(cost_micros) from attempt where cost_micros is not null group by 1";
+    assert_eq!(costs(totals), counts(db, cost).await);
+
+    for (by, key) in [
+        ("channel", "channel"),
+        ("connection", "'conn_' || replace(connection_id::text, '-', '')"),
+        ("provider", "provider"),
+        ("route", "'route_' || replace(route_id::text, '-', '') || '/' || route_version"),
+        ("code", "unified_code"),
+    ] {
+        let groups = gateway.get(&format!("/v1/stats?group_by={by}")).await;
+        let name = |group: &Value| match (group["key"].as_str(), group["version"].as_i64()) {
+            (Some(key), Some(version)) => format!("{key}/{version}"),
+            (key, _) => key.unwrap_or("-").to_owned(),
+        };
+        let groups: Vec<_> = groups["groups"].as_array().unwrap().iter().map(|it| (name(it), &it["totals"])).collect();
+        let attempts: Counts =
+            groups.iter().map(|(name, it)| (name.clone(), it["attempts"].as_i64().unwrap())).collect();
+        let attempts: Counts = attempts.into_iter().filter(|(_, count)| *count != 0).collect();
+        let sql = format!("select coalesce({key}, '-'), count(*) from attempt group by 1");
+        assert_eq!(attempts, counts(db, &sql).await, "attempts by {by}");
+        let states: Counts = groups
+            .iter()
+            .flat_map(|(name, it)| {
+                object(&it["states"]).into_iter().map(move |(state, n)| (format!("{name} {state}"), n))
+            })
+            .collect();
+        // A delivery counts for what its last attempt counts for.
+        let sql = format!(
+            "with ended as (
+               select d.state, coalesce(a.channel, m.channel) as channel, a.connection_id, a.provider, a.route_id,
+                 a.route_version, a.unified_code
+               from delivery d join message m on m.tenant_id = d.tenant_id and m.id = d.id
+               left join attempt a on a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.number = d.attempts
+               where d.state <> 'queued'
+             )
+             select coalesce({key}, '-') || ' ' || state, count(*) from ended group by 1"
+        );
+        assert_eq!(states, counts(db, &sql).await, "states by {by}");
+    }
+}
+
+/// The same in each bucket.
+async fn agrees_in_time(gateway: &TestGateway) {
+    for bucket in ["minute", "hour", "day"] {
+        let stats = gateway.get(&format!("/v1/stats?bucket={bucket}")).await;
+        let series = stats["series"].as_array().unwrap();
+        let of = |field: &str| -> Counts {
+            let all = series.iter().map(|it| (it["at"].as_str().unwrap().to_owned(), it[field].as_i64().unwrap()));
+            all.filter(|(_, count)| *count != 0).collect()
+        };
+        let at = |what: &str| {
+            format!(
+                "to_char(date_trunc('{bucket}', {what}, 'UTC') at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+            )
+        };
+        let attempts = format!("select {}, count(*) from attempt group by 1", at("finished_at"));
+        assert_eq!(of("attempts"), counts(&gateway.db, &attempts).await, "{bucket}");
+        let born = "to_timestamp(('x' || substr(replace(id::text, '-', ''), 1, 12))::bit(48)::bigint / 1000)";
+        let accepted = format!("select {}, count(*) from message group by 1", at(born));
+        assert_eq!(of("accepted"), counts(&gateway.db, &accepted).await, "{bucket}");
+    }
+}
+
+/// Replies of which a part fails, as a bad day would have it.
+fn bad_day(count: usize) -> Vec<Reply> {
+    let status = |n: usize| match n % 7 {
+        1 => 503,
+        3 => 400,
+        5 => 429,
+        _ => 200,
+    };
+    (0..count).map(|n| Reply::status(status(n))).chain([Reply::status(200)]).collect()
+}
+
+fn text_accepted() -> Reply {
+    let body = json!({"sid": format!("SM{}", "0".repeat(32)), "status": "queued", "num_segments": "2", "price": null});
+    Reply { body: body.to_string(), ..Reply::status(201) }
+}
+
+/// Two webhook connections with bad days, the second for when the first fails, and texts that cost.
+async fn providers(gateway: &TestGateway, sink: &Sink) {
+    sink.answers("/first", bad_day(2_000));
+    sink.answers("/second", bad_day(2_000));
+    sink.answers(&format!("/2010-04-01/Accounts/{ACCOUNT}/Messages.json"), [text_accepted()]);
+    for name in ["first", "second"] {
+        gateway.connection(name, "webhook", json!({"url": sink.url(&format!("/{name}"))}), json!({})).await;
+    }
+    let retry = json!({"type": "linear", "delay_ms": 50, "max_attempts": 3});
+    let candidates = json!([{"connection": "first"}, {"connection": "second"}]);
+    gateway.route("webhook", json!({"candidates": candidates, "retry": retry})).await;
+    let config = json!({"account_sid": ACCOUNT, "from": "+15005550006", "base_url": sink.url("")});
+    gateway.connection("texts", "sms-twilio", config, json!({"auth_token": "t0ken"})).await;
+    gateway.route("sms", json!({"candidates": [{"connection": "texts"}], "retry": retry})).await;
+}
+
+/// Sends batches to any living node until it is told to stop. What is not answered is sent again with
+/// the same keys.
+struct Load {
+    addresses: Arc<Mutex<Vec<std::net::SocketAddr>>>,
+    stop: Arc<AtomicBool>,
+    next: Arc<AtomicUsize>,
+    key: String,
+}
+
+impl Load {
+    async fn run(self) {
+        let client = crate::support::gateway::client();
+        while !self.stop.load(Ordering::Relaxed) {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let messages: Vec<_> = (0..5)
+                .map(|n| match n {
+                    0 => json!({"channel": "sms", "to": "+14155550123", "content": {"text": "t"}}),
+                    _ => json!({"channel": "webhook", "content": {"payload": {"n": n}}}),
+                })
+                .enumerate()
+                .map(|(n, mut message)| {
+                    message["idempotency_key"] = json!(format!("{number}-{n}"));
+                    message
+                })
+                .collect();
+            self.send(&client, &json!({"messages": messages})).await;
+            tokio::time::sleep(Duration::from_millis(8)).await;
+        }
+    }
+
+    async fn send(&self, client: &reqwest::Client, body: &Value) {
+        loop {
+            let address = {
+                let addresses = self.addresses.lock().unwrap();
+                addresses[fastrand::usize(0..addresses.len())]
+            };
+            let request = client.post(format!("http://{address}/v1/messages/batch")).bearer_auth(&self.key).json(body);
+            let sent = tokio::time::timeout(Duration::from_secs(5), request.send()).await;
+            if let Ok(Ok(answer)) = sent
+                && answer.status() == 200
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn they_agree_with_the_ledger_after_kills() {
+    const NODES: usize = 2;
+    let (mut gateway, sink) = (TestGateway::with(NODES, CONFIG).await, Sink::start().await);
+    providers(&gateway, &sink).await;
+    let addresses = Arc::new(Mutex::new(gateway.nodes.iter().flatten().map(|node| node.address()).collect::<Vec<_>>()));
+    let (stop, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load = || Load {
+        addresses: Arc::clone(&addresses),
+        stop: Arc::clone(&stop),
+        next: Arc::clone(&next),
+        key: gateway.key.clone(),
+    };
+    let loads: Vec<_> = (0..3).map(|_| tokio::spawn(load().run())).collect();
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(100..400))).await;
+        let victim = fastrand::usize(0..NODES);
+        let address = gateway.nodes[victim].as_ref().unwrap().address();
+        gateway.kill(victim);
+        addresses.lock().unwrap().retain(|it| *it != address);
+        let node = gateway.new_node().await;
+        addresses.lock().unwrap().push(node.address());
+        gateway.nodes[victim] = Some(node);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for load in loads {
+        load.await.unwrap();
+    }
+    let open = "select count(*) from message m left join delivery d using (tenant_id, id)
+                where d.state is null or d.state = 'queued'";
+    eventually("the end of every delivery", || async { (number(&gateway.db, open).await == 0).then_some(()) }).await;
+    let kinds = number(&gateway.db, "select count(distinct disposition) from attempt").await;
+    assert!(kinds >= 4, "the traffic was real: {kinds} dispositions");
+
+    agrees(&gateway).await;
+    agrees_in_time(&gateway).await;
+    by_hand(&gateway).await;
+    agrees(&gateway).await;
+    let pending = "select count(*) from stat_delta";
+    eventually("the folding", || async { (number(&gateway.db, pending).await == 0).then_some(()) }).await;
+    agrees(&gateway).await;
+    agrees_in_time(&gateway).await;
+}
+
+/// What people do counts as well: cancel, and try again what failed.
+async fn by_hand(gateway: &TestGateway) {
+    let body =
+        json!({"channel": "sms", "to": "+14155550123", "content": {"text": "t"}, "send_at": "2099-01-01T00:00:00Z"});
+    for _ in 0..2 {
+        let id = gateway.send(&body).await;
+        gateway.post(&format!("/v1/messages/{id}/cancel"), &json!({})).await.expect(200);
+    }
+    let id = gateway.send(&body).await;
+    gateway.post(&format!("/v1/messages/{id}/cancel"), &json!({})).await.expect(200);
+    gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(202);
+    gateway.settled(&id).await;
+    for state in ["failed", "unknown"] {
+        let list = gateway.get(&format!("/v1/messages?state={state}&limit=3")).await;
+        for message in list["data"].as_array().unwrap() {
+            let id = message["id"].as_str().unwrap();
+            gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(202);
+            gateway.settled(id).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn they_tell_rates_latency_and_cost() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    providers(&gateway, &sink).await;
+    sink.answers("/first", [Reply::status(503), Reply::status(200)]);
+    sink.answers("/second", [Reply::status(200).after(Duration::from_millis(80))]);
+    for body in [
+        json!({"channel": "webhook", "content": {"payload": {}}}),
+        json!({"channel": "webhook", "content": {"payload": {}}}),
+        json!({"channel": "sms", "to": "+14155550123", "content": {"text": "t"}}),
+    ] {
+        let id = gateway.send(&body).await;
+        assert_eq!(gateway.settled(&id).await["state"], "sent");
+    }
+    let stats = gateway.get("/v1/stats?group_by=connection").await;
+    let totals = &stats["totals"];
+    assert_eq!((&totals["accepted"], &totals["attempts"]), (&json!(3), &json!(4)), "{stats}");
+    assert_eq!((&totals["success_rate"], &totals["delivery_rate"]), (&json!(1.0), &json!(0.0)), "{stats}");
+    assert_eq!(totals["fallbacks"], json!({"primary_failed": 1}));
+    let group = |name: &str| {
+        let groups = stats["groups"].as_array().unwrap().iter();
+        groups.clone().find(|it| it["name"] == name).unwrap_or_else(|| panic!("no {name} in {stats}")).clone()
+    };
+    let took = group("second")["totals"]["latency_ms"]["p99"].as_f64().unwrap();
+    assert!((80.0 * 0.909..2_000.0).contains(&took), "{took} ms");
+    assert_eq!(group("first")["totals"]["dispositions"], json!({"accepted": 1, "rejected_transient": 1}));
+    assert_eq!(group("first")["totals"]["accepted"], Value::Null);
+    assert_eq!(group("texts")["totals"]["cost"][0]["currency"], "USD");
+    assert_eq!(gateway.get("/v1/stats?connection=texts").await["totals"]["attempts"], 1);
+    assert_eq!(gateway.get("/v1/stats?channel=webhook").await["totals"]["accepted"], 2);
+
+    let printed = gateway.settings().command_line(&cli(&gateway, &["--by", "connection"])).unwrap();
+    assert!(printed.contains("texts") && printed.contains("100.0 %") && printed.contains("USD"), "{printed}");
+    let printed = gateway.settings().command_line(&cli(&gateway, &["--since", "2d", "--json"])).unwrap();
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&printed["bucket"], &printed["totals"]["accepted"]), (&json!("hour"), &json!(3)));
+}
+
+fn cli<'a>(gateway: &'a TestGateway, rest: &[&'a str]) -> Vec<&'a str> {
+    // Kept for the test's length.
+    let url: &'static str = gateway.url("").leak();
+    [&["stats", "--url", url, "--key", &gateway.key], rest].concat()
+}
+
+#[tokio::test]
+async fn a_connections_health_is_told() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    providers(&gateway, &sink).await;
+    sink.answers("/first", [Reply::status(503), Reply::status(404), Reply::status(200)]);
+    sink.answers("/second", [Reply::status(200)]);
+    for _ in 0..3 {
+        let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+        gateway.settled(&id).await;
+    }
+    let disabled = json!({"enabled": false});
+    gateway.call(Method::PATCH, "/v1/connections/texts", Some(&disabled)).await.expect(200);
+    let of = async |uid: &str| {
+        let page = gateway.get("/v1/health/providers").await;
+        let found = page["data"].as_array().unwrap().iter().find(|it| it["uid"] == uid).cloned();
+        found.unwrap_or_else(|| panic!("no {uid} in {page}"))
+    };
+    // Before it is folded and after.
+    for _ in 0..2 {
+        let first = of("first").await;
+        for window in ["5m", "1h", "24h"] {
+            let window = &first["windows"][window];
+            assert_eq!((&window["attempts"], &window["success_rate"]), (&json!(3), &json!(1.0 / 3.0)), "{first}");
+            assert!(window["latency_ms"]["p99"].as_f64().unwrap() > 0.0, "{first}");
+        }
+        assert_eq!(first["last_error"]["code"], "404", "{first}");
+        assert_eq!((&first["last_error"]["status"], &first["breaker"]), (&json!(404), &Value::Null), "{first}");
+        assert_eq!(of("second").await["last_error"], Value::Null);
+        let texts = of("texts").await;
+        assert_eq!((&texts["enabled"], &texts["windows"]["24h"]["attempts"]), (&json!(false), &json!(0)), "{texts}");
+        assert_eq!(texts["provider"]["name"], "sms-twilio");
+        let pending = "select count(*) from stat_delta";
+        eventually("the folding", || async { (number(&gateway.db, pending).await == 0).then_some(()) }).await;
+    }
+    let printed =
+        gateway.settings().command_line(&["health", "--url", &gateway.url(""), "--key", &gateway.key]).unwrap();
+    assert!(printed.contains("33.3 % of 3") && printed.contains("404"), "{printed}");
+
+    let other = gateway.key_of("two", ALL_SCOPES);
+    let page = gateway.call_as(&other, Method::GET, "/v1/health/providers", None).await.expect(200);
+    assert_eq!(page["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_tenant_sees_its_own_and_an_operator_all() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    for _ in 0..2 {
+        let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+        gateway.settled(&id).await;
+    }
+    let other = gateway.key_of("two", ALL_SCOPES);
+    let operator = gateway.key_of("operations", "operator");
+    let as_ = async |key: &str, path: &str| gateway.call_as(key, Method::GET, path, None).await;
+    let mine = gateway.get("/v1/connections/hook").await["id"].as_str().unwrap().to_owned();
+    for path in ["/v1/stats".to_owned(), format!("/v1/stats?connection={mine}")] {
+        assert_eq!(as_(&other, &path).await.expect(200)["totals"]["attempts"], 0, "{path}");
+    }
+    as_(&other, "/v1/operator/stats").await.expect(403);
+    as_(&operator, "/v1/stats").await.expect(403);
+    let all = as_(&operator, "/v1/operator/stats?group_by=tenant").await.expect(200);
+    assert_eq!(all["groups"][0]["name"], "one");
+    assert_eq!(all["groups"][0]["totals"]["states"], json!({"sent": 2}));
+    let none = as_(&operator, "/v1/operator/stats?tenant=two").await.expect(200);
+    assert_eq!(none["totals"]["accepted"], 0);
+    as_(&operator, "/v1/operator/stats?tenant=nobody").await.expect(400);
+}
+
+#[tokio::test]
+async fn every_bad_parameter_is_named() {
+    let gateway = TestGateway::start().await;
+    let query = "from=yesterday&bucket=week&group_by=tenant&channel=SMS&connection=nobody&route=none&color=red";
+    let problem = gateway.call(Method::GET, &format!("/v1/stats?{query}"), None).await.expect(400);
+    let mut named: Vec<_> =
+        problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].as_str().unwrap()).collect();
+    named.sort_unstable();
+    let expected = ["bucket", "channel", "color", "connection", "from", "group_by", "route"];
+    assert_eq!(named, expected.map(|it| format!("query/{it}")));
+    for range in [
+        "from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z",
+        "from=2026-01-01T00:00:00Z&to=2026-01-01T01:00:00Z&bucket=minute",
+        "from=1970-01-01T00:00:00Z",
+    ] {
+        let problem = gateway.call(Method::GET, &format!("/v1/stats?{range}"), None).await.expect(400);
+        assert_eq!(problem["errors"][0]["pointer"], "query/from", "{range}: {problem}");
+    }
+}
