@@ -28,11 +28,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("dispatch", &["store", "directory", "providers", "queue", "routing", "runtime", "transport", "outcome", "ledger"]),
     ("recovery", &["store", "outcome"]),
     ("control", &["store"]),
+    ("callbacks", &["store", "directory", "providers", "runtime", "sealing", "transport"]),
     ("maintenance", &["store"]),
     (
         "api",
         &[
             "admission",
+            "callbacks",
             "config",
             "control",
             "credential",
@@ -51,6 +53,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "admission",
             "api",
+            "callbacks",
             "config",
             "directory",
             "dispatch",

@@ -2,12 +2,14 @@
 //! reads a clock, draws a number or knows another module.
 
 pub mod attempt;
+pub mod callback;
 pub mod connection;
 pub mod delivery;
 pub mod ids;
 pub mod key;
 pub mod message;
 pub mod provider;
+pub mod receipt;
 pub mod retry;
 pub mod route;
 pub mod transmission;

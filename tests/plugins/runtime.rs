@@ -55,7 +55,13 @@ fn version(mut bytes: Vec<u8>, mark: u8) -> Vec<u8> {
 }
 
 fn context() -> CallContext {
-    CallContext { now_ms: 1_700_000_000_000.0, attempt: 1, seed: [7; 32], secrets: vec!["token".to_owned()] }
+    CallContext {
+        now_ms: 1_700_000_000_000.0,
+        attempt: 1,
+        seed: [7; 32],
+        secrets: vec!["token".to_owned()],
+        callback_url: None,
+    }
 }
 
 fn item(text: &str) -> Item {
