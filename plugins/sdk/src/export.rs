@@ -34,11 +34,7 @@ pub trait Provider {
 
     /// Reads what the service says later, for a component that is exported `with callbacks`. An
     /// `Err` says in a sentence why the request is none of the service's.
-    fn parse_callback(
-        _: &callback::Context,
-        _: &Self::Config,
-        _: &callback::Request,
-    ) -> Result<Callback, String> {
+    fn parse_callback(_: &callback::Context, _: &Self::Config, _: &callback::Request) -> Result<Callback, String> {
         Err("this provider reads no callbacks".into())
     }
 }
@@ -64,11 +60,7 @@ impl<P: Provider> Guest for Adapter<P> {
 }
 
 impl<P: Provider> callbacks::Guest for Adapter<P> {
-    fn parse_callback(
-        ctx: callback::Context,
-        config: String,
-        request: callback::Request,
-    ) -> Result<Callback, String> {
+    fn parse_callback(ctx: callback::Context, config: String, request: callback::Request) -> Result<Callback, String> {
         log::report_panics();
         P::parse_callback(&ctx, &parse_config::<P>(&config).map_err(|outcome| outcome.message)?, &request)
     }
