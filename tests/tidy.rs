@@ -43,11 +43,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("recovery", &["store", "outcome"]),
     ("control", &["store"]),
+    ("callbacks", &["store", "directory", "providers", "runtime", "sealing", "transport"]),
     ("maintenance", &["store"]),
     (
         "api",
         &[
             "admission",
+            "callbacks",
             "config",
             "control",
             "credential",
@@ -66,6 +68,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "admission",
             "api",
+            "callbacks",
             "config",
             "directory",
             "dispatch",

@@ -21,7 +21,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let component = Runtime::new(RuntimeSettings::default())?.admit(&fs::read(&file)?)?;
     println!("admitted in {:?}, {} bytes", began.elapsed(), component.size());
 
-    let ctx = CallContext { now_ms: 1.7e12, attempt: 1, seed: [7; 32], secrets: vec!["signing_key".to_owned()] };
+    let ctx = CallContext {
+        now_ms: 1.7e12,
+        attempt: 1,
+        seed: [7; 32],
+        secrets: vec!["signing_key".to_owned()],
+        callback_url: None,
+    };
     let reply = Reply::Http { status: 200, headers: Vec::new(), body: "{}".into() };
     let items = [delivery(&component.descriptor().channels[0])];
     let (began, mut cpu, mut memory) = (Instant::now(), std::time::Duration::ZERO, 0);

@@ -2,6 +2,7 @@
 //! the gateway stands in [`App`].
 
 mod auth;
+mod callback;
 mod connection;
 mod document;
 mod draft;
@@ -25,8 +26,8 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Admission, directory::Directory, dispatch::Dispatcher, domain::ids::TenantId, providers::Providers,
-    sealing::Keyring, store::Store,
+    admission::Admission, callbacks::Callbacks, directory::Directory, dispatch::Dispatcher, domain::ids::TenantId,
+    providers::Providers, sealing::Keyring, store::Store,
 };
 pub use auth::Keys;
 
@@ -42,6 +43,7 @@ pub struct Parts {
     /// For dry runs.
     pub dispatcher: Arc<Dispatcher>,
     pub providers: Arc<Providers>,
+    pub callbacks: Arc<Callbacks>,
     pub keyring: Arc<Keyring>,
     /// The keys that were seen lately; whoever hears that a tenant's configuration changed calls
     /// [`Keys::forget`].

@@ -113,6 +113,9 @@ pub struct Http {
     pub listen: SocketAddr,
     /// The longest request body, in bytes.
     pub max_body_bytes: usize,
+    /// Where others find this gateway, such as `https://angarium.example.org`: what callback URLs
+    /// begin with.
+    pub public_url: Option<String>,
 }
 
 /// The key-encryption keys.
@@ -261,7 +264,7 @@ impl Default for Database {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), max_body_bytes: 16 << 20 }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), max_body_bytes: 16 << 20, public_url: None }
     }
 }
 
@@ -433,6 +436,12 @@ impl Config {
             "http.max_body_bytes",
             "1024 to 268435456 (256 MiB)".into(),
         );
+        check(
+            self.http.public_url.as_deref().is_none_or(is_base_url),
+            "http.public_url",
+            "is no base URL, such as `https://angarium.example.org`: a scheme and a host, perhaps a port and a path"
+                .into(),
+        );
         check((100..=600_000).contains(&self.dispatch.deadline_ms), "dispatch.deadline_ms", "100 to 600000".into());
         check(self.dispatch.max_in_flight > 0, "dispatch.max_in_flight", "at least 1".into());
         check(
@@ -475,6 +484,19 @@ fn is_host_name(text: &str) -> bool {
             && !label.ends_with('-')
     };
     text.is_empty() || text.len() <= 253 && text.split('.').all(label)
+}
+
+/// `http` or `https`, a host, perhaps a path; no user, query or fragment.
+fn is_base_url(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && text.is_ascii()
+    })
 }
 
 fn key_problem(key: &'static str, error: &KeyringError) -> Problem {
@@ -657,7 +679,7 @@ mod tests {
     fn all_bad_values_are_named_at_once() {
         let message = refusal(
             "[queue]\nlease_ms = 1\npoll_ms = 0\n[dispatch]\nmax_in_flight = 0\n\
-             max_in_flight_per_connection = 0\n[node]\nehlo_name = 'a b'",
+             max_in_flight_per_connection = 0\n[node]\nehlo_name = 'a b'\n[http]\npublic_url = 'gw.example'",
             &[],
         );
         for key in [
@@ -667,6 +689,7 @@ mod tests {
             "dispatch.max_in_flight",
             "dispatch.max_in_flight_per_connection",
             "node.ehlo_name",
+            "http.public_url",
         ] {
             assert!(message.contains(&format!("`{key}`")), "{message}");
         }

@@ -27,6 +27,12 @@ impl Credential {
     }
 }
 
+/// What a connection's callback URL ends with: 256 bits that nobody guesses.
+#[must_use]
+pub fn callback_token() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+}
+
 /// SHA-256 of the whole text. A key has 256 bits of its own, so a slow hash adds nothing.
 #[must_use]
 pub fn hash(text: &str) -> [u8; 32] {

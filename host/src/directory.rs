@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock,
     domain::{
+        callback::PublicUrl,
         connection::Connection,
         ids::{ConnectionId, RouteId, TenantId},
         message::Channel,
@@ -40,6 +41,8 @@ pub struct Endpoint {
     pub secrets: Secrets,
     /// Names of the secrets.
     pub secret_names: Vec<String>,
+    /// Where its service can call back, if others can find this gateway.
+    pub callback_url: Option<String>,
     /// How many requests may be under way through it from this node.
     pub slots: Arc<Semaphore>,
 }
@@ -78,13 +81,14 @@ pub struct Directory {
     store: Store,
     keyring: Arc<Keyring>,
     slots: Slots,
+    public_url: PublicUrl,
     tenants: Mutex<HashMap<TenantId, Arc<TenantConfig>>>,
 }
 
 impl Directory {
     #[must_use]
-    pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize) -> Self {
-        Self { store, keyring, slots: Slots::new(slots), tenants: Mutex::default() }
+    pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize, public_url: PublicUrl) -> Self {
+        Self { store, keyring, slots: Slots::new(slots), public_url, tenants: Mutex::default() }
     }
 
     /// What a tenant has set up; read from the database when it is not known.
@@ -108,7 +112,8 @@ impl Directory {
         let slots = self.slots.of(tenant, connections.iter().map(|connection| connection.id));
         let endpoints = connections.into_iter().zip(slots).map(|(connection, slots)| {
             let secrets = secrets.remove(&connection.id).unwrap_or_default();
-            (connection.id, Arc::new(endpoint(connection, secrets, slots)))
+            let callback_url = self.public_url.callback(&connection.callback_token);
+            (connection.id, Arc::new(endpoint(connection, secrets, slots, callback_url)))
         });
         let config = Arc::new(TenantConfig {
             version,
@@ -244,13 +249,19 @@ impl Slots {
     }
 }
 
-fn endpoint(connection: Connection, secrets: Vec<(String, Vec<Secret>)>, slots: Arc<Semaphore>) -> Endpoint {
+fn endpoint(
+    connection: Connection,
+    secrets: Vec<(String, Vec<Secret>)>,
+    slots: Arc<Semaphore>,
+    callback_url: Option<String>,
+) -> Endpoint {
     Endpoint {
         config: serde_json::from_str(connection.config.get()).unwrap_or_default(),
         secret_names: secrets.iter().map(|(name, _)| name.clone()).collect(),
         secrets: secrets.into_iter().collect(),
         connection,
         slots,
+        callback_url,
     }
 }
 

@@ -2,6 +2,7 @@
 //! reads a clock, draws a number or knows another module.
 
 pub mod attempt;
+pub mod callback;
 pub mod connection;
 pub mod country;
 pub mod delivery;
@@ -10,6 +11,7 @@ pub mod key;
 pub mod message;
 pub mod price;
 pub mod provider;
+pub mod receipt;
 pub mod retry;
 pub mod route;
 pub mod segments;

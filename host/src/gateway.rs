@@ -13,9 +13,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::{Admission, Outlet},
     api::{self, App, Keys, Parts},
+    callbacks::{self, Callbacks},
     config::{Config, Role},
     directory::Directory,
     dispatch::{Dispatcher, Turns},
+    domain::callback::PublicUrl,
     ledger::Ledger,
     maintenance,
     providers::Providers,
@@ -90,8 +92,9 @@ impl Gateway {
         let keyring = config.secrets.keyring().map_err(|error| StartError(error.to_string()))?;
         let keyring = Arc::new(keyring);
         let providers = Arc::new(load_providers(config, &store, &keyring).await?);
-        let directory =
-            Arc::new(Directory::new(store.clone(), Arc::clone(&keyring), config.dispatch.max_in_flight_per_connection));
+        let public_url = PublicUrl::new(config.http.public_url.as_deref());
+        let slots = config.dispatch.max_in_flight_per_connection;
+        let directory = Arc::new(Directory::new(store.clone(), Arc::clone(&keyring), slots, public_url.clone()));
         let leases = Leases::new(config.queue.lease());
         let room = Room::new(config.dispatch.max_in_flight);
         let bell = Arc::new(Notify::new());
@@ -131,6 +134,7 @@ impl Gateway {
             };
             helpers.spawn(claimer.run(intake.clone()));
             helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pause(config), intake.clone()));
+            helpers.spawn(callbacks::sweep(store.clone(), intake.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
         }
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));
@@ -142,12 +146,19 @@ impl Gateway {
             let (providers, stop) = (Arc::clone(&providers), rest.clone());
             async move { providers.follow(stop).await }
         });
+        let callbacks = Arc::new(Callbacks {
+            store: store.clone(),
+            directory: Arc::clone(&directory),
+            providers: Arc::clone(&providers),
+            public_url,
+        });
         let app = App::new(Parts {
             store: store.clone(),
             directory,
             admission,
             dispatcher,
             providers,
+            callbacks,
             keyring,
             keys,
             bell,

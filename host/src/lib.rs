@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod callbacks;
 pub mod cli;
 pub mod clock;
 pub mod config;

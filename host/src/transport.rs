@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub use self::{
     describe::describe,
     egress::{Egress, HostGrant},
-    splice::Secrets,
+    splice::{Secrets, key_bytes},
 };
 use self::{http::Http, smtp::Smtp, splice::Material, tls::TlsRoots};
 use crate::domain::{

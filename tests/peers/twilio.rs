@@ -1,15 +1,21 @@
-//! Texts through a gateway to Prism, which checks each request against Twilio's own specification.
+//! Texts through a gateway to Prism, which checks each request against Twilio's own specification; and callbacks that
+//! Twilio's own library has signed.
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use xtask::lifeline::Lifeline;
 
-use crate::support::{gateway::TestGateway, peer};
+use crate::support::{
+    gateway::{TestGateway, client},
+    peer,
+    sink::{Reply, Sink},
+};
 
 const ACCOUNT: &str = "AC00000000000000000000000000000001";
 
@@ -115,4 +121,80 @@ async fn credentials_that_are_refused_are_an_auth_failure() {
     let attempt = attempt(&gateway, sms("x")).await;
     assert_eq!((&attempt["disposition"], &attempt["status"]), (&json!("auth_failed"), &json!(401)), "{attempt}");
     assert!(!attempt.to_string().contains(UNREADABLE_TOKEN), "{attempt}");
+}
+
+/// What Twilio's library signs this request with.
+fn signed(url: &str, params: &Value, algorithm: &str) -> Option<String> {
+    let mut command = Command::new(peer::python()?);
+    command.arg(peer::script("sign_twilio.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let input = json!({"token": TOKEN, "url": url, "params": params, "algorithm": algorithm});
+    child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{input}");
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Posts a form as Twilio does, and answers the status.
+async fn call_back(url: &str, params: &Value, signature: &str, settings: Option<&str>) -> u16 {
+    let fields = params.as_object().unwrap().iter();
+    let body = fields
+        .fold(url::form_urlencoded::Serializer::new(String::new()), |mut form, (name, value)| {
+            form.append_pair(name, value.as_str().unwrap());
+            form
+        })
+        .finish();
+    let request = client().post(url).header("content-type", "application/x-www-form-urlencoded").body(body);
+    let request = request.header("x-twilio-signature", signature);
+    let request = match settings {
+        Some(settings) => request.header("x-twilio-webhooks-signature-settings", settings),
+        None => request,
+    };
+    request.send().await.unwrap().status().as_u16()
+}
+
+/// The callback URL that a text asked Twilio for.
+fn status_callback(sink: &Sink) -> String {
+    let request = sink.received().pop().unwrap();
+    let fields: Vec<(String, String)> = url::form_urlencoded::parse(&request.body).into_owned().collect();
+    fields.into_iter().find(|(name, _)| name == "StatusCallback").expect("a callback is asked for").1
+}
+
+#[tokio::test]
+async fn callbacks_that_twilios_library_signed_are_believed_and_others_are_not() {
+    if peer::python().is_none() {
+        return;
+    }
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    let mut created = Reply::status(201);
+    created.body = json!({"sid": format!("SM{}", "7".repeat(32))}).to_string();
+    sink.answers(&format!("/2010-04-01/Accounts/{ACCOUNT}/Messages.json"), [created]);
+    let config = json!({"account_sid": ACCOUNT, "from": "+15005550006", "base_url": sink.url(""), "receipts": true});
+    gateway.connection("texts", "sms-twilio", config, json!({"auth_token": TOKEN})).await;
+    gateway.route("sms", json!({"candidates": [{"connection": "texts"}], "retry": {"type": "none"}})).await;
+    // As Twilio writes it, with its port and without, and with the newer algorithm.
+    for (port, algorithm) in [(true, "HMAC_SHA1"), (false, "HMAC_SHA1"), (true, "HMAC_SHA256")] {
+        let id = gateway.send(&sms("Hej")).await;
+        assert_eq!(gateway.settled(&id).await["state"], "sent");
+        let url = status_callback(&sink);
+        let authority = url.split('/').nth(2).unwrap();
+        let known = if port { url.clone() } else { url.replace(authority, authority.split(':').next().unwrap()) };
+        let params = json!({
+            "AccountSid": ACCOUNT, "From": "+15005550006", "To": "+14155550123", "MessageStatus": "delivered",
+            "MessageSid": format!("SM{}", "7".repeat(32)), "SmsStatus": "delivered", "Körper": "å & +\u{20ac}",
+            "ApiVersion": "2010-04-01", "EmptyField": "",
+        });
+        let signature = signed(&known, &params, algorithm).unwrap();
+        let settings = (algorithm != "HMAC_SHA1").then(|| format!("key=k1,algorithm={algorithm}"));
+        let mut changed = params.clone();
+        changed["MessageStatus"] = json!("failed");
+        for (params, signature) in
+            [(&changed, signature.as_str()), (&params, ""), (&params, "AAAAAAAAAAAAAAAAAAAAAAAAAAA=")]
+        {
+            assert_eq!(call_back(&url, params, signature, settings.as_deref()).await, 401);
+        }
+        assert_eq!(gateway.get(&format!("/v1/messages/{id}")).await["state"], "sent");
+        assert_eq!(call_back(&url, &params, &signature, settings.as_deref()).await, 204);
+        assert_eq!(gateway.get(&format!("/v1/messages/{id}")).await["state"], "delivered");
+    }
 }

@@ -10,7 +10,9 @@ use std::{
 
 use angarium::{
     domain::{
+        callback::{CallbackContext, CallbackRequest, Check},
         provider::{CallContext, Disposition, Item, Step},
+        receipt::Kind,
         transmission::{Reply, Transmission},
     },
     runtime::{
@@ -55,7 +57,13 @@ fn version(mut bytes: Vec<u8>, mark: u8) -> Vec<u8> {
 }
 
 fn context() -> CallContext {
-    CallContext { now_ms: 1_700_000_000_000.0, attempt: 1, seed: [7; 32], secrets: vec!["token".to_owned()] }
+    CallContext {
+        now_ms: 1_700_000_000_000.0,
+        attempt: 1,
+        seed: [7; 32],
+        secrets: vec!["token".to_owned()],
+        callback_url: None,
+    }
 }
 
 fn item(text: &str) -> Item {
@@ -108,6 +116,63 @@ fn no_component_imports_more_than_the_log() {
         }
     }
     assert!(names.len() >= 2, "{names:?}");
+}
+
+fn callback(query: &str, body: &'static str) -> (CallbackContext, CallbackRequest) {
+    let url = format!("https://gw.example/v1/callbacks/t{query}");
+    let request = CallbackRequest { method: "POST".to_owned(), url, headers: Vec::new(), body: body.into() };
+    (CallbackContext { now_ms: 1_700_000_000_000.0, secrets: vec!["token".to_owned()] }, request)
+}
+
+#[test]
+fn a_component_reads_callbacks_or_does_not() {
+    let webhook = admit(&file("webhook"));
+    assert!(FIXTURE.reads_callbacks() && admit(&file("sms-twilio")).reads_callbacks());
+    assert!(!webhook.reads_callbacks() && !admit(&file("email-smtp")).reads_callbacks());
+    let (ctx, request) = callback("", "[]");
+    match webhook.parse_callback(&ctx, CONFIG, &request).result {
+        Err(CallError::Broken(fault)) => assert_eq!(fault.kind, GuestFaultKind::Host),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_callback_is_read() {
+    let body = r#"[{"kind": "delivered", "delivery": "dlv_0192f0c1a2b37c4d8e5f60718293a4b5", "at_ms": 1.0, "code": "0"},
+        {"kind": "of_its_own", "delivery": "not an id", "external_id": "a\nb", "at_ms": -1.0}]"#;
+    let (ctx, request) = callback("?check=unsigned", body);
+    let read = FIXTURE.parse_callback(&ctx, CONFIG, &request).result.unwrap().unwrap();
+    assert_eq!(read.checks, [Check::Unsigned]);
+    let [first, second] = read.receipts.as_slice() else { panic!("{:?}", read.receipts) };
+    assert_eq!((&first.kind, first.unified_code.as_str(), first.detail.as_str()), (&Kind::Delivered, "ok", "{}"));
+    assert!(first.delivery.is_some() && first.at.is_some());
+    // What the other side may have brought in is left out where it can't be right.
+    assert_eq!(second.kind, Kind::Other("of_its_own".to_owned()));
+    assert_eq!((second.delivery, &second.external_id, second.at), (None, &None, None));
+    let (ctx, request) = callback("", "no JSON");
+    let refused = FIXTURE.parse_callback(&ctx, CONFIG, &request).result.unwrap();
+    assert_eq!(refused.unwrap_err(), "the body is not a list of events");
+}
+
+#[test]
+fn each_misbehaviour_over_a_callback_is_named() {
+    for (query, kind, words) in [
+        ("?misbehave=spin", GuestFaultKind::Deadline, "no answer after"),
+        ("?misbehave=trap", GuestFaultKind::Trap, "unreachable"),
+        ("?misbehave=panic", GuestFaultKind::Trap, "asked to panic"),
+        ("?misbehave=many-events", GuestFaultKind::InvalidAnswer, "`callback.events` has 5000 entries"),
+        ("?misbehave=invalid", GuestFaultKind::InvalidAnswer, "`callback.events[0].kind`"),
+        ("?misbehave=bad-reply", GuestFaultKind::InvalidAnswer, "`callback.reply.status`"),
+    ] {
+        let (ctx, request) = callback(query, "[]");
+        match FIXTURE.parse_callback(&ctx, CONFIG, &request).result {
+            Err(CallError::Broken(fault)) => {
+                assert_eq!(fault.kind, kind, "{query}: {fault}");
+                assert!(fault.detail.contains(words), "{query}: {fault}");
+            }
+            other => panic!("{query}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl Settings {
             "# Written anew at every start.\n\
              roles = [{roles}]\n\
              [database]\nurl = {database}\n\
-             [http]\nlisten = {listen}\n\
+             [http]\nlisten = {listen}\npublic_url = {public_url}\n\
              [secrets]\nkey_file = {key}\n\
              [providers]\nfolder = {providers}\ncache_folder = {cache}\ngrant = \"declared\"\n\
              [egress]\nallow = [\"127.0.0.0/8\"]\n\
@@ -117,6 +117,7 @@ impl Settings {
              [node]\nname = {name}\n\
              {extra}",
             roles = roles.join(", "),
+            public_url = text(&format_args!("http://{}", self.listen)),
             database = text(&self.database),
             listen = text(&self.listen),
             key = text(&key.display()),

@@ -150,7 +150,9 @@ mod tests {
             assert_eq!(imports(&component)?, [ALLOWED_IMPORT], "{}", path.display());
             let DecodedWasm::Component(resolve, world) = wit_component::decode(&component)? else { unreachable!() };
             let exports: Vec<_> = resolve.worlds[world].exports.keys().map(|key| resolve.name_world_key(key)).collect();
-            assert_eq!(exports, ["angarium:provider/plugin@1.0.0"], "{}", path.display());
+            assert_eq!(exports[0], "angarium:provider/plugin@1.0.0", "{}", path.display());
+            let optional = exports[1..].iter().all(|it| it == "angarium:provider/callbacks@1.0.0");
+            assert!(optional, "{} exports {exports:?}", path.display());
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use super::{
     request::{Query, UrlPath},
 };
 use crate::{
-    clock,
+    clock, credential,
     domain::{
         connection::Connection,
         ids::{ConnectionId, TenantId},
@@ -118,6 +118,11 @@ pub struct ConnectionAnswer {
     #[schema(value_type = Object)]
     config: Box<RawValue>,
     enabled: bool,
+    /// Where the provider's service says what became of deliveries; a path, where nobody set the gateway's
+    /// `http.public_url`. Null for a provider that reads no callbacks. Whoever knows it can speak to the gateway as
+    /// that service, unless the service signs what it says.
+    #[schema(example = "https://angarium.example.org/v1/callbacks/kVq1…")]
+    callback_url: Option<String>,
     /// Their values are never shown.
     secrets: Vec<SecretAnswer>,
     #[schema(value_type = String, format = DateTime)]
@@ -156,7 +161,7 @@ pub async fn create(
         secret_store(&app, &mut txn, tenant.id, connection.id, name, value, 1).await?;
     }
     tenant_config_bump(&mut txn, tenant.id).await?;
-    let answer = answers(&mut txn, tenant.id, vec![connection]).await?.remove(0);
+    let answer = answers(&app, &mut txn, tenant.id, vec![connection]).await?.remove(0);
     txn.commit().await.map_err(StoreError::from)?;
     app.changed(tenant.id).await;
     Ok((StatusCode::CREATED, Json(answer)))
@@ -178,7 +183,7 @@ pub async fn list(
     query.finish()?;
     let mut txn = app.store.tenant(tenant.id).await?;
     let rows = connection_list(&mut txn, tenant.id, paging.after, i64::from(paging.fetch())).await?;
-    let rows = answers(&mut txn, tenant.id, rows).await?;
+    let rows = answers(&app, &mut txn, tenant.id, rows).await?;
     Ok(Json(Page::of(rows, &paging, |row| row.id.clone(), |row| row)))
 }
 
@@ -193,7 +198,7 @@ pub async fn get(
 ) -> Result<Json<ConnectionAnswer>, Problem> {
     let mut txn = app.store.tenant(tenant.id).await?;
     let connection = named(&mut txn, tenant.id, &name).await?;
-    Ok(Json(answers(&mut txn, tenant.id, vec![connection]).await?.remove(0)))
+    Ok(Json(answers(&app, &mut txn, tenant.id, vec![connection]).await?.remove(0)))
 }
 
 /// Change a part of a connection.
@@ -215,7 +220,7 @@ pub async fn update(
     let connection = change.apply(&app, fields, found)?;
     connection_update(&mut txn, tenant.id, &connection).await.map_err(taken)?;
     tenant_config_bump(&mut txn, tenant.id).await?;
-    let answer = answers(&mut txn, tenant.id, vec![connection]).await?.remove(0);
+    let answer = answers(&app, &mut txn, tenant.id, vec![connection]).await?.remove(0);
     txn.commit().await.map_err(StoreError::from)?;
     app.changed(tenant.id).await;
     Ok(Json(answer))
@@ -323,6 +328,7 @@ impl NewConnection {
             provider,
             config,
             enabled: self.enabled.unwrap_or(true),
+            callback_token: credential::callback_token(),
             created_at: now,
             updated_at: now,
         };
@@ -435,17 +441,25 @@ async fn locked(db: &mut Db, tenant: TenantId, name: &str) -> Result<Connection,
     connection_find(db, tenant, Some(id), "").await?.ok_or_else(missing)
 }
 
-async fn answers(db: &mut Db, tenant: TenantId, rows: Vec<Connection>) -> store::Result<Vec<ConnectionAnswer>> {
+async fn answers(
+    app: &App,
+    db: &mut Db,
+    tenant: TenantId,
+    rows: Vec<Connection>,
+) -> store::Result<Vec<ConnectionAnswer>> {
     let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
     let mut secrets: BTreeMap<ConnectionId, Vec<SecretAnswer>> = BTreeMap::new();
     for SecretName { connection, name, version, created_at } in secret_names(db, tenant, &ids).await? {
         secrets.entry(connection).or_default().push(SecretAnswer { name, version, created_at });
     }
-    Ok(rows.into_iter().map(|row| answer(secrets.remove(&row.id).unwrap_or_default(), row)).collect())
+    Ok(rows.into_iter().map(|row| answer(app, secrets.remove(&row.id).unwrap_or_default(), row)).collect())
 }
 
-fn answer(secrets: Vec<SecretAnswer>, row: Connection) -> ConnectionAnswer {
+fn answer(app: &App, secrets: Vec<SecretAnswer>, row: Connection) -> ConnectionAnswer {
+    let serving = app.providers.serving(&row.provider);
+    let hears = serving.is_some_and(|serving| serving.component.reads_callbacks());
     ConnectionAnswer {
+        callback_url: hears.then(|| app.callbacks.public_url.callback_or_path(&row.callback_token)),
         id: row.id.to_string(),
         uid: row.uid,
         name: row.name,

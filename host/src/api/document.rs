@@ -11,8 +11,10 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::domain::callback::CALLBACK_PATH;
+
 use super::{
-    App, connection, health, json::close_tagged, message, operation, problem::ProblemBody, provider, route, statistics,
+    App, callback, connection, health, json::close_tagged, message, operation, problem::ProblemBody, provider, route, statistics,
 };
 
 #[derive(OpenApi)]
@@ -29,6 +31,7 @@ use super::{
         (name = "routes", description = "Which connection serves a channel."),
         (name = "providers", description = "The components that speak to the other side."),
         (name = "statistics", description = "Counts, rates, latencies, cost and health."),
+        (name = "callbacks", description = "What providers' services say later."),
         (name = "operations", description = "For whoever runs the gateway."),
     ),
 )]
@@ -60,6 +63,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(statistics::show))
         .routes(routes!(statistics::show_all))
         .routes(routes!(health::providers))
+        .routes(routes!(callback::get, callback::post))
         .merge(operations());
     complete(router.get_openapi_mut());
     router
@@ -89,7 +93,7 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
     components.schemas.values_mut().for_each(close_tagged);
     for (path, item) in &mut document.paths.paths {
         for operation in operations_of(item) {
-            add_problems(operation, path.starts_with("/v1/"));
+            add_problems(operation, path.starts_with("/v1/"), path.starts_with(CALLBACK_PATH));
         }
     }
 }
@@ -98,7 +102,9 @@ fn operations_of(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete].into_iter().flatten()
 }
 
-fn add_problems(operation: &mut Operation, with_key: bool) {
+/// A callback comes without a key, and in whatever form its service likes.
+fn add_problems(operation: &mut Operation, is_resource: bool, is_callback: bool) {
+    let with_key = is_resource && !is_callback;
     let parameters = operation.parameters.as_deref().unwrap_or_default();
     let stands_in = |place: &ParameterIn| {
         parameters.iter().any(|it| matches!(it, RefOr::T(parameter) if parameter.parameter_in == *place))
@@ -111,10 +117,10 @@ fn add_problems(operation: &mut Operation, with_key: bool) {
         (with_key, "403", "The API key lacks the scope."),
         (by_name, "404", "There is no such thing, or it belongs to somebody else."),
         (body, "413", "The body is too long."),
-        (body, "415", "The body is of another kind."),
-        (body, "422", "Fields of the body are wrong; `errors` names each."),
+        (body && !is_callback, "415", "The body is of another kind."),
+        (body && !is_callback, "422", "Fields of the body are wrong; `errors` names each."),
         (true, "500", "The gateway failed."),
-        (with_key, "503", "The gateway can't do this now; `Retry-After` says when to try again."),
+        (is_resource, "503", "The gateway can't do this now; `Retry-After` says when to try again."),
     ];
     for (_, status, description) in problems.into_iter().filter(|(applies, ..)| *applies) {
         operation.responses.responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(problem(description)));
@@ -146,6 +152,11 @@ mod tests {
         }
         assert_eq!(create["security"][0]["key"], serde_json::json!([]));
         assert!(document["paths"]["/livez"]["get"]["responses"]["401"].is_null());
+        let callback = &document["paths"]["/v1/callbacks/{token}"]["post"];
+        assert_eq!(callback["security"], serde_json::json!([{}]));
+        for status in ["2XX", "400", "401", "404", "413", "502", "503"] {
+            assert!(callback["responses"][status].is_object(), "{status}");
+        }
     }
 
     #[test]

@@ -57,7 +57,11 @@ pub async fn body(request: Request, app: &App) -> Result<Bytes, Problem> {
 /// The whole body, if it is not too long. Of one that is, as much again is read and dropped: a
 /// connection that is closed on unread bytes takes its answer with it.
 pub async fn bytes(request: Request, app: &App) -> Result<Bytes, Problem> {
-    let limit = app.max_body_bytes;
+    bytes_within(request, app.max_body_bytes).await?.ok_or_else(too_long)
+}
+
+/// The same with a limit of the caller's; `None` where it is longer.
+pub async fn bytes_within(request: Request, limit: usize) -> Result<Option<Bytes>, Problem> {
     let mut body = request.into_body().into_data_stream();
     let mut read = BytesMut::new();
     let mut length = 0;
@@ -71,7 +75,7 @@ pub async fn bytes(request: Request, app: &App) -> Result<Bytes, Problem> {
             _ => {}
         }
     }
-    if length <= limit { Ok(read.freeze()) } else { Err(too_long()) }
+    Ok((length <= limit).then(|| read.freeze()))
 }
 
 fn too_long() -> Problem {

@@ -134,7 +134,7 @@ impl Dispatcher {
             work,
             endpoint,
             serving,
-            context: context(endpoint, number),
+            context: context(endpoint, serving, number),
             blobs,
             deadline,
             usage: Usage::default(),
@@ -267,10 +267,16 @@ impl Conversation<'_> {
     }
 }
 
-fn context(endpoint: &Endpoint, attempt: u32) -> CallContext {
+fn context(endpoint: &Endpoint, serving: &Serving, attempt: u32) -> CallContext {
     let mut seed = [0; 32];
     fastrand::Rng::new().fill(&mut seed);
-    CallContext { now_ms: clock::now().as_millisecond() as f64, attempt, seed, secrets: endpoint.secret_names.clone() }
+    CallContext {
+        now_ms: clock::now().as_millisecond() as f64,
+        attempt,
+        seed,
+        secrets: endpoint.secret_names.clone(),
+        callback_url: endpoint.callback_url.clone().filter(|_| serving.component.reads_callbacks()),
+    }
 }
 
 fn origin(endpoint: &Endpoint, serving: Option<&Serving>, course: &Course<'_>) -> Origin {

@@ -74,6 +74,7 @@ impl Dispatcher {
             attempt: 1,
             seed: [0; 32],
             secrets: endpoint.secret_names.clone(),
+            callback_url: endpoint.callback_url.clone().filter(|_| serving.component.reads_callbacks()),
         };
         let called = serving.component.prepare(&context, endpoint.connection.config.get(), &[item]);
         match called.result {

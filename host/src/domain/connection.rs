@@ -18,6 +18,8 @@ pub struct Connection {
     /// JSON, valid by the provider's schema when it was written.
     pub config: Box<RawValue>,
     pub enabled: bool,
+    /// What its callback URL ends with: random, and known to its service alone.
+    pub callback_token: String,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }

@@ -43,6 +43,14 @@ pub struct Descriptor {
     pub ext: serde_json::Value,
 }
 
+impl Descriptor {
+    /// Whether its service signs no callbacks, so that the callback URL is the only secret.
+    #[must_use]
+    pub fn has_unsigned_callbacks(&self) -> bool {
+        self.ext.get("unsigned_callbacks").and_then(serde_json::Value::as_bool) == Some(true)
+    }
+}
+
 /// Everything that is not deterministic comes to a guest as data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallContext {
@@ -53,6 +61,8 @@ pub struct CallContext {
     pub seed: [u8; 32],
     /// Names of the secrets that the connection has.
     pub secrets: Vec<String>,
+    /// Where the service can call back, for a provider that reads callbacks.
+    pub callback_url: Option<String>,
 }
 
 /// A blob as a guest sees it.

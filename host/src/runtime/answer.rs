@@ -15,8 +15,8 @@ const MAX_HEADERS: usize = 128;
 const MAX_HEADER_VALUE: usize = 16 << 10;
 const MAX_RECIPIENTS: usize = 1_000;
 const MAX_ADDRESS: usize = 512;
-const MAX_CODE: usize = 128;
-const MAX_MESSAGE: usize = 1 << 10;
+pub(super) const MAX_CODE: usize = 128;
+pub(super) const MAX_MESSAGE: usize = 1 << 10;
 const MAX_EXTERNAL_ID: usize = 1 << 10;
 
 /// A field of an answer that is not what the contract allows.
@@ -31,7 +31,7 @@ pub(super) struct Invalid {
 type Checked = Result<(), Invalid>;
 
 /// The guest broke the contract.
-fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Invalid {
+pub(super) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Invalid {
     Invalid { kind: GuestFaultKind::InvalidAnswer, field: field.into(), problem: problem.into() }
 }
 
@@ -156,7 +156,7 @@ pub(super) fn is_word(text: &str) -> bool {
 }
 
 /// The other side's text in a form that fits a database and a log line.
-fn clean(text: &mut String, most: usize) {
+pub(super) fn clean(text: &mut String, most: usize) {
     cut(text, most);
     if text.contains(char::is_control) {
         *text = text.replace(char::is_control, " ");
@@ -164,7 +164,7 @@ fn clean(text: &mut String, most: usize) {
 }
 
 /// Cut or cleaned, an id would name something else: rather none.
-fn is_external_id(id: &str) -> bool {
+pub(super) fn is_external_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= MAX_EXTERNAL_ID && !id.contains(char::is_control)
 }
 

@@ -11,9 +11,10 @@ use super::{
     call::{self, CallError, Called, GuestFault, GuestFaultKind, Usage},
     descriptor::Described,
     sandbox::Sandbox,
-    v1::{Answered, Linked},
+    v1::{Answered, Linked, Parsed},
 };
 use crate::domain::{
+    callback::{Callback, CallbackContext, CallbackRequest},
     provider::{CallContext, Descriptor, Disposition, Item, Judgement, Step},
     transmission::{Kv, Mailbox, Reply},
 };
@@ -124,6 +125,34 @@ impl Component {
         Called { result: settle(answered, Outcomes::AtMost(self.descriptor.max_batch as usize)), usage }
     }
 
+    /// Whether it reads callbacks.
+    #[must_use]
+    pub const fn reads_callbacks(&self) -> bool {
+        self.linked.callbacks().is_some()
+    }
+
+    /// Reads what the service says later; the inner error is its sentence on why the request is none
+    /// of the service's. A component that reads no callbacks fails as the host's mistake.
+    #[must_use]
+    pub fn parse_callback(
+        &self,
+        ctx: &CallbackContext,
+        config: &str,
+        request: &CallbackRequest,
+    ) -> Called<Result<Callback, String>> {
+        let input = config.len()
+            + request.url.len()
+            + request.body.len()
+            + request.headers.iter().map(size_of_kv).sum::<usize>();
+        let reader = self.linked.callbacks().filter(|_| input <= self.sandbox.limits().input);
+        let Some(reader) = reader else {
+            let detail = format!("it reads no callbacks, or none of {input} bytes");
+            return refused(CallError::Broken(GuestFault { kind: GuestFaultKind::Host, detail }));
+        };
+        let (parsed, usage) = call::run(&self.sandbox, &self.name, |store| reader.parse(store, ctx, config, request));
+        Called { result: read(parsed), usage }
+    }
+
     fn host_fault(&self, items: usize) -> CallError {
         let detail = format!("{items} deliveries for one call, expected 1 to {}", self.descriptor.max_batch);
         CallError::Broken(GuestFault { kind: GuestFaultKind::Host, detail })
@@ -185,6 +214,10 @@ fn settle(answered: Result<Answered, GuestFault>, expected: Outcomes) -> Result<
             Err(CallError::Judged(verdict.into()))
         }
     }
+}
+
+fn read(parsed: Result<Parsed, GuestFault>) -> Result<Result<Callback, String>, CallError> {
+    Ok(parsed?.map_err(GuestFault::from)?)
 }
 
 // ── How much a guest is given ─────────────────────────────────────────────────────────────

@@ -17,9 +17,13 @@ use crate::domain::{
     transmission::{self as wire, Kv, Mailbox},
 };
 
+mod callbacks;
+
 mod bindings {
     wasmtime::component::bindgen!({ path: "../wit/v1", world: "provider" });
 }
+
+pub(super) use callbacks::Parsed;
 
 use bindings::{ProviderPre, angarium::provider::log, exports::angarium::provider::plugin as wit};
 
@@ -29,7 +33,10 @@ pub(super) const LOG: &str = "angarium:provider/log@1.0.0";
 pub(super) const PLUGIN: &str = "angarium:provider/plugin@1.0.0";
 
 /// A component that is linked and type-checked, ready for an instance per call.
-pub(super) struct Linked(ProviderPre<Guest>);
+pub(super) struct Linked {
+    provider: ProviderPre<Guest>,
+    callbacks: Option<callbacks::Reader>,
+}
 
 /// What a call gave, before it is judged: the guest's step or its verdict on all deliveries.
 pub(super) type Answered = Result<Result<domain::Step, domain::Judgement>, Invalid>;
@@ -39,11 +46,18 @@ impl Linked {
     pub(super) fn new(sandbox: &Sandbox, component: &wasmtime::component::Component) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(sandbox.engine());
         log::add_to_linker::<Guest, HasSelf<Guest>>(&mut linker, |guest| guest)?;
-        ProviderPre::new(linker.instantiate_pre(component)?).map(Self)
+        let ready = linker.instantiate_pre(component)?;
+        let callbacks = callbacks::Reader::probe(component, &ready)?;
+        Ok(Self { provider: ProviderPre::new(ready)?, callbacks })
+    }
+
+    /// The part that reads callbacks, in a component that has it.
+    pub(super) const fn callbacks(&self) -> Option<&callbacks::Reader> {
+        self.callbacks.as_ref()
     }
 
     pub(super) fn describe(&self, store: &mut Store<Guest>) -> wasmtime::Result<RawDescriptor> {
-        let provider = self.0.instantiate(&mut *store)?;
+        let provider = self.provider.instantiate(&mut *store)?;
         let descriptor = provider.angarium_provider_plugin().call_describe(store)?;
         Ok(descriptor.into())
     }
@@ -55,7 +69,7 @@ impl Linked {
         config: &str,
         items: &[domain::Item],
     ) -> wasmtime::Result<Answered> {
-        let provider = self.0.instantiate(&mut *store)?;
+        let provider = self.provider.instantiate(&mut *store)?;
         let items: Vec<wit::Delivery> = items.iter().map(Into::into).collect();
         let answer =
             provider.angarium_provider_plugin().call_prepare(store, &ctx.into(), &config.to_owned(), &items)?;
@@ -70,7 +84,7 @@ impl Linked {
         state: &[u8],
         reply: &wire::Reply,
     ) -> wasmtime::Result<Answered> {
-        let provider = self.0.instantiate(&mut *store)?;
+        let provider = self.provider.instantiate(&mut *store)?;
         let (config, state) = (config.to_owned(), state.to_vec());
         let plugin = provider.angarium_provider_plugin();
         let answer = plugin.call_interpret(store, &ctx.into(), &config, &state, &reply.into())?;
@@ -140,7 +154,7 @@ impl From<log::Level> for Level {
 
 // ── To the guest ──────────────────────────────────────────────────────────────────────────
 
-/// What every `ext` holds until the contract names a member.
+/// What an `ext` holds where the contract names no member.
 const NO_EXT: &str = "{}";
 
 impl From<&domain::CallContext> for wit::Context {
@@ -150,7 +164,10 @@ impl From<&domain::CallContext> for wit::Context {
             attempt: ctx.attempt,
             seed: ctx.seed.to_vec(),
             secrets: ctx.secrets.clone(),
-            ext: NO_EXT.to_owned(),
+            ext: ctx
+                .callback_url
+                .as_ref()
+                .map_or_else(|| NO_EXT.to_owned(), |url| serde_json::json!({ "callback_url": url }).to_string()),
         }
     }
 }

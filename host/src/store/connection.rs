@@ -17,6 +17,7 @@ struct Row {
     provider: String,
     config: String,
     enabled: bool,
+    callback_token: String,
     created_at: jiff_sqlx::Timestamp,
     updated_at: jiff_sqlx::Timestamp,
 }
@@ -33,6 +34,7 @@ impl TryFrom<Row> for Connection {
             config: RawValue::from_string(row.config)
                 .map_err(|error| StoreError::Failed(sqlx::Error::Decode(Box::new(error))))?,
             enabled: row.enabled,
+            callback_token: row.callback_token,
             created_at: row.created_at.to_jiff(),
             updated_at: row.updated_at.to_jiff(),
         })
@@ -42,8 +44,9 @@ impl TryFrom<Row> for Connection {
 /// Inserts a connection; its uid is unique among the tenant's living ones.
 pub async fn connection_insert(db: &mut PgConnection, tenant: TenantId, connection: &Connection) -> Result<()> {
     sqlx::query(
-        "insert into connection (tenant_id, id, uid, name, provider, config, enabled, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "insert into connection (tenant_id, id, uid, name, provider, config, enabled, created_at, updated_at,
+           callback_token)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(tenant.uuid())
     .bind(connection.id.uuid())
@@ -54,6 +57,7 @@ pub async fn connection_insert(db: &mut PgConnection, tenant: TenantId, connecti
     .bind(connection.enabled)
     .bind(jiff_sqlx::Timestamp::from(connection.created_at))
     .bind(jiff_sqlx::Timestamp::from(connection.updated_at))
+    .bind(&connection.callback_token)
     .execute(db)
     .await?;
     Ok(())
@@ -85,7 +89,7 @@ pub async fn connection_find(
     uid: &str,
 ) -> Result<Option<Connection>> {
     let row: Option<Row> = sqlx::query_as(
-        "select id, uid, name, provider, config, enabled, created_at, updated_at from connection
+        "select id, uid, name, provider, config, enabled, callback_token, created_at, updated_at from connection
          where tenant_id = $1 and (id = $2 or uid = $3) and deleted_at is null",
     )
     .bind(tenant.uuid())
@@ -94,6 +98,16 @@ pub async fn connection_find(
     .fetch_optional(db)
     .await?;
     row.map(Connection::try_from).transpose()
+}
+
+/// Whose callbacks a token brings. It is asked before any tenant is known.
+pub async fn connection_of_token(db: &mut PgConnection, token: &str) -> Result<Option<(TenantId, ConnectionId)>> {
+    let found: Option<(uuid::Uuid, uuid::Uuid)> =
+        sqlx::query_as("select tenant_id, id from connection where callback_token = $1 and deleted_at is null")
+            .bind(token)
+            .fetch_optional(db)
+            .await?;
+    Ok(found.map(|(tenant, id)| (tenant.into(), id.into())))
 }
 
 /// Locks a living connection for the rest of the transaction: changes of it, and of routes that
@@ -117,7 +131,7 @@ pub async fn connection_list(
     limit: i64,
 ) -> Result<Vec<Connection>> {
     let rows: Vec<Row> = sqlx::query_as(
-        "select id, uid, name, provider, config, enabled, created_at, updated_at from connection
+        "select id, uid, name, provider, config, enabled, callback_token, created_at, updated_at from connection
          where tenant_id = $1 and ($2::uuid is null or id < $2) and deleted_at is null order by id desc limit $3",
     )
     .bind(tenant.uuid())

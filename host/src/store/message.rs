@@ -256,12 +256,14 @@ pub struct DeliveryView {
     pub unified_code: Option<String>,
     pub detail: Option<String>,
     pub cost: Option<Cost>,
+    /// What people did with it, as far as receipts say.
+    pub engagement: Vec<String>,
     pub next_attempt_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
 }
 
 const DELIVERY_COLUMNS: &str = "d.state, d.attempts, d.connection_id as d_connection_id, d.provider, d.external_id,
-  d.code, d.unified_code, d.detail, d.cost_micros, d.cost_currency, d.next_attempt_at, d.finished_at,
+  d.code, d.unified_code, d.detail, d.cost_micros, d.cost_currency, d.engagement, d.next_attempt_at, d.finished_at,
   coalesce(m.send_at > now(), false) as in_future";
 
 fn view_from(row: &PgRow) -> Result<MessageView> {
@@ -291,6 +293,7 @@ fn delivery_from(row: &PgRow, message: &Message) -> Result<DeliveryView> {
         unified_code: row.try_get("unified_code")?,
         detail: row.try_get("detail")?,
         cost: cost.map(|(micros, currency)| Cost { micros, currency }),
+        engagement: row.try_get::<Option<Vec<String>>, _>("engagement")?.unwrap_or_default(),
         next_attempt_at: time("next_attempt_at")?,
         finished_at: time("finished_at")?,
     })

@@ -34,6 +34,12 @@ impl Secrets {
         self.0.iter().flat_map(|(_, values)| values).map(Secret::expose)
     }
 
+    /// The values of a secret that are valid now, the newest first; none where it has no such secret.
+    #[must_use]
+    pub fn valid(&self, name: &str) -> &[Secret] {
+        self.0.iter().find(|(known, _)| known == name).map_or(&[], |(_, values)| values.as_slice())
+    }
+
     /// All values of a secret that are valid now.
     pub(super) fn all(&self, name: &str) -> Result<&[Secret], Fault> {
         self.0
@@ -154,19 +160,25 @@ fn ed25519(name: &str, key: &[u8]) -> Result<Ed25519KeyPair, Fault> {
     pair.map_err(|_| invalid(format!("the secret `{name}` is not an Ed25519 key")))
 }
 
-fn signing_key(signature: &Signature, secret: &Secret) -> Result<Zeroizing<Vec<u8>>, Fault> {
+/// The bytes of a key that stands in a secret; `None` where it is not in that form.
+#[must_use]
+pub fn key_bytes(format: KeyFormat, secret: &Secret) -> Option<Zeroizing<Vec<u8>>> {
     let text = secret.expose();
     let trimmed = text.trim_ascii();
-    let decoded = match signature.key_format {
+    let decoded = match format {
         KeyFormat::Raw => Some(text.to_vec()),
         KeyFormat::Hex => hex::decode(trimmed).ok(),
         KeyFormat::Base64 => STANDARD.decode(trimmed).ok(),
         KeyFormat::StandardWebhooks => {
-            let body = trimmed.strip_prefix(b"whsec_").or_else(|| trimmed.strip_prefix(b"whsk_"));
+            let body = [&b"whsec_"[..], b"whsk_", b"whpk_"].iter().find_map(|prefix| trimmed.strip_prefix(*prefix));
             STANDARD.decode(body.unwrap_or(trimmed)).ok()
         }
     };
-    decoded.map(Zeroizing::new).ok_or_else(|| {
+    decoded.map(Zeroizing::new)
+}
+
+fn signing_key(signature: &Signature, secret: &Secret) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    key_bytes(signature.key_format, secret).ok_or_else(|| {
         let form = match signature.key_format {
             KeyFormat::Hex => "hexadecimal",
             KeyFormat::StandardWebhooks => "`whsec_` or `whsk_` and base64",

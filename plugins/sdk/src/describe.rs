@@ -78,6 +78,13 @@ impl Descriptor {
         self
     }
 
+    /// The service signs no callbacks: whoever knows a connection's callback URL is believed.
+    #[must_use]
+    pub fn unsigned_callbacks(mut self) -> Self {
+        self.ext = r#"{"unsigned_callbacks":true}"#.into();
+        self
+    }
+
     /// The most deliveries one [`Provider::prepare_batch`](crate::Provider::prepare_batch) takes.
     #[must_use]
     pub fn max_batch(mut self, max: u32) -> Self {
@@ -91,6 +98,17 @@ impl Context {
     #[must_use]
     pub fn has_secret(&self, name: &str) -> bool {
         self.secrets.iter().any(|secret| secret == name)
+    }
+
+    /// Where the service can call back about this connection, if the component reads callbacks and
+    /// the gateway can be reached from outside.
+    #[must_use]
+    pub fn callback_url(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Ext {
+            callback_url: Option<String>,
+        }
+        serde_json::from_str::<Ext>(&self.ext).ok()?.callback_url
     }
 }
 

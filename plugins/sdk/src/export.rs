@@ -5,6 +5,8 @@ use std::marker::PhantomData;
 use serde::de::DeserializeOwned;
 
 use crate::bindings::plugin::Guest;
+use crate::callback::{self, Callback};
+use crate::callback_bindings::callbacks;
 use crate::{Context, Delivery, Descriptor, Outcome, Reply, Step, code, log};
 
 /// A delivery provider: three pure functions.
@@ -29,6 +31,12 @@ pub trait Provider {
             _ => Err(Outcome::rejected_permanent(code::REJECTED, "this provider takes one delivery at a time")),
         }
     }
+
+    /// Reads what the service says later, for a component that is exported `with callbacks`. An
+    /// `Err` says in a sentence why the request is none of the service's.
+    fn parse_callback(_: &callback::Context, _: &Self::Config, _: &callback::Request) -> Result<Callback, String> {
+        Err("this provider reads no callbacks".into())
+    }
 }
 
 /// Carries a [`Provider`] across the component boundary.
@@ -51,13 +59,21 @@ impl<P: Provider> Guest for Adapter<P> {
     }
 }
 
+impl<P: Provider> callbacks::Guest for Adapter<P> {
+    fn parse_callback(ctx: callback::Context, config: String, request: callback::Request) -> Result<Callback, String> {
+        log::report_panics();
+        P::parse_callback(&ctx, &parse_config::<P>(&config).map_err(|outcome| outcome.message)?, &request)
+    }
+}
+
 pub(crate) fn parse_config<P: Provider>(config: &str) -> Result<P::Config, Outcome> {
     serde_json::from_str(config).map_err(|error| {
         Outcome::rejected_permanent("invalid_config", format!("the connection's config can't be used: {error}"))
     })
 }
 
-/// Makes a crate with `crate-type = ["cdylib"]` a provider component: `export!(MyProvider);`.
+/// Makes a crate with `crate-type = ["cdylib"]` a provider component: `export!(MyProvider);`, or
+/// `export!(MyProvider, with callbacks);` for one that has a [`Provider::parse_callback`] of its own.
 ///
 /// It does nothing except on wasm32, so that the same crate is tested on the author's machine.
 #[macro_export]
@@ -68,6 +84,15 @@ macro_rules! export {
             use super::*;
             type Component = $crate::Adapter<$provider>;
             $crate::bindings::__export_component!(Component with_types_in $crate::bindings);
+        }
+    };
+    ($provider:ty, with callbacks) => {
+        $crate::export!($provider);
+        #[cfg(target_arch = "wasm32")]
+        mod callback_reader {
+            use super::*;
+            type Component = $crate::Adapter<$provider>;
+            $crate::callback_bindings::__export_callbacks!(Component with_types_in $crate::callback_bindings);
         }
     };
 }

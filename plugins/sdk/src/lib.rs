@@ -13,6 +13,9 @@
 
 #[doc(hidden)]
 pub mod bindings;
+pub mod callback;
+#[doc(hidden)]
+pub mod callback_bindings;
 mod describe;
 mod export;
 mod forms;

@@ -12,8 +12,10 @@
 //!
 //! `prepare` is a delivery; or `interpret` is an answer, such as `{"http": {"status": 202}}` or
 //! `{"smtp": {"code": 250}}`, with `state` where it matters. The result is `step`, or `error` for
-//! an outcome instead of a step. One file may instead hold a list of cases. Nulls, empty lists and
-//! empty strings may be left out on both sides, and so may an `ext` of `{}`.
+//! an outcome instead of a step. Or `callback` is a request to the callback URL, such as
+//! `{"method": "POST", "url": "…", "body": "…"}`, and the result is what was read of it, as
+//! `read`, or `error` for a sentence that refuses it. One file may instead hold a list of cases. Nulls, empty lists and
+//! empty strings may be left out on both sides, and so may an `ext` or a `detail` of `{}`.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::export::parse_config;
-use crate::{Context, Delivery, Outcome, Provider, Reply, Step};
+use crate::{Context, Delivery, Outcome, Provider, Reply, Step, callback};
 
 /// One case.
 #[derive(Deserialize)]
@@ -37,7 +39,9 @@ struct Vector {
     interpret: Option<Reply>,
     #[serde(default)]
     state: String,
+    callback: Option<callback::Request>,
     step: Option<Value>,
+    read: Option<Value>,
     error: Option<Value>,
 }
 
@@ -95,12 +99,16 @@ fn parse_case(case: Value) -> Result<Vector, String> {
 }
 
 fn run_case<P: Provider>(vector: Vector) -> Result<(), String> {
-    let actual = match perform::<P>(&vector)? {
-        Ok(step) => serde_json::json!({ "step": step }),
-        Err(outcome) => serde_json::json!({ "error": outcome }),
+    let actual = match &vector.callback {
+        Some(request) => read::<P>(&vector, request)?,
+        None => match perform::<P>(&vector)? {
+            Ok(step) => serde_json::json!({ "step": step }),
+            Err(outcome) => serde_json::json!({ "error": outcome }),
+        },
     };
     let mut expected = serde_json::Map::new();
     expected.extend(vector.step.map(|step| ("step".to_owned(), step)));
+    expected.extend(vector.read.map(|read| ("read".to_owned(), read)));
     expected.extend(vector.error.map(|error| ("error".to_owned(), error)));
     let (actual, expected) = (without_blanks(actual), without_blanks(Value::Object(expected)));
     if actual == expected {
@@ -122,6 +130,19 @@ fn perform<P: Provider>(vector: &Vector) -> Result<Result<Step, Outcome>, String
     }
 }
 
+fn read<P: Provider>(vector: &Vector, request: &callback::Request) -> Result<Value, String> {
+    if vector.prepare.is_some() || vector.interpret.is_some() {
+        return Err(format!("{}: a case has one of `prepare`, `interpret` and `callback`", vector.why));
+    }
+    let Context { now_ms, secrets, ext, .. } = vector.context.clone();
+    let context = callback::Context { now_ms, secrets, ext };
+    let config = parse_config::<P>(&vector.config.to_string()).map_err(|outcome| outcome.message)?;
+    Ok(match P::parse_callback(&context, &config, request) {
+        Ok(callback) => serde_json::json!({ "read": callback }),
+        Err(refusal) => serde_json::json!({ "error": refusal }),
+    })
+}
+
 /// Numbers are compared as floats, since `1000` and `1000.0` are the same to the contract.
 fn without_blanks(value: Value) -> Value {
     match value {
@@ -137,7 +158,7 @@ fn without_blanks(value: Value) -> Value {
 fn is_told((name, value): &(String, Value)) -> bool {
     match value {
         Value::Null => false,
-        Value::String(text) => !(text.is_empty() || name == "ext" && text == "{}"),
+        Value::String(text) => !(text.is_empty() || matches!(name.as_str(), "ext" | "detail") && text == "{}"),
         Value::Array(items) => !items.is_empty(),
         _ => true,
     }

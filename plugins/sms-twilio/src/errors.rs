@@ -10,6 +10,11 @@ pub fn outcome(error: u32, message: String) -> Option<Outcome> {
     Some(Outcome::new(disposition, unified, message).code(error))
 }
 
+/// The gateway's word for an error that a report brings, later.
+pub fn unified(error: u32) -> &'static str {
+    meaning(error).map_or(code::REJECTED, |(_, unified)| unified)
+}
+
 /// Whatever hangs on the account is an `auth_failed`: no message of this connection will pass.
 fn meaning(error: u32) -> Option<(Disposition, &'static str)> {
     Some(match error {

@@ -8,8 +8,10 @@
 
 mod answer;
 mod errors;
+mod receipt;
 mod request;
 
+use angarium_provider::callback::{self, Callback};
 use angarium_provider::serde_json::json;
 use angarium_provider::{Context, Delivery, Descriptor, Outcome, Provider, Reply, Step, export};
 
@@ -30,20 +32,28 @@ impl Provider for SmsTwilio {
         Descriptor::new("sms-twilio", env!("CARGO_PKG_VERSION"), "Sends SMS and MMS through Twilio.", &["sms", "mms"])
             .config_schema(include_str!("config.schema.json"))
             .secret(request::AUTH_TOKEN, "The account's auth token, or the API key's secret.")
+            .optional_secret(
+                receipt::CALLBACK_KEY,
+                "What signs Twilio's callbacks where `auth_token` does not: the account's auth token, beside an API key.",
+            )
             .hosts(&["api.twilio.com", "{config.base_url}"])
             .cost_model(json!({"currency": "USD", "per": "segment", "micros": ESTIMATE_MICROS}))
     }
 
-    fn prepare(_: &Context, config: &Config, delivery: &Delivery) -> Result<Step, Outcome> {
-        request::build(config, delivery).map(Step::from)
+    fn prepare(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<Step, Outcome> {
+        request::build(ctx, config, delivery).map(Step::from)
     }
 
     fn interpret(ctx: &Context, _: &Config, _: &[u8], answer: &Reply) -> Result<Step, Outcome> {
         Ok(answer::classify(ctx, answer).into())
     }
+
+    fn parse_callback(ctx: &callback::Context, _: &Config, request: &callback::Request) -> Result<Callback, String> {
+        receipt::read(ctx, request)
+    }
 }
 
-export!(SmsTwilio);
+export!(SmsTwilio, with callbacks);
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,13 @@
 //! The request that creates a message.
 
-use angarium_provider::{Delivery, HttpRequest, Outcome, code, host_of_url};
+use angarium_provider::{Context, Delivery, HttpRequest, Outcome, code, form_encode, host_of_url};
 use serde::Deserialize;
 
 /// Name of the secret.
 pub const AUTH_TOKEN: &str = "auth_token";
+
+/// The parameter of the callback URL that brings the delivery's id back.
+pub const DELIVERY: &str = "delivery";
 
 const DEFAULT_BASE_URL: &str = "https://api.twilio.com";
 
@@ -24,6 +27,8 @@ pub struct Config {
     from: Option<String>,
     messaging_service_sid: Option<String>,
     status_callback: Option<String>,
+    #[serde(default)]
+    receipts: bool,
     base_url: Option<String>,
     timeout_ms: Option<u32>,
 }
@@ -31,15 +36,26 @@ pub struct Config {
 type Field<'a> = (&'static str, &'a str);
 
 /// The request for a delivery.
-pub fn build(config: &Config, delivery: &Delivery) -> Result<HttpRequest, Outcome> {
+pub fn build(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<HttpRequest, Outcome> {
+    let callback = status_callback(ctx, config, delivery);
     let mut form = vec![("To", recipient(delivery)?), sender(config, delivery)?];
     form.extend(content(delivery)?);
-    form.extend(config.status_callback.as_deref().map(|url| ("StatusCallback", url)));
+    form.extend(callback.as_deref().map(|url| ("StatusCallback", url)));
     form.extend(parameters(delivery)?);
     let base = config.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL).trim_end_matches('/');
     let url = format!("{base}/2010-04-01/Accounts/{}/Messages.json", config.account_sid);
     let user = config.api_key_sid.as_ref().unwrap_or(&config.account_sid);
     Ok(HttpRequest::post(url).form(&form).basic(user, AUTH_TOKEN).timeout_ms(config.timeout_ms))
+}
+
+/// Where Twilio says what became of the message: an address of somebody else's, or the
+/// connection's own with the delivery's id, which then comes back with each callback.
+fn status_callback(ctx: &Context, config: &Config, delivery: &Delivery) -> Option<String> {
+    let own = || {
+        let url = ctx.callback_url().filter(|_| config.receipts)?;
+        Some(format!("{url}?{}", form_encode(&[(DELIVERY, &delivery.id)])))
+    };
+    config.status_callback.clone().or_else(own)
 }
 
 fn recipient(delivery: &Delivery) -> Result<&str, Outcome> {

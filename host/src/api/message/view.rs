@@ -64,6 +64,9 @@ pub struct DeliveryAnswer {
     unified_code: Option<String>,
     detail: Option<String>,
     cost: Option<CostAnswer>,
+    /// What people did with it, as the provider's service told: `read`, `clicked`, `replied`, `complained`,
+    /// `unsubscribed`.
+    engagement: Vec<String>,
     #[schema(value_type = Option<String>, format = DateTime)]
     finished_at: Option<Timestamp>,
 }
@@ -243,6 +246,7 @@ impl DeliveryAnswer {
             unified_code: None,
             detail: None,
             cost: None,
+            engagement: Vec::new(),
             finished_at: None,
         }
     }
@@ -264,6 +268,7 @@ impl From<MessageView> for MessageAnswer {
             unified_code: delivery.unified_code,
             detail: delivery.detail,
             cost: delivery.cost.map(CostAnswer::from),
+            engagement: delivery.engagement,
             finished_at: delivery.finished_at,
         };
         Self::new(&message, delivery)

@@ -1,0 +1,83 @@
+//! Records a receipt with what it changes, in the caller's transaction.
+
+use crate::{
+    domain::{
+        delivery::DeliveryState,
+        receipt::{self, Kind},
+    },
+    store::{
+        self, Connection,
+        queue::{QueueEntry, queue_remove},
+        receipt::{
+            ReceiptTarget, ReceivedReceipt, receipt_engage, receipt_event, receipt_insert, receipt_move, receipt_target,
+        },
+    },
+};
+
+/// What became of a receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// It moved its delivery to another state.
+    Moved,
+    /// It is kept, and the state stays.
+    Kept,
+    /// It was there already.
+    Repeated,
+    /// Its delivery is not known, or in a worker's hand: the caller rolls back, and it waits.
+    NotYet,
+    /// Nothing says which delivery it is about, or none ever will be.
+    Unmatched,
+}
+
+/// Records a receipt. With [`Recorded::NotYet`] the transaction must not be committed.
+///
+/// A delivery that waits for its next attempt is ended together with its entry in the queue; where
+/// that is not there a worker has it in hand, and its outcome is written first. So a receipt never
+/// ends what is under way.
+pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt) -> store::Result<Recorded> {
+    let Some(target) = receipt_target(db, received).await? else { return Ok(Recorded::NotYet) };
+    let kind = &received.receipt.kind;
+    let to = receipt::apply_to(target.state, kind, target.is_current);
+    if !receipt_insert(db, target.delivery, received, to).await? {
+        return Ok(Recorded::Repeated);
+    }
+    if let Some(to) = to {
+        if !may_move(db, &target, received).await? || !receipt_move(db, &target, received, to).await? {
+            return Ok(Recorded::NotYet);
+        }
+        receipt_event(db, &target, received, to.as_str()).await?;
+    }
+    if kind.is_engagement() {
+        receipt_engage(db, &target, received).await?;
+    }
+    if !kind.is_state() {
+        receipt_event(db, &target, received, kind.as_str()).await?;
+    }
+    Ok(if to.is_some() { Recorded::Moved } else { Recorded::Kept })
+}
+
+/// Takes what waits out of the queue; false for what a worker has.
+async fn may_move(db: &mut Connection, target: &ReceiptTarget, received: &ReceivedReceipt) -> store::Result<bool> {
+    if target.state != DeliveryState::Queued {
+        return Ok(true);
+    }
+    let Some(due_at) = target.next_attempt_at else { return Ok(false) };
+    let entry = QueueEntry { tenant: received.tenant, delivery: target.delivery, due_at, priority: target.priority };
+    queue_remove(db, &entry).await
+}
+
+/// One more receipt; names of a provider's own are counted together.
+pub(super) fn count(kind: &Kind, recorded: Recorded) {
+    let kind = match kind {
+        Kind::Other(_) => "other".to_owned(),
+        named => named.as_str().to_owned(),
+    };
+    let result = match recorded {
+        Recorded::Moved => "moved",
+        Recorded::Kept => "kept",
+        Recorded::Repeated => "repeated",
+        Recorded::NotYet => "waits",
+        Recorded::Unmatched => "unmatched",
+    };
+    metrics::counter!("angarium_receipts_total", "kind" => kind, "result" => result).increment(1);
+}

@@ -1,0 +1,274 @@
+//! What a service says later of a delivery, and what the delivery becomes by it.
+
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use super::{delivery::DeliveryState, ids::DeliveryId};
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The service has handed it on.
+    Sent,
+    /// It arrived.
+    Delivered,
+    /// The service gave up.
+    Failed,
+    /// The recipient's side returned it.
+    Bounced,
+    Read,
+    Clicked,
+    Replied,
+    /// The recipient calls it unwanted.
+    Complained,
+    Unsubscribed,
+    /// A message of a person's, about no delivery.
+    Inbound,
+    /// A service's own: it is kept, and nothing follows.
+    Other(String),
+}
+
+/// A text that can't be a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a kind has 1 to 32 lower-case letters, digits and underscores and begins with a letter, such as `delivered`")]
+pub struct InvalidKind;
+
+impl Kind {
+    const NAMED: [Self; 10] = [
+        Self::Sent,
+        Self::Delivered,
+        Self::Failed,
+        Self::Bounced,
+        Self::Read,
+        Self::Clicked,
+        Self::Replied,
+        Self::Complained,
+        Self::Unsubscribed,
+        Self::Inbound,
+    ];
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Sent => "sent",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Bounced => "bounced",
+            Self::Read => "read",
+            Self::Clicked => "clicked",
+            Self::Replied => "replied",
+            Self::Complained => "complained",
+            Self::Unsubscribed => "unsubscribed",
+            Self::Inbound => "inbound",
+            Self::Other(word) => word,
+        }
+    }
+
+    /// Whether it is what a person did with it: kept as a set beside the state.
+    #[must_use]
+    pub const fn is_engagement(&self) -> bool {
+        matches!(self, Self::Read | Self::Clicked | Self::Replied | Self::Complained | Self::Unsubscribed)
+    }
+
+    /// The state that it speaks of. Who reads, clicks, replies or complains has it, whether or not
+    /// the service says that it arrived.
+    const fn state(&self) -> Option<DeliveryState> {
+        match self {
+            Self::Sent => Some(DeliveryState::Sent),
+            Self::Failed => Some(DeliveryState::Failed),
+            Self::Bounced => Some(DeliveryState::Bounced),
+            Self::Delivered | Self::Read | Self::Clicked | Self::Replied | Self::Complained => {
+                Some(DeliveryState::Delivered)
+            }
+            Self::Unsubscribed | Self::Inbound | Self::Other(_) => None,
+        }
+    }
+
+    /// Whether it says a state and nothing else: it is news only where the state changes.
+    #[must_use]
+    pub const fn is_state(&self) -> bool {
+        matches!(self, Self::Sent | Self::Delivered | Self::Failed | Self::Bounced)
+    }
+}
+
+impl FromStr for Kind {
+    type Err = InvalidKind;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKind> {
+        let is_word = (1..=32).contains(&text.len())
+            && text.starts_with(|first: char| first.is_ascii_lowercase())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        let known = || Self::NAMED.into_iter().find(|kind| kind.as_str() == text);
+        is_word.then(|| known().unwrap_or_else(|| Self::Other(text.to_owned()))).ok_or(InvalidKind)
+    }
+}
+
+/// One thing that a service said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Receipt {
+    pub kind: Kind,
+    /// Where the callback brought it back.
+    pub delivery: Option<DeliveryId>,
+    /// The service's id of what it took.
+    pub external_id: Option<String>,
+    pub recipient: Option<String>,
+    /// By the service's clock.
+    pub at: Option<Timestamp>,
+    /// The service's own code.
+    pub code: String,
+    pub unified_code: String,
+    /// One sentence for a person; may be empty.
+    pub message: String,
+    /// A JSON object.
+    pub detail: String,
+}
+
+impl Receipt {
+    /// What a repetition has in common with the first: all that was said.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let delivery = self.delivery.map(|id| id.to_string());
+        let at = self.at.map(|at| at.as_microsecond().to_string());
+        let parts = [
+            delivery.as_deref(),
+            self.external_id.as_deref(),
+            self.recipient.as_deref(),
+            at.as_deref(),
+            Some(self.code.as_str()),
+            Some(self.message.as_str()),
+            Some(self.detail.as_str()),
+        ];
+        for part in parts.map(Option::unwrap_or_default) {
+            // With the length before each, no two lists of parts read the same.
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hash.finalize().into()
+    }
+
+    /// Whether anything says which delivery it is about.
+    #[must_use]
+    pub const fn names_a_delivery(&self) -> bool {
+        self.delivery.is_some() || self.external_id.is_some()
+    }
+}
+
+/// What a delivery becomes by a receipt; `None` where it stays what it is.
+///
+/// States are ranked and only climb, so receipts may come in any order and as often as they like:
+/// the end is the same. Nothing is above `delivered`.
+#[must_use]
+pub fn apply(state: DeliveryState, kind: &Kind) -> Option<DeliveryState> {
+    kind.state().filter(|to| rank(*to) > rank(state))
+}
+
+/// The same for a receipt that may be about an earlier attempt than the last one that counts. What
+/// that one failed by is history; that it arrived is not.
+#[must_use]
+pub fn apply_to(state: DeliveryState, kind: &Kind, is_current: bool) -> Option<DeliveryState> {
+    apply(state, kind).filter(|to| is_current || *to == DeliveryState::Delivered)
+}
+
+/// An end that the gateway came to by itself is only corrected by the news that it arrived.
+const fn rank(state: DeliveryState) -> u8 {
+    match state {
+        DeliveryState::Accepted | DeliveryState::Scheduled | DeliveryState::Queued | DeliveryState::Unknown => 0,
+        DeliveryState::Sent => 1,
+        DeliveryState::Failed => 2,
+        DeliveryState::Bounced => 3,
+        DeliveryState::Expired | DeliveryState::Canceled | DeliveryState::Suppressed | DeliveryState::Unroutable => 4,
+        DeliveryState::Delivered => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(from: DeliveryState, kinds: &[Kind]) -> DeliveryState {
+        kinds.iter().fold(from, |state, kind| apply(state, kind).unwrap_or(state))
+    }
+
+    #[test]
+    fn a_receipt_moves_a_delivery_forward_only() {
+        use DeliveryState::*;
+        for (from, kind, to) in [
+            (Sent, Kind::Delivered, Some(Delivered)),
+            (Sent, Kind::Bounced, Some(Bounced)),
+            (Sent, Kind::Failed, Some(Failed)),
+            (Sent, Kind::Sent, None),
+            (Unknown, Kind::Sent, Some(Sent)),
+            (Unknown, Kind::Delivered, Some(Delivered)),
+            (Unknown, Kind::Failed, Some(Failed)),
+            (Queued, Kind::Sent, Some(Sent)),
+            (Queued, Kind::Delivered, Some(Delivered)),
+            (Delivered, Kind::Bounced, None),
+            (Delivered, Kind::Sent, None),
+            (Bounced, Kind::Delivered, Some(Delivered)),
+            (Canceled, Kind::Bounced, None),
+            (Canceled, Kind::Delivered, Some(Delivered)),
+            (Sent, Kind::Read, Some(Delivered)),
+            (Sent, Kind::Unsubscribed, None),
+            (Sent, Kind::Other("delayed".to_owned()), None),
+        ] {
+            assert_eq!(apply(from, &kind), to, "{from:?} and {kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_attempt_failed_by_is_history() {
+        assert_eq!(apply_to(DeliveryState::Sent, &Kind::Failed, false), None);
+        assert_eq!(apply_to(DeliveryState::Sent, &Kind::Delivered, false), Some(DeliveryState::Delivered));
+    }
+
+    /// Any order of any receipts, repeated or not, ends at the same state, and never goes back.
+    #[test]
+    fn the_order_of_receipts_does_not_matter() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..20_000 {
+            let from = random.choice(DeliveryState::ALL).unwrap();
+            let mut kinds: Vec<Kind> = (0..random.usize(0..7)).map(|_| random.choice(Kind::NAMED).unwrap()).collect();
+            let expected = end(from, &kinds);
+            random.shuffle(&mut kinds);
+            assert_eq!(end(from, &kinds), expected, "seed {seed}: {from:?} and {kinds:?}");
+            let repeated: Vec<Kind> = kinds.iter().chain(&kinds).cloned().collect();
+            assert_eq!(end(from, &repeated), expected, "seed {seed}: {from:?} and {kinds:?} twice");
+            let mut state = from;
+            for kind in &kinds {
+                let next = apply(state, kind).unwrap_or(state);
+                assert!(rank(next) >= rank(state), "seed {seed}: {state:?} and {kind:?}");
+                state = next;
+            }
+        }
+    }
+
+    #[test]
+    fn a_kind_is_a_word() {
+        assert_eq!("delivered".parse(), Ok(Kind::Delivered));
+        assert_eq!("delayed".parse(), Ok(Kind::Other("delayed".to_owned())));
+        for bad in ["", "Delivered", "1st", "a b", &"x".repeat(33)] {
+            assert_eq!(bad.parse::<Kind>(), Err(InvalidKind), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_repetition_has_the_same_hash_and_another_receipt_has_not() {
+        let receipt = |external_id: &str, code: &str| Receipt {
+            kind: Kind::Delivered,
+            delivery: None,
+            external_id: Some(external_id.to_owned()),
+            recipient: None,
+            at: None,
+            code: code.to_owned(),
+            unified_code: "ok".to_owned(),
+            message: String::new(),
+            detail: "{}".to_owned(),
+        };
+        assert_eq!(receipt("a", "b").hash(), receipt("a", "b").hash());
+        assert_ne!(receipt("a", "b").hash(), receipt("ab", "").hash());
+    }
+}
