@@ -1,6 +1,7 @@
 //! What scenarios stand on: a real PostgreSQL, real gateway processes, real receivers.
 
 pub mod authority;
+pub mod collector;
 pub mod database;
 pub mod gateway;
 pub mod mail_server;

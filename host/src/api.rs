@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Admission, directory::Directory, dispatch::Dispatcher, domain::ids::TenantId, providers::Providers,
-    sealing::Keyring, store::Store,
+    sealing::Keyring, store::Store, telemetry::Tracer,
 };
 pub use auth::Keys;
 
@@ -46,6 +46,7 @@ pub struct Parts {
     /// Rung when something due was put into the queue.
     pub bell: Arc<Notify>,
     pub metrics: PrometheusHandle,
+    pub tracer: Tracer,
     /// Whether the node has the role `api`; without it only the operator's paths are there.
     pub serves_tenants: bool,
     /// The longest request body, in bytes.
@@ -83,7 +84,7 @@ pub fn router(app: App) -> Router {
     routes
         .fallback(request::not_found)
         .method_not_allowed_fallback(request::method_not_allowed)
-        .layer(middleware::from_fn(request::surround))
+        .layer(middleware::from_fn_with_state(app.clone(), request::surround))
         .with_state(app)
 }
 

@@ -29,6 +29,7 @@ use crate::{
     queue::Work,
     routing::{self, Barred, Plan, Standing},
     store::{Store, attempt::Settlement},
+    telemetry::Tracer,
     transport::Transport,
 };
 
@@ -42,6 +43,7 @@ pub struct Dispatcher {
     pub providers: Arc<Providers>,
     pub transport: Arc<Transport>,
     pub ledger: Ledger,
+    pub tracer: Tracer,
     /// One transmission's total time.
     pub deadline: Duration,
 }

@@ -10,4 +10,5 @@ pub mod message;
 pub mod provider;
 pub mod retry;
 pub mod route;
+pub mod trace;
 pub mod transmission;

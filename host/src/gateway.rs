@@ -26,7 +26,7 @@ use crate::{
         self, Store,
         maintenance::{lease_expire_node, partitions_ensure},
     },
-    telemetry,
+    telemetry::{self, Tracer},
     transport::{Transport, TransportSettings},
 };
 
@@ -56,6 +56,7 @@ struct Gateway {
     /// Writers of admission and ledger: they end by themselves when nobody needs them.
     writers: JoinSet<()>,
     helpers: JoinSet<()>,
+    tracer: Tracer,
     deadline: Duration,
 }
 
@@ -85,6 +86,8 @@ async fn listen(config: &Config) -> Result<TcpListener, StartError> {
 impl Gateway {
     async fn start(config: &Config) -> Result<(Self, App), StartError> {
         let metrics = telemetry::metrics_start().map_err(|error| StartError::because("metrics", error))?;
+        let tracer = Tracer::start(&config.telemetry, &config.node.name);
+        let tracer = tracer.map_err(|error| StartError(error.to_string()))?;
         let store = open(config).await?;
         let keyring = config.secrets.keyring().map_err(|error| StartError(error.to_string()))?;
         let keyring = Arc::new(keyring);
@@ -107,6 +110,7 @@ impl Gateway {
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config)?),
             ledger: Ledger::start(&store, &leases, &mut writers),
+            tracer: tracer.clone(),
             deadline: config.dispatch.deadline(),
         });
         let dispatches = config.roles.has(Role::Dispatch);
@@ -149,11 +153,12 @@ impl Gateway {
             keys,
             bell,
             metrics,
+            tracer: tracer.clone(),
             serves_tenants: config.roles.has(Role::Api),
             max_body_bytes: config.http.max_body_bytes,
         });
         let deadline = config.dispatch.deadline();
-        Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, deadline }, app))
+        Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, tracer, deadline }, app))
     }
 
     /// Takes no more work, lets what is under way end, and gives the rest to the other nodes.
@@ -176,6 +181,7 @@ impl Gateway {
             tracing::warn!(%error, "leases could not be given up; they run out");
         }
         self.helpers.shutdown().await;
+        self.tracer.stop().await;
         self.store.close().await;
     }
 

@@ -1,4 +1,6 @@
-//! Logs and metrics. Set up once, by whoever owns the process; nothing here knows what is logged.
+//! Logs, metrics and traces. Set up once, by whoever owns the process; nothing here knows what is logged.
+
+mod traces;
 
 use std::{
     io::{self, IsTerminal},
@@ -8,6 +10,7 @@ use std::{
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
+pub use self::traces::{Side, Span, Tracer, Value};
 use crate::config::{Log, LogFormat};
 
 /// Why logs or metrics can't be set up.
@@ -23,6 +26,8 @@ pub enum TelemetryError {
     Thread(#[from] io::Error),
     #[error("metrics are set up already: {0}")]
     Metrics(String),
+    #[error("`telemetry.otlp_endpoint`: traces can't be exported: {0}")]
+    Traces(String),
 }
 
 /// Upper bounds of the histograms' buckets, in seconds.

@@ -221,6 +221,7 @@ impl Writer {
                 (Some(place), Some(lease)) => work.push(Work {
                     tenant,
                     delivery: message.id.first_delivery(),
+                    due_at: message.due_at(),
                     message,
                     lease: Arc::clone(lease),
                     past: Vec::new(),

@@ -10,10 +10,11 @@ use crate::{
     clock,
     directory::Endpoint,
     domain::{
-        attempt::{Attempt, Origin, Verdict},
+        attempt::{Attempt, Origin, Trigger, Verdict},
         ids::AttemptId,
         provider::{CallContext, Cost, Deduplication, Descriptor, Disposition, Item, Judgement, Step},
         route::OnUnknown,
+        trace::TraceContext,
         transmission::{Blob, Reply, Transmission},
     },
     outcome::{host_verdict, judge_fault},
@@ -21,6 +22,7 @@ use crate::{
     queue::Work,
     runtime::{CallError, Called, GuestFault, Usage},
     store::{attempt::NewIntent, message::attachment_list},
+    telemetry::{Side, Span},
     transport::{Call, HostGrant},
 };
 
@@ -36,6 +38,8 @@ pub(super) struct Conversation<'a> {
     pub context: CallContext,
     pub blobs: Vec<Blob>,
     pub deadline: Instant,
+    /// The attempt's place in its trace.
+    pub trace: Option<&'a TraceContext>,
     pub usage: Usage,
     /// HTTP status or SMTP code of the last answer.
     pub status: Option<u16>,
@@ -48,6 +52,7 @@ impl Dispatcher {
         // Closed only when the process ends.
         let _slot = endpoint.slots.acquire().await.ok()?;
         self.ledger.writable().await;
+        let mut span = self.begun(work, endpoint);
         let serving = self.providers.serving(&endpoint.connection.provider);
         let started_at = clock::now();
         let number = work.attempts + 1;
@@ -61,9 +66,10 @@ impl Dispatcher {
                 if !self.may_begin(work, course, endpoint, serving, deadline).await {
                     return None;
                 }
-                self.converse(work, endpoint, serving, number, deadline).await
+                self.converse(work, endpoint, serving, number, deadline, span.context()).await
             }
         };
+        judged(&mut span, number, &verdict);
         Some(Attempt {
             id: AttemptId::new(),
             number,
@@ -77,6 +83,28 @@ impl Dispatcher {
             plugin_micros: u32::try_from(usage.cpu.as_micros()).unwrap_or(u32::MAX),
             plugin_memory: usage.peak_memory,
         })
+    }
+
+    /// The span of an attempt, behind that of the wait for it.
+    fn begun(&self, work: &Work, endpoint: &Endpoint) -> Span {
+        let trace = work.message.body.trace.as_ref();
+        if work.trigger != Trigger::Fallback {
+            let mut wait = self.tracer.child_since("queue", work.due_at, trace);
+            wait.set(|| [("message.priority", work.message.priority.as_str().into())]);
+        }
+        let mut span = self.tracer.child("attempt", Side::Internal, trace);
+        span.set(|| {
+            [
+                ("tenant.id", work.tenant.to_string().into()),
+                ("message.id", work.message.id.to_string().into()),
+                ("delivery.id", work.delivery.to_string().into()),
+                ("connection.id", endpoint.connection.id.to_string().into()),
+                ("provider.name", endpoint.connection.provider.clone().into()),
+                ("channel", work.message.channel.as_str().to_owned().into()),
+                ("attempt.trigger", work.trigger.as_str().into()),
+            ]
+        });
+        span
     }
 
     /// Whether the lease lasts beyond the deadline, and, where it matters who was asked should this
@@ -120,6 +148,7 @@ impl Dispatcher {
         serving: &Serving,
         number: u32,
         deadline: Instant,
+        trace: Option<&TraceContext>,
     ) -> (Verdict, Usage) {
         let blobs = match self.blobs(work).await {
             Ok(blobs) => blobs,
@@ -136,6 +165,7 @@ impl Dispatcher {
             context: context(endpoint, number),
             blobs,
             deadline,
+            trace,
             usage: Usage::default(),
             status: None,
         };
@@ -183,18 +213,32 @@ impl Conversation<'_> {
 
     fn prepare(&mut self, item: &Item) -> Result<Step, CallError> {
         let config = self.endpoint.connection.config.get();
+        let span = self.dispatcher.tracer.child("plugin.prepare", Side::Internal, self.trace);
         let called = self.serving.component.prepare(&self.context, config, std::slice::from_ref(item));
-        self.called(called)
+        self.called(called, span)
     }
 
     fn interpret(&mut self, state: &[u8], reply: &Reply) -> Result<Step, CallError> {
         let config = self.endpoint.connection.config.get();
         self.context.now_ms = clock::now().as_millisecond() as f64;
+        let span = self.dispatcher.tracer.child("plugin.interpret", Side::Internal, self.trace);
         let called = self.serving.component.interpret(&self.context, config, state, reply);
-        self.called(called)
+        self.called(called, span)
     }
 
-    fn called(&mut self, called: Called<Step>) -> Result<Step, CallError> {
+    fn called(&mut self, called: Called<Step>, mut span: Span) -> Result<Step, CallError> {
+        span.set(|| {
+            let component = self.serving.component.descriptor();
+            [
+                ("provider.name", component.name.clone().into()),
+                ("provider.version", component.version.clone().into()),
+                ("plugin.cpu_seconds", called.usage.cpu.as_secs_f64().into()),
+                ("plugin.memory_bytes", i64::try_from(called.usage.peak_memory).unwrap_or(i64::MAX).into()),
+            ]
+        });
+        if let Err(CallError::Broken(fault)) = &called.result {
+            span.fail(|| fault.to_string());
+        }
         self.usage.cpu += called.usage.cpu;
         self.usage.wall += called.usage.wall;
         self.usage.peak_memory = self.usage.peak_memory.max(called.usage.peak_memory);
@@ -205,6 +249,7 @@ impl Conversation<'_> {
 
     async fn perform(&self, transmission: &Transmission) -> Result<Reply, Verdict> {
         let descriptor = self.serving.component.descriptor();
+        let mut span = self.dispatcher.tracer.child("transport", Side::Client, self.trace);
         let call = Call {
             tenant: self.work.tenant,
             connection: self.endpoint.connection.id,
@@ -219,8 +264,14 @@ impl Conversation<'_> {
             blobs: &self.blobs,
             deadline: self.deadline.into(),
             now: clock::now(),
+            trace: span.context(),
         };
-        self.dispatcher.transport.perform(transmission, &call).await.map_err(|fault| judge_fault(&fault))
+        let performed = self.dispatcher.transport.perform(transmission, &call).await;
+        match &performed {
+            Ok(reply) => span.set(|| [("response.status_code", i64::from(reply.status()).into())]),
+            Err(fault) => span.fail(|| fault.detail.clone()),
+        }
+        performed.map_err(|fault| judge_fault(&fault))
     }
 
     async fn pause(&self, ms: f64) {
@@ -256,6 +307,20 @@ impl Conversation<'_> {
         let mut verdict = host_verdict(disposition, "plugin_steps", format!("the provider's plugin failed: {what}"));
         verdict.status = self.status;
         verdict
+    }
+}
+
+/// What an attempt came to, for whoever looks at its trace.
+fn judged(span: &mut Span, number: u32, verdict: &Verdict) {
+    span.set(|| {
+        [
+            ("attempt.number", i64::from(number).into()),
+            ("disposition", verdict.disposition.as_str().into()),
+            ("code", verdict.code.clone().into()),
+        ]
+    });
+    if verdict.disposition != Disposition::Accepted {
+        span.fail(|| verdict.detail.clone());
     }
 }
 
