@@ -22,7 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // As `clock`: whoever does something worth a look may say so.
     ("telemetry", &["config"]),
     ("directory", &["store", "sealing", "transport"]),
-    ("providers", &["store", "runtime", "config"]),
+    ("providers", &["store", "runtime", "config", "telemetry"]),
     ("queue", &["store"]),
     ("admission", &["store", "directory", "queue"]),
     ("ledger", &["store", "queue"]),
@@ -43,7 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("recovery", &["store", "outcome"]),
     ("control", &["store"]),
-    ("maintenance", &["store"]),
+    ("maintenance", &["store", "telemetry"]),
     (
         "api",
         &[

@@ -17,13 +17,18 @@ mod route;
 use std::{ops::Deref, sync::Arc};
 
 use axum::{Router, middleware, serve::ListenerExt};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Admission, directory::Directory, dispatch::Dispatcher, domain::ids::TenantId, providers::Providers,
-    sealing::Keyring, store::Store, telemetry::Tracer,
+    admission::Admission,
+    directory::Directory,
+    dispatch::Dispatcher,
+    domain::ids::TenantId,
+    providers::Providers,
+    sealing::Keyring,
+    store::Store,
+    telemetry::{Metrics, Tracer},
 };
 pub use auth::Keys;
 
@@ -45,7 +50,7 @@ pub struct Parts {
     pub keys: Arc<Keys>,
     /// Rung when something due was put into the queue.
     pub bell: Arc<Notify>,
-    pub metrics: PrometheusHandle,
+    pub metrics: Metrics,
     pub tracer: Tracer,
     /// Whether the node has the role `api`; without it only the operator's paths are there.
     pub serves_tenants: bool,

@@ -29,7 +29,7 @@ use crate::{
     queue::Work,
     routing::{self, Barred, Plan, Standing},
     store::{Store, attempt::Settlement},
-    telemetry::Tracer,
+    telemetry::{self, Tracer},
     transport::Transport,
 };
 
@@ -84,7 +84,7 @@ impl Dispatcher {
             attempt.plan = describe(&plan);
             attempt.fallback_reason = fallback.take();
             let outcome = self.decide(&config, &course.spec, &mut work, &attempt, &endpoint);
-            count(&attempt);
+            count(&work, &attempt, &outcome);
             match outcome {
                 Outcome::FallBack(reason) => {
                     self.ledger.record(settlement(&work, attempt, &outcome));
@@ -226,7 +226,7 @@ impl Dispatcher {
             plugin_micros: 0,
             plugin_memory: 0,
         };
-        count(&attempt);
+        count(&work, &attempt, outcome);
         self.ledger.settle(settlement(&work, attempt, outcome), work);
     }
 }
@@ -274,9 +274,16 @@ fn why_nobody(plan: &Plan) -> String {
     format!("no connection of the route can be asked ({})", why.join("; "))
 }
 
-fn count(attempt: &Attempt) {
-    let provider = attempt.origin.as_ref().map_or_else(|| Arc::from(""), |origin| Arc::clone(&origin.provider));
-    let disposition = attempt.verdict.disposition.as_str();
-    metrics::counter!("angarium_attempts_total", "provider" => provider.to_string(), "disposition" => disposition)
-        .increment(1);
+fn count(work: &Work, attempt: &Attempt, outcome: &Outcome) {
+    // A channel that nobody serves is any word that a client thinks of.
+    let (channel, provider) =
+        attempt.origin.as_ref().map_or(("", ""), |origin| (work.message.channel.as_str(), &*origin.provider));
+    let lane = telemetry::lane(channel, provider);
+    lane.attempted(attempt.verdict.disposition);
+    match outcome {
+        Outcome::FallBack(_) => {}
+        Outcome::Retry(_) => lane.retries(),
+        Outcome::Sent => lane.ended(DeliveryState::Sent),
+        Outcome::End(state) => lane.ended(*state),
+    }
 }

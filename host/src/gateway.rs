@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use metrics::gauge;
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc},
@@ -26,8 +27,8 @@ use crate::{
         self, Store,
         maintenance::{lease_expire_node, partitions_ensure},
     },
-    telemetry::{self, Tracer},
-    transport::{Transport, TransportSettings},
+    telemetry::{Metrics, Tracer},
+    transport::{self, Transport, TransportSettings},
 };
 
 /// Requests that are under way get this long to end once the gateway stops.
@@ -85,7 +86,7 @@ async fn listen(config: &Config) -> Result<TcpListener, StartError> {
 
 impl Gateway {
     async fn start(config: &Config) -> Result<(Self, App), StartError> {
-        let metrics = telemetry::metrics_start().map_err(|error| StartError::because("metrics", error))?;
+        let metrics = Metrics::start().map_err(|error| StartError::because("metrics", error))?;
         let tracer = Tracer::start(&config.telemetry, &config.node.name);
         let tracer = tracer.map_err(|error| StartError(error.to_string()))?;
         let store = open(config).await?;
@@ -113,6 +114,8 @@ impl Gateway {
             tracer: tracer.clone(),
             deadline: config.dispatch.deadline(),
         });
+        sample_node(&metrics, &room, &leases, &deliveries);
+        sample_connections(&metrics, &store, &dispatcher.ledger);
         let dispatches = config.roles.has(Role::Dispatch);
         let outlet = Outlet {
             room: Arc::clone(&room),
@@ -233,6 +236,39 @@ fn transport(config: &Config) -> Result<Transport, StartError> {
         ehlo_name: config.node.ehlo_name.clone(),
     };
     Transport::new(settings).map_err(|error| StartError::because("`tls.ca_file`", error))
+}
+
+/// What this node holds, whenever somebody looks.
+fn sample_node(metrics: &Metrics, room: &Arc<Room>, leases: &Arc<Leases>, deliveries: &TaskTracker) {
+    metrics.sample(gauge!("angarium_room_taken"), {
+        let room = Arc::clone(room);
+        move || room.taken() as f64
+    });
+    gauge!("angarium_room_capacity").set(room.capacity() as f64);
+    metrics.sample(gauge!("angarium_leases_held"), {
+        let leases = Arc::clone(leases);
+        move || leases.count() as f64
+    });
+    let deliveries = deliveries.clone();
+    metrics.sample(gauge!("angarium_deliveries_in_flight"), move || deliveries.len() as f64);
+}
+
+/// The ways to the database and to providers, whenever somebody looks.
+fn sample_connections(metrics: &Metrics, store: &Store, ledger: &Ledger) {
+    for (role, pool) in [(store::Role::App, "app"), (store::Role::Worker, "worker")] {
+        let (busy, idle) = (store.clone(), store.clone());
+        metrics.sample(gauge!("angarium_db_connections", "pool" => pool, "state" => "in_use"), move || {
+            busy.usage(role).in_use as f64
+        });
+        metrics.sample(gauge!("angarium_db_connections", "pool" => pool, "state" => "idle"), move || {
+            idle.usage(role).idle as f64
+        });
+        gauge!("angarium_db_connections_max", "pool" => pool).set(store.usage(role).max);
+    }
+    metrics.sample(gauge!("angarium_http_client_connections"), || transport::usage().0 as f64);
+    metrics.sample(gauge!("angarium_http_client_requests"), || transport::usage().1 as f64);
+    let ledger = ledger.clone();
+    metrics.sample(gauge!("angarium_ledger_writable"), move || f64::from(u8::from(ledger.is_writable())));
 }
 
 /// Often enough that a lost worker's deliveries wait for its lease and not for the look.

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{self, Store, maintenance::partitions_ensure, message::idempotency_expire, queue::queue_depth};
+use crate::{
+    store::{self, Store, maintenance::partitions_ensure, message::idempotency_expire, queue::queue_depth},
+    telemetry,
+};
 
 /// The queue is counted up to here; beyond, it is "at least".
 const COUNTED: i64 = 100_000;
@@ -27,9 +30,9 @@ pub async fn run(store: Store, stop: CancellationToken) {
 
 async fn work(store: &Store, round: u32) -> store::Result<()> {
     let mut txn = store.worker().await?;
-    let (waiting, oldest) = queue_depth(&mut txn, COUNTED).await?;
-    metrics::gauge!("angarium_queue_depth").set(waiting as f64);
-    metrics::gauge!("angarium_queue_oldest_seconds").set(oldest);
+    for depth in queue_depth(&mut txn, COUNTED).await? {
+        telemetry::queued(depth.priority, depth.waiting, depth.oldest_seconds);
+    }
     if round.is_multiple_of(12) {
         idempotency_expire(&mut txn).await?;
     }

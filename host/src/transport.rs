@@ -29,6 +29,7 @@ use tokio::time::Instant;
 pub use self::{
     describe::describe,
     egress::{Egress, HostGrant},
+    pool::usage,
     splice::Secrets,
 };
 use self::{http::Http, smtp::Smtp, splice::Material, tls::TlsRoots};

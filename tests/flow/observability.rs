@@ -1,7 +1,11 @@
-//! What an operator sees: traces.
+//! What an operator sees: metrics and traces.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use angarium::telemetry::{Kind, METRICS};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -82,6 +86,7 @@ async fn one_trace_leads_from_the_client_through_the_attempt_to_the_provider() {
     }
     let waits = named(&spans, "queue");
     assert_eq!(waits.len(), 2);
+    assert!(waits.iter().zip(&attempts).all(|(wait, attempt)| wait.ended_ns <= attempt.began_ns));
     assert!(waits.iter().all(|it| it.parent == accept.id));
 
     let received = sink.received_at("/in");
@@ -173,4 +178,114 @@ async fn a_collector_that_is_away_delays_nothing() {
     gateway.webhook(&sink, "/in").await;
     let (id, _) = send_within(&gateway, &[("traceparent", PARENT)]).await;
     assert_eq!(gateway.settled(&id).await["state"], "sent");
+}
+
+/// A sample of `/metrics`.
+struct Sample {
+    family: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
+/// The text format, of which the gateway writes no escapes.
+fn samples(text: &str) -> Vec<Sample> {
+    let parse = |line: &str| {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let pairs = labels.trim_end_matches('}').split("\",").filter(|it| !it.is_empty());
+        let labels = pairs.map(|pair| pair.split_once("=\"").unwrap());
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.trim_end_matches('"').to_owned()));
+        Sample { family: name.to_owned(), labels: labels.collect(), value: value.parse().unwrap() }
+    };
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(parse).collect()
+}
+
+/// The sum over the series of this name that have these labels.
+fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let wanted = |it: &Sample| {
+        it.family == name && labels.iter().all(|(name, value)| it.labels.get(*name).is_some_and(|found| found == value))
+    };
+    samples(text).into_iter().filter(wanted).map(|it| it.value).sum()
+}
+
+async fn scrape(gateway: &TestGateway) -> String {
+    let body = gateway.call(reqwest::Method::GET, "/metrics", None).await.body;
+    body.as_str().expect("a text").to_owned()
+}
+
+#[test]
+fn every_metric_is_in_the_manual() {
+    let manual = std::fs::read_to_string(xtask::project::root().join("docs/operators.md")).unwrap();
+    let found: BTreeSet<_> = manual.lines().filter(|line| line.starts_with("| `angarium_")).collect();
+    let rows: BTreeSet<_> = METRICS
+        .iter()
+        .map(|metric| {
+            let kind = format!("{:?}", metric.kind).to_lowercase();
+            let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let labels = if labels.is_empty() { String::new() } else { format!("; {}", labels.join(", ")) };
+            format!("| `{}` | {kind}{labels} | {} |", metric.name, metric.what)
+        })
+        .collect();
+    let rows: BTreeSet<_> = rows.iter().map(String::as_str).collect();
+    assert_eq!(found, rows, "the table in docs/operators.md and METRICS differ");
+}
+
+#[tokio::test]
+async fn what_happens_is_measured_and_no_client_makes_a_series() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    sink.answers("/in", [Reply::status(503), Reply::status(200)]);
+    let sent = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&sent).await["state"], "sent");
+    // A channel and a method that a client thought of.
+    let odd = gateway.send(&json!({"channel": "smoke_signal", "connection": "hook", "content": {}})).await;
+    assert_eq!(gateway.settled(&odd).await["state"], "unroutable");
+    let brew = reqwest::Method::from_bytes(b"BREW").unwrap();
+    gateway.call(brew, "/v1/messages", None).await.expect(405);
+    gateway.call(reqwest::Method::GET, "/v1/nowhere/at/all", None).await.expect(404);
+
+    let text = eventually("the queue's measure", || async {
+        let text = scrape(&gateway).await;
+        text.contains("angarium_queue_depth").then_some(text)
+    })
+    .await;
+    let by = |disposition| [("channel", "webhook"), ("provider", "webhook"), ("disposition", disposition)];
+    assert_eq!(sum(&text, "angarium_attempts_total", &by("accepted")), 1.0);
+    assert_eq!(sum(&text, "angarium_attempts_total", &by("rejected_transient")), 1.0);
+    assert_eq!(sum(&text, "angarium_retries_total", &[("provider", "webhook")]), 1.0);
+    assert_eq!(sum(&text, "angarium_deliveries_ended_total", &[("channel", "webhook"), ("state", "sent")]), 1.0);
+    assert_eq!(sum(&text, "angarium_deliveries_ended_total", &[("channel", ""), ("state", "unroutable")]), 1.0);
+    for name in ["angarium_provider_seconds", "angarium_plugin_seconds", "angarium_plugin_memory_bytes"] {
+        assert_eq!(sum(&text, &format!("{name}_count"), &[("provider", "webhook")]), 2.0, "{name}");
+    }
+    assert_eq!(sum(&text, "angarium_queue_wait_seconds_count", &[("priority", "normal")]), 2.0);
+    assert_eq!(sum(&text, "angarium_accept_seconds_count", &[]), 2.0);
+    assert_eq!(sum(&text, "angarium_ledger_writable", &[]), 1.0);
+    assert_eq!(sum(&text, "angarium_room_capacity", &[]), 16_384.0);
+    assert_eq!(sum(&text, "angarium_room_taken", &[]), 0.0);
+    assert!(sum(&text, "angarium_db_connections", &[]) > 0.0, "{text}");
+    assert_eq!(sum(&text, "angarium_http_client_connections", &[]), 1.0, "one is kept");
+    let methods = sum(&text, "angarium_http_seconds_count", &[("method", "other"), ("status", "405")]);
+    assert_eq!(methods, 1.0, "{text}");
+    for word in ["smoke_signal", "BREW", "nowhere", "ten_", "msg_", "conn_", "127.0.0.1"] {
+        assert!(!text.contains(word), "a label holds `{word}`: {text}");
+    }
+    described(&text);
+}
+
+/// Every series is one that the manual has, with its help, its kind and its labels.
+#[track_caller]
+fn described(text: &str) {
+    for sample in samples(text) {
+        let family = |name: &str| METRICS.iter().find(|metric| metric.name == name);
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| sample.family.strip_suffix(suffix));
+        let histogram = base.and_then(family).filter(|metric| metric.kind == Kind::Histogram);
+        let metric = histogram.or_else(|| family(&sample.family));
+        let metric = metric.unwrap_or_else(|| panic!("`{}` is not in METRICS", sample.family));
+        let kind = format!("# TYPE {} {}", metric.name, format!("{:?}", metric.kind).to_lowercase());
+        assert!(text.contains(&kind), "{kind}");
+        assert!(text.contains(&format!("# HELP {} {}", metric.name, metric.what)), "no help of {}", metric.name);
+        let labels: BTreeSet<_> = sample.labels.keys().map(String::as_str).filter(|it| *it != "le").collect();
+        assert_eq!(labels, metric.labels.iter().copied().collect(), "{}", metric.name);
+    }
 }

@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use metrics::Histogram;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
 
@@ -38,6 +39,7 @@ pub(super) struct Writer {
     store: Store,
     outlet: Outlet,
     session: Option<Session>,
+    sizes: Histogram,
 }
 
 /// One tenant's part of a batch.
@@ -68,7 +70,7 @@ struct Written {
 
 impl Writer {
     pub(super) fn new(store: Store, outlet: Outlet) -> Self {
-        Self { store, outlet, session: None }
+        Self { store, outlet, session: None, sizes: metrics::histogram!("angarium_accept_batch_size") }
     }
 
     pub(super) async fn run(mut self, requests: Receiver) {
@@ -81,6 +83,7 @@ impl Writer {
     async fn serve(&mut self, requests: Vec<Request>) {
         let mut answers: Vec<Answers> = requests.iter().map(|request| vec![None; request.messages.len()]).collect();
         let (parts, senders) = self.gather(requests);
+        self.sizes.record(parts.iter().map(|part| part.messages.len()).sum::<usize>() as f64);
         let asked_at = Instant::now();
         match self.store_parts(&parts).await {
             Ok(written) => {

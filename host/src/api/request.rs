@@ -17,7 +17,10 @@ use super::{
     fields::Fields,
     problem::{FieldProblem, Problem},
 };
-use crate::{domain::trace::TraceContext, telemetry::Span};
+use crate::{
+    domain::trace::TraceContext,
+    telemetry::{self, Span},
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -131,10 +134,8 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
     if response.status().is_server_error() {
         span.fail(|| "the gateway failed".to_owned());
     }
-    let route = path.as_ref().map_or("", MatchedPath::as_str).to_owned();
-    let status = response.status().as_str().to_owned();
-    metrics::histogram!("angarium_http_seconds", "route" => route, "method" => method.to_string(), "status" => status)
-        .record(began.elapsed().as_secs_f64());
+    let route = path.as_ref().map_or("", MatchedPath::as_str);
+    telemetry::requested(route, method.as_str(), response.status().as_u16(), began.elapsed());
     response
 }
 

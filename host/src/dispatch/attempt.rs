@@ -22,7 +22,7 @@ use crate::{
     queue::Work,
     runtime::{CallError, Called, GuestFault, Usage},
     store::{attempt::NewIntent, message::attachment_list},
-    telemetry::{Side, Span},
+    telemetry::{self, Lane, Side, Span},
     transport::{Call, HostGrant},
 };
 
@@ -40,6 +40,7 @@ pub(super) struct Conversation<'a> {
     pub deadline: Instant,
     /// The attempt's place in its trace.
     pub trace: Option<&'a TraceContext>,
+    pub lane: Arc<Lane>,
     pub usage: Usage,
     /// HTTP status or SMTP code of the last answer.
     pub status: Option<u16>,
@@ -89,6 +90,8 @@ impl Dispatcher {
     fn begun(&self, work: &Work, endpoint: &Endpoint) -> Span {
         let trace = work.message.body.trace.as_ref();
         if work.trigger != Trigger::Fallback {
+            let waited = clock::now().duration_since(work.due_at);
+            telemetry::waited(work.message.priority, waited.try_into().unwrap_or_default());
             let mut wait = self.tracer.child_since("queue", work.due_at, trace);
             wait.set(|| [("message.priority", work.message.priority.as_str().into())]);
         }
@@ -166,11 +169,12 @@ impl Dispatcher {
             blobs,
             deadline,
             trace,
+            lane: telemetry::lane(work.message.channel.as_str(), &endpoint.connection.provider),
             usage: Usage::default(),
             status: None,
         };
         let verdict = conversation.run().await;
-        metrics::histogram!("angarium_plugin_seconds").record(conversation.usage.cpu);
+        conversation.lane.ran(conversation.usage.cpu, conversation.usage.peak_memory);
         (verdict, conversation.usage)
     }
 
@@ -238,6 +242,7 @@ impl Conversation<'_> {
         });
         if let Err(CallError::Broken(fault)) = &called.result {
             span.fail(|| fault.to_string());
+            self.lane.failed(fault.kind.as_str());
         }
         self.usage.cpu += called.usage.cpu;
         self.usage.wall += called.usage.wall;
@@ -266,7 +271,9 @@ impl Conversation<'_> {
             now: clock::now(),
             trace: span.context(),
         };
+        let began = Instant::now();
         let performed = self.dispatcher.transport.perform(transmission, &call).await;
+        self.lane.exchanged(began.elapsed());
         match &performed {
             Ok(reply) => span.set(|| [("response.status_code", i64::from(reply.status()).into())]),
             Err(fault) => span.fail(|| fault.detail.clone()),
