@@ -5,6 +5,7 @@ mod crash;
 mod database;
 mod delivery;
 mod drain;
+mod observability;
 mod plugins;
 mod receipts;
 mod schedule;

@@ -3,5 +3,6 @@
 mod mail;
 mod openapi;
 mod postfix;
+mod prometheus;
 mod twilio;
 mod webhooks;

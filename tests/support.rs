@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod authority;
+pub mod collector;
 pub mod database;
 pub mod gateway;
 pub mod load;

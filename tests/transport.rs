@@ -84,6 +84,7 @@ impl Sender {
             blobs: &self.blobs,
             deadline: Instant::now() + self.deadline,
             now: "2026-01-02T03:04:05Z".parse().unwrap(),
+            trace: None,
         };
         let result = self.transport.perform(&transmission, &call).await;
         assert!(!format!("{result:?}").contains(CANARY), "the canary is out: {result:?}");

@@ -137,6 +137,7 @@ impl Sender {
             blobs: &[],
             deadline: Instant::now() + Duration::from_secs(30),
             now: jiff::Timestamp::UNIX_EPOCH,
+            trace: None,
         }
     }
 

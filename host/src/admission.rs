@@ -3,8 +3,12 @@
 
 mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use metrics::Histogram;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::JoinSet,
@@ -86,6 +90,7 @@ pub struct Outlet {
 pub struct Admission {
     directory: Arc<Directory>,
     requests: mpsc::Sender<Request>,
+    time: Histogram,
 }
 
 impl Admission {
@@ -97,7 +102,7 @@ impl Admission {
         for _ in 0..WRITERS {
             tasks.spawn(Writer::new(store.clone(), outlet.clone()).run(Arc::clone(&receiver)));
         }
-        Self { directory, requests }
+        Self { directory, requests, time: metrics::histogram!("angarium_accept_seconds") }
     }
 
     /// Takes messages of one tenant; one answer for each, in order.
@@ -112,11 +117,13 @@ impl Admission {
             return answers.into_iter().flatten().collect();
         }
         let taken = accepted.len();
+        let began = Instant::now();
         let (answer, answered) = oneshot::channel();
         let stored = match self.requests.send(Request { tenant, messages: accepted, answer }).await {
             Ok(()) => answered.await.unwrap_or_else(|_| vec![Err(AdmitError::Unavailable); taken]),
             Err(_) => vec![Err(AdmitError::Unavailable); taken],
         };
+        self.time.record(began.elapsed());
         let mut stored = stored.into_iter();
         for slot in answers.iter_mut().filter(|slot| slot.is_none()) {
             *slot = stored.next();

@@ -21,13 +21,19 @@ mod statistics;
 use std::{ops::Deref, sync::Arc};
 
 use axum::{Router, middleware, serve::ListenerExt};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Admission, callbacks::Callbacks, directory::Directory, dispatch::Dispatcher, domain::ids::TenantId,
-    providers::Providers, sealing::Keyring, store::Store,
+    admission::Admission,
+    callbacks::Callbacks,
+    directory::Directory,
+    dispatch::Dispatcher,
+    domain::ids::TenantId,
+    providers::Providers,
+    sealing::Keyring,
+    store::Store,
+    telemetry::{Metrics, Tracer},
 };
 pub use auth::Keys;
 
@@ -50,7 +56,8 @@ pub struct Parts {
     pub keys: Arc<Keys>,
     /// Rung when something due was put into the queue.
     pub bell: Arc<Notify>,
-    pub metrics: PrometheusHandle,
+    pub metrics: Metrics,
+    pub tracer: Tracer,
     /// Whether the node has the role `api`; without it only the operator's paths are there.
     pub serves_tenants: bool,
     /// The longest request body, in bytes.
@@ -88,7 +95,7 @@ pub fn router(app: App) -> Router {
     routes
         .fallback(request::not_found)
         .method_not_allowed_fallback(request::method_not_allowed)
-        .layer(middleware::from_fn(request::surround))
+        .layer(middleware::from_fn_with_state(app.clone(), request::surround))
         .with_state(app)
 }
 

@@ -92,6 +92,7 @@ pub struct Config {
     pub queue: Queue,
     pub roles: Roles,
     pub log: Log,
+    pub telemetry: Telemetry,
     pub node: Node,
 }
 
@@ -245,6 +246,18 @@ pub struct Log {
     pub filter: String,
 }
 
+/// Where traces go.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// The base URL of a collector that takes OTLP over HTTP; `OTEL_EXPORTER_OTLP_ENDPOINT` serves
+    /// as well. Without it there are no traces.
+    pub otlp_endpoint: Option<String>,
+    /// The share of the traces that begin here which is recorded, 0 to 1; who began one elsewhere
+    /// has decided.
+    pub trace_sample_ratio: f64,
+}
+
 /// This process among the others.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -289,6 +302,12 @@ impl Default for Roles {
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::default(), filter: "info".to_owned() }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, trace_sample_ratio: 1.0 }
     }
 }
 
@@ -401,6 +420,9 @@ impl Config {
         let mut builder = config::Config::builder()
             .set_default("database.url", environment.get("DATABASE_URL").cloned().unwrap_or_default())
             .map_err(shape)?;
+        if let Some(endpoint) = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT").filter(|it| !it.is_empty()) {
+            builder = builder.set_default("telemetry.otlp_endpoint", endpoint.as_str()).map_err(shape)?;
+        }
         if let Some((path, text)) = file {
             let broken =
                 |error: config::ConfigError| ConfigError::File { path: path.to_owned(), detail: error.to_string() };
@@ -461,6 +483,16 @@ impl Config {
         );
         check((1..=60_000).contains(&self.queue.poll_ms), "queue.poll_ms", "1 to 60000".into());
         check(!self.roles.0.is_empty(), "roles", "is empty: name `api`, `dispatch` or both".into());
+        check(
+            self.telemetry.otlp_endpoint.as_deref().is_none_or(is_base_url),
+            "telemetry.otlp_endpoint",
+            "is no address of a collector, such as `http://127.0.0.1:4318`".into(),
+        );
+        check(
+            (0.0..=1.0).contains(&self.telemetry.trace_sample_ratio),
+            "telemetry.trace_sample_ratio",
+            "0 to 1".into(),
+        );
         check(!self.node.name.is_empty(), "node.name", "is empty: name this process".into());
         check(
             is_host_name(&self.node.ehlo_name),
@@ -679,7 +711,8 @@ mod tests {
     fn all_bad_values_are_named_at_once() {
         let message = refusal(
             "[queue]\nlease_ms = 1\npoll_ms = 0\n[dispatch]\nmax_in_flight = 0\n\
-             max_in_flight_per_connection = 0\n[node]\nehlo_name = 'a b'\n[http]\npublic_url = 'gw.example'",
+             max_in_flight_per_connection = 0\n[node]\nehlo_name = 'a b'\n[http]\npublic_url = 'gw.example'\n\
+             [telemetry]\notlp_endpoint = 'collector:4318'\ntrace_sample_ratio = 2",
             &[],
         );
         for key in [
@@ -690,6 +723,8 @@ mod tests {
             "dispatch.max_in_flight_per_connection",
             "node.ehlo_name",
             "http.public_url",
+            "telemetry.otlp_endpoint",
+            "telemetry.trace_sample_ratio",
         ] {
             assert!(message.contains(&format!("`{key}`")), "{message}");
         }

@@ -23,7 +23,7 @@ use crate::{
     domain::{
         attempt::{Attempt, PastAttempt, Trigger},
         delivery::DeliveryState,
-        ids::{AttemptId, RouteId},
+        ids::{AttemptId, ConnectionId, RouteId},
         message::Message,
         provider::{Deduplication, Disposition},
         route::{OnUnknown, RouteSpec},
@@ -35,6 +35,7 @@ use crate::{
     queue::Work,
     routing::{self, Plan, Situation},
     store::{Store, attempt::Settlement},
+    telemetry::{self, Tracer},
     transport::Transport,
 };
 
@@ -50,6 +51,7 @@ pub struct Dispatcher {
     pub ledger: Ledger,
     pub observations: Arc<Observations>,
     pub turns: Turns,
+    pub tracer: Tracer,
     /// One transmission's total time.
     pub deadline: Duration,
 }
@@ -93,7 +95,7 @@ impl Dispatcher {
             attempt.plan = describe(&plan);
             attempt.fallback_reason = fallback.take().or(plan.instead);
             let outcome = self.decide(&config, &course.spec, &mut work, &attempt, &endpoint);
-            count(&attempt);
+            count(&work, &attempt, &outcome);
             match outcome {
                 Outcome::FallBack(reason) => {
                     self.ledger.record(settlement(&work, attempt, &outcome));
@@ -221,7 +223,7 @@ impl Dispatcher {
             plugin_micros: 0,
             plugin_memory: 0,
         };
-        count(&attempt);
+        count(&work, &attempt, outcome);
         self.ledger.settle(settlement(&work, attempt, outcome), work);
     }
 }
@@ -277,9 +279,16 @@ fn why_nobody(config: &TenantConfig, plan: &Plan) -> String {
     format!("no connection of the route can be asked ({})", why.join("; "))
 }
 
-fn count(attempt: &Attempt) {
-    let provider = attempt.origin.as_ref().map_or_else(|| Arc::from(""), |origin| Arc::clone(&origin.provider));
-    let disposition = attempt.verdict.disposition.as_str();
-    metrics::counter!("angarium_attempts_total", "provider" => provider.to_string(), "disposition" => disposition)
-        .increment(1);
+fn count(work: &Work, attempt: &Attempt, outcome: &Outcome) {
+    // A channel that nobody serves is any word that a client thinks of.
+    let (channel, provider) =
+        attempt.origin.as_ref().map_or(("", ""), |origin| (work.message.channel.as_str(), &*origin.provider));
+    let lane = telemetry::lane(channel, provider);
+    lane.attempted(attempt.verdict.disposition);
+    match outcome {
+        Outcome::FallBack(_) => {}
+        Outcome::Retry(_) => lane.retries(),
+        Outcome::Sent => lane.ended(DeliveryState::Sent),
+        Outcome::End(state) => lane.ended(*state),
+    }
 }

@@ -16,4 +16,5 @@ pub mod retry;
 pub mod route;
 pub mod segments;
 pub mod statistics;
+pub mod trace;
 pub mod transmission;

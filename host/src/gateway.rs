@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use metrics::gauge;
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc},
@@ -29,8 +30,8 @@ use crate::{
         self, Store,
         maintenance::{lease_expire_node, partitions_ensure},
     },
-    telemetry,
-    transport::{Transport, TransportSettings},
+    telemetry::{Metrics, Tracer},
+    transport::{self, Transport, TransportSettings},
 };
 
 /// Requests that are under way get this long to end once the gateway stops.
@@ -59,6 +60,7 @@ struct Gateway {
     /// Writers of admission and ledger: they end by themselves when nobody needs them.
     writers: JoinSet<()>,
     helpers: JoinSet<()>,
+    tracer: Tracer,
     deadline: Duration,
 }
 
@@ -87,7 +89,9 @@ async fn listen(config: &Config) -> Result<TcpListener, StartError> {
 
 impl Gateway {
     async fn start(config: &Config) -> Result<(Self, App), StartError> {
-        let metrics = telemetry::metrics_start().map_err(|error| StartError::because("metrics", error))?;
+        let metrics = Metrics::start().map_err(|error| StartError::because("metrics", error))?;
+        let tracer = Tracer::start(&config.telemetry, &config.node.name);
+        let tracer = tracer.map_err(|error| StartError(error.to_string()))?;
         let store = open(config).await?;
         let keyring = config.secrets.keyring().map_err(|error| StartError(error.to_string()))?;
         let keyring = Arc::new(keyring);
@@ -113,8 +117,11 @@ impl Gateway {
             ledger: Ledger::start(&store, &leases, &mut writers),
             observations: Arc::default(),
             turns: Turns::default(),
+            tracer: tracer.clone(),
             deadline: config.dispatch.deadline(),
         });
+        sample_node(&metrics, &room, &leases, &deliveries);
+        sample_connections(&metrics, &store, &dispatcher.ledger);
         let dispatches = config.roles.has(Role::Dispatch);
         let outlet = Outlet {
             room: Arc::clone(&room),
@@ -163,11 +170,12 @@ impl Gateway {
             keys,
             bell,
             metrics,
+            tracer: tracer.clone(),
             serves_tenants: config.roles.has(Role::Api),
             max_body_bytes: config.http.max_body_bytes,
         });
         let deadline = config.dispatch.deadline();
-        Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, deadline }, app))
+        Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, tracer, deadline }, app))
     }
 
     /// Takes no more work, lets what is under way end, and gives the rest to the other nodes.
@@ -190,6 +198,7 @@ impl Gateway {
             tracing::warn!(%error, "leases could not be given up; they run out");
         }
         self.helpers.shutdown().await;
+        self.tracer.stop().await;
         self.store.close().await;
     }
 
@@ -242,6 +251,39 @@ fn transport(config: &Config) -> Result<Transport, StartError> {
         ehlo_name: config.node.ehlo_name.clone(),
     };
     Transport::new(settings).map_err(|error| StartError::because("`tls.ca_file`", error))
+}
+
+/// What this node holds, whenever somebody looks.
+fn sample_node(metrics: &Metrics, room: &Arc<Room>, leases: &Arc<Leases>, deliveries: &TaskTracker) {
+    metrics.sample(gauge!("angarium_room_taken"), {
+        let room = Arc::clone(room);
+        move || room.taken() as f64
+    });
+    gauge!("angarium_room_capacity").set(room.capacity() as f64);
+    metrics.sample(gauge!("angarium_leases_held"), {
+        let leases = Arc::clone(leases);
+        move || leases.count() as f64
+    });
+    let deliveries = deliveries.clone();
+    metrics.sample(gauge!("angarium_deliveries_in_flight"), move || deliveries.len() as f64);
+}
+
+/// The ways to the database and to providers, whenever somebody looks.
+fn sample_connections(metrics: &Metrics, store: &Store, ledger: &Ledger) {
+    for (role, pool) in [(store::Role::App, "app"), (store::Role::Worker, "worker")] {
+        let (busy, idle) = (store.clone(), store.clone());
+        metrics.sample(gauge!("angarium_db_connections", "pool" => pool, "state" => "in_use"), move || {
+            busy.usage(role).in_use as f64
+        });
+        metrics.sample(gauge!("angarium_db_connections", "pool" => pool, "state" => "idle"), move || {
+            idle.usage(role).idle as f64
+        });
+        gauge!("angarium_db_connections_max", "pool" => pool).set(store.usage(role).max);
+    }
+    metrics.sample(gauge!("angarium_http_client_connections"), || transport::usage().0 as f64);
+    metrics.sample(gauge!("angarium_http_client_requests"), || transport::usage().1 as f64);
+    let ledger = ledger.clone();
+    metrics.sample(gauge!("angarium_ledger_writable"), move || f64::from(u8::from(ledger.is_writable())));
 }
 
 /// Often enough that a lost worker's deliveries wait for its lease and not for the look.

@@ -78,9 +78,15 @@ impl Ledger {
         answer.await.unwrap_or(false)
     }
 
+    /// Whether outcomes can be written now.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        *self.writable.borrow()
+    }
+
     /// Waits until outcomes can be written: nothing is sent without a writable ledger.
     pub async fn writable(&self) {
-        if *self.writable.borrow() {
+        if self.is_writable() {
             return;
         }
         let mut writable = self.writable.clone();

@@ -14,6 +14,7 @@ use crate::{
         queue::queue_depth,
         statistics::{stat_expire, stat_fold},
     },
+    telemetry,
 };
 
 /// The queue is counted up to here; beyond, it is "at least".
@@ -43,9 +44,9 @@ async fn keep_house(store: &Store, stop: &CancellationToken) {
 
 async fn work(store: &Store, round: u32) -> store::Result<()> {
     let mut txn = store.worker().await?;
-    let (waiting, oldest) = queue_depth(&mut txn, COUNTED).await?;
-    metrics::gauge!("angarium_queue_depth").set(waiting as f64);
-    metrics::gauge!("angarium_queue_oldest_seconds").set(oldest);
+    for depth in queue_depth(&mut txn, COUNTED).await? {
+        telemetry::queued(depth.priority, depth.waiting, depth.oldest_seconds);
+    }
     if round.is_multiple_of(12) {
         idempotency_expire(&mut txn).await?;
         for grain in [Grain::Minute, Grain::Hour] {

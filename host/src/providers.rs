@@ -32,6 +32,7 @@ use crate::{
             provider_activate, provider_grant, provider_list, provider_lock,
         },
     },
+    telemetry,
 };
 
 /// How often a node looks for changes that other nodes made.
@@ -124,6 +125,7 @@ impl Providers {
                 restored = quarantined.restored,
                 "a provider version is quarantined: it failed five times in a row"
             );
+            metrics::counter!("angarium_quarantines_total", "provider" => name.clone()).increment(1);
             // Nobody listens any more only while the node ends.
             let _ = self.quarantines.send((name.clone(), quarantined));
         }
@@ -263,6 +265,11 @@ impl Providers {
             match self.stored(digest).await {
                 Ok(component) => {
                     self.registry.release(&provider.name, digest);
+                    // An alert sees a first event only if its series is there before.
+                    metrics::counter!("angarium_quarantines_total", "provider" => provider.name.clone()).absolute(0);
+                    for channel in &component.descriptor().channels {
+                        drop(telemetry::lane(channel, &provider.name));
+                    }
                     self.registry.install(component);
                     tracing::info!(
                         provider.name = provider.name,

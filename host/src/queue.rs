@@ -8,6 +8,7 @@ mod room;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 pub use self::{
@@ -28,6 +29,8 @@ pub struct Work {
     pub delivery: DeliveryId,
     pub message: Arc<Message>,
     pub lease: Arc<Lease>,
+    /// When the next attempt was due.
+    pub due_at: Timestamp,
     /// The attempts that count, oldest first.
     pub past: Vec<PastAttempt>,
     /// Number of the last attempt.

@@ -180,11 +180,30 @@ impl Store {
         if read_only { Err(StoreError::Unavailable(sqlx::Error::PoolClosed)) } else { Ok(()) }
     }
 
+    /// The connections of a role's pool now.
+    #[must_use]
+    pub fn usage(&self, role: Role) -> PoolUsage {
+        let pool = match role {
+            Role::App => &self.app,
+            Role::Worker => &self.worker,
+        };
+        let (open, idle) = (pool.size() as usize, pool.num_idle());
+        PoolUsage { in_use: open.saturating_sub(idle), idle, max: pool.options().get_max_connections() }
+    }
+
     /// Closes both pools.
     pub async fn close(&self) {
         self.app.close().await;
         self.worker.close().await;
     }
+}
+
+/// How many connections a pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUsage {
+    pub in_use: usize,
+    pub idle: usize,
+    pub max: u32,
 }
 
 /// A connection that one task keeps.

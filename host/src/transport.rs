@@ -29,11 +29,13 @@ use tokio::time::Instant;
 pub use self::{
     describe::describe,
     egress::{Egress, HostGrant},
+    pool::usage,
     splice::{Secrets, key_bytes},
 };
 use self::{http::Http, smtp::Smtp, splice::Material, tls::TlsRoots};
 use crate::domain::{
     ids::{ConnectionId, TenantId},
+    trace::TraceContext,
     transmission::{Blob, Fault, Reply, Transmission},
 };
 
@@ -66,6 +68,8 @@ pub struct Call<'a> {
     pub deadline: Instant,
     /// The wall clock, for signatures and assertions that carry a date.
     pub now: Timestamp,
+    /// What an HTTP request carries on as `traceparent` and `tracestate`; no signature covers it.
+    pub trace: Option<&'a TraceContext>,
 }
 
 impl<'a> Call<'a> {

@@ -20,6 +20,12 @@ pub fn node() -> Option<PathBuf> {
     installed("ANGARIUM_PEERS_NODE")
 }
 
+/// The folder of the programs `prometheus` and `promtool`.
+pub fn prometheus() -> Option<PathBuf> {
+    installed("ANGARIUM_PEERS_PROMETHEUS")
+}
+
+/// Fails where peers are a must, so that no run that should have asked them passes without.
 fn installed(variable: &str) -> Option<PathBuf> {
     let place = std::env::var_os(variable).filter(|it| !it.is_empty());
     if place.is_none() {

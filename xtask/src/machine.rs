@@ -61,6 +61,29 @@ pub fn install(packages: &Packages) -> Result<()> {
     )
 }
 
+/// Unpacks packages of the distribution into a folder, where they start nothing and replace nothing.
+pub fn unpack(packages: &Packages, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+    if !download(packages, folder)? {
+        run_as_root("apt-get update -q")?;
+        ensure!(download(packages, folder)?, "`apt-get download {}` failed", packages.apt.join(" "));
+    }
+    let fetched = std::fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+    for file in fetched.filter(|file| file.extension().is_some_and(|it| it == "deb")) {
+        let status = Command::new("dpkg-deb").arg("--extract").arg(&file).arg(folder).status()?;
+        ensure!(status.success(), "`dpkg-deb --extract {}` failed: {status}", file.display());
+        std::fs::remove_file(&file)?;
+    }
+    Ok(())
+}
+
+fn download(packages: &Packages, folder: &Path) -> Result<bool> {
+    let mut command = Command::new("apt-get");
+    command.args(["download", "-q"]).args(packages.apt).current_dir(folder);
+    let status = command.stdin(Stdio::null()).stdout(std::io::stderr()).status().context("could not run apt-get")?;
+    Ok(status.success())
+}
+
 /// What a step needs from the distribution, under each package manager's names.
 #[derive(Clone, Copy, Debug)]
 pub struct Packages {

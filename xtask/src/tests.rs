@@ -74,6 +74,7 @@ fn test_workspace(peers: &Peers, filters: &[&str]) -> Result<()> {
     let mut command = project::cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
     command.env("ANGARIUM_PEERS_PYTHON", &peers.python).env("ANGARIUM_PEERS_NODE", &peers.node);
+    command.env("ANGARIUM_PEERS_PROMETHEUS", &peers.prometheus);
     // A test that would have asked a peer fails without it.
     command.env("ANGARIUM_REQUIRE_PEERS", "1");
     if !filters.is_empty() {

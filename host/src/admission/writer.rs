@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use metrics::Histogram;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
 
@@ -43,6 +44,7 @@ pub(super) struct Writer {
     session: Option<Session>,
     /// The transaction whose COMMIT was sent and not answered.
     in_doubt: Option<TransactionId>,
+    sizes: Histogram,
 }
 
 /// One tenant's part of a batch.
@@ -73,7 +75,7 @@ struct Written {
 
 impl Writer {
     pub(super) fn new(store: Store, outlet: Outlet) -> Self {
-        Self { store, outlet, session: None, in_doubt: None }
+        Self { store, outlet, session: None, in_doubt: None, sizes: metrics::histogram!("angarium_accept_batch_size") }
     }
 
     pub(super) async fn run(mut self, requests: Receiver) {
@@ -86,6 +88,7 @@ impl Writer {
     async fn serve(&mut self, requests: Vec<Request>) {
         let mut answers: Vec<Answers> = requests.iter().map(|request| vec![None; request.messages.len()]).collect();
         let (parts, senders) = self.gather(requests);
+        self.sizes.record(parts.iter().map(|part| part.messages.len()).sum::<usize>() as f64);
         let asked_at = Instant::now();
         match self.store_parts(&parts).await {
             Ok(written) => {
@@ -250,6 +253,7 @@ impl Writer {
                 (Some(place), Some(lease)) => work.push(Work {
                     tenant,
                     delivery: message.id.first_delivery(),
+                    due_at: message.due_at(),
                     message,
                     lease: Arc::clone(lease),
                     past: Vec::new(),

@@ -22,7 +22,7 @@ use super::{
     json::Json,
     page::{Page, Paging},
     problem::{Problem, ProblemBody},
-    request::{Query, RequestId, UrlPath, short_text},
+    request::{Query, RequestId, Trace, UrlPath, short_text},
 };
 use crate::{
     admission::{AdmitError, Admitted},
@@ -41,6 +41,7 @@ use crate::{
         event::event_list,
         message::{MessageFilter, message_get, message_list},
     },
+    telemetry::Side,
 };
 use new::{Circumstances, NewMessage};
 use view::{AttemptAnswer, DecisionAnswer, EventAnswer, MessageAnswer};
@@ -68,6 +69,7 @@ pub async fn create(
     tenant: Tenant<MessagesWrite>,
     State(app): State<App>,
     mut query: Query,
+    trace: Trace,
     headers: HeaderMap,
     Draft(new, fields): Draft<NewMessage>,
 ) -> Result<Response, Problem> {
@@ -75,13 +77,22 @@ pub async fn create(
     query.finish()?;
     let header_key = new::header_key(&headers).map_err(|fields| Problem::parameters(fields.into_problems()))?;
     let config = knowing(&app, tenant.id, new.pinned_to()).await?;
-    let new = domain(new, fields, header_key, &config)?;
+    let mut new = domain(new, fields, header_key, &config)?;
     if dry_run {
         let preview = app.dispatcher.preview(tenant.id, new).await?;
         return Ok(Json(DryRun::from(preview)).into_response());
     }
+    let mut span = app.tracer.child("accept", Side::Internal, trace.context());
+    new.message.body.trace = span.context().cloned();
     let admitted = app.admission.admit(tenant.id, vec![new]).await.pop().unwrap_or(Err(AdmitError::Unavailable));
     let Admitted { message, replayed } = admitted?;
+    span.set(|| {
+        [
+            ("tenant.id", tenant.id.to_string().into()),
+            ("message.id", message.id.to_string().into()),
+            ("message.replayed", replayed.into()),
+        ]
+    });
     let mut response = (StatusCode::ACCEPTED, Json(MessageAnswer::accepted(&message))).into_response();
     if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
@@ -148,6 +159,7 @@ pub async fn create_batch(
     State(app): State<App>,
     query: Query,
     id: RequestId,
+    trace: Trace,
     Json(batch): Json<NewBatch>,
 ) -> Result<Json<BatchAnswer>, Problem> {
     query.finish()?;
@@ -159,7 +171,10 @@ pub async fn create_batch(
     let config = knowing(&app, tenant.id, pinned).await?;
     let checked =
         parsed.into_iter().map(|draft| draft.and_then(|Draft(new, fields)| domain(new, fields, None, &config)));
-    let (good, slots) = apart(checked.collect());
+    let (mut good, slots) = apart(checked.collect());
+    let mut span = app.tracer.child("accept", Side::Internal, trace.context());
+    span.set(|| [("tenant.id", tenant.id.to_string().into()), ("messages", (good.len() as i64).into())]);
+    good.iter_mut().for_each(|new| new.message.body.trace = span.context().cloned());
     let mut admitted = app.admission.admit(tenant.id, good).await.into_iter();
     let data = slots.into_iter().map(|slot| match slot {
         Some(problem) => BatchResult::refused(&problem, id.as_str()),

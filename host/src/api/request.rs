@@ -1,11 +1,11 @@
 //! What surrounds every request: its id, a panic caught, the problem written out, the metrics.
 //! And the parts of a request that are not its body.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
-    extract::{FromRequestParts, MatchedPath, Path, Request},
-    http::{HeaderName, HeaderValue, request::Parts},
+    extract::{FromRequestParts, MatchedPath, Path, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -13,15 +13,27 @@ use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 
 use super::{
+    App,
     fields::Fields,
     problem::{FieldProblem, Problem},
+};
+use crate::{
+    domain::trace::TraceContext,
+    telemetry::{self, Span},
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
 /// The request's id: the client's own, if it is one, or a new one.
 #[derive(Debug, Clone)]
 pub struct RequestId(Arc<str>);
+
+/// The request's place in a trace, if it has one.
+#[derive(Debug, Clone)]
+pub struct Trace(Option<TraceContext>);
 
 impl RequestId {
     fn of(request: &Request) -> Self {
@@ -45,13 +57,55 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
     }
 }
 
+impl Trace {
+    pub const fn context(&self) -> Option<&TraceContext> {
+        self.0.as_ref()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Trace {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or(Self(None)))
+    }
+}
+
+/// The caller's place in a trace; what can't be read counts as absent.
+fn caller(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut parents = headers.get_all(TRACEPARENT).iter();
+    let (Some(parent), None) = (parents.next(), parents.next()) else { return None };
+    let states: Vec<&str> = headers.get_all(TRACESTATE).iter().filter_map(|it| it.to_str().ok()).collect();
+    TraceContext::parse(parent.to_str().ok()?, Some(states.join(",")).as_deref().filter(|it| !it.is_empty()))
+}
+
+/// The span of a request to the API. What an operator's tools ask every few seconds is not traced.
+fn span(app: &App, request: &Request, route: &str, id: &RequestId) -> Span {
+    if !route.starts_with("/v1/") {
+        return Span::default();
+    }
+    let mut span = app.tracer.request(|| format!("{} {route}", request.method()), caller(request.headers()));
+    span.set(|| {
+        [
+            ("http.request.method", request.method().to_string().into()),
+            ("http.route", route.to_owned().into()),
+            ("request.id", id.as_str().to_owned().into()),
+        ]
+    });
+    span
+}
+
 /// The outermost layer.
-pub async fn surround(mut request: Request, next: Next) -> Response {
+pub async fn surround(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
+    let mut span = span(&app, &request, path.as_ref().map_or("", MatchedPath::as_str), &id);
+    if let Some(context) = span.context() {
+        request.extensions_mut().insert(Trace(Some(context.clone())));
+    }
     let mut response = AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(request.id = id.as_str(), "a handler panicked");
         Problem::internal(&"a handler panicked").into_response()
@@ -73,10 +127,15 @@ pub async fn surround(mut request: Request, next: Next) -> Response {
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    let route = path.as_ref().map_or("", MatchedPath::as_str).to_owned();
-    let status = response.status().as_str().to_owned();
-    metrics::histogram!("angarium_http_seconds", "route" => route, "method" => method.to_string(), "status" => status)
-        .record(began.elapsed().as_secs_f64());
+    if let Some(value) = span.context().and_then(|it| HeaderValue::from_str(&it.to_string()).ok()) {
+        response.headers_mut().insert(TRACEPARENT, value);
+    }
+    span.set(|| [("http.response.status_code", i64::from(response.status().as_u16()).into())]);
+    if response.status().is_server_error() {
+        span.fail(|| "the gateway failed".to_owned());
+    }
+    let route = path.as_ref().map_or("", MatchedPath::as_str);
+    telemetry::requested(route, method.as_str(), response.status().as_u16(), began.elapsed());
     response
 }
 

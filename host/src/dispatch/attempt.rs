@@ -10,11 +10,12 @@ use crate::{
     clock,
     directory::Endpoint,
     domain::{
-        attempt::{Attempt, Origin, Verdict},
+        attempt::{Attempt, Origin, Trigger, Verdict},
         ids::AttemptId,
         price::Price,
         provider::{CallContext, Cost, Deduplication, Disposition, Item, Judgement, Step},
         route::OnUnknown,
+        trace::TraceContext,
         transmission::{Blob, Reply, Transmission},
     },
     outcome::{host_verdict, judge_fault},
@@ -22,6 +23,7 @@ use crate::{
     queue::Work,
     runtime::{CallError, Called, GuestFault, Usage},
     store::{attempt::NewIntent, message::attachment_list},
+    telemetry::{self, Lane, Side, Span},
     transport::{Call, HostGrant},
 };
 
@@ -37,6 +39,9 @@ pub(super) struct Conversation<'a> {
     pub context: CallContext,
     pub blobs: Vec<Blob>,
     pub deadline: Instant,
+    /// The attempt's place in its trace.
+    pub trace: Option<&'a TraceContext>,
+    pub lane: Arc<Lane>,
     pub usage: Usage,
     /// HTTP status or SMTP code of the last answer.
     pub status: Option<u16>,
@@ -49,6 +54,7 @@ impl Dispatcher {
         // Closed only when the process ends.
         let _slot = endpoint.slots.acquire().await.ok()?;
         self.ledger.writable().await;
+        let mut span = self.begun(work, endpoint);
         let serving = self.providers.serving(&endpoint.connection.provider);
         let started_at = clock::now();
         let number = work.attempts + 1;
@@ -62,9 +68,10 @@ impl Dispatcher {
                 if !self.may_begin(work, course, endpoint, serving, deadline).await {
                     return None;
                 }
-                self.converse(work, endpoint, serving, number, deadline).await
+                self.converse(work, endpoint, serving, number, deadline, span.context()).await
             }
         };
+        judged(&mut span, number, &verdict);
         Some(Attempt {
             id: AttemptId::new(),
             number,
@@ -78,6 +85,30 @@ impl Dispatcher {
             plugin_micros: u32::try_from(usage.cpu.as_micros()).unwrap_or(u32::MAX),
             plugin_memory: usage.peak_memory,
         })
+    }
+
+    /// The span of an attempt, behind that of the wait for it.
+    fn begun(&self, work: &Work, endpoint: &Endpoint) -> Span {
+        let trace = work.message.body.trace.as_ref();
+        if work.trigger != Trigger::Fallback {
+            let waited = clock::now().duration_since(work.due_at);
+            telemetry::waited(work.message.priority, waited.try_into().unwrap_or_default());
+            let mut wait = self.tracer.child_since("queue", work.due_at, trace);
+            wait.set(|| [("message.priority", work.message.priority.as_str().into())]);
+        }
+        let mut span = self.tracer.child("attempt", Side::Internal, trace);
+        span.set(|| {
+            [
+                ("tenant.id", work.tenant.to_string().into()),
+                ("message.id", work.message.id.to_string().into()),
+                ("delivery.id", work.delivery.to_string().into()),
+                ("connection.id", endpoint.connection.id.to_string().into()),
+                ("provider.name", endpoint.connection.provider.clone().into()),
+                ("channel", work.message.channel.as_str().to_owned().into()),
+                ("attempt.trigger", work.trigger.as_str().into()),
+            ]
+        });
+        span
     }
 
     /// Whether the lease lasts beyond the deadline, and, where it matters who was asked should this
@@ -121,6 +152,7 @@ impl Dispatcher {
         serving: &Serving,
         number: u32,
         deadline: Instant,
+        trace: Option<&TraceContext>,
     ) -> (Verdict, Usage) {
         let blobs = match self.blobs(work).await {
             Ok(blobs) => blobs,
@@ -137,11 +169,13 @@ impl Dispatcher {
             context: context(endpoint, serving, number),
             blobs,
             deadline,
+            trace,
+            lane: telemetry::lane(work.message.channel.as_str(), &endpoint.connection.provider),
             usage: Usage::default(),
             status: None,
         };
         let verdict = conversation.run().await;
-        metrics::histogram!("angarium_plugin_seconds").record(conversation.usage.cpu);
+        conversation.lane.ran(conversation.usage.cpu, conversation.usage.peak_memory);
         (verdict, conversation.usage)
     }
 
@@ -184,18 +218,33 @@ impl Conversation<'_> {
 
     fn prepare(&mut self, item: &Item) -> Result<Step, CallError> {
         let config = self.endpoint.connection.config.get();
+        let span = self.dispatcher.tracer.child("plugin.prepare", Side::Internal, self.trace);
         let called = self.serving.component.prepare(&self.context, config, std::slice::from_ref(item));
-        self.called(called)
+        self.called(called, span)
     }
 
     fn interpret(&mut self, state: &[u8], reply: &Reply) -> Result<Step, CallError> {
         let config = self.endpoint.connection.config.get();
         self.context.now_ms = clock::now().as_millisecond() as f64;
+        let span = self.dispatcher.tracer.child("plugin.interpret", Side::Internal, self.trace);
         let called = self.serving.component.interpret(&self.context, config, state, reply);
-        self.called(called)
+        self.called(called, span)
     }
 
-    fn called(&mut self, called: Called<Step>) -> Result<Step, CallError> {
+    fn called(&mut self, called: Called<Step>, mut span: Span) -> Result<Step, CallError> {
+        span.set(|| {
+            let component = self.serving.component.descriptor();
+            [
+                ("provider.name", component.name.clone().into()),
+                ("provider.version", component.version.clone().into()),
+                ("plugin.cpu_seconds", called.usage.cpu.as_secs_f64().into()),
+                ("plugin.memory_bytes", i64::try_from(called.usage.peak_memory).unwrap_or(i64::MAX).into()),
+            ]
+        });
+        if let Err(CallError::Broken(fault)) = &called.result {
+            span.fail(|| fault.to_string());
+            self.lane.failed(fault.kind.as_str());
+        }
         self.usage.cpu += called.usage.cpu;
         self.usage.wall += called.usage.wall;
         self.usage.peak_memory = self.usage.peak_memory.max(called.usage.peak_memory);
@@ -206,6 +255,7 @@ impl Conversation<'_> {
 
     async fn perform(&self, transmission: &Transmission) -> Result<Reply, Verdict> {
         let descriptor = self.serving.component.descriptor();
+        let mut span = self.dispatcher.tracer.child("transport", Side::Client, self.trace);
         let call = Call {
             tenant: self.work.tenant,
             connection: self.endpoint.connection.id,
@@ -220,8 +270,16 @@ impl Conversation<'_> {
             blobs: &self.blobs,
             deadline: self.deadline.into(),
             now: clock::now(),
+            trace: span.context(),
         };
-        self.dispatcher.transport.perform(transmission, &call).await.map_err(|fault| judge_fault(&fault))
+        let began = Instant::now();
+        let performed = self.dispatcher.transport.perform(transmission, &call).await;
+        self.lane.exchanged(began.elapsed());
+        match &performed {
+            Ok(reply) => span.set(|| [("response.status_code", i64::from(reply.status()).into())]),
+            Err(fault) => span.fail(|| fault.detail.clone()),
+        }
+        performed.map_err(|fault| judge_fault(&fault))
     }
 
     async fn pause(&self, ms: f64) {
@@ -264,6 +322,20 @@ impl Conversation<'_> {
         let mut verdict = host_verdict(disposition, "plugin_steps", format!("the provider's plugin failed: {what}"));
         verdict.status = self.status;
         verdict
+    }
+}
+
+/// What an attempt came to, for whoever looks at its trace.
+fn judged(span: &mut Span, number: u32, verdict: &Verdict) {
+    span.set(|| {
+        [
+            ("attempt.number", i64::from(number).into()),
+            ("disposition", verdict.disposition.as_str().into()),
+            ("code", verdict.code.clone().into()),
+        ]
+    });
+    if verdict.disposition != Disposition::Accepted {
+        span.fail(|| verdict.detail.clone());
     }
 }
 

@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::ids::{ConnectionId, MessageId};
+use super::{
+    ids::{ConnectionId, MessageId},
+    trace::TraceContext,
+};
 
 /// Lower comes later; a high priority is claimed before a low one that is due at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -144,6 +147,9 @@ pub struct Body {
     /// The client's own, handed back as it came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Box<RawValue>>,
+    /// The trace that it was accepted in; the gateway's own, and shown to nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 impl Body {

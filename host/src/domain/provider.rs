@@ -117,6 +117,17 @@ pub enum Disposition {
 }
 
 impl Disposition {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::RejectedPermanent,
+        Self::RejectedTransient,
+        Self::Throttled,
+        Self::AuthFailed,
+        Self::NotSent,
+        Self::Unknown,
+    ];
+
     /// The word in the API and in the database.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -141,18 +152,10 @@ impl FromStr for Disposition {
     type Err = InvalidDisposition;
 
     fn from_str(text: &str) -> Result<Self, InvalidDisposition> {
-        [
-            Self::Accepted,
-            Self::RejectedPermanent,
-            Self::RejectedTransient,
-            Self::Throttled,
-            Self::AuthFailed,
-            Self::NotSent,
-            Self::Unknown,
-        ]
-        .into_iter()
-        .find(|disposition| disposition.as_str() == text)
-        .ok_or_else(|| InvalidDisposition(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|disposition| disposition.as_str() == text)
+            .ok_or_else(|| InvalidDisposition(text.to_owned()))
     }
 }
 

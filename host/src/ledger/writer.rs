@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use metrics::Histogram;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -24,17 +25,18 @@ pub(super) struct Writer {
     leases: Arc<Leases>,
     writable: Arc<watch::Sender<bool>>,
     session: Option<Session>,
+    sizes: Histogram,
 }
 
 impl Writer {
     pub(super) fn new(store: Store, leases: Arc<Leases>, writable: Arc<watch::Sender<bool>>) -> Self {
-        Self { store, leases, writable, session: None }
+        Self { store, leases, writable, session: None, sizes: metrics::histogram!("angarium_ledger_batch_size") }
     }
 
     pub(super) async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>) {
         let mut batch = Vec::with_capacity(BATCH);
         while entries.recv_many(&mut batch, BATCH).await > 0 {
-            metrics::histogram!("angarium_ledger_batch_size").record(batch.len() as f64);
+            self.sizes.record(batch.len() as f64);
             let finished = finished_leases(&batch);
             self.write(std::mem::take(&mut batch), &finished).await;
             self.leases.forget(&finished);

@@ -95,9 +95,11 @@ impl Claimer {
             let work = found.into_iter().zip(places).map(|(message, place)| {
                 let delivery = message.id.first_delivery();
                 let past = pasts.remove(&delivery);
+                let next = past.as_ref().and_then(|past| past.next_attempt_at);
                 Work {
                     tenant: lease.tenant,
                     delivery,
+                    due_at: next.unwrap_or_else(|| message.due_at()),
                     message: Arc::new(message),
                     lease: Arc::clone(&held),
                     attempts: past.as_ref().map_or(0, |past| past.attempts),

@@ -91,6 +91,12 @@ impl Leases {
         }
     }
 
+    /// How many leases stand.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.held().len()
+    }
+
     /// The leases that stand, to be renewed.
     #[must_use]
     pub fn standing(&self) -> Vec<(TenantId, Uuid)> {

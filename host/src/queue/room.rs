@@ -51,6 +51,12 @@ impl Room {
         self.capacity.saturating_sub(self.taken())
     }
 
+    /// How many deliveries fit in all.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// How many deliveries are held.
     #[must_use]
     pub fn taken(&self) -> usize {

@@ -210,6 +210,8 @@ pub struct Past {
     pub state: DeliveryState,
     /// Why the next attempt is made.
     pub trigger: Option<String>,
+    /// When it is due.
+    pub next_attempt_at: Option<Timestamp>,
     /// The attempts that count, oldest first.
     pub counted: Vec<PastAttempt>,
 }
@@ -217,7 +219,7 @@ pub struct Past {
 /// The past of those deliveries that have one.
 pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) -> Result<Vec<Past>> {
     let rows = sqlx::query(
-        "select d.tenant_id, d.id, d.attempts, d.deaths, d.state, d.trigger as next_trigger,
+        "select d.tenant_id, d.id, d.attempts, d.deaths, d.state, d.trigger as next_trigger, d.next_attempt_at,
            a.connection_id, a.disposition, a.trigger
          from unnest($1::uuid[], $2::uuid[]) as wanted (tenant_id, id)
          join delivery d on d.tenant_id = wanted.tenant_id and d.id = wanted.id
@@ -239,6 +241,9 @@ pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) ->
                 deaths: u32::from(row.try_get::<i16, _>("deaths")?.unsigned_abs()),
                 state: parsed(row.try_get::<&str, _>("state")?)?,
                 trigger: row.try_get("next_trigger")?,
+                next_attempt_at: row
+                    .try_get::<Option<jiff_sqlx::Timestamp>, _>("next_attempt_at")?
+                    .map(|it| it.to_jiff()),
                 counted: Vec::new(),
             });
         }

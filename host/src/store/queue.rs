@@ -101,16 +101,47 @@ pub async fn queue_remove(db: &mut PgConnection, entry: &QueueEntry) -> Result<b
     Ok(done.rows_affected() > 0)
 }
 
-/// How many entries wait, counted up to `cap`, and for how long the oldest due one has (seconds).
-pub async fn queue_depth(db: &mut PgConnection, cap: i64) -> Result<(i64, f64)> {
-    let row = sqlx::query(
-        "select (select count(*) from (select from queue limit $1) as waiting),
-           coalesce((select extract(epoch from now() - min(due_at)) from (select due_at from queue limit $1) as waiting), 0)::float8",
+/// What waits in the queue with one priority.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueueDepth {
+    pub priority: Priority,
+    /// Due or not.
+    pub waiting: i64,
+    /// How long the longest due one has waited.
+    pub oldest_seconds: f64,
+}
+
+/// How many entries wait, all priorities together counted up to `cap`, and for how long the oldest
+/// due ones have. The oldest are found by the index, one probe a tenant and priority.
+pub async fn queue_depth(db: &mut PgConnection, cap: i64) -> Result<Vec<QueueDepth>> {
+    let rows = sqlx::query(
+        "with recursive tenants as (
+           (select tenant_id from queue order by tenant_id limit 1)
+           union all
+           select (select q.tenant_id from queue q where q.tenant_id > t.tenant_id order by q.tenant_id limit 1)
+           from tenants t where t.tenant_id is not null
+         ), counted as (
+           select priority, count(*) as waiting from (select priority from queue limit $1) as sampled group by priority
+         )
+         select p.priority, coalesce((select waiting from counted c where c.priority = p.priority), 0),
+           coalesce((select greatest(extract(epoch from now() - min(head.due_at)), 0)
+             from tenants t cross join lateral (
+               select q.due_at from queue q where q.tenant_id = t.tenant_id and q.priority = p.priority
+               order by q.due_at limit 1) as head), 0)::float8
+         from (values (0::smallint), (1::smallint), (2::smallint), (3::smallint)) as p (priority)",
     )
     .bind(cap)
-    .fetch_one(db)
+    .fetch_all(db)
     .await?;
-    Ok((row.try_get(0)?, row.try_get::<f64, _>(1)?.max(0.0)))
+    rows.iter()
+        .map(|row| {
+            Ok(QueueDepth {
+                priority: Priority::from_rank(row.try_get(0)?),
+                waiting: row.try_get(1)?,
+                oldest_seconds: row.try_get(2)?,
+            })
+        })
+        .collect()
 }
 
 /// A lease to be written for a claimed batch of one tenant.

@@ -41,7 +41,10 @@ use super::{
     tls::TlsRoots,
 };
 use crate::{
-    domain::transmission::{self, Auth, Fault, FaultKind, HttpRequest, Kv, Reply},
+    domain::{
+        trace::TraceContext,
+        transmission::{self, Auth, Fault, FaultKind, HttpRequest, Kv, Reply},
+    },
     sealing::Secret,
 };
 
@@ -125,6 +128,7 @@ impl Http {
         for auth in &request.auth {
             self.apply(auth, &mut draft, call, deadline).await?;
         }
+        carry_on(&mut draft.headers, call.trace);
         if draft.body.is_empty() && !matches!(draft.method, Method::GET | Method::DELETE) {
             draft.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
@@ -178,6 +182,17 @@ impl Http {
             }
         }
         Ok(())
+    }
+}
+
+/// Adds a request's place in its trace, unless the message brought a header of its own.
+fn carry_on(headers: &mut HeaderMap, trace: Option<&TraceContext>) {
+    let Some(trace) = trace.filter(|_| !headers.contains_key("traceparent")) else { return };
+    if let Ok(value) = HeaderValue::try_from(trace.to_string()) {
+        headers.insert("traceparent", value);
+    }
+    if let Some(value) = trace.state.as_deref().and_then(|state| HeaderValue::from_str(state).ok()) {
+        headers.insert("tracestate", value);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +27,10 @@ use super::{
     connect::{ConnectError, Connector, Wire},
     http::{MAX_ANSWER, MAX_ANSWER_HEADERS, WatchedBody},
 };
+
+/// Open connections of all clients, and requests that wait for their answer.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// How long a connection is kept that nobody uses.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -62,6 +66,27 @@ enum Line {
     Http2(http2::SendRequest<WatchedBody>),
 }
 
+/// One more, as long as it is there.
+struct Counted(&'static AtomicUsize);
+
+impl Counted {
+    fn new(count: &'static AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The process's open HTTP connections, and its requests that wait for their answer.
+pub fn usage() -> (usize, usize) {
+    (OPEN.load(Ordering::Relaxed), WAITING.load(Ordering::Relaxed))
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -76,6 +101,7 @@ pub(super) struct InUse {
     pool: Arc<Pool>,
     origin: Origin,
     line: Line,
+    _waiting: Counted,
 }
 
 impl Client {
@@ -97,7 +123,8 @@ impl Client {
                 // Large and soon over: boxed, so that a request that waits is small.
                 None => (Box::pin(self.0.open(&origin, &target)).await?, false),
             };
-            let mut in_use = InUse { pool: self.0.clone(), origin: origin.clone(), line };
+            let mut in_use =
+                InUse { pool: self.0.clone(), origin: origin.clone(), line, _waiting: Counted::new(&WAITING) };
             match in_use.line.send(request, &target).await {
                 Ok(response) => return Ok((response, in_use)),
                 Err(mut error) => match error.take_message() {
@@ -182,7 +209,11 @@ impl Pool {
         let (line, connection) =
             http1::Builder::new().max_buf_size(MAX_ANSWER_HEADERS).handshake(wire).await.map_err(Failure::Exchange)?;
         // What ends a connection is told to the request that is on it.
-        tokio::spawn(connection);
+        let open = Counted::new(&OPEN);
+        tokio::spawn(async move {
+            let _open = open;
+            connection.await
+        });
         Ok(Line::Http1(line))
     }
 
@@ -193,7 +224,11 @@ impl Pool {
             .initial_stream_window_size(MAX_ANSWER as u32)
             .handshake(wire)
             .await?;
-        tokio::spawn(connection);
+        let open = Counted::new(&OPEN);
+        tokio::spawn(async move {
+            let _open = open;
+            connection.await
+        });
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.entry(origin.clone()).or_default();
         kept.forget_the_stale();

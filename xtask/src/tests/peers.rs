@@ -1,4 +1,5 @@
-//! The programs of others that the tests talk to: Python's and Node's, pinned, in folders of the project.
+//! The programs of others that the tests talk to: Python's and Node's, pinned, and Prometheus, in folders of
+//! the project.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,9 @@ const NODE: Packages =
 
 const POSTFIX: Packages = Packages { what: "Postfix", apt: &["postfix"], brew: &["postfix"], dnf: &["postfix"] };
 
+const PROMETHEUS: Packages =
+    Packages { what: "Prometheus", apt: &["prometheus"], brew: &["prometheus"], dnf: &["golang-github-prometheus"] };
+
 /// Where the installed peers are.
 #[derive(Debug)]
 pub struct Peers {
@@ -25,6 +29,8 @@ pub struct Peers {
     pub python: PathBuf,
     /// A folder with the `node_modules` of `package.json`.
     pub node: PathBuf,
+    /// The folder of `prometheus` and `promtool`.
+    pub prometheus: PathBuf,
 }
 
 impl Peers {
@@ -34,7 +40,11 @@ impl Peers {
         fs::create_dir_all(&home).with_context(|| format!("could not make {}", home.display()))?;
         let sources = project::root().join("tests/peers");
         prepare_postfix()?;
-        Ok(Self { python: prepare_python(&home, &sources)?, node: prepare_node(&home, &sources)? })
+        Ok(Self {
+            python: prepare_python(&home, &sources)?,
+            node: prepare_node(&home, &sources)?,
+            prometheus: prepare_prometheus(&home)?,
+        })
     }
 }
 
@@ -50,6 +60,26 @@ fn prepare_postfix() -> Result<()> {
         note(format_args!("NOT INSTALLED: Postfix. Its tests don't run ({error:#})"));
         Ok(())
     })
+}
+
+/// Debian's package would start a server and keep one running: its files are enough.
+fn prepare_prometheus(home: &Path) -> Result<PathBuf> {
+    let unpacked = home.join("prometheus/usr/bin");
+    if let Some(folder) = prometheus_folder(&unpacked) {
+        return Ok(folder);
+    }
+    step("installing Prometheus");
+    match machine::program("apt-get") {
+        Some(_) => machine::unpack(&PROMETHEUS, &home.join("prometheus"))?,
+        None => machine::install(&PROMETHEUS)?,
+    }
+    prometheus_folder(&unpacked).context("`promtool` and `prometheus` are not there after the installation")
+}
+
+fn prometheus_folder(unpacked: &Path) -> Option<PathBuf> {
+    let has_both = |folder: &Path| ["prometheus", "promtool"].iter().all(|it| machine::is_executable(&folder.join(it)));
+    let installed = machine::program("promtool").and_then(|it| it.parent().map(Path::to_owned));
+    [unpacked.to_owned()].into_iter().chain(installed).find(|folder| has_both(folder))
 }
 
 fn prepare_python(home: &Path, sources: &Path) -> Result<PathBuf> {

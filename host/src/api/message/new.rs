@@ -212,6 +212,7 @@ impl NewMessage {
                 content: self.content.into_domain(),
                 attributes: self.attributes,
                 metadata: self.metadata,
+                trace: None,
             },
         };
         Ok(message::NewMessage { message, idempotency, attachments })
