@@ -8,4 +8,5 @@ mod drain;
 mod plugins;
 mod schedule;
 mod secrets;
+mod strategies;
 mod swap;
