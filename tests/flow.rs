@@ -11,4 +11,5 @@ mod receipts;
 mod schedule;
 mod secrets;
 mod statistics;
+mod strategies;
 mod swap;

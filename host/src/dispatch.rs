@@ -132,9 +132,9 @@ impl Dispatcher {
         routing::plan(spec, &self.standings(config, spec, &work.message), &situation)
     }
 
-    /// Whether anybody could be asked, whoever is the first.
+    /// Whether anybody can be asked, whoever is the first.
     fn somebody(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> bool {
-        !self.plan(config, spec, work, 0).candidates.is_empty()
+        routing::somebody(spec, &self.standings(config, spec, &work.message), &work.past)
     }
 
     /// What follows from an attempt; it becomes part of the delivery's past.

@@ -207,15 +207,8 @@ impl Contender<'_> {
 /// A candidate is asked once a round; a round ends where the retry policy waits.
 #[must_use]
 pub fn plan(route: &RouteSpec, standings: &[Standing], situation: &Situation<'_>) -> Plan {
-    let contenders: Vec<_> = route
-        .candidates
-        .iter()
-        .zip(standings)
-        .map(|(candidate, standing)| Contender { candidate, facts: &standing.facts })
-        .collect();
-    let mut bars: Vec<_> = standings.iter().map(|standing| bar(route, standing, situation.past)).collect();
-    threshold::bar_the_dear(route, &contenders, &mut bars);
-    threshold::bar_the_unreliable(route, &contenders, &mut bars);
+    let contenders = contenders(route, standings);
+    let bars = bars(route, standings, situation.past);
     let with = |admits: fn(&Option<Barred>) -> bool| {
         contenders.iter().zip(&bars).filter(move |(_, bar)| admits(bar)).map(|(contender, _)| *contender).collect()
     };
@@ -231,6 +224,29 @@ pub fn plan(route: &RouteSpec, standings: &[Standing], situation: &Situation<'_>
         .zip(&bars)
         .filter_map(|(standing, bar)| bar.map(|reason| Skipped { connection: standing.connection, reason }));
     Plan { strategy: route.strategy.as_str(), candidates, skipped: skipped.collect(), instead: instead.flatten() }
+}
+
+/// Whether anybody can be asked, whoever is the first.
+#[must_use]
+pub fn somebody(route: &RouteSpec, standings: &[Standing], past: &[PastAttempt]) -> bool {
+    bars(route, standings, past).contains(&None)
+}
+
+fn contenders<'a>(route: &'a RouteSpec, standings: &'a [Standing]) -> Vec<Contender<'a>> {
+    let pairs = route.candidates.iter().zip(standings);
+    pairs.map(|(candidate, standing)| Contender { candidate, facts: &standing.facts }).collect()
+}
+
+/// Why each candidate can't be asked, or `None` where it can.
+fn bars(route: &RouteSpec, standings: &[Standing], past: &[PastAttempt]) -> Vec<Option<Barred>> {
+    let contenders = contenders(route, standings);
+    let mut bars: Vec<_> = standings.iter().map(|standing| bar(route, standing, past)).collect();
+    // Whoever may have it already is asked again, whatever has become of its price.
+    if unanswered(past).is_none() {
+        threshold::bar_the_dear(route, &contenders, &mut bars);
+        threshold::bar_the_unreliable(route, &contenders, &mut bars);
+    }
+    bars
 }
 
 /// The strategy's order; who only stands in comes after all others.

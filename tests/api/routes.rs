@@ -108,3 +108,54 @@ async fn a_version_whose_connection_is_gone_cannot_be_activated() {
     assert_eq!(refused["code"], "connection_gone");
     assert_eq!(gateway.post("/v1/routes/hooks/rollback", &json!({})).await.expect(409)["code"], "no_previous_version");
 }
+
+#[tokio::test]
+async fn a_strategy_with_its_numbers_comes_back_as_it_was_given() {
+    let gateway = with_hooks().await;
+    let money = |micros: i64| json!({"micros": micros, "currency": "EUR"});
+    let spec = json!({
+        "candidates": [{"connection": "one", "weight": 3, "cost": money(7900), "max_cost": money(9000)},
+            {"connection": "two", "weight": 0}],
+        "strategy": {"type": "least_cost"}, "max_cost": money(50_000), "min_success_rate": 0.9});
+    let made = gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await.expect(201);
+    let stored = &made["versions"][0]["spec"];
+    for member in ["strategy", "max_cost", "min_success_rate"] {
+        assert_eq!(stored[member], spec[member]);
+    }
+    for member in ["weight", "cost", "max_cost"] {
+        assert_eq!(stored["candidates"][0][member], spec["candidates"][0][member]);
+    }
+    assert_eq!(stored["candidates"][1]["weight"], 0);
+}
+
+#[tokio::test]
+async fn every_bad_number_of_a_strategy_is_named() {
+    let gateway = with_hooks().await;
+    let money = |micros: i64, currency: &str| json!({"micros": micros, "currency": currency});
+    let spec = json!({
+        "candidates": [{"connection": "nobody"}, {"connection": "one", "weight": 101, "cost": money(-1, "USD")},
+            {"connection": "two", "max_cost": money(1, "EUR")}],
+        "max_cost": money(1, "USD"), "min_success_rate": 1.5});
+    let problem = gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await.expect(422);
+    let mut found: Vec<_> = problem["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| format!("{}:{}", it["pointer"].as_str().unwrap(), it["code"].as_str().unwrap()))
+        .collect();
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "/spec/candidates/0/connection:unknown_connection",
+            "/spec/candidates/1/cost/micros:out_of_range",
+            "/spec/candidates/1/weight:out_of_range",
+            "/spec/candidates/2/max_cost/currency:mixed_currencies",
+            "/spec/min_success_rate:out_of_range",
+        ]
+    );
+    let unknown = json!({"candidates": [{"connection": "one"}], "strategy": {"type": "luck"}});
+    gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": unknown})).await.expect(422);
+    let further = json!({"candidates": [{"connection": "one"}], "strategy": {"type": "round_robin", "weight": 1}});
+    gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": further})).await.expect(422);
+}

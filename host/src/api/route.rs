@@ -144,21 +144,21 @@ pub struct Money {
 }
 
 /// How the candidates are ordered; those that are not the first stand in for it in that order.
-#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+// The variants have braces, here and below: serde refuses further members only of those.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Strategy {
     /// As they are listed.
-    #[default]
-    Primary,
+    Primary {},
     /// In turn, each as often as its weight says.
-    RoundRobin,
+    RoundRobin {},
     /// By lot, each as often as its weight says.
-    WeightedRandom,
+    WeightedRandom {},
     /// The cheapest for this delivery first; unknown costs come last.
-    LeastCost,
+    LeastCost {},
     /// Whoever has succeeded most often lately with the destination's country, the quickest of those
     /// that are alike; one in fifty deliveries asks another, to learn how it does.
-    HighestReliability,
+    HighestReliability {},
 }
 
 /// When to try again once none of the candidates took a delivery.
@@ -167,7 +167,7 @@ pub enum Strategy {
 #[schema(as = RetryPolicy)]
 pub enum Retry {
     /// Never.
-    None,
+    None {},
     /// After the same delay each time.
     Linear {
         #[schema(maximum = 2_678_400_000_u64)]
@@ -606,11 +606,11 @@ impl From<Cost> for Money {
 impl From<Strategy> for domain::Strategy {
     fn from(strategy: Strategy) -> Self {
         match strategy {
-            Strategy::Primary => Self::Primary,
-            Strategy::RoundRobin => Self::RoundRobin,
-            Strategy::WeightedRandom => Self::WeightedRandom,
-            Strategy::LeastCost => Self::LeastCost,
-            Strategy::HighestReliability => Self::HighestReliability,
+            Strategy::Primary {} => Self::Primary,
+            Strategy::RoundRobin {} => Self::RoundRobin,
+            Strategy::WeightedRandom {} => Self::WeightedRandom,
+            Strategy::LeastCost {} => Self::LeastCost,
+            Strategy::HighestReliability {} => Self::HighestReliability,
         }
     }
 }
@@ -618,12 +618,18 @@ impl From<Strategy> for domain::Strategy {
 impl From<domain::Strategy> for Strategy {
     fn from(strategy: domain::Strategy) -> Self {
         match strategy {
-            domain::Strategy::Primary => Self::Primary,
-            domain::Strategy::RoundRobin => Self::RoundRobin,
-            domain::Strategy::WeightedRandom => Self::WeightedRandom,
-            domain::Strategy::LeastCost => Self::LeastCost,
-            domain::Strategy::HighestReliability => Self::HighestReliability,
+            domain::Strategy::Primary => Self::Primary {},
+            domain::Strategy::RoundRobin => Self::RoundRobin {},
+            domain::Strategy::WeightedRandom => Self::WeightedRandom {},
+            domain::Strategy::LeastCost => Self::LeastCost {},
+            domain::Strategy::HighestReliability => Self::HighestReliability {},
         }
+    }
+}
+
+impl Default for Strategy {
+    fn default() -> Self {
+        domain::Strategy::default().into()
     }
 }
 
@@ -636,7 +642,7 @@ impl Default for Retry {
 impl From<Retry> for RetryPolicy {
     fn from(retry: Retry) -> Self {
         match retry {
-            Retry::None => Self::None,
+            Retry::None {} => Self::None,
             Retry::Linear { delay_ms, max_attempts } => Self::Linear { delay_ms, max_attempts },
             Retry::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => Self::Exponential {
                 initial_ms,
@@ -653,7 +659,7 @@ impl From<Retry> for RetryPolicy {
 impl From<RetryPolicy> for Retry {
     fn from(policy: RetryPolicy) -> Self {
         match policy {
-            RetryPolicy::None => Self::None,
+            RetryPolicy::None => Self::None {},
             RetryPolicy::Linear { delay_ms, max_attempts } => Self::Linear { delay_ms, max_attempts },
             RetryPolicy::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => {
                 Self::Exponential { initial_ms, max_ms, factor: Some(factor), jitter: Some(jitter), max_attempts }

@@ -275,3 +275,18 @@ fn a_threshold_that_changes_who_serves_is_told() {
     route.candidates.reverse();
     assert_eq!(plan(&route, &standings, &situation).instead, Some(FallbackReason::QualityThreshold));
 }
+
+#[test]
+fn who_may_have_it_already_is_asked_again_whatever_it_costs_by_now() {
+    let mut route = route(Strategy::LeastCost, &[1, 1]);
+    let mut standings = standings(&route);
+    standings[0].facts.cost = Some(Estimate { cost: dollars(9), basis: Basis::Answers });
+    route.max_cost = Some(dollars(8));
+    let connection = Some(standings[0].connection);
+    let (disposition, trigger) = (Disposition::Unknown, Trigger::Scheduled);
+    let past = [PastAttempt { connection, disposition, trigger, round_closed: true }];
+    assert!(somebody(&route, &standings, &past));
+    let plan = plan(&route, &standings, &Situation { past: &past, turn: 0, chance: 0.5 });
+    let asked: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
+    assert_eq!(asked, [standings[0].connection]);
+}
