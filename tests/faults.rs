@@ -1,3 +1,5 @@
-//! The fault matrix: what the gateway does when something breaks. `docs/faults.md` lists every row with its test.
+//! The fault matrix: what the gateway does when something breaks.
 
+mod commits;
+mod database;
 mod disk;

@@ -2,7 +2,6 @@
 
 mod control;
 mod crash;
-mod database;
 mod delivery;
 mod drain;
 mod plugins;

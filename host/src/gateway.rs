@@ -127,7 +127,7 @@ impl Gateway {
                 poll: config.queue.poll(),
             };
             helpers.spawn(claimer.run(intake.clone()));
-            helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pause(config), intake.clone()));
+            helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pace(config), intake.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
         }
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));
@@ -230,8 +230,10 @@ fn transport(config: &Config) -> Result<Transport, StartError> {
 }
 
 /// Often enough that a lost worker's deliveries wait for its lease and not for the look.
-fn recovery_pause(config: &Config) -> Duration {
-    (config.queue.lease() / 4).min(Duration::from_secs(1))
+fn recovery_pace(config: &Config) -> recovery::Pace {
+    let lease = config.queue.lease();
+    // Leases are renewed three times in their length.
+    recovery::Pace { pause: (lease / 4).min(Duration::from_secs(1)), renewal: lease / 2 }
 }
 
 async fn terminated() {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Course, Dispatcher, item};
+use super::{Course, Dispatcher, PAUSE, item};
 use crate::{
     clock,
     directory::Endpoint,
@@ -57,10 +57,7 @@ impl Dispatcher {
                 Usage::default(),
             ),
             Some(serving) => {
-                let deadline = Instant::now() + self.deadline;
-                if !self.may_begin(work, course, endpoint, serving, deadline).await {
-                    return None;
-                }
+                let deadline = self.may_begin(work, course, endpoint, serving).await?;
                 self.converse(work, endpoint, serving, number, deadline).await
             }
         };
@@ -79,7 +76,7 @@ impl Dispatcher {
         })
     }
 
-    /// Whether the lease lasts beyond the deadline, and, where it matters who was asked should this
+    /// The deadline, once the lease lasts beyond it, and, where it matters who was asked should this
     /// worker be lost, the intent is committed: for a provider that can't recognise a repetition,
     /// and for whoever is not the first to be asked of a fresh delivery, so that an unknown request
     /// is never repeated through another connection.
@@ -89,15 +86,12 @@ impl Dispatcher {
         course: &Course<'_>,
         endpoint: &Endpoint,
         serving: &Serving,
-        deadline: Instant,
-    ) -> bool {
-        if !work.lease.covers(deadline) {
-            return false;
-        }
+    ) -> Option<Instant> {
+        let deadline = self.covered(work).await?;
         let first = course.spec.candidates.first().is_some_and(|it| it.connection == endpoint.connection.id);
         let recognised = serving.component.descriptor().deduplication == Deduplication::Key;
         if recognised && first && work.attempts == 0 {
-            return true;
+            return Some(deadline);
         }
         let intent = NewIntent {
             tenant: work.tenant,
@@ -110,7 +104,25 @@ impl Dispatcher {
             trigger: work.trigger,
             started_at: clock::now(),
         };
-        self.ledger.intend(intent).await && work.lease.covers(deadline)
+        if !self.ledger.intend(intent).await {
+            return None;
+        }
+        self.covered(work).await
+    }
+
+    /// A deadline within the lease. While the database is away no lease is renewed, and whoever
+    /// waited for it here goes on when it is; `None` once the lease is lost.
+    async fn covered(&self, work: &Work) -> Option<Instant> {
+        loop {
+            let deadline = Instant::now() + self.deadline;
+            if work.lease.covers(deadline) {
+                return Some(deadline);
+            }
+            if work.lease.is_lost() {
+                return None;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     async fn converse(

@@ -18,6 +18,8 @@ const NODE: Packages =
 
 const POSTFIX: Packages = Packages { what: "Postfix", apt: &["postfix"], brew: &["postfix"], dnf: &["postfix"] };
 
+const FAKETIME: Packages = Packages { what: "libfaketime", apt: &["faketime"], brew: &[], dnf: &[] };
+
 /// Where the installed peers are.
 #[derive(Debug)]
 pub struct Peers {
@@ -34,6 +36,7 @@ impl Peers {
         fs::create_dir_all(&home).with_context(|| format!("could not make {}", home.display()))?;
         let sources = project::root().join("tests/peers");
         prepare_postfix()?;
+        prepare_faketime();
         Ok(Self { python: prepare_python(&home, &sources)?, node: prepare_node(&home, &sources)? })
     }
 }
@@ -50,6 +53,17 @@ fn prepare_postfix() -> Result<()> {
         note(format_args!("NOT INSTALLED: Postfix. Its tests don't run ({error:#})"));
         Ok(())
     })
+}
+
+/// Sets a gateway's clock. Where there is no such package, the test says that it did not run.
+fn prepare_faketime() {
+    if machine::program("faketime").is_some() || machine::program("apt-get").is_none() {
+        return;
+    }
+    step("installing libfaketime");
+    if let Err(error) = machine::install(&FAKETIME) {
+        note(format_args!("NOT INSTALLED: libfaketime. Its test doesn't run ({error:#})"));
+    }
 }
 
 fn prepare_python(home: &Path, sources: &Path) -> Result<PathBuf> {
