@@ -4,7 +4,6 @@ mod control;
 mod crash;
 mod delivery;
 mod drain;
-mod plugins;
 mod schedule;
 mod secrets;
 mod swap;
