@@ -1,3 +1,13 @@
 //! The fault matrix: what the gateway does when something breaks. `docs/faults.md` lists every row with its test.
 
+mod clock;
+mod commits;
+mod database;
 mod disk;
+mod model;
+mod plugins;
+mod provider;
+mod schedules;
+mod table;
+mod tenants;
+mod workers;

@@ -2,11 +2,9 @@
 
 mod control;
 mod crash;
-mod database;
 mod delivery;
 mod drain;
 mod observability;
-mod plugins;
 mod receipts;
 mod schedule;
 mod secrets;

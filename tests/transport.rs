@@ -120,7 +120,7 @@ fn post(url: &str, auth: Vec<Auth>) -> HttpRequest {
 }
 
 /// Serves every connection with `handle`; ends with the test's runtime.
-async fn serve<F, Fut>(handle: F) -> SocketAddr
+pub async fn serve<F, Fut>(handle: F) -> SocketAddr
 where
     F: Fn(TcpStream) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
@@ -136,7 +136,7 @@ where
 }
 
 /// Reads one HTTP request: its head, and its body by `content-length`.
-async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
+pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut text = Vec::new();
     let mut byte = [0];
     while !text.ends_with(b"\r\n\r\n") {

@@ -39,7 +39,7 @@ use crate::{
     transport::Transport,
 };
 
-/// How long a delivery waits before it asks again for a tenant's configuration.
+/// How long a delivery waits before it asks again for what it needs.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Everything that a delivery needs.
@@ -121,7 +121,7 @@ impl Dispatcher {
                     tokio::time::sleep(PAUSE).await;
                 }
             }
-            if !work.lease.covers(std::time::Instant::now()) {
+            if work.lease.is_lost() {
                 return None;
             }
         }

@@ -140,7 +140,7 @@ impl Gateway {
                 poll: config.queue.poll(),
             };
             helpers.spawn(claimer.run(intake.clone()));
-            helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pause(config), intake.clone()));
+            helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pace(config), intake.clone()));
             helpers.spawn(callbacks::sweep(store.clone(), intake.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
         }
@@ -287,8 +287,10 @@ fn sample_connections(metrics: &Metrics, store: &Store, ledger: &Ledger) {
 }
 
 /// Often enough that a lost worker's deliveries wait for its lease and not for the look.
-fn recovery_pause(config: &Config) -> Duration {
-    (config.queue.lease() / 4).min(Duration::from_secs(1))
+fn recovery_pace(config: &Config) -> recovery::Pace {
+    let lease = config.queue.lease();
+    // Leases are renewed three times in their length.
+    recovery::Pace { pause: (lease / 4).min(Duration::from_secs(1)), renewal: lease / 2 }
 }
 
 async fn terminated() {

@@ -11,6 +11,7 @@ pub mod credential;
 pub mod directory;
 pub mod dispatch;
 pub mod domain;
+pub mod failpoint;
 pub mod gateway;
 pub mod ledger;
 pub mod maintenance;

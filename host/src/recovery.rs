@@ -15,6 +15,7 @@ use crate::{
         ids::AttemptId,
         provider::Disposition,
     },
+    failpoint::failpoint,
     outcome::host_verdict,
     store::{
         self, Store,
@@ -29,17 +30,37 @@ pub const DEATHS: u32 = 3;
 /// The most leases of one look.
 const BATCH: i64 = 50;
 
+/// How often recovery looks, and how long it lets others go first.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    pub pause: Duration,
+    /// How long every living node needs to renew its leases.
+    pub renewal: Duration,
+}
+
 /// Looks for leases that ran out, until it is told to stop.
-pub async fn run(store: Store, bell: Arc<Notify>, pause: Duration, stop: CancellationToken) {
+///
+/// While the database was away no lease was renewed: once it is back, the living renew theirs
+/// first, and what has run out then is a lost worker's.
+pub async fn run(store: Store, bell: Arc<Notify>, pace: Pace, stop: CancellationToken) {
+    let mut away = false;
     while !stop.is_cancelled() {
-        match recover(&store).await {
-            Ok(0) => {}
-            Ok(count) => {
-                tracing::warn!(deliveries = count, "deliveries of a lost worker were taken over");
-                metrics::counter!("angarium_recovered_deliveries_total").increment(count as u64);
-                bell.notify_one();
+        let mut pause = pace.pause;
+        if away && store.check_writable().await.is_ok() {
+            (away, pause) = (false, pace.renewal);
+        } else if !away {
+            match recover(&store).await {
+                Ok(0) => {}
+                Ok(count) => {
+                    tracing::warn!(deliveries = count, "deliveries of a lost worker were taken over");
+                    metrics::counter!("angarium_recovered_deliveries_total").increment(count as u64);
+                    bell.notify_one();
+                }
+                Err(error) => {
+                    away = true;
+                    tracing::warn!(%error, "recovery failed; it goes on when the database answers");
+                }
             }
-            Err(error) => tracing::warn!(%error, "recovery failed; it goes on when the database answers"),
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -49,15 +70,19 @@ pub async fn run(store: Store, bell: Arc<Notify>, pause: Duration, stop: Cancell
 }
 
 /// One look; tells how many deliveries were taken over.
-async fn recover(store: &Store) -> store::Result<usize> {
+pub async fn recover(store: &Store) -> store::Result<usize> {
     let mut txn = store.worker().await?;
     let abandoned = lease_recover(&mut txn, BATCH).await?;
     let now = clock::now();
     let settlements: Vec<Settlement> = abandoned.into_iter().map(|it| resolve(it, now)).collect();
     if !settlements.is_empty() {
         attempt_settle(&mut txn, &settlements.iter().collect::<Vec<_>>()).await?;
+        failpoint!(RecoveryBeforeCommit);
     }
     txn.commit().await?;
+    if !settlements.is_empty() {
+        failpoint!(RecoveryAfterCommit);
+    }
     Ok(settlements.len())
 }
 

@@ -25,7 +25,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 
-use crate::domain::ids::TenantId;
+use crate::{domain::ids::TenantId, failpoint::Injected};
 
 /// A connection to the database, as every query takes it: a transaction lends one.
 pub use sqlx::PgConnection as Connection;
@@ -89,6 +89,13 @@ impl From<sqlx::Error> for StoreError {
             | sqlx::Error::Protocol(_) => Self::Unavailable(error),
             other => Self::Failed(other),
         }
+    }
+}
+
+/// A failpoint stands for a connection that broke there.
+impl From<Injected> for StoreError {
+    fn from(_: Injected) -> Self {
+        Self::Unavailable(lost_connection())
     }
 }
 
@@ -307,8 +314,12 @@ pub async fn tenant_set_named(db: &mut PgConnection, tenant: TenantId) -> Result
 
 /// What a transaction came to, asked on another connection.
 pub async fn transaction_end(db: &mut PgConnection, id: &TransactionId) -> Result<TransactionEnd> {
-    let status: Option<String> =
-        sqlx::query_scalar("select pg_xact_status($1::text::xid8)").bind(&id.0).fetch_one(db).await?;
+    let asked = sqlx::query_scalar("select pg_xact_status($1::text::xid8)").bind(&id.0).fetch_one(db).await;
+    let status: Option<String> = match asked {
+        // A number that this server has not reached: it took over from one that was ahead.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("22023") => None,
+        asked => asked?,
+    };
     Ok(match status.as_deref() {
         Some("committed") => TransactionEnd::Committed,
         Some("in progress") => TransactionEnd::Open,

@@ -1,6 +1,7 @@
 //! The database's disk is full.
 
 use serde_json::json;
+use xtask::database::Options;
 
 use crate::support::{
     audit::audit,
@@ -31,7 +32,9 @@ impl Scenario {
     /// A gateway under load on a disk that is then filled, until a client is refused.
     async fn full() -> Option<Self> {
         let disk = SmallDisk::new(192)?;
-        let db = Database::alone(disk.folder(), SETTINGS).await;
+        let options = Options::alone(&disk.folder().join("data"));
+        let options = SETTINGS.iter().fold(options, |options, (name, value)| options.setting(name, value));
+        let db = Database::alone(options).await;
         let url = db.url.clone();
         let gateway = TestGateway::on(db, &url, 1, CONFIG).await;
         let sink = Sink::start().await;
@@ -64,8 +67,7 @@ impl Scenario {
     /// Makes room, and waits until clients are served again; then all that was accepted has to end, once.
     async fn resume(self) {
         self.disk.free();
-        let cluster = std::sync::Arc::clone(&self.gateway.db.cluster);
-        tokio::task::spawn_blocking(move || cluster.start_again()).await.unwrap().expect("the server starts again");
+        self.gateway.db.start_server().await;
         self.sink.answers("/in", [Reply::status(200)]);
         let before = self.load.accepted();
         eventually("acceptance", || async { (self.load.accepted() > before + 20).then_some(()) }).await;
@@ -99,12 +101,10 @@ async fn disk_full_is_a_503_pauses_sends_and_passes_by_itself() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disk_full_in_the_write_ahead_log_ends_postgres_and_not_the_gateway() {
     let Some(scenario) = Scenario::full().await else { return };
-    let (cluster, name) = (std::sync::Arc::clone(&scenario.gateway.db.cluster), scenario.gateway.db.name.clone());
     eventually("the server's panic", || async {
         scenario.disk.fill();
-        let (cluster, name) = (std::sync::Arc::clone(&cluster), name.clone());
         let next_segment = "select pg_logical_emit_message(false, 'test', 'x'), pg_switch_wal()";
-        tokio::task::spawn_blocking(move || cluster.execute(&name, next_segment)).await.unwrap().err()
+        scenario.gateway.db.try_sql(next_segment).await.err()
     })
     .await;
     eventually("the refusal of a lost database", || async { scenario.refusal("unavailable") }).await;

@@ -131,20 +131,6 @@ async fn an_unknown_is_held_where_the_route_says_so() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_asks_for_patience_gets_it() {
-    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
-    gateway.webhook(&sink, "/in").await;
-    sink.answers("/in", [Reply::status(429).header("retry-after", "1"), Reply::status(200)]);
-    let id = gateway.send(&hook(&json!({}))).await;
-    gateway.settled(&id).await;
-    let attempts = gateway.attempt_list(&id).await;
-    assert_eq!(gateway.attempts(&id).await, ["hook:throttled", "hook:accepted"]);
-    let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
-    let waited = time(&attempts[1]["started_at"]).duration_since(time(&attempts[0]["finished_at"]));
-    assert!(waited.as_millis() >= 1_000, "it waited {waited}");
-}
-
-#[tokio::test]
 async fn a_slow_receiver_is_unknown_at_the_deadline() {
     let gateway = TestGateway::with(1, "[dispatch]\ndeadline_ms = 300\n[queue]\nlease_ms = 3000\n").await;
     let sink = Sink::start().await;

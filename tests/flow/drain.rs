@@ -1,17 +1,14 @@
-//! Stopping, pausing, and losing the database.
+//! Stopping, and the housework.
 
 use std::time::Duration;
 
 use serde_json::json;
-use xtask::lifeline::signal;
 
 use crate::support::{
     database::eventually,
     gateway::TestGateway,
     sink::{Reply, Sink},
 };
-
-const SHORT: &str = "[dispatch]\ndeadline_ms = 500\n[queue]\nlease_ms = 1500\n";
 
 #[tokio::test]
 async fn sigterm_ends_what_is_under_way_and_leaves_no_lease() {
@@ -26,31 +23,6 @@ async fn sigterm_ends_what_is_under_way_and_leaves_no_lease() {
     assert_eq!(state.trim(), "sent", "{id}");
     assert_eq!(gateway.db.sql("select count(*) from lease").await.trim(), "0");
     assert_eq!(sink.received().len(), 1);
-}
-
-#[tokio::test]
-async fn a_worker_paused_past_its_lease_cannot_write() {
-    let (mut gateway, sink) = (TestGateway::with(1, SHORT).await, Sink::start().await);
-    gateway.webhook(&sink, "/in").await;
-    sink.answers("/in", [Reply::status(200).after(Duration::from_millis(300)), Reply::status(200)]);
-    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
-    sink.arrived(1).await;
-    let sleeper = gateway.nodes[0].as_ref().unwrap().process();
-    assert!(signal(sleeper, "STOP"));
-    let second = gateway.new_node().await;
-    gateway.nodes.insert(0, Some(second));
-    let view = gateway.settled(&id).await;
-    assert_eq!(view["state"], "sent");
-    let before = gateway.attempts(&id).await;
-    assert_eq!(before, ["-:unknown", "hook:accepted"], "the duplicate hand-off is labelled");
-    assert!(signal(sleeper, "CONT"));
-    let log = gateway.nodes[1].as_ref().unwrap().log();
-    eventually("the refusal of the late write", || async {
-        let text = std::fs::read_to_string(&log).unwrap();
-        text.contains("outcomes were refused").then_some(())
-    })
-    .await;
-    assert_eq!(gateway.attempts(&id).await, before);
 }
 
 #[tokio::test]

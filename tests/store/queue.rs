@@ -62,7 +62,7 @@ async fn taken(db: &Database, tenant: TenantId, lease_ms: u64) -> (MessageId, Uu
     let mut txn = db.store.worker().await.unwrap();
     let claimed = queue_claim(&mut txn, 10, 10, &[]).await.unwrap();
     assert_eq!(claimed, [(tenant, new.message.id.first_delivery())]);
-    let lease = NewLease { tenant, id: Uuid::now_v7(), deliveries: vec![claimed[0].1] };
+    let lease = NewLease { tenant, id: Uuid::now_v7(), deliveries: vec![(claimed[0].1, 0)] };
     let id = lease.id;
     lease_insert(&mut txn, Uuid::now_v7(), Duration::from_millis(lease_ms), &[lease]).await.unwrap();
     txn.commit().await.unwrap();
@@ -155,7 +155,7 @@ async fn a_lease_that_ended_is_taken_over_once_and_its_late_outcome_finds_no_hol
     txn.commit().await.unwrap();
     let mut txn = db.store.worker().await.unwrap();
     assert!(lease_recover(&mut txn, 10).await.unwrap().is_empty());
-    assert!(lease_hold(&mut txn, &[(tenant, lease)]).await.unwrap().is_empty());
+    assert!(lease_hold(&mut txn, &[(tenant, lease)]).await.unwrap().leases.is_empty());
     assert!(lease_renew(&mut txn, Duration::from_secs(1), &[(tenant, lease)]).await.unwrap().is_empty());
 }
 
@@ -191,4 +191,54 @@ async fn an_end_is_never_replaced_and_a_retry_waits_in_the_queue() {
     let mut txn = db.store.tenant(tenant).await.unwrap();
     let view = message_get(&mut txn, tenant, message).await.unwrap().unwrap();
     assert_eq!((view.delivery.state, view.delivery.attempts), (DeliveryState::Failed, 2));
+}
+
+#[tokio::test]
+async fn a_wait_is_counted_on_the_databases_clock() {
+    let db = Database::new().await;
+    let tenant = db.tenant("one").await;
+    for skew in [(-3).hours(), 3.hours()] {
+        let (message, lease) = taken(&db, tenant, 60_000).await;
+        let mut settled = settlement(tenant, message, lease, 1, DeliveryState::Queued);
+        settled.attempt.finished_at = clock::now() + skew;
+        settled.next = Some((settled.attempt.finished_at + 1.hour(), Trigger::Retry));
+        let mut txn = db.store.worker().await.unwrap();
+        attempt_settle(&mut txn, &[&settled]).await.unwrap();
+        txn.commit().await.unwrap();
+        let due =
+            "select count(*) from queue q join delivery d on d.id = q.delivery_id and d.next_attempt_at = q.due_at
+                   where due_at between now() + interval '59 min' and now() + interval '61 min'";
+        assert_eq!(db.sql(due).await.trim(), "1", "{skew}");
+        db.sql("delete from queue").await;
+    }
+}
+
+/// The lease of a node outlives what was settled under it, as long as it holds something else.
+#[tokio::test]
+async fn recovery_passes_over_what_was_settled_and_claimed_by_another() {
+    let db = Database::new().await;
+    let tenant = db.tenant("one").await;
+    let both = [message(Priority::Normal, None), message(Priority::Normal, None)];
+    accept(&db, tenant, &both, false).await;
+    let lease = db.sql("select id from lease").await.trim().parse().unwrap();
+    let mut txn = db.store.worker().await.unwrap();
+    let retried = settlement(tenant, both[0].message.id, lease, 1, DeliveryState::Queued);
+    attempt_settle(&mut txn, &[&retried]).await.unwrap();
+    let claimed = queue_claim(&mut txn, 10, 10, &[]).await.unwrap();
+    assert_eq!(claimed, [(tenant, both[0].message.id.first_delivery())]);
+    let other = NewLease { tenant, id: Uuid::now_v7(), deliveries: vec![(claimed[0].1, 1)] };
+    let second = other.id;
+    lease_insert(&mut txn, Uuid::now_v7(), Duration::from_secs(60), &[other]).await.unwrap();
+    txn.commit().await.unwrap();
+
+    let expire = |lease: Uuid| format!("update lease set expires_at = now() - interval '1 s' where id = '{lease}'");
+    db.sql(&expire(lease)).await;
+    let mut txn = db.store.worker().await.unwrap();
+    let abandoned = lease_recover(&mut txn, 10).await.unwrap();
+    let abandoned: Vec<_> = abandoned.iter().map(|it| it.message).collect();
+    assert_eq!(abandoned, [both[1].message.id], "the other one is in another's hands");
+    txn.commit().await.unwrap();
+    db.sql(&expire(second)).await;
+    let mut txn = db.store.worker().await.unwrap();
+    assert_eq!(lease_recover(&mut txn, 10).await.unwrap().len(), 1, "and is recovered when that one is lost");
 }

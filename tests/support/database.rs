@@ -1,7 +1,6 @@
 //! One cluster a run, a database a test, cloned from a migrated template.
 
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -64,14 +63,13 @@ impl Database {
         Self { name, url, store, cluster: Arc::clone(cluster) }
     }
 
-    /// A database on a durable server of its own, for a test that breaks the server.
-    pub async fn alone(folder: &Path, settings: &[(&'static str, &'static str)]) -> Self {
-        let options = Options::alone(&folder.join("data"));
-        let options = settings.iter().fold(options, |options, (name, value)| options.setting(name, value));
+    /// A database on a server of its own, for a test that breaks the server.
+    pub async fn alone(options: Options) -> Self {
         let name = "broken".to_owned();
         let made = name.clone();
         let (cluster, url) = tokio::task::spawn_blocking(move || {
             let cluster = Cluster::start_private(&options)?;
+            cluster.drop_database(&made)?;
             let url = cluster.create_database(&made, None)?;
             anyhow::Ok((cluster, url))
         })
@@ -81,6 +79,24 @@ impl Database {
         store::migrate(&url).await.expect("the migrations run");
         let store = Store::new(&url, 8).expect("the URL is valid");
         Self { name, url, store, cluster: Arc::new(cluster) }
+    }
+
+    /// Stops the server, as its operator would.
+    pub async fn stop_server(&self) {
+        let cluster = Arc::clone(&self.cluster);
+        tokio::task::spawn_blocking(move || cluster.stop()).await.unwrap().expect("the server stops");
+    }
+
+    /// Starts the server again, whatever ended it.
+    pub async fn start_server(&self) {
+        let cluster = Arc::clone(&self.cluster);
+        tokio::task::spawn_blocking(move || cluster.start_again()).await.unwrap().expect("the server starts again");
+    }
+
+    /// Runs SQL that may fail, as the superuser.
+    pub async fn try_sql(&self, sql: &str) -> anyhow::Result<String> {
+        let (cluster, name, sql) = (Arc::clone(&self.cluster), self.name.clone(), sql.to_owned());
+        tokio::task::spawn_blocking(move || cluster.execute(&name, &sql)).await.unwrap()
     }
 
     /// A tenant with this name.
@@ -93,8 +109,7 @@ impl Database {
 
     /// Runs SQL as the cluster's superuser, past row-level security; answers what `psql` prints.
     pub async fn sql(&self, sql: &str) -> String {
-        let (cluster, name, sql) = (Arc::clone(&self.cluster), self.name.clone(), sql.to_owned());
-        tokio::task::spawn_blocking(move || cluster.execute(&name, &sql)).await.unwrap().expect("the SQL runs")
+        self.try_sql(sql).await.expect("the SQL runs")
     }
 }
 

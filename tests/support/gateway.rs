@@ -81,11 +81,11 @@ impl TestGateway {
     }
 
     /// One gateway whose way to the database can be cut.
-    pub async fn behind_a_proxy() -> (Self, Proxy) {
+    pub async fn behind_a_proxy(extra: &str) -> (Self, Proxy) {
         let db = Database::new().await;
         let proxy = Proxy::new(&db.url);
         let url = proxy.url(&db.url);
-        (Self::on(db, &url, 1, "").await, proxy)
+        (Self::on(db, &url, 1, extra).await, proxy)
     }
 
     /// So many gateways on this database, which they reach by this address.
@@ -102,6 +102,7 @@ impl TestGateway {
             listen: free(),
             log_filter: "info",
             extra: extra.to_owned(),
+            environment: vec![],
         };
         let key = settings.create_key("one", ALL_SCOPES).expect("a key can be made");
         let client = client();
@@ -123,6 +124,35 @@ impl TestGateway {
         let name = format!("node{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let settings = Settings { name, roles, listen: free(), ..self.settings.clone() };
         Gateway::start(settings).await.expect("the gateway starts")
+    }
+
+    /// Starts one more gateway with these variables in its environment.
+    pub async fn new_node_with(&self, environment: Vec<(&'static str, String)>) -> Gateway {
+        let name = format!("node{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let settings = Settings { name, environment, listen: free(), ..self.settings.clone() };
+        Gateway::start(settings).await.expect("the gateway starts")
+    }
+
+    /// Replaces the first node by one that fails as `ANGARIUM_FAILPOINTS` says.
+    pub async fn arm(&mut self, failpoints: &str) {
+        let node = self.nodes[0].take().expect("a node to replace");
+        tokio::task::spawn_blocking(move || node.stop()).await.unwrap().expect("it stops by itself");
+        self.nodes[0] = Some(self.new_node_with(vec![("ANGARIUM_FAILPOINTS", failpoints.to_owned())]).await);
+    }
+
+    /// Waits until the first node has died by itself.
+    pub async fn died(&mut self) {
+        let mut node = self.nodes[0].take().expect("a node that is to die");
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+        while node.ended().expect("its state can be asked").is_none() {
+            assert!(tokio::time::Instant::now() < deadline, "it lives on:\n{}", node.log_tail());
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Starts a sound node in the place of the first, which is gone.
+    pub async fn take_over(&mut self) {
+        self.nodes[0] = Some(self.new_node().await);
     }
 
     /// Kills a node as `kill -9` does.
@@ -179,11 +209,16 @@ impl TestGateway {
 
     /// A request with further headers.
     pub async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
+        self.try_post_with(path, headers, body).await.expect("the gateway answers")
+    }
+
+    /// A request that may get no answer.
+    pub async fn try_post_with(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Option<Answer> {
         let mut request = self.client.post(self.url(path)).bearer_auth(&self.key).json(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        answer(request).await
+        try_answer(request).await.ok()
     }
 
     pub async fn get(&self, path: &str) -> Value {
@@ -264,12 +299,16 @@ pub fn client() -> reqwest::Client {
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Answer {
-    let response = request.send().await.expect("the gateway answers");
+    try_answer(request).await.expect("the gateway answers")
+}
+
+async fn try_answer(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
+    let response = request.send().await?;
     let (status, headers) = (response.status(), response.headers().clone());
-    let bytes = response.bytes().await.expect("a whole answer");
+    let bytes = response.bytes().await?;
     let body =
         serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-    Answer { status, headers, body }
+    Ok(Answer { status, headers, body })
 }
 
 #[track_caller]

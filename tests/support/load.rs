@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use reqwest::header::RETRY_AFTER;
@@ -39,6 +39,7 @@ pub struct Refusal {
     pub code: String,
     pub detail: String,
     pub retry_after: Option<String>,
+    pub took: Duration,
 }
 
 impl Load {
@@ -104,6 +105,7 @@ impl Shared {
                 let addresses = self.addresses.lock().unwrap();
                 addresses[fastrand::usize(0..addresses.len())]
             };
+            let asked = Instant::now();
             let request = client.post(format!("http://{address}/v1/messages")).bearer_auth(&self.key);
             if let Ok(answer) = request.header("idempotency-key", key).json(&body).send().await {
                 let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
@@ -112,8 +114,9 @@ impl Shared {
                     Ok(body) => {
                         assert!(status == 503 || status == 409, "{status}: {body}");
                         let retry_after = headers.get(RETRY_AFTER).map(|it| it.to_str().unwrap().to_owned());
+                        let took = asked.elapsed();
                         let (code, detail) = (text(&body["code"]), text(&body["detail"]));
-                        self.refusals.lock().unwrap().push(Refusal { status, code, detail, retry_after });
+                        self.refusals.lock().unwrap().push(Refusal { status, code, detail, retry_after, took });
                     }
                     Err(_) => {}
                 }

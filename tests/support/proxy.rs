@@ -1,9 +1,12 @@
-//! A way to the database that can be cut and mended.
+//! A way to the database that can be cut and mended, and that can lose a COMMIT.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::watch,
 };
@@ -13,6 +16,42 @@ pub struct Proxy {
     folder: tempfile::TempDir,
     server: PathBuf,
     open: watch::Sender<bool>,
+    trap: Arc<Mutex<Option<Trap>>>,
+}
+
+/// Whose connection it is, by a statement that it has prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// Takes messages in.
+    Admission,
+    /// Writes outcomes.
+    Ledger,
+}
+
+impl Writer {
+    const ALL: [Self; 2] = [Self::Admission, Self::Ledger];
+
+    const fn statement(self) -> &'static [u8] {
+        match self {
+            Self::Admission => b"insert into idempotency",
+            Self::Ledger => b"select l.id, pg_current_xact_id()",
+        }
+    }
+}
+
+/// Where a connection is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The COMMIT never comes.
+    OfTheCommit,
+    /// The COMMIT is done, and its answer never comes.
+    OfTheAnswer,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Trap {
+    writer: Writer,
+    loss: Loss,
 }
 
 const SOCKET: &str = ".s.PGSQL.5432";
@@ -22,9 +61,9 @@ impl Proxy {
     pub fn new(url: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("ang").tempdir_in("/tmp").unwrap();
         let (open, watched) = watch::channel(true);
-        let proxy = Self { server: socket_folder(url).join(SOCKET), folder, open };
+        let proxy = Self { server: socket_folder(url).join(SOCKET), folder, open, trap: Arc::default() };
         let listener = UnixListener::bind(proxy.folder.path().join(SOCKET)).unwrap();
-        tokio::spawn(serve(listener, proxy.server.clone(), watched));
+        tokio::spawn(serve(listener, proxy.server.clone(), watched, Arc::clone(&proxy.trap)));
         proxy
     }
 
@@ -42,23 +81,76 @@ impl Proxy {
     pub fn mend(&self) {
         self.open.send_replace(true);
     }
+
+    /// Loses the connection within this writer's next COMMIT.
+    pub fn lose(&self, loss: Loss, writer: Writer) {
+        *self.trap.lock().unwrap() = Some(Trap { writer, loss });
+    }
+
+    /// Whether it has been lost.
+    pub fn has_lost(&self) -> bool {
+        self.trap.lock().unwrap().is_none()
+    }
 }
 
-async fn serve(listener: UnixListener, server: PathBuf, open: watch::Receiver<bool>) {
-    while let Ok((mut client, _)) = listener.accept().await {
+async fn serve(listener: UnixListener, server: PathBuf, open: watch::Receiver<bool>, trap: Arc<Mutex<Option<Trap>>>) {
+    while let Ok((client, _)) = listener.accept().await {
         let mut open = open.clone();
         if !*open.borrow_and_update() {
             continue;
         }
-        let server = server.clone();
+        let (server, trap) = (server.clone(), Arc::clone(&trap));
         tokio::spawn(async move {
-            let Ok(mut upstream) = UnixStream::connect(server).await else { return };
+            let Ok(upstream) = UnixStream::connect(server).await else { return };
             tokio::select! {
-                _ = copy_bidirectional(&mut client, &mut upstream) => {}
+                _ = relay(client, upstream, &trap) => {}
                 _ = open.wait_for(|open| !open) => {}
             }
         });
     }
+}
+
+/// Passes on what comes from either side, until one ends or the trap shuts.
+async fn relay(mut client: UnixStream, mut server: UnixStream, trap: &Mutex<Option<Trap>>) -> std::io::Result<()> {
+    let (mut asked, mut answered) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let mut writer = None;
+    loop {
+        tokio::select! {
+            count = client.read(&mut asked) => {
+                let bytes = &asked[..count?];
+                writer = writer.or_else(|| Writer::ALL.into_iter().find(|it| contains(bytes, it.statement())));
+                match sprung(trap, writer, bytes) {
+                    _ if bytes.is_empty() => return Ok(()),
+                    None => server.write_all(bytes).await?,
+                    Some(Loss::OfTheCommit) => return Ok(()),
+                    Some(Loss::OfTheAnswer) => {
+                        server.write_all(bytes).await?;
+                        // Its answer is there once it is done.
+                        return server.read(&mut answered).await.map(drop);
+                    }
+                }
+            }
+            count = server.read(&mut answered) => {
+                let bytes = &answered[..count?];
+                if bytes.is_empty() {
+                    return Ok(());
+                }
+                client.write_all(bytes).await?;
+            }
+        }
+    }
+}
+
+/// Takes the trap away if these bytes are the COMMIT that it waits for.
+fn sprung(trap: &Mutex<Option<Trap>>, writer: Option<Writer>, bytes: &[u8]) -> Option<Loss> {
+    let mut trap = trap.lock().unwrap();
+    let waiting = trap.filter(|trap| Some(trap.writer) == writer && contains(bytes, b"COMMIT\0"))?;
+    *trap = None;
+    Some(waiting.loss)
+}
+
+fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
 }
 
 fn socket_folder(url: &str) -> PathBuf {

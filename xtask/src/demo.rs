@@ -33,6 +33,7 @@ pub fn run(once: bool) -> Result<()> {
         listen: gateway::free_address()?,
         log_filter: "info",
         extra: String::new(),
+        environment: vec![],
     };
     tokio::runtime::Runtime::new()?.block_on(perform(settings, once))
 }

@@ -35,6 +35,8 @@ pub struct Settings {
     pub log_filter: &'static str,
     /// Further tables of the configuration, as TOML.
     pub extra: String,
+    /// Variables of its environment, for tests that break it.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// A running gateway. Dropping it lets it drain and stops it.
@@ -164,7 +166,11 @@ impl Gateway {
         let config = settings.write_config()?;
         let log = File::create(settings.log()).context("could not write the gateway's log")?;
         let mut command = settings.command(&config);
-        command.arg("serve").stdout(log.try_clone()?).stderr(log);
+        command
+            .arg("serve")
+            .envs(settings.environment.iter().map(|(name, value)| (name, value)))
+            .stdout(log.try_clone()?)
+            .stderr(log);
         let process = Lifeline::spawn(&mut command, Stop::Term)?;
         Ok(Self { process, settings })
     }
@@ -246,6 +252,7 @@ mod tests {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             log_filter: "info",
             extra: String::new(),
+            environment: vec![],
         };
         let config = settings.config(Path::new("/k"));
         assert!(config.contains("roles = [\"api\", \"dispatch\"]\n"));

@@ -19,6 +19,7 @@ use crate::{
         ids::{MessageId, TenantId},
         message::{Message, NewMessage},
     },
+    failpoint::failpoint,
     queue::{Place, Work},
     store::{
         self, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
@@ -204,8 +205,10 @@ impl Writer {
             }
             written.push(replays(&mut txn, part, fresh).await?);
         }
+        failpoint!(AcceptBeforeCommit);
         self.in_doubt = transaction;
         txn.commit().await?;
+        failpoint!(AcceptAfterCommit);
         self.in_doubt = None;
         Ok(written)
     }

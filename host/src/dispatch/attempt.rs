@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Course, Dispatcher, facts::country, item};
+use super::{Course, Dispatcher, PAUSE, facts::country, item};
 use crate::{
     clock,
     directory::Endpoint,
@@ -64,10 +64,7 @@ impl Dispatcher {
                 Usage::default(),
             ),
             Some(serving) => {
-                let deadline = Instant::now() + self.deadline;
-                if !self.may_begin(work, course, endpoint, serving, deadline).await {
-                    return None;
-                }
+                let deadline = self.may_begin(work, course, endpoint, serving).await?;
                 self.converse(work, endpoint, serving, number, deadline, span.context()).await
             }
         };
@@ -111,7 +108,7 @@ impl Dispatcher {
         span
     }
 
-    /// Whether the lease lasts beyond the deadline, and, where it matters who was asked should this
+    /// The deadline, once the lease lasts beyond it, and, where it matters who was asked should this
     /// worker be lost, the intent is committed: for a provider that can't recognise a repetition,
     /// and for whoever is not certain to be the first to be asked of a fresh delivery, so that an
     /// unknown request is never repeated through another connection.
@@ -121,15 +118,12 @@ impl Dispatcher {
         course: &Course<'_>,
         endpoint: &Endpoint,
         serving: &Serving,
-        deadline: Instant,
-    ) -> bool {
-        if !work.lease.covers(deadline) {
-            return false;
-        }
+    ) -> Option<Instant> {
+        let deadline = self.covered(work).await?;
         let first = course.spec.certain_first() == Some(endpoint.connection.id);
         let recognised = serving.component.descriptor().deduplication == Deduplication::Key;
         if recognised && first && work.attempts == 0 {
-            return true;
+            return Some(deadline);
         }
         let intent = NewIntent {
             tenant: work.tenant,
@@ -142,7 +136,25 @@ impl Dispatcher {
             trigger: work.trigger,
             started_at: clock::now(),
         };
-        self.ledger.intend(intent).await && work.lease.covers(deadline)
+        if !self.ledger.intend(intent).await {
+            return None;
+        }
+        self.covered(work).await
+    }
+
+    /// A deadline within the lease. While the database is away no lease is renewed, and whoever
+    /// waited for it here goes on when it is; `None` once the lease is lost.
+    async fn covered(&self, work: &Work) -> Option<Instant> {
+        loop {
+            let deadline = Instant::now() + self.deadline;
+            if work.lease.covers(deadline) {
+                return Some(deadline);
+            }
+            if work.lease.is_lost() {
+                return None;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     async fn converse(

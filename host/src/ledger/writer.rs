@@ -9,11 +9,13 @@ use uuid::Uuid;
 use super::{BATCH, Entry};
 use crate::{
     domain::ids::TenantId,
+    failpoint::failpoint,
     queue::Leases,
     store::{
-        self, Role, Session, Store,
+        self, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
         attempt::{NewIntent, Settlement, attempt_settle, intent_insert},
-        queue::{lease_delete, lease_hold},
+        queue::{Held, lease_delete, lease_hold},
+        transaction_end,
     },
 };
 
@@ -26,11 +28,13 @@ pub(super) struct Writer {
     writable: Arc<watch::Sender<bool>>,
     session: Option<Session>,
     sizes: Histogram,
+    /// The transaction whose COMMIT was sent and not answered, and the leases that it held.
+    in_doubt: Option<(TransactionId, HashSet<Uuid>)>,
 }
 
 impl Writer {
     pub(super) fn new(store: Store, leases: Arc<Leases>, writable: Arc<watch::Sender<bool>>) -> Self {
-        Self { store, leases, writable, session: None, sizes: metrics::histogram!("angarium_ledger_batch_size") }
+        Self { store, leases, writable, session: None, in_doubt: None, sizes: metrics::histogram!("angarium_ledger_batch_size") }
     }
 
     pub(super) async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>) {
@@ -71,18 +75,31 @@ impl Writer {
         }
     }
 
-    /// One transaction; tells which leases still stood. Entries of the others are not written.
+    /// One transaction; tells which leases still stood. Entries of the others are not written. Where
+    /// the COMMIT of this batch was not answered, what it did is asked first.
     async fn try_write(&mut self, batch: &[Entry], finished: &[(TenantId, Uuid)]) -> store::Result<HashSet<Uuid>> {
         let session = match &mut self.session {
             Some(session) => session,
             none => none.insert(self.store.session(Role::Worker).await?),
         };
         let mut txn = session.begin().await?;
-        let held: HashSet<Uuid> = lease_hold(&mut txn, &leases_of(batch)).await?.into_iter().collect();
+        if let Some((transaction, held)) = &self.in_doubt {
+            match transaction_end(&mut txn, transaction).await? {
+                TransactionEnd::Committed => {
+                    let held = held.clone();
+                    self.in_doubt = None;
+                    return Ok(held);
+                }
+                TransactionEnd::Open => return Err(StoreError::Unavailable(store::lost_connection())),
+                TransactionEnd::Aborted => self.in_doubt = None,
+            }
+        }
+        let Held { leases: held, transaction } = lease_hold(&mut txn, &leases_of(batch)).await?;
         let settlements: Vec<&Settlement> =
             batch.iter().filter_map(Entry::settlement).filter(|it| held.contains(&it.lease)).collect();
         if !settlements.is_empty() {
             attempt_settle(&mut txn, &settlements).await?;
+            failpoint!(OutcomeBeforeCommit);
         }
         let intents: Vec<&NewIntent> =
             batch.iter().filter_map(Entry::intent).filter(|it| held.contains(&it.lease)).collect();
@@ -90,7 +107,15 @@ impl Writer {
             intent_insert(&mut txn, &intents).await?;
         }
         lease_delete(&mut txn, finished).await?;
+        self.in_doubt = transaction.map(|transaction| (transaction, held.clone()));
         txn.commit().await?;
+        if !settlements.is_empty() {
+            failpoint!(OutcomeAfterCommit);
+        }
+        if !intents.is_empty() {
+            failpoint!(IntentAfterCommit);
+        }
+        self.in_doubt = None;
         Ok(held)
     }
 

@@ -17,6 +17,7 @@ use crate::{
         ids::{DeliveryId, MessageId, TenantId},
         message::Message,
     },
+    failpoint::failpoint,
     store::{
         self, Store,
         attempt::{Past, past_load},
@@ -75,11 +76,13 @@ impl Claimer {
         if claimed.is_empty() {
             return Ok(0);
         }
-        let leases = leases_for(&claimed);
+        let pasts = past_load(&mut txn, &claimed).await?;
+        let leases = leases_for(&claimed, &pasts);
         lease_insert(&mut txn, self.leases.node, self.leases.length, &leases).await?;
         let messages = message_load(&mut txn, &by_message(&claimed)).await?;
-        let pasts = past_load(&mut txn, &claimed).await?;
+        failpoint!(ClaimBeforeCommit);
         txn.commit().await?;
+        failpoint!(ClaimAfterCommit);
         self.hand_over(&leases, messages, pasts, asked_at);
         Ok(claimed.len())
     }
@@ -89,7 +92,7 @@ impl Claimer {
         let mut messages: HashMap<_, _> =
             messages.into_iter().map(|(_, message)| (message.id.first_delivery(), message)).collect();
         for lease in leases {
-            let found: Vec<Message> = lease.deliveries.iter().filter_map(|id| messages.remove(id)).collect();
+            let found: Vec<Message> = lease.deliveries.iter().filter_map(|(id, _)| messages.remove(id)).collect();
             let places = self.room.take(lease.tenant, found.len());
             let held = self.leases.take(lease.tenant, lease.id, found.len(), asked_at);
             let work = found.into_iter().zip(places).map(|(message, place)| {
@@ -128,10 +131,12 @@ fn by_message(claimed: &[(TenantId, DeliveryId)]) -> Vec<(TenantId, MessageId)> 
     claimed.iter().map(|(tenant, delivery)| (*tenant, delivery.uuid().into())).collect()
 }
 
-fn leases_for(claimed: &[(TenantId, DeliveryId)]) -> Vec<NewLease> {
-    let mut by_tenant: HashMap<TenantId, Vec<DeliveryId>> = HashMap::new();
+fn leases_for(claimed: &[(TenantId, DeliveryId)], pasts: &[Past]) -> Vec<NewLease> {
+    let attempts: HashMap<DeliveryId, u32> = pasts.iter().map(|past| (past.delivery, past.attempts)).collect();
+    let mut by_tenant: HashMap<TenantId, Vec<(DeliveryId, u32)>> = HashMap::new();
     for (tenant, delivery) in claimed {
-        by_tenant.entry(*tenant).or_default().push(*delivery);
+        let attempts = attempts.get(delivery).copied().unwrap_or(0);
+        by_tenant.entry(*tenant).or_default().push((*delivery, attempts));
     }
     by_tenant.into_iter().map(|(tenant, deliveries)| NewLease { tenant, id: Uuid::now_v7(), deliveries }).collect()
 }

@@ -34,6 +34,12 @@ impl Lease {
         self.origin + Duration::from_millis(self.valid_until.load(Ordering::Acquire)) > deadline
     }
 
+    /// Whether its row is gone: others may have its deliveries.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.valid_until.load(Ordering::Acquire) == 0
+    }
+
     /// Counts one delivery as settled; true for the last one: the lease's row can go.
     #[must_use]
     pub fn settle_one(&self) -> bool {
@@ -149,7 +155,7 @@ mod tests {
         let start = Instant::now();
         let lease = leases.take(TenantId::new(), Uuid::now_v7(), 1, start);
         assert_eq!(leases.renewed(start, &leases.standing(), &[]), 1);
-        assert!(!lease.covers(start));
+        assert!(!lease.covers(start) && lease.is_lost());
         assert!(leases.standing().is_empty());
     }
 

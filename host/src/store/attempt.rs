@@ -27,7 +27,8 @@ pub struct Settlement {
     pub attempt: Attempt,
     /// `None` while the next candidate is being asked.
     pub state: Option<DeliveryState>,
-    /// With [`DeliveryState::Queued`]: when, and why, the next attempt is made.
+    /// With [`DeliveryState::Queued`]: when, and why, the next attempt is made. What counts is how long after the
+    /// attempt's end that is: the database's clock says when it is over.
     pub next: Option<(Timestamp, Trigger)>,
     /// Workers that died while they held it.
     pub deaths: u32,
@@ -65,7 +66,8 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
              timestamptz 'epoch' + finished_at * interval '1 microsecond' as finished_at,
              status, code, unified_code, disposition, detail, external_id, cost_micros, cost_currency, units,
              fallback_reason, plugin_micros, plugin_memory, state, deaths,
-             timestamptz 'epoch' + next_at * interval '1 microsecond' as next_at, next_trigger, event_id, event_type
+             -- A wait is counted from here: the node's clock may be another, or have been set.
+             now() + (next_at - finished_at) * interval '1 microsecond' as next_at, next_trigger, event_id, event_type
            from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::smallint[], $7::uuid[],
              $8::int[], $9::text[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::int[],
              $16::text[], $17::bigint[], $18::bigint[], $19::int[], $20::text[], $21::text[], $22::text[], $23::text[],
@@ -159,7 +161,7 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
     settlement_count(db, rows, &moved.into_iter().map(DeliveryId::from).collect()).await
 }
 
-fn int(number: u32) -> i32 {
+pub(super) fn int(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
@@ -184,7 +186,10 @@ pub async fn intent_insert(db: &mut PgConnection, intents: &[&NewIntent]) -> Res
          select tenant_id, delivery_id, number, connection_id, provider, case when hold then 'hold' else 'retry' end,
            trigger, timestamptz 'epoch' + started_at * interval '1 microsecond'
          from unnest($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::text[], $6::bool[], $7::text[], $8::bigint[])
-           as t (tenant_id, delivery_id, number, connection_id, provider, hold, trigger, started_at)",
+           as t (tenant_id, delivery_id, number, connection_id, provider, hold, trigger, started_at)
+         on conflict (tenant_id, delivery_id) do update set
+           number = excluded.number, connection_id = excluded.connection_id, provider = excluded.provider,
+           on_unknown = excluded.on_unknown, trigger = excluded.trigger, started_at = excluded.started_at",
     )
     .bind(intents.iter().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
     .bind(intents.iter().map(|it| it.delivery.uuid()).collect::<Vec<_>>())

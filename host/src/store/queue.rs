@@ -1,12 +1,12 @@
 //! The queue: what is due later or was left behind, and its leases.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::{Result, time::micros};
+use super::{Result, TransactionId, attempt::int, time::micros};
 use crate::domain::{
     ids::{DeliveryId, MessageId, TenantId},
     message::Priority,
@@ -149,21 +149,23 @@ pub async fn queue_depth(db: &mut PgConnection, cap: i64) -> Result<Vec<QueueDep
 pub struct NewLease {
     pub tenant: TenantId,
     pub id: Uuid,
-    pub deliveries: Vec<DeliveryId>,
+    /// Each with the number of its last attempt.
+    pub deliveries: Vec<(DeliveryId, u32)>,
 }
 
 /// Writes the leases of a claim.
 pub async fn lease_insert(db: &mut PgConnection, node: Uuid, length: Duration, leases: &[NewLease]) -> Result<()> {
     for lease in leases {
         sqlx::query(
-            "insert into lease (tenant_id, id, node, expires_at, deliveries)
-             values ($1, $2, $3, now() + $4 * interval '1 millisecond', $5)",
+            "insert into lease (tenant_id, id, node, expires_at, deliveries, attempts)
+             values ($1, $2, $3, now() + $4 * interval '1 millisecond', $5, $6)",
         )
         .bind(lease.tenant.uuid())
         .bind(lease.id)
         .bind(node)
         .bind(length.as_millis() as f64)
-        .bind(lease.deliveries.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+        .bind(lease.deliveries.iter().map(|(delivery, _)| delivery.uuid()).collect::<Vec<_>>())
+        .bind(lease.deliveries.iter().map(|(_, attempts)| int(*attempts)).collect::<Vec<_>>())
         .execute(&mut *db)
         .await?;
     }
@@ -185,18 +187,29 @@ pub async fn lease_renew(db: &mut PgConnection, length: Duration, leases: &[(Ten
     .await?)
 }
 
+/// Leases that stand while a transaction lasts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub leases: HashSet<Uuid>,
+    /// The transaction, to be asked after should its COMMIT not be answered; `None` where no lease
+    /// stood.
+    pub transaction: Option<TransactionId>,
+}
+
 /// Holds the leases that still stand until the transaction's end, so that recovery can't take them
 /// while outcomes are written under them; tells which those are.
-pub async fn lease_hold(db: &mut PgConnection, leases: &[(TenantId, Uuid)]) -> Result<Vec<Uuid>> {
-    Ok(sqlx::query_scalar(
-        "select l.id from unnest($1::uuid[], $2::uuid[]) as held (tenant_id, id)
+pub async fn lease_hold(db: &mut PgConnection, leases: &[(TenantId, Uuid)]) -> Result<Held> {
+    let held: Vec<(Uuid, String)> = sqlx::query_as(
+        "select l.id, pg_current_xact_id()::text from unnest($1::uuid[], $2::uuid[]) as held (tenant_id, id)
          join lease l on l.tenant_id = held.tenant_id and l.id = held.id
          for key share of l",
     )
     .bind(leases.iter().map(|(tenant, _)| tenant.uuid()).collect::<Vec<_>>())
     .bind(leases.iter().map(|(_, id)| *id).collect::<Vec<_>>())
     .fetch_all(db)
-    .await?)
+    .await?;
+    let transaction = held.first().map(|(_, id)| TransactionId(id.clone()));
+    Ok(Held { leases: held.into_iter().map(|(lease, _)| lease).collect(), transaction })
 }
 
 /// Ends leases whose deliveries are all settled or back in the queue.
@@ -252,7 +265,7 @@ pub async fn lease_recover(db: &mut PgConnection, limit: i64) -> Result<Vec<Aban
            delete from lease where (tenant_id, id) in (
              select tenant_id, id from lease where expires_at < now() order by expires_at limit $1
              for update skip locked)
-           returning tenant_id, id, deliveries
+           returning tenant_id, id, deliveries, attempts
          )
          select dead.tenant_id, held.delivery_id, dead.id as lease_id, m.id as message_id, m.channel, m.priority,
            coalesce((select max(a.number) from attempt a
@@ -260,11 +273,12 @@ pub async fn lease_recover(db: &mut PgConnection, limit: i64) -> Result<Vec<Aban
            coalesce(d.deaths, 0::smallint) as deaths,
            i.connection_id, i.provider, i.on_unknown, i.trigger, i.started_at
          from dead
-         cross join lateral unnest(dead.deliveries) as held (delivery_id)
+         cross join lateral unnest(dead.deliveries, dead.attempts) as held (delivery_id, attempts)
          join message m on m.tenant_id = dead.tenant_id and m.id = held.delivery_id
          left join delivery d on d.tenant_id = dead.tenant_id and d.id = held.delivery_id
          left join intent i on i.tenant_id = dead.tenant_id and i.delivery_id = held.delivery_id
-         where d.lease_id is distinct from dead.id",
+         -- What has gone on since the lease began was settled under it, and is others' by now.
+         where coalesce(d.attempts, 0) = coalesce(held.attempts, 0)",
     )
     .bind(limit)
     .fetch_all(db)

@@ -53,6 +53,7 @@ impl Stage {
             listen: "127.0.0.1:0".parse()?,
             log_filter: "warn",
             extra: String::new(),
+            environment: vec![],
         };
         settings.migrate()?;
         let key = settings.create_key("bench", SCOPES)?;

@@ -21,6 +21,7 @@ const POSTFIX: Packages = Packages { what: "Postfix", apt: &["postfix"], brew: &
 
 const PROMETHEUS: Packages =
     Packages { what: "Prometheus", apt: &["prometheus"], brew: &["prometheus"], dnf: &["golang-github-prometheus"] };
+const FAKETIME: Packages = Packages { what: "libfaketime", apt: &["faketime"], brew: &[], dnf: &[] };
 
 /// Where the installed peers are.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ impl Peers {
         fs::create_dir_all(&home).with_context(|| format!("could not make {}", home.display()))?;
         let sources = project::root().join("tests/peers");
         prepare_postfix()?;
+        prepare_faketime();
         Ok(Self {
             python: prepare_python(&home, &sources)?,
             node: prepare_node(&home, &sources)?,
@@ -80,6 +82,17 @@ fn prometheus_folder(unpacked: &Path) -> Option<PathBuf> {
     let has_both = |folder: &Path| ["prometheus", "promtool"].iter().all(|it| machine::is_executable(&folder.join(it)));
     let installed = machine::program("promtool").and_then(|it| it.parent().map(Path::to_owned));
     [unpacked.to_owned()].into_iter().chain(installed).find(|folder| has_both(folder))
+}
+
+/// Sets a gateway's clock. Where there is no such package, the test says that it did not run.
+fn prepare_faketime() {
+    if machine::program("faketime").is_some() || machine::program("apt-get").is_none() {
+        return;
+    }
+    step("installing libfaketime");
+    if let Err(error) = machine::install(&FAKETIME) {
+        note(format_args!("NOT INSTALLED: libfaketime. Its test doesn't run ({error:#})"));
+    }
 }
 
 fn prepare_python(home: &Path, sources: &Path) -> Result<PathBuf> {

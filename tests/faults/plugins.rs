@@ -15,8 +15,10 @@ async fn misbehaving() -> (TestGateway, Sink) {
 #[tokio::test]
 async fn each_misbehaviour_is_named_and_the_next_candidate_serves() {
     let (gateway, _sink) = misbehaving().await;
-    // Three at a time, so that the fixture is not quarantined before all are seen.
-    for (mode, code) in [("trap", "plugin_trap"), ("spin", "plugin_deadline"), ("grow", "plugin_memory")] {
+    // Four at a time, so that the fixture is not quarantined before all are seen.
+    let modes =
+        [("trap", "plugin_trap"), ("spin", "plugin_deadline"), ("grow", "plugin_memory"), ("huge", "plugin_output")];
+    for (mode, code) in modes {
         let id = gateway.send(&json!({"channel": "webhook", "content": {"text": mode}})).await;
         assert_eq!(gateway.settled(&id).await["state"], "sent", "{mode}");
         let attempts = gateway.attempt_list(&id).await;
@@ -47,4 +49,21 @@ async fn a_version_that_always_traps_is_quarantined_and_says_so() {
     assert_eq!(gateway.attempts(&id).await, ["good:accepted"], "the quarantined version is passed over");
     let provider = gateway.get("/v1/providers/fixture").await;
     assert!(provider.to_string().contains("quarantined"), "{provider}");
+}
+
+#[tokio::test]
+async fn other_deliveries_go_out_while_a_plugin_spins_and_eats_memory() {
+    let (gateway, sink) = misbehaving().await;
+    let mut ids = Vec::new();
+    for mode in ["spin", "grow", "recurse", "log-flood"] {
+        ids.push(gateway.send(&json!({"channel": "webhook", "content": {"text": mode}})).await);
+        for _ in 0..10 {
+            let other = json!({"channel": "webhook", "connection": "good", "content": {"payload": {}}});
+            ids.push(gateway.send(&other).await);
+        }
+    }
+    for id in ids {
+        assert_eq!(gateway.settled(&id).await["state"], "sent");
+    }
+    assert!(sink.received_at("/good").len() >= 40);
 }
