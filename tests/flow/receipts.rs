@@ -98,37 +98,48 @@ fn receipt(kind: &str, message: &str) -> Value {
     json!({"kind": kind, "delivery": delivery(message)})
 }
 
-#[tokio::test]
-async fn a_text_is_delivered_once_twilio_says_so() {
-    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
-    let mut created = Reply::status(201);
+/// Texts through `sms-twilio` to a sink that stands for Twilio and answers after a while.
+async fn twilio(gateway: &TestGateway, sink: &Sink, after: Duration) {
+    let mut created = Reply::status(201).after(after);
     created.body = json!({"sid": "SM1", "num_segments": "1"}).to_string();
     sink.answers("/2010-04-01/Accounts/AC1/Messages.json", [created]);
     let config = json!({"account_sid": "AC1", "from": "+15005550006", "base_url": sink.url(""), "receipts": true});
     gateway.connection("texts", "sms-twilio", config, json!({"auth_token": "5ecret"})).await;
     gateway.route("sms", json!({"candidates": [{"connection": "texts"}]})).await;
+}
+
+/// The callback URL that the last text asked for.
+fn status_callback(sink: &Sink) -> String {
+    let asked = sink.received().pop().expect("a text came");
+    let mut fields = url::form_urlencoded::parse(&asked.body);
+    fields.find(|(name, _)| name == "StatusCallback").expect("receipts are asked for").1.into_owned()
+}
+
+/// A callback as Twilio signs it, and its status.
+async fn twilio_says(url: &str, status: &str, more: &str) -> u16 {
+    let body = format!("MessageSid=SM1&MessageStatus={status}{more}");
+    let mut fields: Vec<_> = url::form_urlencoded::parse(body.as_bytes()).collect();
+    fields.sort();
+    let signed = fields.iter().fold(url.to_owned(), |signed, (name, value)| signed + name + value);
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, b"5ecret");
+    let signature = STANDARD.encode(hmac::sign(&key, signed.as_bytes()));
+    let request = client().post(url).header("x-twilio-signature", signature).body(body);
+    request.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn a_text_is_delivered_once_twilio_says_so() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    twilio(&gateway, &sink, Duration::ZERO).await;
     let id = gateway.send(&text()).await;
     assert_eq!(gateway.settled(&id).await["state"], "sent");
 
-    let asked = sink.received().pop().unwrap();
-    let fields: Vec<(String, String)> = url::form_urlencoded::parse(&asked.body).into_owned().collect();
-    let url = &fields.iter().find(|(name, _)| name == "StatusCallback").expect("receipts are asked for").1;
+    let url = &status_callback(&sink);
     assert!(url.ends_with(&format!("?delivery={}", delivery(&id))), "{url}");
 
-    let call_back = async |status: &str, more: &str| {
-        let body = format!("MessageSid=SM1&MessageStatus={status}{more}");
-        let mut message = url.clone();
-        let mut fields: Vec<(String, String)> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
-        fields.sort();
-        fields.iter().for_each(|(name, value)| message.push_str(&format!("{name}{value}")));
-        let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, b"5ecret");
-        let signature = STANDARD.encode(hmac::sign(&key, message.as_bytes()));
-        let request = client().post(url).header("x-twilio-signature", signature).body(body);
-        request.send().await.unwrap().status().as_u16()
-    };
-    assert_eq!(call_back("queued", "").await, 204);
-    assert_eq!(call_back("sent", "").await, 204);
-    assert_eq!(call_back("delivered", "&RawDlrDoneDate=2611211200").await, 204);
+    assert_eq!(twilio_says(url, "queued", "").await, 204);
+    assert_eq!(twilio_says(url, "sent", "").await, 204);
+    assert_eq!(twilio_says(url, "delivered", "&RawDlrDoneDate=2611211200").await, 204);
     let view = gateway.get(&format!("/v1/messages/{id}")).await;
     assert_eq!((&view["state"], &view["delivery"]["external_id"]), (&json!("delivered"), &json!("SM1")));
     let events = gateway.get(&format!("/v1/messages/{id}/events")).await;
@@ -138,9 +149,7 @@ async fn a_text_is_delivered_once_twilio_says_so() {
 
     let id = gateway.send(&text()).await;
     gateway.settled(&id).await;
-    let asked = sink.received().pop().unwrap();
-    let fields: Vec<(String, String)> = url::form_urlencoded::parse(&asked.body).into_owned().collect();
-    assert!(!fields.iter().any(|(_, value)| value == url), "each text has a callback URL of its own");
+    assert_ne!(&status_callback(&sink), url, "each text has a callback URL of its own");
 }
 
 #[tokio::test]
@@ -358,4 +367,61 @@ async fn a_receipt_reaches_only_what_its_connection_sent() {
     assert_eq!(scene.says(&json!([receipt("delivered", &id)])).await, 200);
     assert_eq!(scene.view(&id).await["state"], "delivered");
     assert_eq!(scene.events(&id).await, ["message.accepted", "message.sent", "message.delivered"]);
+}
+
+/// The worker is lost with the request, and only the service knows what became of it.
+#[tokio::test]
+async fn a_receipt_resolves_what_a_lost_worker_left() {
+    let config = "[dispatch]\ndeadline_ms = 500\n[queue]\nlease_ms = 1500\npoll_ms = 50\n";
+    let (mut gateway, sink) = (TestGateway::with(2, config).await, Sink::start().await);
+    twilio(&gateway, &sink, Duration::from_secs(60)).await;
+    let id = gateway.send(&text()).await;
+    sink.arrived(1).await;
+    gateway.kill(0);
+    let asked = status_callback(&sink);
+    let path = &asked[asked.find("/v1/callbacks/").unwrap()..];
+    assert_eq!(twilio_says(&gateway.url(path), "delivered", "").await, 204, "another node takes it");
+    let view = eventually("the message being delivered", || async {
+        let view = gateway.get(&format!("/v1/messages/{id}")).await;
+        (view["state"] == "delivered").then_some(view)
+    })
+    .await;
+    assert_eq!(view["delivery"]["external_id"], "SM1");
+    assert_eq!(gateway.attempts(&id).await, ["texts:unknown"]);
+    assert_eq!(sink.received().len(), 1, "and nothing is sent twice");
+}
+
+/// Answers and receipts race for each of many texts.
+#[tokio::test]
+async fn receipts_that_race_with_their_outcomes_are_all_counted_once() {
+    const TEXTS: usize = 60;
+    let scene = Scene::start().await;
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let answer = |ms| Reply::status(200).after(Duration::from_millis(ms));
+    scene.sink.answers("/texts", (0..TEXTS).map(|_| answer(random.u64(0..60))).collect::<Vec<_>>());
+    let mut ids = Vec::new();
+    for _ in 0..TEXTS {
+        ids.push(scene.gateway.send(&text()).await);
+    }
+    scene.sink.arrived(TEXTS).await;
+    let say = ids.iter().map(|id| {
+        let pause = Duration::from_millis(random.u64(0..60));
+        let scene = &scene;
+        async move {
+            tokio::time::sleep(pause).await;
+            let both = json!([receipt("sent", id), receipt("delivered", id)]);
+            futures_util::future::join(scene.says(&both), scene.says(&both)).await
+        }
+    });
+    for statuses in futures_util::future::join_all(say).await {
+        assert_eq!(statuses, (200, 200), "seed {seed}");
+    }
+    for id in &ids {
+        let view = scene.becomes(id, "delivered").await;
+        assert_eq!(view["delivery"]["attempts"], 1, "seed {seed}");
+        let events = scene.events(id).await;
+        assert_eq!(events, ["message.accepted", "message.sent", "message.delivered"], "seed {seed}: {id}");
+    }
+    assert_eq!(scene.sink.received().len(), TEXTS, "seed {seed}");
 }
