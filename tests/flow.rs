@@ -6,6 +6,7 @@ mod database;
 mod delivery;
 mod drain;
 mod plugins;
+mod retention;
 mod schedule;
 mod secrets;
 mod statistics;

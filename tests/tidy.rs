@@ -28,7 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("dispatch", &["store", "directory", "providers", "queue", "routing", "runtime", "transport", "outcome", "ledger"]),
     ("recovery", &["store", "outcome"]),
     ("control", &["store"]),
-    ("maintenance", &["store"]),
+    ("maintenance", &["config", "store"]),
     (
         "api",
         &[

@@ -10,6 +10,7 @@ pub mod maintenance;
 pub mod message;
 pub mod provider;
 pub mod queue;
+pub mod retention;
 pub mod route;
 pub mod secret;
 pub mod statistics;
