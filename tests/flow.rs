@@ -6,6 +6,7 @@ mod delivery;
 mod drain;
 mod observability;
 mod receipts;
+mod retention;
 mod schedule;
 mod secrets;
 mod statistics;

@@ -47,7 +47,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("recovery", &["store", "outcome"]),
     ("control", &["store"]),
     ("callbacks", &["store", "directory", "providers", "runtime", "sealing", "transport"]),
-    ("maintenance", &["store", "telemetry"]),
+    ("maintenance", &["config", "store", "telemetry"]),
     (
         "api",
         &[

@@ -88,34 +88,58 @@ alter table tenant add column retention_class text not null default 'default'
 -- Since then there is no recipient, content or attachment any more.
 alter table message add column content_purged_at timestamptz;
 
--- Drops the weekly partitions that end before `before`, and tells of which weeks. A week in which
--- something has not ended yet stays whole.
-create function angarium_partitions_drop(before timestamptz) returns setof text
+-- Up to which message of a tenant content was looked at for purging, and which messages had not
+-- ended then.
+create table content_seen (
+  tenant_id   uuid primary key,
+  seen        uuid not null
+);
+create table content_open (
+  tenant_id   uuid not null,
+  message_id  uuid not null,
+  remembered_at timestamptz not null default now(),
+  primary key (tenant_id, message_id)
+);
+
+-- The tables of those weeks that end before `before`, the messages' first; not of a week in which
+-- something has not ended yet.
+create function angarium_partitions_over(before timestamptz) returns table (parent text, week text)
   language plpgsql security definer set search_path from current as $$
 declare
-  week text;
-  ends timestamptz;
-  parent text;
   open boolean;
 begin
-  perform pg_advisory_xact_lock(hashtext('angarium_partitions'));
   for week in
-    select substr(c.relname, length('message_') + 1) from pg_inherits i join pg_class c on c.oid = i.inhrelid
-    where i.inhparent = 'message'::regclass and c.relname ~ '^message_\d{4}w\d{2}$' order by 1
+    select distinct substring(c.relname from '\d{4}w\d{2}$') from pg_inherits i join pg_class c on c.oid = i.inhrelid
+    where i.inhparent = any (array['message', 'attachment', 'delivery', 'attempt', 'event', 'receipt']::regclass[])
+      and c.relname ~ '_\d{4}w\d{2}$' order by 1
   loop
-    ends := (to_date(week, 'IYYY"w"IW') + 7)::timestamp at time zone 'UTC';
-    exit when ends > before;
-    execute format(
-      'select exists (select from %I where state = ''queued'')
-         or exists (select from %I m where not exists (
-           select from %I d where d.tenant_id = m.tenant_id and d.id = m.id))',
-      'delivery_' || week, 'message_' || week, 'delivery_' || week) into open;
-    continue when open;
-    foreach parent in array array['event', 'attempt', 'delivery', 'attachment', 'message'] loop
-      execute format('drop table if exists %I', parent || '_' || week);
+    exit when (to_date(week, 'IYYY"w"IW') + 7)::timestamp at time zone 'UTC' > before;
+    -- Where the messages are gone, an earlier drop was broken off.
+    if to_regclass(format('%I', 'message_' || week)) is not null then
+      execute format(
+        'select exists (select from %I where state = ''queued'')
+           or exists (select from %I m where not exists (
+             select from %I d where d.tenant_id = m.tenant_id and d.id = m.id))',
+        'delivery_' || week, 'message_' || week, 'delivery_' || week) into open;
+      continue when open;
+    end if;
+    foreach parent in array array['message', 'attachment', 'delivery', 'attempt', 'event', 'receipt'] loop
+      continue when to_regclass(format('%I', parent || '_' || week)) is null;
+      return next;
     end loop;
-    return next week;
   end loop;
+end $$;
+
+-- Drops one of them. One a transaction: who held the lock of one table and waited for that of
+-- another would be waited for by those who write both.
+create function angarium_partition_drop(parent text, week text) returns void
+  language plpgsql security definer set search_path from current as $$
+begin
+  if parent <> all (array['message', 'attachment', 'delivery', 'attempt', 'event', 'receipt']) or week !~ '^\d{4}w\d{2}$'
+      or (to_date(week, 'IYYY"w"IW') + 7)::timestamp at time zone 'UTC' > now() then
+    raise exception '% of % is not a past week of the ledger', parent, week;
+  end if;
+  execute format('drop table if exists %I', parent || '_' || week);
 end $$;
 
 -- ── Who may do what ─────────────────────────────────────────────────────────────────────────
@@ -123,7 +147,7 @@ do $$
 declare
   name text;
 begin
-  foreach name in array array['stat_delta', 'stat_rollup', 'connection_failure'] loop
+  foreach name in array array['stat_delta', 'stat_rollup', 'connection_failure', 'content_seen', 'content_open'] loop
     execute format('alter table %I enable row level security', name);
     execute format('alter table %I force row level security', name);
     execute format('create policy tenant_rows on %I to angarium_app using (tenant_id = angarium_tenant()) with check (tenant_id = angarium_tenant())', name);
@@ -133,11 +157,12 @@ end $$;
 
 grant select, insert on stat_delta to angarium_app;
 grant select on stat_rollup, connection_failure to angarium_app;
-grant select, insert, update, delete on stat_delta, stat_rollup, connection_failure to angarium_worker;
+grant select, insert, update, delete on stat_delta, stat_rollup, connection_failure, content_seen, content_open
+  to angarium_worker;
 -- What a purge of content takes away, and nothing else.
 grant update (recipient, body, content_purged_at) on message to angarium_app;
 grant update (detail) on attempt to angarium_app;
 grant update (data) on event to angarium_app;
 grant delete on attachment to angarium_app;
-grant execute on function angarium_partitions_drop to angarium_worker;
-revoke execute on function angarium_partitions_drop from public;
+grant execute on function angarium_partitions_over, angarium_partition_drop to angarium_worker;
+revoke execute on function angarium_partitions_over, angarium_partition_drop from public;

@@ -93,4 +93,6 @@ begin
 end $$;
 
 grant select, insert on receipt, receipt_pending to angarium_app;
+-- What a purge of content takes away.
+grant update (recipient, message, detail) on receipt to angarium_app;
 grant select, insert, update, delete on receipt, receipt_pending to angarium_worker;

@@ -4,7 +4,7 @@
 //! its key and with the remedy.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -22,6 +22,7 @@ const SETTINGS: &[&str] = &[
     "database.max_connections",
     "http.listen",
     "http.max_body_bytes",
+    "http.public_url",
     "secrets.key",
     "secrets.key_file",
     "providers.folder",
@@ -35,6 +36,10 @@ const SETTINGS: &[&str] = &[
     "queue.lease_ms",
     "queue.poll_ms",
     "roles",
+    "telemetry.otlp_endpoint",
+    "telemetry.trace_sample_ratio",
+    "retention.interval_s",
+    "retention.classes",
     "log.format",
     "log.filter",
     "node.name",
@@ -90,6 +95,7 @@ pub struct Config {
     pub tls: Tls,
     pub dispatch: Dispatch,
     pub queue: Queue,
+    pub retention: Retention,
     pub roles: Roles,
     pub log: Log,
     pub telemetry: Telemetry,
@@ -208,6 +214,26 @@ pub struct Queue {
     pub poll_ms: u64,
 }
 
+/// How long things are kept.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// How often a node looks for what is past its time.
+    pub interval_s: u64,
+    /// By name; a tenant is of the class `default` unless it was given another.
+    classes: BTreeMap<String, RetentionClass>,
+}
+
+/// For how long a tenant's messages are kept, counted from their acceptance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionClass {
+    /// All of it.
+    pub ledger_days: u32,
+    /// Recipient, content and attachments.
+    pub content_days: u32,
+}
+
 /// What this node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -293,6 +319,18 @@ impl Default for Queue {
     }
 }
 
+impl Default for Retention {
+    fn default() -> Self {
+        Self { interval_s: 600, classes: BTreeMap::new() }
+    }
+}
+
+impl Default for RetentionClass {
+    fn default() -> Self {
+        Self { ledger_days: 90, content_days: 30 }
+    }
+}
+
 impl Default for Roles {
     fn default() -> Self {
         Self(vec![Role::Api, Role::Dispatch])
@@ -349,6 +387,27 @@ impl Queue {
     #[must_use]
     pub const fn poll(&self) -> Duration {
         Duration::from_millis(self.poll_ms)
+    }
+}
+
+impl Retention {
+    /// The class of that name. `default` is there even if the configuration does not name it.
+    #[must_use]
+    pub fn class(&self, name: &str) -> Option<RetentionClass> {
+        let default = || (name == "default").then(RetentionClass::default);
+        self.classes.get(name).copied().or_else(default)
+    }
+
+    /// The days of the class that keeps messages for the longest time.
+    #[must_use]
+    pub fn longest_ledger_days(&self) -> u32 {
+        let named = self.classes.values().map(|class| class.ledger_days).max().unwrap_or_default();
+        self.class("default").map_or(named, |class| class.ledger_days.max(named))
+    }
+
+    #[must_use]
+    pub const fn interval(&self) -> Duration {
+        Duration::from_secs(self.interval_s)
     }
 }
 
@@ -482,6 +541,14 @@ impl Config {
             ),
         );
         check((1..=60_000).contains(&self.queue.poll_ms), "queue.poll_ms", "1 to 60000".into());
+        check((1..=86_400).contains(&self.retention.interval_s), "retention.interval_s", "1 to 86400".into());
+        for (name, class) in &self.retention.classes {
+            check(
+                (1..=class.ledger_days).contains(&class.content_days) && class.ledger_days <= 36_500,
+                "retention.classes",
+                format!("`{name}` is to have 1 <= content_days <= ledger_days <= 36500"),
+            );
+        }
         check(!self.roles.0.is_empty(), "roles", "is empty: name `api`, `dispatch` or both".into());
         check(
             self.telemetry.otlp_endpoint.as_deref().is_none_or(is_base_url),
@@ -751,5 +818,16 @@ mod tests {
         assert!(config.secrets.keyring().unwrap_err().to_string().contains("openssl rand -base64 32"));
         let short = Secrets { key: Some("c2hvcnQ=".into()), key_file: None };
         assert!(short.keyring().unwrap_err().to_string().contains("`secrets.key`"));
+    }
+
+    #[test]
+    fn a_class_that_is_not_named_is_kept_for_the_defaults() {
+        let toml = "[retention.classes.short]\nledger_days = 7\ncontent_days = 1";
+        let retention = assemble(toml, &[("DATABASE_URL", URL)]).unwrap().retention;
+        assert_eq!(retention.class("short"), Some(RetentionClass { ledger_days: 7, content_days: 1 }));
+        assert_eq!(retention.class("default"), Some(RetentionClass { ledger_days: 90, content_days: 30 }));
+        assert_eq!((retention.class("none"), retention.longest_ledger_days()), (None, 90));
+        let message = refusal("[retention.classes.odd]\nledger_days = 7", &[("DATABASE_URL", URL)]);
+        assert!(message.contains("`odd`"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! What a person does to a message: cancel it, or ask for another attempt.
+//! What a person does to a message: cancel it, ask for another attempt, or have its content purged.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use crate::{
         event::event_insert,
         message::{MessageView, message_get},
         queue::{QueueEntry, queue_insert, queue_remove},
+        retention::{PurgedBy, content_purge},
     },
 };
 
@@ -29,6 +30,8 @@ pub enum Controlled {
     /// It can't be done in this state. A message that was just handed to a worker is `queued`, and
     /// too late to cancel.
     NotNow(DeliveryState),
+    /// There is nothing left that could be sent.
+    Purged,
 }
 
 /// Ends a message that has not been handed to a worker.
@@ -66,7 +69,24 @@ pub async fn retry(store: &Store, bell: &Arc<Notify>, tenant: TenantId, id: Mess
     queue_insert(&mut txn, &[entry]).await?;
     event_insert(&mut txn, tenant, id, "message.retry_requested", None).await?;
     let view = message_get(&mut txn, tenant, id).await?;
+    // Read once the delivery's row is held: a purge holds it, too.
+    if view.as_ref().is_some_and(|view| view.content_purged_at.is_some()) {
+        return Ok(Controlled::Purged);
+    }
     txn.commit().await?;
     bell.notify_one();
     Ok(view.map_or(Controlled::NotFound, |view| Controlled::Done(Box::new(view))))
+}
+
+/// Takes an ended message's recipient, content and attachments out of the ledger; what happened to
+/// it stays. A second time changes nothing.
+pub async fn purge(store: &Store, tenant: TenantId, id: MessageId) -> store::Result<Controlled> {
+    let mut txn = store.tenant(tenant).await?;
+    content_purge(&mut txn, tenant, &[id], PurgedBy::Request).await?;
+    let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
+    if view.content_purged_at.is_none() {
+        return Ok(Controlled::NotNow(view.delivery.state));
+    }
+    txn.commit().await?;
+    Ok(Controlled::Done(Box::new(view)))
 }

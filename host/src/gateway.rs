@@ -145,7 +145,7 @@ impl Gateway {
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
         }
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));
-        helpers.spawn(maintenance::run(store.clone(), rest.clone()));
+        helpers.spawn(maintenance::run(store.clone(), config.retention.clone(), rest.clone()));
         let keys = Arc::new(Keys::default());
         let heard = Arc::clone(&keys);
         helpers.spawn(Arc::clone(&directory).watch(rest.clone(), move |tenant| heard.forget(tenant)));

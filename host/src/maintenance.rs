@@ -1,11 +1,14 @@
 //! The housework of the tables: partitions made ahead, old idempotency keys forgotten, the queue
-//! measured, statistics folded into their roll-ups.
+//! measured, statistics folded into their roll-ups, the ledger kept as long as it is to be.
+
+mod retention;
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    config::Retention,
     domain::statistics::Grain,
     store::{
         self, Store,
@@ -27,8 +30,8 @@ const FOLD_PAUSE: Duration = Duration::from_secs(2);
 const FORGOTTEN: i64 = 10_000;
 
 /// Does the housework until it is told to stop.
-pub async fn run(store: Store, stop: CancellationToken) {
-    tokio::join!(keep_house(&store, &stop), fold(&store, &stop));
+pub async fn run(store: Store, retention: Retention, stop: CancellationToken) {
+    tokio::join!(keep_house(&store, &stop), fold(&store, &stop), retention::run(&store, &retention, &stop));
 }
 
 async fn keep_house(store: &Store, stop: &CancellationToken) {

@@ -11,6 +11,7 @@ pub mod message;
 pub mod provider;
 pub mod queue;
 pub mod receipt;
+pub mod retention;
 pub mod route;
 pub mod secret;
 pub mod statistics;

@@ -48,6 +48,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(message::decision))
         .routes(routes!(message::cancel))
         .routes(routes!(message::retry))
+        .routes(routes!(message::purge))
         .routes(routes!(connection::list, connection::create))
         .routes(routes!(connection::get, connection::update, connection::delete))
         .routes(routes!(connection::rotate))

@@ -319,7 +319,7 @@ pub async fn cancel(
     params(("id" = String, Path, description = "`msg_…`")),
     responses(
         (status = 202, description = "Another attempt is due now.", body = MessageAnswer),
-        (status = 409, description = "It waits already, or has succeeded.", body = ProblemBody,
+        (status = 409, description = "It waits already, has succeeded, or its content was purged.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn retry(
@@ -332,10 +332,31 @@ pub async fn retry(
     Ok((StatusCode::ACCEPTED, answer))
 }
 
+/// Take a message's content out of the ledger: recipient, content, attachments and the attempts' free text.
+///
+/// What happened to it stays. It has to have ended, and can't be tried again afterwards.
+#[utoipa::path(delete, path = "/v1/messages/{id}/content", tag = "messages", operation_id = "purgeMessage",
+    params(("id" = String, Path, description = "`msg_…`")),
+    responses(
+        (status = 200, description = "It is gone.", body = MessageAnswer),
+        (status = 409, description = "The message has not ended.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn purge(
+    tenant: Tenant<MessagesWrite>,
+    State(app): State<App>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<MessageAnswer>, Problem> {
+    controlled(control::purge(&app.store, tenant.id, message_id(&id)?).await?, "purged")
+}
+
 fn controlled(what: Controlled, done: &str) -> Result<Json<MessageAnswer>, Problem> {
     match what {
         Controlled::Done(view) => Ok(Json(MessageAnswer::from(*view))),
         Controlled::NotFound => Err(missing()),
+        Controlled::Purged => {
+            Err(Problem::conflict("content_purged", "the message's content was purged: send it as a new one"))
+        }
         Controlled::NotNow(state) => {
             Err(Problem::conflict("wrong_state", format!("the message is {}, and can't be {done} now", state.as_str())))
         }

@@ -36,6 +36,16 @@ impl Access {
         Ok(Store::new(&url, 2)?)
     }
 
+    /// Refuses a retention class that the configuration does not have.
+    pub fn check_class(&self, name: &str) -> Result<(), CliError> {
+        let known = self.config()?.retention.class(name).is_some();
+        known.then_some(()).ok_or_else(|| {
+            CliError::said(format!(
+                "there is no retention class `{name}`: name it in the configuration, `[retention.classes.{name}]`"
+            ))
+        })
+    }
+
     /// The key-encryption keys of the configuration.
     pub fn keyring(&self) -> Result<Keyring, CliError> {
         Ok(self.config()?.secrets.keyring()?)

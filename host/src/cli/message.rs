@@ -112,6 +112,8 @@ enum Command {
     Cancel(One),
     /// Try again by hand.
     Retry(One),
+    /// Take recipient, content and attachments of one that has ended out of the ledger.
+    Purge(One),
 }
 
 #[derive(Debug, Args)]
@@ -134,7 +136,7 @@ const COLUMNS: [Column<'_>; 8] = [
 ];
 
 /// Of one message there is room for more.
-const WHOLE: [Column<'_>; 15] = [
+const WHOLE: [Column<'_>; 16] = [
     ("id", "/id"),
     ("state", "/state"),
     ("channel", "/channel"),
@@ -150,6 +152,7 @@ const WHOLE: [Column<'_>; 15] = [
     ("created", "/created_at"),
     ("expires", "/expires_at"),
     ("finished", "/delivery/finished_at"),
+    ("content purged", "/content_purged_at"),
 ];
 
 const EVENTS: [Column<'_>; 3] = [("at", "/at"), ("type", "/type"), ("data", "/data")];
@@ -244,6 +247,7 @@ impl Message {
             }
             Command::Cancel(one) => output.one(&one.post("/cancel").await?, &WHOLE),
             Command::Retry(one) => output.one(&one.post("/retry").await?, &WHOLE),
+            Command::Purge(one) => output.one(&one.delete("/content").await?, &WHOLE),
         }
         Ok(())
     }
@@ -296,6 +300,10 @@ fn trigger(decision: &Value) -> Value {
 impl One {
     async fn get(&self, rest: &str) -> Result<Value, CliError> {
         self.client.get(&format!("{PATH}/{}{rest}", segment(&self.message))).await
+    }
+
+    async fn delete(&self, rest: &str) -> Result<Value, CliError> {
+        self.client.delete(&format!("{PATH}/{}{rest}", segment(&self.message))).await
     }
 
     async fn post(&self, rest: &str) -> Result<Value, CliError> {

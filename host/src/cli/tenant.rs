@@ -3,7 +3,11 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{CliError, database::Access, output::Output};
+use super::{
+    CliError,
+    database::{Access, tenant_named},
+    output::Output,
+};
 use crate::{
     domain::ids::TenantId,
     store::{self, StoreError},
@@ -21,6 +25,18 @@ enum Command {
     Create {
         /// Lower-case letters, digits, `-` and `_`; at most 63.
         name: String,
+        /// How long its messages are kept: a class of the configuration's `retention.classes`.
+        #[arg(long, default_value = "default")]
+        class: String,
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Put a tenant into another retention class.
+    Classify {
+        /// The tenant's name.
+        name: String,
+        /// A class of the configuration's `retention.classes`, or `default`.
+        class: String,
         #[command(flatten)]
         access: Access,
     },
@@ -31,21 +47,36 @@ enum Command {
     },
 }
 
-const COLUMNS: [(&str, &str); 3] = [("id", "/id"), ("name", "/name"), ("created", "/created_at")];
+const COLUMNS: [(&str, &str); 4] =
+    [("id", "/id"), ("name", "/name"), ("retention class", "/retention_class"), ("created", "/created_at")];
 
 impl Tenant {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
-            Command::Create { name, access } => create(&name, &access, output).await,
+            Command::Create { name, class, access } => create(&name, &class, &access, output).await,
+            Command::Classify { name, class, access } => classify(&name, &class, &access, output).await,
             Command::List { access } => list(&access, output).await,
         }
     }
 }
 
-async fn create(name: &str, access: &Access, output: &Output) -> Result<(), CliError> {
+async fn create(name: &str, class: &str, access: &Access, output: &Output) -> Result<(), CliError> {
+    access.check_class(class)?;
     let mut txn = access.store().await?.worker().await?;
-    let tenant =
-        store::tenant::tenant_insert(&mut txn, TenantId::new(), name).await.map_err(|error| refusal(error, name))?;
+    let id = TenantId::new();
+    store::tenant::tenant_insert(&mut txn, id, name).await.map_err(|error| refusal(error, name))?;
+    let tenant = store::tenant::tenant_classify(&mut txn, id, class).await?;
+    txn.commit().await.map_err(StoreError::from)?;
+    output.one(&view(&tenant), &COLUMNS);
+    Ok(())
+}
+
+async fn classify(name: &str, class: &str, access: &Access, output: &Output) -> Result<(), CliError> {
+    access.check_class(class)?;
+    let store = access.store().await?;
+    let tenant = tenant_named(&store, name).await?;
+    let mut txn = store.worker().await?;
+    let tenant = store::tenant::tenant_classify(&mut txn, tenant.id, class).await?;
     txn.commit().await.map_err(StoreError::from)?;
     output.one(&view(&tenant), &COLUMNS);
     Ok(())
@@ -59,7 +90,7 @@ async fn list(access: &Access, output: &Output) -> Result<(), CliError> {
 }
 
 fn view(tenant: &store::tenant::Tenant) -> Value {
-    json!({"id": tenant.id, "name": tenant.name, "created_at": tenant.created_at})
+    json!({"id": tenant.id, "name": tenant.name, "retention_class": tenant.retention_class, "created_at": tenant.created_at})
 }
 
 fn refusal(error: StoreError, name: &str) -> CliError {

@@ -239,6 +239,8 @@ pub async fn message_load(db: &mut PgConnection, ids: &[(TenantId, MessageId)]) 
 #[derive(Debug, Clone)]
 pub struct MessageView {
     pub message: Message,
+    /// Since then there is no recipient, content or attachment any more.
+    pub content_purged_at: Option<Timestamp>,
     pub delivery: DeliveryView,
 }
 
@@ -264,12 +266,13 @@ pub struct DeliveryView {
 
 const DELIVERY_COLUMNS: &str = "d.state, d.attempts, d.connection_id as d_connection_id, d.provider, d.external_id,
   d.code, d.unified_code, d.detail, d.cost_micros, d.cost_currency, d.engagement, d.next_attempt_at, d.finished_at,
-  coalesce(m.send_at > now(), false) as in_future";
+  coalesce(m.send_at > now(), false) as in_future, m.content_purged_at";
 
 fn view_from(row: &PgRow) -> Result<MessageView> {
     let message = message_from(row)?;
     let delivery = delivery_from(row, &message)?;
-    Ok(MessageView { message, delivery })
+    let content_purged_at = row.try_get::<Option<jiff_sqlx::Timestamp>, _>("content_purged_at")?.map(|it| it.to_jiff());
+    Ok(MessageView { message, content_purged_at, delivery })
 }
 
 fn delivery_from(row: &PgRow, message: &Message) -> Result<DeliveryView> {

@@ -15,36 +15,54 @@ pub const CONFIG_CHANNEL: &str = "angarium_config";
 pub struct Tenant {
     pub id: TenantId,
     pub name: String,
+    /// How long its messages are kept: a class of the configuration.
+    pub retention_class: String,
     pub created_at: Timestamp,
 }
 
-type Row = (uuid::Uuid, String, jiff_sqlx::Timestamp);
+type Row = (uuid::Uuid, String, String, jiff_sqlx::Timestamp);
 
-fn tenant((id, name, created_at): Row) -> Tenant {
-    Tenant { id: id.into(), name, created_at: created_at.to_jiff() }
+fn tenant((id, name, retention_class, created_at): Row) -> Tenant {
+    Tenant { id: id.into(), name, retention_class, created_at: created_at.to_jiff() }
 }
 
 /// Inserts a tenant; its name is unique.
 pub async fn tenant_insert(db: &mut PgConnection, id: TenantId, name: &str) -> Result<Tenant> {
-    let row = sqlx::query_as("insert into tenant (id, name) values ($1, $2) returning id, name, created_at")
-        .bind(id.uuid())
-        .bind(name)
-        .fetch_one(db)
-        .await?;
+    let row =
+        sqlx::query_as("insert into tenant (id, name) values ($1, $2) returning id, name, retention_class, created_at")
+            .bind(id.uuid())
+            .bind(name)
+            .fetch_one(db)
+            .await?;
     Ok(tenant(row))
 }
 
 /// All tenants, by name.
 pub async fn tenant_list(db: &mut PgConnection) -> Result<Vec<Tenant>> {
-    let rows = sqlx::query_as("select id, name, created_at from tenant order by name").fetch_all(db).await?;
+    let rows =
+        sqlx::query_as("select id, name, retention_class, created_at from tenant order by name").fetch_all(db).await?;
     Ok(rows.into_iter().map(tenant).collect())
 }
 
 /// The tenant of that name.
 pub async fn tenant_find(db: &mut PgConnection, name: &str) -> Result<Option<Tenant>> {
-    let row =
-        sqlx::query_as("select id, name, created_at from tenant where name = $1").bind(name).fetch_optional(db).await?;
+    let row = sqlx::query_as("select id, name, retention_class, created_at from tenant where name = $1")
+        .bind(name)
+        .fetch_optional(db)
+        .await?;
     Ok(row.map(tenant))
+}
+
+/// Puts a tenant into another retention class.
+pub async fn tenant_classify(db: &mut PgConnection, id: TenantId, class: &str) -> Result<Tenant> {
+    let row = sqlx::query_as(
+        "update tenant set retention_class = $2 where id = $1 returning id, name, retention_class, created_at",
+    )
+    .bind(id.uuid())
+    .bind(class)
+    .fetch_one(db)
+    .await?;
+    Ok(tenant(row))
 }
 
 /// Marks the tenant's configuration as changed, in the transaction that changes it.

@@ -38,6 +38,9 @@ pub struct MessageAnswer {
     send_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
+    /// Since then recipient, content and attachments are gone.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    content_purged_at: Option<Timestamp>,
     delivery: DeliveryAnswer,
 }
 
@@ -227,6 +230,7 @@ impl MessageAnswer {
             created_at: message.created_at,
             send_at: message.send_at,
             expires_at: message.expires_at,
+            content_purged_at: None,
             delivery,
         }
     }
@@ -254,7 +258,7 @@ impl DeliveryAnswer {
 
 impl From<MessageView> for MessageAnswer {
     fn from(view: MessageView) -> Self {
-        let MessageView { message, delivery } = view;
+        let MessageView { message, content_purged_at, delivery } = view;
         let waiting = !delivery.state.is_end() && delivery.attempts == 0;
         let delivery = DeliveryAnswer {
             id: delivery.id.to_string(),
@@ -271,7 +275,7 @@ impl From<MessageView> for MessageAnswer {
             engagement: delivery.engagement,
             finished_at: delivery.finished_at,
         };
-        Self::new(&message, delivery)
+        Self { content_purged_at, ..Self::new(&message, delivery) }
     }
 }
 
