@@ -2,6 +2,8 @@
 //! an operator's; everything else speaks HTTP like any other client, and can do nothing more.
 
 mod client;
+mod completions;
+mod config;
 mod connection;
 mod database;
 mod key;
@@ -11,6 +13,7 @@ mod provider;
 mod route;
 mod secret;
 mod serve;
+mod tail;
 mod tenant;
 
 use std::process::ExitCode;
@@ -53,6 +56,12 @@ enum Command {
     Send(Box<message::Send>),
     /// Messages that were sent.
     Message(message::Message),
+    /// Follow what happens, one line an event (with --json one object a line).
+    Tail(tail::Tail),
+    /// The gateway's configuration.
+    Config(config::Configuration),
+    /// Print the completions of a shell.
+    Completions(completions::Completions),
 }
 
 /// Why a command ended without success; the text is for the person who typed it.
@@ -103,6 +112,12 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Provider(command) => command.run(&output).await,
         Command::Send(command) => command.run(&output).await,
         Command::Message(command) => command.run(&output).await,
+        Command::Tail(command) => command.run(&output).await,
+        Command::Config(command) => command.run(&output),
+        Command::Completions(command) => {
+            command.run(&output);
+            Ok(())
+        }
     }
 }
 

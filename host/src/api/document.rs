@@ -11,7 +11,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, connection, json::close_tagged, message, operation, problem::ProblemBody, provider, route};
+use super::{App, connection, event, json::close_tagged, message, operation, problem::ProblemBody, provider, route};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,6 +23,7 @@ use super::{App, connection, json::close_tagged, message, operation, problem::Pr
     servers((url = "/")),
     tags(
         (name = "messages", description = "What is sent, and what became of it."),
+        (name = "events", description = "What happens, as it happens."),
         (name = "connections", description = "A tenant's accounts at providers."),
         (name = "routes", description = "Which connection serves a channel."),
         (name = "providers", description = "The components that speak to the other side."),
@@ -42,6 +43,8 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(message::decision))
         .routes(routes!(message::cancel))
         .routes(routes!(message::retry))
+        .routes(routes!(event::list))
+        .routes(routes!(event::follow))
         .routes(routes!(connection::list, connection::create))
         .routes(routes!(connection::get, connection::update, connection::delete))
         .routes(routes!(connection::rotate))
