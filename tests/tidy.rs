@@ -108,6 +108,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("mail_send", &["transport"]),
     ("mail_auth", &["transport"]),
     ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {

@@ -6,6 +6,7 @@ mod callback;
 mod connection;
 mod document;
 mod draft;
+mod event;
 mod fields;
 mod health;
 mod json;
@@ -58,6 +59,8 @@ pub struct Parts {
     pub bell: Arc<Notify>,
     pub metrics: Metrics,
     pub tracer: Tracer,
+    /// Ends what would never end by itself, once the node stops.
+    pub stop: CancellationToken,
     /// Whether the node has the role `api`; without it only the operator's paths are there.
     pub serves_tenants: bool,
     /// The longest request body, in bytes.

@@ -2,6 +2,8 @@
 //! an operator's; everything else speaks HTTP like any other client, and can do nothing more.
 
 mod client;
+mod completions;
+mod config;
 mod connection;
 mod database;
 mod health;
@@ -13,6 +15,7 @@ mod route;
 mod secret;
 mod serve;
 mod stats;
+mod tail;
 mod tenant;
 
 use std::process::ExitCode;
@@ -59,6 +62,12 @@ enum Command {
     Stats(Box<stats::Stats>),
     /// How the connections fare: rates, latencies, the last error.
     Health(health::Health),
+    /// Follow what happens, one line an event (with --json one object a line).
+    Tail(tail::Tail),
+    /// The gateway's configuration.
+    Config(config::Configuration),
+    /// Print the completions of a shell.
+    Completions(completions::Completions),
 }
 
 /// Why a command ended without success; the text is for the person who typed it.
@@ -111,6 +120,12 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Message(command) => command.run(&output).await,
         Command::Stats(command) => command.run(&output).await,
         Command::Health(command) => command.run(&output).await,
+        Command::Tail(command) => command.run(&output).await,
+        Command::Config(command) => command.run(&output),
+        Command::Completions(command) => {
+            command.run(&output);
+            Ok(())
+        }
     }
 }
 

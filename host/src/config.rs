@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use config::{Environment, File, FileFormat};
+use config::{Environment, File, FileFormat, Source};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::sealing::{Keyring, KeyringError};
 
@@ -84,7 +84,7 @@ impl std::fmt::Display for Problem {
 }
 
 /// All of it.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub database: Database,
@@ -103,17 +103,18 @@ pub struct Config {
 }
 
 /// Where the database is.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Database {
     /// `postgres://…`; `DATABASE_URL` serves as well.
+    #[serde(serialize_with = "redacted_url")]
     pub url: String,
     /// Connections of each of the two pools.
     pub max_connections: u32,
 }
 
 /// Where clients connect.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
     /// Port 0 takes a free one; the log says which.
@@ -126,10 +127,11 @@ pub struct Http {
 }
 
 /// The key-encryption keys.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Secrets {
     /// Base64 of 32 bytes; after a rotation the older ones follow it, with a comma between.
+    #[serde(serialize_with = "redacted")]
     pub key: Option<String>,
     /// A file of such keys, one a line.
     pub key_file: Option<PathBuf>,
@@ -146,6 +148,12 @@ macro_rules! choice {
                     $($word => Ok(Self::$value),)+
                     other => Err(format!("`{other}` is none of {}", [$(concat!("`", $word, "`")),+].join(", "))),
                 }
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(match self { $(Self::$value => $word),+ })
             }
         }
     };
@@ -167,7 +175,7 @@ pub enum FolderGrant {
 }
 
 /// Where the provider components come from.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Providers {
     /// Components in it (`*.wasm`) are installed and activated at the start.
@@ -178,14 +186,14 @@ pub struct Providers {
 }
 
 /// Networks that requests may go to although the guard's list has them.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Egress {
     pub allow: Vec<IpNet>,
 }
 
 /// Whom the gateway trusts.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
     /// PEM of certificate authorities to trust beside Mozilla's, such as an intranet's own.
@@ -193,7 +201,7 @@ pub struct Tls {
 }
 
 /// How deliveries leave.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dispatch {
     /// One transmission's total time.
@@ -205,7 +213,7 @@ pub struct Dispatch {
 }
 
 /// How the queue is claimed.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Queue {
     /// At least three times the dispatch deadline, so that a slow send never outlives its lease.
@@ -215,7 +223,7 @@ pub struct Queue {
 }
 
 /// How long things are kept.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// How often a node looks for what is past its time.
@@ -225,7 +233,7 @@ pub struct Retention {
 }
 
 /// For how long a tenant's messages are kept, counted from their acceptance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetentionClass {
     /// All of it.
@@ -243,7 +251,7 @@ pub enum Role {
 }
 
 /// The roles of this node; both, where nothing is said.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Roles(pub Vec<Role>);
 
@@ -264,7 +272,7 @@ pub enum LogFormat {
 }
 
 /// What the log says and how.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     pub format: LogFormat,
@@ -273,11 +281,12 @@ pub struct Log {
 }
 
 /// Where traces go.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
     /// The base URL of a collector that takes OTLP over HTTP; `OTEL_EXPORTER_OTLP_ENDPOINT` serves
     /// as well. Without it there are no traces.
+    #[serde(serialize_with = "redacted_endpoint")]
     pub otlp_endpoint: Option<String>,
     /// The share of the traces that begin here which is recorded, 0 to 1; who began one elsewhere
     /// has decided.
@@ -285,7 +294,7 @@ pub struct Telemetry {
 }
 
 /// This process among the others.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Node {
     /// As logs show it.
@@ -493,7 +502,8 @@ impl Config {
         for (key, value) in overrides.0 {
             builder = builder.set_override(key, value).map_err(shape)?;
         }
-        let config: Self = builder.build().and_then(config::Config::try_deserialize).map_err(shape)?;
+        let merged = builder.build().map_err(shape)?;
+        let config: Self = merged.clone().try_deserialize().map_err(|first| shapes(&merged, first))?;
         let problems = config.problems();
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Values(problems)) }
     }
@@ -568,6 +578,34 @@ impl Config {
         );
         problems
     }
+}
+
+/// That it is there, and not what it is.
+fn redacted<S: Serializer>(secret: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(|_| "***").serialize(serializer)
+}
+
+fn redacted_url<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&without_credentials(url))
+}
+
+fn redacted_endpoint<S: Serializer>(url: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    url.as_deref().map(without_credentials).serialize(serializer)
+}
+
+/// A URL in which no password stands, neither before the host nor among the parameters.
+fn without_credentials(url: &str) -> String {
+    let Ok(mut url) = url::Url::parse(url) else { return "***".to_owned() };
+    if url.password().is_some() && url.set_password(Some("***")).is_err() {
+        return "***".to_owned();
+    }
+    let secret = |name: &str| name.to_ascii_lowercase().contains("password") || name.eq_ignore_ascii_case("sslkey");
+    if url.query_pairs().any(|(name, _)| secret(&name)) {
+        let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+        let shown = pairs.iter().map(|(name, value)| (name, if secret(name) { "***" } else { value.as_str() }));
+        url.query_pairs_mut().clear().extend_pairs(shown);
+    }
+    url.to_string()
 }
 
 fn problem(key: &'static str, detail: impl Into<String>) -> Problem {
@@ -660,8 +698,50 @@ fn variables(environment: HashMap<String, String>) -> Environment {
         .source(Some(ours))
 }
 
+const SEE: &str = "; see `docs/operators.md` for the keys and their values";
+
 fn shape(error: config::ConfigError) -> ConfigError {
-    ConfigError::Shape(format!("{error}; see `docs/operators.md` for the keys and their values"))
+    ConfigError::Shape(format!("{error}{SEE}"))
+}
+
+/// Everything that is wrong where one key has no place or a value is of another kind: each key is
+/// tried by itself, and the good ones are looked at for values that can't be right.
+fn shapes(merged: &config::Config, first: config::ConfigError) -> ConfigError {
+    let mut wrong = Vec::new();
+    let mut good = config::Config::builder();
+    for (key, value) in leaves(merged) {
+        let alone = config::Config::builder().set_override(&key, value.clone()).and_then(|it| it.build());
+        match alone.and_then(config::Config::try_deserialize::<Config>) {
+            Ok(_) => {
+                good = match good.set_override(&key, value) {
+                    Ok(more) => more,
+                    Err(error) => return shape(error),
+                }
+            }
+            Err(error) => wrong.push(format!("`{key}`: {error}")),
+        }
+    }
+    if wrong.is_empty() {
+        return shape(first);
+    }
+    let rest = good.build().and_then(config::Config::try_deserialize::<Config>);
+    let values = rest.map(|config| config.problems()).unwrap_or_default();
+    wrong.extend(values.iter().map(ToString::to_string));
+    ConfigError::Shape(format!("{}{SEE}", wrong.join("\n  ")))
+}
+
+/// Every key that is set, with dots.
+fn leaves(merged: &config::Config) -> Vec<(String, config::Value)> {
+    let sections = Source::collect(merged).unwrap_or_default();
+    let mut leaves: Vec<_> = sections
+        .into_iter()
+        .flat_map(|(section, value)| match value.clone().into_table() {
+            Ok(keys) => keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)).collect(),
+            Err(_) => vec![(section, value)],
+        })
+        .collect();
+    leaves.sort_by(|(one, _), (other, _)| one.cmp(other));
+    leaves
 }
 
 #[cfg(test)]
@@ -795,6 +875,34 @@ mod tests {
         ] {
             assert!(message.contains(&format!("`{key}`")), "{message}");
         }
+    }
+
+    #[test]
+    fn keys_without_a_place_are_all_named_with_the_values_that_cannot_be_right() {
+        let message = refusal(
+            "[queue]\nlease_mss = 1\npoll_ms = 0\n[databse]\nurl = 'x'\n[http]\nlisten = 'here'\n[log]\nformat = 'xml'",
+            &[("DATABASE_URL", URL), ("ANGARIUM_DISPATCH__DEADLINE_MS", "soon")],
+        );
+        for key in
+            ["queue.lease_mss", "queue.poll_ms", "databse.url", "http.listen", "log.format", "dispatch.deadline_ms"]
+        {
+            assert!(message.contains(&format!("`{key}`")), "{key}: {message}");
+        }
+        assert!(!message.contains("`database.url`"), "{message}");
+    }
+
+    #[test]
+    fn what_is_shown_has_no_secret() {
+        let toml = "[secrets]\nkey = 'c2VjcmV0'\n[database]\n\
+                    url = 'postgres://u:hunter2@h/d?sslmode=require&sslpassword=hunter3'\n\
+                    [telemetry]\notlp_endpoint = 'https://me:hunter4@collector'";
+        let shown = serde_json::to_value(assemble(toml, &[]).unwrap()).unwrap();
+        assert_eq!(shown["database"]["url"], "postgres://u:***@h/d?sslmode=require&sslpassword=***");
+        assert_eq!(shown["telemetry"]["otlp_endpoint"], "https://me:***@collector/");
+        assert_eq!(shown["secrets"]["key"], "***");
+        assert_eq!(shown["roles"], serde_json::json!(["api", "dispatch"]));
+        let text = shown.to_string();
+        assert!(!text.contains("hunter") && !text.contains("c2VjcmV0"), "{text}");
     }
 
     #[test]

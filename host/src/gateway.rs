@@ -171,6 +171,7 @@ impl Gateway {
             bell,
             metrics,
             tracer: tracer.clone(),
+            stop: intake.clone(),
             serves_tenants: config.roles.has(Role::Api),
             max_body_bytes: config.http.max_body_bytes,
         });

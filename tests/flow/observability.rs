@@ -1,17 +1,21 @@
-//! What an operator sees: metrics and traces.
+//! What an operator sees: metrics, traces, events, and what the configuration comes to.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    process::Stdio,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use angarium::telemetry::{Kind, METRICS};
+use axum::http::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{
     collector::{Collector, Span},
     database::eventually,
-    gateway::{Answer, TestGateway},
+    gateway::{Answer, TestGateway, client},
     sink::{Reply, Sink},
 };
 
@@ -178,6 +182,11 @@ async fn a_collector_that_is_away_delays_nothing() {
     gateway.webhook(&sink, "/in").await;
     let (id, _) = send_within(&gateway, &[("traceparent", PARENT)]).await;
     assert_eq!(gateway.settled(&id).await["state"], "sent");
+    let log = gateway.nodes[0].as_ref().unwrap().log();
+    eventually("a word of it in the log", || async {
+        std::fs::read_to_string(&log).unwrap().contains("BatchSpanProcessor.ExportError").then_some(())
+    })
+    .await;
 }
 
 /// A sample of `/metrics`.
@@ -287,5 +296,228 @@ fn described(text: &str) {
         assert!(text.contains(&format!("# HELP {} {}", metric.name, metric.what)), "no help of {}", metric.name);
         let labels: BTreeSet<_> = sample.labels.keys().map(String::as_str).filter(|it| *it != "le").collect();
         assert_eq!(labels, metric.labels.iter().copied().collect(), "{}", metric.name);
+    }
+}
+
+/// The events' types with their messages, as a list shows them.
+fn told(events: &Value) -> Vec<(String, String)> {
+    let text = |event: &Value, name: &str| event[name].as_str().unwrap().to_owned();
+    events["data"].as_array().unwrap().iter().map(|it| (text(it, "type"), text(it, "message"))).collect()
+}
+
+/// Two messages: one is sent at once, one after a retry.
+async fn two_messages(gateway: &TestGateway, sink: &Sink) -> [String; 2] {
+    gateway.webhook(sink, "/in").await;
+    sink.answers("/in", [Reply::status(200), Reply::status(503), Reply::status(200)]);
+    let first = gateway.send(&hook()).await;
+    gateway.settled(&first).await;
+    let second = gateway.send(&hook()).await;
+    gateway.settled(&second).await;
+    [first, second]
+}
+
+#[tokio::test]
+async fn events_are_listed_in_the_order_of_time() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    let [first, second] = two_messages(&gateway, &sink).await;
+    let all = eventually("the events", || async {
+        let all = gateway.get("/v1/events").await;
+        (all["data"].as_array().unwrap().len() == 3).then_some(all)
+    })
+    .await;
+    let what = |kind: &str, message: &String| (format!("message.{kind}"), message.clone());
+    let expected = [what("sent", &first), what("retry_scheduled", &second), what("sent", &second)];
+    assert_eq!(told(&all), expected);
+    assert_eq!(all["next_cursor"], Value::Null);
+
+    // Page by page it is the same.
+    let mut paged = Vec::new();
+    let mut path = "/v1/events?limit=1".to_owned();
+    loop {
+        let page = gateway.get(&path).await;
+        paged.extend(told(&page));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/v1/events?limit=1&cursor={cursor}");
+    }
+    assert_eq!(paged, expected);
+
+    let some = gateway.get("/v1/events?type=message.retry_scheduled,message.failed").await;
+    assert_eq!(told(&some), expected[1..2]);
+    let id = all["data"][1]["id"].as_str().unwrap();
+    assert_eq!(told(&gateway.get(&format!("/v1/events?after={id}")).await), expected[2..]);
+    let at = all["data"][0]["at"].as_str().unwrap();
+    assert_eq!(told(&gateway.get(&format!("/v1/events?after={at}")).await).len(), 3);
+
+    let other = gateway.key_of("other", "messages:read");
+    let others = gateway.call_as(&other, reqwest::Method::GET, "/v1/events", None).await.expect(200);
+    assert_eq!(told(&others), []);
+    for (path, part) in [
+        ("/v1/events?after=yesterday", "query/after"),
+        ("/v1/events?type=Message", "query/type"),
+        ("/v1/events/stream?limit=1", "query/limit"),
+    ] {
+        let problem = gateway.call(reqwest::Method::GET, path, None).await.expect(400);
+        assert_eq!(problem["errors"][0]["pointer"], part, "{path}");
+    }
+    let blind = gateway.key_of("blind", "messages:write");
+    for path in ["/v1/events", "/v1/events/stream"] {
+        gateway.call_as(&blind, reqwest::Method::GET, path, None).await.expect(403);
+    }
+}
+
+/// The `id` and `event` fields of so many server-sent events.
+async fn followed(gateway: &TestGateway, path: &str, last: Option<&str>, count: usize) -> Vec<(String, String)> {
+    let mut request = client().get(gateway.url(path)).bearer_auth(&gateway.key);
+    if let Some(last) = last {
+        request = request.header("Last-Event-ID", last);
+    }
+    let mut answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let mut text = String::new();
+    let read = async {
+        while text.matches("\n\n").count() < count {
+            text.push_str(std::str::from_utf8(&answer.chunk().await.unwrap().expect("more")).unwrap());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), read).await.expect("the events come within 30 s");
+    let field = |block: &str, name: &str| {
+        let line = block.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.trim().to_owned()
+    };
+    text.split("\n\n").filter(|it| !it.is_empty()).map(|it| (field(it, "id:"), field(it, "event:"))).collect()
+}
+
+#[tokio::test]
+async fn a_stream_of_events_goes_on_where_another_ended() {
+    let (mut gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    two_messages(&gateway, &sink).await;
+    let stream = "/v1/events/stream?after=2020-01-01T00:00:00Z";
+    let first = followed(&gateway, stream, None, 3).await;
+    let kinds: Vec<_> = first.iter().map(|(_, kind)| kind.as_str()).collect();
+    assert_eq!(kinds, ["message.sent", "message.retry_scheduled", "message.sent"]);
+    let rest = followed(&gateway, stream, Some(&first[0].0), 2).await;
+    assert_eq!(rest, first[1..]);
+
+    // A stream does not keep a node from stopping.
+    let open = client().get(gateway.url("/v1/events/stream")).bearer_auth(&gateway.key).send().await.unwrap();
+    let node = gateway.nodes[0].take().unwrap();
+    let began = std::time::Instant::now();
+    tokio::task::spawn_blocking(move || node.stop()).await.unwrap().expect("it stops by itself");
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+    open.bytes().await.expect("the stream ends as it should");
+}
+
+/// `angarium tail` as a process, read line by line.
+struct Tail {
+    _process: tokio::process::Child,
+    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Tail {
+    fn start(gateway: &TestGateway, url: &str, arguments: &[&str]) -> Self {
+        let mut command = tokio::process::Command::new(&gateway.settings().binary);
+        command.args(["tail", "--url", url, "--key", &gateway.key]).args(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).stdin(Stdio::null()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { _process: process, lines }
+    }
+
+    /// The next line; `None` once the command has ended.
+    async fn line(&mut self) -> Option<String> {
+        let line = tokio::time::timeout(Duration::from_secs(30), self.lines.next_line());
+        line.await.expect("a line within 30 s").unwrap()
+    }
+}
+
+#[tokio::test]
+async fn tail_prints_a_line_an_event() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    let [first, second] = two_messages(&gateway, &sink).await;
+    let (url, since) = (gateway.url(""), ["--after", "2020-01-01T00:00:00Z"]);
+    let mut people = Tail::start(&gateway, &url, &since);
+    let line = people.line().await.unwrap();
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(words[1..5], ["message.sent", &first, "attempt", "1"], "{line}");
+    let mut programs =
+        Tail::start(&gateway, &url, &[&since[..], &["--json", "--type", "message.retry_scheduled"]].concat());
+    let event: Value = serde_json::from_str(&programs.line().await.unwrap()).unwrap();
+    let names: Vec<_> = event.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(names, ["at", "data", "delivery", "id", "message", "type"]);
+    assert_eq!(event["message"], second);
+    assert_eq!(event["data"]["attempt"], 1);
+    // What happens from now on comes, too.
+    let third = gateway.send(&hook()).await;
+    let mut rest = String::new();
+    while !rest.contains(&third) {
+        rest = people.line().await.expect("it goes on");
+    }
+}
+
+/// A gateway that ends its streams, and then refuses the key.
+#[tokio::test]
+async fn tail_comes_again_where_it_was_and_ends_when_it_is_refused() {
+    let gateway = TestGateway::start().await;
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&asked);
+    let answer = move |headers: axum::http::HeaderMap| async move {
+        let last = headers.get("last-event-id").map(|it| it.to_str().unwrap().to_owned()).unwrap_or_default();
+        let mut seen = seen.lock().unwrap();
+        seen.push(last);
+        let event = |id: u32| format!("id: evt_{id}\ndata: {{\"id\":\"evt_{id}\"}}\n\n");
+        match seen.len() {
+            1 => (StatusCode::OK, event(1) + &event(2) + "data: {\"cut"),
+            2 => (StatusCode::SERVICE_UNAVAILABLE, "{}".to_owned()),
+            3 => (StatusCode::OK, event(3)),
+            _ => (StatusCode::UNAUTHORIZED, "{\"code\":\"unauthorized\"}".to_owned()),
+        }
+    };
+    let app = axum::Router::new().route("/v1/events/stream", axum::routing::get(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let mut tail = Tail::start(&gateway, &url, &["--json"]);
+    for id in 1..=3 {
+        assert_eq!(tail.line().await.unwrap(), format!("{{\"id\":\"evt_{id}\"}}"));
+    }
+    assert_eq!(tail.line().await, None);
+    assert_eq!(*asked.lock().unwrap(), ["", "evt_2", "evt_2", "evt_3"]);
+}
+
+#[tokio::test]
+async fn config_check_shows_what_is_effective_or_names_what_is_wrong() {
+    let gateway = TestGateway::with(0, "[queue]\nlease_ms = 120000\n").await;
+    let settings = gateway.settings();
+    let shown: Value = serde_json::from_str(&settings.command_line(&["config", "check", "--json"]).unwrap()).unwrap();
+    assert_eq!(shown["queue"], json!({"lease_ms": 120_000, "poll_ms": 100}));
+    assert_eq!(shown["providers"]["grant"], "declared");
+    assert_eq!(shown["telemetry"], json!({"otlp_endpoint": null, "trace_sample_ratio": 1.0}));
+    let sections: Vec<_> = shown.as_object().unwrap().keys().map(String::as_str).collect();
+    for section in ["database", "dispatch", "egress", "http", "log", "node", "roles", "secrets", "tls"] {
+        assert!(sections.contains(&section), "{section}");
+    }
+    let table = settings.command_line(&["config", "check"]).unwrap();
+    assert!(table.contains("queue.lease_ms") && table.contains("120000"), "{table}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bad.toml");
+    std::fs::write(&file, "[queue]\nlease_mss = 1\npoll_ms = 0\n[http]\nlisten = 'here'\n").unwrap();
+    let mut command = std::process::Command::new(&settings.binary);
+    let output = command.env_clear().args(["config", "check", "--config"]).arg(&file).output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    for key in ["`queue.lease_mss`", "`queue.poll_ms`", "`http.listen`", "`database.url`"] {
+        assert!(said.contains(key), "{key}: {said}");
+    }
+    assert!(output.stdout.is_empty());
+}
+
+#[tokio::test]
+async fn shells_get_their_completions() {
+    let gateway = TestGateway::with(0, "").await;
+    for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef angarium"), ("fish", "complete -c angarium")] {
+        let script = gateway.settings().command_line(&["completions", shell]).unwrap();
+        assert!(script.contains(mark) && script.contains("tail"), "{shell}");
     }
 }

@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::domain::callback::CALLBACK_PATH;
 
 use super::{
-    App, callback, connection, health, json::close_tagged, message, operation, problem::ProblemBody, provider, route, statistics,
+    App, callback, connection, event, health, json::close_tagged, message, operation, problem::ProblemBody, provider, route, statistics,
 };
 
 #[derive(OpenApi)]
@@ -27,6 +27,7 @@ use super::{
     servers((url = "/")),
     tags(
         (name = "messages", description = "What is sent, and what became of it."),
+        (name = "events", description = "What happens, as it happens."),
         (name = "connections", description = "A tenant's accounts at providers."),
         (name = "routes", description = "Which connection serves a channel."),
         (name = "providers", description = "The components that speak to the other side."),
@@ -49,6 +50,8 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(message::cancel))
         .routes(routes!(message::retry))
         .routes(routes!(message::purge))
+        .routes(routes!(event::list))
+        .routes(routes!(event::follow))
         .routes(routes!(connection::list, connection::create))
         .routes(routes!(connection::get, connection::update, connection::delete))
         .routes(routes!(connection::rotate))

@@ -54,12 +54,34 @@ impl Client {
         self.call(Method::POST, path, Some(("application/wasm", bytes))).await
     }
 
+    /// Opens a stream of events, from behind `last` on.
+    pub async fn follow(&self, path: &str, last: Option<&str>) -> Result<Followed, NotFollowed> {
+        let address = self.address(path);
+        let passing = |error: reqwest::Error| NotFollowed { reason: unreachable(&address, &error), is_final: false };
+        // Longer than the gateway is ever silent.
+        let http = builder().connect_timeout(Duration::from_secs(10)).read_timeout(Duration::from_secs(60));
+        let mut request = http.build().map_err(passing)?.get(&address).bearer_auth(&self.key);
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        let answer = request.send().await.map_err(passing)?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(Followed(answer));
+        }
+        let bytes = answer.bytes().await.map_err(passing)?;
+        let reason = parse(&address, &bytes).map_or_else(|error| error, |problem| refusal(status.as_u16(), &problem));
+        Err(NotFollowed { reason, is_final: status.is_client_error() })
+    }
+
+    fn address(&self, path: &str) -> String {
+        format!("{}{path}", self.url.trim_end_matches('/'))
+    }
+
     async fn call(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Value, CliError> {
-        let address = format!("{}{path}", self.url.trim_end_matches('/'));
-        // An error says that a provider is installed already, which is what is wanted.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let address = self.address(path);
         let unreachable = |error: reqwest::Error| unreachable(&address, &error);
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(120)).build().map_err(unreachable)?;
+        let http = builder().timeout(Duration::from_secs(120)).build().map_err(unreachable)?;
         let mut request = http.request(method, &address).bearer_auth(&self.key);
         if let Some((media_type, bytes)) = body {
             request = request.header(header::CONTENT_TYPE, media_type).body(bytes);
@@ -70,6 +92,29 @@ impl Client {
         let value: Value = if bytes.is_empty() { Value::Null } else { parse(&address, &bytes)? };
         if status.is_success() { Ok(value) } else { Err(refusal(status.as_u16(), &value)) }
     }
+}
+
+/// A stream that is being read.
+pub struct Followed(reqwest::Response);
+
+impl Followed {
+    /// What comes next; `None` when it has ended, or broke.
+    pub async fn next(&mut self) -> Option<bytes::Bytes> {
+        self.0.chunk().await.ok().flatten()
+    }
+}
+
+/// Why there is no stream.
+pub struct NotFollowed {
+    pub reason: CliError,
+    /// Asking again would not help.
+    pub is_final: bool,
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    // An error says that a provider is installed already, which is what is wanted.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
 }
 
 fn written(body: &impl Serialize) -> Result<Vec<u8>, CliError> {

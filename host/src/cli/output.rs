@@ -19,33 +19,55 @@ pub type Column<'a> = (&'a str, &'a str);
 impl Output {
     /// One object: a line a field.
     pub fn one(&self, value: &Value, columns: &[Column<'_>]) {
-        if self.json {
-            return print(value);
-        }
-        let fields = columns.iter().map(|(title, pointer)| ((*title).to_owned(), cell(value, pointer)));
-        let rows: Vec<_> =
-            fields.filter(|(_, field)| !field.is_empty()).map(|(title, field)| vec![title, field]).collect();
-        say(&table(&[], rows));
+        say(&self.shape_one(value, columns));
     }
 
     /// A list, or an answer with the list in `data`: a line an object.
     pub fn list(&self, value: &Value, columns: &[Column<'_>]) {
-        if self.json {
-            return print(value);
-        }
-        self.rows(value.get("data").unwrap_or(value), columns);
-        if let Some(cursor) = value.get("next_cursor").and_then(Value::as_str) {
-            say(&format_args!("more with --cursor {cursor}"));
-        }
+        say(&self.shape_list(value, columns));
     }
 
     /// A table of a list's objects, for people only.
     pub fn rows(&self, list: &Value, columns: &[Column<'_>]) {
-        let titles: Vec<_> = columns.iter().map(|(title, _)| *title).collect();
-        let filled = |text: String| if text.is_empty() { NOTHING.to_owned() } else { text };
-        let row = |row: &Value| columns.iter().map(|(_, pointer)| filled(cell(row, pointer))).collect();
-        say(&table(&titles, list.as_array().into_iter().flatten().map(row).collect()));
+        say(&rows(list, columns));
     }
+
+    /// One object of many that follow: a line, or an object on a line of its own.
+    pub fn line(&self, value: &Value, line: impl Fn(&Value) -> String) {
+        say(&if self.json { value.to_string() } else { without_controls(&line(value)) });
+    }
+
+    /// A text that is for a program in any case.
+    pub fn text(&self, text: &str) {
+        say(&text);
+    }
+
+    fn shape_one(&self, value: &Value, columns: &[Column<'_>]) -> String {
+        if self.json {
+            return value.to_string();
+        }
+        let fields = columns.iter().map(|(title, pointer)| ((*title).to_owned(), cell(value, pointer)));
+        let rows = fields.filter(|(_, field)| !field.is_empty()).map(|(title, field)| vec![title, field]);
+        table(&[], rows.collect()).to_string()
+    }
+
+    fn shape_list(&self, value: &Value, columns: &[Column<'_>]) -> String {
+        if self.json {
+            return value.to_string();
+        }
+        let table = rows(value.get("data").unwrap_or(value), columns);
+        match value.get("next_cursor").and_then(Value::as_str) {
+            Some(cursor) => format!("{table}\nmore with --cursor {cursor}"),
+            None => table.to_string(),
+        }
+    }
+}
+
+fn rows(list: &Value, columns: &[Column<'_>]) -> Table {
+    let titles: Vec<_> = columns.iter().map(|(title, _)| *title).collect();
+    let filled = |text: String| if text.is_empty() { NOTHING.to_owned() } else { text };
+    let row = |row: &Value| columns.iter().map(|(_, pointer)| filled(cell(row, pointer))).collect();
+    table(&titles, list.as_array().into_iter().flatten().map(row).collect())
 }
 
 /// An empty cell looks like a mistake.
@@ -98,10 +120,6 @@ fn cell(row: &Value, pointer: &str) -> String {
     }
 }
 
-fn print(value: &Value) {
-    say(value);
-}
-
 /// A line on standard output. A reader that has seen enough (`head`) ends the command quietly.
 fn say(line: &dyn Display) {
     match writeln!(io::stdout(), "{line}") {
@@ -132,6 +150,10 @@ fn text(value: &Value) -> String {
         },
         other => other.to_string(),
     };
+    without_controls(&text)
+}
+
+fn without_controls(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -156,6 +178,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const COLUMNS: [Column<'_>; 3] = [("id", "/id"), ("state", "/state"), ("code", "/delivery/code")];
+
+    /// Programs read the JSON, and people's scripts the tables: neither changes by chance.
+    #[test]
+    fn what_is_printed_stays_as_it_is() {
+        let one = json!({"id": "msg_1", "state": "sent", "delivery": {"code": null}});
+        let list = json!({"data": [one, {"id": "msg_2", "state": "failed", "delivery": {"code": "http_500"}}],
+            "next_cursor": "abc"});
+        let people = Output { json: false };
+        assert_eq!(read(&people.shape_one(&one, &COLUMNS)), ["id msg_1", "state sent"]);
+        let lines = ["id state code", "msg_1 sent –", "msg_2 failed http_500", "more with --cursor abc"];
+        assert_eq!(read(&people.shape_list(&list, &COLUMNS)), lines);
+        let programs = Output { json: true };
+        assert_eq!(programs.shape_one(&one, &COLUMNS), one.to_string());
+        assert_eq!(programs.shape_list(&list, &COLUMNS), list.to_string(), "one line, all that was answered");
+    }
+
+    /// The lines that say something, without the table's rules and gaps.
+    fn read(shown: &str) -> Vec<String> {
+        let lines = shown.lines().filter(|line| line.contains(char::is_alphanumeric));
+        lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    }
 
     #[test]
     fn a_cell_reads_as_text_and_holds_no_control_character() {

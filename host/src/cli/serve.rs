@@ -6,12 +6,19 @@ use clap::Args;
 
 use super::CliError;
 use crate::{
-    config::{Config, Overrides},
+    config::{Config, ConfigError, Overrides},
     gateway, telemetry,
 };
 
 #[derive(Debug, Args)]
 pub struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// The configuration, and what goes before it.
+#[derive(Debug, Args)]
+pub struct Settings {
     /// The configuration file.
     #[arg(long, env = "ANGARIUM_CONFIG")]
     config: Option<PathBuf>,
@@ -29,14 +36,21 @@ pub struct Serve {
     log_format: Option<String>,
 }
 
-impl Serve {
-    pub async fn run(self) -> Result<(), CliError> {
+impl Settings {
+    /// Reads the file, the environment and these flags.
+    pub fn load(self) -> Result<Config, ConfigError> {
         let overrides = Overrides::default()
             .with("database.url", self.database_url)
             .with("http.listen", self.listen)
             .with("providers.folder", self.providers)
             .with("log.format", self.log_format);
-        let config = Config::load(self.config.as_deref(), overrides)?;
+        Config::load(self.config.as_deref(), overrides)
+    }
+}
+
+impl Serve {
+    pub async fn run(self) -> Result<(), CliError> {
+        let config = self.settings.load()?;
         telemetry::logs_start(&config.log)?;
         // Thousands of deliveries in flight are thousands of sockets.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {

@@ -1,7 +1,7 @@
 //! The outbox: one row for each thing that happened to a message.
 
 use jiff::Timestamp;
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::Result;
@@ -11,6 +11,7 @@ use crate::domain::ids::{DeliveryId, EventId, MessageId, TenantId};
 #[derive(Debug, Clone)]
 pub struct EventView {
     pub id: EventId,
+    pub message: MessageId,
     pub delivery: Option<DeliveryId>,
     /// Such as `message.sent`.
     pub kind: String,
@@ -22,23 +23,52 @@ pub struct EventView {
 /// A message's events, oldest first. Its acceptance is the message itself and has no row here.
 pub async fn event_list(db: &mut PgConnection, tenant: TenantId, message: MessageId) -> Result<Vec<EventView>> {
     let rows = sqlx::query(
-        "select id, delivery_id, type, at, data from event where tenant_id = $1 and message_id = $2 order by at, id",
+        "select id, delivery_id, type, at, data, message_id from event
+         where tenant_id = $1 and message_id = $2 order by at, id",
     )
     .bind(tenant.uuid())
     .bind(message.uuid())
     .fetch_all(db)
     .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(EventView {
-                id: row.try_get::<Uuid, _>(0)?.into(),
-                delivery: row.try_get::<Option<Uuid>, _>(1)?.map(Into::into),
-                kind: row.try_get(2)?,
-                at: row.try_get::<jiff_sqlx::Timestamp, _>(3)?.to_jiff(),
-                data: row.try_get(4)?,
-            })
-        })
-        .collect()
+    rows.iter().map(event_from).collect()
+}
+
+fn event_from(row: &PgRow) -> Result<EventView> {
+    Ok(EventView {
+        id: row.try_get::<Uuid, _>(0)?.into(),
+        delivery: row.try_get::<Option<Uuid>, _>(1)?.map(Into::into),
+        kind: row.try_get(2)?,
+        at: row.try_get::<jiff_sqlx::Timestamp, _>(3)?.to_jiff(),
+        data: row.try_get(4)?,
+        message: row.try_get::<Uuid, _>(5)?.into(),
+    })
+}
+
+/// A piece of a tenant's events.
+#[derive(Debug, Clone, Copy)]
+pub struct EventWindow<'a> {
+    pub after: EventId,
+    pub before: EventId,
+    /// Empty for all types.
+    pub kinds: &'a [String],
+    pub limit: u32,
+}
+
+/// A tenant's events within a window, in the order of their ids, which is that of time.
+pub async fn event_page(db: &mut PgConnection, tenant: TenantId, window: &EventWindow<'_>) -> Result<Vec<EventView>> {
+    let rows = sqlx::query(
+        "select id, delivery_id, type, at, data, message_id from event
+         where tenant_id = $1 and id > $2 and id < $3 and (cardinality($4::text[]) = 0 or type = any ($4))
+         order by id limit $5",
+    )
+    .bind(tenant.uuid())
+    .bind(window.after.uuid())
+    .bind(window.before.uuid())
+    .bind(window.kinds)
+    .bind(i64::from(window.limit))
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(event_from).collect()
 }
 
 /// Records what a person did to a message.

@@ -243,7 +243,8 @@ pub struct Lane {
 /// channel that no provider serves is any word that a client thinks of.
 #[must_use]
 pub fn lane(channel: &str, provider: &str) -> Arc<Lane> {
-    static LANES: LazyLock<RwLock<HashMap<String, HashMap<String, Arc<Lane>>>>> = LazyLock::new(RwLock::default);
+    type Providers = HashMap<String, Arc<Lane>>;
+    static LANES: LazyLock<RwLock<HashMap<String, Providers>>> = LazyLock::new(RwLock::default);
     let known = LANES.read().unwrap_or_else(PoisonError::into_inner);
     if let Some(lane) = known.get(channel).and_then(|providers| providers.get(provider)) {
         return Arc::clone(lane);

@@ -170,6 +170,8 @@ pub struct EventAnswer {
     #[serde(rename = "type")]
     #[schema(example = "message.sent")]
     kind: String,
+    #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    message: String,
     delivery: Option<String>,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
@@ -317,6 +319,7 @@ impl EventAnswer {
         Self {
             id: EventId::from(message.id.uuid()).to_string(),
             kind: "message.accepted".to_owned(),
+            message: message.id.to_string(),
             delivery: Some(message.id.first_delivery().to_string()),
             at: message.created_at,
             data: None,
@@ -329,6 +332,7 @@ impl From<EventView> for EventAnswer {
         Self {
             id: view.id.to_string(),
             kind: view.kind,
+            message: view.message.to_string(),
             delivery: view.delivery.map(|id| id.to_string()),
             at: view.at,
             data: view.data.and_then(json),
