@@ -34,7 +34,7 @@ impl Lease {
         self.origin + Duration::from_millis(self.valid_until.load(Ordering::Acquire)) > deadline
     }
 
-    /// Whether its row is gone: others may have its deliveries.
+    /// Whether it is not renewed any more: others have its deliveries, or will.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.valid_until.load(Ordering::Acquire) == 0
@@ -94,6 +94,13 @@ impl Leases {
         let mut held = self.held();
         for (_, id) in leases {
             held.remove(id);
+        }
+    }
+
+    /// Lets a lease run out, so that recovery finds what could not be settled under it.
+    pub fn give_up(&self, lease: Uuid) {
+        if let Some(lease) = self.held().remove(&lease) {
+            lease.lose();
         }
     }
 
