@@ -289,3 +289,36 @@ async fn a_connection_lost_during_the_outcome_commit_is_asked_after_and_nothing_
         assert_eq!((sink.received().len(), count(&gateway, "event").await), (sent, sent), "{loss:?}");
     }
 }
+
+/// A database that refuses one row is no reason to lose it: the lease runs out, and recovery says `unknown`.
+#[tokio::test]
+async fn what_the_database_refuses_is_found_by_its_lease() {
+    for (table, refused) in [("attempt", "new.status = 418"), ("intent", "new.on_unknown = 'retry'")] {
+        let (gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
+        sink.answers("/first", [Reply::status(418)]);
+        sink.answers("/second", [Reply::status(200).after(std::time::Duration::from_millis(300))]);
+        for (uid, path) in [("first", "/first"), ("second", "/second")] {
+            gateway.connection(uid, "webhook", json!({"url": sink.url(path)}), json!({})).await;
+        }
+        let candidates = json!([{"connection": "first"}, {"connection": "second"}]);
+        gateway.route("webhook", json!({"candidates": candidates})).await;
+        let trigger = format!(
+            "create function refuse() returns trigger language plpgsql as
+               $$ begin if {refused} then raise exception 'refused'; end if; return new; end $$;
+             create trigger refuse before insert on {table} for each row execute function refuse()"
+        );
+        gateway.db.sql(&trigger).await;
+        // Both under one lease; the second is settled after the first was refused.
+        let other = json!({"channel": "webhook", "connection": "second", "content": {"payload": {}}});
+        let batch = json!({"messages": [message(), other]});
+        let answers = gateway.post("/v1/messages/batch", &batch).await.expect(200);
+        let id = |number: usize| answers["data"][number]["message"]["id"].as_str().unwrap().to_owned();
+        gateway.logged(0, "the database refuses an outcome").await;
+        assert_eq!(gateway.settled(&id(1)).await["state"], "sent", "{table}");
+        sink.answers("/first", [Reply::status(200)]);
+        gateway.db.sql(&format!("drop trigger refuse on {table}")).await;
+        assert_eq!(gateway.settled(&id(0)).await["state"], "sent", "{table}");
+        let attempts = gateway.attempts(&id(0)).await;
+        assert!(attempts.iter().any(|it| it.ends_with(":unknown")), "{table}: {attempts:?}");
+    }
+}

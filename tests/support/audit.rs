@@ -3,11 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{
-    database::eventually,
-    gateway::TestGateway,
-    sink::Sink,
-};
+use super::{database::eventually, gateway::TestGateway, sink::Sink};
 
 /// Waits until every delivery has ended, and checks it all. `accepted` has the clients' keys by the messages' ids.
 pub async fn audit(gateway: &TestGateway, sink: &Sink, accepted: &HashMap<String, String>) {

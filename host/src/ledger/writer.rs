@@ -70,6 +70,7 @@ impl Writer {
                 Box::pin(self.write(batch, &[])).await;
                 return Box::pin(self.write(rest, &[])).await;
             } else {
+                batch.iter().for_each(|entry| self.leases.give_up(entry.lease().1));
                 return tracing::error!(%error, "the database refuses an outcome; recovery will call it unknown");
             }
         }
@@ -152,13 +153,16 @@ fn leases_of(batch: &[Entry]) -> Vec<(TenantId, Uuid)> {
     batch.iter().map(Entry::lease).collect::<HashSet<_>>().into_iter().collect()
 }
 
-/// The leases whose last outcome is in this batch.
+/// The leases whose last outcome is in this batch, but for those that run out with something unsettled.
 fn finished_leases(batch: &[Entry]) -> Vec<(TenantId, Uuid)> {
     let outcomes = batch.iter().filter_map(|entry| match entry {
         Entry::Outcome { work, .. } => Some(work),
         Entry::Attempt { .. } | Entry::Intent { .. } => None,
     });
-    outcomes.filter(|work| work.lease.settle_one()).map(|work| (work.tenant, work.lease.id)).collect()
+    outcomes
+        .filter(|work| work.lease.settle_one() && !work.lease.is_lost())
+        .map(|work| (work.tenant, work.lease.id))
+        .collect()
 }
 
 /// Tells those who wait, and gives the places in memory back.

@@ -34,7 +34,7 @@ impl Lease {
         self.origin + Duration::from_millis(self.valid_until.load(Ordering::Acquire)) > deadline
     }
 
-    /// Whether its row is gone: others may have its deliveries.
+    /// Whether it is not renewed any more: others have its deliveries, or will.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.valid_until.load(Ordering::Acquire) == 0
@@ -101,6 +101,13 @@ impl Leases {
     #[must_use]
     pub fn count(&self) -> usize {
         self.held().len()
+    }
+
+    /// Lets a lease run out, so that recovery finds what could not be settled under it.
+    pub fn give_up(&self, lease: Uuid) {
+        if let Some(lease) = self.held().remove(&lease) {
+            lease.lose();
+        }
     }
 
     /// The leases that stand, to be renewed.
