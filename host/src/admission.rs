@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How many writers share the work: few, so that batches grow under load.
-const WRITERS: usize = 3;
+const WRITERS: usize = 2;
 
 /// Requests that wait for a writer before further ones wait at the door.
 const WAITING: usize = 4096;

@@ -96,7 +96,8 @@ impl Directory {
         if let Some(fresh) = self.fresh(tenant) {
             return Ok(fresh);
         }
-        self.reload(tenant).await
+        // Rare and large: boxed, so that every delivery's future stays small.
+        Box::pin(self.reload(tenant)).await
     }
 
     /// The same, read anew: for what a request names and this node does not know yet.

@@ -223,6 +223,12 @@ impl Session {
     pub async fn begin(&mut self) -> Result<Transaction<'_>> {
         Ok(self.0.begin().await?)
     }
+
+    /// Begins a transaction that sees one tenant, both in one round trip.
+    pub async fn begin_as(&mut self, tenant: TenantId) -> Result<Transaction<'_>> {
+        let begin = format!("begin; set local angarium.tenant = '{}'", tenant.uuid());
+        Ok(self.0.begin_with(sqlx::AssertSqlSafe(begin)).await?)
+    }
 }
 
 /// Notifications of one channel.
@@ -300,17 +306,6 @@ pub enum TransactionEnd {
     Aborted,
     /// The server has not heard yet that nobody waits for it.
     Open,
-}
-
-/// Sets the tenant as [`tenant_set`] does, and names the transaction, so that it can be asked after
-/// should its COMMIT not be answered.
-pub async fn tenant_set_named(db: &mut PgConnection, tenant: TenantId) -> Result<TransactionId> {
-    let (_, id): (String, String) =
-        sqlx::query_as("select set_config('angarium.tenant', $1, true), pg_current_xact_id()::text")
-            .bind(tenant.uuid().to_string())
-            .fetch_one(db)
-            .await?;
-    Ok(TransactionId(id))
 }
 
 /// What a transaction came to, asked on another connection.

@@ -16,7 +16,7 @@ use angarium::{
     },
     outcome::{self, Circumstances, Outcome, host_verdict},
     recovery,
-    routing::{self, Standing},
+    routing::{self, Facts, Situation, Standing},
     store::{
         attempt::{NewIntent, Settlement, attempt_list, attempt_settle, intent_insert, past_load},
         message::{BirthLease, MessageRow, message_get, message_insert},
@@ -76,9 +76,13 @@ impl Real<'_> {
     }
 
     fn plan(&self, past: &[PastAttempt]) -> Option<usize> {
-        let standings: Vec<_> =
-            self.spec.candidates.iter().map(|it| Standing { connection: it.connection, barred: None }).collect();
-        let plan = routing::plan(&self.spec, &standings, past);
+        let standings: Vec<_> = self
+            .spec
+            .candidates
+            .iter()
+            .map(|it| Standing { connection: it.connection, barred: None, facts: Facts::default() })
+            .collect();
+        let plan = routing::plan(&self.spec, &standings, &Situation { past, turn: 0, chance: 0.0 });
         let first = plan.candidates.first()?.connection;
         self.spec.candidates.iter().position(|it| it.connection == first)
     }
@@ -288,7 +292,7 @@ impl Real<'_> {
 }
 
 fn random_spec(rng: &mut Rng) -> RouteSpec {
-    let candidates = (0..rng.usize(1..=3)).map(|_| Candidate { connection: ConnectionId::new() }).collect::<Vec<_>>();
+    let candidates = (0..rng.usize(1..=3)).map(|_| Candidate::new(ConnectionId::new())).collect::<Vec<_>>();
     let hour = 3_600_000;
     RouteSpec {
         retry: match rng.u8(0..4) {

@@ -45,7 +45,7 @@ async fn accept(db: &Database, tenant: TenantId, new: &[NewMessage], queued: boo
     let rows: Vec<_> = new.iter().map(|new| MessageRow { new, json: b"{}", queued }).collect();
     let fresh = message_insert(&mut txn, tenant, &rows, lease).await.unwrap();
     txn.commit().await.unwrap();
-    fresh
+    fresh.fresh
 }
 
 async fn claim(db: &Database, limit: i64, per_tenant: i64, except: &[TenantId]) -> Vec<(TenantId, DeliveryId)> {

@@ -27,7 +27,7 @@ use crate::{
             BirthLease, KnownKey, MessageRow, attachment_insert, idempotency_find, message_exists, message_insert,
             message_load,
         },
-        tenant_set, tenant_set_named, transaction_end,
+        tenant_set, transaction_end,
     },
 };
 
@@ -186,18 +186,22 @@ impl Writer {
             Some(session) => session,
             none => none.insert(self.store.session(Role::App).await?),
         };
-        let mut txn = session.begin().await?;
+        let Some(first) = parts.first() else { return Ok(Vec::new()) };
+        let mut txn = session.begin_as(first.tenant).await?;
         let mut written = Vec::with_capacity(parts.len());
         let mut transaction = None;
-        for part in parts {
-            transaction = Some(tenant_set_named(&mut txn, part.tenant).await?);
+        for (number, part) in parts.iter().enumerate() {
+            if number > 0 {
+                tenant_set(&mut txn, part.tenant).await?;
+            }
             let lease = BirthLease {
                 id: part.lease,
                 node: self.outlet.leases.node,
                 length_ms: self.outlet.leases.length.as_millis() as i64,
             };
-            let fresh: HashSet<MessageId> =
-                message_insert(&mut txn, part.tenant, &rows(part), lease).await?.into_iter().collect();
+            let stored = message_insert(&mut txn, part.tenant, &rows(part), lease).await?;
+            let fresh: HashSet<MessageId> = stored.fresh.into_iter().collect();
+            transaction = Some(stored.transaction);
             for pending in part.messages.iter().filter(|it| fresh.contains(&it.new.message.id)) {
                 if !pending.new.attachments.is_empty() {
                     attachment_insert(&mut txn, part.tenant, pending.new.message.id, &pending.new.attachments).await?;

@@ -44,8 +44,8 @@ use crate::{
     telemetry::Side,
 };
 use new::{Circumstances, NewMessage};
-pub use view::{CostAnswer, DispositionName, EventAnswer};
 use view::{AttemptAnswer, DecisionAnswer, MessageAnswer};
+pub use view::{CostAnswer, DispositionName, EventAnswer};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const MOST_IN_BATCH: usize = 1000;

@@ -47,8 +47,10 @@ pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt) -> s
             return Ok(Recorded::NotYet);
         }
         receipt_event(db, &target, received, to.as_str()).await?;
-        let left = target.state.is_end().then_some(EndCount { delivery: target.delivery, state: target.state, count: -1 });
-        let counts: Vec<_> = left.into_iter().chain([EndCount { delivery: target.delivery, state: to, count: 1 }]).collect();
+        let left =
+            target.state.is_end().then_some(EndCount { delivery: target.delivery, state: target.state, count: -1 });
+        let counts: Vec<_> =
+            left.into_iter().chain([EndCount { delivery: target.delivery, state: to, count: 1 }]).collect();
         end_count(db, received.tenant, &counts).await?;
     }
     if kind.is_engagement() {

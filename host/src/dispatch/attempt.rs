@@ -13,7 +13,7 @@ use crate::{
         attempt::{Attempt, Origin, Trigger, Verdict},
         ids::AttemptId,
         price::Price,
-        provider::{CallContext, Cost, Deduplication, Disposition, Item, Judgement, Step},
+        provider::{CallContext, Cost, Deduplication, Disposition, Judgement, Step},
         route::OnUnknown,
         trace::TraceContext,
         transmission::{Blob, Reply, Transmission},
@@ -195,16 +195,19 @@ impl Dispatcher {
         if work.message.attachments == 0 {
             return Ok(Vec::new());
         }
-        let mut txn = self.store.tenant(work.tenant).await?;
-        Ok(item::blobs(attachment_list(&mut txn, work.tenant, work.message.id).await?))
+        // Rare and large: boxed, so that every delivery's future stays small.
+        Box::pin(async {
+            let mut txn = self.store.tenant(work.tenant).await?;
+            Ok(item::blobs(attachment_list(&mut txn, work.tenant, work.message.id).await?))
+        })
+        .await
     }
 }
 
 impl Conversation<'_> {
     async fn run(&mut self) -> Verdict {
-        let item = item::item(self.work.delivery, &self.work.message, &self.blobs);
         let mut answered: Option<Reply> = None;
-        let mut step = self.prepare(&item);
+        let mut step = self.prepare();
         for _ in 0..MAX_STEPS {
             match step {
                 Ok(Step::Done(judgements)) => return self.judged(judgements.into_iter().next()),
@@ -228,10 +231,12 @@ impl Conversation<'_> {
         self.broken(&format!("it asked for more than {MAX_STEPS} steps"))
     }
 
-    fn prepare(&mut self, item: &Item) -> Result<Step, CallError> {
+    /// The item is gone before the request is under way: ten thousand may wait at a time.
+    fn prepare(&mut self) -> Result<Step, CallError> {
         let config = self.endpoint.connection.config.get();
+        let item = item::item(self.work.delivery, &self.work.message, &self.blobs);
         let span = self.dispatcher.tracer.child("plugin.prepare", Side::Internal, self.trace);
-        let called = self.serving.component.prepare(&self.context, config, std::slice::from_ref(item));
+        let called = self.serving.component.prepare(&self.context, config, std::slice::from_ref(&item));
         self.called(called, span)
     }
 

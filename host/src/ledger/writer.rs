@@ -34,7 +34,14 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(store: Store, leases: Arc<Leases>, writable: Arc<watch::Sender<bool>>) -> Self {
-        Self { store, leases, writable, session: None, in_doubt: None, sizes: metrics::histogram!("angarium_ledger_batch_size") }
+        Self {
+            store,
+            leases,
+            writable,
+            session: None,
+            in_doubt: None,
+            sizes: metrics::histogram!("angarium_ledger_batch_size"),
+        }
     }
 
     pub(super) async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>) {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, StoreError, statistics::minute_of, time::micros};
+use super::{Result, StoreError, TransactionId, statistics::minute_of, time::micros};
 use crate::domain::{
     delivery::DeliveryState,
     ids::{ConnectionId, DeliveryId, MessageId, TenantId},
@@ -35,6 +35,15 @@ pub struct MessageRow<'a> {
     pub queued: bool,
 }
 
+/// What [`message_insert`] wrote.
+#[derive(Debug)]
+pub struct Inserted {
+    /// The messages that were not accepted before.
+    pub fresh: Vec<MessageId>,
+    /// Names the transaction, so that it can be asked after should its COMMIT not be answered.
+    pub transaction: TransactionId,
+}
+
 /// Writes and counts the messages of one tenant whose idempotency keys are new, and tells their ids. The rest
 /// was accepted before: [`idempotency_find`] tells as what.
 pub async fn message_insert(
@@ -42,10 +51,10 @@ pub async fn message_insert(
     tenant: TenantId,
     rows: &[MessageRow<'_>],
     lease: BirthLease,
-) -> Result<Vec<MessageId>> {
+) -> Result<Inserted> {
     let messages = || rows.iter().map(|row| &row.new.message);
     let keys = || rows.iter().map(|row| row.new.idempotency.as_ref());
-    let fresh: Vec<Uuid> = sqlx::query_scalar(
+    let (fresh, transaction): (Vec<Uuid>, String) = sqlx::query_as(
         "with input as (
            select id, timestamptz 'epoch' + created_at * interval '1 microsecond' as created_at, channel, recipient,
              priority, timestamptz 'epoch' + send_at * interval '1 microsecond' as send_at,
@@ -80,7 +89,7 @@ pub async fn message_insert(
            insert into stat_delta (tenant_id, at, kind, word, channel, count)
            select $1, minute, 'message', 'accepted', channel, count(*) from fresh group by minute, channel
          )
-         select id from fresh",
+         select coalesce(array_agg(id), '{}'), pg_current_xact_id()::text from fresh",
     )
     .bind(tenant.uuid())
     .bind(messages().map(|m| m.id.uuid()).collect::<Vec<_>>())
@@ -100,9 +109,10 @@ pub async fn message_insert(
     .bind(lease.node)
     .bind(lease.length_ms as f64)
     .bind(messages().map(|m| minute_of(m.id.uuid())).collect::<Vec<_>>())
-    .fetch_all(db)
+    .fetch_one(db)
     .await?;
-    Ok(fresh.into_iter().map(MessageId::from).collect())
+    let fresh = fresh.into_iter().map(MessageId::from).collect();
+    Ok(Inserted { fresh, transaction: TransactionId(transaction) })
 }
 
 /// Writes the attachments of messages that were just inserted.

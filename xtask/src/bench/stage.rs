@@ -13,6 +13,8 @@ use crate::progress::step;
 use crate::project;
 
 const TEMPLATE: &str = "bench_template";
+/// One connection may have ten thousand requests under way: `slow_provider` has as many.
+const ROOM: &str = "[dispatch]\nmax_in_flight_per_connection = 10000\n";
 const SCOPES: &str = "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read";
 
 /// The parts that are shared by all measurements.
@@ -52,7 +54,7 @@ impl Stage {
             name: "bench".into(),
             listen: "127.0.0.1:0".parse()?,
             log_filter: "warn",
-            extra: String::new(),
+            extra: ROOM.into(),
             environment: vec![],
         };
         settings.migrate()?;
