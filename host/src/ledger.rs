@@ -3,8 +3,9 @@
 
 mod writer;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -13,10 +14,12 @@ use uuid::Uuid;
 
 use self::writer::Writer;
 use crate::{
+    clock,
     queue::{Leases, Work},
     store::{
         Store,
         attempt::{NewIntent, Settlement},
+        delivery::Deferral,
     },
 };
 
@@ -33,6 +36,8 @@ enum Entry {
     Attempt { settlement: Box<Settlement> },
     /// The last thing this node says of a delivery; its place in memory is free once it is written.
     Outcome { settlement: Box<Settlement>, work: Work },
+    /// The same without an attempt: it goes back to the queue as it came.
+    Deferral { deferral: Deferral, work: Work },
     /// A request that waits until its intent is committed; false when its lease is lost.
     Intent { intent: NewIntent, committed: oneshot::Sender<bool> },
 }
@@ -68,6 +73,23 @@ impl Ledger {
     /// Records the attempt that ends this node's work on a delivery.
     pub fn settle(&self, settlement: Settlement, work: Work) {
         self.send(work.lease.id, Entry::Outcome { settlement: Box::new(settlement), work });
+    }
+
+    /// Puts a delivery back into the queue, due at `at`, for it only waits: no attempt is made and
+    /// nothing is told. It comes back with the same past and trigger.
+    pub fn defer(&self, work: Work, at: Timestamp) {
+        let deferral = Deferral {
+            tenant: work.tenant,
+            delivery: work.delivery,
+            message: work.message.id,
+            priority: work.message.priority,
+            lease: work.lease.id,
+            attempts: work.attempts,
+            deaths: work.deaths,
+            trigger: work.trigger,
+            wait: Duration::try_from(at.duration_since(clock::now())).unwrap_or_default(),
+        };
+        self.send(deferral.lease, Entry::Deferral { deferral, work });
     }
 
     /// Commits to a request before its first byte; false when the delivery is no longer this

@@ -8,13 +8,14 @@ use uuid::Uuid;
 
 use super::{BATCH, Entry};
 use crate::{
-    domain::ids::TenantId,
+    domain::ids::{DeliveryId, TenantId},
     failpoint::failpoint,
     queue::Leases,
     store::{
         self, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
         attempt::{NewIntent, Settlement, attempt_settle, intent_insert},
-        queue::{Held, lease_delete, lease_hold},
+        delivery::{Deferral, delivery_defer},
+        queue::{Held, lease_delete, lease_hold, lease_release},
         transaction_end,
     },
 };
@@ -109,6 +110,12 @@ impl Writer {
             attempt_settle(&mut txn, &settlements).await?;
             failpoint!(OutcomeBeforeCommit);
         }
+        let deferrals: Vec<&Deferral> =
+            batch.iter().filter_map(Entry::deferral).filter(|it| held.contains(&it.lease)).collect();
+        if !deferrals.is_empty() {
+            delivery_defer(&mut txn, &deferrals).await?;
+            lease_release(&mut txn, &released(&deferrals, finished)).await?;
+        }
         let intents: Vec<&NewIntent> =
             batch.iter().filter_map(Entry::intent).filter(|it| held.contains(&it.lease)).collect();
         if !intents.is_empty() {
@@ -136,20 +143,28 @@ impl Entry {
     fn settlement(&self) -> Option<&Settlement> {
         match self {
             Self::Attempt { settlement } | Self::Outcome { settlement, .. } => Some(settlement),
-            Self::Intent { .. } => None,
+            Self::Deferral { .. } | Self::Intent { .. } => None,
+        }
+    }
+
+    fn deferral(&self) -> Option<&Deferral> {
+        match self {
+            Self::Deferral { deferral, .. } => Some(deferral),
+            Self::Attempt { .. } | Self::Outcome { .. } | Self::Intent { .. } => None,
         }
     }
 
     fn intent(&self) -> Option<&NewIntent> {
         match self {
             Self::Intent { intent, .. } => Some(intent),
-            Self::Attempt { .. } | Self::Outcome { .. } => None,
+            Self::Attempt { .. } | Self::Outcome { .. } | Self::Deferral { .. } => None,
         }
     }
 
     fn lease(&self) -> (TenantId, Uuid) {
         match self {
             Self::Attempt { settlement } | Self::Outcome { settlement, .. } => (settlement.tenant, settlement.lease),
+            Self::Deferral { deferral, .. } => (deferral.tenant, deferral.lease),
             Self::Intent { intent, .. } => (intent.tenant, intent.lease),
         }
     }
@@ -160,10 +175,16 @@ fn leases_of(batch: &[Entry]) -> Vec<(TenantId, Uuid)> {
     batch.iter().map(Entry::lease).collect::<HashSet<_>>().into_iter().collect()
 }
 
+/// What the leases that go on lose.
+fn released(deferrals: &[&Deferral], finished: &[(TenantId, Uuid)]) -> Vec<(TenantId, Uuid, DeliveryId)> {
+    let goes_on = |it: &&&Deferral| !finished.contains(&(it.tenant, it.lease));
+    deferrals.iter().filter(goes_on).map(|it| (it.tenant, it.lease, it.delivery)).collect()
+}
+
 /// The leases whose last outcome is in this batch, but for those that run out with something unsettled.
 fn finished_leases(batch: &[Entry]) -> Vec<(TenantId, Uuid)> {
     let outcomes = batch.iter().filter_map(|entry| match entry {
-        Entry::Outcome { work, .. } => Some(work),
+        Entry::Outcome { work, .. } | Entry::Deferral { work, .. } => Some(work),
         Entry::Attempt { .. } | Entry::Intent { .. } => None,
     });
     outcomes

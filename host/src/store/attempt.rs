@@ -263,6 +263,12 @@ pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) ->
             });
         }
     }
+    // One that was put back amid a round goes on with it.
+    for past in &mut pasts {
+        if let Some(next) = past.trigger.as_deref() {
+            close_round_before(&mut past.counted, parsed(next)?);
+        }
+    }
     Ok(pasts)
 }
 

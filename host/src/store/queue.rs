@@ -175,9 +175,14 @@ pub async fn lease_insert(db: &mut PgConnection, node: Uuid, length: Duration, l
 /// Prolongs the leases that still stand, and tells which those are.
 pub async fn lease_renew(db: &mut PgConnection, length: Duration, leases: &[(TenantId, Uuid)]) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar(
-        "update lease l set expires_at = now() + $1 * interval '1 millisecond'
-         from unnest($2::uuid[], $3::uuid[]) as held (tenant_id, id)
-         where l.tenant_id = held.tenant_id and l.id = held.id
+        "with standing as (
+           select l.tenant_id, l.id from unnest($2::uuid[], $3::uuid[]) as held (tenant_id, id)
+           join lease l on l.tenant_id = held.tenant_id and l.id = held.id
+           -- In one order, as whoever else changes several: nobody waits for each other.
+           order by l.id for no key update of l
+         )
+         update lease l set expires_at = now() + $1 * interval '1 millisecond'
+         from standing s where l.tenant_id = s.tenant_id and l.id = s.id
          returning l.id",
     )
     .bind(length.as_millis() as f64)
@@ -210,6 +215,33 @@ pub async fn lease_hold(db: &mut PgConnection, leases: &[(TenantId, Uuid)]) -> R
     .await?;
     let transaction = held.first().map(|(_, id)| TransactionId(id.clone()));
     Ok(Held { leases: held.into_iter().map(|(lease, _)| lease).collect(), transaction })
+}
+
+/// Takes deliveries out of leases that go on without them: each of a tenant and a lease. Whoever
+/// recovers such a lease does not find them there.
+pub async fn lease_release(db: &mut PgConnection, released: &[(TenantId, Uuid, DeliveryId)]) -> Result<()> {
+    sqlx::query(
+        "with released as (
+           select tenant_id, id, array_agg(delivery_id) as deliveries
+           from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as t (tenant_id, id, delivery_id) group by tenant_id, id
+         ), standing as (
+           select l.tenant_id, l.id, r.deliveries as released from released r
+           join lease l on l.tenant_id = r.tenant_id and l.id = r.id
+           order by l.id for no key update of l
+         )
+         update lease l set (deliveries, attempts) = (
+           select coalesce(array_agg(held.delivery_id order by place), '{}'),
+             coalesce(array_agg(held.attempts order by place), '{}')
+           from unnest(l.deliveries, l.attempts) with ordinality as held (delivery_id, attempts, place)
+           where held.delivery_id <> all (s.released))
+         from standing s where l.tenant_id = s.tenant_id and l.id = s.id",
+    )
+    .bind(released.iter().map(|(tenant, ..)| tenant.uuid()).collect::<Vec<_>>())
+    .bind(released.iter().map(|(_, lease, _)| *lease).collect::<Vec<_>>())
+    .bind(released.iter().map(|(.., delivery)| delivery.uuid()).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Ends leases whose deliveries are all settled or back in the queue.
