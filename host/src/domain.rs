@@ -8,6 +8,7 @@ pub mod country;
 pub mod delivery;
 pub mod ids;
 pub mod key;
+pub mod legs;
 pub mod message;
 pub mod price;
 pub mod provider;

@@ -68,6 +68,10 @@ pub enum FallbackReason {
     CostThreshold,
     /// It succeeds less often than the route asks for.
     QualityThreshold,
+    /// The message's channel before this one did not deliver it.
+    ChannelFailed,
+    /// No receipt came for what was sent by the channel before this one.
+    NoReceipt,
 }
 
 impl FallbackReason {
@@ -79,6 +83,8 @@ impl FallbackReason {
             Self::RateLimited => "rate_limited",
             Self::CostThreshold => "cost_threshold",
             Self::QualityThreshold => "quality_threshold",
+            Self::ChannelFailed => "channel_failed",
+            Self::NoReceipt => "no_receipt",
         }
     }
 }

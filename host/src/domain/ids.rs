@@ -111,11 +111,35 @@ ids! {
     KeyId = "key_";
 }
 
+/// The bits of a UUID that number a message's legs.
+const LEG: u128 = 0xf;
+
 impl MessageId {
+    /// A new id whose legs can be numbered.
+    #[must_use]
+    pub fn with_legs() -> Self {
+        Self(Uuid::from_u128(Uuid::now_v7().as_u128() & !LEG))
+    }
+
+    /// The id of a leg of this message; there are 16 at most.
+    #[must_use]
+    pub const fn leg(self, number: u8) -> DeliveryId {
+        DeliveryId(Uuid::from_u128(self.0.as_u128() | (number as u128 & LEG)))
+    }
+
     /// The id of the message's first leg: it needs no row of its own to be known.
     #[must_use]
     pub const fn first_delivery(self) -> DeliveryId {
         DeliveryId(self.0)
+    }
+}
+
+impl DeliveryId {
+    /// Which leg of this message it is. A message with one channel may have an id of any kind: its
+    /// delivery is leg 0.
+    #[must_use]
+    pub const fn leg_of(self, message: MessageId) -> u8 {
+        ((self.0.as_u128() ^ message.0.as_u128()) & LEG) as u8
     }
 }
 
@@ -127,6 +151,18 @@ mod tests {
     fn an_id_survives_its_text_form() {
         let id = MessageId::new();
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn a_leg_is_numbered_by_its_messages_id() {
+        let message = MessageId::with_legs();
+        assert_eq!(message.leg(0), message.first_delivery());
+        for number in 0..16 {
+            assert_eq!(message.leg(number).leg_of(message), number);
+            assert_eq!(message.leg(number).uuid().get_timestamp(), message.uuid().get_timestamp());
+        }
+        let old = MessageId::new();
+        assert_eq!(old.first_delivery().leg_of(old), 0);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! What a client asked to be delivered to one recipient.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
     ids::{ConnectionId, MessageId},
+    legs::Legs,
     trace::TraceContext,
 };
 
@@ -150,6 +151,20 @@ pub struct Body {
     /// The trace that it was accepted in; the gateway's own, and shown to nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceContext>,
+    /// What goes by the second channel and by those after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<LegBody>,
+}
+
+/// What goes by a further channel of a message.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LegBody {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Address>,
+    #[serde(default)]
+    pub content: Content,
+    #[serde(default)]
+    pub attachments: u32,
 }
 
 impl Body {
@@ -165,6 +180,8 @@ impl Body {
 pub struct Attachment {
     pub name: String,
     pub media_type: String,
+    /// The message's leg that it travels with.
+    pub leg: u8,
     /// Set for a part that the HTML refers to as `cid:…`.
     pub content_id: Option<String>,
     pub content: Bytes,
@@ -192,7 +209,10 @@ pub struct Message {
     /// Pins the message to one connection, past the routes.
     pub connection: Option<ConnectionId>,
     pub body: Body,
+    /// Of the first channel.
     pub attachments: u32,
+    /// Its channels, where it names several.
+    pub legs: Option<Arc<Legs>>,
 }
 
 impl Message {
@@ -200,6 +220,27 @@ impl Message {
     #[must_use]
     pub fn due_at(&self) -> Timestamp {
         self.send_at.unwrap_or(self.created_at)
+    }
+
+    /// The message as one of its legs sees it, which began then: with that channel's content, and
+    /// no longer to be sent than that channel is tried.
+    #[must_use]
+    pub fn as_leg(&self, number: u8, begun_at: Timestamp) -> Self {
+        let Some(leg) = self.legs.as_ref().and_then(|legs| legs.get(number)) else { return self.clone() };
+        let mut message = self.clone();
+        let further = std::mem::take(&mut message.body.further);
+        if number > 0 {
+            let body = further.into_iter().nth(usize::from(number) - 1).unwrap_or_default();
+            message.channel = leg.channel.clone();
+            message.connection = leg.connection;
+            message.body.to = body.to;
+            message.body.content = body.content;
+            message.attachments = body.attachments;
+        }
+        message.send_at = Some(begun_at);
+        let given_up_at = leg.timeout.and_then(|timeout| begun_at.checked_add(SignedDuration::from_secs(timeout.into())).ok());
+        message.expires_at = given_up_at.into_iter().chain(self.expires_at).min();
+        message
     }
 }
 

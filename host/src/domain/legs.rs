@@ -1,0 +1,381 @@
+//! A message with several channels: each is a leg, and one function says what the others do when one
+//! of them has moved. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use super::{attempt::FallbackReason, delivery::DeliveryState, ids::ConnectionId, message::Channel};
+
+/// The most channels of a message: a leg's number is four bits of its id.
+pub const MOST: usize = 16;
+
+/// Which channels are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// One after another, until one has done what the message wants.
+    #[default]
+    First,
+    /// All of them, at once.
+    All,
+}
+
+/// What has to be reached before no further channel is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wants {
+    /// A provider took it.
+    #[default]
+    Sent,
+    /// A receipt says that it arrived.
+    Delivered,
+}
+
+/// One channel of a message, without its content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leg {
+    pub channel: Channel,
+    /// Pins it to one connection, past the routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<ConnectionId>,
+    /// Seconds from its beginning, after which it is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+    /// Seconds for which a receipt is waited for once it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt_window: Option<u32>,
+}
+
+/// The channels of a message, in order of preference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Legs {
+    pub mode: Mode,
+    pub wants: Wants,
+    /// 1 to 16; the place is the leg's number.
+    pub legs: Vec<Leg>,
+}
+
+impl Legs {
+    /// The channel of a leg.
+    #[must_use]
+    pub fn get(&self, number: u8) -> Option<&Leg> {
+        self.legs.get(usize::from(number))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u8 {
+        u8::try_from(self.legs.len()).unwrap_or(u8::MAX)
+    }
+
+    /// The legs that begin when the message is due.
+    #[must_use]
+    pub fn at_first(&self) -> std::ops::Range<u8> {
+        match self.mode {
+            Mode::First => 0..1,
+            Mode::All => 0..self.count(),
+        }
+    }
+}
+
+/// How it stands with the receipt of a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    /// Nobody has begun to wait for it.
+    NotAwaited,
+    Awaited,
+    /// It has not come within its window.
+    Missing,
+}
+
+/// A leg that has begun, as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    pub number: u8,
+    pub state: DeliveryState,
+    /// Whether a provider took it, whatever was heard of it since.
+    pub handed_over: bool,
+    pub receipt: Receipt,
+}
+
+/// What follows for a message from where its legs stand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Step {
+    /// The leg that begins now, and why.
+    pub begin: Option<(u8, FallbackReason)>,
+    /// Legs that are not needed any more, as far as they still wait in the queue.
+    pub close: Vec<u8>,
+    /// Legs whose receipt is waited for from here on; of no other one.
+    pub await_receipt: Vec<u8>,
+}
+
+/// Says what follows. `may_begin` is false once the message has expired or lost its content.
+#[must_use]
+pub fn step(legs: &Legs, begun: &[Begun], may_begin: bool) -> Step {
+    if legs.mode == Mode::All {
+        return Step::default();
+    }
+    if is_met(legs.wants, begun) {
+        let waits = |it: &&Begun| !it.state.is_end();
+        return Step { close: begun.iter().filter(waits).map(|it| it.number).collect(), ..Step::default() };
+    }
+    let next = begun.iter().map(|it| it.number + 1).max().unwrap_or(0);
+    if !may_begin || next >= legs.count() {
+        return Step::default();
+    }
+    let waits = |it: &&Begun| awaits_receipt(legs.wants, it.state) && it.receipt != Receipt::Missing;
+    Step {
+        begin: begun.iter().all(|it| is_given_up(legs.wants, it)).then(|| (next, reason(begun))),
+        close: Vec::new(),
+        await_receipt: begun.iter().filter(waits).map(|it| it.number).collect(),
+    }
+}
+
+/// The message's state, once it has one: what its legs come to together.
+///
+/// With `first` it is what was reached: `delivered` or `sent` by any leg, whatever became of the
+/// others. With `all` it is what can be said of every leg, so the worst of them.
+#[must_use]
+pub fn state(legs: &Legs, begun: &[Begun]) -> Option<DeliveryState> {
+    let any = |wanted: DeliveryState| begun.iter().any(|it| it.state == wanted).then_some(wanted);
+    let is_open = begun.iter().any(|it| !it.state.is_end());
+    match legs.mode {
+        Mode::First => any(DeliveryState::Delivered).or_else(|| any(DeliveryState::Sent)).or_else(|| {
+            let last = begun.iter().max_by_key(|it| it.number).map(|it| it.state);
+            if is_open { None } else { any(DeliveryState::Unknown).or(last) }
+        }),
+        Mode::All if is_open => None,
+        Mode::All => begun.iter().max_by_key(|it| (badness(it.state), u8::MAX - it.number)).map(|it| it.state),
+    }
+}
+
+/// The legs that a person who asks for another attempt means: this one, or else, with `first`, the
+/// last that began, and, with `all`, each that failed.
+#[must_use]
+pub fn to_retry(legs: &Legs, begun: &[Begun], asked: Option<u8>) -> Vec<u8> {
+    let done = legs.mode == Mode::First && begun.iter().any(|it| is_reached(legs.wants, it.state));
+    let may = |it: &&Begun| it.state.may_be_retried() && !done;
+    let numbers = begun.iter().filter(may).map(|it| it.number);
+    match (asked, legs.mode) {
+        (Some(asked), _) => numbers.filter(|number| *number == asked).collect(),
+        (None, Mode::All) => numbers.collect(),
+        (None, Mode::First) => {
+            let last = begun.iter().map(|it| it.number).max();
+            let over = state(legs, begun).is_some_and(DeliveryState::may_be_retried);
+            numbers.filter(|number| over && Some(*number) == last).collect()
+        }
+    }
+}
+
+/// Whether the message has what it wants. What a provider took counts as sent for good.
+fn is_met(wants: Wants, begun: &[Begun]) -> bool {
+    begun.iter().any(|it| is_reached(wants, it.state) || (wants == Wants::Sent && it.handed_over))
+}
+
+const fn is_reached(wants: Wants, state: DeliveryState) -> bool {
+    match wants {
+        Wants::Sent => matches!(state, DeliveryState::Sent | DeliveryState::Delivered),
+        Wants::Delivered => matches!(state, DeliveryState::Delivered),
+    }
+}
+
+/// What may have been sent is only followed by another leg once a receipt is missing that the
+/// message wants; else it would be sent twice in silence.
+const fn awaits_receipt(wants: Wants, state: DeliveryState) -> bool {
+    matches!(wants, Wants::Delivered) && matches!(state, DeliveryState::Sent | DeliveryState::Unknown)
+}
+
+fn is_given_up(wants: Wants, leg: &Begun) -> bool {
+    has_failed(leg.state) || (awaits_receipt(wants, leg.state) && leg.receipt == Receipt::Missing)
+}
+
+const fn has_failed(state: DeliveryState) -> bool {
+    matches!(
+        state,
+        DeliveryState::Failed
+            | DeliveryState::Bounced
+            | DeliveryState::Expired
+            | DeliveryState::Suppressed
+            | DeliveryState::Unroutable
+    )
+}
+
+fn reason(begun: &[Begun]) -> FallbackReason {
+    match begun.iter().max_by_key(|it| it.number) {
+        Some(last) if !has_failed(last.state) => FallbackReason::NoReceipt,
+        _ => FallbackReason::ChannelFailed,
+    }
+}
+
+const fn badness(state: DeliveryState) -> u8 {
+    match state {
+        DeliveryState::Delivered => 0,
+        DeliveryState::Sent => 1,
+        DeliveryState::Accepted | DeliveryState::Scheduled | DeliveryState::Queued => 2,
+        DeliveryState::Canceled => 3,
+        DeliveryState::Unknown => 4,
+        DeliveryState::Failed
+        | DeliveryState::Bounced
+        | DeliveryState::Expired
+        | DeliveryState::Suppressed
+        | DeliveryState::Unroutable => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use DeliveryState::*;
+
+    use super::*;
+
+    fn legs(mode: Mode, wants: Wants, count: u8) -> Legs {
+        let leg = |number| Leg {
+            channel: format!("channel{number}").parse().unwrap(),
+            connection: None,
+            timeout: None,
+            receipt_window: None,
+        };
+        Legs { mode, wants, legs: (0..count).map(leg).collect() }
+    }
+
+    fn leg(number: u8, state: DeliveryState) -> Begun {
+        Begun { number, state, handed_over: matches!(state, Sent | Delivered), receipt: Receipt::NotAwaited }
+    }
+
+    #[test]
+    fn a_failed_channel_is_followed_at_once_by_the_next() {
+        let two = legs(Mode::First, Wants::Sent, 2);
+        for failed in [Failed, Bounced, Expired, Unroutable] {
+            let next = step(&two, &[leg(0, failed)], true).begin;
+            assert_eq!(next, Some((1, FallbackReason::ChannelFailed)), "{failed:?}");
+            assert_eq!(step(&two, &[leg(0, failed)], false).begin, None, "the message has expired");
+        }
+        for other in [Queued, Sent, Delivered, Unknown, Canceled] {
+            assert_eq!(step(&two, &[leg(0, other)], true).begin, None, "{other:?}");
+        }
+        assert_eq!(step(&two, &[leg(0, Failed), leg(1, Failed)], true), Step::default(), "there is no third");
+    }
+
+    #[test]
+    fn what_a_provider_took_is_enough_for_a_message_that_wants_no_more() {
+        let two = legs(Mode::First, Wants::Sent, 2);
+        let returned = Begun { handed_over: true, ..leg(0, Bounced) };
+        assert_eq!(step(&two, &[returned], true), Step::default());
+        let heard_of = Begun { handed_over: false, ..leg(0, Bounced) };
+        assert!(step(&two, &[heard_of], true).begin.is_some(), "a receipt said so of an unknown one");
+    }
+
+    #[test]
+    fn a_missing_receipt_moves_on_and_one_in_time_stops() {
+        let two = legs(Mode::First, Wants::Delivered, 2);
+        for state in [Sent, Unknown] {
+            let sent = leg(0, state);
+            assert_eq!(step(&two, &[sent], true), Step { await_receipt: vec![0], ..Step::default() });
+            let waits = Begun { receipt: Receipt::Awaited, ..sent };
+            assert_eq!(step(&two, &[waits], true), Step { await_receipt: vec![0], ..Step::default() });
+            let missing = Begun { receipt: Receipt::Missing, ..sent };
+            assert_eq!(step(&two, &[missing], true).begin, Some((1, FallbackReason::NoReceipt)));
+            let late = [Begun { state: Delivered, ..missing }, leg(1, Queued)];
+            assert_eq!(step(&two, &late, true), Step { close: vec![1], ..Step::default() });
+        }
+        assert_eq!(step(&two, &[leg(0, Failed), leg(1, Sent)], true), Step::default(), "nobody comes after it");
+    }
+
+    #[test]
+    fn a_state_is_what_was_reached_or_what_holds_for_all() {
+        let first = legs(Mode::First, Wants::Delivered, 3);
+        for (begun, expected) in [
+            (vec![leg(0, Queued)], None),
+            (vec![leg(0, Sent), leg(1, Queued)], Some(Sent)),
+            (vec![leg(0, Delivered), leg(1, Canceled)], Some(Delivered)),
+            (vec![leg(0, Failed), leg(1, Queued)], None),
+            (vec![leg(0, Failed), leg(1, Unroutable)], Some(Unroutable)),
+            (vec![leg(0, Unknown), leg(1, Failed)], Some(Unknown)),
+        ] {
+            assert_eq!(state(&first, &begun), expected, "{begun:?}");
+        }
+        let all = legs(Mode::All, Wants::Sent, 2);
+        for (states, expected) in [
+            ([Sent, Queued], None),
+            ([Sent, Delivered], Some(Sent)),
+            ([Delivered, Delivered], Some(Delivered)),
+            ([Delivered, Bounced], Some(Bounced)),
+            ([Expired, Bounced], Some(Expired)),
+            ([Unknown, Canceled], Some(Unknown)),
+        ] {
+            assert_eq!(state(&all, &[leg(0, states[0]), leg(1, states[1])]), expected, "{states:?}");
+        }
+    }
+
+    #[test]
+    fn a_retry_by_hand_means_what_failed() {
+        let first = legs(Mode::First, Wants::Delivered, 3);
+        assert_eq!(to_retry(&first, &[leg(0, Failed), leg(1, Bounced)], None), [1]);
+        assert_eq!(to_retry(&first, &[leg(0, Failed), leg(1, Bounced)], Some(0)), [0]);
+        assert!(to_retry(&first, &[leg(0, Failed), leg(1, Delivered)], Some(0)).is_empty());
+        assert!(to_retry(&first, &[leg(0, Failed), leg(1, Queued)], None).is_empty());
+        let all = legs(Mode::All, Wants::Sent, 3);
+        assert_eq!(to_retry(&all, &[leg(0, Failed), leg(1, Sent), leg(2, Unknown)], None), [0, 2]);
+    }
+
+    /// Whatever becomes of the legs, in whatever order: they begin one after another, one at a time, none after the
+    /// message has what it wants, and none is left out while it has not.
+    #[test]
+    fn legs_follow_each_other_until_the_message_has_what_it_wants() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..20_000 {
+            let wants = random.choice([Wants::Sent, Wants::Delivered]).unwrap();
+            let legs = legs(Mode::First, wants, random.u8(1..5));
+            let mut begun = vec![leg(0, Queued)];
+            for _ in 0..random.u8(0..20) {
+                happens(&mut begun, &mut random);
+                let met = is_met(wants, &begun);
+                let next = step(&legs, &begun, true);
+                let why = || format!("seed {seed}: {wants:?} {begun:?} {next:?}");
+                assert!(!(met && next.begin.is_some()), "{}", why());
+                for number in &next.close {
+                    assert!(met && !begun[usize::from(*number)].state.is_end(), "{}", why());
+                }
+                if let Some((number, _)) = next.begin {
+                    assert_eq!(usize::from(number), begun.len(), "{}", why());
+                    assert!(begun.iter().all(|it| it.state.is_end()), "{}", why());
+                }
+                let stuck = begun.iter().all(|it| has_failed(it.state)) && begun.len() < legs.legs.len();
+                assert!(met || !stuck || next.begin.is_some(), "{}", why());
+                apply(&next, &mut begun);
+                assert!(begun.iter().filter(|it| !it.state.is_end()).count() <= 1, "{}", why());
+                assert_eq!(step(&legs, &begun, true).begin, None, "a step is taken once; {}", why());
+                let open = begun.iter().any(|it| !it.state.is_end());
+                assert!(state(&legs, &begun).is_some() || open, "{}", why());
+            }
+        }
+    }
+
+    /// An attempt's end, a receipt, or the end of a window.
+    fn happens(begun: &mut [Begun], random: &mut fastrand::Rng) {
+        let chosen = random.usize(0..begun.len());
+        let leg = &mut begun[chosen];
+        leg.state = match leg.state {
+            Queued => random.choice([Queued, Sent, Failed, Expired, Unroutable, Unknown, Canceled]).unwrap(),
+            Sent | Unknown if leg.receipt == Receipt::Awaited && random.bool() => {
+                leg.receipt = Receipt::Missing;
+                leg.state
+            }
+            Sent | Unknown => random.choice([leg.state, Delivered, Failed, Bounced]).unwrap(),
+            ended => random.choice([ended, ended, Delivered]).unwrap(),
+        };
+        leg.handed_over |= leg.state == Sent;
+    }
+
+    fn apply(step: &Step, begun: &mut Vec<Begun>) {
+        for number in &step.close {
+            begun[usize::from(*number)].state = Canceled;
+        }
+        for number in &step.await_receipt {
+            begun[usize::from(*number)].receipt = Receipt::Awaited;
+        }
+        if let Some((number, _)) = step.begin {
+            begun.push(leg(number, Queued));
+        }
+    }
+}
