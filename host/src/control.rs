@@ -7,11 +7,13 @@ use tokio::sync::Notify;
 use crate::{
     clock,
     domain::{
+        self,
         delivery::DeliveryState,
-        ids::{MessageId, TenantId},
+        ids::{DeliveryId, MessageId, TenantId},
     },
+    legs,
     store::{
-        self, Store,
+        self, Store, Transaction,
         delivery::{delivery_cancel, delivery_reopen},
         event::event_insert,
         message::{MessageView, message_get},
@@ -38,8 +40,11 @@ pub enum Controlled {
 pub async fn cancel(store: &Store, tenant: TenantId, id: MessageId) -> store::Result<Controlled> {
     let mut txn = store.tenant(tenant).await?;
     let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
-    if view.delivery.state == DeliveryState::Canceled {
+    if view.state == DeliveryState::Canceled {
         return Ok(Controlled::Done(Box::new(view)));
+    }
+    if view.message.legs.is_some() {
+        return cancel_legs(txn, tenant, view).await;
     }
     let entry = QueueEntry {
         tenant,
@@ -50,23 +55,49 @@ pub async fn cancel(store: &Store, tenant: TenantId, id: MessageId) -> store::Re
     if view.delivery.state.is_end() || !queue_remove(&mut txn, &entry).await? {
         return Ok(Controlled::NotNow(view.delivery.state));
     }
-    delivery_cancel(&mut txn, tenant, id, view.delivery.id).await?;
+    let moved = delivery_cancel(&mut txn, tenant, id, view.delivery.id).await?;
+    legs::advance(&mut txn, moved).await?;
     event_insert(&mut txn, tenant, id, "message.canceled", None).await?;
     let view = message_get(&mut txn, tenant, id).await?;
     txn.commit().await?;
     Ok(view.map_or(Controlled::NotFound, |view| Controlled::Done(Box::new(view))))
 }
 
-/// Opens an ended message for another attempt, now.
-pub async fn retry(store: &Store, bell: &Arc<Notify>, tenant: TenantId, id: MessageId) -> store::Result<Controlled> {
+/// Stops what of a message with several channels waits, and those channels that have not begun.
+async fn cancel_legs(mut txn: Transaction<'_>, tenant: TenantId, view: MessageView) -> store::Result<Controlled> {
+    if !legs::cancel(&mut txn, tenant, view.message.id).await? {
+        return Ok(Controlled::NotNow(view.state));
+    }
+    let view = message_get(&mut txn, tenant, view.message.id).await?;
+    txn.commit().await?;
+    Ok(view.map_or(Controlled::NotFound, |view| Controlled::Done(Box::new(view))))
+}
+
+/// Opens an ended message for another attempt, now; of one with several channels this leg, or what
+/// `legs::to_retry` says.
+pub async fn retry(
+    store: &Store,
+    bell: &Arc<Notify>,
+    tenant: TenantId,
+    id: MessageId,
+    leg: Option<u8>,
+) -> store::Result<Controlled> {
     let mut txn = store.tenant(tenant).await?;
+    legs::hold(&mut txn, tenant, id).await?;
     let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
     let now = clock::now();
-    if !view.delivery.state.may_be_retried() || !delivery_reopen(&mut txn, tenant, view.delivery.id, now).await? {
-        return Ok(Controlled::NotNow(view.delivery.state));
+    let wanted = to_retry(&view, leg);
+    let mut opened = Vec::with_capacity(wanted.len());
+    for delivery in wanted {
+        if let Some(moved) = delivery_reopen(&mut txn, tenant, delivery, now).await? {
+            legs::advance(&mut txn, moved).await?;
+            opened.push(QueueEntry { tenant, delivery, due_at: now, priority: view.message.priority });
+        }
     }
-    let entry = QueueEntry { tenant, delivery: view.delivery.id, due_at: now, priority: view.message.priority };
-    queue_insert(&mut txn, &[entry]).await?;
+    if opened.is_empty() {
+        return Ok(Controlled::NotNow(view.state));
+    }
+    queue_insert(&mut txn, &opened).await?;
     event_insert(&mut txn, tenant, id, "message.retry_requested", None).await?;
     let view = message_get(&mut txn, tenant, id).await?;
     // Read once the delivery's row is held: a purge holds it, too.
@@ -85,8 +116,19 @@ pub async fn purge(store: &Store, tenant: TenantId, id: MessageId) -> store::Res
     content_purge(&mut txn, tenant, &[id], PurgedBy::Request).await?;
     let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
     if view.content_purged_at.is_none() {
-        return Ok(Controlled::NotNow(view.delivery.state));
+        return Ok(Controlled::NotNow(view.state));
     }
     txn.commit().await?;
     Ok(Controlled::Done(Box::new(view)))
+}
+
+fn to_retry(view: &MessageView, leg: Option<u8>) -> Vec<DeliveryId> {
+    match &view.message.legs {
+        Some(several) => {
+            let numbers = domain::legs::to_retry(several, &view.begun(), leg).into_iter();
+            numbers.map(|number| view.message.id.leg(number)).collect()
+        }
+        None if leg.unwrap_or(0) == 0 && view.state.may_be_retried() => vec![view.delivery.id],
+        None => Vec::new(),
+    }
 }

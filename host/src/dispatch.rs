@@ -74,7 +74,7 @@ impl Dispatcher {
 
     /// Walks the candidates until one takes the delivery, it waits, or it ends.
     async fn deliver(self: Arc<Self>, mut work: Work) {
-        let mut fallback = None;
+        let mut fallback = work.fallback.take();
         let mut turn = None;
         loop {
             let Some(config) = self.config(&work).await else { return };

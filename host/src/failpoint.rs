@@ -56,10 +56,13 @@ mod armed {
         OutcomeAfterCommit,
         RecoveryBeforeCommit,
         RecoveryAfterCommit,
+        LegBeforeCommit,
+        /// A channel follows one whose receipt is missing.
+        LegAfterCommit,
     }
 
     impl Point {
-        const ALL: [Self; 9] = [
+        const ALL: [Self; 11] = [
             Self::AcceptBeforeCommit,
             Self::AcceptAfterCommit,
             Self::ClaimBeforeCommit,
@@ -69,6 +72,8 @@ mod armed {
             Self::OutcomeAfterCommit,
             Self::RecoveryBeforeCommit,
             Self::RecoveryAfterCommit,
+            Self::LegBeforeCommit,
+            Self::LegAfterCommit,
         ];
 
         const fn as_str(self) -> &'static str {
@@ -82,6 +87,8 @@ mod armed {
                 Self::OutcomeAfterCommit => "outcome.after_commit",
                 Self::RecoveryBeforeCommit => "recovery.before_commit",
                 Self::RecoveryAfterCommit => "recovery.after_commit",
+                Self::LegBeforeCommit => "leg.before_commit",
+                Self::LegAfterCommit => "leg.after_commit",
             }
         }
     }

@@ -14,6 +14,7 @@ pub mod domain;
 pub mod failpoint;
 pub mod gateway;
 pub mod ledger;
+pub mod legs;
 pub mod maintenance;
 pub mod observations;
 pub mod outcome;

@@ -17,7 +17,7 @@ pub use self::{
     room::{Place, Room},
 };
 use crate::domain::{
-    attempt::{PastAttempt, Trigger},
+    attempt::{FallbackReason, PastAttempt, Trigger},
     ids::{DeliveryId, TenantId},
     message::Message,
 };
@@ -39,6 +39,8 @@ pub struct Work {
     pub deaths: u32,
     /// Why the next attempt is made.
     pub trigger: Trigger,
+    /// Why this channel is tried, where another one was before it; of the first attempt.
+    pub fallback: Option<FallbackReason>,
     /// Its room in memory, given back when it is dropped.
     pub place: Place,
 }

@@ -16,6 +16,7 @@ use crate::{
         provider::Disposition,
     },
     failpoint::failpoint,
+    legs,
     outcome::host_verdict,
     store::{
         self, Store,
@@ -76,7 +77,8 @@ pub async fn recover(store: &Store) -> store::Result<usize> {
     let now = clock::now();
     let settlements: Vec<Settlement> = abandoned.into_iter().map(|it| resolve(it, now)).collect();
     if !settlements.is_empty() {
-        attempt_settle(&mut txn, &settlements.iter().collect::<Vec<_>>()).await?;
+        let moved = attempt_settle(&mut txn, &settlements.iter().collect::<Vec<_>>()).await?;
+        legs::advance(&mut txn, moved).await?;
         failpoint!(RecoveryBeforeCommit);
     }
     txn.commit().await?;

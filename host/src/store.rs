@@ -6,6 +6,7 @@ pub mod attempt;
 pub mod connection;
 pub mod delivery;
 pub mod event;
+pub mod legs;
 pub mod maintenance;
 pub mod message;
 pub mod provider;

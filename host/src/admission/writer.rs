@@ -23,6 +23,7 @@ use crate::{
     queue::{Place, Work},
     store::{
         self, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
+        legs::leg_insert,
         message::{
             BirthLease, KnownKey, MessageRow, attachment_insert, idempotency_find, message_exists, message_insert,
             message_load,
@@ -207,6 +208,11 @@ impl Writer {
                     attachment_insert(&mut txn, part.tenant, pending.new.message.id, &pending.new.attachments).await?;
                 }
             }
+            let several = part.messages.iter().map(|it| &it.new.message);
+            let several: Vec<_> = several.filter(|it| it.legs.is_some() && fresh.contains(&it.id)).collect();
+            if !several.is_empty() {
+                leg_insert(&mut txn, part.tenant, &several).await?;
+            }
             written.push(replays(&mut txn, part, fresh).await?);
         }
         failpoint!(AcceptBeforeCommit);
@@ -256,17 +262,20 @@ impl Writer {
             }
             let message = Arc::new(new.message);
             answers[request][index] = Some(Ok(Admitted { message: Arc::clone(&message), replayed: false }));
+            // Further channels that begin now wait in the queue.
+            queued_now |= message.legs.as_ref().is_some_and(|legs| legs.at_first().len() > 1);
             match (place, &held) {
                 (Some(place), Some(lease)) => work.push(Work {
                     tenant,
                     delivery: message.id.first_delivery(),
                     due_at: message.due_at(),
-                    message,
+                    message: first_leg(message),
                     lease: Arc::clone(lease),
                     past: Vec::new(),
                     attempts: 0,
                     deaths: 0,
                     trigger: Trigger::Scheduled,
+                    fallback: None,
                     place,
                 }),
                 _ => queued_now |= message.send_at.is_none(),
@@ -282,6 +291,11 @@ impl Writer {
             self.outlet.bell.notify_one();
         }
     }
+}
+
+/// The message as its first channel sees it, which begins when the message is due.
+fn first_leg(message: Arc<Message>) -> Arc<Message> {
+    if message.legs.is_some() { Arc::new(message.as_leg(0, message.due_at())) } else { message }
 }
 
 fn rows(part: &Part) -> Vec<MessageRow<'_>> {

@@ -149,9 +149,12 @@ pub struct GroupAnswer {
 pub struct FiguresAnswer {
     /// Messages; null where they are told apart by what is not known at their acceptance.
     accepted: Option<i64>,
-    /// Those of them that have not ended: scheduled, queued, being sent.
+    /// Further channels that began, of messages that name several; null as `accepted`.
+    further: Option<i64>,
+    /// Deliveries that have not ended: scheduled, queued, being sent. A message has one, and one more for each further
+    /// channel that began.
     open: Option<i64>,
-    /// Those that have ended, by the state they ended in.
+    /// Deliveries that have ended, by the state they ended in.
     #[schema(example = json!({"sent": 940, "failed": 3}))]
     states: BTreeMap<&'static str, i64>,
     /// Of those that ended and were not canceled, the part that is `sent` or `delivered`.
@@ -412,10 +415,11 @@ fn shown_key(by: Dimension, key: String) -> Option<String> {
 impl FiguresAnswer {
     fn new(figures: Figures, with_accepted: bool) -> Self {
         let (success_rate, delivery_rate) = (figures.success_rate(), figures.delivery_rate());
-        let open = figures.accepted - figures.ended();
+        let open = figures.open();
         let cost = |(currency, micros)| CostAnswer::from(Cost { micros, currency });
         Self {
             accepted: with_accepted.then_some(figures.accepted),
+            further: with_accepted.then_some(figures.further),
             open: with_accepted.then_some(open),
             states: figures.states,
             success_rate,

@@ -5,6 +5,7 @@ use crate::{
         delivery::DeliveryState,
         receipt::{self, Kind},
     },
+    legs,
     store::{
         self, Connection,
         queue::{QueueEntry, queue_remove},
@@ -43,6 +44,9 @@ pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt) -> s
         return Ok(Recorded::Repeated);
     }
     if let Some(to) = to {
+        if target.is_leg {
+            legs::hold(db, received.tenant, target.message).await?;
+        }
         if !may_move(db, &target, received).await? || !receipt_move(db, &target, received, to).await? {
             return Ok(Recorded::NotYet);
         }
@@ -51,7 +55,8 @@ pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt) -> s
             target.state.is_end().then_some(EndCount { delivery: target.delivery, state: target.state, count: -1 });
         let counts: Vec<_> =
             left.into_iter().chain([EndCount { delivery: target.delivery, state: to, count: 1 }]).collect();
-        end_count(db, received.tenant, &counts).await?;
+        let moved = end_count(db, received.tenant, &counts).await?;
+        legs::advance(db, moved).await?;
     }
     if kind.is_engagement() {
         receipt_engage(db, &target, received).await?;

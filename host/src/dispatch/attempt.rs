@@ -198,7 +198,7 @@ impl Dispatcher {
         // Rare and large: boxed, so that every delivery's future stays small.
         Box::pin(async {
             let mut txn = self.store.tenant(work.tenant).await?;
-            Ok(item::blobs(attachment_list(&mut txn, work.tenant, work.message.id).await?))
+            Ok(item::blobs(attachment_list(&mut txn, work.tenant, work.message.id, work.delivery).await?))
         })
         .await
     }

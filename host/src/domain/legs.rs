@@ -61,6 +61,13 @@ impl Legs {
         self.legs.get(usize::from(number))
     }
 
+    /// As the database keeps it.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Plain data: it always has a JSON form.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> u8 {

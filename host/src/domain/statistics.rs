@@ -225,6 +225,8 @@ fn middle_of(step: usize) -> f64 {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Counted {
     Accepted,
+    /// A further channel of a message that names several, which began.
+    Further,
     /// A delivery's end.
     State(DeliveryState),
     Attempt {
@@ -242,6 +244,8 @@ pub enum Counted {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Figures {
     pub accepted: i64,
+    /// Deliveries by further channels of messages that name several.
+    pub further: i64,
     /// Deliveries by the state in which they ended.
     pub states: BTreeMap<&'static str, i64>,
     pub attempts: i64,
@@ -261,6 +265,7 @@ impl Figures {
     pub fn add(&mut self, counted: &Counted, count: i64) {
         match counted {
             Counted::Accepted => self.accepted += count,
+            Counted::Further => self.further += count,
             Counted::State(state) => *self.states.entry(state.as_str()).or_default() += count,
             Counted::Attempt { disposition, trigger, fallback_reason, cost, latency } => {
                 self.attempts += count;
@@ -283,6 +288,12 @@ impl Figures {
     #[must_use]
     pub fn ended(&self) -> i64 {
         self.states.values().sum()
+    }
+
+    /// Deliveries that have not ended: each message has one, and each further channel that began.
+    #[must_use]
+    pub fn open(&self) -> i64 {
+        self.accepted + self.further - self.ended()
     }
 
     /// Of the deliveries that ended and were not canceled, the part that a provider took.

@@ -10,6 +10,7 @@ use super::{BATCH, Entry};
 use crate::{
     domain::ids::{DeliveryId, TenantId},
     failpoint::failpoint,
+    legs,
     queue::Leases,
     store::{
         self, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
@@ -107,7 +108,8 @@ impl Writer {
         let settlements: Vec<&Settlement> =
             batch.iter().filter_map(Entry::settlement).filter(|it| held.contains(&it.lease)).collect();
         if !settlements.is_empty() {
-            attempt_settle(&mut txn, &settlements).await?;
+            let moved = attempt_settle(&mut txn, &settlements).await?;
+            legs::advance(&mut txn, moved).await?;
             failpoint!(OutcomeBeforeCommit);
         }
         let deferrals: Vec<&Deferral> =

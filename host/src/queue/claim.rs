@@ -1,7 +1,7 @@
 //! Fills the room from the database: claims what is due, loads it, and hands it over.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -79,7 +79,7 @@ impl Claimer {
         let pasts = past_load(&mut txn, &claimed).await?;
         let leases = leases_for(&claimed, &pasts);
         lease_insert(&mut txn, self.leases.node, self.leases.length, &leases).await?;
-        let messages = message_load(&mut txn, &by_message(&claimed)).await?;
+        let messages = message_load(&mut txn, &messages_of(&claimed, &pasts)).await?;
         failpoint!(ClaimBeforeCommit);
         txn.commit().await?;
         failpoint!(ClaimAfterCommit);
@@ -89,14 +89,13 @@ impl Claimer {
 
     fn hand_over(&self, leases: &[NewLease], messages: Vec<(TenantId, Message)>, pasts: Vec<Past>, asked_at: Instant) {
         let mut pasts: HashMap<_, _> = pasts.into_iter().map(|past| (past.delivery, past)).collect();
-        let mut messages: HashMap<_, _> =
-            messages.into_iter().map(|(_, message)| (message.id.first_delivery(), message)).collect();
+        let mut messages: HashMap<_, _> = messages.into_iter().map(|(_, message)| (message.id, message)).collect();
         for lease in leases {
-            let found: Vec<Message> = lease.deliveries.iter().filter_map(|(id, _)| messages.remove(id)).collect();
+            let of = |(id, _): &(DeliveryId, u32)| Some((*id, message_of(*id, pasts.get(id), &mut messages)?));
+            let found: Vec<(DeliveryId, Message)> = lease.deliveries.iter().filter_map(of).collect();
             let places = self.room.take(lease.tenant, found.len());
             let held = self.leases.take(lease.tenant, lease.id, found.len(), asked_at);
-            let work = found.into_iter().zip(places).map(|(message, place)| {
-                let delivery = message.id.first_delivery();
+            let work = found.into_iter().zip(places).map(|((delivery, message), place)| {
                 let past = pasts.remove(&delivery);
                 let next = past.as_ref().and_then(|past| past.next_attempt_at);
                 Work {
@@ -108,6 +107,7 @@ impl Claimer {
                     attempts: past.as_ref().map_or(0, |past| past.attempts),
                     deaths: past.as_ref().map_or(0, |past| past.deaths),
                     trigger: past.as_ref().map_or(Trigger::Scheduled, next_trigger),
+                    fallback: past.as_ref().filter(|past| past.attempts == 0).and_then(|past| past.begun_by),
                     past: past.map(|past| past.counted).unwrap_or_default(),
                     place,
                 }
@@ -127,8 +127,20 @@ fn per_tenant(limit: usize) -> i64 {
     limit.div_ceil(2) as i64
 }
 
-fn by_message(claimed: &[(TenantId, DeliveryId)]) -> Vec<(TenantId, MessageId)> {
-    claimed.iter().map(|(tenant, delivery)| (*tenant, delivery.uuid().into())).collect()
+/// Each message once. A delivery without a past is its message's only one.
+fn messages_of(claimed: &[(TenantId, DeliveryId)], pasts: &[Past]) -> Vec<(TenantId, MessageId)> {
+    let known: HashMap<DeliveryId, MessageId> = pasts.iter().map(|past| (past.delivery, past.message)).collect();
+    let message = |id: &DeliveryId| known.get(id).copied().unwrap_or_else(|| id.uuid().into());
+    let messages: HashSet<_> = claimed.iter().map(|(tenant, delivery)| (*tenant, message(delivery))).collect();
+    messages.into_iter().collect()
+}
+
+/// A delivery's message; where that has several legs, as this one sees it.
+fn message_of(id: DeliveryId, past: Option<&Past>, messages: &mut HashMap<MessageId, Message>) -> Option<Message> {
+    match past.and_then(|past| Some((past.message, past.begun_at?))) {
+        Some((message, begun_at)) => Some(messages.get(&message)?.as_leg(id.leg_of(message), begun_at)),
+        None => messages.remove(&id.uuid().into()),
+    }
 }
 
 fn leases_for(claimed: &[(TenantId, DeliveryId)], pasts: &[Past]) -> Vec<NewLease> {

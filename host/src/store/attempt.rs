@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::{Result, message::parsed, statistics::settlement_count, time::micros};
+use super::{Result, legs::Moved, message::parsed, statistics::settlement_count, time::micros};
 use crate::domain::{
-    attempt::{Attempt, PastAttempt, Trigger},
+    attempt::{Attempt, FallbackReason, PastAttempt, Trigger},
     delivery::DeliveryState,
     ids::{AttemptId, ConnectionId, DeliveryId, EventId, MessageId, RouteId, TenantId},
     message::Priority,
@@ -54,11 +54,11 @@ impl Settlement {
 
 /// Writes attempts, the states and queue entries that follow, and their events, and counts them;
 /// removes the intents that they answer. The caller holds the leases.
-pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Result<()> {
+pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Result<Moved> {
     let attempts = || rows.iter().map(|row| &row.attempt);
     let origins = || rows.iter().map(|row| row.attempt.origin.as_ref());
     let verdicts = || rows.iter().map(|row| &row.attempt.verdict);
-    let moved: Vec<Uuid> = sqlx::query_scalar(
+    let moved: Vec<(Uuid, bool)> = sqlx::query_as(
         "with input as (
            select tenant_id, delivery_id, message_id, lease_id, channel, priority, id, number, trigger,
              connection_id, provider, provider_version, provider_digest, route_id, route_version, plan,
@@ -105,7 +105,7 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
              updated_at = excluded.updated_at, finished_at = excluded.finished_at
            -- Forward only: an end is never replaced by what an attempt says.
            where d.state = 'queued'
-           returning id
+           returning id, begun_at is not null as is_leg
          ), requeued as (
            insert into queue (tenant_id, delivery_id, due_at, priority)
            select tenant_id, delivery_id, next_at, priority from input where next_at is not null
@@ -118,7 +118,7 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
            delete from intent i using input
            where i.tenant_id = input.tenant_id and i.delivery_id = input.delivery_id
          )
-         select id from moved",
+         select id, is_leg from moved",
     )
     .bind(rows.iter().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
     .bind(rows.iter().map(|it| it.delivery.uuid()).collect::<Vec<_>>())
@@ -158,7 +158,10 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
     .bind(rows.iter().map(|it| it.event_type()).collect::<Vec<_>>())
     .fetch_all(&mut *db)
     .await?;
-    settlement_count(db, rows, &moved.into_iter().map(DeliveryId::from).collect()).await
+    settlement_count(db, rows, &moved.iter().map(|(id, _)| DeliveryId::from(*id)).collect()).await?;
+    let legs: Vec<Uuid> = moved.into_iter().filter_map(|(id, is_leg)| is_leg.then_some(id)).collect();
+    let of_leg = |row: &&&Settlement| row.state.is_some() && legs.contains(&row.delivery.uuid());
+    Ok(rows.iter().filter(of_leg).map(|row| (row.tenant, row.message)).collect())
 }
 
 pub(super) fn int(number: u32) -> i32 {
@@ -209,6 +212,10 @@ pub async fn intent_insert(db: &mut PgConnection, intents: &[&NewIntent]) -> Res
 pub struct Past {
     pub tenant: TenantId,
     pub delivery: DeliveryId,
+    pub message: MessageId,
+    /// When it began, where it is one of several legs, and why.
+    pub begun_at: Option<Timestamp>,
+    pub begun_by: Option<FallbackReason>,
     /// Number of the last attempt.
     pub attempts: u32,
     pub deaths: u32,
@@ -224,7 +231,7 @@ pub struct Past {
 /// The past of those deliveries that have one.
 pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) -> Result<Vec<Past>> {
     let rows = sqlx::query(
-        "select d.tenant_id, d.id, d.attempts, d.deaths, d.state, d.trigger as next_trigger, d.next_attempt_at,
+        "select d.tenant_id, d.id, d.message_id, d.begun_at, d.begun_by, d.attempts, d.deaths, d.state, d.trigger as next_trigger, d.next_attempt_at,
            a.connection_id, a.disposition, a.trigger
          from unnest($1::uuid[], $2::uuid[]) as wanted (tenant_id, id)
          join delivery d on d.tenant_id = wanted.tenant_id and d.id = wanted.id
@@ -242,6 +249,9 @@ pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) ->
             pasts.push(Past {
                 tenant: row.try_get::<Uuid, _>("tenant_id")?.into(),
                 delivery,
+                message: row.try_get::<Uuid, _>("message_id")?.into(),
+                begun_at: row.try_get::<Option<jiff_sqlx::Timestamp>, _>("begun_at")?.map(|it| it.to_jiff()),
+                begun_by: row.try_get::<Option<&str>, _>("begun_by")?.map(begun_by),
                 attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
                 deaths: u32::from(row.try_get::<i16, _>("deaths")?.unsigned_abs()),
                 state: parsed(row.try_get::<&str, _>("state")?)?,
@@ -272,6 +282,13 @@ pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) ->
     Ok(pasts)
 }
 
+fn begun_by(word: &str) -> FallbackReason {
+    match word {
+        "no_receipt" => FallbackReason::NoReceipt,
+        _ => FallbackReason::ChannelFailed,
+    }
+}
+
 /// An attempt that was made as a fallback belongs to the round of the one before it.
 fn close_round_before(counted: &mut [PastAttempt], trigger: Trigger) {
     if let Some(last) = counted.last_mut() {
@@ -283,6 +300,7 @@ fn close_round_before(counted: &mut [PastAttempt], trigger: Trigger) {
 #[derive(Debug, Clone)]
 pub struct AttemptView {
     pub id: AttemptId,
+    pub delivery: DeliveryId,
     pub number: u32,
     pub trigger: String,
     pub channel: String,
@@ -314,13 +332,33 @@ pub struct AttemptView {
 
 /// Every attempt of a delivery, oldest first.
 pub async fn attempt_list(db: &mut PgConnection, tenant: TenantId, delivery: DeliveryId) -> Result<Vec<AttemptView>> {
+    attempts_between(db, tenant, delivery, delivery).await
+}
+
+/// Every attempt of a message by all of its channels, oldest first.
+pub async fn attempt_list_all(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
+) -> Result<Vec<AttemptView>> {
+    attempts_between(db, tenant, message.first_delivery(), message.leg(u8::MAX)).await
+}
+
+async fn attempts_between(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    first: DeliveryId,
+    last: DeliveryId,
+) -> Result<Vec<AttemptView>> {
     let rows = sqlx::query(
         "select a.*, c.uid as connection_uid from attempt a
          left join connection c on c.tenant_id = a.tenant_id and c.id = a.connection_id
-         where a.tenant_id = $1 and a.delivery_id = $2 order by a.number",
+         where a.tenant_id = $1 and a.delivery_id >= $2 and a.delivery_id <= $3
+         order by a.started_at, a.delivery_id, a.number",
     )
     .bind(tenant.uuid())
-    .bind(delivery.uuid())
+    .bind(first.uuid())
+    .bind(last.uuid())
     .fetch_all(db)
     .await?;
     rows.iter()
@@ -329,6 +367,7 @@ pub async fn attempt_list(db: &mut PgConnection, tenant: TenantId, delivery: Del
                 row.try_get::<Option<i64>, _>("cost_micros")?.zip(row.try_get::<Option<String>, _>("cost_currency")?);
             Ok(AttemptView {
                 id: row.try_get::<Uuid, _>("id")?.into(),
+                delivery: row.try_get::<Uuid, _>("delivery_id")?.into(),
                 number: row.try_get::<i32, _>("number")?.unsigned_abs(),
                 trigger: row.try_get("trigger")?,
                 channel: row.try_get("channel")?,

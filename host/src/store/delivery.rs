@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     Result,
     attempt::int,
+    legs::Moved,
     message::parsed,
     statistics::{EndCount, end_count},
     time::micros,
@@ -84,7 +85,7 @@ pub async fn delivery_cancel(
     tenant: TenantId,
     message: MessageId,
     delivery: DeliveryId,
-) -> Result<()> {
+) -> Result<Moved> {
     let done = sqlx::query(
         "insert into delivery as d (tenant_id, id, message_id, state, attempts, updated_at, finished_at)
          values ($1, $2, $3, 'canceled', 0, now(), now())
@@ -98,19 +99,19 @@ pub async fn delivery_cancel(
     .execute(&mut *db)
     .await?;
     if done.rows_affected() == 0 {
-        return Ok(());
+        return Ok(Moved::default());
     }
     end_count(db, tenant, &[EndCount { delivery, state: DeliveryState::Canceled, count: 1 }]).await
 }
 
-/// Opens an ended delivery again, due at `at`; the attempts so far no longer count. Tells whether
-/// it was in a state that allows it.
+/// Opens an ended delivery again, due at `at`; the attempts so far no longer count, and a leg begins
+/// anew. `None` where its state does not allow it.
 pub async fn delivery_reopen(
     db: &mut PgConnection,
     tenant: TenantId,
     delivery: DeliveryId,
     at: Timestamp,
-) -> Result<bool> {
+) -> Result<Option<Moved>> {
     let left: Option<String> = sqlx::query_scalar(
         "with ended as (
            select tenant_id, id, state from delivery
@@ -119,6 +120,7 @@ pub async fn delivery_reopen(
            for update
          )
          update delivery d set state = 'queued', counted_from = attempts, deaths = 0, finished_at = null,
+           begun_at = case when d.begun_at is not null then now() end, receipt_until = null,
            next_attempt_at = timestamptz 'epoch' + $3 * interval '1 microsecond', trigger = 'manual', updated_at = now()
          from ended where d.tenant_id = ended.tenant_id and d.id = ended.id
          returning ended.state",
@@ -128,7 +130,6 @@ pub async fn delivery_reopen(
     .bind(micros(at))
     .fetch_optional(&mut *db)
     .await?;
-    let Some(left) = left else { return Ok(false) };
-    end_count(db, tenant, &[EndCount { delivery, state: parsed(&left)?, count: -1 }]).await?;
-    Ok(true)
+    let Some(left) = left else { return Ok(None) };
+    end_count(db, tenant, &[EndCount { delivery, state: parsed(&left)?, count: -1 }]).await.map(Some)
 }

@@ -1,7 +1,7 @@
 //! Messages with their idempotency keys, attachments, queue entries and birth leases: what one
 //! acceptance commits together.
 
-use std::str::FromStr;
+use std::{collections::HashMap, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use super::{Result, StoreError, TransactionId, statistics::minute_of, time::micr
 use crate::domain::{
     delivery::DeliveryState,
     ids::{ConnectionId, DeliveryId, MessageId, TenantId},
+    legs,
     message::{Attachment, Body, Message, NewMessage, Priority},
     provider::Cost,
 };
@@ -59,12 +60,12 @@ pub async fn message_insert(
            select id, timestamptz 'epoch' + created_at * interval '1 microsecond' as created_at, channel, recipient,
              priority, timestamptz 'epoch' + send_at * interval '1 microsecond' as send_at,
              timestamptz 'epoch' + expires_at * interval '1 microsecond' as expires_at,
-             reference, connection_id, body, key, fingerprint, queued,
+             reference, connection_id, body, key, fingerprint, queued, legs,
              timestamptz 'epoch' + minute * interval '1 microsecond' as minute
            from unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::smallint[], $7::bigint[], $8::bigint[],
-             $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[], $18::bigint[])
+             $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[], $18::bigint[], $19::text[])
              as input (id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id,
-               body, key, fingerprint, queued, minute)
+               body, key, fingerprint, queued, minute, legs)
          ), keyed as (
            -- In order of the key, so that two writers never wait for each other in a circle.
            insert into idempotency (tenant_id, key, fingerprint, message_id, created_at)
@@ -75,8 +76,9 @@ pub async fn message_insert(
            select * from input where key is null or id = any (array (select message_id from keyed))
          ), stored as (
            insert into message (tenant_id, id, created_at, channel, recipient, priority, send_at, expires_at,
-             reference, connection_id, body)
-           select $1, id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id, body
+             reference, connection_id, body, legs)
+           select $1, id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id, body,
+             legs::jsonb
            from fresh
          ), queued as (
            insert into queue (tenant_id, delivery_id, due_at, priority)
@@ -109,13 +111,14 @@ pub async fn message_insert(
     .bind(lease.node)
     .bind(lease.length_ms as f64)
     .bind(messages().map(|m| minute_of(m.id.uuid())).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.legs.as_ref().map(|legs| legs.to_json())).collect::<Vec<_>>())
     .fetch_one(db)
     .await?;
     let fresh = fresh.into_iter().map(MessageId::from).collect();
     Ok(Inserted { fresh, transaction: TransactionId(transaction) })
 }
 
-/// Writes the attachments of messages that were just inserted.
+/// Writes the attachments of a message that was just inserted, each under the leg that it travels with.
 pub async fn attachment_insert(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -124,12 +127,12 @@ pub async fn attachment_insert(
 ) -> Result<()> {
     sqlx::query(
         "insert into attachment (tenant_id, message_id, number, name, media_type, content_id, content)
-         select $1, $2, t.number, t.name, t.media_type, t.content_id, t.content
-         from unnest($3::text[], $4::text[], $5::text[], $6::bytea[]) with ordinality
-           as t (name, media_type, content_id, content, number)",
+         select $1, t.leg, t.number, t.name, t.media_type, t.content_id, t.content
+         from unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[]) with ordinality
+           as t (leg, name, media_type, content_id, content, number)",
     )
     .bind(tenant.uuid())
-    .bind(message.uuid())
+    .bind(attachments.iter().map(|it| message.leg(it.leg).uuid()).collect::<Vec<_>>())
     .bind(attachments.iter().map(|it| it.name.as_str()).collect::<Vec<_>>())
     .bind(attachments.iter().map(|it| it.media_type.as_str()).collect::<Vec<_>>())
     .bind(attachments.iter().map(|it| it.content_id.as_deref()).collect::<Vec<_>>())
@@ -139,19 +142,25 @@ pub async fn attachment_insert(
     Ok(())
 }
 
-/// A message's attachments in their order.
-pub async fn attachment_list(db: &mut PgConnection, tenant: TenantId, message: MessageId) -> Result<Vec<Attachment>> {
+/// The attachments of a message's leg in their order.
+pub async fn attachment_list(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
+    leg: DeliveryId,
+) -> Result<Vec<Attachment>> {
     let rows = sqlx::query(
         "select name, media_type, content_id, content from attachment
          where tenant_id = $1 and message_id = $2 order by number",
     )
     .bind(tenant.uuid())
-    .bind(message.uuid())
+    .bind(leg.uuid())
     .fetch_all(db)
     .await?;
     rows.iter()
         .map(|row| {
             Ok(Attachment {
+                leg: leg.leg_of(message),
                 name: row.try_get(0)?,
                 media_type: row.try_get(1)?,
                 content_id: row.try_get(2)?,
@@ -201,7 +210,7 @@ pub async fn idempotency_expire(db: &mut PgConnection) -> Result<u64> {
 }
 
 const MESSAGE_COLUMNS: &str = "m.tenant_id, m.id, m.created_at, m.channel, m.priority, m.send_at, m.expires_at,
-  m.reference, m.connection_id, m.body,
+  m.reference, m.connection_id, m.body, m.legs::text as legs,
   (select count(*) from attachment a where a.tenant_id = m.tenant_id and a.message_id = m.id)::int as attachments";
 
 fn message_from(row: &PgRow) -> Result<Message> {
@@ -220,7 +229,12 @@ fn message_from(row: &PgRow) -> Result<Message> {
         connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
         body: serde_json::from_slice::<Body>(&body).map_err(corrupt)?,
         attachments: row.try_get::<i32, _>("attachments")?.unsigned_abs(),
+        legs: row.try_get::<Option<&str>, _>("legs")?.map(legs_from).transpose()?,
     })
+}
+
+pub(super) fn legs_from(json: &str) -> Result<Arc<legs::Legs>> {
+    serde_json::from_str(json).map(Arc::new).map_err(corrupt)
 }
 
 pub(super) fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(text: &str) -> Result<T> {
@@ -245,13 +259,31 @@ pub async fn message_load(db: &mut PgConnection, ids: &[(TenantId, MessageId)]) 
     rows.iter().map(|row| Ok((row.try_get::<Uuid, _>("tenant_id")?.into(), message_from(row)?))).collect()
 }
 
-/// A message and where its delivery stands.
+/// A message and where its deliveries stand.
 #[derive(Debug, Clone)]
 pub struct MessageView {
     pub message: Message,
     /// Since then there is no recipient, content or attachment any more.
     pub content_purged_at: Option<Timestamp>,
+    pub state: DeliveryState,
+    /// Where a message has several legs, the one that its state speaks of.
     pub delivery: DeliveryView,
+    /// Those legs that have begun; empty for a message with one channel.
+    pub legs: Vec<DeliveryView>,
+}
+
+impl MessageView {
+    /// The legs that have begun, as the decisions see them.
+    #[must_use]
+    pub fn begun(&self) -> Vec<legs::Begun> {
+        let begun = |it: &DeliveryView| legs::Begun {
+            number: it.id.leg_of(self.message.id),
+            state: it.state,
+            handed_over: false,
+            receipt: legs::Receipt::NotAwaited,
+        };
+        self.legs.iter().map(begun).collect()
+    }
 }
 
 /// Where a delivery stands.
@@ -271,33 +303,39 @@ pub struct DeliveryView {
     /// What people did with it, as far as receipts say.
     pub engagement: Vec<String>,
     pub next_attempt_at: Option<Timestamp>,
+    /// Until when a receipt is waited for.
+    pub receipt_until: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
 }
 
-const DELIVERY_COLUMNS: &str = "d.state, d.attempts, d.connection_id as d_connection_id, d.provider, d.external_id,
-  d.code, d.unified_code, d.detail, d.cost_micros, d.cost_currency, d.engagement, d.next_attempt_at, d.finished_at,
-  coalesce(m.send_at > now(), false) as in_future, m.content_purged_at";
+const DELIVERY_COLUMNS: &str = "case when d.state = 'queued' and d.begun_at > now() then 'scheduled' else d.state end as state,
+  d.attempts, d.connection_id as d_connection_id, d.provider, d.external_id, d.code, d.unified_code, d.detail,
+  d.cost_micros, d.cost_currency, d.engagement, d.next_attempt_at, d.receipt_until, d.finished_at";
+
+const VIEW_COLUMNS: &str = "coalesce(m.send_at > now(), false) as in_future, m.content_purged_at, m.state as m_state";
 
 fn view_from(row: &PgRow) -> Result<MessageView> {
     let message = message_from(row)?;
-    let delivery = delivery_from(row, &message)?;
+    // Without a row no attempt was settled yet.
+    let fresh = if row.try_get("in_future")? { DeliveryState::Scheduled } else { DeliveryState::Queued };
+    let delivery = delivery_from(row, message.id.first_delivery(), fresh)?;
+    let state = match row.try_get::<Option<&str>, _>("m_state")? {
+        Some(state) => parsed(state)?,
+        None if message.legs.is_some() && delivery.state != DeliveryState::Scheduled => DeliveryState::Queued,
+        None => delivery.state,
+    };
     let content_purged_at = row.try_get::<Option<jiff_sqlx::Timestamp>, _>("content_purged_at")?.map(|it| it.to_jiff());
-    Ok(MessageView { message, content_purged_at, delivery })
+    Ok(MessageView { message, content_purged_at, state, delivery, legs: Vec::new() })
 }
 
-fn delivery_from(row: &PgRow, message: &Message) -> Result<DeliveryView> {
+fn delivery_from(row: &PgRow, id: DeliveryId, fresh: DeliveryState) -> Result<DeliveryView> {
     let time = |column: &str| -> Result<Option<Timestamp>> {
         Ok(row.try_get::<Option<jiff_sqlx::Timestamp>, _>(column)?.map(|it| it.to_jiff()))
     };
-    let state = match row.try_get::<Option<&str>, _>("state")? {
-        Some(state) => parsed(state)?,
-        None if row.try_get("in_future")? => DeliveryState::Scheduled,
-        None => DeliveryState::Queued,
-    };
     let cost = row.try_get::<Option<i64>, _>("cost_micros")?.zip(row.try_get::<Option<String>, _>("cost_currency")?);
     Ok(DeliveryView {
-        id: message.id.first_delivery(),
-        state,
+        id,
+        state: row.try_get::<Option<&str>, _>("state")?.map_or(Ok(fresh), parsed)?,
         attempts: row.try_get::<Option<i32>, _>("attempts")?.unwrap_or(0).unsigned_abs(),
         connection: row.try_get::<Option<Uuid>, _>("d_connection_id")?.map(Into::into),
         provider: row.try_get("provider")?,
@@ -308,19 +346,53 @@ fn delivery_from(row: &PgRow, message: &Message) -> Result<DeliveryView> {
         cost: cost.map(|(micros, currency)| Cost { micros, currency }),
         engagement: row.try_get::<Option<Vec<String>>, _>("engagement")?.unwrap_or_default(),
         next_attempt_at: time("next_attempt_at")?,
+        receipt_until: time("receipt_until")?,
         finished_at: time("finished_at")?,
     })
+}
+
+/// Adds their legs to those messages that have several.
+async fn with_legs(db: &mut PgConnection, tenant: TenantId, views: &mut [MessageView]) -> Result<()> {
+    let several: Vec<MessageId> =
+        views.iter().filter(|it| it.message.legs.is_some()).map(|it| it.message.id).collect();
+    if several.is_empty() {
+        return Ok(());
+    }
+    let sql = format!(
+        "select wanted.id as message_id, d.id, {DELIVERY_COLUMNS} from unnest($2::uuid[]) as wanted (id)
+         join delivery d on d.tenant_id = $1 and d.id >= wanted.id and d.id <= angarium_last_leg(wanted.id)
+         order by d.id"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.uuid())
+        .bind(several.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+        .fetch_all(db)
+        .await?;
+    let mut legs: HashMap<MessageId, Vec<DeliveryView>> = HashMap::new();
+    for row in &rows {
+        let leg = delivery_from(row, row.try_get::<Uuid, _>("id")?.into(), DeliveryState::Queued)?;
+        legs.entry(row.try_get::<Uuid, _>("message_id")?.into()).or_default().push(leg);
+    }
+    for view in views {
+        view.legs = legs.remove(&view.message.id).unwrap_or_default();
+        let speaks = view.legs.iter().find(|it| it.state == view.state).or(view.legs.last());
+        view.delivery = speaks.unwrap_or(&view.delivery).clone();
+    }
+    Ok(())
 }
 
 /// One message of the transaction's tenant.
 pub async fn message_get(db: &mut PgConnection, tenant: TenantId, id: MessageId) -> Result<Option<MessageView>> {
     let sql = format!(
-        "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS} from message m
+        "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS}, {VIEW_COLUMNS} from message m
          left join delivery d on d.tenant_id = m.tenant_id and d.id = m.id
          where m.tenant_id = $1 and m.id = $2"
     );
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.uuid()).bind(id.uuid()).fetch_optional(db).await?;
-    row.as_ref().map(view_from).transpose()
+    let row =
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.uuid()).bind(id.uuid()).fetch_optional(&mut *db).await?;
+    let mut view = row.as_ref().map(view_from).transpose()?;
+    with_legs(db, tenant, view.as_mut_slice()).await?;
+    Ok(view)
 }
 
 /// What a list of messages shows.
@@ -340,11 +412,13 @@ pub async fn message_list(
     limit: u32,
 ) -> Result<Vec<MessageView>> {
     let sql = format!(
-        "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS} from message m
+        "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS}, {VIEW_COLUMNS} from message m
          left join delivery d on d.tenant_id = m.tenant_id and d.id = m.id
          where m.tenant_id = $1 and ($2::uuid is null or m.id < $2)
-           and ($3::text is null or $3 = coalesce(d.state, case when m.send_at > now() then 'scheduled' else 'queued' end))
-           and ($4::text is null or m.channel = $4) and ($5::text is null or m.reference = $5)
+           and ($3::text is null or $3 = coalesce(m.state, case when m.legs is null then d.state end,
+             case when m.send_at > now() then 'scheduled' else 'queued' end))
+           and ($4::text is null or m.channel = $4
+             or m.legs @> jsonb_build_object('legs', jsonb_build_array(jsonb_build_object('channel', $4)))) and ($5::text is null or m.reference = $5)
          order by m.id desc limit $6"
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -354,9 +428,11 @@ pub async fn message_list(
         .bind(filter.channel.as_deref())
         .bind(filter.reference.as_deref())
         .bind(i64::from(limit))
-        .fetch_all(db)
+        .fetch_all(&mut *db)
         .await?;
-    rows.iter().map(view_from).collect()
+    let mut views = rows.iter().map(view_from).collect::<Result<Vec<_>>>()?;
+    with_legs(db, tenant, &mut views).await?;
+    Ok(views)
 }
 
 /// Which of these messages are stored: what a writer asks that lost its connection in a COMMIT.

@@ -299,15 +299,17 @@ pub async fn lease_recover(db: &mut PgConnection, limit: i64) -> Result<Vec<Aban
              for update skip locked)
            returning tenant_id, id, deliveries, attempts
          )
-         select dead.tenant_id, held.delivery_id, dead.id as lease_id, m.id as message_id, m.channel, m.priority,
+         select dead.tenant_id, held.delivery_id, dead.id as lease_id, m.id as message_id,
+           angarium_leg_channel(m.legs, m.channel, held.delivery_id) as channel, m.priority,
            coalesce((select max(a.number) from attempt a
              where a.tenant_id = dead.tenant_id and a.delivery_id = held.delivery_id), 0) as attempts,
            coalesce(d.deaths, 0::smallint) as deaths,
            i.connection_id, i.provider, i.on_unknown, i.trigger, i.started_at
          from dead
          cross join lateral unnest(dead.deliveries, dead.attempts) as held (delivery_id, attempts)
-         join message m on m.tenant_id = dead.tenant_id and m.id = held.delivery_id
          left join delivery d on d.tenant_id = dead.tenant_id and d.id = held.delivery_id
+         -- One without a row is its message's only delivery.
+         join message m on m.tenant_id = dead.tenant_id and m.id = coalesce(d.message_id, held.delivery_id)
          left join intent i on i.tenant_id = dead.tenant_id and i.delivery_id = held.delivery_id
          -- What has gone on since the lease began was settled under it, and is others' by now.
          where coalesce(d.attempts, 0) = coalesce(held.attempts, 0)",

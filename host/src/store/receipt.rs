@@ -36,6 +36,8 @@ pub struct ReceiptTarget {
     pub next_attempt_at: Option<Timestamp>,
     /// Whether it is about the last attempt that counts, as far as can be told.
     pub is_current: bool,
+    /// Whether its message has several.
+    pub is_leg: bool,
 }
 
 /// The delivery that a receipt is about, once one of its attempts is settled. It was tried through
@@ -52,7 +54,7 @@ pub async fn receipt_target(db: &mut PgConnection, received: &ReceivedReceipt) -
               and a.delivery_id >= angarium_uuid_at(now() - interval '30 days')
             order by a.delivery_id desc limit 1)
          )
-         select d.id, d.message_id, d.state, m.priority, d.next_attempt_at,
+         select d.id, d.message_id, d.state, m.priority, d.next_attempt_at, d.begun_at is not null as is_leg,
            coalesce((select bool_or(a.number = d.attempts and a.number > d.counted_from) from attempt a
              where a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.external_id = $3), true) as is_current
          from known
@@ -78,6 +80,7 @@ pub async fn receipt_target(db: &mut PgConnection, received: &ReceivedReceipt) -
                 .try_get::<Option<jiff_sqlx::Timestamp>, _>("next_attempt_at")?
                 .map(jiff_sqlx::Timestamp::to_jiff),
             is_current: row.try_get("is_current")?,
+            is_leg: row.try_get("is_leg")?,
         })
     })
     .transpose()

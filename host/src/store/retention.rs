@@ -6,12 +6,15 @@ use uuid::Uuid;
 use super::Result;
 use crate::domain::ids::{EventId, MessageId, TenantId};
 
-/// Whether the message `m` has a delivery and every one of its deliveries has ended. The legs of a
-/// message differ from it in the last four bits of their ids.
+/// Whether the message `m` has a delivery, every one of its deliveries has ended, and no receipt is
+/// waited for after which another would begin. The legs of a message differ from it in the last four
+/// bits of their ids.
 const ENDED: &str = "exists (select from delivery d where d.tenant_id = m.tenant_id and d.id >= m.id
     and d.id <= (left(m.id::text, 35) || 'f')::uuid)
   and not exists (select from delivery d where d.tenant_id = m.tenant_id and d.id >= m.id
-    and d.id <= (left(m.id::text, 35) || 'f')::uuid and d.state = 'queued')";
+    and d.id <= (left(m.id::text, 35) || 'f')::uuid and d.state = 'queued')
+  and not exists (select from receipt_watch w where w.tenant_id = m.tenant_id and w.delivery_id >= m.id
+    and w.delivery_id <= (left(m.id::text, 35) || 'f')::uuid)";
 
 /// Who had content purged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,12 @@ pub async fn content_purge(
     by: PurgedBy,
 ) -> Result<Vec<MessageId>> {
     let ids: Vec<Uuid> = messages.iter().map(|it| it.uuid()).collect();
+    // Whoever decides about a message's legs holds the message first.
+    sqlx::query("select from message where tenant_id = $1 and id = any ($2::uuid[]) order by id for no key update")
+        .bind(tenant.uuid())
+        .bind(&ids)
+        .execute(&mut *db)
+        .await?;
     // A retry by hand opens a delivery again: it waits, or has been seen.
     sqlx::query(
         "select from unnest($2::uuid[]) as wanted (id)
@@ -57,7 +66,7 @@ pub async fn content_purge(
            where m.tenant_id = $1 and m.id = any ($2::uuid[]) and m.content_purged_at is null and {ENDED}
            returning m.id, (left(m.id::text, 35) || 'f')::uuid as last
          ), files as (
-           delete from attachment f using purged where f.tenant_id = $1 and f.message_id = purged.id
+           delete from attachment f using purged where f.tenant_id = $1 and f.message_id >= purged.id and f.message_id <= purged.last
          ), words as (
            update attempt a set detail = null from purged
            where a.tenant_id = $1 and a.delivery_id >= purged.id and a.delivery_id <= purged.last
@@ -163,7 +172,7 @@ pub async fn ledger_expire(db: &mut PgConnection, tenant: TenantId, days: u32, l
            where m.tenant_id = $1 and m.id < angarium_uuid_at(now() - $2 * interval '1 day') and {ENDED}
            order by m.id limit $3
          ), files as (
-           delete from attachment f using old where f.tenant_id = $1 and f.message_id = old.id
+           delete from attachment f using old where f.tenant_id = $1 and f.message_id >= old.id and f.message_id <= old.last
          ), facts as (
            delete from event e using old where e.tenant_id = $1 and e.message_id = old.id
          ), tries as (

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, attempt::Settlement, message::parsed, time::micros};
+use super::{Result, attempt::Settlement, legs::Moved, message::parsed, time::micros};
 use crate::domain::{
     attempt::Attempt,
     delivery::DeliveryState,
@@ -192,28 +192,32 @@ pub struct EndCount {
 /// Counts ends that no attempt brought, in the transaction that writes them: what a person or a
 /// receipt did. They count for what their last attempt counted for. Without this the statistics
 /// no longer agree with the ledger.
-pub async fn end_count(db: &mut PgConnection, tenant: TenantId, ends: &[EndCount]) -> Result<()> {
-    sqlx::query(
-        "insert into stat_delta (tenant_id, at, kind, word, channel, connection_id, provider, route_id, route_version,
+pub async fn end_count(db: &mut PgConnection, tenant: TenantId, ends: &[EndCount]) -> Result<Moved> {
+    let moved: Vec<Uuid> = sqlx::query_scalar(
+        "with counted as (
+           insert into stat_delta (tenant_id, at, kind, word, channel, connection_id, provider, route_id, route_version,
            code, count)
          select $1, timestamptz 'epoch' + t.at * interval '1 microsecond', 'delivery', t.state,
-           coalesce(a.channel, m.channel), coalesce(a.connection_id, none), coalesce(a.provider, ''),
+           coalesce(a.channel, angarium_leg_channel(m.legs, m.channel, d.id)), coalesce(a.connection_id, none), coalesce(a.provider, ''),
            coalesce(a.route_id, none), coalesce(a.route_version, 0), coalesce(a.unified_code, ''), sum(t.count)
          from unnest($2::uuid[], $3::bigint[], $4::text[], $5::bigint[]) as t (delivery_id, at, state, count)
          cross join (values ('00000000-0000-0000-0000-000000000000'::uuid)) as nobody (none)
          join delivery d on d.tenant_id = $1 and d.id = t.delivery_id
          join message m on m.tenant_id = $1 and m.id = d.message_id
          left join attempt a on a.tenant_id = $1 and a.delivery_id = d.id and a.number = d.attempts
-         group by 2, 4, 5, 6, 7, 8, 9, 10",
+         group by 2, 4, 5, 6, 7, 8, 9, 10
+         )
+         select d.message_id from delivery d
+         where d.tenant_id = $1 and d.id = any ($2::uuid[]) and d.begun_at is not null",
     )
     .bind(tenant.uuid())
     .bind(ends.iter().map(|it| it.delivery.uuid()).collect::<Vec<_>>())
     .bind(ends.iter().map(|it| minute_of(it.delivery.uuid())).collect::<Vec<_>>())
     .bind(ends.iter().map(|it| it.state.as_str()).collect::<Vec<_>>())
     .bind(ends.iter().map(|it| it.count).collect::<Vec<_>>())
-    .execute(db)
+    .fetch_all(db)
     .await?;
-    Ok(())
+    Ok(moved.into_iter().map(|message| (tenant, message.into())).collect())
 }
 
 /// Moves up to `limit` deltas into the roll-ups; tells how many there were, or `None` when another
@@ -372,6 +376,7 @@ fn stat_row(row: &PgRow) -> Result<StatRow> {
 fn counted(row: &PgRow) -> Result<Counted> {
     let word: &str = row.try_get("word")?;
     Ok(match row.try_get::<&str, _>("kind")? {
+        "message" if word == "further" => Counted::Further,
         "message" => Counted::Accepted,
         "delivery" => Counted::State(parsed(word)?),
         _ => Counted::Attempt {
