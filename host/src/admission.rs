@@ -16,7 +16,7 @@ use tokio::{
 
 use self::writer::Writer;
 use crate::{
-    directory::Directory,
+    directory::{Directory, TenantConfig},
     domain::{
         ids::TenantId,
         message::{Channel, Message, NewMessage},
@@ -49,7 +49,11 @@ pub struct Admitted {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdmitError {
     #[error("no route of channel `{}` is active: create one and activate it, or name a connection", .channel.as_str())]
-    NoRoute { channel: Channel },
+    NoRoute {
+        channel: Channel,
+        /// Which of several it is.
+        leg: Option<usize>,
+    },
     #[error("the idempotency key was used for another message: use a new key, or send the same message")]
     KeyReused,
     /// Nothing was stored, or it can't be told yet; the same idempotency key is safe to send again.
@@ -139,14 +143,23 @@ impl Admission {
         messages: &[NewMessage],
     ) -> Result<Vec<Option<AdmitError>>, AdmitError> {
         let mut config = self.directory.tenant(tenant).await.map_err(|_| AdmitError::Unavailable)?;
-        let lacks = |config: &crate::directory::TenantConfig, new: &NewMessage| {
-            new.message.connection.is_none() && !config.routes.contains_key(&new.message.channel)
-        };
-        if messages.iter().any(|new| lacks(&config, new)) {
+        if messages.iter().any(|new| no_route(&config, &new.message).is_some()) {
             config = self.directory.reload(tenant).await.map_err(|_| AdmitError::Unavailable)?;
         }
-        let refusal = |new: &NewMessage| AdmitError::NoRoute { channel: new.message.channel.clone() };
-        Ok(messages.iter().map(|new| lacks(&config, new).then(|| refusal(new))).collect())
+        Ok(messages.iter().map(|new| no_route(&config, &new.message)).collect())
+    }
+}
+
+/// The first of a message's channels for which there is neither a connection nor a route.
+fn no_route(config: &TenantConfig, message: &Message) -> Option<AdmitError> {
+    let lacks = |channel: &Channel, connection: Option<_>| connection.is_none() && !config.routes.contains_key(channel);
+    let refusal = |channel: &Channel, leg| AdmitError::NoRoute { channel: channel.clone(), leg };
+    match &message.legs {
+        None => lacks(&message.channel, message.connection).then(|| refusal(&message.channel, None)),
+        Some(several) => {
+            let at = several.legs.iter().position(|leg| lacks(&leg.channel, leg.connection))?;
+            Some(refusal(&several.legs[at].channel, Some(at)))
+        }
     }
 }
 

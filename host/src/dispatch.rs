@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 pub use self::{
-    preview::{Preview, PreviewRequest},
+    preview::{LegPreview, Preview, PreviewRequest},
     turns::Turns,
 };
 use crate::{

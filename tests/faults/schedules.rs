@@ -319,6 +319,7 @@ async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Op
         connection: None,
         body: Body::default(),
         attachments: 0,
+        legs: None,
     };
     let new = NewMessage { message, idempotency: None, attachments: vec![] };
     let lease = BirthLease { id: Uuid::now_v7(), node: Uuid::now_v7(), length_ms: 600_000 };

@@ -34,6 +34,7 @@ fn message(priority: Priority, key: Option<&str>) -> NewMessage {
         connection: None,
         body: Body::default(),
         attachments: 0,
+        legs: None,
     };
     let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint: [7; 32] });
     NewMessage { message, idempotency, attachments: vec![] }

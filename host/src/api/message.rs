@@ -1,5 +1,6 @@
 //! `/v1/messages`
 
+mod channels;
 mod new;
 mod view;
 
@@ -29,15 +30,16 @@ use crate::{
     clock,
     control::{self, Controlled},
     directory::TenantConfig,
-    dispatch::{Preview, PreviewRequest},
+    dispatch::{LegPreview, Preview, PreviewRequest},
     domain::{
         delivery::DeliveryState,
         ids::{ConnectionId, MessageId, TenantId},
+        legs::MOST as MOST_LEGS,
         message::{self, Channel},
     },
     routing::Plan,
     store::{
-        attempt::attempt_list,
+        attempt::attempt_list_all,
         event::event_list,
         message::{MessageFilter, message_get, message_list},
     },
@@ -79,8 +81,8 @@ pub async fn create(
     let config = knowing(&app, tenant.id, new.pinned_to()).await?;
     let mut new = domain(new, fields, header_key, &config)?;
     if dry_run {
-        let preview = app.dispatcher.preview(tenant.id, new).await?;
-        return Ok(Json(DryRun::from(preview)).into_response());
+        let (Preview { plan, requests }, legs) = app.dispatcher.preview(tenant.id, &new).await?;
+        return Ok(Json(DryRun { plan, requests, legs }).into_response());
     }
     let mut span = app.tracer.child("accept", Side::Internal, trace.context());
     new.message.body.trace = span.context().cloned();
@@ -109,12 +111,10 @@ pub struct DryRun {
     /// The first request of each candidate, secrets redacted, or why there is none.
     #[schema(value_type = Vec<Object>)]
     requests: Vec<PreviewRequest>,
-}
-
-impl From<Preview> for DryRun {
-    fn from(Preview { plan, requests }: Preview) -> Self {
-        Self { plan, requests }
-    }
+    /// The same for each of a message's `channels`, with its `leg` and `channel`; above is the first of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>, required = false)]
+    legs: Vec<LegPreview>,
 }
 
 /// Messages to be sent together.
@@ -167,7 +167,7 @@ pub async fn create_batch(
         return Err(Problem::field("/messages", "wrong_length", "has 1 to 1000 messages"));
     }
     let parsed: Vec<_> = batch.messages.iter().map(|raw| draft::read::<NewMessage>(raw.get().as_bytes())).collect();
-    let pinned = parsed.iter().filter_map(|draft| draft.as_ref().ok()?.0.pinned_to());
+    let pinned = parsed.iter().filter_map(|draft| Some(draft.as_ref().ok()?.0.pinned_to())).flatten();
     let config = knowing(&app, tenant.id, pinned).await?;
     let checked =
         parsed.into_iter().map(|draft| draft.and_then(|Draft(new, fields)| domain(new, fields, None, &config)));
@@ -263,8 +263,9 @@ pub async fn attempts(
 ) -> Result<Json<Page<AttemptAnswer>>, Problem> {
     let mut txn = app.store.tenant(tenant.id).await?;
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
-    let attempts = attempt_list(&mut txn, tenant.id, view.delivery.id).await?;
-    Ok(Json(Page::whole(attempts.into_iter().map(AttemptAnswer::from).collect())))
+    let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
+    let answer = |attempt| AttemptAnswer::new(&view.message, attempt);
+    Ok(Json(Page::whole(attempts.into_iter().map(answer).collect())))
 }
 
 /// Show what happened to a message, the oldest first.
@@ -294,7 +295,7 @@ pub async fn decision(
 ) -> Result<Json<DecisionAnswer>, Problem> {
     let mut txn = app.store.tenant(tenant.id).await?;
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
-    let attempts = attempt_list(&mut txn, tenant.id, view.delivery.id).await?;
+    let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
     Ok(Json(DecisionAnswer::new(&view.message, attempts)))
 }
 
@@ -316,7 +317,11 @@ pub async fn cancel(
 
 /// Try a message again by hand that has ended without success.
 #[utoipa::path(post, path = "/v1/messages/{id}/retry", tag = "messages", operation_id = "retryMessage",
-    params(("id" = String, Path, description = "`msg_…`")),
+    params(
+        ("id" = String, Path, description = "`msg_…`"),
+        ("leg" = Option<u8>, Query, minimum = 0, maximum = 15,
+            description = "Which of several channels; if left out, the last that was tried, or with `mode: all` each that failed."),
+    ),
     responses(
         (status = 202, description = "Another attempt is due now.", body = MessageAnswer),
         (status = 409, description = "It waits already, has succeeded, or its content was purged.", body = ProblemBody,
@@ -326,9 +331,12 @@ pub async fn retry(
     tenant: Tenant<MessagesWrite>,
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
+    mut query: Query,
 ) -> Result<(StatusCode, Json<MessageAnswer>), Problem> {
+    let leg = query.take("leg", leg_number);
+    query.finish()?;
     let id = message_id(&id)?;
-    let answer = controlled(control::retry(&app.store, &app.bell, tenant.id, id).await?, "tried again")?;
+    let answer = controlled(control::retry(&app.store, &app.bell, tenant.id, id, leg).await?, "tried again")?;
     Ok((StatusCode::ACCEPTED, answer))
 }
 
@@ -361,6 +369,10 @@ fn controlled(what: Controlled, done: &str) -> Result<Json<MessageAnswer>, Probl
             Err(Problem::conflict("wrong_state", format!("the message is {}, and can't be {done} now", state.as_str())))
         }
     }
+}
+
+fn leg_number(text: &str) -> Result<u8, String> {
+    text.parse().ok().filter(|leg| usize::from(*leg) < MOST_LEGS).ok_or_else(|| "is no number from 0 to 15".to_owned())
 }
 
 fn missing() -> Problem {
@@ -399,7 +411,10 @@ async fn knowing<'a>(
 impl From<AdmitError> for Problem {
     fn from(error: AdmitError) -> Self {
         match &error {
-            AdmitError::NoRoute { .. } => Self::field("/channel", "no_route", error.to_string()),
+            AdmitError::NoRoute { leg: None, .. } => Self::field("/channel", "no_route", error.to_string()),
+            AdmitError::NoRoute { leg: Some(leg), .. } => {
+                Self::field(&format!("/channels/{leg}/channel"), "no_route", error.to_string())
+            }
             AdmitError::KeyReused => Self::field("/idempotency_key", "key_reused", error.to_string()),
             AdmitError::Unavailable => Self::unavailable(&error.to_string()),
             AdmitError::DiskFull => Self::disk_full(),

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What would happen.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Preview {
     /// `None` when no route serves the channel.
     pub plan: Option<Plan>,
@@ -27,8 +27,17 @@ pub struct Preview {
     pub requests: Vec<PreviewRequest>,
 }
 
-/// What would leave through one connection, or why nothing would.
+/// What would happen by one channel of a message that names several.
 #[derive(Debug, Serialize)]
+pub struct LegPreview {
+    pub leg: u8,
+    pub channel: String,
+    #[serde(flatten)]
+    pub preview: Preview,
+}
+
+/// What would leave through one connection, or why nothing would.
+#[derive(Debug, Clone, Serialize)]
 pub struct PreviewRequest {
     pub connection: ConnectionId,
     pub provider: String,
@@ -39,25 +48,46 @@ pub struct PreviewRequest {
 }
 
 impl Dispatcher {
-    /// Plays a message through to the point where it would leave.
+    /// Plays a message through to the point where it would leave: by its first channel, and, where it
+    /// names several, by each of them.
     ///
     /// # Errors
     /// When the tenant's configuration can't be read.
-    pub async fn preview(&self, tenant: TenantId, new: NewMessage) -> store::Result<Preview> {
+    pub async fn preview(&self, tenant: TenantId, new: &NewMessage) -> store::Result<(Preview, Vec<LegPreview>)> {
         let config = self.directory.tenant(tenant).await?;
-        let Some(course) = Course::of(&config, &new.message) else {
-            return Ok(Preview { plan: None, requests: Vec::new() });
+        let due_at = new.message.due_at();
+        let count = new.message.legs.as_ref().map_or(0, |legs| legs.count());
+        let legs = (0..count).map(|leg| {
+            let seen = NewMessage {
+                message: new.message.as_leg(leg, due_at),
+                idempotency: None,
+                attachments: new.attachments.iter().filter(|file| file.leg == leg).cloned().collect(),
+            };
+            let channel = seen.message.channel.as_str().to_owned();
+            LegPreview { leg, channel, preview: self.preview_of(&config, &seen, leg) }
+        });
+        let legs: Vec<_> = legs.collect();
+        let first = match legs.first() {
+            Some(first) => first.preview.clone(),
+            None => self.preview_of(&config, new, 0),
         };
-        let standings = self.standings(&config, &course.spec, &new.message);
-        let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));
-        let plan = routing::plan(&course.spec, &standings, &Situation { past: &[], turn, chance: fastrand::f64() });
-        let requests = plan.candidates.iter().filter_map(|it| self.request(&config, it.connection, &new)).collect();
-        Ok(Preview { plan: Some(plan), requests })
+        Ok((first, legs))
     }
 
-    fn request(&self, config: &TenantConfig, connection: ConnectionId, new: &NewMessage) -> Option<PreviewRequest> {
+    fn preview_of(&self, config: &TenantConfig, new: &NewMessage, leg: u8) -> Preview {
+        let Some(course) = Course::of(config, &new.message) else {
+            return Preview { plan: None, requests: Vec::new() };
+        };
+        let standings = self.standings(config, &course.spec, &new.message);
+        let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));
+        let plan = routing::plan(&course.spec, &standings, &Situation { past: &[], turn, chance: fastrand::f64() });
+        let requests = plan.candidates.iter().filter_map(|it| self.request(config, it.connection, new, leg)).collect();
+        Preview { plan: Some(plan), requests }
+    }
+
+    fn request(&self, config: &TenantConfig, connection: ConnectionId, new: &NewMessage, leg: u8) -> Option<PreviewRequest> {
         let endpoint = config.endpoints.get(&connection)?;
-        let told = self.first_request(endpoint, new);
+        let told = self.first_request(endpoint, new, leg);
         let (request, refused) = match told {
             Ok(request) => (Some(request), None),
             Err(reason) => (None, Some(reason)),
@@ -65,10 +95,10 @@ impl Dispatcher {
         Some(PreviewRequest { connection, provider: endpoint.connection.provider.clone(), request, refused })
     }
 
-    fn first_request(&self, endpoint: &Endpoint, new: &NewMessage) -> Result<serde_json::Value, String> {
+    fn first_request(&self, endpoint: &Endpoint, new: &NewMessage, leg: u8) -> Result<serde_json::Value, String> {
         let serving = self.providers.serving(&endpoint.connection.provider).ok_or("the provider is not installed")?;
         let blobs = item::blobs(new.attachments.clone());
-        let item = item::item(new.message.id.first_delivery(), &new.message, &blobs);
+        let item = item::item(new.message.id.leg(leg), &new.message, &blobs);
         let context = CallContext {
             now_ms: clock::now().as_millisecond() as f64,
             attempt: 1,

@@ -1,6 +1,6 @@
 //! A message as a client sends it, and what has to hold before it is one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::http::HeaderMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -11,10 +11,14 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::super::fields::{Fields, channel, plain};
+use super::{
+    super::fields::{Fields, channel, plain},
+    channels::NewLeg,
+};
 use crate::domain::{
     ids::{ConnectionId, MessageId},
-    message::{self, Body, Idempotency, Message, Priority},
+    legs::{Mode, Wants},
+    message::{self, Body, Channel, Idempotency, LegBody, Message, Priority},
 };
 
 /// Attachments of one message together, decoded.
@@ -38,18 +42,17 @@ pub struct NewMessage {
     /// Who gets it: an address, or an address with a name. A webhook's is a URL; it may be left
     /// out where the connection's config has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    to: Option<Recipient>,
-    /// `email`, `sms`, `mms`, `webhook`, … or another that a provider brings.
-    // Optional for serde alone, so that the rest is checked where it is missing.
+    pub(super) to: Option<Recipient>,
+    /// `email`, `sms`, `mms`, `webhook`, … or another that a provider brings. Needed, unless there are `channels`.
     #[serde(default)]
-    #[schema(value_type = String, required = true, pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
-    channel: Option<String>,
+    #[schema(value_type = Option<String>, pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
+    pub(super) channel: Option<String>,
     #[serde(default)]
-    content: Content,
+    pub(super) content: Content,
     /// A connection's id or uid, to use it past the channel's route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 128)]
-    connection: Option<String>,
+    pub(super) connection: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PriorityName>)]
     priority: Option<Priority>,
@@ -78,6 +81,21 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
+    /// Several channels in order of preference, in place of `channel`, `to`, `content` and `connection`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 16)]
+    pub(super) channels: Vec<NewLeg>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ModeName>)]
+    pub(super) mode: Option<Mode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<WantsName>)]
+    pub(super) wants: Option<Wants>,
+    /// With `wants: delivered`: so many seconds after it was sent by one channel, without a receipt that it arrived, the
+    /// next one is tried. Five minutes, if left out; at most seven days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 604800)]
+    pub(super) receipt_window: Option<u32>,
 }
 
 /// What is delivered. Which fields count depends on the channel.
@@ -168,6 +186,24 @@ pub enum PriorityName {
     Urgent,
 }
 
+/// Which of the channels are tried: one after another until one has done what the message `wants`, or all at once.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum ModeName {
+    First,
+    All,
+}
+
+/// What has to be reached before no further channel is tried: a provider took it, or a receipt says that it arrived.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum WantsName {
+    Sent,
+    Delivered,
+}
+
 /// What a message is checked against besides itself.
 pub struct Circumstances<'a> {
     pub now: Timestamp,
@@ -178,43 +214,60 @@ pub struct Circumstances<'a> {
 }
 
 impl NewMessage {
-    /// The connection that it names.
-    pub fn pinned_to(&self) -> Option<&str> {
-        self.connection.as_deref()
+    /// The connections that it names.
+    pub fn pinned_to(&self) -> impl Iterator<Item = &str> {
+        self.connection.as_deref().into_iter().chain(self.channels.iter().filter_map(NewLeg::pinned_to))
     }
 
     /// The message, if all of it holds; else every bad field, with those that are known before.
     pub fn into_domain(self, mut fields: Fields, around: Circumstances<'_>) -> Result<message::NewMessage, Fields> {
         let idempotency = self.idempotency(around.header_key.as_deref(), &mut fields);
-        let channel = channel(&mut fields, self.channel.as_deref());
         self.check_times(around.now, &mut fields);
         self.check_texts(&mut fields);
-        let connection = self.pinned(around.connection, &mut fields);
-        let mail = self.channel.as_deref() == Some("email");
-        check_recipient(self.to.as_ref(), self.channel.as_deref().unwrap_or_default(), &mut fields);
-        let attachments = fields.within("content", |fields| {
-            self.content.check(mail, fields);
-            self.content.decoded(fields)
+        let parts = if self.has_channels() {
+            self.checked_channels(around.connection, &mut fields)
+        } else {
+            self.check_alone(&mut fields);
+            let named = Named { channel: self.channel.as_deref(), to: self.to.as_ref(), content: &self.content };
+            named.checked(self.connection.as_deref(), 0, around.connection, &mut fields).into_iter().collect()
+        };
+        if !fields.is_empty() {
+            return Err(fields);
+        }
+        let legs = self.has_channels().then(|| Arc::new(self.legs(&parts)));
+        let attachments_of = |part: &Part| u32::try_from(part.attachments.len()).unwrap_or(u32::MAX);
+        let contents: Vec<_> = match self.channels.is_empty() {
+            true => vec![(self.to, self.content)],
+            false => self.channels.into_iter().map(NewLeg::into_parts).collect(),
+        };
+        let mut bodies = contents.into_iter().zip(&parts).map(|((to, content), part)| LegBody {
+            to: to.map(Recipient::into_domain),
+            content: content.into_domain(),
+            attachments: attachments_of(part),
         });
-        let (Some(channel), true) = (channel, fields.is_empty()) else { return Err(fields) };
+        // Without problems there is a part, and a body of it.
+        let (Some(first), Some(part)) = (bodies.next(), parts.first()) else { return Err(fields) };
         let message = Message {
-            id: MessageId::new(),
+            id: MessageId::with_legs(),
             created_at: around.now,
-            channel,
+            channel: part.channel.clone(),
             priority: self.priority.unwrap_or_default(),
             send_at: self.send_at,
             expires_at: self.expires_at,
             reference: self.reference,
-            connection,
-            attachments: u32::try_from(attachments.len()).unwrap_or(u32::MAX),
+            connection: part.connection,
+            attachments: first.attachments,
+            legs,
             body: Body {
-                to: self.to.map(Recipient::into_domain),
-                content: self.content.into_domain(),
+                to: first.to,
+                content: first.content,
                 attributes: self.attributes,
                 metadata: self.metadata,
                 trace: None,
+                further: bodies.collect(),
             },
         };
+        let attachments = parts.into_iter().flat_map(|part| part.attachments).collect();
         Ok(message::NewMessage { message, idempotency, attachments })
     }
 
@@ -257,14 +310,49 @@ impl NewMessage {
         }
     }
 
-    fn pinned(&self, find: &dyn Fn(&str) -> Option<ConnectionId>, fields: &mut Fields) -> Option<ConnectionId> {
-        let name = self.connection.as_deref()?;
-        let found = find(name);
-        fields.check(found.is_some(), "connection", "unknown_connection", || {
-            "names no connection: GET /v1/connections lists them".to_owned()
+}
+
+/// Where a message goes and what: by its only channel, or by one of several.
+pub(super) struct Named<'a> {
+    pub channel: Option<&'a str>,
+    pub to: Option<&'a Recipient>,
+    pub content: &'a Content,
+}
+
+/// The same once it was checked, but for what is taken over as it is.
+pub(super) struct Part {
+    pub channel: Channel,
+    pub connection: Option<ConnectionId>,
+    pub attachments: Vec<message::Attachment>,
+}
+
+impl Named<'_> {
+    /// `None` where the channel is no channel; whatever else is bad is in the fields.
+    pub fn checked(
+        &self,
+        connection: Option<&str>,
+        leg: u8,
+        find: &dyn Fn(&str) -> Option<ConnectionId>,
+        fields: &mut Fields,
+    ) -> Option<Part> {
+        let channel = channel(fields, self.channel);
+        let connection = connection.and_then(|name| pinned(name, find, fields));
+        let name = self.channel.unwrap_or_default();
+        check_recipient(self.to, name, fields);
+        let attachments = fields.within("content", |fields| {
+            self.content.check(name == "email", fields);
+            self.content.decoded(leg, fields)
         });
-        found
+        Some(Part { channel: channel?, connection, attachments })
     }
+}
+
+fn pinned(name: &str, find: &dyn Fn(&str) -> Option<ConnectionId>, fields: &mut Fields) -> Option<ConnectionId> {
+    let found = find(name);
+    fields.check(found.is_some(), "connection", "unknown_connection", || {
+        "names no connection: GET /v1/connections lists them".to_owned()
+    });
+    found
 }
 
 fn check_recipient(to: Option<&Recipient>, channel: &str, fields: &mut Fields) {
@@ -315,6 +403,11 @@ impl Recipient {
 }
 
 impl Content {
+    /// Whether it says nothing at all.
+    pub(super) fn is_empty(&self) -> bool {
+        serde_json::to_vec(self).is_ok_and(|json| json == b"{}")
+    }
+
     fn check(&self, mail: bool, fields: &mut Fields) {
         for (name, address) in [("from", &self.from), ("reply_to", &self.reply_to)] {
             if let Some(address) = address {
@@ -363,7 +456,7 @@ impl Content {
     }
 
     /// The attachments' bytes; what is not base64 is named.
-    fn decoded(&self, fields: &mut Fields) -> Vec<message::Attachment> {
+    fn decoded(&self, leg: u8, fields: &mut Fields) -> Vec<message::Attachment> {
         fields.check(self.attachments.len() <= 50, "attachments", "too_long", || "has more than 50 files".to_owned());
         let encoded: usize = self.attachments.iter().map(|file| file.content.len()).sum();
         // Base64 is longer than what it stands for by a third.
@@ -373,7 +466,7 @@ impl Content {
             return Vec::new();
         }
         let mut decoded = Vec::with_capacity(self.attachments.len());
-        fields.each("attachments", &self.attachments, |fields, file| decoded.extend(file.decoded(fields)));
+        fields.each("attachments", &self.attachments, |fields, file| decoded.extend(file.decoded(leg, fields)));
         decoded
     }
 
@@ -396,7 +489,7 @@ impl Content {
 }
 
 impl NewAttachment {
-    fn decoded(&self, fields: &mut Fields) -> Option<message::Attachment> {
+    fn decoded(&self, leg: u8, fields: &mut Fields) -> Option<message::Attachment> {
         plain(fields, "name", &self.name, 255);
         fields.check(!self.name.contains(['/', '\\']), "name", "wrong_format", || "is a path; give a name".to_owned());
         fields.check(is_media_type(&self.media_type), "media_type", "wrong_format", || {
@@ -413,6 +506,7 @@ impl NewAttachment {
         Some(message::Attachment {
             name: self.name.clone(),
             media_type: self.media_type.clone(),
+            leg,
             content_id: self.content_id.clone(),
             content: Bytes::from(content.ok()?),
         })

@@ -5,15 +5,20 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::new::PriorityName;
+use super::new::{ModeName, PriorityName, WantsName};
 use crate::{
     domain::{
         delivery::DeliveryState,
         ids::EventId,
+        legs::{Leg, Legs, Mode, Wants},
         message::{Message, Priority},
         provider::{Cost, Disposition},
     },
-    store::{attempt::AttemptView, event::EventView, message::MessageView},
+    store::{
+        attempt::AttemptView,
+        event::EventView,
+        message::{DeliveryView, MessageView},
+    },
 };
 
 /// A message and where it stands.
@@ -41,10 +46,39 @@ pub struct MessageAnswer {
     /// Since then recipient, content and attachments are gone.
     #[schema(value_type = Option<String>, format = DateTime)]
     content_purged_at: Option<Timestamp>,
+    /// How it goes by its channel; of several, by the one that `state` speaks of.
+    delivery: DeliveryAnswer,
+    #[serde(flatten)]
+    several: Option<SeveralAnswer>,
+}
+
+/// What a message with several channels has besides.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SeveralAnswer {
+    #[schema(value_type = Option<ModeName>)]
+    mode: Mode,
+    #[schema(value_type = Option<WantsName>)]
+    wants: Wants,
+    /// One for each channel, in order; a channel whose turn has not come is `accepted`.
+    #[schema(required = false)]
+    deliveries: Vec<LegAnswer>,
+}
+
+/// How a message goes by one of several channels.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Leg)]
+pub struct LegAnswer {
+    /// Its place among the channels, from 0.
+    leg: u8,
+    channel: String,
+    /// With `wants: delivered`, and once it was sent: until when a receipt is waited for.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    receipt_until: Option<Timestamp>,
+    #[serde(flatten)]
     delivery: DeliveryAnswer,
 }
 
-/// A message's one leg.
+/// One leg of a message, or its only one.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Delivery)]
 pub struct DeliveryAnswer {
@@ -123,7 +157,11 @@ pub enum DispositionName {
 pub struct AttemptAnswer {
     #[schema(example = "att_0192f0c1a2b37c4d8e5f60718293a4b5")]
     id: String,
-    /// 1 for the first.
+    #[schema(example = "dlv_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    delivery: String,
+    /// Which of the message's channels, from 0.
+    leg: u8,
+    /// 1 for the first of its delivery.
     number: u32,
     /// `scheduled`, `retry`, `fallback`, `manual` or `recovery`.
     trigger: String,
@@ -191,6 +229,9 @@ pub struct DecisionAnswer {
 /// Why one attempt went where it went.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AttemptDecision {
+    /// Which of the message's channels, from 0.
+    leg: u8,
+    channel: String,
     attempt: u32,
     trigger: String,
     #[schema(value_type = String, format = DateTime)]
@@ -217,13 +258,24 @@ impl MessageAnswer {
     pub fn accepted(message: &Message) -> Self {
         let later = message.due_at() > message.created_at;
         let state = if later { DeliveryState::Scheduled } else { DeliveryState::Queued };
-        Self::new(message, DeliveryAnswer::fresh(message, state))
+        let fresh = |leg, state| DeliveryAnswer::fresh(message, leg, state);
+        let several = message.legs.as_deref().map(|legs| {
+            let at_first = legs.at_first();
+            let begun = at_first.map(|leg| (leg, None, fresh(leg, state)));
+            SeveralAnswer::new(message, legs, begun.collect())
+        });
+        Self::new(message, state, fresh(0, state), several)
     }
 
-    fn new(message: &Message, delivery: DeliveryAnswer) -> Self {
+    fn new(
+        message: &Message,
+        state: DeliveryState,
+        delivery: DeliveryAnswer,
+        several: Option<SeveralAnswer>,
+    ) -> Self {
         Self {
             id: message.id.to_string(),
-            state: delivery.state,
+            state,
             channel: message.channel.as_str().to_owned(),
             to: message.body.to.as_ref().map(|to| to.address.clone()),
             priority: message.priority,
@@ -234,14 +286,38 @@ impl MessageAnswer {
             expires_at: message.expires_at,
             content_purged_at: None,
             delivery,
+            several,
         }
     }
 }
 
+impl SeveralAnswer {
+    /// Those legs that have begun, and for the others that their turn has not come.
+    fn new(message: &Message, legs: &Legs, begun: Vec<(u8, Option<Timestamp>, DeliveryAnswer)>) -> Self {
+        let mut begun = begun.into_iter().peekable();
+        let delivery = |leg: u8| {
+            let known = begun.next_if(|(number, ..)| *number == leg);
+            let (_, receipt_until, delivery) = known.unwrap_or_else(|| {
+                let fresh = DeliveryAnswer::fresh(message, leg, DeliveryState::Accepted);
+                (leg, None, DeliveryAnswer { next_attempt_at: None, ..fresh })
+            });
+            (receipt_until, delivery)
+        };
+        let with = |((leg, spec), (receipt_until, delivery)): ((u8, &Leg), _)| LegAnswer {
+            leg,
+            channel: spec.channel.as_str().to_owned(),
+            receipt_until,
+            delivery,
+        };
+        let deliveries = (0..).zip(&legs.legs).zip((0..legs.count()).map(delivery)).map(with).collect();
+        Self { mode: legs.mode, wants: legs.wants, deliveries }
+    }
+}
+
 impl DeliveryAnswer {
-    fn fresh(message: &Message, state: DeliveryState) -> Self {
+    fn fresh(message: &Message, leg: u8, state: DeliveryState) -> Self {
         Self {
-            id: message.id.first_delivery().to_string(),
+            id: message.id.leg(leg).to_string(),
             state,
             attempts: 0,
             connection: None,
@@ -260,9 +336,22 @@ impl DeliveryAnswer {
 
 impl From<MessageView> for MessageAnswer {
     fn from(view: MessageView) -> Self {
-        let MessageView { message, content_purged_at, delivery } = view;
+        let MessageView { message, content_purged_at, state, delivery, legs } = view;
+        let several = message.legs.as_deref().map(|spec| {
+            let begun = legs.into_iter().map(|leg| {
+                (leg.id.leg_of(message.id), leg.receipt_until, DeliveryAnswer::new(&message, leg))
+            });
+            SeveralAnswer::new(&message, spec, begun.collect())
+        });
+        let delivery = DeliveryAnswer::new(&message, delivery);
+        Self { content_purged_at, ..Self::new(&message, state, delivery, several) }
+    }
+}
+
+impl DeliveryAnswer {
+    fn new(message: &Message, delivery: DeliveryView) -> Self {
         let waiting = !delivery.state.is_end() && delivery.attempts == 0;
-        let delivery = DeliveryAnswer {
+        Self {
             id: delivery.id.to_string(),
             state: delivery.state,
             attempts: delivery.attempts,
@@ -276,15 +365,17 @@ impl From<MessageView> for MessageAnswer {
             cost: delivery.cost.map(CostAnswer::from),
             engagement: delivery.engagement,
             finished_at: delivery.finished_at,
-        };
-        Self { content_purged_at, ..Self::new(&message, delivery) }
+        }
     }
 }
 
-impl From<AttemptView> for AttemptAnswer {
-    fn from(view: AttemptView) -> Self {
+impl AttemptAnswer {
+    /// An attempt of this message.
+    pub fn new(message: &Message, view: AttemptView) -> Self {
         Self {
             id: view.id.to_string(),
+            delivery: view.delivery.to_string(),
+            leg: view.delivery.leg_of(message.id),
             number: view.number,
             trigger: view.trigger,
             channel: view.channel,
@@ -343,13 +434,16 @@ impl From<EventView> for EventAnswer {
 impl DecisionAnswer {
     /// What the attempts were decided by.
     pub fn new(message: &Message, attempts: Vec<AttemptView>) -> Self {
-        Self { message: message.id.to_string(), decisions: attempts.into_iter().map(AttemptDecision::from).collect() }
+        let decision = |attempt| AttemptDecision::new(message, attempt);
+        Self { message: message.id.to_string(), decisions: attempts.into_iter().map(decision).collect() }
     }
 }
 
-impl From<AttemptView> for AttemptDecision {
-    fn from(view: AttemptView) -> Self {
+impl AttemptDecision {
+    fn new(message: &Message, view: AttemptView) -> Self {
         Self {
+            leg: view.delivery.leg_of(message.id),
+            channel: view.channel,
             attempt: view.number,
             trigger: view.trigger,
             at: view.started_at,
