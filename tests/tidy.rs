@@ -27,7 +27,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("providers", &["store", "runtime", "config", "telemetry"]),
     ("queue", &["store"]),
     ("admission", &["store", "directory", "queue"]),
-    ("ledger", &["store", "queue"]),
+    ("legs", &["store"]),
+    ("ledger", &["legs", "store", "queue"]),
     (
         "dispatch",
         &[
@@ -44,9 +45,9 @@ const EDGES: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("recovery", &["store", "outcome"]),
-    ("control", &["store"]),
-    ("callbacks", &["store", "directory", "providers", "runtime", "sealing", "transport"]),
+    ("recovery", &["legs", "store", "outcome"]),
+    ("control", &["legs", "store"]),
+    ("callbacks", &["legs", "store", "directory", "providers", "runtime", "sealing", "transport"]),
     ("maintenance", &["config", "store", "telemetry"]),
     (
         "api",
@@ -77,6 +78,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "directory",
             "dispatch",
             "ledger",
+            "legs",
             "maintenance",
             "providers",
             "queue",

@@ -20,6 +20,7 @@ use crate::{
     dispatch::{Dispatcher, Turns},
     domain::callback::PublicUrl,
     ledger::Ledger,
+    legs,
     maintenance,
     providers::Providers,
     queue::{Claimer, Leases, Room, Work, renew},

@@ -232,7 +232,7 @@ impl Real<'_> {
         let held = lease_hold(&mut txn, &[(self.tenant, settlement.lease)]).await.unwrap();
         let stands = held.leases.contains(&settlement.lease);
         if stands {
-            attempt_settle(&mut txn, &[settlement]).await.unwrap();
+            let _ = attempt_settle(&mut txn, &[settlement]).await.unwrap();
         }
         txn.commit().await.unwrap();
         stands

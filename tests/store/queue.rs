@@ -167,7 +167,7 @@ async fn recovery_passes_over_what_has_an_outcome() {
     let (message, lease) = taken(&db, tenant, 0).await;
     let mut txn = db.store.worker().await.unwrap();
     let settled = settlement(tenant, message, lease, 1, DeliveryState::Sent);
-    attempt_settle(&mut txn, &[&settled]).await.unwrap();
+    let _ = attempt_settle(&mut txn, &[&settled]).await.unwrap();
     assert!(lease_recover(&mut txn, 10).await.unwrap().is_empty());
     txn.commit().await.unwrap();
     let mut txn = db.store.tenant(tenant).await.unwrap();
@@ -182,12 +182,12 @@ async fn an_end_is_never_replaced_and_a_retry_waits_in_the_queue() {
     let tenant = db.tenant("one").await;
     let (message, lease) = taken(&db, tenant, 60_000).await;
     let mut txn = db.store.worker().await.unwrap();
-    attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 1, DeliveryState::Queued)]).await.unwrap();
+    let _ = attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 1, DeliveryState::Queued)]).await.unwrap();
     txn.commit().await.unwrap();
     assert_eq!(claim(&db, 10, 10, &[]).await.len(), 1);
     let mut txn = db.store.worker().await.unwrap();
-    attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 2, DeliveryState::Failed)]).await.unwrap();
-    attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 3, DeliveryState::Sent)]).await.unwrap();
+    let _ = attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 2, DeliveryState::Failed)]).await.unwrap();
+    let _ = attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 3, DeliveryState::Sent)]).await.unwrap();
     txn.commit().await.unwrap();
     let mut txn = db.store.tenant(tenant).await.unwrap();
     let view = message_get(&mut txn, tenant, message).await.unwrap().unwrap();
@@ -204,7 +204,7 @@ async fn a_wait_is_counted_on_the_databases_clock() {
         settled.attempt.finished_at = clock::now() + skew;
         settled.next = Some((settled.attempt.finished_at + 1.hour(), Trigger::Retry));
         let mut txn = db.store.worker().await.unwrap();
-        attempt_settle(&mut txn, &[&settled]).await.unwrap();
+        let _ = attempt_settle(&mut txn, &[&settled]).await.unwrap();
         txn.commit().await.unwrap();
         let due =
             "select count(*) from queue q join delivery d on d.id = q.delivery_id and d.next_attempt_at = q.due_at
@@ -224,14 +224,14 @@ async fn recovery_passes_over_what_was_settled_and_claimed_by_another() {
     let lease = db.sql("select id from lease").await.trim().parse().unwrap();
     let mut txn = db.store.worker().await.unwrap();
     let retried = settlement(tenant, both[0].message.id, lease, 1, DeliveryState::Queued);
-    attempt_settle(&mut txn, &[&retried]).await.unwrap();
+    let _ = attempt_settle(&mut txn, &[&retried]).await.unwrap();
     let claimed = queue_claim(&mut txn, 10, 10, &[]).await.unwrap();
     assert_eq!(claimed, [(tenant, both[0].message.id.first_delivery())]);
     let other = NewLease { tenant, id: Uuid::now_v7(), deliveries: vec![(claimed[0].1, 1)] };
     let second = other.id;
     lease_insert(&mut txn, Uuid::now_v7(), Duration::from_secs(60), &[other]).await.unwrap();
     let retried = settlement(tenant, both[0].message.id, second, 2, DeliveryState::Queued);
-    attempt_settle(&mut txn, &[&retried]).await.unwrap();
+    let _ = attempt_settle(&mut txn, &[&retried]).await.unwrap();
     txn.commit().await.unwrap();
 
     let expire = |lease: Uuid| format!("update lease set expires_at = now() - interval '1 s' where id = '{lease}'");

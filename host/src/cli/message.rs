@@ -19,10 +19,28 @@ pub struct Send {
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<String>,
     /// `email`, `sms`, `webhook`, …
-    #[arg(long)]
-    channel: String,
+    #[arg(long, required_unless_present = "channels")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<String>,
     #[command(flatten)]
+    #[serde(skip_serializing_if = "Content::is_empty")]
     content: Content,
+    /// Several channels in order of preference, as JSON: [{"channel": "email", "to": "…", "content": {…}}, …].
+    #[arg(long, value_parser = raw_json, conflicts_with_all = ["channel", "to", "connection"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<Box<RawValue>>,
+    /// `first`: one after another; `all`: all at once.
+    #[arg(long, requires = "channels")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<String>,
+    /// What stops the next channel: `sent` or `delivered`.
+    #[arg(long, requires = "channels")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wants: Option<String>,
+    /// Seconds to wait for a receipt before the next channel, with `--wants delivered`.
+    #[arg(long, requires = "wants")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt_window: Option<u32>,
     /// Past the routes: a connection's id or uid.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +102,12 @@ struct Content {
     headers: Vec<(String, String)>,
 }
 
+impl Content {
+    fn is_empty(&self) -> bool {
+        serde_json::to_value(self).is_ok_and(|it| it == json!({"headers": {}}))
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Message {
     #[command(subcommand)]
@@ -111,7 +135,13 @@ enum Command {
     /// Stop what has not begun.
     Cancel(One),
     /// Try again by hand.
-    Retry(One),
+    Retry {
+        #[command(flatten)]
+        one: One,
+        /// Which of several channels, from 0.
+        #[arg(long)]
+        leg: Option<u8>,
+    },
     /// Take recipient, content and attachments of one that has ended out of the ledger.
     Purge(One),
 }
@@ -155,6 +185,18 @@ const WHOLE: [Column<'_>; 16] = [
     ("content purged", "/content_purged_at"),
 ];
 
+const LEGS: [Column<'_>; 7] = [
+    ("leg", "/leg"),
+    ("channel", "/channel"),
+    ("state", "/state"),
+    ("provider", "/provider"),
+    ("attempts", "/attempts"),
+    ("code", "/code"),
+    ("receipt until", "/receipt_until"),
+];
+
+const LEG: [Column<'_>; 2] = [("leg", "/leg"), ("channel", "/channel")];
+
 const EVENTS: [Column<'_>; 3] = [("at", "/at"), ("type", "/type"), ("data", "/data")];
 
 const DECISIONS: [Column<'_>; 5] = [
@@ -189,7 +231,8 @@ const REQUEST: [Column<'_>; 16] = [
     ("attachments", "/request/attachments"),
 ];
 
-const ATTEMPTS: [Column<'_>; 10] = [
+const ATTEMPTS: [Column<'_>; 11] = [
+    ("channel", "/channel"),
     ("number", "/number"),
     ("trigger", "/trigger"),
     ("connection", "/connection"),
@@ -208,14 +251,32 @@ impl Send {
         let answer = self.client.post(path, &self).await?;
         match self.dry_run && !output.json {
             true => preview(&answer, output),
-            false => output.one(&answer, &WHOLE),
+            false => show(&answer, output),
         }
         Ok(())
     }
 }
 
-/// The plan, then each request that would leave.
+/// A message, and below it a row for each channel where it names several.
+fn show(message: &Value, output: &Output) {
+    output.one(message, &WHOLE);
+    if !output.json && message["deliveries"].is_array() {
+        output.rows(&message["deliveries"], &LEGS);
+    }
+}
+
+/// The plan, then each request that would leave; by each channel where there are several.
 fn preview(answer: &Value, output: &Output) {
+    match answer["legs"].as_array() {
+        Some(legs) => legs.iter().for_each(|leg| {
+            output.one(leg, &LEG);
+            preview_one(leg, output);
+        }),
+        None => preview_one(answer, output),
+    }
+}
+
+fn preview_one(answer: &Value, output: &Output) {
     output.rows(&answer["plan"]["candidates"], &CANDIDATES);
     if answer["plan"]["skipped"].as_array().is_some_and(|skipped| !skipped.is_empty()) {
         output.rows(&answer["plan"]["skipped"], &PASSED_OVER);
@@ -229,7 +290,7 @@ impl Message {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             Command::List { cursor, client } => output.list(&client.get(&paged(PATH, cursor)).await?, &COLUMNS),
-            Command::Get(one) => output.one(&one.get("").await?, &WHOLE),
+            Command::Get(one) => show(&one.get("").await?, output),
             Command::Attempts(one) => {
                 let mut answer = one.get("/attempts").await?;
                 if !output.json {
@@ -245,8 +306,11 @@ impl Message {
                     false => output.rows(&considered(&answer["decisions"]), &DECISIONS),
                 }
             }
-            Command::Cancel(one) => output.one(&one.post("/cancel").await?, &WHOLE),
-            Command::Retry(one) => output.one(&one.post("/retry").await?, &WHOLE),
+            Command::Cancel(one) => show(&one.post("/cancel").await?, output),
+            Command::Retry { one, leg } => {
+                let query = leg.map_or_else(String::new, |leg| format!("?leg={leg}"));
+                show(&one.post(&format!("/retry{query}")).await?, output);
+            }
             Command::Purge(one) => output.one(&one.delete("/content").await?, &WHOLE),
         }
         Ok(())
