@@ -9,7 +9,7 @@ use crate::{
     domain::{
         delivery::DeliveryState,
         ids::{MessageId, TenantId},
-        legs::{self, Begun, Receipt},
+        legs::{self, Begun, Receipt, Wants},
     },
     failpoint::failpoint,
     store::{
@@ -38,7 +38,7 @@ pub async fn advance(db: &mut Connection, moved: Moved) -> store::Result<()> {
         for number in &step.close {
             leg_close(db, &mut course, *number, Closing::Superseded).await?;
         }
-        watch_set(db, &course, &step.await_receipt).await?;
+        await_receipts(db, &course, &step.await_receipt).await?;
         if let Some((number, reason)) = step.begin {
             leg_begin(db, &course, number, reason).await?;
             course.begun.push(fresh(number));
@@ -68,13 +68,14 @@ pub async fn cancel(db: &mut Connection, tenant: TenantId, message: MessageId) -
         return Ok(false);
     }
     leg_forgo(db, &mut course).await?;
-    finish(db, &course).await?;
+    await_receipts(db, &course, &[]).await?;
+    legs_state(db, &course, legs::state(&course.legs, &course.begun)).await?;
     Ok(true)
 }
 
-async fn finish(db: &mut Connection, course: &Course) -> store::Result<()> {
-    watch_set(db, course, &[]).await?;
-    legs_state(db, course, legs::state(&course.legs, &course.begun)).await
+/// Only a message that wants to be delivered has any.
+async fn await_receipts(db: &mut Connection, course: &Course, numbers: &[u8]) -> store::Result<()> {
+    if course.legs.wants == Wants::Delivered { watch_set(db, course, numbers).await } else { Ok(()) }
 }
 
 const fn fresh(number: u8) -> Begun {

@@ -167,7 +167,7 @@ pub async fn create_batch(
         return Err(Problem::field("/messages", "wrong_length", "has 1 to 1000 messages"));
     }
     let parsed: Vec<_> = batch.messages.iter().map(|raw| draft::read::<NewMessage>(raw.get().as_bytes())).collect();
-    let pinned = parsed.iter().filter_map(|draft| Some(draft.as_ref().ok()?.0.pinned_to())).flatten();
+    let pinned: Vec<&str> = parsed.iter().flatten().flat_map(|draft| draft.0.pinned_to()).collect();
     let config = knowing(&app, tenant.id, pinned).await?;
     let checked =
         parsed.into_iter().map(|draft| draft.and_then(|Draft(new, fields)| domain(new, fields, None, &config)));
