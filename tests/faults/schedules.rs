@@ -390,7 +390,7 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
         }
         1 => {
             real.log.push("retry by hand".into());
-            let done = control::retry(&real.db.store, &bell, real.tenant, real.message).await.unwrap();
+            let done = control::retry(&real.db.store, &bell, real.tenant, real.message, None).await.unwrap();
             return same("retry", matches!(done, control::Controlled::Done(_)), model.retried());
         }
         2 | 3 if model.place != Place::LostWorker && !real.sleepers.is_empty() => {
@@ -429,7 +429,7 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
         }
         Place::End(_) => {
             real.log.push("retry by hand".into());
-            let done = control::retry(&real.db.store, &bell, real.tenant, real.message).await.unwrap();
+            let done = control::retry(&real.db.store, &bell, real.tenant, real.message, None).await.unwrap();
             return same("retry", matches!(done, control::Controlled::Done(_)), model.retried());
         }
     }
