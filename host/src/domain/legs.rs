@@ -337,7 +337,8 @@ mod tests {
                 let met = begun.iter().any(|it| is_reached(wants, it.state));
                 let was_met = met || (wants == Wants::Sent && begun.iter().any(|it| it.handed_over));
                 let next = step(&legs, &begun, true);
-                let why = || format!("seed {seed}: {wants:?} {begun:?} {next:?}");
+                let told = format!("seed {seed}: {wants:?} {begun:?} {next:?}");
+                let why = || &told;
                 assert!(!(was_met && next.begin.is_some()), "{}", why());
                 for number in &next.close {
                     assert!(met && !begun[usize::from(*number)].state.is_end(), "{}", why());
