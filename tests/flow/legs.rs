@@ -307,7 +307,7 @@ async fn a_person_tries_the_last_channel_again_or_the_one_that_they_name() {
     scene.gateway.post(&format!("/v1/messages/{id}/retry?leg=0"), &json!({})).await.expect(202);
     assert_eq!(scene.stands(&id, &["sent", "failed"]).await["state"], "sent");
     scene.gateway.post(&format!("/v1/messages/{id}/retry?leg=1"), &json!({})).await.expect(409);
-    scene.gateway.post(&format!("/v1/messages/{id}/retry?leg=16"), &json!({})).await.expect(422);
+    scene.gateway.post(&format!("/v1/messages/{id}/retry?leg=16"), &json!({})).await.expect(400);
     assert_eq!(scene.attempts(&id).await.last().unwrap(), "email manual -");
     scene.counts_agree().await;
 }
@@ -342,7 +342,9 @@ async fn a_channel_without_a_route_is_named_and_another_tenant_sees_nothing() {
     let id = scene.gateway.send(&with(json!({"wants": "delivered"}))).await;
     scene.stands(&id, &["sent", "accepted"]).await;
     let stranger = scene.gateway.key_of("other", ALL_SCOPES);
-    for (method, path) in [(Method::GET, ""), (Method::GET, "/attempts"), (Method::POST, "/cancel"), (Method::POST, "/retry")] {
+    for (method, path) in
+        [(Method::GET, ""), (Method::GET, "/attempts"), (Method::POST, "/cancel"), (Method::POST, "/retry")]
+    {
         let path = format!("/v1/messages/{id}{path}");
         scene.gateway.call_as(&stranger, method, &path, None).await.expect(404);
     }

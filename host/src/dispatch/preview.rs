@@ -85,7 +85,13 @@ impl Dispatcher {
         Preview { plan: Some(plan), requests }
     }
 
-    fn request(&self, config: &TenantConfig, connection: ConnectionId, new: &NewMessage, leg: u8) -> Option<PreviewRequest> {
+    fn request(
+        &self,
+        config: &TenantConfig,
+        connection: ConnectionId,
+        new: &NewMessage,
+        leg: u8,
+    ) -> Option<PreviewRequest> {
         let endpoint = config.endpoints.get(&connection)?;
         let told = self.first_request(endpoint, new, leg);
         let (request, refused) = match told {

@@ -238,7 +238,8 @@ impl Message {
             message.attachments = body.attachments;
         }
         message.send_at = Some(begun_at);
-        let given_up_at = leg.timeout.and_then(|timeout| begun_at.checked_add(SignedDuration::from_secs(timeout.into())).ok());
+        let given_up_at =
+            leg.timeout.and_then(|timeout| begun_at.checked_add(SignedDuration::from_secs(timeout.into())).ok());
         message.expires_at = given_up_at.into_iter().chain(self.expires_at).min();
         message
     }

@@ -336,11 +336,7 @@ pub async fn attempt_list(db: &mut PgConnection, tenant: TenantId, delivery: Del
 }
 
 /// Every attempt of a message by all of its channels, oldest first.
-pub async fn attempt_list_all(
-    db: &mut PgConnection,
-    tenant: TenantId,
-    message: MessageId,
-) -> Result<Vec<AttemptView>> {
+pub async fn attempt_list_all(db: &mut PgConnection, tenant: TenantId, message: MessageId) -> Result<Vec<AttemptView>> {
     attempts_between(db, tenant, message.first_delivery(), message.leg(u8::MAX)).await
 }
 

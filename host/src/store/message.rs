@@ -308,7 +308,8 @@ pub struct DeliveryView {
     pub finished_at: Option<Timestamp>,
 }
 
-const DELIVERY_COLUMNS: &str = "case when d.state = 'queued' and d.begun_at > now() then 'scheduled' else d.state end as state,
+const DELIVERY_COLUMNS: &str =
+    "case when d.state = 'queued' and d.begun_at > now() then 'scheduled' else d.state end as state,
   d.attempts, d.connection_id as d_connection_id, d.provider, d.external_id, d.code, d.unified_code, d.detail,
   d.cost_micros, d.cost_currency, d.engagement, d.next_attempt_at, d.receipt_until, d.finished_at";
 
@@ -353,8 +354,7 @@ fn delivery_from(row: &PgRow, id: DeliveryId, fresh: DeliveryState) -> Result<De
 
 /// Adds their legs to those messages that have several.
 async fn with_legs(db: &mut PgConnection, tenant: TenantId, views: &mut [MessageView]) -> Result<()> {
-    let several: Vec<MessageId> =
-        views.iter().filter(|it| it.message.legs.is_some()).map(|it| it.message.id).collect();
+    let several: Vec<MessageId> = views.iter().filter(|it| it.message.legs.is_some()).map(|it| it.message.id).collect();
     if several.is_empty() {
         return Ok(());
     }

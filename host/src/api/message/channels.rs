@@ -71,8 +71,11 @@ impl NewMessage {
 
     /// What only a message with `channels` says.
     pub(super) fn check_alone(&self, fields: &mut Fields) {
-        let given =
-            [("mode", self.mode.is_some()), ("wants", self.wants.is_some()), ("receipt_window", self.receipt_window.is_some())];
+        let given = [
+            ("mode", self.mode.is_some()),
+            ("wants", self.wants.is_some()),
+            ("receipt_window", self.receipt_window.is_some()),
+        ];
         for (name, given) in given {
             fields.check(!given, name, "contradiction", || "goes with `channels`, and there are none".to_owned());
         }
@@ -118,7 +121,9 @@ impl NewMessage {
         fields.check(waits || self.receipt_window.is_none(), "receipt_window", "contradiction", || needless.to_owned());
         check_seconds(fields, "receipt_window", self.receipt_window);
         fields.each("channels", &self.channels, |fields, leg| {
-            fields.check(waits || leg.receipt_window.is_none(), "receipt_window", "contradiction", || needless.to_owned());
+            fields.check(waits || leg.receipt_window.is_none(), "receipt_window", "contradiction", || {
+                needless.to_owned()
+            });
         });
     }
 
@@ -132,11 +137,7 @@ impl NewMessage {
             receipt_window: (wants == Wants::Delivered)
                 .then(|| new.receipt_window.or(self.receipt_window).unwrap_or(RECEIPT_WINDOW)),
         };
-        Legs {
-            mode: self.mode.unwrap_or_default(),
-            wants,
-            legs: self.channels.iter().zip(parts).map(leg).collect(),
-        }
+        Legs { mode: self.mode.unwrap_or_default(), wants, legs: self.channels.iter().zip(parts).map(leg).collect() }
     }
 }
 

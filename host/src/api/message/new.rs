@@ -309,7 +309,6 @@ impl NewMessage {
             fields.check(object.get().len() <= MOST_OBJECT_BYTES, name, "too_long", || "exceeds 16 KiB".to_owned());
         }
     }
-
 }
 
 /// Where a message goes and what: by its only channel, or by one of several.

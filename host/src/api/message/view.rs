@@ -267,12 +267,7 @@ impl MessageAnswer {
         Self::new(message, state, fresh(0, state), several)
     }
 
-    fn new(
-        message: &Message,
-        state: DeliveryState,
-        delivery: DeliveryAnswer,
-        several: Option<SeveralAnswer>,
-    ) -> Self {
+    fn new(message: &Message, state: DeliveryState, delivery: DeliveryAnswer, several: Option<SeveralAnswer>) -> Self {
         Self {
             id: message.id.to_string(),
             state,
@@ -338,9 +333,9 @@ impl From<MessageView> for MessageAnswer {
     fn from(view: MessageView) -> Self {
         let MessageView { message, content_purged_at, state, delivery, legs } = view;
         let several = message.legs.as_deref().map(|spec| {
-            let begun = legs.into_iter().map(|leg| {
-                (leg.id.leg_of(message.id), leg.receipt_until, DeliveryAnswer::new(&message, leg))
-            });
+            let begun = legs
+                .into_iter()
+                .map(|leg| (leg.id.leg_of(message.id), leg.receipt_until, DeliveryAnswer::new(&message, leg)));
             SeveralAnswer::new(&message, spec, begun.collect())
         });
         let delivery = DeliveryAnswer::new(&message, delivery);
