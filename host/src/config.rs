@@ -561,7 +561,7 @@ impl Config {
         }
         check(!self.roles.0.is_empty(), "roles", "is empty: name `api`, `dispatch` or both".into());
         check(
-            self.telemetry.otlp_endpoint.as_deref().is_none_or(is_base_url),
+            self.telemetry.otlp_endpoint.as_deref().is_none_or(|it| base_url(it).is_some()),
             "telemetry.otlp_endpoint",
             "is no address of a collector, such as `http://127.0.0.1:4318`".into(),
         );
@@ -625,15 +625,19 @@ fn is_host_name(text: &str) -> bool {
 
 /// `http` or `https`, a host, perhaps a path; no user, query or fragment.
 fn is_base_url(text: &str) -> bool {
-    url::Url::parse(text).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.has_host()
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && text.is_ascii()
-    })
+    let without_user = |url: &url::Url| url.username().is_empty() && url.password().is_none();
+    base_url(text).as_ref().is_some_and(without_user)
+}
+
+/// The same, and a user may be named.
+fn base_url(text: &str) -> Option<url::Url> {
+    let url = url::Url::parse(text).ok()?;
+    let is_base = matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && text.is_ascii();
+    is_base.then_some(url)
 }
 
 fn key_problem(key: &'static str, error: &KeyringError) -> Problem {
@@ -673,6 +677,7 @@ fn unknown_variables(environment: &HashMap<String, String>) -> Vec<String> {
 /// `…_PORT=tcp://…` and the like for a service whose name begins with `angarium`.
 fn is_other(name: &str, value: &str) -> bool {
     OTHER_VARIABLES.contains(&name)
+        || cfg!(any(debug_assertions, feature = "failpoints")) && name == "ANGARIUM_FAILPOINTS"
         || OTHER_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
         || ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|part| name.contains(part))
         || name.ends_with("_PORT") && value.contains("://")

@@ -86,7 +86,16 @@ impl Prometheus {
         command.arg("--storage.tsdb.path").arg(folder.path().join("data"));
         command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
         let process = peer::start(command, port, &folder.path().join("log")).await;
-        Self { url: format!("http://127.0.0.1:{port}"), client: client(), _process: process, _folder: folder }
+        let url = format!("http://127.0.0.1:{port}");
+        let prometheus = Self { url, client: client(), _process: process, _folder: folder };
+        eventually("it answers queries", || prometheus.is_ready()).await;
+        prometheus
+    }
+
+    /// It takes connections before it does.
+    async fn is_ready(&self) -> Option<()> {
+        let answer = self.client.get(format!("{}/-/ready", self.url)).send().await.ok()?;
+        answer.status().is_success().then_some(())
     }
 
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Value {

@@ -131,6 +131,18 @@ pub const METRICS: &[Metric] = {
         metric(Gauge, "angarium_http_client_connections", &[], "open HTTP connections to providers"),
         metric(Gauge, "angarium_http_client_requests", &[], "HTTP requests to providers that wait for their answer"),
         metric(Gauge, "angarium_ledger_writable", &[], "1 while outcomes can be written; with 0 nothing is sent"),
+        metric(
+            Counter,
+            "angarium_callbacks_total",
+            &["provider", "result"],
+            "callbacks `taken`, `not_genuine`, `foreign` or `failed`",
+        ),
+        metric(
+            Counter,
+            "angarium_receipts_total",
+            &["kind", "result"],
+            "receipts that `moved` a delivery, were `kept`, were `repeated`, that `waits` for an outcome, or stayed `unmatched`",
+        ),
         metric(Histogram, "angarium_ledger_batch_size", &[], "outcomes written in one transaction"),
         metric(
             Counter,

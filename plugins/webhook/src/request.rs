@@ -15,8 +15,7 @@ pub const HMAC_KEY: &str = "signing_key";
 pub const ED25519_KEY: &str = "signing_key_ed25519";
 
 /// `whsec_` and base64 of 24 to 64 bytes; the host leaves white space around it out.
-pub const HMAC_KEY_FORM: &str =
-    "^\\s*whsec_(([A-Za-z0-9+/]{4}){8,20}([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?\
+pub const HMAC_KEY_FORM: &str = "^\\s*whsec_(([A-Za-z0-9+/]{4}){8,20}([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?\
      |([A-Za-z0-9+/]{4}){21}([A-Za-z0-9+/][AQgw]==)?)\\s*$";
 /// `whsk_` and base64 of 32 or 64 bytes.
 pub const ED25519_KEY_FORM: &str = "^\\s*whsk_(([A-Za-z0-9+/]{4}){10}[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=\
