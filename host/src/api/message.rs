@@ -413,7 +413,7 @@ impl From<AdmitError> for Problem {
         match &error {
             AdmitError::NoRoute { leg: None, .. } => Self::field("/channel", "no_route", error.to_string()),
             AdmitError::NoRoute { leg: Some(leg), .. } => {
-                Self::field(&format!("/channels/{leg}/channel"), "no_route", error.to_string())
+                Self::field(format!("/channels/{leg}/channel"), "no_route", error.to_string())
             }
             AdmitError::KeyReused => Self::field("/idempotency_key", "key_reused", error.to_string()),
             AdmitError::Unavailable => Self::unavailable(&error.to_string()),
