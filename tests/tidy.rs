@@ -14,6 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("failpoint", &[]),
     ("credential", &[]),
     ("routing", &[]),
+    ("rules", &[]),
     ("outcome", &["routing"]),
     ("observations", &["routing"]),
     ("runtime", &[]),

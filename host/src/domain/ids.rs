@@ -105,6 +105,8 @@ ids! {
     ConnectionId = "conn_";
     /// A channel's routing configuration.
     RouteId = "route_";
+    /// What is particular to some messages: a condition and what follows from it.
+    RuleId = "rule_";
     /// A fact in the outbox.
     EventId = "evt_";
     /// An API key.
