@@ -21,6 +21,7 @@ pub mod providers;
 pub mod queue;
 pub mod recovery;
 pub mod routing;
+pub mod rules;
 pub mod runtime;
 pub mod sealing;
 pub mod store;
