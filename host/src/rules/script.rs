@@ -37,7 +37,9 @@ pub use modules::Modules;
 use answer::AnswerFault;
 use facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts};
 
-pub(super) use engine::build as build_engine;
+// What the reference is written from.
+pub(super) use engine::{build as build_engine, helpers_only as helpers_engine};
+pub(super) use expression::variables as expression_variables;
 pub(super) use modules::Library;
 
 /// What a decision may go by beside its facts.

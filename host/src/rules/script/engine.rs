@@ -66,7 +66,7 @@ static PACKAGES: LazyLock<Vec<Arc<Module>>> = LazyLock::new(|| {
 });
 
 /// An interpreter whose imports come from `library`.
-pub(super) fn build(library: Library) -> Engine {
+pub(in crate::rules) fn build(library: Library) -> Engine {
     let mut engine = Engine::new_raw();
     for package in PACKAGES.iter() {
         engine.register_global_module(Arc::clone(package));
@@ -89,5 +89,12 @@ pub(super) fn build(library: Library) -> Engine {
         .on_progress(|_| budget::step())
         .on_print(budget::log)
         .on_debug(|text, _, _| budget::log(text));
+    engine
+}
+
+/// What the gateway adds to the language, alone: for the reference.
+pub(in crate::rules) fn helpers_only() -> Engine {
+    let mut engine = Engine::new_raw();
+    engine.register_global_module(helpers::module());
     engine
 }

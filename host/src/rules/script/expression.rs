@@ -8,7 +8,7 @@ use super::{
     Given, Modules, ScriptError, ScriptFault,
     answer::read_condition,
     compile,
-    facts::{Field, MessageFacts},
+    facts::{Field, MESSAGE, MessageFacts},
     limits, run,
 };
 
@@ -70,9 +70,8 @@ impl Expression {
 }
 
 /// What each of [`VARIABLES`] says.
-#[must_use]
-pub fn documented(fields: &'static [Field]) -> Vec<Field> {
-    let of_message = fields.iter().filter(|(name, ..)| VARIABLES.contains(name)).copied();
+pub(in crate::rules) fn variables() -> Vec<Field> {
+    let of_message = MESSAGE.iter().filter(|(name, ..)| VARIABLES.contains(name)).copied();
     std::iter::once(("message", "map", "the whole message, as `admit` gets it")).chain(of_message).collect()
 }
 

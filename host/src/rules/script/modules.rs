@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, SharedModule};
 
-use super::{Given, ScriptError, budget, compile, engine};
+use super::{
+    Given, ScriptError, budget, compile,
+    engine::{self, limits},
+};
 
 /// Compiled modules by name, with the interpreter of the scripts that import them.
 #[derive(Clone)]
@@ -66,7 +69,7 @@ impl std::fmt::Debug for Modules {
 fn module(engine: &Engine, name: &str, source: &str) -> Result<SharedModule, ScriptError> {
     let tree = compile::statements(engine, name, source)?;
     let evaluate = || Module::eval_ast_as_new(Scope::new(), &tree, engine);
-    let (module, _) = budget::within(engine::limits::OPERATIONS, compile::TIME, Given::default(), evaluate);
+    let (module, _) = budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate);
     let mut module = module.map_err(|error| ScriptError::of_run(name, &error))?;
     module.set_id(name);
     module.build_index();
@@ -75,7 +78,7 @@ fn module(engine: &Engine, name: &str, source: &str) -> Result<SharedModule, Scr
 
 /// Where an `import` finds its module.
 #[derive(Clone, Default)]
-pub(super) struct Library(BTreeMap<String, SharedModule>);
+pub(in crate::rules) struct Library(BTreeMap<String, SharedModule>);
 
 impl ModuleResolver for Library {
     fn resolve(
