@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, SharedModule};
+use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope};
 
 use super::{
     Given, ScriptError, budget, compile,
@@ -66,7 +66,7 @@ impl std::fmt::Debug for Modules {
     }
 }
 
-fn module(engine: &Engine, name: &str, source: &str) -> Result<SharedModule, ScriptError> {
+fn module(engine: &Engine, name: &str, source: &str) -> Result<Arc<Module>, ScriptError> {
     let tree = compile::statements(engine, name, source)?;
     let evaluate = || Module::eval_ast_as_new(Scope::new(), &tree, engine);
     let (module, _) = budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate);
@@ -78,7 +78,7 @@ fn module(engine: &Engine, name: &str, source: &str) -> Result<SharedModule, Scr
 
 /// Where an `import` finds its module.
 #[derive(Clone, Default)]
-pub(in crate::rules) struct Library(BTreeMap<String, SharedModule>);
+pub(in crate::rules) struct Library(BTreeMap<String, Arc<Module>>);
 
 impl ModuleResolver for Library {
     fn resolve(
@@ -87,7 +87,7 @@ impl ModuleResolver for Library {
         _: Option<&str>,
         path: &str,
         position: Position,
-    ) -> Result<SharedModule, Box<EvalAltResult>> {
+    ) -> Result<Arc<Module>, Box<EvalAltResult>> {
         let found = self.0.get(path).cloned();
         found.ok_or_else(|| EvalAltResult::ErrorModuleNotFound(path.to_owned(), position).into())
     }
