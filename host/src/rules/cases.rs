@@ -6,7 +6,7 @@
 //!     "hook": "admit",
 //!     "now": "2026-03-02T22:30:00Z",
 //!     "message": {"channel": "sms", "to": "+46701234567", "timezone": "Europe/Stockholm"},
-//!     "expect": {"action": "hold", "until": "2026-03-03T07:00:00Z"}
+//!     "expect": {"action": "hold", "at": "2026-03-03T07:00:00Z"}
 //! }]}
 //! ```
 //!

@@ -90,7 +90,7 @@ const fn described(hook: Hook) -> (&'static str, &'static str) {
         Hook::Admit => (
             "whether a message is accepted, and how",
             "`()` or `allow()`; `refuse(reason)`; `hold_until(time)`; or a map of `action` (`allow`, `refuse`, `hold`), \
-             `reason`, `until`, `priority` and `attributes` (added to the message's)",
+             `reason`, `at`, `priority` and `attributes` (added to the message's)",
         ),
         Hook::Route => (
             "who is asked, in which order, through which channels",

@@ -480,7 +480,7 @@ mod tests {
         assert_eq!(admit("allow()"), Ok(Admission::default()));
         assert_eq!(admit("refuse(\"no\")").unwrap().verdict, Verdict::Refuse { reason: "no".into() });
         let held = admit("hold_until(add_seconds(now(), 60))").unwrap().verdict;
-        assert_eq!(held, Verdict::Hold { until: "2026-03-02T12:01:00Z".parse().unwrap(), reason: None });
+        assert_eq!(held, Verdict::Hold { at: "2026-03-02T12:01:00Z".parse().unwrap(), reason: None });
         let changed = admit("#{priority: \"high\", attributes: #{seen: message.attributes.amount}}").unwrap();
         assert_eq!(changed.priority, Some(crate::domain::message::Priority::High));
         assert_eq!(changed.attributes["seen"], 12.5);
@@ -488,8 +488,8 @@ mod tests {
             ("7", ""),
             ("\"perhaps\"", "action"),
             ("#{action: \"refuse\"}", "reason"),
-            ("#{action: \"hold\", until: 7}", "until"),
-            ("#{action: \"hold\", until: \"tomorrow\"}", "until"),
+            ("#{action: \"hold\", at: 7}", "at"),
+            ("#{action: \"hold\", at: \"tomorrow\"}", "at"),
             ("#{priorty: \"high\"}", "priorty"),
             ("#{priority: \"highest\"}", "priority"),
             ("#{attributes: []}", "attributes"),
@@ -521,7 +521,7 @@ mod tests {
         for (body, field) in [
             ("[\"a\", 7]", "candidates[1]"),
             ("[\"a\", \"a\"]", "candidates[1]"),
-            ("[#{conection: \"a\"}]", "candidates[0].conection"),
+            ("[#{connection: \"a\", scor: 1}]", "candidates[0].scor"),
             ("#{channel: \"Mail\"}", "channel"),
             ("#{channels: []}", "channels"),
             ("#{channel: \"sms\", channels: [\"sms\"]}", "channel"),
@@ -537,8 +537,8 @@ mod tests {
             script(&format!("fn retry(attempt) {{ {body} }}")).retry(&attempt, &given())
         };
         assert_eq!(retry("()"), Ok(Retrial::Default));
-        assert_eq!(retry("attempt.number * 10"), Ok(Retrial::After(Duration::from_secs(30))));
-        assert_eq!(retry("retry_after(0.5)"), Ok(Retrial::After(Duration::from_millis(500))));
+        assert_eq!(retry("attempt.number * 10"), Ok(Retrial::Retry { after: Duration::from_secs(30) }));
+        assert_eq!(retry("retry_after(0.5)"), Ok(Retrial::Retry { after: Duration::from_millis(500) }));
         assert_eq!(retry("give_up(\"enough\")"), Ok(Retrial::GiveUp { reason: Some("enough".into()) }));
         assert_eq!(retry("\"fall_back\""), Ok(Retrial::FallBack { reason: None }));
         assert_eq!(retry("-1").expect_err("negative").kind, FaultKind::Answer("after".into()));

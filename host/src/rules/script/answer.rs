@@ -48,7 +48,7 @@ pub enum Verdict {
     },
     /// It is accepted, and due then; a time that is past holds nothing up.
     Hold {
-        until: Timestamp,
+        at: Timestamp,
         reason: Option<String>,
     },
 }
@@ -77,8 +77,10 @@ pub enum Retrial {
     /// As the route's policy says.
     #[default]
     Default,
-    #[serde(rename = "retry")]
-    After(#[serde(serialize_with = "seconds")] Duration),
+    Retry {
+        #[serde(serialize_with = "seconds")]
+        after: Duration,
+    },
     GiveUp {
         reason: Option<String>,
     },
@@ -146,7 +148,7 @@ impl Admission {
         let verdict = match members.text("action")?.as_deref() {
             None | Some("allow") => Verdict::Allow,
             Some("refuse") => Verdict::Refuse { reason: members.required_text("reason")? },
-            Some("hold") => Verdict::Hold { until: members.time("until")?, reason: members.text("reason")? },
+            Some("hold") => Verdict::Hold { at: members.time("at")?, reason: members.text("reason")? },
             Some(_) => return Err(AnswerFault::new("action", "must be `allow`, `refuse` or `hold`")),
         };
         let admission =
@@ -207,15 +209,15 @@ fn choices(list: Vec<Value>) -> Reading<Vec<Choice>> {
 impl Retrial {
     pub(super) fn read(answer: &Dynamic) -> Reading<Self> {
         if let Some(seconds) = answer.as_int().map(|it| it as f64).or_else(|_| answer.as_float()).ok() {
-            return Ok(Self::After(wait("after", seconds)?));
+            return Ok(Self::Retry { after: wait("after", seconds)? });
         }
         let expected = "`()`, a number of seconds, a text or a map";
         let Some(mut members) = action_or_members(answer, expected)? else { return Ok(Self::Default) };
         let retrial = match members.required_text("action")?.as_str() {
             "default" => Self::Default,
             "retry" => {
-                let seconds = members.number("after")?;
-                Self::After(wait("after", seconds.ok_or_else(|| AnswerFault::new("after", "is missing"))?)?)
+                let seconds = members.number("after")?.ok_or_else(|| AnswerFault::new("after", "is missing"))?;
+                Self::Retry { after: wait("after", seconds)? }
             }
             "give_up" => Self::GiveUp { reason: members.text("reason")? },
             "fall_back" => Self::FallBack { reason: members.text("reason")? },

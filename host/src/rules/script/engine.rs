@@ -28,7 +28,7 @@ pub mod limits {
     /// Functions that call one another.
     pub const CALLS: usize = 16;
     /// Expressions and blocks within one another, as the parser counts them.
-    pub const DEPTH: usize = 32;
+    pub const DEPTH: usize = 64;
     /// Nodes above a node of the syntax tree: long chains are deep without being nested.
     pub const TREE: usize = 96;
     /// Bytes of a text, or of all the texts within a list or map.

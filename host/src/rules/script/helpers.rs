@@ -32,12 +32,12 @@ mod functions {
     }
     /// `admit`: the message is accepted and sent at a time (RFC 3339) in the future.
     pub fn hold_until(time: &str) -> Map {
-        super::answer("hold", [("until", time.into())])
+        super::answer("hold", [("at", time.into())])
     }
     /// `admit`: as above, with a reason.
     #[rhai_fn(name = "hold_until")]
     pub fn hold_until_because(time: &str, reason: &str) -> Map {
-        super::answer("hold", [("until", time.into()), ("reason", reason.into())])
+        super::answer("hold", [("at", time.into()), ("reason", reason.into())])
     }
     /// `retry`: another round after so many seconds.
     pub fn retry_after(seconds: Dynamic) -> Map {

@@ -158,7 +158,7 @@ fn recursion_ends_before_the_stack() {
         "fn admit(message) { let f = |g| g.call(g); f.call(f) }",
         "fn f(n) { [n].map(|x| f(x)) } fn admit(message) { f(0) }",
         "fn f(n) { [2, 1].sort(|x, y| f(x)) } fn admit(message) { f(0) }",
-        "fn f(n) { let x = [[[[[[[[[[[[f(n + 1)]]]]]]]]]]]]; x } fn admit(message) { f(0) }",
+        "fn f(n) { let x = [[[[f(n + 1)]]]]; x } fn admit(message) { f(0) }",
     ] {
         assert_eq!(fault_of(source).kind, FaultKind::Limit(Limit::Calls), "{source}");
     }
@@ -241,8 +241,8 @@ fn sources_that_are_nested_deeply_are_refused() {
 #[test]
 fn what_is_as_deep_as_allowed_runs_within_a_worker_threads_stack() {
     // A worker's stack is 2 MiB; half of it must do, for all that is on it before.
-    let inner = format!("{}f(n + 1){}", "(1 + ".repeat(20), ")".repeat(20));
-    let chain = "1 + ".repeat(60);
+    let inner = format!("{}f(n + 1){}", "(1 + ".repeat(5), ")".repeat(5));
+    let chain = "1 + ".repeat(20);
     let source = format!(
         "fn f(n) {{ if n > 100 {{ 1 }} else {{ if true {{ [{chain}{inner}].map(|x| x) }} }} }} fn admit(message) {{ f(0) }}"
     );
