@@ -118,7 +118,8 @@ impl Suite {
     /// Reads a file's text; a member that does not exist is refused with its line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let suite: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let wrong = suite.cases.iter().find_map(|case| case.problem().map(|problem| format!("`{}`: {problem}", case.name)));
+        let wrong =
+            suite.cases.iter().find_map(|case| case.problem().map(|problem| format!("`{}`: {problem}", case.name)));
         wrong.map_or(Ok(suite), Err)
     }
 
@@ -185,18 +186,14 @@ impl Case {
                 let candidates = self.candidates.as_deref().unwrap_or_default();
                 script.route(&message(), candidates, &given).map(|it| value(&it))
             }
-            Some(Hook::Retry) => {
-                script.retry(&self.attempt.clone().unwrap_or_default(), &given).map(|it| value(&it))
-            }
+            Some(Hook::Retry) => script.retry(&self.attempt.clone().unwrap_or_default(), &given).map(|it| value(&it)),
             Some(Hook::OnOutcome) => {
                 script.on_outcome(&self.delivery.clone().unwrap_or_default(), &given).map(|it| value(&it))
             }
             Some(Hook::Condition) => {
                 script.condition(&self.context.clone().unwrap_or_default(), &given).map(Value::Bool)
             }
-            Some(Hook::Score) => {
-                script.score(&self.candidate.clone().unwrap_or_default(), &given).map(|it| value(&it))
-            }
+            Some(Hook::Score) => script.score(&self.candidate.clone().unwrap_or_default(), &given).map(|it| value(&it)),
             None => Ok(Value::Null),
         }
     }
@@ -214,7 +211,8 @@ fn compare(at: &str, expected: &Value, found: &Value, differences: &mut Vec<Diff
     match (expected, found) {
         (Value::Object(expected), Value::Object(found)) => compare_members(at, expected, found, differences),
         // A candidate that has no more than its name may be written as that.
-        (Value::String(name), Value::Object(found)) if found.get("connection") == Some(&Value::String(name.clone())) => {}
+        (Value::String(name), Value::Object(found))
+            if found.get("connection") == Some(&Value::String(name.clone())) => {}
         (Value::Array(wanted), Value::Array(list)) if wanted.len() == list.len() => {
             for (nth, (expected, found)) in wanted.iter().zip(list).enumerate() {
                 compare(&format!("{at}[{nth}]"), expected, found, differences);
@@ -229,7 +227,12 @@ fn compare(at: &str, expected: &Value, found: &Value, differences: &mut Vec<Diff
     }
 }
 
-fn compare_members(at: &str, expected: &Map<String, Value>, found: &Map<String, Value>, differences: &mut Vec<Difference>) {
+fn compare_members(
+    at: &str,
+    expected: &Map<String, Value>,
+    found: &Map<String, Value>,
+    differences: &mut Vec<Difference>,
+) {
     for (name, wanted) in expected {
         let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
         match found.get(name) {
@@ -261,7 +264,8 @@ mod tests {
 
     #[test]
     fn a_part_of_a_decision_may_be_expected() {
-        let source = "fn route(message, candidates) { #{candidates: candidates.sorted_by(\"cost\"), reason: \"cheap\"} }";
+        let source =
+            "fn route(message, candidates) { #{candidates: candidates.sorted_by(\"cost\"), reason: \"cheap\"} }";
         let facts = r#""name": "n", "hook": "route", "candidates": [{"connection": "a", "cost": 2}, {"connection": "b", "cost": 1}]"#;
         let passes = |expect: &str| run(source, &format!("{{{facts}, \"expect\": {expect}}}"));
         assert!(passes(r#"{"candidates": ["b", "a"]}"#).passed());

@@ -5,8 +5,7 @@ use std::{collections::BTreeSet, fmt::Write};
 use serde::Deserialize;
 
 use super::script::{
-    Hook, Library, MAX_FAILURES, WINDOW, build_engine,
-    expression_variables,
+    Hook, Library, MAX_FAILURES, WINDOW, build_engine, expression_variables,
     facts::{ATTEMPT, CANDIDATE, CONTEXT, DELIVERY, Field, MESSAGE},
     helpers_engine, limits,
 };
@@ -124,7 +123,9 @@ fn fields(out: &mut String) {
     ] {
         field_table(out, &format!("### {title}"), fields);
     }
-    out.push_str("\n### In an expression\n\nThe expression of a `custom` rule is one condition, without statements, over:\n");
+    out.push_str(
+        "\n### In an expression\n\nThe expression of a `custom` rule is one condition, without statements, over:\n",
+    );
     field_table(out, "", &expression_variables());
 }
 
@@ -204,7 +205,8 @@ impl Function {
     /// Its text's first paragraph, on one line.
     fn summary(&self) -> String {
         let text = self.text();
-        let paragraph: Vec<_> = text.lines().take_while(|line| !line.is_empty() && !line.starts_with(['#', '*'])).collect();
+        let paragraph: Vec<_> =
+            text.lines().take_while(|line| !line.is_empty() && !line.starts_with(['#', '*'])).collect();
         paragraph.join(" ").replace('|', "\\|")
     }
 }

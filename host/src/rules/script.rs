@@ -63,8 +63,7 @@ pub enum Hook {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Admit, Self::Route, Self::Retry, Self::OnOutcome, Self::Condition, Self::Score];
+    pub const ALL: [Self; 6] = [Self::Admit, Self::Route, Self::Retry, Self::OnOutcome, Self::Condition, Self::Score];
 
     /// The function's name.
     #[must_use]
@@ -343,8 +342,7 @@ fn run(
     given: &Given,
     work: impl FnOnce() -> Result<Dynamic, Box<EvalAltResult>>,
 ) -> Result<Dynamic, ScriptFault> {
-    let (result, spent) =
-        budget::within(limits::OPERATIONS, time, *given, || catch_unwind(AssertUnwindSafe(work)));
+    let (result, spent) = budget::within(limits::OPERATIONS, time, *given, || catch_unwind(AssertUnwindSafe(work)));
     match (result, spent) {
         (Ok(Ok(answer)), None) => Ok(answer),
         (Ok(Ok(_)), Some(limit)) => Err(limit_fault(script, function, limit)),
@@ -414,7 +412,9 @@ fn hooks_of(name: &str, source: &str, tree: &AST) -> Result<Vec<Hook>, ScriptErr
 fn definition_line(source: &str, hook: Hook) -> Option<u16> {
     let defines = |line: &str| {
         let after = line.trim_start().trim_start_matches("private ").strip_prefix("fn ");
-        after.is_some_and(|it| it.trim_start().strip_prefix(hook.as_str()).is_some_and(|it| it.trim_start().starts_with('(')))
+        after.is_some_and(|it| {
+            it.trim_start().strip_prefix(hook.as_str()).is_some_and(|it| it.trim_start().starts_with('('))
+        })
     };
     source.lines().position(defines).and_then(|at| u16::try_from(at + 1).ok())
 }
@@ -575,9 +575,8 @@ mod tests {
         };
         assert_eq!(condition("context.run < 3"), Ok(true));
         assert_eq!(condition("1").expect_err("no boolean").kind, FaultKind::Answer(String::new()));
-        let score = |body: &str| {
-            script(&format!("fn score(candidate) {{ {body} }}")).score(&candidate("a", 4.0), &given())
-        };
+        let score =
+            |body: &str| script(&format!("fn score(candidate) {{ {body} }}")).score(&candidate("a", 4.0), &given());
         assert_eq!(score("10 - candidate.cost"), Ok(6.0));
         assert_eq!(score("0.0 / 0.0").expect_err("not a number").kind, FaultKind::Answer(String::new()));
     }

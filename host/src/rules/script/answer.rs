@@ -151,8 +151,7 @@ impl Admission {
             Some("hold") => Verdict::Hold { at: members.time("at")?, reason: members.text("reason")? },
             Some(_) => return Err(AnswerFault::new("action", "must be `allow`, `refuse` or `hold`")),
         };
-        let admission =
-            Self { verdict, priority: members.priority()?, attributes: members.object("attributes")? };
+        let admission = Self { verdict, priority: members.priority()?, attributes: members.object("attributes")? };
         members.end()?;
         Ok(admission)
     }
@@ -234,9 +233,10 @@ impl FollowUp {
             Value::Null => (Vec::new(), Vec::new()),
             Value::Array(messages) => (messages, Vec::new()),
             Value::Object(mut members) => {
-                let tags = Members::new("", members.remove("tags").map(|it| ("tags".to_owned(), it)).into_iter().collect())
-                    .list("tags")?
-                    .unwrap_or_default();
+                let tags =
+                    Members::new("", members.remove("tags").map(|it| ("tags".to_owned(), it)).into_iter().collect())
+                        .list("tags")?
+                        .unwrap_or_default();
                 let messages = match members.remove("messages") {
                     Some(Value::Array(messages)) if members.is_empty() => messages,
                     Some(_) => return Err(AnswerFault::new("messages", "must be a list, beside `tags` alone")),

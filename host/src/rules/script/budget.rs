@@ -55,12 +55,7 @@ impl Budget {
 }
 
 /// Runs `work` with a budget of its own; says beside what it came to whether the budget was used up.
-pub(super) fn within<T>(
-    operations: u64,
-    time: Duration,
-    given: Given,
-    work: impl FnOnce() -> T,
-) -> (T, Option<Limit>) {
+pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: impl FnOnce() -> T) -> (T, Option<Limit>) {
     struct Restore(Option<Budget>);
     impl Drop for Restore {
         fn drop(&mut self) {

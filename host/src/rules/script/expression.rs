@@ -15,8 +15,7 @@ use super::{
 static MODULES: LazyLock<Modules> = LazyLock::new(Modules::none);
 
 /// The names that an expression may use; each is the field of the message.
-pub const VARIABLES: &[&str] =
-    &["message", "channel", "to", "priority", "country", "attributes", "contact", "context"];
+pub const VARIABLES: &[&str] = &["message", "channel", "to", "priority", "country", "attributes", "contact", "context"];
 
 /// A compiled condition.
 #[derive(Clone)]

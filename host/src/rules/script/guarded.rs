@@ -5,7 +5,9 @@
 
 use std::fmt::Write;
 
-use rhai::{Array, Dynamic, EvalAltResult, FnPtr, ImmutableString, Map, Module, NativeCallContext, Position, plugin::*};
+use rhai::{
+    Array, Dynamic, EvalAltResult, FnPtr, ImmutableString, Map, Module, NativeCallContext, Position, plugin::*,
+};
 
 use super::{budget, engine::limits};
 

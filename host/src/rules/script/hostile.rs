@@ -9,7 +9,8 @@ use super::{facts::MessageFacts, *};
 const SOON: Duration = Duration::from_secs(2);
 
 fn fault_of(source: &str) -> ScriptFault {
-    let script = Script::compile("hostile.rhai", source, &Modules::none()).unwrap_or_else(|error| panic!("{error}\n{source}"));
+    let script =
+        Script::compile("hostile.rhai", source, &Modules::none()).unwrap_or_else(|error| panic!("{error}\n{source}"));
     let begun = Instant::now();
     let result = script.admit(&MessageFacts::default(), &Given::default());
     assert!(begun.elapsed() < SOON, "{:?} for {source}", begun.elapsed());
@@ -33,9 +34,21 @@ fn is_not_there(source: &str) {
 #[test]
 fn what_meets_the_machine_is_not_there() {
     for call in [
-        "sleep(1)", "sleep(1.0)", "eval(\"1\")", "timestamp()", "rand()", "open_file(\"/etc/passwd\")", "exit()",
-        "parse_json(\"{}\")", "blob(10)", "get_fn_metadata_list()", "Fn(\"sleep\").call(1)",
-        "Fn(\"eval\").call(\"1\")", "Fn(\"timestamp\").call()", "[1].for_each(Fn(\"sleep\"))", "env(\"HOME\")",
+        "sleep(1)",
+        "sleep(1.0)",
+        "eval(\"1\")",
+        "timestamp()",
+        "rand()",
+        "open_file(\"/etc/passwd\")",
+        "exit()",
+        "parse_json(\"{}\")",
+        "blob(10)",
+        "get_fn_metadata_list()",
+        "Fn(\"sleep\").call(1)",
+        "Fn(\"eval\").call(\"1\")",
+        "Fn(\"timestamp\").call()",
+        "[1].for_each(Fn(\"sleep\"))",
+        "env(\"HOME\")",
     ] {
         let begun = Instant::now();
         is_not_there(&format!("fn admit(message) {{ {call} }}"));
@@ -172,9 +185,24 @@ fn values_that_are_nested_deeply_are_printed_compared_and_dropped() {
     let deep = "let x = []; for n in 0..900 { x = [x]; }";
     let deep_map = "let x = #{}; for n in 0..900 { x = #{a: x}; }";
     for build in [deep, deep_map] {
-        for rest in ["x.to_string()", "`${x}`", "let y = x; x == y", "print(x)", "debug(x)", "x", "x.to_json()",
-            "\"\" + x", "[x].contains(x)", "x in [x]", "[x].index_of(x)", "let y = [x, x]; y.dedup(); y", "switch x { [] => 1, _ => x }", "x.to_debug()", "[x, x].sort()", "let y = x; y = [y]; y == [x]"]
-        {
+        for rest in [
+            "x.to_string()",
+            "`${x}`",
+            "let y = x; x == y",
+            "print(x)",
+            "debug(x)",
+            "x",
+            "x.to_json()",
+            "\"\" + x",
+            "[x].contains(x)",
+            "x in [x]",
+            "[x].index_of(x)",
+            "let y = [x, x]; y.dedup(); y",
+            "switch x { [] => 1, _ => x }",
+            "x.to_debug()",
+            "[x, x].sort()",
+            "let y = x; y = [y]; y == [x]",
+        ] {
             let source = format!("fn admit(message) {{ {build} {rest} }}");
             let script = Script::compile("hostile.rhai", &source, &Modules::none()).unwrap().allowing(SOON);
             assert!(script.admit(&MessageFacts::default(), &Given::default()).is_err(), "{rest}");
@@ -247,9 +275,9 @@ fn what_is_as_deep_as_allowed_runs_within_a_worker_threads_stack() {
         "fn f(n) {{ if n > 100 {{ 1 }} else {{ if true {{ [{chain}{inner}].map(|x| x) }} }} }} fn admit(message) {{ f(0) }}"
     );
     let compiled = Script::compile("hostile.rhai", &source, &Modules::none()).unwrap_or_else(|error| panic!("{error}"));
-    let worker = std::thread::Builder::new().stack_size(1024 * 1024).spawn(move || {
-        compiled.allowing(SOON).admit(&MessageFacts::default(), &Given::default())
-    });
+    let worker = std::thread::Builder::new()
+        .stack_size(1024 * 1024)
+        .spawn(move || compiled.allowing(SOON).admit(&MessageFacts::default(), &Given::default()));
     let fault = worker.unwrap().join().expect("it does not overflow").expect_err("it recurses");
     assert_eq!(fault.kind, FaultKind::Limit(Limit::Calls), "{fault}");
 }
