@@ -98,6 +98,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("utoipa", &["api"]),
     ("sqlx", &["store"]),
     ("wasmtime", &["runtime"]),
+    ("rhai", &["rules"]),
     ("hyper", &["transport"]),
     ("hyper_util", &["transport"]),
     ("reqwest", &["cli", "telemetry"]),

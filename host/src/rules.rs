@@ -4,6 +4,7 @@
 //! A tenant's rules are compiled when they are loaded and shared by all of its messages; nothing
 //! here does I/O or reads a clock.
 
+pub mod cases;
 pub mod decision;
 pub mod expression;
 mod index;
@@ -11,6 +12,8 @@ mod intervals;
 mod matching;
 #[cfg(test)]
 mod properties;
+pub mod reference;
+pub mod script;
 mod symbols;
 mod words;
 

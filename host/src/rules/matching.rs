@@ -290,7 +290,7 @@ impl OneOf {
         let named: Vec<_> = self.values.iter().take(MOST_NAMED).map(|it| symbols.text(*it)).collect();
         let more = self.values.len().saturating_sub(MOST_NAMED);
         let more = if more == 0 { String::new() } else { format!(" or {more} more") };
-        named.join(" or ") + &more
+        named.join(" or ") + more.as_str()
     }
 }
 
