@@ -17,7 +17,7 @@ create table replay_job (
   tenant_id       uuid not null references tenant,
   id              uuid not null,
   state           text not null check (state in ('running', 'finished', 'canceled')),
-  -- JSON.
+  -- JSON; its `until` is the time of the request at the latest, so that what fails again is not met again.
   filter          text not null,
   rate_per_second integer not null check (rate_per_second between 1 and 1000),
   -- At most so many.
@@ -44,8 +44,8 @@ create table audit (
   tenant_id   uuid not null references tenant,
   id          uuid not null,
   at          timestamptz not null default now(),
-  -- The key that was used; null for the command line on the database.
-  key_id      uuid,
+  -- The key that was used, and its name then.
+  key_id      uuid not null,
   actor       text not null,
   action      text not null,
   subject     text not null,

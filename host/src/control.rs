@@ -1,5 +1,7 @@
 //! What a person does to a message: cancel it, ask for another attempt, or have its content purged.
 
+pub mod dead_letter;
+
 use std::sync::Arc;
 
 use tokio::sync::Notify;

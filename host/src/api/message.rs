@@ -44,8 +44,8 @@ use crate::{
     telemetry::Side,
 };
 use new::{Circumstances, NewMessage};
-use view::{AttemptAnswer, DecisionAnswer, MessageAnswer};
-pub use view::{CostAnswer, DispositionName, EventAnswer};
+use view::DecisionAnswer;
+pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const MOST_IN_BATCH: usize = 1000;

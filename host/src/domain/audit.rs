@@ -7,20 +7,11 @@ use super::ids::KeyId;
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
-    /// `None` for the command line on the database.
-    pub key: Option<KeyId>,
+    pub key: KeyId,
     /// The key's name.
     pub name: String,
     /// The request's id.
     pub request: Option<String>,
-}
-
-impl Actor {
-    /// An operator whose command line speaks to the database.
-    #[must_use]
-    pub fn operator() -> Self {
-        Self { key: None, name: "command line".to_owned(), request: None }
-    }
 }
 
 macro_rules! actions {
@@ -48,22 +39,16 @@ macro_rules! actions {
 actions! {
     MessageCanceled = "message.canceled",
     MessageRetried = "message.retried",
-    /// An unknown one: as sent, as failed, or to be sent again.
+    /// One that was unknown: as sent, as failed, or to be sent again.
     MessageResolved = "message.resolved",
     ContentPurged = "message.content_purged",
     DeadLetterReplayed = "dead_letter.replayed",
     DeadLetterDiscarded = "dead_letter.discarded",
+    /// All that matched, or as many of them as one request discards.
+    DeadLettersDiscarded = "dead_letters.discarded",
     /// Of all dead letters that match.
     ReplayStarted = "replay.started",
     ReplayCanceled = "replay.canceled",
-    ConnectionCreated = "connection.created",
-    ConnectionUpdated = "connection.updated",
-    ConnectionDeleted = "connection.deleted",
-    SecretRotated = "secret.rotated",
-    RouteActivated = "route.activated",
-    RouteRolledBack = "route.rolled_back",
-    KeyCreated = "key.created",
-    KeyRevoked = "key.revoked",
 }
 
 /// A text that names no action.
@@ -76,5 +61,18 @@ impl FromStr for Action {
 
     fn from_str(text: &str) -> Result<Self, InvalidAction> {
         Self::ALL.iter().copied().find(|action| action.as_str() == text).ok_or(InvalidAction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_survives_its_text_form() {
+        for action in Action::ALL {
+            assert_eq!(action.as_str().parse(), Ok(*action));
+        }
+        assert!("message.sent".parse::<Action>().unwrap_err().to_string().contains("message.resolved"));
     }
 }

@@ -5,22 +5,24 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{delivery::DeliveryState, ids::ConnectionId};
+use super::{delivery::DeliveryState, ids::{ConnectionId, RouteId}};
 
 /// Which dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterFilter {
     pub states: Vec<DeliveryState>,
+    /// Of the last attempt, as the next four are.
     pub channel: Option<String>,
-    /// Of the last attempt, as the provider and the codes are.
     pub connection: Option<ConnectionId>,
     pub provider: Option<String>,
+    pub route: Option<RouteId>,
+    /// The provider's, or the gateway's word for it.
     pub code: Option<String>,
-    pub unified_code: Option<String>,
     /// Those that ended at this time or later.
     pub since: Option<Timestamp>,
     /// Those that ended before.
     pub until: Option<Timestamp>,
+    pub recipient: Option<String>,
     pub reference: Option<String>,
 }
 
@@ -32,22 +34,20 @@ impl Default for DeadLetterFilter {
             channel: None,
             connection: None,
             provider: None,
+            route: None,
             code: None,
-            unified_code: None,
             since: None,
             until: None,
+            recipient: None,
             reference: None,
         }
     }
 }
 
-impl DeadLetterFilter {
-    /// What may be replayed without a word about duplicates: not what may have been sent.
-    #[must_use]
-    pub fn without_unknown(mut self) -> Self {
-        self.states.retain(|state| *state != DeliveryState::Unknown);
-        self
-    }
+/// The states of what is replayed where nobody says which: not what may have been sent already.
+#[must_use]
+pub fn certainly_unsent() -> Vec<DeliveryState> {
+    DeliveryState::DEAD.into_iter().filter(|state| *state != DeliveryState::Unknown).collect()
 }
 
 /// Where a replay stands.
@@ -102,8 +102,7 @@ mod tests {
 
     #[test]
     fn what_may_have_been_sent_is_asked_for_by_name() {
-        let states = DeadLetterFilter::default().without_unknown().states;
-        assert_eq!(states.len(), DeliveryState::DEAD.len() - 1);
-        assert!(!states.contains(&DeliveryState::Unknown));
+        assert_eq!(certainly_unsent().len(), DeliveryState::DEAD.len() - 1);
+        assert!(!certainly_unsent().contains(&DeliveryState::Unknown));
     }
 }

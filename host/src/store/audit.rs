@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Result;
 use crate::domain::{
     audit::{Action, Actor},
-    ids::{AuditId, KeyId, TenantId},
+    ids::{AuditId, TenantId},
 };
 
 /// What a record says beside who and when.
@@ -56,7 +56,7 @@ pub async fn audit_insert(db: &mut PgConnection, tenant: TenantId, actor: &Actor
     )
     .bind(tenant.uuid())
     .bind(AuditId::new().uuid())
-    .bind(actor.key.map(KeyId::uuid))
+    .bind(actor.key.uuid())
     .bind(&actor.name)
     .bind(deed.action.as_str())
     .bind(&deed.subject)
@@ -100,12 +100,12 @@ pub async fn audit_list(
 ) -> Result<Vec<AuditView>> {
     let rows = sqlx::query(
         "select * from audit
-         where tenant_id = $1 and ($2::uuid is null or id < $2) and ($3::text is null or subject = $3)
+         where tenant_id = $1 and id < $2 and ($3::text is null or subject = $3)
            and ($4::text is null or action = $4)
          order by id desc limit $5",
     )
     .bind(tenant.uuid())
-    .bind(before.map(AuditId::uuid))
+    .bind(before.map_or(Uuid::max(), AuditId::uuid))
     .bind(filter.subject.as_deref())
     .bind(filter.action.map(Action::as_str))
     .bind(i64::from(limit))
@@ -118,7 +118,7 @@ pub async fn audit_list(
                 id: row.try_get::<Uuid, _>("id")?.into(),
                 at: row.try_get::<jiff_sqlx::Timestamp, _>("at")?.to_jiff(),
                 actor: Actor {
-                    key: row.try_get::<Option<Uuid>, _>("key_id")?.map(Into::into),
+                    key: row.try_get::<Uuid, _>("key_id")?.into(),
                     name: row.try_get("actor")?,
                     request: row.try_get("request_id")?,
                 },

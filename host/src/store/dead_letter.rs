@@ -19,7 +19,7 @@ use super::{
 use crate::domain::{
     dead_letter::{DeadLetterFilter, ReplayState},
     delivery::DeliveryState,
-    ids::{ConnectionId, DeliveryId, JobId, MessageId, TenantId},
+    ids::{ConnectionId, DeliveryId, JobId, MessageId, RouteId, TenantId},
 };
 
 /// A delivery that ended without success.
@@ -35,6 +35,8 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// Of the last attempt.
     pub connection: Option<ConnectionId>,
+    pub connection_uid: Option<String>,
+    pub route: Option<RouteId>,
     pub provider: Option<String>,
     pub code: Option<String>,
     pub unified_code: Option<String>,
@@ -48,19 +50,33 @@ pub struct DeadLetter {
     pub discard_reason: Option<String>,
 }
 
+/// What a dead letter is called by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetterId {
+    Delivery(DeliveryId),
+    Message(MessageId),
+}
+
 /// The states of dead letters, as the index has them: a parameter would not be matched with it.
 const DEAD: &str = "d.tenant_id = $1 and d.state in ('failed', 'bounced', 'expired', 'unroutable', 'unknown')";
 
-/// What a filter says, by the parameters that [`filtered`] binds.
+/// What a filter says, by the parameters that [`filtered`] binds. The attempt and the message are
+/// looked up only where the filter asks for something of theirs.
 const MATCHES: &str = "d.discarded_at is null and d.state = any ($2::text[])
   and ($3::uuid is null or d.connection_id = $3) and ($4::text is null or d.provider = $4)
-  and ($5::text is null or d.code = $5) and ($6::text is null or d.unified_code = $6)
-  and ($7::bigint is null or d.finished_at >= timestamptz 'epoch' + $7 * interval '1 microsecond')
-  and ($8::bigint is null or d.finished_at < timestamptz 'epoch' + $8 * interval '1 microsecond')
-  and ($9::text is null or $9 = (select a.channel from attempt a
+  and ($5::text is null or d.code = $5 or d.unified_code = $5)
+  and ($6::bigint is null or d.finished_at >= timestamptz 'epoch' + $6 * interval '1 microsecond')
+  and ($7::bigint is null or d.finished_at < timestamptz 'epoch' + $7 * interval '1 microsecond')
+  and ($8::text is null or $8 = coalesce(
+    (select a.channel from attempt a
+     where a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.number = d.attempts),
+    (select m.channel from message m where m.tenant_id = d.tenant_id and m.id = d.message_id)))
+  and ($9::uuid is null or $9 = (select a.route_id from attempt a
     where a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.number = d.attempts))
-  and ($10::text is null or exists (select from message m
-    where m.tenant_id = d.tenant_id and m.id = d.message_id and m.reference = $10))";
+  and ($10::text is null or $10 = (select m.recipient from message m
+    where m.tenant_id = d.tenant_id and m.id = d.message_id))
+  and ($11::text is null or $11 = (select m.reference from message m
+    where m.tenant_id = d.tenant_id and m.id = d.message_id))";
 
 fn filtered<'q>(sql: String, tenant: TenantId, filter: &DeadLetterFilter) -> Query<'q, Postgres, PgArguments> {
     sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -69,17 +85,22 @@ fn filtered<'q>(sql: String, tenant: TenantId, filter: &DeadLetterFilter) -> Que
         .bind(filter.connection.map(ConnectionId::uuid))
         .bind(filter.provider.clone())
         .bind(filter.code.clone())
-        .bind(filter.unified_code.clone())
         .bind(filter.since.map(micros))
         .bind(filter.until.map(micros))
         .bind(filter.channel.clone())
+        .bind(filter.route.map(RouteId::uuid))
+        .bind(filter.recipient.clone())
         .bind(filter.reference.clone())
 }
 
 const COLUMNS: &str = "d.id, d.message_id, d.state, d.attempts, d.connection_id, d.provider, d.code, d.unified_code,
   d.detail, d.finished_at, d.discarded_at, d.discard_reason, m.recipient, m.reference, m.created_at, m.expires_at,
-  m.content_purged_at, coalesce((select a.channel from attempt a
-    where a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.number = d.attempts), m.channel) as channel";
+  m.content_purged_at, a.route_id, coalesce(a.channel, m.channel) as channel, c.uid as connection_uid";
+
+/// What [`COLUMNS`] are taken from.
+const TABLES: &str = "delivery d join message m on m.tenant_id = d.tenant_id and m.id = d.message_id
+  left join attempt a on a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.number = d.attempts
+  left join connection c on c.tenant_id = d.tenant_id and c.id = d.connection_id";
 
 fn letter_from(row: &PgRow) -> Result<DeadLetter> {
     let time = |column: &str| -> Result<Option<Timestamp>> {
@@ -94,6 +115,8 @@ fn letter_from(row: &PgRow) -> Result<DeadLetter> {
         reference: row.try_get("reference")?,
         attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
         connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
+        connection_uid: row.try_get("connection_uid")?,
+        route: row.try_get::<Option<Uuid>, _>("route_id")?.map(Into::into),
         provider: row.try_get("provider")?,
         code: row.try_get("code")?,
         unified_code: row.try_get("unified_code")?,
@@ -116,11 +139,11 @@ pub async fn dead_letter_list(
     limit: u32,
 ) -> Result<Vec<DeadLetter>> {
     let sql = format!(
-        "select {COLUMNS} from delivery d join message m on m.tenant_id = d.tenant_id and m.id = d.message_id
-         where {DEAD} and {MATCHES} and ($11::uuid is null or d.id < $11) order by d.id desc limit $12"
+        "select {COLUMNS} from {TABLES}
+         where {DEAD} and {MATCHES} and d.id < $12 order by d.id desc limit $13"
     );
     let rows = filtered(sql, tenant, filter)
-        .bind(before.map(DeliveryId::uuid))
+        .bind(before.map_or(Uuid::max(), DeliveryId::uuid))
         .bind(i64::from(limit))
         .fetch_all(db)
         .await?;
@@ -132,15 +155,14 @@ pub async fn dead_letter_list(
 pub async fn dead_letter_get(
     db: &mut PgConnection,
     tenant: TenantId,
-    id: Result<DeliveryId, MessageId>,
+    id: LetterId,
 ) -> Result<Option<DeadLetter>> {
-    // The legs of a message differ in the id's last four bits.
-    let (first, last, message) = match id {
-        Ok(delivery) => (delivery.uuid(), delivery.uuid(), None),
-        Err(message) => (message.uuid(), Uuid::from_u128(message.uuid().as_u128() | 0xf), Some(message.uuid())),
+    let ((first, last), message) = match id {
+        LetterId::Delivery(delivery) => ((delivery.uuid(), delivery.uuid()), None),
+        LetterId::Message(message) => (legs_of(message), Some(message.uuid())),
     };
     let sql = format!(
-        "select {COLUMNS} from delivery d join message m on m.tenant_id = d.tenant_id and m.id = d.message_id
+        "select {COLUMNS} from {TABLES}
          where {DEAD} and d.id >= $2 and d.id <= $3 and ($4::uuid is null or d.message_id = $4)
          order by d.id limit 1"
     );
@@ -169,32 +191,83 @@ pub async fn dead_letter_next(
     limit: u32,
 ) -> Result<Vec<DeliveryId>> {
     let sql = format!(
-        "select d.id from delivery d where {DEAD} and {MATCHES} and ($11::uuid is null or d.id > $11)
-         order by d.id limit $12"
+        "select d.id from delivery d where {DEAD} and {MATCHES} and d.id > $12 order by d.id limit $13"
     );
-    let rows =
-        filtered(sql, tenant, filter).bind(after.map(DeliveryId::uuid)).bind(i64::from(limit)).fetch_all(db).await?;
+    let rows = filtered(sql, tenant, filter)
+        .bind(after.map_or(Uuid::nil(), DeliveryId::uuid))
+        .bind(i64::from(limit))
+        .fetch_all(db)
+        .await?;
     rows.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
 }
 
-/// Takes a dead letter off the list; false when it is none any more, or was discarded before.
+/// Takes dead letters off the list; tells which, with their messages: not those that are none any
+/// more, or were discarded before.
 pub async fn dead_letter_discard(
     db: &mut PgConnection,
     tenant: TenantId,
-    delivery: DeliveryId,
+    deliveries: &[DeliveryId],
     reason: &str,
-) -> Result<bool> {
+) -> Result<Vec<(MessageId, DeliveryId)>> {
     let sql = format!(
         "update delivery d set discarded_at = now(), discard_reason = $3, updated_at = now()
-         where {DEAD} and d.id = $2 and d.discarded_at is null"
+         where {DEAD} and d.id = any ($2::uuid[]) and d.discarded_at is null returning d.message_id, d.id"
     );
-    let done = sqlx::query(sqlx::AssertSqlSafe(sql))
+    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(tenant.uuid())
-        .bind(delivery.uuid())
+        .bind(deliveries.iter().map(|it| it.uuid()).collect::<Vec<_>>())
         .bind(reason)
-        .execute(db)
+        .fetch_all(db)
         .await?;
-    Ok(done.rows_affected() > 0)
+    Ok(rows.into_iter().map(|(message, delivery)| (message.into(), delivery.into())).collect())
+}
+
+/// The deliveries of a message that are unknown.
+pub async fn delivery_unknown(db: &mut PgConnection, tenant: TenantId, message: MessageId) -> Result<Vec<DeliveryId>> {
+    let (first, last) = legs_of(message);
+    let found: Vec<Uuid> = sqlx::query_scalar(
+        "select id from delivery where tenant_id = $1 and id >= $2 and id <= $3 and message_id = $4
+           and state = 'unknown' order by id",
+    )
+    .bind(tenant.uuid())
+    .bind(first)
+    .bind(last)
+    .bind(message.uuid())
+    .fetch_all(db)
+    .await?;
+    Ok(found.into_iter().map(DeliveryId::from).collect())
+}
+
+/// The first and the last id that deliveries of a message may have: they differ in their last four bits.
+fn legs_of(message: MessageId) -> (Uuid, Uuid) {
+    let bits = message.uuid().as_u128();
+    (Uuid::from_u128(bits & !0xf), Uuid::from_u128(bits | 0xf))
+}
+
+/// Dead letters of one channel and state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterCount {
+    pub channel: String,
+    pub state: DeliveryState,
+    pub count: i64,
+}
+
+/// How many dead letters all tenants have, counted up to `cap`, the oldest of each tenant first.
+pub async fn dead_letter_depth(db: &mut PgConnection, cap: i64) -> Result<Vec<DeadLetterCount>> {
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(
+        "select m.channel, d.state, count(*) from (
+           select tenant_id, message_id, state from delivery
+           where state in ('failed', 'bounced', 'expired', 'unroutable', 'unknown') and discarded_at is null
+           limit $1
+         ) as d join message m on m.tenant_id = d.tenant_id and m.id = d.message_id group by 1, 2",
+    )
+    .bind(cap)
+    .fetch_all(db)
+    .await?;
+    let counted = rows.into_iter().map(|(channel, state, count)| {
+        Ok(DeadLetterCount { channel, state: parsed(&state)?, count })
+    });
+    counted.collect()
 }
 
 // ── Replays ───────────────────────────────────────────────────────────────────────────────
@@ -290,10 +363,10 @@ pub async fn replay_list(
     limit: u32,
 ) -> Result<Vec<Replay>> {
     let rows = sqlx::query(
-        "select * from replay_job where tenant_id = $1 and ($2::uuid is null or id < $2) order by id desc limit $3",
+        "select * from replay_job where tenant_id = $1 and id < $2 order by id desc limit $3",
     )
     .bind(tenant.uuid())
-    .bind(before.map(JobId::uuid))
+    .bind(before.map_or(Uuid::max(), JobId::uuid))
     .bind(i64::from(limit))
     .fetch_all(db)
     .await?;

@@ -145,7 +145,8 @@ pub async fn delivery_reopen_all(
            join message m on m.tenant_id = d.tenant_id and m.id = d.message_id
            where d.state = any ($3::text[]) and (not $6 or
              ((m.expires_at is null or m.expires_at > now()) and m.content_purged_at is null))
-           for update of d
+           -- A purge that goes first is waited for, and seen.
+           for update of d for share of m
          )
          update delivery d set state = 'queued', deaths = 0, finished_at = null, trigger = 'manual',
            counted_from = case when $5 and ended.state = 'unknown' then greatest(attempts - 1, 0) else attempts end,
@@ -175,6 +176,18 @@ pub async fn delivery_reopen_all(
     let left = |it: &Reopened| EndCount { delivery: it.delivery, state: it.left, count: -1 };
     end_count(db, tenant, &reopened.iter().map(left).collect::<Vec<_>>()).await?;
     Ok(reopened)
+}
+
+/// Opens one ended delivery for a retry by hand; false where its state does not allow it.
+pub async fn delivery_reopen(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    delivery: DeliveryId,
+    at: Timestamp,
+) -> Result<bool> {
+    let from: Vec<_> = DeliveryState::ALL.into_iter().filter(|state| state.may_be_retried()).collect();
+    let how = Reopening { from: &from, at, keeps_unknown: false, only_sendable: false, replay: None };
+    Ok(!delivery_reopen_all(db, tenant, &[delivery], how).await?.is_empty())
 }
 
 /// What a person knows of a delivery of which no definite answer came.
