@@ -46,6 +46,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("recovery", &["store", "outcome"]),
     ("control", &["store"]),
+    ("replay", &["store"]),
     ("callbacks", &["store", "directory", "providers", "runtime", "sealing", "transport"]),
     ("maintenance", &["config", "store", "telemetry"]),
     (
@@ -81,6 +82,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "providers",
             "queue",
             "recovery",
+            "replay",
             "runtime",
             "sealing",
             "store",
@@ -109,6 +111,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("mail_auth", &["transport"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
+    ("indicatif", &["cli"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {

@@ -183,7 +183,7 @@ pub struct ReplayAnswer {
 ///
 /// What ended as `failed`, `bounced`, `expired`, `unroutable` or `unknown` is one until it is replayed, discarded, or
 /// resolved, or a receipt says that it arrived.
-#[utoipa::path(get, path = "/v1/dead-letters", tag = "dead letters", operation_id = "listDeadLetters",
+#[utoipa::path(get, path = "/v1/dead-letters", tag = "dead-letters", operation_id = "listDeadLetters",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
@@ -209,7 +209,7 @@ pub async fn list(
 }
 
 /// Show a dead letter, discarded or not, with every attempt.
-#[utoipa::path(get, path = "/v1/dead-letters/{id}", tag = "dead letters", operation_id = "getDeadLetter",
+#[utoipa::path(get, path = "/v1/dead-letters/{id}", tag = "dead-letters", operation_id = "getDeadLetter",
     params(("id" = String, Path, description = "`dlv_…`, or the message's `msg_…`")),
     responses((status = 200, description = "The dead letter.", body = DeadLetterAnswer)))]
 pub async fn get(
@@ -229,7 +229,7 @@ pub async fn get(
 ///
 /// Its attempts so far stay on record and no longer count. One that is `unknown` goes to the same connection again, with
 /// the same key.
-#[utoipa::path(post, path = "/v1/dead-letters/{id}/replay", tag = "dead letters", operation_id = "replayDeadLetter",
+#[utoipa::path(post, path = "/v1/dead-letters/{id}/replay", tag = "dead-letters", operation_id = "replayDeadLetter",
     params(("id" = String, Path, description = "`dlv_…`, or the message's `msg_…`")),
     request_body = ReplayRequest,
     responses(
@@ -252,7 +252,7 @@ pub async fn replay(
 }
 
 /// Take a dead letter off the list; it stays on record, and can still be replayed by its id.
-#[utoipa::path(post, path = "/v1/dead-letters/{id}/discard", tag = "dead letters", operation_id = "discardDeadLetter",
+#[utoipa::path(post, path = "/v1/dead-letters/{id}/discard", tag = "dead-letters", operation_id = "discardDeadLetter",
     params(("id" = String, Path, description = "`dlv_…`, or the message's `msg_…`")),
     request_body = DiscardRequest,
     responses(
@@ -275,7 +275,7 @@ pub async fn discard(
 }
 
 /// Take all dead letters off the list that match, 10,000 at most: ask again while there are more.
-#[utoipa::path(post, path = "/v1/dead-letters/discards", tag = "dead letters", operation_id = "discardDeadLetters",
+#[utoipa::path(post, path = "/v1/dead-letters/discards", tag = "dead-letters", operation_id = "discardDeadLetters",
     request_body = NewDiscard,
     responses((status = 200, description = "They are off the list.", body = Discarded)))]
 pub async fn discard_all(
@@ -293,7 +293,7 @@ pub async fn discard_all(
 /// Replay all dead letters that match, at a limited rate.
 ///
 /// The oldest first, each once. It goes on whichever node ends meanwhile; `GET` shows how far it is.
-#[utoipa::path(post, path = "/v1/dead-letters/replays", tag = "dead letters", operation_id = "startReplay",
+#[utoipa::path(post, path = "/v1/dead-letters/replays", tag = "dead-letters", operation_id = "startReplay",
     request_body = NewReplay,
     responses((status = 202, description = "It has begun.", body = ReplayAnswer)))]
 pub async fn start_replay(
@@ -316,7 +316,7 @@ pub async fn start_replay(
 }
 
 /// List replays, the newest first.
-#[utoipa::path(get, path = "/v1/dead-letters/replays", tag = "dead letters", operation_id = "listReplays",
+#[utoipa::path(get, path = "/v1/dead-letters/replays", tag = "dead-letters", operation_id = "listReplays",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
@@ -341,7 +341,7 @@ pub async fn list_replays(
 }
 
 /// Show how far a replay is.
-#[utoipa::path(get, path = "/v1/dead-letters/replays/{id}", tag = "dead letters", operation_id = "getReplay",
+#[utoipa::path(get, path = "/v1/dead-letters/replays/{id}", tag = "dead-letters", operation_id = "getReplay",
     params(("id" = String, Path, description = "`job_…`")),
     responses((status = 200, description = "The replay.", body = ReplayAnswer)))]
 pub async fn get_replay(
@@ -356,7 +356,7 @@ pub async fn get_replay(
 }
 
 /// Stop a replay; what it has opened stays open.
-#[utoipa::path(post, path = "/v1/dead-letters/replays/{id}/cancel", tag = "dead letters", operation_id = "cancelReplay",
+#[utoipa::path(post, path = "/v1/dead-letters/replays/{id}/cancel", tag = "dead-letters", operation_id = "cancelReplay",
     params(("id" = String, Path, description = "`job_…`")),
     responses(
         (status = 200, description = "It has stopped.", body = ReplayAnswer),

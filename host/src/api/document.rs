@@ -28,7 +28,7 @@ use super::{
     servers((url = "/")),
     tags(
         (name = "messages", description = "What is sent, and what became of it."),
-        (name = "dead letters", description = "What ended without success, and waits for a person."),
+        (name = "dead-letters", description = "What ended without success, and waits for a person."),
         (name = "events", description = "What happens, as it happens."),
         (name = "connections", description = "A tenant's accounts at providers."),
         (name = "routes", description = "Which connection serves a channel."),
