@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::{delivery::DeliveryState, ids::{ConnectionId, RouteId}};
 
 /// Which dead letters.
+///
+/// A member that this version does not know is refused: a node of an older version would replay more
+/// than was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DeadLetterFilter {
     pub states: Vec<DeliveryState>,
     /// Of the last attempt, as the next four are.
