@@ -15,7 +15,9 @@ use crate::{
     },
     store::{
         self, Connection, Store, StoreError,
-        dead_letter::{Replay, ReplayStep, dead_letter_next, replay_advance, replay_claim, replay_next_due, replay_postpone},
+        dead_letter::{
+            Replay, ReplayStep, dead_letter_next, replay_advance, replay_claim, replay_next_due, replay_postpone,
+        },
         delivery::{Reopened, Reopening, delivery_reopen_all},
         event::event_insert_all,
         queue::{QueueEntry, queue_insert},
@@ -111,12 +113,8 @@ async fn reopen(db: &mut Connection, replay: &Replay, deliveries: &[DeliveryId])
         replay: Some(replay.id),
     };
     let reopened = delivery_reopen_all(db, replay.tenant, deliveries, how).await?;
-    let entry = |it: &Reopened| QueueEntry {
-        tenant: replay.tenant,
-        delivery: it.delivery,
-        due_at: now,
-        priority: it.priority,
-    };
+    let entry =
+        |it: &Reopened| QueueEntry { tenant: replay.tenant, delivery: it.delivery, due_at: now, priority: it.priority };
     queue_insert(db, &reopened.iter().map(entry).collect::<Vec<_>>()).await?;
     tell(db, replay.tenant, replay.id, &reopened).await?;
     Ok(reopened)

@@ -170,7 +170,7 @@ async fn what_can_only_end_again_is_not_replayed() {
 #[tokio::test]
 async fn all_that_match_are_replayed_no_faster_than_asked_for() {
     const COUNT: usize = 40;
-    const RATE: f64 = 20.0;
+    const RATE: u32 = 20;
     let (gateway, sink) = scene(2).await;
     let ids = refused(&gateway, &sink, COUNT).await;
     // This one fails again, and is not met again.
@@ -185,7 +185,7 @@ async fn all_that_match_are_replayed_no_faster_than_asked_for() {
     let replay = loop {
         let arrived = (sink.received().len() - before) as f64;
         // One step is a fifth of a second's.
-        let allowed = RATE * began.elapsed().as_secs_f64() + RATE / 5.0;
+        let allowed = f64::from(RATE) * (began.elapsed().as_secs_f64() + 0.2);
         assert!(arrived <= allowed, "{arrived} have arrived, {allowed} may have");
         let replay = gateway.get(&path).await;
         seen.insert(replay["replayed"].as_u64().unwrap());
@@ -228,7 +228,8 @@ async fn what_fails_again_is_not_met_again_and_a_limit_holds() {
 async fn a_replay_is_stopped() {
     let (gateway, sink) = scene(1).await;
     refused(&gateway, &sink, 5).await;
-    let started = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}, "rate_per_second": 1})).await.expect(202);
+    let started =
+        gateway.post("/v1/dead-letters/replays", &json!({"filter": {}, "rate_per_second": 1})).await.expect(202);
     let path = format!("/v1/dead-letters/replays/{}", started["id"].as_str().unwrap());
     let stopped = gateway.post(&format!("{path}/cancel"), &json!({})).await.expect(200);
     assert_eq!(stopped["state"], "canceled");
@@ -263,7 +264,8 @@ async fn a_replay_goes_on_when_its_node_is_killed_and_moves_each_once() {
     for id in &ids {
         assert_eq!(gateway.settled(id).await["state"], "sent");
     }
-    let told = "select count(*) || '/' || count(distinct delivery_id) from event where type = 'message.retry_requested'";
+    let told =
+        "select count(*) || '/' || count(distinct delivery_id) from event where type = 'message.retry_requested'";
     assert_eq!(gateway.db.sql(told).await.trim(), format!("{COUNT}/{COUNT}"));
     // What its worker took along is labelled.
     let unlabelled = "select count(*) from (select delivery_id from attempt where number > 1
@@ -291,11 +293,13 @@ async fn they_are_discarded_with_a_reason_and_stay_on_record() {
     assert_eq!(listed(&gateway, "").await, ["n:3", "n:1"]);
     let problem = gateway.post("/v1/dead-letters/discards", &json!({"reason": "", "filter": {"channel": "S"}})).await;
     let problem = problem.expect(422);
-    let named: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].as_str().unwrap()).collect();
+    let named: Vec<_> =
+        problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].as_str().unwrap()).collect();
     assert_eq!(named, ["/reason", "/filter/channel"], "{problem}");
     gateway.post("/v1/dead-letters/discards", &json!({"reason": "all"})).await.expect(422);
 
-    let actions: Vec<_> = audit(&gateway, "").await.iter().map(|it| it["action"].as_str().unwrap().to_owned()).collect();
+    let actions: Vec<_> =
+        audit(&gateway, "").await.iter().map(|it| it["action"].as_str().unwrap().to_owned()).collect();
     assert_eq!(actions, ["dead_letters.discarded", "dead_letter.discarded"]);
     // A replay of all leaves them alone; by its id one can be had back.
     let started = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}})).await.expect(202);

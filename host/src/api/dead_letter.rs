@@ -422,9 +422,10 @@ impl Refusal {
     pub fn into_problem(self, what: &str) -> Problem {
         match self {
             Self::NotFound => Problem::not_found(what),
-            Self::NotNow(state) => {
-                Problem::conflict("wrong_state", format!("the {what} is {}, and this can't be done now", state.as_str()))
-            }
+            Self::NotNow(state) => Problem::conflict(
+                "wrong_state",
+                format!("the {what} is {}, and this can't be done now", state.as_str()),
+            ),
             Self::Ended => Problem::conflict("wrong_state", "the replay has ended"),
             Self::Discarded => Problem::conflict("discarded", "the dead letter was discarded before"),
             Self::Expired(at) => Problem::conflict(

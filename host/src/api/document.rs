@@ -14,8 +14,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::domain::callback::CALLBACK_PATH;
 
 use super::{
-    App, audit, callback, connection, dead_letter, event, health, json::close_tagged, message, operation, problem::ProblemBody, provider,
-    resolution, route, statistics,
+    App, audit, callback, connection, dead_letter, event, health, json::close_tagged, message, operation,
+    problem::ProblemBody, provider, resolution, route, statistics,
 };
 
 #[derive(OpenApi)]

@@ -328,7 +328,8 @@ pub async fn retry(
     UrlPath(id): UrlPath<String>,
 ) -> Result<(StatusCode, Json<MessageAnswer>), Problem> {
     let id = message_id(&id)?;
-    let answer = controlled(control::retry(&app.store, &app.bell, tenant.id, &tenant.actor(), id).await?, "tried again")?;
+    let answer =
+        controlled(control::retry(&app.store, &app.bell, tenant.id, &tenant.actor(), id).await?, "tried again")?;
     Ok((StatusCode::ACCEPTED, answer))
 }
 

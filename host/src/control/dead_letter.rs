@@ -133,7 +133,8 @@ impl Hand<'_> {
         let WantedReplay { rate_per_second, most, reason, .. } = wanted;
         let new = NewReplay { id: JobId::new(), filter, rate_per_second, most, reason, matched };
         replay_insert(&mut txn, self.tenant, &new).await?;
-        let about = json!({"filter": new.filter, "rate_per_second": rate_per_second, "limit": most, "matched": matched});
+        let about =
+            json!({"filter": new.filter, "rate_per_second": rate_per_second, "limit": most, "matched": matched});
         let deed = Deed::new(Action::ReplayStarted, new.id).after(about).because(new.reason.as_deref());
         audit_insert(&mut txn, self.tenant, self.actor, &deed).await?;
         let replay = replay_get(&mut txn, self.tenant, new.id).await?;

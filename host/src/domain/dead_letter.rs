@@ -5,7 +5,10 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{delivery::DeliveryState, ids::{ConnectionId, RouteId}};
+use super::{
+    delivery::DeliveryState,
+    ids::{ConnectionId, RouteId},
+};
 
 /// Which dead letters.
 ///

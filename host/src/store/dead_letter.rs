@@ -152,11 +152,7 @@ pub async fn dead_letter_list(
 
 /// A dead letter, discarded or not, by its delivery's or its message's id; of a message with several,
 /// the first.
-pub async fn dead_letter_get(
-    db: &mut PgConnection,
-    tenant: TenantId,
-    id: LetterId,
-) -> Result<Option<DeadLetter>> {
+pub async fn dead_letter_get(db: &mut PgConnection, tenant: TenantId, id: LetterId) -> Result<Option<DeadLetter>> {
     let ((first, last), message) = match id {
         LetterId::Delivery(delivery) => ((delivery.uuid(), delivery.uuid()), None),
         LetterId::Message(message) => (legs_of(message), Some(message.uuid())),
@@ -190,9 +186,7 @@ pub async fn dead_letter_next(
     after: Option<DeliveryId>,
     limit: u32,
 ) -> Result<Vec<DeliveryId>> {
-    let sql = format!(
-        "select d.id from delivery d where {DEAD} and {MATCHES} and d.id > $12 order by d.id limit $13"
-    );
+    let sql = format!("select d.id from delivery d where {DEAD} and {MATCHES} and d.id > $12 order by d.id limit $13");
     let rows = filtered(sql, tenant, filter)
         .bind(after.map_or(Uuid::nil(), DeliveryId::uuid))
         .bind(i64::from(limit))
@@ -266,9 +260,8 @@ pub async fn dead_letter_depth(db: &mut PgConnection, cap: i64) -> Result<Vec<De
     .bind(cap)
     .fetch_all(db)
     .await?;
-    let count = |(channel, state, count): (String, String, i64)| {
-        Ok(DeadLetterCount { channel, state: parsed(&state)?, count })
-    };
+    let count =
+        |(channel, state, count): (String, String, i64)| Ok(DeadLetterCount { channel, state: parsed(&state)?, count });
     rows.into_iter().map(count).collect()
 }
 
@@ -364,14 +357,12 @@ pub async fn replay_list(
     before: Option<JobId>,
     limit: u32,
 ) -> Result<Vec<Replay>> {
-    let rows = sqlx::query(
-        "select * from replay_job where tenant_id = $1 and id < $2 order by id desc limit $3",
-    )
-    .bind(tenant.uuid())
-    .bind(before.map_or(Uuid::max(), JobId::uuid))
-    .bind(i64::from(limit))
-    .fetch_all(db)
-    .await?;
+    let rows = sqlx::query("select * from replay_job where tenant_id = $1 and id < $2 order by id desc limit $3")
+        .bind(tenant.uuid())
+        .bind(before.map_or(Uuid::max(), JobId::uuid))
+        .bind(i64::from(limit))
+        .fetch_all(db)
+        .await?;
     rows.iter().map(replay_from).collect()
 }
 
@@ -453,14 +444,12 @@ pub async fn replay_advance(db: &mut PgConnection, replay: &Replay, step: Replay
 
 /// Puts a replay's next step off, so that one that fails keeps no other from going on.
 pub async fn replay_postpone(db: &mut PgConnection, replay: &Replay, seconds: f64) -> Result<()> {
-    sqlx::query(
-        "update replay_job set next_at = now() + $3 * interval '1 second' where tenant_id = $1 and id = $2",
-    )
-    .bind(replay.tenant.uuid())
-    .bind(replay.id.uuid())
-    .bind(seconds)
-    .execute(db)
-    .await?;
+    sqlx::query("update replay_job set next_at = now() + $3 * interval '1 second' where tenant_id = $1 and id = $2")
+        .bind(replay.tenant.uuid())
+        .bind(replay.id.uuid())
+        .bind(seconds)
+        .execute(db)
+        .await?;
     Ok(())
 }
 
