@@ -2,6 +2,7 @@
 
 mod control;
 mod crash;
+mod dead_letters;
 mod delivery;
 mod drain;
 mod observability;

@@ -47,6 +47,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("recovery", &["store", "outcome"]),
     ("control", &["store"]),
+    ("replay", &["store"]),
     ("callbacks", &["store", "directory", "providers", "runtime", "sealing", "transport"]),
     ("maintenance", &["config", "store", "telemetry"]),
     (
@@ -82,6 +83,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "providers",
             "queue",
             "recovery",
+            "replay",
             "runtime",
             "sealing",
             "store",
@@ -111,6 +113,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("mail_auth", &["transport"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
+    ("indicatif", &["cli"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {

@@ -1,9 +1,11 @@
 //! The HTTP API: extract, call once, wrap. Handlers decide nothing; what they need of the rest of
 //! the gateway stands in [`App`].
 
+mod audit;
 mod auth;
 mod callback;
 mod connection;
+mod dead_letter;
 mod document;
 mod draft;
 mod event;
@@ -16,6 +18,7 @@ mod page;
 mod problem;
 mod provider;
 mod request;
+mod resolution;
 mod route;
 mod statistics;
 

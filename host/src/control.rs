@@ -1,17 +1,23 @@
-//! What a person does to a message: cancel it, ask for another attempt, or have its content purged.
+//! What a person does to a message: cancel it, ask for another attempt, or have its content purged. Each
+//! is on record with who did it.
+
+pub mod dead_letter;
 
 use std::sync::Arc;
 
+use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::{
     clock,
     domain::{
+        audit::{Action, Actor},
         delivery::DeliveryState,
         ids::{MessageId, TenantId},
     },
     store::{
         self, Store,
+        audit::{Deed, audit_insert},
         delivery::{delivery_cancel, delivery_reopen},
         event::event_insert,
         message::{MessageView, message_get},
@@ -35,7 +41,7 @@ pub enum Controlled {
 }
 
 /// Ends a message that has not been handed to a worker.
-pub async fn cancel(store: &Store, tenant: TenantId, id: MessageId) -> store::Result<Controlled> {
+pub async fn cancel(store: &Store, tenant: TenantId, actor: &Actor, id: MessageId) -> store::Result<Controlled> {
     let mut txn = store.tenant(tenant).await?;
     let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
     if view.delivery.state == DeliveryState::Canceled {
@@ -52,13 +58,20 @@ pub async fn cancel(store: &Store, tenant: TenantId, id: MessageId) -> store::Re
     }
     delivery_cancel(&mut txn, tenant, id, view.delivery.id).await?;
     event_insert(&mut txn, tenant, id, "message.canceled", None).await?;
+    audit_insert(&mut txn, tenant, actor, &Deed::new(Action::MessageCanceled, id)).await?;
     let view = message_get(&mut txn, tenant, id).await?;
     txn.commit().await?;
     Ok(view.map_or(Controlled::NotFound, |view| Controlled::Done(Box::new(view))))
 }
 
 /// Opens an ended message for another attempt, now.
-pub async fn retry(store: &Store, bell: &Arc<Notify>, tenant: TenantId, id: MessageId) -> store::Result<Controlled> {
+pub async fn retry(
+    store: &Store,
+    bell: &Arc<Notify>,
+    tenant: TenantId,
+    actor: &Actor,
+    id: MessageId,
+) -> store::Result<Controlled> {
     let mut txn = store.tenant(tenant).await?;
     let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
     let now = clock::now();
@@ -68,6 +81,8 @@ pub async fn retry(store: &Store, bell: &Arc<Notify>, tenant: TenantId, id: Mess
     let entry = QueueEntry { tenant, delivery: view.delivery.id, due_at: now, priority: view.message.priority };
     queue_insert(&mut txn, &[entry]).await?;
     event_insert(&mut txn, tenant, id, "message.retry_requested", None).await?;
+    let deed = Deed::new(Action::MessageRetried, id).before(json!({"state": view.delivery.state}));
+    audit_insert(&mut txn, tenant, actor, &deed).await?;
     let view = message_get(&mut txn, tenant, id).await?;
     // Read once the delivery's row is held: a purge holds it, too.
     if view.as_ref().is_some_and(|view| view.content_purged_at.is_some()) {
@@ -80,12 +95,15 @@ pub async fn retry(store: &Store, bell: &Arc<Notify>, tenant: TenantId, id: Mess
 
 /// Takes an ended message's recipient, content and attachments out of the ledger; what happened to
 /// it stays. A second time changes nothing.
-pub async fn purge(store: &Store, tenant: TenantId, id: MessageId) -> store::Result<Controlled> {
+pub async fn purge(store: &Store, tenant: TenantId, actor: &Actor, id: MessageId) -> store::Result<Controlled> {
     let mut txn = store.tenant(tenant).await?;
-    content_purge(&mut txn, tenant, &[id], PurgedBy::Request).await?;
+    let purged = content_purge(&mut txn, tenant, &[id], PurgedBy::Request).await?;
     let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
     if view.content_purged_at.is_none() {
         return Ok(Controlled::NotNow(view.delivery.state));
+    }
+    if !purged.is_empty() {
+        audit_insert(&mut txn, tenant, actor, &Deed::new(Action::ContentPurged, id)).await?;
     }
     txn.commit().await?;
     Ok(Controlled::Done(Box::new(view)))

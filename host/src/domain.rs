@@ -2,9 +2,11 @@
 //! reads a clock, draws a number or knows another module.
 
 pub mod attempt;
+pub mod audit;
 pub mod callback;
 pub mod connection;
 pub mod country;
+pub mod dead_letter;
 pub mod delivery;
 pub mod ids;
 pub mod key;

@@ -23,7 +23,7 @@ use crate::{
     maintenance,
     providers::Providers,
     queue::{Claimer, Leases, Room, Work, renew},
-    recovery,
+    recovery, replay,
     runtime::{CacheSettings, Runtime, RuntimeSettings},
     sealing::Keyring,
     store::{
@@ -142,6 +142,7 @@ impl Gateway {
             helpers.spawn(claimer.run(intake.clone()));
             helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pace(config), intake.clone()));
             helpers.spawn(callbacks::sweep(store.clone(), intake.clone()));
+            helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
         }
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));

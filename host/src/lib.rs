@@ -20,6 +20,7 @@ pub mod outcome;
 pub mod providers;
 pub mod queue;
 pub mod recovery;
+pub mod replay;
 pub mod routing;
 pub mod rules;
 pub mod runtime;

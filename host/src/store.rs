@@ -3,7 +3,9 @@
 
 pub mod api_key;
 pub mod attempt;
+pub mod audit;
 pub mod connection;
+pub mod dead_letter;
 pub mod delivery;
 pub mod event;
 pub mod maintenance;

@@ -29,6 +29,7 @@ async fn a_missing_scope_is_named() {
         (Method::POST, "/v1/routes", "routes:write"),
         (Method::GET, "/v1/routes", "routes:read"),
         (Method::GET, "/v1/providers", "providers:read"),
+        (Method::GET, "/v1/audit", "audit:read"),
     ] {
         let rest: Vec<_> = ALL_SCOPES.split(',').filter(|it| *it != scope).collect();
         let tenant = format!("without-{}", scope.replace(':', "-"));

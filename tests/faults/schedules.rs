@@ -7,8 +7,9 @@ use angarium::{
     clock, control,
     domain::{
         attempt::{Attempt, Origin, PastAttempt, Trigger},
+        audit::Actor,
         delivery::DeliveryState,
-        ids::{AttemptId, ConnectionId, MessageId, TenantId},
+        ids::{AttemptId, ConnectionId, KeyId, MessageId, TenantId},
         message::{Body, Message, NewMessage, Priority},
         provider::Disposition,
         retry::RetryPolicy,
@@ -375,6 +376,11 @@ async fn schedule(db: &Database, direct: &mut PgConnection, tenant: TenantId, se
     Ok(ends)
 }
 
+/// Whoever cancels and retries.
+fn somebody() -> Actor {
+    Actor { key: KeyId::new(), name: "somebody".to_owned(), request: None }
+}
+
 async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown: OnUnknown) -> Result<(), String> {
     let bell = Arc::new(Notify::new());
     let same = |what: &str, real: bool, model: bool| {
@@ -384,12 +390,12 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
     match rng.u8(0..24) {
         0 => {
             real.log.push("cancel".into());
-            let done = control::cancel(&real.db.store, real.tenant, real.message).await.unwrap();
+            let done = control::cancel(&real.db.store, real.tenant, &somebody(), real.message).await.unwrap();
             return same("cancel", matches!(done, control::Controlled::Done(_)), model.canceled());
         }
         1 => {
             real.log.push("retry by hand".into());
-            let done = control::retry(&real.db.store, &bell, real.tenant, real.message).await.unwrap();
+            let done = control::retry(&real.db.store, &bell, real.tenant, &somebody(), real.message).await.unwrap();
             return same("retry", matches!(done, control::Controlled::Done(_)), model.retried());
         }
         2 | 3 if model.place != Place::LostWorker && !real.sleepers.is_empty() => {
@@ -428,7 +434,7 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
         }
         Place::End(_) => {
             real.log.push("retry by hand".into());
-            let done = control::retry(&real.db.store, &bell, real.tenant, real.message).await.unwrap();
+            let done = control::retry(&real.db.store, &bell, real.tenant, &somebody(), real.message).await.unwrap();
             return same("retry", matches!(done, control::Controlled::Done(_)), model.retried());
         }
     }

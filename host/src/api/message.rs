@@ -44,8 +44,8 @@ use crate::{
     telemetry::Side,
 };
 use new::{Circumstances, NewMessage};
-use view::{AttemptAnswer, DecisionAnswer, MessageAnswer};
-pub use view::{CostAnswer, DispositionName, EventAnswer};
+use view::DecisionAnswer;
+pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const MOST_IN_BATCH: usize = 1000;
@@ -311,7 +311,7 @@ pub async fn cancel(
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
     let id = message_id(&id)?;
-    controlled(control::cancel(&app.store, tenant.id, id).await?, "canceled")
+    controlled(control::cancel(&app.store, tenant.id, &tenant.actor(), id).await?, "canceled")
 }
 
 /// Try a message again by hand that has ended without success.
@@ -328,7 +328,8 @@ pub async fn retry(
     UrlPath(id): UrlPath<String>,
 ) -> Result<(StatusCode, Json<MessageAnswer>), Problem> {
     let id = message_id(&id)?;
-    let answer = controlled(control::retry(&app.store, &app.bell, tenant.id, id).await?, "tried again")?;
+    let answer =
+        controlled(control::retry(&app.store, &app.bell, tenant.id, &tenant.actor(), id).await?, "tried again")?;
     Ok((StatusCode::ACCEPTED, answer))
 }
 
@@ -347,7 +348,7 @@ pub async fn purge(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
-    controlled(control::purge(&app.store, tenant.id, message_id(&id)?).await?, "purged")
+    controlled(control::purge(&app.store, tenant.id, &tenant.actor(), message_id(&id)?).await?, "purged")
 }
 
 fn controlled(what: Controlled, done: &str) -> Result<Json<MessageAnswer>, Problem> {

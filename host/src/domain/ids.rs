@@ -111,6 +111,10 @@ ids! {
     EventId = "evt_";
     /// An API key.
     KeyId = "key_";
+    /// Work that goes on after its request: a replay of dead letters.
+    JobId = "job_";
+    /// A record of who did what.
+    AuditId = "aud_";
 }
 
 impl MessageId {

@@ -91,3 +91,27 @@ pub async fn event_insert(
     .await?;
     Ok(())
 }
+
+/// Records the same of many messages at once.
+pub async fn event_insert_all(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    deliveries: &[(MessageId, DeliveryId)],
+    kind: &str,
+    data: Option<&str>,
+) -> Result<()> {
+    sqlx::query(
+        "insert into event (tenant_id, message_id, id, delivery_id, type, at, data)
+         select $1, t.message_id, t.id, t.delivery_id, $5, now(), $6
+         from unnest($2::uuid[], $3::uuid[], $4::uuid[]) as t (message_id, delivery_id, id)",
+    )
+    .bind(tenant.uuid())
+    .bind(deliveries.iter().map(|(message, _)| message.uuid()).collect::<Vec<_>>())
+    .bind(deliveries.iter().map(|(_, delivery)| delivery.uuid()).collect::<Vec<_>>())
+    .bind(deliveries.iter().map(|_| EventId::new().uuid()).collect::<Vec<_>>())
+    .bind(kind)
+    .bind(data)
+    .execute(db)
+    .await?;
+    Ok(())
+}

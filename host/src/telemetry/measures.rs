@@ -5,7 +5,7 @@
 //! client made up.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::Hash,
     sync::{Arc, LazyLock, Mutex, PoisonError, RwLock},
     time::Duration,
@@ -85,6 +85,13 @@ pub const METRICS: &[Metric] = {
             "angarium_deliveries_ended_total",
             &["channel", "state"],
             "deliveries that a node brought to an end",
+        ),
+        metric(
+            Gauge,
+            "angarium_dead_letters",
+            &["channel", "state"],
+            "deliveries that wait for a person, all together counted up to 10,000; the channel is empty where nobody \
+             could be asked",
         ),
         metric(
             Histogram,
@@ -367,6 +374,17 @@ pub fn waited(priority: Priority, time: Duration) {
 pub fn queued(priority: Priority, waiting: i64, oldest_seconds: f64) {
     gauge!("angarium_queue_depth", "priority" => priority.as_str()).set(waiting as f64);
     gauge!("angarium_queue_oldest_seconds", "priority" => priority.as_str()).set(oldest_seconds);
+}
+
+/// Dead letters were counted: how many of a channel in a state. What is not among them is none.
+pub fn dead_letters(counts: impl IntoIterator<Item = (String, DeliveryState, i64)>) {
+    static SHOWN: Mutex<BTreeMap<(String, &'static str), i64>> = Mutex::new(BTreeMap::new());
+    let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    shown.values_mut().for_each(|count| *count = 0);
+    shown.extend(counts.into_iter().map(|(channel, state, count)| ((channel, state.as_str()), count)));
+    for ((channel, state), count) in &*shown {
+        gauge!("angarium_dead_letters", "channel" => channel.clone(), "state" => *state).set(*count as f64);
+    }
 }
 
 fn by_priority<T>(make: impl Fn(Priority) -> T) -> HashMap<Priority, T>
