@@ -343,7 +343,7 @@ mod tests {
 
         fn then(mut self, connection: usize, disposition: Disposition, trigger: Trigger) -> Self {
             let connection = Some(self.connections[connection]);
-            self.past.push(PastAttempt { connection, disposition, trigger, round_closed: false });
+            self.past.push(PastAttempt { connection, disposition, trigger, started_at: Timestamp::UNIX_EPOCH, round_closed: false });
             self
         }
 
@@ -423,6 +423,7 @@ mod tests {
             connection: None,
             disposition: Unknown,
             trigger: Trigger::Scheduled,
+            started_at: Timestamp::UNIX_EPOCH,
             round_closed: true,
         });
         assert_eq!(case.plan(), [0, 1]);

@@ -143,6 +143,7 @@ impl Real<'_> {
             connection: Some(connection),
             disposition,
             trigger: work.trigger,
+            started_at: clock::now(),
             round_closed: false,
         });
         let another = self.spec.fallback && self.plan(&work.past).is_some();
@@ -160,6 +161,8 @@ impl Real<'_> {
                 may_ask_again: again,
                 first_due: now,
                 expires_at: None,
+                limits: self.spec.retry_limits,
+                rules: &NoRules,
                 now,
                 chance: 0.0,
             },
