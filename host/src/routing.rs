@@ -328,6 +328,8 @@ pub fn rounds_made(past: &[PastAttempt]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     struct Case {

@@ -14,7 +14,7 @@ use angarium::{
         retry::RetryPolicy,
         route::{Candidate, OnUnknown, RouteSpec},
     },
-    outcome::{self, Circumstances, Outcome, host_verdict},
+    outcome::{self, Circumstances, NoRules, Outcome, host_verdict},
     recovery,
     routing::{self, Facts, Situation, Standing},
     store::{

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
+use jiff::Timestamp;
 
 use super::*;
 use crate::domain::provider::Cost;
