@@ -103,10 +103,23 @@ impl Circumstances<'_> {
 /// Decides what follows an attempt.
 #[must_use]
 pub fn decide(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Outcome {
+    resolve(verdict, circumstances).0
+}
+
+/// Why the time is up, where that is what ends a delivery after an attempt.
+#[must_use]
+pub fn time_is_up(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<Limit> {
+    resolve(verdict, circumstances).1
+}
+
+/// An outcome, and the limit that it comes of.
+type Resolved = (Outcome, Option<Limit>);
+
+fn resolve(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
     let held = circumstances.on_unknown == OnUnknown::Hold;
     match verdict.disposition {
-        Disposition::Accepted => Outcome::Sent,
-        Disposition::Unknown if held => Outcome::End(DeliveryState::Unknown),
+        Disposition::Accepted => (Outcome::Sent, None),
+        Disposition::Unknown if held => (Outcome::End(DeliveryState::Unknown), None),
         _ => match circumstances.ruled(verdict) {
             Some(decision) => follow(decision, verdict, circumstances),
             None => by_policy(verdict, circumstances),
@@ -114,28 +127,28 @@ pub fn decide(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Outcome {
     }
 }
 
-fn by_policy(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Outcome {
-    let exhausted = given_up(verdict);
+fn by_policy(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+    let exhausted = given_up(verdict.disposition);
     if exhausted != DeliveryState::Unknown {
         if circumstances.another_candidate {
-            return Outcome::FallBack(fallback_reason(verdict.disposition));
+            return (Outcome::FallBack(fallback_reason(verdict.disposition)), None);
         }
         if !circumstances.may_ask_again {
-            return Outcome::End(exhausted);
+            return (Outcome::End(exhausted), None);
         }
     }
     match delay(verdict, circumstances) {
         Some(delay) => retry(delay, verdict, circumstances),
-        None => Outcome::End(exhausted),
+        None => (Outcome::End(exhausted), None),
     }
 }
 
 /// A rule has its way within what holds for every policy: what is unknown does not move, nobody is
 /// asked who refused for good, and a provider's `Retry-After` is waited for.
-fn follow(decision: RetryDecision, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Outcome {
+fn follow(decision: RetryDecision, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
     let unknown = verdict.disposition == Disposition::Unknown;
     match decision {
-        RetryDecision::GiveUp => Outcome::End(given_up(verdict)),
+        RetryDecision::GiveUp => (Outcome::End(given_up(verdict.disposition)), None),
         RetryDecision::After(delay) if unknown || circumstances.may_ask_again => {
             retry(delay.max(asked_for(verdict)), verdict, circumstances)
         }
@@ -143,9 +156,10 @@ fn follow(decision: RetryDecision, verdict: &Verdict, circumstances: &Circumstan
     }
 }
 
-/// What a delivery is once nothing more is tried after this.
-const fn given_up(verdict: &Verdict) -> DeliveryState {
-    match verdict.disposition {
+/// What a delivery is once nothing more is tried after an answer of this kind.
+#[must_use]
+pub const fn given_up(last: Disposition) -> DeliveryState {
+    match last {
         Disposition::Unknown => DeliveryState::Unknown,
         Disposition::Accepted
         | Disposition::RejectedPermanent
@@ -156,24 +170,7 @@ const fn given_up(verdict: &Verdict) -> DeliveryState {
     }
 }
 
-/// Why the time was up, where that is what ended a delivery.
-#[must_use]
-pub fn why_ended(verdict: &Verdict, circumstances: &Circumstances<'_>, outcome: &Outcome) -> Option<String> {
-    let Outcome::End(_) = outcome else { return None };
-    let wait = match circumstances.ruled(verdict) {
-        Some(RetryDecision::After(delay)) => Some(delay.max(asked_for(verdict))),
-        Some(RetryDecision::GiveUp) => None,
-        Some(RetryDecision::FallBack) | None => delay(verdict, circumstances),
-    };
-    let may_retry = match verdict.disposition {
-        Disposition::Unknown => circumstances.on_unknown == OnUnknown::Retry,
-        _ => circumstances.may_ask_again,
-    };
-    let at = circumstances.now.checked_add(wait.filter(|_| may_retry)?).unwrap_or(Timestamp::MAX);
-    circumstances.bounds().limit(at).map(|limit| limit.to_string())
-}
-
-fn fallback_reason(disposition: Disposition) -> FallbackReason {
+const fn fallback_reason(disposition: Disposition) -> FallbackReason {
     match disposition {
         Disposition::Throttled => FallbackReason::RateLimited,
         Disposition::NotSent => FallbackReason::ProviderUnavailable,
@@ -186,11 +183,11 @@ fn fallback_reason(disposition: Disposition) -> FallbackReason {
 }
 
 /// The next round after this wait, unless the time is up by then.
-fn retry(wait: Duration, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Outcome {
+fn retry(wait: Duration, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
     let at = circumstances.now.checked_add(wait).unwrap_or(Timestamp::MAX);
     match circumstances.bounds().limit(at) {
-        None => Outcome::Retry(at),
-        Some(limit) => Outcome::End(limit.ends_in(given_up(verdict))),
+        None => (Outcome::Retry(at), None),
+        Some(limit) => (Outcome::End(limit.ends_in(given_up(verdict.disposition))), Some(limit)),
     }
 }
 
@@ -376,14 +373,11 @@ mod tests {
             now: NOW,
             chance: 0.0,
         };
-        let outcome = decide(&slow, &circumstances);
-        assert_eq!(outcome, Outcome::End(DeliveryState::Failed));
-        let why = why_ended(&slow, &circumstances, &outcome).unwrap();
-        assert!(why.contains("max_elapsed_ms") && why.contains("59999"), "{why}");
+        assert_eq!(decide(&slow, &circumstances), Outcome::End(DeliveryState::Failed));
+        assert_eq!(time_is_up(&slow, &circumstances), Some(Limit::MaxElapsed { ms: 59_999 }));
         let refused = verdict(Disposition::RejectedPermanent);
         let circumstances = Circumstances { may_ask_again: false, ..circumstances };
-        let outcome = decide(&refused, &circumstances);
-        assert_eq!(why_ended(&refused, &circumstances, &outcome), None, "it was not the time");
+        assert_eq!(time_is_up(&refused, &circumstances), None, "it was not the time");
     }
 
     #[test]

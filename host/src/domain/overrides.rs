@@ -3,7 +3,7 @@
 //! Only a definite refusal can be called another: what was accepted stays accepted, and what may
 //! have been taken stays unknown, so that no override makes a delivery go out twice unseen.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,22 @@ impl Source {
             Self::Route => "route",
             Self::Tenant => "tenant",
         }
+    }
+}
+
+/// A text that names nobody who overrides.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` does not override classifications")]
+pub struct InvalidSource(String);
+
+impl FromStr for Source {
+    type Err = InvalidSource;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSource> {
+        [Self::Route, Self::Tenant]
+            .into_iter()
+            .find(|source| source.as_str() == text)
+            .ok_or_else(|| InvalidSource(text.to_owned()))
     }
 }
 
