@@ -7,6 +7,7 @@ mod drain;
 mod observability;
 mod receipts;
 mod retention;
+mod retries;
 mod schedule;
 mod secrets;
 mod statistics;

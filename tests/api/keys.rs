@@ -28,6 +28,8 @@ async fn a_missing_scope_is_named() {
         (Method::GET, "/v1/connections", "connections:read"),
         (Method::POST, "/v1/routes", "routes:write"),
         (Method::GET, "/v1/routes", "routes:read"),
+        (Method::PUT, "/v1/settings", "routes:write"),
+        (Method::GET, "/v1/settings", "routes:read"),
         (Method::GET, "/v1/providers", "providers:read"),
     ] {
         let rest: Vec<_> = ALL_SCOPES.split(',').filter(|it| *it != scope).collect();
