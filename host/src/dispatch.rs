@@ -14,12 +14,12 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use self::budgets::Postponed;
 pub use self::{
     budgets::Budgets,
     preview::{Preview, PreviewRequest},
     turns::Turns,
 };
-use self::budgets::Postponed;
 use crate::{
     clock,
     directory::{ActiveRoute, Directory, Endpoint, TenantConfig},

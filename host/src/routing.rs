@@ -345,7 +345,13 @@ mod tests {
 
         fn then(mut self, connection: usize, disposition: Disposition, trigger: Trigger) -> Self {
             let connection = Some(self.connections[connection]);
-            self.past.push(PastAttempt { connection, disposition, trigger, started_at: Timestamp::UNIX_EPOCH, round_closed: false });
+            self.past.push(PastAttempt {
+                connection,
+                disposition,
+                trigger,
+                started_at: Timestamp::UNIX_EPOCH,
+                round_closed: false,
+            });
             self
         }
 

@@ -33,7 +33,7 @@ async fn a_missing_scope_is_named() {
         (Method::GET, "/v1/providers", "providers:read"),
     ] {
         let rest: Vec<_> = ALL_SCOPES.split(',').filter(|it| *it != scope).collect();
-        let tenant = format!("without-{}", scope.replace(':', "-"));
+        let tenant = format!("without-{}-{}", scope.replace(':', "-"), path.replace('/', "-"));
         let key = gateway.key_of(&tenant, &rest.join(","));
         let problem = gateway.call_as(&key, method, path, Some(&json!({}))).await.expect(403);
         assert!(problem["detail"].as_str().unwrap().contains(scope), "{problem}");

@@ -65,7 +65,8 @@ async fn a_tenant_says_what_a_code_means_and_the_attempt_shows_it() {
 #[tokio::test]
 async fn a_route_goes_before_the_tenant_and_a_named_provider_before_all_others() {
     let overrides = json!({"503": "permanent", "webhook": {"503": "throttled"}});
-    let (gateway, sink) = routed(json!({"retry": {"type": "schedule", "delays_ms": [20]}, "overrides": overrides})).await;
+    let (gateway, sink) =
+        routed(json!({"retry": {"type": "schedule", "delays_ms": [20]}, "overrides": overrides})).await;
     set_overrides(&gateway, json!({"webhook": {"503": "auth_failed", "410": "transient"}, "404": "transient"})).await;
     let replies = [503, 503, 503, 410, 200].map(Reply::status);
     sink.answers("/in", replies);
@@ -131,7 +132,8 @@ async fn a_retry_after_is_waited_for_in_seconds_or_until_a_date() {
     for (value, status) in [("7200", 503), ("7200", 429), (date.as_str(), 503), (date.as_str(), 429)] {
         sink.answers("/in", [Reply::status(status).header("retry-after", value)]);
         let id = gateway.send(&message()).await;
-        let attempt = eventually("the first attempt", || async { gateway.attempt_list(&id).await.first().cloned() }).await;
+        let attempt =
+            eventually("the first attempt", || async { gateway.attempt_list(&id).await.first().cloned() }).await;
         let view = gateway.get(&format!("/v1/messages/{id}")).await;
         assert_eq!(view["state"], "queued");
         let wait = time(&view["delivery"]["next_attempt_at"]).duration_since(time(&attempt["finished_at"]));

@@ -56,7 +56,10 @@ impl fmt::Display for Limit {
         match self {
             Self::Expiry => f.write_str("not tried again: it expires before the next attempt would begin"),
             Self::MaxElapsed { ms } => {
-                write!(f, "not tried again: the route's `max_elapsed_ms` ({ms}) ends before the next attempt would begin")
+                write!(
+                    f,
+                    "not tried again: the route's `max_elapsed_ms` ({ms}) ends before the next attempt would begin"
+                )
             }
             Self::Lifetime => f.write_str("not tried again: a delivery is tried for 72 hours"),
         }
