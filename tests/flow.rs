@@ -8,6 +8,7 @@ mod drain;
 mod observability;
 mod receipts;
 mod retention;
+mod retries;
 mod schedule;
 mod secrets;
 mod statistics;

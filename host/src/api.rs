@@ -14,12 +14,14 @@ mod health;
 mod json;
 mod message;
 mod operation;
+mod overrides;
 mod page;
 mod problem;
 mod provider;
 mod request;
 mod resolution;
 mod route;
+mod settings;
 mod statistics;
 
 use std::{ops::Deref, sync::Arc};

@@ -20,6 +20,7 @@ use crate::{
         ids::{ConnectionId, RouteId, TenantId},
         message::Channel,
         route::RouteSpec,
+        settings::TenantSettings,
     },
     sealing::{Keyring, Place, Secret},
     store::{
@@ -27,6 +28,7 @@ use crate::{
         connection::connection_list,
         route::route_active_list,
         secret::{StoredSecret, secret_list},
+        settings::settings_get,
         tenant::{CONFIG_CHANNEL, tenant_config_recent, tenant_config_version},
     },
     transport::Secrets,
@@ -63,6 +65,7 @@ pub struct TenantConfig {
     fresh_until: Option<Timestamp>,
     pub endpoints: HashMap<ConnectionId, Arc<Endpoint>>,
     pub routes: BTreeMap<Channel, Arc<ActiveRoute>>,
+    pub settings: TenantSettings,
 }
 
 impl TenantConfig {
@@ -107,6 +110,7 @@ impl Directory {
         let connections = connection_list(&mut txn, tenant, None, i64::MAX).await?;
         let secrets = secret_list(&mut txn, tenant).await?;
         let routes = route_active_list(&mut txn, tenant).await?;
+        let settings = settings_get(&mut txn, tenant).await?;
         txn.commit().await?;
         let fresh_until = secrets.iter().filter_map(|secret| secret.valid_until).min();
         let mut secrets = self.open_all(tenant, secrets);
@@ -120,6 +124,7 @@ impl Directory {
             version,
             fresh_until,
             endpoints: endpoints.collect(),
+            settings: settings.settings,
             routes: routes
                 .into_iter()
                 .map(|(channel, it)| {

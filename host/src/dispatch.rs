@@ -3,6 +3,7 @@
 //! instance while it waits for an answer.
 
 mod attempt;
+mod budgets;
 mod facts;
 mod item;
 mod preview;
@@ -13,7 +14,9 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use self::budgets::Postponed;
 pub use self::{
+    budgets::Budgets,
     preview::{Preview, PreviewRequest},
     turns::Turns,
 };
@@ -25,12 +28,14 @@ use crate::{
         delivery::DeliveryState,
         ids::{AttemptId, ConnectionId, RouteId},
         message::Message,
+        overrides,
         provider::{Deduplication, Disposition},
         route::{OnUnknown, RouteSpec},
+        settings::TenantSettings,
     },
     ledger::Ledger,
     observations::Observations,
-    outcome::{self, Circumstances, Outcome, host_verdict},
+    outcome::{self, Bounds, Circumstances, NoRules, Outcome, host_verdict},
     providers::Providers,
     queue::Work,
     routing::{self, Plan, Situation},
@@ -51,6 +56,7 @@ pub struct Dispatcher {
     pub ledger: Ledger,
     pub observations: Arc<Observations>,
     pub turns: Turns,
+    pub budgets: Budgets,
     pub tracer: Tracer,
     /// One transmission's total time.
     pub deadline: Duration,
@@ -59,6 +65,7 @@ pub struct Dispatcher {
 /// The route that a message follows.
 struct Course<'a> {
     spec: Cow<'a, RouteSpec>,
+    settings: &'a TenantSettings,
     route: Option<(RouteId, i32)>,
 }
 
@@ -90,11 +97,15 @@ impl Dispatcher {
                 return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
             }
             let endpoint = Arc::clone(&config.endpoints[&candidate.connection]);
+            if let Err(postponed) = self.within_budget(&work, &course, candidate.connection) {
+                return self.postpone(work, &endpoint, &postponed, &plan);
+            }
             let Some(mut attempt) = self.attempt(&work, &course, &endpoint).await else { return };
             self.observe(&work.message, &attempt);
+            self.spent(&work, &course, &attempt);
             attempt.plan = describe(&plan);
             attempt.fallback_reason = fallback.take().or(plan.instead);
-            let outcome = self.decide(&config, &course.spec, &mut work, &attempt, &endpoint);
+            let outcome = self.decide(&config, &course.spec, &mut work, &mut attempt, &endpoint);
             count(&work, &attempt, &outcome);
             match outcome {
                 Outcome::FallBack(reason) => {
@@ -143,13 +154,14 @@ impl Dispatcher {
         config: &TenantConfig,
         spec: &RouteSpec,
         work: &mut Work,
-        attempt: &Attempt,
+        attempt: &mut Attempt,
         endpoint: &Endpoint,
     ) -> Outcome {
         work.past.push(PastAttempt {
             connection: attempt.origin.as_ref().map(|origin| origin.connection),
             disposition: attempt.verdict.disposition,
             trigger: attempt.trigger,
+            started_at: attempt.started_at,
             round_closed: false,
         });
         let another = spec.fallback && self.somebody(config, spec, work);
@@ -159,6 +171,8 @@ impl Dispatcher {
         let again = self.somebody(config, spec, work);
         let circumstances = Circumstances {
             policy: &spec.retry,
+            limits: spec.retry_limits,
+            rules: &NoRules,
             on_unknown: self.on_unknown(spec, endpoint),
             another_candidate: another,
             past: &work.past,
@@ -169,6 +183,9 @@ impl Dispatcher {
             chance: fastrand::f64(),
         };
         let outcome = outcome::decide(&attempt.verdict, &circumstances);
+        if let Some(limit) = outcome::time_is_up(&attempt.verdict, &circumstances) {
+            add_reason(&mut attempt.verdict.detail, &limit.to_string());
+        }
         if let (Outcome::FallBack(_), Some(last)) = (&outcome, work.past.last_mut()) {
             last.round_closed = false;
         }
@@ -197,10 +214,25 @@ impl Dispatcher {
         let made = u32::try_from(work.past.len()).unwrap_or(u32::MAX).saturating_add(1);
         let delay = may_pass.then(|| spec.retry.delay(made, fastrand::f64())).flatten();
         let outcome = match delay.and_then(|delay| clock::now().checked_add(delay).ok()) {
-            Some(at) if work.message.expires_at.is_none_or(|expires_at| at < expires_at) => Outcome::Retry(at),
+            Some(at) if bounds(&work, spec).limit(at).is_none() => Outcome::Retry(at),
             _ => Outcome::End(DeliveryState::Unroutable),
         };
         self.close(work, &outcome, "no_candidate", &why_nobody(config, plan), describe(plan));
+    }
+
+    /// A retry for which there is no room now goes back to the queue, unless its time is up by then.
+    fn postpone(&self, work: Work, endpoint: &Endpoint, postponed: &Postponed, plan: &Plan) {
+        let (channel, provider) = (work.message.channel.as_str(), &endpoint.connection.provider);
+        match postponed {
+            Postponed::Until(at) => {
+                telemetry::lane(channel, provider).postponed();
+                self.ledger.defer(work, *at);
+            }
+            Postponed::Ended(state, limit) => {
+                let detail = format!("no room for a retry while the provider fails; {limit}");
+                self.close(work, &Outcome::End(*state), "retry_budget", &detail, describe(plan));
+            }
+        }
     }
 
     /// Ends a delivery of which nobody could be asked; the ledger says why.
@@ -231,12 +263,35 @@ impl Dispatcher {
 impl<'a> Course<'a> {
     /// The message's own connection, or its channel's active route.
     fn of(config: &'a TenantConfig, message: &Message) -> Option<Self> {
+        let settings = &config.settings;
         if let Some(connection) = message.connection {
-            return Some(Self { spec: Cow::Owned(RouteSpec::pinned(connection)), route: None });
+            return Some(Self { spec: Cow::Owned(RouteSpec::pinned(connection)), settings, route: None });
         }
         let route: &ActiveRoute = config.routes.get(&message.channel)?;
-        Some(Self { spec: Cow::Borrowed(&route.spec), route: Some((route.id, route.version)) })
+        Some(Self { spec: Cow::Borrowed(&route.spec), settings, route: Some((route.id, route.version)) })
     }
+
+    /// What holds of providers' codes.
+    fn overrides(&self) -> overrides::Standing<'_> {
+        overrides::Standing { route: &self.spec.overrides, tenant: &self.settings.overrides }
+    }
+}
+
+/// What bounds the time of a delivery's next attempt.
+fn bounds(work: &Work, spec: &RouteSpec) -> Bounds {
+    Bounds {
+        expires_at: work.message.expires_at,
+        first_due: work.message.due_at(),
+        first_attempt: work.past.first().map(|attempt| attempt.started_at),
+        max_elapsed_ms: spec.retry_limits.max_elapsed_ms,
+    }
+}
+
+fn add_reason(detail: &mut String, reason: &str) {
+    if !detail.is_empty() {
+        detail.push_str("; ");
+    }
+    detail.push_str(reason);
 }
 
 fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {

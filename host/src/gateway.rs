@@ -17,7 +17,7 @@ use crate::{
     callbacks::{self, Callbacks},
     config::{Config, Role},
     directory::Directory,
-    dispatch::{Dispatcher, Turns},
+    dispatch::{Budgets, Dispatcher, Turns},
     domain::callback::PublicUrl,
     ledger::Ledger,
     maintenance,
@@ -117,6 +117,7 @@ impl Gateway {
             ledger: Ledger::start(&store, &leases, &mut writers),
             observations: Arc::default(),
             turns: Turns::default(),
+            budgets: Budgets::default(),
             tracer: tracer.clone(),
             deadline: config.dispatch.deadline(),
         });

@@ -328,6 +328,8 @@ pub fn rounds_made(past: &[PastAttempt]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     struct Case {
@@ -343,7 +345,13 @@ mod tests {
 
         fn then(mut self, connection: usize, disposition: Disposition, trigger: Trigger) -> Self {
             let connection = Some(self.connections[connection]);
-            self.past.push(PastAttempt { connection, disposition, trigger, round_closed: false });
+            self.past.push(PastAttempt {
+                connection,
+                disposition,
+                trigger,
+                started_at: Timestamp::UNIX_EPOCH,
+                round_closed: false,
+            });
             self
         }
 
@@ -423,6 +431,7 @@ mod tests {
             connection: None,
             disposition: Unknown,
             trigger: Trigger::Scheduled,
+            started_at: Timestamp::UNIX_EPOCH,
             round_closed: true,
         });
         assert_eq!(case.plan(), [0, 1]);

@@ -16,6 +16,7 @@ pub mod receipt;
 pub mod retention;
 pub mod route;
 pub mod secret;
+pub mod settings;
 pub mod statistics;
 pub mod tenant;
 pub mod time;

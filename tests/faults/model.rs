@@ -25,11 +25,7 @@ pub struct Rules {
 
 impl Rules {
     pub fn of(spec: &RouteSpec, recognised: bool) -> Self {
-        let rounds = match &spec.retry {
-            RetryPolicy::None => 1,
-            RetryPolicy::Linear { max_attempts, .. } | RetryPolicy::Exponential { max_attempts, .. } => *max_attempts,
-            RetryPolicy::Schedule { delays_ms } => delays_ms.len() as u32 + 1,
-        };
+        let rounds = rounds(&spec.retry);
         let by_provider = if recognised { OnUnknown::Retry } else { OnUnknown::Hold };
         Self {
             candidates: spec.candidates.len(),
@@ -38,6 +34,15 @@ impl Rules {
             on_unknown: spec.on_unknown.unwrap_or(by_provider),
             recognised,
         }
+    }
+}
+
+fn rounds(policy: &RetryPolicy) -> u32 {
+    match policy {
+        RetryPolicy::None => 1,
+        RetryPolicy::Linear { max_attempts, .. } | RetryPolicy::Exponential { max_attempts, .. } => *max_attempts,
+        RetryPolicy::Schedule { delays_ms } => delays_ms.len() as u32 + 1,
+        RetryPolicy::Custom { otherwise, .. } => rounds(otherwise),
     }
 }
 

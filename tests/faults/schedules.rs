@@ -15,7 +15,7 @@ use angarium::{
         retry::RetryPolicy,
         route::{Candidate, OnUnknown, RouteSpec},
     },
-    outcome::{self, Circumstances, Outcome, host_verdict},
+    outcome::{self, Circumstances, NoRules, Outcome, host_verdict},
     recovery,
     routing::{self, Facts, Situation, Standing},
     store::{
@@ -144,6 +144,7 @@ impl Real<'_> {
             connection: Some(connection),
             disposition,
             trigger: work.trigger,
+            started_at: clock::now(),
             round_closed: false,
         });
         let another = self.spec.fallback && self.plan(&work.past).is_some();
@@ -161,6 +162,8 @@ impl Real<'_> {
                 may_ask_again: again,
                 first_due: now,
                 expires_at: None,
+                limits: self.spec.retry_limits,
+                rules: &NoRules,
                 now,
                 chance: 0.0,
             },

@@ -96,6 +96,7 @@ fn settlement(tenant: TenantId, message: MessageId, lease: Uuid, number: u32, st
                 retry_after_ms: None,
                 cost: None,
                 units: None,
+                overridden: None,
             },
             fallback_reason: None,
             plugin_micros: 1,

@@ -12,6 +12,7 @@ use crate::{
     domain::{
         attempt::{Attempt, Origin, Trigger, Verdict},
         ids::AttemptId,
+        overrides::Standing,
         price::Price,
         provider::{CallContext, Cost, Deduplication, Disposition, Judgement, Step},
         route::OnUnknown,
@@ -34,6 +35,7 @@ pub const MAX_STEPS: usize = 8;
 pub(super) struct Conversation<'a> {
     pub dispatcher: &'a Dispatcher,
     pub work: &'a Work,
+    pub overrides: Standing<'a>,
     pub endpoint: &'a Endpoint,
     pub serving: &'a Serving,
     pub context: CallContext,
@@ -65,7 +67,7 @@ impl Dispatcher {
             ),
             Some(serving) => {
                 let deadline = self.may_begin(work, course, endpoint, serving).await?;
-                self.converse(work, endpoint, serving, number, deadline, span.context()).await
+                self.converse(work, course, endpoint, serving, number, deadline, span.context()).await
             }
         };
         judged(&mut span, number, &verdict);
@@ -160,6 +162,7 @@ impl Dispatcher {
     async fn converse(
         &self,
         work: &Work,
+        course: &Course<'_>,
         endpoint: &Endpoint,
         serving: &Serving,
         number: u32,
@@ -176,6 +179,7 @@ impl Dispatcher {
         let mut conversation = Conversation {
             dispatcher: self,
             work,
+            overrides: course.overrides(),
             endpoint,
             serving,
             context: context(endpoint, serving, number),
@@ -307,7 +311,10 @@ impl Conversation<'_> {
 
     fn judged(&self, judgement: Option<Judgement>) -> Verdict {
         match judgement {
-            Some(judgement) => verdict(judgement, self.status, |units| self.modelled_cost(units)),
+            Some(judgement) => {
+                let verdict = verdict(judgement, self.status, |units| self.modelled_cost(units));
+                self.overrides.apply(&self.endpoint.connection.provider, verdict)
+            }
             None => self.broken("it judged nothing"),
         }
     }
@@ -393,5 +400,6 @@ fn verdict(judgement: Judgement, status: Option<u16>, modelled: impl Fn(Option<u
         retry_after_ms: judgement.retry_after_ms.map(|ms| ms.max(0.0) as u64),
         cost,
         units: judgement.units,
+        overridden: None,
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ids::{AttemptId, ConnectionId, RouteId},
+    overrides::Source,
     provider::{Cost, Disposition},
 };
 
@@ -96,6 +97,15 @@ pub struct Verdict {
     pub retry_after_ms: Option<u64>,
     pub cost: Option<Cost>,
     pub units: Option<u32>,
+    /// Where the tenant understands it otherwise than the provider.
+    pub overridden: Option<Overridden>,
+}
+
+/// What a provider said itself, where an override says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overridden {
+    pub said: Disposition,
+    pub by: Source,
 }
 
 /// Who made an attempt possible: the provider's build and the route's version.
@@ -137,6 +147,7 @@ pub struct PastAttempt {
     pub connection: Option<ConnectionId>,
     pub disposition: Disposition,
     pub trigger: Trigger,
+    pub started_at: Timestamp,
     /// Whether the delivery waited after it: the next attempt begins a round.
     pub round_closed: bool,
 }

@@ -551,6 +551,7 @@ mod tests {
                     retry_after_ms: None,
                     cost: Some(Cost { micros: 7, currency: "EUR".into() }),
                     units: None,
+                    overridden: None,
                 },
                 fallback_reason: None,
                 plugin_micros: 0,

@@ -82,6 +82,12 @@ pub const METRICS: &[Metric] = {
         ),
         metric(
             Counter,
+            "angarium_retries_postponed_total",
+            &["channel", "provider"],
+            "retries put off since their connection's retry budget was spent",
+        ),
+        metric(
+            Counter,
             "angarium_deliveries_ended_total",
             &["channel", "state"],
             "deliveries that a node brought to an end",
@@ -251,6 +257,7 @@ const PLUGIN_FAILURES: [&str; 8] =
 pub struct Lane {
     attempts: [(Disposition, Counter); 7],
     retries: Counter,
+    postponed: Counter,
     ended: [(DeliveryState, Counter); 5],
     exchange: Histogram,
     plugin_cpu: Histogram,
@@ -296,6 +303,7 @@ impl Lane {
             ended: [Sent, Failed, Expired, Unroutable, Unknown].map(|it| {
                 (it, counter!("angarium_deliveries_ended_total", "channel" => channel.clone(), "state" => it.as_str()))
             }),
+            postponed: counter!("angarium_retries_postponed_total", "channel" => channel.clone(), "provider" => provider.clone()),
             retries: counter!("angarium_retries_total", "channel" => channel, "provider" => provider.clone()),
             exchange: of_provider("angarium_provider_seconds"),
             plugin_cpu: of_provider("angarium_plugin_seconds"),
@@ -312,6 +320,11 @@ impl Lane {
     /// The delivery waits for another round.
     pub fn retries(&self) {
         self.retries.increment(1);
+    }
+
+    /// A retry was put off.
+    pub fn postponed(&self) {
+        self.postponed.increment(1);
     }
 
     /// The delivery has come to an end.

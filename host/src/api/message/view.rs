@@ -146,9 +146,13 @@ pub struct AttemptAnswer {
     duration_ms: f64,
     #[schema(value_type = DispositionName)]
     disposition: Disposition,
+    /// What the provider itself said, where an override understands its code otherwise.
+    overridden: Option<OverriddenAnswer>,
     /// HTTP status or SMTP code.
     status: Option<i32>,
+    /// The provider's own code.
     code: Option<String>,
+    /// The gateway's word for it.
     unified_code: Option<String>,
     detail: Option<String>,
     external_id: Option<String>,
@@ -159,6 +163,16 @@ pub struct AttemptAnswer {
     plugin_micros: Option<i32>,
     /// The plugin's memory at its highest, in bytes.
     plugin_memory: Option<i64>,
+}
+
+/// A provider's own classification, and who overrode it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OverriddenClassification)]
+pub struct OverriddenAnswer {
+    #[schema(value_type = DispositionName)]
+    disposition: Disposition,
+    /// `route` or `tenant`.
+    by: &'static str,
 }
 
 /// Something that happened to a message.
@@ -300,6 +314,7 @@ impl From<AttemptView> for AttemptAnswer {
             finished_at: view.finished_at,
             duration_ms: view.finished_at.duration_since(view.started_at).as_secs_f64() * 1_000.0,
             disposition: view.disposition,
+            overridden: view.overridden.map(|it| OverriddenAnswer { disposition: it.said, by: it.by.as_str() }),
             status: view.status,
             code: view.code,
             unified_code: view.unified_code,
