@@ -2,10 +2,12 @@
 //! reads a clock, draws a number or knows another module.
 
 pub mod attempt;
+pub mod breaker;
 pub mod callback;
 pub mod connection;
 pub mod country;
 pub mod delivery;
+pub mod guards;
 pub mod ids;
 pub mod key;
 pub mod message;
