@@ -55,6 +55,9 @@ pub struct Circumstances<'a> {
     pub on_unknown: OnUnknown,
     /// Whether another candidate can be asked in this round.
     pub another_candidate: bool,
+    /// Whether another one of this round only waits for its turn: it is asked before the delivery
+    /// ends.
+    pub another_in_turn: bool,
     /// The attempts that count, this one last.
     pub past: &'a [PastAttempt],
     /// Whether a later round can ask anybody: some candidate did not refuse for good.
@@ -76,12 +79,19 @@ pub fn decide(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Outcome {
             OnUnknown::Retry => retry(verdict, circumstances, DeliveryState::Unknown),
         },
         _ if circumstances.another_candidate => Outcome::FallBack(fallback_reason(verdict.disposition)),
-        _ if circumstances.may_ask_again => retry(verdict, circumstances, DeliveryState::Failed),
+        _ if circumstances.may_ask_again => match retry(verdict, circumstances, DeliveryState::Failed) {
+            Outcome::End(DeliveryState::Failed) if circumstances.another_in_turn => {
+                Outcome::FallBack(fallback_reason(verdict.disposition))
+            }
+            outcome => outcome,
+        },
         _ => Outcome::End(DeliveryState::Failed),
     }
 }
 
-fn fallback_reason(disposition: Disposition) -> FallbackReason {
+/// Why another candidate is asked after such an answer.
+#[must_use]
+pub const fn fallback_reason(disposition: Disposition) -> FallbackReason {
     match disposition {
         Disposition::Throttled => FallbackReason::RateLimited,
         Disposition::NotSent => FallbackReason::ProviderUnavailable,
@@ -185,6 +195,7 @@ mod tests {
             policy: &RetryPolicy::Linear { delay_ms: 1_000, max_attempts: 2 },
             on_unknown: OnUnknown::Retry,
             another_candidate: false,
+            another_in_turn: false,
             past: &past,
             may_ask_again: true,
             first_due: NOW,
@@ -244,6 +255,14 @@ mod tests {
     fn a_retry_past_the_expiry_is_not_made() {
         let outcome = after(&verdict(Disposition::NotSent), |it| it.expires_at = Some(at(1_000)));
         assert_eq!(outcome, Outcome::End(DeliveryState::Expired));
+    }
+
+    #[test]
+    fn who_only_waits_for_its_turn_is_asked_before_the_delivery_ends() {
+        let waits = |circumstances: &mut Circumstances<'_>| circumstances.another_in_turn = true;
+        let refused = verdict(Disposition::RejectedTransient);
+        assert_eq!(after(&refused, waits), Outcome::Retry(at(1_000)));
+        assert_eq!(after_rounds(2, &refused, waits), Outcome::FallBack(FallbackReason::PrimaryFailed));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod api_key;
 pub mod attempt;
+pub mod breaker;
 pub mod connection;
 pub mod delivery;
 pub mod event;
@@ -10,6 +11,7 @@ pub mod maintenance;
 pub mod message;
 pub mod provider;
 pub mod queue;
+pub mod rate;
 pub mod receipt;
 pub mod retention;
 pub mod route;

@@ -156,6 +156,7 @@ impl Real<'_> {
                 policy: &self.spec.retry,
                 on_unknown,
                 another_candidate: another,
+                another_in_turn: false,
                 past: &work.past,
                 may_ask_again: again,
                 first_due: now,
