@@ -93,10 +93,11 @@ impl Pace {
     }
 
     /// Until when a delivery that others could serve has no turn; `None` where it may have one.
-    pub fn limited(&self, now: Instant) -> Option<Instant> {
+    pub fn limited(&mut self, now: Instant) -> Option<Instant> {
         let by = now + SOON;
+        self.drop_lapsed(now);
         if self.waiters.is_empty()
-            && let Some(block) = self.blocks.iter().find(|block| !self.lapsed(block, now))
+            && let Some(block) = self.blocks.front()
         {
             return (block.next > by).then_some(block.next);
         }
@@ -220,12 +221,6 @@ impl Pace {
             }
             self.blocks.pop_front();
         }
-    }
-
-    /// Whether all of a block is past its time.
-    fn lapsed(&self, block: &Block, now: Instant) -> bool {
-        let last = block.next + self.limit.step().saturating_mul(block.left.saturating_sub(1));
-        block.left == 0 || last.max(block.granted_at) + LAPSE < now
     }
 }
 
