@@ -31,6 +31,7 @@ use crate::{
     directory::Directory,
     dispatch::Dispatcher,
     domain::ids::TenantId,
+    guards::Guards,
     providers::Providers,
     sealing::Keyring,
     store::Store,
@@ -46,6 +47,8 @@ pub struct App(Arc<Parts>);
 pub struct Parts {
     pub store: Store,
     pub directory: Arc<Directory>,
+    /// For what this node has seen of connections.
+    pub guards: Arc<Guards>,
     pub admission: Admission,
     /// For dry runs.
     pub dispatcher: Arc<Dispatcher>,

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-pub use self::keeper::Keeper;
+pub use self::keeper::{Keeper, breaker_take};
 use self::{
     circuit::{Circuit, Gate, Known},
     pace::{Pace, SOON, Turn, Turns},
@@ -65,11 +65,14 @@ struct Guarded {
 
 /// Something that the keeper tells the other nodes.
 enum Report {
-    Step { guard: Arc<Guard>, step: Step, answer: Option<oneshot::Sender<bool>> },
+    Step { guard: Arc<Guard>, step: Step },
+    /// The answer is the epoch of the breaker that a delivery may try.
+    Claim { guard: Arc<Guard>, answer: oneshot::Sender<Option<i64>> },
     Pause { guard: Arc<Guard>, pause: Duration },
 }
 
 /// The guard of one connection.
+#[derive(Debug)]
 pub struct Guard {
     tenant: TenantId,
     connection: ConnectionId,
@@ -81,6 +84,7 @@ pub struct Guard {
     changed: Notify,
 }
 
+#[derive(Debug)]
 struct State {
     settings: Settings,
     circuit: Circuit,
@@ -126,7 +130,7 @@ impl Guards {
             let guard = old.remove(&connection.id).unwrap_or_else(|| {
                 let guard = Arc::new(self.fresh(tenant, connection, now));
                 if let Some(stored) = standing.get(&connection.id) {
-                    guard.learn(Some(stored), now);
+                    guard.learn(Some(stored), now, now);
                 }
                 guard
             });
@@ -166,11 +170,12 @@ impl Guards {
     }
 
     /// Takes over what the database says of all breakers that are not closed or changed lately.
-    fn learn(&self, standing: Vec<StoredBreaker>, now: Instant) {
+    fn learn(&self, standing: Vec<StoredBreaker>, asked_at: Instant) {
+        let now = Instant::now();
         let mut known = self.known();
         known.standing = standing.into_iter().map(|stored| (stored.connection, stored)).collect();
         for guard in known.tenants.values().flat_map(HashMap::values) {
-            guard.learn(known.standing.get(&guard.connection), now);
+            guard.learn(known.standing.get(&guard.connection), asked_at, now);
         }
     }
 
@@ -296,10 +301,10 @@ impl Guard {
     async fn claim(self: &Arc<Self>) -> Option<i64> {
         let mut claiming = Claiming { guard: self, granted: false };
         let (answer, granted) = oneshot::channel();
-        let step = Step::Claim { lasts: Duration::ZERO };
-        self.report(Report::Step { guard: Arc::clone(self), step, answer: Some(answer) });
-        claiming.granted = matches!(tokio::time::timeout(ANSWER, granted).await, Ok(Ok(true)));
-        claiming.granted.then(|| self.state().circuit.epoch())
+        self.report(Report::Claim { guard: Arc::clone(self), answer });
+        let epoch = tokio::time::timeout(ANSWER, granted).await.ok()?.ok()?;
+        claiming.granted = epoch.is_some();
+        epoch
     }
 
     fn pass(self: &Arc<Self>, probe: Option<i64>) -> Pass {
@@ -314,7 +319,7 @@ impl Guard {
             circuit.record(weigh(verdict), probe, || told_of(verdict), &settings.breaker, now)
         };
         if let Some(step) = step {
-            self.report(Report::Step { guard: Arc::clone(self), step, answer: None });
+            self.report(Report::Step { guard: Arc::clone(self), step });
         }
         if verdict.disposition == Disposition::Throttled
             && let Some(pause) = verdict.retry_after_ms
@@ -356,7 +361,7 @@ impl Guard {
     }
 
     /// Takes over what the database says; `None`: it has nothing but that it is closed.
-    fn learn(&self, stored: Option<&StoredBreaker>, now: Instant) {
+    fn learn(&self, stored: Option<&StoredBreaker>, asked_at: Instant, now: Instant) {
         let mut state = self.state();
         if let Some(stored) = stored {
             let paused = stored.paused_until.map(|at| on_this_clock(at, stored, now)).filter(|at| *at > now);
@@ -368,7 +373,7 @@ impl Guard {
             until: stored.breaker.opened_until.map(|at| on_this_clock(at, stored, now)),
             by_hand: stored.breaker.cause == Some(Cause::Manual),
         });
-        if state.circuit.learn(known) {
+        if state.circuit.learn(known, asked_at) {
             drop(state);
             self.changed.notify_waiters();
         }
@@ -438,7 +443,7 @@ impl Drop for Pass {
             && !self.told
         {
             let step = Step::Returned { epoch };
-            self.guard.report(Report::Step { guard: Arc::clone(&self.guard), step, answer: None });
+            self.guard.report(Report::Step { guard: Arc::clone(&self.guard), step });
         }
     }
 }

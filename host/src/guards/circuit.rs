@@ -38,6 +38,8 @@ pub struct Circuit {
     by_hand: bool,
     /// This node has opened it, and the others do not know yet.
     untold: bool,
+    /// When what is known was asked for: what was asked before is older.
+    learned_at: Instant,
     /// No probe is asked for before.
     claim_at: Instant,
     claiming: bool,
@@ -62,6 +64,7 @@ impl Circuit {
             until: None,
             by_hand: false,
             untold: false,
+            learned_at: now,
             claim_at: now,
             claiming: false,
         }
@@ -170,10 +173,11 @@ impl Circuit {
     }
 
     /// Takes over what all nodes know; `None`: it is closed. Tells whether the phase is another.
-    pub fn learn(&mut self, known: Option<Known>) -> bool {
-        if self.untold {
+    pub fn learn(&mut self, known: Option<Known>, asked_at: Instant) -> bool {
+        if self.untold || asked_at < self.learned_at {
             return false;
         }
+        self.learned_at = asked_at;
         let was = self.phase;
         match known {
             Some(known) if known.epoch >= self.epoch => {
@@ -236,10 +240,10 @@ mod tests {
         let now = Instant::now();
         let mut circuit = tripped(now);
         assert_eq!(circuit.gate(&POLICY, now), Gate::Shut(now + ms(1_000)));
-        assert!(!circuit.learn(None), "the look was before it was told");
+        assert!(!circuit.learn(None, now), "the look was before it was told");
         assert!(circuit.record(Weight::Bad, None, String::new, &POLICY, now).is_none(), "told once");
         circuit.told();
-        circuit.learn(known(Phase::Open, 1, Some(now + ms(900))));
+        circuit.learn(known(Phase::Open, 1, Some(now + ms(900), now)));
         assert_eq!(circuit.gate(&POLICY, now), Gate::Shut(now + ms(900)));
     }
 
@@ -248,7 +252,7 @@ mod tests {
         let now = Instant::now();
         let mut circuit = tripped(now);
         circuit.told();
-        circuit.learn(known(Phase::Open, 1, Some(now)));
+        circuit.learn(known(Phase::Open, 1, Some(now), now));
         assert_eq!(circuit.gate(&POLICY, now), Gate::Probe);
         circuit.claim();
         assert!(matches!(circuit.gate(&POLICY, now), Gate::Shut(_)));
@@ -256,10 +260,10 @@ mod tests {
         assert_eq!(circuit.gate(&POLICY, now), Gate::Shut(now + CLAIM_PAUSE));
         assert_eq!(circuit.gate(&POLICY, now + CLAIM_PAUSE), Gate::Probe);
         circuit.claimed(true, now);
-        circuit.learn(known(Phase::HalfOpen, 2, None));
+        circuit.learn(known(Phase::HalfOpen, 2, None), now);
         let step = circuit.record(Weight::Good, Some(2), String::new, &POLICY, now);
         assert_eq!(step, Some(Step::Passed { epoch: 2 }));
-        assert!(circuit.learn(known(Phase::Closed, 3, None)));
+        assert!(circuit.learn(known(Phase::Closed, 3, None), now));
         assert_eq!((circuit.gate(&POLICY, now), circuit.tally(&POLICY, now).answers), (Gate::Open, 0));
     }
 
@@ -268,7 +272,7 @@ mod tests {
         let now = Instant::now();
         let mut circuit = tripped(now);
         circuit.told();
-        circuit.learn(known(Phase::HalfOpen, 2, None));
+        circuit.learn(known(Phase::HalfOpen, 2, None), now);
         let step = circuit.record(Weight::Bad, Some(2), String::new, &POLICY, now);
         assert!(matches!(step, Some(Step::Failed { epoch: 2, cause: Cause::ProbeFailed, .. })), "{step:?}");
         assert!(matches!(circuit.gate(&POLICY, now), Gate::Shut(_)));
@@ -290,7 +294,7 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(circuit.record(Weight::Bad, None, String::new, &off, now), None);
         }
-        circuit.learn(Some(Known { phase: Phase::Open, epoch: 1, until: None, by_hand: true }));
+        circuit.learn(Some(Known { phase: Phase::Open, epoch: 1, until: None, by_hand: true }), now);
         assert_eq!(circuit.gate(&off, now), Gate::Shut(now + HELD));
         assert!(!circuit.learn(known(Phase::Closed, 0, None)), "older than what is known");
     }

@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Guard, Guards, Report, Turns};
 use crate::{
     domain::{
         breaker::{Breaker, Cause, Effect, Phase, Step},
+        guards::BreakerPolicy,
         ids::{ConnectionId, TenantId},
     },
     store::{
@@ -61,7 +62,7 @@ impl Keeper {
     pub async fn run(self, stop: CancellationToken) {
         let Self { store, guards, probe_lasts, told, asked } = self;
         let kept = async {
-            tokio::join!(watch(&store, &guards), tell(&store, &guards, probe_lasts, told), take_turns(&store, asked))
+            tokio::join!(watch(&store, &guards), tell(&store, probe_lasts, told), take_turns(&store, asked))
         };
         tokio::select! {
             () = stop.cancelled() => {}
@@ -79,10 +80,11 @@ impl Keeper {
 }
 
 async fn look(store: &Store, guards: &Guards) -> store::Result<()> {
+    let asked_at = Instant::now();
     let mut txn = store.worker().await?;
     let standing = breaker_standing(&mut txn).await?;
     drop(txn);
-    guards.learn(standing, Instant::now());
+    guards.learn(standing, asked_at);
     Ok(())
 }
 
@@ -136,7 +138,7 @@ fn show(guards: &Guards, counts: Vec<(String, Phase, i64)>, shown: &mut HashSet<
 }
 
 /// Tells the others what this node has seen.
-async fn tell(store: &Store, guards: &Guards, probe_lasts: Duration, mut told: mpsc::UnboundedReceiver<Report>) {
+async fn tell(store: &Store, probe_lasts: Duration, mut told: mpsc::UnboundedReceiver<Report>) {
     while let Some(report) = told.recv().await {
         match report {
             Report::Pause { guard, pause } => {
@@ -144,26 +146,19 @@ async fn tell(store: &Store, guards: &Guards, probe_lasts: Duration, mut told: m
                     tracing::warn!(%error, connection.id = %guard.connection, "a pause is not told to other nodes");
                 }
             }
-            Report::Step { guard, step: Step::Claim { .. }, answer } => {
-                let step = Step::Claim { lasts: probe_lasts };
-                let granted = told_step(store, &guard, step).await.unwrap_or_else(|error| {
+            Report::Claim { guard, answer } => {
+                let granted = told_step(store, &guard, Step::Claim { lasts: probe_lasts }).await;
+                let granted = granted.unwrap_or_else(|error| {
                     tracing::warn!(%error, connection.id = %guard.connection, "nobody tries it: the database fails");
-                    false
+                    None
                 });
-                hand_over(guards, &guard, granted, answer);
+                // A delivery that no longer waits for the answer is no probe: another may be.
+                if let (Err(_), Some(epoch)) = (answer.send(granted), granted) {
+                    insist(store, &guard, Step::Returned { epoch }).await;
+                }
             }
-            Report::Step { guard, step, .. } => insist(store, &guard, step).await,
+            Report::Step { guard, step } => insist(store, &guard, step).await,
         }
-    }
-}
-
-/// A delivery that no longer waits for its answer is no probe: another may be.
-fn hand_over(guards: &Guards, guard: &Arc<Guard>, granted: bool, answer: Option<oneshot::Sender<bool>>) {
-    let heard = answer.is_some_and(|answer| answer.send(granted).is_ok());
-    if granted && !heard {
-        let step = Step::Returned { epoch: guard.state().circuit.epoch() };
-        // The tasks end only when the node stops.
-        let _ = guards.reports.send(Report::Step { guard: Arc::clone(guard), step, answer: None });
     }
 }
 
@@ -192,33 +187,34 @@ async fn told_pause(store: &Store, guard: &Guard, pause: Duration) -> store::Res
 }
 
 /// Takes a step of the shared breaker, tells of a new phase, and takes over what it is then. Tells
-/// whether the step was in time.
-async fn told_step(store: &Store, guard: &Guard, step: Step) -> store::Result<bool> {
+/// the epoch that the step was in time for, if it was.
+async fn told_step(store: &Store, guard: &Guard, step: Step) -> store::Result<Option<i64>> {
+    let asked_at = Instant::now();
     let policy = guard.settings().breaker;
     let mut txn = store.worker().await?;
     let (stored, effect) = breaker_take(&mut txn, guard.tenant, guard.connection, step, &policy).await?;
     txn.commit().await?;
-    {
-        let mut state = guard.state();
-        state.circuit.told();
-    }
-    guard.learn(Some(&stored), Instant::now());
+    guard.state().circuit.told();
+    guard.learn(Some(&stored), asked_at, Instant::now());
     if effect == Effect::Changed {
         report(guard, &stored.breaker);
         if let Err(error) = store.announce_breaker(guard.connection).await {
             tracing::warn!(%error, "a change of a circuit breaker is not announced; other nodes look each second");
         }
     }
-    Ok(effect != Effect::None)
+    Ok((effect != Effect::None).then_some(stored.breaker.epoch))
 }
 
 /// Takes a step of a breaker within a transaction, with the event of a new phase.
-pub(super) async fn breaker_take(
+///
+/// # Errors
+/// When the database does.
+pub async fn breaker_take(
     db: &mut store::Connection,
     tenant: TenantId,
     connection: ConnectionId,
     step: Step,
-    policy: &crate::domain::guards::BreakerPolicy,
+    policy: &BreakerPolicy,
 ) -> store::Result<(StoredBreaker, Effect)> {
     let mut stored = breaker_lock(db, tenant, connection).await?;
     let effect = stored.breaker.take(step, policy, stored.now);
