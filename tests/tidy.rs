@@ -23,7 +23,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["sealing"]),
     // As `clock`: whoever does something worth a look may say so.
     ("telemetry", &["config"]),
-    ("directory", &["store", "sealing", "transport"]),
+    ("guards", &["store", "routing", "telemetry"]),
+    ("directory", &["store", "guards", "sealing", "transport"]),
     ("providers", &["store", "runtime", "config", "telemetry"]),
     ("queue", &["store"]),
     ("admission", &["store", "directory", "queue"]),
@@ -33,6 +34,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "store",
             "directory",
+            "guards",
             "providers",
             "queue",
             "routing",
@@ -58,6 +60,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "directory",
             "dispatch",
+            "guards",
             "providers",
             "queue",
             "routing",
@@ -76,6 +79,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "config",
             "directory",
             "dispatch",
+            "guards",
             "ledger",
             "maintenance",
             "providers",

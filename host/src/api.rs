@@ -8,6 +8,7 @@ mod document;
 mod draft;
 mod event;
 mod fields;
+mod guards;
 mod health;
 mod json;
 mod message;
