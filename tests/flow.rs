@@ -4,6 +4,7 @@ mod control;
 mod crash;
 mod delivery;
 mod drain;
+mod guards;
 mod observability;
 mod receipts;
 mod retention;
