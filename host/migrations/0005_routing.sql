@@ -65,5 +65,6 @@ begin
   end loop;
 end $$;
 
-grant select, insert, update on breaker to angarium_app;
+grant select, insert, update, delete on breaker to angarium_app;
+grant select, delete on rate_schedule to angarium_app;
 grant select, insert, update, delete on breaker, rate_schedule to angarium_worker;

@@ -25,12 +25,12 @@ use crate::{
         attempt::Verdict,
         breaker::{Cause, Phase, Step, Tally, weigh},
         connection::Connection,
-        guards::Guards as Settings,
+        guards::{Guards as Settings, RateLimit},
         ids::{ConnectionId, TenantId},
         provider::Disposition,
     },
     routing::Barred,
-    store::breaker::StoredBreaker,
+    store::{Store, breaker::StoredBreaker},
 };
 
 /// How long a delivery that only one connection can serve waits for it in memory.
@@ -111,7 +111,7 @@ pub struct Sight {
 impl Guards {
     /// With whoever keeps them: its tasks are run by the gateway.
     #[must_use]
-    pub fn new(store: crate::store::Store, probe_lasts: Duration) -> (Arc<Self>, Keeper) {
+    pub fn new(store: Store, probe_lasts: Duration) -> (Arc<Self>, Keeper) {
         let (reports, told) = mpsc::unbounded_channel();
         let (asks, asked) = mpsc::unbounded_channel();
         let guards = Arc::new(Self { known: Mutex::default(), reports, asks });
@@ -380,7 +380,7 @@ impl Guard {
     }
 
     /// How many turns the schedule is asked for, with the limit.
-    fn wanted(&self, now: Instant) -> Option<(crate::domain::guards::RateLimit, u32)> {
+    fn wanted(&self, now: Instant) -> Option<(RateLimit, u32)> {
         let mut state = self.state();
         let pace = state.pace.as_mut()?;
         Some((pace.limit(), pace.wanted(now).max(1)))

@@ -157,18 +157,17 @@ pub async fn connection_list(
     rows.into_iter().map(Connection::try_from).collect()
 }
 
-/// Marks a connection as deleted and forgets its secrets.
+/// Marks a connection as deleted and forgets its secrets, its breaker and its rate.
 pub async fn connection_delete(db: &mut PgConnection, tenant: TenantId, id: ConnectionId) -> Result<()> {
     sqlx::query("update connection set deleted_at = now(), updated_at = now() where tenant_id = $1 and id = $2")
         .bind(tenant.uuid())
         .bind(id.uuid())
         .execute(&mut *db)
         .await?;
-    sqlx::query("delete from secret where tenant_id = $1 and connection_id = $2")
-        .bind(tenant.uuid())
-        .bind(id.uuid())
-        .execute(db)
-        .await?;
+    for table in ["secret", "breaker", "rate_schedule"] {
+        let sql = format!("delete from {table} where tenant_id = $1 and connection_id = $2");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.uuid()).bind(id.uuid()).execute(&mut *db).await?;
+    }
     Ok(())
 }
 
