@@ -74,10 +74,6 @@ impl Circuit {
         self.phase
     }
 
-    pub const fn epoch(&self) -> i64 {
-        self.epoch
-    }
-
     pub fn tally(&self, policy: &BreakerPolicy, now: Instant) -> Tally {
         self.window.tally(self.time(now), policy)
     }
@@ -243,7 +239,7 @@ mod tests {
         assert!(!circuit.learn(None, now), "the look was before it was told");
         assert!(circuit.record(Weight::Bad, None, String::new, &POLICY, now).is_none(), "told once");
         circuit.told();
-        circuit.learn(known(Phase::Open, 1, Some(now + ms(900), now)));
+        circuit.learn(known(Phase::Open, 1, Some(now + ms(900))), now);
         assert_eq!(circuit.gate(&POLICY, now), Gate::Shut(now + ms(900)));
     }
 
@@ -252,7 +248,7 @@ mod tests {
         let now = Instant::now();
         let mut circuit = tripped(now);
         circuit.told();
-        circuit.learn(known(Phase::Open, 1, Some(now), now));
+        circuit.learn(known(Phase::Open, 1, Some(now)), now);
         assert_eq!(circuit.gate(&POLICY, now), Gate::Probe);
         circuit.claim();
         assert!(matches!(circuit.gate(&POLICY, now), Gate::Shut(_)));
@@ -296,6 +292,6 @@ mod tests {
         }
         circuit.learn(Some(Known { phase: Phase::Open, epoch: 1, until: None, by_hand: true }), now);
         assert_eq!(circuit.gate(&off, now), Gate::Shut(now + HELD));
-        assert!(!circuit.learn(known(Phase::Closed, 0, None)), "older than what is known");
+        assert!(!circuit.learn(known(Phase::Closed, 0, None), now), "older than what is known");
     }
 }
