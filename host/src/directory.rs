@@ -91,13 +91,7 @@ pub struct Directory {
 
 impl Directory {
     #[must_use]
-    pub fn new(
-        store: Store,
-        keyring: Arc<Keyring>,
-        slots: usize,
-        guards: Arc<Guards>,
-        public_url: PublicUrl,
-    ) -> Self {
+    pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize, guards: Arc<Guards>, public_url: PublicUrl) -> Self {
         Self { store, keyring, slots: Slots::new(slots), guards, public_url, tenants: Mutex::default() }
     }
 

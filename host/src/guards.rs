@@ -65,10 +65,19 @@ struct Guarded {
 
 /// Something that the keeper tells the other nodes.
 enum Report {
-    Step { guard: Arc<Guard>, step: Step },
+    Step {
+        guard: Arc<Guard>,
+        step: Step,
+    },
     /// The answer is the epoch of the breaker that a delivery may try.
-    Claim { guard: Arc<Guard>, answer: oneshot::Sender<Option<i64>> },
-    Pause { guard: Arc<Guard>, pause: Duration },
+    Claim {
+        guard: Arc<Guard>,
+        answer: oneshot::Sender<Option<i64>>,
+    },
+    Pause {
+        guard: Arc<Guard>,
+        pause: Duration,
+    },
 }
 
 /// The guard of one connection.

@@ -471,8 +471,7 @@ mod tests {
     #[test]
     fn a_worker_lost_with_a_fresh_delivery_may_have_asked_the_first_and_nobody_else() {
         let mut case = Case::of(2);
-        let lost =
-            |trigger| PastAttempt { connection: None, disposition: Unknown, trigger, round_closed: true };
+        let lost = |trigger| PastAttempt { connection: None, disposition: Unknown, trigger, round_closed: true };
         case.past.push(lost(Trigger::Scheduled));
         assert_eq!(case.plan(), [0]);
         let case = case.then(0, NotSent, Trigger::Recovery);
@@ -494,7 +493,10 @@ mod tests {
         let (open, limited) = (Some(Barred::CircuitOpen), Some(Barred::RateLimited));
         let situation = Situation { past: &[], turn: 0, chance: 0.5 };
         let served = plan(&route, &standing([open, limited, None]), &situation);
-        assert_eq!((served.candidates[0].connection, served.instead), (connections[2], Some(FallbackReason::CircuitOpen)));
+        assert_eq!(
+            (served.candidates[0].connection, served.instead),
+            (connections[2], Some(FallbackReason::CircuitOpen))
+        );
         let disabled = Some(Barred::ConnectionDisabled);
         for (bars, expected) in [
             ([open, limited, None], Prospect::Now),

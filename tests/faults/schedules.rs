@@ -19,8 +19,8 @@ use angarium::{
     routing::{self, Facts, Situation, Standing},
     store::{
         attempt::{NewIntent, Settlement, attempt_list, attempt_settle, intent_insert, past_load},
-        message::{BirthLease, MessageRow, message_get, message_insert},
         delivery::{Deferral, delivery_defer},
+        message::{BirthLease, MessageRow, message_get, message_insert},
         queue::{NewLease, lease_delete, lease_hold, lease_insert, lease_release, queue_claim},
     },
 };

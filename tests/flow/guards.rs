@@ -314,7 +314,10 @@ async fn a_retry_after_holds_back_the_others_too() {
     let id = gateway.send(&message()).await;
     gateway.settled(&id).await;
     let attempts = gateway.attempt_list(&id).await;
-    assert_eq!((&attempts[0]["connection_uid"], &attempts[0]["fallback_reason"]), (&json!("b"), &json!("rate_limited")));
+    assert_eq!(
+        (&attempts[0]["connection_uid"], &attempts[0]["fallback_reason"]),
+        (&json!("b"), &json!("rate_limited"))
+    );
     assert_eq!(breaker(&gateway, "a").await["state"], "closed", "too fast is not broken");
 }
 
@@ -331,9 +334,17 @@ async fn guards_are_shown_with_their_defaults_and_every_bad_field_is_named() {
     let problem = gateway.call(Method::PATCH, "/v1/connections/a", Some(&bad)).await.expect(422);
     let pointers: Vec<_> =
         problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].as_str().unwrap().to_owned()).collect();
-    for field in ["breaker/window_ms", "breaker/min_requests", "breaker/failure_rate", "breaker/consecutive_failures",
-        "breaker/open_ms", "breaker/probes", "rate_limit/per_second", "rate_limit/burst", "other"]
-    {
+    for field in [
+        "breaker/window_ms",
+        "breaker/min_requests",
+        "breaker/failure_rate",
+        "breaker/consecutive_failures",
+        "breaker/open_ms",
+        "breaker/probes",
+        "rate_limit/per_second",
+        "rate_limit/burst",
+        "other",
+    ] {
         assert!(pointers.contains(&format!("/guards/{field}")), "{field} in {pointers:?}");
     }
     let none = gateway.call(Method::PATCH, "/v1/connections/a", Some(&json!({"guards": {}}))).await.expect(200);

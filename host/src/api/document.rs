@@ -14,8 +14,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::domain::callback::CALLBACK_PATH;
 
 use super::{
-    App, callback, connection, event, guards, health, json::close_tagged, message, operation, problem::ProblemBody, provider,
-    route, statistics,
+    App, callback, connection, event, guards, health, json::close_tagged, message, operation, problem::ProblemBody,
+    provider, route, statistics,
 };
 
 #[derive(OpenApi)]

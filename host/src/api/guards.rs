@@ -250,7 +250,12 @@ pub async fn set_breaker(
 }
 
 /// The secret of a connection was replaced: one that was open since it was refused is tried at once.
-pub async fn mended(db: &mut Db, tenant: TenantId, connection: ConnectionId, policy: &domain::BreakerPolicy) -> Result<(), Problem> {
+pub async fn mended(
+    db: &mut Db,
+    tenant: TenantId,
+    connection: ConnectionId,
+    policy: &domain::BreakerPolicy,
+) -> Result<(), Problem> {
     breaker_take(db, tenant, connection, Step::Mended, policy).await?;
     Ok(())
 }

@@ -61,9 +61,8 @@ impl Keeper {
     /// Keeps them until it is told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let Self { store, guards, probe_lasts, told, asked } = self;
-        let kept = async {
-            tokio::join!(watch(&store, &guards), tell(&store, probe_lasts, told), take_turns(&store, asked))
-        };
+        let kept =
+            async { tokio::join!(watch(&store, &guards), tell(&store, probe_lasts, told), take_turns(&store, asked)) };
         tokio::select! {
             () = stop.cancelled() => {}
             _ = kept => {}

@@ -54,11 +54,7 @@ fn breaker_from(row: &PgRow) -> Result<StoredBreaker> {
 
 /// The breaker of a connection, kept from changing until the transaction ends; one that has never
 /// opened is made.
-pub async fn breaker_lock(
-    db: &mut PgConnection,
-    tenant: TenantId,
-    connection: ConnectionId,
-) -> Result<StoredBreaker> {
+pub async fn breaker_lock(db: &mut PgConnection, tenant: TenantId, connection: ConnectionId) -> Result<StoredBreaker> {
     sqlx::query("insert into breaker (tenant_id, connection_id) values ($1, $2) on conflict do nothing")
         .bind(tenant.uuid())
         .bind(connection.uuid())
@@ -154,9 +150,8 @@ pub async fn breaker_pause(
 /// Every breaker that is not closed, and those that changed in the last minute: longer than any
 /// transaction that changes one.
 pub async fn breaker_standing(db: &mut PgConnection) -> Result<Vec<StoredBreaker>> {
-    let sql = format!(
-        "select {COLUMNS} from breaker where phase <> 'closed' or changed_at > now() - interval '1 minute'"
-    );
+    let sql =
+        format!("select {COLUMNS} from breaker where phase <> 'closed' or changed_at > now() - interval '1 minute'");
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(db).await?;
     rows.iter().map(breaker_from).collect()
 }

@@ -378,7 +378,8 @@ pub fn breakers(provider: &str, phase: Phase, count: i64) {
 
 /// A circuit breaker has come into this phase.
 pub fn breaker_changed(provider: &str, phase: Phase) {
-    counter!("angarium_breaker_changes_total", "provider" => provider.to_owned(), "state" => phase.as_str()).increment(1);
+    counter!("angarium_breaker_changes_total", "provider" => provider.to_owned(), "state" => phase.as_str())
+        .increment(1);
 }
 
 /// A delivery was put back into the queue for this reason.
