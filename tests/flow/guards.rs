@@ -222,7 +222,7 @@ async fn a_limited_rate_is_kept_by_all_nodes_together_and_reached() {
     let (gateway, sink) = (TestGateway::with(2, CONFIG).await, Sink::start().await);
     const RATE: f64 = 40.0;
     const BURST: f64 = 4.0;
-    guarded(&gateway, &sink, "a", json!({"rate_limit": {"per_second": RATE, "burst": BURST}})).await;
+    guarded(&gateway, &sink, "a", json!({"rate_limit": {"per_second": RATE, "burst": BURST as u32}})).await;
     route(&gateway, &["a"]).await;
     // Each node has sent something: what follows takes the same time for all.
     for node in 0..2 {
