@@ -5,6 +5,7 @@ mod crash;
 mod dead_letters;
 mod delivery;
 mod drain;
+mod guards;
 mod observability;
 mod receipts;
 mod retention;

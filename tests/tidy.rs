@@ -24,7 +24,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["sealing"]),
     // As `clock`: whoever does something worth a look may say so.
     ("telemetry", &["config"]),
-    ("directory", &["store", "sealing", "transport"]),
+    ("guards", &["store", "routing", "telemetry"]),
+    ("directory", &["store", "guards", "sealing", "transport"]),
     ("providers", &["store", "runtime", "config", "telemetry"]),
     ("queue", &["store"]),
     ("admission", &["store", "directory", "queue"]),
@@ -34,6 +35,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "store",
             "directory",
+            "guards",
             "providers",
             "queue",
             "routing",
@@ -60,6 +62,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "directory",
             "dispatch",
+            "guards",
             "providers",
             "queue",
             "routing",
@@ -78,6 +81,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "config",
             "directory",
             "dispatch",
+            "guards",
             "ledger",
             "maintenance",
             "providers",

@@ -10,6 +10,7 @@ mod document;
 mod draft;
 mod event;
 mod fields;
+mod guards;
 mod health;
 mod json;
 mod message;
@@ -36,6 +37,7 @@ use crate::{
     directory::Directory,
     dispatch::Dispatcher,
     domain::ids::TenantId,
+    guards::Guards,
     providers::Providers,
     sealing::Keyring,
     store::Store,
@@ -51,6 +53,8 @@ pub struct App(Arc<Parts>);
 pub struct Parts {
     pub store: Store,
     pub directory: Arc<Directory>,
+    /// For what this node has seen of connections.
+    pub guards: Arc<Guards>,
     pub admission: Admission,
     /// For dry runs.
     pub dispatcher: Arc<Dispatcher>,

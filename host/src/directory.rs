@@ -22,6 +22,7 @@ use crate::{
         route::RouteSpec,
         settings::TenantSettings,
     },
+    guards::{Guard, Guards},
     sealing::{Keyring, Place, Secret},
     store::{
         self, Store,
@@ -47,6 +48,8 @@ pub struct Endpoint {
     pub callback_url: Option<String>,
     /// How many requests may be under way through it from this node.
     pub slots: Arc<Semaphore>,
+    /// Its circuit breaker and its rate.
+    pub guard: Arc<Guard>,
 }
 
 /// The version of a route that serves a channel.
@@ -84,14 +87,15 @@ pub struct Directory {
     store: Store,
     keyring: Arc<Keyring>,
     slots: Slots,
+    guards: Arc<Guards>,
     public_url: PublicUrl,
     tenants: Mutex<HashMap<TenantId, Arc<TenantConfig>>>,
 }
 
 impl Directory {
     #[must_use]
-    pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize, public_url: PublicUrl) -> Self {
-        Self { store, keyring, slots: Slots::new(slots), public_url, tenants: Mutex::default() }
+    pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize, guards: Arc<Guards>, public_url: PublicUrl) -> Self {
+        Self { store, keyring, slots: Slots::new(slots), guards, public_url, tenants: Mutex::default() }
     }
 
     /// What a tenant has set up; read from the database when it is not known.
@@ -115,10 +119,11 @@ impl Directory {
         let fresh_until = secrets.iter().filter_map(|secret| secret.valid_until).min();
         let mut secrets = self.open_all(tenant, secrets);
         let slots = self.slots.of(tenant, connections.iter().map(|connection| connection.id));
-        let endpoints = connections.into_iter().zip(slots).map(|(connection, slots)| {
+        let guards = self.guards.of(tenant, &connections);
+        let endpoints = connections.into_iter().zip(slots).zip(guards).map(|((connection, slots), guard)| {
             let secrets = secrets.remove(&connection.id).unwrap_or_default();
             let callback_url = self.public_url.callback(&connection.callback_token);
-            (connection.id, Arc::new(endpoint(connection, secrets, slots, callback_url)))
+            (connection.id, Arc::new(endpoint(connection, secrets, slots, guard, callback_url)))
         });
         let config = Arc::new(TenantConfig {
             version,
@@ -259,6 +264,7 @@ fn endpoint(
     connection: Connection,
     secrets: Vec<(String, Vec<Secret>)>,
     slots: Arc<Semaphore>,
+    guard: Arc<Guard>,
     callback_url: Option<String>,
 ) -> Endpoint {
     Endpoint {
@@ -267,6 +273,7 @@ fn endpoint(
         secrets: secrets.into_iter().collect(),
         connection,
         slots,
+        guard,
         callback_url,
     }
 }

@@ -4,6 +4,7 @@
 
 mod attempt;
 mod budgets;
+mod entrance;
 mod facts;
 mod item;
 mod preview;
@@ -14,11 +15,14 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use self::budgets::Postponed;
 pub use self::{
     budgets::Budgets,
     preview::{Preview, PreviewRequest},
     turns::Turns,
+};
+use self::{
+    budgets::Postponed,
+    entrance::{Entered, Wanted},
 };
 use crate::{
     clock,
@@ -38,7 +42,7 @@ use crate::{
     outcome::{self, Bounds, Circumstances, NoRules, Outcome, host_verdict},
     providers::Providers,
     queue::Work,
-    routing::{self, Plan, Situation},
+    routing::{self, Plan, Prospect, Situation},
     store::{Store, attempt::Settlement},
     telemetry::{self, Tracer},
     transport::Transport,
@@ -81,7 +85,10 @@ impl Dispatcher {
 
     /// Walks the candidates until one takes the delivery, it waits, or it ends.
     async fn deliver(self: Arc<Self>, mut work: Work) {
-        let mut fallback = None;
+        // One that was put back amid a round goes on with it.
+        let mut fallback = (work.trigger == Trigger::Fallback)
+            .then(|| work.past.last().map(|last| outcome::fallback_reason(last.disposition)))
+            .flatten();
         let mut turn = None;
         loop {
             let Some(config) = self.config(&work).await else { return };
@@ -89,18 +96,28 @@ impl Dispatcher {
                 return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
             };
             let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
-            let plan = self.plan(&config, &course.spec, &work, turn);
-            let Some(candidate) = plan.candidates.first() else {
+            let mut plan = self.plan(&config, &course.spec, &work, turn);
+            let Some(wanted) = Wanted::of(&plan, &config) else {
                 return self.nobody(work, &config, &course.spec, &plan);
             };
             if work.message.expires_at.is_some_and(|at| at <= clock::now()) {
                 return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
             }
-            let endpoint = Arc::clone(&config.endpoints[&candidate.connection]);
-            if let Err(postponed) = self.within_budget(&work, &course, candidate.connection) {
+            let endpoint = Arc::clone(&config.endpoints[&wanted.connection]);
+            if let Err(postponed) = self.within_budget(&work, &course, wanted.connection) {
                 return self.postpone(work, &endpoint, &postponed, &plan);
             }
+            let entrance = match self.enter(&endpoint, &wanted).await {
+                Entered::In(entrance) => entrance,
+                Entered::Refused(_) if wanted.is_free => continue,
+                Entered::Refused(refusal) => return self.put_off(work, &config, &plan, &endpoint, refusal),
+                Entered::Closed => return,
+            };
+            if !wanted.is_free {
+                plan.admit(wanted.connection);
+            }
             let Some(mut attempt) = self.attempt(&work, &course, &endpoint).await else { return };
+            entrance.record(&attempt.verdict);
             self.observe(&work.message, &attempt);
             self.spent(&work, &course, &attempt);
             attempt.plan = describe(&plan);
@@ -144,8 +161,8 @@ impl Dispatcher {
     }
 
     /// Whether anybody can be asked, whoever is the first.
-    fn somebody(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> bool {
-        routing::somebody(spec, &self.standings(config, spec, &work.message), &work.past)
+    fn prospect(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Prospect {
+        routing::prospect(spec, &self.standings(config, spec, &work.message), &work.past)
     }
 
     /// What follows from an attempt; it becomes part of the delivery's past.
@@ -164,19 +181,20 @@ impl Dispatcher {
             started_at: attempt.started_at,
             round_closed: false,
         });
-        let another = spec.fallback && self.somebody(config, spec, work);
+        let another = if spec.fallback { self.prospect(config, spec, work) } else { Prospect::Nobody };
         if let Some(last) = work.past.last_mut() {
             last.round_closed = true;
         }
-        let again = self.somebody(config, spec, work);
+        let again = self.prospect(config, spec, work);
         let circumstances = Circumstances {
             policy: &spec.retry,
             limits: spec.retry_limits,
             rules: &NoRules,
             on_unknown: self.on_unknown(spec, endpoint),
-            another_candidate: another,
+            another_candidate: another == Prospect::Now,
+            another_in_turn: another == Prospect::InTurn,
             past: &work.past,
-            may_ask_again: again,
+            may_ask_again: again != Prospect::Nobody,
             first_due: work.message.due_at(),
             expires_at: work.message.expires_at,
             now: clock::now(),
@@ -208,7 +226,7 @@ impl Dispatcher {
             .map_or(Deduplication::None, |serving| serving.component.descriptor().deduplication)
     }
 
-    /// Nobody can be asked now: the delivery waits where that may pass, as the retry policy says.
+    /// Nobody can be asked, and none only has to be waited for: the delivery waits where that may pass, as the retry policy says.
     fn nobody(&self, work: Work, config: &TenantConfig, spec: &RouteSpec, plan: &Plan) {
         let may_pass = plan.skipped.iter().any(|skipped| skipped.reason.may_pass());
         let made = u32::try_from(work.past.len()).unwrap_or(u32::MAX).saturating_add(1);

@@ -3,11 +3,13 @@
 
 pub mod attempt;
 pub mod audit;
+pub mod breaker;
 pub mod callback;
 pub mod connection;
 pub mod country;
 pub mod dead_letter;
 pub mod delivery;
+pub mod guards;
 pub mod ids;
 pub mod key;
 pub mod message;

@@ -19,6 +19,7 @@ use crate::{
     directory::Directory,
     dispatch::{Budgets, Dispatcher, Turns},
     domain::callback::PublicUrl,
+    guards::Guards,
     ledger::Ledger,
     maintenance,
     providers::Providers,
@@ -98,7 +99,11 @@ impl Gateway {
         let providers = Arc::new(load_providers(config, &store, &keyring).await?);
         let public_url = PublicUrl::new(config.http.public_url.as_deref());
         let slots = config.dispatch.max_in_flight_per_connection;
-        let directory = Arc::new(Directory::new(store.clone(), Arc::clone(&keyring), slots, public_url.clone()));
+        let (guards, keeper) = Guards::new(store.clone(), config.dispatch.deadline() * 2);
+        keeper.look().await.map_err(|error| StartError::because("circuit breakers can't be read", error))?;
+        let directory =
+            Directory::new(store.clone(), Arc::clone(&keyring), slots, Arc::clone(&guards), public_url.clone());
+        let directory = Arc::new(directory);
         let leases = Leases::new(config.queue.lease());
         let room = Room::new(config.dispatch.max_in_flight);
         let bell = Arc::new(Notify::new());
@@ -146,6 +151,7 @@ impl Gateway {
             helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
         }
+        helpers.spawn(keeper.run(rest.clone()));
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));
         helpers.spawn(maintenance::run(store.clone(), config.retention.clone(), rest.clone()));
         let keys = Arc::new(Keys::default());
@@ -164,6 +170,7 @@ impl Gateway {
         let app = App::new(Parts {
             store: store.clone(),
             directory,
+            guards,
             admission,
             dispatcher,
             providers,

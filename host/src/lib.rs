@@ -13,6 +13,7 @@ pub mod dispatch;
 pub mod domain;
 pub mod failpoint;
 pub mod gateway;
+pub mod guards;
 pub mod ledger;
 pub mod maintenance;
 pub mod observations;

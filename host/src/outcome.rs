@@ -65,6 +65,9 @@ pub struct Circumstances<'a> {
     pub on_unknown: OnUnknown,
     /// Whether another candidate can be asked in this round.
     pub another_candidate: bool,
+    /// Whether another one of this round only waits for its turn: it is asked before the delivery
+    /// ends.
+    pub another_in_turn: bool,
     /// The attempts that count, this one last.
     pub past: &'a [PastAttempt],
     /// Whether a later round can ask anybody: some candidate did not refuse for good.
@@ -137,9 +140,15 @@ fn by_policy(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
             return (Outcome::End(exhausted), None);
         }
     }
-    match delay(verdict, circumstances) {
+    let resolved = match delay(verdict, circumstances) {
         Some(delay) => retry(delay, verdict, circumstances),
         None => (Outcome::End(exhausted), None),
+    };
+    match resolved {
+        (Outcome::End(DeliveryState::Failed), _) if circumstances.another_in_turn => {
+            (Outcome::FallBack(fallback_reason(verdict.disposition)), None)
+        }
+        resolved => resolved,
     }
 }
 
@@ -170,7 +179,9 @@ pub const fn given_up(last: Disposition) -> DeliveryState {
     }
 }
 
-const fn fallback_reason(disposition: Disposition) -> FallbackReason {
+/// Why another candidate is asked after such an answer.
+#[must_use]
+pub const fn fallback_reason(disposition: Disposition) -> FallbackReason {
     match disposition {
         Disposition::Throttled => FallbackReason::RateLimited,
         Disposition::NotSent => FallbackReason::ProviderUnavailable,
@@ -275,6 +286,7 @@ mod tests {
             policy: &RetryPolicy::Linear { delay_ms: 1_000, max_attempts: 2 },
             on_unknown: OnUnknown::Retry,
             another_candidate: false,
+            another_in_turn: false,
             past: &past,
             may_ask_again: true,
             first_due: NOW,
@@ -364,6 +376,7 @@ mod tests {
             policy: &RetryPolicy::None,
             on_unknown: OnUnknown::Retry,
             another_candidate: false,
+            another_in_turn: false,
             past: &past,
             may_ask_again: true,
             first_due: NOW,
@@ -378,6 +391,14 @@ mod tests {
         let refused = verdict(Disposition::RejectedPermanent);
         let circumstances = Circumstances { may_ask_again: false, ..circumstances };
         assert_eq!(time_is_up(&refused, &circumstances), None, "it was not the time");
+    }
+
+    #[test]
+    fn who_only_waits_for_its_turn_is_asked_before_the_delivery_ends() {
+        let waits = |circumstances: &mut Circumstances<'_>| circumstances.another_in_turn = true;
+        let refused = verdict(Disposition::RejectedTransient);
+        assert_eq!(after(&refused, waits), Outcome::Retry(at(1_000)));
+        assert_eq!(after_rounds(2, &refused, waits), Outcome::FallBack(FallbackReason::PrimaryFailed));
     }
 
     #[test]

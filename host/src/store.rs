@@ -4,6 +4,7 @@
 pub mod api_key;
 pub mod attempt;
 pub mod audit;
+pub mod breaker;
 pub mod connection;
 pub mod dead_letter;
 pub mod delivery;
@@ -12,6 +13,7 @@ pub mod maintenance;
 pub mod message;
 pub mod provider;
 pub mod queue;
+pub mod rate;
 pub mod receipt;
 pub mod retention;
 pub mod route;

@@ -201,6 +201,12 @@ impl Model {
         self.made.this_round_counts = false;
     }
 
+    /// Whoever would be asked is open or limited: it waits, and nothing else changes.
+    pub fn put_off(&mut self) {
+        assert_eq!(self.place, Place::Worker);
+        self.place = Place::Queue { due: false };
+    }
+
     /// The worker is lost.
     pub fn worker_lost(&mut self) {
         assert_eq!(self.place, Place::Worker);

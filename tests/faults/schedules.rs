@@ -20,8 +20,9 @@ use angarium::{
     routing::{self, Facts, Situation, Standing},
     store::{
         attempt::{NewIntent, Settlement, attempt_list, attempt_settle, intent_insert, past_load},
+        delivery::{Deferral, delivery_defer},
         message::{BirthLease, MessageRow, message_get, message_insert},
-        queue::{NewLease, lease_delete, lease_hold, lease_insert, queue_claim},
+        queue::{NewLease, lease_delete, lease_hold, lease_insert, lease_release, queue_claim},
     },
 };
 use fastrand::Rng;
@@ -158,6 +159,7 @@ impl Real<'_> {
                 policy: &self.spec.retry,
                 on_unknown,
                 another_candidate: another,
+                another_in_turn: false,
                 past: &work.past,
                 may_ask_again: again,
                 first_due: now,
@@ -185,6 +187,32 @@ impl Real<'_> {
             }
         }
         outcome
+    }
+
+    /// Puts it back as it came, as `ledger` does.
+    async fn put_off(&mut self, keep_lease: bool) {
+        let work = self.work.take().unwrap();
+        let delivery = self.message.first_delivery();
+        let deferral = Deferral {
+            tenant: self.tenant,
+            delivery,
+            message: self.message,
+            priority: Priority::Normal,
+            lease: work.lease,
+            attempts: work.attempts,
+            deaths: work.deaths,
+            trigger: work.trigger,
+            wait: Duration::from_secs(3600),
+        };
+        let lease = (self.tenant, work.lease);
+        let mut txn = self.db.store.worker().await.unwrap();
+        assert!(lease_hold(&mut txn, &[lease]).await.unwrap().leases.contains(&work.lease));
+        delivery_defer(&mut txn, &[&deferral]).await.unwrap();
+        match keep_lease {
+            true => lease_release(&mut txn, &[(self.tenant, work.lease, delivery)]).await.unwrap(),
+            false => lease_delete(&mut txn, &[lease]).await.unwrap(),
+        }
+        txn.commit().await.unwrap();
     }
 
     fn settlement(
@@ -451,6 +479,13 @@ async fn work(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
         real.log.push("the worker is lost".into());
         real.sleepers.extend(real.work.take());
         model.worker_lost();
+        return Ok(());
+    }
+    if rng.u8(0..8) == 0 {
+        let keep_lease = rng.bool();
+        real.log.push(format!("it is put off, the lease stays {keep_lease}"));
+        real.put_off(keep_lease).await;
+        model.put_off();
         return Ok(());
     }
     let (planned, wanted) = (real.plan(&real.work.as_ref().unwrap().past), model.candidate());

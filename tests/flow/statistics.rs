@@ -358,7 +358,11 @@ async fn a_connections_health_is_told() {
             assert!(window["latency_ms"]["p99"].as_f64().unwrap() > 0.0, "{first}");
         }
         assert_eq!(first["last_error"]["code"], "404", "{first}");
-        assert_eq!((&first["last_error"]["status"], &first["breaker"]), (&json!(404), &Value::Null), "{first}");
+        assert_eq!(
+            (&first["last_error"]["status"], &first["breaker"]["state"]),
+            (&json!(404), &json!("closed")),
+            "{first}"
+        );
         assert_eq!(of("second").await["last_error"], Value::Null);
         let texts = of("texts").await;
         assert_eq!((&texts["enabled"], &texts["windows"]["24h"]["attempts"]), (&json!(false), &json!(0)), "{texts}");

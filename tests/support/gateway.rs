@@ -177,6 +177,13 @@ impl TestGateway {
         format!("http://{}{path}", node.address())
     }
 
+    /// Sends a message to one of the nodes and answers its id.
+    pub async fn send_to(&self, node: usize, message: &Value) -> String {
+        let address = self.nodes[node].as_ref().expect("a living node").address();
+        let request = self.client.post(format!("http://{address}/v1/messages")).bearer_auth(&self.key);
+        id(&answer(request.json(message)).await.expect(202))
+    }
+
     /// Waits until a node's log has this text.
     pub async fn logged(&self, node: usize, text: &str) {
         let log = self.nodes[node].as_ref().expect("a living node").log();

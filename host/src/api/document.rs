@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::domain::callback::CALLBACK_PATH;
 
 use super::{
-    App, audit, callback, connection, dead_letter, event, health, json::close_tagged, message, operation,
+    App, audit, callback, connection, dead_letter, event, guards, health, json::close_tagged, message, operation,
     problem::ProblemBody, provider, resolution, route, settings, statistics,
 };
 
@@ -69,6 +69,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(connection::list, connection::create))
         .routes(routes!(connection::get, connection::update, connection::delete))
         .routes(routes!(connection::rotate))
+        .routes(routes!(guards::set_breaker))
         .routes(routes!(route::list, route::create))
         .routes(routes!(route::get))
         .routes(routes!(route::create_version))

@@ -50,12 +50,9 @@ pub(super) struct Conversation<'a> {
 }
 
 impl Dispatcher {
-    /// Makes one attempt. `None` when the delivery is no longer this node's: whoever has it now
+    /// Makes one attempt; whoever calls has entered the connection. `None` when the delivery is no longer this node's: whoever has it now
     /// makes it.
     pub(super) async fn attempt(&self, work: &Work, course: &Course<'_>, endpoint: &Endpoint) -> Option<Attempt> {
-        // Closed only when the process ends.
-        let _slot = endpoint.slots.acquire().await.ok()?;
-        self.ledger.writable().await;
         let mut span = self.begun(work, endpoint);
         let serving = self.providers.serving(&endpoint.connection.provider);
         let started_at = clock::now();

@@ -64,7 +64,10 @@ pub enum FallbackReason {
     PrimaryFailed,
     /// It did not answer, or its plugin failed.
     ProviderUnavailable,
+    /// It is asked as often as it may be, or said that it is asked too often.
     RateLimited,
+    /// Its circuit breaker is open.
+    CircuitOpen,
     /// It would have cost more than the ceiling.
     CostThreshold,
     /// It succeeds less often than the route asks for.
@@ -78,6 +81,7 @@ impl FallbackReason {
             Self::PrimaryFailed => "primary_failed",
             Self::ProviderUnavailable => "provider_unavailable",
             Self::RateLimited => "rate_limited",
+            Self::CircuitOpen => "circuit_open",
             Self::CostThreshold => "cost_threshold",
             Self::QualityThreshold => "quality_threshold",
         }

@@ -102,6 +102,7 @@ mod tests {
                 rules: &ByCode,
                 on_unknown: OnUnknown::Retry,
                 another_candidate: self.another_candidate,
+                another_in_turn: false,
                 past: &past,
                 may_ask_again: self.may_ask_again,
                 first_due: now,

@@ -287,7 +287,7 @@ fn who_may_have_it_already_is_asked_again_whatever_it_costs_by_now() {
     let (disposition, trigger) = (Disposition::Unknown, Trigger::Scheduled);
     let past =
         [PastAttempt { connection, disposition, trigger, started_at: Timestamp::UNIX_EPOCH, round_closed: true }];
-    assert!(somebody(&route, &standings, &past));
+    assert_eq!(prospect(&route, &standings, &past), Prospect::Now);
     let plan = plan(&route, &standings, &Situation { past: &past, turn: 0, chance: 0.5 });
     let asked: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
     assert_eq!(asked, [standings[0].connection]);

@@ -15,7 +15,9 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::TelemetryError;
-use crate::domain::{delivery::DeliveryState, message::Priority, provider::Disposition};
+use crate::domain::{
+    attempt::FallbackReason, breaker::Phase, delivery::DeliveryState, message::Priority, provider::Disposition,
+};
 
 /// What a metric measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +131,18 @@ pub const METRICS: &[Metric] = {
             "angarium_breaker_state",
             &["provider", "state"],
             "connections whose circuit breaker is in this state",
+        ),
+        metric(
+            Counter,
+            "angarium_breaker_changes_total",
+            &["provider", "state"],
+            "circuit breakers that this node brought into this state",
+        ),
+        metric(
+            Counter,
+            "angarium_deferrals_total",
+            &["reason"],
+            "deliveries put back into the queue, since only connections could serve them that are open or limited",
         ),
         metric(Gauge, "angarium_deliveries_in_flight", &[], "deliveries that this node works on"),
         metric(Gauge, "angarium_room_taken", &[], "places for deliveries in this node's memory that are taken"),
@@ -398,6 +412,22 @@ pub fn dead_letters(counts: impl IntoIterator<Item = (String, DeliveryState, i64
     for ((channel, state), count) in &*shown {
         gauge!("angarium_dead_letters", "channel" => channel.clone(), "state" => *state).set(*count as f64);
     }
+}
+
+/// So many connections of a provider have a circuit breaker in this phase.
+pub fn breakers(provider: &str, phase: Phase, count: i64) {
+    gauge!("angarium_breaker_state", "provider" => provider.to_owned(), "state" => phase.as_str()).set(count as f64);
+}
+
+/// A circuit breaker has come into this phase.
+pub fn breaker_changed(provider: &str, phase: Phase) {
+    counter!("angarium_breaker_changes_total", "provider" => provider.to_owned(), "state" => phase.as_str())
+        .increment(1);
+}
+
+/// A delivery was put back into the queue for this reason.
+pub fn deferred(reason: FallbackReason) {
+    counter!("angarium_deferrals_total", "reason" => reason.as_str()).increment(1);
 }
 
 fn by_priority<T>(make: impl Fn(Priority) -> T) -> HashMap<Priority, T>

@@ -175,7 +175,7 @@ pub struct OverriddenAnswer {
     by: &'static str,
 }
 
-/// Something that happened to a message.
+/// Something that happened to a message, or to a connection.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Event)]
 pub struct EventAnswer {
@@ -184,9 +184,12 @@ pub struct EventAnswer {
     #[serde(rename = "type")]
     #[schema(example = "message.sent")]
     kind: String,
+    /// Null where it is a connection's.
     #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
-    message: String,
+    message: Option<String>,
     delivery: Option<String>,
+    /// Whose it is, where it is a connection's: `connection.breaker_opened` and the like.
+    connection: Option<String>,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     #[schema(value_type = Option<Object>)]
@@ -334,8 +337,9 @@ impl EventAnswer {
         Self {
             id: EventId::from(message.id.uuid()).to_string(),
             kind: "message.accepted".to_owned(),
-            message: message.id.to_string(),
+            message: Some(message.id.to_string()),
             delivery: Some(message.id.first_delivery().to_string()),
+            connection: None,
             at: message.created_at,
             data: None,
         }
@@ -347,8 +351,9 @@ impl From<EventView> for EventAnswer {
         Self {
             id: view.id.to_string(),
             kind: view.kind,
-            message: view.message.to_string(),
+            message: view.message.map(|id| id.to_string()),
             delivery: view.delivery.map(|id| id.to_string()),
+            connection: view.connection.map(|id| id.to_string()),
             at: view.at,
             data: view.data.and_then(json),
         }
