@@ -253,6 +253,7 @@ fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
             Outcome::Sent | Outcome::FallBack(_) | Outcome::End(_) => None,
         },
         deaths: work.deaths,
+        ordered: work.message.ordering_key.is_some(),
         attempt,
     }
 }

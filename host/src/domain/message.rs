@@ -189,6 +189,8 @@ pub struct Message {
     pub send_at: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
     pub reference: Option<String>,
+    /// Messages of a tenant with the same key go one after another.
+    pub ordering_key: Option<String>,
     /// Pins the message to one connection, past the routes.
     pub connection: Option<ConnectionId>,
     pub body: Body,

@@ -1,12 +1,20 @@
 //! The queue: what is due later or was left behind, and its leases.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::{Result, TransactionId, attempt::int, time::micros};
+use super::{
+    Result, TransactionId,
+    attempt::int,
+    ordering::{ordering_join, ordering_key_find, ordering_leave},
+    time::micros,
+};
 use crate::domain::{
     ids::{DeliveryId, MessageId, TenantId},
     message::Priority,
@@ -67,8 +75,14 @@ pub async fn queue_next_due(db: &mut PgConnection) -> Result<Option<f64>> {
         .await?)
 }
 
-/// Puts entries into the queue.
+/// Puts deliveries that were opened again into the queue; one with an ordering key joins the end of
+/// its key's line.
 pub async fn queue_insert(db: &mut PgConnection, entries: &[QueueEntry]) -> Result<()> {
+    let ids: Vec<_> = entries.iter().map(|it| (it.tenant, it.delivery)).collect();
+    let keys = if ids.is_empty() { HashMap::new() } else { ordering_key_find(db, &ids).await? };
+    let entrants = entries.iter().filter_map(|it| Some((keys.get(&it.delivery)?.as_str(), it.clone())));
+    ordering_join(db, &entrants.collect::<Vec<_>>()).await?;
+    let entries: Vec<_> = entries.iter().filter(|it| !keys.contains_key(&it.delivery)).collect();
     if entries.is_empty() {
         return Ok(());
     }
@@ -86,8 +100,13 @@ pub async fn queue_insert(db: &mut PgConnection, entries: &[QueueEntry]) -> Resu
     Ok(())
 }
 
-/// Takes one delivery out of the queue, if it waits there; `due_at` is what it was put in with.
+/// Takes one delivery out of its key's line or out of the queue, if it waits there; `due_at` is what
+/// it was put in with.
 pub async fn queue_remove(db: &mut PgConnection, entry: &QueueEntry) -> Result<bool> {
+    // The line first: from there one goes into the queue, and not back.
+    if ordering_leave(db, entry.tenant, entry.delivery).await? {
+        return Ok(true);
+    }
     let done = sqlx::query(
         "delete from queue where tenant_id = $1 and priority = $2
            and due_at = timestamptz 'epoch' + $3 * interval '1 microsecond' and delivery_id = $4",
@@ -275,6 +294,8 @@ pub struct Abandoned {
     pub deaths: u32,
     /// What the lost worker had committed to, if the provider can't recognise a repetition.
     pub intent: Option<Intent>,
+    /// Whether it has an ordering key.
+    pub ordered: bool,
 }
 
 /// A request that was about to begin.
@@ -302,7 +323,7 @@ pub async fn lease_recover(db: &mut PgConnection, limit: i64) -> Result<Vec<Aban
          select dead.tenant_id, held.delivery_id, dead.id as lease_id, m.id as message_id, m.channel, m.priority,
            coalesce((select max(a.number) from attempt a
              where a.tenant_id = dead.tenant_id and a.delivery_id = held.delivery_id), 0) as attempts,
-           coalesce(d.deaths, 0::smallint) as deaths,
+           coalesce(d.deaths, 0::smallint) as deaths, m.ordering_key is not null as ordered,
            i.connection_id, i.provider, i.on_unknown, i.trigger, i.started_at
          from dead
          cross join lateral unnest(dead.deliveries, dead.attempts) as held (delivery_id, attempts)
@@ -336,6 +357,7 @@ pub async fn lease_recover(db: &mut PgConnection, limit: i64) -> Result<Vec<Aban
                 attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
                 deaths: u32::from(row.try_get::<i16, _>("deaths")?.unsigned_abs()),
                 intent: intent.transpose()?,
+                ordered: row.try_get("ordered")?,
             })
         })
         .collect()
