@@ -4,6 +4,7 @@
 
 mod attempt;
 mod facts;
+mod gate;
 mod item;
 mod preview;
 mod turns;
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 pub use self::{
+    gate::Gate,
     preview::{Preview, PreviewRequest},
     turns::Turns,
 };
@@ -51,6 +53,8 @@ pub struct Dispatcher {
     pub ledger: Ledger,
     pub observations: Arc<Observations>,
     pub turns: Turns,
+    /// Where deliveries wait for the processor, tenants in turn.
+    pub gate: Arc<Gate>,
     pub tracer: Tracer,
     /// One transmission's total time.
     pub deadline: Duration,

@@ -316,6 +316,7 @@ async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Op
         send_at: None,
         expires_at: None,
         reference: None,
+        ordering_key: None,
         connection: None,
         body: Body::default(),
         attachments: 0,

@@ -31,6 +31,7 @@ fn message(priority: Priority, key: Option<&str>) -> NewMessage {
         send_at: None,
         expires_at: None,
         reference: None,
+        ordering_key: None,
         connection: None,
         body: Body::default(),
         attachments: 0,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, attempt::Settlement, message::parsed, time::micros};
+use super::{Result, attempt::Settlement, message::parsed, ordering::ordering_pass, time::micros};
 use crate::domain::{
     attempt::Attempt,
     delivery::DeliveryState,
@@ -570,6 +570,7 @@ mod tests {
             state: Some(DeliveryState::Sent),
             next: None,
             deaths: 0,
+            ordered: false,
         }
     }
 
