@@ -5,6 +5,7 @@ mod crash;
 mod delivery;
 mod drain;
 mod observability;
+mod ordering;
 mod receipts;
 mod retention;
 mod schedule;

@@ -223,6 +223,7 @@ impl Real<'_> {
                 Outcome::Sent | Outcome::FallBack(_) | Outcome::End(_) => None,
             },
             deaths: work.deaths,
+            ordered: false,
         }
     }
 

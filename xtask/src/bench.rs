@@ -4,6 +4,7 @@
 //! (`fsync`, `synchronous_commit`), every wait has an end, and all traffic stays on loopback.
 
 mod backlog;
+mod fairness;
 mod figures;
 mod load;
 mod reference;
@@ -35,7 +36,8 @@ pub struct Options {
 }
 
 /// What `--only` takes.
-pub const NAMES: [&str; 6] = ["end_to_end", "latency", "accept", "accept_batch", "backlog", "slow_provider"];
+pub const NAMES: [&str; 7] =
+    ["end_to_end", "latency", "accept", "accept_batch", "backlog", "slow_provider", "fairness"];
 
 impl Options {
     /// Reads `[--json] [--only NAME] [--seconds N]`.
@@ -115,6 +117,9 @@ async fn measure(stage: &Stage, options: &Options) -> Result<Figures> {
     }
     if options.wants("slow_provider") {
         waiting::measure(stage, options, &mut figures).await?;
+    }
+    if options.wants("fairness") {
+        fairness::measure(stage, &mut figures).await?;
     }
     let after = reference::pgbench(stage, options.time)?;
     figures.relate_to(before, after);
