@@ -289,7 +289,7 @@ impl Writer {
 }
 
 fn rows(part: &Part) -> Vec<MessageRow<'_>> {
-    let row = |it: &'_ Pending| it.new.message.ordering_key.is_none().then_some(it.place.is_none());
+    let row = |it: &Pending| it.new.message.ordering_key.is_none().then_some(it.place.is_none());
     part.messages.iter().map(|it| MessageRow { new: &it.new, json: &it.json, queued: row(it) }).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Fills the room from the database: claims what is due, loads it, and hands it over.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use crate::{
     domain::{
         attempt::Trigger,
         ids::{DeliveryId, MessageId, TenantId},
-        message::Message,
+        message::{Message, Priority},
     },
     failpoint::failpoint,
     store::{
@@ -110,7 +110,8 @@ impl Claimer {
                 break;
             }
             let claimed = queue_claim(db, &shares).await?;
-            lanes.retain(|lane| !is_empty(lane, &shares, &claimed));
+            let gave_less = gave_less(&shares, &claimed);
+            lanes.retain(|lane| !gave_less.contains(&(lane.tenant, lane.priority)));
             take.claimed.extend(claimed);
         }
         take.claimed.sort_by_key(|it| (it.priority.rank(), it.delivery.uuid()));
@@ -203,11 +204,13 @@ impl Walk {
     }
 }
 
-/// Whether a lane gave less than its share.
-fn is_empty(lane: &Lane, shares: &[Share], claimed: &[Claimed]) -> bool {
-    let is_its = |tenant, priority| (tenant, priority) == (lane.tenant, lane.priority);
-    let share = shares.iter().find(|it| is_its(it.tenant, it.priority)).map_or(0, |it| it.count);
-    claimed.iter().filter(|it| is_its(it.tenant, it.priority)).count() < share
+/// The lanes that gave less than their shares: nobody waits there any more.
+fn gave_less(shares: &[Share], claimed: &[Claimed]) -> HashSet<(TenantId, Priority)> {
+    let mut left: HashMap<_, _> = shares.iter().map(|it| ((it.tenant, it.priority), it.count)).collect();
+    for it in claimed {
+        left.entry((it.tenant, it.priority)).and_modify(|left| *left -= 1);
+    }
+    left.into_iter().filter(|(_, left)| *left > 0).map(|(lane, _)| lane).collect()
 }
 
 fn by_message(claimed: &[(TenantId, DeliveryId)]) -> Vec<(TenantId, MessageId)> {
