@@ -41,10 +41,8 @@ async fn backlog() -> (TestGateway, Sink) {
 async fn overtaken_by(gateway: &TestGateway, sink: &Sink) -> usize {
     gateway.post("/v1/messages/batch", &batch(FEW, "normal", None)).await.expect(200);
     let accepted = sink.received().len();
-    crate::support::database::eventually("the few", || async {
-        (sink.received_at("/few").len() == FEW).then_some(())
-    })
-    .await;
+    crate::support::database::eventually("the few", || async { (sink.received_at("/few").len() == FEW).then_some(()) })
+        .await;
     let last = sink.received().iter().rposition(|it| it.path == "/few").unwrap();
     (last + 1).saturating_sub(accepted + FEW)
 }

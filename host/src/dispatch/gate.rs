@@ -107,7 +107,8 @@ mod tests {
         let mut order = Vec::new();
         while !waiting.is_empty() {
             drop(first.take());
-            let called = waiting.iter_mut().enumerate().find_map(|(at, (_, it))| Some((at, it.as_mut().now_or_never()?)));
+            let called =
+                waiting.iter_mut().enumerate().find_map(|(at, (_, it))| Some((at, it.as_mut().now_or_never()?)));
             let (at, pass) = called.expect("somebody is let in");
             first = Some(pass);
             order.push(waiting.remove(at).0);

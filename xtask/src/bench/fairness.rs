@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::backlog;
 use super::figures::{Figures, Target};
 use super::load::Latency;
 use super::sink::Sink;
 use super::stage::{self, API, BOTH, Scene, Stage};
-use super::backlog;
 use crate::api::Api;
 use crate::gateway::Gateway;
 use crate::http::Client;
