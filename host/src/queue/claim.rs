@@ -197,7 +197,7 @@ impl Walk {
         if served.len() >= limit {
             served.last().copied()
         } else if self.whole {
-            served.first().copied()
+            served.first().copied().filter(|_| served.len() > 1)
         } else {
             self.lanes.last().map(|lane| lane.tenant)
         }
