@@ -7,6 +7,7 @@ mod delivery;
 mod drain;
 mod guards;
 mod observability;
+mod ordering;
 mod receipts;
 mod retention;
 mod retries;

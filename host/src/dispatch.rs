@@ -6,6 +6,7 @@ mod attempt;
 mod budgets;
 mod entrance;
 mod facts;
+mod gate;
 mod item;
 mod preview;
 mod turns;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::{
     budgets::Budgets,
+    gate::Gate,
     preview::{Preview, PreviewRequest},
     turns::Turns,
 };
@@ -61,6 +63,8 @@ pub struct Dispatcher {
     pub observations: Arc<Observations>,
     pub turns: Turns,
     pub budgets: Budgets,
+    /// Where deliveries wait for the processor, tenants in turn.
+    pub gate: Arc<Gate>,
     pub tracer: Tracer,
     /// One transmission's total time.
     pub deadline: Duration,
@@ -326,6 +330,7 @@ fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
             Outcome::Sent | Outcome::FallBack(_) | Outcome::End(_) => None,
         },
         deaths: work.deaths,
+        ordered: work.message.ordering_key.is_some(),
         attempt,
     }
 }

@@ -11,6 +11,7 @@ pub mod delivery;
 pub mod event;
 pub mod maintenance;
 pub mod message;
+pub mod ordering;
 pub mod provider;
 pub mod queue;
 pub mod rate;

@@ -22,7 +22,7 @@ use angarium::{
         attempt::{NewIntent, Settlement, attempt_list, attempt_settle, intent_insert, past_load},
         delivery::{Deferral, delivery_defer},
         message::{BirthLease, MessageRow, message_get, message_insert},
-        queue::{NewLease, lease_delete, lease_hold, lease_insert, lease_release, queue_claim},
+        queue::{NewLease, lease_delete, lease_hold, lease_insert, lease_release},
     },
 };
 use fastrand::Rng;
@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::model::{Model, Next, Place, Rules};
-use crate::support::database::Database;
+use crate::support::database::{Database, claim_due};
 
 /// Schedules at a time, each lane on a database of its own.
 const LANES: u64 = 4;
@@ -91,7 +91,7 @@ impl Real<'_> {
 
     async fn claim(&mut self) {
         let mut txn = self.db.store.worker().await.unwrap();
-        let claimed = queue_claim(&mut txn, 10, 10, &[]).await.unwrap();
+        let claimed = claim_due(&mut txn, 10).await;
         let [(tenant, delivery)] = claimed[..] else { panic!("claimed {claimed:?}") };
         assert_eq!((tenant, delivery), (self.tenant, self.message.first_delivery()));
         let past = past_load(&mut txn, &claimed).await.unwrap().pop();
@@ -255,6 +255,7 @@ impl Real<'_> {
                 Outcome::Sent | Outcome::FallBack(_) | Outcome::End(_) => None,
             },
             deaths: work.deaths,
+            ordered: false,
         }
     }
 
@@ -348,6 +349,7 @@ async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Op
         send_at: None,
         expires_at: None,
         reference: None,
+        ordering_key: None,
         connection: None,
         body: Body::default(),
         attachments: 0,
@@ -355,7 +357,9 @@ async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Op
     let new = NewMessage { message, idempotency: None, attachments: vec![] };
     let lease = BirthLease { id: Uuid::now_v7(), node: Uuid::now_v7(), length_ms: 600_000 };
     let mut txn = db.store.tenant(tenant).await.unwrap();
-    message_insert(&mut txn, tenant, &[MessageRow { new: &new, json: b"{}", queued }], lease).await.unwrap();
+    message_insert(&mut txn, tenant, &[MessageRow { new: &new, json: b"{}", queued: Some(queued) }], lease)
+        .await
+        .unwrap();
     txn.commit().await.unwrap();
     let work = Work { lease: lease.id, past: vec![], attempts: 0, deaths: 0, trigger: Trigger::Scheduled };
     (new.message.id, (!queued).then_some(work))

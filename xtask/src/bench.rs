@@ -4,6 +4,7 @@
 //! (`fsync`, `synchronous_commit`), every wait has an end, and all traffic stays on loopback.
 
 mod backlog;
+mod fairness;
 mod figures;
 mod load;
 mod reference;
@@ -38,7 +39,8 @@ pub struct Options {
 }
 
 /// What `--only` takes.
-pub const NAMES: [&str; 7] = ["end_to_end", "latency", "accept", "accept_batch", "backlog", "slow_provider", "rules"];
+pub const NAMES: [&str; 8] =
+    ["end_to_end", "latency", "accept", "accept_batch", "backlog", "slow_provider", "fairness", "rules"];
 
 impl Options {
     /// Reads `[NAME] [--json] [--only NAME] [--seconds N] [--debug]`.
@@ -139,6 +141,9 @@ async fn measure(stage: &Stage, options: &Options) -> Result<Figures> {
     }
     if options.wants("rules") {
         rules::measure(options, &mut figures)?;
+    }
+    if options.wants("fairness") {
+        fairness::measure(stage, &mut figures).await?;
     }
     let after = reference::pgbench(stage, options.time)?;
     figures.relate_to(before, after);

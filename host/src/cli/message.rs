@@ -47,6 +47,10 @@ pub struct Send {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<String>,
+    /// Messages with the same key go one after another.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ordering_key: Option<String>,
     /// Show what would leave, and send nothing.
     #[arg(long)]
     #[serde(skip)]
@@ -168,12 +172,13 @@ const COLUMNS: [Column<'_>; 8] = [
 ];
 
 /// Of one message there is room for more.
-pub const WHOLE: [Column<'_>; 16] = [
+pub const WHOLE: [Column<'_>; 17] = [
     ("id", "/id"),
     ("state", "/state"),
     ("channel", "/channel"),
     ("to", "/to"),
     ("reference", "/reference"),
+    ("ordering key", "/ordering_key"),
     ("connection", "/delivery/connection"),
     ("provider", "/delivery/provider"),
     ("attempts", "/delivery/attempts"),

@@ -208,14 +208,14 @@ impl Dispatcher {
 impl Conversation<'_> {
     async fn run(&mut self) -> Verdict {
         let mut answered: Option<Reply> = None;
-        let mut step = self.prepare();
+        let mut step = self.prepare().await;
         for _ in 0..MAX_STEPS {
             match step {
                 Ok(Step::Done(judgements)) => return self.judged(judgements.into_iter().next()),
                 Ok(Step::Send { transmission, state }) => match self.perform(&transmission).await {
                     Ok(reply) => {
                         self.status = Some(reply.status());
-                        step = self.interpret(&state, &reply);
+                        step = self.interpret(&state, &reply).await;
                         answered = Some(reply);
                     }
                     Err(verdict) => return verdict,
@@ -223,7 +223,7 @@ impl Conversation<'_> {
                 Ok(Step::Wait { ms, state }) => {
                     self.pause(ms).await;
                     let Some(reply) = &answered else { return self.broken("it waits before it has sent anything") };
-                    step = self.interpret(&state, reply);
+                    step = self.interpret(&state, reply).await;
                 }
                 Err(CallError::Judged(judgement)) => return self.judged(Some(*judgement)),
                 Err(CallError::Broken(fault)) => return self.fault(&fault),
@@ -233,7 +233,8 @@ impl Conversation<'_> {
     }
 
     /// The item is gone before the request is under way: ten thousand may wait at a time.
-    fn prepare(&mut self) -> Result<Step, CallError> {
+    async fn prepare(&mut self) -> Result<Step, CallError> {
+        let _pass = self.dispatcher.gate.enter(self.work.tenant).await;
         let config = self.endpoint.connection.config.get();
         let item = item::item(self.work.delivery, &self.work.message, &self.blobs);
         let span = self.dispatcher.tracer.child("plugin.prepare", Side::Internal, self.trace);
@@ -241,7 +242,8 @@ impl Conversation<'_> {
         self.called(called, span)
     }
 
-    fn interpret(&mut self, state: &[u8], reply: &Reply) -> Result<Step, CallError> {
+    async fn interpret(&mut self, state: &[u8], reply: &Reply) -> Result<Step, CallError> {
+        let _pass = self.dispatcher.gate.enter(self.work.tenant).await;
         let config = self.endpoint.connection.config.get();
         self.context.now_ms = clock::now().as_millisecond() as f64;
         let span = self.dispatcher.tracer.child("plugin.interpret", Side::Internal, self.trace);

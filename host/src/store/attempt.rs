@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, message::parsed, statistics::settlement_count, time::micros};
+use super::{Result, message::parsed, ordering::ordering_pass, statistics::settlement_count, time::micros};
 use crate::domain::{
     attempt::{Attempt, Overridden, PastAttempt, Trigger},
     delivery::DeliveryState,
@@ -32,9 +32,17 @@ pub struct Settlement {
     pub next: Option<(Timestamp, Trigger)>,
     /// Workers that died while they held it.
     pub deaths: u32,
+    /// Whether others wait, or may, until it has ended: it has an ordering key.
+    pub ordered: bool,
 }
 
 impl Settlement {
+    /// Whether a turn goes on with it.
+    #[must_use]
+    pub fn passes_turn(&self) -> bool {
+        self.ordered && self.state.is_some_and(DeliveryState::is_end)
+    }
+
     fn event_type(&self) -> &'static str {
         match self.state {
             None => "message.attempt_failed",
@@ -53,7 +61,7 @@ impl Settlement {
 }
 
 /// Writes attempts, the states and queue entries that follow, and their events, and counts them;
-/// removes the intents that they answer. The caller holds the leases.
+/// removes the intents that they answer, and passes on the turns of those that have ended. The caller holds the leases.
 pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Result<()> {
     let attempts = || rows.iter().map(|row| &row.attempt);
     let origins = || rows.iter().map(|row| row.attempt.origin.as_ref());
@@ -160,7 +168,9 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
     .bind(verdicts().map(|it| it.overridden.map(|it| it.by.as_str())).collect::<Vec<_>>())
     .fetch_all(&mut *db)
     .await?;
-    settlement_count(db, rows, &moved.into_iter().map(DeliveryId::from).collect()).await
+    settlement_count(&mut *db, rows, &moved.into_iter().map(DeliveryId::from).collect()).await?;
+    let passing: Vec<_> = rows.iter().filter(|it| it.passes_turn()).map(|it| (it.tenant, it.delivery)).collect();
+    if passing.is_empty() { Ok(()) } else { ordering_pass(db, &passing).await }
 }
 
 pub(super) fn int(number: u32) -> i32 {

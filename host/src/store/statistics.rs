@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, attempt::Settlement, message::parsed, time::micros};
+use super::{Result, attempt::Settlement, message::parsed, ordering::ordering_pass, time::micros};
 use crate::domain::{
     attempt::Attempt,
     delivery::DeliveryState,
@@ -191,7 +191,8 @@ pub struct EndCount {
 
 /// Counts ends that no attempt brought, in the transaction that writes them: what a person or a
 /// receipt did. They count for what their last attempt counted for. Without this the statistics
-/// no longer agree with the ledger.
+/// no longer agree with the ledger. What had not ended before also passes on its turn, where it has
+/// an ordering key.
 pub async fn end_count(db: &mut PgConnection, tenant: TenantId, ends: &[EndCount]) -> Result<()> {
     sqlx::query(
         "insert into stat_delta (tenant_id, at, kind, word, channel, connection_id, provider, route_id, route_version,
@@ -211,9 +212,19 @@ pub async fn end_count(db: &mut PgConnection, tenant: TenantId, ends: &[EndCount
     .bind(ends.iter().map(|it| minute_of(it.delivery.uuid())).collect::<Vec<_>>())
     .bind(ends.iter().map(|it| it.state.as_str()).collect::<Vec<_>>())
     .bind(ends.iter().map(|it| it.count).collect::<Vec<_>>())
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    let newly: Vec<_> = newly_ended(ends).into_iter().map(|delivery| (tenant, delivery)).collect();
+    if newly.is_empty() { Ok(()) } else { ordering_pass(db, &newly).await }
+}
+
+/// The deliveries that came into an end and left none.
+fn newly_ended(ends: &[EndCount]) -> Vec<DeliveryId> {
+    let mut sums: HashMap<DeliveryId, i64> = HashMap::new();
+    for end in ends {
+        *sums.entry(end.delivery).or_default() += end.count;
+    }
+    sums.into_iter().filter(|(_, sum)| *sum > 0).map(|(delivery, _)| delivery).collect()
 }
 
 /// Moves up to `limit` deltas into the roll-ups; tells how many there were, or `None` when another
@@ -560,6 +571,7 @@ mod tests {
             state: Some(DeliveryState::Sent),
             next: None,
             deaths: 0,
+            ordered: false,
         }
     }
 

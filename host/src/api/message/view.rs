@@ -30,6 +30,7 @@ pub struct MessageAnswer {
     #[schema(value_type = PriorityName)]
     priority: Priority,
     reference: Option<String>,
+    ordering_key: Option<String>,
     #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
     #[schema(value_type = String, format = DateTime)]
@@ -245,6 +246,7 @@ impl MessageAnswer {
             to: message.body.to.as_ref().map(|to| to.address.clone()),
             priority: message.priority,
             reference: message.reference.clone(),
+            ordering_key: message.ordering_key.clone(),
             metadata: message.body.metadata.clone(),
             created_at: message.created_at,
             send_at: message.send_at,
