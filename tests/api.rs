@@ -10,4 +10,5 @@ mod pagination;
 mod providers;
 mod roles;
 mod routes;
+mod settings;
 mod tenancy;

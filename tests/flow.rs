@@ -2,12 +2,16 @@
 
 mod control;
 mod crash;
+mod dead_letters;
 mod delivery;
 mod drain;
+mod guards;
 mod legs;
 mod observability;
+mod ordering;
 mod receipts;
 mod retention;
+mod retries;
 mod schedule;
 mod secrets;
 mod statistics;

@@ -14,6 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("failpoint", &[]),
     ("credential", &[]),
     ("routing", &[]),
+    ("rules", &[]),
     ("outcome", &["routing"]),
     ("observations", &["routing"]),
     ("runtime", &[]),
@@ -23,7 +24,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["sealing"]),
     // As `clock`: whoever does something worth a look may say so.
     ("telemetry", &["config"]),
-    ("directory", &["store", "sealing", "transport"]),
+    ("guards", &["store", "routing", "telemetry"]),
+    ("directory", &["store", "guards", "sealing", "transport"]),
     ("providers", &["store", "runtime", "config", "telemetry"]),
     ("queue", &["store"]),
     ("admission", &["store", "directory", "queue"]),
@@ -34,6 +36,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "store",
             "directory",
+            "guards",
             "providers",
             "queue",
             "routing",
@@ -47,6 +50,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("recovery", &["legs", "store", "outcome"]),
     ("control", &["legs", "store"]),
+    ("replay", &["legs", "store"]),
     ("callbacks", &["legs", "store", "directory", "providers", "runtime", "sealing", "transport"]),
     ("maintenance", &["config", "store", "telemetry"]),
     (
@@ -59,6 +63,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "credential",
             "directory",
             "dispatch",
+            "guards",
             "providers",
             "queue",
             "routing",
@@ -77,12 +82,14 @@ const EDGES: &[(&str, &[&str])] = &[
             "config",
             "directory",
             "dispatch",
+            "guards",
             "ledger",
             "legs",
             "maintenance",
             "providers",
             "queue",
             "recovery",
+            "replay",
             "runtime",
             "sealing",
             "store",
@@ -99,6 +106,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("utoipa", &["api"]),
     ("sqlx", &["store"]),
     ("wasmtime", &["runtime"]),
+    ("rhai", &["rules"]),
     ("hyper", &["transport"]),
     ("hyper_util", &["transport"]),
     ("reqwest", &["cli", "telemetry"]),
@@ -111,6 +119,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("mail_auth", &["transport"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
+    ("indicatif", &["cli"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {

@@ -243,6 +243,7 @@ fn verdict(Answer { taken, micros, .. }: Answer) -> Verdict {
         retry_after_ms: None,
         cost: taken.then(|| dollars(micros)),
         units: None,
+        overridden: None,
     }
 }
 

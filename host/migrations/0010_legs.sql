@@ -46,6 +46,18 @@ create function angarium_leg_channel(legs jsonb, channel text, delivery_id uuid)
 create function angarium_last_leg(message_id uuid) returns uuid language sql immutable parallel safe
   as $$ select (left(message_id::text, 35) || 'f')::uuid $$;
 
+-- Whether what this leg came to is the message's own end, so that a person has to look at it: not where another channel
+-- followed, or served. It is so for the delivery of a message with one channel.
+create function angarium_leg_counts(tenant uuid, leg uuid, message uuid, begun_at timestamptz) returns boolean
+  language sql stable parallel safe
+  as $$
+    select begun_at is null or exists (
+      select from message m where m.tenant_id = tenant and m.id = message and (m.legs ->> 'mode' = 'all' or (
+        m.state in ('failed', 'bounced', 'expired', 'unroutable', 'unknown') and not exists (
+          select from delivery later
+          where later.tenant_id = tenant and later.id > leg and later.id <= angarium_last_leg(message)))))
+  $$;
+
 -- As before; and not while a receipt is waited for, since another leg may have to follow.
 create or replace function angarium_partitions_over(before timestamptz) returns table (parent text, week text)
   language plpgsql security definer set search_path from current as $$

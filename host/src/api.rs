@@ -1,22 +1,28 @@
 //! The HTTP API: extract, call once, wrap. Handlers decide nothing; what they need of the rest of
 //! the gateway stands in [`App`].
 
+mod audit;
 mod auth;
 mod callback;
 mod connection;
+mod dead_letter;
 mod document;
 mod draft;
 mod event;
 mod fields;
+mod guards;
 mod health;
 mod json;
 mod message;
 mod operation;
+mod overrides;
 mod page;
 mod problem;
 mod provider;
 mod request;
+mod resolution;
 mod route;
+mod settings;
 mod statistics;
 
 use std::{ops::Deref, sync::Arc};
@@ -31,6 +37,7 @@ use crate::{
     directory::Directory,
     dispatch::Dispatcher,
     domain::ids::TenantId,
+    guards::Guards,
     providers::Providers,
     sealing::Keyring,
     store::Store,
@@ -46,6 +53,8 @@ pub struct App(Arc<Parts>);
 pub struct Parts {
     pub store: Store,
     pub directory: Arc<Directory>,
+    /// For what this node has seen of connections.
+    pub guards: Arc<Guards>,
     pub admission: Admission,
     /// For dry runs.
     pub dispatcher: Arc<Dispatcher>,

@@ -1,11 +1,13 @@
 //! The command line. `serve`, `migrate`, `tenant`, `key` and `secret` speak to the database, since they are
 //! an operator's; everything else speaks HTTP like any other client, and can do nothing more.
 
+mod audit;
 mod client;
 mod completions;
 mod config;
 mod connection;
 mod database;
+mod dead_letter;
 mod health;
 mod key;
 mod message;
@@ -58,6 +60,12 @@ enum Command {
     Send(Box<message::Send>),
     /// Messages that were sent.
     Message(message::Message),
+    /// Every try of a message.
+    Attempts(message::Attempts),
+    /// What ended without success: show it, try it again, discard it.
+    DeadLetters(dead_letter::DeadLetters),
+    /// Who did what to messages and dead letters.
+    Audit(audit::Audit),
     /// Counts, rates, latencies and cost over a time.
     Stats(Box<stats::Stats>),
     /// How the connections fare: rates, latencies, the last error.
@@ -118,6 +126,9 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Provider(command) => command.run(&output).await,
         Command::Send(command) => command.run(&output).await,
         Command::Message(command) => command.run(&output).await,
+        Command::Attempts(command) => command.run(&output).await,
+        Command::DeadLetters(command) => command.run(&output).await,
+        Command::Audit(command) => command.run(&output).await,
         Command::Stats(command) => command.run(&output).await,
         Command::Health(command) => command.run(&output).await,
         Command::Tail(command) => command.run(&output).await,

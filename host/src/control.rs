@@ -1,19 +1,25 @@
-//! What a person does to a message: cancel it, ask for another attempt, or have its content purged.
+//! What a person does to a message: cancel it, ask for another attempt, or have its content purged. Each
+//! is on record with who did it.
+
+pub mod dead_letter;
 
 use std::sync::Arc;
 
+use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::{
     clock,
     domain::{
         self,
+        audit::{Action, Actor},
         delivery::DeliveryState,
         ids::{DeliveryId, MessageId, TenantId},
     },
     legs,
     store::{
         self, Store, Transaction,
+        audit::{Deed, audit_insert},
         delivery::{delivery_cancel, delivery_reopen},
         event::event_insert,
         message::{MessageView, message_get},
@@ -37,14 +43,14 @@ pub enum Controlled {
 }
 
 /// Ends a message that has not been handed to a worker.
-pub async fn cancel(store: &Store, tenant: TenantId, id: MessageId) -> store::Result<Controlled> {
+pub async fn cancel(store: &Store, tenant: TenantId, actor: &Actor, id: MessageId) -> store::Result<Controlled> {
     let mut txn = store.tenant(tenant).await?;
     let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
     if view.state == DeliveryState::Canceled {
         return Ok(Controlled::Done(Box::new(view)));
     }
     if view.message.legs.is_some() {
-        return cancel_legs(txn, tenant, view).await;
+        return cancel_legs(txn, tenant, actor, view).await;
     }
     let entry = QueueEntry {
         tenant,
@@ -58,17 +64,25 @@ pub async fn cancel(store: &Store, tenant: TenantId, id: MessageId) -> store::Re
     let moved = delivery_cancel(&mut txn, tenant, id, view.delivery.id).await?;
     legs::advance(&mut txn, moved).await?;
     event_insert(&mut txn, tenant, id, "message.canceled", None).await?;
+    audit_insert(&mut txn, tenant, actor, &Deed::new(Action::MessageCanceled, id)).await?;
     let view = message_get(&mut txn, tenant, id).await?;
     txn.commit().await?;
     Ok(view.map_or(Controlled::NotFound, |view| Controlled::Done(Box::new(view))))
 }
 
 /// Stops what of a message with several channels waits, and those channels that have not begun.
-async fn cancel_legs(mut txn: Transaction<'_>, tenant: TenantId, view: MessageView) -> store::Result<Controlled> {
-    if !legs::cancel(&mut txn, tenant, view.message.id).await? {
+async fn cancel_legs(
+    mut txn: Transaction<'_>,
+    tenant: TenantId,
+    actor: &Actor,
+    view: MessageView,
+) -> store::Result<Controlled> {
+    let id = view.message.id;
+    if !legs::cancel(&mut txn, tenant, id).await? {
         return Ok(Controlled::NotNow(view.state));
     }
-    let view = message_get(&mut txn, tenant, view.message.id).await?;
+    audit_insert(&mut txn, tenant, actor, &Deed::new(Action::MessageCanceled, id)).await?;
+    let view = message_get(&mut txn, tenant, id).await?;
     txn.commit().await?;
     Ok(view.map_or(Controlled::NotFound, |view| Controlled::Done(Box::new(view))))
 }
@@ -79,6 +93,7 @@ pub async fn retry(
     store: &Store,
     bell: &Arc<Notify>,
     tenant: TenantId,
+    actor: &Actor,
     id: MessageId,
     leg: Option<u8>,
 ) -> store::Result<Controlled> {
@@ -99,6 +114,8 @@ pub async fn retry(
     }
     queue_insert(&mut txn, &opened).await?;
     event_insert(&mut txn, tenant, id, "message.retry_requested", None).await?;
+    let deed = Deed::new(Action::MessageRetried, id).before(json!({"state": view.state}));
+    audit_insert(&mut txn, tenant, actor, &deed).await?;
     let view = message_get(&mut txn, tenant, id).await?;
     // Read once the delivery's row is held: a purge holds it, too.
     if view.as_ref().is_some_and(|view| view.content_purged_at.is_some()) {
@@ -111,12 +128,15 @@ pub async fn retry(
 
 /// Takes an ended message's recipient, content and attachments out of the ledger; what happened to
 /// it stays. A second time changes nothing.
-pub async fn purge(store: &Store, tenant: TenantId, id: MessageId) -> store::Result<Controlled> {
+pub async fn purge(store: &Store, tenant: TenantId, actor: &Actor, id: MessageId) -> store::Result<Controlled> {
     let mut txn = store.tenant(tenant).await?;
-    content_purge(&mut txn, tenant, &[id], PurgedBy::Request).await?;
+    let purged = content_purge(&mut txn, tenant, &[id], PurgedBy::Request).await?;
     let Some(view) = message_get(&mut txn, tenant, id).await? else { return Ok(Controlled::NotFound) };
     if view.content_purged_at.is_none() {
         return Ok(Controlled::NotNow(view.state));
+    }
+    if !purged.is_empty() {
+        audit_insert(&mut txn, tenant, actor, &Deed::new(Action::ContentPurged, id)).await?;
     }
     txn.commit().await?;
     Ok(Controlled::Done(Box::new(view)))

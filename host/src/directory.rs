@@ -20,13 +20,16 @@ use crate::{
         ids::{ConnectionId, RouteId, TenantId},
         message::Channel,
         route::RouteSpec,
+        settings::TenantSettings,
     },
+    guards::{Guard, Guards},
     sealing::{Keyring, Place, Secret},
     store::{
         self, Store,
         connection::connection_list,
         route::route_active_list,
         secret::{StoredSecret, secret_list},
+        settings::settings_get,
         tenant::{CONFIG_CHANNEL, tenant_config_recent, tenant_config_version},
     },
     transport::Secrets,
@@ -45,6 +48,8 @@ pub struct Endpoint {
     pub callback_url: Option<String>,
     /// How many requests may be under way through it from this node.
     pub slots: Arc<Semaphore>,
+    /// Its circuit breaker and its rate.
+    pub guard: Arc<Guard>,
 }
 
 /// The version of a route that serves a channel.
@@ -63,6 +68,7 @@ pub struct TenantConfig {
     fresh_until: Option<Timestamp>,
     pub endpoints: HashMap<ConnectionId, Arc<Endpoint>>,
     pub routes: BTreeMap<Channel, Arc<ActiveRoute>>,
+    pub settings: TenantSettings,
 }
 
 impl TenantConfig {
@@ -81,14 +87,15 @@ pub struct Directory {
     store: Store,
     keyring: Arc<Keyring>,
     slots: Slots,
+    guards: Arc<Guards>,
     public_url: PublicUrl,
     tenants: Mutex<HashMap<TenantId, Arc<TenantConfig>>>,
 }
 
 impl Directory {
     #[must_use]
-    pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize, public_url: PublicUrl) -> Self {
-        Self { store, keyring, slots: Slots::new(slots), public_url, tenants: Mutex::default() }
+    pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize, guards: Arc<Guards>, public_url: PublicUrl) -> Self {
+        Self { store, keyring, slots: Slots::new(slots), guards, public_url, tenants: Mutex::default() }
     }
 
     /// What a tenant has set up; read from the database when it is not known.
@@ -107,19 +114,22 @@ impl Directory {
         let connections = connection_list(&mut txn, tenant, None, i64::MAX).await?;
         let secrets = secret_list(&mut txn, tenant).await?;
         let routes = route_active_list(&mut txn, tenant).await?;
+        let settings = settings_get(&mut txn, tenant).await?;
         txn.commit().await?;
         let fresh_until = secrets.iter().filter_map(|secret| secret.valid_until).min();
         let mut secrets = self.open_all(tenant, secrets);
         let slots = self.slots.of(tenant, connections.iter().map(|connection| connection.id));
-        let endpoints = connections.into_iter().zip(slots).map(|(connection, slots)| {
+        let guards = self.guards.of(tenant, &connections);
+        let endpoints = connections.into_iter().zip(slots).zip(guards).map(|((connection, slots), guard)| {
             let secrets = secrets.remove(&connection.id).unwrap_or_default();
             let callback_url = self.public_url.callback(&connection.callback_token);
-            (connection.id, Arc::new(endpoint(connection, secrets, slots, callback_url)))
+            (connection.id, Arc::new(endpoint(connection, secrets, slots, guard, callback_url)))
         });
         let config = Arc::new(TenantConfig {
             version,
             fresh_until,
             endpoints: endpoints.collect(),
+            settings: settings.settings,
             routes: routes
                 .into_iter()
                 .map(|(channel, it)| {
@@ -254,6 +264,7 @@ fn endpoint(
     connection: Connection,
     secrets: Vec<(String, Vec<Secret>)>,
     slots: Arc<Semaphore>,
+    guard: Arc<Guard>,
     callback_url: Option<String>,
 ) -> Endpoint {
     Endpoint {
@@ -262,6 +273,7 @@ fn endpoint(
         secrets: secrets.into_iter().collect(),
         connection,
         slots,
+        guard,
         callback_url,
     }
 }

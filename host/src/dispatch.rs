@@ -3,7 +3,10 @@
 //! instance while it waits for an answer.
 
 mod attempt;
+mod budgets;
+mod entrance;
 mod facts;
+mod gate;
 mod item;
 mod preview;
 mod turns;
@@ -14,8 +17,14 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 pub use self::{
+    budgets::Budgets,
+    gate::Gate,
     preview::{LegPreview, Preview, PreviewRequest},
     turns::Turns,
+};
+use self::{
+    budgets::Postponed,
+    entrance::{Entered, Wanted},
 };
 use crate::{
     clock,
@@ -25,15 +34,17 @@ use crate::{
         delivery::DeliveryState,
         ids::{AttemptId, ConnectionId, RouteId},
         message::Message,
+        overrides,
         provider::{Deduplication, Disposition},
         route::{OnUnknown, RouteSpec},
+        settings::TenantSettings,
     },
     ledger::Ledger,
     observations::Observations,
-    outcome::{self, Circumstances, Outcome, host_verdict},
+    outcome::{self, Bounds, Circumstances, NoRules, Outcome, host_verdict},
     providers::Providers,
     queue::Work,
-    routing::{self, Plan, Situation},
+    routing::{self, Plan, Prospect, Situation},
     store::{Store, attempt::Settlement},
     telemetry::{self, Tracer},
     transport::Transport,
@@ -51,6 +62,9 @@ pub struct Dispatcher {
     pub ledger: Ledger,
     pub observations: Arc<Observations>,
     pub turns: Turns,
+    pub budgets: Budgets,
+    /// Where deliveries wait for the processor, tenants in turn.
+    pub gate: Arc<Gate>,
     pub tracer: Tracer,
     /// One transmission's total time.
     pub deadline: Duration,
@@ -59,6 +73,7 @@ pub struct Dispatcher {
 /// The route that a message follows.
 struct Course<'a> {
     spec: Cow<'a, RouteSpec>,
+    settings: &'a TenantSettings,
     route: Option<(RouteId, i32)>,
 }
 
@@ -74,7 +89,11 @@ impl Dispatcher {
 
     /// Walks the candidates until one takes the delivery, it waits, or it ends.
     async fn deliver(self: Arc<Self>, mut work: Work) {
-        let mut fallback = work.fallback.take();
+        // One that was put back amid a round goes on with it.
+        let mut fallback = work.fallback.take().or_else(|| {
+            let last = work.past.last().filter(|_| work.trigger == Trigger::Fallback)?;
+            Some(outcome::fallback_reason(last.disposition))
+        });
         let mut turn = None;
         loop {
             let Some(config) = self.config(&work).await else { return };
@@ -82,19 +101,33 @@ impl Dispatcher {
                 return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
             };
             let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
-            let plan = self.plan(&config, &course.spec, &work, turn);
-            let Some(candidate) = plan.candidates.first() else {
+            let mut plan = self.plan(&config, &course.spec, &work, turn);
+            let Some(wanted) = Wanted::of(&plan, &config) else {
                 return self.nobody(work, &config, &course.spec, &plan);
             };
             if work.message.expires_at.is_some_and(|at| at <= clock::now()) {
                 return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
             }
-            let endpoint = Arc::clone(&config.endpoints[&candidate.connection]);
+            let endpoint = Arc::clone(&config.endpoints[&wanted.connection]);
+            if let Err(postponed) = self.within_budget(&work, &course, wanted.connection) {
+                return self.postpone(work, &endpoint, &postponed, &plan);
+            }
+            let entrance = match self.enter(&endpoint, &wanted).await {
+                Entered::In(entrance) => entrance,
+                Entered::Refused(_) if wanted.is_free => continue,
+                Entered::Refused(refusal) => return self.put_off(work, &config, &plan, &endpoint, refusal),
+                Entered::Closed => return,
+            };
+            if !wanted.is_free {
+                plan.admit(wanted.connection);
+            }
             let Some(mut attempt) = self.attempt(&work, &course, &endpoint).await else { return };
+            entrance.record(&attempt.verdict);
             self.observe(&work.message, &attempt);
+            self.spent(&work, &course, &attempt);
             attempt.plan = describe(&plan);
             attempt.fallback_reason = fallback.take().or(plan.instead);
-            let outcome = self.decide(&config, &course.spec, &mut work, &attempt, &endpoint);
+            let outcome = self.decide(&config, &course.spec, &mut work, &mut attempt, &endpoint);
             count(&work, &attempt, &outcome);
             match outcome {
                 Outcome::FallBack(reason) => {
@@ -133,8 +166,8 @@ impl Dispatcher {
     }
 
     /// Whether anybody can be asked, whoever is the first.
-    fn somebody(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> bool {
-        routing::somebody(spec, &self.standings(config, spec, &work.message), &work.past)
+    fn prospect(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Prospect {
+        routing::prospect(spec, &self.standings(config, spec, &work.message), &work.past)
     }
 
     /// What follows from an attempt; it becomes part of the delivery's past.
@@ -143,32 +176,39 @@ impl Dispatcher {
         config: &TenantConfig,
         spec: &RouteSpec,
         work: &mut Work,
-        attempt: &Attempt,
+        attempt: &mut Attempt,
         endpoint: &Endpoint,
     ) -> Outcome {
         work.past.push(PastAttempt {
             connection: attempt.origin.as_ref().map(|origin| origin.connection),
             disposition: attempt.verdict.disposition,
             trigger: attempt.trigger,
+            started_at: attempt.started_at,
             round_closed: false,
         });
-        let another = spec.fallback && self.somebody(config, spec, work);
+        let another = if spec.fallback { self.prospect(config, spec, work) } else { Prospect::Nobody };
         if let Some(last) = work.past.last_mut() {
             last.round_closed = true;
         }
-        let again = self.somebody(config, spec, work);
+        let again = self.prospect(config, spec, work);
         let circumstances = Circumstances {
             policy: &spec.retry,
+            limits: spec.retry_limits,
+            rules: &NoRules,
             on_unknown: self.on_unknown(spec, endpoint),
-            another_candidate: another,
+            another_candidate: another == Prospect::Now,
+            another_in_turn: another == Prospect::InTurn,
             past: &work.past,
-            may_ask_again: again,
+            may_ask_again: again != Prospect::Nobody,
             first_due: work.message.due_at(),
             expires_at: work.message.expires_at,
             now: clock::now(),
             chance: fastrand::f64(),
         };
         let outcome = outcome::decide(&attempt.verdict, &circumstances);
+        if let Some(limit) = outcome::time_is_up(&attempt.verdict, &circumstances) {
+            add_reason(&mut attempt.verdict.detail, &limit.to_string());
+        }
         if let (Outcome::FallBack(_), Some(last)) = (&outcome, work.past.last_mut()) {
             last.round_closed = false;
         }
@@ -191,16 +231,31 @@ impl Dispatcher {
             .map_or(Deduplication::None, |serving| serving.component.descriptor().deduplication)
     }
 
-    /// Nobody can be asked now: the delivery waits where that may pass, as the retry policy says.
+    /// Nobody can be asked, and none only has to be waited for: the delivery waits where that may pass, as the retry policy says.
     fn nobody(&self, work: Work, config: &TenantConfig, spec: &RouteSpec, plan: &Plan) {
         let may_pass = plan.skipped.iter().any(|skipped| skipped.reason.may_pass());
         let made = u32::try_from(work.past.len()).unwrap_or(u32::MAX).saturating_add(1);
         let delay = may_pass.then(|| spec.retry.delay(made, fastrand::f64())).flatten();
         let outcome = match delay.and_then(|delay| clock::now().checked_add(delay).ok()) {
-            Some(at) if work.message.expires_at.is_none_or(|expires_at| at < expires_at) => Outcome::Retry(at),
+            Some(at) if bounds(&work, spec).limit(at).is_none() => Outcome::Retry(at),
             _ => Outcome::End(DeliveryState::Unroutable),
         };
         self.close(work, &outcome, "no_candidate", &why_nobody(config, plan), describe(plan));
+    }
+
+    /// A retry for which there is no room now goes back to the queue, unless its time is up by then.
+    fn postpone(&self, work: Work, endpoint: &Endpoint, postponed: &Postponed, plan: &Plan) {
+        let (channel, provider) = (work.message.channel.as_str(), &endpoint.connection.provider);
+        match postponed {
+            Postponed::Until(at) => {
+                telemetry::lane(channel, provider).postponed();
+                self.ledger.defer(work, *at);
+            }
+            Postponed::Ended(state, limit) => {
+                let detail = format!("no room for a retry while the provider fails; {limit}");
+                self.close(work, &Outcome::End(*state), "retry_budget", &detail, describe(plan));
+            }
+        }
     }
 
     /// Ends a delivery of which nobody could be asked; the ledger says why.
@@ -231,12 +286,35 @@ impl Dispatcher {
 impl<'a> Course<'a> {
     /// The message's own connection, or its channel's active route.
     fn of(config: &'a TenantConfig, message: &Message) -> Option<Self> {
+        let settings = &config.settings;
         if let Some(connection) = message.connection {
-            return Some(Self { spec: Cow::Owned(RouteSpec::pinned(connection)), route: None });
+            return Some(Self { spec: Cow::Owned(RouteSpec::pinned(connection)), settings, route: None });
         }
         let route: &ActiveRoute = config.routes.get(&message.channel)?;
-        Some(Self { spec: Cow::Borrowed(&route.spec), route: Some((route.id, route.version)) })
+        Some(Self { spec: Cow::Borrowed(&route.spec), settings, route: Some((route.id, route.version)) })
     }
+
+    /// What holds of providers' codes.
+    fn overrides(&self) -> overrides::Standing<'_> {
+        overrides::Standing { route: &self.spec.overrides, tenant: &self.settings.overrides }
+    }
+}
+
+/// What bounds the time of a delivery's next attempt.
+fn bounds(work: &Work, spec: &RouteSpec) -> Bounds {
+    Bounds {
+        expires_at: work.message.expires_at,
+        first_due: work.message.due_at(),
+        first_attempt: work.past.first().map(|attempt| attempt.started_at),
+        max_elapsed_ms: spec.retry_limits.max_elapsed_ms,
+    }
+}
+
+fn add_reason(detail: &mut String, reason: &str) {
+    if !detail.is_empty() {
+        detail.push_str("; ");
+    }
+    detail.push_str(reason);
 }
 
 fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
@@ -253,6 +331,7 @@ fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
             Outcome::Sent | Outcome::FallBack(_) | Outcome::End(_) => None,
         },
         deaths: work.deaths,
+        ordered: work.message.ordering_key.is_some(),
         attempt,
     }
 }

@@ -2,20 +2,29 @@
 //! reads a clock, draws a number or knows another module.
 
 pub mod attempt;
+pub mod audit;
+pub mod breaker;
 pub mod callback;
 pub mod connection;
 pub mod country;
+pub mod dead_letter;
 pub mod delivery;
+pub mod guards;
 pub mod ids;
 pub mod key;
 pub mod legs;
 pub mod message;
+pub mod overrides;
 pub mod price;
+pub mod problem;
 pub mod provider;
 pub mod receipt;
 pub mod retry;
 pub mod route;
+pub mod rule;
 pub mod segments;
+pub mod settings;
 pub mod statistics;
+pub mod subject;
 pub mod trace;
 pub mod transmission;

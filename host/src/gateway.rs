@@ -17,13 +17,14 @@ use crate::{
     callbacks::{self, Callbacks},
     config::{Config, Role},
     directory::Directory,
-    dispatch::{Dispatcher, Turns},
+    dispatch::{Budgets, Dispatcher, Gate, Turns},
     domain::callback::PublicUrl,
+    guards::Guards,
     ledger::Ledger,
     legs, maintenance,
     providers::Providers,
     queue::{Claimer, Leases, Room, Work, renew},
-    recovery,
+    recovery, replay,
     runtime::{CacheSettings, Runtime, RuntimeSettings},
     sealing::Keyring,
     store::{
@@ -98,7 +99,11 @@ impl Gateway {
         let providers = Arc::new(load_providers(config, &store, &keyring).await?);
         let public_url = PublicUrl::new(config.http.public_url.as_deref());
         let slots = config.dispatch.max_in_flight_per_connection;
-        let directory = Arc::new(Directory::new(store.clone(), Arc::clone(&keyring), slots, public_url.clone()));
+        let (guards, keeper) = Guards::new(store.clone(), config.dispatch.deadline() * 2);
+        keeper.look().await.map_err(|error| StartError::because("circuit breakers can't be read", error))?;
+        let directory =
+            Directory::new(store.clone(), Arc::clone(&keyring), slots, Arc::clone(&guards), public_url.clone());
+        let directory = Arc::new(directory);
         let leases = Leases::new(config.queue.lease());
         let room = Room::new(config.dispatch.max_in_flight);
         let bell = Arc::new(Notify::new());
@@ -114,9 +119,11 @@ impl Gateway {
             directory: Arc::clone(&directory),
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config)?),
-            ledger: Ledger::start(&store, &leases, &mut writers),
+            ledger: Ledger::start(&store, &leases, &bell, &mut writers),
             observations: Arc::default(),
             turns: Turns::default(),
+            budgets: Budgets::default(),
+            gate: Gate::new(std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get())),
             tracer: tracer.clone(),
             deadline: config.dispatch.deadline(),
         });
@@ -143,8 +150,10 @@ impl Gateway {
             helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pace(config), intake.clone()));
             helpers.spawn(callbacks::sweep(store.clone(), intake.clone()));
             helpers.spawn(legs::sweep(store.clone(), intake.clone()));
+            helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
         }
+        helpers.spawn(keeper.run(rest.clone()));
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));
         helpers.spawn(maintenance::run(store.clone(), config.retention.clone(), rest.clone()));
         let keys = Arc::new(Keys::default());
@@ -163,6 +172,7 @@ impl Gateway {
         let app = App::new(Parts {
             store: store.clone(),
             directory,
+            guards,
             admission,
             dispatcher,
             providers,

@@ -1,5 +1,5 @@
 //! The housework of the tables: partitions made ahead, old idempotency keys forgotten, the queue
-//! measured, statistics folded into their roll-ups, the ledger kept as long as it is to be.
+//! and the dead letters measured, statistics folded into their roll-ups, the ledger kept as long as it is to be.
 
 mod retention;
 
@@ -12,6 +12,7 @@ use crate::{
     domain::statistics::Grain,
     store::{
         self, Store,
+        dead_letter::dead_letter_depth,
         maintenance::partitions_ensure,
         message::idempotency_expire,
         queue::queue_depth,
@@ -22,6 +23,8 @@ use crate::{
 
 /// The queue is counted up to here; beyond, it is "at least".
 const COUNTED: i64 = 100_000;
+/// Dead letters are counted up to here.
+const DEAD: i64 = 10_000;
 /// The most deltas of one fold.
 const FOLDED: i64 = 10_000;
 /// How long deltas gather: reads take them in, so this is only about how few rows they fold to.
@@ -51,6 +54,8 @@ async fn work(store: &Store, round: u32) -> store::Result<()> {
         telemetry::queued(depth.priority, depth.waiting, depth.oldest_seconds);
     }
     if round.is_multiple_of(12) {
+        let dead = dead_letter_depth(&mut txn, DEAD).await?;
+        telemetry::dead_letters(dead.into_iter().map(|it| (it.channel, it.state, it.count)));
         idempotency_expire(&mut txn).await?;
         for grain in [Grain::Minute, Grain::Hour] {
             stat_expire(&mut txn, grain, FORGOTTEN).await?;

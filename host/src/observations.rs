@@ -233,6 +233,7 @@ mod tests {
             retry_after_ms: None,
             cost: micros.map(|micros| Cost { micros, currency: "USD".to_owned() }),
             units: None,
+            overridden: None,
         }
     }
 

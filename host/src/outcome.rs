@@ -1,15 +1,22 @@
 //! What happens to a delivery after an attempt. Pure: the verdict, the past and the clock go in.
 
+mod decider;
+mod limit;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use self::{
+    decider::{Decider, NoRules, RetryDecision},
+    limit::{Bounds, Limit},
+};
 use crate::{
     domain::{
         attempt::{FallbackReason, PastAttempt, Verdict},
         delivery::DeliveryState,
         provider::Disposition,
-        retry::RetryPolicy,
+        retry::{LONGEST_ELAPSED_MS, RetryLimits, RetryPolicy},
         route::OnUnknown,
         transmission::{Fault, FaultKind},
     },
@@ -20,7 +27,7 @@ use crate::{
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(6 * 3600);
 
 /// How long after its first due time a delivery is still tried.
-pub const LIFETIME: SignedDuration = SignedDuration::from_hours(72);
+pub const LIFETIME: SignedDuration = SignedDuration::from_millis(LONGEST_ELAPSED_MS as i64);
 
 /// What happens next.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,9 +59,15 @@ impl Outcome {
 #[derive(Debug, Clone)]
 pub struct Circumstances<'a> {
     pub policy: &'a RetryPolicy,
+    pub limits: RetryLimits,
+    /// Who answers for a policy that leaves it to a rule.
+    pub rules: &'a dyn Decider,
     pub on_unknown: OnUnknown,
     /// Whether another candidate can be asked in this round.
     pub another_candidate: bool,
+    /// Whether another one of this round only waits for its turn: it is asked before the delivery
+    /// ends.
+    pub another_in_turn: bool,
     /// The attempts that count, this one last.
     pub past: &'a [PastAttempt],
     /// Whether a later round can ask anybody: some candidate did not refuse for good.
@@ -66,22 +79,109 @@ pub struct Circumstances<'a> {
     pub chance: f64,
 }
 
-/// Decides what follows an attempt.
-#[must_use]
-pub fn decide(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Outcome {
-    match verdict.disposition {
-        Disposition::Accepted => Outcome::Sent,
-        Disposition::Unknown => match circumstances.on_unknown {
-            OnUnknown::Hold => Outcome::End(DeliveryState::Unknown),
-            OnUnknown::Retry => retry(verdict, circumstances, DeliveryState::Unknown),
-        },
-        _ if circumstances.another_candidate => Outcome::FallBack(fallback_reason(verdict.disposition)),
-        _ if circumstances.may_ask_again => retry(verdict, circumstances, DeliveryState::Failed),
-        _ => Outcome::End(DeliveryState::Failed),
+impl Circumstances<'_> {
+    /// What bounds the time of a retry.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            expires_at: self.expires_at,
+            first_due: self.first_due,
+            first_attempt: self.past.first().map(|it| it.started_at),
+            max_elapsed_ms: self.limits.max_elapsed_ms,
+        }
+    }
+
+    /// What the policy's rule says, if it has one that answers.
+    fn ruled(&self, verdict: &Verdict) -> Option<RetryDecision> {
+        match self.policy {
+            RetryPolicy::Custom { rule, .. } => self.rules.decide(rule, verdict, self),
+            RetryPolicy::None
+            | RetryPolicy::Linear { .. }
+            | RetryPolicy::Exponential { .. }
+            | RetryPolicy::Schedule { .. } => None,
+        }
     }
 }
 
-fn fallback_reason(disposition: Disposition) -> FallbackReason {
+/// Decides what follows an attempt.
+#[must_use]
+pub fn decide(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Outcome {
+    resolve(verdict, circumstances).0
+}
+
+/// Why the time is up, where that is what ends a delivery after an attempt.
+#[must_use]
+pub fn time_is_up(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<Limit> {
+    resolve(verdict, circumstances).1
+}
+
+/// An outcome, and the limit that it comes of.
+type Resolved = (Outcome, Option<Limit>);
+
+fn resolve(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+    let held = circumstances.on_unknown == OnUnknown::Hold;
+    match verdict.disposition {
+        Disposition::Accepted => (Outcome::Sent, None),
+        Disposition::Unknown if held => (Outcome::End(DeliveryState::Unknown), None),
+        _ => match circumstances.ruled(verdict) {
+            Some(decision) => follow(decision, verdict, circumstances),
+            None => by_policy(verdict, circumstances),
+        },
+    }
+}
+
+fn by_policy(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+    let exhausted = given_up(verdict.disposition);
+    if exhausted != DeliveryState::Unknown {
+        if circumstances.another_candidate {
+            return (Outcome::FallBack(fallback_reason(verdict.disposition)), None);
+        }
+        if !circumstances.may_ask_again {
+            return (Outcome::End(exhausted), None);
+        }
+    }
+    let resolved = match delay(verdict, circumstances) {
+        Some(delay) => retry(delay, verdict, circumstances),
+        None => (Outcome::End(exhausted), None),
+    };
+    match resolved {
+        (Outcome::End(DeliveryState::Failed), _) if circumstances.another_in_turn => {
+            (Outcome::FallBack(fallback_reason(verdict.disposition)), None)
+        }
+        resolved => resolved,
+    }
+}
+
+/// A rule has its way within what holds for every policy: what is unknown does not move, nobody is
+/// asked who refused for good, and a provider's `Retry-After` is waited for.
+fn follow(decision: RetryDecision, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+    let unknown = verdict.disposition == Disposition::Unknown;
+    match decision {
+        RetryDecision::GiveUp => (Outcome::End(given_up(verdict.disposition)), None),
+        RetryDecision::After(delay) if unknown || circumstances.may_ask_again => {
+            retry(delay.max(asked_for(verdict)), verdict, circumstances)
+        }
+        RetryDecision::After(_) | RetryDecision::FallBack => by_policy(verdict, circumstances),
+    }
+}
+
+/// What a delivery is once nothing more is tried after an answer of this kind.
+#[must_use]
+pub const fn given_up(last: Disposition) -> DeliveryState {
+    match last {
+        Disposition::Unknown => DeliveryState::Unknown,
+        Disposition::Accepted
+        | Disposition::RejectedPermanent
+        | Disposition::RejectedTransient
+        | Disposition::Throttled
+        | Disposition::AuthFailed
+        | Disposition::NotSent => DeliveryState::Failed,
+    }
+}
+
+/// Why another candidate is asked after such an answer.
+#[must_use]
+pub const fn fallback_reason(disposition: Disposition) -> FallbackReason {
     match disposition {
         Disposition::Throttled => FallbackReason::RateLimited,
         Disposition::NotSent => FallbackReason::ProviderUnavailable,
@@ -93,23 +193,17 @@ fn fallback_reason(disposition: Disposition) -> FallbackReason {
     }
 }
 
-/// The next round's time, or `exhausted` when there is none.
-fn retry(verdict: &Verdict, circumstances: &Circumstances<'_>, exhausted: DeliveryState) -> Outcome {
-    let Some(delay) = delay(verdict, circumstances) else { return Outcome::End(exhausted) };
-    let at = circumstances.now.checked_add(delay).unwrap_or(Timestamp::MAX);
-    if circumstances.expires_at.is_some_and(|expires_at| at >= expires_at) {
-        // What is unknown stays unknown: expiry must not hide that it may have been sent.
-        let end = if exhausted == DeliveryState::Unknown { exhausted } else { DeliveryState::Expired };
-        return Outcome::End(end);
+/// The next round after this wait, unless the time is up by then.
+fn retry(wait: Duration, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+    let at = circumstances.now.checked_add(wait).unwrap_or(Timestamp::MAX);
+    match circumstances.bounds().limit(at) {
+        None => (Outcome::Retry(at), None),
+        Some(limit) => (Outcome::End(limit.ends_in(given_up(verdict.disposition))), Some(limit)),
     }
-    if at.duration_since(circumstances.first_due) > LIFETIME {
-        return Outcome::End(exhausted);
-    }
-    Outcome::Retry(at)
 }
 
+/// How long the policy waits, or `None` when nothing more is tried.
 fn delay(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<Duration> {
-    let asked_for = verdict.retry_after_ms.map(|ms| Duration::from_millis(ms).min(LONGEST_RETRY_AFTER));
     let made = routing::rounds_made(circumstances.past);
     let by_policy = if verdict.disposition == Disposition::Throttled {
         // It consumes no attempt, so it never exhausts the policy either.
@@ -117,7 +211,12 @@ fn delay(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<Duratio
     } else {
         circumstances.policy.delay(made, circumstances.chance)
     };
-    by_policy.map(|by_policy| asked_for.unwrap_or_default().max(by_policy))
+    by_policy.map(|by_policy| asked_for(verdict).max(by_policy))
+}
+
+/// The wait that the provider asks for.
+fn asked_for(verdict: &Verdict) -> Duration {
+    verdict.retry_after_ms.map(|ms| Duration::from_millis(ms).min(LONGEST_RETRY_AFTER)).unwrap_or_default()
 }
 
 /// The host's verdict where no definite answer came.
@@ -151,6 +250,7 @@ pub fn host_verdict(disposition: Disposition, code: &str, detail: String) -> Ver
         retry_after_ms: None,
         cost: None,
         units: None,
+        overridden: None,
     }
 }
 
@@ -170,6 +270,7 @@ mod tests {
             connection: Some(ConnectionId::new()),
             disposition,
             trigger: Trigger::Retry,
+            started_at: NOW,
             round_closed: true,
         };
         vec![attempt; rounds]
@@ -185,10 +286,13 @@ mod tests {
             policy: &RetryPolicy::Linear { delay_ms: 1_000, max_attempts: 2 },
             on_unknown: OnUnknown::Retry,
             another_candidate: false,
+            another_in_turn: false,
             past: &past,
             may_ask_again: true,
             first_due: NOW,
             expires_at: None,
+            limits: RetryLimits::default(),
+            rules: &NoRules,
             now: NOW,
             chance: 0.0,
         };
@@ -244,6 +348,57 @@ mod tests {
     fn a_retry_past_the_expiry_is_not_made() {
         let outcome = after(&verdict(Disposition::NotSent), |it| it.expires_at = Some(at(1_000)));
         assert_eq!(outcome, Outcome::End(DeliveryState::Expired));
+    }
+
+    #[test]
+    fn a_retry_that_would_begin_too_late_is_not_made() {
+        let limited = |ms| RetryLimits { max_elapsed_ms: Some(ms), ..RetryLimits::default() };
+        for disposition in [Disposition::RejectedTransient, Disposition::Throttled, Disposition::NotSent] {
+            let outcome = after(&verdict(disposition), |it| it.limits = limited(1_000));
+            assert_eq!(outcome, Outcome::Retry(at(1_000)), "just in time");
+            let outcome = after(&verdict(disposition), |it| it.limits = limited(999));
+            assert_eq!(outcome, Outcome::End(DeliveryState::Failed), "{disposition:?}");
+        }
+        let outcome = after(&verdict(Disposition::Unknown), |it| it.limits = limited(999));
+        assert_eq!(outcome, Outcome::End(DeliveryState::Unknown));
+        let outcome = after(&verdict(Disposition::NotSent), |it| {
+            (it.limits, it.another_candidate) = (limited(1), true);
+        });
+        assert!(matches!(outcome, Outcome::FallBack(_)), "whom it falls back to is asked at once");
+    }
+
+    #[test]
+    fn a_retry_after_beyond_the_time_limit_ends_it_and_says_so() {
+        let mut slow = verdict(Disposition::Throttled);
+        slow.retry_after_ms = Some(60_000);
+        let past = past(slow.disposition, 1);
+        let circumstances = Circumstances {
+            policy: &RetryPolicy::None,
+            on_unknown: OnUnknown::Retry,
+            another_candidate: false,
+            another_in_turn: false,
+            past: &past,
+            may_ask_again: true,
+            first_due: NOW,
+            expires_at: None,
+            limits: RetryLimits { max_elapsed_ms: Some(59_999), ..RetryLimits::default() },
+            rules: &NoRules,
+            now: NOW,
+            chance: 0.0,
+        };
+        assert_eq!(decide(&slow, &circumstances), Outcome::End(DeliveryState::Failed));
+        assert_eq!(time_is_up(&slow, &circumstances), Some(Limit::MaxElapsed { ms: 59_999 }));
+        let refused = verdict(Disposition::RejectedPermanent);
+        let circumstances = Circumstances { may_ask_again: false, ..circumstances };
+        assert_eq!(time_is_up(&refused, &circumstances), None, "it was not the time");
+    }
+
+    #[test]
+    fn who_only_waits_for_its_turn_is_asked_before_the_delivery_ends() {
+        let waits = |circumstances: &mut Circumstances<'_>| circumstances.another_in_turn = true;
+        let refused = verdict(Disposition::RejectedTransient);
+        assert_eq!(after(&refused, waits), Outcome::Retry(at(1_000)));
+        assert_eq!(after_rounds(2, &refused, waits), Outcome::FallBack(FallbackReason::PrimaryFailed));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod claim;
 mod lease;
 pub mod renew;
 mod room;
+mod shares;
 
 use std::sync::Arc;
 

@@ -137,6 +137,7 @@ fn resolve(abandoned: Abandoned, now: Timestamp) -> Settlement {
         state: Some(if poison || hold { DeliveryState::Unknown } else { DeliveryState::Queued }),
         next: (!poison && !hold).then_some((now, Trigger::Recovery)),
         deaths,
+        ordered: abandoned.ordered,
     }
 }
 
@@ -161,6 +162,7 @@ mod tests {
             priority: Priority::Normal,
             attempts: 2,
             deaths,
+            ordered: false,
             intent: intent.map(|hold| Intent {
                 connection: uuid::Uuid::now_v7(),
                 provider: "sms-twilio".into(),

@@ -117,6 +117,10 @@ pub enum Barred {
     CostCeiling,
     /// It succeeds less often than the route asks for, and another one as often.
     QualityThreshold,
+    /// Its circuit breaker is open, or others try it.
+    CircuitOpen,
+    /// It is asked as often as it may be.
+    RateLimited,
 }
 
 impl Barred {
@@ -126,6 +130,12 @@ impl Barred {
         matches!(self, Self::ConnectionDisabled | Self::ProviderMissing)
     }
 
+    /// Whether it passes by itself, and only has to be waited for.
+    #[must_use]
+    pub const fn is_a_guard(self) -> bool {
+        matches!(self, Self::CircuitOpen | Self::RateLimited)
+    }
+
     /// What an attempt says of it when another candidate serves for this reason; `None` where it
     /// is no more than the delivery's own past, or the configuration.
     #[must_use]
@@ -133,6 +143,8 @@ impl Barred {
         match self {
             Self::CostCeiling => Some(FallbackReason::CostThreshold),
             Self::QualityThreshold => Some(FallbackReason::QualityThreshold),
+            Self::CircuitOpen => Some(FallbackReason::CircuitOpen),
+            Self::RateLimited => Some(FallbackReason::RateLimited),
             Self::ConnectionMissing
             | Self::ConnectionDisabled
             | Self::ProviderMissing
@@ -157,6 +169,8 @@ impl Barred {
             Self::FallbackOff => "the route does not fall back",
             Self::CostCeiling => "it costs more than the ceiling, or in another currency",
             Self::QualityThreshold => "it succeeds less often than the route asks for",
+            Self::CircuitOpen => "its circuit breaker is open",
+            Self::RateLimited => "it is asked as often as it may be",
         }
     }
 }
@@ -186,6 +200,15 @@ pub struct Plan {
     /// Why the first serves in place of the one that otherwise would.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead: Option<FallbackReason>,
+}
+
+impl Plan {
+    /// Has a candidate asked that a guard barred, and that has let it through since.
+    pub fn admit(&mut self, connection: ConnectionId) {
+        self.skipped.retain(|skipped| skipped.connection != connection);
+        let reason = Cow::Borrowed("was waited for: nobody else could be asked");
+        self.candidates.insert(0, Ranked { connection, score: None, reason });
+    }
 }
 
 /// A candidate as strategies see it.
@@ -227,9 +250,26 @@ pub fn plan(route: &RouteSpec, standings: &[Standing], situation: &Situation<'_>
 }
 
 /// Whether anybody can be asked, whoever is the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Prospect {
+    Nobody,
+    /// Once a circuit breaker lets something through.
+    OnceClosed,
+    /// As soon as its rate allows.
+    InTurn,
+    Now,
+}
+
+/// Whether anybody can be asked, whoever is the first.
 #[must_use]
-pub fn somebody(route: &RouteSpec, standings: &[Standing], past: &[PastAttempt]) -> bool {
-    bars(route, standings, past).contains(&None)
+pub fn prospect(route: &RouteSpec, standings: &[Standing], past: &[PastAttempt]) -> Prospect {
+    let each = bars(route, standings, past).into_iter().map(|bar| match bar {
+        None => Prospect::Now,
+        Some(Barred::RateLimited) => Prospect::InTurn,
+        Some(Barred::CircuitOpen) => Prospect::OnceClosed,
+        Some(_) => Prospect::Nobody,
+    });
+    each.max().unwrap_or(Prospect::Nobody)
 }
 
 fn contenders<'a>(route: &'a RouteSpec, standings: &'a [Standing]) -> Vec<Contender<'a>> {
@@ -242,8 +282,15 @@ fn bars(route: &RouteSpec, standings: &[Standing], past: &[PastAttempt]) -> Vec<
     let contenders = contenders(route, standings);
     let mut bars: Vec<_> = standings.iter().map(|standing| bar(route, standing, past)).collect();
     // Whoever may have it already is asked again, whatever has become of its price.
-    if unanswered(past).is_none() {
+    let fresh = unanswered(route, past).is_none();
+    if fresh {
         threshold::bar_the_dear(route, &contenders, &mut bars);
+    }
+    // Who is not to be asked anyway is not waited for.
+    for (bar, standing) in bars.iter_mut().zip(standings) {
+        *bar = bar.or(standing.barred);
+    }
+    if fresh {
         threshold::bar_the_unreliable(route, &contenders, &mut bars);
     }
     bars
@@ -272,10 +319,10 @@ fn bar(route: &RouteSpec, standing: &Standing, past: &[PastAttempt]) -> Option<B
     let mine = |attempt: &&PastAttempt| attempt.connection == Some(standing.connection);
     let refused =
         |attempt: &PastAttempt| matches!(attempt.disposition, Disposition::RejectedPermanent | Disposition::AuthFailed);
-    if standing.barred.is_some() {
+    if standing.barred.is_some_and(|barred| !barred.is_a_guard()) {
         return standing.barred;
     }
-    if let Some(elsewhere) = unanswered(past)
+    if let Some(elsewhere) = unanswered(route, past)
         && elsewhere != standing.connection
     {
         return Some(Barred::UnknownElsewhere);
@@ -290,12 +337,17 @@ fn bar(route: &RouteSpec, standing: &Standing, past: &[PastAttempt]) -> Option<B
     this_round(past).iter().any(|attempt| mine(&attempt)).then_some(Barred::AskedThisRound)
 }
 
-/// The connection whose last request has no answer: only it may be asked again.
-fn unanswered(past: &[PastAttempt]) -> Option<ConnectionId> {
-    past.iter()
-        .rev()
-        .find(|attempt| attempt.connection.is_some())
-        .and_then(|last| (last.disposition == Disposition::Unknown).then_some(last.connection).flatten())
+/// The connection whose last request has no answer: only it may be asked again. Where a worker was
+/// lost with a fresh delivery and had not committed to anybody, that is whoever may be asked without.
+fn unanswered(route: &RouteSpec, past: &[PastAttempt]) -> Option<ConnectionId> {
+    let unknown = |attempt: &PastAttempt| attempt.disposition == Disposition::Unknown;
+    match past.iter().rev().find(|attempt| attempt.connection.is_some()) {
+        Some(last) => unknown(last).then_some(last.connection).flatten(),
+        None => {
+            let lost_fresh = |attempt: &PastAttempt| unknown(attempt) && attempt.trigger == Trigger::Scheduled;
+            past.iter().any(lost_fresh).then(|| route.certain_first()).flatten()
+        }
+    }
 }
 
 /// The attempts since the last wait. An attempt is made in the round of the one before it only as
@@ -328,6 +380,8 @@ pub fn rounds_made(past: &[PastAttempt]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     struct Case {
@@ -343,7 +397,13 @@ mod tests {
 
         fn then(mut self, connection: usize, disposition: Disposition, trigger: Trigger) -> Self {
             let connection = Some(self.connections[connection]);
-            self.past.push(PastAttempt { connection, disposition, trigger, round_closed: false });
+            self.past.push(PastAttempt {
+                connection,
+                disposition,
+                trigger,
+                started_at: Timestamp::UNIX_EPOCH,
+                round_closed: false,
+            });
             self
         }
 
@@ -417,14 +477,58 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_worker_bars_nobody() {
+    fn a_worker_lost_with_a_fresh_delivery_may_have_asked_the_first_and_nobody_else() {
         let mut case = Case::of(2);
-        case.past.push(PastAttempt {
+        let lost = |trigger| PastAttempt {
             connection: None,
             disposition: Unknown,
-            trigger: Trigger::Scheduled,
+            trigger,
+            started_at: Timestamp::UNIX_EPOCH,
             round_closed: true,
-        });
-        assert_eq!(case.plan(), [0, 1]);
+        };
+        case.past.push(lost(Trigger::Scheduled));
+        assert_eq!(case.plan(), [0]);
+        let case = case.then(0, NotSent, Trigger::Recovery);
+        assert_eq!(case.plan(), [1], "it has said that it has nothing");
+        let mut case = Case::of(2);
+        case.past.push(lost(Trigger::Recovery));
+        assert_eq!(case.plan(), [0, 1], "whoever is asked again is committed to first");
+    }
+
+    #[test]
+    fn what_a_guard_bars_is_waited_for_where_nobody_else_is_left_and_otherwise_stood_in_for() {
+        let connections: Vec<_> = (0..3).map(|_| ConnectionId::new()).collect();
+        let candidates = connections.iter().map(|&connection| Candidate::new(connection)).collect();
+        let route = RouteSpec { candidates, fallback: true, ..RouteSpec::pinned(connections[0]) };
+        let standing = |bars: [Option<Barred>; 3]| -> Vec<_> {
+            let pairs = connections.iter().zip(bars);
+            pairs.map(|(&connection, barred)| Standing { connection, barred, facts: Facts::default() }).collect()
+        };
+        let (open, limited) = (Some(Barred::CircuitOpen), Some(Barred::RateLimited));
+        let situation = Situation { past: &[], turn: 0, chance: 0.5 };
+        let served = plan(&route, &standing([open, limited, None]), &situation);
+        assert_eq!(
+            (served.candidates[0].connection, served.instead),
+            (connections[2], Some(FallbackReason::CircuitOpen))
+        );
+        let disabled = Some(Barred::ConnectionDisabled);
+        for (bars, expected) in [
+            ([open, limited, None], Prospect::Now),
+            ([open, limited, disabled], Prospect::InTurn),
+            ([open, disabled, disabled], Prospect::OnceClosed),
+            ([disabled; 3], Prospect::Nobody),
+        ] {
+            assert_eq!(prospect(&route, &standing(bars), &[]), expected);
+        }
+        let refused = |connection| PastAttempt {
+            connection: Some(connection),
+            disposition: RejectedPermanent,
+            trigger: Trigger::Scheduled,
+            started_at: Timestamp::UNIX_EPOCH,
+            round_closed: true,
+        };
+        let past = [refused(connections[0])];
+        let after = plan(&route, &standing([open, disabled, disabled]), &Situation { past: &past, ..situation });
+        assert_eq!(after.skipped[0].reason, Barred::RefusedBefore, "who refused for good is not waited for");
     }
 }

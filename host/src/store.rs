@@ -3,18 +3,24 @@
 
 pub mod api_key;
 pub mod attempt;
+pub mod audit;
+pub mod breaker;
 pub mod connection;
+pub mod dead_letter;
 pub mod delivery;
 pub mod event;
 pub mod legs;
 pub mod maintenance;
 pub mod message;
+pub mod ordering;
 pub mod provider;
 pub mod queue;
+pub mod rate;
 pub mod receipt;
 pub mod retention;
 pub mod route;
 pub mod secret;
+pub mod settings;
 pub mod statistics;
 pub mod tenant;
 pub mod time;

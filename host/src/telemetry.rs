@@ -8,7 +8,10 @@ use std::io::{self, IsTerminal};
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
 pub use self::{
-    measures::{Kind, Lane, METRICS, Metric, Metrics, lane, queued, requested, waited},
+    measures::{
+        Kind, Lane, METRICS, Metric, Metrics, breaker_changed, breakers, dead_letters, deferred, lane, queued,
+        requested, waited,
+    },
     traces::{Side, Span, Tracer, Value},
 };
 use crate::config::{Log, LogFormat};

@@ -28,10 +28,13 @@ async fn a_missing_scope_is_named() {
         (Method::GET, "/v1/connections", "connections:read"),
         (Method::POST, "/v1/routes", "routes:write"),
         (Method::GET, "/v1/routes", "routes:read"),
+        (Method::PUT, "/v1/settings", "routes:write"),
+        (Method::GET, "/v1/settings", "routes:read"),
         (Method::GET, "/v1/providers", "providers:read"),
+        (Method::GET, "/v1/audit", "audit:read"),
     ] {
         let rest: Vec<_> = ALL_SCOPES.split(',').filter(|it| *it != scope).collect();
-        let tenant = format!("without-{}", scope.replace(':', "-"));
+        let tenant = format!("without-{}-{}", scope.replace(':', "-"), path.replace('/', "-"));
         let key = gateway.key_of(&tenant, &rest.join(","));
         let problem = gateway.call_as(&key, method, path, Some(&json!({}))).await.expect(403);
         assert!(problem["detail"].as_str().unwrap().contains(scope), "{problem}");

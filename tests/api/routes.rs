@@ -159,3 +159,58 @@ async fn every_bad_number_of_a_strategy_is_named() {
     let further = json!({"candidates": [{"connection": "one"}], "strategy": {"type": "round_robin", "weight": 1}});
     gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": further})).await.expect(422);
 }
+
+#[tokio::test]
+async fn limits_and_overrides_come_back_as_they_were_given() {
+    let gateway = with_hooks().await;
+    let mut spec = over(&["one"]);
+    spec["retry"] = json!({"type": "linear", "delay_ms": 5, "max_attempts": 3, "max_elapsed_ms": 60_000,
+        "budget": {"share": 0.5}});
+    spec["overrides"] = json!({"21610": "permanent", "webhook": {"503": "throttled"}});
+    let made = gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await.expect(201);
+    let shown = &made["versions"][0]["spec"];
+    assert_eq!(shown["overrides"], spec["overrides"]);
+    assert_eq!(shown["retry"]["max_elapsed_ms"], 60_000);
+    assert_eq!(shown["retry"]["budget"], json!({"share": 0.5, "min_per_second": 10.0}));
+}
+
+#[tokio::test]
+async fn limits_and_overrides_that_cannot_be_are_named() {
+    let gateway = with_hooks().await;
+    let mut spec = over(&["one"]);
+    spec["retry"] = json!({"type": "schedule", "delays_ms": [1], "max_elapsed_ms": 0,
+        "budget": {"share": -1, "min_per_second": 0}});
+    spec["overrides"] = json!({"": "permanent", "nobody": {"503": "throttled"}});
+    assert_eq!(
+        named(gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await),
+        [
+            "/spec/overrides/:wrong_format",
+            "/spec/overrides/nobody:unknown_provider",
+            "/spec/retry/budget/min_per_second:out_of_range",
+            "/spec/retry/budget/share:out_of_range",
+            "/spec/retry/max_elapsed_ms:out_of_range",
+        ]
+    );
+    spec["retry"] = json!({"type": "none"});
+    spec["overrides"] = json!({"200": "accepted", "webhook": {"503": "accepted"}, "7": 7});
+    assert_eq!(
+        named(gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await),
+        ["/spec/overrides/200:not_a_choice", "/spec/overrides/7:invalid", "/spec/overrides/webhook/503:not_a_choice"]
+    );
+}
+
+#[tokio::test]
+async fn a_rule_that_nobody_wrote_decides_nothing() {
+    let gateway = with_hooks().await;
+    let mut spec = over(&["one"]);
+    spec["retry"] = json!({"type": "custom", "rule": "by_customer",
+        "otherwise": {"type": "linear", "delay_ms": 5, "max_attempts": 0, "max_elapsed_ms": 0}});
+    assert_eq!(
+        named(gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await),
+        [
+            "/spec/retry/otherwise/max_attempts:out_of_range",
+            "/spec/retry/otherwise/max_elapsed_ms:out_of_range",
+            "/spec/retry/rule:unknown_rule",
+        ]
+    );
+}

@@ -25,11 +25,7 @@ pub struct Rules {
 
 impl Rules {
     pub fn of(spec: &RouteSpec, recognised: bool) -> Self {
-        let rounds = match &spec.retry {
-            RetryPolicy::None => 1,
-            RetryPolicy::Linear { max_attempts, .. } | RetryPolicy::Exponential { max_attempts, .. } => *max_attempts,
-            RetryPolicy::Schedule { delays_ms } => delays_ms.len() as u32 + 1,
-        };
+        let rounds = rounds(&spec.retry);
         let by_provider = if recognised { OnUnknown::Retry } else { OnUnknown::Hold };
         Self {
             candidates: spec.candidates.len(),
@@ -38,6 +34,15 @@ impl Rules {
             on_unknown: spec.on_unknown.unwrap_or(by_provider),
             recognised,
         }
+    }
+}
+
+fn rounds(policy: &RetryPolicy) -> u32 {
+    match policy {
+        RetryPolicy::None => 1,
+        RetryPolicy::Linear { max_attempts, .. } | RetryPolicy::Exponential { max_attempts, .. } => *max_attempts,
+        RetryPolicy::Schedule { delays_ms } => delays_ms.len() as u32 + 1,
+        RetryPolicy::Custom { otherwise, .. } => rounds(otherwise),
     }
 }
 
@@ -194,6 +199,12 @@ impl Model {
     fn end_round(&mut self) {
         self.made.asked_this_round.clear();
         self.made.this_round_counts = false;
+    }
+
+    /// Whoever would be asked is open or limited: it waits, and nothing else changes.
+    pub fn put_off(&mut self) {
+        assert_eq!(self.place, Place::Worker);
+        self.place = Place::Queue { due: false };
     }
 
     /// The worker is lost.

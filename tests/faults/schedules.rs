@@ -7,20 +7,22 @@ use angarium::{
     clock, control,
     domain::{
         attempt::{Attempt, Origin, PastAttempt, Trigger},
+        audit::Actor,
         delivery::DeliveryState,
-        ids::{AttemptId, ConnectionId, MessageId, TenantId},
+        ids::{AttemptId, ConnectionId, KeyId, MessageId, TenantId},
         message::{Body, Message, NewMessage, Priority},
         provider::Disposition,
         retry::RetryPolicy,
         route::{Candidate, OnUnknown, RouteSpec},
     },
-    outcome::{self, Circumstances, Outcome, host_verdict},
+    outcome::{self, Circumstances, NoRules, Outcome, host_verdict},
     recovery,
     routing::{self, Facts, Situation, Standing},
     store::{
         attempt::{NewIntent, Settlement, attempt_list, attempt_settle, intent_insert, past_load},
+        delivery::{Deferral, delivery_defer},
         message::{BirthLease, MessageRow, message_get, message_insert},
-        queue::{NewLease, lease_delete, lease_hold, lease_insert, queue_claim},
+        queue::{NewLease, lease_delete, lease_hold, lease_insert, lease_release},
     },
 };
 use fastrand::Rng;
@@ -29,7 +31,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::model::{Model, Next, Place, Rules};
-use crate::support::database::Database;
+use crate::support::database::{Database, claim_due};
 
 /// Schedules at a time, each lane on a database of its own.
 const LANES: u64 = 4;
@@ -89,7 +91,7 @@ impl Real<'_> {
 
     async fn claim(&mut self) {
         let mut txn = self.db.store.worker().await.unwrap();
-        let claimed = queue_claim(&mut txn, 10, 10, &[]).await.unwrap();
+        let claimed = claim_due(&mut txn, 10).await;
         let [(tenant, delivery)] = claimed[..] else { panic!("claimed {claimed:?}") };
         assert_eq!((tenant, delivery), (self.tenant, self.message.first_delivery()));
         let past = past_load(&mut txn, &claimed).await.unwrap().pop();
@@ -143,6 +145,7 @@ impl Real<'_> {
             connection: Some(connection),
             disposition,
             trigger: work.trigger,
+            started_at: clock::now(),
             round_closed: false,
         });
         let another = self.spec.fallback && self.plan(&work.past).is_some();
@@ -156,10 +159,13 @@ impl Real<'_> {
                 policy: &self.spec.retry,
                 on_unknown,
                 another_candidate: another,
+                another_in_turn: false,
                 past: &work.past,
                 may_ask_again: again,
                 first_due: now,
                 expires_at: None,
+                limits: self.spec.retry_limits,
+                rules: &NoRules,
                 now,
                 chance: 0.0,
             },
@@ -181,6 +187,32 @@ impl Real<'_> {
             }
         }
         outcome
+    }
+
+    /// Puts it back as it came, as `ledger` does.
+    async fn put_off(&mut self, keep_lease: bool) {
+        let work = self.work.take().unwrap();
+        let delivery = self.message.first_delivery();
+        let deferral = Deferral {
+            tenant: self.tenant,
+            delivery,
+            message: self.message,
+            priority: Priority::Normal,
+            lease: work.lease,
+            attempts: work.attempts,
+            deaths: work.deaths,
+            trigger: work.trigger,
+            wait: Duration::from_secs(3600),
+        };
+        let lease = (self.tenant, work.lease);
+        let mut txn = self.db.store.worker().await.unwrap();
+        assert!(lease_hold(&mut txn, &[lease]).await.unwrap().leases.contains(&work.lease));
+        delivery_defer(&mut txn, &[&deferral]).await.unwrap();
+        match keep_lease {
+            true => lease_release(&mut txn, &[(self.tenant, work.lease, delivery)]).await.unwrap(),
+            false => lease_delete(&mut txn, &[lease]).await.unwrap(),
+        }
+        txn.commit().await.unwrap();
     }
 
     fn settlement(
@@ -223,6 +255,7 @@ impl Real<'_> {
                 Outcome::Sent | Outcome::FallBack(_) | Outcome::End(_) => None,
             },
             deaths: work.deaths,
+            ordered: false,
         }
     }
 
@@ -316,6 +349,7 @@ async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Op
         send_at: None,
         expires_at: None,
         reference: None,
+        ordering_key: None,
         connection: None,
         body: Body::default(),
         attachments: 0,
@@ -324,7 +358,9 @@ async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Op
     let new = NewMessage { message, idempotency: None, attachments: vec![] };
     let lease = BirthLease { id: Uuid::now_v7(), node: Uuid::now_v7(), length_ms: 600_000 };
     let mut txn = db.store.tenant(tenant).await.unwrap();
-    message_insert(&mut txn, tenant, &[MessageRow { new: &new, json: b"{}", queued }], lease).await.unwrap();
+    message_insert(&mut txn, tenant, &[MessageRow { new: &new, json: b"{}", queued: Some(queued) }], lease)
+        .await
+        .unwrap();
     txn.commit().await.unwrap();
     let work = Work { lease: lease.id, past: vec![], attempts: 0, deaths: 0, trigger: Trigger::Scheduled };
     (new.message.id, (!queued).then_some(work))
@@ -376,6 +412,11 @@ async fn schedule(db: &Database, direct: &mut PgConnection, tenant: TenantId, se
     Ok(ends)
 }
 
+/// Whoever cancels and retries.
+fn somebody() -> Actor {
+    Actor { key: KeyId::new(), name: "somebody".to_owned(), request: None }
+}
+
 async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown: OnUnknown) -> Result<(), String> {
     let bell = Arc::new(Notify::new());
     let same = |what: &str, real: bool, model: bool| {
@@ -385,12 +426,13 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
     match rng.u8(0..24) {
         0 => {
             real.log.push("cancel".into());
-            let done = control::cancel(&real.db.store, real.tenant, real.message).await.unwrap();
+            let done = control::cancel(&real.db.store, real.tenant, &somebody(), real.message).await.unwrap();
             return same("cancel", matches!(done, control::Controlled::Done(_)), model.canceled());
         }
         1 => {
             real.log.push("retry by hand".into());
-            let done = control::retry(&real.db.store, &bell, real.tenant, real.message, None).await.unwrap();
+            let done =
+                control::retry(&real.db.store, &bell, real.tenant, &somebody(), real.message, None).await.unwrap();
             return same("retry", matches!(done, control::Controlled::Done(_)), model.retried());
         }
         2 | 3 if model.place != Place::LostWorker && !real.sleepers.is_empty() => {
@@ -429,7 +471,8 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
         }
         Place::End(_) => {
             real.log.push("retry by hand".into());
-            let done = control::retry(&real.db.store, &bell, real.tenant, real.message, None).await.unwrap();
+            let done =
+                control::retry(&real.db.store, &bell, real.tenant, &somebody(), real.message, None).await.unwrap();
             return same("retry", matches!(done, control::Controlled::Done(_)), model.retried());
         }
     }
@@ -443,6 +486,13 @@ async fn work(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
         real.log.push("the worker is lost".into());
         real.sleepers.extend(real.work.take());
         model.worker_lost();
+        return Ok(());
+    }
+    if rng.u8(0..8) == 0 {
+        let keep_lease = rng.bool();
+        real.log.push(format!("it is put off, the lease stays {keep_lease}"));
+        real.put_off(keep_lease).await;
+        model.put_off();
         return Ok(());
     }
     let (planned, wanted) = (real.plan(&real.work.as_ref().unwrap().past), model.candidate());

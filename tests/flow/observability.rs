@@ -444,7 +444,7 @@ async fn tail_prints_a_line_an_event() {
         Tail::start(&gateway, &url, &[&since[..], &["--json", "--type", "message.retry_scheduled"]].concat());
     let event: Value = serde_json::from_str(&programs.line().await.unwrap()).unwrap();
     let names: Vec<_> = event.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(names, ["at", "data", "delivery", "id", "message", "type"]);
+    assert_eq!(names, ["at", "connection", "data", "delivery", "id", "message", "type"]);
     assert_eq!(event["message"], second);
     assert_eq!(event["data"]["attempt"], 1);
     // What happens from now on comes, too.
@@ -467,7 +467,7 @@ async fn tail_comes_again_where_it_was_and_ends_when_it_is_refused() {
         seen.push(last);
         let event = |id: u32| format!("id: evt_{id}\ndata: {{\"id\":\"evt_{id}\"}}\n\n");
         match seen.len() {
-            1 => (StatusCode::OK, event(1) + &event(2) + "data: {\"cut"),
+            1 => (StatusCode::OK, event(1) + event(2).as_str() + "data: {\"cut"),
             2 => (StatusCode::SERVICE_UNAVAILABLE, "{}".to_owned()),
             3 => (StatusCode::OK, event(3)),
             _ => (StatusCode::UNAUTHORIZED, "{\"code\":\"unauthorized\"}".to_owned()),

@@ -120,7 +120,7 @@ async fn twilio_says(url: &str, status: &str, more: &str) -> u16 {
     let body = format!("MessageSid=SM1&MessageStatus={status}{more}");
     let mut fields: Vec<_> = url::form_urlencoded::parse(body.as_bytes()).collect();
     fields.sort();
-    let signed = fields.iter().fold(url.to_owned(), |signed, (name, value)| signed + name + value);
+    let signed = fields.iter().fold(url.to_owned(), |signed, (name, value)| signed + &**name + &**value);
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, b"5ecret");
     let signature = STANDARD.encode(hmac::sign(&key, signed.as_bytes()));
     let request = client().post(url).header("x-twilio-signature", signature).body(body);

@@ -251,7 +251,7 @@ async fn they_agree_with_the_ledger_after_kills() {
     agrees_in_time(&gateway).await;
 }
 
-/// What people do counts as well: cancel, and try again what failed.
+/// What people do counts as well: cancel, try again what failed, replay dead letters, and resolve what is unknown.
 async fn by_hand(gateway: &TestGateway) {
     let body =
         json!({"channel": "sms", "to": "+14155550123", "content": {"text": "t"}, "send_at": "2099-01-01T00:00:00Z"});
@@ -271,6 +271,21 @@ async fn by_hand(gateway: &TestGateway) {
             gateway.settled(id).await;
         }
     }
+    let list = gateway.get("/v1/messages?state=unknown&limit=6").await;
+    for (message, outcome) in list["data"].as_array().unwrap().iter().zip(["sent", "failed", "again"].iter().cycle()) {
+        let id = message["id"].as_str().unwrap();
+        let body = json!({"as": outcome, "reason": "somebody looked"});
+        gateway.post(&format!("/v1/messages/{id}/resolve"), &body).await.expect(200);
+        gateway.settled(id).await;
+    }
+    let body = json!({"filter": {}, "rate_per_second": 1000});
+    let replay = gateway.post("/v1/dead-letters/replays", &body).await.expect(202);
+    let path = format!("/v1/dead-letters/replays/{}", replay["id"].as_str().unwrap());
+    eventually("the end of the replay", || async {
+        let replay = gateway.get(&path).await;
+        (replay["state"] == "finished" && replay["outcomes"]["queued"] == Value::Null).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -343,7 +358,11 @@ async fn a_connections_health_is_told() {
             assert!(window["latency_ms"]["p99"].as_f64().unwrap() > 0.0, "{first}");
         }
         assert_eq!(first["last_error"]["code"], "404", "{first}");
-        assert_eq!((&first["last_error"]["status"], &first["breaker"]), (&json!(404), &Value::Null), "{first}");
+        assert_eq!(
+            (&first["last_error"]["status"], &first["breaker"]["state"]),
+            (&json!(404), &json!("closed")),
+            "{first}"
+        );
         assert_eq!(of("second").await["last_error"], Value::Null);
         let texts = of("texts").await;
         assert_eq!((&texts["enabled"], &texts["windows"]["24h"]["attempts"]), (&json!(false), &json!(0)), "{texts}");

@@ -14,13 +14,13 @@ use angarium::{
     store::{
         attempt::{Settlement, attempt_list, attempt_settle},
         message::{BirthLease, MessageRow, message_get, message_insert},
-        queue::{NewLease, lease_hold, lease_insert, lease_recover, lease_renew, queue_claim},
+        queue::{NewLease, Share, lease_hold, lease_insert, lease_recover, lease_renew, queue_claim, queue_lanes},
     },
 };
 use jiff::ToSpan;
 use uuid::Uuid;
 
-use crate::support::database::Database;
+use crate::support::database::{Database, claim_due};
 
 fn message(priority: Priority, key: Option<&str>) -> NewMessage {
     let message = Message {
@@ -31,6 +31,7 @@ fn message(priority: Priority, key: Option<&str>) -> NewMessage {
         send_at: None,
         expires_at: None,
         reference: None,
+        ordering_key: None,
         connection: None,
         body: Body::default(),
         attachments: 0,
@@ -43,15 +44,15 @@ fn message(priority: Priority, key: Option<&str>) -> NewMessage {
 async fn accept(db: &Database, tenant: TenantId, new: &[NewMessage], queued: bool) -> Vec<MessageId> {
     let mut txn = db.store.tenant(tenant).await.unwrap();
     let lease = BirthLease { id: Uuid::now_v7(), node: Uuid::now_v7(), length_ms: 60_000 };
-    let rows: Vec<_> = new.iter().map(|new| MessageRow { new, json: b"{}", queued }).collect();
+    let rows: Vec<_> = new.iter().map(|new| MessageRow { new, json: b"{}", queued: Some(queued) }).collect();
     let fresh = message_insert(&mut txn, tenant, &rows, lease).await.unwrap();
     txn.commit().await.unwrap();
     fresh.fresh
 }
 
-async fn claim(db: &Database, limit: i64, per_tenant: i64, except: &[TenantId]) -> Vec<(TenantId, DeliveryId)> {
+async fn claim(db: &Database, most: usize) -> Vec<(TenantId, DeliveryId)> {
     let mut txn = db.store.worker().await.unwrap();
-    let claimed = queue_claim(&mut txn, limit, per_tenant, except).await.unwrap();
+    let claimed = claim_due(&mut txn, most).await;
     txn.commit().await.unwrap();
     claimed
 }
@@ -61,7 +62,7 @@ async fn taken(db: &Database, tenant: TenantId, lease_ms: u64) -> (MessageId, Uu
     let new = message(Priority::Normal, None);
     accept(db, tenant, std::slice::from_ref(&new), true).await;
     let mut txn = db.store.worker().await.unwrap();
-    let claimed = queue_claim(&mut txn, 10, 10, &[]).await.unwrap();
+    let claimed = claim_due(&mut txn, 10).await;
     assert_eq!(claimed, [(tenant, new.message.id.first_delivery())]);
     let lease = NewLease { tenant, id: Uuid::now_v7(), deliveries: vec![(claimed[0].1, 0)] };
     let id = lease.id;
@@ -97,6 +98,7 @@ fn settlement(tenant: TenantId, message: MessageId, lease: Uuid, number: u32, st
                 retry_after_ms: None,
                 cost: None,
                 units: None,
+                overridden: None,
             },
             fallback_reason: None,
             plugin_micros: 1,
@@ -105,6 +107,7 @@ fn settlement(tenant: TenantId, message: MessageId, lease: Uuid, number: u32, st
         state: Some(state),
         next: (state == DeliveryState::Queued).then_some((now, Trigger::Retry)),
         deaths: 0,
+        ordered: false,
     }
 }
 
@@ -120,18 +123,46 @@ async fn a_key_is_accepted_once_even_within_one_batch() {
 }
 
 #[tokio::test]
-async fn a_claim_takes_the_pressing_first_and_something_of_every_tenant() {
+async fn a_walk_sees_each_tenants_priorities_and_whether_they_are_due() {
+    let db = Database::new().await;
+    let mut tenants = [db.tenant("one").await, db.tenant("two").await, db.tenant("three").await];
+    tenants.sort_unstable();
+    for tenant in tenants {
+        let mut later = message(Priority::Urgent, None);
+        later.message.send_at = Some(clock::now() + 1.hour());
+        let now = (0..5).map(|_| message(Priority::Low, None));
+        accept(&db, tenant, &now.chain([later]).collect::<Vec<_>>(), true).await;
+    }
+    let mut txn = db.store.worker().await.unwrap();
+    let lanes = queue_lanes(&mut txn, None, 100).await.unwrap();
+    let seen: Vec<_> = lanes.iter().map(|lane| (lane.tenant, lane.priority, lane.due)).collect();
+    let each = |tenant| [(tenant, Priority::Urgent, false), (tenant, Priority::Low, true)];
+    assert_eq!(seen, tenants.map(each).concat());
+    assert_eq!(queue_lanes(&mut txn, Some(tenants[0]), 3).await.unwrap(), lanes[2..5]);
+    assert!(queue_lanes(&mut txn, Some(tenants[2]), 3).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_claim_takes_the_share_of_each_and_the_longest_due_first() {
     let db = Database::new().await;
     let (one, other) = (db.tenant("one").await, db.tenant("other").await);
     let many: Vec<_> = (0..20).map(|_| message(Priority::Normal, None)).collect();
-    accept(&db, one, &many, true).await;
-    let urgent = message(Priority::Urgent, None);
-    accept(&db, one, std::slice::from_ref(&urgent), true).await;
+    accept(&db, one, &many[10..], true).await;
+    accept(&db, one, &many[..10], true).await;
     accept(&db, other, &[message(Priority::Low, None)], true).await;
-    let claimed = claim(&db, 10, 5, &[]).await;
-    assert!(claimed.contains(&(one, urgent.message.id.first_delivery())), "{claimed:?}");
-    assert!(claimed.iter().any(|(tenant, _)| *tenant == other), "{claimed:?}");
-    assert!(claim(&db, 10, 10, &[one]).await.is_empty(), "a tenant that has its share is passed over");
+    let share = |tenant, priority, count| Share { tenant, priority, count };
+    let mut txn = db.store.worker().await.unwrap();
+    let shares = [share(one, Priority::Normal, 3), share(one, Priority::High, 2), share(other, Priority::Low, 9)];
+    let claimed = queue_claim(&mut txn, &shares).await.unwrap();
+    let mut of_one: Vec<_> = claimed.iter().filter(|it| it.tenant == one).map(|it| it.delivery).collect();
+    of_one.sort_unstable();
+    assert_eq!(of_one, many[..3].iter().map(|it| it.message.id.first_delivery()).collect::<Vec<_>>());
+    assert_eq!(claimed.iter().filter(|it| it.tenant == other).count(), 1);
+    // What one has taken and not committed, another passes over.
+    let mut second = db.store.worker().await.unwrap();
+    let claimed = queue_claim(&mut second, &shares).await.unwrap();
+    assert!(claimed.iter().all(|it| it.tenant == one && !of_one.contains(&it.delivery)), "{claimed:?}");
+    assert_eq!(claimed.len(), 3);
 }
 
 #[tokio::test]
@@ -141,7 +172,7 @@ async fn what_is_due_later_is_not_claimed() {
     let mut later = message(Priority::Normal, None);
     later.message.send_at = Some(clock::now() + 1.hour());
     accept(&db, tenant, &[later], true).await;
-    assert!(claim(&db, 10, 10, &[]).await.is_empty());
+    assert!(claim(&db, 10).await.is_empty());
 }
 
 #[tokio::test]
@@ -184,7 +215,7 @@ async fn an_end_is_never_replaced_and_a_retry_waits_in_the_queue() {
     let mut txn = db.store.worker().await.unwrap();
     let _ = attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 1, DeliveryState::Queued)]).await.unwrap();
     txn.commit().await.unwrap();
-    assert_eq!(claim(&db, 10, 10, &[]).await.len(), 1);
+    assert_eq!(claim(&db, 10).await.len(), 1);
     let mut txn = db.store.worker().await.unwrap();
     let _ = attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 2, DeliveryState::Failed)]).await.unwrap();
     let _ = attempt_settle(&mut txn, &[&settlement(tenant, message, lease, 3, DeliveryState::Sent)]).await.unwrap();
@@ -225,7 +256,7 @@ async fn recovery_passes_over_what_was_settled_and_claimed_by_another() {
     let mut txn = db.store.worker().await.unwrap();
     let retried = settlement(tenant, both[0].message.id, lease, 1, DeliveryState::Queued);
     let _ = attempt_settle(&mut txn, &[&retried]).await.unwrap();
-    let claimed = queue_claim(&mut txn, 10, 10, &[]).await.unwrap();
+    let claimed = claim_due(&mut txn, 10).await;
     assert_eq!(claimed, [(tenant, both[0].message.id.first_delivery())]);
     let other = NewLease { tenant, id: Uuid::now_v7(), deliveries: vec![(claimed[0].1, 1)] };
     let second = other.id;

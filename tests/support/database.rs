@@ -9,8 +9,12 @@ use std::{
 };
 
 use angarium::{
-    domain::ids::TenantId,
-    store::{self, Store, tenant::tenant_insert},
+    domain::ids::{DeliveryId, TenantId},
+    store::{
+        self, Store,
+        queue::{Lane, Share, queue_claim, queue_lanes},
+        tenant::tenant_insert,
+    },
 };
 use tokio::sync::OnceCell;
 use xtask::database::{Cluster, Options};
@@ -111,6 +115,14 @@ impl Database {
     pub async fn sql(&self, sql: &str) -> String {
         self.try_sql(sql).await.expect("the SQL runs")
     }
+}
+
+/// Takes what is due out of the queue, up to so many of each tenant and priority.
+pub async fn claim_due(db: &mut store::Connection, most: usize) -> Vec<(TenantId, DeliveryId)> {
+    let lanes = queue_lanes(db, None, 1000).await.unwrap().into_iter().filter(|lane| lane.due);
+    let share = |lane: Lane| Share { tenant: lane.tenant, priority: lane.priority, count: most };
+    let claimed = queue_claim(db, &lanes.map(share).collect::<Vec<_>>()).await.unwrap();
+    claimed.into_iter().map(|it| (it.tenant, it.delivery)).collect()
 }
 
 /// Waits until `done` answers something, for at most half a minute.

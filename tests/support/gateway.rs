@@ -20,8 +20,7 @@ use super::{
 };
 
 /// Everything that a tenant's key can be allowed.
-pub const ALL_SCOPES: &str =
-    "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read,providers:read";
+pub const ALL_SCOPES: &str = "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read,providers:read,audit:read";
 
 static BUILT: OnceCell<(PathBuf, PathBuf)> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -176,6 +175,13 @@ impl TestGateway {
     pub fn url(&self, path: &str) -> String {
         let node = self.nodes.iter().flatten().next().expect("a living node");
         format!("http://{}{path}", node.address())
+    }
+
+    /// Sends a message to one of the nodes and answers its id.
+    pub async fn send_to(&self, node: usize, message: &Value) -> String {
+        let address = self.nodes[node].as_ref().expect("a living node").address();
+        let request = self.client.post(format!("http://{address}/v1/messages")).bearer_auth(&self.key);
+        id(&answer(request.json(message)).await.expect(202))
     }
 
     /// Waits until a node's log has this text.

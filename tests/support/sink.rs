@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -21,6 +21,7 @@ pub struct Received {
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
+    pub at: Instant,
 }
 
 impl Received {
@@ -121,7 +122,8 @@ async fn receive(
     body: Bytes,
 ) -> (StatusCode, HeaderMap, String) {
     let path = uri.path().to_owned();
-    inner.received.lock().unwrap().push(Received { method, path: path.clone(), headers, body });
+    let received = Received { method, path: path.clone(), headers, body, at: Instant::now() };
+    inner.received.lock().unwrap().push(received);
     inner.arrived.notify_waiters();
     let reply = next_reply(&inner, &path);
     tokio::time::sleep(reply.after).await;

@@ -4,9 +4,11 @@
 //! (`fsync`, `synchronous_commit`), every wait has an end, and all traffic stays on loopback.
 
 mod backlog;
+mod fairness;
 mod figures;
 mod load;
 mod reference;
+mod rules;
 mod sink;
 mod stage;
 mod throughput;
@@ -32,19 +34,24 @@ pub struct Options {
     pub only: Option<String>,
     /// Of each measurement.
     pub time: Duration,
+    /// Of a development build, which shows that it works and nothing more: `rules` alone.
+    pub debug: bool,
 }
 
 /// What `--only` takes.
-pub const NAMES: [&str; 6] = ["end_to_end", "latency", "accept", "accept_batch", "backlog", "slow_provider"];
+pub const NAMES: [&str; 8] =
+    ["end_to_end", "latency", "accept", "accept_batch", "backlog", "slow_provider", "fairness", "rules"];
 
 impl Options {
-    /// Reads `[--json] [--only NAME] [--seconds N]`.
+    /// Reads `[NAME] [--json] [--only NAME] [--seconds N] [--debug]`.
     pub fn parse(words: &[&str]) -> Result<Self> {
-        let mut options = Self { json: false, only: None, time: Duration::from_secs(8) };
+        let mut options = Self { json: false, only: None, time: Duration::from_secs(8), debug: false };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             match *word {
                 "--json" => options.json = true,
+                "--debug" => options.debug = true,
+                name if NAMES.contains(&name) => options.only = Some(name.to_owned()),
                 "--only" => {
                     let name = words.next().context("--only needs a name")?;
                     ensure!(NAMES.contains(name), "`--only {name}`: it is one of {}", NAMES.join(", "));
@@ -57,7 +64,13 @@ impl Options {
                 other => bail!("`cargo xtask bench` doesn't know `{other}`"),
             }
         }
+        ensure!(!options.debug || options.rules_alone(), "`--debug` is for `rules` alone");
         Ok(options)
+    }
+
+    /// They need no database, no provider and no gateway, and no load generator.
+    fn rules_alone(&self) -> bool {
+        self.only.as_deref() == Some("rules")
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -68,20 +81,30 @@ impl Options {
 /// Measures, shows a table, and with `json` prints one JSON object last.
 pub fn run(words: &[&str]) -> Result<()> {
     let options = Options::parse(words)?;
-    if cfg!(debug_assertions) {
+    if cfg!(debug_assertions) && !options.rules_alone() {
         return Err(run_released(words));
     }
     project::prepare_toolchain()?;
-    let providers = project::build_providers()?;
-    let binary = project::build_gateway(Profile::Release)?;
-    let stage = Stage::set(binary, providers)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let figures = runtime.block_on(measure(&stage, &options))?;
+    let figures = if options.rules_alone() { rules_alone(&options)? } else { all(&options)? };
     println!("{}", figures.table());
     if options.json {
         println!("{}", figures.json());
     }
     Ok(())
+}
+
+fn rules_alone(options: &Options) -> Result<Figures> {
+    let mut figures = Figures::default();
+    rules::measure(options, &mut figures)?;
+    Ok(figures)
+}
+
+fn all(options: &Options) -> Result<Figures> {
+    let providers = project::build_providers()?;
+    let binary = project::build_gateway(Profile::Release)?;
+    let stage = Stage::set(binary, providers)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(measure(&stage, options))
 }
 
 /// The load generator costs a share of what it measures: it too is a release build, and may open many sockets.
@@ -116,6 +139,12 @@ async fn measure(stage: &Stage, options: &Options) -> Result<Figures> {
     if options.wants("slow_provider") {
         waiting::measure(stage, options, &mut figures).await?;
     }
+    if options.wants("rules") {
+        rules::measure(options, &mut figures)?;
+    }
+    if options.wants("fairness") {
+        fairness::measure(stage, &mut figures).await?;
+    }
     let after = reference::pgbench(stage, options.time)?;
     figures.relate_to(before, after);
     Ok(figures)
@@ -130,7 +159,8 @@ mod tests {
         let options = Options::parse(&["--json", "--only", "accept", "--seconds", "3"]).unwrap();
         assert!(options.json && options.wants("accept") && !options.wants("backlog"));
         assert_eq!(options.time, Duration::from_secs(3));
-        for wrong in [&["--only", "x"][..], &["--only"], &["--seconds", "0"], &["--fast"]] {
+        assert_eq!(Options::parse(&["rules"]).unwrap().only.as_deref(), Some("rules"));
+        for wrong in [&["--only", "x"][..], &["--only"], &["--seconds", "0"], &["--fast"], &["--debug"]] {
             assert!(Options::parse(wrong).is_err());
         }
     }

@@ -14,8 +14,9 @@ cargo xtask COMMAND
   test [FILTER…]     Every check and test, installing what they need; with filters, those tests alone.
   plugins            Build the provider components into target/plugins.
   database           Start the development database and print its address; Ctrl-C stops it.
-  bench [--json] [--only NAME] [--seconds N]
+  bench [NAME] [--json] [--seconds N]
                      Measure the gateway against pgbench on this machine. Release builds.
+                     `rules` alone needs no database, and takes --debug for a development build.
 ";
 
 fn main() -> ExitCode {

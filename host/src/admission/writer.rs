@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use metrics::Histogram;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
@@ -28,6 +29,8 @@ use crate::{
             BirthLease, KnownKey, MessageRow, attachment_insert, idempotency_find, message_exists, message_insert,
             message_load,
         },
+        ordering::ordering_join,
+        queue::QueueEntry,
         tenant_set, transaction_end,
     },
 };
@@ -115,12 +118,12 @@ impl Writer {
         let mut senders = Vec::with_capacity(requests.len());
         for (request, Request { tenant, messages, answer }) in requests.into_iter().enumerate() {
             senders.push(answer);
-            let due = messages.iter().filter(|new| new.message.due_at() <= now).count();
+            let due = messages.iter().filter(|new| may_start(&new.message, now)).count();
             let mut places = self.reserve(tenant, due).into_iter();
             let part =
                 parts.entry(tenant).or_insert_with(|| Part { tenant, lease: Uuid::now_v7(), messages: Vec::new() });
             for (index, new) in messages.into_iter().enumerate() {
-                let place = if new.message.due_at() <= now { places.next() } else { None };
+                let place = if may_start(&new.message, now) { places.next() } else { None };
                 // A body is plain data: it always has a JSON form.
                 let json = serde_json::to_vec(&new.message.body).unwrap_or_default();
                 part.messages.push(Pending { new, json, place, request, index });
@@ -213,6 +216,7 @@ impl Writer {
             if !several.is_empty() {
                 leg_insert(&mut txn, part.tenant, &several).await?;
             }
+            ordering_join(&mut txn, &entrants(part, &fresh)).await?;
             written.push(replays(&mut txn, part, fresh).await?);
         }
         failpoint!(AcceptBeforeCommit);
@@ -299,7 +303,29 @@ fn first_leg(message: Arc<Message>) -> Arc<Message> {
 }
 
 fn rows(part: &Part) -> Vec<MessageRow<'_>> {
-    part.messages.iter().map(|it| MessageRow { new: &it.new, json: &it.json, queued: it.place.is_none() }).collect()
+    let row = |it: &Pending| it.new.message.ordering_key.is_none().then_some(it.place.is_none());
+    part.messages.iter().map(|it| MessageRow { new: &it.new, json: &it.json, queued: row(it) }).collect()
+}
+
+/// Whether this node may deliver it at once: it is due, and waits for no turn.
+fn may_start(message: &Message, now: Timestamp) -> bool {
+    message.ordering_key.is_none() && message.due_at() <= now
+}
+
+/// The messages that join their keys' lines, in the order in which they came.
+fn entrants<'a>(part: &'a Part, fresh: &HashSet<MessageId>) -> Vec<(&'a str, QueueEntry)> {
+    let messages = part.messages.iter().map(|it| &it.new.message).filter(|it| fresh.contains(&it.id));
+    messages
+        .filter_map(|message| {
+            let entry = QueueEntry {
+                tenant: part.tenant,
+                delivery: message.id.first_delivery(),
+                due_at: message.due_at(),
+                priority: message.priority,
+            };
+            Some((message.ordering_key.as_deref()?, entry))
+        })
+        .collect()
 }
 
 /// What the keys that were not new stand for.

@@ -12,10 +12,11 @@ use axum::{
     http::{header, request::Parts},
 };
 
-use super::{App, problem::Problem};
+use super::{App, problem::Problem, request::RequestId};
 use crate::{
     clock, credential,
     domain::{
+        audit::Actor,
         ids::TenantId,
         key::{ApiKey, Scope},
     },
@@ -95,7 +96,7 @@ macro_rules! permissions {
 }
 
 permissions! {
-    /// Send, cancel, retry.
+    /// Send, cancel, retry; deal with dead letters.
     MessagesWrite;
     /// Look at messages.
     MessagesRead;
@@ -109,6 +110,8 @@ permissions! {
     RoutesRead;
     /// Look at providers.
     ProvidersRead;
+    /// Look at who did what.
+    AuditRead;
     /// Install providers and grant hosts.
     Operator;
 }
@@ -117,7 +120,17 @@ permissions! {
 #[derive(Debug)]
 pub struct Tenant<P> {
     pub id: TenantId,
+    key: Arc<ApiKey>,
+    request: Option<RequestId>,
     permission: PhantomData<P>,
+}
+
+impl<P> Tenant<P> {
+    /// Who asks, for the record.
+    pub fn actor(&self) -> Actor {
+        let request = self.request.as_ref().map(|id| id.as_str().to_owned());
+        Actor { key: self.key.id, name: self.key.name.clone(), request }
+    }
 }
 
 impl<P: Permission> FromRequestParts<App> for Tenant<P> {
@@ -132,7 +145,8 @@ impl<P: Permission> FromRequestParts<App> for Tenant<P> {
         let key = found.filter(|key| key.is_valid(clock::now()));
         let key = key.ok_or_else(|| Problem::unauthorized("the key is unknown, revoked or expired"))?;
         if key.allows(P::SCOPE) {
-            Ok(Self { id: key.tenant, permission: PhantomData })
+            let request = parts.extensions.get().cloned();
+            Ok(Self { id: key.tenant, key, request, permission: PhantomData })
         } else {
             Err(Problem::forbidden(P::SCOPE.as_str()))
         }

@@ -13,6 +13,7 @@ use super::{
     auth::{ConnectionsRead, ConnectionsWrite, Tenant},
     draft::Draft,
     fields::{self, Fields},
+    guards::{self, Guards},
     json::Json,
     page::{Page, Paging},
     problem::{Problem, ProblemBody},
@@ -74,6 +75,9 @@ pub struct NewConnection {
     /// Whether messages may go through it; true, if left out.
     #[serde(default)]
     enabled: Option<bool>,
+    /// Its circuit breaker's policy and its limit on the rate.
+    #[serde(default)]
+    guards: Option<Guards>,
 }
 
 /// What changes of a connection; what is left out stays.
@@ -92,6 +96,9 @@ pub struct ConnectionChange {
     config: Option<Box<RawValue>>,
     #[serde(default)]
     enabled: Option<bool>,
+    /// Its circuit breaker's policy and its limit on the rate; the whole new ones.
+    #[serde(default)]
+    guards: Option<Guards>,
 }
 
 /// A secret's new value.
@@ -118,6 +125,8 @@ pub struct ConnectionAnswer {
     #[schema(value_type = Object)]
     config: Box<RawValue>,
     enabled: bool,
+    /// With all defaults.
+    guards: Guards,
     /// Where the provider's service says what became of deliveries; a path, where nobody set the gateway's
     /// `http.public_url`. Null for a provider that reads no callbacks. Whoever knows it can speak to the gateway as
     /// that service, unless the service signs what it says.
@@ -286,8 +295,10 @@ pub async fn rotate(
     secret_store(&app, &mut txn, tenant.id, connection.id, &name, &new.value, version).await?;
     let overlap = i32::try_from(new.overlap_seconds.unwrap_or(0)).unwrap_or(i32::MAX);
     secret_retire(&mut txn, tenant.id, connection.id, &name, version, overlap).await?;
+    guards::mended(&mut txn, tenant.id, connection.id, &connection.guards.breaker).await?;
     tenant_config_bump(&mut txn, tenant.id).await?;
     txn.commit().await.map_err(StoreError::from)?;
+    guards::announce(&app, connection.id).await;
     app.changed(tenant.id).await;
     Ok(Json(SecretAnswer { name, version, created_at: clock::now() }))
 }
@@ -307,6 +318,7 @@ impl NewSecret {
 impl NewConnection {
     fn into_domain(self, app: &App, mut fields: Fields) -> Result<(Connection, BTreeMap<String, String>), Problem> {
         check_names(&mut fields, self.uid.as_deref(), self.name.as_deref());
+        let guards = self.guards.map(|guards| guards.checked(&mut fields));
         let config = self.config.unwrap_or_else(empty);
         let provider = self.provider.unwrap_or_default();
         match app.providers.serving(&provider) {
@@ -328,6 +340,7 @@ impl NewConnection {
             provider,
             config,
             enabled: self.enabled.unwrap_or(true),
+            guards: guards.unwrap_or_default(),
             callback_token: credential::callback_token(),
             created_at: now,
             updated_at: now,
@@ -339,6 +352,7 @@ impl NewConnection {
 impl ConnectionChange {
     fn apply(self, app: &App, mut fields: Fields, mut connection: Connection) -> Result<Connection, Problem> {
         check_names(&mut fields, self.uid.as_deref(), self.name.as_deref());
+        let guards = self.guards.map(|guards| guards.checked(&mut fields));
         if let Some(config) = &self.config {
             check_config(&mut fields, component(app, &connection.provider)?.as_ref(), config);
         }
@@ -349,6 +363,7 @@ impl ConnectionChange {
         connection.name = self.name.unwrap_or(connection.name);
         connection.config = self.config.unwrap_or(connection.config);
         connection.enabled = self.enabled.unwrap_or(connection.enabled);
+        connection.guards = guards.unwrap_or(connection.guards);
         connection.updated_at = clock::now();
         Ok(connection)
     }
@@ -466,6 +481,7 @@ fn answer(app: &App, secrets: Vec<SecretAnswer>, row: Connection) -> ConnectionA
         provider: row.provider,
         config: row.config,
         enabled: row.enabled,
+        guards: row.guards.into(),
         secrets,
         created_at: row.created_at,
         updated_at: row.updated_at,

@@ -14,8 +14,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::domain::callback::CALLBACK_PATH;
 
 use super::{
-    App, callback, connection, event, health, json::close_tagged, message, operation, problem::ProblemBody, provider,
-    route, statistics,
+    App, audit, callback, connection, dead_letter, event, guards, health, json::close_tagged, message, operation,
+    problem::ProblemBody, provider, resolution, route, settings, statistics,
 };
 
 #[derive(OpenApi)]
@@ -28,11 +28,14 @@ use super::{
     servers((url = "/")),
     tags(
         (name = "messages", description = "What is sent, and what became of it."),
+        (name = "dead-letters", description = "What ended without success, and waits for a person."),
         (name = "events", description = "What happens, as it happens."),
         (name = "connections", description = "A tenant's accounts at providers."),
         (name = "routes", description = "Which connection serves a channel."),
+        (name = "settings", description = "What holds for all of a tenant's deliveries."),
         (name = "providers", description = "The components that speak to the other side."),
         (name = "statistics", description = "Counts, rates, latencies, cost and health."),
+        (name = "audit", description = "Who did what."),
         (name = "callbacks", description = "What providers' services say later."),
         (name = "operations", description = "For whoever runs the gateway."),
     ),
@@ -51,16 +54,28 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(message::cancel))
         .routes(routes!(message::retry))
         .routes(routes!(message::purge))
+        .routes(routes!(resolution::resolve))
+        .routes(routes!(dead_letter::list))
+        .routes(routes!(dead_letter::get))
+        .routes(routes!(dead_letter::replay))
+        .routes(routes!(dead_letter::discard))
+        .routes(routes!(dead_letter::discard_all))
+        .routes(routes!(dead_letter::list_replays, dead_letter::start_replay))
+        .routes(routes!(dead_letter::get_replay))
+        .routes(routes!(dead_letter::cancel_replay))
+        .routes(routes!(audit::list))
         .routes(routes!(event::list))
         .routes(routes!(event::follow))
         .routes(routes!(connection::list, connection::create))
         .routes(routes!(connection::get, connection::update, connection::delete))
         .routes(routes!(connection::rotate))
+        .routes(routes!(guards::set_breaker))
         .routes(routes!(route::list, route::create))
         .routes(routes!(route::get))
         .routes(routes!(route::create_version))
         .routes(routes!(route::activate))
         .routes(routes!(route::rollback))
+        .routes(routes!(settings::get, settings::put))
         .routes(routes!(provider::list, provider::install))
         .routes(routes!(provider::get))
         .routes(routes!(provider::rollback))

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::{
     App,
     auth::{ConnectionsRead, Tenant},
+    guards::BreakerAnswer,
     json::Json,
     message::DispositionName,
     page::{Page, Paging},
@@ -26,6 +27,7 @@ use crate::{
     },
     store::{
         self, Connection as Db,
+        breaker::breaker_list,
         connection::connection_list,
         provider::{StoredComponent, component_list, provider_get},
         statistics::{Failure, failure_list, window_list},
@@ -46,9 +48,7 @@ pub struct HealthAnswer {
     windows: WindowsAnswer,
     /// The last attempt that was not accepted.
     last_error: Option<LastErrorAnswer>,
-    /// Always null at present.
-    #[schema(value_type = Option<Object>)]
-    breaker: Option<()>,
+    breaker: BreakerAnswer,
 }
 
 /// The provider that a connection is an account at.
@@ -135,6 +135,8 @@ pub async fn providers(
     let mut windows = windows_of(window_list(&mut txn, tenant.id, &ids).await?);
     let failures = failure_list(&mut txn, tenant.id, &ids).await?;
     let mut failures: HashMap<_, _> = failures.into_iter().map(|it| (it.connection, it)).collect();
+    let breakers = breaker_list(&mut txn, tenant.id, &ids).await?;
+    let mut breakers: HashMap<_, _> = breakers.into_iter().map(|it| (it.connection, it.breaker)).collect();
     let view = |connection: Connection| HealthAnswer {
         connection: connection.id.to_string(),
         provider: providers[&connection.provider].clone(),
@@ -142,7 +144,7 @@ pub async fn providers(
         last_error: failures.remove(&connection.id).map(LastErrorAnswer::from),
         uid: connection.uid,
         enabled: connection.enabled,
-        breaker: None,
+        breaker: BreakerAnswer::new(breakers.remove(&connection.id), app.guards.sight(tenant.id, connection.id)),
     };
     Ok(Json(Page::of(connections, &paging, |row| row.id.to_string(), view)))
 }

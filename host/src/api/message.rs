@@ -46,8 +46,8 @@ use crate::{
     telemetry::Side,
 };
 use new::{Circumstances, NewMessage};
-use view::{AttemptAnswer, DecisionAnswer, MessageAnswer};
-pub use view::{CostAnswer, DispositionName, EventAnswer};
+use view::DecisionAnswer;
+pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const MOST_IN_BATCH: usize = 1000;
@@ -264,7 +264,7 @@ pub async fn attempts(
     let mut txn = app.store.tenant(tenant.id).await?;
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
     let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
-    let answer = |attempt| AttemptAnswer::new(&view.message, attempt);
+    let answer = |attempt| AttemptAnswer::new(view.message.id, attempt);
     Ok(Json(Page::whole(attempts.into_iter().map(answer).collect())))
 }
 
@@ -312,7 +312,7 @@ pub async fn cancel(
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
     let id = message_id(&id)?;
-    controlled(control::cancel(&app.store, tenant.id, id).await?, "canceled")
+    controlled(control::cancel(&app.store, tenant.id, &tenant.actor(), id).await?, "canceled")
 }
 
 /// Try a message again by hand that has ended without success.
@@ -336,7 +336,8 @@ pub async fn retry(
     let leg = query.take("leg", leg_number);
     query.finish()?;
     let id = message_id(&id)?;
-    let answer = controlled(control::retry(&app.store, &app.bell, tenant.id, id, leg).await?, "tried again")?;
+    let done = control::retry(&app.store, &app.bell, tenant.id, &tenant.actor(), id, leg).await?;
+    let answer = controlled(done, "tried again")?;
     Ok((StatusCode::ACCEPTED, answer))
 }
 
@@ -355,7 +356,7 @@ pub async fn purge(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
-    controlled(control::purge(&app.store, tenant.id, message_id(&id)?).await?, "purged")
+    controlled(control::purge(&app.store, tenant.id, &tenant.actor(), message_id(&id)?).await?, "purged")
 }
 
 fn controlled(what: Controlled, done: &str) -> Result<Json<MessageAnswer>, Problem> {

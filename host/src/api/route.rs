@@ -14,6 +14,7 @@ use super::{
     draft::Draft,
     fields::{self, Fields},
     json::Json,
+    overrides::{self, Overrides},
     page::{Page, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
@@ -24,7 +25,7 @@ use crate::{
         ids::{ConnectionId, RouteId, TenantId},
         message::Channel,
         provider::Cost,
-        retry::RetryPolicy,
+        retry::{self, LONGEST_ELAPSED_MS, RetryLimits, RetryPolicy},
         route::{self as domain, RouteSpec},
     },
     store::{
@@ -102,6 +103,10 @@ pub struct Spec {
     min_success_rate: Option<f64>,
     #[serde(default)]
     retry: Retry,
+    /// What providers' codes mean, in place of what the providers say: by code, or by a provider's name and then its
+    /// codes. They go before the tenant's settings.
+    #[serde(default)]
+    overrides: Overrides,
     /// Whether the next candidate serves at once when one did not take the delivery; true, if left out.
     #[serde(default)]
     fallback: Option<bool>,
@@ -174,6 +179,12 @@ pub enum Retry {
         delay_ms: u64,
         #[schema(minimum = 1, maximum = 100)]
         max_attempts: u32,
+        /// Counted from the beginning of the first attempt: a retry that would begin later is not made.
+        #[serde(default)]
+        #[schema(minimum = 1, maximum = 259_200_000)]
+        max_elapsed_ms: Option<u64>,
+        #[serde(default)]
+        budget: Option<Budget>,
     },
     /// After `initial_ms · factor^n`, at most `max_ms`, shortened by up to `jitter` of itself at random.
     Exponential {
@@ -191,12 +202,48 @@ pub enum Retry {
         jitter: Option<f64>,
         #[schema(minimum = 1, maximum = 100)]
         max_attempts: u32,
+        /// Counted from the beginning of the first attempt: a retry that would begin later is not made.
+        #[serde(default)]
+        #[schema(minimum = 1, maximum = 259_200_000)]
+        max_elapsed_ms: Option<u64>,
+        #[serde(default)]
+        budget: Option<Budget>,
     },
     /// One delay after each attempt.
     Schedule {
         #[schema(max_items = 100)]
         delays_ms: Vec<u64>,
+        /// Counted from the beginning of the first attempt: a retry that would begin later is not made.
+        #[serde(default)]
+        #[schema(minimum = 1, maximum = 259_200_000)]
+        max_elapsed_ms: Option<u64>,
+        #[serde(default)]
+        budget: Option<Budget>,
     },
+    /// As a rule decides. Refused while there is no rule of that name; this version of the gateway has no rules yet.
+    Custom {
+        #[schema(min_length = 1, max_length = 128)]
+        rule: String,
+        /// What holds where the rule does not answer; its limits hold for the rule, too.
+        #[schema(no_recursion)]
+        otherwise: Box<Retry>,
+    },
+}
+
+/// How many of the requests through one connection may be retries, on each node. It binds nobody while at least half
+/// of the retries succeed.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RetryBudget)]
+pub struct Budget {
+    /// Retries for each other request; 0.2, if left out.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 100)]
+    share: Option<f64>,
+    /// Retries a second beside it; 10, if left out.
+    #[serde(default)]
+    #[schema(minimum = 0.1, maximum = 10_000)]
+    min_per_second: Option<f64>,
 }
 
 /// What to do when a request began and no definite answer came.
@@ -431,12 +478,17 @@ impl Spec {
             }
             candidates.push(candidate.into_domain(connection));
         }
+        let overrides = overrides::checked(self.overrides, db, &["spec"], fields).await?;
+        fields.within("spec", |fields| fields.within("retry", |fields| self.retry.check_rules(fields)));
+        let (retry, retry_limits) = self.retry.into_domain();
         let spec = RouteSpec {
             candidates,
             strategy: self.strategy.into(),
             max_cost: self.max_cost.map(Cost::from),
             min_success_rate: self.min_success_rate,
-            retry: self.retry.into(),
+            retry,
+            retry_limits,
+            overrides,
             fallback: self.fallback.unwrap_or(true),
             on_unknown: self.on_unknown.map(domain::OnUnknown::from),
         };
@@ -471,9 +523,22 @@ fn check_numbers(spec: &RouteSpec, fields: &mut Fields) {
         check_money(fields, "cost", candidate.cost.as_ref(), currency);
         check_money(fields, "max_cost", candidate.max_cost.as_ref(), currency);
     });
-    fields.within("retry", |fields| {
-        for (field, detail) in spec.retry.problems() {
-            fields.check(false, field, "out_of_range", || detail);
+    fields.within("retry", |fields| match &spec.retry {
+        RetryPolicy::Custom { .. } => fields.within("otherwise", |fields| check_retry(fields, spec)),
+        _ => check_retry(fields, spec),
+    });
+}
+
+fn check_retry(fields: &mut Fields, spec: &RouteSpec) {
+    for (field, detail) in spec.retry.problems() {
+        fields.check(false, field, "out_of_range", || detail);
+    }
+    let RetryLimits { max_elapsed_ms, budget } = &spec.retry_limits;
+    let in_time = max_elapsed_ms.is_none_or(|ms| (1..=LONGEST_ELAPSED_MS).contains(&ms));
+    fields.check(in_time, "max_elapsed_ms", "out_of_range", || format!("1 to {LONGEST_ELAPSED_MS} (72 hours)"));
+    fields.within("budget", |fields| {
+        for (field, detail) in budget.problems() {
+            fields.check(false, field, "out_of_range", || detail.to_owned());
         }
     });
 }
@@ -573,7 +638,8 @@ impl From<RouteSpec> for Spec {
             strategy: spec.strategy.into(),
             max_cost: spec.max_cost.map(Money::from),
             min_success_rate: spec.min_success_rate,
-            retry: spec.retry.into(),
+            retry: Retry::shown(spec.retry, spec.retry_limits),
+            overrides: overrides::shown(spec.overrides),
             fallback: Some(spec.fallback),
             on_unknown: spec.on_unknown.map(OnUnknown::from),
         }
@@ -635,37 +701,80 @@ impl Default for Strategy {
 
 impl Default for Retry {
     fn default() -> Self {
-        RetryPolicy::default().into()
+        Self::shown(RetryPolicy::default(), RetryLimits::default())
     }
 }
 
-impl From<Retry> for RetryPolicy {
-    fn from(retry: Retry) -> Self {
-        match retry {
-            Retry::None {} => Self::None,
-            Retry::Linear { delay_ms, max_attempts } => Self::Linear { delay_ms, max_attempts },
-            Retry::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => Self::Exponential {
-                initial_ms,
-                max_ms,
-                factor: factor.unwrap_or(2.0),
-                jitter: jitter.unwrap_or(0.5),
-                max_attempts,
-            },
-            Retry::Schedule { delays_ms } => Self::Schedule { delays_ms },
-        }
+impl Retry {
+    /// Refuses a rule that nobody wrote, and one in the place of another.
+    fn check_rules(&self, fields: &mut Fields) {
+        let Self::Custom { otherwise, .. } = self else { return };
+        fields.check(false, "rule", "unknown_rule", || {
+            "names no rule, and this version of the gateway has none: choose another type of policy".to_owned()
+        });
+        let plain = !matches!(**otherwise, Self::Custom { .. });
+        fields.check(plain, "otherwise", "not_a_choice", || "leaves it to a rule again".to_owned());
     }
-}
 
-impl From<RetryPolicy> for Retry {
-    fn from(policy: RetryPolicy) -> Self {
+    fn into_domain(self) -> (RetryPolicy, RetryLimits) {
+        let (policy, max_elapsed_ms, budget) = match self {
+            Self::None {} => (RetryPolicy::None, None, None),
+            Self::Linear { delay_ms, max_attempts, max_elapsed_ms, budget } => {
+                (RetryPolicy::Linear { delay_ms, max_attempts }, max_elapsed_ms, budget)
+            }
+            Self::Exponential { initial_ms, max_ms, factor, jitter, max_attempts, max_elapsed_ms, budget } => {
+                let (factor, jitter) = (factor.unwrap_or(2.0), jitter.unwrap_or(0.5));
+                let policy = RetryPolicy::Exponential { initial_ms, max_ms, factor, jitter, max_attempts };
+                (policy, max_elapsed_ms, budget)
+            }
+            Self::Schedule { delays_ms, max_elapsed_ms, budget } => {
+                (RetryPolicy::Schedule { delays_ms }, max_elapsed_ms, budget)
+            }
+            Self::Custom { rule, otherwise } => {
+                let (otherwise, limits) = otherwise.into_domain();
+                return (RetryPolicy::Custom { rule, otherwise: Box::new(otherwise) }, limits);
+            }
+        };
+        (policy, RetryLimits { max_elapsed_ms, budget: budget.map(Into::into).unwrap_or_default() })
+    }
+
+    fn shown(policy: RetryPolicy, limits: RetryLimits) -> Self {
+        let (max_elapsed_ms, budget) = (limits.max_elapsed_ms, Some(Budget::from(limits.budget)));
         match policy {
             RetryPolicy::None => Self::None {},
-            RetryPolicy::Linear { delay_ms, max_attempts } => Self::Linear { delay_ms, max_attempts },
-            RetryPolicy::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => {
-                Self::Exponential { initial_ms, max_ms, factor: Some(factor), jitter: Some(jitter), max_attempts }
+            RetryPolicy::Linear { delay_ms, max_attempts } => {
+                Self::Linear { delay_ms, max_attempts, max_elapsed_ms, budget }
             }
-            RetryPolicy::Schedule { delays_ms } => Self::Schedule { delays_ms },
+            RetryPolicy::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => Self::Exponential {
+                initial_ms,
+                max_ms,
+                factor: Some(factor),
+                jitter: Some(jitter),
+                max_attempts,
+                max_elapsed_ms,
+                budget,
+            },
+            RetryPolicy::Schedule { delays_ms } => Self::Schedule { delays_ms, max_elapsed_ms, budget },
+            RetryPolicy::Custom { rule, otherwise } => {
+                Self::Custom { rule, otherwise: Box::new(Self::shown(*otherwise, limits)) }
+            }
         }
+    }
+}
+
+impl From<Budget> for retry::budget::Budget {
+    fn from(budget: Budget) -> Self {
+        let left_out = Self::default();
+        Self {
+            share: budget.share.unwrap_or(left_out.share),
+            min_per_second: budget.min_per_second.unwrap_or(left_out.min_per_second),
+        }
+    }
+}
+
+impl From<retry::budget::Budget> for Budget {
+    fn from(budget: retry::budget::Budget) -> Self {
+        Self { share: Some(budget.share), min_per_second: Some(budget.min_per_second) }
     }
 }
 

@@ -46,6 +46,18 @@ enum Command {
         #[command(flatten)]
         client: Client,
     },
+    /// Open its circuit breaker, so that nothing goes through it, or close it.
+    Breaker {
+        /// The connection's id or uid.
+        connection: String,
+        #[arg(value_parser = ["open", "close"])]
+        action: String,
+        /// Why, for people.
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        client: Client,
+    },
     /// Give a secret a new value.
     RotateSecret {
         /// The connection's id or uid.
@@ -83,6 +95,11 @@ struct Create {
     #[arg(long = "secret", value_parser = pair)]
     #[serde(serialize_with = "as_object")]
     secrets: Vec<(String, String)>,
+    /// JSON of the circuit breaker's policy and the limit on the rate, such as
+    /// `{"breaker": {"consecutive_failures": 5}, "rate_limit": {"per_second": 10}}`.
+    #[arg(long, value_parser = raw_json)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guards: Option<Box<RawValue>>,
     #[command(flatten)]
     #[serde(skip)]
     client: Client,
@@ -105,19 +122,25 @@ struct Update {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     enabled: Option<bool>,
+    /// JSON of the circuit breaker's policy and the limit on the rate; the whole new ones, such as
+    /// `{"breaker": {"consecutive_failures": 5}, "rate_limit": {"per_second": 10}}`.
+    #[arg(long, value_parser = raw_json)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guards: Option<Box<RawValue>>,
     #[command(flatten)]
     #[serde(skip)]
     client: Client,
 }
 
 /// Of one connection there is room for more.
-const WHOLE: [Column<'_>; 9] = [
+const WHOLE: [Column<'_>; 10] = [
     ("id", "/id"),
     ("uid", "/uid"),
     ("name", "/name"),
     ("provider", "/provider"),
     ("enabled", "/enabled"),
     ("config", "/config"),
+    ("guards", "/guards"),
     ("secrets", "/shown_secrets"),
     ("created", "/created_at"),
     ("updated", "/updated_at"),
@@ -142,6 +165,14 @@ impl Connection {
             Command::Delete { connection, client } => {
                 client.delete(&path(&connection)).await?;
                 output.one(&json!({"deleted": connection}), &[("deleted", "/deleted")]);
+            }
+            Command::Breaker { connection, action, reason, client } => {
+                let mut body = json!({"action": action});
+                if let Some(reason) = reason {
+                    body["reason"] = json!(reason);
+                }
+                let answer = client.post(&format!("{}/breaker", path(&connection)), &body).await?;
+                output.one(&answer, &[("state", "/state"), ("since", "/since"), ("cause", "/cause")]);
             }
             Command::RotateSecret { connection, name, value, overlap_seconds, client } => {
                 let value = value.map_or_else(from_input, Ok)?;

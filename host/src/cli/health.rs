@@ -21,9 +21,10 @@ pub struct Health {
     client: Client,
 }
 
-const COLUMNS: [Column<'_>; 11] = [
+const COLUMNS: [Column<'_>; 12] = [
     ("connection", "/shown"),
     ("enabled", "/enabled"),
+    ("breaker", "/breaker/state"),
     ("provider", "/provider/name"),
     ("version", "/provider/version"),
     ("quarantined", "/quarantined"),

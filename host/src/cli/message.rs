@@ -65,6 +65,10 @@ pub struct Send {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<String>,
+    /// Messages with the same key go one after another.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ordering_key: Option<String>,
     /// Show what would leave, and send nothing.
     #[arg(long)]
     #[serde(skip)]
@@ -142,8 +146,40 @@ enum Command {
         #[arg(long)]
         leg: Option<u8>,
     },
+    /// Say what became of one that is `unknown`.
+    Resolve(Resolve),
     /// Take recipient, content and attachments of one that has ended out of the ledger.
     Purge(One),
+}
+
+/// Its fields are the request's.
+#[derive(Debug, Args, Serialize)]
+struct Resolve {
+    #[command(flatten)]
+    #[serde(skip)]
+    one: One,
+    /// It was taken; it was not; or it is to be sent again, through the same connection with the same key.
+    #[arg(long = "as", value_name = "OUTCOME", value_parser = ["sent", "failed", "again"])]
+    #[serde(rename = "as")]
+    outcome: String,
+    /// Why; it is on record with the key that was used.
+    #[arg(long)]
+    reason: String,
+    /// The provider's own id for it, with `--as sent`.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_id: Option<String>,
+    /// Which one, where several deliveries of the message are unknown.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery: Option<String>,
+}
+
+/// `angarium attempts`: as `message attempts`.
+#[derive(Debug, Args)]
+pub struct Attempts {
+    #[command(flatten)]
+    one: One,
 }
 
 #[derive(Debug, Args)]
@@ -166,12 +202,13 @@ const COLUMNS: [Column<'_>; 8] = [
 ];
 
 /// Of one message there is room for more.
-const WHOLE: [Column<'_>; 16] = [
+pub const WHOLE: [Column<'_>; 17] = [
     ("id", "/id"),
     ("state", "/state"),
     ("channel", "/channel"),
     ("to", "/to"),
     ("reference", "/reference"),
+    ("ordering key", "/ordering_key"),
     ("connection", "/delivery/connection"),
     ("provider", "/delivery/provider"),
     ("attempts", "/delivery/attempts"),
@@ -231,7 +268,7 @@ const REQUEST: [Column<'_>; 16] = [
     ("attachments", "/request/attachments"),
 ];
 
-const ATTEMPTS: [Column<'_>; 11] = [
+pub const ATTEMPTS: [Column<'_>; 11] = [
     ("channel", "/channel"),
     ("number", "/number"),
     ("trigger", "/trigger"),
@@ -291,13 +328,7 @@ impl Message {
         match self.command {
             Command::List { cursor, client } => output.list(&client.get(&paged(PATH, cursor)).await?, &COLUMNS),
             Command::Get(one) => show(&one.get("").await?, output),
-            Command::Attempts(one) => {
-                let mut answer = one.get("/attempts").await?;
-                if !output.json {
-                    name_connections(&mut answer["data"]);
-                }
-                output.list(&answer, &ATTEMPTS);
-            }
+            Command::Attempts(one) => one.attempts(output).await?,
             Command::Events(one) => output.list(&one.get("/events").await?, &EVENTS),
             Command::Decision(one) => {
                 let answer = one.get("/decision").await?;
@@ -311,14 +342,24 @@ impl Message {
                 let query = leg.map_or_else(String::new, |leg| format!("?leg={leg}"));
                 show(&one.post(&format!("/retry{query}")).await?, output);
             }
+            Command::Resolve(resolve) => {
+                let path = format!("{PATH}/{}/resolve", segment(&resolve.one.message));
+                show(&resolve.one.client.post(&path, &resolve).await?, output);
+            }
             Command::Purge(one) => output.one(&one.delete("/content").await?, &WHOLE),
         }
         Ok(())
     }
 }
 
+impl Attempts {
+    pub async fn run(self, output: &Output) -> Result<(), CliError> {
+        self.one.attempts(output).await
+    }
+}
+
 /// Connections by uid, where they have one.
-fn name_connections(attempts: &mut Value) {
+pub fn name_connections(attempts: &mut Value) {
     for attempt in attempts.as_array_mut().into_iter().flatten() {
         if attempt["connection_uid"].is_string() {
             attempt["connection"] = attempt["connection_uid"].take();
@@ -362,6 +403,15 @@ fn trigger(decision: &Value) -> Value {
 }
 
 impl One {
+    async fn attempts(&self, output: &Output) -> Result<(), CliError> {
+        let mut answer = self.get("/attempts").await?;
+        if !output.json {
+            name_connections(&mut answer["data"]);
+        }
+        output.list(&answer, &ATTEMPTS);
+        Ok(())
+    }
+
     async fn get(&self, rest: &str) -> Result<Value, CliError> {
         self.client.get(&format!("{PATH}/{}{rest}", segment(&self.message))).await
     }

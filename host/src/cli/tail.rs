@@ -75,11 +75,12 @@ async fn print(mut stream: Followed, output: &Output, last: &mut Option<String>)
 /// `when  what  which  (attempt n: code, detail)`
 fn line(event: &Value) -> String {
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let mut line = format!("{}  {:<24} {}", text("/at"), text("/type"), text("/message"));
+    let whose = [text("/message"), text("/connection")].concat();
+    let mut line = format!("{}  {:<24} {whose}", text("/at"), text("/type"));
     if let Some(attempt) = event.pointer("/data/attempt").and_then(Value::as_u64) {
         line.push_str(&format!("  attempt {attempt}"));
     }
-    let words = [text("/data/code"), text("/data/detail")];
+    let words = [text("/data/code"), text("/data/cause"), text("/data/detail")];
     for word in words.into_iter().filter(|word| !word.is_empty()) {
         line.push_str(&format!("  {word}"));
     }
@@ -138,6 +139,10 @@ mod tests {
         let event = json!({"id": "evt_1", "type": "message.retry_scheduled", "message": "msg_1",
             "at": "2026-01-02T03:04:05Z", "data": {"attempt": 2, "code": "http_503", "detail": "busy"}});
         let expected = "2026-01-02T03:04:05Z  message.retry_scheduled  msg_1  attempt 2  http_503  busy";
+        assert_eq!(line(&event), expected);
+        let event = json!({"type": "connection.breaker_opened", "message": null, "connection": "conn_1",
+            "at": "2026-01-02T03:04:05Z", "data": {"cause": "manual", "detail": "maintenance"}});
+        let expected = "2026-01-02T03:04:05Z  connection.breaker_opened conn_1  manual  maintenance";
         assert_eq!(line(&event), expected);
     }
 }

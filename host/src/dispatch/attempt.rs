@@ -12,6 +12,7 @@ use crate::{
     domain::{
         attempt::{Attempt, Origin, Trigger, Verdict},
         ids::AttemptId,
+        overrides::Standing,
         price::Price,
         provider::{CallContext, Cost, Deduplication, Disposition, Judgement, Step},
         route::OnUnknown,
@@ -34,6 +35,7 @@ pub const MAX_STEPS: usize = 8;
 pub(super) struct Conversation<'a> {
     pub dispatcher: &'a Dispatcher,
     pub work: &'a Work,
+    pub overrides: Standing<'a>,
     pub endpoint: &'a Endpoint,
     pub serving: &'a Serving,
     pub context: CallContext,
@@ -48,12 +50,9 @@ pub(super) struct Conversation<'a> {
 }
 
 impl Dispatcher {
-    /// Makes one attempt. `None` when the delivery is no longer this node's: whoever has it now
+    /// Makes one attempt; whoever calls has entered the connection. `None` when the delivery is no longer this node's: whoever has it now
     /// makes it.
     pub(super) async fn attempt(&self, work: &Work, course: &Course<'_>, endpoint: &Endpoint) -> Option<Attempt> {
-        // Closed only when the process ends.
-        let _slot = endpoint.slots.acquire().await.ok()?;
-        self.ledger.writable().await;
         let mut span = self.begun(work, endpoint);
         let serving = self.providers.serving(&endpoint.connection.provider);
         let started_at = clock::now();
@@ -65,7 +64,7 @@ impl Dispatcher {
             ),
             Some(serving) => {
                 let deadline = self.may_begin(work, course, endpoint, serving).await?;
-                self.converse(work, endpoint, serving, number, deadline, span.context()).await
+                self.converse(work, course, endpoint, serving, deadline, span.context()).await
             }
         };
         judged(&mut span, number, &verdict);
@@ -160,9 +159,9 @@ impl Dispatcher {
     async fn converse(
         &self,
         work: &Work,
+        course: &Course<'_>,
         endpoint: &Endpoint,
         serving: &Serving,
-        number: u32,
         deadline: Instant,
         trace: Option<&TraceContext>,
     ) -> (Verdict, Usage) {
@@ -176,9 +175,10 @@ impl Dispatcher {
         let mut conversation = Conversation {
             dispatcher: self,
             work,
+            overrides: course.overrides(),
             endpoint,
             serving,
-            context: context(endpoint, serving, number),
+            context: context(endpoint, serving, work.attempts + 1),
             blobs,
             deadline,
             trace,
@@ -207,14 +207,14 @@ impl Dispatcher {
 impl Conversation<'_> {
     async fn run(&mut self) -> Verdict {
         let mut answered: Option<Reply> = None;
-        let mut step = self.prepare();
+        let mut step = self.prepare().await;
         for _ in 0..MAX_STEPS {
             match step {
                 Ok(Step::Done(judgements)) => return self.judged(judgements.into_iter().next()),
                 Ok(Step::Send { transmission, state }) => match self.perform(&transmission).await {
                     Ok(reply) => {
                         self.status = Some(reply.status());
-                        step = self.interpret(&state, &reply);
+                        step = self.interpret(&state, &reply).await;
                         answered = Some(reply);
                     }
                     Err(verdict) => return verdict,
@@ -222,7 +222,7 @@ impl Conversation<'_> {
                 Ok(Step::Wait { ms, state }) => {
                     self.pause(ms).await;
                     let Some(reply) = &answered else { return self.broken("it waits before it has sent anything") };
-                    step = self.interpret(&state, reply);
+                    step = self.interpret(&state, reply).await;
                 }
                 Err(CallError::Judged(judgement)) => return self.judged(Some(*judgement)),
                 Err(CallError::Broken(fault)) => return self.fault(&fault),
@@ -232,7 +232,8 @@ impl Conversation<'_> {
     }
 
     /// The item is gone before the request is under way: ten thousand may wait at a time.
-    fn prepare(&mut self) -> Result<Step, CallError> {
+    async fn prepare(&mut self) -> Result<Step, CallError> {
+        let _pass = self.dispatcher.gate.enter(self.work.tenant).await;
         let config = self.endpoint.connection.config.get();
         let item = item::item(self.work.delivery, &self.work.message, &self.blobs);
         let span = self.dispatcher.tracer.child("plugin.prepare", Side::Internal, self.trace);
@@ -240,7 +241,8 @@ impl Conversation<'_> {
         self.called(called, span)
     }
 
-    fn interpret(&mut self, state: &[u8], reply: &Reply) -> Result<Step, CallError> {
+    async fn interpret(&mut self, state: &[u8], reply: &Reply) -> Result<Step, CallError> {
+        let _pass = self.dispatcher.gate.enter(self.work.tenant).await;
         let config = self.endpoint.connection.config.get();
         self.context.now_ms = clock::now().as_millisecond() as f64;
         let span = self.dispatcher.tracer.child("plugin.interpret", Side::Internal, self.trace);
@@ -307,7 +309,10 @@ impl Conversation<'_> {
 
     fn judged(&self, judgement: Option<Judgement>) -> Verdict {
         match judgement {
-            Some(judgement) => verdict(judgement, self.status, |units| self.modelled_cost(units)),
+            Some(judgement) => {
+                let verdict = verdict(judgement, self.status, |units| self.modelled_cost(units));
+                self.overrides.apply(&self.endpoint.connection.provider, verdict)
+            }
             None => self.broken("it judged nothing"),
         }
     }
@@ -393,5 +398,6 @@ fn verdict(judgement: Judgement, status: Option<u16>, modelled: impl Fn(Option<u
         retry_after_ms: judgement.retry_after_ms.map(|ms| ms.max(0.0) as u64),
         cost,
         units: judgement.units,
+        overridden: None,
     }
 }

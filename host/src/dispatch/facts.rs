@@ -40,7 +40,10 @@ impl Dispatcher {
             return Some(Barred::ProviderMissing);
         };
         let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
-        (!served).then_some(Barred::ChannelNotServed)
+        if !served {
+            return Some(Barred::ChannelNotServed);
+        }
+        endpoint.guard.standing(Instant::now())
     }
 
     fn facts(&self, config: &TenantConfig, spec: &RouteSpec, candidate: &Candidate, message: &Message) -> Facts {

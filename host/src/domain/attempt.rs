@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ids::{AttemptId, ConnectionId, RouteId},
+    overrides::Source,
     provider::{Cost, Disposition},
 };
 
@@ -63,7 +64,10 @@ pub enum FallbackReason {
     PrimaryFailed,
     /// It did not answer, or its plugin failed.
     ProviderUnavailable,
+    /// It is asked as often as it may be, or said that it is asked too often.
     RateLimited,
+    /// Its circuit breaker is open.
+    CircuitOpen,
     /// It would have cost more than the ceiling.
     CostThreshold,
     /// It succeeds less often than the route asks for.
@@ -81,6 +85,7 @@ impl FallbackReason {
             Self::PrimaryFailed => "primary_failed",
             Self::ProviderUnavailable => "provider_unavailable",
             Self::RateLimited => "rate_limited",
+            Self::CircuitOpen => "circuit_open",
             Self::CostThreshold => "cost_threshold",
             Self::QualityThreshold => "quality_threshold",
             Self::ChannelFailed => "channel_failed",
@@ -102,6 +107,15 @@ pub struct Verdict {
     pub retry_after_ms: Option<u64>,
     pub cost: Option<Cost>,
     pub units: Option<u32>,
+    /// Where the tenant understands it otherwise than the provider.
+    pub overridden: Option<Overridden>,
+}
+
+/// What a provider said itself, where an override says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overridden {
+    pub said: Disposition,
+    pub by: Source,
 }
 
 /// Who made an attempt possible: the provider's build and the route's version.
@@ -143,6 +157,7 @@ pub struct PastAttempt {
     pub connection: Option<ConnectionId>,
     pub disposition: Disposition,
     pub trigger: Trigger,
+    pub started_at: Timestamp,
     /// Whether the delivery waited after it: the next attempt begins a round.
     pub round_closed: bool,
 }

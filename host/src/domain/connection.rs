@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use super::ids::ConnectionId;
+use super::{guards::Guards, ids::ConnectionId};
 
 /// A connection without its secrets.
 #[derive(Debug, Clone)]
@@ -18,6 +18,7 @@ pub struct Connection {
     /// JSON, valid by the provider's schema when it was written.
     pub config: Box<RawValue>,
     pub enabled: bool,
+    pub guards: Guards,
     /// What its callback URL ends with: random, and known to its service alone.
     pub callback_token: String,
     pub created_at: Timestamp,

@@ -50,6 +50,9 @@ impl DeliveryState {
         Self::Unknown,
     ];
 
+    /// Those that are dead letters until a person has dealt with them.
+    pub const DEAD: [Self; 5] = [Self::Failed, Self::Bounced, Self::Expired, Self::Unroutable, Self::Unknown];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -105,10 +105,16 @@ ids! {
     ConnectionId = "conn_";
     /// A channel's routing configuration.
     RouteId = "route_";
+    /// What is particular to some messages: a condition and what follows from it.
+    RuleId = "rule_";
     /// A fact in the outbox.
     EventId = "evt_";
     /// An API key.
     KeyId = "key_";
+    /// Work that goes on after its request: a replay of dead letters.
+    JobId = "job_";
+    /// A record of who did what.
+    AuditId = "aud_";
 }
 
 /// The bits of a UUID that number a message's legs.

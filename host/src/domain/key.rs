@@ -24,6 +24,8 @@ pub enum Scope {
     RoutesRead,
     #[serde(rename = "providers:read")]
     ProvidersRead,
+    #[serde(rename = "audit:read")]
+    AuditRead,
     /// Installs providers and grants hosts, for all tenants; only the command line gives it.
     #[serde(rename = "operator")]
     Operator,
@@ -36,7 +38,7 @@ pub struct InvalidScope(String);
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::MessagesWrite,
         Self::MessagesRead,
         Self::ConnectionsWrite,
@@ -44,6 +46,7 @@ impl Scope {
         Self::RoutesWrite,
         Self::RoutesRead,
         Self::ProvidersRead,
+        Self::AuditRead,
         Self::Operator,
     ];
 
@@ -57,6 +60,7 @@ impl Scope {
             Self::RoutesWrite => "routes:write",
             Self::RoutesRead => "routes:read",
             Self::ProvidersRead => "providers:read",
+            Self::AuditRead => "audit:read",
             Self::Operator => "operator",
         }
     }

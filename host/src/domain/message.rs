@@ -13,7 +13,7 @@ use super::{
     trace::TraceContext,
 };
 
-/// Lower comes later; a high priority is claimed before a low one that is due at the same time.
+/// How pressing a message is: of what a tenant has waiting, the more pressing get the larger part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
@@ -206,6 +206,8 @@ pub struct Message {
     pub send_at: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
     pub reference: Option<String>,
+    /// Messages of a tenant with the same key go one after another.
+    pub ordering_key: Option<String>,
     /// Pins the message to one connection, past the routes.
     pub connection: Option<ConnectionId>,
     pub body: Body,

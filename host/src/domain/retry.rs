@@ -1,8 +1,12 @@
 //! When to try again.
 
+pub mod budget;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use self::budget::Budget;
 
 /// How often, and after how long, a route tries again once none of its candidates took a delivery.
 /// One walk down the candidates is one attempt of the policy.
@@ -29,6 +33,22 @@ pub enum RetryPolicy {
     Schedule {
         delays_ms: Vec<u64>,
     },
+    /// As the rule of this name decides; as `otherwise` says where it does not answer.
+    Custom {
+        rule: String,
+        otherwise: Box<Self>,
+    },
+}
+
+/// What holds whatever the policy says.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryLimits {
+    /// Counted from the beginning of the first attempt: a retry that would begin later is not made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_elapsed_ms: Option<u64>,
+    #[serde(default)]
+    pub budget: Budget,
 }
 
 const fn two() -> f64 {
@@ -38,6 +58,9 @@ const fn two() -> f64 {
 const fn half() -> f64 {
     0.5
 }
+
+/// How long a delivery is tried at most, whatever its route says: 72 hours.
+pub const LONGEST_ELAPSED_MS: u64 = 72 * 3600 * 1000;
 
 /// The longest wait that a policy may name: 31 days.
 pub const LONGEST_DELAY_MS: u64 = 31 * 24 * 3600 * 1000;
@@ -63,6 +86,7 @@ impl RetryPolicy {
                 exponential(*initial_ms, *max_ms, *factor, *jitter, made, chance)
             }
             Self::Schedule { delays_ms } => *delays_ms.get(made as usize - 1)?,
+            Self::Custom { otherwise, .. } => return otherwise.delay(made, chance),
         };
         Some(Duration::from_millis(ms.min(LONGEST_DELAY_MS)))
     }
@@ -99,6 +123,7 @@ impl RetryPolicy {
                 check(delays_ms.len() <= 100, "delays_ms", "at most 100 delays".into());
                 check(delays_ms.iter().all(|ms| delay(*ms)), "delays_ms", too_long());
             }
+            Self::Custom { otherwise, .. } => return otherwise.problems(),
         }
         problems
     }

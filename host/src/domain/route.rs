@@ -2,7 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ids::ConnectionId, provider::Cost, retry::RetryPolicy};
+use super::{
+    ids::ConnectionId,
+    overrides::Overrides,
+    provider::Cost,
+    retry::{RetryLimits, RetryPolicy},
+};
 
 /// How the candidates are ordered. Each is one pure function in `routing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -101,6 +106,11 @@ pub struct RouteSpec {
     pub min_success_rate: Option<f64>,
     #[serde(default)]
     pub retry: RetryPolicy,
+    #[serde(default)]
+    pub retry_limits: RetryLimits,
+    /// What providers' codes are to mean, before what the tenant says.
+    #[serde(default, skip_serializing_if = "Overrides::is_empty")]
+    pub overrides: Overrides,
     /// Whether the next candidate serves at once when one did not take the delivery.
     #[serde(default = "yes")]
     pub fallback: bool,
@@ -123,6 +133,8 @@ impl RouteSpec {
             max_cost: None,
             min_success_rate: None,
             retry: RetryPolicy::default(),
+            retry_limits: RetryLimits::default(),
+            overrides: Overrides::default(),
             fallback: false,
             on_unknown: None,
         }

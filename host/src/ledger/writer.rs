@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use metrics::Histogram;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
 use super::{BATCH, Entry};
@@ -27,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Writer {
     store: Store,
     leases: Arc<Leases>,
+    /// Rung when something due was left in the queue.
+    bell: Arc<Notify>,
     writable: Arc<watch::Sender<bool>>,
     session: Option<Session>,
     sizes: Histogram,
@@ -35,10 +37,16 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(store: Store, leases: Arc<Leases>, writable: Arc<watch::Sender<bool>>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        leases: Arc<Leases>,
+        bell: Arc<Notify>,
+        writable: Arc<watch::Sender<bool>>,
+    ) -> Self {
         Self {
             store,
             leases,
+            bell,
             writable,
             session: None,
             in_doubt: None,
@@ -64,6 +72,9 @@ impl Writer {
             let error = match self.try_write(&batch, finished).await {
                 Ok(held) => {
                     self.tell(true);
+                    if batch.iter().filter_map(Entry::settlement).any(Settlement::passes_turn) {
+                        self.bell.notify_one();
+                    }
                     return close(batch, &held);
                 }
                 Err(error) => error,

@@ -10,24 +10,30 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Handoff, Leases, Room, Work};
+use super::{Handoff, Leases, Room, Work, shares::shares};
 use crate::{
     domain::{
         attempt::Trigger,
         ids::{DeliveryId, MessageId, TenantId},
-        message::Message,
+        message::{Message, Priority},
     },
     failpoint::failpoint,
     store::{
-        self, Store,
+        self, Connection, Store,
         attempt::{Past, past_load},
         message::message_load,
-        queue::{NewLease, lease_insert, queue_claim},
+        queue::{Claimed, Lane, NewLease, Share, lease_insert, queue_claim, queue_lanes},
     },
 };
 
 /// The most deliveries of one claim.
 const BATCH: usize = 500;
+
+/// The most tenants' priorities that one walk looks at.
+const WALK: usize = 512;
+
+/// How often a claim shares out what is left.
+const ROUNDS: usize = 3;
 
 /// Claims due deliveries as long as there is room.
 pub struct Claimer {
@@ -46,15 +52,13 @@ impl Claimer {
     ///
     /// A claim is never broken off half-way: what it took would wait for its lease to end.
     pub async fn run(self, stop: CancellationToken) {
+        let mut after = None;
         while !stop.is_cancelled() {
-            let idle = match self.claim().await {
-                Ok(count) => count < BATCH / 2,
-                Err(error) => {
-                    tracing::warn!(%error, "claiming failed; it goes on when the database answers");
-                    true
-                }
-            };
-            if idle {
+            let more = self.claim(&mut after).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "claiming failed; it goes on when the database answers");
+                false
+            });
+            if !more {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = self.bell.notified() => {}
@@ -64,27 +68,54 @@ impl Claimer {
         }
     }
 
-    /// One claim; tells how many deliveries it found.
-    async fn claim(&self) -> store::Result<usize> {
+    /// One claim, for the tenants behind `after` first; tells whether there may be more to claim.
+    async fn claim(&self, after: &mut Option<TenantId>) -> store::Result<bool> {
         let limit = self.room.free().min(BATCH);
         if limit == 0 {
-            return Ok(0);
+            return Ok(false);
         }
         let asked_at = Instant::now();
         let mut txn = self.store.worker().await?;
-        let claimed = queue_claim(&mut txn, limit as i64, per_tenant(limit), &self.room.saturated()).await?;
+        let walk = Walk::from(&mut txn, *after).await?;
+        let Take { claimed, served } = self.take(&mut txn, &walk, limit).await?;
+        *after = walk.next(&served, limit);
         if claimed.is_empty() {
-            return Ok(0);
+            return Ok(!walk.whole);
         }
-        let pasts = past_load(&mut txn, &claimed).await?;
-        let leases = leases_for(&claimed, &pasts);
+        let ids: Vec<_> = claimed.iter().map(|it| (it.tenant, it.delivery)).collect();
+        let pasts = past_load(&mut txn, &ids).await?;
+        let leases = leases_for(&ids, &pasts);
         lease_insert(&mut txn, self.leases.node, self.leases.length, &leases).await?;
-        let messages = message_load(&mut txn, &messages_of(&claimed, &pasts)).await?;
+        let messages = message_load(&mut txn, &messages_of(&ids, &pasts)).await?;
         failpoint!(ClaimBeforeCommit);
         txn.commit().await?;
         failpoint!(ClaimAfterCommit);
         self.hand_over(&leases, messages, pasts, asked_at);
-        Ok(claimed.len())
+        Ok(!walk.whole || ids.len() == limit)
+    }
+
+    /// Takes the tenants' shares, and shares again what some did not need.
+    async fn take(&self, db: &mut Connection, walk: &Walk, limit: usize) -> store::Result<Take> {
+        let mut lanes = walk.lanes.clone();
+        let mut take = Take::default();
+        for round in 0..ROUNDS {
+            let taken = |tenant| take.claimed.iter().filter(|it| it.tenant == tenant).count();
+            let room = |tenant| self.room.claimable(tenant, taken(tenant));
+            let shares = shares(&lanes, limit - take.claimed.len(), room, fastrand::f64());
+            if round == 0 {
+                take.served = shares.iter().map(|share| share.tenant).collect();
+                take.served.dedup();
+            }
+            if shares.is_empty() {
+                break;
+            }
+            let claimed = queue_claim(db, &shares).await?;
+            let gave_less = gave_less(&shares, &claimed);
+            lanes.retain(|lane| !gave_less.contains(&(lane.tenant, lane.priority)));
+            take.claimed.extend(claimed);
+        }
+        take.claimed.sort_by_key(|it| (it.priority.rank(), it.delivery.uuid()));
+        Ok(take)
     }
 
     fn hand_over(&self, leases: &[NewLease], messages: Vec<(TenantId, Message)>, pasts: Vec<Past>, asked_at: Instant) {
@@ -122,9 +153,64 @@ fn next_trigger(past: &Past) -> Trigger {
     past.trigger.as_deref().and_then(|text| text.parse().ok()).unwrap_or(Trigger::Retry)
 }
 
-/// Half of a claim at most is one tenant's; what is left over serves the others.
-fn per_tenant(limit: usize) -> i64 {
-    limit.div_ceil(2) as i64
+/// What is seen of the queue at a time.
+struct Walk {
+    lanes: Vec<Lane>,
+    /// Whether that is all there is.
+    whole: bool,
+}
+
+/// What a claim came to.
+#[derive(Default)]
+struct Take {
+    claimed: Vec<Claimed>,
+    /// The tenants that had a share, in the order of the walk.
+    served: Vec<TenantId>,
+}
+
+impl Walk {
+    /// Goes once round, beginning behind `after`, or as far as one walk goes.
+    async fn from(db: &mut Connection, after: Option<TenantId>) -> store::Result<Self> {
+        let lanes = queue_lanes(db, after, WALK).await?;
+        let mut walk = Self::of(lanes);
+        if let (true, Some(after)) = (walk.whole, after) {
+            let rest = Self::of(queue_lanes(db, None, WALK).await?);
+            walk.whole = rest.whole || rest.lanes.last().is_some_and(|lane| lane.tenant > after);
+            walk.lanes.extend(rest.lanes.into_iter().filter(|lane| lane.tenant <= after));
+        }
+        Ok(walk)
+    }
+
+    /// The last tenant of a walk that was broken off may have lanes that were not seen: it is the
+    /// next walk's.
+    fn of(mut lanes: Vec<Lane>) -> Self {
+        let whole = lanes.len() < WALK;
+        if let (false, Some(last)) = (whole, lanes.last().copied()) {
+            lanes.retain(|lane| lane.tenant != last.tenant);
+        }
+        Self { lanes, whole }
+    }
+
+    /// Behind whom the next walk begins: behind the last one served where there was too little for
+    /// all, else behind the last one seen; where all were seen and served, each goes first in turn.
+    fn next(&self, served: &[TenantId], limit: usize) -> Option<TenantId> {
+        if served.len() >= limit {
+            served.last().copied()
+        } else if self.whole {
+            served.first().copied().filter(|_| served.len() > 1)
+        } else {
+            self.lanes.last().map(|lane| lane.tenant)
+        }
+    }
+}
+
+/// The lanes that gave less than their shares: nobody waits there any more.
+fn gave_less(shares: &[Share], claimed: &[Claimed]) -> HashSet<(TenantId, Priority)> {
+    let mut left: HashMap<_, _> = shares.iter().map(|it| ((it.tenant, it.priority), it.count)).collect();
+    for it in claimed {
+        left.entry((it.tenant, it.priority)).and_modify(|left| *left -= 1);
+    }
+    left.into_iter().filter(|(_, left)| *left > 0).map(|(lane, _)| lane).collect()
 }
 
 /// Each message once. A delivery without a past is its message's only one.

@@ -2,12 +2,14 @@
 //! commits together.
 
 use jiff::Timestamp;
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, legs::Moved, message::parsed, statistics::settlement_count, time::micros};
+use super::{
+    Result, legs::Moved, message::parsed, ordering::ordering_pass, statistics::settlement_count, time::micros,
+};
 use crate::domain::{
-    attempt::{Attempt, FallbackReason, PastAttempt, Trigger},
+    attempt::{Attempt, FallbackReason, Overridden, PastAttempt, Trigger},
     delivery::DeliveryState,
     ids::{AttemptId, ConnectionId, DeliveryId, EventId, MessageId, RouteId, TenantId},
     message::Priority,
@@ -32,9 +34,17 @@ pub struct Settlement {
     pub next: Option<(Timestamp, Trigger)>,
     /// Workers that died while they held it.
     pub deaths: u32,
+    /// Whether others wait, or may, until it has ended: it has an ordering key.
+    pub ordered: bool,
 }
 
 impl Settlement {
+    /// Whether a turn goes on with it.
+    #[must_use]
+    pub fn passes_turn(&self) -> bool {
+        self.ordered && self.state.is_some_and(DeliveryState::is_end)
+    }
+
     fn event_type(&self) -> &'static str {
         match self.state {
             None => "message.attempt_failed",
@@ -53,7 +63,8 @@ impl Settlement {
 }
 
 /// Writes attempts, the states and queue entries that follow, and their events, and counts them;
-/// removes the intents that they answer. The caller holds the leases.
+/// removes the intents that they answer, and passes on the turns of those that have ended. The caller
+/// holds the leases, and has the legs of what moved go on.
 pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Result<Moved> {
     let attempts = || rows.iter().map(|row| &row.attempt);
     let origins = || rows.iter().map(|row| row.attempt.origin.as_ref());
@@ -65,28 +76,28 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
              timestamptz 'epoch' + started_at * interval '1 microsecond' as started_at,
              timestamptz 'epoch' + finished_at * interval '1 microsecond' as finished_at,
              status, code, unified_code, disposition, detail, external_id, cost_micros, cost_currency, units,
-             fallback_reason, plugin_micros, plugin_memory, state, deaths,
+             fallback_reason, plugin_micros, plugin_memory, state, deaths, said, overridden_by,
              -- A wait is counted from here: the node's clock may be another, or have been set.
              now() + (next_at - finished_at) * interval '1 microsecond' as next_at, next_trigger, event_id, event_type
            from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::smallint[], $7::uuid[],
              $8::int[], $9::text[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::int[],
              $16::text[], $17::bigint[], $18::bigint[], $19::int[], $20::text[], $21::text[], $22::text[], $23::text[],
              $24::text[], $25::bigint[], $26::text[], $27::int[], $28::text[], $29::int[], $30::bigint[], $31::text[],
-             $32::smallint[], $33::bigint[], $34::text[], $35::uuid[], $36::text[])
+             $32::smallint[], $33::bigint[], $34::text[], $35::uuid[], $36::text[], $37::text[], $38::text[])
              as input (tenant_id, delivery_id, message_id, lease_id, channel, priority, id, number, trigger,
                connection_id, provider, provider_version, provider_digest, route_id, route_version, plan, started_at,
                finished_at, status, code, unified_code, disposition, detail, external_id, cost_micros, cost_currency,
                units, fallback_reason, plugin_micros, plugin_memory, state, deaths, next_at, next_trigger, event_id,
-               event_type)
+               event_type, said, overridden_by)
          ), tried as (
            insert into attempt (tenant_id, delivery_id, number, id, trigger, channel, connection_id, provider,
              provider_version, provider_digest, route_id, route_version, plan, started_at, finished_at, status, code,
              unified_code, disposition, detail, external_id, cost_micros, cost_currency, units, fallback_reason,
-             plugin_micros, plugin_memory)
+             plugin_micros, plugin_memory, said, overridden_by)
            select tenant_id, delivery_id, number, id, trigger, channel, connection_id, provider,
              provider_version, provider_digest, route_id, route_version, plan, started_at, finished_at, status, code,
              unified_code, disposition, detail, external_id, cost_micros, cost_currency, units, fallback_reason,
-             plugin_micros, plugin_memory
+             plugin_micros, plugin_memory, said, overridden_by
            from input
          ), moved as (
            insert into delivery as d (tenant_id, id, message_id, state, attempts, deaths, connection_id, provider,
@@ -156,9 +167,15 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
     .bind(rows.iter().map(|it| it.next.map(|(_, trigger)| trigger.as_str())).collect::<Vec<_>>())
     .bind(rows.iter().map(|_| EventId::new().uuid()).collect::<Vec<_>>())
     .bind(rows.iter().map(|it| it.event_type()).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.overridden.map(|it| it.said.as_str())).collect::<Vec<_>>())
+    .bind(verdicts().map(|it| it.overridden.map(|it| it.by.as_str())).collect::<Vec<_>>())
     .fetch_all(&mut *db)
     .await?;
-    settlement_count(db, rows, &moved.iter().map(|(id, _)| DeliveryId::from(*id)).collect()).await?;
+    settlement_count(&mut *db, rows, &moved.iter().map(|(id, _)| DeliveryId::from(*id)).collect()).await?;
+    let passing: Vec<_> = rows.iter().filter(|it| it.passes_turn()).map(|it| (it.tenant, it.delivery)).collect();
+    if !passing.is_empty() {
+        ordering_pass(db, &passing).await?;
+    }
     let legs: Vec<Uuid> = moved.into_iter().filter_map(|(id, is_leg)| is_leg.then_some(id)).collect();
     let of_leg = |row: &&&Settlement| row.state.is_some() && legs.contains(&row.delivery.uuid());
     Ok(rows.iter().filter(of_leg).map(|row| (row.tenant, row.message)).collect())
@@ -231,8 +248,8 @@ pub struct Past {
 /// The past of those deliveries that have one.
 pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) -> Result<Vec<Past>> {
     let rows = sqlx::query(
-        "select d.tenant_id, d.id, d.message_id, d.begun_at, d.begun_by, d.attempts, d.deaths, d.state, d.trigger as next_trigger, d.next_attempt_at,
-           a.connection_id, a.disposition, a.trigger
+        "select d.tenant_id, d.id, d.message_id, d.begun_at, d.begun_by, d.attempts, d.deaths, d.state,
+           d.trigger as next_trigger, d.next_attempt_at, a.connection_id, a.disposition, a.trigger, a.started_at
          from unnest($1::uuid[], $2::uuid[]) as wanted (tenant_id, id)
          join delivery d on d.tenant_id = wanted.tenant_id and d.id = wanted.id
          left join attempt a on a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.number > d.counted_from
@@ -269,6 +286,7 @@ pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) ->
                 connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
                 disposition: parsed(disposition)?,
                 trigger,
+                started_at: row.try_get::<jiff_sqlx::Timestamp, _>("started_at")?.to_jiff(),
                 round_closed: true,
             });
         }
@@ -319,6 +337,7 @@ pub struct AttemptView {
     pub code: Option<String>,
     pub unified_code: Option<String>,
     pub disposition: Disposition,
+    pub overridden: Option<Overridden>,
     pub detail: Option<String>,
     pub external_id: Option<String>,
     pub cost: Option<Cost>,
@@ -381,6 +400,7 @@ async fn attempts_between(
                 code: row.try_get("code")?,
                 unified_code: row.try_get("unified_code")?,
                 disposition: parsed(row.try_get::<&str, _>("disposition")?)?,
+                overridden: overridden(row)?,
                 detail: row.try_get("detail")?,
                 external_id: row.try_get("external_id")?,
                 cost: cost.map(|(micros, currency)| Cost { micros, currency }),
@@ -391,4 +411,10 @@ async fn attempts_between(
             })
         })
         .collect()
+}
+
+fn overridden(row: &PgRow) -> Result<Option<Overridden>> {
+    let said = row.try_get::<Option<&str>, _>("said")?.map(parsed).transpose()?;
+    let by = row.try_get::<Option<&str>, _>("overridden_by")?.map(parsed).transpose()?;
+    Ok(said.zip(by).map(|(said, by)| Overridden { said, by }))
 }

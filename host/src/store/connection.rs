@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use super::{Result, StoreError};
 use crate::domain::{
     connection::Connection,
+    guards::Guards,
     ids::{ConnectionId, RouteId, TenantId},
 };
 
@@ -17,6 +18,7 @@ struct Row {
     provider: String,
     config: String,
     enabled: bool,
+    guards: Option<String>,
     callback_token: String,
     created_at: jiff_sqlx::Timestamp,
     updated_at: jiff_sqlx::Timestamp,
@@ -34,6 +36,11 @@ impl TryFrom<Row> for Connection {
             config: RawValue::from_string(row.config)
                 .map_err(|error| StoreError::Failed(sqlx::Error::Decode(Box::new(error))))?,
             enabled: row.enabled,
+            guards: match row.guards.as_deref() {
+                None => Guards::default(),
+                Some(json) => serde_json::from_str(json)
+                    .map_err(|error| StoreError::Failed(sqlx::Error::Decode(Box::new(error))))?,
+            },
             callback_token: row.callback_token,
             created_at: row.created_at.to_jiff(),
             updated_at: row.updated_at.to_jiff(),
@@ -45,8 +52,8 @@ impl TryFrom<Row> for Connection {
 pub async fn connection_insert(db: &mut PgConnection, tenant: TenantId, connection: &Connection) -> Result<()> {
     sqlx::query(
         "insert into connection (tenant_id, id, uid, name, provider, config, enabled, created_at, updated_at,
-           callback_token)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+           callback_token, guards)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(tenant.uuid())
     .bind(connection.id.uuid())
@@ -58,6 +65,7 @@ pub async fn connection_insert(db: &mut PgConnection, tenant: TenantId, connecti
     .bind(jiff_sqlx::Timestamp::from(connection.created_at))
     .bind(jiff_sqlx::Timestamp::from(connection.updated_at))
     .bind(&connection.callback_token)
+    .bind(stored(&connection.guards))
     .execute(db)
     .await?;
     Ok(())
@@ -66,7 +74,7 @@ pub async fn connection_insert(db: &mut PgConnection, tenant: TenantId, connecti
 /// Writes what may change of a connection.
 pub async fn connection_update(db: &mut PgConnection, tenant: TenantId, connection: &Connection) -> Result<()> {
     sqlx::query(
-        "update connection set uid = $3, name = $4, config = $5, enabled = $6, updated_at = $7
+        "update connection set uid = $3, name = $4, config = $5, enabled = $6, updated_at = $7, guards = $8
          where tenant_id = $1 and id = $2 and deleted_at is null",
     )
     .bind(tenant.uuid())
@@ -76,9 +84,16 @@ pub async fn connection_update(db: &mut PgConnection, tenant: TenantId, connecti
     .bind(connection.config.get())
     .bind(connection.enabled)
     .bind(jiff_sqlx::Timestamp::from(connection.updated_at))
+    .bind(stored(&connection.guards))
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// The defaults are not written down: who has not said anything has whatever they are.
+fn stored(guards: &Guards) -> Option<String> {
+    // Plain data always has a JSON form.
+    (*guards != Guards::default()).then(|| serde_json::to_string(guards).unwrap_or_default())
 }
 
 /// The living connection with this id, or with this uid.
@@ -89,7 +104,7 @@ pub async fn connection_find(
     uid: &str,
 ) -> Result<Option<Connection>> {
     let row: Option<Row> = sqlx::query_as(
-        "select id, uid, name, provider, config, enabled, callback_token, created_at, updated_at from connection
+        "select id, uid, name, provider, config, enabled, guards, callback_token, created_at, updated_at from connection
          where tenant_id = $1 and (id = $2 or uid = $3) and deleted_at is null",
     )
     .bind(tenant.uuid())
@@ -131,7 +146,7 @@ pub async fn connection_list(
     limit: i64,
 ) -> Result<Vec<Connection>> {
     let rows: Vec<Row> = sqlx::query_as(
-        "select id, uid, name, provider, config, enabled, callback_token, created_at, updated_at from connection
+        "select id, uid, name, provider, config, enabled, guards, callback_token, created_at, updated_at from connection
          where tenant_id = $1 and ($2::uuid is null or id < $2) and deleted_at is null order by id desc limit $3",
     )
     .bind(tenant.uuid())
@@ -142,18 +157,17 @@ pub async fn connection_list(
     rows.into_iter().map(Connection::try_from).collect()
 }
 
-/// Marks a connection as deleted and forgets its secrets.
+/// Marks a connection as deleted and forgets its secrets, its breaker and its rate.
 pub async fn connection_delete(db: &mut PgConnection, tenant: TenantId, id: ConnectionId) -> Result<()> {
     sqlx::query("update connection set deleted_at = now(), updated_at = now() where tenant_id = $1 and id = $2")
         .bind(tenant.uuid())
         .bind(id.uuid())
         .execute(&mut *db)
         .await?;
-    sqlx::query("delete from secret where tenant_id = $1 and connection_id = $2")
-        .bind(tenant.uuid())
-        .bind(id.uuid())
-        .execute(db)
-        .await?;
+    for table in ["secret", "breaker", "rate_schedule"] {
+        let sql = format!("delete from {table} where tenant_id = $1 and connection_id = $2");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.uuid()).bind(id.uuid()).execute(&mut *db).await?;
+    }
     Ok(())
 }
 

@@ -1,10 +1,10 @@
-//! What happens to a delivery without an attempt: it waits longer, a person cancels it or asks for
-//! another attempt.
+//! What happens to a delivery without an attempt: it waits longer, a person cancels it, says what
+//! became of it, or asks for another attempt.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 use crate::domain::{
     attempt::Trigger,
     delivery::DeliveryState,
-    ids::{DeliveryId, MessageId, TenantId},
+    ids::{DeliveryId, JobId, MessageId, TenantId},
     message::Priority,
 };
 
@@ -104,32 +104,127 @@ pub async fn delivery_cancel(
     end_count(db, tenant, &[EndCount { delivery, state: DeliveryState::Canceled, count: 1 }]).await
 }
 
-/// Opens an ended delivery again, due at `at`; the attempts so far no longer count, and a leg begins
-/// anew. `None` where its state does not allow it.
+/// A delivery that was opened again.
+#[derive(Debug, Clone, Copy)]
+pub struct Reopened {
+    pub delivery: DeliveryId,
+    pub message: MessageId,
+    pub priority: Priority,
+    /// The state that it left.
+    pub left: DeliveryState,
+}
+
+/// How deliveries are opened again.
+#[derive(Debug, Clone, Copy)]
+pub struct Reopening<'a> {
+    /// Only those in one of these states; each of them is an end.
+    pub from: &'a [DeliveryState],
+    /// When they are due.
+    pub at: Timestamp,
+    /// Whether one that may have been sent goes to the same connection again: its last attempt
+    /// then still counts.
+    pub keeps_unknown: bool,
+    /// Whether what has expired or has no content any more is left alone: it could only end again.
+    pub only_sendable: bool,
+    /// The job that opens them.
+    pub replay: Option<JobId>,
+}
+
+/// Opens ended deliveries again; the attempts so far no longer count, and a leg begins anew. Tells which
+/// of them were in a state that allows it. The caller holds their messages, where those have legs
+/// ([`super::legs::legs_hold_of`]), puts the deliveries into the queue, and has the legs go on.
+pub async fn delivery_reopen_all(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    deliveries: &[DeliveryId],
+    how: Reopening<'_>,
+) -> Result<(Vec<Reopened>, Moved)> {
+    let rows = sqlx::query(
+        "with ended as (
+           select d.tenant_id, d.id, d.state, m.priority
+           from unnest($2::uuid[]) as wanted (id)
+           join delivery d on d.tenant_id = $1 and d.id = wanted.id
+           join message m on m.tenant_id = d.tenant_id and m.id = d.message_id
+           where d.state = any ($3::text[]) and (not $6 or
+             ((m.expires_at is null or m.expires_at > now()) and m.content_purged_at is null))
+           -- A purge that goes first is waited for, and seen.
+           for update of d for share of m
+         )
+         update delivery d set state = 'queued', deaths = 0, finished_at = null, trigger = 'manual',
+           counted_from = case when $5 and ended.state = 'unknown' then greatest(attempts - 1, 0) else attempts end,
+           next_attempt_at = timestamptz 'epoch' + $4 * interval '1 microsecond', updated_at = now(),
+           discarded_at = null, discard_reason = null, replay_id = $7,
+           begun_at = case when d.begun_at is not null then now() end, receipt_until = null
+         from ended where d.tenant_id = ended.tenant_id and d.id = ended.id
+         returning d.id, d.message_id, ended.priority, ended.state",
+    )
+    .bind(tenant.uuid())
+    .bind(deliveries.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+    .bind(how.from.iter().map(|it| it.as_str()).collect::<Vec<_>>())
+    .bind(micros(how.at))
+    .bind(how.keeps_unknown)
+    .bind(how.only_sendable)
+    .bind(how.replay.map(JobId::uuid))
+    .fetch_all(&mut *db)
+    .await?;
+    let reopened = rows.iter().map(|row| {
+        Ok(Reopened {
+            delivery: row.try_get::<Uuid, _>(0)?.into(),
+            message: row.try_get::<Uuid, _>(1)?.into(),
+            priority: Priority::from_rank(row.try_get(2)?),
+            left: parsed(row.try_get(3)?)?,
+        })
+    });
+    let reopened = reopened.collect::<Result<Vec<_>>>()?;
+    let left = |it: &Reopened| EndCount { delivery: it.delivery, state: it.left, count: -1 };
+    let moved = end_count(db, tenant, &reopened.iter().map(left).collect::<Vec<_>>()).await?;
+    Ok((reopened, moved))
+}
+
+/// Opens one ended delivery for a retry by hand; `None` where its state does not allow it.
 pub async fn delivery_reopen(
     db: &mut PgConnection,
     tenant: TenantId,
     delivery: DeliveryId,
     at: Timestamp,
 ) -> Result<Option<Moved>> {
-    let left: Option<String> = sqlx::query_scalar(
-        "with ended as (
-           select tenant_id, id, state from delivery
-           where tenant_id = $1 and id = $2
-             and state in ('failed', 'bounced', 'expired', 'canceled', 'unroutable', 'unknown')
-           for update
-         )
-         update delivery d set state = 'queued', counted_from = attempts, deaths = 0, finished_at = null,
-           begun_at = case when d.begun_at is not null then now() end, receipt_until = null,
-           next_attempt_at = timestamptz 'epoch' + $3 * interval '1 microsecond', trigger = 'manual', updated_at = now()
-         from ended where d.tenant_id = ended.tenant_id and d.id = ended.id
-         returning ended.state",
+    let from: Vec<_> = DeliveryState::ALL.into_iter().filter(|state| state.may_be_retried()).collect();
+    let how = Reopening { from: &from, at, keeps_unknown: false, only_sendable: false, replay: None };
+    let (reopened, moved) = delivery_reopen_all(db, tenant, &[delivery], how).await?;
+    Ok((!reopened.is_empty()).then_some(moved))
+}
+
+/// What a person knows of a delivery of which no definite answer came.
+#[derive(Debug, Clone, Copy)]
+pub struct Resolution<'a> {
+    pub state: DeliveryState,
+    pub reason: &'a str,
+    /// The provider's own id for it.
+    pub external_id: Option<&'a str>,
+}
+
+/// Ends an unknown delivery as a person says; `None` when it is in another state.
+pub async fn delivery_resolve(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    delivery: DeliveryId,
+    resolution: Resolution<'_>,
+) -> Result<Option<Moved>> {
+    let done = sqlx::query(
+        "update delivery set state = $3, detail = 'resolved by hand: ' || $4,
+           external_id = coalesce($5, external_id), updated_at = now(), finished_at = now()
+         where tenant_id = $1 and id = $2 and state = 'unknown'",
     )
     .bind(tenant.uuid())
     .bind(delivery.uuid())
-    .bind(micros(at))
-    .fetch_optional(&mut *db)
+    .bind(resolution.state.as_str())
+    .bind(resolution.reason)
+    .bind(resolution.external_id)
+    .execute(&mut *db)
     .await?;
-    let Some(left) = left else { return Ok(None) };
-    end_count(db, tenant, &[EndCount { delivery, state: parsed(&left)?, count: -1 }]).await.map(Some)
+    if done.rows_affected() == 0 {
+        return Ok(None);
+    }
+    let ends = [(DeliveryState::Unknown, -1), (resolution.state, 1)];
+    end_count(db, tenant, &ends.map(|(state, count)| EndCount { delivery, state, count })).await.map(Some)
 }

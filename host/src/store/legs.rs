@@ -97,6 +97,21 @@ pub async fn legs_hold(db: &mut PgConnection, moved: &Moved) -> Result<Vec<Cours
     Ok(courses)
 }
 
+/// Holds the messages of these deliveries that have several channels.
+pub async fn legs_hold_of(db: &mut PgConnection, tenant: TenantId, deliveries: &[DeliveryId]) -> Result<()> {
+    sqlx::query(
+        "select 1 from message m where m.tenant_id = $1 and m.legs is not null and m.id in (
+           select d.message_id from unnest($2::uuid[]) as wanted (id)
+           join delivery d on d.tenant_id = $1 and d.id = wanted.id)
+         order by m.id for no key update of m",
+    )
+    .bind(tenant.uuid())
+    .bind(deliveries.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// Read once the message is held: what others committed before is seen.
 async fn legs_read(db: &mut PgConnection, course: &mut Course) -> Result<()> {
     let rows = sqlx::query(

@@ -32,8 +32,8 @@ pub struct MessageRow<'a> {
     pub new: &'a NewMessage,
     /// The body's JSON.
     pub json: &'a [u8],
-    /// Into the queue, rather than under the birth lease.
-    pub queued: bool,
+    /// Into the queue, rather than under the birth lease; `None` for what joins its key's line.
+    pub queued: Option<bool>,
 }
 
 /// What [`message_insert`] wrote.
@@ -60,12 +60,13 @@ pub async fn message_insert(
            select id, timestamptz 'epoch' + created_at * interval '1 microsecond' as created_at, channel, recipient,
              priority, timestamptz 'epoch' + send_at * interval '1 microsecond' as send_at,
              timestamptz 'epoch' + expires_at * interval '1 microsecond' as expires_at,
-             reference, connection_id, body, key, fingerprint, queued, legs,
+             reference, connection_id, body, key, fingerprint, queued, ordering_key, legs,
              timestamptz 'epoch' + minute * interval '1 microsecond' as minute
            from unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::smallint[], $7::bigint[], $8::bigint[],
-             $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[], $18::bigint[], $19::text[])
+             $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[], $18::bigint[],
+             $19::text[], $20::text[])
              as input (id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id,
-               body, key, fingerprint, queued, minute, legs)
+               body, key, fingerprint, queued, minute, ordering_key, legs)
          ), keyed as (
            -- In order of the key, so that two writers never wait for each other in a circle.
            insert into idempotency (tenant_id, key, fingerprint, message_id, created_at)
@@ -76,9 +77,9 @@ pub async fn message_insert(
            select * from input where key is null or id = any (array (select message_id from keyed))
          ), stored as (
            insert into message (tenant_id, id, created_at, channel, recipient, priority, send_at, expires_at,
-             reference, connection_id, body, legs)
+             reference, connection_id, body, ordering_key, legs)
            select $1, id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id, body,
-             legs::jsonb
+             ordering_key, legs::jsonb
            from fresh
          ), queued as (
            insert into queue (tenant_id, delivery_id, due_at, priority)
@@ -111,6 +112,7 @@ pub async fn message_insert(
     .bind(lease.node)
     .bind(lease.length_ms as f64)
     .bind(messages().map(|m| minute_of(m.id.uuid())).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.ordering_key.as_deref()).collect::<Vec<_>>())
     .bind(messages().map(|m| m.legs.as_ref().map(|legs| legs.to_json())).collect::<Vec<_>>())
     .fetch_one(db)
     .await?;
@@ -210,7 +212,7 @@ pub async fn idempotency_expire(db: &mut PgConnection) -> Result<u64> {
 }
 
 const MESSAGE_COLUMNS: &str = "m.tenant_id, m.id, m.created_at, m.channel, m.priority, m.send_at, m.expires_at,
-  m.reference, m.connection_id, m.body, m.legs::text as legs,
+  m.reference, m.connection_id, m.body, m.ordering_key, m.legs::text as legs,
   (select count(*) from attachment a where a.tenant_id = m.tenant_id and a.message_id = m.id)::int as attachments";
 
 fn message_from(row: &PgRow) -> Result<Message> {
@@ -226,6 +228,7 @@ fn message_from(row: &PgRow) -> Result<Message> {
         send_at: time("send_at")?,
         expires_at: time("expires_at")?,
         reference: row.try_get("reference")?,
+        ordering_key: row.try_get("ordering_key")?,
         connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
         body: serde_json::from_slice::<Body>(&body).map_err(corrupt)?,
         attachments: row.try_get::<i32, _>("attachments")?.unsigned_abs(),

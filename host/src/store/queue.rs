@@ -1,12 +1,20 @@
 //! The queue: what is due later or was left behind, and its leases.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::{Result, TransactionId, attempt::int, time::micros};
+use super::{
+    Result, TransactionId,
+    attempt::int,
+    ordering::{ordering_join, ordering_key_find, ordering_leave},
+    time::micros,
+};
 use crate::domain::{
     ids::{DeliveryId, MessageId, TenantId},
     message::Priority,
@@ -21,43 +29,88 @@ pub struct QueueEntry {
     pub priority: Priority,
 }
 
-/// Takes up to `limit` due deliveries out of the queue, at most `per_tenant` of each tenant, the
-/// most pressing first; none of the tenants in `except`. They belong to nobody until [`lease_insert`] in the same transaction.
+/// The deliveries of one tenant and priority in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    pub tenant: TenantId,
+    pub priority: Priority,
+    /// Whether its first is due.
+    pub due: bool,
+}
+
+/// Up to `limit` lanes of the tenants after this one, in order of tenant and priority.
 ///
-/// Tenants and priorities are walked by the index, one probe each, so that neither a long
-/// backlog nor entries that are due later are read.
-pub async fn queue_claim(
-    db: &mut PgConnection,
-    limit: i64,
-    per_tenant: i64,
-    except: &[TenantId],
-) -> Result<Vec<(TenantId, DeliveryId)>> {
-    let rows = sqlx::query(
-        "with recursive tenants as (
-           (select tenant_id from queue order by tenant_id limit 1)
+/// Each is found by one probe of the index, so that how many wait in a lane does not count.
+pub async fn queue_lanes(db: &mut PgConnection, after: Option<TenantId>, limit: usize) -> Result<Vec<Lane>> {
+    let rows: Vec<(Uuid, i16, bool)> = sqlx::query_as(
+        "with recursive lane as (
+           (select tenant_id, priority, due_at, 1 as number from queue where tenant_id > $1
+            order by tenant_id, priority, due_at limit 1)
            union all
-           select (select q.tenant_id from queue q where q.tenant_id > t.tenant_id order by q.tenant_id limit 1)
-           from tenants t where t.tenant_id is not null
+           select next.tenant_id, next.priority, next.due_at, lane.number + 1
+           from lane cross join lateral (
+             select q.tenant_id, q.priority, q.due_at from queue q
+             where (q.tenant_id, q.priority) > (lane.tenant_id, lane.priority)
+             order by q.tenant_id, q.priority, q.due_at limit 1
+           ) as next
+           where lane.number < $2
          )
-         delete from queue where ctid = any (array (
-           select entry.ctid from tenants t
-           cross join (values (0::smallint), (1::smallint), (2::smallint), (3::smallint)) as p (priority)
-           cross join lateral (
-             select q.ctid from queue q
-             where q.tenant_id = t.tenant_id and q.priority = p.priority and q.due_at <= now()
-             order by q.due_at limit $2 for update skip locked
-           ) as entry
-           where t.tenant_id is not null and t.tenant_id <> all ($3::uuid[])
-           limit $1
-         ))
-         returning tenant_id, delivery_id",
+         select tenant_id, priority, due_at <= now() from lane order by number",
     )
-    .bind(limit)
-    .bind(per_tenant)
-    .bind(except.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+    .bind(after.map_or(Uuid::nil(), TenantId::uuid))
+    .bind(i32::try_from(limit).unwrap_or(i32::MAX))
     .fetch_all(db)
     .await?;
-    rows.iter().map(|row| Ok((row.try_get::<Uuid, _>(0)?.into(), row.try_get::<Uuid, _>(1)?.into()))).collect()
+    let lane = |(tenant, rank, due): (Uuid, i16, bool)| Lane {
+        tenant: tenant.into(),
+        priority: Priority::from_rank(rank),
+        due,
+    };
+    Ok(rows.into_iter().map(lane).collect())
+}
+
+/// How many deliveries of a lane a claim takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    pub tenant: TenantId,
+    pub priority: Priority,
+    pub count: usize,
+}
+
+/// A delivery that was taken out of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claimed {
+    pub tenant: TenantId,
+    pub delivery: DeliveryId,
+    pub priority: Priority,
+}
+
+/// Takes due deliveries out of the queue: of each lane the first ones, as many as its share says.
+/// They belong to nobody until [`lease_insert`] in the same transaction.
+pub async fn queue_claim(db: &mut PgConnection, shares: &[Share]) -> Result<Vec<Claimed>> {
+    let rows: Vec<(Uuid, Uuid, i16)> = sqlx::query_as(
+        "delete from queue where ctid = any (array (
+           select entry.ctid
+           from unnest($1::uuid[], $2::smallint[], $3::bigint[]) as share (tenant_id, priority, count)
+           cross join lateral (
+             select q.ctid from queue q
+             where q.tenant_id = share.tenant_id and q.priority = share.priority and q.due_at <= now()
+             order by q.due_at limit share.count for update skip locked
+           ) as entry
+         ))
+         returning tenant_id, delivery_id, priority",
+    )
+    .bind(shares.iter().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
+    .bind(shares.iter().map(|it| it.priority.rank()).collect::<Vec<_>>())
+    .bind(shares.iter().map(|it| it.count as i64).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    let claimed = |(tenant, delivery, rank): (Uuid, Uuid, i16)| Claimed {
+        tenant: tenant.into(),
+        delivery: delivery.into(),
+        priority: Priority::from_rank(rank),
+    };
+    Ok(rows.into_iter().map(claimed).collect())
 }
 
 /// When the next entry is due, if any, in milliseconds from now on the database's clock.
@@ -67,8 +120,14 @@ pub async fn queue_next_due(db: &mut PgConnection) -> Result<Option<f64>> {
         .await?)
 }
 
-/// Puts entries into the queue.
+/// Puts deliveries that were opened again into the queue; one with an ordering key joins the end of
+/// its key's line.
 pub async fn queue_insert(db: &mut PgConnection, entries: &[QueueEntry]) -> Result<()> {
+    let ids: Vec<_> = entries.iter().map(|it| (it.tenant, it.delivery)).collect();
+    let keys = if ids.is_empty() { HashMap::new() } else { ordering_key_find(db, &ids).await? };
+    let entrants = entries.iter().filter_map(|it| Some((keys.get(&it.delivery)?.as_str(), it.clone())));
+    ordering_join(db, &entrants.collect::<Vec<_>>()).await?;
+    let entries: Vec<_> = entries.iter().filter(|it| !keys.contains_key(&it.delivery)).collect();
     if entries.is_empty() {
         return Ok(());
     }
@@ -86,8 +145,13 @@ pub async fn queue_insert(db: &mut PgConnection, entries: &[QueueEntry]) -> Resu
     Ok(())
 }
 
-/// Takes one delivery out of the queue, if it waits there; `due_at` is what it was put in with.
+/// Takes one delivery out of its key's line or out of the queue, if it waits there; `due_at` is what
+/// it was put in with.
 pub async fn queue_remove(db: &mut PgConnection, entry: &QueueEntry) -> Result<bool> {
+    // The line first: from there one goes into the queue, and not back.
+    if ordering_leave(db, entry.tenant, entry.delivery).await? {
+        return Ok(true);
+    }
     let done = sqlx::query(
         "delete from queue where tenant_id = $1 and priority = $2
            and due_at = timestamptz 'epoch' + $3 * interval '1 microsecond' and delivery_id = $4",
@@ -153,22 +217,25 @@ pub struct NewLease {
     pub deliveries: Vec<(DeliveryId, u32)>,
 }
 
-/// Writes the leases of a claim.
+/// Writes the leases of a claim, however many tenants it served, in one statement.
 pub async fn lease_insert(db: &mut PgConnection, node: Uuid, length: Duration, leases: &[NewLease]) -> Result<()> {
-    for lease in leases {
-        sqlx::query(
-            "insert into lease (tenant_id, id, node, expires_at, deliveries, attempts)
-             values ($1, $2, $3, now() + $4 * interval '1 millisecond', $5, $6)",
-        )
-        .bind(lease.tenant.uuid())
-        .bind(lease.id)
-        .bind(node)
-        .bind(length.as_millis() as f64)
-        .bind(lease.deliveries.iter().map(|(delivery, _)| delivery.uuid()).collect::<Vec<_>>())
-        .bind(lease.deliveries.iter().map(|(_, attempts)| int(*attempts)).collect::<Vec<_>>())
-        .execute(&mut *db)
-        .await?;
-    }
+    let held = || leases.iter().flat_map(|lease| lease.deliveries.iter().map(move |held| (lease, held)));
+    sqlx::query(
+        "insert into lease (tenant_id, id, node, expires_at, deliveries, attempts)
+         select tenant_id, id, $1, now() + $2 * interval '1 millisecond', array_agg(delivery_id order by number),
+           array_agg(attempts order by number)
+         from unnest($3::uuid[], $4::uuid[], $5::uuid[], $6::int[]) with ordinality
+           as held (tenant_id, id, delivery_id, attempts, number)
+         group by tenant_id, id",
+    )
+    .bind(node)
+    .bind(length.as_millis() as f64)
+    .bind(held().map(|(lease, _)| lease.tenant.uuid()).collect::<Vec<_>>())
+    .bind(held().map(|(lease, _)| lease.id).collect::<Vec<_>>())
+    .bind(held().map(|(_, (delivery, _))| delivery.uuid()).collect::<Vec<_>>())
+    .bind(held().map(|(_, (_, attempts))| int(*attempts)).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
     Ok(())
 }
 
@@ -275,6 +342,8 @@ pub struct Abandoned {
     pub deaths: u32,
     /// What the lost worker had committed to, if the provider can't recognise a repetition.
     pub intent: Option<Intent>,
+    /// Whether it has an ordering key.
+    pub ordered: bool,
 }
 
 /// A request that was about to begin.
@@ -303,7 +372,7 @@ pub async fn lease_recover(db: &mut PgConnection, limit: i64) -> Result<Vec<Aban
            angarium_leg_channel(m.legs, m.channel, held.delivery_id) as channel, m.priority,
            coalesce((select max(a.number) from attempt a
              where a.tenant_id = dead.tenant_id and a.delivery_id = held.delivery_id), 0) as attempts,
-           coalesce(d.deaths, 0::smallint) as deaths,
+           coalesce(d.deaths, 0::smallint) as deaths, m.ordering_key is not null as ordered,
            i.connection_id, i.provider, i.on_unknown, i.trigger, i.started_at
          from dead
          cross join lateral unnest(dead.deliveries, dead.attempts) as held (delivery_id, attempts)
@@ -338,6 +407,7 @@ pub async fn lease_recover(db: &mut PgConnection, limit: i64) -> Result<Vec<Aban
                 attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
                 deaths: u32::from(row.try_get::<i16, _>("deaths")?.unsigned_abs()),
                 intent: intent.transpose()?,
+                ordered: row.try_get("ordered")?,
             })
         })
         .collect()

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, attempt::Settlement, legs::Moved, message::parsed, time::micros};
+use super::{Result, attempt::Settlement, legs::Moved, message::parsed, ordering::ordering_pass, time::micros};
 use crate::domain::{
     attempt::Attempt,
     delivery::DeliveryState,
@@ -191,7 +191,8 @@ pub struct EndCount {
 
 /// Counts ends that no attempt brought, in the transaction that writes them: what a person or a
 /// receipt did. They count for what their last attempt counted for. Without this the statistics
-/// no longer agree with the ledger.
+/// no longer agree with the ledger. What had not ended before also passes on its turn, where it has
+/// an ordering key; the caller has the legs of what moved go on.
 pub async fn end_count(db: &mut PgConnection, tenant: TenantId, ends: &[EndCount]) -> Result<Moved> {
     let moved: Vec<Uuid> = sqlx::query_scalar(
         "with counted as (
@@ -215,9 +216,22 @@ pub async fn end_count(db: &mut PgConnection, tenant: TenantId, ends: &[EndCount
     .bind(ends.iter().map(|it| minute_of(it.delivery.uuid())).collect::<Vec<_>>())
     .bind(ends.iter().map(|it| it.state.as_str()).collect::<Vec<_>>())
     .bind(ends.iter().map(|it| it.count).collect::<Vec<_>>())
-    .fetch_all(db)
+    .fetch_all(&mut *db)
     .await?;
+    let newly: Vec<_> = newly_ended(ends).into_iter().map(|delivery| (tenant, delivery)).collect();
+    if !newly.is_empty() {
+        ordering_pass(db, &newly).await?;
+    }
     Ok(moved.into_iter().map(|message| (tenant, message.into())).collect())
+}
+
+/// The deliveries that came into an end and left none.
+fn newly_ended(ends: &[EndCount]) -> Vec<DeliveryId> {
+    let mut sums: HashMap<DeliveryId, i64> = HashMap::new();
+    for end in ends {
+        *sums.entry(end.delivery).or_default() += end.count;
+    }
+    sums.into_iter().filter(|(_, sum)| *sum > 0).map(|(delivery, _)| delivery).collect()
 }
 
 /// Moves up to `limit` deltas into the roll-ups; tells how many there were, or `None` when another
@@ -556,6 +570,7 @@ mod tests {
                     retry_after_ms: None,
                     cost: Some(Cost { micros: 7, currency: "EUR".into() }),
                     units: None,
+                    overridden: None,
                 },
                 fallback_reason: None,
                 plugin_micros: 0,
@@ -564,6 +579,7 @@ mod tests {
             state: Some(DeliveryState::Sent),
             next: None,
             deaths: 0,
+            ordered: false,
         }
     }
 

@@ -5,7 +5,7 @@
 //! client made up.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::Hash,
     sync::{Arc, LazyLock, Mutex, PoisonError, RwLock},
     time::Duration,
@@ -15,7 +15,9 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::TelemetryError;
-use crate::domain::{delivery::DeliveryState, message::Priority, provider::Disposition};
+use crate::domain::{
+    attempt::FallbackReason, breaker::Phase, delivery::DeliveryState, message::Priority, provider::Disposition,
+};
 
 /// What a metric measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +84,22 @@ pub const METRICS: &[Metric] = {
         ),
         metric(
             Counter,
+            "angarium_retries_postponed_total",
+            &["channel", "provider"],
+            "retries put off since their connection's retry budget was spent",
+        ),
+        metric(
+            Counter,
             "angarium_deliveries_ended_total",
             &["channel", "state"],
             "deliveries that a node brought to an end",
+        ),
+        metric(
+            Gauge,
+            "angarium_dead_letters",
+            &["channel", "state"],
+            "deliveries that wait for a person, all together counted up to 10,000; the channel is empty where nobody \
+             could be asked",
         ),
         metric(
             Histogram,
@@ -116,6 +131,18 @@ pub const METRICS: &[Metric] = {
             "angarium_breaker_state",
             &["provider", "state"],
             "connections whose circuit breaker is in this state",
+        ),
+        metric(
+            Counter,
+            "angarium_breaker_changes_total",
+            &["provider", "state"],
+            "circuit breakers that this node brought into this state",
+        ),
+        metric(
+            Counter,
+            "angarium_deferrals_total",
+            &["reason"],
+            "deliveries put back into the queue, since only connections could serve them that are open or limited",
         ),
         metric(Gauge, "angarium_deliveries_in_flight", &[], "deliveries that this node works on"),
         metric(Gauge, "angarium_room_taken", &[], "places for deliveries in this node's memory that are taken"),
@@ -244,6 +271,7 @@ const PLUGIN_FAILURES: [&str; 8] =
 pub struct Lane {
     attempts: [(Disposition, Counter); 7],
     retries: Counter,
+    postponed: Counter,
     ended: [(DeliveryState, Counter); 5],
     exchange: Histogram,
     plugin_cpu: Histogram,
@@ -289,6 +317,7 @@ impl Lane {
             ended: [Sent, Failed, Expired, Unroutable, Unknown].map(|it| {
                 (it, counter!("angarium_deliveries_ended_total", "channel" => channel.clone(), "state" => it.as_str()))
             }),
+            postponed: counter!("angarium_retries_postponed_total", "channel" => channel.clone(), "provider" => provider.clone()),
             retries: counter!("angarium_retries_total", "channel" => channel, "provider" => provider.clone()),
             exchange: of_provider("angarium_provider_seconds"),
             plugin_cpu: of_provider("angarium_plugin_seconds"),
@@ -305,6 +334,11 @@ impl Lane {
     /// The delivery waits for another round.
     pub fn retries(&self) {
         self.retries.increment(1);
+    }
+
+    /// A retry was put off.
+    pub fn postponed(&self) {
+        self.postponed.increment(1);
     }
 
     /// The delivery has come to an end.
@@ -367,6 +401,33 @@ pub fn waited(priority: Priority, time: Duration) {
 pub fn queued(priority: Priority, waiting: i64, oldest_seconds: f64) {
     gauge!("angarium_queue_depth", "priority" => priority.as_str()).set(waiting as f64);
     gauge!("angarium_queue_oldest_seconds", "priority" => priority.as_str()).set(oldest_seconds);
+}
+
+/// Dead letters were counted: how many of a channel in a state. What is not among them is none.
+pub fn dead_letters(counts: impl IntoIterator<Item = (String, DeliveryState, i64)>) {
+    static SHOWN: Mutex<BTreeMap<(String, &'static str), i64>> = Mutex::new(BTreeMap::new());
+    let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    shown.values_mut().for_each(|count| *count = 0);
+    shown.extend(counts.into_iter().map(|(channel, state, count)| ((channel, state.as_str()), count)));
+    for ((channel, state), count) in &*shown {
+        gauge!("angarium_dead_letters", "channel" => channel.clone(), "state" => *state).set(*count as f64);
+    }
+}
+
+/// So many connections of a provider have a circuit breaker in this phase.
+pub fn breakers(provider: &str, phase: Phase, count: i64) {
+    gauge!("angarium_breaker_state", "provider" => provider.to_owned(), "state" => phase.as_str()).set(count as f64);
+}
+
+/// A circuit breaker has come into this phase.
+pub fn breaker_changed(provider: &str, phase: Phase) {
+    counter!("angarium_breaker_changes_total", "provider" => provider.to_owned(), "state" => phase.as_str())
+        .increment(1);
+}
+
+/// A delivery was put back into the queue for this reason.
+pub fn deferred(reason: FallbackReason) {
+    counter!("angarium_deferrals_total", "reason" => reason.as_str()).increment(1);
 }
 
 fn by_priority<T>(make: impl Fn(Priority) -> T) -> HashMap<Priority, T>

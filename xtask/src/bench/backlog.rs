@@ -43,7 +43,7 @@ async fn drain_rate(stage: &Stage, name: &str, waiting: u64, time: Duration, fig
 }
 
 /// Accepts messages that are due at once, on a gateway that doesn't dispatch.
-async fn fill(scene: &Scene, waiting: u64) -> Result<()> {
+pub async fn fill(scene: &Scene, waiting: u64) -> Result<()> {
     let began = Instant::now();
     let request = stage::batch(&scene.api, &stage::message(), BATCH as usize);
     let patience = Duration::from_secs(150);

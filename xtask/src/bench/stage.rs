@@ -99,6 +99,22 @@ impl Scene {
         settings.listen = free_port()?;
         Gateway::spawn(settings)
     }
+
+    /// The same, once it is ready.
+    pub async fn join_ready(&self, roles: &'static [&'static str]) -> Result<Gateway> {
+        let mut settings = self.settings.clone();
+        settings.name = format!("{}-{}", settings.name, roles.join("-"));
+        settings.roles = roles;
+        settings.listen = free_port()?;
+        Gateway::start(settings).await
+    }
+
+    /// Another tenant with the same connections and route; its key.
+    pub async fn tenant(&self, name: &str, sink: &super::sink::Sink) -> Result<String> {
+        let key = self.settings.create_key(name, SCOPES)?;
+        set_up(&self.gateway.api(&key), sink).await.with_context(|| self.gateway.log_tail())?;
+        Ok(key)
+    }
 }
 
 fn free_port() -> Result<std::net::SocketAddr> {
@@ -158,6 +174,13 @@ pub fn batch(api: &Api, message: &Value, copies: usize) -> Vec<u8> {
 /// A request with one message.
 pub fn single(api: &Api, message: &Value) -> Vec<u8> {
     api.prepare("POST", "/v1/messages", message.to_string().as_bytes())
+}
+
+/// A request with that many messages whose payloads carry the time.
+pub fn stamped_batch(api: &Api, stamp: &str, copies: usize) -> Vec<u8> {
+    let message = format!(r#"{{"channel":"webhook","connection":"quick","content":{{"payload":{stamp}}}}}"#);
+    let body = format!(r#"{{"messages":[{}]}}"#, vec![message; copies].join(","));
+    api.prepare("POST", "/v1/messages/batch", body.as_bytes())
 }
 
 /// A request whose payload carries the time.

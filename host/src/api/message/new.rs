@@ -73,6 +73,11 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 255)]
     reference: Option<String>,
+    /// Messages with the same key go one after another, in the order in which they were accepted: the next is sent
+    /// once the one before it was sent, or has ended in another way. Keys do not wait for each other. Not with `channels`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256, example = "customer:42")]
+    ordering_key: Option<String>,
     /// What routing rules may look at; at most 16 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -255,6 +260,7 @@ impl NewMessage {
             send_at: self.send_at,
             expires_at: self.expires_at,
             reference: self.reference,
+            ordering_key: self.ordering_key,
             connection: part.connection,
             attachments: first.attachments,
             legs,
@@ -302,6 +308,13 @@ impl NewMessage {
     fn check_texts(&self, fields: &mut Fields) {
         if let Some(reference) = &self.reference {
             plain(fields, "reference", reference, 255);
+        }
+        if let Some(key) = &self.ordering_key {
+            plain(fields, "ordering_key", key, 256);
+            // The next message's turn would come while a further channel of this one still goes.
+            fields.check(self.channels.is_empty(), "ordering_key", "several_channels", || {
+                "can't go with `channels`: name one `channel`, or leave the key out".to_owned()
+            });
         }
         for (name, object) in [("attributes", &self.attributes), ("metadata", &self.metadata)] {
             let Some(object) = object else { continue };

@@ -9,7 +9,7 @@ use super::new::{ModeName, PriorityName, WantsName};
 use crate::{
     domain::{
         delivery::DeliveryState,
-        ids::EventId,
+        ids::{EventId, MessageId},
         legs::{Leg, Legs, Mode, Wants},
         message::{Message, Priority},
         provider::{Cost, Disposition},
@@ -35,6 +35,7 @@ pub struct MessageAnswer {
     #[schema(value_type = PriorityName)]
     priority: Priority,
     reference: Option<String>,
+    ordering_key: Option<String>,
     #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
     #[schema(value_type = String, format = DateTime)]
@@ -184,9 +185,13 @@ pub struct AttemptAnswer {
     duration_ms: f64,
     #[schema(value_type = DispositionName)]
     disposition: Disposition,
+    /// What the provider itself said, where an override understands its code otherwise.
+    overridden: Option<OverriddenAnswer>,
     /// HTTP status or SMTP code.
     status: Option<i32>,
+    /// The provider's own code.
     code: Option<String>,
+    /// The gateway's word for it.
     unified_code: Option<String>,
     detail: Option<String>,
     external_id: Option<String>,
@@ -199,7 +204,17 @@ pub struct AttemptAnswer {
     plugin_memory: Option<i64>,
 }
 
-/// Something that happened to a message.
+/// A provider's own classification, and who overrode it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OverriddenClassification)]
+pub struct OverriddenAnswer {
+    #[schema(value_type = DispositionName)]
+    disposition: Disposition,
+    /// `route` or `tenant`.
+    by: &'static str,
+}
+
+/// Something that happened to a message, or to a connection.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Event)]
 pub struct EventAnswer {
@@ -208,9 +223,12 @@ pub struct EventAnswer {
     #[serde(rename = "type")]
     #[schema(example = "message.sent")]
     kind: String,
+    /// Null where it is a connection's.
     #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
-    message: String,
+    message: Option<String>,
     delivery: Option<String>,
+    /// Whose it is, where it is a connection's: `connection.breaker_opened` and the like.
+    connection: Option<String>,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     #[schema(value_type = Option<Object>)]
@@ -275,6 +293,7 @@ impl MessageAnswer {
             to: message.body.to.as_ref().map(|to| to.address.clone()),
             priority: message.priority,
             reference: message.reference.clone(),
+            ordering_key: message.ordering_key.clone(),
             metadata: message.body.metadata.clone(),
             created_at: message.created_at,
             send_at: message.send_at,
@@ -366,11 +385,11 @@ impl DeliveryAnswer {
 
 impl AttemptAnswer {
     /// An attempt of this message.
-    pub fn new(message: &Message, view: AttemptView) -> Self {
+    pub fn new(message: MessageId, view: AttemptView) -> Self {
         Self {
             id: view.id.to_string(),
             delivery: view.delivery.to_string(),
-            leg: view.delivery.leg_of(message.id),
+            leg: view.delivery.leg_of(message),
             number: view.number,
             trigger: view.trigger,
             channel: view.channel,
@@ -386,6 +405,7 @@ impl AttemptAnswer {
             finished_at: view.finished_at,
             duration_ms: view.finished_at.duration_since(view.started_at).as_secs_f64() * 1_000.0,
             disposition: view.disposition,
+            overridden: view.overridden.map(|it| OverriddenAnswer { disposition: it.said, by: it.by.as_str() }),
             status: view.status,
             code: view.code,
             unified_code: view.unified_code,
@@ -405,8 +425,9 @@ impl EventAnswer {
         Self {
             id: EventId::from(message.id.uuid()).to_string(),
             kind: "message.accepted".to_owned(),
-            message: message.id.to_string(),
+            message: Some(message.id.to_string()),
             delivery: Some(message.id.first_delivery().to_string()),
+            connection: None,
             at: message.created_at,
             data: None,
         }
@@ -418,8 +439,9 @@ impl From<EventView> for EventAnswer {
         Self {
             id: view.id.to_string(),
             kind: view.kind,
-            message: view.message.to_string(),
+            message: view.message.map(|id| id.to_string()),
             delivery: view.delivery.map(|id| id.to_string()),
+            connection: view.connection.map(|id| id.to_string()),
             at: view.at,
             data: view.data.and_then(json),
         }

@@ -1,0 +1,93 @@
+//! `/v1/audit`: who did what to messages and dead letters, and why.
+
+use axum::extract::State;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    auth::{AuditRead, Tenant},
+    json::Json,
+    page::{Page, Paging},
+    problem::Problem,
+    request::{Query, short_text},
+};
+use crate::{
+    domain::{
+        audit::{Action, InvalidAction},
+        ids::AuditId,
+    },
+    store::audit::{AuditFilter, AuditView, audit_list},
+};
+
+/// What somebody did.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditRecord)]
+pub struct AuditAnswer {
+    #[schema(example = "aud_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// The API key that was used.
+    #[schema(example = "key_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    key: String,
+    /// Its name then.
+    actor: String,
+    #[schema(example = "message.resolved")]
+    action: String,
+    /// The id of what it was done to; empty where it was done to all that match.
+    subject: String,
+    /// What was, as far as it changed.
+    #[schema(value_type = Option<Object>)]
+    before: Option<Box<RawValue>>,
+    /// What is since then.
+    #[schema(value_type = Option<Object>)]
+    after: Option<Box<RawValue>>,
+    reason: Option<String>,
+    /// The request, as its answer's `X-Request-Id` named it.
+    request_id: Option<String>,
+}
+
+impl From<AuditView> for AuditAnswer {
+    fn from(view: AuditView) -> Self {
+        Self {
+            id: view.id.to_string(),
+            at: view.at,
+            key: view.actor.key.to_string(),
+            actor: view.actor.name,
+            action: view.action,
+            subject: view.subject,
+            before: view.before,
+            after: view.after,
+            reason: view.reason,
+            request_id: view.actor.request,
+        }
+    }
+}
+
+/// List who did what, the newest first.
+#[utoipa::path(get, path = "/v1/audit", tag = "audit", operation_id = "listAudit",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("subject" = Option<String>, Query, description = "Only what was done to this: `msg_…`, `dlv_…`, `job_…`."),
+        ("action" = Option<String>, Query, description = "Only this action, such as `message.resolved`."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<AuditAnswer>)))]
+pub async fn list(
+    tenant: Tenant<AuditRead>,
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Json<Page<AuditAnswer>>, Problem> {
+    let paging = Paging::<AuditId>::of(&mut query);
+    let filter = AuditFilter {
+        subject: query.take("subject", short_text),
+        action: query.take("action", |text| text.parse::<Action>().map_err(|error: InvalidAction| error.to_string())),
+    };
+    query.finish()?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let rows = audit_list(&mut txn, tenant.id, &filter, paging.after, paging.fetch()).await?;
+    Ok(Json(Page::of(rows, &paging, |row| row.id.to_string(), AuditAnswer::from)))
+}

@@ -1,0 +1,44 @@
+//! `angarium audit`
+
+use clap::Args;
+
+use super::{
+    CliError,
+    client::{Client, segment},
+    output::{Column, Output},
+};
+
+/// Who did what, the newest first.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// Only what was done to this: `msg_…`, `dlv_…`, `job_…`.
+    #[arg(long)]
+    subject: Option<String>,
+    /// Only this action, such as `message.resolved`.
+    #[arg(long)]
+    action: Option<String>,
+    /// Where the page before ended, as it says.
+    #[arg(long)]
+    cursor: Option<String>,
+    #[command(flatten)]
+    client: Client,
+}
+
+const COLUMNS: [Column<'_>; 6] = [
+    ("at", "/at"),
+    ("actor", "/actor"),
+    ("action", "/action"),
+    ("subject", "/subject"),
+    ("became", "/after"),
+    ("reason", "/reason"),
+];
+
+impl Audit {
+    pub async fn run(self, output: &Output) -> Result<(), CliError> {
+        let parameters = [("subject", self.subject), ("action", self.action), ("cursor", self.cursor)];
+        let given = parameters.iter().filter_map(|(name, value)| value.as_ref().map(|value| (name, value)));
+        let query: Vec<_> = given.map(|(name, value)| format!("{name}={}", segment(value))).collect();
+        output.list(&self.client.get(&format!("/v1/audit?{}", query.join("&"))).await?, &COLUMNS);
+        Ok(())
+    }
+}

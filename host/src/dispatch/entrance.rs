@@ -1,0 +1,106 @@
+//! The way into a connection: a slot of this node's, and the leave of its guard. Who is refused and
+//! has nobody else waits, a moment in memory and longer in the queue.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::SemaphorePermit;
+
+use super::{Dispatcher, describe, why_nobody};
+use crate::{
+    clock,
+    directory::{Endpoint, TenantConfig},
+    domain::{
+        attempt::{Trigger, Verdict},
+        delivery::DeliveryState,
+        ids::ConnectionId,
+        provider::Disposition,
+    },
+    guards::{PATIENCE, Pass, Refusal},
+    outcome::{LIFETIME, Outcome},
+    queue::Work,
+    routing::Plan,
+    telemetry,
+};
+
+/// Whom a delivery asks next.
+pub(super) struct Wanted {
+    pub connection: ConnectionId,
+    /// Its guard bars nobody now; where it does after all, another may be asked. Otherwise there is nobody
+    /// else, and it is waited for.
+    pub is_free: bool,
+}
+
+impl Wanted {
+    /// The plan's first candidate, or else whoever's guard lets something through soonest.
+    pub(super) fn of(plan: &Plan, config: &TenantConfig) -> Option<Self> {
+        if let Some(candidate) = plan.candidates.first() {
+            return Some(Self { connection: candidate.connection, is_free: true });
+        }
+        let now = Instant::now();
+        let held = plan.skipped.iter().filter(|skipped| skipped.reason.is_a_guard()).map(|it| it.connection);
+        let soonest = held.min_by_key(|connection| config.endpoints[connection].guard.opens_at(now))?;
+        Some(Self { connection: soonest, is_free: false })
+    }
+}
+
+/// What became of an attempt to enter.
+pub(super) enum Entered<'a> {
+    In(Entrance<'a>),
+    Refused(Refusal),
+    /// The process ends.
+    Closed,
+}
+
+/// A place in a connection, given back when it is dropped.
+pub(super) struct Entrance<'a> {
+    _slot: SemaphorePermit<'a>,
+    pass: Pass,
+}
+
+impl Entrance<'_> {
+    /// Tells the guard what the attempt came to.
+    pub(super) fn record(self, verdict: &Verdict) {
+        self.pass.record(verdict);
+    }
+}
+
+impl Dispatcher {
+    /// Enters a connection. The guard is asked last: what it grants is used at once.
+    pub(super) async fn enter<'a>(&self, endpoint: &'a Endpoint, wanted: &Wanted) -> Entered<'a> {
+        // Closed only when the process ends.
+        let Ok(slot) = endpoint.slots.acquire().await else { return Entered::Closed };
+        self.ledger.writable().await;
+        let patience = if wanted.is_free { Duration::ZERO } else { PATIENCE };
+        match endpoint.guard.enter(patience).await {
+            Ok(pass) => Entered::In(Entrance { _slot: slot, pass }),
+            Err(refusal) => Entered::Refused(refusal),
+        }
+    }
+
+    /// Puts a delivery back until its connection may be asked, or until it expires. A retry by hand
+    /// waits as long as it takes; any other no longer than deliveries live.
+    pub(super) fn put_off(
+        &self,
+        work: Work,
+        config: &TenantConfig,
+        plan: &Plan,
+        endpoint: &Endpoint,
+        refusal: Refusal,
+    ) {
+        let wait = endpoint.guard.put_off(refusal).saturating_duration_since(Instant::now());
+        let at = clock::now().checked_add(wait).unwrap_or(jiff::Timestamp::MAX);
+        let too_late = at.duration_since(work.message.due_at()) > LIFETIME && work.trigger != Trigger::Manual;
+        if too_late {
+            let unknown = work.past.last().is_some_and(|last| last.disposition == Disposition::Unknown);
+            let state = if unknown { DeliveryState::Unknown } else { DeliveryState::Failed };
+            let code = refusal.barred.fallback_reason().map_or("no_candidate", |reason| reason.as_str());
+            return self.close(work, &Outcome::End(state), code, &why_nobody(config, plan), describe(plan));
+        }
+        if let Some(reason) = refusal.barred.fallback_reason() {
+            telemetry::deferred(reason);
+        }
+        // What expires first ends then, and is not kept waiting.
+        let at = work.message.expires_at.map_or(at, |expires_at| at.min(expires_at));
+        self.ledger.defer(work, at);
+    }
+}

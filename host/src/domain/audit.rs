@@ -1,0 +1,78 @@
+//! Who did what: what an audit record says of a person's doing.
+
+use std::str::FromStr;
+
+use super::ids::KeyId;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    pub key: KeyId,
+    /// The key's name.
+    pub name: String,
+    /// The request's id.
+    pub request: Option<String>,
+}
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// What was done.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Action {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Action {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+actions! {
+    MessageCanceled = "message.canceled",
+    MessageRetried = "message.retried",
+    /// One that was unknown: as sent, as failed, or to be sent again.
+    MessageResolved = "message.resolved",
+    ContentPurged = "message.content_purged",
+    DeadLetterReplayed = "dead_letter.replayed",
+    DeadLetterDiscarded = "dead_letter.discarded",
+    /// All that matched, or as many of them as one request discards.
+    DeadLettersDiscarded = "dead_letters.discarded",
+    /// Of all dead letters that match.
+    ReplayStarted = "replay.started",
+    ReplayCanceled = "replay.canceled",
+}
+
+/// A text that names no action.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("is no action; the actions are {}", Action::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", "))]
+pub struct InvalidAction;
+
+impl FromStr for Action {
+    type Err = InvalidAction;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAction> {
+        Self::ALL.iter().copied().find(|action| action.as_str() == text).ok_or(InvalidAction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_survives_its_text_form() {
+        for action in Action::ALL {
+            assert_eq!(action.as_str().parse(), Ok(*action));
+        }
+        assert!("message.sent".parse::<Action>().unwrap_err().to_string().contains("message.resolved"));
+    }
+}

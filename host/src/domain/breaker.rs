@@ -1,0 +1,554 @@
+//! The circuit breaker of a connection. Pure: which answers speak against a provider, when they are
+//! too many, and what becomes of the state that all nodes share.
+
+use std::{str::FromStr, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{attempt::Verdict, guards::BreakerPolicy, provider::Disposition};
+
+/// The longest that a breaker stays open by itself, however often its probes have failed; longer
+/// only where the policy's own time is.
+const LONGEST_OPEN: Duration = Duration::from_secs(600);
+
+/// What an answer says about the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// It works.
+    Good,
+    /// It does not.
+    Bad,
+    /// It refuses the connection's credentials: so it will the next time.
+    Disabled,
+    /// Nothing: too fast, or the fault is the message's, the gateway's or the component's.
+    Nothing,
+}
+
+/// Weighs an answer, or the lack of one.
+#[must_use]
+pub fn weigh(verdict: &Verdict) -> Weight {
+    const OURS: &[&str] = &["provider_missing", "attachments_unavailable", "egress_refused", "invalid_transmission"];
+    let code = verdict.code.as_str();
+    if OURS.contains(&code) || code.starts_with("plugin_") {
+        return Weight::Nothing;
+    }
+    match verdict.disposition {
+        Disposition::Accepted | Disposition::RejectedPermanent => Weight::Good,
+        Disposition::RejectedTransient | Disposition::NotSent | Disposition::Unknown => Weight::Bad,
+        Disposition::AuthFailed => Weight::Disabled,
+        Disposition::Throttled => Weight::Nothing,
+    }
+}
+
+const BUCKETS: usize = 10;
+
+/// What was seen of a connection lately: a ring of buckets, each a part of the policy's window.
+/// Times are counted from any beginning.
+#[derive(Debug, Clone, Default)]
+pub struct Window {
+    buckets: [Bucket; BUCKETS],
+    newest: u64,
+    consecutive: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Bucket {
+    answers: u32,
+    failures: u32,
+}
+
+/// What a window comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    pub answers: u32,
+    pub failures: u32,
+    /// The failures since the last good answer, however long ago.
+    pub consecutive: u32,
+}
+
+impl Tally {
+    /// `None` where there was no answer.
+    #[must_use]
+    pub fn failure_rate(&self) -> Option<f64> {
+        (self.answers > 0).then(|| f64::from(self.failures) / f64::from(self.answers))
+    }
+}
+
+impl Window {
+    /// Counts an answer.
+    pub fn count(&mut self, at: Duration, failed: bool, policy: &BreakerPolicy) {
+        let newest = self.advance(at, policy);
+        let bucket = &mut self.buckets[newest];
+        bucket.answers = bucket.answers.saturating_add(1);
+        bucket.failures = bucket.failures.saturating_add(u32::from(failed));
+        self.consecutive = if failed { self.consecutive.saturating_add(1) } else { 0 };
+    }
+
+    /// What it comes to at a time.
+    #[must_use]
+    pub fn tally(&self, at: Duration, policy: &BreakerPolicy) -> Tally {
+        let mut seen = self.clone();
+        seen.advance(at, policy);
+        let sum = |part: fn(&Bucket) -> u32| seen.buckets.iter().map(part).fold(0, u32::saturating_add);
+        Tally { answers: sum(|it| it.answers), failures: sum(|it| it.failures), consecutive: seen.consecutive }
+    }
+
+    /// Makes way for the bucket of a time, and tells its place.
+    fn advance(&mut self, at: Duration, policy: &BreakerPolicy) -> usize {
+        let length = u128::from((policy.window_ms / BUCKETS as u64).max(1));
+        let number = u64::try_from(at.as_millis() / length).unwrap_or(u64::MAX).max(self.newest);
+        for passed in (self.newest + 1..=number).rev().take(BUCKETS) {
+            self.buckets[place(passed)] = Bucket::default();
+        }
+        self.newest = number;
+        place(number)
+    }
+}
+
+fn place(number: u64) -> usize {
+    (number % BUCKETS as u64) as usize
+}
+
+/// Why a breaker opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    ConsecutiveFailures,
+    FailureRate,
+    /// The credentials were refused.
+    AuthFailed,
+    /// It was tried again, and failed again.
+    ProbeFailed,
+    /// A person did it.
+    Manual,
+}
+
+impl Cause {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConsecutiveFailures => "consecutive_failures",
+            Self::FailureRate => "failure_rate",
+            Self::AuthFailed => "auth_failed",
+            Self::ProbeFailed => "probe_failed",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+/// A text that names no cause, or no phase.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a word of a breaker")]
+pub struct InvalidWord(String);
+
+impl FromStr for Cause {
+    type Err = InvalidWord;
+
+    fn from_str(text: &str) -> Result<Self, InvalidWord> {
+        [Self::ConsecutiveFailures, Self::FailureRate, Self::AuthFailed, Self::ProbeFailed, Self::Manual]
+            .into_iter()
+            .find(|cause| cause.as_str() == text)
+            .ok_or_else(|| InvalidWord(text.to_owned()))
+    }
+}
+
+/// Whether what was seen is too much.
+#[must_use]
+pub fn judge(tally: &Tally, policy: &BreakerPolicy) -> Option<Cause> {
+    if tally.consecutive >= policy.consecutive_failures {
+        return Some(Cause::ConsecutiveFailures);
+    }
+    let rate = tally.failure_rate().filter(|_| tally.answers >= policy.min_requests)?;
+    (rate >= policy.failure_rate).then_some(Cause::FailureRate)
+}
+
+/// How long it stays open the first time, the second time in a row, and so on.
+#[must_use]
+pub fn open_time(policy: &BreakerPolicy, openings: u32) -> Duration {
+    let first = Duration::from_millis(policy.open_ms);
+    let doubled = first.saturating_mul(2_u32.saturating_pow(openings.saturating_sub(1)));
+    doubled.min(LONGEST_OPEN.max(first))
+}
+
+/// Where a breaker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Phase {
+    /// All goes through.
+    #[default]
+    Closed,
+    /// Nothing does.
+    Open,
+    /// A few try it.
+    HalfOpen,
+}
+
+impl Phase {
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+impl FromStr for Phase {
+    type Err = InvalidWord;
+
+    fn from_str(text: &str) -> Result<Self, InvalidWord> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == text).ok_or_else(|| InvalidWord(text.to_owned()))
+    }
+}
+
+/// The state that all nodes share. Its times are the database's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaker {
+    pub phase: Phase,
+    /// Grows with each change of the phase: who speaks of an older one is too late.
+    pub epoch: i64,
+    pub since: Timestamp,
+    /// While it is open: when it is tried again. `None`: when a person says so.
+    pub opened_until: Option<Timestamp>,
+    /// How often it opened since it was closed.
+    pub openings: u32,
+    /// Why it opened last.
+    pub cause: Option<Cause>,
+    /// In words, for people.
+    pub detail: String,
+    /// While it is half open: probes that were let through and count.
+    pub probes: u32,
+    /// Those of them that went well.
+    pub successes: u32,
+    /// When those without an answer no longer count.
+    pub probes_until: Option<Timestamp>,
+}
+
+/// Something that may change the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A node has seen too many failures; `within` is how long ago the first of them was at most.
+    Trip { epoch: i64, within: Duration, cause: Cause, detail: String },
+    /// A delivery would try it; if it is never heard of again, it counts for `lasts`.
+    Claim { lasts: Duration },
+    /// A probe went well.
+    Passed { epoch: i64 },
+    /// A probe failed.
+    Failed { epoch: i64, cause: Cause, detail: String },
+    /// A probe tells nothing: it was not made, or its answer says nothing of the provider.
+    Returned { epoch: i64 },
+    /// What it is open for may be mended: it is tried at once.
+    Mended,
+    /// A person opens or closes it.
+    ByHand { open: bool, reason: String },
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It comes too late, or not now.
+    None,
+    /// It was noted.
+    Noted,
+    /// The phase is another.
+    Changed,
+}
+
+impl Breaker {
+    /// One of which nothing is known.
+    #[must_use]
+    pub const fn new(now: Timestamp) -> Self {
+        Self {
+            phase: Phase::Closed,
+            epoch: 0,
+            since: now,
+            opened_until: None,
+            openings: 0,
+            cause: None,
+            detail: String::new(),
+            probes: 0,
+            successes: 0,
+            probes_until: None,
+        }
+    }
+
+    /// Takes a step.
+    pub fn take(&mut self, step: Step, policy: &BreakerPolicy, now: Timestamp) -> Effect {
+        match step {
+            Step::Trip { epoch, within, cause, detail } => {
+                // Failures of before it was closed say nothing of now.
+                let since_then = epoch == self.epoch || before(now, within) >= self.since;
+                if self.phase != Phase::Closed || !since_then {
+                    return Effect::None;
+                }
+                self.open(cause, detail, policy, now)
+            }
+            Step::Claim { lasts } => self.claim(lasts, policy, now),
+            Step::Passed { epoch } if self.probing(epoch) => {
+                self.successes += 1;
+                if self.successes < policy.probes {
+                    return Effect::Noted;
+                }
+                self.close("its probes went well".to_owned(), now)
+            }
+            Step::Failed { epoch, cause, detail } if self.probing(epoch) => self.open(cause, detail, policy, now),
+            Step::Returned { epoch } if self.probing(epoch) => {
+                self.probes = self.probes.saturating_sub(1).max(self.successes);
+                Effect::Noted
+            }
+            Step::Passed { .. } | Step::Failed { .. } | Step::Returned { .. } => Effect::None,
+            Step::Mended if self.phase == Phase::Open && self.cause == Some(Cause::AuthFailed) => {
+                self.opened_until = Some(now);
+                Effect::Noted
+            }
+            Step::Mended => Effect::None,
+            Step::ByHand { open: true, reason } => {
+                self.enter(Phase::Open, now);
+                (self.opened_until, self.cause, self.detail) = (None, Some(Cause::Manual), reason);
+                Effect::Changed
+            }
+            Step::ByHand { open: false, .. } if self.phase == Phase::Closed => Effect::None,
+            Step::ByHand { open: false, reason } => self.close(reason, now),
+        }
+    }
+
+    /// As long as probes are under way or have gone well, no more than the policy says.
+    fn claim(&mut self, lasts: Duration, policy: &BreakerPolicy, now: Timestamp) -> Effect {
+        let effect = match self.phase {
+            Phase::Closed => return Effect::None,
+            Phase::Open if self.opened_until.is_none_or(|until| until > now) => return Effect::None,
+            Phase::Open => {
+                self.enter(Phase::HalfOpen, now);
+                Effect::Changed
+            }
+            Phase::HalfOpen => {
+                if self.probes_until.is_some_and(|until| until <= now) {
+                    self.probes = self.successes;
+                }
+                if self.probes >= policy.probes {
+                    return Effect::None;
+                }
+                Effect::Noted
+            }
+        };
+        self.probes += 1;
+        self.probes_until = Some(after(now, lasts));
+        effect
+    }
+
+    const fn probing(&self, epoch: i64) -> bool {
+        matches!(self.phase, Phase::HalfOpen) && self.epoch == epoch
+    }
+
+    fn open(&mut self, cause: Cause, detail: String, policy: &BreakerPolicy, now: Timestamp) -> Effect {
+        self.enter(Phase::Open, now);
+        self.openings = self.openings.saturating_add(1);
+        self.opened_until = Some(after(now, open_time(policy, self.openings)));
+        (self.cause, self.detail) = (Some(cause), detail);
+        Effect::Changed
+    }
+
+    fn close(&mut self, detail: String, now: Timestamp) -> Effect {
+        self.enter(Phase::Closed, now);
+        (self.openings, self.cause, self.detail) = (0, None, detail);
+        Effect::Changed
+    }
+
+    fn enter(&mut self, phase: Phase, now: Timestamp) {
+        (self.phase, self.epoch, self.since) = (phase, self.epoch + 1, now);
+        (self.opened_until, self.probes, self.successes, self.probes_until) = (None, 0, 0, None);
+    }
+}
+
+fn after(now: Timestamp, time: Duration) -> Timestamp {
+    now.checked_add(time).unwrap_or(Timestamp::MAX)
+}
+
+fn before(now: Timestamp, time: Duration) -> Timestamp {
+    now.checked_sub(time).unwrap_or(Timestamp::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: BreakerPolicy = BreakerPolicy {
+        enabled: true,
+        window_ms: 10_000,
+        min_requests: 4,
+        failure_rate: 0.5,
+        consecutive_failures: 100,
+        open_ms: 1_000,
+        probes: 2,
+    };
+    const LASTS: Duration = Duration::from_secs(40);
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(ms).unwrap()
+    }
+
+    fn trip(epoch: i64) -> Step {
+        let within = Duration::from_secs(10);
+        Step::Trip { epoch, within, cause: Cause::FailureRate, detail: String::new() }
+    }
+
+    fn failed(epoch: i64) -> Step {
+        Step::Failed { epoch, cause: Cause::ProbeFailed, detail: String::new() }
+    }
+
+    fn claim() -> Step {
+        Step::Claim { lasts: LASTS }
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn few_failures_or_long_ones_ago_are_no_judgement() {
+        let mut window = Window::default();
+        for second in 0..3 {
+            window.count(seconds(second), true, &POLICY);
+        }
+        assert_eq!(judge(&window.tally(seconds(3), &POLICY), &POLICY), None, "fewer than four answers");
+        window.count(seconds(3), true, &POLICY);
+        assert_eq!(judge(&window.tally(seconds(3), &POLICY), &POLICY), Some(Cause::FailureRate));
+        let later = window.tally(seconds(12), &POLICY);
+        assert_eq!((later.answers, later.consecutive), (1, 4), "the others have left the window");
+        assert_eq!(window.tally(seconds(1_000_000), &POLICY).answers, 0);
+    }
+
+    #[test]
+    fn failures_upon_failures_count_however_far_apart() {
+        let policy = BreakerPolicy { consecutive_failures: 3, ..POLICY };
+        let mut window = Window::default();
+        for hour in 0..3 {
+            assert_eq!(judge(&window.tally(seconds(hour * 3600), &policy), &policy), None);
+            window.count(seconds(hour * 3600), true, &policy);
+        }
+        let judged = |window: &Window| judge(&window.tally(seconds(7200), &policy), &policy);
+        assert_eq!(judged(&window), Some(Cause::ConsecutiveFailures));
+        window.count(seconds(7200), false, &policy);
+        assert_eq!(judged(&window), None);
+    }
+
+    #[test]
+    fn it_opens_half_opens_after_its_time_and_closes_when_its_probes_go_well() {
+        let mut breaker = Breaker::new(at(0));
+        assert_eq!(breaker.take(trip(0), &POLICY, at(0)), Effect::Changed);
+        assert_eq!(breaker.take(trip(0), &POLICY, at(1)), Effect::None, "another node was first");
+        assert_eq!(breaker.take(claim(), &POLICY, at(999)), Effect::None);
+        assert_eq!(breaker.take(claim(), &POLICY, at(1_000)), Effect::Changed);
+        assert_eq!(breaker.take(claim(), &POLICY, at(1_001)), Effect::Noted);
+        assert_eq!(breaker.take(claim(), &POLICY, at(1_002)), Effect::None, "two probes and no more");
+        assert_eq!(breaker.take(Step::Passed { epoch: 1 }, &POLICY, at(1_003)), Effect::None, "of another time");
+        assert_eq!(breaker.take(Step::Passed { epoch: 2 }, &POLICY, at(1_003)), Effect::Noted);
+        assert_eq!(breaker.take(claim(), &POLICY, at(1_004)), Effect::None, "what went well counts");
+        assert_eq!(breaker.take(Step::Passed { epoch: 2 }, &POLICY, at(1_005)), Effect::Changed);
+        assert_eq!((breaker.phase, breaker.openings), (Phase::Closed, 0));
+    }
+
+    #[test]
+    fn it_stays_open_for_longer_each_time_that_a_probe_fails() {
+        let mut breaker = Breaker::new(at(0));
+        breaker.take(trip(0), &POLICY, at(0));
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            let until = breaker.opened_until.unwrap();
+            waits.push(until.duration_since(breaker.since).as_millis());
+            assert_eq!(breaker.take(claim(), &POLICY, until), Effect::Changed);
+            let epoch = breaker.epoch;
+            assert_eq!(breaker.take(failed(epoch), &POLICY, until), Effect::Changed);
+        }
+        assert_eq!(waits[..4], [1_000, 2_000, 4_000, 8_000]);
+        assert_eq!(waits[11], 600_000);
+        let slow = BreakerPolicy { open_ms: 3_600_000, ..POLICY };
+        assert_eq!(open_time(&slow, 9), seconds(3600));
+    }
+
+    #[test]
+    fn a_probe_that_says_nothing_is_given_back_and_a_lost_one_is_forgotten() {
+        let mut breaker = Breaker::new(at(0));
+        breaker.take(trip(0), &POLICY, at(0));
+        let now = at(1_000);
+        for _ in 0..2 {
+            breaker.take(claim(), &POLICY, now);
+        }
+        assert_eq!(breaker.take(Step::Returned { epoch: 2 }, &POLICY, now), Effect::Noted);
+        assert_eq!(breaker.take(claim(), &POLICY, now), Effect::Noted);
+        assert_eq!(breaker.take(claim(), &POLICY, now), Effect::None);
+        assert_eq!(breaker.take(claim(), &POLICY, after(now, LASTS)), Effect::Noted);
+    }
+
+    #[test]
+    fn what_a_person_opened_stays_so_and_old_failures_do_not_open_what_was_closed() {
+        let mut breaker = Breaker::new(at(0));
+        let by_hand = |open| Step::ByHand { open, reason: "maintenance".to_owned() };
+        assert_eq!(breaker.take(by_hand(true), &POLICY, at(0)), Effect::Changed);
+        assert_eq!(breaker.take(claim(), &POLICY, at(1_000_000_000)), Effect::None);
+        assert_eq!(breaker.take(by_hand(false), &POLICY, at(1_000_000_000)), Effect::Changed);
+        assert_eq!(breaker.take(by_hand(false), &POLICY, at(1_000_000_000)), Effect::None);
+        assert_eq!(breaker.take(trip(0), &POLICY, at(1_000_000_001)), Effect::None);
+        assert_eq!(breaker.take(trip(0), &POLICY, at(1_000_020_000)), Effect::Changed, "all of them are newer");
+    }
+
+    #[test]
+    fn refused_credentials_are_tried_at_once_when_they_may_be_mended() {
+        let mut breaker = Breaker::new(at(0));
+        breaker.take(
+            Step::Trip { epoch: 0, within: LASTS, cause: Cause::AuthFailed, detail: String::new() },
+            &POLICY,
+            at(0),
+        );
+        assert_eq!(breaker.take(Step::Mended, &POLICY, at(5)), Effect::Noted);
+        assert_eq!(breaker.take(claim(), &POLICY, at(5)), Effect::Changed);
+    }
+
+    /// Whatever happens in whatever order, no more probes are out than the policy says, and it
+    /// closes only by them or by a person.
+    #[test]
+    fn any_steps_leave_it_sound() {
+        let seed = std::env::var("ANGARIUM_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+        println!("ANGARIUM_SEED={seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut breaker = Breaker::new(at(0));
+        let (mut now, mut out) = (0, 0_u32);
+        for _ in 0..20_000 {
+            now += rng.i64(0..400);
+            let epoch = breaker.epoch - i64::from(rng.u8(0..10) == 0);
+            let step = match rng.u8(0..40) {
+                0..=5 => trip(epoch),
+                6..=20 => claim(),
+                21..=30 if out > 0 => Step::Passed { epoch },
+                31..=34 if out > 0 => failed(epoch),
+                35..=37 if out > 0 => Step::Returned { epoch },
+                38 => Step::ByHand { open: rng.bool(), reason: String::new() },
+                39 => Step::Mended,
+                _ => continue,
+            };
+            let old = breaker.clone();
+            let effect = breaker.take(step.clone(), &POLICY, at(now));
+            assert_eq!(effect == Effect::Changed, breaker.epoch != old.epoch);
+            if effect == Effect::None {
+                assert_eq!(breaker, old);
+            }
+            out = match (&step, effect) {
+                (_, Effect::None) => out,
+                (Step::Claim { .. }, Effect::Changed) => 1,
+                // The lost ones no longer count.
+                (Step::Claim { .. }, _) if old.probes_until.is_some_and(|until| until <= at(now)) => 1,
+                (Step::Claim { .. }, _) => out + 1,
+                (Step::Passed { .. } | Step::Returned { .. }, Effect::Noted) => out - 1,
+                (_, Effect::Changed) => 0,
+                (_, Effect::Noted) => out,
+            };
+            assert!(out + breaker.successes <= POLICY.probes, "{out} probes are out: {breaker:?}");
+            assert_eq!(breaker.phase == Phase::HalfOpen, breaker.probes_until.is_some());
+            if breaker.phase == Phase::Closed && old.phase != Phase::Closed {
+                assert!(matches!(step, Step::Passed { .. } | Step::ByHand { open: false, .. }), "{step:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Dead letters: deliveries that ended without success and wait for a person.
+
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    delivery::DeliveryState,
+    ids::{ConnectionId, RouteId},
+};
+
+/// Which dead letters.
+///
+/// A member that this version does not know is refused: a node of an older version would replay more
+/// than was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetterFilter {
+    pub states: Vec<DeliveryState>,
+    /// Of the last attempt, as the next four are.
+    pub channel: Option<String>,
+    pub connection: Option<ConnectionId>,
+    pub provider: Option<String>,
+    pub route: Option<RouteId>,
+    /// The provider's, or the gateway's word for it.
+    pub code: Option<String>,
+    /// Those that ended at this time or later.
+    pub since: Option<Timestamp>,
+    /// Those that ended before.
+    pub until: Option<Timestamp>,
+    pub recipient: Option<String>,
+    pub reference: Option<String>,
+}
+
+impl Default for DeadLetterFilter {
+    /// All of them.
+    fn default() -> Self {
+        Self {
+            states: DeliveryState::DEAD.to_vec(),
+            channel: None,
+            connection: None,
+            provider: None,
+            route: None,
+            code: None,
+            since: None,
+            until: None,
+            recipient: None,
+            reference: None,
+        }
+    }
+}
+
+/// The states of what is replayed where nobody says which: not what may have been sent already.
+#[must_use]
+pub fn certainly_unsent() -> Vec<DeliveryState> {
+    DeliveryState::DEAD.into_iter().filter(|state| *state != DeliveryState::Unknown).collect()
+}
+
+/// Where a replay stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayState {
+    Running,
+    /// All that matched was looked at.
+    Finished,
+    Canceled,
+}
+
+impl ReplayState {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+/// A text that is no state of a replay.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a state of a replay")]
+pub struct InvalidReplayState(String);
+
+impl FromStr for ReplayState {
+    type Err = InvalidReplayState;
+
+    fn from_str(text: &str) -> Result<Self, InvalidReplayState> {
+        let states = [Self::Running, Self::Finished, Self::Canceled];
+        states.into_iter().find(|it| it.as_str() == text).ok_or_else(|| InvalidReplayState(text.to_owned()))
+    }
+}
+
+/// The most deliveries that one step of a replay at this rate moves: a fifth of a second's.
+#[must_use]
+pub fn step_size(rate_per_second: u32) -> u32 {
+    rate_per_second.div_ceil(5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_short_and_moves_something() {
+        assert_eq!([1, 5, 6, 1000].map(step_size), [1, 1, 2, 200]);
+    }
+
+    #[test]
+    fn what_may_have_been_sent_is_asked_for_by_name() {
+        assert_eq!(certainly_unsent().len(), DeliveryState::DEAD.len() - 1);
+        assert!(!certainly_unsent().contains(&DeliveryState::Unknown));
+    }
+}

@@ -1,0 +1,106 @@
+//! What is wrong with a document, wherever it came from: all of it at once.
+
+/// Something bad, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// A JSON pointer (RFC 6901) into the document.
+    pub pointer: String,
+    /// For programs.
+    pub code: &'static str,
+    /// For people.
+    pub detail: String,
+}
+
+/// Collects what is bad; knows where the checks stand.
+#[derive(Debug, Default)]
+pub struct Problems {
+    path: String,
+    found: Vec<Problem>,
+}
+
+impl Problems {
+    /// Runs checks one level deeper.
+    pub fn within<T>(&mut self, name: &str, checks: impl FnOnce(&mut Self) -> T) -> T {
+        let length = self.path.len();
+        self.path.push('/');
+        self.path.push_str(&name.replace('~', "~0").replace('/', "~1"));
+        let result = checks(self);
+        self.path.truncate(length);
+        result
+    }
+
+    /// Runs checks on the elements of a list.
+    pub fn each<'a, T: 'a>(
+        &mut self,
+        name: &str,
+        items: impl IntoIterator<Item = &'a T>,
+        mut checks: impl FnMut(&mut Self, &'a T),
+    ) {
+        self.within(name, |problems| {
+            for (index, item) in items.into_iter().enumerate() {
+                problems.within(&index.to_string(), |problems| checks(problems, item));
+            }
+        });
+    }
+
+    /// The place where the checks stand is bad.
+    pub fn bad(&mut self, code: &'static str, detail: impl Into<String>) {
+        self.found.push(Problem { pointer: self.path.clone(), code, detail: detail.into() });
+    }
+
+    /// A place one level deeper is bad unless this holds.
+    pub fn check(&mut self, ok: bool, name: &str, code: &'static str, detail: impl Into<String>) {
+        if !ok {
+            self.within(name, |problems| problems.bad(code, detail));
+        }
+    }
+
+    /// A short text: something, without control characters, of so many characters at most.
+    pub fn plain(&mut self, name: &str, text: &str, most: usize) {
+        self.within(name, |problems| {
+            if text.trim().is_empty() {
+                problems.bad("empty", "has to have a character at least, or to be left out");
+            }
+            if text.chars().count() > most {
+                problems.bad("too_long", format!("has more than {most} characters"));
+            }
+            if text.chars().any(char::is_control) {
+                problems.bad("control_character", "has a control character, such as a line break");
+            }
+        });
+    }
+
+    /// How much was found so far.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.found.len()
+    }
+
+    /// All that was found.
+    #[must_use]
+    pub fn into_found(self) -> Vec<Problem> {
+        self.found
+    }
+
+    /// This, unless something was found.
+    ///
+    /// # Errors
+    /// All that was found.
+    pub fn unless_any<T>(self, value: T) -> Result<T, Vec<Problem>> {
+        if self.found.is_empty() { Ok(value) } else { Err(self.found) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_names_the_place() {
+        let mut problems = Problems::default();
+        problems.within("a/b", |problems| problems.each("c", &[1, 2], |it, n| it.check(*n == 1, "d", "x", "")));
+        problems.check(false, "e", "y", "");
+        let pointers: Vec<_> = problems.into_found().into_iter().map(|it| it.pointer).collect();
+        assert_eq!(pointers, ["/a~1b/c/1/d", "/e"]);
+    }
+}

@@ -1,0 +1,437 @@
+//! What is particular: a condition on what a message says of itself, and what follows where it
+//! holds.
+
+mod many;
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de};
+
+pub use self::many::Many;
+use super::{
+    message::{Channel, Priority},
+    problem::{Problem, Problems},
+    subject::{Field, POSTAL_LENGTH, amount::Amount},
+};
+
+/// Conditions within one another.
+pub const DEEPEST: usize = 8;
+/// Of one rule, `all`, `any` and `not` counted too.
+pub const MOST_CONDITIONS: usize = 64;
+/// Of one list of a condition.
+pub const MOST_VALUES: usize = 1000;
+/// Of an expression, in bytes.
+pub const LONGEST_EXPRESSION: usize = 4096;
+/// That one rule has a word on.
+pub const MOST_CONNECTIONS: usize = 20;
+/// That one rule names.
+pub const MOST_CHANNELS: usize = 8;
+
+/// A declarative rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleSpec {
+    /// For people.
+    pub name: String,
+    /// Where rules differ, the higher one wins.
+    #[serde(default)]
+    pub priority: i32,
+    /// In 0..=1: how much a match counts.
+    #[serde(default = "one")]
+    pub weight: f64,
+    #[serde(default = "yes")]
+    pub active: bool,
+    /// It counts from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_from: Option<Timestamp>,
+    /// It counts before then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<Timestamp>,
+    /// Left out: it holds for every message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Condition>,
+    pub then: Effect,
+}
+
+const fn one() -> f64 {
+    1.0
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// What has to be so. A condition on what a message does not say does not hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Condition {
+    All(Vec<Self>),
+    Any(Vec<Self>),
+    Not(Box<Self>),
+    Amount(AmountCondition),
+    Customer(CustomerCondition),
+    Industry(IndustryCondition),
+    Geography(GeographyCondition),
+    Custom(CustomCondition),
+}
+
+/// `attributes.amount`, both ends included, and `attributes.currency`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AmountCondition {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<Amount>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Amount>,
+    /// Left out: of any currency.
+    #[serde(default, skip_serializing_if = "Many::is_empty")]
+    pub currency: Many<String>,
+}
+
+/// Who the recipient is: each member that is given has to hold.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CustomerCondition {
+    /// Customers by name: one of them.
+    #[serde(default, skip_serializing_if = "Many::is_empty")]
+    pub id: Many<String>,
+    /// The customer is in one of them.
+    #[serde(default, skip_serializing_if = "Many::is_empty")]
+    pub segment: Many<String>,
+    #[serde(default, rename = "type", skip_serializing_if = "Many::is_empty")]
+    pub kind: Many<String>,
+}
+
+/// What the recipient does for a living.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndustryCondition {
+    /// One of them.
+    #[serde(default)]
+    pub is: Many<String>,
+    /// In 0..=1: how risky it is. A match on a risky industry counts for more, and the decision
+    /// tells the highest risk that was met.
+    #[serde(default)]
+    pub risk_weight: f64,
+}
+
+/// Where the recipient is: each level that is given has to hold.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeographyCondition {
+    #[serde(default, skip_serializing_if = "Many::is_empty")]
+    pub country: Many<String>,
+    /// A state or province, with its country (`US-CA`) or without.
+    #[serde(default, skip_serializing_if = "Many::is_empty")]
+    pub region: Many<String>,
+    #[serde(default, skip_serializing_if = "Many::is_empty")]
+    pub city: Many<String>,
+    /// What the postal code begins with.
+    #[serde(default, skip_serializing_if = "Many::is_empty")]
+    pub postal_prefix: Many<String>,
+}
+
+/// What none of the others can say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CustomCondition {
+    /// In Rhai, with a truth for a value.
+    pub expression: String,
+}
+
+/// What follows from a match. At least one of them.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Effect {
+    /// In order of preference.
+    #[serde(default, skip_serializing_if = "Many::is_empty")]
+    pub channels: Many<Channel>,
+    #[serde(default, skip_serializing_if = "Many::is_empty")]
+    pub connections: Many<Preference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// The message is not sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refuse: Option<Refusal>,
+}
+
+/// A word for a connection, or against it. Its name alone is a word for it, with all it has.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Preference {
+    /// Its id or uid.
+    pub connection: String,
+    /// In -1..=1, negative against it.
+    pub score: f64,
+}
+
+impl<'de> Deserialize<'de> for Preference {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Full {
+            connection: String,
+            #[serde(default = "one")]
+            score: f64,
+        }
+        struct NameOrFull;
+        impl<'de> de::Visitor<'de> for NameOrFull {
+            type Value = Preference;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a connection's id or uid, or an object with `connection` and `score`")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Preference, E> {
+                Ok(Preference { connection: name.to_owned(), score: one() })
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Preference, A::Error> {
+                let Full { connection, score } = Full::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(Preference { connection, score })
+            }
+        }
+        deserializer.deserialize_any(NameOrFull)
+    }
+}
+
+/// Why a message is not sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    pub reason: String,
+}
+
+impl RuleSpec {
+    /// What is wrong with it, all of it. Expressions are looked at by whoever compiles them.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        self.check(&mut problems);
+        problems.into_found()
+    }
+
+    /// The same, among other checks.
+    pub fn check(&self, problems: &mut Problems) {
+        problems.plain("name", &self.name, 128);
+        problems.check(in_unit(self.weight), "weight", "out_of_range", "has to be from 0 to 1");
+        let in_order = self.valid_from.zip(self.valid_until).is_none_or(|(from, until)| from < until);
+        problems.check(in_order, "valid_until", "out_of_range", "has to be after `valid_from`");
+        if let Some(when) = &self.when {
+            problems.within("when", |problems| {
+                if when.count() > MOST_CONDITIONS {
+                    problems.bad("too_many", "has more than 64 conditions");
+                }
+                check_condition(problems, when, 1);
+            });
+        }
+        problems.within("then", |problems| check_effect(problems, &self.then));
+    }
+}
+
+impl Condition {
+    fn count(&self) -> usize {
+        1 + match self {
+            Self::All(parts) | Self::Any(parts) => parts.iter().map(Self::count).sum(),
+            Self::Not(part) => part.count(),
+            Self::Amount(_) | Self::Customer(_) | Self::Industry(_) | Self::Geography(_) | Self::Custom(_) => 0,
+        }
+    }
+}
+
+fn in_unit(number: f64) -> bool {
+    (0.0..=1.0).contains(&number)
+}
+
+fn check_condition(problems: &mut Problems, condition: &Condition, depth: usize) {
+    if depth > DEEPEST {
+        problems.bad("too_deep", "has conditions more than 8 deep");
+        return;
+    }
+    match condition {
+        Condition::All(parts) => check_parts(problems, "all", parts, depth),
+        Condition::Any(parts) => check_parts(problems, "any", parts, depth),
+        Condition::Not(part) => problems.within("not", |problems| check_condition(problems, part, depth + 1)),
+        Condition::Amount(amount) => problems.within("amount", |problems| check_amount(problems, amount)),
+        Condition::Customer(customer) => problems.within("customer", |problems| check_customer(problems, customer)),
+        Condition::Industry(industry) => problems.within("industry", |problems| {
+            check_texts(problems, "is", Field::Industry, &industry.is);
+            problems.check(!industry.is.is_empty(), "is", "missing", "names no industry");
+            problems.check(in_unit(industry.risk_weight), "risk_weight", "out_of_range", "has to be from 0 to 1");
+        }),
+        Condition::Geography(place) => problems.within("geography", |problems| check_geography(problems, place)),
+        Condition::Custom(custom) => problems.within("custom", |problems| {
+            let fits = (1..=LONGEST_EXPRESSION).contains(&custom.expression.len());
+            problems.check(fits, "expression", "out_of_range", "has to have 1 to 4096 bytes");
+        }),
+    }
+}
+
+fn check_parts(problems: &mut Problems, name: &str, parts: &[Condition], depth: usize) {
+    problems.check(!parts.is_empty(), name, "empty", "has to have a condition at least");
+    problems.each(name, parts, |problems, part| check_condition(problems, part, depth + 1));
+}
+
+fn check_amount(problems: &mut Problems, amount: &AmountCondition) {
+    let AmountCondition { min, max, currency } = amount;
+    if min.is_none() && max.is_none() && currency.is_empty() {
+        problems.bad("empty", "has to have `min`, `max` or `currency`");
+    }
+    let in_order = min.zip(*max).is_none_or(|(min, max)| min <= max);
+    problems.check(in_order, "max", "out_of_range", "is less than `min`");
+    check_texts(problems, "currency", Field::Currency, currency);
+}
+
+fn check_customer(problems: &mut Problems, customer: &CustomerCondition) {
+    let CustomerCondition { id, segment, kind } = customer;
+    if id.is_empty() && segment.is_empty() && kind.is_empty() {
+        problems.bad("empty", "has to have `id`, `segment` or `type`");
+    }
+    check_texts(problems, "id", Field::Customer, id);
+    check_texts(problems, "segment", Field::Segment, segment);
+    check_texts(problems, "type", Field::Type, kind);
+}
+
+fn check_geography(problems: &mut Problems, place: &GeographyCondition) {
+    let GeographyCondition { country, region, city, postal_prefix } = place;
+    if country.is_empty() && region.is_empty() && city.is_empty() && postal_prefix.is_empty() {
+        problems.bad("empty", "has to have `country`, `region`, `city` or `postal_prefix`");
+    }
+    let told_apart = (region.is_empty() && postal_prefix.is_empty()) || !country.is_empty();
+    problems.check(told_apart, "country", "missing", "is missing: a region or a postal code is one of a country");
+    check_texts(problems, "country", Field::Country, country);
+    check_texts(problems, "region", Field::Region, region);
+    check_texts(problems, "city", Field::City, city);
+    check_texts(problems, "postal_prefix", Field::Postal, postal_prefix);
+    problems.each("postal_prefix", postal_prefix.iter(), |problems, prefix| {
+        if Field::Postal.folded(prefix).is_some_and(|prefix| prefix.chars().count() > POSTAL_LENGTH) {
+            problems.bad("too_long", "has more than 10 letters and digits");
+        }
+    });
+}
+
+fn check_texts(problems: &mut Problems, name: &str, field: Field, texts: &Many<String>) {
+    problems.check(texts.0.len() <= MOST_VALUES, name, "too_many", "has more than 1000 values");
+    problems.each(name, texts.iter(), |problems, text| {
+        if field.folded(text).is_none() {
+            problems.bad("wrong_format", field.expected());
+        }
+    });
+}
+
+fn check_effect(problems: &mut Problems, effect: &Effect) {
+    if *effect == Effect::default() {
+        problems.bad("empty", "has to have `channels`, `connections`, `sender`, `template`, `priority` or `refuse`");
+    }
+    problems.check(effect.channels.0.len() <= MOST_CHANNELS, "channels", "too_many", "names more than 8 channels");
+    problems.check(once_each(effect.channels.iter()), "channels", "duplicate", "names a channel twice");
+    check_connections(problems, &effect.connections);
+    for (name, text) in [("sender", &effect.sender), ("template", &effect.template)] {
+        if let Some(text) = text {
+            problems.plain(name, text, 256);
+        }
+    }
+    if let Some(refusal) = &effect.refuse {
+        problems.within("refuse", |problems| problems.plain("reason", &refusal.reason, 256));
+    }
+}
+
+fn check_connections(problems: &mut Problems, connections: &Many<Preference>) {
+    let few = connections.0.len() <= MOST_CONNECTIONS;
+    problems.check(few, "connections", "too_many", "names more than 20 connections");
+    let names = connections.iter().map(|it| &it.connection);
+    problems.check(once_each(names), "connections", "duplicate", "names a connection twice");
+    problems.each("connections", connections.iter(), |problems, preference| {
+        problems.plain("connection", &preference.connection, 128);
+        let in_range = (-1.0..=1.0).contains(&preference.score);
+        problems.check(in_range, "score", "out_of_range", "has to be from -1 to 1");
+    });
+}
+
+fn once_each<T: Ord>(mut items: impl Iterator<Item = T>) -> bool {
+    let mut seen = BTreeSet::new();
+    items.all(|item| seen.insert(item))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn rule(value: Value) -> Result<RuleSpec, String> {
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_rule_survives_its_text_form() {
+        let given = json!({
+            "name": "Dear ones in California", "priority": 10, "weight": 0.8, "valid_from": "2026-01-01T00:00:00Z",
+            "when": {"all": [
+                {"amount": {"min": 50, "max": "500.50", "currency": "EUR"}},
+                {"any": [{"customer": {"segment": ["vip", "gold"], "type": "business"}}, {"customer": {"id": "c-1"}}]},
+                {"not": {"industry": {"is": "gambling", "risk_weight": 0.9}}},
+                {"geography": {"country": "US", "region": "CA", "city": "Los Angeles", "postal_prefix": ["90"]}},
+                {"custom": {"expression": "attributes.items > 3"}}]},
+            "then": {"channels": "sms", "connections": ["a", {"connection": "b", "score": -0.5}], "sender": "ACME",
+                "template": "dear", "priority": "high"}});
+        let parsed = rule(given).unwrap();
+        assert_eq!(parsed.problems(), []);
+        assert_eq!(parsed.then.connections.0[0].score, 1.0);
+        assert_eq!(rule(serde_json::to_value(&parsed).unwrap()).unwrap(), parsed);
+        assert!(serde_json::to_string(&parsed).unwrap().contains("500.5"));
+    }
+
+    #[test]
+    fn unknown_members_are_refused() {
+        let then = json!({"sender": "ACME"});
+        assert!(rule(json!({"name": "x", "then": then, "when": {"amount": {"mim": 1}}})).is_err());
+        assert!(rule(json!({"name": "x", "then": then, "when": {"weather": {}}})).is_err());
+        assert!(rule(json!({"name": "x", "then": {"send": true}})).is_err());
+        assert!(rule(json!({"name": "x", "then": {"connections": {"connection": "a", "weight": 1}}})).is_err());
+        let error = rule(json!({"name": "x", "then": then, "when": {"customer": {"segment": 7}}})).unwrap_err();
+        assert!(error.contains("a text or a list"), "{error}");
+    }
+
+    #[test]
+    fn every_bad_member_is_named() {
+        let deep = (0..9).fold(json!({"customer": {"id": "a"}}), |inner, _| json!({"not": inner}));
+        let bad = rule(json!({
+            "name": " ", "weight": 1.5, "valid_from": "2026-01-02T00:00:00Z", "valid_until": "2026-01-01T00:00:00Z",
+            "when": {"all": [
+                {"amount": {"min": 2, "max": 1, "currency": "euro"}},
+                {"amount": {}}, {"customer": {}}, {"geography": {"region": "CA", "postal_prefix": "12345678901"}},
+                {"industry": {"risk_weight": 2}}, {"any": []}, {"custom": {"expression": ""}}, deep]},
+            "then": {"channels": ["sms", "sms"], "connections": [{"connection": "", "score": 2}]}}))
+        .unwrap();
+        let found: Vec<_> = bad.problems().into_iter().map(|it| format!("{} {}", it.pointer, it.code)).collect();
+        assert_eq!(
+            found,
+            [
+                "/name empty",
+                "/weight out_of_range",
+                "/valid_until out_of_range",
+                "/when/all/0/amount/max out_of_range",
+                "/when/all/0/amount/currency/0 wrong_format",
+                "/when/all/1/amount empty",
+                "/when/all/2/customer empty",
+                "/when/all/3/geography/country missing",
+                "/when/all/3/geography/postal_prefix/0 too_long",
+                "/when/all/4/industry/is missing",
+                "/when/all/4/industry/risk_weight out_of_range",
+                "/when/all/5/any empty",
+                "/when/all/6/custom/expression out_of_range",
+                "/when/all/7/not/not/not/not/not/not/not too_deep",
+                "/then/channels duplicate",
+                "/then/connections/0/connection empty",
+                "/then/connections/0/score out_of_range",
+            ]
+        );
+        let empty = rule(json!({"name": "x", "then": {}})).unwrap().problems();
+        assert_eq!(empty[0].pointer, "/then");
+    }
+}

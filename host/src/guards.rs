@@ -1,0 +1,488 @@
+//! What keeps a connection from being asked too much: circuit breakers, and limits on the rate, that
+//! all nodes respect together. A delivery asks its node's memory; only changes of a breaker, its
+//! probes, and turns for the next moment of a limited rate go by the database. Nothing here sends,
+//! or decides who is asked instead.
+
+mod circuit;
+mod keeper;
+mod pace;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+pub use self::keeper::{Keeper, breaker_take};
+use self::{
+    circuit::{Circuit, Gate, Known},
+    pace::{Pace, SOON, Turn, Turns},
+};
+use crate::{
+    domain::{
+        attempt::Verdict,
+        breaker::{Cause, Phase, Step, Tally, weigh},
+        connection::Connection,
+        guards::{Guards as Settings, RateLimit},
+        ids::{ConnectionId, TenantId},
+        provider::Disposition,
+    },
+    routing::Barred,
+    store::{Store, breaker::StoredBreaker},
+};
+
+/// How long a delivery that only one connection can serve waits for it in memory.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a delivery waits for the database's word, at most.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// The longest pause that a provider's `Retry-After` puts on all of a connection's deliveries; one that
+/// comes again may ask for the next.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The furthest that a delivery is put off; then it looks again.
+const FURTHEST: Duration = Duration::from_secs(900);
+
+/// Between the deliveries that an open breaker has put off: they do not come back all at once.
+const SPREAD: Duration = Duration::from_millis(2);
+
+/// The guards of all connections that this node knows.
+pub struct Guards {
+    known: Mutex<Guarded>,
+    reports: mpsc::UnboundedSender<Report>,
+    asks: mpsc::UnboundedSender<Arc<Guard>>,
+}
+
+#[derive(Default)]
+struct Guarded {
+    tenants: HashMap<TenantId, HashMap<ConnectionId, Arc<Guard>>>,
+    /// What the database said of breakers that are not closed, for connections that come to be known.
+    standing: HashMap<ConnectionId, StoredBreaker>,
+}
+
+/// Something that the keeper tells the other nodes.
+enum Report {
+    Step {
+        guard: Arc<Guard>,
+        step: Step,
+    },
+    /// The answer is the epoch of the breaker that a delivery may try.
+    Claim {
+        guard: Arc<Guard>,
+        answer: oneshot::Sender<Option<i64>>,
+    },
+    Pause {
+        guard: Arc<Guard>,
+        pause: Duration,
+    },
+}
+
+/// The guard of one connection.
+#[derive(Debug)]
+pub struct Guard {
+    tenant: TenantId,
+    connection: ConnectionId,
+    provider: String,
+    state: Mutex<State>,
+    reports: mpsc::UnboundedSender<Report>,
+    asks: mpsc::UnboundedSender<Arc<Guard>>,
+    /// Its breaker went on.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: Settings,
+    circuit: Circuit,
+    pace: Option<Pace>,
+    paused_until: Option<Instant>,
+    /// The last delivery that was put off, and until when.
+    put_off: Instant,
+}
+
+/// Why a delivery may not go through, and when that is over at the earliest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub barred: Barred,
+    pub until: Instant,
+}
+
+/// What a node has seen of a connection.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sight {
+    pub phase: Phase,
+    pub tally: Tally,
+}
+
+impl Guards {
+    /// With whoever keeps them: its tasks are run by the gateway.
+    #[must_use]
+    pub fn new(store: Store, probe_lasts: Duration) -> (Arc<Self>, Keeper) {
+        let (reports, told) = mpsc::unbounded_channel();
+        let (asks, asked) = mpsc::unbounded_channel();
+        let guards = Arc::new(Self { known: Mutex::default(), reports, asks });
+        let keeper = Keeper::new(store, Arc::clone(&guards), probe_lasts, told, asked);
+        (guards, keeper)
+    }
+
+    /// The guards of all of a tenant's connections, in order. They outlive changes of configuration;
+    /// those of deleted connections go.
+    pub fn of(&self, tenant: TenantId, connections: &[Connection]) -> Vec<Arc<Guard>> {
+        let mut known = self.known();
+        let Guarded { tenants, standing } = &mut *known;
+        let mut old = tenants.remove(&tenant).unwrap_or_default();
+        let now = Instant::now();
+        let guards = connections.iter().map(|connection| {
+            let guard = old.remove(&connection.id).unwrap_or_else(|| {
+                let guard = Arc::new(self.fresh(tenant, connection, now));
+                if let Some(stored) = standing.get(&connection.id) {
+                    guard.learn(Some(stored), now, now);
+                }
+                guard
+            });
+            guard.set(connection.guards, now);
+            guard
+        });
+        let guards: Vec<_> = guards.collect();
+        tenants.insert(tenant, guards.iter().map(|guard| (guard.connection, Arc::clone(guard))).collect());
+        guards
+    }
+
+    /// What this node has seen of a connection lately; `None` where it has not asked it yet.
+    #[must_use]
+    pub fn sight(&self, tenant: TenantId, connection: ConnectionId) -> Option<Sight> {
+        let guard = self.known().tenants.get(&tenant)?.get(&connection).map(Arc::clone)?;
+        let state = guard.state();
+        let tally = state.circuit.tally(&state.settings.breaker, Instant::now());
+        Some(Sight { phase: state.circuit.phase(), tally })
+    }
+
+    fn fresh(&self, tenant: TenantId, connection: &Connection, now: Instant) -> Guard {
+        Guard {
+            tenant,
+            connection: connection.id,
+            provider: connection.provider.clone(),
+            state: Mutex::new(State {
+                settings: Settings::default(),
+                circuit: Circuit::new(now),
+                pace: None,
+                paused_until: None,
+                put_off: now,
+            }),
+            reports: self.reports.clone(),
+            asks: self.asks.clone(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Takes over what the database says of all breakers that are not closed or changed lately.
+    fn learn(&self, standing: Vec<StoredBreaker>, asked_at: Instant) {
+        let now = Instant::now();
+        let mut known = self.known();
+        known.standing = standing.into_iter().map(|stored| (stored.connection, stored)).collect();
+        for guard in known.tenants.values().flat_map(HashMap::values) {
+            guard.learn(known.standing.get(&guard.connection), asked_at, now);
+        }
+    }
+
+    /// How many connections of each provider this node sees closed.
+    fn closed(&self) -> HashMap<String, i64> {
+        let mut closed = HashMap::new();
+        for guard in self.known().tenants.values().flat_map(HashMap::values) {
+            let is_closed = guard.state().circuit.phase() == Phase::Closed;
+            *closed.entry(guard.provider.clone()).or_default() += i64::from(is_closed);
+        }
+        closed
+    }
+
+    fn known(&self) -> MutexGuard<'_, Guarded> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Guard {
+    /// Why a delivery that others could serve does not go through now.
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> Option<Barred> {
+        self.state().refusal(now).map(|refusal| refusal.barred)
+    }
+
+    /// When a delivery may go through at the earliest.
+    #[must_use]
+    pub fn opens_at(&self, now: Instant) -> Instant {
+        self.state().refusal(now).map_or(now, |refusal| refusal.until)
+    }
+
+    /// Goes through, after a wait of `patience` at the most. What is refused is waited for elsewhere.
+    pub async fn enter(self: &Arc<Self>, patience: Duration) -> Result<Pass, Refusal> {
+        let until = Instant::now() + patience.max(SOON);
+        let turn = self.turn(until).await?;
+        loop {
+            let now = Instant::now();
+            let gate = {
+                let mut state = self.state();
+                let gate = state.gate(now);
+                if gate == Gate::Probe {
+                    state.circuit.claim();
+                }
+                gate
+            };
+            match gate {
+                Gate::Open => return Ok(self.pass(None)),
+                Gate::Probe => {
+                    if let Some(epoch) = self.claim().await {
+                        return Ok(self.pass(Some(epoch)));
+                    }
+                }
+                Gate::Shut(opens) if opens > until.max(turn) => return Err(Refusal::circuit(opens)),
+                Gate::Shut(opens) => {
+                    // Whoever closes it says so.
+                    let _ = tokio::time::timeout_at(opens.into(), self.changed.notified()).await;
+                }
+            }
+        }
+    }
+
+    /// Puts a delivery off that was refused: each a step later than the one before it.
+    pub fn put_off(&self, refusal: Refusal) -> Instant {
+        let now = Instant::now();
+        let mut state = self.state();
+        let step = match refusal.barred {
+            Barred::RateLimited => state.pace.as_ref().map_or(SPREAD, |pace| pace.limit().step()),
+            _ => SPREAD,
+        };
+        let at = (state.put_off.max(now) + step).max(refusal.until).min(now + FURTHEST);
+        state.put_off = at;
+        at
+    }
+
+    /// Waits for a turn, where the rate is limited, until this time at the most; the time of the
+    /// turn is past then.
+    async fn turn(self: &Arc<Self>, until: Instant) -> Result<Instant, Refusal> {
+        loop {
+            let now = Instant::now();
+            let (turn, asks) = {
+                let mut state = self.state();
+                if let Gate::Shut(opens) = state.gate(now)
+                    && opens > until
+                {
+                    return Err(Refusal::circuit(opens));
+                }
+                match (state.pause(now), &mut state.pace) {
+                    (Some(paused), _) => (Turn::Limited(paused), false),
+                    (None, None) => return Ok(now),
+                    (None, Some(pace)) => {
+                        let turn = pace.take(now, until);
+                        (turn, pace.asks(now))
+                    }
+                }
+            };
+            if asks {
+                // Its other end closes only when the node stops.
+                let _ = self.asks.send(Arc::clone(self));
+            }
+            match turn {
+                Turn::At(at) => {
+                    sleep_until(at).await;
+                    return Ok(at);
+                }
+                Turn::Limited(at) if at > until => return Err(Refusal::rate(at)),
+                Turn::Limited(at) => sleep_until(at).await,
+                Turn::Asked(answer) => {
+                    let patience = until.max(now + ANSWER);
+                    match tokio::time::timeout_at(patience.into(), answer).await {
+                        Ok(Ok(Ok(at))) => {
+                            sleep_until(at).await;
+                            return Ok(at);
+                        }
+                        Ok(Ok(Err(at))) => return Err(Refusal::rate(at)),
+                        Ok(Err(_)) | Err(_) => return Err(Refusal::rate(Instant::now() + ANSWER)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the other nodes whether this may be a probe; the epoch of the breaker, if so.
+    async fn claim(self: &Arc<Self>) -> Option<i64> {
+        let mut claiming = Claiming { guard: self, granted: false };
+        let (answer, granted) = oneshot::channel();
+        self.report(Report::Claim { guard: Arc::clone(self), answer });
+        let epoch = tokio::time::timeout(ANSWER, granted).await.ok()?.ok()?;
+        claiming.granted = epoch.is_some();
+        epoch
+    }
+
+    fn pass(self: &Arc<Self>, probe: Option<i64>) -> Pass {
+        Pass { guard: Arc::clone(self), probe, told: false }
+    }
+
+    fn record(self: &Arc<Self>, verdict: &Verdict, probe: Option<i64>) {
+        let now = Instant::now();
+        let step = {
+            let mut state = self.state();
+            let State { settings, circuit, .. } = &mut *state;
+            circuit.record(weigh(verdict), probe, || told_of(verdict), &settings.breaker, now)
+        };
+        if let Some(step) = step {
+            self.report(Report::Step { guard: Arc::clone(self), step });
+        }
+        if verdict.disposition == Disposition::Throttled
+            && let Some(pause) = verdict.retry_after_ms
+        {
+            self.pause(Duration::from_millis(pause).min(LONGEST_PAUSE), now);
+        }
+    }
+
+    fn pause(self: &Arc<Self>, pause: Duration, now: Instant) {
+        let mut state = self.state();
+        let longer = state.paused_until.is_none_or(|until| until < now + pause);
+        if longer {
+            state.paused_until = Some(now + pause);
+            drop(state);
+            self.report(Report::Pause { guard: Arc::clone(self), pause });
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // The keeper ends only when the node stops.
+        let _ = self.reports.send(report);
+    }
+
+    /// Takes over what its tenant set.
+    fn set(&self, settings: Settings, now: Instant) {
+        let mut state = self.state();
+        if state.settings.breaker.window_ms != settings.breaker.window_ms {
+            state.circuit.forget();
+        }
+        if state.pace.as_ref().map(Pace::limit) != settings.rate_limit {
+            state.pace = settings.rate_limit.map(|limit| Pace::new(limit, now));
+            state.put_off = now;
+        }
+        state.settings = settings;
+    }
+
+    fn settings(&self) -> Settings {
+        self.state().settings
+    }
+
+    /// Takes over what the database says; `None`: it has nothing but that it is closed.
+    fn learn(&self, stored: Option<&StoredBreaker>, asked_at: Instant, now: Instant) {
+        let mut state = self.state();
+        if let Some(stored) = stored {
+            let paused = stored.paused_until.map(|at| on_this_clock(at, stored, now)).filter(|at| *at > now);
+            state.paused_until = state.paused_until.max(paused);
+        }
+        let known = stored.map(|stored| Known {
+            phase: stored.breaker.phase,
+            epoch: stored.breaker.epoch,
+            until: stored.breaker.opened_until.map(|at| on_this_clock(at, stored, now)),
+            by_hand: stored.breaker.cause == Some(Cause::Manual),
+        });
+        if state.circuit.learn(known, asked_at) {
+            drop(state);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// How many turns the schedule is asked for, with the limit.
+    fn wanted(&self, now: Instant) -> Option<(RateLimit, u32)> {
+        let mut state = self.state();
+        let pace = state.pace.as_mut()?;
+        Some((pace.limit(), pace.wanted(now).max(1)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn gate(&self, now: Instant) -> Gate {
+        self.circuit.gate(&self.settings.breaker, now)
+    }
+
+    fn pause(&self, now: Instant) -> Option<Instant> {
+        self.paused_until.filter(|until| *until > now)
+    }
+
+    fn refusal(&mut self, now: Instant) -> Option<Refusal> {
+        if let Gate::Shut(until) = self.gate(now) {
+            return Some(Refusal::circuit(until));
+        }
+        let limited = self.pause(now).or_else(|| self.pace.as_mut().and_then(|pace| pace.limited(now)));
+        limited.map(Refusal::rate)
+    }
+}
+
+impl Refusal {
+    const fn circuit(until: Instant) -> Self {
+        Self { barred: Barred::CircuitOpen, until }
+    }
+
+    const fn rate(until: Instant) -> Self {
+        Self { barred: Barred::RateLimited, until }
+    }
+}
+
+/// A delivery's leave to go through a connection; whoever has it says what came of it.
+#[must_use]
+pub struct Pass {
+    guard: Arc<Guard>,
+    /// The epoch of the breaker that it tries.
+    probe: Option<i64>,
+    told: bool,
+}
+
+impl Pass {
+    /// Tells what the attempt came to.
+    pub fn record(mut self, verdict: &Verdict) {
+        self.told = true;
+        self.guard.record(verdict, self.probe);
+    }
+}
+
+impl Drop for Pass {
+    /// Where nothing was asked, another delivery may try it.
+    fn drop(&mut self) {
+        if let Some(epoch) = self.probe
+            && !self.told
+        {
+            let step = Step::Returned { epoch };
+            self.guard.report(Report::Step { guard: Arc::clone(&self.guard), step });
+        }
+    }
+}
+
+/// A question whether a delivery may be a probe: however it ends, the next may ask.
+struct Claiming<'a> {
+    guard: &'a Guard,
+    granted: bool,
+}
+
+impl Drop for Claiming<'_> {
+    fn drop(&mut self) {
+        self.guard.state().circuit.claimed(self.granted, Instant::now());
+        self.guard.changed.notify_waiters();
+    }
+}
+
+/// What people read of why it opened.
+fn told_of(verdict: &Verdict) -> String {
+    let status = verdict.status.map(|status| format!(" {status}")).unwrap_or_default();
+    format!("the last answer: {}{status} ({})", verdict.disposition.as_str(), verdict.code)
+}
+
+/// A time of the database's clock on this node's.
+fn on_this_clock(at: jiff::Timestamp, stored: &StoredBreaker, now: Instant) -> Instant {
+    now + Duration::try_from(at.duration_since(stored.now)).unwrap_or_default()
+}
+
+async fn sleep_until(at: Instant) {
+    if at > Instant::now() {
+        tokio::time::sleep_until(at.into()).await;
+    }
+}

@@ -1,0 +1,51 @@
+//! The seam to the language of custom conditions: rules know no more of it than this.
+
+use std::fmt::Debug;
+
+use jiff::Timestamp;
+
+use crate::domain::subject::Subject;
+
+/// An expression among those of one rule set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExpressionId(pub u32);
+
+/// Why an expression had no truth for a value: it threw, took too long, or was of another kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct ScriptFault {
+    pub reason: String,
+}
+
+/// The expressions of one rule set.
+pub trait Expressions: Debug + Send + Sync {
+    /// Takes in an expression, once for all messages.
+    ///
+    /// # Errors
+    /// Why it is none, with its line and column.
+    fn compile(&mut self, source: &str) -> Result<ExpressionId, ScriptFault>;
+
+    /// Whether an expression holds of a message.
+    ///
+    /// # Errors
+    /// Where it came to no truth.
+    fn holds(&self, expression: ExpressionId, subject: &Subject, now: Timestamp) -> Result<bool, ScriptFault>;
+}
+
+/// Where there is no language: a rule with an expression is refused.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoExpressions;
+
+impl Expressions for NoExpressions {
+    fn compile(&mut self, _: &str) -> Result<ExpressionId, ScriptFault> {
+        Err(no_language())
+    }
+
+    fn holds(&self, _: ExpressionId, _: &Subject, _: Timestamp) -> Result<bool, ScriptFault> {
+        Err(no_language())
+    }
+}
+
+fn no_language() -> ScriptFault {
+    ScriptFault { reason: "expressions are not available here".to_owned() }
+}

@@ -1,0 +1,612 @@
+//! Scripts: what operators and tenants decide in the Rhai language.
+//!
+//! A script is a source with functions of known names, the [`Hook`]s. It gets plain data and
+//! answers plain data; time and chance are given to it, and there is nothing else that it could
+//! reach. It runs on its caller's thread, within [`limits`], and whatever it does wrong is a
+//! [`ScriptFault`] by which the caller takes its declared default.
+
+mod answer;
+mod breaker;
+mod budget;
+mod compile;
+mod engine;
+mod expression;
+pub mod facts;
+mod guarded;
+mod helpers;
+#[cfg(test)]
+mod hostile;
+mod modules;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, ParseError, Position, Scope};
+use serde::Serialize;
+
+pub use answer::{Admission, Choice, FollowUp, FollowUpMessage, Retrial, Routing, Verdict};
+pub use breaker::{Breaker, MAX_FAILURES, WINDOW};
+pub use engine::limits;
+pub use expression::{Expression, Seen};
+pub use modules::Modules;
+
+use answer::AnswerFault;
+use facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts};
+
+// What the reference is written from.
+pub(super) use engine::{build as build_engine, helpers_only as helpers_engine};
+pub(super) use expression::variables as expression_variables;
+pub(super) use modules::Library;
+
+/// What a decision may go by beside its facts.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Given {
+    pub now: Timestamp,
+    /// In 0..1.
+    pub chance: f64,
+}
+
+/// A function that a script may define.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    Admit,
+    Route,
+    Retry,
+    OnOutcome,
+    Condition,
+    Score,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Admit, Self::Route, Self::Retry, Self::OnOutcome, Self::Condition, Self::Score];
+
+    /// The function's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Route => "route",
+            Self::Retry => "retry",
+            Self::OnOutcome => "on_outcome",
+            Self::Condition => "condition",
+            Self::Score => "score",
+        }
+    }
+
+    /// What it is called with.
+    #[must_use]
+    pub const fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Self::Admit => &["message"],
+            Self::Route => &["message", "candidates"],
+            Self::Retry => &["attempt"],
+            Self::OnOutcome => &["delivery"],
+            Self::Condition => &["context"],
+            Self::Score => &["candidate"],
+        }
+    }
+}
+
+/// Why a source is no script.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{script}{}: {reason}", place(*.line, *.column))]
+pub struct ScriptError {
+    pub script: String,
+    /// From 1; `None` where it is the whole of it.
+    pub line: Option<u16>,
+    pub column: Option<u16>,
+    pub reason: String,
+}
+
+fn place(line: Option<u16>, column: Option<u16>) -> String {
+    [line, column].into_iter().flatten().map(|number| format!(":{number}")).collect()
+}
+
+fn line_of(position: Position) -> Option<u16> {
+    position.line().and_then(|it| u16::try_from(it).ok())
+}
+
+fn column_of(position: Position) -> Option<u16> {
+    position.position().and_then(|it| u16::try_from(it).ok())
+}
+
+impl ScriptError {
+    fn of_parse(script: &str, error: &ParseError) -> Self {
+        let position = error.position();
+        let reason = error.err_type().to_string();
+        Self { script: script.to_owned(), line: line_of(position), column: column_of(position), reason }
+    }
+
+    fn of_run(script: &str, error: &EvalAltResult) -> Self {
+        let (position, reason) = innermost(error);
+        Self { script: script.to_owned(), line: line_of(position), column: column_of(position), reason }
+    }
+}
+
+/// Where an error came from, and what it says without its place.
+fn innermost(error: &EvalAltResult) -> (Position, String) {
+    let mut error = error;
+    let mut position = error.position();
+    while let EvalAltResult::ErrorInFunctionCall(.., inner, _) | EvalAltResult::ErrorInModule(_, inner, _) = error {
+        error = inner;
+        position = if error.position().is_none() { position } else { error.position() };
+    }
+    let text = error.to_string();
+    let place = format!(" ({position})");
+    let reason = text.strip_suffix(place.as_str()).unwrap_or(&text);
+    (position, reason.chars().take(MAX_REASON).collect())
+}
+
+/// The longest reason of a fault, in characters: what a script throws may be long.
+const MAX_REASON: usize = 512;
+
+/// A limit that a script met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    Operations,
+    Time,
+    Calls,
+    Size,
+    Variables,
+    Modules,
+}
+
+impl Limit {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Operations => "it takes too many operations",
+            Self::Time => "it takes too long",
+            Self::Calls => "its functions call one another too deeply",
+            Self::Size => "a text, list or map of it is too large",
+            Self::Variables => "it has too many variables",
+            Self::Modules => "it imports too many modules",
+        }
+    }
+
+    fn of(error: &EvalAltResult) -> Option<Self> {
+        match error.unwrap_inner() {
+            EvalAltResult::ErrorTooManyOperations(_) => Some(Self::Operations),
+            EvalAltResult::ErrorTerminated(..) => Some(Self::Time),
+            EvalAltResult::ErrorStackOverflow(_) => Some(Self::Calls),
+            EvalAltResult::ErrorDataTooLarge(..) => Some(Self::Size),
+            EvalAltResult::ErrorTooManyVariables(_) => Some(Self::Variables),
+            EvalAltResult::ErrorTooManyModules(_) => Some(Self::Modules),
+            _ => None,
+        }
+    }
+}
+
+/// What kind of fault it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// It threw, or did what can't be done.
+    Thrown,
+    Limit(Limit),
+    /// Its answer is not one: the field that is wrong, empty for the whole of it.
+    Answer(String),
+    /// The interpreter failed.
+    Broken,
+}
+
+/// What a script did wrong in a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{script}{} in `{function}`: {reason}", place(*.line, *.column))]
+pub struct ScriptFault {
+    pub script: String,
+    pub function: String,
+    pub kind: FaultKind,
+    pub reason: String,
+    pub line: Option<u16>,
+    pub column: Option<u16>,
+}
+
+/// A compiled script.
+#[derive(Clone)]
+pub struct Script {
+    name: Arc<str>,
+    engine: Arc<Engine>,
+    tree: Arc<AST>,
+    hooks: Vec<Hook>,
+    time: Duration,
+}
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Script").field("name", &self.name).field("hooks", &self.hooks).finish_non_exhaustive()
+    }
+}
+
+impl Script {
+    /// Compiles a source; `modules` is all that it can import.
+    pub fn compile(name: &str, source: &str, modules: &Modules) -> Result<Self, ScriptError> {
+        let engine = Arc::clone(modules.engine());
+        let tree = compile::statements(&engine, name, source)?;
+        let hooks = hooks_of(name, source, &tree)?;
+        let run = || catch_unwind(AssertUnwindSafe(|| engine.run_ast_with_scope(&mut Scope::new(), &tree)));
+        match budget::within(limits::OPERATIONS, compile::TIME, Given::default(), run) {
+            (Ok(Ok(())), None) => {}
+            (Ok(Err(error)), _) => return Err(ScriptError::of_run(name, &error)),
+            (_, spent) => {
+                let reason = spent.map_or("the interpreter failed", Limit::as_str).to_owned();
+                return Err(ScriptError { script: name.to_owned(), line: None, column: None, reason });
+            }
+        }
+        Ok(Self { name: name.into(), engine, tree: Arc::new(tree), hooks, time: limits::TIME })
+    }
+
+    /// With another limit on time than [`limits::TIME`]: where nobody waits for it.
+    #[must_use]
+    pub const fn allowing(mut self, time: Duration) -> Self {
+        self.time = time;
+        self
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it defines.
+    #[must_use]
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    #[must_use]
+    pub fn has(&self, hook: Hook) -> bool {
+        self.hooks.contains(&hook)
+    }
+
+    /// Whether a message is accepted, when, and how.
+    pub fn admit(&self, message: &MessageFacts, given: &Given) -> Result<Admission, ScriptFault> {
+        let answer = self.call(Hook::Admit, given, &[&message])?;
+        self.read(Hook::Admit, Admission::read(&answer))
+    }
+
+    /// Who is asked, in which order, through which channels.
+    pub fn route(
+        &self,
+        message: &MessageFacts,
+        candidates: &[CandidateFacts],
+        given: &Given,
+    ) -> Result<Routing, ScriptFault> {
+        let answer = self.call(Hook::Route, given, &[&message, &candidates])?;
+        self.read(Hook::Route, Routing::read(&answer))
+    }
+
+    /// What follows an attempt that did not succeed.
+    pub fn retry(&self, attempt: &AttemptFacts, given: &Given) -> Result<Retrial, ScriptFault> {
+        let answer = self.call(Hook::Retry, given, &[&attempt])?;
+        self.read(Hook::Retry, Retrial::read(&answer))
+    }
+
+    /// What follows a delivery that ended.
+    pub fn on_outcome(&self, delivery: &DeliveryFacts, given: &Given) -> Result<FollowUp, ScriptFault> {
+        let answer = self.call(Hook::OnOutcome, given, &[&delivery])?;
+        self.read(Hook::OnOutcome, FollowUp::read(&answer))
+    }
+
+    /// Whether a scheduled send goes out.
+    pub fn condition(&self, context: &ContextFacts, given: &Given) -> Result<bool, ScriptFault> {
+        let answer = self.call(Hook::Condition, given, &[&context])?;
+        self.read(Hook::Condition, answer::read_condition(&answer))
+    }
+
+    /// How good a candidate is: higher is better.
+    pub fn score(&self, candidate: &CandidateFacts, given: &Given) -> Result<f64, ScriptFault> {
+        let answer = self.call(Hook::Score, given, &[&candidate])?;
+        self.read(Hook::Score, answer::read_score(&answer))
+    }
+
+    fn call(&self, hook: Hook, given: &Given, facts: &[&dyn Facts]) -> Result<Dynamic, ScriptFault> {
+        let arguments = facts.iter().map(|it| it.to_dynamic()).collect::<Result<Vec<_>, _>>();
+        let arguments = arguments.map_err(|error| fault_of(&self.name, hook.as_str(), &error, None))?;
+        run(&self.name, hook.as_str(), self.time, given, || {
+            // Constants and imports stand at the top.
+            let options = CallFnOptions::new().eval_ast(!self.tree.statements().is_empty());
+            let mut scope = Scope::new();
+            self.engine.call_fn_with_options(options, &mut scope, &self.tree, hook.as_str(), arguments)
+        })
+    }
+
+    fn read<T>(&self, hook: Hook, answer: Result<T, AnswerFault>) -> Result<T, ScriptFault> {
+        answer.map_err(|fault| fault.of(&self.name, hook.as_str()))
+    }
+}
+
+/// What can be handed to a script.
+trait Facts {
+    fn to_dynamic(&self) -> Result<Dynamic, Box<EvalAltResult>>;
+}
+
+impl<T: Serialize> Facts for T {
+    fn to_dynamic(&self) -> Result<Dynamic, Box<EvalAltResult>> {
+        rhai::serde::to_dynamic(self)
+    }
+}
+
+/// Runs one function within its limits. A limit that was met counts, whatever the function made of
+/// it; and a panic in the interpreter ends the run, not the process.
+fn run(
+    script: &str,
+    function: &str,
+    time: Duration,
+    given: &Given,
+    work: impl FnOnce() -> Result<Dynamic, Box<EvalAltResult>>,
+) -> Result<Dynamic, ScriptFault> {
+    let (result, spent) = budget::within(limits::OPERATIONS, time, *given, || catch_unwind(AssertUnwindSafe(work)));
+    match (result, spent) {
+        (Ok(Ok(answer)), None) => Ok(answer),
+        (Ok(Ok(_)), Some(limit)) => Err(limit_fault(script, function, limit)),
+        (Ok(Err(error)), spent) => Err(fault_of(script, function, &error, spent)),
+        (Err(_), _) => Err(ScriptFault {
+            script: script.to_owned(),
+            function: function.to_owned(),
+            kind: FaultKind::Broken,
+            reason: "the interpreter failed".to_owned(),
+            line: None,
+            column: None,
+        }),
+    }
+}
+
+fn limit_fault(script: &str, function: &str, limit: Limit) -> ScriptFault {
+    ScriptFault {
+        script: script.to_owned(),
+        function: function.to_owned(),
+        kind: FaultKind::Limit(limit),
+        reason: limit.as_str().to_owned(),
+        line: None,
+        column: None,
+    }
+}
+
+fn fault_of(script: &str, function: &str, error: &EvalAltResult, spent: Option<Limit>) -> ScriptFault {
+    let (position, reason) = innermost(error);
+    let limit = spent.or_else(|| Limit::of(error));
+    ScriptFault {
+        script: script.to_owned(),
+        function: function.to_owned(),
+        kind: limit.map_or(FaultKind::Thrown, FaultKind::Limit),
+        reason: limit.map_or(reason, |limit| limit.as_str().to_owned()),
+        line: line_of(position),
+        column: column_of(position),
+    }
+}
+
+/// The hooks that a script defines, each with its parameters.
+fn hooks_of(name: &str, source: &str, tree: &AST) -> Result<Vec<Hook>, ScriptError> {
+    let mut found = Vec::new();
+    for function in tree.iter_functions() {
+        let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.as_str() == function.name) else { continue };
+        if function.params.len() != hook.parameters().len() {
+            let reason = format!(
+                "`{}` is called with {} ({}), and takes {}",
+                hook.as_str(),
+                hook.parameters().len(),
+                hook.parameters().join(", "),
+                function.params.len(),
+            );
+            let line = definition_line(source, hook);
+            return Err(ScriptError { script: name.to_owned(), line, column: line.map(|_| 1), reason });
+        }
+        found.push(hook);
+    }
+    if found.is_empty() {
+        let names = Hook::ALL.map(Hook::as_str).join("`, `");
+        let reason = format!("it defines none of `{names}`");
+        return Err(ScriptError { script: name.to_owned(), line: None, column: None, reason });
+    }
+    found.sort_by_key(|hook| Hook::ALL.iter().position(|it| it == hook));
+    Ok(found)
+}
+
+fn definition_line(source: &str, hook: Hook) -> Option<u16> {
+    let defines = |line: &str| {
+        let after = line.trim_start().trim_start_matches("private ").strip_prefix("fn ");
+        after.is_some_and(|it| {
+            it.trim_start().strip_prefix(hook.as_str()).is_some_and(|it| it.trim_start().starts_with('('))
+        })
+    };
+    source.lines().position(defines).and_then(|at| u16::try_from(at + 1).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given() -> Given {
+        Given { now: "2026-03-02T12:00:00Z".parse().unwrap(), chance: 0.25 }
+    }
+
+    fn script(source: &str) -> Script {
+        Script::compile("test.rhai", source, &Modules::none())
+            .unwrap_or_else(|error| panic!("{error}"))
+            .allowing(Duration::from_secs(5))
+    }
+
+    fn refused(source: &str) -> ScriptError {
+        Script::compile("test.rhai", source, &Modules::none()).expect_err("it is refused")
+    }
+
+    fn message() -> MessageFacts {
+        MessageFacts {
+            channel: "sms".into(),
+            to: "+46701234567".into(),
+            priority: "normal".into(),
+            attributes: serde_json::from_str(r#"{"amount": 12.5, "tags": ["a", "b"], "nothing": null}"#).unwrap(),
+            ..MessageFacts::default()
+        }
+    }
+
+    fn candidate(connection: &str, cost: f64) -> CandidateFacts {
+        CandidateFacts { connection: connection.into(), cost: Some(cost), ..CandidateFacts::default() }
+    }
+
+    #[test]
+    fn a_source_that_does_not_compile_is_refused_with_its_place() {
+        let error = refused("fn admit(message) {\n    let x = ;\n}");
+        assert_eq!((error.line, error.column), (Some(2), Some(13)), "{error}");
+        assert!(error.to_string().starts_with("test.rhai:2:13: "), "{error}");
+        let error = refused("fn admit(message) {\n    mesage.to\n}");
+        assert_eq!(error.line, Some(2), "{error}");
+        assert!(error.reason.contains("mesage"), "{error}");
+        let error = refused("const X = 1;\n\n  fn route(message) { () }");
+        assert_eq!(error.line, Some(3), "{error}");
+        assert!(error.reason.contains("(message, candidates), and takes 1"), "{error}");
+        assert!(refused("fn amdit(message) { () }").reason.contains("none of `admit`"));
+        assert_eq!(refused("throw \"no\"; fn admit(message) { () }").line, Some(1));
+    }
+
+    #[test]
+    fn a_script_says_which_hooks_it_has() {
+        let script = script("fn score(candidate) { 1 } fn admit(message) { () } fn helper(x) { x }");
+        assert_eq!(script.hooks(), [Hook::Admit, Hook::Score]);
+        assert!(!script.has(Hook::Route));
+    }
+
+    #[test]
+    fn admission_is_read_strictly() {
+        let admit = |body: &str| script(&format!("fn admit(message) {{ {body} }}")).admit(&message(), &given());
+        assert_eq!(admit("()"), Ok(Admission::default()));
+        assert_eq!(admit("allow()"), Ok(Admission::default()));
+        assert_eq!(admit("refuse(\"no\")").unwrap().verdict, Verdict::Refuse { reason: "no".into() });
+        let held = admit("hold_until(add_seconds(now(), 60))").unwrap().verdict;
+        assert_eq!(held, Verdict::Hold { at: "2026-03-02T12:01:00Z".parse().unwrap(), reason: None });
+        let changed = admit("#{priority: \"high\", attributes: #{seen: message.attributes.amount}}").unwrap();
+        assert_eq!(changed.priority, Some(crate::domain::message::Priority::High));
+        assert_eq!(changed.attributes["seen"], 12.5);
+        for (body, field) in [
+            ("7", ""),
+            ("\"perhaps\"", "action"),
+            ("#{action: \"refuse\"}", "reason"),
+            ("#{action: \"hold\", at: 7}", "at"),
+            ("#{action: \"hold\", at: \"tomorrow\"}", "at"),
+            ("#{priorty: \"high\"}", "priorty"),
+            ("#{priority: \"highest\"}", "priority"),
+            ("#{attributes: []}", "attributes"),
+            ("#{attributes: #{f: |x| x}}", "attributes.f"),
+        ] {
+            let fault = admit(body).expect_err(body);
+            assert_eq!(fault.kind, FaultKind::Answer(field.into()), "{body}: {fault}");
+        }
+    }
+
+    #[test]
+    fn a_route_is_reordered_cut_and_extended() {
+        let route = |body: &str| {
+            let script = script(&format!("fn route(message, candidates) {{ {body} }}"));
+            script.route(&message(), &[candidate("a", 3.0), candidate("b", 1.0), candidate("c", 2.0)], &given())
+        };
+        let names = |routing: Routing| -> Vec<String> {
+            routing.candidates.unwrap().into_iter().map(|it| it.connection).collect()
+        };
+        assert_eq!(route("()"), Ok(Routing::default()));
+        assert_eq!(names(route("candidates.sorted_by(\"cost\")").unwrap()), ["b", "c", "a"]);
+        assert_eq!(names(route("candidates.filter(|it| it.cost < 2.5)").unwrap()), ["b", "c"]);
+        assert_eq!(names(route("let most = 1.5; candidates.filter(|it| it.cost > most)").unwrap()), ["a", "c"]);
+        assert_eq!(names(route("candidates.sort(|x, y| y.cost - x.cost); candidates").unwrap()), ["a", "c", "b"]);
+        assert_eq!(names(route("[\"z\", \"a\"]").unwrap()), ["z", "a"]);
+        let routing = route("#{channel: \"email\", reason: \"dear\"}").unwrap();
+        assert_eq!(routing.channels.unwrap()[0].as_str(), "email");
+        assert_eq!(routing.reason.as_deref(), Some("dear"));
+        for (body, field) in [
+            ("[\"a\", 7]", "candidates[1]"),
+            ("[\"a\", \"a\"]", "candidates[1]"),
+            ("[#{connection: \"a\", scor: 1}]", "candidates[0].scor"),
+            ("#{channel: \"Mail\"}", "channel"),
+            ("#{channels: []}", "channels"),
+            ("#{channel: \"sms\", channels: [\"sms\"]}", "channel"),
+        ] {
+            assert_eq!(route(body).expect_err(body).kind, FaultKind::Answer(field.into()), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_retry_waits_gives_up_or_falls_back() {
+        let retry = |body: &str| {
+            let attempt = AttemptFacts { number: 3, ..AttemptFacts::default() };
+            script(&format!("fn retry(attempt) {{ {body} }}")).retry(&attempt, &given())
+        };
+        assert_eq!(retry("()"), Ok(Retrial::Default));
+        assert_eq!(retry("attempt.number * 10"), Ok(Retrial::Retry { after: Duration::from_secs(30) }));
+        assert_eq!(retry("retry_after(0.5)"), Ok(Retrial::Retry { after: Duration::from_millis(500) }));
+        assert_eq!(retry("give_up(\"enough\")"), Ok(Retrial::GiveUp { reason: Some("enough".into()) }));
+        assert_eq!(retry("\"fall_back\""), Ok(Retrial::FallBack { reason: None }));
+        assert_eq!(retry("-1").expect_err("negative").kind, FaultKind::Answer("after".into()));
+        assert_eq!(retry("1e12").expect_err("too long").kind, FaultKind::Answer("after".into()));
+        assert_eq!(retry("true").expect_err("no answer").kind, FaultKind::Answer(String::new()));
+    }
+
+    #[test]
+    fn an_outcome_has_follow_ups() {
+        let outcome = |body: &str| {
+            let delivery = DeliveryFacts { state: "failed".into(), ..DeliveryFacts::default() };
+            script(&format!("fn on_outcome(delivery) {{ {body} }}")).on_outcome(&delivery, &given())
+        };
+        assert_eq!(outcome("()"), Ok(FollowUp::default()));
+        let follow = outcome("#{channel: \"email\", after: 60, text: \"It \" + delivery.state, tags: [\"late\"]}");
+        let follow = follow.unwrap();
+        assert_eq!(follow.tags, ["late"]);
+        assert_eq!(follow.messages[0].channel.as_ref().unwrap().as_str(), "email");
+        assert_eq!(follow.messages[0].after, Duration::from_secs(60));
+        assert_eq!(follow.messages[0].text.as_deref(), Some("It failed"));
+        assert_eq!(outcome("#{tags: [\"late\"]}").unwrap().messages, []);
+        assert_eq!(outcome("[#{to: \"x\"}, #{to: \"y\"}]").unwrap().messages.len(), 2);
+        let many = outcome("let all = []; for n in 0..30 { all.push(#{text: \"x\"}); } all");
+        assert_eq!(many.expect_err("too many").kind, FaultKind::Answer("messages".into()));
+        let fault = outcome("[#{txt: \"x\"}]").expect_err("no such field");
+        assert_eq!(fault.kind, FaultKind::Answer("messages[0].txt".into()));
+    }
+
+    #[test]
+    fn conditions_and_scores_are_what_they_say() {
+        let condition = |body: &str| {
+            let context = ContextFacts { run: 2, ..ContextFacts::default() };
+            script(&format!("fn condition(context) {{ {body} }}")).condition(&context, &given())
+        };
+        assert_eq!(condition("context.run < 3"), Ok(true));
+        assert_eq!(condition("1").expect_err("no boolean").kind, FaultKind::Answer(String::new()));
+        let score =
+            |body: &str| script(&format!("fn score(candidate) {{ {body} }}")).score(&candidate("a", 4.0), &given());
+        assert_eq!(score("10 - candidate.cost"), Ok(6.0));
+        assert_eq!(score("0.0 / 0.0").expect_err("not a number").kind, FaultKind::Answer(String::new()));
+    }
+
+    #[test]
+    fn what_a_script_throws_says_where() {
+        let script = script("fn check(x) {\n  throw `no ${x}`;\n}\nfn admit(message) {\n  check(message.channel)\n}");
+        let fault = script.admit(&message(), &given()).expect_err("it throws");
+        assert_eq!((fault.kind, fault.line), (FaultKind::Thrown, Some(2)));
+        assert!(fault.reason.contains("no sms"), "{}", fault.reason);
+    }
+
+    #[test]
+    fn constants_and_modules_serve_every_run() {
+        let sources = [
+            ("base".to_owned(), "const MOST = 5; fn dear(cost) { cost > global::MOST }".to_owned()),
+            ("market".to_owned(), "import \"base\" as base; fn dear(cost) { base::dear(cost) }".to_owned()),
+        ];
+        let modules = Modules::compile(&sources.into()).unwrap();
+        let source = "import \"market\" as market;\nconst CODE = \"too dear\";\n\
+            fn admit(message) { if market::dear(message.attributes.amount) { refuse(global::CODE) } else { allow() } }";
+        let script = Script::compile("test.rhai", source, &modules).unwrap().allowing(Duration::from_secs(5));
+        for _ in 0..2 {
+            let answer = script.admit(&message(), &given()).unwrap_or_else(|fault| panic!("{fault}"));
+            assert_eq!(answer.verdict, Verdict::Refuse { reason: "too dear".into() });
+        }
+        let missing = refused("import \"market\" as market;\nfn admit(message) { () }");
+        assert!(missing.reason.contains("market") && missing.line == Some(1), "{missing}");
+        let circle = [("a", "import \"b\" as b;"), ("b", "import \"a\" as a;")];
+        let circle = circle.map(|(name, source)| (name.to_owned(), source.to_owned())).into();
+        assert!(Modules::compile(&circle).is_err(), "modules that import one another in a circle");
+    }
+}

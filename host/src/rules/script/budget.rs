@@ -1,0 +1,116 @@
+//! What one run of a script may use: operations and time. It belongs to the thread while a script
+//! runs on it, so that everything below sees the same one: the interpreter at each operation, and
+//! the functions that call a script's closures or loop themselves. What is used up stays used up:
+//! no callback that swallows the error, and no `catch`, gets any further.
+
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use rhai::{Dynamic, EvalAltResult, Position};
+
+use super::{Given, Limit};
+
+/// The clock is looked at each so many operations.
+const LOOK_EACH: u64 = 8;
+
+/// What a script may log in a run, and how long a line of it is.
+const MAX_LINES: u32 = 8;
+const MAX_LINE: usize = 256;
+
+thread_local! {
+    static BUDGET: RefCell<Option<Budget>> = const { RefCell::new(None) };
+}
+
+struct Budget {
+    until: Instant,
+    operations: u64,
+    max_operations: u64,
+    lines: u32,
+    spent: Option<Limit>,
+    given: Given,
+}
+
+impl Budget {
+    fn step(&mut self) -> Option<Limit> {
+        self.operations += 1;
+        if self.spent.is_none() {
+            if self.operations > self.max_operations {
+                self.spent = Some(Limit::Operations);
+            } else if self.operations.is_multiple_of(LOOK_EACH) {
+                return self.look();
+            }
+        }
+        self.spent
+    }
+
+    fn look(&mut self) -> Option<Limit> {
+        if self.spent.is_none() && Instant::now() >= self.until {
+            self.spent = Some(Limit::Time);
+        }
+        self.spent
+    }
+}
+
+/// Runs `work` with a budget of its own; says beside what it came to whether the budget was used up.
+pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: impl FnOnce() -> T) -> (T, Option<Limit>) {
+    struct Restore(Option<Budget>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let before = self.0.take();
+            BUDGET.with_borrow_mut(|budget| *budget = before);
+        }
+    }
+    let fresh = Budget {
+        until: Instant::now() + time,
+        operations: 0,
+        max_operations: operations,
+        lines: 0,
+        spent: None,
+        given,
+    };
+    let _restore = Restore(BUDGET.with_borrow_mut(|budget| budget.replace(fresh)));
+    let result = work();
+    let spent = BUDGET.with_borrow_mut(|budget| budget.as_mut().and_then(Budget::look));
+    (result, spent)
+}
+
+/// Called by the interpreter at each operation: what it answers ends the run.
+pub(super) fn step() -> Option<Dynamic> {
+    let spent = BUDGET.with_borrow_mut(|budget| budget.as_mut().and_then(Budget::step));
+    spent.map(|limit| limit.as_str().into())
+}
+
+/// Called by functions that loop by themselves, before each turn.
+pub(super) fn check() -> Result<(), Box<EvalAltResult>> {
+    match BUDGET.with_borrow_mut(|budget| budget.as_mut().and_then(Budget::look)) {
+        None => Ok(()),
+        Some(limit) => Err(EvalAltResult::ErrorTerminated(limit.as_str().into(), Position::NONE).into()),
+    }
+}
+
+/// The time that the caller gave; the epoch outside of a run.
+pub(super) fn now() -> Timestamp {
+    BUDGET.with_borrow(|budget| budget.as_ref().map_or(Timestamp::UNIX_EPOCH, |it| it.given.now))
+}
+
+/// The chance that the caller gave, in 0..1.
+pub(super) fn chance() -> f64 {
+    BUDGET.with_borrow(|budget| budget.as_ref().map_or(0.0, |it| it.given.chance))
+}
+
+/// What a script prints goes to the log: a few lines of bounded length a run.
+pub(super) fn log(text: &str) {
+    let may = BUDGET.with_borrow_mut(|budget| {
+        budget.as_mut().is_some_and(|it| {
+            it.lines += 1;
+            it.lines <= MAX_LINES
+        })
+    });
+    if may {
+        let line: String = text.chars().take(MAX_LINE).collect();
+        tracing::debug!(target: "angarium::rules", line, "a script says");
+    }
+}

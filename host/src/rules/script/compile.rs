@@ -1,0 +1,58 @@
+//! From a source to a syntax tree that is safe to keep and to walk.
+//!
+//! A parser, and whoever walks or drops its tree, goes as deep as the source does. So a source of
+//! any size is parsed where there is room, and a tree that is too deep never leaves that place.
+
+use std::{thread, time::Duration};
+
+use rhai::{AST, Engine, ParseError, Scope};
+
+use super::{ScriptError, engine::limits};
+
+/// What evaluating the constants and imports at the top of a source may take.
+pub(super) const TIME: Duration = Duration::from_millis(200);
+
+/// Sources up to here are parsed on the caller's stack: they can't be deep enough to fill it.
+const SMALL: usize = 512;
+const STACK: usize = 256 * 1024 * 1024;
+
+/// A whole source.
+pub(super) fn statements(engine: &Engine, name: &str, source: &str) -> Result<AST, ScriptError> {
+    parse(name, source, || engine.compile(source))
+}
+
+/// A single expression over the variables of `scope`.
+pub(super) fn expression(engine: &Engine, scope: &Scope, name: &str, source: &str) -> Result<AST, ScriptError> {
+    parse(name, source, || engine.compile_expression_with_scope(scope, source))
+}
+
+fn parse(
+    name: &str,
+    source: &str,
+    parser: impl FnOnce() -> Result<AST, ParseError> + Send,
+) -> Result<AST, ScriptError> {
+    let whole = |reason: String| ScriptError { script: name.to_owned(), line: None, column: None, reason };
+    if source.len() > limits::SOURCE {
+        return Err(whole(format!("{} bytes; at most {} are allowed", source.len(), limits::SOURCE)));
+    }
+    let bounded = || {
+        let mut tree = parser().map_err(|error| ScriptError::of_parse(name, &error))?;
+        let shallow = tree.walk(&mut |path| path.len() <= limits::TREE);
+        if !shallow {
+            return Err(whole(format!("an expression or a chain of more than {} parts", limits::TREE)));
+        }
+        tree.set_source(name);
+        Ok(tree)
+    };
+    if source.len() <= SMALL {
+        return bounded();
+    }
+    thread::scope(|scope| {
+        let room = thread::Builder::new().name("rules".to_owned()).stack_size(STACK).spawn_scoped(scope, bounded);
+        match room.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(tree)) => tree,
+            Ok(Err(_)) => Err(whole("the parser failed".to_owned())),
+            Err(error) => Err(whole(format!("there is no room to parse it: {error}"))),
+        }
+    })
+}

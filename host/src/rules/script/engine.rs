@@ -1,0 +1,100 @@
+//! The interpreter: which functions there are, and how far a script may go.
+//!
+//! It is built from nothing: what is not listed here does not exist for a script. `sleep`, `eval`,
+//! `timestamp` and everything that meets the machine are left out, not switched off.
+
+use std::sync::{Arc, LazyLock};
+
+use rhai::{
+    Engine, Module, OptimizationLevel,
+    packages::{
+        ArithmeticPackage, BasicArrayPackage, BasicFnPackage, BasicIteratorPackage, BasicMapPackage, BasicMathPackage,
+        BasicStringPackage, LogicPackage, MoreStringPackage, Package,
+    },
+};
+
+use super::{budget, guarded, helpers, modules::Library};
+
+/// How far a script may go. The reference lists them.
+pub mod limits {
+    use std::time::Duration;
+
+    /// Expressions evaluated in one run.
+    pub const OPERATIONS: u64 = 50_000;
+    /// One run, functions that a script calls included.
+    pub const TIME: Duration = Duration::from_millis(5);
+    /// Bytes of a source.
+    pub const SOURCE: usize = 64 * 1024;
+    /// Functions that call one another.
+    pub const CALLS: usize = 16;
+    /// Expressions and blocks within one another, as the parser counts them.
+    pub const DEPTH: usize = 64;
+    /// Nodes above a node of the syntax tree: long chains are deep without being nested.
+    pub const TREE: usize = 96;
+    /// Bytes of a text, or of all the texts within a list or map.
+    pub const TEXT: usize = 64 * 1024;
+    /// Members of a list, those of the lists within it included.
+    pub const LIST: usize = 1024;
+    /// Members of a map, those of the maps within it included.
+    pub const MAP: usize = 2048;
+    pub const VARIABLES: usize = 128;
+    pub const FUNCTIONS: usize = 128;
+    /// Modules imported in one run.
+    pub const MODULES: usize = 16;
+    /// Of a value that is printed, compared or handed back.
+    pub const VALUE_DEPTH: usize = 32;
+}
+
+/// Words that would lead out of a script, or leave one undecided what it does.
+const DISABLED: &[&str] = &["eval"];
+
+static PACKAGES: LazyLock<Vec<Arc<Module>>> = LazyLock::new(|| {
+    vec![
+        ArithmeticPackage::new().as_shared_module(),
+        LogicPackage::new().as_shared_module(),
+        BasicMathPackage::new().as_shared_module(),
+        BasicFnPackage::new().as_shared_module(),
+        BasicIteratorPackage::new().as_shared_module(),
+        BasicStringPackage::new().as_shared_module(),
+        MoreStringPackage::new().as_shared_module(),
+        BasicArrayPackage::new().as_shared_module(),
+        BasicMapPackage::new().as_shared_module(),
+        // The last one is looked at first: what is guarded stands in for its namesake above.
+        guarded::module(),
+        helpers::module(),
+    ]
+});
+
+/// An interpreter whose imports come from `library`.
+pub(in crate::rules) fn build(library: Library) -> Engine {
+    let mut engine = Engine::new_raw();
+    for package in PACKAGES.iter() {
+        engine.register_global_module(Arc::clone(package));
+    }
+    for word in DISABLED {
+        engine.disable_symbol(*word);
+    }
+    engine
+        .set_optimization_level(OptimizationLevel::None)
+        .set_strict_variables(true)
+        .set_max_call_levels(limits::CALLS)
+        .set_max_expr_depths(limits::DEPTH, limits::DEPTH)
+        .set_max_string_size(limits::TEXT)
+        .set_max_array_size(limits::LIST)
+        .set_max_map_size(limits::MAP)
+        .set_max_variables(limits::VARIABLES)
+        .set_max_functions(limits::FUNCTIONS)
+        .set_max_modules(limits::MODULES)
+        .set_module_resolver(library)
+        .on_progress(|_| budget::step())
+        .on_print(budget::log)
+        .on_debug(|text, _, _| budget::log(text));
+    engine
+}
+
+/// What the gateway adds to the language, alone: for the reference.
+pub(in crate::rules) fn helpers_only() -> Engine {
+    let mut engine = Engine::new_raw();
+    engine.register_global_module(helpers::module());
+    engine
+}

@@ -1,0 +1,123 @@
+//! Expressions of `custom` rules: one condition on a message, without statements.
+
+use std::sync::{Arc, LazyLock};
+
+use rhai::{AST, Dynamic, Scope};
+
+use super::{
+    Given, Modules, ScriptError, ScriptFault,
+    answer::read_condition,
+    compile,
+    facts::{Field, MESSAGE, MessageFacts},
+    limits, run,
+};
+
+static MODULES: LazyLock<Modules> = LazyLock::new(Modules::none);
+
+/// The names that an expression may use; each is the field of the message.
+pub const VARIABLES: &[&str] = &["message", "channel", "to", "priority", "country", "attributes", "contact", "context"];
+
+/// A compiled condition.
+#[derive(Clone)]
+pub struct Expression {
+    name: Arc<str>,
+    tree: Arc<AST>,
+}
+
+impl std::fmt::Debug for Expression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Expression").field(&self.name).finish()
+    }
+}
+
+/// A message as expressions see it: made once for all the expressions that are asked of it.
+pub struct Seen(Scope<'static>);
+
+impl Seen {
+    /// What expressions see of a message; a fault where it is larger than they may see.
+    pub fn of(message: &MessageFacts) -> Result<Self, ScriptFault> {
+        let broken = |error| super::fault_of("expression", "facts", &error, None);
+        let message = rhai::serde::to_dynamic(message).map_err(|error| broken(*error))?;
+        let member = |name: &str| message.as_map_ref().ok().and_then(|it| it.get(name).cloned());
+        let mut scope = Scope::new();
+        for name in VARIABLES {
+            let value = if *name == "message" { message.clone() } else { member(name).unwrap_or(Dynamic::UNIT) };
+            scope.push_constant_dynamic(*name, value);
+        }
+        Ok(Self(scope))
+    }
+}
+
+impl Expression {
+    /// Compiles one: `attributes.amount > 100 && country in ["SE", "NO"]`.
+    pub fn compile(name: &str, source: &str) -> Result<Self, ScriptError> {
+        let mut scope = Scope::new();
+        for name in VARIABLES {
+            scope.push_constant_dynamic(*name, Dynamic::UNIT);
+        }
+        let tree = compile::expression(MODULES.engine(), &scope, name, source)?;
+        Ok(Self { name: name.into(), tree: Arc::new(tree) })
+    }
+
+    /// Whether it holds. It must come to a boolean.
+    pub fn holds(&self, seen: &mut Seen, given: &Given) -> Result<bool, ScriptFault> {
+        let answer = run(&self.name, "expression", limits::TIME, given, || {
+            MODULES.engine().eval_ast_with_scope(&mut seen.0, &self.tree)
+        })?;
+        read_condition(&answer).map_err(|fault| fault.of(&self.name, "expression"))
+    }
+}
+
+/// What each of [`VARIABLES`] says.
+pub(in crate::rules) fn variables() -> Vec<Field> {
+    let of_message = MESSAGE.iter().filter(|(name, ..)| VARIABLES.contains(name)).copied();
+    std::iter::once(("message", "map", "the whole message, as `admit` gets it")).chain(of_message).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::script::FaultKind;
+
+    fn seen() -> Seen {
+        let facts = r#"{"channel": "sms", "to": "+46701234567", "country": "SE",
+            "attributes": {"amount": 120, "tags": ["vip"]}, "contact": {"segment": "gold"}}"#;
+        Seen::of(&serde_json::from_str(facts).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_expression_is_one_condition() {
+        let holds = |source: &str| Expression::compile("rule", source).unwrap().holds(&mut seen(), &Given::default());
+        for (source, expected) in [
+            ("attributes.amount > 100", true),
+            ("country in [\"SE\", \"NO\"] && contact.segment == \"gold\"", true),
+            ("attributes.tags.contains(\"vip\") && channel != \"sms\"", false),
+            ("phone_country(to) == country", true),
+            ("attributes.missing == ()", true),
+            ("attributes.tags.some(|it| it == \"vip\")", true),
+            ("percent(to, \"trial\") < 100.0", true),
+        ] {
+            assert_eq!(holds(source), Ok(expected), "{source}");
+        }
+        let fault = holds("attributes.amount").expect_err("a number");
+        assert_eq!(fault.kind, FaultKind::Answer(String::new()));
+    }
+
+    #[test]
+    fn statements_and_unknown_names_are_refused() {
+        for source in ["let x = 1; true", "while true {}", "amount > 1", "true; false", "", "import \"x\" as x"] {
+            assert!(Expression::compile("rule", source).is_err(), "{source}");
+        }
+        let error = Expression::compile("rule", "true &&\n  amout > 1").unwrap_err();
+        assert_eq!(error.line, Some(2), "{error}");
+    }
+
+    #[test]
+    fn one_expression_changes_nothing_for_the_next() {
+        let mut seen = seen();
+        let changes = Expression::compile("rule", "attributes.clear() == ()").unwrap();
+        assert!(changes.holds(&mut seen, &Given::default()).is_err(), "what it sees is constant");
+        let reads = Expression::compile("rule", "attributes.amount == 120").unwrap();
+        assert_eq!(reads.holds(&mut seen, &Given::default()), Ok(true));
+    }
+}

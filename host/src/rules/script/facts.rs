@@ -1,0 +1,205 @@
+//! What scripts see: plain data, whose fields [`FIELDS`] documents.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Free members of a message.
+pub type Object = Map<String, Value>;
+
+/// A message, as `admit`, `route` and `condition` see it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MessageFacts {
+    pub id: String,
+    pub channel: String,
+    pub channels: Vec<String>,
+    pub to: String,
+    pub sender: String,
+    pub subject: String,
+    pub text: String,
+    pub reference: Option<String>,
+    pub priority: String,
+    pub created_at: Option<Timestamp>,
+    pub send_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+    pub country: Option<String>,
+    pub timezone: Option<String>,
+    pub attributes: Object,
+    pub contact: Object,
+    pub context: Object,
+}
+
+/// A connection that could serve, as `route` and `score` see it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CandidateFacts {
+    pub connection: String,
+    pub provider: String,
+    pub channel: String,
+    pub cost: Option<f64>,
+    pub currency: Option<String>,
+    pub success_rate: Option<f64>,
+    pub answers: f64,
+    pub latency_ms: Option<f64>,
+    pub weight: Option<f64>,
+    pub score: Option<f64>,
+    pub barred: Option<String>,
+}
+
+/// An attempt that was made.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AttemptFacts {
+    pub number: u32,
+    pub connection: String,
+    pub provider: String,
+    pub channel: String,
+    pub disposition: String,
+    pub status: Option<u16>,
+    pub code: String,
+    pub detail: String,
+    pub retry_after: Option<f64>,
+    pub at: Option<Timestamp>,
+    /// What the route's policy would wait; `None` where it would give up.
+    pub policy_wait: Option<f64>,
+    pub seconds_since_accepted: f64,
+    pub candidates_left: u32,
+    pub message: MessageFacts,
+}
+
+/// A delivery that ended, as `on_outcome` sees it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeliveryFacts {
+    pub state: String,
+    pub channel: String,
+    pub attempts: u32,
+    pub connection: Option<String>,
+    pub provider: Option<String>,
+    pub code: Option<String>,
+    pub cost: Option<f64>,
+    pub currency: Option<String>,
+    pub seconds: f64,
+    pub follow_up: u32,
+    pub message: MessageFacts,
+}
+
+/// What a scheduled send is asked under.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContextFacts {
+    pub due_at: Option<Timestamp>,
+    pub schedule: Option<String>,
+    pub run: u32,
+    pub step: u32,
+    pub last_state: Option<String>,
+    pub message: MessageFacts,
+}
+
+/// A field: its name, its type, and what it says.
+pub type Field = (&'static str, &'static str, &'static str);
+
+/// The longest text of a message that scripts see, in characters.
+pub const MAX_TEXT: usize = 8 * 1024;
+
+pub const MESSAGE: &[Field] = &[
+    ("id", "text", "the message's id; empty while it is not accepted"),
+    ("channel", "text", "`email`, `sms`, …: the first of its channels"),
+    ("channels", "list of texts", "all of its channels, in order"),
+    ("to", "text", "the recipient's address"),
+    ("sender", "text", "the sender's address; empty where the connection says it"),
+    ("subject", "text", "empty where there is none"),
+    ("text", "text", "the plain text, its first 8,192 characters"),
+    ("reference", "text or ()", "the client's own reference"),
+    ("priority", "text", "`low`, `normal`, `high` or `urgent`"),
+    ("created_at", "time or ()", "when it was accepted"),
+    ("send_at", "time or ()", "when it is to be sent"),
+    ("expires_at", "time or ()", "when it is no longer to be sent"),
+    ("country", "text or ()", "two capital letters: the contact's, else what the address tells"),
+    ("timezone", "text or ()", "the contact's time zone"),
+    ("attributes", "map", "what the client says of the message"),
+    ("contact", "map", "what the client says of the recipient"),
+    ("context", "map", "what the client says of the occasion"),
+];
+
+pub const CANDIDATE: &[Field] = &[
+    ("connection", "text", "the connection's name, as an answer gives it back"),
+    ("provider", "text", "its provider"),
+    ("channel", "text", "the channel that it would serve"),
+    ("cost", "number or ()", "what the delivery would cost through it"),
+    ("currency", "text or ()", "the currency of that"),
+    ("success_rate", "number or ()", "0 to 1: how often it succeeded lately with this destination"),
+    ("answers", "number", "how many answers that is known from"),
+    ("latency_ms", "number or ()", "how long it took lately"),
+    ("weight", "number or ()", "its weight in the route"),
+    ("score", "number or ()", "what the strategy gave it; higher is better"),
+    ("barred", "text or ()", "why it can't be asked now, if so"),
+];
+
+pub const ATTEMPT: &[Field] = &[
+    ("number", "number", "1 for the first of the delivery"),
+    ("connection", "text", "the connection that was asked"),
+    ("provider", "text", "its provider"),
+    ("channel", "text", "the channel of this leg"),
+    ("disposition", "text", "what the answer means: `rejected_temporary`, `throttled`, …"),
+    ("status", "number or ()", "HTTP status or SMTP code"),
+    ("code", "text", "the provider's code"),
+    ("detail", "text", "the provider's words"),
+    ("retry_after", "number or ()", "the seconds that the provider asked for"),
+    ("at", "time or ()", "when the attempt ended"),
+    ("policy_wait", "number or ()", "the seconds that the route's policy would wait; () where it would give up"),
+    ("seconds_since_accepted", "number", "the age of the message"),
+    ("candidates_left", "number", "how many candidates were not asked in this round"),
+    ("message", "map", "the message, as above"),
+];
+
+pub const DELIVERY: &[Field] = &[
+    ("state", "text", "`sent`, `delivered`, `failed`, `bounced`, `expired`, …"),
+    ("channel", "text", "the channel of this leg"),
+    ("attempts", "number", "how many were made"),
+    ("connection", "text or ()", "the connection of the last one"),
+    ("provider", "text or ()", "its provider"),
+    ("code", "text or ()", "the last answer's code"),
+    ("cost", "number or ()", "what it cost"),
+    ("currency", "text or ()", "the currency of that"),
+    ("seconds", "number", "from acceptance to this state"),
+    ("follow_up", "number", "0 for a message of a client, 1 for one that a script sent after it, …"),
+    ("message", "map", "the message, as above"),
+];
+
+pub const CONTEXT: &[Field] = &[
+    ("due_at", "time or ()", "when the send is due"),
+    ("schedule", "text or ()", "the schedule or sequence that it belongs to"),
+    ("run", "number", "how many sends of it there were before"),
+    ("step", "number", "the step of a sequence"),
+    ("last_state", "text or ()", "what became of the send before it"),
+    ("message", "map", "the message, as above"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(value: &impl Serialize) -> Vec<String> {
+        let Value::Object(members) = serde_json::to_value(value).unwrap() else { panic!("facts are objects") };
+        let mut names: Vec<_> = members.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    fn documented(fields: &[Field]) -> Vec<String> {
+        let mut names: Vec<_> = fields.iter().map(|(name, ..)| (*name).to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn every_field_is_documented_and_no_other() {
+        assert_eq!(documented(MESSAGE), names(&MessageFacts::default()));
+        assert_eq!(documented(CANDIDATE), names(&CandidateFacts::default()));
+        assert_eq!(documented(ATTEMPT), names(&AttemptFacts::default()));
+        assert_eq!(documented(DELIVERY), names(&DeliveryFacts::default()));
+        assert_eq!(documented(CONTEXT), names(&ContextFacts::default()));
+    }
+}

@@ -1,0 +1,308 @@
+//! The known ways round the limits of the language: each must end in a fault, soon, and leave the
+//! process as it was.
+
+use std::time::{Duration, Instant};
+
+use super::{facts::MessageFacts, *};
+
+/// Generous beside [`limits::TIME`]: the machine may be busy and the build unoptimised.
+const SOON: Duration = Duration::from_secs(2);
+
+fn fault_of(source: &str) -> ScriptFault {
+    let script =
+        Script::compile("hostile.rhai", source, &Modules::none()).unwrap_or_else(|error| panic!("{error}\n{source}"));
+    let begun = Instant::now();
+    let result = script.admit(&MessageFacts::default(), &Given::default());
+    assert!(begun.elapsed() < SOON, "{:?} for {source}", begun.elapsed());
+    result.expect_err(source)
+}
+
+fn limit_of(body: &str) -> Limit {
+    match fault_of(&format!("fn admit(message) {{ {body} }}")) {
+        ScriptFault { kind: FaultKind::Limit(limit), .. } => limit,
+        fault => panic!("{fault} is no limit: {body}"),
+    }
+}
+
+/// It is refused as a source, or has no such function when it runs.
+fn is_not_there(source: &str) {
+    let Ok(script) = Script::compile("hostile.rhai", source, &Modules::none()) else { return };
+    let fault = script.allowing(SOON).admit(&MessageFacts::default(), &Given::default()).expect_err(source);
+    assert_eq!(fault.kind, FaultKind::Thrown, "{fault}");
+}
+
+#[test]
+fn what_meets_the_machine_is_not_there() {
+    for call in [
+        "sleep(1)",
+        "sleep(1.0)",
+        "eval(\"1\")",
+        "timestamp()",
+        "rand()",
+        "open_file(\"/etc/passwd\")",
+        "exit()",
+        "parse_json(\"{}\")",
+        "blob(10)",
+        "get_fn_metadata_list()",
+        "Fn(\"sleep\").call(1)",
+        "Fn(\"eval\").call(\"1\")",
+        "Fn(\"timestamp\").call()",
+        "[1].for_each(Fn(\"sleep\"))",
+        "env(\"HOME\")",
+    ] {
+        let begun = Instant::now();
+        is_not_there(&format!("fn admit(message) {{ {call} }}"));
+        assert!(begun.elapsed() < Duration::from_millis(900), "{call} slept");
+    }
+}
+
+#[test]
+fn nothing_is_imported_from_a_path() {
+    for path in ["/etc/passwd", "../rules/quiet-hours", "quiet-hours", "./x.rhai", "file:///etc/passwd", ""] {
+        let source = format!("import \"{path}\" as it; fn admit(message) {{ () }}");
+        let error = Script::compile("hostile.rhai", &source, &Modules::none()).expect_err(path);
+        assert!(error.reason.contains("odule"), "{error}");
+        is_not_there(&format!("fn admit(message) {{ import \"{path}\" as it; () }}"));
+    }
+    is_not_there("fn admit(message) { let path = \"/etc/\" + \"passwd\"; import path as it; () }");
+}
+
+#[test]
+fn endless_loops_end() {
+    for body in [
+        "loop {}",
+        "while true { }",
+        "do { } while true",
+        "let x = 0; loop { x += 1; }",
+        "for n in 0..9223372036854775807 {}",
+        "for n in range(0, 9223372036854775807, 1) { let x = n; }",
+        "let x = 0; while x in 0..10 { x = 1; }",
+        "loop { try { throw 1; } catch { } }",
+        "try { loop {} } catch { } ()",
+        "loop { try { loop {} } catch (error) { continue; } }",
+        "let f = || { loop {} }; f.call()",
+        "let n = 0; let f = || { loop { n += 1; } }; try { f.call() } catch {} allow()",
+    ] {
+        let limit = limit_of(body);
+        assert!(matches!(limit, Limit::Operations | Limit::Time), "{limit:?}: {body}");
+    }
+}
+
+#[test]
+fn callbacks_of_native_functions_end() {
+    let many = "let list = []; for n in 0..900 { list.push(n); }";
+    for body in [
+        "let a = [3, 1, 2]; a.sort(|x, y| { loop {} }); ()",
+        "let a = [3, 1, 2]; a.sort_by(|x, y| { try { loop {} } catch { } 1 }); allow()",
+        "let a = [3, 1, 2]; a.order(|x, y| { while true {} 0 })",
+        "[1, 2].map(|x| { loop {} })",
+        "[1, 2].filter(|x| { loop {} })",
+        "[1, 2].reduce(|sum, x| { loop {} }, 0)",
+        "[1, 2].reduce_rev(|sum, x| { loop {} }, 0)",
+        "[1, 2].some(|x| { loop {} })",
+        "[1, 2].all(|x| { loop {} })",
+        "[1, 2].find(|x| { loop {} })",
+        "[1, 2].find_map(|x| { loop {} })",
+        "[1, 2].index_of(|x| { loop {} })",
+        "[1, 2].for_each(|| { loop {} })",
+        "let a = [1, 1]; a.dedup(|x, y| { loop {} }); ()",
+        "let a = [1, 2]; a.drain(|x| { loop {} })",
+        "let a = [1, 2]; a.retain(|x| { loop {} })",
+        "[1, 2].zip([3, 4], |x, y| { loop {} })",
+        "#{a: 1}.map(|x| { loop {} })",
+        "#{a: 1}.filter(|x| { loop {} })",
+    ] {
+        let limit = limit_of(body);
+        assert!(matches!(limit, Limit::Operations | Limit::Time), "{limit:?}: {body}");
+    }
+    for body in [
+        format!("{many} list.sort(|x, y| {{ for n in 0..1000 {{}} 1 }}); allow()"),
+        format!("{many} list.dedup(|x, y| {{ for n in 0..1000 {{}} false }}); allow()"),
+        format!("{many} list.map(|x| list.map(|y| list.map(|z| x + y + z))); allow()"),
+    ] {
+        let limit = limit_of(&body);
+        assert!(matches!(limit, Limit::Operations | Limit::Time | Limit::Size), "{limit:?}: {body}");
+    }
+}
+
+#[test]
+fn a_sort_that_contradicts_itself_is_no_more_than_a_strange_order() {
+    let source = "fn admit(message) { let list = []; for n in 0..200 { list.push(n % 7); }
+        let turn = 0; list.sort(|x, y| { turn += 1; if turn % 2 == 0 { 1 } else { -1 } });
+        if list.len() == 200 { allow() } else { refuse(\"lost\") } }";
+    let script = Script::compile("hostile.rhai", source, &Modules::none()).unwrap().allowing(SOON);
+    assert_eq!(script.admit(&MessageFacts::default(), &Given::default()), Ok(Admission::default()));
+}
+
+#[test]
+fn nothing_grows_without_end() {
+    for body in [
+        "let x = \"x\"; loop { x += x; }",
+        "let x = \"x\"; loop { x = x + x; }",
+        "let x = \"x\"; loop { x = `${x}${x}`; }",
+        "let x = \"\"; x.pad(1000000000, \"x\"); x",
+        "let x = \"\"; x.pad(60000, \"x\"); x.replace(\"x\", x); x",
+        "let x = []; x.pad(1000000000, 0); x",
+        "let x = [1]; loop { x += x; }",
+        "let x = []; loop { x.push(1); }",
+        "let x = []; loop { x.push(\"0123456789abcdef\"); }",
+        "let x = [[]]; loop { x.push(x); }",
+        "let x = [1, 2, 3]; loop { x.append(x); }",
+        "let x = [1, 2, 3]; loop { x.insert(0, x); }",
+        "let x = #{}; let n = 0; loop { x[`m${n}`] = n; n += 1; }",
+        "let x = #{}; let n = 0; loop { x.set(`m${n}`, n); n += 1; }",
+        "let x = #{}; loop { x.a = x; x.b = x; }",
+        "let x = \"\"; x.pad(60000, \"x\"); [x, x, x].join(\"\")",
+        "let x = \"\"; x.pad(60000, \"x\"); x.to_chars()",
+        "let x = #{}; let y = \"\"; y.pad(60000, \"x\"); for n in 0..500 { x[`m${n}`] = y; } x.to_string()",
+        "let x = #{}; let y = \"\"; y.pad(60000, \"x\"); for n in 0..500 { x[`m${n}`] = y; } x.to_json()",
+    ] {
+        let limit = limit_of(body);
+        assert!(matches!(limit, Limit::Size | Limit::Operations | Limit::Time), "{limit:?}: {body}");
+    }
+}
+
+#[test]
+fn recursion_ends_before_the_stack() {
+    for source in [
+        "fn f(n) { f(n + 1) } fn admit(message) { f(0) }",
+        "fn admit(message) { admit(message) }",
+        "fn a(n) { b(n) } fn b(n) { a(n) } fn admit(message) { a(0) }",
+        "fn admit(message) { let f = |g| g.call(g); f.call(f) }",
+        "fn f(n) { [n].map(|x| f(x)) } fn admit(message) { f(0) }",
+        "fn f(n) { [2, 1].sort(|x, y| f(x)) } fn admit(message) { f(0) }",
+        "fn f(n) { let x = [[[[f(n + 1)]]]]; x } fn admit(message) { f(0) }",
+    ] {
+        assert_eq!(fault_of(source).kind, FaultKind::Limit(Limit::Calls), "{source}");
+    }
+    // A script's `catch` does not help it on.
+    let caught = fault_of("fn f(n) { try { f(n + 1) } catch { f(n + 1) } } fn admit(message) { f(0) }");
+    assert!(matches!(caught.kind, FaultKind::Limit(_)), "{caught}");
+}
+
+#[test]
+fn values_that_are_nested_deeply_are_printed_compared_and_dropped() {
+    let deep = "let x = []; for n in 0..900 { x = [x]; }";
+    let deep_map = "let x = #{}; for n in 0..900 { x = #{a: x}; }";
+    for build in [deep, deep_map] {
+        for rest in [
+            "x.to_string()",
+            "`${x}`",
+            "let y = x; x == y",
+            "print(x)",
+            "debug(x)",
+            "x",
+            "x.to_json()",
+            "\"\" + x",
+            "[x].contains(x)",
+            "x in [x]",
+            "[x].index_of(x)",
+            "let y = [x, x]; y.dedup(); y",
+            "switch x { [] => 1, _ => x }",
+            "x.to_debug()",
+            "[x, x].sort()",
+            "let y = x; y = [y]; y == [x]",
+        ] {
+            let source = format!("fn admit(message) {{ {build} {rest} }}");
+            let script = Script::compile("hostile.rhai", &source, &Modules::none()).unwrap().allowing(SOON);
+            assert!(script.admit(&MessageFacts::default(), &Given::default()).is_err(), "{rest}");
+        }
+    }
+}
+
+#[test]
+fn sources_that_are_nested_deeply_are_refused() {
+    let many = 50_000;
+    let around = |open: &str, inner: &str, close: &str, times: usize| {
+        format!("{}{inner}{}", open.repeat(times), close.repeat(times))
+    };
+    let fits = |text: &str| limits::SOURCE / text.len() - 60;
+    let mut sources = vec![format!("fn admit(message) {{ {} }}", around("(", "1", ")", many))];
+    for (open, inner, close) in [
+        ("(", "1", ")"),
+        ("[", "1", "]"),
+        ("#{a:", "1", "}"),
+        ("{", "1", "}"),
+        ("-", "1", ""),
+        ("!", "true", ""),
+        ("1+", "1", ""),
+        ("1-(", "1", ")"),
+        ("true&&", "true", ""),
+        ("()??", "1", ""),
+        ("2**", "1", ""),
+        ("|x|", "1", ""),
+        ("if true{", "1", "}"),
+        ("if true{}else ", "{}", ""),
+        ("while false{", "1", "}"),
+        ("switch 1{1=>", "1", "}"),
+        ("try{", "1", "}catch{}"),
+        ("`${", "1", "}`"),
+        ("return ", "1", ""),
+        ("throw ", "1", ""),
+        ("message", ".a", ""),
+        ("f(", "1", ")"),
+        ("f.call(", "1", ")"),
+    ] {
+        let times = fits(&format!("{open}{close}"));
+        sources.push(format!("fn f(x) {{ x }} fn admit(message) {{ {} }}", around(open, inner, close, times)));
+        sources.push(format!("fn admit(message) {{ 1 }} {};", around(open, inner, close, times)));
+    }
+    for (repeated, times) in [(".a", fits(".a")), ("[0]", fits("[0]")), (".f()", fits(".f()")), ("?.a", fits("?.a"))] {
+        sources.push(format!("fn admit(message) {{ message{} }}", repeated.repeat(times)));
+    }
+    for source in sources {
+        let head: String = source.chars().take(60).collect();
+        let begun = Instant::now();
+        let refused = Script::compile("hostile.rhai", &source, &Modules::none());
+        assert!(refused.is_err(), "{head}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{head}: {:?}", begun.elapsed());
+        assert!(Expression::compile("hostile", &source).is_err(), "{head}");
+    }
+    for (open, inner, close) in [("(", "true", ")"), ("!", "true", ""), ("true&&", "true", ""), ("1+", "1", "")] {
+        for times in [200, 400, 8_000] {
+            let refused = Expression::compile("hostile", &around(open, inner, close, times));
+            assert!(refused.is_err(), "{times} times {open}");
+        }
+    }
+}
+
+#[test]
+fn what_is_as_deep_as_allowed_runs_within_a_worker_threads_stack() {
+    // A worker's stack is 2 MiB; half of it must do, for all that is on it before.
+    let inner = format!("{}f(n + 1){}", "(1 + ".repeat(5), ")".repeat(5));
+    let chain = "1 + ".repeat(20);
+    let source = format!(
+        "fn f(n) {{ if n > 100 {{ 1 }} else {{ if true {{ [{chain}{inner}].map(|x| x) }} }} }} fn admit(message) {{ f(0) }}"
+    );
+    let compiled = Script::compile("hostile.rhai", &source, &Modules::none()).unwrap_or_else(|error| panic!("{error}"));
+    let worker = std::thread::Builder::new()
+        .stack_size(1024 * 1024)
+        .spawn(move || compiled.allowing(SOON).admit(&MessageFacts::default(), &Given::default()));
+    let fault = worker.unwrap().join().expect("it does not overflow").expect_err("it recurses");
+    assert_eq!(fault.kind, FaultKind::Limit(Limit::Calls), "{fault}");
+}
+
+#[test]
+fn closures_keep_nothing_from_one_run_to_the_next() {
+    let source = "fn admit(message) { let seen = 0; let count = || { seen += 1; seen }; count.call();
+        if count.call() == 2 { allow() } else { refuse(\"kept\") } }";
+    let script = Script::compile("hostile.rhai", source, &Modules::none()).unwrap().allowing(SOON);
+    for _ in 0..3 {
+        assert_eq!(script.admit(&MessageFacts::default(), &Given::default()), Ok(Admission::default()));
+    }
+}
+
+#[test]
+fn a_panic_in_the_interpreter_is_a_fault() {
+    let result = run("hostile.rhai", "admit", SOON, &Given::default(), || panic!("a defect"));
+    assert_eq!(result.expect_err("it failed").kind, FaultKind::Broken);
+    let script = Script::compile("x.rhai", "fn admit(message) { allow() }", &Modules::none()).unwrap().allowing(SOON);
+    assert!(script.admit(&MessageFacts::default(), &Given::default()).is_ok(), "the next run is well");
+}
+
+#[test]
+fn what_a_script_prints_is_bounded() {
+    let source = "fn admit(message) { for n in 0..200 { print(\"x\" + n); debug(n); } allow() }";
+    let script = Script::compile("hostile.rhai", source, &Modules::none()).unwrap().allowing(SOON);
+    assert_eq!(script.admit(&MessageFacts::default(), &Given::default()), Ok(Admission::default()));
+}

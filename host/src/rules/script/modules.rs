@@ -1,0 +1,94 @@
+//! What scripts import: sources that the caller gives by name, compiled once. There is no other
+//! place that an `import` looks in.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope};
+
+use super::{
+    Given, ScriptError, budget, compile,
+    engine::{self, limits},
+};
+
+/// Compiled modules by name, with the interpreter of the scripts that import them.
+#[derive(Clone)]
+pub struct Modules {
+    engine: Arc<Engine>,
+}
+
+impl Modules {
+    /// None at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { engine: Arc::new(engine::build(Library::default())) }
+    }
+
+    /// Compiles sources by the name that scripts import them by. They may import one another, but
+    /// not in a circle.
+    pub fn compile(sources: &BTreeMap<String, String>) -> Result<Self, ScriptError> {
+        let mut library = Library::default();
+        let mut left: Vec<_> = sources.iter().collect();
+        // Each round compiles whatever imports only what is there already.
+        while !left.is_empty() {
+            let engine = engine::build(library.clone());
+            let mut failed = Vec::new();
+            let mut first_error = None;
+            let before = left.len();
+            for (name, source) in left {
+                match module(&engine, name, source) {
+                    Ok(module) => {
+                        library.0.insert(name.clone(), module);
+                    }
+                    Err(error) => {
+                        first_error.get_or_insert(error);
+                        failed.push((name, source));
+                    }
+                }
+            }
+            if let Some(error) = first_error
+                && failed.len() == before
+            {
+                return Err(error);
+            }
+            left = failed;
+        }
+        Ok(Self { engine: Arc::new(engine::build(library)) })
+    }
+
+    pub(super) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+}
+
+impl std::fmt::Debug for Modules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Modules").finish_non_exhaustive()
+    }
+}
+
+fn module(engine: &Engine, name: &str, source: &str) -> Result<Arc<Module>, ScriptError> {
+    let tree = compile::statements(engine, name, source)?;
+    let evaluate = || Module::eval_ast_as_new(Scope::new(), &tree, engine);
+    let (module, _) = budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate);
+    let mut module = module.map_err(|error| ScriptError::of_run(name, &error))?;
+    module.set_id(name);
+    module.build_index();
+    Ok(module.into())
+}
+
+/// Where an `import` finds its module.
+#[derive(Clone, Default)]
+pub(in crate::rules) struct Library(BTreeMap<String, Arc<Module>>);
+
+impl ModuleResolver for Library {
+    fn resolve(
+        &self,
+        _: &Engine,
+        _: Option<&str>,
+        path: &str,
+        position: Position,
+    ) -> Result<Arc<Module>, Box<EvalAltResult>> {
+        let found = self.0.get(path).cloned();
+        found.ok_or_else(|| EvalAltResult::ErrorModuleNotFound(path.to_owned(), position).into())
+    }
+}
