@@ -70,6 +70,7 @@ async fn a_clock_that_jumps_steals_no_lease_and_floods_with_no_retries() {
     let Some(library) = library() else { return };
     let (mut gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
     gateway.connection("hook", "webhook", json!({"url": sink.url("/in")}), json!({})).await;
+    gateway.without_breaker("hook").await;
     let retry = json!({"type": "linear", "delay_ms": 3_600_000, "max_attempts": 5});
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": retry})).await;
     let clock = WallClock::new();

@@ -39,10 +39,11 @@ impl Scenario {
         let gateway = TestGateway::on(db, &url, 1, CONFIG).await;
         let sink = Sink::start().await;
         gateway.connection("hook", "webhook", json!({"url": sink.url("/in")}), json!({})).await;
+        gateway.without_breaker("hook").await;
         gateway.connection("later", "webhook", json!({"url": sink.url("/later")}), json!({})).await;
         let retry = json!({"type": "linear", "delay_ms": 50, "max_attempts": 100});
         gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": retry})).await;
-        let patience = Reply::status(429).header("retry-after", "4");
+        let patience = Reply::status(503).header("retry-after", "4");
         sink.answers("/later", std::iter::repeat_n(patience, LATER).chain([Reply::status(200)]));
         for _ in 0..LATER {
             gateway.send(&json!({"channel": "webhook", "connection": "later", "content": {"payload": {}}})).await;

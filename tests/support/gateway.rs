@@ -241,6 +241,12 @@ impl TestGateway {
         id(&self.post("/v1/connections", &body).await.expect(201))
     }
 
+    /// Has a connection asked on, however often it fails.
+    pub async fn without_breaker(&self, connection: &str) {
+        let off = json!({"guards": {"breaker": {"enabled": false}}});
+        self.call(Method::PATCH, &format!("/v1/connections/{connection}"), Some(&off)).await.expect(200);
+    }
+
     /// Creates and activates a route over these connections.
     pub async fn route(&self, channel: &str, spec: Value) -> String {
         let route = self.post("/v1/routes", &json!({"channel": channel, "spec": spec})).await.expect(201);
