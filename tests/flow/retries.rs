@@ -126,12 +126,17 @@ async fn a_retry_that_would_begin_after_the_time_is_not_made_and_the_delivery_sa
 
 #[tokio::test]
 async fn a_retry_after_is_waited_for_in_seconds_or_until_a_date() {
-    let (gateway, sink) = routed(json!({"retry": quickly(5)})).await;
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     let two_hours = SignedDuration::from_hours(2);
     let date = (angarium::clock::now() + two_hours).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-    for (value, status) in [("7200", 503), ("7200", 429), (date.as_str(), 503), (date.as_str(), 429)] {
-        sink.answers("/in", [Reply::status(status).header("retry-after", value)]);
-        let id = gateway.send(&message()).await;
+    let cases = [("7200", 503), ("7200", 429), (date.as_str(), 503), (date.as_str(), 429)];
+    for (number, (value, status)) in cases.into_iter().enumerate() {
+        // One each: a 429 holds all of a connection's deliveries back.
+        let (uid, path) = (format!("hook-{number}"), format!("/{number}"));
+        gateway.connection(&uid, "webhook", json!({"url": sink.url(&path)}), json!({})).await;
+        sink.answers(&path, [Reply::status(status).header("retry-after", value)]);
+        let pinned = json!({"channel": "webhook", "connection": uid, "content": {"payload": {}}});
+        let id = gateway.send(&pinned).await;
         let attempt =
             eventually("the first attempt", || async { gateway.attempt_list(&id).await.first().cloned() }).await;
         let view = gateway.get(&format!("/v1/messages/{id}")).await;

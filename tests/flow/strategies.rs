@@ -113,8 +113,10 @@ async fn who_fails_is_asked_less_and_the_plan_says_why() {
     let ids = send(&gateway, 30).await;
     assert!(sink.received_at("/a").len() < 10, "one in fifty asks it again, to learn how it does");
     let plan = plan(&gateway, ids.last().unwrap()).await;
-    let reasons = plan["candidates"].to_string();
-    assert!(reasons.contains("50.0 % of the last") && reasons.contains("100.0 % of the last"), "{plan}");
+    let reasons = [0, 1].map(|place| plan["candidates"][place]["reason"].as_str().unwrap().to_owned());
+    assert!(reasons[0].starts_with("the most reliable: 100.0 % of the last"), "{plan}");
+    assert!(reasons[1].contains(" % of the last"), "{plan}");
+    assert!(plan["candidates"][1]["score"].as_f64().unwrap() < 0.6, "{plan}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::script::{
     Hook, Library, MAX_FAILURES, WINDOW, build_engine, expression_variables,
     facts::{ATTEMPT, CANDIDATE, CONTEXT, DELIVERY, Field, MESSAGE},
-    helpers_engine, limits,
+    limits, vocabulary_engine,
 };
 
 #[derive(Deserialize)]
@@ -43,7 +43,7 @@ pub fn markdown() -> String {
     hooks(&mut out);
     fields(&mut out);
     limits_table(&mut out);
-    let own = functions(&helpers_engine());
+    let own = functions(&vocabulary_engine());
     let known: BTreeSet<_> = own.iter().map(Function::signature).collect();
     let _ = write!(out, "\n## What the gateway adds\n\n{OWN}\n");
     for function in &own {
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn every_function_of_the_gateway_says_what_it_does() {
-        let functions = functions(&helpers_engine());
+        let functions = functions(&vocabulary_engine());
         assert!(functions.len() > 30, "{}", functions.len());
         let silent: Vec<_> = functions.iter().filter(|it| it.text().is_empty()).map(Function::signature).collect();
         assert!(silent.is_empty(), "{silent:?}");

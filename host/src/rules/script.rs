@@ -13,10 +13,10 @@ mod engine;
 mod expression;
 pub mod facts;
 mod guarded;
-mod helpers;
 #[cfg(test)]
 mod hostile;
 mod modules;
+mod vocabulary;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -38,7 +38,7 @@ use answer::AnswerFault;
 use facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts};
 
 // What the reference is written from.
-pub(super) use engine::{build as build_engine, helpers_only as helpers_engine};
+pub(super) use engine::{build as build_engine, vocabulary_only as vocabulary_engine};
 pub(super) use expression::variables as expression_variables;
 pub(super) use modules::Library;
 

@@ -13,7 +13,7 @@ use rhai::{
     },
 };
 
-use super::{budget, guarded, helpers, modules::Library};
+use super::{budget, guarded, modules::Library, vocabulary};
 
 /// How far a script may go. The reference lists them.
 pub mod limits {
@@ -61,7 +61,7 @@ static PACKAGES: LazyLock<Vec<Arc<Module>>> = LazyLock::new(|| {
         BasicMapPackage::new().as_shared_module(),
         // The last one is looked at first: what is guarded stands in for its namesake above.
         guarded::module(),
-        helpers::module(),
+        vocabulary::module(),
     ]
 });
 
@@ -93,8 +93,8 @@ pub(in crate::rules) fn build(library: Library) -> Engine {
 }
 
 /// What the gateway adds to the language, alone: for the reference.
-pub(in crate::rules) fn helpers_only() -> Engine {
+pub(in crate::rules) fn vocabulary_only() -> Engine {
     let mut engine = Engine::new_raw();
-    engine.register_global_module(helpers::module());
+    engine.register_global_module(vocabulary::module());
     engine
 }
