@@ -9,6 +9,7 @@ mod figures;
 mod load;
 mod reference;
 mod rules;
+mod scale;
 mod sink;
 mod stage;
 mod throughput;
@@ -39,8 +40,8 @@ pub struct Options {
 }
 
 /// What `--only` takes.
-pub const NAMES: [&str; 8] =
-    ["end_to_end", "latency", "accept", "accept_batch", "backlog", "slow_provider", "fairness", "rules"];
+pub const NAMES: [&str; 9] =
+    ["end_to_end", "latency", "accept", "accept_batch", "backlog", "slow_provider", "fairness", "scale", "rules"];
 
 impl Options {
     /// Reads `[NAME] [--json] [--only NAME] [--seconds N] [--debug]`.
@@ -144,6 +145,9 @@ async fn measure(stage: &Stage, options: &Options) -> Result<Figures> {
     }
     if options.wants("fairness") {
         fairness::measure(stage, &mut figures).await?;
+    }
+    if options.wants("scale") {
+        scale::measure(stage, &mut figures).await?;
     }
     let after = reference::pgbench(stage, options.time)?;
     figures.relate_to(before, after);

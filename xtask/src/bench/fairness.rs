@@ -61,7 +61,7 @@ fn doors(scene: &Scene, node: &Gateway, key: &str) -> [Api; 2] {
 }
 
 /// Sends the ten so many times; from the request until the last has arrived.
-async fn times(door: &Api, sink: &Sink) -> Result<Latency> {
+pub(super) async fn times(door: &Api, sink: &Sink) -> Result<Latency> {
     let mut client = Client::connect(door.address).await?;
     let stamp = sink.stamp();
     drop(sink.take_latencies());

@@ -93,20 +93,21 @@ impl Stage {
 impl Scene {
     /// A second gateway on the same database.
     pub fn join(&self, roles: &'static [&'static str]) -> Result<Gateway> {
-        let mut settings = self.settings.clone();
-        settings.name = format!("{}-{}", settings.name, roles.join("-"));
-        settings.roles = roles;
-        settings.listen = free_port()?;
-        Gateway::spawn(settings)
+        Gateway::spawn(self.joining(roles)?)
     }
 
     /// The same, once it is ready.
     pub async fn join_ready(&self, roles: &'static [&'static str]) -> Result<Gateway> {
+        Gateway::start(self.joining(roles)?).await
+    }
+
+    /// Named by its port: several may have the same roles.
+    fn joining(&self, roles: &'static [&'static str]) -> Result<Settings> {
         let mut settings = self.settings.clone();
-        settings.name = format!("{}-{}", settings.name, roles.join("-"));
         settings.roles = roles;
         settings.listen = free_port()?;
-        Gateway::start(settings).await
+        settings.name = format!("{}-{}-{}", settings.name, roles.join("-"), settings.listen.port());
+        Ok(settings)
     }
 
     /// Another tenant with the same connections and route; its key.
