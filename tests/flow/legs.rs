@@ -403,3 +403,37 @@ async fn a_worker_lost_with_a_further_channel_is_recovered_as_that_channel() {
     let message = both();
     survives("claim.after_commit=abort", &message, &["failed", "sent"]).await;
 }
+
+/// The deliveries that wait for a person.
+async fn dead_letters(scene: &Scene) -> Vec<String> {
+    let list = scene.gateway.get("/v1/dead-letters").await;
+    list["data"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_what_the_message_ended_with_and_its_replay_ends_it_anew() {
+    let scene = Scene::start().await;
+    scene.mail_is_refused();
+    let served = scene.gateway.send(&both()).await;
+    scene.stands(&served, &["failed", "sent"]).await;
+    assert_eq!(dead_letters(&scene).await, [""; 0], "another channel served");
+
+    scene.sink.answers("/texts", [Reply::status(400)]);
+    let failed = scene.gateway.send(&both()).await;
+    scene.stands(&failed, &["failed", "failed"]).await;
+    assert_eq!(dead_letters(&scene).await, [leg(&failed, 1)]);
+
+    scene.sink.answers("/texts", [Reply::status(200)]);
+    scene.gateway.post(&format!("/v1/dead-letters/{}/replay", leg(&failed, 1)), &json!({})).await.expect(202);
+    let view = scene.stands(&failed, &["failed", "sent"]).await;
+    assert_eq!(view["state"], "sent");
+    assert_eq!(dead_letters(&scene).await, [""; 0]);
+    scene.counts_agree().await;
+}
+
+#[tokio::test]
+async fn several_channels_take_no_ordering_key() {
+    let scene = Scene::start().await;
+    let refused = scene.gateway.post("/v1/messages", &with(json!({"ordering_key": "ann"}))).await.expect(422);
+    assert_eq!(refused["errors"][0]["pointer"], "/ordering_key", "{refused}");
+}
