@@ -262,7 +262,10 @@ async fn a_replay_goes_on_when_its_node_is_killed_and_moves_each_once() {
     let replay = finished(&gateway, &id).await;
     assert_eq!((&replay["replayed"], &replay["skipped"]), (&json!(COUNT), &json!(0)), "{replay}");
     for id in &ids {
-        assert_eq!(gateway.settled(id).await["state"], "sent");
+        let view = gateway.settled(id).await;
+        // The route holds what a killed worker had in hand.
+        let held = view["state"] == "unknown" && view["delivery"]["code"] == "worker_lost";
+        assert!(view["state"] == "sent" || held, "{view}");
     }
     let told =
         "select count(*) || '/' || count(distinct delivery_id) from event where type = 'message.retry_requested'";
