@@ -5,6 +5,7 @@ mod faults;
 mod flow;
 mod peers;
 mod plugins;
+mod rules;
 mod store;
 mod support;
 mod tidy;

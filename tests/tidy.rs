@@ -25,10 +25,11 @@ const EDGES: &[(&str, &[&str])] = &[
     // As `clock`: whoever does something worth a look may say so.
     ("telemetry", &["config"]),
     ("guards", &["store", "routing", "telemetry"]),
-    ("directory", &["store", "guards", "sealing", "transport"]),
+    ("directory", &["store", "guards", "rules", "sealing", "transport"]),
     ("providers", &["store", "runtime", "config", "telemetry"]),
     ("queue", &["store"]),
-    ("admission", &["store", "directory", "queue"]),
+    ("admission", &["store", "directory", "queue", "rules", "telemetry"]),
+    ("rulefolder", &["rules", "store"]),
     ("legs", &["store"]),
     ("ledger", &["legs", "store", "queue"]),
     (
@@ -43,6 +44,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "runtime",
             "transport",
             "outcome",
+            "rules",
             "ledger",
             "observations",
             "telemetry",
@@ -67,6 +69,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "providers",
             "queue",
             "routing",
+            "rules",
             "runtime",
             "sealing",
             "store",
@@ -90,6 +93,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "queue",
             "recovery",
             "replay",
+            "rulefolder",
             "runtime",
             "sealing",
             "store",
@@ -97,7 +101,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("cli", &["config", "credential", "gateway", "sealing", "store", "telemetry"]),
+    ("cli", &["config", "credential", "gateway", "rulefolder", "sealing", "store", "telemetry"]),
 ];
 
 /// Where a third-party crate may be named.

@@ -1,6 +1,7 @@
 //! Takes messages in: one transaction holds the message, its idempotency record and its place in
 //! the queue or under this node's lease; only then is a 202 said.
 
+mod rules;
 mod writer;
 
 use std::{
@@ -22,6 +23,7 @@ use crate::{
         message::{Channel, Message, NewMessage},
     },
     queue::{Handoff, Leases, Room},
+    rules::ruling::Refused,
     store::Store,
 };
 
@@ -54,6 +56,9 @@ pub enum AdmitError {
         /// Which of several it is.
         leg: Option<usize>,
     },
+    /// Nothing was stored.
+    #[error("{}", in_words(.0))]
+    Refused(Refused),
     #[error("the idempotency key was used for another message: use a new key, or send the same message")]
     KeyReused,
     /// Nothing was stored, or it can't be told yet; the same idempotency key is safe to send again.
@@ -63,6 +68,14 @@ pub enum AdmitError {
     DiskFull,
     #[error("the message could not be stored: {0}")]
     Failed(String),
+}
+
+fn in_words(Refused { by, name, reason }: &Refused) -> String {
+    if by == name {
+        format!("the script `{name}` refuses it: {reason}")
+    } else {
+        format!("the rule `{name}` ({by}) refuses it: {reason}")
+    }
 }
 
 /// One answer for each message of a request, in order.
@@ -92,6 +105,7 @@ pub struct Outlet {
 /// The way in.
 #[derive(Clone)]
 pub struct Admission {
+    store: Store,
     directory: Arc<Directory>,
     requests: mpsc::Sender<Request>,
     time: Histogram,
@@ -106,17 +120,17 @@ impl Admission {
         for _ in 0..WRITERS {
             tasks.spawn(Writer::new(store.clone(), outlet.clone()).run(Arc::clone(&receiver)));
         }
-        Self { directory, requests, time: metrics::histogram!("angarium_accept_seconds") }
+        Self { store: store.clone(), directory, requests, time: metrics::histogram!("angarium_accept_seconds") }
     }
 
     /// Takes messages of one tenant; one answer for each, in order.
-    pub async fn admit(&self, tenant: TenantId, messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
+    pub async fn admit(&self, tenant: TenantId, mut messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
         let count = messages.len();
-        let unroutable = match self.unroutable(tenant, &messages).await {
-            Ok(unroutable) => unroutable,
+        let refusals = match self.refusals(tenant, &mut messages).await {
+            Ok(refusals) => refusals,
             Err(error) => return vec![Err(error); count],
         };
-        let (accepted, mut answers) = split(messages, unroutable);
+        let (accepted, mut answers) = split(messages, refusals);
         if accepted.is_empty() {
             return answers.into_iter().flatten().collect();
         }
@@ -135,18 +149,33 @@ impl Admission {
         answers.into_iter().flatten().collect()
     }
 
+    /// For each message why it is not taken: nobody could send it, or rules refuse it.
+    async fn refusals(
+        &self,
+        tenant: TenantId,
+        messages: &mut [NewMessage],
+    ) -> Result<Vec<Option<AdmitError>>, AdmitError> {
+        let (unroutable, config) = self.unroutable(tenant, messages).await?;
+        if config.rulebook.is_none() {
+            return Ok(unroutable);
+        }
+        let refused = Box::pin(self.refused(tenant, &config, messages)).await?;
+        Ok(unroutable.into_iter().zip(refused).map(|(unroutable, refused)| refused.or(unroutable)).collect())
+    }
+
     /// For each message, whether its channel has no active route. What this node does not know is
     /// read anew before it is refused: another node may just have made it.
     async fn unroutable(
         &self,
         tenant: TenantId,
         messages: &[NewMessage],
-    ) -> Result<Vec<Option<AdmitError>>, AdmitError> {
+    ) -> Result<(Vec<Option<AdmitError>>, Arc<TenantConfig>), AdmitError> {
         let mut config = self.directory.tenant(tenant).await.map_err(|_| AdmitError::Unavailable)?;
         if messages.iter().any(|new| no_route(&config, &new.message).is_some()) {
             config = self.directory.reload(tenant).await.map_err(|_| AdmitError::Unavailable)?;
         }
-        Ok(messages.iter().map(|new| no_route(&config, &new.message)).collect())
+        let unroutable = messages.iter().map(|new| no_route(&config, &new.message)).collect();
+        Ok((unroutable, config))
     }
 }
 

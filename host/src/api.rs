@@ -22,6 +22,8 @@ mod provider;
 mod request;
 mod resolution;
 mod route;
+mod rule;
+mod script;
 mod settings;
 mod statistics;
 

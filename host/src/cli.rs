@@ -14,6 +14,7 @@ mod message;
 mod output;
 mod provider;
 mod route;
+mod rules;
 mod secret;
 mod serve;
 mod stats;
@@ -54,6 +55,10 @@ enum Command {
     Connection(connection::Connection),
     /// Which connection serves a channel.
     Route(route::Route),
+    /// Declarative rules; and tests of a folder of scripts.
+    Rules(rules::Rules),
+    /// A tenant's scripts.
+    Scripts(rules::Scripts),
     /// The provider components.
     Provider(provider::Provider),
     /// Send a message.
@@ -123,6 +128,8 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Secret(command) => command.run(&output).await,
         Command::Connection(command) => command.run(&output).await,
         Command::Route(command) => command.run(&output).await,
+        Command::Rules(command) => command.run(&output).await,
+        Command::Scripts(command) => command.run(&output).await,
         Command::Provider(command) => command.run(&output).await,
         Command::Send(command) => command.run(&output).await,
         Command::Message(command) => command.run(&output).await,

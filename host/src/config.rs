@@ -36,6 +36,7 @@ const SETTINGS: &[&str] = &[
     "queue.lease_ms",
     "queue.poll_ms",
     "roles",
+    "rules.folder",
     "telemetry.otlp_endpoint",
     "telemetry.trace_sample_ratio",
     "retention.interval_s",
@@ -97,6 +98,7 @@ pub struct Config {
     pub queue: Queue,
     pub retention: Retention,
     pub roles: Roles,
+    pub rules: Rules,
     pub log: Log,
     pub telemetry: Telemetry,
     pub node: Node,
@@ -240,6 +242,14 @@ pub struct RetentionClass {
     pub ledger_days: u32,
     /// Recipient, content and attachments.
     pub content_days: u32,
+}
+
+/// Operators' scripts.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rules {
+    /// Scripts in it (`*.rhai`) are live for all tenants, those of a folder in it for the tenant of that name.
+    pub folder: Option<PathBuf>,
 }
 
 /// What this node does.

@@ -2,6 +2,8 @@
 //! active routes. It is read far more often than it changes, so each tenant's stands in memory
 //! until its version in the database is another.
 
+mod rulebooks;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -12,6 +14,7 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::rulebooks::Rulebooks;
 use crate::{
     clock,
     domain::{
@@ -23,14 +26,16 @@ use crate::{
         settings::TenantSettings,
     },
     guards::{Guard, Guards},
+    rules::rulebook::Rulebook,
     sealing::{Keyring, Place, Secret},
     store::{
         self, Store,
         connection::connection_list,
         route::route_active_list,
+        script::operator_script_stamp,
         secret::{StoredSecret, secret_list},
         settings::settings_get,
-        tenant::{CONFIG_CHANNEL, tenant_config_recent, tenant_config_version},
+        tenant::{CONFIG_CHANNEL, EVERY_TENANT, tenant_config_recent, tenant_config_version},
     },
     transport::Secrets,
 };
@@ -69,6 +74,8 @@ pub struct TenantConfig {
     pub endpoints: HashMap<ConnectionId, Arc<Endpoint>>,
     pub routes: BTreeMap<Channel, Arc<ActiveRoute>>,
     pub settings: TenantSettings,
+    /// What is particular; `None` where nothing is.
+    pub rulebook: Option<Arc<Rulebook>>,
 }
 
 impl TenantConfig {
@@ -90,12 +97,16 @@ pub struct Directory {
     guards: Arc<Guards>,
     public_url: PublicUrl,
     tenants: Mutex<HashMap<TenantId, Arc<TenantConfig>>>,
+    rulebooks: Rulebooks,
+    /// Tells operators' scripts from what they were at the last look.
+    operators: Mutex<Option<String>>,
 }
 
 impl Directory {
     #[must_use]
     pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize, guards: Arc<Guards>, public_url: PublicUrl) -> Self {
-        Self { store, keyring, slots: Slots::new(slots), guards, public_url, tenants: Mutex::default() }
+        let (slots, tenants, rulebooks) = (Slots::new(slots), Mutex::default(), Rulebooks::default());
+        Self { store, keyring, slots, guards, public_url, tenants, rulebooks, operators: Mutex::default() }
     }
 
     /// What a tenant has set up; read from the database when it is not known.
@@ -115,7 +126,9 @@ impl Directory {
         let secrets = secret_list(&mut txn, tenant).await?;
         let routes = route_active_list(&mut txn, tenant).await?;
         let settings = settings_get(&mut txn, tenant).await?;
+        let rulebook = self.rulebooks.read(&mut txn, tenant).await?;
         txn.commit().await?;
+        let rulebook = self.rulebooks.of(tenant, rulebook).await;
         let fresh_until = secrets.iter().filter_map(|secret| secret.valid_until).min();
         let mut secrets = self.open_all(tenant, secrets);
         let slots = self.slots.of(tenant, connections.iter().map(|connection| connection.id));
@@ -130,6 +143,7 @@ impl Directory {
             fresh_until,
             endpoints: endpoints.collect(),
             settings: settings.settings,
+            rulebook,
             routes: routes
                 .into_iter()
                 .map(|(channel, it)| {
@@ -171,7 +185,10 @@ impl Directory {
         };
         let changed = tokio::select! {
             () = stop.cancelled() => Vec::new(),
-            payload = listener.next() => payload?.parse().into_iter().collect(),
+            payload = listener.next() => match payload? {
+                all if all == EVERY_TENANT => self.known_tenants(),
+                one => one.parse().into_iter().collect(),
+            },
             () = tokio::time::sleep(Duration::from_secs(1)) => self.outdated().await?,
         };
         for tenant in changed {
@@ -185,7 +202,13 @@ impl Directory {
     async fn outdated(&self) -> store::Result<Vec<TenantId>> {
         let mut txn = self.store.worker().await?;
         let recent = tenant_config_recent(&mut txn).await?;
+        let operators = operator_script_stamp(&mut txn).await?;
         drop(txn);
+        if std::mem::replace(&mut *self.operators.lock().unwrap_or_else(PoisonError::into_inner), operators.clone())
+            != operators
+        {
+            return Ok(self.known_tenants());
+        }
         let tenants = self.tenants();
         let outdated =
             |(tenant, version): &(TenantId, i64)| tenants.get(tenant).is_some_and(|it| it.version != *version);
@@ -224,6 +247,10 @@ impl Directory {
 
     fn fresh(&self, tenant: TenantId) -> Option<Arc<TenantConfig>> {
         self.known(tenant).filter(|it| it.fresh_until.is_none_or(|end| clock::now() < end))
+    }
+
+    fn known_tenants(&self) -> Vec<TenantId> {
+        self.tenants().keys().copied().collect()
     }
 
     fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<TenantConfig>>> {

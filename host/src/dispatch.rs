@@ -9,6 +9,7 @@ mod facts;
 mod gate;
 mod item;
 mod preview;
+mod ruled;
 mod turns;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -25,6 +26,7 @@ pub use self::{
 use self::{
     budgets::Postponed,
     entrance::{Entered, Wanted},
+    ruled::Scripts,
 };
 use crate::{
     clock,
@@ -41,7 +43,7 @@ use crate::{
     },
     ledger::Ledger,
     observations::Observations,
-    outcome::{self, Bounds, Circumstances, NoRules, Outcome, host_verdict},
+    outcome::{self, Bounds, Circumstances, Outcome, host_verdict},
     providers::Providers,
     queue::Work,
     routing::{self, Plan, Prospect, Situation},
@@ -75,6 +77,12 @@ struct Course<'a> {
     spec: Cow<'a, RouteSpec>,
     settings: &'a TenantSettings,
     route: Option<(RouteId, i32)>,
+    /// What rules give to connections.
+    favour: Vec<(ConnectionId, f64)>,
+    /// A script chose the candidates.
+    by_script: bool,
+    /// What scripts did wrong.
+    faults: Vec<String>,
 }
 
 impl Dispatcher {
@@ -100,8 +108,10 @@ impl Dispatcher {
             let Some(course) = Course::of(&config, &work.message) else {
                 return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
             };
+            let course = self.ruled(&config, course, &work);
             let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
             let mut plan = self.plan(&config, &course.spec, &work, turn);
+            course.prefer(&mut plan);
             let Some(wanted) = Wanted::of(&plan, &config) else {
                 return self.nobody(work, &config, &course.spec, &plan);
             };
@@ -127,6 +137,7 @@ impl Dispatcher {
             self.spent(&work, &course, &attempt);
             attempt.plan = describe(&plan);
             attempt.fallback_reason = fallback.take().or(plan.instead);
+            course.faults.iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
             let outcome = self.decide(&config, &course.spec, &mut work, &mut attempt, &endpoint);
             count(&work, &attempt, &outcome);
             match outcome {
@@ -191,10 +202,11 @@ impl Dispatcher {
             last.round_closed = true;
         }
         let again = self.prospect(config, spec, work);
+        let scripts = Scripts::new(self, config, work, endpoint);
         let circumstances = Circumstances {
             policy: &spec.retry,
             limits: spec.retry_limits,
-            rules: &NoRules,
+            rules: &scripts,
             on_unknown: self.on_unknown(spec, endpoint),
             another_candidate: another == Prospect::Now,
             another_in_turn: another == Prospect::InTurn,
@@ -209,6 +221,7 @@ impl Dispatcher {
         if let Some(limit) = outcome::time_is_up(&attempt.verdict, &circumstances) {
             add_reason(&mut attempt.verdict.detail, &limit.to_string());
         }
+        scripts.into_faults().iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
         if let (Outcome::FallBack(_), Some(last)) = (&outcome, work.past.last_mut()) {
             last.round_closed = false;
         }
@@ -288,10 +301,14 @@ impl<'a> Course<'a> {
     fn of(config: &'a TenantConfig, message: &Message) -> Option<Self> {
         let settings = &config.settings;
         if let Some(connection) = message.connection {
-            return Some(Self { spec: Cow::Owned(RouteSpec::pinned(connection)), settings, route: None });
+            return Some(Self::new(Cow::Owned(RouteSpec::pinned(connection)), settings, None));
         }
         let route: &ActiveRoute = config.routes.get(&message.channel)?;
-        Some(Self { spec: Cow::Borrowed(&route.spec), settings, route: Some((route.id, route.version)) })
+        Some(Self::new(Cow::Borrowed(&route.spec), settings, Some((route.id, route.version))))
+    }
+
+    const fn new(spec: Cow<'a, RouteSpec>, settings: &'a TenantSettings, route: Option<(RouteId, i32)>) -> Self {
+        Self { spec, settings, route, favour: Vec::new(), by_script: false, faults: Vec::new() }
     }
 
     /// What holds of providers' codes.

@@ -24,7 +24,7 @@ use crate::{
     legs, maintenance,
     providers::Providers,
     queue::{Claimer, Leases, Room, Work, renew},
-    recovery, replay,
+    recovery, replay, rulefolder,
     runtime::{CacheSettings, Runtime, RuntimeSettings},
     sealing::Keyring,
     store::{
@@ -152,6 +152,9 @@ impl Gateway {
             helpers.spawn(legs::sweep(store.clone(), intake.clone()));
             helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
+        }
+        if let Some(folder) = config.rules.folder.clone() {
+            helpers.spawn(rulefolder::watch(folder, store.clone(), rest.clone()));
         }
         helpers.spawn(keeper.run(rest.clone()));
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));

@@ -24,6 +24,7 @@ pub mod queue;
 pub mod recovery;
 pub mod replay;
 pub mod routing;
+pub mod rulefolder;
 pub mod rules;
 pub mod runtime;
 pub mod sealing;

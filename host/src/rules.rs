@@ -9,10 +9,13 @@ pub mod decision;
 pub mod expression;
 mod index;
 mod intervals;
+pub mod language;
 mod matching;
 #[cfg(test)]
 mod properties;
 pub mod reference;
+pub mod rulebook;
+pub mod ruling;
 pub mod script;
 mod symbols;
 mod words;
@@ -28,7 +31,7 @@ use sha2::{Digest, Sha256};
 
 use self::{
     decision::{Fault, Held, RuleDecision, combine, put_in_order, rounded, says},
-    expression::{Expressions, ScriptFault},
+    expression::{Expressions, Memo, ScriptFault},
     index::Index,
     matching::{Case, Compiler, Match, Test},
     symbols::{Facts, Symbols},
@@ -129,6 +132,13 @@ impl RuleSet {
         self.rules.is_empty()
     }
 
+    /// The name of one of its rules.
+    #[must_use]
+    pub fn name_of(&self, rule: RuleId) -> Option<&str> {
+        let place = self.rules.binary_search_by_key(&rule, |it| it.id).ok()?;
+        Some(&self.rules[place].name)
+    }
+
     /// Tells this set from any other: a decision names it, so that whoever explains one later knows
     /// whether the rules are still the same.
     #[must_use]
@@ -139,10 +149,10 @@ impl RuleSet {
     /// What the rules say to a message.
     #[must_use]
     pub fn decide(&self, subject: &Subject, now: Timestamp) -> RuleDecision {
-        let facts = self.symbols.facts(subject);
+        let (facts, memo) = (self.symbols.facts(subject), Memo::default());
         let candidates = self.index.candidates(&facts);
         let candidates = candidates.iter().filter_map(|place| self.rules.get(*place as usize));
-        self.decide_among(candidates, &self.case(subject, &facts, now))
+        self.decide_among(candidates, &self.case(subject, &facts, now, &memo))
     }
 
     /// How many rules a decision on a message evaluates: those that the index can't rule out.
@@ -155,8 +165,8 @@ impl RuleSet {
     /// decision alone does not.
     #[must_use]
     pub fn explain(&self, subject: &Subject, now: Timestamp) -> Explanation {
-        let facts = self.symbols.facts(subject);
-        let case = self.case(subject, &facts, now);
+        let (facts, memo) = (self.symbols.facts(subject), Memo::default());
+        let case = self.case(subject, &facts, now, &memo);
         let decision = self.decide_among(self.rules.iter(), &case);
         let (mut held, mut missed) = (Vec::new(), Vec::new());
         for rule in &self.rules {
@@ -171,8 +181,8 @@ impl RuleSet {
         Explanation { decision, rules }
     }
 
-    fn case<'a>(&'a self, subject: &'a Subject, facts: &'a Facts, now: Timestamp) -> Case<'a> {
-        Case { subject, facts, symbols: &self.symbols, expressions: &*self.expressions, now }
+    fn case<'a>(&'a self, subject: &'a Subject, facts: &'a Facts, now: Timestamp, memo: &'a Memo) -> Case<'a> {
+        Case { subject, facts, symbols: &self.symbols, expressions: &*self.expressions, now, memo }
     }
 
     fn decide_among<'a>(&'a self, rules: impl Iterator<Item = &'a Rule>, case: &Case<'_>) -> RuleDecision {

@@ -19,6 +19,8 @@ pub mod rate;
 pub mod receipt;
 pub mod retention;
 pub mod route;
+pub mod rule;
+pub mod script;
 pub mod secret;
 pub mod settings;
 pub mod statistics;

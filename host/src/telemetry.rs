@@ -10,7 +10,7 @@ use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 pub use self::{
     measures::{
         Kind, Lane, METRICS, Metric, Metrics, breaker_changed, breakers, dead_letters, deferred, lane, queued,
-        requested, waited,
+        requested, script_failed, waited,
     },
     traces::{Side, Span, Tracer, Value},
 };

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Everything that a tenant's key can be allowed.
-pub const ALL_SCOPES: &str = "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read,providers:read,audit:read";
+pub const ALL_SCOPES: &str = "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read,rules:write,rules:read,providers:read,audit:read";
 
 static BUILT: OnceCell<(PathBuf, PathBuf)> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);

@@ -108,6 +108,10 @@ permissions! {
     RoutesWrite;
     /// Look at routes.
     RoutesRead;
+    /// Change rules and scripts.
+    RulesWrite;
+    /// Look at rules and scripts, and try them.
+    RulesRead;
     /// Look at providers.
     ProvidersRead;
     /// Look at who did what.

@@ -15,7 +15,7 @@ use crate::domain::callback::CALLBACK_PATH;
 
 use super::{
     App, audit, callback, connection, dead_letter, event, guards, health, json::close_tagged, message, operation,
-    problem::ProblemBody, provider, resolution, route, settings, statistics,
+    problem::ProblemBody, provider, resolution, route, rule, script, settings, statistics,
 };
 
 #[derive(OpenApi)]
@@ -32,6 +32,7 @@ use super::{
         (name = "events", description = "What happens, as it happens."),
         (name = "connections", description = "A tenant's accounts at providers."),
         (name = "routes", description = "Which connection serves a channel."),
+        (name = "rules", description = "What is particular to some messages: conditions and scripts."),
         (name = "settings", description = "What holds for all of a tenant's deliveries."),
         (name = "providers", description = "The components that speak to the other side."),
         (name = "statistics", description = "Counts, rates, latencies, cost and health."),
@@ -75,6 +76,14 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(route::create_version))
         .routes(routes!(route::activate))
         .routes(routes!(route::rollback))
+        .routes(routes!(rule::list, rule::create))
+        .routes(routes!(rule::evaluate))
+        .routes(routes!(rule::get, rule::put, rule::delete))
+        .routes(routes!(script::list))
+        .routes(routes!(script::retire))
+        .routes(routes!(script::versions, script::create_version))
+        .routes(routes!(script::promote))
+        .routes(routes!(script::rollback))
         .routes(routes!(settings::get, settings::put))
         .routes(routes!(provider::list, provider::install))
         .routes(routes!(provider::get))

@@ -36,8 +36,10 @@ use crate::{
         ids::{ConnectionId, MessageId, TenantId},
         legs::MOST as MOST_LEGS,
         message::{self, Channel},
+        subject::Subject,
     },
     routing::Plan,
+    rules::script::Given,
     store::{
         attempt::attempt_list_all,
         event::event_list,
@@ -45,7 +47,8 @@ use crate::{
     },
     telemetry::Side,
 };
-use new::{Circumstances, NewMessage};
+use new::Circumstances;
+pub use new::{NewMessage, PriorityName};
 use view::DecisionAnswer;
 pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
 
@@ -81,6 +84,11 @@ pub async fn create(
     let config = knowing(&app, tenant.id, new.pinned_to()).await?;
     let mut new = domain(new, fields, header_key, &config)?;
     if dry_run {
+        if let Some(book) = &config.rulebook {
+            let given = Given { now: clock::now(), chance: fastrand::f64() };
+            let refused = book.rehearsal().admit(&mut new.message, &given).refused;
+            refused.map_or(Ok(()), |refused| Err(AdmitError::Refused(refused)))?;
+        }
         let (Preview { plan, requests }, legs) = app.dispatcher.preview(tenant.id, &new).await?;
         return Ok(Json(DryRun { plan, requests, legs }).into_response());
     }
@@ -284,7 +292,8 @@ pub async fn events(
     Ok(Json(Page::whole(iter::once(accepted).chain(events.into_iter().map(EventAnswer::from)).collect())))
 }
 
-/// Show why a message went where it went: for each attempt the route, the candidates and the reasons.
+/// Show why a message went where it went: what rules said, and for each attempt the route, the candidates and the
+/// reasons.
 #[utoipa::path(get, path = "/v1/messages/{id}/decision", tag = "messages", operation_id = "getDecision",
     params(("id" = String, Path, description = "`msg_…`")),
     responses((status = 200, description = "One decision an attempt.", body = DecisionAnswer)))]
@@ -296,7 +305,9 @@ pub async fn decision(
     let mut txn = app.store.tenant(tenant.id).await?;
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
     let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
-    Ok(Json(DecisionAnswer::new(&view.message, attempts)))
+    let config = app.directory.tenant(tenant.id).await?;
+    let rules = config.rulebook.as_ref().map(|book| book.explain_again(&view.message)).unwrap_or_default();
+    Ok(Json(DecisionAnswer::new(&view.message, rules, attempts)))
 }
 
 /// Cancel a message that has not begun to leave.
@@ -384,20 +395,23 @@ fn message_id(text: &str) -> Result<MessageId, Problem> {
     text.parse().map_err(|_| missing())
 }
 
-fn domain(
+/// The message that a client describes, if all of it holds.
+pub fn domain(
     new: NewMessage,
     fields: Fields,
     header_key: Option<String>,
     config: &TenantConfig,
 ) -> Result<message::NewMessage, Problem> {
     let connection = |name: &str| -> Option<ConnectionId> { Some(config.connection(name)?.connection.id) };
-    let around = Circumstances { now: clock::now(), header_key, connection: &connection };
+    let given = Given { now: clock::now(), chance: fastrand::f64() };
+    let channel = |subject: &Subject| config.rulebook.as_ref()?.channel(subject, &given);
+    let around = Circumstances { now: given.now, header_key, connection: &connection, channel: &channel };
     new.into_domain(fields, around).map_err(|fields| Problem::fields(fields.into_problems()))
 }
 
 /// The tenant's configuration, read anew if it lacks a connection that a message names: another
 /// node may just have made it.
-async fn knowing<'a>(
+pub async fn knowing<'a>(
     app: &App,
     tenant: TenantId,
     pinned: impl IntoIterator<Item = &'a str>,
@@ -416,6 +430,7 @@ impl From<AdmitError> for Problem {
             AdmitError::NoRoute { leg: Some(leg), .. } => {
                 Self::field(format!("/channels/{leg}/channel"), "no_route", error.to_string())
             }
+            AdmitError::Refused(_) => Self::refused_by_rule(error.to_string()),
             AdmitError::KeyReused => Self::field("/idempotency_key", "key_reused", error.to_string()),
             AdmitError::Unavailable => Self::unavailable(&error.to_string()),
             AdmitError::DiskFull => Self::disk_full(),

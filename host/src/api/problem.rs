@@ -126,6 +126,11 @@ impl Problem {
         Self::fields(vec![FieldProblem::new(pointer, code, detail)])
     }
 
+    /// 422: a rule of the tenant's refuses it.
+    pub fn refused_by_rule(detail: impl Into<String>) -> Self {
+        Self::request(StatusCode::UNPROCESSABLE_ENTITY, "refused_by_rule", "A rule refuses the message", detail)
+    }
+
     /// 401: no key, or none that is valid.
     pub fn unauthorized(detail: &str) -> Self {
         Self::request(StatusCode::UNAUTHORIZED, "unauthorized", "The API key is missing or not valid", detail)

@@ -28,6 +28,7 @@ use crate::{
         retry::{self, LONGEST_ELAPSED_MS, RetryLimits, RetryPolicy},
         route::{self as domain, RouteSpec},
     },
+    rules::{rulebook::Rulebook, script::Hook},
     store::{
         self, Connection as Db, StoreError,
         connection::connection_lock,
@@ -479,7 +480,11 @@ impl Spec {
             candidates.push(candidate.into_domain(connection));
         }
         let overrides = overrides::checked(self.overrides, db, &["spec"], fields).await?;
-        fields.within("spec", |fields| fields.within("retry", |fields| self.retry.check_rules(fields)));
+        let known = match self.retry.rule() {
+            Some(rule) => decides_retries(app, tenant, rule).await?,
+            None => true,
+        };
+        fields.within("spec", |fields| fields.within("retry", |fields| self.retry.check_rules(known, fields)));
         let (retry, retry_limits) = self.retry.into_domain();
         let spec = RouteSpec {
             candidates,
@@ -705,12 +710,27 @@ impl Default for Retry {
     }
 }
 
+/// Whether a script of this name is live and says what follows an attempt.
+async fn decides_retries(app: &App, tenant: TenantId, script: &str) -> Result<bool, Problem> {
+    let config = app.directory.reload(tenant).await?;
+    let has = |book: &Rulebook| book.scripts.iter().any(|it| it.name == script && it.has(Hook::Retry));
+    Ok(config.rulebook.as_deref().is_some_and(has))
+}
+
 impl Retry {
+    /// The rule that it leaves the decision to.
+    fn rule(&self) -> Option<&str> {
+        match self {
+            Self::Custom { rule, .. } => Some(rule),
+            _ => None,
+        }
+    }
+
     /// Refuses a rule that nobody wrote, and one in the place of another.
-    fn check_rules(&self, fields: &mut Fields) {
+    fn check_rules(&self, known: bool, fields: &mut Fields) {
         let Self::Custom { otherwise, .. } = self else { return };
-        fields.check(false, "rule", "unknown_rule", || {
-            "names no rule, and this version of the gateway has none: choose another type of policy".to_owned()
+        fields.check(known, "rule", "unknown_rule", || {
+            "names no script that is live and has the hook `retry`: promote one first".to_owned()
         });
         let plain = !matches!(**otherwise, Self::Custom { .. });
         fields.check(plain, "otherwise", "not_a_choice", || "leaves it to a rule again".to_owned());

@@ -60,7 +60,7 @@ impl Dispatcher {
 
     /// What a message would cost: by the route's word, else by what answers have said, else by the
     /// provider's price list.
-    fn estimate(&self, candidate: &Candidate, endpoint: &Endpoint, message: &Message) -> Option<Estimate> {
+    pub(super) fn estimate(&self, candidate: &Candidate, endpoint: &Endpoint, message: &Message) -> Option<Estimate> {
         let estimate = |unit: Cost, units, basis| Some(Estimate { cost: unit.times(units)?, basis });
         if let Some(unit) = candidate.cost.clone() {
             return estimate(unit, price::units(message), Basis::Route);

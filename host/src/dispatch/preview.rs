@@ -78,9 +78,11 @@ impl Dispatcher {
         let Some(course) = Course::of(config, &new.message) else {
             return Preview { plan: None, requests: Vec::new() };
         };
+        let course = course.favoured(config, &new.message);
         let standings = self.standings(config, &course.spec, &new.message);
         let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));
-        let plan = routing::plan(&course.spec, &standings, &Situation { past: &[], turn, chance: fastrand::f64() });
+        let mut plan = routing::plan(&course.spec, &standings, &Situation { past: &[], turn, chance: fastrand::f64() });
+        course.prefer(&mut plan);
         let requests = plan.candidates.iter().filter_map(|it| self.request(config, it.connection, new, leg)).collect();
         Preview { plan: Some(plan), requests }
     }

@@ -49,6 +49,14 @@ actions! {
     /// Of all dead letters that match.
     ReplayStarted = "replay.started",
     ReplayCanceled = "replay.canceled",
+    RuleCreated = "rule.created",
+    RuleChanged = "rule.changed",
+    RuleDeleted = "rule.deleted",
+    ScriptAdded = "script.version_added",
+    ScriptPromoted = "script.promoted",
+    ScriptRolledBack = "script.rolled_back",
+    /// Taken out of service; its versions stay.
+    ScriptRetired = "script.retired",
 }
 
 /// A text that names no action.

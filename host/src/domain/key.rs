@@ -22,6 +22,10 @@ pub enum Scope {
     RoutesWrite,
     #[serde(rename = "routes:read")]
     RoutesRead,
+    #[serde(rename = "rules:write")]
+    RulesWrite,
+    #[serde(rename = "rules:read")]
+    RulesRead,
     #[serde(rename = "providers:read")]
     ProvidersRead,
     #[serde(rename = "audit:read")]
@@ -38,13 +42,15 @@ pub struct InvalidScope(String);
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::MessagesWrite,
         Self::MessagesRead,
         Self::ConnectionsWrite,
         Self::ConnectionsRead,
         Self::RoutesWrite,
         Self::RoutesRead,
+        Self::RulesWrite,
+        Self::RulesRead,
         Self::ProvidersRead,
         Self::AuditRead,
         Self::Operator,
@@ -59,6 +65,8 @@ impl Scope {
             Self::ConnectionsRead => "connections:read",
             Self::RoutesWrite => "routes:write",
             Self::RoutesRead => "routes:read",
+            Self::RulesWrite => "rules:write",
+            Self::RulesRead => "rules:read",
             Self::ProvidersRead => "providers:read",
             Self::AuditRead => "audit:read",
             Self::Operator => "operator",

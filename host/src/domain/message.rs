@@ -145,6 +145,15 @@ pub struct Body {
     /// What rules look at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Box<RawValue>>,
+    /// What the client says of the recipient, for rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<Box<RawValue>>,
+    /// What the client says of the occasion, for rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Box<RawValue>>,
+    /// What rules said to it when it was accepted, as they wrote it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ruling: Option<Box<RawValue>>,
     /// The client's own, handed back as it came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Box<RawValue>>,

@@ -2,6 +2,7 @@
 //! have a meaning that rules know.
 
 pub mod amount;
+mod envelope;
 
 use std::io;
 
@@ -9,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::amount::Amount;
+pub use self::envelope::Envelope;
 use super::{
     country::Country,
+    message::Message,
     problem::{Problem, Problems},
 };
 
@@ -135,9 +138,35 @@ pub struct Subject {
     language: Option<String>,
     /// In the order of the fields.
     known: Vec<(Field, String)>,
+    envelope: Envelope,
 }
 
 impl Subject {
+    /// A message that was taken. It never fails: what it says of itself and can't be read, as what was stored
+    /// before rules were, is there as it came and is asked for nothing.
+    #[must_use]
+    pub fn of(message: &Message) -> Self {
+        let object = |raw: &Option<Box<serde_json::value::RawValue>>| {
+            raw.as_ref().and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+        };
+        let body = &message.body;
+        let particulars = Particulars {
+            attributes: object(&body.attributes),
+            contact: object(&body.contact),
+            context: object(&body.context),
+        };
+        let destination = Country::of_address(message.channel.as_str(), body.recipient());
+        let subject = Self::read(particulars.clone(), destination);
+        let subject = subject.unwrap_or_else(|_| Self { particulars, ..Self::default() });
+        Self { envelope: Envelope::of(message), ..subject }
+    }
+
+    /// The same with what the message is otherwise.
+    #[must_use]
+    pub fn within(self, envelope: Envelope) -> Self {
+        Self { envelope, ..self }
+    }
+
     /// Reads what a message says. `destination` is where its address lies, and stands in where the
     /// contact does not tell its country.
     ///
@@ -159,13 +188,19 @@ impl Subject {
         known.sort();
         known.dedup();
         problems.unless_any(())?;
-        Ok(Self { particulars, amount, timezone, language, known })
+        Ok(Self { particulars, amount, timezone, language, known, envelope: Envelope::default() })
     }
 
     /// The three objects, as they came.
     #[must_use]
     pub const fn particulars(&self) -> &Particulars {
         &self.particulars
+    }
+
+    /// What the message is beside what it says of itself.
+    #[must_use]
+    pub const fn envelope(&self) -> &Envelope {
+        &self.envelope
     }
 
     #[must_use]

@@ -1,6 +1,6 @@
 //! The seam to the language of custom conditions: rules know no more of it than this.
 
-use std::fmt::Debug;
+use std::{any::Any, cell::RefCell, fmt::Debug};
 
 use jiff::Timestamp;
 
@@ -17,6 +17,9 @@ pub struct ScriptFault {
     pub reason: String,
 }
 
+/// What the language has made of a message: kept between the expressions that are asked of it.
+pub type Memo = RefCell<Option<Box<dyn Any>>>;
+
 /// The expressions of one rule set.
 pub trait Expressions: Debug + Send + Sync {
     /// Takes in an expression, once for all messages.
@@ -25,11 +28,17 @@ pub trait Expressions: Debug + Send + Sync {
     /// Why it is none, with its line and column.
     fn compile(&mut self, source: &str) -> Result<ExpressionId, ScriptFault>;
 
-    /// Whether an expression holds of a message.
+    /// Whether an expression holds of a message; `memo` is the same for all that are asked of it.
     ///
     /// # Errors
     /// Where it came to no truth.
-    fn holds(&self, expression: ExpressionId, subject: &Subject, now: Timestamp) -> Result<bool, ScriptFault>;
+    fn holds(
+        &self,
+        expression: ExpressionId,
+        subject: &Subject,
+        now: Timestamp,
+        memo: &Memo,
+    ) -> Result<bool, ScriptFault>;
 }
 
 /// Where there is no language: a rule with an expression is refused.
@@ -41,7 +50,7 @@ impl Expressions for NoExpressions {
         Err(no_language())
     }
 
-    fn holds(&self, _: ExpressionId, _: &Subject, _: Timestamp) -> Result<bool, ScriptFault> {
+    fn holds(&self, _: ExpressionId, _: &Subject, _: Timestamp, _: &Memo) -> Result<bool, ScriptFault> {
         Err(no_language())
     }
 }

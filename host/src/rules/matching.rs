@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
-    expression::{ExpressionId, Expressions, ScriptFault},
+    expression::{ExpressionId, Expressions, Memo, ScriptFault},
     symbols::{Facts, Symbol, Symbols},
     words::Words,
 };
@@ -83,6 +83,7 @@ pub struct Case<'a> {
     pub symbols: &'a Symbols,
     pub expressions: &'a dyn Expressions,
     pub now: Timestamp,
+    pub memo: &'a Memo,
 }
 
 /// Brings conditions into the form in which they are evaluated.
@@ -195,7 +196,7 @@ impl Test {
             Self::Is(one_of) => Ok(one_of.evaluate(case)),
             Self::Amount { min, max } => Ok(amount(*min, *max, case)),
             Self::Custom(expression) => {
-                let holds = case.expressions.holds(*expression, case.subject, case.now)?;
+                let holds = case.expressions.holds(*expression, case.subject, case.now, case.memo)?;
                 let words = if holds { "the expression holds" } else { "the expression does not hold" };
                 Ok((holds.then_some(Match::plain(CUSTOM)), W::say(|| words.to_owned())))
             }

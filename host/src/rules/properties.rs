@@ -37,7 +37,13 @@ impl Expressions for YesNo {
         Ok(expression::ExpressionId(self.0.len() as u32 - 1))
     }
 
-    fn holds(&self, id: expression::ExpressionId, _: &Subject, _: Timestamp) -> Result<bool, ScriptFault> {
+    fn holds(
+        &self,
+        id: expression::ExpressionId,
+        _: &Subject,
+        _: Timestamp,
+        _: &expression::Memo,
+    ) -> Result<bool, ScriptFault> {
         yes_no(&self.0[id.0 as usize]).ok_or_else(|| ScriptFault { reason: "it threw".to_owned() })
     }
 }

@@ -10,6 +10,9 @@ use crate::domain::ids::TenantId;
 /// tenant's UUID.
 pub const CONFIG_CHANNEL: &str = "angarium_config";
 
+/// The payload of a change for all tenants.
+pub const EVERY_TENANT: &str = "*";
+
 /// A tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
@@ -86,6 +89,14 @@ impl Store {
             .bind(tenant.uuid().to_string())
             .execute(&self.worker)
             .await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Announces a committed change for all tenants to all nodes.
+    pub async fn announce_config_of_all(&self) -> Result<()> {
+        sqlx::query("select pg_notify($1, $2)").bind(CONFIG_CHANNEL).bind(EVERY_TENANT).execute(&self.worker).await?;
         Ok(())
     }
 }

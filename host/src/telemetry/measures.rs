@@ -84,6 +84,13 @@ pub const METRICS: &[Metric] = {
         ),
         metric(
             Counter,
+            "angarium_script_faults_total",
+            &["hook"],
+            "runs of scripts that failed: what would have been without them stood",
+        ),
+        metric(Counter, "angarium_scripts_switched_off_total", &[], "scripts that failed 20 times in a minute"),
+        metric(
+            Counter,
             "angarium_retries_postponed_total",
             &["channel", "provider"],
             "retries put off since their connection's retry budget was spent",
@@ -423,6 +430,14 @@ pub fn breakers(provider: &str, phase: Phase, count: i64) {
 pub fn breaker_changed(provider: &str, phase: Phase) {
     counter!("angarium_breaker_changes_total", "provider" => provider.to_owned(), "state" => phase.as_str())
         .increment(1);
+}
+
+/// A script failed in this hook; the failure may have switched it off.
+pub fn script_failed(hook: &str, switched_off: bool) {
+    counter!("angarium_script_faults_total", "hook" => hook.to_owned()).increment(1);
+    if switched_off {
+        counter!("angarium_scripts_switched_off_total").increment(1);
+    }
 }
 
 /// A delivery was put back into the queue for this reason.

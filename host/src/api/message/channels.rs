@@ -155,7 +155,12 @@ mod tests {
 
     fn taken(body: &Value) -> Result<message::NewMessage, Vec<String>> {
         let new: NewMessage = serde_json::from_value(body.clone()).unwrap();
-        let around = Circumstances { now: jiff::Timestamp::UNIX_EPOCH, header_key: None, connection: &|_| None };
+        let around = Circumstances {
+            now: jiff::Timestamp::UNIX_EPOCH,
+            header_key: None,
+            connection: &|_| None,
+            channel: &|_| None,
+        };
         let problems = |fields: Fields| fields.into_problems().into_iter().map(|problem| problem.pointer).collect();
         new.into_domain(Fields::default(), around).map_err(problems)
     }

@@ -16,14 +16,17 @@ use super::{
     channels::NewLeg,
 };
 use crate::domain::{
+    country::Country,
     ids::{ConnectionId, MessageId},
     legs::{Mode, Wants},
     message::{self, Body, Channel, Idempotency, LegBody, Message, Priority},
+    problem::Problem,
+    subject::{Envelope, Object, Particulars, Subject},
 };
 
 /// Attachments of one message together, decoded.
 const MOST_ATTACHMENT_BYTES: usize = 10 << 20;
-/// `metadata` and `attributes`, each.
+/// `metadata`.
 const MOST_OBJECT_BYTES: usize = 16 << 10;
 /// A send is planned, or expires, this far ahead at most: a hundred years.
 const FURTHEST: SignedDuration = SignedDuration::from_hours(100 * 366 * 24);
@@ -43,7 +46,8 @@ pub struct NewMessage {
     /// out where the connection's config has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) to: Option<Recipient>,
-    /// `email`, `sms`, `mms`, `webhook`, … or another that a provider brings. Needed, unless there are `channels`.
+    /// `email`, `sms`, `mms`, `webhook`, … or another that a provider brings. Needed, unless there are `channels` or a
+    /// rule chooses one.
     #[serde(default)]
     #[schema(value_type = Option<String>, pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
     pub(super) channel: Option<String>,
@@ -78,10 +82,20 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 256, example = "customer:42")]
     ordering_key: Option<String>,
-    /// What routing rules may look at; at most 16 KiB.
+    /// What the message is about, for rules: `amount` and `currency` have a meaning. Together with `contact` and
+    /// `context` at most 16 KiB, each at most 64 members, 4 levels deep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     attributes: Option<Box<RawValue>>,
+    /// Whom it is for, for rules: `id`, `segment`, `type`, `industry`, `country`, `region`, `city`, `postal_code`,
+    /// `timezone` and `language` have a meaning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    contact: Option<Box<RawValue>>,
+    /// The circumstances, for rules: a member that `contact` lacks is looked for here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    context: Option<Box<RawValue>>,
     /// The client's own, handed back as it came; at most 16 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -181,9 +195,8 @@ pub struct NewAttachment {
 }
 
 /// How pressing a message is.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
 pub enum PriorityName {
     Low,
     Normal,
@@ -216,6 +229,8 @@ pub struct Circumstances<'a> {
     pub header_key: Option<String>,
     /// The connection of an id or uid, if the tenant has it.
     pub connection: &'a dyn Fn(&str) -> Option<ConnectionId>,
+    /// The channel that rules choose for a message that names none.
+    pub channel: &'a dyn Fn(&Subject) -> Option<Channel>,
 }
 
 impl NewMessage {
@@ -229,11 +244,17 @@ impl NewMessage {
         let idempotency = self.idempotency(around.header_key.as_deref(), &mut fields);
         self.check_times(around.now, &mut fields);
         self.check_texts(&mut fields);
+        let subject = self.subject(&mut fields);
         let parts = if self.has_channels() {
             self.checked_channels(around.connection, &mut fields)
         } else {
             self.check_alone(&mut fields);
-            let named = Named { channel: self.channel.as_deref(), to: self.to.as_ref(), content: &self.content };
+            let chosen = match (&self.channel, subject) {
+                (None, Some(subject)) => (around.channel)(&subject),
+                _ => None,
+            };
+            let channel = self.channel.as_deref().or(chosen.as_ref().map(Channel::as_str));
+            let named = Named { channel, to: self.to.as_ref(), content: &self.content };
             named.checked(self.connection.as_deref(), 0, around.connection, &mut fields).into_iter().collect()
         };
         if !fields.is_empty() {
@@ -268,6 +289,9 @@ impl NewMessage {
                 to: first.to,
                 content: first.content,
                 attributes: self.attributes,
+                contact: self.contact,
+                context: self.context,
+                ruling: None,
                 metadata: self.metadata,
                 trace: None,
                 further: bodies.collect(),
@@ -316,11 +340,32 @@ impl NewMessage {
                 "can't go with `channels`: name one `channel`, or leave the key out".to_owned()
             });
         }
-        for (name, object) in [("attributes", &self.attributes), ("metadata", &self.metadata)] {
-            let Some(object) = object else { continue };
-            fields.check(object.get().starts_with('{'), name, "wrong_type", || "is no object".to_owned());
-            fields.check(object.get().len() <= MOST_OBJECT_BYTES, name, "too_long", || "exceeds 16 KiB".to_owned());
+        if let Some(object) = &self.metadata {
+            fields.check(object.get().starts_with('{'), "metadata", "wrong_type", || "is no object".to_owned());
+            let fits = object.get().len() <= MOST_OBJECT_BYTES;
+            fields.check(fits, "metadata", "too_long", || "exceeds 16 KiB".to_owned());
         }
+    }
+
+    /// What the message says of itself to rules; `None` where it says nothing, or what can't be.
+    fn subject(&self, fields: &mut Fields) -> Option<Subject> {
+        let mut object = |name: &str, raw: &Option<Box<RawValue>>| -> Option<Object> {
+            let Some(raw) = raw else { return Some(Object::new()) };
+            let object = serde_json::from_str(raw.get());
+            fields.check(object.is_ok(), name, "wrong_type", || "is no object, or a very deep one".to_owned());
+            object.ok()
+        };
+        let attributes = object("attributes", &self.attributes);
+        let (contact, context) = (object("contact", &self.contact), object("context", &self.context));
+        let particulars = Particulars { attributes: attributes?, contact: contact?, context: context? };
+        let to = self.to.as_ref().map_or("", Recipient::address);
+        let kind = if to.starts_with('+') { "sms" } else { "email" };
+        let subject = Subject::read(particulars, Country::of_address(kind, to));
+        let bad = |problems: Vec<_>| {
+            problems.into_iter().for_each(|it: Problem| fields.elsewhere(it.pointer, it.code, it.detail))
+        };
+        let subject = subject.map_err(bad).ok()?;
+        Some(subject.within(Envelope { to: to.to_owned(), reference: self.reference.clone(), ..Envelope::default() }))
     }
 }
 
@@ -583,7 +628,7 @@ mod tests {
 
     fn taken(body: &str) -> Result<message::NewMessage, Fields> {
         let new: NewMessage = serde_json::from_str(body).unwrap();
-        let around = Circumstances { now: now(), header_key: None, connection: &|_| None };
+        let around = Circumstances { now: now(), header_key: None, connection: &|_| None, channel: &|_| None };
         new.into_domain(Fields::default(), around)
     }
 
@@ -675,7 +720,8 @@ mod tests {
     #[test]
     fn header_and_field_must_agree() {
         let new: NewMessage = serde_json::from_str(r#"{"channel": "webhook", "idempotency_key": "a"}"#).unwrap();
-        let around = Circumstances { now: now(), header_key: Some("b".into()), connection: &|_| None };
+        let around =
+            Circumstances { now: now(), header_key: Some("b".into()), connection: &|_| None, channel: &|_| None };
         assert_eq!(new.into_domain(Fields::default(), around).unwrap_err().into_problems()[0].code, "contradiction");
     }
 }

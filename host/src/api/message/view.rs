@@ -14,6 +14,7 @@ use crate::{
         message::{Message, Priority},
         provider::{Cost, Disposition},
     },
+    rules::Account,
     store::{
         attempt::AttemptView,
         event::EventView,
@@ -240,6 +241,13 @@ pub struct EventAnswer {
 #[schema(as = Decision)]
 pub struct DecisionAnswer {
     message: String,
+    /// What rules and scripts said when it was accepted: values with their rules, scores of connections, scripts'
+    /// answers. Null where there were none.
+    #[schema(value_type = Option<Object>)]
+    ruling: Option<Box<RawValue>>,
+    /// Every rule, hit or missed, and why: those that hold first. Empty where the rules have changed since.
+    #[schema(value_type = Vec<Object>)]
+    rules: Vec<Account>,
     /// One an attempt; empty before the first.
     decisions: Vec<AttemptDecision>,
 }
@@ -450,9 +458,14 @@ impl From<EventView> for EventAnswer {
 
 impl DecisionAnswer {
     /// What the attempts were decided by.
-    pub fn new(message: &Message, attempts: Vec<AttemptView>) -> Self {
+    pub fn new(message: &Message, rules: Vec<Account>, attempts: Vec<AttemptView>) -> Self {
         let decision = |attempt| AttemptDecision::new(message, attempt);
-        Self { message: message.id.to_string(), decisions: attempts.into_iter().map(decision).collect() }
+        Self {
+            message: message.id.to_string(),
+            ruling: message.body.ruling.clone(),
+            rules,
+            decisions: attempts.into_iter().map(decision).collect(),
+        }
     }
 }
 

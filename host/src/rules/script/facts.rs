@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::domain::subject::{self, Envelope, Subject};
+
 /// Free members of a message.
 pub type Object = Map<String, Value>;
 
@@ -28,6 +30,36 @@ pub struct MessageFacts {
     pub attributes: Object,
     pub contact: Object,
     pub context: Object,
+}
+
+impl MessageFacts {
+    /// What scripts see of a message.
+    #[must_use]
+    pub fn of(subject: &Subject) -> Self {
+        let Envelope { id, channel, channels, to, sender, subject: title, text, reference, priority, .. } =
+            subject.envelope().clone();
+        let Envelope { created_at, send_at, expires_at, .. } = *subject.envelope();
+        let particulars = subject.particulars().clone();
+        Self {
+            id,
+            channel,
+            channels,
+            to,
+            sender,
+            subject: title,
+            text,
+            reference,
+            priority: priority.as_str().to_owned(),
+            created_at,
+            send_at,
+            expires_at,
+            country: subject.texts(subject::Field::Country).next().map(str::to_owned),
+            timezone: subject.timezone().map(str::to_owned),
+            attributes: particulars.attributes,
+            contact: particulars.contact,
+            context: particulars.context,
+        }
+    }
 }
 
 /// A connection that could serve, as `route` and `score` see it.

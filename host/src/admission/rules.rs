@@ -1,0 +1,76 @@
+//! What rules and scripts say to messages before they are written.
+
+use super::{Admission, AdmitError};
+use crate::{
+    clock,
+    directory::TenantConfig,
+    domain::{
+        ids::{MessageId, TenantId},
+        message::{Message, NewMessage},
+    },
+    rules::{
+        rulebook::{Failure, Judgement, Rulebook},
+        script::Given,
+    },
+    store::message::idempotency_find,
+    telemetry,
+};
+
+impl Admission {
+    /// Lets a tenant's rules have their say on messages; for each, why it is not taken. A key that is known is
+    /// answered as it was, whatever rules say now.
+    pub(super) async fn refused(
+        &self,
+        tenant: TenantId,
+        config: &TenantConfig,
+        messages: &mut [NewMessage],
+    ) -> Result<Vec<Option<AdmitError>>, AdmitError> {
+        let Some(book) = &config.rulebook else { return Ok(vec![None; messages.len()]) };
+        let mut refusals: Vec<_> = messages.iter_mut().map(|new| self.judged(book, tenant, &mut new.message)).collect();
+        let keyed = |(new, refusal): (&NewMessage, &Option<AdmitError>)| {
+            refusal.as_ref().and_then(|_| Some(new.idempotency.as_ref()?.key.clone()))
+        };
+        let keys: Vec<_> = messages.iter().zip(&refusals).filter_map(keyed).collect();
+        if keys.is_empty() {
+            return Ok(refusals);
+        }
+        let known = self.known(tenant, &keys).await.map_err(|_| AdmitError::Unavailable)?;
+        for (new, refusal) in messages.iter().zip(&mut refusals) {
+            let key = new.idempotency.as_ref().map(|it| &it.key);
+            if key.is_some_and(|key| known.contains(key)) {
+                *refusal = None;
+            }
+        }
+        Ok(refusals)
+    }
+
+    fn judged(&self, book: &Rulebook, tenant: TenantId, message: &mut Message) -> Option<AdmitError> {
+        let given = Given { now: clock::now(), chance: fastrand::f64() };
+        let Judgement { refused, failures, .. } = book.admit(message, &given);
+        for failure in failures {
+            self.failed(tenant, message.id, failure);
+        }
+        refused.map(AdmitError::Refused)
+    }
+
+    fn failed(&self, tenant: TenantId, message: MessageId, failure: Failure) {
+        let Failure { script, version, fault, switched_off } = failure;
+        telemetry::script_failed(&fault.function, switched_off);
+        tracing::warn!(tenant.id = %tenant, script, version, %fault, switched_off, "a script failed: the message is taken as without it");
+        if switched_off {
+            let store = self.store.clone();
+            tokio::spawn(async move {
+                let told = store.script_switched_off(tenant, message, &script, version, &fault.to_string()).await;
+                if let Err(error) = told {
+                    tracing::warn!(%error, script, "that a script was switched off is not recorded");
+                }
+            });
+        }
+    }
+
+    async fn known(&self, tenant: TenantId, keys: &[String]) -> crate::store::Result<Vec<String>> {
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let mut txn = self.store.tenant(tenant).await?;
+        Ok(idempotency_find(&mut txn, tenant, &keys).await?.into_iter().map(|it| it.key).collect())
+    }
+}

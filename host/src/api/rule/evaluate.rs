@@ -1,0 +1,84 @@
+//! What rules would say to a message, with all reasons; nothing is stored or sent.
+
+use axum::extract::State;
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::super::{
+    App,
+    auth::{RulesRead, Tenant},
+    draft::Draft,
+    json::Json,
+    message::{self, NewMessage, PriorityName},
+    problem::Problem,
+};
+use crate::{
+    clock,
+    domain::message::Priority,
+    rules::{
+        Account,
+        rulebook::{Judgement, Rulebook},
+        ruling::Ruling,
+        script::Given,
+    },
+};
+
+/// What would become of a message, and why.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Evaluation)]
+pub struct EvaluationAnswer {
+    accepted: bool,
+    /// Who refuses it, and why.
+    refused: Option<RefusedAnswer>,
+    /// The channel that it would take.
+    channel: String,
+    #[schema(value_type = PriorityName)]
+    priority: Priority,
+    /// When it would be due, if not at once.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    send_at: Option<Timestamp>,
+    /// What rules and scripts say, as it would be kept with the message.
+    #[schema(value_type = Object)]
+    ruling: Ruling,
+    /// Every rule, hit or missed, and why: those that hold first.
+    #[schema(value_type = Vec<Object>)]
+    rules: Vec<Account>,
+}
+
+/// Who refuses a message.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RefusedBy)]
+pub struct RefusedAnswer {
+    /// A rule's id, or a script's name.
+    by: String,
+    name: String,
+    reason: String,
+}
+
+/// Show what rules and scripts say to a message. Nothing is stored or sent.
+#[utoipa::path(post, path = "/v1/rules/evaluate", tag = "rules", operation_id = "evaluateRules",
+    request_body = NewMessage,
+    responses((status = 200, description = "The decision, and why.", body = EvaluationAnswer)))]
+pub async fn evaluate(
+    tenant: Tenant<RulesRead>,
+    State(app): State<App>,
+    Draft(new, fields): Draft<NewMessage>,
+) -> Result<Json<EvaluationAnswer>, Problem> {
+    let config = message::knowing(&app, tenant.id, new.pinned_to()).await?;
+    let mut message = message::domain(new, fields, None, &config)?.message;
+    let given = Given { now: clock::now(), chance: fastrand::f64() };
+    // What fails here is nobody's traffic: it does not count against a script.
+    let book = config.rulebook.as_deref().map(Rulebook::rehearsal).unwrap_or_default();
+    let rules = book.explain(&message, given.now);
+    let Judgement { ruling, refused, .. } = book.admit(&mut message, &given);
+    Ok(Json(EvaluationAnswer {
+        accepted: refused.is_none(),
+        refused: refused.map(|it| RefusedAnswer { by: it.by, name: it.name, reason: it.reason }),
+        channel: message.channel.as_str().to_owned(),
+        priority: message.priority,
+        send_at: message.send_at,
+        ruling,
+        rules,
+    }))
+}

@@ -1,0 +1,256 @@
+//! Where rules and scripts have a say: the candidates and their order before the strategy, and what
+//! follows an attempt. Whatever fails there leaves what the route says.
+
+use std::{
+    borrow::Cow,
+    cmp::Ordering,
+    fmt,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{Course, Dispatcher, facts::country};
+use crate::{
+    clock,
+    directory::{Endpoint, TenantConfig},
+    domain::{
+        attempt::Verdict,
+        ids::ConnectionId,
+        message::Message,
+        provider::Disposition,
+        route::{Candidate, Strategy},
+        subject::Subject,
+    },
+    outcome::{Circumstances, Decider, RetryDecision},
+    queue::Work,
+    routing::{Plan, Standing},
+    rules::{
+        rulebook::{Failure, Routed, Rulebook},
+        ruling::Ruling,
+        script::{
+            Given, Hook, Retrial,
+            facts::{AttemptFacts, CandidateFacts, MessageFacts},
+        },
+    },
+    telemetry,
+};
+
+impl Dispatcher {
+    /// A message's course as rules and scripts would have it; one that names its connection has it.
+    pub(super) fn ruled<'a>(&self, config: &TenantConfig, mut course: Course<'a>, work: &Work) -> Course<'a> {
+        if course.route.is_none() {
+            return course;
+        }
+        course = course.favoured(config, &work.message);
+        if let Some(book) = &config.rulebook
+            && (book.with(Hook::Route).next().is_some() || book.with(Hook::Score).next().is_some())
+        {
+            self.follow_scripts(config, book, &mut course, work);
+        }
+        course
+    }
+
+    fn follow_scripts(&self, config: &TenantConfig, book: &Rulebook, course: &mut Course<'_>, work: &Work) {
+        let given = Given { now: clock::now(), chance: fastrand::f64() };
+        let candidates = self.candidates(config, course, &work.message);
+        let Routed { order, failures, .. } = book.route(&Subject::of(&work.message), candidates, &given);
+        course.faults = failures.iter().map(|failure| self.failed(work, failure)).collect();
+        let Some(order) = order else { return };
+        let mut listed: Vec<Candidate> = Vec::with_capacity(order.len());
+        let known = |connection| course.spec.candidates.iter().find(|it| it.connection == connection).cloned();
+        for name in order {
+            let Some(endpoint) = config.connection(&name) else {
+                course.faults.push(format!("a script names `{name}`, which is no connection"));
+                continue;
+            };
+            let connection = endpoint.connection.id;
+            if listed.iter().all(|it| it.connection != connection) {
+                let candidate = known(connection).unwrap_or_else(|| Candidate::new(connection));
+                // Whom a script names is asked in its turn, whatever weight the route gave it.
+                listed.push(Candidate { weight: candidate.weight.max(1), ..candidate });
+            }
+        }
+        // Who may have it already is never taken off the list.
+        let unknown = work.past.iter().filter(|it| it.disposition == Disposition::Unknown);
+        for connection in unknown.filter_map(|it| it.connection) {
+            if listed.iter().all(|it| it.connection != connection) {
+                listed.extend(known(connection));
+            }
+        }
+        let spec = course.spec.to_mut();
+        spec.candidates = listed;
+        spec.strategy = Strategy::Primary;
+        course.by_script = true;
+    }
+
+    /// Logs and counts what a script did wrong, and says it for the attempt.
+    fn failed(&self, work: &Work, failure: &Failure) -> String {
+        let Failure { script, version, fault, switched_off } = failure;
+        telemetry::script_failed(&fault.function, *switched_off);
+        tracing::warn!(tenant.id = %work.tenant, script, version, %fault, switched_off, "a script failed: the route decides");
+        if *switched_off {
+            let (store, tenant, message) = (self.store.clone(), work.tenant, work.message.id);
+            let (script, version, reason) = (script.clone(), *version, fault.to_string());
+            tokio::spawn(async move {
+                if let Err(error) = store.script_switched_off(tenant, message, &script, version, &reason).await {
+                    tracing::warn!(%error, script, "that a script was switched off is not recorded");
+                }
+            });
+        }
+        format!("the script failed: {fault}")
+    }
+
+    fn candidates(&self, config: &TenantConfig, course: &Course<'_>, message: &Message) -> Vec<CandidateFacts> {
+        let standings = self.standings(config, &course.spec, message);
+        let known = course.spec.candidates.iter().zip(&standings).filter_map(|(candidate, standing)| {
+            let endpoint = config.endpoints.get(&candidate.connection)?;
+            Some(self.candidate(course, candidate, standing, endpoint, message))
+        });
+        known.collect()
+    }
+
+    fn candidate(
+        &self,
+        course: &Course<'_>,
+        candidate: &Candidate,
+        standing: &Standing,
+        endpoint: &Endpoint,
+        message: &Message,
+    ) -> CandidateFacts {
+        let record = self.observations.read(candidate.connection, country(message), Instant::now());
+        let cost = self.estimate(candidate, endpoint, message).map(|it| it.cost);
+        CandidateFacts {
+            connection: name(endpoint),
+            provider: endpoint.connection.provider.clone(),
+            channel: message.channel.as_str().to_owned(),
+            cost: cost.as_ref().map(|cost| cost.micros as f64 / 1e6),
+            currency: cost.map(|cost| cost.currency),
+            success_rate: (record.answers > 0.0).then_some(record.success_rate),
+            answers: record.answers,
+            latency_ms: record.latency_ms,
+            weight: Some(f64::from(candidate.weight)),
+            score: course.score(candidate.connection),
+            barred: standing.barred.map(|barred| barred.as_str().to_owned()),
+        }
+    }
+}
+
+impl Course<'_> {
+    /// The same with what rules gave to connections when the message was accepted.
+    pub(super) fn favoured(mut self, config: &TenantConfig, message: &Message) -> Self {
+        if self.route.is_some() && message.body.ruling.is_some() {
+            self.favour = favour(config, message);
+        }
+        self
+    }
+
+    /// What rules give a connection, where they have a word on it.
+    fn score(&self, connection: ConnectionId) -> Option<f64> {
+        self.favour.iter().find(|(it, _)| *it == connection).map(|(_, score)| *score)
+    }
+
+    /// Puts the candidates in the order of what rules give them; among equals the strategy's order stands. A script
+    /// had the rules' word before it.
+    pub(super) fn prefer(&self, plan: &mut Plan) {
+        if self.favour.is_empty() || self.by_script {
+            return;
+        }
+        let score = |connection| self.score(connection).unwrap_or_default();
+        plan.candidates
+            .sort_by(|a, b| score(b.connection).partial_cmp(&score(a.connection)).unwrap_or(Ordering::Equal));
+        for candidate in &mut plan.candidates {
+            if let Some(score) = self.score(candidate.connection) {
+                candidate.reason = Cow::Owned(format!("rules give it {score:+}; {}", candidate.reason));
+            }
+        }
+    }
+
+    /// Whether the route alone says who is asked first.
+    pub(super) const fn is_the_routes(&self) -> bool {
+        self.favour.is_empty() && !self.by_script
+    }
+}
+
+/// What the rules that held at acceptance gave to connections.
+fn favour(config: &TenantConfig, message: &Message) -> Vec<(ConnectionId, f64)> {
+    let ruling = message.body.ruling.as_ref().and_then(|raw| serde_json::from_str::<Ruling>(raw.get()).ok());
+    let scored = ruling.and_then(|it| it.decision).map(|it| it.candidates).unwrap_or_default();
+    let known = scored.into_iter().filter_map(|it| Some((config.connection(&it.connection)?.connection.id, it.score)));
+    known.collect()
+}
+
+fn name(endpoint: &Endpoint) -> String {
+    endpoint.connection.uid.clone().unwrap_or_else(|| endpoint.connection.id.to_string())
+}
+
+/// Asks scripts what follows an attempt, where the route leaves it to one.
+pub(super) struct Scripts<'a> {
+    pub dispatcher: &'a Dispatcher,
+    pub config: &'a TenantConfig,
+    pub work: &'a Work,
+    pub endpoint: &'a Endpoint,
+    /// It is asked once an attempt.
+    pub said: OnceLock<Option<RetryDecision>>,
+    pub faults: Mutex<Vec<String>>,
+}
+
+impl fmt::Debug for Scripts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scripts").finish_non_exhaustive()
+    }
+}
+
+impl Decider for Scripts<'_> {
+    fn decide(&self, rule: &str, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<RetryDecision> {
+        *self.said.get_or_init(|| self.ask(rule, verdict, circumstances))
+    }
+}
+
+impl<'a> Scripts<'a> {
+    pub fn new(dispatcher: &'a Dispatcher, config: &'a TenantConfig, work: &'a Work, endpoint: &'a Endpoint) -> Self {
+        Self { dispatcher, config, work, endpoint, said: OnceLock::new(), faults: Mutex::default() }
+    }
+
+    /// What went wrong, for the attempt.
+    pub fn into_faults(self) -> Vec<String> {
+        self.faults.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, rule: &str, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<RetryDecision> {
+        let book = self.config.rulebook.as_ref()?;
+        let given = Given { now: circumstances.now, chance: circumstances.chance };
+        match book.retry(rule, &self.facts(verdict, circumstances), &given)? {
+            Ok(Retrial::Default) => None,
+            Ok(Retrial::Retry { after }) => Some(RetryDecision::After(after)),
+            Ok(Retrial::GiveUp { .. }) => Some(RetryDecision::GiveUp),
+            Ok(Retrial::FallBack { .. }) => Some(RetryDecision::FallBack),
+            Err(failure) => {
+                let words = self.dispatcher.failed(self.work, &failure);
+                self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(words);
+                None
+            }
+        }
+    }
+
+    fn facts(&self, verdict: &Verdict, circumstances: &Circumstances<'_>) -> AttemptFacts {
+        let message = &self.work.message;
+        let made = u32::try_from(circumstances.past.len()).unwrap_or(u32::MAX);
+        let policy_wait = circumstances.policy.delay(made, circumstances.chance);
+        AttemptFacts {
+            number: self.work.attempts + 1,
+            connection: name(self.endpoint),
+            provider: self.endpoint.connection.provider.clone(),
+            channel: message.channel.as_str().to_owned(),
+            disposition: verdict.disposition.as_str().to_owned(),
+            status: verdict.status,
+            code: verdict.code.clone(),
+            detail: verdict.detail.clone(),
+            retry_after: verdict.retry_after_ms.map(|ms| Duration::from_millis(ms).as_secs_f64()),
+            at: Some(circumstances.now),
+            policy_wait: policy_wait.map(|wait| wait.as_secs_f64()),
+            seconds_since_accepted: circumstances.now.duration_since(message.created_at).as_secs_f64(),
+            candidates_left: u32::from(circumstances.another_candidate),
+            message: MessageFacts::of(&Subject::of(message)),
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! All that a tenant's messages are decided by beside its routes: declarative rules first, then
+//! scripts by name.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Account, RuleSet,
+    ruling::{Refused, Ruling, Word},
+    script::{
+        Admission, Breaker, Given, Hook, Retrial, Script, ScriptFault, Verdict,
+        facts::{AttemptFacts, CandidateFacts, MessageFacts},
+    },
+};
+use crate::domain::{
+    message::{Address, Channel, Message},
+    subject::{Envelope, Object, Subject},
+};
+
+/// A script's version in service. It outlives what is known of a tenant's configuration, so that one
+/// that was switched off stays so.
+#[derive(Debug)]
+pub struct Running {
+    pub name: String,
+    pub version: i32,
+    /// What it was compiled from.
+    pub source: Arc<str>,
+    script: Script,
+    breaker: Mutex<Breaker>,
+}
+
+impl Running {
+    #[must_use]
+    pub fn new(name: String, version: i32, source: Arc<str>, script: Script) -> Self {
+        Self { name, version, source, script, breaker: Mutex::default() }
+    }
+
+    /// Whether it defines a hook.
+    #[must_use]
+    pub fn has(&self, hook: Hook) -> bool {
+        self.script.has(hook)
+    }
+
+    /// Since when its own breaker has had it switched off.
+    #[must_use]
+    pub fn off_since(&self) -> Option<Timestamp> {
+        self.breaker().off_since()
+    }
+
+    /// Asks one hook; a fault counts against the version.
+    fn ask<T>(
+        &self,
+        now: Timestamp,
+        hook: impl FnOnce(&Script) -> Result<T, ScriptFault>,
+    ) -> Result<T, (ScriptFault, bool)> {
+        hook(&self.script).map_err(|fault| {
+            let switched_off = self.breaker().failed(now);
+            (fault, switched_off)
+        })
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Something that a script did wrong.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub script: String,
+    pub version: i32,
+    pub fault: ScriptFault,
+    /// It was one too many: the version is asked no more.
+    pub switched_off: bool,
+}
+
+/// What came of asking everybody about a message.
+#[derive(Debug, Default)]
+pub struct Judgement {
+    pub ruling: Ruling,
+    pub refused: Option<Refused>,
+    pub failures: Vec<Failure>,
+}
+
+/// What a tenant's messages are decided by.
+#[derive(Debug, Default)]
+pub struct Rulebook {
+    pub rules: Option<Arc<RuleSet>>,
+    /// By name.
+    pub scripts: Vec<Arc<Running>>,
+}
+
+impl Rulebook {
+    /// Whether there is nothing to ask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.as_ref().is_none_or(|rules| rules.is_empty()) && self.scripts.is_empty()
+    }
+
+    /// The same for trying it out: what fails there does not count against a script.
+    #[must_use]
+    pub fn rehearsal(&self) -> Self {
+        let in_service = self.scripts.iter().filter(|it| it.off_since().is_none());
+        let again = |it: &Arc<Running>| {
+            Arc::new(Running::new(it.name.clone(), it.version, Arc::clone(&it.source), it.script.clone()))
+        };
+        Self { rules: self.rules.clone(), scripts: in_service.map(again).collect() }
+    }
+
+    /// Of every rule why it holds of a message that is to be accepted, or does not.
+    #[must_use]
+    pub fn explain(&self, message: &Message, now: Timestamp) -> Vec<Account> {
+        let subject = Subject::of(message).within(Envelope::of(message).unaccepted());
+        self.rules.as_ref().map(|rules| rules.explain(&subject, now).rules).unwrap_or_default()
+    }
+
+    /// The same of one that was accepted, at the time it was; nothing where the rules are not the same any more.
+    #[must_use]
+    pub fn explain_again(&self, message: &Message) -> Vec<Account> {
+        let ruling = message.body.ruling.as_ref().and_then(|raw| serde_json::from_str::<Ruling>(raw.get()).ok());
+        let asked = ruling.and_then(|it| it.decision).map(|it| it.rules);
+        let same = self.rules.as_ref().is_some_and(|rules| asked.as_deref() == Some(rules.fingerprint()));
+        if same { self.explain(message, message.created_at) } else { Vec::new() }
+    }
+
+    /// The scripts in service that define a hook.
+    pub fn with(&self, hook: Hook) -> impl Iterator<Item = &Running> {
+        let serves = move |it: &&Running| it.script.has(hook) && it.off_since().is_none();
+        self.scripts.iter().map(|it| &**it).filter(serves)
+    }
+
+    /// The channel of a message that names none: the rules' first, else what a script's `route` says.
+    #[must_use]
+    pub fn channel(&self, subject: &Subject, given: &Given) -> Option<Channel> {
+        let by_rules = || self.rules.as_ref()?.decide(subject, given.now).channels?.value.into_iter().next();
+        let by_scripts = || {
+            let facts = MessageFacts::of(subject);
+            let answers = self.with(Hook::Route).filter_map(|it| {
+                it.ask(given.now, |script| script.route(&facts, &[], given)).ok()?.channels?.into_iter().next()
+            });
+            answers.into_iter().next()
+        };
+        by_rules().or_else(by_scripts)
+    }
+
+    /// Asks everybody about a message that is to be accepted, and changes it as they say. What was said is
+    /// written down in it.
+    pub fn admit(&self, message: &mut Message, given: &Given) -> Judgement {
+        let envelope = Envelope::of(message).unaccepted();
+        let subject = Subject::of(message).within(envelope);
+        let mut judgement = Judgement::default();
+        self.ask_rules(&subject, message, given, &mut judgement);
+        if judgement.refused.is_none() {
+            self.ask_scripts(&subject, message, given, &mut judgement);
+        }
+        // Plain data always has a JSON form.
+        message.body.ruling = serde_json::value::to_raw_value(&judgement.ruling).ok();
+        judgement
+    }
+
+    fn ask_rules(&self, subject: &Subject, message: &mut Message, given: &Given, judgement: &mut Judgement) {
+        let Some(rules) = self.rules.as_ref().filter(|rules| !rules.is_empty()) else { return };
+        let decision = rules.decide(subject, given.now);
+        judgement.refused = decision.refuse.as_ref().map(|refuse| Refused {
+            by: refuse.rule.to_string(),
+            name: rules.name_of(refuse.rule).unwrap_or_default().to_owned(),
+            reason: refuse.value.clone(),
+        });
+        if let Some(priority) = &decision.priority {
+            message.priority = priority.value;
+        }
+        if let Some(sender) = &decision.sender {
+            send_from(message, &sender.value);
+        }
+        judgement.ruling.decision = Some(decision);
+    }
+
+    fn ask_scripts(&self, subject: &Subject, message: &mut Message, given: &Given, judgement: &mut Judgement) {
+        let mut scripts = self.with(Hook::Admit).peekable();
+        if scripts.peek().is_none() {
+            return;
+        }
+        let mut facts = MessageFacts::of(subject);
+        facts.priority = message.priority.as_str().to_owned();
+        for script in scripts {
+            let answer = script.ask(given.now, |it| it.admit(&facts, given));
+            let Some(Admission { verdict, priority, attributes }) = judgement.heard(script, Hook::Admit, answer) else {
+                continue;
+            };
+            if let Some(priority) = priority {
+                message.priority = priority;
+                facts.priority = priority.as_str().to_owned();
+            }
+            if !attributes.is_empty() {
+                facts.attributes.extend(attributes);
+                message.body.attributes = raw(&facts.attributes);
+            }
+            match verdict {
+                Verdict::Allow => {}
+                Verdict::Refuse { reason } => {
+                    judgement.refused = Some(Refused { by: script.name.clone(), name: script.name.clone(), reason });
+                    return;
+                }
+                Verdict::Hold { at, .. } if at > given.now => {
+                    message.send_at = message.send_at.max(Some(at));
+                    facts.send_at = message.send_at;
+                }
+                Verdict::Hold { .. } => {}
+            }
+        }
+    }
+
+    /// What the script of this name says after an attempt; `None` where there is none, or it is switched off.
+    pub fn retry(&self, script: &str, attempt: &AttemptFacts, given: &Given) -> Option<Result<Retrial, Failure>> {
+        let script = self.with(Hook::Retry).find(|it| it.name == script)?;
+        Some(script.ask(given.now, |it| it.retry(attempt, given)).map_err(|failed| failure(script, failed)))
+    }
+
+    /// The candidates as scripts want them: their order and who is among them. `None` where nobody said anything.
+    pub fn route(&self, subject: &Subject, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
+        let mut routed = Routed::default();
+        let facts = MessageFacts::of(subject);
+        for script in self.with(Hook::Score) {
+            let mut scored = candidates.clone();
+            let answer = script.ask(given.now, |it| {
+                scored.iter_mut().try_for_each(|candidate| {
+                    candidate.score = Some(it.score(candidate, given)?);
+                    Ok(())
+                })
+            });
+            if routed.heard(script, Hook::Score, answer).is_some() {
+                scored.sort_by(|a, b| b.score.unwrap_or_default().total_cmp(&a.score.unwrap_or_default()));
+                candidates = scored;
+                routed.order = Some(candidates.iter().map(|it| it.connection.clone()).collect());
+            }
+        }
+        for script in self.with(Hook::Route) {
+            let answer = script.ask(given.now, |it| it.route(&facts, &candidates, given));
+            let Some(routing) = routed.heard(script, Hook::Route, answer) else { continue };
+            let Some(choices) = routing.candidates else { continue };
+            let known = |name: &str| candidates.iter().find(|it| it.connection == name).cloned();
+            candidates = choices
+                .iter()
+                .map(|choice| {
+                    let unknown = || CandidateFacts { connection: choice.connection.clone(), ..Default::default() };
+                    known(&choice.connection).unwrap_or_else(unknown)
+                })
+                .collect();
+            routed.order = Some(choices.into_iter().map(|it| it.connection).collect());
+            routed.reason = routing.reason.or(routed.reason);
+        }
+        routed
+    }
+}
+
+/// What scripts said of a delivery's candidates.
+#[derive(Debug, Default)]
+pub struct Routed {
+    /// Whom to ask, in this order and nobody else; by uid or id.
+    pub order: Option<Vec<String>>,
+    pub reason: Option<String>,
+    pub failures: Vec<Failure>,
+}
+
+impl Routed {
+    fn heard<T>(&mut self, script: &Running, _: Hook, answer: Result<T, (ScriptFault, bool)>) -> Option<T> {
+        answer.map_err(|failed| self.failures.push(failure(script, failed))).ok()
+    }
+}
+
+impl Judgement {
+    fn heard<T: Serialize>(
+        &mut self,
+        script: &Running,
+        hook: Hook,
+        answer: Result<T, (ScriptFault, bool)>,
+    ) -> Option<T> {
+        let (answer, switched_off) = match answer {
+            Ok(answer) => (Ok(answer), false),
+            Err((fault, switched_off)) => (Err(fault), switched_off),
+        };
+        self.ruling.scripts.push(Word::new(&script.name, script.version, hook, &answer));
+        answer.map_err(|fault| self.failures.push(failure(script, (fault, switched_off)))).ok()
+    }
+}
+
+fn failure(script: &Running, (fault, switched_off): (ScriptFault, bool)) -> Failure {
+    Failure { script: script.name.clone(), version: script.version, fault, switched_off }
+}
+
+/// A rule's sender stands where the message names none; one that is no mail address is none of a mail.
+fn send_from(message: &mut Message, sender: &str) {
+    let fits = message.channel.as_str() != "email" || sender.contains('@');
+    if fits && message.body.content.from.is_none() {
+        message.body.content.from = Some(Address { address: sender.to_owned(), name: None });
+    }
+}
+
+fn raw(object: &Object) -> Option<Box<RawValue>> {
+    serde_json::value::to_raw_value(object).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        domain::{
+            ids::{MessageId, RuleId},
+            message::{Body, Priority},
+        },
+        rules::{language::Language, script::Modules},
+    };
+
+    fn message(attributes: &str) -> Message {
+        Message {
+            id: MessageId::new(),
+            created_at: Timestamp::UNIX_EPOCH,
+            channel: "sms".parse().unwrap(),
+            priority: Priority::Normal,
+            send_at: None,
+            expires_at: None,
+            reference: None,
+            ordering_key: None,
+            connection: None,
+            body: Body {
+                to: Some(Address { address: "+46701234567".into(), name: None }),
+                attributes: Some(RawValue::from_string(attributes.to_owned()).unwrap()),
+                ..Body::default()
+            },
+            attachments: 0,
+            legs: None,
+        }
+    }
+
+    fn book(rules: &[Value], scripts: &[(&str, &str)]) -> Rulebook {
+        let specs = rules.iter().map(|rule| (RuleId::new(), serde_json::from_value(rule.clone()).unwrap()));
+        let rules = RuleSet::compile(specs.collect(), Box::<Language>::default()).unwrap();
+        let scripts = scripts.iter().map(|(name, source)| {
+            let script = Script::compile(name, source, &Modules::none()).unwrap();
+            let script = script.allowing(std::time::Duration::from_secs(5));
+            Arc::new(Running::new((*name).to_owned(), 1, (*source).into(), script))
+        });
+        Rulebook { rules: Some(Arc::new(rules)), scripts: scripts.collect() }
+    }
+
+    fn given() -> Given {
+        Given { now: "2026-03-02T12:00:00Z".parse().unwrap(), chance: 0.5 }
+    }
+
+    #[test]
+    fn a_rule_refuses_and_says_why() {
+        let rule = json!({"name": "No gambling", "when": {"industry": {"is": "gambling"}}, "then": {"refuse": {"reason": "not ours"}}});
+        let book = book(&[rule], &[("late", "fn admit(message) { throw \"is not asked\" }")]);
+        let mut refused = message("{}");
+        refused.body.contact = Some(RawValue::from_string(r#"{"industry": "Gambling"}"#.into()).unwrap());
+        let judgement = book.admit(&mut refused, &given());
+        let by = judgement.refused.unwrap();
+        assert_eq!((by.name.as_str(), by.reason.as_str()), ("No gambling", "not ours"));
+        assert!(judgement.failures.is_empty());
+        assert!(book.admit(&mut message("{}"), &given()).refused.is_none());
+    }
+
+    #[test]
+    fn rules_and_then_scripts_change_a_message_and_it_is_written_down() {
+        let rule =
+            json!({"name": "Large", "when": {"amount": {"min": 500}}, "then": {"priority": "high", "sender": "ACME"}});
+        let hold = "fn admit(message) { #{action: \"hold\", at: add_seconds(now(), 60), attributes: #{seen: message.priority}} }";
+        let mut held = message(r#"{"amount": 750}"#);
+        book(&[rule], &[("hold", hold)]).admit(&mut held, &given());
+        assert_eq!(held.priority, Priority::High);
+        assert_eq!(held.send_at, Some("2026-03-02T12:01:00Z".parse().unwrap()));
+        assert_eq!(held.body.content.from.unwrap().address, "ACME");
+        let attributes: Value = serde_json::from_str(held.body.attributes.unwrap().get()).unwrap();
+        assert_eq!(attributes, json!({"amount": 750, "seen": "high"}));
+        let ruling: Ruling = serde_json::from_str(held.body.ruling.unwrap().get()).unwrap();
+        assert_eq!(ruling.decision.unwrap().held, 1);
+        assert_eq!(ruling.scripts[0].answer["action"], "hold");
+    }
+
+    #[test]
+    fn a_script_that_fails_changes_nothing_and_is_switched_off() {
+        let book = book(&[], &[("bad", "fn admit(message) { throw \"no\" }")]);
+        let failures: Vec<_> = (0..25)
+            .map(|_| book.admit(&mut message("{}"), &given()).failures.pop().map(|it| it.switched_off))
+            .collect();
+        assert_eq!(failures.iter().filter(|it| it.is_some()).count(), 20, "then it is asked no more");
+        assert_eq!(failures[19], Some(true));
+        let mut kept = message("[1, 2]");
+        assert!(book.admit(&mut kept, &given()).refused.is_none(), "attributes that are no object harm nobody");
+    }
+
+    #[test]
+    fn scripts_order_the_candidates() {
+        let route = "fn route(message, candidates) { candidates.filter(|it| it.connection != \"b\") }";
+        let book = book(&[], &[("a", "fn score(candidate) { -candidate.cost }"), ("b", route)]);
+        let candidate =
+            |name: &str, cost| CandidateFacts { connection: name.into(), cost: Some(cost), ..Default::default() };
+        let candidates = vec![candidate("a", 3.0), candidate("b", 1.0), candidate("c", 2.0)];
+        let routed = book.route(&Subject::default(), candidates, &given());
+        assert_eq!(routed.order.unwrap(), ["c", "a"]);
+    }
+}

@@ -1,0 +1,140 @@
+//! A tenant's declarative rules, and what each of them was.
+
+use jiff::Timestamp;
+use sqlx::PgConnection;
+
+use super::{Result, StoreError};
+use crate::domain::{
+    ids::{RuleId, TenantId},
+    rule::RuleSpec,
+};
+
+/// A rule as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredRule {
+    pub id: RuleId,
+    pub uid: Option<String>,
+    /// Grows with each change.
+    pub version: i32,
+    pub spec: RuleSpec,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+type Row = (uuid::Uuid, Option<String>, i32, String, jiff_sqlx::Timestamp, jiff_sqlx::Timestamp);
+
+fn stored((id, uid, version, spec, created_at, updated_at): Row) -> Result<StoredRule> {
+    let spec = serde_json::from_str(&spec).map_err(|error| StoreError::Failed(sqlx::Error::Decode(Box::new(error))))?;
+    let (created_at, updated_at) = (created_at.to_jiff(), updated_at.to_jiff());
+    Ok(StoredRule { id: id.into(), uid, version, spec, created_at, updated_at })
+}
+
+/// Tells the rules and the live scripts of a tenant, operators' too, from what they were; `None` where there are none.
+pub async fn rulebook_stamp(db: &mut PgConnection, tenant: TenantId) -> Result<Option<String>> {
+    let stamp = sqlx::query_scalar(
+        "select md5(string_agg(part, ',' order by part)) from (
+           select id || ' ' || version as part from rule where tenant_id = $1
+           union all
+           select name || ' ' || version from script where tenant_id = $1 and state = 'live'
+           union all
+           select scope || '/' || name || ' ' || version from operator_script
+           where live and scope in ('', (select name from tenant where id = $1))
+         ) as parts",
+    )
+    .bind(tenant.uuid())
+    .fetch_one(db)
+    .await?;
+    Ok(stamp)
+}
+
+/// The specifications of all rules, as JSON.
+pub async fn rule_specs(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<(RuleId, String)>> {
+    let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as("select id, spec from rule where tenant_id = $1 order by id")
+        .bind(tenant.uuid())
+        .fetch_all(db)
+        .await?;
+    Ok(rows.into_iter().map(|(id, spec)| (id.into(), spec)).collect())
+}
+
+/// How many rules a tenant has.
+pub async fn rule_count(db: &mut PgConnection, tenant: TenantId) -> Result<i64> {
+    let count = sqlx::query_scalar("select count(*) from rule where tenant_id = $1").bind(tenant.uuid());
+    Ok(count.fetch_one(db).await?)
+}
+
+/// Writes a rule and its version: a new one, or the next version of one that is there. `false` where the rule
+/// is not of the version before any more.
+pub async fn rule_put(db: &mut PgConnection, tenant: TenantId, rule: &StoredRule) -> Result<bool> {
+    // Plain data always has a JSON form.
+    let spec = serde_json::to_string(&rule.spec).unwrap_or_default();
+    let done = sqlx::query(
+        "with written as (
+           insert into rule as r (tenant_id, id, uid, version, spec, created_at, updated_at)
+           values ($1, $2, $3, $4, $5, $6, $7)
+           on conflict (tenant_id, id) do update set
+             uid = excluded.uid, version = excluded.version, spec = excluded.spec, updated_at = excluded.updated_at
+           where r.version = $4 - 1
+           returning id
+         )
+         insert into rule_version (tenant_id, rule_id, version, spec, created_at)
+         select $1, id, $4, $5, $7 from written",
+    )
+    .bind(tenant.uuid())
+    .bind(rule.id.uuid())
+    .bind(&rule.uid)
+    .bind(rule.version)
+    .bind(spec)
+    .bind(jiff_sqlx::Timestamp::from(rule.created_at))
+    .bind(jiff_sqlx::Timestamp::from(rule.updated_at))
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// The rule with this id, or with this uid.
+pub async fn rule_find(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    id: Option<RuleId>,
+    uid: &str,
+) -> Result<Option<StoredRule>> {
+    let row: Option<Row> = sqlx::query_as(
+        "select id, uid, version, spec, created_at, updated_at from rule
+         where tenant_id = $1 and (id = $2 or uid = $3)",
+    )
+    .bind(tenant.uuid())
+    .bind(id.map(RuleId::uuid))
+    .bind(uid)
+    .fetch_optional(db)
+    .await?;
+    row.map(stored).transpose()
+}
+
+/// The rules from before `before`, the newest first.
+pub async fn rule_list(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    before: Option<RuleId>,
+    limit: u32,
+) -> Result<Vec<StoredRule>> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "select id, uid, version, spec, created_at, updated_at from rule
+         where tenant_id = $1 and id < $2 order by id desc limit $3",
+    )
+    .bind(tenant.uuid())
+    .bind(before.map_or(uuid::Uuid::max(), RuleId::uuid))
+    .bind(i64::from(limit))
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(stored).collect()
+}
+
+/// Deletes a rule; its versions stay.
+pub async fn rule_delete(db: &mut PgConnection, tenant: TenantId, id: RuleId) -> Result<()> {
+    sqlx::query("delete from rule where tenant_id = $1 and id = $2")
+        .bind(tenant.uuid())
+        .bind(id.uuid())
+        .execute(db)
+        .await?;
+    Ok(())
+}

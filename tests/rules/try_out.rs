@@ -1,0 +1,29 @@
+//! Trying rules: what would be, and why, and nothing happens.
+
+use serde_json::json;
+
+use crate::support::{gateway::TestGateway, sink::Sink};
+
+#[tokio::test]
+async fn an_evaluation_explains_and_sends_nothing() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/hook").await;
+    let message = json!({"channel": "webhook", "content": {"payload": {}}, "contact": {"segment": "vip"}});
+    let before = gateway.post("/v1/rules/evaluate", &message).await.expect(200);
+    assert_eq!((&before["accepted"], &before["rules"]), (&json!(true), &json!([])));
+    let rule = json!({"name": "Dear", "when": {"customer": {"segment": "vip"}}, "then": {"priority": "urgent"}});
+    gateway.post("/v1/rules", &json!({"rule": rule})).await.expect(201);
+    let script = json!({"source": "fn admit(message) { refuse(\"full at \" + message.priority) }"});
+    gateway.post("/v1/scripts/full/versions", &script).await.expect(201);
+    gateway.post("/v1/scripts/full/promote", &json!({"version": 1})).await.expect(200);
+    // As often as would switch a script off: trying is nobody's traffic.
+    for _ in 0..25 {
+        let after = gateway.post("/v1/rules/evaluate", &message).await.expect(200);
+        assert_eq!(after["accepted"], false);
+        assert_eq!((&after["refused"]["by"], &after["refused"]["reason"]), (&json!("full"), &json!("full at urgent")));
+        assert_eq!((&after["priority"], &after["rules"][0]["hit"]), (&json!("urgent"), &json!(true)));
+        assert!(after["rules"][0]["why"].as_str().unwrap().contains("segment is vip"), "{after}");
+    }
+    assert_eq!(gateway.get("/v1/messages").await["data"], json!([]));
+    assert!(sink.received_at("/hook").is_empty());
+}
