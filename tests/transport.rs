@@ -86,13 +86,13 @@ impl Sender {
             now: "2026-01-02T03:04:05Z".parse().unwrap(),
             trace: None,
         };
-        let result = self.transport.perform(&transmission, &call).await;
+        let result = self.transport.perform(transmission, &call).await;
         assert!(!format!("{result:?}").contains(CANARY), "the canary is out: {result:?}");
         result
     }
 
     async fn post(&self, url: &str, auth: Vec<Auth>) -> Result<Reply, Fault> {
-        self.send(Transmission::Http(post(url, auth))).await
+        self.send(Transmission::Http(Box::new(post(url, auth)))).await
     }
 
     async fn fault(&self, url: &str) -> (FaultKind, bool) {

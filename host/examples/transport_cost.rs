@@ -115,11 +115,11 @@ impl Sender {
     }
 
     async fn send(&self) -> Result<(), angarium::domain::transmission::Fault> {
-        self.transport.perform(&self.transmission, &self.call()).await.map(drop)
+        self.transport.perform(self.transmission.clone(), &self.call()).await.map(drop)
     }
 
     fn size(&self) -> usize {
-        size_of_val(&self.transport.perform(&self.transmission, &self.call()))
+        size_of_val(&self.transport.perform(self.transmission.clone(), &self.call()))
     }
 
     fn call(&self) -> Call<'_> {
@@ -170,7 +170,7 @@ fn webhook(url: &str) -> Transmission {
         encoding: Encoding::Base64,
         prefix: "v1,".to_owned(),
     };
-    Transmission::Http(HttpRequest {
+    Transmission::Http(Box::new(HttpRequest {
         method: Method::Post,
         url: url.to_owned(),
         headers: vec![
@@ -185,7 +185,7 @@ fn webhook(url: &str) -> Transmission {
             signatures: vec![signature],
         }],
         timeout_ms: None,
-    })
+    }))
 }
 
 /// A receiver in a process of its own; it ends with the sender.

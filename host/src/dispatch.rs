@@ -12,7 +12,7 @@ mod preview;
 mod ruled;
 mod turns;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -26,6 +26,7 @@ pub use self::{
 use self::{
     budgets::Postponed,
     entrance::{Entered, Wanted},
+    gate::Held,
     ruled::Scripts,
 };
 use crate::{
@@ -90,13 +91,22 @@ impl Dispatcher {
     pub async fn run(self: Arc<Self>, mut incoming: mpsc::UnboundedReceiver<Vec<Work>>, deliveries: TaskTracker) {
         while let Some(batch) = incoming.recv().await {
             for work in batch {
-                deliveries.spawn(Arc::clone(&self).deliver(work));
+                self.begin(work, &deliveries);
             }
         }
     }
 
+    /// Delivers when it is the tenant's turn. What waits for it is under way already: whoever drains the node waits too.
+    fn begin(self: &Arc<Self>, work: Work, deliveries: &TaskTracker) {
+        let (this, deliveries, counted) = (Arc::clone(self), deliveries.clone(), deliveries.token());
+        self.gate.begin(work.tenant, move |held| {
+            deliveries.spawn(this.deliver(work, held));
+            drop(counted);
+        });
+    }
+
     /// Walks the candidates until one takes the delivery, it waits, or it ends.
-    async fn deliver(self: Arc<Self>, mut work: Work) {
+    async fn deliver(self: Arc<Self>, mut work: Work, mut held: Held) {
         // One that was put back amid a round goes on with it.
         let mut fallback = work.fallback.take().or_else(|| {
             let last = work.past.last().filter(|_| work.trigger == Trigger::Fallback)?;
@@ -104,7 +114,7 @@ impl Dispatcher {
         });
         let mut turn = None;
         loop {
-            let Some(config) = self.config(&work).await else { return };
+            let Some(config) = held.during(pin!(self.config(&work))).await else { return };
             let Some(course) = Course::of(&config, &work.message) else {
                 return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
             };
@@ -122,7 +132,7 @@ impl Dispatcher {
             if let Err(postponed) = self.within_budget(&work, &course, wanted.connection) {
                 return self.postpone(work, &endpoint, &postponed, &plan);
             }
-            let entrance = match self.enter(&endpoint, &wanted).await {
+            let entrance = match held.during(pin!(self.enter(&endpoint, &wanted))).await {
                 Entered::In(entrance) => entrance,
                 Entered::Refused(_) if wanted.is_free => continue,
                 Entered::Refused(refusal) => return self.put_off(work, &config, &plan, &endpoint, refusal),
@@ -131,7 +141,7 @@ impl Dispatcher {
             if !wanted.is_free {
                 plan.admit(wanted.connection);
             }
-            let Some(mut attempt) = self.attempt(&work, &course, &endpoint).await else { return };
+            let Some(mut attempt) = self.attempt(&work, &course, &endpoint, &mut held).await else { return };
             entrance.record(&attempt.verdict);
             self.observe(&work.message, &attempt);
             self.spent(&work, &course, &attempt);

@@ -112,16 +112,17 @@ impl Transport {
         Ok(Self { http: Http::new(egress.clone(), &roots), smtp: Smtp::new(egress, &roots, settings.ehlo_name) })
     }
 
-    /// Performs a transmission and answers what the other side said, whatever it said.
+    /// Performs a transmission and answers what the other side said, whatever it said. It is gone once it is on its
+    /// way: ten thousand may wait for their answers at a time.
     ///
     /// # Errors
     /// A [`Fault`] when there was no definite answer; `may_have_been_sent` is false only where
     /// nothing that the other side could act on has left.
-    pub async fn perform(&self, transmission: &Transmission, call: &Call<'_>) -> Result<Reply, Fault> {
+    pub async fn perform(&self, transmission: Transmission, call: &Call<'_>) -> Result<Reply, Fault> {
         match transmission {
             Transmission::Http(request) => self.http.perform(request, call).await,
             // Large: boxed, so that an HTTP request's future stays small.
-            Transmission::Smtp(mail) => Box::pin(self.smtp.perform(mail, call)).await,
+            Transmission::Smtp(mail) => Box::pin(self.smtp.perform(&mail, call)).await,
         }
     }
 }

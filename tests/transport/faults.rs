@@ -53,7 +53,7 @@ async fn the_transmission_may_ask_for_less_time() {
     let mut request = post(&format!("http://{address}/"), vec![]);
     request.timeout_ms = Some(100);
     let began = std::time::Instant::now();
-    let fault = Sender::new().send(Transmission::Http(request)).await.unwrap_err();
+    let fault = Sender::new().send(Transmission::Http(Box::new(request))).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Timeout);
     assert!(began.elapsed() < Duration::from_secs(2));
 }
@@ -208,7 +208,7 @@ async fn headers_that_would_smuggle_are_refused() {
     ] {
         let mut request = post(&format!("http://{address}/"), vec![]);
         request.headers.push(Kv { name: name.to_owned(), value: value.to_owned() });
-        let fault = Sender::new().send(Transmission::Http(request)).await.unwrap_err();
+        let fault = Sender::new().send(Transmission::Http(Box::new(request))).await.unwrap_err();
         assert_eq!((fault.kind, fault.may_have_been_sent), (FaultKind::InvalidTransmission, false), "{name}");
     }
     assert!(requests.try_recv().is_err());

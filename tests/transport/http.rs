@@ -33,7 +33,7 @@ async fn an_empty_body_has_a_length() {
     let (address, mut requests) = answering(|_| ok("")).await;
     let mut request = post(&format!("http://{address}/"), vec![]);
     request.body.clear();
-    Sender::new().send(Transmission::Http(request)).await.unwrap();
+    Sender::new().send(Transmission::Http(Box::new(request))).await.unwrap();
     let seen = requests.recv().await.unwrap();
     assert_eq!(seen.matches("content-length: 0\r\n").count(), 1, "{seen}");
 }

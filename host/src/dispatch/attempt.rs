@@ -1,11 +1,12 @@
 //! One attempt through one connection: prepare, perform, interpret, as often as the provider asks.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{Course, Dispatcher, PAUSE, facts::country, item};
+use super::{Course, Dispatcher, PAUSE, facts::country, gate::Held, item};
 use crate::{
     clock,
     directory::Endpoint,
@@ -52,7 +53,13 @@ pub(super) struct Conversation<'a> {
 impl Dispatcher {
     /// Makes one attempt; whoever calls has entered the connection. `None` when the delivery is no longer this node's: whoever has it now
     /// makes it.
-    pub(super) async fn attempt(&self, work: &Work, course: &Course<'_>, endpoint: &Endpoint) -> Option<Attempt> {
+    pub(super) async fn attempt(
+        &self,
+        work: &Work,
+        course: &Course<'_>,
+        endpoint: &Endpoint,
+        held: &mut Held,
+    ) -> Option<Attempt> {
         let mut span = self.begun(work, endpoint);
         let serving = self.providers.serving(&endpoint.connection.provider);
         let started_at = clock::now();
@@ -62,10 +69,7 @@ impl Dispatcher {
                 host_verdict(Disposition::NotSent, "provider_missing", "the provider is not installed".into()),
                 Usage::default(),
             ),
-            Some(serving) => {
-                let deadline = self.may_begin(work, course, endpoint, serving).await?;
-                self.converse(work, course, endpoint, serving, deadline, span.context()).await
-            }
+            Some(serving) => self.converse(work, course, endpoint, serving, span.context(), held).await?,
         };
         judged(&mut span, number, &verdict);
         Some(Attempt {
@@ -162,14 +166,16 @@ impl Dispatcher {
         course: &Course<'_>,
         endpoint: &Endpoint,
         serving: &Serving,
-        deadline: Instant,
         trace: Option<&TraceContext>,
-    ) -> (Verdict, Usage) {
-        let blobs = match self.blobs(work).await {
+        held: &mut Held,
+    ) -> Option<(Verdict, Usage)> {
+        let deadline = held.during(pin!(self.may_begin(work, course, endpoint, serving))).await?;
+        let blobs = match held.during(pin!(self.blobs(work))).await {
             Ok(blobs) => blobs,
             Err(error) => {
                 let detail = format!("its attachments can't be read: {error}");
-                return (host_verdict(Disposition::NotSent, "attachments_unavailable", detail), Usage::default());
+                let verdict = host_verdict(Disposition::NotSent, "attachments_unavailable", detail);
+                return Some((verdict, Usage::default()));
             }
         };
         let mut conversation = Conversation {
@@ -186,9 +192,9 @@ impl Dispatcher {
             usage: Usage::default(),
             status: None,
         };
-        let verdict = conversation.run().await;
+        let verdict = conversation.run(held).await;
         conversation.lane.ran(conversation.usage.cpu, conversation.usage.peak_memory);
-        (verdict, conversation.usage)
+        Some((verdict, conversation.usage))
     }
 
     async fn blobs(&self, work: &Work) -> crate::store::Result<Vec<Blob>> {
@@ -205,13 +211,13 @@ impl Dispatcher {
 }
 
 impl Conversation<'_> {
-    async fn run(&mut self) -> Verdict {
+    async fn run(&mut self, held: &mut Held) -> Verdict {
         let mut answered: Option<Reply> = None;
-        let mut step = self.prepare().await;
+        let mut step = self.prepare(held).await;
         for _ in 0..MAX_STEPS {
             match step {
                 Ok(Step::Done(judgements)) => return self.judged(judgements.into_iter().next()),
-                Ok(Step::Send { transmission, state }) => match self.perform(&transmission).await {
+                Ok(Step::Send { transmission, state }) => match self.perform(transmission).await {
                     Ok(reply) => {
                         self.status = Some(reply.status());
                         step = self.interpret(&state, &reply).await;
@@ -232,8 +238,8 @@ impl Conversation<'_> {
     }
 
     /// The item is gone before the request is under way: ten thousand may wait at a time.
-    async fn prepare(&mut self) -> Result<Step, CallError> {
-        let _pass = self.dispatcher.gate.enter(self.work.tenant).await;
+    async fn prepare(&mut self, held: &mut Held) -> Result<Step, CallError> {
+        let _pass = held.pass(&self.dispatcher.gate, self.work.tenant).await;
         let config = self.endpoint.connection.config.get();
         let item = item::item(self.work.delivery, &self.work.message, &self.blobs);
         let span = self.dispatcher.tracer.child("plugin.prepare", Side::Internal, self.trace);
@@ -272,7 +278,7 @@ impl Conversation<'_> {
         called.result
     }
 
-    async fn perform(&self, transmission: &Transmission) -> Result<Reply, Verdict> {
+    async fn perform(&self, transmission: Transmission) -> Result<Reply, Verdict> {
         let descriptor = self.serving.component.descriptor();
         let mut span = self.dispatcher.tracer.child("transport", Side::Client, self.trace);
         let call = Call {

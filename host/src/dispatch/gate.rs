@@ -1,8 +1,12 @@
 //! Where deliveries wait for the processor. A component's call takes it whole, so as many deliveries
-//! as there are waiting would stand before whoever comes next; here tenants are let in by turns.
+//! as there are waiting would stand before whoever comes next; here tenants are let in by turns. One
+//! that has not begun waits as what it is, and becomes a task when it is let in.
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
+    future::poll_fn,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,12 +24,27 @@ pub struct Gate {
 #[derive(Debug)]
 pub struct Pass(Arc<Gate>);
 
+/// A pass for as long as its holder computes: it is given back when that one has to wait.
+#[derive(Debug)]
+pub struct Held(Option<Pass>);
+
+/// What is done with a pass.
+type Call = Box<dyn FnOnce(Pass) + Send>;
+
 #[derive(Debug)]
 struct Queues {
     free: usize,
     /// Each tenant that waits, once, in the order of their turns.
     turns: VecDeque<TenantId>,
-    waiting: HashMap<TenantId, VecDeque<oneshot::Sender<Pass>>>,
+    waiting: HashMap<TenantId, Queue>,
+}
+
+/// One tenant's.
+#[derive(Default)]
+struct Queue {
+    /// They go first: what has begun is to end.
+    under_way: VecDeque<Call>,
+    new: VecDeque<Call>,
 }
 
 impl Gate {
@@ -35,11 +54,31 @@ impl Gate {
         Arc::new(Self { queues: Mutex::new(queues) })
     }
 
-    /// Waits for this tenant's turn.
+    /// Waits for this tenant's turn, before those that have not begun.
     pub async fn enter(self: &Arc<Self>, tenant: TenantId) -> Pass {
-        let Some(called) = self.queues().join(tenant) else { return Pass(Arc::clone(self)) };
+        let called = {
+            let mut queues = self.queues();
+            if queues.take() {
+                return Pass(Arc::clone(self));
+            }
+            let (call, called) = oneshot::channel();
+            // One that does not wait any more drops the pass, and so lets the next one in.
+            queues.queue(tenant).under_way.push_back(Box::new(move |pass| drop(call.send(pass))));
+            called
+        };
         // Whoever waits is called: a pass is never lost.
         called.await.unwrap_or_else(|_| Pass(Arc::clone(self)))
+    }
+
+    /// Begins something when it is this tenant's turn.
+    pub fn begin(self: &Arc<Self>, tenant: TenantId, begin: impl FnOnce(Held) + Send + 'static) {
+        let mut queues = self.queues();
+        if !queues.take() {
+            queues.queue(tenant).new.push_back(Box::new(|pass| begin(Held(Some(pass)))));
+            return;
+        }
+        drop(queues);
+        begin(Held(Some(Pass(Arc::clone(self)))));
     }
 
     fn queues(&self) -> MutexGuard<'_, Queues> {
@@ -47,33 +86,67 @@ impl Gate {
     }
 }
 
-impl Queues {
-    /// Takes a free pass, or a place behind the tenant's others.
-    fn join(&mut self, tenant: TenantId) -> Option<oneshot::Receiver<Pass>> {
-        if self.free > 0 {
-            self.free -= 1;
-            return None;
+impl Held {
+    /// Carries on a future, without the pass once that has to wait.
+    pub fn during<F: Future>(&mut self, mut future: Pin<&mut F>) -> impl Future<Output = F::Output> {
+        poll_fn(move |cx| {
+            let polled = future.as_mut().poll(cx);
+            if polled.is_pending() {
+                self.0 = None;
+            }
+            polled
+        })
+    }
+
+    /// The pass, if it is still held, or else another one.
+    pub async fn pass(&mut self, gate: &Arc<Gate>, tenant: TenantId) -> Pass {
+        match self.0.take() {
+            Some(pass) => pass,
+            None => gate.enter(tenant).await,
         }
-        let (call, called) = oneshot::channel();
+    }
+}
+
+impl Queues {
+    /// Takes a free pass.
+    const fn take(&mut self) -> bool {
+        let free = self.free > 0;
+        self.free -= free as usize;
+        free
+    }
+
+    /// A tenant's queue, to stand in it.
+    fn queue(&mut self, tenant: TenantId) -> &mut Queue {
         let queue = self.waiting.entry(tenant).or_default();
         if queue.is_empty() {
             self.turns.push_back(tenant);
         }
-        queue.push_back(call);
-        Some(called)
+        queue
     }
 
     /// Whose turn it is; the tenant's next one comes after all other tenants.
-    fn next(&mut self) -> Option<oneshot::Sender<Pass>> {
+    fn next(&mut self) -> Option<Call> {
         let tenant = self.turns.pop_front()?;
         let queue = self.waiting.get_mut(&tenant)?;
-        let call = queue.pop_front();
+        let call = queue.under_way.pop_front().or_else(|| queue.new.pop_front());
         if queue.is_empty() {
             self.waiting.remove(&tenant);
         } else {
             self.turns.push_back(tenant);
         }
         call
+    }
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.under_way.is_empty() && self.new.is_empty()
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("under_way", &self.under_way.len()).field("new", &self.new.len()).finish()
     }
 }
 
@@ -85,8 +158,7 @@ impl Drop for Pass {
             return;
         };
         drop(queues);
-        // One that does not wait any more drops the pass, and so lets the next one in.
-        let _ = call.send(Self(Arc::clone(&self.0)));
+        call(Self(Arc::clone(&self.0)));
     }
 }
 
@@ -121,6 +193,26 @@ mod tests {
         let (many, few) = (TenantId::new(), TenantId::new());
         let order = let_in(&[many, many, many, many, few, few]).await;
         assert_eq!(order, [many, few, many, few, many, many]);
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_goes_before_what_is_new_and_what_waits_holds_no_pass() {
+        let gate = Gate::new(1);
+        let tenant = TenantId::new();
+        let first = gate.enter(tenant).await;
+        let (begun, mut beginning) = oneshot::channel();
+        gate.begin(tenant, move |held| drop(begun.send(held)));
+        let mut under_way = Box::pin(gate.enter(tenant));
+        assert!(under_way.as_mut().now_or_never().is_none());
+        drop(first);
+        let pass = under_way.as_mut().now_or_never().expect("it goes first");
+        assert!(beginning.try_recv().is_err());
+        drop(pass);
+        let mut held = beginning.try_recv().expect("it is begun");
+        assert!(held.during(std::pin::pin!(std::future::ready(()))).now_or_never().is_some());
+        assert!(gate.enter(tenant).now_or_never().is_none(), "it computes on");
+        assert!(held.during(std::pin::pin!(std::future::pending::<()>())).now_or_never().is_none());
+        assert!(gate.enter(tenant).now_or_never().is_some());
     }
 
     #[tokio::test]

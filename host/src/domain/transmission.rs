@@ -176,7 +176,7 @@ pub struct SmtpSubmission {
 /// What leaves the gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Transmission {
-    Http(HttpRequest),
+    Http(Box<HttpRequest>),
     Smtp(Box<SmtpSubmission>),
 }
 

@@ -362,7 +362,7 @@ mod tests {
     fn refused_http(change: impl FnOnce(&mut HttpRequest)) -> (GuestFaultKind, String) {
         let mut request = request();
         change(&mut request);
-        refused(Step::Send { transmission: Transmission::Http(request), state: Vec::new() })
+        refused(Step::Send { transmission: Transmission::Http(Box::new(request)), state: Vec::new() })
     }
 
     fn refused_smtp(change: impl FnOnce(&mut SmtpSubmission)) -> (GuestFaultKind, String) {
@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn honest_steps_pass() {
         let steps = [
-            Step::Send { transmission: Transmission::Http(request()), state: vec![0; MAX_STATE] },
+            Step::Send { transmission: Transmission::Http(Box::new(request())), state: vec![0; MAX_STATE] },
             Step::Send { transmission: Transmission::Smtp(Box::new(submission())), state: Vec::new() },
             Step::Wait { ms: 0.0, state: Vec::new() },
             Step::Done(vec![outcome()]),

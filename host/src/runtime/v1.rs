@@ -287,7 +287,7 @@ impl From<wit::Disposition> for domain::Disposition {
 impl From<wit::Transmission> for wire::Transmission {
     fn from(given: wit::Transmission) -> Self {
         match given {
-            wit::Transmission::Http(request) => Self::Http(request.into()),
+            wit::Transmission::Http(request) => Self::Http(Box::new(request.into())),
             wit::Transmission::Smtp(submission) => Self::Smtp(Box::new(submission.into())),
         }
     }

@@ -157,7 +157,7 @@ mod tests {
             ],
             timeout_ms: None,
         };
-        let shown = describe(&Transmission::Http(request), &[]).unwrap();
+        let shown = describe(&Transmission::Http(Box::new(request)), &[]).unwrap();
         assert_eq!(
             shown,
             json!({

@@ -8,7 +8,7 @@ use std::{
     error::Error,
     future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -87,7 +87,16 @@ struct Draft {
     /// Set when the request needs a client certificate.
     client: Option<Client>,
     /// Set when the request carries a token that an answer of 401 spoils.
-    token: Option<TokenRequest>,
+    token: Option<Box<TokenRequest>>,
+}
+
+/// A request as it leaves. It is boxed: ten thousand may wait for their answers at a time, and each future on the way
+/// would have room for one of its own.
+pub(super) struct Outgoing {
+    request: Box<Request<WatchedBody>>,
+    host: Box<str>,
+    /// Whether some of it may have left.
+    begun: Arc<AtomicBool>,
 }
 
 impl Http {
@@ -101,13 +110,13 @@ impl Http {
     }
 
     /// Performs a request within the call's deadline.
-    pub(super) async fn perform(&self, request: &HttpRequest, call: &Call<'_>) -> Result<Reply, Fault> {
+    pub(super) async fn perform(&self, request: Box<HttpRequest>, call: &Call<'_>) -> Result<Reply, Fault> {
         let deadline = call.deadline_within(request.timeout_ms);
-        let draft = self.draft(request, call, deadline).await?;
-        let client = draft.client.as_ref().unwrap_or(&self.client);
-        let sent: Vec<_> = draft.headers.values().filter(|value| value.is_sensitive()).cloned().collect();
-        let reply = send(client, draft.method, draft.url, draft.headers, draft.body, deadline).await?;
-        if let (401, Some(token)) = (reply.status(), &draft.token) {
+        let (outgoing, client, token) = self.draft(&request, call, deadline).await?.ready()?;
+        drop(request);
+        let sent = outgoing.credentials();
+        let reply = send(client.as_ref().unwrap_or(&self.client), outgoing, deadline).await?;
+        if let (401, Some(token)) = (reply.status(), &token) {
             self.tokens.forget(token);
         }
         Ok(scrubbed(reply, call.secrets, &sent))
@@ -175,7 +184,7 @@ impl Http {
                 // Rare and large: boxed, so that every request's future stays small.
                 let token = Box::pin(self.tokens.get(&request, &self.client, &self.egress, call, deadline)).await?;
                 draft.headers.insert(AUTHORIZATION, sensitive(&joined(b"Bearer ", token.expose()), "access token")?);
-                draft.token = Some(request);
+                draft.token = Some(Box::new(request));
             }
             Auth::ClientCertificate { secret } => {
                 draft.client = Some(self.certificates.client(secret, material.secrets.newest(secret)?)?);
@@ -210,27 +219,12 @@ pub(super) fn checked_url(egress: &Egress, url: &str, call: &Call<'_>) -> Result
 }
 
 /// Sends a request and reads its answer, all before the deadline.
-pub(super) async fn send(
-    client: &Client,
-    method: Method,
-    url: Url,
-    headers: HeaderMap,
-    body: Bytes,
-    deadline: Instant,
-) -> Result<Reply, Fault> {
+pub(super) async fn send(client: &Client, outgoing: Outgoing, deadline: Instant) -> Result<Reply, Fault> {
     if Instant::now() >= deadline {
         return Err(not_sent(FaultKind::Timeout, "the deadline passed before the request began"));
     }
-    let begun = Arc::new(AtomicBool::new(false));
-    let host = url.host_str().unwrap_or_default().to_owned();
-    let request = assemble(method, &url, headers, WatchedBody { bytes: Some(body), begun: begun.clone() })?;
-    let exchange = async {
-        let (response, connection) = client.request(request).await.map_err(|failure| fault(failure, &host, &begun))?;
-        let reply = read(response, &host).await?;
-        connection.keep();
-        Ok(reply)
-    };
-    match tokio::time::timeout_at(deadline, exchange).await {
+    let Outgoing { request, host, begun } = outgoing;
+    match tokio::time::timeout_at(deadline, pin!(exchange(client, request, &host, &begun))).await {
         Ok(reply) => reply,
         Err(_) if begun.load(Ordering::Relaxed) => {
             Err(maybe_sent(FaultKind::Timeout, format!("`{host}` did not answer before the deadline")))
@@ -239,17 +233,45 @@ pub(super) async fn send(
     }
 }
 
-fn assemble(method: Method, url: &Url, headers: HeaderMap, body: WatchedBody) -> Result<Request<WatchedBody>, Fault> {
-    let host = url.host_str().unwrap_or_default();
-    let target = Uri::try_from(url.as_str())
-        .map_err(|error| invalid(format!("the request to `{host}` can't be built: {error}")))?;
-    let mut request = Request::new(body);
-    *request.method_mut() = method;
-    *request.uri_mut() = target;
-    *request.headers_mut() = headers;
-    request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-    request.headers_mut().entry(USER_AGENT).or_insert(USER_AGENT_VALUE);
-    Ok(request)
+async fn exchange(
+    client: &Client,
+    request: Box<Request<WatchedBody>>,
+    host: &str,
+    begun: &AtomicBool,
+) -> Result<Reply, Fault> {
+    let (response, connection) = client.request(request).await.map_err(|failure| fault(failure, host, begun))?;
+    let reply = read(response, host).await?;
+    connection.keep();
+    Ok(reply)
+}
+
+impl Draft {
+    fn ready(self) -> Result<(Outgoing, Option<Client>, Option<Box<TokenRequest>>), Fault> {
+        Ok((Outgoing::new(self.method, &self.url, self.headers, self.body)?, self.client, self.token))
+    }
+}
+
+impl Outgoing {
+    /// What no answer may show again.
+    fn credentials(&self) -> Vec<HeaderValue> {
+        self.request.headers().values().filter(|value| value.is_sensitive()).cloned().collect()
+    }
+
+    /// # Errors
+    /// A fault where the address is none that can be asked.
+    pub(super) fn new(method: Method, url: &Url, headers: HeaderMap, body: Bytes) -> Result<Self, Fault> {
+        let host = url.host_str().unwrap_or_default();
+        let target = Uri::try_from(url.as_str())
+            .map_err(|error| invalid(format!("the request to `{host}` can't be built: {error}")))?;
+        let begun = Arc::<AtomicBool>::default();
+        let mut request = Box::new(Request::new(WatchedBody { bytes: Some(body), begun: begun.clone() }));
+        *request.method_mut() = method;
+        *request.uri_mut() = target;
+        *request.headers_mut() = headers;
+        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        request.headers_mut().entry(USER_AGENT).or_insert(USER_AGENT_VALUE);
+        Ok(Self { request, host: host.into(), begun })
+    }
 }
 
 /// A body that notes when the client first looks at it: that is when it is about to write the

@@ -28,7 +28,7 @@ use super::{
     Call,
     egress::Egress,
     fault::{invalid, not_sent},
-    http::{basic, checked_url, send},
+    http::{Outgoing, basic, checked_url, send},
     pool::Client,
 };
 use crate::{
@@ -248,7 +248,7 @@ async fn fetch(
         headers.insert(AUTHORIZATION, value);
     }
     let body = form.body.as_bytes().to_vec().into();
-    let reply = send(client, Method::POST, url, headers, body, deadline)
+    let reply = send(client, Outgoing::new(Method::POST, &url, headers, body)?, deadline)
         .await
         .map_err(|fault| not_sent(fault.kind, format!("no access token: {}", fault.detail)))?;
     token_in(&reply, &host)

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use hyper::{
     Request, Response, Uri,
     body::Incoming,
@@ -113,7 +114,7 @@ impl Client {
     /// connection that it was given turned out closed before any of it was written.
     pub(super) async fn request(
         &self,
-        mut request: Request<WatchedBody>,
+        mut request: Box<Request<WatchedBody>>,
     ) -> Result<(Response<Incoming>, InUse), Failure> {
         let target = request.uri().clone();
         let origin = (target.scheme().cloned(), target.authority().cloned());
@@ -128,7 +129,7 @@ impl Client {
             match in_use.line.send(request, &target).await {
                 Ok(response) => return Ok((response, in_use)),
                 Err(mut error) => match error.take_message() {
-                    Some(unsent) if kept => request = unsent,
+                    Some(unsent) if kept => request = Box::new(unsent),
                     _ => return Err(Failure::Exchange(error.into_error())),
                 },
             }
@@ -154,7 +155,7 @@ impl InUse {
 impl Line {
     async fn send(
         &mut self,
-        mut request: Request<WatchedBody>,
+        mut request: Box<Request<WatchedBody>>,
         target: &Uri,
     ) -> Result<Response<Incoming>, TrySendError<Request<WatchedBody>>> {
         match self {
@@ -163,12 +164,12 @@ impl Line {
                 if let Some(host) = target.authority().and_then(|it| HeaderValue::from_str(it.as_str()).ok()) {
                     request.headers_mut().insert(HOST, host);
                 }
-                line.try_send_request(request).await
+                line.try_send_request(*request).await
             }
             Self::Http2(line) => {
                 *request.uri_mut() = target.clone();
                 request.headers_mut().remove(HOST);
-                line.try_send_request(request).await
+                line.try_send_request(*request).await
             }
         }
     }
@@ -208,12 +209,9 @@ impl Pool {
         }
         let (line, connection) =
             http1::Builder::new().max_buf_size(MAX_ANSWER_HEADERS).handshake(wire).await.map_err(Failure::Exchange)?;
-        // What ends a connection is told to the request that is on it.
+        // What ends a connection is told to the request that is on it. As a block of its own it would be held twice.
         let open = Counted::new(&OPEN);
-        tokio::spawn(async move {
-            let _open = open;
-            connection.await
-        });
+        tokio::spawn(connection.map(move |_| drop(open)));
         Ok(Line::Http1(line))
     }
 
@@ -225,10 +223,7 @@ impl Pool {
             .handshake(wire)
             .await?;
         let open = Counted::new(&OPEN);
-        tokio::spawn(async move {
-            let _open = open;
-            connection.await
-        });
+        tokio::spawn(connection.map(move |_| drop(open)));
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.entry(origin.clone()).or_default();
         kept.forget_the_stale();

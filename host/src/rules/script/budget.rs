@@ -1,4 +1,5 @@
-//! What one run of a script may use: operations and time. It belongs to the thread while a script
+//! What one run of a script may use: operations, and time of the processor, so that a busy machine makes no script
+//! fail. It belongs to the thread while a script
 //! runs on it, so that everything below sees the same one: the interpreter at each operation, and
 //! the functions that call a script's closures or loop themselves. What is used up stays used up:
 //! no callback that swallows the error, and no `catch`, gets any further.
@@ -8,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cpu_time::ThreadTime;
 use jiff::Timestamp;
 use rhai::{Dynamic, EvalAltResult, Position};
 
@@ -25,6 +27,9 @@ thread_local! {
 }
 
 struct Budget {
+    began: ThreadTime,
+    time: Duration,
+    /// The time can't be used up before.
     until: Instant,
     operations: u64,
     max_operations: u64,
@@ -48,7 +53,11 @@ impl Budget {
 
     fn look(&mut self) -> Option<Limit> {
         if self.spent.is_none() && Instant::now() >= self.until {
-            self.spent = Some(Limit::Time);
+            // The thread may have had to wait for others.
+            match self.time.checked_sub(self.began.elapsed()) {
+                None | Some(Duration::ZERO) => self.spent = Some(Limit::Time),
+                Some(left) => self.until = Instant::now() + left,
+            }
         }
         self.spent
     }
@@ -64,6 +73,8 @@ pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: imp
         }
     }
     let fresh = Budget {
+        began: ThreadTime::now(),
+        time,
         until: Instant::now() + time,
         operations: 0,
         max_operations: operations,
