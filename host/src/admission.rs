@@ -25,6 +25,7 @@ use crate::{
     queue::{Handoff, Leases, Room},
     rules::ruling::Refused,
     store::Store,
+    trials::Trials,
 };
 
 /// How many writers share the work: few, so that batches grow under load.
@@ -59,6 +60,9 @@ pub enum AdmitError {
     /// Nothing was stored.
     #[error("{}", in_words(.0))]
     Refused(Refused),
+    /// What a script wants to follow could be sent by nobody.
+    #[error("{0}")]
+    Unsendable(String),
     #[error("the idempotency key was used for another message: use a new key, or send the same message")]
     KeyReused,
     /// Nothing was stored, or it can't be told yet; the same idempotency key is safe to send again.
@@ -107,6 +111,7 @@ pub struct Outlet {
 pub struct Admission {
     store: Store,
     directory: Arc<Directory>,
+    trials: Arc<Trials>,
     requests: mpsc::Sender<Request>,
     time: Histogram,
 }
@@ -114,13 +119,20 @@ pub struct Admission {
 impl Admission {
     /// Starts the writers into `tasks`; they end when the last handle is dropped.
     #[must_use]
-    pub fn start(store: &Store, directory: Arc<Directory>, outlet: &Outlet, tasks: &mut JoinSet<()>) -> Self {
+    pub fn start(
+        store: &Store,
+        directory: Arc<Directory>,
+        trials: Arc<Trials>,
+        outlet: &Outlet,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let (requests, receiver) = mpsc::channel(WAITING);
         let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
         for _ in 0..WRITERS {
             tasks.spawn(Writer::new(store.clone(), outlet.clone()).run(Arc::clone(&receiver)));
         }
-        Self { store: store.clone(), directory, requests, time: metrics::histogram!("angarium_accept_seconds") }
+        let time = metrics::histogram!("angarium_accept_seconds");
+        Self { store: store.clone(), directory, trials, requests, time }
     }
 
     /// Takes messages of one tenant; one answer for each, in order.

@@ -3,6 +3,7 @@
 
 mod audit;
 mod auth;
+mod backtest;
 mod callback;
 mod connection;
 mod dead_letter;
@@ -26,6 +27,7 @@ mod rule;
 mod script;
 mod settings;
 mod statistics;
+mod trial;
 
 use std::{ops::Deref, sync::Arc};
 

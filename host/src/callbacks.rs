@@ -158,7 +158,7 @@ impl Callbacks {
         let mut recorded = Recorded::Unmatched;
         if received.receipt.names_a_delivery() {
             let mut txn = self.store.tenant(tenant).await?;
-            recorded = record(&mut txn, &received).await?;
+            recorded = record(&mut txn, &received, self.directory.asks_outcomes(tenant)).await?;
             if recorded != Recorded::NotYet {
                 txn.commit().await?;
             } else {

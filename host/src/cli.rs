@@ -2,6 +2,7 @@
 //! an operator's; everything else speaks HTTP like any other client, and can do nothing more.
 
 mod audit;
+mod backtest;
 mod client;
 mod completions;
 mod config;
@@ -20,6 +21,7 @@ mod serve;
 mod stats;
 mod tail;
 mod tenant;
+mod trial;
 
 use std::process::ExitCode;
 

@@ -37,6 +37,7 @@ const SETTINGS: &[&str] = &[
     "queue.poll_ms",
     "roles",
     "rules.folder",
+    "rules.condition_interval_ms",
     "telemetry.otlp_endpoint",
     "telemetry.trace_sample_ratio",
     "retention.interval_s",
@@ -244,12 +245,14 @@ pub struct RetentionClass {
     pub content_days: u32,
 }
 
-/// Operators' scripts.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+/// Operators' scripts, and how scripts are asked.
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rules {
     /// Scripts in it (`*.rhai`) are live for all tenants, those of a folder in it for the tenant of that name.
     pub folder: Option<PathBuf>,
+    /// How long a message waits whose condition did not hold before it is asked again.
+    pub condition_interval_ms: u32,
 }
 
 /// What this node does.
@@ -335,6 +338,12 @@ impl Default for Dispatch {
 impl Default for Queue {
     fn default() -> Self {
         Self { lease_ms: 90_000, poll_ms: 100 }
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { folder: None, condition_interval_ms: 30_000 }
     }
 }
 
@@ -561,6 +570,8 @@ impl Config {
             ),
         );
         check((1..=60_000).contains(&self.queue.poll_ms), "queue.poll_ms", "1 to 60000".into());
+        let interval = self.rules.condition_interval_ms;
+        check((100..=86_400_000).contains(&interval), "rules.condition_interval_ms", "100 to 86400000".into());
         check((1..=86_400).contains(&self.retention.interval_s), "retention.interval_s", "1 to 86400".into());
         for (name, class) in &self.retention.classes {
             check(

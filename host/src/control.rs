@@ -22,6 +22,7 @@ use crate::{
         audit::{Deed, audit_insert},
         delivery::{delivery_cancel, delivery_reopen},
         event::event_insert,
+        follow_up::{Ended, follow_up_note_where_asked},
         message::{MessageView, message_get},
         queue::{QueueEntry, queue_insert, queue_remove},
         retention::{PurgedBy, content_purge},
@@ -63,6 +64,8 @@ pub async fn cancel(store: &Store, tenant: TenantId, actor: &Actor, id: MessageI
     }
     let moved = delivery_cancel(&mut txn, tenant, id, view.delivery.id).await?;
     legs::advance(&mut txn, moved).await?;
+    let ended = Ended { tenant, delivery: view.delivery.id, message: id, state: DeliveryState::Canceled };
+    follow_up_note_where_asked(&mut txn, &[ended]).await?;
     event_insert(&mut txn, tenant, id, "message.canceled", None).await?;
     audit_insert(&mut txn, tenant, actor, &Deed::new(Action::MessageCanceled, id)).await?;
     let view = message_get(&mut txn, tenant, id).await?;

@@ -155,6 +155,13 @@ impl Directory {
         Ok(config)
     }
 
+    /// Whether a tenant's scripts want to know how deliveries end; where that is not known here, they may.
+    #[must_use]
+    pub fn asks_outcomes(&self, tenant: TenantId) -> bool {
+        let asks = |config: Arc<TenantConfig>| config.rulebook.as_ref().is_some_and(|book| book.asks_outcomes());
+        self.known(tenant).is_none_or(asks)
+    }
+
     /// Forgets a tenant whose configuration changed.
     pub fn forget(&self, tenant: TenantId) {
         self.tenants().remove(&tenant);

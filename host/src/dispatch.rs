@@ -4,8 +4,10 @@
 
 mod attempt;
 mod budgets;
+mod condition;
 mod entrance;
 mod facts;
+mod foresight;
 mod gate;
 mod item;
 mod preview;
@@ -14,17 +16,20 @@ mod turns;
 
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
+use jiff::SignedDuration;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 pub use self::{
     budgets::Budgets,
     gate::Gate,
-    preview::{LegPreview, Preview, PreviewRequest},
+    preview::{LegPreview, Planned, Preview, PreviewRequest},
     turns::Turns,
 };
 use self::{
     budgets::Postponed,
+    condition::Asked,
     entrance::{Entered, Wanted},
     gate::Held,
     ruled::Scripts,
@@ -36,7 +41,7 @@ use crate::{
         attempt::{Attempt, PastAttempt, Trigger},
         delivery::DeliveryState,
         ids::{AttemptId, ConnectionId, RouteId},
-        message::Message,
+        message::{DEEPEST_FOLLOW_UP, Message},
         overrides,
         provider::{Deduplication, Disposition},
         route::{OnUnknown, RouteSpec},
@@ -48,9 +53,11 @@ use crate::{
     providers::Providers,
     queue::Work,
     routing::{self, Plan, Prospect, Situation},
+    rules::ruling::Word,
     store::{Store, attempt::Settlement},
     telemetry::{self, Tracer},
     transport::Transport,
+    trials::Trials,
 };
 
 /// How long a delivery waits before it asks again for what it needs.
@@ -60,6 +67,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Dispatcher {
     pub store: Store,
     pub directory: Arc<Directory>,
+    /// Counts what candidates do, and asks those that are not followed.
+    pub trials: Arc<Trials>,
     pub providers: Arc<Providers>,
     pub transport: Arc<Transport>,
     pub ledger: Ledger,
@@ -71,6 +80,8 @@ pub struct Dispatcher {
     pub tracer: Tracer,
     /// One transmission's total time.
     pub deadline: Duration,
+    /// Between two questions whether a message's condition holds.
+    pub condition_pause: SignedDuration,
 }
 
 /// The route that a message follows.
@@ -82,6 +93,8 @@ struct Course<'a> {
     favour: Vec<(ConnectionId, f64)>,
     /// A script chose the candidates.
     by_script: bool,
+    /// What scripts said of the candidates.
+    words: Vec<Word>,
     /// What scripts did wrong.
     faults: Vec<String>,
 }
@@ -118,24 +131,33 @@ impl Dispatcher {
             let Some(course) = Course::of(&config, &work.message) else {
                 return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
             };
-            let course = self.ruled(&config, course, &work);
+            let remark = match self.condition(&config, &work) {
+                Asked::Goes(remark) => remark,
+                Asked::Waits(at) => {
+                    telemetry::condition_waits();
+                    return self.ledger.defer(work, at);
+                }
+                Asked::Expired(why) => return self.end(work, DeliveryState::Expired, "condition_not_met", &why),
+            };
+            let mut course = self.ruled(&config, course, &work);
+            course.faults.extend(remark);
             let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
             let mut plan = self.plan(&config, &course.spec, &work, turn);
             course.prefer(&mut plan);
             let Some(wanted) = Wanted::of(&plan, &config) else {
-                return self.nobody(work, &config, &course.spec, &plan);
+                return self.nobody(work, &config, &course, &plan);
             };
             if work.message.expires_at.is_some_and(|at| at <= clock::now()) {
                 return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
             }
             let endpoint = Arc::clone(&config.endpoints[&wanted.connection]);
             if let Err(postponed) = self.within_budget(&work, &course, wanted.connection) {
-                return self.postpone(work, &endpoint, &postponed, &plan);
+                return self.postpone(work, &endpoint, &postponed, describe(&plan, &course));
             }
             let entrance = match held.during(pin!(self.enter(&endpoint, &wanted))).await {
                 Entered::In(entrance) => entrance,
                 Entered::Refused(_) if wanted.is_free => continue,
-                Entered::Refused(refusal) => return self.put_off(work, &config, &plan, &endpoint, refusal),
+                Entered::Refused(refusal) => return self.put_off(work, &config, &course, &plan, &endpoint, refusal),
                 Entered::Closed => return,
             };
             if !wanted.is_free {
@@ -145,7 +167,7 @@ impl Dispatcher {
             entrance.record(&attempt.verdict);
             self.observe(&work.message, &attempt);
             self.spent(&work, &course, &attempt);
-            attempt.plan = describe(&plan);
+            attempt.plan = describe(&plan, &course);
             attempt.fallback_reason = fallback.take().or(plan.instead);
             course.faults.iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
             let outcome = self.decide(&config, &course.spec, &mut work, &mut attempt, &endpoint);
@@ -158,7 +180,7 @@ impl Dispatcher {
                     fallback = Some(reason);
                 }
                 Outcome::Sent | Outcome::Retry(_) | Outcome::End(_) => {
-                    return self.ledger.settle(settlement(&work, attempt, &outcome), work);
+                    return self.settle(settlement(&work, attempt, &outcome), work);
                 }
             }
         }
@@ -255,7 +277,8 @@ impl Dispatcher {
     }
 
     /// Nobody can be asked, and none only has to be waited for: the delivery waits where that may pass, as the retry policy says.
-    fn nobody(&self, work: Work, config: &TenantConfig, spec: &RouteSpec, plan: &Plan) {
+    fn nobody(&self, work: Work, config: &TenantConfig, course: &Course<'_>, plan: &Plan) {
+        let spec = &course.spec;
         let may_pass = plan.skipped.iter().any(|skipped| skipped.reason.may_pass());
         let made = u32::try_from(work.past.len()).unwrap_or(u32::MAX).saturating_add(1);
         let delay = may_pass.then(|| spec.retry.delay(made, fastrand::f64())).flatten();
@@ -263,11 +286,11 @@ impl Dispatcher {
             Some(at) if bounds(&work, spec).limit(at).is_none() => Outcome::Retry(at),
             _ => Outcome::End(DeliveryState::Unroutable),
         };
-        self.close(work, &outcome, "no_candidate", &why_nobody(config, plan), describe(plan));
+        self.close(work, &outcome, "no_candidate", &why_nobody(config, plan), describe(plan, course));
     }
 
     /// A retry for which there is no room now goes back to the queue, unless its time is up by then.
-    fn postpone(&self, work: Work, endpoint: &Endpoint, postponed: &Postponed, plan: &Plan) {
+    fn postpone(&self, work: Work, endpoint: &Endpoint, postponed: &Postponed, plan: Arc<str>) {
         let (channel, provider) = (work.message.channel.as_str(), &endpoint.connection.provider);
         match postponed {
             Postponed::Until(at) => {
@@ -276,7 +299,7 @@ impl Dispatcher {
             }
             Postponed::Ended(state, limit) => {
                 let detail = format!("no room for a retry while the provider fails; {limit}");
-                self.close(work, &Outcome::End(*state), "retry_budget", &detail, describe(plan));
+                self.close(work, &Outcome::End(*state), "retry_budget", &detail, plan);
             }
         }
     }
@@ -302,7 +325,12 @@ impl Dispatcher {
             plugin_memory: 0,
         };
         count(&work, &attempt, outcome);
-        self.ledger.settle(settlement(&work, attempt, outcome), work);
+        self.settle(settlement(&work, attempt, outcome), work);
+    }
+
+    fn settle(&self, settlement: Settlement, work: Work) {
+        let asks = work.message.depth() < DEEPEST_FOLLOW_UP && self.directory.asks_outcomes(work.tenant);
+        self.ledger.settle(settlement, work, asks);
     }
 }
 
@@ -318,7 +346,7 @@ impl<'a> Course<'a> {
     }
 
     const fn new(spec: Cow<'a, RouteSpec>, settings: &'a TenantSettings, route: Option<(RouteId, i32)>) -> Self {
-        Self { spec, settings, route, favour: Vec::new(), by_script: false, faults: Vec::new() }
+        Self { spec, settings, route, favour: Vec::new(), by_script: false, words: Vec::new(), faults: Vec::new() }
     }
 
     /// What holds of providers' codes.
@@ -363,9 +391,21 @@ fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
     }
 }
 
-fn describe(plan: &Plan) -> Arc<str> {
+/// A plan with what scripts said before it was made.
+#[derive(Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    plan: &'a Plan,
+    scripts: &'a [Word],
+}
+
+fn describe(plan: &Plan, course: &Course<'_>) -> Arc<str> {
     // A plan is plain data: it always has a JSON form.
-    serde_json::to_string(plan).unwrap_or_default().into()
+    let json = match course.words.as_slice() {
+        [] => serde_json::to_string(plan),
+        scripts => serde_json::to_string(&Described { plan, scripts }),
+    };
+    json.unwrap_or_default().into()
 }
 
 /// By uid where a connection has one: it is what people know it by.

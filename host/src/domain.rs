@@ -28,3 +28,4 @@ pub mod statistics;
 pub mod subject;
 pub mod trace;
 pub mod transmission;
+pub mod trial;

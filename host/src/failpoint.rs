@@ -59,10 +59,14 @@ mod armed {
         LegBeforeCommit,
         /// A channel follows one whose receipt is missing.
         LegAfterCommit,
+        /// Scripts were asked what follows, and nothing of it is accepted.
+        FollowUpAfterAnswer,
+        /// What follows is accepted, and the end is not done with.
+        FollowUpBeforeCommit,
     }
 
     impl Point {
-        const ALL: [Self; 11] = [
+        const ALL: [Self; 13] = [
             Self::AcceptBeforeCommit,
             Self::AcceptAfterCommit,
             Self::ClaimBeforeCommit,
@@ -74,6 +78,8 @@ mod armed {
             Self::RecoveryAfterCommit,
             Self::LegBeforeCommit,
             Self::LegAfterCommit,
+            Self::FollowUpAfterAnswer,
+            Self::FollowUpBeforeCommit,
         ];
 
         const fn as_str(self) -> &'static str {
@@ -89,6 +95,8 @@ mod armed {
                 Self::RecoveryAfterCommit => "recovery.after_commit",
                 Self::LegBeforeCommit => "leg.before_commit",
                 Self::LegAfterCommit => "leg.after_commit",
+                Self::FollowUpAfterAnswer => "follow_up.after_answer",
+                Self::FollowUpBeforeCommit => "follow_up.before_commit",
             }
         }
     }

@@ -3,11 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::SignedDuration;
 use metrics::gauge;
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,6 +20,7 @@ use crate::{
     directory::Directory,
     dispatch::{Budgets, Dispatcher, Gate, Turns},
     domain::callback::PublicUrl,
+    follow_up::FollowUps,
     guards::Guards,
     ledger::Ledger,
     legs, maintenance,
@@ -33,10 +35,13 @@ use crate::{
     },
     telemetry::{Metrics, Tracer},
     transport::{self, Transport, TransportSettings},
+    trials::Trials,
 };
 
 /// Requests that are under way get this long to end once the gateway stops.
 const REQUESTS_END: Duration = Duration::from_secs(10);
+/// What was counted gets this long to be written.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why the gateway does not start, in a sentence that names the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +66,8 @@ struct Gateway {
     /// Writers of admission and ledger: they end by themselves when nobody needs them.
     writers: JoinSet<()>,
     helpers: JoinSet<()>,
+    /// Writes down what came of candidates, to the last.
+    recorder: JoinHandle<()>,
     tracer: Tracer,
     deadline: Duration,
 }
@@ -114,9 +121,11 @@ impl Gateway {
         let rest = CancellationToken::new();
         let deliveries = TaskTracker::new();
 
+        let (trials, recorder) = Trials::new(store.clone());
         let dispatcher = Arc::new(Dispatcher {
             store: store.clone(),
             directory: Arc::clone(&directory),
+            trials: Arc::clone(&trials),
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config)?),
             ledger: Ledger::start(&store, &leases, &bell, &mut writers),
@@ -126,6 +135,7 @@ impl Gateway {
             gate: Gate::new(std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get())),
             tracer: tracer.clone(),
             deadline: config.dispatch.deadline(),
+            condition_pause: SignedDuration::from_millis(config.rules.condition_interval_ms.into()),
         });
         sample_node(&metrics, &room, &leases, &deliveries);
         sample_connections(&metrics, &store, &dispatcher.ledger);
@@ -136,7 +146,7 @@ impl Gateway {
             handoff: dispatches.then(|| handoff.clone()),
             bell: Arc::clone(&bell),
         };
-        let admission = Admission::start(&store, Arc::clone(&directory), &outlet, &mut writers);
+        let admission = Admission::start(&store, Arc::clone(&directory), trials, &outlet, &mut writers);
         if dispatches {
             let claimer = Claimer {
                 store: store.clone(),
@@ -152,10 +162,13 @@ impl Gateway {
             helpers.spawn(legs::sweep(store.clone(), intake.clone()));
             helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
+            let (store, directory, admission) = (store.clone(), Arc::clone(&directory), admission.clone());
+            helpers.spawn(FollowUps { store, directory, admission }.run(intake.clone()));
         }
         if let Some(folder) = config.rules.folder.clone() {
             helpers.spawn(rulefolder::watch(folder, store.clone(), rest.clone()));
         }
+        let recorder = tokio::spawn(recorder.run(rest.clone()));
         helpers.spawn(keeper.run(rest.clone()));
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));
         helpers.spawn(maintenance::run(store.clone(), config.retention.clone(), rest.clone()));
@@ -190,7 +203,7 @@ impl Gateway {
             max_body_bytes: config.http.max_body_bytes,
         });
         let deadline = config.dispatch.deadline();
-        Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, tracer, deadline }, app))
+        Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, recorder, tracer, deadline }, app))
     }
 
     /// Takes no more work, lets what is under way end, and gives the rest to the other nodes.
@@ -211,6 +224,9 @@ impl Gateway {
         self.rest.cancel();
         if let Err(error) = self.give_up_leases().await {
             tracing::warn!(%error, "leases could not be given up; they run out");
+        }
+        if tokio::time::timeout(LAST_WORDS, self.recorder).await.is_err() {
+            tracing::warn!("what came of candidates in the last second is not written down");
         }
         self.helpers.shutdown().await;
         self.tracer.stop().await;

@@ -35,7 +35,12 @@ enum Entry {
     /// An attempt after which the next candidate is asked.
     Attempt { settlement: Box<Settlement> },
     /// The last thing this node says of a delivery; its place in memory is free once it is written.
-    Outcome { settlement: Box<Settlement>, work: Work },
+    Outcome {
+        settlement: Box<Settlement>,
+        work: Work,
+        /// Whether scripts are to be asked what follows, should it have ended.
+        asks: bool,
+    },
     /// The same without an attempt: it goes back to the queue as it came.
     Deferral { deferral: Deferral, work: Work },
     /// A request that waits until its intent is committed; false when its lease is lost.
@@ -72,9 +77,9 @@ impl Ledger {
         self.send(lease, Entry::Attempt { settlement: Box::new(settlement) });
     }
 
-    /// Records the attempt that ends this node's work on a delivery.
-    pub fn settle(&self, settlement: Settlement, work: Work) {
-        self.send(work.lease.id, Entry::Outcome { settlement: Box::new(settlement), work });
+    /// Records the attempt that ends this node's work on a delivery; `asks` says whether scripts want to know of its end.
+    pub fn settle(&self, settlement: Settlement, work: Work, asks: bool) {
+        self.send(work.lease.id, Entry::Outcome { settlement: Box::new(settlement), work, asks });
     }
 
     /// Puts a delivery back into the queue, due at `at`, for it only waits: no attempt is made and

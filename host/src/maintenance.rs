@@ -17,6 +17,7 @@ use crate::{
         message::idempotency_expire,
         queue::queue_depth,
         statistics::{stat_expire, stat_fold},
+        trial::trial_expire,
     },
     telemetry,
 };
@@ -57,6 +58,7 @@ async fn work(store: &Store, round: u32) -> store::Result<()> {
         let dead = dead_letter_depth(&mut txn, DEAD).await?;
         telemetry::dead_letters(dead.into_iter().map(|it| (it.channel, it.state, it.count)));
         idempotency_expire(&mut txn).await?;
+        trial_expire(&mut txn).await?;
         for grain in [Grain::Minute, Grain::Hour] {
             stat_expire(&mut txn, grain, FORGOTTEN).await?;
         }

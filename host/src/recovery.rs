@@ -21,6 +21,7 @@ use crate::{
     store::{
         self, Store,
         attempt::{Settlement, attempt_settle},
+        follow_up::{Ended, follow_up_note_where_asked},
         queue::{Abandoned, lease_recover},
     },
 };
@@ -79,6 +80,7 @@ pub async fn recover(store: &Store) -> store::Result<usize> {
     if !settlements.is_empty() {
         let moved = attempt_settle(&mut txn, &settlements.iter().collect::<Vec<_>>()).await?;
         legs::advance(&mut txn, moved).await?;
+        follow_up_note_where_asked(&mut txn, &settlements.iter().filter_map(ended).collect::<Vec<_>>()).await?;
         failpoint!(RecoveryBeforeCommit);
     }
     txn.commit().await?;
@@ -86,6 +88,12 @@ pub async fn recover(store: &Store) -> store::Result<usize> {
         failpoint!(RecoveryAfterCommit);
     }
     Ok(settlements.len())
+}
+
+fn ended(settlement: &Settlement) -> Option<Ended> {
+    let Settlement { tenant, delivery, message, .. } = *settlement;
+    let state = settlement.state.filter(|state| state.is_end())?;
+    Some(Ended { tenant, delivery, message, state })
 }
 
 /// What becomes of an abandoned delivery. Pure.

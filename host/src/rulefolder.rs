@@ -1,6 +1,8 @@
-//! Operators' scripts: files of a folder, for all tenants or for one. A file that was saved is live
-//! within a second, on every node: the database carries it there. One that does not compile, or
-//! whose cases fail, changes nothing.
+//! Operators' scripts and the modules that scripts import: files of a folder, for all tenants or for
+//! one. A file that was saved is live within a second, on every node: the database carries it there.
+//! One that does not compile, or whose cases fail, changes nothing.
+
+mod modules;
 
 use std::{
     collections::BTreeSet,
@@ -11,6 +13,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
+use self::modules::{Refused, Sources, User, of_scope, review};
 use crate::{
     rules::{
         cases::Suite,
@@ -18,15 +21,27 @@ use crate::{
     },
     store::{
         self, Store,
-        script::{operator_script_list, operator_script_put, operator_script_retire},
+        script::{
+            Importer, Kind, OperatorScript, operator_script_list, operator_script_lock, operator_script_put,
+            operator_script_retire, script_importers,
+        },
     },
 };
 
 /// Between two looks at the folder.
 const PAUSE: Duration = Duration::from_millis(300);
 const CASES: &str = "cases";
+const MODULES: &str = "modules";
 
-/// A script of the folder.
+/// What a folder has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Folder {
+    pub scripts: Vec<Found>,
+    /// What scripts import.
+    pub modules: Vec<Found>,
+}
+
+/// A script or module of the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// The tenant that it is for, by name; empty for all.
@@ -38,8 +53,8 @@ pub struct Found {
     pub cases: Option<String>,
 }
 
-/// What trying a script came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What trying a script or a module came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tried {
     /// A line for each case that passed.
     pub passed: Vec<String>,
@@ -47,20 +62,24 @@ pub struct Tried {
     pub problems: Vec<String>,
 }
 
-/// Reads the scripts of a folder, and of the folders of tenants in it.
+/// Reads the scripts and modules of a folder, and of the folders of tenants in it.
 ///
 /// # Errors
 /// Where something can't be read.
-pub fn read(folder: &Path) -> io::Result<Vec<Found>> {
-    let mut found = read_scope(folder, "")?;
+pub fn read(folder: &Path) -> io::Result<Folder> {
+    let mut found = Folder::default();
+    found.add(folder, "")?;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let scope = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().is_dir() && scope != CASES && !scope.starts_with('.') {
-            found.extend(read_scope(&entry.path(), &scope)?);
+        let is_tenants = ![CASES, MODULES].contains(&scope.as_str()) && !scope.starts_with('.');
+        if entry.path().is_dir() && is_tenants {
+            found.add(&entry.path(), &scope)?;
         }
     }
-    found.sort_by(|a, b| (&a.scope, &a.name).cmp(&(&b.scope, &b.name)));
+    for list in [&mut found.scripts, &mut found.modules] {
+        list.sort_by(|a, b| (&a.scope, &a.name).cmp(&(&b.scope, &b.name)));
+    }
     Ok(found)
 }
 
@@ -82,13 +101,45 @@ fn read_scope(folder: &Path, scope: &str) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-impl Found {
-    /// Compiles it and runs its cases.
+impl Folder {
+    fn add(&mut self, folder: &Path, scope: &str) -> io::Result<()> {
+        self.scripts.extend(read_scope(folder, scope)?);
+        let modules = folder.join(MODULES);
+        if modules.is_dir() {
+            self.modules.extend(read_scope(&modules, scope)?);
+        }
+        Ok(())
+    }
+
+    /// Compiles all of it and runs its cases, by itself.
     #[must_use]
-    pub fn tried(&self) -> Tried {
-        let mut tried = Tried { passed: Vec::new(), problems: Vec::new() };
+    pub fn tried(&self) -> Vec<(&Found, Tried)> {
+        let (sources, refused) = review(&Sources::new(), &self.sources(), &[]);
+        let module = |it| (it, Tried { problems: refusal(&refused, it).into_iter().collect(), ..Tried::default() });
+        let modules = self.modules.iter().map(module);
+        modules.chain(self.scripts.iter().map(|script| (script, script.tried(&sources)))).collect()
+    }
+
+    fn sources(&self) -> Sources {
+        let key = |it: &Found| (it.scope.clone(), it.name.clone());
+        self.modules.iter().map(|it| (key(it), it.source.clone())).collect()
+    }
+}
+
+fn refusal(refused: &[Refused], module: &Found) -> Option<String> {
+    let same = |it: &&Refused| it.scope == module.scope && it.name == module.name;
+    Some(format!("{}: {}", module.file.display(), refused.iter().find(same)?.reason))
+}
+
+impl Found {
+    /// Compiles it with what it can import, and runs its cases.
+    #[must_use]
+    pub fn tried(&self, modules: &Sources) -> Tried {
+        let mut tried = Tried::default();
         let file = self.file.display().to_string();
-        let script = match Script::compile(&file, &self.source, &Modules::none()) {
+        // Modules that were taken compile.
+        let modules = of_scope(modules, &self.scope).unwrap_or_else(|_| Modules::none());
+        let script = match Script::compile(&file, &self.source, &modules) {
             Ok(script) => script,
             Err(error) => {
                 tried.problems.push(error.to_string());
@@ -159,33 +210,92 @@ enum Failed {
 
 async fn put_in_service(folder: &Path, store: &Store) -> Result<(), Failed> {
     let look = folder.to_path_buf();
-    let scripts = tokio::task::spawn_blocking(move || {
-        let found = read(&look)?;
-        io::Result::Ok(found.into_iter().map(|script| (script.tried(), script)).collect::<Vec<_>>())
-    })
-    .await??;
-    let mut changed = false;
+    let found = tokio::task::spawn_blocking(move || read(&look)).await??;
     let mut txn = store.worker().await?;
-    for (scope, name) in operator_script_list(&mut txn).await? {
-        if !scripts.iter().any(|(_, it)| it.scope == scope && it.name == name) {
-            operator_script_retire(&mut txn, &scope, &name).await?;
-            tracing::info!(scope, script = name, "an operators' script is out of service: its file is gone");
-            changed = true;
-        }
+    operator_script_lock(&mut txn).await?;
+    let live = operator_script_list(&mut txn).await?;
+    let importers = script_importers(&mut txn).await?;
+    let judge = move || judged(&found, live, importers);
+    let Judged { puts, gone } = tokio::task::spawn_blocking(judge).await?;
+    for it in &gone {
+        operator_script_retire(&mut txn, it.kind, &it.scope, &it.name).await?;
+        tracing::info!(
+            scope = it.scope,
+            script = it.name,
+            kind = it.kind.as_str(),
+            "an operators' script is out of service: its file is gone"
+        );
     }
-    for (tried, script) in &scripts {
-        if let Some(problem) = tried.problems.first() {
-            tracing::error!(problem, file = %script.file.display(), "an operators' script is refused: the last good version goes on");
-        } else if operator_script_put(&mut txn, &script.scope, &script.name, &script.source).await? {
-            tracing::info!(scope = script.scope, script = script.name, "an operators' script is live");
-            changed = true;
-        }
+    for it in &puts {
+        operator_script_put(&mut txn, it).await?;
+        tracing::info!(scope = it.scope, script = it.name, kind = it.kind.as_str(), "an operators' script is live");
     }
     txn.commit().await.map_err(store::StoreError::from)?;
-    if changed {
+    if !puts.is_empty() || !gone.is_empty() {
         store.announce_config_of_all().await?;
     }
     Ok(())
+}
+
+/// What is to be changed in the database.
+struct Judged {
+    puts: Vec<OperatorScript>,
+    gone: Vec<OperatorScript>,
+}
+
+/// What of a folder goes into service in place of what is live; what does not is logged, and the last good one goes on.
+fn judged(found: &Folder, live: Vec<OperatorScript>, importers: Vec<Importer>) -> Judged {
+    let (live_modules, live_scripts): (Vec<_>, Vec<_>) = live.into_iter().partition(|it| it.kind == Kind::Module);
+    let before = live_modules.iter().map(|it| ((it.scope.clone(), it.name.clone()), it.source.clone())).collect();
+    let (modules, refused) = review(&before, &found.sources(), &users(found, &live_scripts, importers));
+    for Refused { scope, name, reason } in &refused {
+        tracing::error!(
+            scope,
+            module = name,
+            problem = reason,
+            "an operators' module is refused: the last good version goes on"
+        );
+    }
+    let mut puts: Vec<_> = modules
+        .iter()
+        .filter(|(key, source)| before.get(*key) != Some(*source))
+        .map(|((scope, name), source)| operators(Kind::Module, scope, name, source))
+        .collect();
+    for script in &found.scripts {
+        let same = |it: &&OperatorScript| it.scope == script.scope && it.name == script.name;
+        let tried = script.tried(&modules);
+        if let Some(problem) = tried.problems.first() {
+            tracing::error!(problem, file = %script.file.display(), "an operators' script is refused: the last good version goes on");
+        } else if live_scripts.iter().find(same).is_none_or(|it| it.source != script.source) {
+            puts.push(operators(Kind::Script, &script.scope, &script.name, &script.source));
+        }
+    }
+    let is_found = |it: &OperatorScript| found.scripts.iter().any(|s| s.scope == it.scope && s.name == it.name);
+    let is_module = |it: &OperatorScript| modules.contains_key(&(it.scope.clone(), it.name.clone()));
+    let gone_scripts = live_scripts.into_iter().filter(|it| !is_found(it));
+    let gone_modules = live_modules.into_iter().filter(|it| !is_module(it));
+    Judged { puts, gone: gone_scripts.chain(gone_modules).collect() }
+}
+
+fn operators(kind: Kind, scope: &str, name: &str, source: &str) -> OperatorScript {
+    OperatorScript { kind, scope: scope.to_owned(), name: name.to_owned(), source: source.to_owned() }
+}
+
+/// Whoever may import modules: the folder's scripts, as they are there and as they are in service, and tenants' own.
+fn users(found: &Folder, live: &[OperatorScript], importers: Vec<Importer>) -> Vec<User> {
+    let of_folder = found.scripts.iter().map(|script| {
+        let same = |it: &&OperatorScript| it.scope == script.scope && it.name == script.name;
+        let in_service = live.iter().find(same).map(|it| it.source.clone());
+        let sources = std::iter::once(script.source.clone()).chain(in_service).collect();
+        User { scope: script.scope.clone(), name: script.name.clone(), sources, cases: script.cases.clone() }
+    });
+    let of_tenants = importers.into_iter().map(|it| User {
+        cases: it.cases.map(|cases| format!("{{\"cases\": {cases}}}")),
+        scope: it.tenant,
+        name: it.name,
+        sources: vec![it.source],
+    });
+    of_folder.chain(of_tenants).collect()
 }
 
 #[cfg(test)]
@@ -207,18 +317,25 @@ mod tests {
         );
         write("shop/order.rhai", "fn route(message, candidates) {\n  let x = ;\n}");
         write("README.md", "");
+        write("modules/market.rhai", "fn verdict() { allow() }");
+        write("shop/modules/bad.rhai", "fn verdict() {\n  let x = ;\n}");
         let found = read(folder.path()).unwrap();
-        let names: Vec<_> = found.iter().map(|it| (it.scope.as_str(), it.name.as_str())).collect();
-        assert_eq!(names, [("", "gate"), ("shop", "order")]);
-        assert!(found[0].tried().problems[0].starts_with("FAILED  all"), "{:?}", found[0].tried());
-        assert!(found[1].tried().problems[0].contains("order.rhai:2:"), "{:?}", found[1].tried());
+        let names = |list: &[Found]| list.iter().map(|it| format!("{}/{}", it.scope, it.name)).collect::<Vec<_>>();
+        assert_eq!(names(&found.scripts), ["/gate", "shop/order"]);
+        assert_eq!(names(&found.modules), ["/market", "shop/bad"]);
+        let problems: Vec<_> = found.tried().into_iter().map(|(_, tried)| tried.problems.concat()).collect();
+        assert_eq!(problems[0], "");
+        assert!(problems[1].contains("bad:2:11: "), "{problems:?}");
+        assert!(problems[2].starts_with("FAILED  all"), "{problems:?}");
+        assert!(problems[3].contains("order.rhai:2:"), "{problems:?}");
     }
 
     #[test]
     fn the_ready_scripts_pass_their_cases() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rules");
-        for script in read(&folder).unwrap() {
-            let tried = script.tried();
+        let found = read(&folder).unwrap();
+        let scripts = found.tried().into_iter().filter(|(it, _)| found.scripts.contains(it));
+        for (script, tried) in scripts {
             assert!(tried.problems.is_empty() && !tried.passed.is_empty(), "{}: {tried:?}", script.name);
         }
     }

@@ -4,6 +4,7 @@
 //! A tenant's rules are compiled when they are loaded and shared by all of its messages; nothing
 //! here does I/O or reads a clock.
 
+pub mod backtest;
 pub mod cases;
 pub mod decision;
 pub mod expression;
@@ -18,6 +19,7 @@ pub mod rulebook;
 pub mod ruling;
 pub mod script;
 mod symbols;
+pub mod trial;
 mod words;
 
 use std::{

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod dead_letter;
 pub mod delivery;
 pub mod event;
+pub mod follow_up;
 pub mod legs;
 pub mod maintenance;
 pub mod message;
@@ -26,6 +27,7 @@ pub mod settings;
 pub mod statistics;
 pub mod tenant;
 pub mod time;
+pub mod trial;
 
 use std::{str::FromStr, time::Duration};
 

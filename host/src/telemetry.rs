@@ -9,8 +9,8 @@ use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
 pub use self::{
     measures::{
-        Kind, Lane, METRICS, Metric, Metrics, breaker_changed, breakers, dead_letters, deferred, lane, queued,
-        requested, script_failed, waited,
+        Kind, Lane, METRICS, Metric, Metrics, breaker_changed, breakers, condition_waits, dead_letters, deferred,
+        followed_up, lane, queued, requested, script_failed, shadow_dropped, waited,
     },
     traces::{Side, Span, Tracer, Value},
 };

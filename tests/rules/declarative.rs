@@ -149,6 +149,29 @@ async fn a_change_counts_on_every_node_and_an_outdated_one_is_refused() {
 }
 
 #[tokio::test]
+async fn a_part_of_a_rule_is_changed_and_the_rest_stays() {
+    let (gateway, _sink) = with_two(1).await;
+    let refusing =
+        json!({"name": "Closed", "when": {"amount": {"min": 1, "max": 9}}, "then": {"refuse": {"reason": "no"}}});
+    rule(&gateway, "closed", refusing).await;
+    let patch = async |body: Value| gateway.call(Method::PATCH, "/v1/rules/closed", Some(&body)).await;
+    let amount = |amount: i64| message(json!({"attributes": {"amount": amount}}));
+    gateway.post("/v1/messages", &amount(5)).await.expect(422);
+    let off = patch(json!({"version": 1, "rule": {"active": false}})).await.expect(200);
+    assert_eq!((&off["version"], &off["rule"]["when"]["amount"]["max"]), (&json!(2), &json!(9)));
+    gateway.post("/v1/messages", &amount(5)).await.expect(202);
+    assert_eq!(patch(json!({"version": 1, "rule": {"active": true}})).await.expect(409)["code"], "version_passed");
+    let changed = json!({"rule": {"active": null, "when": {"amount": {"max": null}}}});
+    patch(changed).await.expect(200);
+    gateway.post("/v1/messages", &amount(50)).await.expect(422);
+    assert_eq!(
+        named(patch(json!({"rule": {"weight": 2, "then": {"refuse": null}}})).await),
+        ["/rule/then:empty", "/rule/weight:out_of_range"]
+    );
+    assert_eq!(named(patch(json!({"rule": {"wehn": {}}})).await).len(), 1);
+}
+
+#[tokio::test]
 async fn every_bad_field_is_named() {
     let (gateway, _sink) = with_two(1).await;
     let bad = json!({"name": "x", "weight": 2, "when": {"custom": {"expression": "true && amout > 1"}}, "then": {}});

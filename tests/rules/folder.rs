@@ -12,6 +12,71 @@ fn save(folder: &Path, file: &str, text: &str) {
     fs::write(file, text).unwrap();
 }
 
+/// A folder of scripts, and two gateways that read it.
+async fn with_folder() -> (tempfile::TempDir, TestGateway, Sink) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!("[rules]\nfolder = '{}'\n", folder.path().display());
+    let (gateway, sink) = (TestGateway::with(2, &config).await, Sink::start().await);
+    gateway.webhook(&sink, "/hook").await;
+    (folder, gateway, sink)
+}
+
+/// Waits until a message to each node is refused with these words; without any, until none is.
+async fn refuse(gateway: &TestGateway, words: &str) {
+    let message = json!({"channel": "webhook", "content": {"payload": {}}});
+    for node in gateway.nodes.iter().flatten() {
+        let url = format!("http://{}/v1/messages", node.address());
+        eventually(&format!("`{words}` of each node"), || async {
+            let request = crate::support::gateway::client().post(&url).bearer_auth(&gateway.key).json(&message);
+            let answer: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
+            let detail = answer["detail"].as_str().unwrap_or_default();
+            (detail.contains(words) && detail.is_empty() == words.is_empty()).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_module_is_live_on_every_node_and_one_that_breaks_a_script_changes_nothing() {
+    let (folder, gateway, _sink) = with_folder().await;
+    let words = |text: &str| format!("fn words() {{ \"{text}\" }}");
+    let gate = "import \"market\" as market;\nfn admit(message) { refuse(market::words()) }";
+    save(folder.path(), "modules/market.rhai", &words("first"));
+    save(folder.path(), "gate.rhai", gate);
+    refuse(&gateway, "first").await;
+    save(folder.path(), "modules/market.rhai", &words("second"));
+    refuse(&gateway, "second").await;
+    save(folder.path(), "modules/market.rhai", "fn words() {\n  let x = ;\n}");
+    gateway.logged(0, "market:2:11: ").await;
+    save(folder.path(), "modules/market.rhai", "fn other() { 1 }");
+    gateway.logged(0, "it breaks the script `gate`").await;
+    refuse(&gateway, "second").await;
+    // A tenant's own, of its folder and of the API.
+    save(folder.path(), "modules/market.rhai", &words("third"));
+    save(folder.path(), "one/modules/local.rhai", &words("for one"));
+    refuse(&gateway, "third").await;
+    let own = json!({"source": gate.replace("market", "local")});
+    eventually("the tenant's module", || async {
+        let made = gateway.post("/v1/scripts/gate/versions", &own).await;
+        (made.status == 201).then_some(())
+    })
+    .await;
+    gateway.post("/v1/scripts/gate/promote", &json!({"version": 1})).await.expect(200);
+    refuse(&gateway, "for one").await;
+    let missing = json!({"source": "import \"nowhere\" as nowhere;\nfn admit(message) { () }"});
+    let refused = gateway.post("/v1/scripts/gate/versions", &missing).await.expect(422);
+    assert!(refused["errors"][0]["detail"].as_str().unwrap().starts_with("line 1, column "), "{refused}");
+    std::fs::remove_file(folder.path().join("one/modules/local.rhai")).unwrap();
+    gateway.logged(0, "an operators' module is refused").await;
+    save(folder.path(), "modules/another.rhai", &words("taken in the meantime"));
+    eventually("the other module", || async {
+        let live = gateway.db.sql("select string_agg(name, ' ' order by name) from operator_script where live").await;
+        (live.trim() == "another gate local market").then_some(())
+    })
+    .await;
+    refuse(&gateway, "for one").await;
+}
+
 #[tokio::test]
 async fn a_saved_file_is_live_on_every_node_and_a_bad_one_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::live;
 use crate::support::{
     database::eventually,
     gateway::TestGateway,
@@ -16,17 +17,6 @@ async fn with_two() -> (TestGateway, Sink) {
     }
     gateway.route("webhook", json!({"candidates": [{"connection": "a"}, {"connection": "b"}]})).await;
     (gateway, sink)
-}
-
-/// Adds a version and makes it live.
-async fn live(gateway: &TestGateway, name: &str, source: &str) -> i64 {
-    let path = format!("/v1/scripts/{name}");
-    let made = gateway.post(&format!("{path}/versions"), &json!({"source": source})).await.expect(201);
-    assert_eq!(made["state"], "draft");
-    let version = made["version"].as_i64().unwrap();
-    let live = gateway.post(&format!("{path}/promote"), &json!({"version": version})).await.expect(200);
-    assert_eq!(live["state"], "live");
-    version
 }
 
 fn hook() -> Value {
@@ -95,6 +85,43 @@ async fn route_orders_removes_and_adds_candidates() {
     assert_eq!(gateway.settled(&id).await["state"], "sent");
     assert_eq!(gateway.attempts(&id).await, ["c:rejected_transient", "b:accepted"]);
     assert_eq!(sink.received_at("/a").len(), 0);
+    // What was said and what was done with it.
+    let decision = gateway.get(&format!("/v1/messages/{id}/decision")).await;
+    let plan = &decision["decisions"][1]["plan"];
+    let word = &plan["scripts"][0];
+    assert_eq!((&word["script"], &word["version"], &word["hook"]), (&json!("order"), &json!(1), &json!("route")));
+    assert_eq!(word["answer"]["candidates"][0]["connection"], "c");
+    assert_eq!(plan["candidates"].as_array().unwrap().len(), 1, "c was asked already: {plan}");
+}
+
+#[tokio::test]
+async fn a_script_that_was_switched_off_is_asked_again_on_every_node_once_it_is_reset() {
+    let (gateway, sink) = (TestGateway::with(2, "").await, Sink::start().await);
+    gateway.webhook(&sink, "/a").await;
+    live(&gateway, "bad", "fn route(message, candidates) { throw \"not today\" }").await;
+    let other = gateway.nodes[1].as_ref().unwrap().address();
+    let script = async || {
+        let request = crate::support::gateway::client().get(format!("http://{other}/v1/scripts/bad"));
+        request.bearer_auth(&gateway.key).send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    eventually("the script on the other node", || async {
+        (script().await["hooks"] == json!(["route"])).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        gateway.settled(&gateway.send_to(1, &hook()).await).await;
+    }
+    let off = script().await;
+    assert!(off["off_since"].is_string() && off["origin"] == "tenant", "{off}");
+    let reset = gateway.post("/v1/scripts/bad/reset", &json!({})).await.expect(200);
+    assert_eq!((&reset["version"], &reset["off_since"]), (&json!(1), &Value::Null));
+    eventually("its reset on the other node", || async { script().await["off_since"].is_null().then_some(()) }).await;
+    let id = gateway.send_to(1, &hook()).await;
+    gateway.settled(&id).await;
+    assert!(gateway.attempt_list(&id).await[0]["detail"].as_str().unwrap_or_default().contains("not today"));
+    assert_eq!(gateway.get("/v1/audit").await["data"][0]["action"], "script.reset");
+    gateway.post("/v1/scripts/none/reset", &json!({})).await.expect(404);
+    gateway.call(Method::GET, "/v1/scripts/none", None).await.expect(404);
 }
 
 #[tokio::test]

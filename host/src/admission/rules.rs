@@ -1,5 +1,7 @@
 //! What rules and scripts say to messages before they are written.
 
+use std::sync::Arc;
+
 use super::{Admission, AdmitError};
 use crate::{
     clock,
@@ -10,7 +12,8 @@ use crate::{
     },
     rules::{
         rulebook::{Failure, Judgement, Rulebook},
-        script::Given,
+        script::{Given, Hook},
+        trial::Question,
     },
     store::message::idempotency_find,
     telemetry,
@@ -44,19 +47,26 @@ impl Admission {
         Ok(refusals)
     }
 
-    fn judged(&self, book: &Rulebook, tenant: TenantId, message: &mut Message) -> Option<AdmitError> {
+    fn judged(&self, book: &Arc<Rulebook>, tenant: TenantId, message: &mut Message) -> Option<AdmitError> {
         let given = Given { now: clock::now(), chance: fastrand::f64() };
-        let Judgement { refused, failures, .. } = book.admit(message, &given);
+        let question = book.shadows(Hook::Admit).next().map(|_| Question::admit(message));
+        let judgement = book.admit(message, &given);
+        self.trials.judged(tenant, book, message, &judgement);
+        if let Some(question) = question {
+            self.trials.ask(tenant, book, question, given);
+        }
+        let Judgement { refused, failures, .. } = judgement;
         for failure in failures {
-            self.failed(tenant, message.id, failure);
+            self.failed(tenant, message.id, failure, "the message is taken as without it");
         }
         refused.map(AdmitError::Refused)
     }
 
-    fn failed(&self, tenant: TenantId, message: MessageId, failure: Failure) {
+    /// Logs, counts and, where it was one too many, records what a script did wrong at a message.
+    pub(crate) fn failed(&self, tenant: TenantId, message: MessageId, failure: Failure, instead: &str) {
         let Failure { script, version, fault, switched_off } = failure;
         telemetry::script_failed(&fault.function, switched_off);
-        tracing::warn!(tenant.id = %tenant, script, version, %fault, switched_off, "a script failed: the message is taken as without it");
+        tracing::warn!(tenant.id = %tenant, script, version, %fault, switched_off, instead, "a script failed");
         if switched_off {
             let store = self.store.clone();
             tokio::spawn(async move {

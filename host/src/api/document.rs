@@ -14,8 +14,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::domain::callback::CALLBACK_PATH;
 
 use super::{
-    App, audit, callback, connection, dead_letter, event, guards, health, json::close_tagged, message, operation,
-    problem::ProblemBody, provider, resolution, route, rule, script, settings, statistics,
+    App, audit, backtest, callback, connection, dead_letter, event, guards, health, json::close_tagged, message,
+    operation, problem::ProblemBody, provider, resolution, route, rule, script, settings, statistics, trial,
 };
 
 #[derive(OpenApi)]
@@ -78,9 +78,21 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(route::rollback))
         .routes(routes!(rule::list, rule::create))
         .routes(routes!(rule::evaluate))
-        .routes(routes!(rule::get, rule::put, rule::delete))
+        .routes(routes!(backtest::backtest))
+        .routes(routes!(rule::get, rule::put, rule::patch, rule::delete))
+        .routes(routes!(trial::rule::shadow))
+        .routes(routes!(trial::rule::canary))
+        .routes(routes!(trial::rule::promote))
+        .routes(routes!(trial::rule::rollback))
+        .routes(routes!(trial::rule::candidate, trial::rule::end))
+        .routes(routes!(trial::rule::differences))
+        .routes(routes!(trial::script::shadow))
+        .routes(routes!(trial::script::canary))
+        .routes(routes!(trial::script::candidate, trial::script::end))
+        .routes(routes!(trial::script::differences))
         .routes(routes!(script::list))
-        .routes(routes!(script::retire))
+        .routes(routes!(script::get, script::retire))
+        .routes(routes!(script::reset))
         .routes(routes!(script::versions, script::create_version))
         .routes(routes!(script::promote))
         .routes(routes!(script::rollback))

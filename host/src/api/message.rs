@@ -30,7 +30,7 @@ use crate::{
     clock,
     control::{self, Controlled},
     directory::TenantConfig,
-    dispatch::{LegPreview, Preview, PreviewRequest},
+    dispatch::{LegPreview, Planned, Preview, PreviewRequest},
     domain::{
         delivery::DeliveryState,
         ids::{ConnectionId, MessageId, TenantId},
@@ -38,7 +38,6 @@ use crate::{
         message::{self, Channel},
         subject::Subject,
     },
-    routing::Plan,
     rules::script::Given,
     store::{
         attempt::attempt_list_all,
@@ -113,9 +112,9 @@ pub async fn create(
 /// What a dry run answers.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DryRun {
-    /// The candidates in order, with the reasons; null when no route serves the channel.
+    /// The candidates in order, with the reasons, and what scripts say of them; null when no route serves the channel.
     #[schema(value_type = Option<Object>)]
-    plan: Option<Plan>,
+    plan: Option<Planned>,
     /// The first request of each candidate, secrets redacted, or why there is none.
     #[schema(value_type = Vec<Object>)]
     requests: Vec<PreviewRequest>,
@@ -292,8 +291,8 @@ pub async fn events(
     Ok(Json(Page::whole(iter::once(accepted).chain(events.into_iter().map(EventAnswer::from)).collect())))
 }
 
-/// Show why a message went where it went: what rules said, and for each attempt the route, the candidates and the
-/// reasons.
+/// Show why a message went where it went: what rules said, for each attempt the route, the candidates and the reasons,
+/// and what followed its end.
 #[utoipa::path(get, path = "/v1/messages/{id}/decision", tag = "messages", operation_id = "getDecision",
     params(("id" = String, Path, description = "`msg_…`")),
     responses((status = 200, description = "One decision an attempt.", body = DecisionAnswer)))]
@@ -305,9 +304,11 @@ pub async fn decision(
     let mut txn = app.store.tenant(tenant.id).await?;
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
     let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
+    let events = event_list(&mut txn, tenant.id, view.message.id).await?;
+    drop(txn);
     let config = app.directory.tenant(tenant.id).await?;
     let rules = config.rulebook.as_ref().map(|book| book.explain_again(&view.message)).unwrap_or_default();
-    Ok(Json(DecisionAnswer::new(&view.message, rules, attempts)))
+    Ok(Json(DecisionAnswer::new(&view.message, rules, attempts, events)))
 }
 
 /// Cancel a message that has not begun to leave.
@@ -405,7 +406,9 @@ pub fn domain(
     let connection = |name: &str| -> Option<ConnectionId> { Some(config.connection(name)?.connection.id) };
     let given = Given { now: clock::now(), chance: fastrand::f64() };
     let channel = |subject: &Subject| config.rulebook.as_ref()?.channel(subject, &given);
-    let around = Circumstances { now: given.now, header_key, connection: &connection, channel: &channel };
+    let condition = |name: &str| config.rulebook.as_ref().is_some_and(|book| book.has_condition(name));
+    let around =
+        Circumstances { now: given.now, header_key, connection: &connection, channel: &channel, condition: &condition };
     new.into_domain(fields, around).map_err(|fields| Problem::fields(fields.into_problems()))
 }
 
@@ -430,6 +433,7 @@ impl From<AdmitError> for Problem {
             AdmitError::NoRoute { leg: Some(leg), .. } => {
                 Self::field(format!("/channels/{leg}/channel"), "no_route", error.to_string())
             }
+            AdmitError::Unsendable(_) => Self::field("", "unsendable", error.to_string()),
             AdmitError::Refused(_) => Self::refused_by_rule(error.to_string()),
             AdmitError::KeyReused => Self::field("/idempotency_key", "key_reused", error.to_string()),
             AdmitError::Unavailable => Self::unavailable(&error.to_string()),

@@ -6,19 +6,21 @@ mod schema;
 use axum::{extract::State, http::StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 pub use self::evaluate::{__path_evaluate, evaluate};
-use self::schema::RuleDocument;
+pub(super) use self::schema::RuleDocument;
 use super::{
     App,
     auth::{RulesRead, RulesWrite, Tenant},
-    draft::Draft,
+    draft::{self, Draft},
     fields::{self, Fields},
     json::Json,
     page::{Page, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
+    trial,
 };
 use crate::{
     clock,
@@ -69,6 +71,21 @@ pub struct RuleChange {
     #[serde(default)]
     #[schema(value_type = RuleDocument, required = true)]
     rule: Option<RuleSpec>,
+}
+
+/// A part of a rule in place of what it was.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"version": 3, "rule": {"active": false}}))]
+pub struct RulePatch {
+    /// As with `PUT`.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    version: Option<i32>,
+    /// A JSON merge patch (RFC 7396): members that it names replace the rule's, `null` takes one away, objects within
+    /// are merged, lists replaced.
+    #[schema(value_type = Object)]
+    rule: Map<String, Value>,
 }
 
 /// A rule.
@@ -167,17 +184,67 @@ pub async fn put(
 ) -> Result<Json<RuleAnswer>, Problem> {
     let mut txn = app.store.tenant(tenant.id).await?;
     let before = named(&mut txn, tenant.id, &name).await?;
+    replace(&app, &tenant, txn, before, Draft(change, fields)).await
+}
+
+/// Change a part of a rule, such as `active`.
+#[utoipa::path(patch, path = "/v1/rules/{rule}", tag = "rules", operation_id = "patchRule",
+    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    request_body = RulePatch,
+    responses(
+        (status = 200, description = "As it is now.", body = RuleAnswer),
+        (status = 409, description = "There is a later version.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn patch(
+    tenant: Tenant<RulesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Json(RulePatch { version, rule: patch }): Json<RulePatch>,
+) -> Result<Json<RuleAnswer>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let before = named(&mut txn, tenant.id, &name).await?;
+    let mut rule = value(&before.spec);
+    merge(&mut rule, patch);
+    let mut whole = json!({ "rule": rule });
+    if let Some(version) = version {
+        whole["version"] = json!(version);
+    }
+    let change = draft::read::<RuleChange>(whole.to_string().as_bytes())?;
+    replace(&app, &tenant, txn, before, change).await
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: Map<String, Value>) {
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let Value::Object(members) = target else { return };
+    for (name, value) in patch {
+        match value {
+            Value::Null => drop(members.remove(&name)),
+            Value::Object(inner) => merge(members.entry(name).or_insert(Value::Null), inner),
+            other => drop(members.insert(name, other)),
+        }
+    }
+}
+
+/// Writes what a rule is from now on.
+async fn replace(
+    app: &App,
+    tenant: &Tenant<RulesWrite>,
+    mut txn: Transaction<'_>,
+    before: StoredRule,
+    Draft(change, fields): Draft<RuleChange>,
+) -> Result<Json<RuleAnswer>, Problem> {
     let spec = checked(before.id, change.rule, fields)?;
     let version = change.version.unwrap_or(before.version);
     let deed = Deed::new(Action::RuleChanged, before.id).before(value(&before.spec)).after(value(&spec));
     let rule = StoredRule { version: version.saturating_add(1), spec, updated_at: clock::now(), ..before };
     if version != before.version || !rule_put(&mut txn, tenant.id, &rule).await? {
-        return Err(Problem::conflict(
-            "version_passed",
-            "the rule has another version: read it again, and change that",
-        ));
+        return Err(passed());
     }
-    done(&app, &tenant, txn, &deed).await?;
+    done(app, tenant, txn, &deed).await?;
     Ok(Json(rule.into()))
 }
 
@@ -193,6 +260,7 @@ pub async fn delete(
     let mut txn = app.store.tenant(tenant.id).await?;
     let rule = named(&mut txn, tenant.id, &name).await?;
     rule_delete(&mut txn, tenant.id, rule.id).await?;
+    trial::rule::ended(&mut txn, tenant.id, rule.id).await?;
     let deed = Deed::new(Action::RuleDeleted, rule.id).before(value(&rule.spec));
     done(&app, &tenant, txn, &deed).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -213,7 +281,7 @@ pub(super) async fn done(
 }
 
 /// A specification that compiles; a set of such ones does too.
-fn checked(id: RuleId, spec: Option<RuleSpec>, mut fields: Fields) -> Result<RuleSpec, Problem> {
+pub(super) fn checked(id: RuleId, spec: Option<RuleSpec>, mut fields: Fields) -> Result<RuleSpec, Problem> {
     match &spec {
         None => fields.missing("rule"),
         Some(spec) => {
@@ -231,12 +299,17 @@ fn checked(id: RuleId, spec: Option<RuleSpec>, mut fields: Fields) -> Result<Rul
     }
 }
 
-async fn named(db: &mut Db, tenant: TenantId, name: &str) -> Result<StoredRule, Problem> {
+pub(super) async fn named(db: &mut Db, tenant: TenantId, name: &str) -> Result<StoredRule, Problem> {
     let missing = || Problem::not_found("rule");
     if name.chars().any(char::is_control) {
         return Err(missing());
     }
     rule_find(db, tenant, name.parse().ok(), name).await?.ok_or_else(missing)
+}
+
+/// Somebody was faster.
+pub(super) fn passed() -> Problem {
+    Problem::conflict("version_passed", "the rule has another version: read it again, and change that")
 }
 
 fn taken(error: StoreError) -> Problem {
@@ -248,7 +321,7 @@ fn taken(error: StoreError) -> Problem {
     }
 }
 
-fn value(spec: &RuleSpec) -> serde_json::Value {
+pub(super) fn value(spec: &RuleSpec) -> Value {
     // A specification always has a JSON form.
     serde_json::to_value(spec).unwrap_or_default()
 }
@@ -257,5 +330,24 @@ impl From<StoredRule> for RuleAnswer {
     fn from(stored: StoredRule) -> Self {
         let StoredRule { id, uid, version, spec, created_at, updated_at } = stored;
         Self { id: id.to_string(), uid, version, rule: spec, created_at, updated_at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_is_merged() {
+        let mut rule = json!({"name": "a", "active": true, "when": {"amount": {"min": 1, "max": 2}}, "then": {"channels": ["sms"]}});
+        let Value::Object(patch) = json!({"active": false, "when": {"amount": {"max": null, "currency": "EUR"}},
+            "then": {"channels": ["email"]}, "valid_until": null, "new": {"a": {"b": null}}})
+        else {
+            panic!("an object")
+        };
+        merge(&mut rule, patch);
+        let merged = json!({"name": "a", "active": false, "when": {"amount": {"min": 1, "currency": "EUR"}},
+            "then": {"channels": ["email"]}, "new": {"a": {}}});
+        assert_eq!(rule, merged);
     }
 }

@@ -1,5 +1,7 @@
 //! `/v1/scripts`: a tenant's scripts. Create is not promote: a version does nothing until it is live.
 
+use std::collections::BTreeMap;
+
 use axum::{extract::State, http::StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,18 +18,20 @@ use super::{
     problem::{Problem, ProblemBody},
     request::UrlPath,
     rule::done,
+    trial,
 };
 use crate::{
-    domain::audit::Action,
+    domain::{audit::Action, ids::TenantId},
     rules::{
         cases::Suite,
-        script::{Modules, Script, limits},
+        script::{Modules, Script, ScriptError, limits},
     },
     store::{
+        Connection as Db,
         audit::Deed,
         script::{
-            ScriptRow, script_count, script_insert, script_list, script_previous, script_promote, script_retire,
-            script_versions,
+            ScriptRow, module_list, script_count, script_insert, script_list, script_previous, script_promote,
+            script_reset, script_retire, script_versions,
         },
     },
 };
@@ -59,7 +63,7 @@ pub struct NewScriptVersion {
 #[serde(deny_unknown_fields)]
 pub struct Promotion {
     #[schema(minimum = 1)]
-    version: i32,
+    pub(super) version: i32,
 }
 
 /// A version of a script.
@@ -75,6 +79,36 @@ pub struct ScriptAnswer {
     cases: Option<Box<RawValue>>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
+}
+
+/// A script as it stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Script)]
+pub struct ScriptStatus {
+    name: String,
+    /// The version that is live, or else the latest.
+    version: i32,
+    #[schema(value_type = ScriptState)]
+    state: String,
+    #[schema(value_type = ScriptOrigin)]
+    origin: &'static str,
+    source: String,
+    /// What it defines, where it is in service: `admit`, `route`, …
+    hooks: Vec<&'static str>,
+    /// Since when its breaker has had it switched off on the node that answers; null where it is asked.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    off_since: Option<Timestamp>,
+}
+
+/// Whose a script is.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "`ScriptStatus` has the values; this lists them in the document")]
+pub enum ScriptOrigin {
+    /// It came through the API.
+    Tenant,
+    /// It is a file of the operators' folder.
+    Operators,
 }
 
 /// Whether a version decides anything.
@@ -96,6 +130,60 @@ pub async fn list(tenant: Tenant<RulesRead>, State(app): State<App>) -> Result<J
     let mut txn = app.store.tenant(tenant.id).await?;
     let rows = script_list(&mut txn, tenant.id, "", MOST_SCRIPTS as u32).await?;
     Ok(Json(Page::whole(rows.into_iter().map(ScriptAnswer::from).collect())))
+}
+
+/// Show a script as it stands: one of the tenant's own, or an operators' that is asked about the tenant's messages.
+#[utoipa::path(get, path = "/v1/scripts/{script}", tag = "rules", operation_id = "getScript",
+    params(("script" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "The script.", body = ScriptStatus)))]
+pub async fn get(
+    tenant: Tenant<RulesRead>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<ScriptStatus>, Problem> {
+    Ok(Json(status(&app, tenant.id, &name).await?))
+}
+
+/// Have a script asked again that its breaker has switched off: on every node, at once.
+#[utoipa::path(post, path = "/v1/scripts/{script}/reset", tag = "rules", operation_id = "resetScript",
+    params(("script" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "The script, which is asked.", body = ScriptStatus)))]
+pub async fn reset(
+    tenant: Tenant<RulesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<ScriptStatus>, Problem> {
+    let before = status(&app, tenant.id, &name).await?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    script_reset(&mut txn, tenant.id, &name).await?;
+    let deed = Deed::new(Action::ScriptReset, &name).before(serde_json::json!({ "off_since": before.off_since }));
+    done(&app, &tenant, txn, &deed).await?;
+    Ok(Json(status(&app, tenant.id, &name).await?))
+}
+
+async fn status(app: &App, tenant: TenantId, name: &str) -> Result<ScriptStatus, Problem> {
+    let config = app.directory.tenant(tenant).await?;
+    let running = config.rulebook.as_ref().and_then(|book| book.scripts.iter().find(|it| it.name == name));
+    let rows = if existing(name).is_ok() {
+        let mut txn = app.store.tenant(tenant).await?;
+        script_versions(&mut txn, tenant, name).await?
+    } else {
+        Vec::new()
+    };
+    let own = rows.iter().find(|row| row.state == "live").or(rows.first().filter(|_| running.is_none()));
+    let own = own.cloned().map(|row| (row.version, row.state, "tenant", row.source));
+    let operators = || running.map(|it| (it.version, "live".to_owned(), "operators", it.source.to_string()));
+    let (version, state, origin, source) = own.or_else(operators).ok_or_else(missing)?;
+    let running = running.filter(|it| it.version == version && state == "live");
+    Ok(ScriptStatus {
+        name: name.to_owned(),
+        version,
+        state,
+        origin,
+        source,
+        hooks: running.map(|it| it.hooks().iter().map(|hook| hook.as_str()).collect()).unwrap_or_default(),
+        off_since: running.and_then(|it| it.off_since()),
+    })
 }
 
 /// Show a script's versions, the latest first.
@@ -133,7 +221,10 @@ pub async fn create_version(
     Draft(new, fields): Draft<NewScriptVersion>,
 ) -> Result<(StatusCode, Json<ScriptAnswer>), Problem> {
     existing(&name)?;
-    let new = tried(name.clone(), new, fields).await?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let modules = module_list(&mut txn, tenant.id).await?;
+    drop(txn);
+    let new = tried(name.clone(), new, modules, fields).await?;
     let mut txn = app.store.tenant(tenant.id).await?;
     let known = script_versions(&mut txn, tenant.id, &name).await?;
     if known.is_empty() && script_count(&mut txn, tenant.id).await? >= MOST_SCRIPTS {
@@ -152,7 +243,11 @@ pub async fn create_version(
 #[utoipa::path(post, path = "/v1/scripts/{script}/promote", tag = "rules", operation_id = "promoteScript",
     params(("script" = String, Path, description = "Its name.")),
     request_body = Promotion,
-    responses((status = 200, description = "The version, which is live.", body = ScriptAnswer)))]
+    responses(
+        (status = 200, description = "The version, which is live.", body = ScriptAnswer),
+        (status = 409, description = "It does not compile with the modules as they are now.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
 pub async fn promote(
     tenant: Tenant<RulesWrite>,
     State(app): State<App>,
@@ -167,7 +262,7 @@ pub async fn promote(
     params(("script" = String, Path, description = "Its name.")),
     responses(
         (status = 200, description = "The version, which is live again.", body = ScriptAnswer),
-        (status = 409, description = "No version was live before.", body = ProblemBody,
+        (status = 409, description = "No version was live before, or it does not compile with the modules as they are now.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn rollback(
@@ -192,7 +287,9 @@ pub async fn retire(
     if script_versions(&mut txn, tenant.id, &name).await?.is_empty() {
         return Err(missing());
     }
-    if let Some(version) = script_retire(&mut txn, tenant.id, &name).await? {
+    let tried = trial::script::ended(&mut txn, tenant.id, &name).await?;
+    let version = script_retire(&mut txn, tenant.id, &name).await?;
+    if version.is_some() || tried.is_some() {
         let deed = Deed::new(Action::ScriptRetired, &name).before(serde_json::json!({ "version": version }));
         done(&app, &tenant, txn, &deed).await?;
     }
@@ -221,9 +318,12 @@ async fn put_in_service(
             (previous.ok_or_else(none)?, Action::ScriptRolledBack)
         }
     };
+    let row = rows.into_iter().find(|row| row.version == version);
+    still_compiles(&mut txn, tenant.id, row).await?;
     if !script_promote(&mut txn, tenant.id, name, version).await? {
         return Err(Problem::field("/version", "unknown_version", "the script has no such version"));
     }
+    trial::script::promoted(&mut txn, tenant.id, name, version).await?;
     let rows = script_versions(&mut txn, tenant.id, name).await?;
     let answer = rows.into_iter().find(|row| row.version == version).ok_or_else(missing)?;
     let deed = Deed::new(action, name)
@@ -233,8 +333,25 @@ async fn put_in_service(
     Ok(Json(answer.into()))
 }
 
+/// Modules may have changed since a version was added.
+pub(super) async fn still_compiles(db: &mut Db, tenant: TenantId, row: Option<ScriptRow>) -> Result<(), Problem> {
+    let Some(row) = row.filter(|row| row.source.contains("import")) else { return Ok(()) };
+    let modules = module_list(db, tenant).await?;
+    let work = tokio::task::spawn_blocking(move || {
+        let modules = Modules::compile(&modules).unwrap_or_else(|_| Modules::none());
+        Script::compile(&row.name, &row.source, &modules).map(drop)
+    });
+    let compiled = work.await.map_err(|error| Problem::internal(&error))?;
+    compiled.map_err(|error| Problem::conflict("does_not_compile", error.to_string()))
+}
+
 /// The version, once it compiles and its cases pass.
-async fn tried(name: String, new: NewScriptVersion, mut fields: Fields) -> Result<NewScriptVersion, Problem> {
+async fn tried(
+    name: String,
+    new: NewScriptVersion,
+    modules: BTreeMap<String, String>,
+    mut fields: Fields,
+) -> Result<NewScriptVersion, Problem> {
     let fits = (1..=limits::SOURCE).contains(&new.source.len());
     fields.check(fits, "source", "wrong_length", || "has to have 1 to 65536 bytes".to_owned());
     let cases = new.cases.as_ref().map_or("[]", |cases| cases.get());
@@ -244,20 +361,20 @@ async fn tried(name: String, new: NewScriptVersion, mut fields: Fields) -> Resul
     }
     let work = tokio::task::spawn_blocking(move || {
         let mut fields = Fields::default();
-        try_out(&name, &new, &mut fields);
+        // Nothing but good modules is in service.
+        let modules = Modules::compile(&modules).unwrap_or_else(|_| Modules::none());
+        try_out(&name, &new, &modules, &mut fields);
         (new, fields)
     });
     let (new, fields) = work.await.map_err(|error| Problem::internal(&error))?;
     fields.into_problem().map_or(Ok(new), Err)
 }
 
-fn try_out(name: &str, new: &NewScriptVersion, fields: &mut Fields) {
-    let script = match Script::compile(name, &new.source, &Modules::none()) {
+fn try_out(name: &str, new: &NewScriptVersion, modules: &Modules, fields: &mut Fields) {
+    let script = match Script::compile(name, &new.source, modules) {
         Ok(script) => script,
         Err(error) => {
-            let place = error.line.zip(error.column).map(|(line, column)| format!("line {line}, column {column}: "));
-            let detail = format!("{}{}", place.unwrap_or_default(), error.reason);
-            return fields.check(false, "source", "does_not_compile", || detail);
+            return fields.check(false, "source", "does_not_compile", || place(&error));
         }
     };
     let Some(cases) = &new.cases else { return };
@@ -275,15 +392,21 @@ fn try_out(name: &str, new: &NewScriptVersion, fields: &mut Fields) {
     }
 }
 
+/// Where in a source the fault is, and what.
+pub(super) fn place(error: &ScriptError) -> String {
+    let place = error.line.zip(error.column).map(|(line, column)| format!("line {line}, column {column}: "));
+    format!("{}{}", place.unwrap_or_default(), error.reason)
+}
+
 /// A name that a script can have.
-fn existing(name: &str) -> Result<(), Problem> {
+pub(super) fn existing(name: &str) -> Result<(), Problem> {
     let valid = (1..=LONGEST_NAME).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
     if valid { Ok(()) } else { Err(missing()) }
 }
 
-fn missing() -> Problem {
+pub(super) fn missing() -> Problem {
     Problem::not_found("script")
 }
 

@@ -8,6 +8,7 @@ use crate::{
     legs,
     store::{
         self, Connection,
+        follow_up::{Ended, follow_up_note_where_asked},
         queue::{QueueEntry, queue_remove},
         receipt::{
             ReceiptTarget, ReceivedReceipt, receipt_engage, receipt_event, receipt_insert, receipt_move, receipt_target,
@@ -36,7 +37,9 @@ pub(super) enum Recorded {
 /// A delivery that waits for its next attempt is ended together with its entry in the queue; where
 /// that is not there a worker has it in hand, and its outcome is written first. So a receipt never
 /// ends what is under way.
-pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt) -> store::Result<Recorded> {
+///
+/// `asks` says whether scripts may want to know of an end.
+pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt, asks: bool) -> store::Result<Recorded> {
     let Some(target) = receipt_target(db, received).await? else { return Ok(Recorded::NotYet) };
     let kind = &received.receipt.kind;
     let to = receipt::apply_to(target.state, kind, target.is_current);
@@ -57,6 +60,10 @@ pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt) -> s
             left.into_iter().chain([EndCount { delivery: target.delivery, state: to, count: 1 }]).collect();
         let moved = end_count(db, received.tenant, &counts).await?;
         legs::advance(db, moved).await?;
+        if asks {
+            let ReceiptTarget { delivery, message, .. } = target;
+            follow_up_note_where_asked(db, &[Ended { tenant: received.tenant, delivery, message, state: to }]).await?;
+        }
     }
     if kind.is_engagement() {
         receipt_engage(db, &target, received).await?;

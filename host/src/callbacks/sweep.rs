@@ -60,7 +60,7 @@ async fn look(store: &Store, received: &ReceivedReceipt) -> store::Result<()> {
     if !pending_take(&mut txn, received).await? {
         return Ok(());
     }
-    let recorded = record(&mut txn, received).await?;
+    let recorded = record(&mut txn, received, true).await?;
     if recorded != Recorded::NotYet {
         txn.commit().await?;
         record::count(&received.receipt.kind, recorded);

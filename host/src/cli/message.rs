@@ -69,6 +69,10 @@ pub struct Send {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     ordering_key: Option<String>,
+    /// A script whose `condition` is asked when it is due.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    condition: Option<String>,
     /// Show what would leave, and send nothing.
     #[arg(long)]
     #[serde(skip)]
@@ -202,13 +206,15 @@ const COLUMNS: [Column<'_>; 8] = [
 ];
 
 /// Of one message there is room for more.
-pub const WHOLE: [Column<'_>; 17] = [
+pub const WHOLE: [Column<'_>; 19] = [
     ("id", "/id"),
     ("state", "/state"),
     ("channel", "/channel"),
     ("to", "/to"),
     ("reference", "/reference"),
     ("ordering key", "/ordering_key"),
+    ("condition", "/condition"),
+    ("follows", "/follows/message"),
     ("connection", "/delivery/connection"),
     ("provider", "/delivery/provider"),
     ("attempts", "/delivery/attempts"),
@@ -334,7 +340,13 @@ impl Message {
                 let answer = one.get("/decision").await?;
                 match output.json {
                     true => output.one(&answer, &[]),
-                    false => output.rows(&considered(&answer["decisions"]), &DECISIONS),
+                    false => {
+                        output.rows(&considered(&answer["decisions"]), &DECISIONS);
+                        let said = said(&answer);
+                        if said.as_array().is_some_and(|said| !said.is_empty()) {
+                            output.rows(&said, &SAID);
+                        }
+                    }
                 }
             }
             Command::Cancel(one) => show(&one.post("/cancel").await?, output),
@@ -365,6 +377,39 @@ pub fn name_connections(attempts: &mut Value) {
             attempt["connection"] = attempt["connection_uid"].take();
         }
     }
+}
+
+const SAID: [Column<'_>; 5] =
+    [("at", "/at"), ("script", "/script"), ("version", "/version"), ("hook", "/hook"), ("said", "/said")];
+
+/// A row for each thing that a script said: of the candidates of an attempt, or of an end.
+fn said(answer: &Value) -> Value {
+    let row = |at: String, word: &Value, hook: Value, said: Value| {
+        let said = if word["fault"].is_string() { word["fault"].clone() } else { said };
+        json!({"at": at, "script": word["script"], "version": word["version"], "hook": hook, "said": said})
+    };
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut rows = Vec::new();
+    for word in list(&answer["ruling"]["scripts"]) {
+        rows.push(row("acceptance".to_owned(), &word, word["hook"].clone(), word["answer"].clone()));
+    }
+    for decision in list(&answer["decisions"]) {
+        for word in list(&decision["plan"]["scripts"]) {
+            rows.push(row(
+                format!("attempt {}", decision["attempt"]),
+                &word,
+                word["hook"].clone(),
+                word["answer"].clone(),
+            ));
+        }
+    }
+    for end in list(&answer["follow_ups"]) {
+        for word in list(&end["scripts"]) {
+            let said = json!({"messages": word["messages"], "tags": word["tags"]});
+            rows.push(row(end["state"].as_str().unwrap_or_default().to_owned(), &word, json!("on_outcome"), said));
+        }
+    }
+    Value::Array(rows)
 }
 
 /// A row for each connection that a decision considered: who was asked, who would have been next,
@@ -437,6 +482,23 @@ mod tests {
     struct Line {
         #[command(flatten)]
         send: Send,
+    }
+
+    #[test]
+    fn what_scripts_said_is_a_row_each() {
+        let answer = json!({
+            "ruling": {"scripts": [{"script": "gate", "version": 1, "hook": "admit", "answer": {"action": "allow"}}]},
+            "decisions": [{"attempt": 2, "plan": {"scripts": [{"script": "order", "version": 3, "hook": "route", "fault": "no"}]}}],
+            "follow_ups": [{"state": "failed", "scripts": [{"script": "again", "version": 1, "tags": ["x"], "messages": []}]}]});
+        let said = said(&answer);
+        let at: Vec<_> = said.as_array().unwrap().iter().map(|it| it["at"].as_str().unwrap()).collect();
+        assert_eq!(at, ["acceptance", "attempt 2", "failed"]);
+        assert_eq!((&said[1]["said"], &said[2]["said"]["tags"]), (&json!("no"), &json!(["x"])));
+        assert_eq!(said_of(&json!({})), 0);
+    }
+
+    fn said_of(answer: &Value) -> usize {
+        said(answer).as_array().map_or(0, Vec::len)
     }
 
     #[test]

@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
+    backtest::Backtest,
     client::{Client, segment},
     connection::paged,
     output::{Column, Output},
+    trial::{RuleTrial, ScriptTrial},
 };
 use crate::rulefolder;
 
@@ -23,7 +25,7 @@ pub struct Rules {
 enum RulesCommand {
     /// Compile the scripts of a folder and run their cases; no gateway is needed.
     Test {
-        /// The folder, as `rules.folder` names it.
+        /// The folder, as `rules.folder` names it, with its `modules`.
         #[arg(default_value = "rules")]
         folder: PathBuf,
     },
@@ -62,6 +64,31 @@ enum RulesCommand {
         #[command(flatten)]
         client: Client,
     },
+    /// Change a part of a rule by a file of JSON, a merge patch.
+    Patch {
+        /// The rule's id or uid.
+        rule: String,
+        file: PathBuf,
+        /// The version that it is a change of.
+        #[arg(long)]
+        version: Option<u32>,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Have a rule count again.
+    Enable {
+        /// The rule's id or uid.
+        rule: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Keep a rule, and have it do nothing.
+    Disable {
+        /// The rule's id or uid.
+        rule: String,
+        #[command(flatten)]
+        client: Client,
+    },
     /// Delete a rule.
     Delete {
         /// The rule's id or uid.
@@ -75,6 +102,10 @@ enum RulesCommand {
         #[command(flatten)]
         client: Client,
     },
+    /// Tell what would have become of messages that were sent, had a rule or script been another one.
+    Backtest(Box<Backtest>),
+    #[command(flatten)]
+    Trial(RuleTrial),
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +118,18 @@ pub struct Scripts {
 enum ScriptsCommand {
     /// Show the scripts.
     List {
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Show one as it stands, and whether its breaker has switched it off.
+    Get {
+        script: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Have a script asked again that its breaker has switched off, on every node.
+    Reset {
+        script: String,
         #[command(flatten)]
         client: Client,
     },
@@ -129,10 +172,12 @@ enum ScriptsCommand {
         #[command(flatten)]
         client: Client,
     },
+    #[command(flatten)]
+    Trial(ScriptTrial),
 }
 
-const RULES: &str = "/v1/rules";
-const RULE: [Column<'_>; 6] = [
+pub const RULES: &str = "/v1/rules";
+pub const RULE: [Column<'_>; 6] = [
     ("id", "/id"),
     ("uid", "/uid"),
     ("version", "/version"),
@@ -151,6 +196,15 @@ const EVALUATION: [Column<'_>; 5] = [
 const SCRIPT: [Column<'_>; 4] =
     [("name", "/name"), ("version", "/version"), ("state", "/state"), ("created", "/created_at")];
 
+const STANDING: [Column<'_>; 6] = [
+    ("name", "/name"),
+    ("version", "/version"),
+    ("state", "/state"),
+    ("origin", "/origin"),
+    ("hooks", "/hooks"),
+    ("off since", "/off_since"),
+];
+
 impl Rules {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
@@ -165,6 +219,14 @@ impl Rules {
                 let body = json!({"version": version, "rule": read_json(&file)?});
                 output.one(&client.put(&rule_path(&rule), &body).await?, &RULE);
             }
+            RulesCommand::Backtest(backtest) => backtest.run(output).await?,
+            RulesCommand::Trial(trial) => trial.run(output).await?,
+            RulesCommand::Patch { rule, file, version, client } => {
+                let body = json!({"version": version, "rule": read_json(&file)?});
+                output.one(&client.patch(&rule_path(&rule), &body).await?, &RULE);
+            }
+            RulesCommand::Enable { rule, client } => output.one(&switch(&client, &rule, true).await?, &RULE),
+            RulesCommand::Disable { rule, client } => output.one(&switch(&client, &rule, false).await?, &RULE),
             RulesCommand::Delete { rule, client } => drop(client.delete(&rule_path(&rule)).await?),
             RulesCommand::Evaluate { file, client } => {
                 let answer = client.post(&format!("{RULES}/evaluate"), &read_json(&file)?).await?;
@@ -182,6 +244,12 @@ impl Scripts {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             ScriptsCommand::List { client } => output.list(&client.get("/v1/scripts").await?, &SCRIPT),
+            ScriptsCommand::Get { script, client } => {
+                output.one(&client.get(&format!("/v1/scripts/{}", segment(&script))).await?, &STANDING);
+            }
+            ScriptsCommand::Reset { script, client } => {
+                output.one(&client.post(&script_path(&script, "reset"), &json!({})).await?, &STANDING);
+            }
             ScriptsCommand::Versions { script, client } => {
                 output.list(&client.get(&script_path(&script, "versions")).await?, &SCRIPT);
             }
@@ -202,6 +270,7 @@ impl Scripts {
             ScriptsCommand::Rollback { script, client } => {
                 output.one(&client.post(&script_path(&script, "rollback"), &json!({})).await?, &SCRIPT);
             }
+            ScriptsCommand::Trial(trial) => trial.run(output).await?,
             ScriptsCommand::Retire { script, client } => {
                 drop(client.delete(&format!("/v1/scripts/{}", segment(&script))).await?);
             }
@@ -213,8 +282,8 @@ impl Scripts {
 fn test(folder: &std::path::Path, output: &Output) -> Result<(), CliError> {
     let unreadable = |error| CliError::said(format!("the folder {}: {error}", folder.display()));
     let (mut passed, mut failed) = (0, 0);
-    for script in rulefolder::read(folder).map_err(unreadable)? {
-        let tried = script.tried();
+    let found = rulefolder::read(folder).map_err(unreadable)?;
+    for (script, tried) in found.tried() {
         passed += tried.passed.len();
         failed += tried.problems.len();
         output.text(&format!("{}", script.file.display()));
@@ -224,23 +293,27 @@ fn test(folder: &std::path::Path, output: &Output) -> Result<(), CliError> {
     if failed == 0 { Ok(()) } else { Err(CliError::said("the scripts are not as their cases want them")) }
 }
 
+async fn switch(client: &Client, rule: &str, active: bool) -> Result<Value, CliError> {
+    client.patch(&rule_path(rule), &json!({"rule": {"active": active}})).await
+}
+
 async fn promote(client: &Client, script: &str, version: &Value) -> Result<Value, CliError> {
     client.post(&script_path(script, "promote"), &json!({"version": version})).await
 }
 
-fn read(file: &std::path::Path) -> Result<String, CliError> {
+pub fn read(file: &std::path::Path) -> Result<String, CliError> {
     std::fs::read_to_string(file).map_err(|error| CliError::said(format!("the file {}: {error}", file.display())))
 }
 
-fn read_json(file: &std::path::Path) -> Result<Value, CliError> {
+pub fn read_json(file: &std::path::Path) -> Result<Value, CliError> {
     let text = read(file)?;
     serde_json::from_str(&text).map_err(|error| CliError::said(format!("the file {}: {error}", file.display())))
 }
 
-fn rule_path(rule: &str) -> String {
+pub fn rule_path(rule: &str) -> String {
     format!("{RULES}/{}", segment(rule))
 }
 
-fn script_path(script: &str, what: &str) -> String {
+pub fn script_path(script: &str, what: &str) -> String {
     format!("/v1/scripts/{}/{what}", segment(script))
 }

@@ -186,7 +186,7 @@ fn money(cost: &Value) -> String {
     format!("{:.4} {}", micros as f64 / 1e6, cost["currency"].as_str().unwrap_or_default())
 }
 
-fn span(text: &str) -> Result<SignedDuration, String> {
+pub fn span(text: &str) -> Result<SignedDuration, String> {
     let expected = || "expected a number and `m`, `h` or `d`, such as `24h`".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(expected)?;
     let number: i64 = number.parse().ok().filter(|number| (1..=100_000).contains(number)).ok_or_else(expected)?;

@@ -25,6 +25,7 @@ use crate::{
         },
         delivery::{Reopening, Resolution, delivery_reopen_all, delivery_resolve},
         event::event_insert_all,
+        follow_up::{Ended, follow_up_note_where_asked},
         legs::legs_hold_of,
         message::{MessageView, message_get},
         queue::{QueueEntry, queue_insert},
@@ -217,6 +218,7 @@ impl Hand<'_> {
         legs_hold_of(db, self.tenant, &[delivery]).await?;
         let Some(moved) = delivery_resolve(db, self.tenant, delivery, resolution).await? else { return Ok(false) };
         legs::advance(db, moved).await?;
+        follow_up_note_where_asked(db, &[Ended { tenant: self.tenant, delivery, message, state }]).await?;
         let kind = if state == DeliveryState::Sent { "message.sent" } else { "message.failed" };
         let data = json!({"resolved_by": self.actor.name, "detail": wanted.reason});
         tell(db, self.tenant, &[(message, delivery)], kind, Some(data)).await?;

@@ -2,22 +2,28 @@
 //! a tenant's configuration are frequent, and a script's breaker belongs to its version.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
-    domain::ids::{RuleId, TenantId},
+    domain::{
+        ids::{RuleId, TenantId},
+        rule::RuleSpec,
+        trial::Kind,
+    },
     rules::{
         RuleSet,
         language::Language,
         rulebook::{Rulebook, Running},
         script::{Modules, Script},
+        trial::{Candidate, Trial},
     },
     store::{
         self, Connection as Db,
         rule::{rule_specs, rulebook_stamp},
-        script::{LiveScript, script_live_list},
+        script::{LiveScript, module_list, script_live_list, script_resets},
+        trial::{self, TrialRow, trial_running},
     },
 };
 
@@ -31,21 +37,38 @@ pub(super) struct Read {
 struct Sources {
     rules: Vec<(RuleId, String)>,
     scripts: Vec<LiveScript>,
+    trials: Vec<trial::Running>,
+    modules: BTreeMap<String, String>,
+    /// How often each script was switched on again by hand.
+    resets: HashMap<String, i32>,
 }
+
+/// What stands of a tenant.
+#[derive(Clone)]
+struct Known {
+    stamp: String,
+    book: Arc<Rulebook>,
+    /// What its scripts were compiled with.
+    modules: Arc<BTreeMap<String, String>>,
+}
+
+type Spec = (RuleId, RuleSpec);
 
 /// What is known, with what tells it from what comes later.
 #[derive(Default)]
-pub(super) struct Rulebooks(Mutex<HashMap<TenantId, (String, Arc<Rulebook>)>>);
+pub(super) struct Rulebooks(Mutex<HashMap<TenantId, Known>>);
 
 impl Rulebooks {
     /// Reads what this node does not know yet; `None` for a tenant without rules.
     pub async fn read(&self, db: &mut Db, tenant: TenantId) -> store::Result<Option<Read>> {
         let Some(stamp) = rulebook_stamp(db, tenant).await? else { return Ok(None) };
-        if self.known(tenant).is_some_and(|(known, _)| known == stamp) {
+        if self.known(tenant).is_some_and(|known| known.stamp == stamp) {
             return Ok(Some(Read { stamp, sources: None }));
         }
         let (rules, scripts) = (rule_specs(db, tenant).await?, script_live_list(db, tenant).await?);
-        Ok(Some(Read { stamp, sources: Some(Sources { rules, scripts }) }))
+        let trials = trial_running(db, tenant).await?;
+        let (modules, resets) = (module_list(db, tenant).await?, script_resets(db, tenant).await?);
+        Ok(Some(Read { stamp, sources: Some(Sources { rules, scripts, trials, modules, resets }) }))
     }
 
     /// What a tenant's messages are decided by. What does not compile, as a later version of the gateway may have
@@ -55,14 +78,15 @@ impl Rulebooks {
             self.books().remove(&tenant);
             return None;
         };
-        let before = self.known(tenant).map(|(_, book)| book);
+        let standing = self.known(tenant);
+        let before = standing.as_ref().map(|known| Arc::clone(&known.book));
         let Some(sources) = sources else { return before };
-        let standing = before.clone();
-        let compiled = tokio::task::spawn_blocking(move || compile(sources, standing.as_deref())).await;
+        let modules = Arc::new(sources.modules.clone());
+        let compiled = tokio::task::spawn_blocking(move || compile(sources, standing.as_ref())).await;
         match compiled.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(book) => {
                 let book = Arc::new(book);
-                self.books().insert(tenant, (stamp, Arc::clone(&book)));
+                self.books().insert(tenant, Known { stamp, book: Arc::clone(&book), modules });
                 Some(book)
             }
             Err(error) => {
@@ -72,35 +96,111 @@ impl Rulebooks {
         }
     }
 
-    fn known(&self, tenant: TenantId) -> Option<(String, Arc<Rulebook>)> {
+    fn known(&self, tenant: TenantId) -> Option<Known> {
         self.books().get(&tenant).cloned()
     }
 
-    fn books(&self) -> MutexGuard<'_, HashMap<TenantId, (String, Arc<Rulebook>)>> {
+    fn books(&self) -> MutexGuard<'_, HashMap<TenantId, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn compile(sources: Sources, before: Option<&Rulebook>) -> Result<Rulebook, String> {
-    let spec = |(id, json): (RuleId, String)| match serde_json::from_str(&json) {
-        Ok(spec) => Ok((id, spec)),
-        Err(error) => Err(format!("{id}: {error}")),
-    };
-    let specs: Vec<_> = sources.rules.into_iter().map(spec).collect::<Result<_, _>>()?;
-    let rules = RuleSet::compile(specs, Box::<Language>::default()).map_err(|problems| {
+fn compile(sources: Sources, before: Option<&Known>) -> Result<Rulebook, String> {
+    let Sources { rules, scripts, trials, modules, resets } = sources;
+    let spec = |(id, json): (RuleId, String)| Ok((id, parsed(&id.to_string(), &json)?));
+    let specs: Vec<_> = rules.into_iter().map(spec).collect::<Result<_, String>>()?;
+    let workshop = Workshop::new(before, &modules, resets);
+    let trials = trials.into_iter().filter_map(|trial| workshop.trial(trial, &specs)).collect();
+    let scripts = scripts.into_iter().filter_map(|script| workshop.running(script)).collect();
+    Ok(Rulebook { rules: Some(rule_set(specs)?), scripts, trials })
+}
+
+/// Where scripts are made ready.
+struct Workshop<'a> {
+    before: Option<&'a Known>,
+    modules: Modules,
+    same_modules: bool,
+    resets: HashMap<String, i32>,
+}
+
+impl<'a> Workshop<'a> {
+    fn new(before: Option<&'a Known>, sources: &BTreeMap<String, String>, resets: HashMap<String, i32>) -> Self {
+        // Nothing but good modules is stored; a later version of the gateway may see that otherwise.
+        let modules = Modules::compile(sources).unwrap_or_else(|error| {
+            tracing::error!(%error, "modules that were stored don't compile: scripts that import them don't either");
+            Modules::none()
+        });
+        let same_modules = before.is_some_and(|it| *it.modules == *sources);
+        Self { before, modules, same_modules, resets }
+    }
+
+    /// A script in service: as it is known, with its failures, or made anew; what does not compile goes on as it was.
+    fn running(&self, (name, version, source): LiveScript) -> Option<Arc<Running>> {
+        self.known_or_new(&name, version, &source).or_else(|| {
+            let last = self.before?.book.scripts.iter().find(|it| it.name == name)?;
+            Some(Arc::clone(last))
+        })
+    }
+
+    fn known_or_new(&self, name: &str, version: i32, source: &str) -> Option<Arc<Running>> {
+        let resets = self.resets.get(name).copied().unwrap_or_default();
+        let stays = |it: &&Arc<Running>| {
+            let same = it.name == name && it.version == version && *it.source == *source && it.resets == resets;
+            same && (self.same_modules || !source.contains("import"))
+        };
+        if let Some(known) = self.known().find(stays) {
+            return Some(Arc::clone(known));
+        }
+        match Script::compile(name, source, &self.modules) {
+            Ok(script) => {
+                Some(Arc::new(Running::new(name.to_owned(), version, source.into(), script).after_resets(resets)))
+            }
+            Err(error) => {
+                tracing::error!(%error, "a script that was stored does not compile: the last good version goes on");
+                None
+            }
+        }
+    }
+
+    /// What stood in service, and what was tried.
+    fn known(&self) -> impl Iterator<Item = &'a Arc<Running>> {
+        self.before
+            .into_iter()
+            .flat_map(|known| known.book.scripts.iter().chain(known.book.trials.iter().filter_map(Trial::script)))
+    }
+
+    /// A candidate; one that is not fit to be asked is left out.
+    fn trial(&self, (row, source): trial::Running, specs: &[Spec]) -> Option<Trial> {
+        let TrialRow { id, kind, subject, version, mode, spec, .. } = row;
+        let candidate = match kind {
+            Kind::Script => Candidate::Script(self.known_or_new(&subject, version, &source?)?),
+            Kind::Rule => match tried_rules(&subject, &spec.unwrap_or_default(), specs) {
+                Ok(rules) => Candidate::Rules(rules),
+                Err(error) => {
+                    tracing::error!(error, "a candidate that was stored does not compile: it is not tried");
+                    return None;
+                }
+            },
+        };
+        Some(Trial { id, kind, subject, version, mode, candidate })
+    }
+}
+
+/// All rules, with one of them as it would be.
+fn tried_rules(of: &str, spec: &str, specs: &[Spec]) -> Result<Arc<RuleSet>, String> {
+    let spec = parsed(of, spec)?;
+    let of: RuleId = of.parse().map_err(|error| format!("{error}"))?;
+    let others = specs.iter().filter(|(id, _)| *id != of).cloned();
+    rule_set(others.chain([(of, spec)]).collect())
+}
+
+fn rule_set(specs: Vec<Spec>) -> Result<Arc<RuleSet>, String> {
+    RuleSet::compile(specs, Box::<Language>::default()).map(Arc::new).map_err(|problems| {
         let each = problems.iter().take(5).map(|it| format!("{}: {}", it.pointer, it.detail));
         each.collect::<Vec<_>>().join("; ")
-    })?;
-    let running = |(name, version, source): LiveScript| {
-        let same = |it: &&Arc<Running>| it.name == name && it.version == version && *it.source == *source;
-        let known = before.and_then(|book| book.scripts.iter().find(same));
-        match known {
-            Some(known) => Ok(Arc::clone(known)),
-            None => Script::compile(&name, &source, &Modules::none())
-                .map(|script| Arc::new(Running::new(name.clone(), version, source.as_str().into(), script)))
-                .map_err(|error| error.to_string()),
-        }
-    };
-    let scripts = sources.scripts.into_iter().map(running).collect::<Result<_, _>>()?;
-    Ok(Rulebook { rules: Some(Arc::new(rules)), scripts })
+    })
+}
+
+fn parsed(id: &str, json: &str) -> Result<RuleSpec, String> {
+    serde_json::from_str(json).map_err(|error| format!("{id}: {error}"))
 }

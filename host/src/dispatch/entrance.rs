@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::SemaphorePermit;
 
-use super::{Dispatcher, describe, why_nobody};
+use super::{Course, Dispatcher, describe, why_nobody};
 use crate::{
     clock,
     directory::{Endpoint, TenantConfig},
@@ -83,6 +83,7 @@ impl Dispatcher {
         &self,
         work: Work,
         config: &TenantConfig,
+        course: &Course<'_>,
         plan: &Plan,
         endpoint: &Endpoint,
         refusal: Refusal,
@@ -94,7 +95,7 @@ impl Dispatcher {
             let unknown = work.past.last().is_some_and(|last| last.disposition == Disposition::Unknown);
             let state = if unknown { DeliveryState::Unknown } else { DeliveryState::Failed };
             let code = refusal.barred.fallback_reason().map_or("no_candidate", |reason| reason.as_str());
-            return self.close(work, &Outcome::End(state), code, &why_nobody(config, plan), describe(plan));
+            return self.close(work, &Outcome::End(state), code, &why_nobody(config, plan), describe(plan, course));
         }
         if let Some(reason) = refusal.barred.fallback_reason() {
             telemetry::deferred(reason);

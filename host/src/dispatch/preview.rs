@@ -9,10 +9,11 @@ use crate::{
     directory::{Endpoint, TenantConfig},
     domain::{
         ids::{ConnectionId, TenantId},
-        message::NewMessage,
+        message::{Message, NewMessage},
         provider::{CallContext, Step},
     },
     routing::{self, Plan, Situation},
+    rules::{ruling::Word, script::Given},
     runtime::CallError,
     store,
     transport::describe,
@@ -22,9 +23,21 @@ use crate::{
 #[derive(Debug, Clone, Serialize)]
 pub struct Preview {
     /// `None` when no route serves the channel.
-    pub plan: Option<Plan>,
+    pub plan: Option<Planned>,
     /// The first request of each candidate, in the plan's order.
     pub requests: Vec<PreviewRequest>,
+}
+
+/// A plan, with what scripts said of the candidates before it was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Planned {
+    #[serde(flatten)]
+    pub plan: Plan,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scripts: Vec<Word>,
+    /// What of it can't be followed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// What would happen by one channel of a message that names several.
@@ -75,16 +88,27 @@ impl Dispatcher {
     }
 
     fn preview_of(&self, config: &TenantConfig, new: &NewMessage, leg: u8) -> Preview {
-        let Some(course) = Course::of(config, &new.message) else {
-            return Preview { plan: None, requests: Vec::new() };
-        };
-        let course = course.favoured(config, &new.message);
-        let standings = self.standings(config, &course.spec, &new.message);
+        let planned = self.planned(config, &new.message);
+        let candidates = planned.iter().flat_map(|it| &it.plan.candidates);
+        let requests = candidates.filter_map(|it| self.request(config, it.connection, new, leg)).collect();
+        Preview { plan: planned, requests }
+    }
+
+    /// Whom a message would ask, in order, and what scripts say to that; `None` where no route serves its channel.
+    #[must_use]
+    pub fn planned(&self, config: &TenantConfig, message: &Message) -> Option<Planned> {
+        let mut course = Course::of(config, message)?.favoured(config, message);
+        if let Some(book) = config.rulebook.as_ref().filter(|_| course.route.is_some()) {
+            // What fails here is nobody's traffic: it does not count against a script.
+            let given = Given { now: clock::now(), chance: fastrand::f64() };
+            let serving = book.for_message(message).rehearsal();
+            self.follow_scripts(config, &serving, &mut course, message, &[], &given);
+        }
+        let standings = self.standings(config, &course.spec, message);
         let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));
         let mut plan = routing::plan(&course.spec, &standings, &Situation { past: &[], turn, chance: fastrand::f64() });
         course.prefer(&mut plan);
-        let requests = plan.candidates.iter().filter_map(|it| self.request(config, it.connection, new, leg)).collect();
-        Preview { plan: Some(plan), requests }
+        Some(Planned { plan, scripts: course.words, problems: course.faults })
     }
 
     fn request(

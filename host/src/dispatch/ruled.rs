@@ -5,7 +5,7 @@ use std::{
     borrow::Cow,
     cmp::Ordering,
     fmt,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     clock,
     directory::{Endpoint, TenantConfig},
     domain::{
-        attempt::Verdict,
+        attempt::{PastAttempt, Verdict},
         ids::ConnectionId,
         message::Message,
         provider::Disposition,
@@ -31,6 +31,7 @@ use crate::{
             Given, Hook, Retrial,
             facts::{AttemptFacts, CandidateFacts, MessageFacts},
         },
+        trial::Question,
     },
     telemetry,
 };
@@ -42,20 +43,37 @@ impl Dispatcher {
             return course;
         }
         course = course.favoured(config, &work.message);
-        if let Some(book) = &config.rulebook
-            && (book.with(Hook::Route).next().is_some() || book.with(Hook::Score).next().is_some())
-        {
-            self.follow_scripts(config, book, &mut course, work);
+        if let Some(book) = &config.rulebook {
+            let given = Given { now: clock::now(), chance: fastrand::f64() };
+            if book.shadows(Hook::Route).next().is_some() {
+                let candidates = self.candidates(config, &course, &work.message);
+                let question = Question::Route { message: Arc::clone(&work.message), candidates };
+                self.trials.ask(work.tenant, book, question, given);
+            }
+            let serving = book.for_message(&work.message);
+            let failures = self.follow_scripts(config, &serving, &mut course, &work.message, &work.past, &given);
+            course.faults.extend(failures.iter().map(|failure| self.failed(book, work, failure)));
         }
         course
     }
 
-    fn follow_scripts(&self, config: &TenantConfig, book: &Rulebook, course: &mut Course<'_>, work: &Work) {
-        let given = Given { now: clock::now(), chance: fastrand::f64() };
-        let candidates = self.candidates(config, course, &work.message);
-        let Routed { order, failures, .. } = book.route(&Subject::of(&work.message), candidates, &given);
-        course.faults = failures.iter().map(|failure| self.failed(work, failure)).collect();
-        let Some(order) = order else { return };
+    /// The candidates as scripts want them; tells what scripts did wrong.
+    pub(super) fn follow_scripts(
+        &self,
+        config: &TenantConfig,
+        book: &Rulebook,
+        course: &mut Course<'_>,
+        message: &Message,
+        past: &[PastAttempt],
+        given: &Given,
+    ) -> Vec<Failure> {
+        if book.with(Hook::Route).chain(book.with(Hook::Score)).next().is_none() {
+            return Vec::new();
+        }
+        let candidates = self.candidates(config, course, message);
+        let Routed { order, words, failures } = book.route(&Subject::of(message), candidates, given);
+        course.words = words;
+        let Some(order) = order else { return failures };
         let mut listed: Vec<Candidate> = Vec::with_capacity(order.len());
         let known = |connection| course.spec.candidates.iter().find(|it| it.connection == connection).cloned();
         for name in order {
@@ -71,7 +89,7 @@ impl Dispatcher {
             }
         }
         // Who may have it already is never taken off the list.
-        let unknown = work.past.iter().filter(|it| it.disposition == Disposition::Unknown);
+        let unknown = past.iter().filter(|it| it.disposition == Disposition::Unknown);
         for connection in unknown.filter_map(|it| it.connection) {
             if listed.iter().all(|it| it.connection != connection) {
                 listed.extend(known(connection));
@@ -81,12 +99,14 @@ impl Dispatcher {
         spec.candidates = listed;
         spec.strategy = Strategy::Primary;
         course.by_script = true;
+        failures
     }
 
     /// Logs and counts what a script did wrong, and says it for the attempt.
-    fn failed(&self, work: &Work, failure: &Failure) -> String {
+    pub(super) fn failed(&self, book: &Rulebook, work: &Work, failure: &Failure) -> String {
         let Failure { script, version, fault, switched_off } = failure;
         telemetry::script_failed(&fault.function, *switched_off);
+        self.trials.failed(work.tenant, book, &work.message, script);
         tracing::warn!(tenant.id = %work.tenant, script, version, %fault, switched_off, "a script failed: the route decides");
         if *switched_off {
             let (store, tenant, message) = (self.store.clone(), work.tenant, work.message.id);
@@ -100,7 +120,12 @@ impl Dispatcher {
         format!("the script failed: {fault}")
     }
 
-    fn candidates(&self, config: &TenantConfig, course: &Course<'_>, message: &Message) -> Vec<CandidateFacts> {
+    pub(super) fn candidates(
+        &self,
+        config: &TenantConfig,
+        course: &Course<'_>,
+        message: &Message,
+    ) -> Vec<CandidateFacts> {
         let standings = self.standings(config, &course.spec, message);
         let known = course.spec.candidates.iter().zip(&standings).filter_map(|(candidate, standing)| {
             let endpoint = config.endpoints.get(&candidate.connection)?;
@@ -219,13 +244,19 @@ impl<'a> Scripts<'a> {
     fn ask(&self, rule: &str, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<RetryDecision> {
         let book = self.config.rulebook.as_ref()?;
         let given = Given { now: circumstances.now, chance: circumstances.chance };
-        match book.retry(rule, &self.facts(verdict, circumstances), &given)? {
+        let facts = self.facts(verdict, circumstances);
+        if book.shadows(Hook::Retry).any(|it| it.subject == rule) {
+            let (message, script) = (Arc::clone(&self.work.message), rule.to_owned());
+            let question = Question::Retry { message, script, attempt: Box::new(facts.clone()) };
+            self.dispatcher.trials.ask(self.work.tenant, book, question, given);
+        }
+        match book.for_message(&self.work.message).retry(rule, &facts, &given)? {
             Ok(Retrial::Default) => None,
             Ok(Retrial::Retry { after }) => Some(RetryDecision::After(after)),
             Ok(Retrial::GiveUp { .. }) => Some(RetryDecision::GiveUp),
             Ok(Retrial::FallBack { .. }) => Some(RetryDecision::FallBack),
             Err(failure) => {
-                let words = self.dispatcher.failed(self.work, &failure);
+                let words = self.dispatcher.failed(book, self.work, &failure);
                 self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(words);
                 None
             }

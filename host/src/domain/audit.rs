@@ -52,11 +52,22 @@ actions! {
     RuleCreated = "rule.created",
     RuleChanged = "rule.changed",
     RuleDeleted = "rule.deleted",
+    RuleShadowed = "rule.shadow_started",
+    RuleCanaried = "rule.canary_started",
+    RuleCandidateEnded = "rule.candidate_ended",
+    /// Its candidate took its place.
+    RulePromoted = "rule.promoted",
+    RuleRolledBack = "rule.rolled_back",
     ScriptAdded = "script.version_added",
+    ScriptShadowed = "script.shadow_started",
+    ScriptCanaried = "script.canary_started",
+    ScriptCandidateEnded = "script.candidate_ended",
     ScriptPromoted = "script.promoted",
     ScriptRolledBack = "script.rolled_back",
     /// Taken out of service; its versions stay.
     ScriptRetired = "script.retired",
+    /// Its breaker was reset by hand, on every node.
+    ScriptReset = "script.reset",
 }
 
 /// A text that names no action.

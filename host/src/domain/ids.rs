@@ -115,6 +115,10 @@ ids! {
     JobId = "job_";
     /// A record of who did what.
     AuditId = "aud_";
+    /// A candidate while it is tried.
+    TrialId = "trial_";
+    /// An answer of a shadow that was not that of what is live.
+    DifferenceId = "diff_";
 }
 
 /// The bits of a UUID that number a message's legs.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    ids::{ConnectionId, MessageId},
+    ids::{ConnectionId, DeliveryId, MessageId},
     legs::Legs,
     trace::TraceContext,
 };
@@ -135,6 +135,21 @@ pub struct Content {
     pub params: BTreeMap<String, String>,
 }
 
+/// Messages that follow one another go no further than this: what the last one comes to, nobody is asked about.
+pub const DEEPEST_FOLLOW_UP: u32 = 3;
+
+/// What a message follows that a script sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follows {
+    pub message: MessageId,
+    /// Whose end it was.
+    pub delivery: DeliveryId,
+    /// The script's name.
+    pub script: String,
+    /// 1 for one that follows a client's message, 2 for one that follows such a one, …
+    pub depth: u32,
+}
+
 /// The part of a message that is stored as JSON.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Body {
@@ -154,6 +169,12 @@ pub struct Body {
     /// What rules said to it when it was accepted, as they wrote it down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ruling: Option<Box<RawValue>>,
+    /// What it follows, where a script sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<Follows>,
+    /// The script whose `condition` is asked before it is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
     /// The client's own, handed back as it came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Box<RawValue>>,
@@ -231,6 +252,12 @@ impl Message {
     #[must_use]
     pub fn due_at(&self) -> Timestamp {
         self.send_at.unwrap_or(self.created_at)
+    }
+
+    /// 0 for a message of a client, 1 for one that a script sent after it, and so on.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        self.body.follows.as_ref().map_or(0, |follows| follows.depth)
     }
 
     /// The message as one of its legs sees it, which began then: with that channel's content, and

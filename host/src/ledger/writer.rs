@@ -16,6 +16,7 @@ use crate::{
         self, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
         attempt::{NewIntent, Settlement, attempt_settle, intent_insert},
         delivery::{Deferral, delivery_defer},
+        follow_up::{Ended, follow_up_note},
         queue::{Held, lease_delete, lease_hold, lease_release},
         transaction_end,
     },
@@ -121,6 +122,11 @@ impl Writer {
         if !settlements.is_empty() {
             let moved = attempt_settle(&mut txn, &settlements).await?;
             legs::advance(&mut txn, moved).await?;
+            let ended: Vec<Ended> =
+                batch.iter().filter(|it| held.contains(&it.lease().1)).filter_map(Entry::ended).collect();
+            if !ended.is_empty() {
+                follow_up_note(&mut txn, &ended).await?;
+            }
             failpoint!(OutcomeBeforeCommit);
         }
         let deferrals: Vec<&Deferral> =
@@ -158,6 +164,14 @@ impl Entry {
             Self::Attempt { settlement } | Self::Outcome { settlement, .. } => Some(settlement),
             Self::Deferral { .. } | Self::Intent { .. } => None,
         }
+    }
+
+    /// An end that scripts are to be asked about.
+    fn ended(&self) -> Option<Ended> {
+        let Self::Outcome { settlement, asks: true, .. } = self else { return None };
+        let Settlement { tenant, delivery, message, .. } = **settlement;
+        let state = settlement.state.filter(|state| state.is_end())?;
+        Some(Ended { tenant, delivery, message, state })
     }
 
     fn deferral(&self) -> Option<&Deferral> {

@@ -73,7 +73,7 @@ const OWN: &str = "A function may be called as a method of its first argument: `
 
 const LANGUAGE: &str = "Beside operators, `if`, `switch`, loops, closures, `try` and functions of the script's own. \
 `eval`, `sleep`, `timestamp`, `exit` and whatever meets the machine do not exist; `import` finds the modules of \
-`rules/` only; `print` and `debug` write a few lines to the gateway's log at its level `debug`.";
+`rules/modules` only; `print` and `debug` write a few lines to the gateway's log at its level `debug`.";
 
 fn hooks(out: &mut String) {
     out.push_str("\n## Hooks\n\n| function | what it decides | what it answers |\n|---|---|---|\n");
@@ -108,7 +108,7 @@ const fn described(hook: Hook) -> (&'static str, &'static str) {
              `text`, `priority` and `attributes`, where what is left out is as in the message before; or a map of \
              `messages` and `tags` (at most 16 words that the delivery is marked with)",
         ),
-        Hook::Condition => ("whether a scheduled send goes out", "`true` or `false`"),
+        Hook::Condition => ("whether a message goes now that is due and names the script", "`true` or `false`"),
         Hook::Score => ("how good a candidate is", "a number; higher is better"),
     }
 }
@@ -173,11 +173,14 @@ fn limits_table(out: &mut String) {
     );
 }
 
-/// Each function once, by name; operators and what the interpreter uses itself are left out.
+/// Numbers that the interpreter knows and no script ever holds: its own are `i64` and `f64`.
+const NEVER_MET: [&str; 10] = ["i8", "u8", "i16", "u16", "i32", "u32", "u64", "i128", "u128", "f32"];
+
+/// Each function once, by name; operators, what the interpreter uses itself, and what no script could call are left out.
 fn functions(engine: &rhai::Engine) -> Vec<Function> {
     let text = engine.gen_fn_metadata_to_json(true).unwrap_or_default();
     let mut functions = serde_json::from_str::<Metadata>(&text).map(|it| it.functions).unwrap_or_default();
-    functions.retain(|it| it.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
+    functions.retain(|it| it.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && it.can_be_met());
     // Of namesakes the one with a text comes first.
     functions.sort_by_cached_key(|it| (it.signature(), it.doc_comments.is_empty(), it.text()));
     functions.dedup_by_key(|it| it.signature());
@@ -185,6 +188,13 @@ fn functions(engine: &rhai::Engine) -> Vec<Function> {
 }
 
 impl Function {
+    /// Whether a script could have what it is called with.
+    fn can_be_met(&self) -> bool {
+        let kinds = self.params.iter().filter_map(|it| it.kind.as_deref());
+        let mut words = kinds.flat_map(|kind| kind.split(|c: char| !c.is_ascii_alphanumeric()));
+        words.all(|word| !NEVER_MET.contains(&word))
+    }
+
     fn signature(&self) -> String {
         let of = |it: &Parameter| match (it.name.as_deref().unwrap_or("_"), it.kind.as_deref().map(friendly)) {
             (name, Some(kind)) => format!("{name}: {kind}"),
@@ -219,6 +229,9 @@ fn friendly(kind: &str) -> String {
         .find_map(|wrapper| bare.strip_prefix(wrapper))
         .map_or(bare, |inner| inner.split([',', '>']).next().unwrap_or(inner));
     let name = bare.rsplit("::").next().unwrap_or(bare).trim();
+    if let Some(kind) = ["Range", "StepRange", "BitRange", "CharsStream"].iter().find(|it| name.starts_with(**it)) {
+        return if *kind == "Range" { "range" } else { "iterator" }.to_owned();
+    }
     match name {
         "str" | "String" | "ImmutableString" | "string" => "text",
         "INT" | "i64" | "int" => "whole number",
@@ -254,6 +267,17 @@ mod tests {
             written == reference,
             "docs/rules-reference.md is stale at {differs:?}: ANGARIUM_WRITE_REFERENCE=1 cargo test -p angarium --lib rules::reference"
         );
+    }
+
+    #[test]
+    fn it_lists_no_types_that_no_script_meets() {
+        let reference = markdown();
+        let listed = reference.lines().filter(|line| line.starts_with("| `"));
+        let odd: Vec<_> =
+            listed.filter(|line| NEVER_MET.iter().any(|kind| line.contains(&format!(": {kind}")))).collect();
+        assert!(odd.is_empty(), "{odd:?}");
+        assert!(reference.contains("| `abs(x: whole number) -> whole number` |"));
+        assert!(reference.contains("| `abs(x: number) -> number` |"));
     }
 
     #[test]

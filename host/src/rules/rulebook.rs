@@ -1,7 +1,10 @@
 //! All that a tenant's messages are decided by beside its routes: declarative rules first, then
 //! scripts by name.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,11 +12,12 @@ use serde_json::value::RawValue;
 
 use super::{
     Account, RuleSet,
-    ruling::{Refused, Ruling, Word},
+    ruling::{Before, Refused, Ruling, Was, Word},
     script::{
-        Admission, Breaker, Given, Hook, Retrial, Script, ScriptFault, Verdict,
-        facts::{AttemptFacts, CandidateFacts, MessageFacts},
+        Admission, Breaker, FollowUp, Given, Hook, Retrial, Script, ScriptFault, Verdict,
+        facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts},
     },
+    trial::Trial,
 };
 use crate::domain::{
     message::{Address, Channel, Message},
@@ -28,6 +32,8 @@ pub struct Running {
     pub version: i32,
     /// What it was compiled from.
     pub source: Arc<str>,
+    /// How often it was switched on again by hand.
+    pub resets: i32,
     script: Script,
     breaker: Mutex<Breaker>,
 }
@@ -35,7 +41,26 @@ pub struct Running {
 impl Running {
     #[must_use]
     pub fn new(name: String, version: i32, source: Arc<str>, script: Script) -> Self {
-        Self { name, version, source, script, breaker: Mutex::default() }
+        Self { name, version, source, resets: 0, script, breaker: Mutex::default() }
+    }
+
+    /// The same after so many resets of its breaker.
+    #[must_use]
+    pub const fn after_resets(mut self, resets: i32) -> Self {
+        self.resets = resets;
+        self
+    }
+
+    /// What it defines.
+    #[must_use]
+    pub fn hooks(&self) -> &[Hook] {
+        self.script.hooks()
+    }
+
+    /// The same with a breaker of its own.
+    #[must_use]
+    pub fn rehearsal(&self) -> Self {
+        Self::new(self.name.clone(), self.version, Arc::clone(&self.source), self.script.clone())
     }
 
     /// Whether it defines a hook.
@@ -86,28 +111,29 @@ pub struct Judgement {
 }
 
 /// What a tenant's messages are decided by.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Rulebook {
     pub rules: Option<Arc<RuleSet>>,
     /// By name.
     pub scripts: Vec<Arc<Running>>,
+    /// What is tried beside them.
+    pub trials: Vec<Trial>,
 }
 
 impl Rulebook {
     /// Whether there is nothing to ask.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rules.as_ref().is_none_or(|rules| rules.is_empty()) && self.scripts.is_empty()
+        self.rules.as_ref().is_none_or(|rules| rules.is_empty()) && self.scripts.is_empty() && self.trials.is_empty()
     }
 
     /// The same for trying it out: what fails there does not count against a script.
     #[must_use]
     pub fn rehearsal(&self) -> Self {
         let in_service = self.scripts.iter().filter(|it| it.off_since().is_none());
-        let again = |it: &Arc<Running>| {
-            Arc::new(Running::new(it.name.clone(), it.version, Arc::clone(&it.source), it.script.clone()))
-        };
-        Self { rules: self.rules.clone(), scripts: in_service.map(again).collect() }
+        let trials = self.trials.iter().filter(|it| !it.is_off()).map(Trial::rehearsal);
+        let scripts = in_service.map(|it| Arc::new(it.rehearsal()));
+        Self { rules: self.rules.clone(), scripts: scripts.collect(), trials: trials.collect() }
     }
 
     /// Of every rule why it holds of a message that is to be accepted, or does not.
@@ -120,10 +146,10 @@ impl Rulebook {
     /// The same of one that was accepted, at the time it was; nothing where the rules are not the same any more.
     #[must_use]
     pub fn explain_again(&self, message: &Message) -> Vec<Account> {
-        let ruling = message.body.ruling.as_ref().and_then(|raw| serde_json::from_str::<Ruling>(raw.get()).ok());
-        let asked = ruling.and_then(|it| it.decision).map(|it| it.rules);
-        let same = self.rules.as_ref().is_some_and(|rules| asked.as_deref() == Some(rules.fingerprint()));
-        if same { self.explain(message, message.created_at) } else { Vec::new() }
+        let asked = Ruling::of(message).and_then(|it| it.decision).map(|it| it.rules);
+        let book = self.for_message(message);
+        let same = book.rules.as_ref().is_some_and(|rules| asked.as_deref() == Some(rules.fingerprint()));
+        if same { book.explain(message, message.created_at) } else { Vec::new() }
     }
 
     /// The scripts in service that define a hook.
@@ -135,10 +161,11 @@ impl Rulebook {
     /// The channel of a message that names none: the rules' first, else what a script's `route` says.
     #[must_use]
     pub fn channel(&self, subject: &Subject, given: &Given) -> Option<Channel> {
-        let by_rules = || self.rules.as_ref()?.decide(subject, given.now).channels?.value.into_iter().next();
+        let (book, _) = self.for_recipient(&subject.envelope().to);
+        let by_rules = || book.rules.as_ref()?.decide(subject, given.now).channels?.value.into_iter().next();
         let by_scripts = || {
             let facts = MessageFacts::of(subject);
-            let answers = self.with(Hook::Route).filter_map(|it| {
+            let answers = book.with(Hook::Route).filter_map(|it| {
                 it.ask(given.now, |script| script.route(&facts, &[], given)).ok()?.channels?.into_iter().next()
             });
             answers.into_iter().next()
@@ -151,11 +178,14 @@ impl Rulebook {
     pub fn admit(&self, message: &mut Message, given: &Given) -> Judgement {
         let envelope = Envelope::of(message).unaccepted();
         let subject = Subject::of(message).within(envelope);
-        let mut judgement = Judgement::default();
-        self.ask_rules(&subject, message, given, &mut judgement);
+        let (before, mut judgement) = (Before::of(message), Judgement::default());
+        let (book, canaries) = self.for_recipient(message.body.recipient());
+        judgement.ruling.canaries = canaries;
+        book.ask_rules(&subject, message, given, &mut judgement);
         if judgement.refused.is_none() {
-            self.ask_scripts(&subject, message, given, &mut judgement);
+            book.ask_scripts(&subject, message, given, &mut judgement);
         }
+        judgement.ruling.was = Was::before(&before, message);
         // Plain data always has a JSON form.
         message.body.ruling = serde_json::value::to_raw_value(&judgement.ruling).ok();
         judgement
@@ -174,6 +204,9 @@ impl Rulebook {
         }
         if let Some(sender) = &decision.sender {
             send_from(message, &sender.value);
+        }
+        if let Some(template) = &decision.template {
+            use_template(message, &template.value);
         }
         judgement.ruling.decision = Some(decision);
     }
@@ -219,6 +252,42 @@ impl Rulebook {
         Some(script.ask(given.now, |it| it.retry(attempt, given)).map_err(|failed| failure(script, failed)))
     }
 
+    /// Whether a script wants to know how deliveries end.
+    #[must_use]
+    pub fn asks_outcomes(&self) -> bool {
+        self.followed().any(|it| it.has(Hook::OnOutcome))
+    }
+
+    /// What each script says of a delivery that ended.
+    #[must_use]
+    pub fn on_outcome(&self, delivery: &DeliveryFacts, given: &Given) -> (Vec<Followed>, Vec<Failure>) {
+        let (mut followed, mut failures) = (Vec::new(), Vec::new());
+        for script in self.with(Hook::OnOutcome) {
+            match script.ask(given.now, |it| it.on_outcome(delivery, given)) {
+                Ok(said) => followed.push(Followed { script: script.name.clone(), version: script.version, said }),
+                Err(failed) => failures.push(failure(script, failed)),
+            }
+        }
+        (followed, failures)
+    }
+
+    /// Whether a script of this name says when messages go.
+    #[must_use]
+    pub fn has_condition(&self, script: &str) -> bool {
+        self.followed().any(|it| it.name == script && it.has(Hook::Condition))
+    }
+
+    /// All scripts that may decide about a message, canaries too.
+    fn followed(&self) -> impl Iterator<Item = &Arc<Running>> {
+        self.scripts.iter().chain(self.canaries().filter_map(Trial::script))
+    }
+
+    /// Whether a message goes now, as the script of this name says; `None` where there is none, or it is switched off.
+    pub fn condition(&self, script: &str, context: &ContextFacts, given: &Given) -> Option<Result<bool, Failure>> {
+        let script = self.with(Hook::Condition).find(|it| it.name == script)?;
+        Some(script.ask(given.now, |it| it.condition(context, given)).map_err(|failed| failure(script, failed)))
+    }
+
     /// The candidates as scripts want them: their order and who is among them. `None` where nobody said anything.
     pub fn route(&self, subject: &Subject, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
         let mut routed = Routed::default();
@@ -231,6 +300,8 @@ impl Rulebook {
                     Ok(())
                 })
             });
+            let scores: BTreeMap<_, _> = scored.iter().map(|it| (it.connection.clone(), it.score)).collect();
+            let answer = answer.map(|()| scores);
             if routed.heard(script, Hook::Score, answer).is_some() {
                 scored.sort_by(|a, b| b.score.unwrap_or_default().total_cmp(&a.score.unwrap_or_default()));
                 candidates = scored;
@@ -250,9 +321,24 @@ impl Rulebook {
                 })
                 .collect();
             routed.order = Some(choices.into_iter().map(|it| it.connection).collect());
-            routed.reason = routing.reason.or(routed.reason);
         }
         routed
+    }
+}
+
+/// What a script said of a delivery that ended.
+#[derive(Debug)]
+pub struct Followed {
+    pub script: String,
+    pub version: i32,
+    pub said: FollowUp,
+}
+
+impl Followed {
+    /// Whether nothing follows.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.said == FollowUp::default()
     }
 }
 
@@ -261,13 +347,30 @@ impl Rulebook {
 pub struct Routed {
     /// Whom to ask, in this order and nobody else; by uid or id.
     pub order: Option<Vec<String>>,
-    pub reason: Option<String>,
+    /// What each of them said, in the order in which they were asked.
+    pub words: Vec<Word>,
     pub failures: Vec<Failure>,
 }
 
 impl Routed {
-    fn heard<T>(&mut self, script: &Running, _: Hook, answer: Result<T, (ScriptFault, bool)>) -> Option<T> {
-        answer.map_err(|failed| self.failures.push(failure(script, failed))).ok()
+    fn heard<T: Serialize>(
+        &mut self,
+        script: &Running,
+        hook: Hook,
+        answer: Result<T, (ScriptFault, bool)>,
+    ) -> Option<T> {
+        match answer {
+            Ok(answer) => {
+                self.words.push(Word::new(&script.name, script.version, hook, &Ok(&answer)));
+                Some(answer)
+            }
+            Err((fault, switched_off)) => {
+                let failed = failure(script, (fault.clone(), switched_off));
+                self.words.push(Word::new::<()>(&script.name, script.version, hook, &Err(fault)));
+                self.failures.push(failed);
+                None
+            }
+        }
     }
 }
 
@@ -296,6 +399,14 @@ fn send_from(message: &mut Message, sender: &str) {
     let fits = message.channel.as_str() != "email" || sender.contains('@');
     if fits && message.body.content.from.is_none() {
         message.body.content.from = Some(Address { address: sender.to_owned(), name: None });
+    }
+}
+
+/// A rule's template stands where the message names none: as a parameter, which a provider with templates knows.
+fn use_template(message: &mut Message, template: &str) {
+    let further = message.body.further.iter_mut().map(|further| &mut further.content);
+    for content in std::iter::once(&mut message.body.content).chain(further) {
+        content.params.entry("template".to_owned()).or_insert_with(|| template.to_owned());
     }
 }
 
@@ -345,7 +456,7 @@ mod tests {
             let script = script.allowing(std::time::Duration::from_secs(5));
             Arc::new(Running::new((*name).to_owned(), 1, (*source).into(), script))
         });
-        Rulebook { rules: Some(Arc::new(rules)), scripts: scripts.collect() }
+        Rulebook { rules: Some(Arc::new(rules)), scripts: scripts.collect(), trials: Vec::new() }
     }
 
     fn given() -> Given {
@@ -403,5 +514,34 @@ mod tests {
         let candidates = vec![candidate("a", 3.0), candidate("b", 1.0), candidate("c", 2.0)];
         let routed = book.route(&Subject::default(), candidates, &given());
         assert_eq!(routed.order.unwrap(), ["c", "a"]);
+        let said: Vec<_> = routed.words.iter().map(|it| (it.hook.as_str(), it.answer.to_string())).collect();
+        assert_eq!(said[0], ("score", r#"{"a":-3.0,"b":-1.0,"c":-2.0}"#.to_owned()));
+        assert!(said[1].0 == "route" && said[1].1.contains(r#""connection":"c""#), "{said:?}");
+    }
+
+    #[test]
+    fn a_condition_and_an_end_are_asked_by_name() {
+        let source = "fn condition(context) { context.message.channel == \"sms\" } fn on_outcome(delivery) { if delivery.state == \"failed\" { #{text: \"again\"} } }";
+        let book = book(&[], &[("open", source), ("other", "fn admit(message) { () }")]);
+        assert!(book.has_condition("open") && !book.has_condition("other") && book.asks_outcomes());
+        let asked = book.condition("open", &ContextFacts::default(), &given());
+        assert!(matches!(asked, Some(Ok(false))));
+        assert!(book.condition("other", &ContextFacts::default(), &given()).is_none());
+        let ended = |state: &str| DeliveryFacts { state: state.into(), ..DeliveryFacts::default() };
+        let (followed, failures) = book.on_outcome(&ended("failed"), &given());
+        assert_eq!((followed[0].said.messages.len(), failures.len()), (1, 0));
+        assert!(book.on_outcome(&ended("sent"), &given()).0[0].is_silent());
+    }
+
+    #[test]
+    fn a_rules_template_stands_in_for_none() {
+        let rule = json!({"name": "T", "then": {"template": "plain"}});
+        let book = book(&[rule], &[]);
+        let mut one = message("{}");
+        book.admit(&mut one, &given());
+        assert_eq!(one.body.content.params["template"], "plain");
+        one.body.content.params.insert("template".into(), "own".into());
+        book.admit(&mut one, &given());
+        assert_eq!(one.body.content.params["template"], "own");
     }
 }

@@ -1,11 +1,17 @@
 //! What rules and scripts said to a message when it was accepted: it is kept with the message.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::{
     decision::RuleDecision,
     script::{Hook, ScriptFault},
+};
+use crate::domain::{
+    ids::TrialId,
+    message::{Message, Priority},
+    subject::Object,
 };
 
 /// What was said.
@@ -18,6 +24,143 @@ pub struct Ruling {
     /// By the scripts, in the order in which they were asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scripts: Vec<Word>,
+    /// The canaries that decided about it in place of what was live, and go on to do so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<Canary>,
+    /// How the message was before, as far as it was changed.
+    #[serde(skip_serializing_if = "Was::is_nothing")]
+    pub was: Was,
+}
+
+/// A candidate that decided about a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    pub trial: TrialId,
+    /// The script's name, or the rule's id.
+    pub of: String,
+    /// Of a rule the version that it was a change of.
+    pub version: i32,
+}
+
+/// What a message said itself where rules and scripts have changed it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Was {
+    /// It named no channel.
+    #[serde(skip_serializing_if = "is_false")]
+    pub without_channel: bool,
+    /// It named no sender.
+    #[serde(skip_serializing_if = "is_false")]
+    pub without_sender: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// When it was to be sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_at: Option<Due>,
+    /// Empty where it had none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Object>,
+}
+
+/// When a message was to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Due {
+    AtOnce,
+    At(Timestamp),
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+impl Ruling {
+    /// What is written down in a message, if anything.
+    #[must_use]
+    pub fn of(message: &Message) -> Option<Self> {
+        serde_json::from_str(message.body.ruling.as_ref()?.get()).ok()
+    }
+
+    /// Writes down that rules chose a message's channel.
+    #[must_use]
+    pub fn of_channel_chosen() -> Option<Box<RawValue>> {
+        let ruling = Self { was: Was { without_channel: true, ..Was::default() }, ..Self::default() };
+        // Plain data always has a JSON form.
+        serde_json::value::to_raw_value(&ruling).ok()
+    }
+}
+
+impl Was {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What a message said that is another one now.
+    #[must_use]
+    pub fn before(before: &Before, message: &Message) -> Self {
+        let due = before.send_at.map_or(Due::AtOnce, Due::At);
+        let attributes = || object_of(before.attributes.as_deref());
+        Self {
+            without_channel: before.without_channel,
+            without_sender: before.without_sender && message.body.content.from.is_some(),
+            priority: (before.priority != message.priority).then_some(before.priority),
+            send_at: (before.send_at != message.send_at).then_some(due),
+            attributes: (text(before.attributes.as_deref()) != text(message.body.attributes.as_deref()))
+                .then(attributes),
+        }
+    }
+
+    /// Makes a message again what it said itself.
+    pub fn undo(&self, message: &mut Message) {
+        if self.without_sender {
+            message.body.content.from = None;
+        }
+        if let Some(priority) = self.priority {
+            message.priority = priority;
+        }
+        match self.send_at {
+            Some(Due::AtOnce) => message.send_at = None,
+            Some(Due::At(at)) => message.send_at = Some(at),
+            None => {}
+        }
+        if let Some(attributes) = &self.attributes {
+            let some = (!attributes.is_empty()).then_some(attributes);
+            message.body.attributes = some.and_then(|it| serde_json::value::to_raw_value(it).ok());
+        }
+        message.body.ruling = None;
+    }
+}
+
+/// What rules may change of a message, as it was.
+#[derive(Debug)]
+pub struct Before {
+    without_channel: bool,
+    without_sender: bool,
+    priority: Priority,
+    send_at: Option<Timestamp>,
+    attributes: Option<Box<RawValue>>,
+}
+
+impl Before {
+    #[must_use]
+    pub fn of(message: &Message) -> Self {
+        Self {
+            without_channel: Ruling::of(message).is_some_and(|ruling| ruling.was.without_channel),
+            without_sender: message.body.content.from.is_none(),
+            priority: message.priority,
+            send_at: message.send_at,
+            attributes: message.body.attributes.clone(),
+        }
+    }
+}
+
+fn text(raw: Option<&RawValue>) -> Option<&str> {
+    raw.map(RawValue::get)
+}
+
+fn object_of(raw: Option<&RawValue>) -> Object {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
 }
 
 /// What one script said.
@@ -42,10 +185,18 @@ impl Word {
             version,
             hook: hook.as_str().to_owned(),
             // An answer is plain data: it always has a JSON form.
-            answer: answer.as_ref().ok().and_then(|it| serde_json::to_value(it).ok()).unwrap_or_default(),
+            answer: answer.as_ref().ok().and_then(|it| serde_json::to_value(it).ok()).map(cut).unwrap_or_default(),
             fault: answer.as_ref().err().map(ToString::to_string),
         }
     }
+}
+
+/// The longest answer that is kept, in bytes.
+const MOST_ANSWER: usize = 16 << 10;
+
+fn cut(answer: Value) -> Value {
+    let length = answer.to_string().len();
+    if length <= MOST_ANSWER { answer } else { serde_json::json!({ "too_long_to_keep": length }) }
 }
 
 /// Why a message is not accepted.
@@ -56,4 +207,65 @@ pub struct Refused {
     /// For people.
     pub name: String,
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::{
+        ids::MessageId,
+        message::{Address, Body},
+    };
+
+    fn message(attributes: Option<Value>) -> Message {
+        let attributes = attributes.map(|it| serde_json::value::to_raw_value(&it).unwrap());
+        Message {
+            id: MessageId::new(),
+            created_at: Timestamp::UNIX_EPOCH,
+            channel: "sms".parse().unwrap(),
+            priority: Priority::Normal,
+            send_at: None,
+            expires_at: None,
+            reference: None,
+            ordering_key: None,
+            connection: None,
+            body: Body { attributes, ..Body::default() },
+            attachments: 0,
+            legs: None,
+        }
+    }
+
+    /// Changed as rules change it, written down, and changed back.
+    fn there_and_back(before: Option<Value>) -> (Message, Was) {
+        let mut message = message(before);
+        let known = Before::of(&message);
+        message.priority = Priority::High;
+        message.send_at = Some("2026-03-02T12:00:00Z".parse().unwrap());
+        message.body.content.from = Some(Address { address: "ACME".into(), name: None });
+        message.body.attributes = serde_json::value::to_raw_value(&json!({"seen": true})).ok();
+        let written = serde_json::to_string(&Was::before(&known, &message)).unwrap();
+        let was: Was = serde_json::from_str(&written).unwrap();
+        was.undo(&mut message);
+        (message, was)
+    }
+
+    #[test]
+    fn a_message_becomes_what_it_was() {
+        for attributes in [None, Some(json!({"amount": 5}))] {
+            let (message, was) = there_and_back(attributes.clone());
+            let Message { priority, send_at, body, .. } = message;
+            assert_eq!((priority, send_at, body.content.from), (Priority::Normal, None, None));
+            let back = body.attributes.map(|raw| serde_json::from_str::<Value>(raw.get()).unwrap());
+            assert_eq!((back, was.without_sender), (attributes, true));
+        }
+    }
+
+    #[test]
+    fn what_was_not_changed_is_not_written_down() {
+        let message = message(Some(json!({"amount": 5})));
+        let was = Was::before(&Before::of(&message), &message);
+        assert_eq!(serde_json::to_string(&was).unwrap(), "{}");
+    }
 }

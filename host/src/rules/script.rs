@@ -41,6 +41,8 @@ use facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFa
 pub(super) use engine::{build as build_engine, vocabulary_only as vocabulary_engine};
 pub(super) use expression::variables as expression_variables;
 pub(super) use modules::Library;
+// By which canaries split recipients too.
+pub(super) use vocabulary::bucket;
 
 /// What a decision may go by beside its facts.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -230,6 +232,7 @@ impl Script {
         let engine = Arc::clone(modules.engine());
         let tree = compile::statements(&engine, name, source)?;
         let hooks = hooks_of(name, source, &tree)?;
+        modules::check_calls(&engine, name, &tree)?;
         let run = || catch_unwind(AssertUnwindSafe(|| engine.run_ast_with_scope(&mut Scope::new(), &tree)));
         match budget::within(limits::OPERATIONS, compile::TIME, Given::default(), run) {
             (Ok(Ok(())), None) => {}
@@ -603,6 +606,10 @@ mod tests {
             let answer = script.admit(&message(), &given()).unwrap_or_else(|fault| panic!("{fault}"));
             assert_eq!(answer.verdict, Verdict::Refuse { reason: "too dear".into() });
         }
+        let typo = source.replace("market::dear(message", "\n  market::daer(message");
+        let typo = Script::compile("test.rhai", &typo, &modules).expect_err("there is no such function");
+        assert_eq!(typo.line, Some(4), "{typo}");
+        assert!(typo.reason.contains("the module `market` has no function `daer` of 1 arguments"), "{typo}");
         let missing = refused("import \"market\" as market;\nfn admit(message) { () }");
         assert!(missing.reason.contains("market") && missing.line == Some(1), "{missing}");
         let circle = [("a", "import \"b\" as b;"), ("b", "import \"a\" as a;")];

@@ -398,6 +398,72 @@ pub async fn message_get(db: &mut PgConnection, tenant: TenantId, id: MessageId)
     Ok(view)
 }
 
+/// A message as it is recorded, and whether its content is gone.
+pub type Recorded = (Message, bool);
+
+/// The messages that were accepted since a time, the newest first, from before `before`.
+pub async fn message_history(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    since: Timestamp,
+    before: MessageId,
+    limit: u32,
+) -> Result<Vec<Recorded>> {
+    let sql = format!(
+        "select {MESSAGE_COLUMNS}, m.content_purged_at is not null as purged from message m
+         where m.tenant_id = $1 and m.id < $2 and m.created_at >= timestamptz 'epoch' + $3 * interval '1 microsecond'
+           and m.id >= angarium_uuid_at(timestamptz 'epoch' + $3 * interval '1 microsecond')
+         order by m.id desc limit $4"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.uuid())
+        .bind(before.uuid())
+        .bind(micros(since))
+        .bind(i64::from(limit))
+        .fetch_all(db)
+        .await?;
+    rows.iter().map(|row| Ok((message_from(row)?, row.try_get("purged")?))).collect()
+}
+
+/// A connection that was asked for a message.
+#[derive(Debug, Clone)]
+pub struct AskedRow {
+    pub message: MessageId,
+    pub connection: ConnectionId,
+    /// Whether the delivery ended well through it; `None` while that is open.
+    pub went_well: Option<bool>,
+    pub cost: Option<Cost>,
+}
+
+/// The connections that were asked for these messages, each once a delivery.
+pub async fn message_asked(db: &mut PgConnection, tenant: TenantId, messages: &[MessageId]) -> Result<Vec<AskedRow>> {
+    let rows = sqlx::query(
+        "select distinct on (d.id, a.connection_id) wanted.id as message_id, a.connection_id,
+           case when d.state in ('queued', 'unknown', 'canceled') then null
+             else d.state in ('sent', 'delivered') and d.connection_id = a.connection_id end as went_well,
+           a.cost_micros, a.cost_currency
+         from unnest($2::uuid[]) as wanted (id)
+         join delivery d on d.tenant_id = $1 and d.id >= wanted.id and d.id <= angarium_last_leg(wanted.id)
+         join attempt a on a.tenant_id = $1 and a.delivery_id = d.id and a.connection_id is not null
+         order by d.id, a.connection_id, a.number desc",
+    )
+    .bind(tenant.uuid())
+    .bind(messages.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    let asked = |row: &PgRow| {
+        let micros = row.try_get::<Option<i64>, _>("cost_micros")?;
+        let cost = micros.zip(row.try_get::<Option<String>, _>("cost_currency")?);
+        Ok(AskedRow {
+            message: row.try_get::<Uuid, _>("message_id")?.into(),
+            connection: row.try_get::<Uuid, _>("connection_id")?.into(),
+            went_well: row.try_get("went_well")?,
+            cost: cost.map(|(micros, currency)| Cost { micros, currency }),
+        })
+    };
+    rows.iter().map(asked).collect()
+}
+
 /// What a list of messages shows.
 #[derive(Debug, Clone, Default)]
 pub struct MessageFilter {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
-use super::{Result, StoreError};
+use super::{Result, message::corrupt};
 use crate::domain::{
     ids::{RuleId, TenantId},
     rule::RuleSpec,
@@ -24,7 +24,7 @@ pub struct StoredRule {
 type Row = (uuid::Uuid, Option<String>, i32, String, jiff_sqlx::Timestamp, jiff_sqlx::Timestamp);
 
 fn stored((id, uid, version, spec, created_at, updated_at): Row) -> Result<StoredRule> {
-    let spec = serde_json::from_str(&spec).map_err(|error| StoreError::Failed(sqlx::Error::Decode(Box::new(error))))?;
+    let spec = serde_json::from_str(&spec).map_err(corrupt)?;
     let (created_at, updated_at) = (created_at.to_jiff(), updated_at.to_jiff());
     Ok(StoredRule { id: id.into(), uid, version, spec, created_at, updated_at })
 }
@@ -37,8 +37,12 @@ pub async fn rulebook_stamp(db: &mut PgConnection, tenant: TenantId) -> Result<O
            union all
            select name || ' ' || version from script where tenant_id = $1 and state = 'live'
            union all
-           select scope || '/' || name || ' ' || version from operator_script
+           select 'reset ' || name || ' ' || number from script_reset where tenant_id = $1
+           union all
+           select kind || ' ' || scope || '/' || name || ' ' || version from operator_script
            where live and scope in ('', (select name from tenant where id = $1))
+           union all
+           select id || ' ' || coalesce(percentage, 0) from trial where tenant_id = $1 and ended_at is null
          ) as parts",
     )
     .bind(tenant.uuid())
@@ -89,6 +93,23 @@ pub async fn rule_put(db: &mut PgConnection, tenant: TenantId, rule: &StoredRule
     .execute(db)
     .await?;
     Ok(done.rows_affected() > 0)
+}
+
+/// What a rule was in a version.
+pub async fn rule_version_get(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    id: RuleId,
+    version: i32,
+) -> Result<Option<RuleSpec>> {
+    let spec: Option<String> =
+        sqlx::query_scalar("select spec from rule_version where tenant_id = $1 and rule_id = $2 and version = $3")
+            .bind(tenant.uuid())
+            .bind(id.uuid())
+            .bind(version)
+            .fetch_optional(db)
+            .await?;
+    spec.map(|spec| serde_json::from_str(&spec).map_err(corrupt)).transpose()
 }
 
 /// The rule with this id, or with this uid.

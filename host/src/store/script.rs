@@ -1,10 +1,15 @@
 //! A tenant's scripts: versions whose sources never change, and whose states do.
 
+use std::collections::{BTreeMap, HashMap};
+
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
 use super::{Result, Store, event::event_insert};
-use crate::domain::ids::{MessageId, TenantId};
+use crate::domain::{
+    ids::{MessageId, TenantId},
+    trial::Mode,
+};
 
 /// A version of a script.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -46,6 +51,24 @@ impl Store {
     }
 }
 
+/// What operators' files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Script,
+    /// What scripts import.
+    Module,
+}
+
+impl Kind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Script => "script",
+            Self::Module => "module",
+        }
+    }
+}
+
 /// A live version's name, number and source.
 pub type LiveScript = (String, i32, String);
 
@@ -57,13 +80,68 @@ pub async fn script_live_list(db: &mut PgConnection, tenant: TenantId) -> Result
            select name, version, source, 0 as place from script where tenant_id = $1 and state = 'live'
            union all
            select name, version, source, case scope when '' then 2 else 1 end from operator_script
-           where live and scope in ('', (select name from tenant where id = $1))
+           where kind = 'script' and live and scope in ('', (select name from tenant where id = $1))
          ) as all_scripts order by name, place",
     )
     .bind(tenant.uuid())
     .fetch_all(db)
     .await?;
     Ok(rows)
+}
+
+/// What a tenant's scripts can import: sources by name, those for the tenant in place of those for all.
+pub async fn module_list(db: &mut PgConnection, tenant: TenantId) -> Result<BTreeMap<String, String>> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "select distinct on (name) name, source from operator_script
+         where kind = 'module' and live and scope in ('', (select name from tenant where id = $1))
+         order by name, scope = ''",
+    )
+    .bind(tenant.uuid())
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// How often each of a tenant's scripts was switched on again by hand.
+pub async fn script_resets(db: &mut PgConnection, tenant: TenantId) -> Result<HashMap<String, i32>> {
+    let rows: Vec<(String, i32)> = sqlx::query_as("select name, number from script_reset where tenant_id = $1")
+        .bind(tenant.uuid())
+        .fetch_all(db)
+        .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Has every node reset its breaker of a script.
+pub async fn script_reset(db: &mut PgConnection, tenant: TenantId, name: &str) -> Result<()> {
+    sqlx::query(
+        "insert into script_reset (tenant_id, name, number) values ($1, $2, 1)
+         on conflict (tenant_id, name) do update set number = script_reset.number + 1",
+    )
+    .bind(tenant.uuid())
+    .bind(name)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A tenant's script that is in service and imports something.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Importer {
+    /// The tenant's name.
+    pub tenant: String,
+    pub name: String,
+    pub source: String,
+    /// JSON.
+    pub cases: Option<String>,
+}
+
+/// All of them: whoever changes a module breaks none.
+pub async fn script_importers(db: &mut PgConnection) -> Result<Vec<Importer>> {
+    let rows = sqlx::query_as(
+        "select t.name as tenant, s.name, s.source, s.cases from script s join tenant t on t.id = s.tenant_id
+         where s.state in ('live', 'canary', 'shadow') and s.source like '%import%' order by t.name, s.name",
+    );
+    Ok(rows.fetch_all(db).await?)
 }
 
 /// Adds a version as a draft, and tells its number. Two at a time conflict, and one is refused.
@@ -149,6 +227,36 @@ pub async fn script_previous(db: &mut PgConnection, tenant: TenantId, name: &str
     Ok(version)
 }
 
+/// Makes a version the candidate, in place of whichever was. `false` where there is no such version, or it is live.
+pub async fn script_try(db: &mut PgConnection, tenant: TenantId, name: &str, version: i32, mode: Mode) -> Result<bool> {
+    script_try_end(db, tenant, name).await?;
+    let done = sqlx::query(
+        "update script set state = $4, percentage = $5
+         where tenant_id = $1 and name = $2 and version = $3 and state <> 'live'",
+    )
+    .bind(tenant.uuid())
+    .bind(name)
+    .bind(version)
+    .bind(mode.as_str())
+    .bind(mode.percentage().map(i16::from))
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// The candidate is none any more.
+pub async fn script_try_end(db: &mut PgConnection, tenant: TenantId, name: &str) -> Result<()> {
+    sqlx::query(
+        "update script set state = case when live_at is null then 'draft' else 'retired' end, percentage = null
+         where tenant_id = $1 and name = $2 and state in ('shadow', 'canary')",
+    )
+    .bind(tenant.uuid())
+    .bind(name)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// Takes the live version out of service; tells which it was.
 pub async fn script_retire(db: &mut PgConnection, tenant: TenantId, name: &str) -> Result<Option<i32>> {
     let version = sqlx::query_scalar(
@@ -161,45 +269,58 @@ pub async fn script_retire(db: &mut PgConnection, tenant: TenantId, name: &str) 
     Ok(version)
 }
 
-/// What an operators' script is for, and its name.
-pub type OperatorScript = (String, String);
-
-/// The operators' scripts that are live.
-pub async fn operator_script_list(db: &mut PgConnection) -> Result<Vec<OperatorScript>> {
-    Ok(sqlx::query_as("select scope, name from operator_script where live order by scope, name").fetch_all(db).await?)
+/// An operators' file that is in service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorScript {
+    pub kind: Kind,
+    /// The tenant's name that it is for; empty for all.
+    pub scope: String,
+    pub name: String,
+    pub source: String,
 }
 
-/// Makes a source the live version of an operators' script, unless it is already; tells whether it was not. Two
-/// nodes that read the same folder store it once.
-pub async fn operator_script_put(db: &mut PgConnection, scope: &str, name: &str, source: &str) -> Result<bool> {
-    sqlx::query("select pg_advisory_xact_lock(hashtext('operator_script'))").execute(&mut *db).await?;
-    let same: bool = sqlx::query_scalar(
-        "select exists (select from operator_script where scope = $1 and name = $2 and live and source = $3)",
+/// The operators' scripts and modules that are live.
+pub async fn operator_script_list(db: &mut PgConnection) -> Result<Vec<OperatorScript>> {
+    let rows: Vec<(bool, String, String, String)> = sqlx::query_as(
+        "select kind = 'module', scope, name, source from operator_script where live order by kind, scope, name",
     )
-    .bind(scope)
-    .bind(name)
-    .bind(source)
-    .fetch_one(&mut *db)
+    .fetch_all(db)
     .await?;
-    if same {
-        return Ok(false);
-    }
-    operator_script_retire(&mut *db, scope, name).await?;
+    let live = |(is_module, scope, name, source)| {
+        let kind = if is_module { Kind::Module } else { Kind::Script };
+        OperatorScript { kind, scope, name, source }
+    };
+    Ok(rows.into_iter().map(live).collect())
+}
+
+/// Nobody else changes operators' scripts until the transaction's end: two nodes that read the same folder store it
+/// once.
+pub async fn operator_script_lock(db: &mut PgConnection) -> Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtext('operator_script'))").execute(db).await?;
+    Ok(())
+}
+
+/// Makes a source the live version of an operators' script or module.
+pub async fn operator_script_put(db: &mut PgConnection, put: &OperatorScript) -> Result<()> {
+    operator_script_retire(&mut *db, put.kind, &put.scope, &put.name).await?;
     sqlx::query(
-        "insert into operator_script (scope, name, version, source, live)
-         select $1, $2, coalesce(max(version), 0) + 1, $3, true from operator_script where scope = $1 and name = $2",
+        "insert into operator_script (kind, scope, name, version, source, live)
+         select $1, $2, $3, coalesce(max(version), 0) + 1, $4, true from operator_script
+         where kind = $1 and scope = $2 and name = $3",
     )
-    .bind(scope)
-    .bind(name)
-    .bind(source)
+    .bind(put.kind.as_str())
+    .bind(&put.scope)
+    .bind(&put.name)
+    .bind(&put.source)
     .execute(db)
     .await?;
-    Ok(true)
+    Ok(())
 }
 
-/// Takes an operators' script out of service.
-pub async fn operator_script_retire(db: &mut PgConnection, scope: &str, name: &str) -> Result<()> {
-    sqlx::query("update operator_script set live = false where scope = $1 and name = $2 and live")
+/// Takes an operators' script or module out of service.
+pub async fn operator_script_retire(db: &mut PgConnection, kind: Kind, scope: &str, name: &str) -> Result<()> {
+    sqlx::query("update operator_script set live = false where kind = $1 and scope = $2 and name = $3 and live")
+        .bind(kind.as_str())
         .bind(scope)
         .bind(name)
         .execute(db)
@@ -210,8 +331,8 @@ pub async fn operator_script_retire(db: &mut PgConnection, scope: &str, name: &s
 /// Tells the operators' live scripts from what they were.
 pub async fn operator_script_stamp(db: &mut PgConnection) -> Result<Option<String>> {
     let stamp = sqlx::query_scalar(
-        "select md5(string_agg(scope || '/' || name || ' ' || version, ',' order by scope, name)) from operator_script
-         where live",
+        "select md5(string_agg(kind || ' ' || scope || '/' || name || ' ' || version, ',' order by kind, scope, name))
+         from operator_script where live",
     )
     .fetch_one(db)
     .await?;

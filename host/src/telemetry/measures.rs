@@ -91,6 +91,24 @@ pub const METRICS: &[Metric] = {
         metric(Counter, "angarium_scripts_switched_off_total", &[], "scripts that failed 20 times in a minute"),
         metric(
             Counter,
+            "angarium_shadow_questions_dropped_total",
+            &[],
+            "questions that shadows of rules and scripts were not asked, since they could not keep up",
+        ),
+        metric(
+            Counter,
+            "angarium_follow_ups_total",
+            &["result"],
+            "messages that scripts wanted to follow a delivery's end: `accepted` or `refused`",
+        ),
+        metric(
+            Counter,
+            "angarium_condition_waits_total",
+            &[],
+            "times that a message went back to the queue since its condition did not hold",
+        ),
+        metric(
+            Counter,
             "angarium_retries_postponed_total",
             &["channel", "provider"],
             "retries put off since their connection's retry budget was spent",
@@ -438,6 +456,22 @@ pub fn script_failed(hook: &str, switched_off: bool) {
     if switched_off {
         counter!("angarium_scripts_switched_off_total").increment(1);
     }
+}
+
+/// A shadow was not asked.
+pub fn shadow_dropped() {
+    counter!("angarium_shadow_questions_dropped_total").increment(1);
+}
+
+/// A message that a script wanted to follow an end.
+pub fn followed_up(accepted: bool) {
+    let result = if accepted { "accepted" } else { "refused" };
+    counter!("angarium_follow_ups_total", "result" => result).increment(1);
+}
+
+/// A message waits longer, since its condition did not hold.
+pub fn condition_waits() {
+    counter!("angarium_condition_waits_total").increment(1);
 }
 
 /// A delivery was put back into the queue for this reason.

@@ -160,6 +160,7 @@ mod tests {
             header_key: None,
             connection: &|_| None,
             channel: &|_| None,
+            condition: &|_| false,
         };
         let problems = |fields: Fields| fields.into_problems().into_iter().map(|problem| problem.pointer).collect();
         new.into_domain(Fields::default(), around).map_err(problems)

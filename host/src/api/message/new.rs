@@ -15,13 +15,16 @@ use super::{
     super::fields::{Fields, channel, plain},
     channels::NewLeg,
 };
-use crate::domain::{
-    country::Country,
-    ids::{ConnectionId, MessageId},
-    legs::{Mode, Wants},
-    message::{self, Body, Channel, Idempotency, LegBody, Message, Priority},
-    problem::Problem,
-    subject::{Envelope, Object, Particulars, Subject},
+use crate::{
+    domain::{
+        country::Country,
+        ids::{ConnectionId, MessageId},
+        legs::{Mode, Wants},
+        message::{self, Body, Channel, Idempotency, LegBody, Message, Priority},
+        problem::Problem,
+        subject::{Envelope, Object, Particulars, Subject},
+    },
+    rules::ruling::Ruling,
 };
 
 /// Attachments of one message together, decoded.
@@ -96,6 +99,11 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     context: Option<Box<RawValue>>,
+    /// A script with a `condition`, which is asked when the message is due: while it says no the message waits, until
+    /// `expires_at` at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 64, example = "office_open")]
+    condition: Option<String>,
     /// The client's own, handed back as it came; at most 16 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -231,6 +239,8 @@ pub struct Circumstances<'a> {
     pub connection: &'a dyn Fn(&str) -> Option<ConnectionId>,
     /// The channel that rules choose for a message that names none.
     pub channel: &'a dyn Fn(&Subject) -> Option<Channel>,
+    /// Whether a script of this name has a `condition`.
+    pub condition: &'a dyn Fn(&str) -> bool,
 }
 
 impl NewMessage {
@@ -244,12 +254,18 @@ impl NewMessage {
         let idempotency = self.idempotency(around.header_key.as_deref(), &mut fields);
         self.check_times(around.now, &mut fields);
         self.check_texts(&mut fields);
+        if let Some(name) = &self.condition {
+            fields.check((around.condition)(name), "condition", "unknown_condition", || {
+                "names no script in service that defines `condition`".to_owned()
+            });
+        }
         let subject = self.subject(&mut fields);
+        let mut chosen = None;
         let parts = if self.has_channels() {
             self.checked_channels(around.connection, &mut fields)
         } else {
             self.check_alone(&mut fields);
-            let chosen = match (&self.channel, subject) {
+            chosen = match (&self.channel, subject) {
                 (None, Some(subject)) => (around.channel)(&subject),
                 _ => None,
             };
@@ -291,7 +307,9 @@ impl NewMessage {
                 attributes: self.attributes,
                 contact: self.contact,
                 context: self.context,
-                ruling: None,
+                ruling: chosen.and_then(|_| Ruling::of_channel_chosen()),
+                follows: None,
+                condition: self.condition,
                 metadata: self.metadata,
                 trace: None,
                 further: bodies.collect(),
@@ -628,7 +646,13 @@ mod tests {
 
     fn taken(body: &str) -> Result<message::NewMessage, Fields> {
         let new: NewMessage = serde_json::from_str(body).unwrap();
-        let around = Circumstances { now: now(), header_key: None, connection: &|_| None, channel: &|_| None };
+        let around = Circumstances {
+            now: now(),
+            header_key: None,
+            connection: &|_| None,
+            channel: &|_| None,
+            condition: &|name| name == "open",
+        };
         new.into_domain(Fields::default(), around)
     }
 
@@ -694,6 +718,13 @@ mod tests {
     }
 
     #[test]
+    fn a_condition_is_that_of_a_script() {
+        let new = taken(r#"{"channel": "webhook", "condition": "open"}"#).unwrap();
+        assert_eq!(new.message.body.condition.as_deref(), Some("open"));
+        assert_eq!(bad(r#"{"channel": "webhook", "condition": "opne"}"#), ["/condition"]);
+    }
+
+    #[test]
     fn only_some_channels_need_a_recipient() {
         assert_eq!(bad(r#"{"channel": "email"}"#), ["/to"]);
         assert!(taken(r#"{"channel": "webhook"}"#).is_ok());
@@ -720,8 +751,13 @@ mod tests {
     #[test]
     fn header_and_field_must_agree() {
         let new: NewMessage = serde_json::from_str(r#"{"channel": "webhook", "idempotency_key": "a"}"#).unwrap();
-        let around =
-            Circumstances { now: now(), header_key: Some("b".into()), connection: &|_| None, channel: &|_| None };
+        let around = Circumstances {
+            now: now(),
+            header_key: Some("b".into()),
+            connection: &|_| None,
+            channel: &|_| None,
+            condition: &|_| false,
+        };
         assert_eq!(new.into_domain(Fields::default(), around).unwrap_err().into_problems()[0].code, "contradiction");
     }
 }

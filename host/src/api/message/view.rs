@@ -11,7 +11,7 @@ use crate::{
         delivery::DeliveryState,
         ids::{EventId, MessageId},
         legs::{Leg, Legs, Mode, Wants},
-        message::{Message, Priority},
+        message::{Follows, Message, Priority},
         provider::{Cost, Disposition},
     },
     rules::Account,
@@ -39,6 +39,10 @@ pub struct MessageAnswer {
     ordering_key: Option<String>,
     #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
+    /// The script that is asked whether it goes.
+    condition: Option<String>,
+    /// What it follows, where a script sent it.
+    follows: Option<FollowsAnswer>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -52,6 +56,19 @@ pub struct MessageAnswer {
     delivery: DeliveryAnswer,
     #[serde(flatten)]
     several: Option<SeveralAnswer>,
+}
+
+/// What a message follows that a script's `on_outcome` sent.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Follows)]
+pub struct FollowsAnswer {
+    #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    message: String,
+    /// Whose end it follows.
+    delivery: String,
+    script: String,
+    /// 1 for one that follows a client's message, 2 for one that follows such a one; at most 3.
+    depth: u32,
 }
 
 /// What a message with several channels has besides.
@@ -250,6 +267,9 @@ pub struct DecisionAnswer {
     rules: Vec<Account>,
     /// One an attempt; empty before the first.
     decisions: Vec<AttemptDecision>,
+    /// What scripts said of its ends, and the messages that followed: one for each end at which one said something.
+    #[schema(value_type = Vec<Object>)]
+    follow_ups: Vec<Box<RawValue>>,
 }
 
 /// Why one attempt went where it went.
@@ -268,9 +288,17 @@ pub struct AttemptDecision {
     connection: Option<String>,
     provider: Option<String>,
     fallback_reason: Option<String>,
-    /// The candidates in order, with the reasons.
+    /// The candidates in order, with the reasons; who was passed over, and why; and what each of the `scripts` said of
+    /// the candidates: scores, an order.
     #[schema(value_type = Option<Object>)]
     plan: Option<Box<RawValue>>,
+}
+
+impl From<&Follows> for FollowsAnswer {
+    fn from(follows: &Follows) -> Self {
+        let Follows { message, delivery, script, depth } = follows;
+        Self { message: message.to_string(), delivery: delivery.to_string(), script: script.clone(), depth: *depth }
+    }
 }
 
 impl From<Cost> for CostAnswer {
@@ -303,6 +331,8 @@ impl MessageAnswer {
             reference: message.reference.clone(),
             ordering_key: message.ordering_key.clone(),
             metadata: message.body.metadata.clone(),
+            condition: message.body.condition.clone(),
+            follows: message.body.follows.as_ref().map(FollowsAnswer::from),
             created_at: message.created_at,
             send_at: message.send_at,
             expires_at: message.expires_at,
@@ -458,13 +488,15 @@ impl From<EventView> for EventAnswer {
 
 impl DecisionAnswer {
     /// What the attempts were decided by.
-    pub fn new(message: &Message, rules: Vec<Account>, attempts: Vec<AttemptView>) -> Self {
+    pub fn new(message: &Message, rules: Vec<Account>, attempts: Vec<AttemptView>, events: Vec<EventView>) -> Self {
+        let follow_ups = events.into_iter().filter(|event| event.kind == "message.followed_up");
         let decision = |attempt| AttemptDecision::new(message, attempt);
         Self {
             message: message.id.to_string(),
             ruling: message.body.ruling.clone(),
             rules,
             decisions: attempts.into_iter().map(decision).collect(),
+            follow_ups: follow_ups.filter_map(|event| event.data.and_then(json)).collect(),
         }
     }
 }

@@ -15,12 +15,13 @@ use super::super::{
 };
 use crate::{
     clock,
+    dispatch::Planned,
     domain::message::Priority,
     rules::{
         Account,
         rulebook::{Judgement, Rulebook},
         ruling::Ruling,
-        script::Given,
+        script::{Given, facts::ContextFacts},
     },
 };
 
@@ -38,6 +39,12 @@ pub struct EvaluationAnswer {
     /// When it would be due, if not at once.
     #[schema(value_type = Option<String>, format = DateTime)]
     send_at: Option<Timestamp>,
+    /// Whether the message's `condition` holds now; null where it names none, or the script fails.
+    condition_holds: Option<bool>,
+    /// Whom it would ask, in order, by its first channel, and what scripts say of the candidates; null where it is
+    /// refused, or no route serves the channel.
+    #[schema(value_type = Option<Object>)]
+    plan: Option<Planned>,
     /// What rules and scripts say, as it would be kept with the message.
     #[schema(value_type = Object)]
     ruling: Ruling,
@@ -70,9 +77,16 @@ pub async fn evaluate(
     let given = Given { now: clock::now(), chance: fastrand::f64() };
     // What fails here is nobody's traffic: it does not count against a script.
     let book = config.rulebook.as_deref().map(Rulebook::rehearsal).unwrap_or_default();
-    let rules = book.explain(&message, given.now);
+    let rules = book.for_recipient(message.body.recipient()).0.explain(&message, given.now);
     let Judgement { ruling, refused, .. } = book.admit(&mut message, &given);
+    let plan = if refused.is_some() { None } else { app.dispatcher.planned(&config, &message) };
+    let condition_holds = message.body.condition.as_deref().and_then(|script| {
+        let context = ContextFacts::of(&message);
+        book.for_message(&message).condition(script, &context, &given)?.ok()
+    });
     Ok(Json(EvaluationAnswer {
+        condition_holds,
+        plan,
         accepted: refused.is_none(),
         refused: refused.map(|it| RefusedAnswer { by: it.by, name: it.name, reason: it.reason }),
         channel: message.channel.as_str().to_owned(),

@@ -178,6 +178,7 @@ pub struct EffectDocument {
     #[serde(default)]
     #[schema(min_length = 1, max_length = 256)]
     sender: Option<String>,
+    /// The parameter `template` of the content, where the message has none.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 256)]
     template: Option<String>,

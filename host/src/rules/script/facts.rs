@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::domain::subject::{self, Envelope, Subject};
+use crate::domain::{
+    message::Message,
+    subject::{self, Envelope, Subject},
+};
 
 /// Free members of a message.
 pub type Object = Map<String, Value>;
@@ -127,6 +130,15 @@ pub struct ContextFacts {
     pub step: u32,
     pub last_state: Option<String>,
     pub message: MessageFacts,
+}
+
+impl ContextFacts {
+    /// That of a message which is sent once.
+    #[must_use]
+    pub fn of(message: &Message) -> Self {
+        let facts = MessageFacts::of(&Subject::of(message));
+        Self { due_at: Some(message.due_at()), message: facts, ..Self::default() }
+    }
 }
 
 /// A field: its name, its type, and what it says.

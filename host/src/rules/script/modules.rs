@@ -3,11 +3,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope};
+use rhai::{AST, ASTNode, Engine, EvalAltResult, Expr, ImmutableString, Module, ModuleResolver, Position, Scope, Stmt};
 
 use super::{
-    Given, ScriptError, budget, compile,
+    Given, ScriptError, budget, column_of, compile,
     engine::{self, limits},
+    line_of,
 };
 
 /// Compiled modules by name, with the interpreter of the scripts that import them.
@@ -68,12 +69,48 @@ impl std::fmt::Debug for Modules {
 
 fn module(engine: &Engine, name: &str, source: &str) -> Result<Arc<Module>, ScriptError> {
     let tree = compile::statements(engine, name, source)?;
+    check_calls(engine, name, &tree)?;
     let evaluate = || Module::eval_ast_as_new(Scope::new(), &tree, engine);
     let (module, _) = budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate);
     let mut module = module.map_err(|error| ScriptError::of_run(name, &error))?;
     module.set_id(name);
     module.build_index();
     Ok(module.into())
+}
+
+/// Refuses a tree that calls a function which the module that it imports does not have: a run would find out late.
+pub(super) fn check_calls(engine: &Engine, name: &str, tree: &AST) -> Result<(), ScriptError> {
+    let mut imported: BTreeMap<ImmutableString, Vec<Arc<Module>>> = BTreeMap::new();
+    tree.walk(&mut |path| {
+        if let Some(ASTNode::Stmt(Stmt::Import(import, _))) = path.last()
+            && let (Expr::StringConstant(from, position), alias) = &**import
+            && let Ok(module) = engine.module_resolver().resolve(engine, None, from, *position)
+        {
+            imported.entry(alias.name.clone()).or_default().push(module);
+        }
+        true
+    });
+    let mut missing = None;
+    tree.walk(&mut |path| {
+        if let Some(ASTNode::Expr(Expr::FnCall(call, position)) | ASTNode::Stmt(Stmt::FnCall(call, position))) =
+            path.last()
+            && let [module] = &call.namespace.path[..]
+            && let Some(modules) = imported.get(&module.name)
+            && modules.iter().all(|it| it.get_script_fn(&call.name, call.args.len()).is_none())
+        {
+            let reason = format!(
+                "the module `{}` has no function `{}` of {} arguments",
+                module.name,
+                call.name,
+                call.args.len()
+            );
+            missing = Some((*position, reason));
+        }
+        missing.is_none()
+    });
+    missing.map_or(Ok(()), |(position, reason)| {
+        Err(ScriptError { script: name.to_owned(), line: line_of(position), column: column_of(position), reason })
+    })
 }
 
 /// Where an `import` finds its module.

@@ -286,7 +286,7 @@ fn next(time: &str, zone: &str, at: &str, serves: impl Fn(civil::Date) -> bool) 
 }
 
 /// The unit separator keeps ("ab", "c") and ("a", "bc") apart.
-fn bucket(key: &str, salt: &str) -> i64 {
+pub(in crate::rules) fn bucket(key: &str, salt: &str) -> i64 {
     let digest = Sha256::new().chain_update(salt).chain_update([0x1f]).chain_update(key).finalize();
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);

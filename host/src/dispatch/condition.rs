@@ -1,0 +1,67 @@
+//! A message that names a script's `condition`: before its first attempt it is asked whether the
+//! message goes, and again later while it says no.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Dispatcher;
+use crate::{
+    clock,
+    directory::TenantConfig,
+    queue::Work,
+    rules::script::{Given, facts::ContextFacts},
+};
+
+/// What becomes of a delivery now.
+#[derive(Debug, PartialEq)]
+pub(super) enum Asked {
+    /// It goes; what has to be said of the condition, if anything.
+    Goes(Option<String>),
+    /// It is asked again then.
+    Waits(Timestamp),
+    /// Its time was up before the condition held.
+    Expired(String),
+}
+
+impl Dispatcher {
+    /// Asks a delivery's condition, where it has one and was not attempted yet.
+    pub(super) fn condition(&self, config: &TenantConfig, work: &Work) -> Asked {
+        let message = &work.message;
+        let Some(script) = message.body.condition.as_deref().filter(|_| work.attempts == 0) else {
+            return Asked::Goes(None);
+        };
+        let given = Given { now: clock::now(), chance: fastrand::f64() };
+        let context = ContextFacts::of(message);
+        let book = config.rulebook.as_ref();
+        let answer = book.and_then(|book| book.for_message(message).condition(script, &context, &given));
+        match answer {
+            Some(Ok(true)) => Asked::Goes(None),
+            Some(Ok(false)) => again(script, message.expires_at, given.now, self.condition_pause),
+            Some(Err(failure)) => Asked::Goes(book.map(|book| self.failed(book, work, &failure))),
+            None => Asked::Goes(Some(format!("the condition `{script}` is not in service: it went without"))),
+        }
+    }
+}
+
+fn again(script: &str, expires_at: Option<Timestamp>, now: Timestamp, pause: SignedDuration) -> Asked {
+    if expires_at.is_some_and(|end| end <= now) {
+        return Asked::Expired(format!("the condition `{script}` did not hold before it expired"));
+    }
+    let next = now.checked_add(pause).unwrap_or(Timestamp::MAX);
+    Asked::Waits(expires_at.map_or(next, |end| next.min(end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_asked_again_until_it_expires() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let asked =
+            |expires_at: Option<i64>, now| again("open", expires_at.map(at), at(now), SignedDuration::from_secs(30));
+        assert_eq!(asked(None, 100), Asked::Waits(at(130)));
+        assert_eq!(asked(Some(200), 100), Asked::Waits(at(130)));
+        assert_eq!(asked(Some(110), 100), Asked::Waits(at(110)), "once more at the end");
+        assert!(matches!(asked(Some(110), 110), Asked::Expired(words) if words.contains("`open`")));
+    }
+}

@@ -1,0 +1,92 @@
+//! Candidates: what is tried beside what is live, and what is counted of it.
+
+/// What a candidate is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Script,
+    Rule,
+}
+
+impl Kind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Script => "script",
+            Self::Rule => "rule",
+        }
+    }
+}
+
+/// What a candidate may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It is asked, and not followed.
+    Shadow,
+    /// It decides about a part of the recipients.
+    Canary { percentage: u8 },
+}
+
+impl Mode {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shadow => "shadow",
+            Self::Canary { .. } => "canary",
+        }
+    }
+
+    /// Of recipients; `None` for a shadow.
+    #[must_use]
+    pub const fn percentage(self) -> Option<u8> {
+        match self {
+            Self::Shadow => None,
+            Self::Canary { percentage } => Some(percentage),
+        }
+    }
+}
+
+/// Who decided about a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Arm {
+    Live,
+    Candidate,
+}
+
+impl Arm {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Candidate => "candidate",
+        }
+    }
+}
+
+/// What is counted of an arm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// It had its say on a message that came in; of a shadow: on a hook's question.
+    Asked,
+    Refused,
+    Held,
+    /// Runs that failed.
+    Faults,
+    /// Answers of a shadow that were not those of what is live.
+    Different,
+    /// Questions that a shadow was not asked, since it could not keep up.
+    Dropped,
+}
+
+impl Counted {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Refused => "refused",
+            Self::Held => "held",
+            Self::Faults => "faults",
+            Self::Different => "different",
+            Self::Dropped => "dropped",
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Candidates of scripts and rules: shadows that change nothing, canaries that stay with their recipients, promotion
+//! and the way back.
+
+use std::collections::BTreeMap;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{add, live};
+use crate::support::{
+    database::eventually,
+    gateway::TestGateway,
+    sink::{Reply, Sink},
+};
+
+async fn with_two(nodes: usize) -> (TestGateway, Sink) {
+    let (gateway, sink) = (TestGateway::with(nodes, "").await, Sink::start().await);
+    for uid in ["a", "b"] {
+        gateway.connection(uid, "webhook", json!({"url": sink.url(&format!("/{uid}"))}), json!({})).await;
+    }
+    let spec = json!({"candidates": [{"connection": "a"}, {"connection": "b"}]});
+    gateway.route("webhook", spec).await;
+    (gateway, sink)
+}
+
+/// A message to one of many recipients: each has an address of its own.
+fn to(sink: &Sink, recipient: usize) -> Value {
+    json!({"channel": "webhook", "to": sink.url(&format!("/to/{recipient}")), "content": {"payload": {}}})
+}
+
+async fn version_met(gateway: &TestGateway, message: &str) -> i64 {
+    let decision = gateway.get(&format!("/v1/messages/{message}/decision")).await;
+    decision["ruling"]["scripts"][0]["version"].as_i64().unwrap()
+}
+
+async fn actions(gateway: &TestGateway, count: usize) -> Vec<Value> {
+    let audit = gateway.get("/v1/audit").await;
+    audit["data"].as_array().unwrap().iter().take(count).map(|it| it["action"].clone()).collect()
+}
+
+#[tokio::test]
+async fn a_canary_stays_with_its_recipients_and_is_counted_beside_what_is_live() {
+    let (gateway, sink) = with_two(1).await;
+    live(&gateway, "gate", "fn admit(message) { #{priority: \"high\"} }").await;
+    let second = add(&gateway, "gate", "fn admit(message) { #{priority: \"low\"} }").await;
+    let path = "/v1/scripts/gate/canary";
+    let bad = gateway.post(path, &json!({"version": second, "percentage": 100})).await.expect(422);
+    assert_eq!(bad["errors"][0]["pointer"], "/percentage");
+    let bad = gateway.post(path, &json!({"version": 1, "percentage": 50})).await.expect(422);
+    assert_eq!((&bad["errors"][0]["pointer"], &bad["errors"][0]["code"]), (&json!("/version"), &json!("already_live")));
+    let begun = gateway.post(path, &json!({"version": second, "percentage": 50})).await.expect(200);
+    assert_eq!((&begun["mode"], &begun["percentage"]), (&json!("canary"), &json!(50)));
+
+    let mut met = BTreeMap::new();
+    for recipient in 0..20 {
+        let id = gateway.send(&to(&sink, recipient)).await;
+        let view = gateway.settled(&id).await;
+        let version = version_met(&gateway, &id).await;
+        let said = if version == 1 { "high" } else { "low" };
+        assert_eq!(view["priority"], said, "the version that is named is the one that decided");
+        met.insert(recipient, version);
+    }
+    let canaries = met.values().filter(|it| **it == second).count();
+    assert!((1..20).contains(&canaries), "{met:?}");
+    gateway.post(path, &json!({"version": second, "percentage": 80})).await.expect(200);
+    for (recipient, before) in &met {
+        let id = gateway.send(&to(&sink, *recipient)).await;
+        gateway.settled(&id).await;
+        let now = version_met(&gateway, &id).await;
+        assert!(*before == 1 || now == second, "whoever was in stays in: {recipient}");
+    }
+    let fares = eventually("the counts", || async {
+        let fares = gateway.get("/v1/scripts/gate/candidate").await;
+        let asked = fares["candidate"]["asked"].as_i64().unwrap() + fares["live"]["asked"].as_i64().unwrap();
+        let sent = |arm: &str| fares[arm]["deliveries"]["sent"].as_i64().unwrap_or_default();
+        (asked == 40 && sent("candidate") + sent("live") == 40).then_some(fares)
+    })
+    .await;
+    assert!(fares["candidate"]["asked"].as_i64().unwrap() >= 2 * canaries as i64, "{fares}");
+    assert_eq!(fares["candidate"]["asked"], fares["candidate"]["deliveries"]["sent"], "{fares}");
+    assert_eq!(fares["version"], second);
+}
+
+#[tokio::test]
+async fn a_canary_decides_about_retries_of_its_messages_too() {
+    let (gateway, sink) = with_two(1).await;
+    gateway.without_breaker("a").await;
+    live(&gateway, "patience", "fn retry(attempt) { retry_after(0.05) }").await;
+    let second = add(&gateway, "patience", "fn retry(attempt) { give_up(\"at once\") }").await;
+    let spec = json!({"candidates": [{"connection": "a"}], "retry": {"type": "custom", "rule": "patience",
+        "otherwise": {"type": "linear", "delay_ms": 60000, "max_attempts": 5}}});
+    gateway.route("webhook", spec).await;
+    gateway.post("/v1/scripts/patience/canary", &json!({"version": second, "percentage": 50})).await.expect(200);
+    let mut attempts = [0, 0];
+    for recipient in 0..12 {
+        sink.answers(&format!("/to/{recipient}"), [Reply::status(503), Reply::status(200)]);
+        let id = gateway.send(&to(&sink, recipient)).await;
+        let view = gateway.settled(&id).await;
+        let decision = gateway.get(&format!("/v1/messages/{id}/decision")).await;
+        let canary = decision["ruling"]["canaries"][0]["version"] == second;
+        assert_eq!(view["state"], if canary { "failed" } else { "sent" }, "{decision}");
+        assert_eq!(gateway.attempts(&id).await.len(), if canary { 1 } else { 2 });
+        attempts[usize::from(canary)] += 1;
+    }
+    assert!(attempts.iter().all(|it| *it > 0), "{attempts:?}");
+}
+
+#[tokio::test]
+async fn a_shadow_changes_nothing_and_records_just_the_differences() {
+    let (gateway, sink) = with_two(1).await;
+    live(&gateway, "gate", "fn admit(message) { #{priority: \"high\"} }").await;
+    let source =
+        "fn admit(message) { if message.reference == \"odd\" { return refuse(\"odd\"); } #{priority: \"high\"} }
+        fn route(message, candidates) { [\"b\"] }";
+    let second = add(&gateway, "gate", source).await;
+    gateway.post("/v1/scripts/gate/shadow", &json!({"version": second})).await.expect(200);
+    assert_eq!(gateway.get("/v1/scripts/gate/versions").await["data"][0]["state"], "shadow");
+    let even = gateway.send(&to(&sink, 0)).await;
+    let mut message = to(&sink, 1);
+    message["reference"] = json!("odd");
+    let odd = gateway.send(&message).await;
+    for id in [&even, &odd] {
+        let view = gateway.settled(id).await;
+        assert_eq!((&view["state"], &view["priority"]), (&json!("sent"), &json!("high")));
+        assert_eq!(gateway.attempts(id).await, ["a:accepted"]);
+    }
+    let list = eventually("the differences", || async {
+        let list = gateway.get("/v1/scripts/gate/differences").await["data"].clone();
+        (list.as_array().unwrap().len() == 3).then_some(list)
+    })
+    .await;
+    let of = |hook: &str, message: &str| {
+        let found = list.as_array().unwrap().iter().find(|it| it["hook"] == hook && it["message"] == message);
+        found.cloned().unwrap_or_else(|| panic!("no difference of {hook} at {message}: {list}"))
+    };
+    let admit = of("admit", &odd);
+    assert_eq!(admit["live"], json!({"priority": "high"}));
+    assert_eq!(admit["candidate"]["refused"]["reason"], "odd");
+    assert_eq!(of("route", &even)["candidate"], json!({"candidates": ["b"]}));
+    of("route", &odd);
+    let fares = gateway.get("/v1/scripts/gate/candidate").await;
+    assert_eq!((&fares["candidate"]["asked"], &fares["different"]), (&json!(4), &json!(3)), "{fares}");
+
+    let access = [gateway.url(""), gateway.key.clone()];
+    let printed = |verb: &str| {
+        let arguments = ["scripts", verb, "gate", "--url", &access[0], "--key", &access[1]];
+        gateway.settings().command_line(&arguments).unwrap()
+    };
+    assert!(printed("candidate").contains("shadow") && printed("differences").contains(&odd));
+
+    // What it fails at is nobody's but its own.
+    let third = add(&gateway, "gate", "fn admit(message) { throw \"broken\" }").await;
+    gateway.post("/v1/scripts/gate/shadow", &json!({"version": third})).await.expect(200);
+    assert_eq!(gateway.get("/v1/scripts/gate/differences").await["data"], json!([]), "another candidate begins anew");
+    let id = gateway.send(&to(&sink, 2)).await;
+    assert_eq!(gateway.settled(&id).await["priority"], "high");
+    eventually("the fault", || async {
+        (gateway.get("/v1/scripts/gate/candidate").await["candidate"]["faults"] == 1).then_some(())
+    })
+    .await;
+    // Whoever purges the message purges what was said of it.
+    gateway.call(Method::DELETE, &format!("/v1/messages/{id}/content"), None).await.expect(200);
+    assert_eq!(gateway.get("/v1/scripts/gate/differences").await["data"], json!([]));
+    gateway.call(Method::DELETE, "/v1/scripts/gate/candidate", None).await.expect(204);
+    gateway.call(Method::DELETE, "/v1/scripts/gate/candidate", None).await.expect(404);
+    assert!(!gateway.get("/v1/scripts/gate/candidate").await["ended_at"].is_null());
+    assert_eq!(
+        actions(&gateway, 4).await,
+        ["script.candidate_ended", "message.content_purged", "script.shadow_started", "script.version_added"]
+    );
+}
+
+#[tokio::test]
+async fn a_candidate_is_promoted_and_rolled_back_on_every_node_at_once() {
+    let (gateway, sink) = with_two(2).await;
+    live(&gateway, "gate", "fn admit(message) { #{priority: \"high\"} }").await;
+    let second = add(&gateway, "gate", "fn admit(message) { #{priority: \"low\"} }").await;
+    gateway.post("/v1/scripts/gate/canary", &json!({"version": second, "percentage": 1})).await.expect(200);
+    let met = async |node: usize, version: i64| {
+        eventually("the version on every node", || async {
+            let id = gateway.send_to(node, &to(&sink, 7)).await;
+            (version_met(&gateway, &id).await == version).then_some(())
+        })
+        .await;
+    };
+    let live = gateway.post("/v1/scripts/gate/promote", &json!({"version": second})).await.expect(200);
+    assert_eq!(live["state"], "live");
+    assert!(!gateway.get("/v1/scripts/gate/candidate").await["ended_at"].is_null(), "it is no candidate any more");
+    met(0, second).await;
+    met(1, second).await;
+    gateway.post("/v1/scripts/gate/rollback", &json!({})).await.expect(200);
+    met(0, 1).await;
+    met(1, 1).await;
+    assert_eq!(actions(&gateway, 3).await, ["script.rolled_back", "script.promoted", "script.canary_started"]);
+}
+
+#[tokio::test]
+async fn a_rule_is_tried_promoted_and_rolled_back() {
+    let (gateway, sink) = with_two(1).await;
+    let rule = |priority: &str, connection: &str| json!({"name": "All", "then": {"priority": priority, "connections": [connection]}});
+    let made = gateway.post("/v1/rules", &json!({"uid": "all", "rule": rule("high", "a")})).await.expect(201);
+    let bad = gateway.post("/v1/rules/all/shadow", &json!({"rule": {"name": "All", "then": {}}})).await.expect(422);
+    assert_eq!(bad["errors"][0]["pointer"], "/rule/then");
+    let bad = gateway.post("/v1/rules/all/shadow", &json!({})).await.expect(422);
+    assert_eq!(bad["errors"][0]["pointer"], "/rule");
+    gateway.post("/v1/rules/all/promote", &json!({})).await.expect(409);
+    gateway.post("/v1/rules/all/shadow", &json!({"rule": rule("low", "b")})).await.expect(200);
+    let id = gateway.send(&to(&sink, 0)).await;
+    assert_eq!(gateway.settled(&id).await["priority"], "high");
+    assert_eq!(gateway.attempts(&id).await, ["a:accepted"]);
+    let list = eventually("the difference", || async {
+        let list = gateway.get("/v1/rules/all/differences").await["data"].clone();
+        (list.as_array().unwrap().len() == 1).then_some(list)
+    })
+    .await;
+    assert_eq!((&list[0]["message"], &list[0]["hook"]), (&json!(id), &json!("admit")));
+    assert_eq!(list[0]["live"], json!({"priority": "high", "connections": ["a"]}));
+    assert_eq!(list[0]["candidate"], json!({"priority": "low", "connections": ["b"]}));
+
+    // Another rule's candidate has to wait for its turn.
+    gateway.post("/v1/rules", &json!({"uid": "other", "rule": rule("normal", "a")})).await.expect(201);
+    let second = gateway.post("/v1/rules/other/shadow", &json!({"rule": rule("low", "b")})).await.expect(409);
+    assert_eq!(second["code"], "another_candidate");
+    gateway.call(Method::DELETE, "/v1/rules/other", None).await.expect(204);
+
+    // The same as a canary, with the specification that is tried already.
+    gateway.post("/v1/rules/all/canary", &json!({"percentage": 50})).await.expect(200);
+    let mut low = 0;
+    for recipient in 0..20 {
+        let id = gateway.send(&to(&sink, recipient)).await;
+        let view = gateway.settled(&id).await;
+        let decision = gateway.get(&format!("/v1/messages/{id}/decision")).await;
+        let canary = decision["ruling"]["canaries"][0]["of"] == made["id"];
+        assert_eq!(view["priority"], if canary { "low" } else { "high" });
+        assert_eq!(decision["rules"].as_array().unwrap().len(), 1, "either is explained: {decision}");
+        low += usize::from(canary);
+    }
+    assert!((1..20).contains(&low), "{low}");
+
+    let promoted = gateway.post("/v1/rules/all/promote", &json!({})).await.expect(200);
+    assert_eq!((&promoted["version"], &promoted["rule"]["then"]["priority"]), (&json!(2), &json!("low")));
+    let id = gateway.send(&to(&sink, 0)).await;
+    assert_eq!(gateway.settled(&id).await["priority"], "low");
+    let back = gateway.post("/v1/rules/all/rollback", &json!({})).await.expect(200);
+    assert_eq!((&back["version"], &back["rule"]["then"]["priority"]), (&json!(3), &json!("high")));
+    let id = gateway.send(&to(&sink, 0)).await;
+    assert_eq!(gateway.settled(&id).await["priority"], "high");
+    assert_eq!(actions(&gateway, 3).await, ["rule.rolled_back", "rule.promoted", "rule.canary_started"]);
+}
