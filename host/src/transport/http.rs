@@ -90,6 +90,13 @@ struct Draft {
     token: Option<Box<TokenRequest>>,
 }
 
+/// The same as it leaves, with what its answer is read with.
+struct Ready {
+    outgoing: Outgoing,
+    client: Option<Client>,
+    token: Option<Box<TokenRequest>>,
+}
+
 /// A request as it leaves. It is boxed: ten thousand may wait for their answers at a time, and each future on the way
 /// would have room for one of its own.
 pub(super) struct Outgoing {
@@ -112,7 +119,7 @@ impl Http {
     /// Performs a request within the call's deadline.
     pub(super) async fn perform(&self, request: Box<HttpRequest>, call: &Call<'_>) -> Result<Reply, Fault> {
         let deadline = call.deadline_within(request.timeout_ms);
-        let (outgoing, client, token) = self.draft(&request, call, deadline).await?.ready()?;
+        let Ready { outgoing, client, token } = self.draft(&request, call, deadline).await?.ready()?;
         drop(request);
         let sent = outgoing.credentials();
         let reply = send(client.as_ref().unwrap_or(&self.client), outgoing, deadline).await?;
@@ -246,8 +253,9 @@ async fn exchange(
 }
 
 impl Draft {
-    fn ready(self) -> Result<(Outgoing, Option<Client>, Option<Box<TokenRequest>>), Fault> {
-        Ok((Outgoing::new(self.method, &self.url, self.headers, self.body)?, self.client, self.token))
+    fn ready(self) -> Result<Ready, Fault> {
+        let outgoing = Outgoing::new(self.method, &self.url, self.headers, self.body)?;
+        Ok(Ready { outgoing, client: self.client, token: self.token })
     }
 }
 
