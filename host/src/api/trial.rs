@@ -44,7 +44,7 @@ pub enum ModeAnswer {
 
 /// What is tried in place of what is live, or was last, and what came of it. Nodes add what they counted each second.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Candidate)]
+#[schema(as = TriedCandidate)]
 pub struct CandidateAnswer {
     /// The script's name, or the rule's id.
     of: String,
