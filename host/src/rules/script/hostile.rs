@@ -118,7 +118,9 @@ fn callbacks_of_native_functions_end() {
     for body in [
         format!("{many} list.sort(|x, y| {{ for n in 0..1000 {{}} 1 }}); allow()"),
         format!("{many} list.dedup(|x, y| {{ for n in 0..1000 {{}} false }}); allow()"),
-        format!("{many} let more = list; let most = list; list.map(|x| more.map(|y| most.map(|z| x + y + z))); allow()"),
+        format!(
+            "{many} let more = list; let most = list; list.map(|x| more.map(|y| most.map(|z| x + y + z))); allow()"
+        ),
     ] {
         let limit = limit_of(&body);
         assert!(matches!(limit, Limit::Operations | Limit::Time | Limit::Size), "{limit:?}: {body}");
