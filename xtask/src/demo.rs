@@ -12,7 +12,7 @@ use crate::project::{self, Profile};
 use scenario::{Outcome, Receivers};
 
 const DATABASE: &str = "angarium_demo";
-const SCOPES: &str = "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read,providers:read,audit:read";
+const SCOPES: &str = "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read,providers:read,audit:read,rules:write,rules:read";
 
 /// Sets everything up, sends, shows, and with `once` ends there; else stays until Ctrl-C or SIGTERM.
 pub fn run(once: bool) -> Result<()> {
