@@ -1,8 +1,8 @@
-//! What declarative rules cost a message: `cargo run --release --example rules_rate`, or with the
+//! What declarative rules and a `route` script cost a message: `cargo run --release --example rules_rate`, or with the
 //! seconds for each measurement after it. For 10, 1,000 and 10,000 rules of a shop that delivers to
 //! five countries it prints, a line of JSON each, how many decisions a second one core takes, how
 //! many rules are looked at for a message and how many hold of it on average, and how long they took
-//! to load.
+//! to load. Last, how often a second one core asks the ready script for geographic routing, with three candidates.
 
 use std::{
     env,
@@ -18,7 +18,14 @@ use angarium::{
         rule::RuleSpec,
         subject::{Particulars, Subject},
     },
-    rules::{RuleSet, expression::NoExpressions},
+    rules::{
+        RuleSet,
+        expression::NoExpressions,
+        script::{
+            Given, Modules, Script,
+            facts::{CandidateFacts, MessageFacts},
+        },
+    },
 };
 use fastrand::Rng;
 use jiff::Timestamp;
@@ -29,6 +36,8 @@ const CURRENCIES: [&str; 5] = ["SEK", "NOK", "DKK", "EUR", "EUR"];
 const SEGMENTS: [&str; 6] = ["vip", "gold", "silver", "new", "dormant", "staff"];
 const INDUSTRIES: [&str; 8] = ["retail", "travel", "health", "banking", "gambling", "media", "food", "energy"];
 const CONNECTIONS: [&str; 4] = ["sms-eu", "sms-us", "mail-a", "mail-b"];
+const ROUTE: &str = include_str!("../../rules/geographic-routing.rhai");
+const CANDIDATES: [&str; 3] = ["sms-us", "sms-eu", "sms-nordic"];
 const CITIES: u32 = 400;
 /// Decisions between two looks at the clock.
 const ROUND: usize = 100;
@@ -43,7 +52,32 @@ fn main() -> Result<(), Box<dyn Error>> {
         let rules = (0..count).map(|number| rule(number, &mut rng)).collect::<Result<Vec<_>, _>>()?;
         println!("{}", measure(rules, &subjects, time)?);
     }
+    println!("{}", measure_script(&subjects, time)?);
     Ok(())
+}
+
+fn measure_script(subjects: &[Subject], time: Duration) -> Result<Value, Box<dyn Error>> {
+    let script = Script::compile("geographic-routing", ROUTE, &Modules::none())?;
+    let candidate = |connection: &str| CandidateFacts {
+        connection: connection.to_owned(),
+        provider: "sms-twilio".to_owned(),
+        channel: "sms".to_owned(),
+        cost: Some(0.0083),
+        currency: Some("USD".to_owned()),
+        success_rate: Some(0.99),
+        ..CandidateFacts::default()
+    };
+    let candidates = CANDIDATES.map(candidate);
+    let given = Given::default();
+    let (mut decisions, began) = (0, Instant::now());
+    let mut in_turn = subjects.iter().cycle();
+    while began.elapsed() < time {
+        for subject in in_turn.by_ref().take(ROUND) {
+            black_box(script.route(&MessageFacts::of(black_box(subject)), &candidates, &given)?);
+        }
+        decisions += ROUND;
+    }
+    Ok(json!({"script": "route", "decisions_per_s": decisions as f64 / began.elapsed().as_secs_f64()}))
 }
 
 fn measure(rules: Vec<(RuleId, RuleSpec)>, subjects: &[Subject], time: Duration) -> Result<Value, Box<dyn Error>> {

@@ -30,6 +30,11 @@ impl Api {
         self.call("POST", path, Some(body)).await
     }
 
+    /// PUT.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        self.call("PUT", path, Some(body)).await
+    }
+
     /// A request for [`Client::send`].
     pub fn prepare(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
         Client::prepare(method, path, self.address, &self.headers(), body)

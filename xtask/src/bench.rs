@@ -8,6 +8,7 @@ mod fairness;
 mod figures;
 mod load;
 mod reference;
+mod ruled;
 mod rules;
 mod scale;
 mod sink;
@@ -40,8 +41,18 @@ pub struct Options {
 }
 
 /// What `--only` takes.
-pub const NAMES: [&str; 9] =
-    ["end_to_end", "latency", "accept", "accept_batch", "backlog", "slow_provider", "fairness", "scale", "rules"];
+pub const NAMES: [&str; 10] = [
+    "end_to_end",
+    "latency",
+    "accept",
+    "accept_batch",
+    "backlog",
+    "slow_provider",
+    "fairness",
+    "scale",
+    "rules",
+    "ruled",
+];
 
 impl Options {
     /// Reads `[NAME] [--json] [--only NAME] [--seconds N] [--debug]`.
@@ -142,6 +153,9 @@ async fn measure(stage: &Stage, options: &Options) -> Result<Figures> {
     }
     if options.wants("rules") {
         rules::measure(options, &mut figures)?;
+    }
+    if options.wants("ruled") {
+        ruled::measure(stage, options, &mut figures).await?;
     }
     if options.wants("fairness") {
         fairness::measure(stage, &mut figures).await?;

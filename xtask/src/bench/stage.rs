@@ -15,7 +15,8 @@ use crate::project;
 const TEMPLATE: &str = "bench_template";
 /// One connection may have ten thousand requests under way: `slow_provider` has as many.
 const ROOM: &str = "[dispatch]\nmax_in_flight_per_connection = 10000\n";
-const SCOPES: &str = "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read";
+const SCOPES: &str =
+    "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read,rules:write,rules:read";
 
 /// The parts that are shared by all measurements.
 #[derive(Debug)]

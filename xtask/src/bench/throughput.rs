@@ -48,19 +48,31 @@ async fn deliver(
     let warm = load::closed_loop(scene.api.address, request.clone(), connections, WARM_UP, UNLIMITED).await?;
     expect_all_accepted(warm, scene)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    drain(sink).await;
-    let already = sink.received();
     let before = Costs::take(stage, scene).await;
-    let began = Instant::now();
-    let tally = load::closed_loop(scene.api.address, request, connections, options.time, UNLIMITED).await?;
-    expect_all_accepted(tally, scene)?;
-    let end = sink.await_received(already + tally.accepted).await.with_context(|| scene.gateway.log_tail())?;
-    let rate = tally.accepted as f64 / (end - began).as_secs_f64();
-    note(format_args!("{rate:.0}/s delivered, {:.0}/s accepted meanwhile", per_second(tally, options.time)));
+    let (rate, tally) = delivered(scene, sink, request, connections, options.time).await?;
     figures.add(format!("end_to_end_{connections}_connections_per_s"), rate);
     let after = Costs::take(stage, scene).await;
     after.since(&before, tally.accepted, connections, figures);
     Ok(rate)
+}
+
+/// The rate at which such requests are delivered, and what was answered.
+pub async fn delivered(
+    scene: &Scene,
+    sink: &Sink,
+    request: Vec<u8>,
+    connections: usize,
+    time: Duration,
+) -> Result<(f64, Tally)> {
+    drain(sink).await;
+    let already = sink.received();
+    let began = Instant::now();
+    let tally = load::closed_loop(scene.api.address, request, connections, time, UNLIMITED).await?;
+    expect_all_accepted(tally, scene)?;
+    let end = sink.await_received(already + tally.accepted).await.with_context(|| scene.gateway.log_tail())?;
+    let rate = tally.accepted as f64 / (end - began).as_secs_f64();
+    note(format_args!("{rate:.0}/s delivered, {:.0}/s accepted meanwhile", per_second(tally, time)));
+    Ok((rate, tally))
 }
 
 /// Until nothing arrives for a while: the warm-up's last deliveries must not be counted.
@@ -144,9 +156,19 @@ async fn latency(scene: &Scene, sink: &Sink, rate: f64, options: &Options, figur
 /// Percentiles from request to receipt.
 pub async fn delivery_latency(scene: &Scene, sink: &Sink, rate: f64, time: Duration) -> Result<Latency> {
     let stamp = sink.stamp();
+    timed(scene, sink, rate, time, || stage::stamped(&scene.api, &stamp())).await
+}
+
+/// The same of other requests; each carries the sink's stamp, and each has to arrive.
+pub async fn timed(
+    scene: &Scene,
+    sink: &Sink,
+    rate: f64,
+    time: Duration,
+    make: impl Fn() -> Vec<u8>,
+) -> Result<Latency> {
     drop(sink.take_latencies());
     let already = sink.received();
-    let make = || stage::stamped(&scene.api, &stamp());
     let tally = load::open_loop(scene.api.address, rate, time, make, |_| ()).await?;
     expect_all_accepted(tally, scene)?;
     sink.await_received(already + tally.accepted).await.with_context(|| scene.gateway.log_tail())?;
