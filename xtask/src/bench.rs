@@ -85,6 +85,10 @@ impl Options {
         self.only.as_deref() == Some("rules")
     }
 
+    const fn profile(&self) -> Profile {
+        if self.debug { Profile::Dev } else { Profile::Release }
+    }
+
     fn wants(&self, name: &str) -> bool {
         self.only.as_deref().is_none_or(|only| only == name)
     }

@@ -33,9 +33,19 @@ pub enum Profile {
 /// Builds the gateway and tells where its binary is.
 pub fn build_gateway(profile: Profile) -> Result<PathBuf> {
     progress::step("building the gateway (the first time takes minutes)");
+    build(&["--bin", "angarium"], profile).map(|folder| folder.join("angarium"))
+}
+
+/// Builds one of the gateway's examples and tells where its binary is.
+pub fn build_example(name: &str, profile: Profile) -> Result<PathBuf> {
+    build(&["--example", name], profile).map(|folder| folder.join("examples").join(name))
+}
+
+/// The folder in which what was built is. The whole workspace's features, as the tests have them: nothing is compiled
+/// twice.
+fn build(what: &[&str], profile: Profile) -> Result<PathBuf> {
     let mut command = cargo();
-    // The whole workspace's features, as the tests have them: nothing is compiled twice.
-    command.args(["build", "--workspace", "--bin", "angarium"]);
+    command.args(["build", "--workspace"]).args(what);
     let folder = match profile {
         Profile::Dev => "debug",
         Profile::Release => {
@@ -44,7 +54,7 @@ pub fn build_gateway(profile: Profile) -> Result<PathBuf> {
         }
     };
     run(&mut command)?;
-    Ok(target().join(folder).join("angarium"))
+    Ok(target().join(folder))
 }
 
 /// Builds the provider components and tells in which folder they are.

@@ -17,21 +17,12 @@ const MOST_TIMES: f64 = 4.0;
 /// Runs the host's example, which decides by the gateway's own code and needs no database.
 pub fn measure(options: &Options, figures: &mut Figures) -> Result<()> {
     step("building and asking the rules");
-    let mut command = example(options);
+    let mut command = Command::new(project::build_example("rules_rate", options.profile())?);
+    command.arg(options.time.as_secs_f64().to_string());
     let line = project::line(&command);
     let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("could not run `{line}`"))?;
     ensure!(output.status.success(), "`{line}` failed ({})", output.status);
     add_all(&String::from_utf8_lossy(&output.stdout), figures)
-}
-
-fn example(options: &Options) -> Command {
-    let mut command = project::cargo();
-    command.args(["run", "--quiet", "--package", "angarium", "--example", "rules_rate"]);
-    if !options.debug {
-        command.arg("--release");
-    }
-    command.arg("--").arg(options.time.as_secs_f64().to_string());
-    command
 }
 
 /// A line of JSON for each number of rules, the fewest first.
