@@ -169,6 +169,18 @@ impl Store {
         .await
     }
 
+    /// A transaction as one tenant that only reads, and whose statements all see the same moment: what consists of several
+    /// rows agrees with itself.
+    pub async fn snapshot(&self, tenant: TenantId) -> Result<Transaction<'static>> {
+        let pool = self.app.clone();
+        uncancelled(async move {
+            let mut txn = pool.begin_with("begin isolation level repeatable read, read only").await?;
+            tenant_set(&mut txn, tenant).await?;
+            Ok(txn)
+        })
+        .await
+    }
+
     /// A transaction as the worker role.
     pub async fn worker(&self) -> Result<Transaction<'static>> {
         let pool = self.worker.clone();

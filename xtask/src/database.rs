@@ -161,6 +161,14 @@ impl Cluster {
         }
     }
 
+    /// Whether a private server has ended by itself.
+    pub fn has_ended(&self) -> Result<bool> {
+        match &self.access {
+            Access::Given(_) => Ok(false),
+            Access::Private(server) => server.has_ended(),
+        }
+    }
+
     /// Starts a private server again if it has ended, and waits until it is ready.
     pub fn start_again(&self) -> Result<()> {
         match &self.access {

@@ -197,7 +197,7 @@ pub async fn list(
 ) -> Result<Json<Page<DeadLetterAnswer>>, Problem> {
     let paging = Paging::<DeliveryId>::of(&mut query);
     let filter = Filter::of(&mut query);
-    let mut txn = app.store.tenant(tenant.id).await?;
+    let mut txn = app.store.snapshot(tenant.id).await?;
     let filter = filter.into_domain(&mut txn, tenant.id, DeliveryState::DEAD.to_vec()).await?;
     for problem in filter.as_ref().err().into_iter().flatten() {
         query.refuse(problem.pointer.trim_start_matches('/'), problem.detail.clone());
@@ -217,7 +217,7 @@ pub async fn get(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<DeadLetterAnswer>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
+    let mut txn = app.store.snapshot(tenant.id).await?;
     let letter = dead_letter_get(&mut txn, tenant.id, letter_id(&id)?).await?;
     let letter = letter.ok_or_else(|| Problem::not_found(LETTER))?;
     let attempts = attempt_list(&mut txn, tenant.id, letter.delivery).await?;

@@ -240,7 +240,7 @@ pub async fn list(
         reference: query.take("reference", short_text),
     };
     query.finish()?;
-    let mut txn = app.store.tenant(tenant.id).await?;
+    let mut txn = app.store.snapshot(tenant.id).await?;
     let rows = message_list(&mut txn, tenant.id, &filter, paging.after, paging.fetch()).await?;
     Ok(Json(Page::of(rows, &paging, |row| row.message.id.to_string(), MessageAnswer::from)))
 }
@@ -254,7 +254,7 @@ pub async fn get(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
+    let mut txn = app.store.snapshot(tenant.id).await?;
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
     Ok(Json(view.into()))
 }
@@ -268,7 +268,7 @@ pub async fn attempts(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<Page<AttemptAnswer>>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
+    let mut txn = app.store.snapshot(tenant.id).await?;
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
     let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
     let answer = |attempt| AttemptAnswer::new(view.message.id, attempt);
@@ -284,7 +284,7 @@ pub async fn events(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<Page<EventAnswer>>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
+    let mut txn = app.store.snapshot(tenant.id).await?;
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
     let events = event_list(&mut txn, tenant.id, view.message.id).await?;
     let accepted = EventAnswer::accepted(&view.message);
@@ -301,7 +301,7 @@ pub async fn decision(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<DecisionAnswer>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
+    let mut txn = app.store.snapshot(tenant.id).await?;
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
     let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
     let events = event_list(&mut txn, tenant.id, view.message.id).await?;

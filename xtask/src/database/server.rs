@@ -43,6 +43,11 @@ impl Server {
         self.running().stop().map(drop)
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&self) -> Result<bool> {
+        Ok(self.running().ended()?.is_some())
+    }
+
     /// Starts it again if it has ended, whatever ended it, and waits until it is ready.
     pub fn start_again(&self) -> Result<()> {
         let mut process = self.running();
