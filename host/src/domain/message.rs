@@ -1,5 +1,7 @@
 //! What a client asked to be delivered to one recipient.
 
+pub mod address;
+
 use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
@@ -12,6 +14,9 @@ use super::{
     legs::Legs,
     trace::TraceContext,
 };
+
+/// The longest subject, in bytes: what a line of a mail may hold (RFC 5322, 2.1.1).
+pub const MAX_SUBJECT: usize = 998;
 
 /// How pressing a message is: of what a tenant has waiting, the more pressing get the larger part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

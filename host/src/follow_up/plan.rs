@@ -7,15 +7,11 @@ use serde_json::value::RawValue;
 use crate::{
     domain::{
         ids::MessageId,
-        message::{Address, Body, Channel, Content, Follows, Message},
+        message::{Address, Body, Channel, Content, Follows, MAX_SUBJECT, Message, address},
+        subject,
     },
     rules::script::{FollowUpMessage, facts::Object},
 };
-
-/// All of a message's attributes, in bytes.
-const MOST_ATTRIBUTES: usize = 16 << 10;
-const LONGEST_ADDRESS: usize = 2048;
-const LONGEST_SUBJECT: usize = 998;
 
 /// The message before: whole, and as the channel that ended sees it.
 #[derive(Clone, Copy)]
@@ -125,33 +121,26 @@ fn attributes(of: &Message, added: &Object) -> Result<Option<Box<RawValue>>, Str
     let mut all = own.unwrap_or_default();
     all.extend(added.clone());
     let raw = serde_json::value::to_raw_value(&all).map_err(|error| error.to_string())?;
-    if raw.get().len() > MOST_ATTRIBUTES { Err("its attributes exceed 16 KiB".to_owned()) } else { Ok(Some(raw)) }
+    if raw.get().len() > subject::MOST_BYTES { Err("its attributes exceed 16 KiB".to_owned()) } else { Ok(Some(raw)) }
 }
 
 fn check(channel: &Channel, to: Option<&Address>, wanted: &FollowUpMessage) -> Result<(), String> {
     let name = channel.as_str();
-    let address = to.map(|to| to.address.as_str());
-    let needed = matches!(name, "email" | "sms" | "mms" | "whatsapp");
-    let fits = |it: &str| !it.is_empty() && it.len() <= LONGEST_ADDRESS && !it.chars().any(char::is_control);
-    match address {
-        None if needed => return Err(format!("it has no address for `{name}`")),
-        Some(address) if !fits(address) => return Err("its address is empty or too long".to_owned()),
-        Some(address) if name == "email" && !is_mailbox(address) => {
-            return Err(format!("`{address}` is no mail address"));
+    match to {
+        None if address::is_needed(name) => return Err(format!("it has no address for `{name}`")),
+        Some(to) => {
+            if let Some((_, detail)) = address::fault(&to.address, name == "email") {
+                return Err(format!("its address {detail}"));
+            }
         }
-        _ => {}
+        None => {}
     }
-    let plain = |it: &String| it.len() <= LONGEST_SUBJECT && !it.chars().any(char::is_control);
+    let plain = |it: &String| it.len() <= MAX_SUBJECT && !it.chars().any(char::is_control);
     if wanted.subject.as_ref().is_none_or(plain) {
         Ok(())
     } else {
         Err("its subject is too long, or has line breaks".to_owned())
     }
-}
-
-fn is_mailbox(address: &str) -> bool {
-    let parts = address.rsplit_once('@');
-    parts.is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty() && !address.contains([' ', ',', '<']))
 }
 
 #[cfg(test)]
