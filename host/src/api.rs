@@ -88,8 +88,8 @@ impl App {
 
     /// Lets this node and then all others see a committed change of a tenant's configuration.
     async fn changed(&self, tenant: TenantId) {
-        self.directory.forget(tenant);
         self.keys.forget(tenant);
+        self.directory.renew(tenant).await;
         // The others look each second anyway.
         if let Err(error) = self.store.announce_config(tenant).await {
             tracing::warn!(tenant.id = %tenant, %error, "a change of configuration is not announced");

@@ -78,7 +78,21 @@ pub struct TenantConfig {
     pub rulebook: Option<Arc<Rulebook>>,
 }
 
+impl Endpoint {
+    /// What people know the connection by: its uid, or else its id.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.connection.uid.clone().unwrap_or_else(|| self.connection.id.to_string())
+    }
+}
+
 impl TenantConfig {
+    /// What people know a connection by, be it there or deleted.
+    #[must_use]
+    pub fn name_of(&self, connection: ConnectionId) -> String {
+        self.endpoints.get(&connection).map_or_else(|| connection.to_string(), |it| it.name())
+    }
+
     /// The connection that an id or a `uid` names.
     #[must_use]
     pub fn connection(&self, id_or_uid: &str) -> Option<&Arc<Endpoint>> {
@@ -89,6 +103,26 @@ impl TenantConfig {
     }
 }
 
+/// What this node knows of a tenant.
+#[derive(Clone, Default)]
+struct Known {
+    config: Option<Arc<TenantConfig>>,
+    /// How often it changed.
+    changes: u64,
+    /// Of how many of these changes it tells.
+    as_of: u64,
+    /// How often it could not be read.
+    failures: u64,
+    /// Held by who reads it: all others wait for what that comes to.
+    reading: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Whose configuration changed.
+enum Changed {
+    All,
+    These(Vec<TenantId>),
+}
+
 /// The tenants' configuration as this node knows it.
 pub struct Directory {
     store: Store,
@@ -96,7 +130,7 @@ pub struct Directory {
     slots: Slots,
     guards: Arc<Guards>,
     public_url: PublicUrl,
-    tenants: Mutex<HashMap<TenantId, Arc<TenantConfig>>>,
+    tenants: Mutex<HashMap<TenantId, Known>>,
     rulebooks: Rulebooks,
     /// Tells operators' scripts from what they were at the last look.
     operators: Mutex<Option<String>>,
@@ -115,11 +149,69 @@ impl Directory {
             return Ok(fresh);
         }
         // Rare and large: boxed, so that every delivery's future stays small.
-        Box::pin(self.reload(tenant)).await
+        Box::pin(self.read_once(tenant)).await
+    }
+
+    /// Reads it unless somebody does already: thousands may ask at a time.
+    async fn read_once(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
+        let Known { reading, failures, .. } = self.known(tenant);
+        loop {
+            if let Ok(_reading) = reading.try_lock() {
+                return match self.fresh(tenant) {
+                    Some(fresh) => Ok(fresh),
+                    None => self.reload(tenant).await,
+                };
+            }
+            drop(reading.lock().await);
+            if let Some(fresh) = self.fresh(tenant) {
+                return Ok(fresh);
+            }
+            // While the database is away nobody waits for others in turn.
+            if self.known(tenant).failures > failures {
+                return self.reload(tenant).await;
+            }
+        }
     }
 
     /// The same, read anew: for what a request names and this node does not know yet.
     pub async fn reload(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
+        let as_of = self.known(tenant).changes;
+        let read = self.read(tenant).await;
+        let mut tenants = self.tenants();
+        let known = tenants.entry(tenant).or_default();
+        match &read {
+            // What was read before a change is not kept after it.
+            Ok(config) if as_of >= known.as_of => (known.config, known.as_of) = (Some(Arc::clone(config)), as_of),
+            Ok(_) => {}
+            Err(_) => known.failures += 1,
+        }
+        read
+    }
+
+    /// Once this ends, the node knows a tenant's configuration as it is now, or nothing of it. What was known serves until
+    /// then, so that nobody waits for a change.
+    pub async fn renew(&self, tenant: TenantId) {
+        let Known { config: Some(_), reading, .. } = self.known(tenant) else { return };
+        let change = self.change(tenant);
+        let _reading = reading.lock().await;
+        if self.known(tenant).as_of >= change {
+            return;
+        }
+        if let Err(error) = self.reload(tenant).await {
+            tracing::warn!(tenant.id = %tenant, %error, "a changed configuration can't be read");
+            self.forget(tenant);
+        }
+    }
+
+    /// Counts a change.
+    fn change(&self, tenant: TenantId) -> u64 {
+        let mut tenants = self.tenants();
+        let known = tenants.entry(tenant).or_default();
+        known.changes += 1;
+        known.changes
+    }
+
+    async fn read(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
         let mut txn = self.store.tenant(tenant).await?;
         let version = tenant_config_version(&mut txn, tenant).await?;
         let connections = connection_list(&mut txn, tenant, None, i64::MAX).await?;
@@ -138,7 +230,7 @@ impl Directory {
             let callback_url = self.public_url.callback(&connection.callback_token);
             (connection.id, Arc::new(endpoint(connection, secrets, slots, guard, callback_url)))
         });
-        let config = Arc::new(TenantConfig {
+        Ok(Arc::new(TenantConfig {
             version,
             fresh_until,
             endpoints: endpoints.collect(),
@@ -150,24 +242,25 @@ impl Directory {
                     (channel, Arc::new(ActiveRoute { id: it.route, version: it.version, spec: it.spec }))
                 })
                 .collect(),
-        });
-        self.tenants().insert(tenant, Arc::clone(&config));
-        Ok(config)
+        }))
     }
 
     /// Whether a tenant's scripts want to know how deliveries end; where that is not known here, they may.
     #[must_use]
     pub fn asks_outcomes(&self, tenant: TenantId) -> bool {
         let asks = |config: Arc<TenantConfig>| config.rulebook.as_ref().is_some_and(|book| book.asks_outcomes());
-        self.known(tenant).is_none_or(asks)
+        self.known(tenant).config.is_none_or(asks)
     }
 
-    /// Forgets a tenant whose configuration changed.
-    pub fn forget(&self, tenant: TenantId) {
-        self.tenants().remove(&tenant);
+    /// Has a tenant's configuration read before it is used again.
+    fn forget(&self, tenant: TenantId) {
+        let as_of = self.change(tenant);
+        if let Some(known) = self.tenants().get_mut(&tenant) {
+            (known.config, known.as_of) = (None, as_of);
+        }
     }
 
-    /// Forgets what changes in the database, told by notifications and, should one be lost, by a
+    /// Follows what changes in the database, told by notifications and, should one be lost, by a
     /// look each second; `heard` is told each time.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken, heard: impl Fn(TenantId)) {
         let mut listener = None;
@@ -181,7 +274,7 @@ impl Directory {
     }
 
     async fn watch_once(
-        &self,
+        self: &Arc<Self>,
         listener: &mut Option<store::Listener>,
         stop: &CancellationToken,
         heard: &impl Fn(TenantId),
@@ -191,22 +284,46 @@ impl Directory {
             none => none.insert(self.store.listen(CONFIG_CHANNEL).await?),
         };
         let changed = tokio::select! {
-            () = stop.cancelled() => Vec::new(),
+            () = stop.cancelled() => Changed::These(Vec::new()),
             payload = listener.next() => match payload? {
-                all if all == EVERY_TENANT => self.known_tenants(),
-                one => one.parse().into_iter().collect(),
+                all if all == EVERY_TENANT => Changed::All,
+                one => Changed::These(one.parse().into_iter().collect()),
             },
             () = tokio::time::sleep(Duration::from_secs(1)) => self.outdated().await?,
         };
-        for tenant in changed {
-            self.forget(tenant);
-            heard(tenant);
+        match changed {
+            // They may be many: each is read when it is needed.
+            Changed::All => self.known_tenants().into_iter().for_each(|tenant| {
+                self.forget(tenant);
+                heard(tenant);
+            }),
+            Changed::These(tenants) => {
+                tenants.iter().copied().for_each(heard);
+                let this = Arc::clone(self);
+                tokio::spawn(async move {
+                    for tenant in tenants {
+                        this.catch_up(tenant).await;
+                    }
+                });
+            }
         }
         Ok(())
     }
 
+    /// Renews what is not known as it is: who made the change here has done so already.
+    async fn catch_up(&self, tenant: TenantId) {
+        let Some(config) = self.known(tenant).config else { return };
+        if self.version(tenant).await.ok() != Some(config.version) {
+            self.renew(tenant).await;
+        }
+    }
+
+    async fn version(&self, tenant: TenantId) -> store::Result<i64> {
+        tenant_config_version(&mut *self.store.tenant(tenant).await?, tenant).await
+    }
+
     /// The tenants whose configuration is not the one known here.
-    async fn outdated(&self) -> store::Result<Vec<TenantId>> {
+    async fn outdated(&self) -> store::Result<Changed> {
         let mut txn = self.store.worker().await?;
         let recent = tenant_config_recent(&mut txn).await?;
         let operators = operator_script_stamp(&mut txn).await?;
@@ -214,12 +331,13 @@ impl Directory {
         if std::mem::replace(&mut *self.operators.lock().unwrap_or_else(PoisonError::into_inner), operators.clone())
             != operators
         {
-            return Ok(self.known_tenants());
+            return Ok(Changed::All);
         }
         let tenants = self.tenants();
-        let outdated =
-            |(tenant, version): &(TenantId, i64)| tenants.get(tenant).is_some_and(|it| it.version != *version);
-        Ok(recent.into_iter().filter(outdated).map(|(tenant, _)| tenant).collect())
+        let outdated = |(tenant, version): &(TenantId, i64)| {
+            tenants.get(tenant).and_then(|it| it.config.as_ref()).is_some_and(|it| it.version != *version)
+        };
+        Ok(Changed::These(recent.into_iter().filter(outdated).map(|(tenant, _)| tenant).collect()))
     }
 
     /// Opens secrets; one that can't be opened is left out and logged, and the delivery that needs
@@ -248,19 +366,21 @@ impl Directory {
         opened
     }
 
-    fn known(&self, tenant: TenantId) -> Option<Arc<TenantConfig>> {
-        self.tenants().get(&tenant).map(Arc::clone)
+    fn known(&self, tenant: TenantId) -> Known {
+        self.tenants().entry(tenant).or_default().clone()
     }
 
     fn fresh(&self, tenant: TenantId) -> Option<Arc<TenantConfig>> {
-        self.known(tenant).filter(|it| it.fresh_until.is_none_or(|end| clock::now() < end))
+        let config = self.tenants().get(&tenant)?.config.clone();
+        config.filter(|it| it.fresh_until.is_none_or(|end| clock::now() < end))
     }
 
     fn known_tenants(&self) -> Vec<TenantId> {
-        self.tenants().keys().copied().collect()
+        let tenants = self.tenants();
+        tenants.iter().filter(|(_, it)| it.config.is_some()).map(|(tenant, _)| *tenant).collect()
     }
 
-    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<TenantConfig>>> {
+    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Known>> {
         self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -408,19 +408,14 @@ fn describe(plan: &Plan, course: &Course<'_>) -> Arc<str> {
     json.unwrap_or_default().into()
 }
 
-/// By uid where a connection has one: it is what people know it by.
 fn why_nobody(config: &TenantConfig, plan: &Plan) -> String {
     if plan.skipped.is_empty() {
         return "the route has no candidate".to_owned();
     }
-    let name = |id: ConnectionId| {
-        let uid = config.endpoints.get(&id).and_then(|endpoint| endpoint.connection.uid.clone());
-        uid.unwrap_or_else(|| id.to_string())
-    };
     let why: Vec<_> = plan
         .skipped
         .iter()
-        .map(|skipped| format!("{}: {}", name(skipped.connection), skipped.reason.as_str()))
+        .map(|skipped| format!("{}: {}", config.name_of(skipped.connection), skipped.reason.as_str()))
         .collect();
     format!("no connection of the route can be asked ({})", why.join("; "))
 }

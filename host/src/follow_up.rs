@@ -33,6 +33,7 @@ use crate::{
             facts::{DeliveryFacts, MessageFacts},
         },
     },
+    script_failures,
     store::{
         self, Store, StoreError,
         event::event_insert_all,
@@ -188,7 +189,7 @@ impl FollowUps {
             let fault = Some(failure.fault.to_string());
             let (script, version) = (failure.script.clone(), failure.version);
             answer.scripts.push(Said { script, version, fault, ..Said::default() });
-            self.admission.failed(scene.due.ended.tenant, scene.whole.id, failure, "nothing follows");
+            script_failures::report(&self.store, scene.due.ended.tenant, scene.whole.id, &failure, "nothing follows");
         }
         answer
     }
@@ -282,16 +283,12 @@ impl<'a> Scene<'a> {
     }
 
     fn facts(&self) -> DeliveryFacts {
-        let name = |id| {
-            let uid = self.config.endpoints.get(&id).and_then(|it| it.connection.uid.clone());
-            uid.unwrap_or_else(|| id.to_string())
-        };
         let cost = self.delivery.cost.as_ref();
         DeliveryFacts {
             state: self.due.ended.state.as_str().to_owned(),
             channel: self.message.channel.as_str().to_owned(),
             attempts: self.delivery.attempts,
-            connection: self.delivery.connection.map(name),
+            connection: self.delivery.connection.map(|it| self.config.name_of(it)),
             provider: self.delivery.provider.clone(),
             code: self.delivery.code.clone(),
             cost: cost.map(|cost| cost.micros as f64 / 1e6),

@@ -28,6 +28,7 @@ pub mod routing;
 pub mod rulefolder;
 pub mod rules;
 pub mod runtime;
+pub mod script_failures;
 pub mod sealing;
 pub mod store;
 pub mod telemetry;

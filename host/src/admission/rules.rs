@@ -7,16 +7,16 @@ use crate::{
     clock,
     directory::TenantConfig,
     domain::{
-        ids::{MessageId, TenantId},
+        ids::TenantId,
         message::{Message, NewMessage},
     },
     rules::{
-        rulebook::{Failure, Judgement, Rulebook},
+        rulebook::{Judgement, Rulebook},
         script::{Given, Hook},
         trial::Question,
     },
+    script_failures,
     store::message::idempotency_find,
-    telemetry,
 };
 
 impl Admission {
@@ -57,25 +57,9 @@ impl Admission {
         }
         let Judgement { refused, failures, .. } = judgement;
         for failure in failures {
-            self.failed(tenant, message.id, failure, "the message is taken as without it");
+            script_failures::report(&self.store, tenant, message.id, &failure, "the message is taken as without it");
         }
         refused.map(AdmitError::Refused)
-    }
-
-    /// Logs, counts and, where it was one too many, records what a script did wrong at a message.
-    pub(crate) fn failed(&self, tenant: TenantId, message: MessageId, failure: Failure, instead: &str) {
-        let Failure { script, version, fault, switched_off } = failure;
-        telemetry::script_failed(&fault.function, switched_off);
-        tracing::warn!(tenant.id = %tenant, script, version, %fault, switched_off, instead, "a script failed");
-        if switched_off {
-            let store = self.store.clone();
-            tokio::spawn(async move {
-                let told = store.script_switched_off(tenant, message, &script, version, &fault.to_string()).await;
-                if let Err(error) = told {
-                    tracing::warn!(%error, script, "that a script was switched off is not recorded");
-                }
-            });
-        }
     }
 
     async fn known(&self, tenant: TenantId, keys: &[String]) -> crate::store::Result<Vec<String>> {

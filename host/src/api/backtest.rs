@@ -20,7 +20,7 @@ use super::{
     json::Json,
     problem::{Problem, ProblemBody},
     rule::RuleDocument,
-    script::{existing, place},
+    script::{compiled, existing, source_fits},
 };
 use crate::{
     clock,
@@ -28,7 +28,7 @@ use crate::{
     dispatch::Dispatcher,
     domain::{
         country::Country,
-        ids::{ConnectionId, MessageId, RuleId, TenantId},
+        ids::{MessageId, RuleId, TenantId},
         message::Message,
         rule::RuleSpec,
     },
@@ -37,7 +37,7 @@ use crate::{
         backtest::{Asked, CostChange, Example, Flips, Move, Outcome, Place, Replayed, Report, Tally, given, replay},
         language::Language,
         rulebook::{Rulebook, Running},
-        script::{Given, Modules, Script, limits},
+        script::{Given, Modules},
         trial::Candidate,
     },
     store::{
@@ -259,8 +259,7 @@ async fn candidate(
 ) -> Result<Rulebook, Problem> {
     let work = tokio::task::spawn_blocking(move || {
         let mut fields = fields;
-        // Nothing but good modules is in service.
-        let modules = Modules::compile(&modules).unwrap_or_else(|_| Modules::none());
+        let modules = Modules::stored(&modules);
         let book = changed(&new, stored, &modules, live, &mut fields);
         (book, fields)
     });
@@ -339,18 +338,11 @@ fn running(script: &ScriptTry, modules: &Modules, fields: &mut Fields) -> Option
     fields.check(existing(name).is_ok(), "name", "wrong_format", || {
         "begins with a small letter and has small letters, digits, `-` and `_`, 64 at most".to_owned()
     });
-    let fits = (1..=limits::SOURCE).contains(&source.len());
-    fields.check(fits, "source", "wrong_length", || "has to have 1 to 65536 bytes".to_owned());
-    if !fits {
+    if !source_fits(source, fields) {
         return None;
     }
-    match Script::compile(name, source, modules) {
-        Ok(script) => Some(Running::new(name.clone(), 0, source.as_str().into(), script.allowing(TIME))),
-        Err(error) => {
-            fields.check(false, "source", "does_not_compile", || place(&error));
-            None
-        }
-    }
+    let script = compiled(name, source, modules, fields)?;
+    Some(Running::new(name.clone(), 0, source.as_str().into(), script.allowing(TIME)))
 }
 
 /// A backtest under way.
@@ -417,7 +409,7 @@ impl Player {
     fn play(&self, (messages, asked): Page, tally: &mut Tally) {
         let mut of: HashMap<MessageId, Vec<Asked>> = HashMap::new();
         for AskedRow { message, connection, went_well, cost } in asked {
-            let asked = Asked { connection: self.name(connection), went_well, cost };
+            let asked = Asked { connection: self.config.name_of(connection), went_well, cost };
             of.entry(message).or_default().push(asked);
         }
         for (message, purged) in messages {
@@ -443,15 +435,10 @@ impl Player {
         let endpoint: Option<&Endpoint> = accepted.then(endpoint).flatten();
         let place = Place {
             channel: message.channel.as_str().to_owned(),
-            connection: endpoint.map(|it| self.name(it.connection.id)),
+            connection: endpoint.map(Endpoint::name),
             provider: endpoint.map(|it| it.connection.provider.clone()),
         };
         Outcome::of(&message, &judgement, place)
-    }
-
-    fn name(&self, connection: ConnectionId) -> String {
-        let uid = self.config.endpoints.get(&connection).and_then(|it| it.connection.uid.clone());
-        uid.unwrap_or_else(|| connection.to_string())
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     domain::{audit::Action, ids::TenantId},
     rules::{
         cases::Suite,
-        script::{Modules, Script, ScriptError, limits},
+        script::{Modules, Script, ScriptError, limits, may_import},
     },
     store::{
         Connection as Db,
@@ -335,10 +335,10 @@ async fn put_in_service(
 
 /// Modules may have changed since a version was added.
 pub(super) async fn still_compiles(db: &mut Db, tenant: TenantId, row: Option<ScriptRow>) -> Result<(), Problem> {
-    let Some(row) = row.filter(|row| row.source.contains("import")) else { return Ok(()) };
+    let Some(row) = row.filter(|row| may_import(&row.source)) else { return Ok(()) };
     let modules = module_list(db, tenant).await?;
     let work = tokio::task::spawn_blocking(move || {
-        let modules = Modules::compile(&modules).unwrap_or_else(|_| Modules::none());
+        let modules = Modules::stored(&modules);
         Script::compile(&row.name, &row.source, &modules).map(drop)
     });
     let compiled = work.await.map_err(|error| Problem::internal(&error))?;
@@ -352,8 +352,7 @@ async fn tried(
     modules: BTreeMap<String, String>,
     mut fields: Fields,
 ) -> Result<NewScriptVersion, Problem> {
-    let fits = (1..=limits::SOURCE).contains(&new.source.len());
-    fields.check(fits, "source", "wrong_length", || "has to have 1 to 65536 bytes".to_owned());
+    source_fits(&new.source, &mut fields);
     let cases = new.cases.as_ref().map_or("[]", |cases| cases.get());
     fields.check(cases.len() <= LONGEST_CASES, "cases", "too_long", || "exceeds 256 KiB".to_owned());
     if let Some(problem) = fields.into_problem() {
@@ -361,8 +360,7 @@ async fn tried(
     }
     let work = tokio::task::spawn_blocking(move || {
         let mut fields = Fields::default();
-        // Nothing but good modules is in service.
-        let modules = Modules::compile(&modules).unwrap_or_else(|_| Modules::none());
+        let modules = Modules::stored(&modules);
         try_out(&name, &new, &modules, &mut fields);
         (new, fields)
     });
@@ -371,12 +369,7 @@ async fn tried(
 }
 
 fn try_out(name: &str, new: &NewScriptVersion, modules: &Modules, fields: &mut Fields) {
-    let script = match Script::compile(name, &new.source, modules) {
-        Ok(script) => script,
-        Err(error) => {
-            return fields.check(false, "source", "does_not_compile", || place(&error));
-        }
-    };
+    let Some(script) = compiled(name, &new.source, modules, fields) else { return };
     let Some(cases) = &new.cases else { return };
     match Suite::parse(&format!("{{\"cases\": {}}}", cases.get())) {
         Err(reason) => fields.check(false, "cases", "wrong_format", || reason),
@@ -392,10 +385,21 @@ fn try_out(name: &str, new: &NewScriptVersion, modules: &Modules, fields: &mut F
     }
 }
 
-/// Where in a source the fault is, and what.
-pub(super) fn place(error: &ScriptError) -> String {
-    let place = error.line.zip(error.column).map(|(line, column)| format!("line {line}, column {column}: "));
-    format!("{}{}", place.unwrap_or_default(), error.reason)
+/// Whether a source has a length that one can have.
+pub(super) fn source_fits(source: &str, fields: &mut Fields) -> bool {
+    let fits = (1..=limits::SOURCE).contains(&source.len());
+    fields.check(fits, "source", "wrong_length", || "has to have 1 to 65536 bytes".to_owned());
+    fits
+}
+
+/// A source that compiles; what is wrong with it is said with its place.
+pub(super) fn compiled(name: &str, source: &str, modules: &Modules, fields: &mut Fields) -> Option<Script> {
+    let compiled = Script::compile(name, source, modules);
+    let place = |error: &ScriptError| {
+        let place = error.line.zip(error.column).map(|(line, column)| format!("line {line}, column {column}: "));
+        format!("{}{}", place.unwrap_or_default(), error.reason)
+    };
+    compiled.map_err(|error| fields.check(false, "source", "does_not_compile", || place(&error))).ok()
 }
 
 /// A name that a script can have.

@@ -16,7 +16,7 @@ use crate::{
         RuleSet,
         language::Language,
         rulebook::{Rulebook, Running},
-        script::{Modules, Script},
+        script::{Modules, Script, may_import},
         trial::{Candidate, Trial},
     },
     store::{
@@ -35,10 +35,10 @@ pub(super) struct Read {
 }
 
 struct Sources {
-    rules: Vec<(RuleId, String)>,
+    rules: Arc<Vec<(RuleId, String)>>,
     scripts: Vec<LiveScript>,
     trials: Vec<trial::Running>,
-    modules: BTreeMap<String, String>,
+    modules: Arc<BTreeMap<String, String>>,
     /// How often each script was switched on again by hand.
     resets: HashMap<String, i32>,
 }
@@ -48,8 +48,11 @@ struct Sources {
 struct Known {
     stamp: String,
     book: Arc<Rulebook>,
+    /// What its rules were compiled from.
+    rules: Arc<Vec<(RuleId, String)>>,
     /// What its scripts were compiled with.
     modules: Arc<BTreeMap<String, String>>,
+    compiled_modules: Modules,
 }
 
 type Spec = (RuleId, RuleSpec);
@@ -67,7 +70,8 @@ impl Rulebooks {
         }
         let (rules, scripts) = (rule_specs(db, tenant).await?, script_live_list(db, tenant).await?);
         let trials = trial_running(db, tenant).await?;
-        let (modules, resets) = (module_list(db, tenant).await?, script_resets(db, tenant).await?);
+        let (modules, resets) = (module_list(db, tenant).await?.into(), script_resets(db, tenant).await?);
+        let rules = rules.into();
         Ok(Some(Read { stamp, sources: Some(Sources { rules, scripts, trials, modules, resets }) }))
     }
 
@@ -81,12 +85,11 @@ impl Rulebooks {
         let standing = self.known(tenant);
         let before = standing.as_ref().map(|known| Arc::clone(&known.book));
         let Some(sources) = sources else { return before };
-        let modules = Arc::new(sources.modules.clone());
-        let compiled = tokio::task::spawn_blocking(move || compile(sources, standing.as_ref())).await;
+        let compiled = tokio::task::spawn_blocking(move || compile(sources, standing.as_ref(), stamp)).await;
         match compiled.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(book) => {
-                let book = Arc::new(book);
-                self.books().insert(tenant, Known { stamp, book: Arc::clone(&book), modules });
+            Ok(known) => {
+                let book = Arc::clone(&known.book);
+                self.books().insert(tenant, known);
                 Some(book)
             }
             Err(error) => {
@@ -105,14 +108,31 @@ impl Rulebooks {
     }
 }
 
-fn compile(sources: Sources, before: Option<&Known>) -> Result<Rulebook, String> {
+/// What did not change is not compiled again.
+fn compile(sources: Sources, before: Option<&Known>, stamp: String) -> Result<Known, String> {
     let Sources { rules, scripts, trials, modules, resets } = sources;
-    let spec = |(id, json): (RuleId, String)| Ok((id, parsed(&id.to_string(), &json)?));
-    let specs: Vec<_> = rules.into_iter().map(spec).collect::<Result<_, String>>()?;
-    let workshop = Workshop::new(before, &modules, resets);
-    let trials = trials.into_iter().filter_map(|trial| workshop.trial(trial, &specs)).collect();
+    let same_rules = before.filter(|it| it.rules == rules).and_then(|it| it.book.rules.clone());
+    let compiled = match same_rules {
+        Some(same) => same,
+        None => rule_set(specs(&rules)?)?,
+    };
+    let same_modules = before.filter(|it| it.modules == modules).map(|it| it.compiled_modules.clone());
+    let workshop = Workshop {
+        before,
+        same_modules: same_modules.is_some(),
+        modules: same_modules.unwrap_or_else(|| Modules::stored(&modules)),
+        rules: &rules,
+        resets,
+    };
+    let trials = trials.into_iter().filter_map(|trial| workshop.trial(trial)).collect();
     let scripts = scripts.into_iter().filter_map(|script| workshop.running(script)).collect();
-    Ok(Rulebook { rules: Some(rule_set(specs)?), scripts, trials })
+    let compiled_modules = workshop.modules;
+    let book = Arc::new(Rulebook { rules: Some(compiled), scripts, trials });
+    Ok(Known { stamp, book, rules, modules, compiled_modules })
+}
+
+fn specs(rules: &[(RuleId, String)]) -> Result<Vec<Spec>, String> {
+    rules.iter().map(|(id, json)| Ok((*id, parsed(&id.to_string(), json)?))).collect()
 }
 
 /// Where scripts are made ready.
@@ -120,20 +140,11 @@ struct Workshop<'a> {
     before: Option<&'a Known>,
     modules: Modules,
     same_modules: bool,
+    rules: &'a [(RuleId, String)],
     resets: HashMap<String, i32>,
 }
 
 impl<'a> Workshop<'a> {
-    fn new(before: Option<&'a Known>, sources: &BTreeMap<String, String>, resets: HashMap<String, i32>) -> Self {
-        // Nothing but good modules is stored; a later version of the gateway may see that otherwise.
-        let modules = Modules::compile(sources).unwrap_or_else(|error| {
-            tracing::error!(%error, "modules that were stored don't compile: scripts that import them don't either");
-            Modules::none()
-        });
-        let same_modules = before.is_some_and(|it| *it.modules == *sources);
-        Self { before, modules, same_modules, resets }
-    }
-
     /// A script in service: as it is known, with its failures, or made anew; what does not compile goes on as it was.
     fn running(&self, (name, version, source): LiveScript) -> Option<Arc<Running>> {
         self.known_or_new(&name, version, &source).or_else(|| {
@@ -146,7 +157,7 @@ impl<'a> Workshop<'a> {
         let resets = self.resets.get(name).copied().unwrap_or_default();
         let stays = |it: &&Arc<Running>| {
             let same = it.name == name && it.version == version && *it.source == *source && it.resets == resets;
-            same && (self.same_modules || !source.contains("import"))
+            same && (self.same_modules || !may_import(source))
         };
         if let Some(known) = self.known().find(stays) {
             return Some(Arc::clone(known));
@@ -170,11 +181,11 @@ impl<'a> Workshop<'a> {
     }
 
     /// A candidate; one that is not fit to be asked is left out.
-    fn trial(&self, (row, source): trial::Running, specs: &[Spec]) -> Option<Trial> {
+    fn trial(&self, (row, source): trial::Running) -> Option<Trial> {
         let TrialRow { id, kind, subject, version, mode, spec, .. } = row;
         let candidate = match kind {
             Kind::Script => Candidate::Script(self.known_or_new(&subject, version, &source?)?),
-            Kind::Rule => match tried_rules(&subject, &spec.unwrap_or_default(), specs) {
+            Kind::Rule => match tried_rules(&subject, &spec.unwrap_or_default(), self.rules) {
                 Ok(rules) => Candidate::Rules(rules),
                 Err(error) => {
                     tracing::error!(error, "a candidate that was stored does not compile: it is not tried");
@@ -187,11 +198,13 @@ impl<'a> Workshop<'a> {
 }
 
 /// All rules, with one of them as it would be.
-fn tried_rules(of: &str, spec: &str, specs: &[Spec]) -> Result<Arc<RuleSet>, String> {
+fn tried_rules(of: &str, spec: &str, rules: &[(RuleId, String)]) -> Result<Arc<RuleSet>, String> {
     let spec = parsed(of, spec)?;
     let of: RuleId = of.parse().map_err(|error| format!("{error}"))?;
-    let others = specs.iter().filter(|(id, _)| *id != of).cloned();
-    rule_set(others.chain([(of, spec)]).collect())
+    let mut all = specs(rules)?;
+    all.retain(|(id, _)| *id != of);
+    all.push((of, spec));
+    rule_set(all)
 }
 
 fn rule_set(specs: Vec<Spec>) -> Result<Arc<RuleSet>, String> {

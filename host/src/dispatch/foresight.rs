@@ -4,11 +4,7 @@
 use super::{Course, Dispatcher};
 use crate::{
     directory::{Endpoint, TenantConfig},
-    domain::{
-        message::Message,
-        route::{Candidate, Strategy},
-        subject::Subject,
-    },
+    domain::message::Message,
     routing::{self, Barred, Situation},
     rules::{rulebook::Rulebook, script::Given},
 };
@@ -25,14 +21,7 @@ impl Dispatcher {
     ) -> Option<&'a Endpoint> {
         let mut course = Course::of(config, message)?.favoured(config, message);
         if course.route.is_some() {
-            let candidates = self.candidates(config, &course, message);
-            if let Some(order) = book.route(&Subject::of(message), candidates, given).order {
-                let named = order.iter().filter_map(|name| config.connection(name));
-                let spec = course.spec.to_mut();
-                spec.candidates = named.map(|it| Candidate::new(it.connection.id)).collect();
-                spec.strategy = Strategy::Primary;
-                course.by_script = true;
-            }
+            self.follow_scripts(config, book, &mut course, message, &[], given);
         }
         let mut standings = self.standings(config, &course.spec, message);
         for standing in &mut standings {

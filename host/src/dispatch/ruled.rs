@@ -33,7 +33,7 @@ use crate::{
         },
         trial::Question,
     },
-    telemetry,
+    script_failures,
 };
 
 impl Dispatcher {
@@ -102,22 +102,11 @@ impl Dispatcher {
         failures
     }
 
-    /// Logs and counts what a script did wrong, and says it for the attempt.
+    /// Reports what a script did wrong, and says it for the attempt.
     pub(super) fn failed(&self, book: &Rulebook, work: &Work, failure: &Failure) -> String {
-        let Failure { script, version, fault, switched_off } = failure;
-        telemetry::script_failed(&fault.function, *switched_off);
-        self.trials.failed(work.tenant, book, &work.message, script);
-        tracing::warn!(tenant.id = %work.tenant, script, version, %fault, switched_off, "a script failed: the route decides");
-        if *switched_off {
-            let (store, tenant, message) = (self.store.clone(), work.tenant, work.message.id);
-            let (script, version, reason) = (script.clone(), *version, fault.to_string());
-            tokio::spawn(async move {
-                if let Err(error) = store.script_switched_off(tenant, message, &script, version, &reason).await {
-                    tracing::warn!(%error, script, "that a script was switched off is not recorded");
-                }
-            });
-        }
-        format!("the script failed: {fault}")
+        self.trials.failed(work.tenant, book, &work.message, &failure.script);
+        script_failures::report(&self.store, work.tenant, work.message.id, failure, "the route decides");
+        format!("the script failed: {}", failure.fault)
     }
 
     pub(super) fn candidates(
@@ -145,7 +134,7 @@ impl Dispatcher {
         let record = self.observations.read(candidate.connection, country(message), Instant::now());
         let cost = self.estimate(candidate, endpoint, message).map(|it| it.cost);
         CandidateFacts {
-            connection: name(endpoint),
+            connection: endpoint.name(),
             provider: endpoint.connection.provider.clone(),
             channel: message.channel.as_str().to_owned(),
             cost: cost.as_ref().map(|cost| cost.micros as f64 / 1e6),
@@ -198,14 +187,9 @@ impl Course<'_> {
 
 /// What the rules that held at acceptance gave to connections.
 fn favour(config: &TenantConfig, message: &Message) -> Vec<(ConnectionId, f64)> {
-    let ruling = message.body.ruling.as_ref().and_then(|raw| serde_json::from_str::<Ruling>(raw.get()).ok());
-    let scored = ruling.and_then(|it| it.decision).map(|it| it.candidates).unwrap_or_default();
+    let scored = Ruling::of(message).and_then(|it| it.decision).map(|it| it.candidates).unwrap_or_default();
     let known = scored.into_iter().filter_map(|it| Some((config.connection(&it.connection)?.connection.id, it.score)));
     known.collect()
-}
-
-fn name(endpoint: &Endpoint) -> String {
-    endpoint.connection.uid.clone().unwrap_or_else(|| endpoint.connection.id.to_string())
 }
 
 /// Asks scripts what follows an attempt, where the route leaves it to one.
@@ -269,7 +253,7 @@ impl<'a> Scripts<'a> {
         let policy_wait = circumstances.policy.delay(made, circumstances.chance);
         AttemptFacts {
             number: self.work.attempts + 1,
-            connection: name(self.endpoint),
+            connection: self.endpoint.name(),
             provider: self.endpoint.connection.provider.clone(),
             channel: message.channel.as_str().to_owned(),
             disposition: verdict.disposition.as_str().to_owned(),

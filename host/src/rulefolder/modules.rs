@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::rules::{
     cases::{Outcome, Suite},
-    script::{Modules, Script, ScriptError},
+    script::{Modules, Script, ScriptError, may_import},
 };
 
 /// Modules' sources by what they are for (a tenant's name, empty for all) and their own name.
@@ -85,7 +85,7 @@ fn changed(now: &Sources, key: &(String, String), source: Option<&String>, users
         // Where what is live does not compile any more, whatever does is better.
         let before = before.unwrap_or_else(|_| Modules::none());
         let importing = |user: &&User| {
-            (user.scope.is_empty() || user.scope == scope) && user.sources.iter().any(|it| it.contains("import"))
+            (user.scope.is_empty() || user.scope == scope) && user.sources.iter().any(|it| may_import(it))
         };
         for user in users.iter().filter(importing) {
             let (was, is) = (user.standing(&before), user.standing(&after));

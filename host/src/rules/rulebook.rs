@@ -220,7 +220,9 @@ impl Rulebook {
         facts.priority = message.priority.as_str().to_owned();
         for script in scripts {
             let answer = script.ask(given.now, |it| it.admit(&facts, given));
-            let Some(Admission { verdict, priority, attributes }) = judgement.heard(script, Hook::Admit, answer) else {
+            let Some(Admission { verdict, priority, attributes }) =
+                heard(script, Hook::Admit, answer, &mut judgement.ruling.scripts, &mut judgement.failures)
+            else {
                 continue;
             };
             if let Some(priority) = priority {
@@ -302,7 +304,7 @@ impl Rulebook {
             });
             let scores: BTreeMap<_, _> = scored.iter().map(|it| (it.connection.clone(), it.score)).collect();
             let answer = answer.map(|()| scores);
-            if routed.heard(script, Hook::Score, answer).is_some() {
+            if heard(script, Hook::Score, answer, &mut routed.words, &mut routed.failures).is_some() {
                 scored.sort_by(|a, b| b.score.unwrap_or_default().total_cmp(&a.score.unwrap_or_default()));
                 candidates = scored;
                 routed.order = Some(candidates.iter().map(|it| it.connection.clone()).collect());
@@ -310,7 +312,9 @@ impl Rulebook {
         }
         for script in self.with(Hook::Route) {
             let answer = script.ask(given.now, |it| it.route(&facts, &candidates, given));
-            let Some(routing) = routed.heard(script, Hook::Route, answer) else { continue };
+            let Some(routing) = heard(script, Hook::Route, answer, &mut routed.words, &mut routed.failures) else {
+                continue;
+            };
             let Some(choices) = routing.candidates else { continue };
             let known = |name: &str| candidates.iter().find(|it| it.connection == name).cloned();
             candidates = choices
@@ -352,42 +356,20 @@ pub struct Routed {
     pub failures: Vec<Failure>,
 }
 
-impl Routed {
-    fn heard<T: Serialize>(
-        &mut self,
-        script: &Running,
-        hook: Hook,
-        answer: Result<T, (ScriptFault, bool)>,
-    ) -> Option<T> {
-        match answer {
-            Ok(answer) => {
-                self.words.push(Word::new(&script.name, script.version, hook, &Ok(&answer)));
-                Some(answer)
-            }
-            Err((fault, switched_off)) => {
-                let failed = failure(script, (fault.clone(), switched_off));
-                self.words.push(Word::new::<()>(&script.name, script.version, hook, &Err(fault)));
-                self.failures.push(failed);
-                None
-            }
-        }
-    }
-}
-
-impl Judgement {
-    fn heard<T: Serialize>(
-        &mut self,
-        script: &Running,
-        hook: Hook,
-        answer: Result<T, (ScriptFault, bool)>,
-    ) -> Option<T> {
-        let (answer, switched_off) = match answer {
-            Ok(answer) => (Ok(answer), false),
-            Err((fault, switched_off)) => (Err(fault), switched_off),
-        };
-        self.ruling.scripts.push(Word::new(&script.name, script.version, hook, &answer));
-        answer.map_err(|fault| self.failures.push(failure(script, (fault, switched_off)))).ok()
-    }
+/// Writes down what a script said; its answer, if it has one.
+fn heard<T: Serialize>(
+    script: &Running,
+    hook: Hook,
+    answer: Result<T, (ScriptFault, bool)>,
+    words: &mut Vec<Word>,
+    failures: &mut Vec<Failure>,
+) -> Option<T> {
+    let (answer, switched_off) = match answer {
+        Ok(answer) => (Ok(answer), false),
+        Err((fault, switched_off)) => (Err(fault), switched_off),
+    };
+    words.push(Word::new(&script.name, script.version, hook, &answer));
+    answer.map_err(|fault| failures.push(failure(script, (fault, switched_off)))).ok()
 }
 
 fn failure(script: &Running, (fault, switched_off): (ScriptFault, bool)) -> Failure {

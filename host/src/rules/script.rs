@@ -32,7 +32,7 @@ pub use answer::{Admission, Choice, FollowUp, FollowUpMessage, Retrial, Routing,
 pub use breaker::{Breaker, MAX_FAILURES, WINDOW};
 pub use engine::limits;
 pub use expression::{Expression, Seen};
-pub use modules::Modules;
+pub use modules::{Modules, may_import};
 
 use answer::AnswerFault;
 use facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts};

@@ -17,12 +17,9 @@ use super::{
 use crate::domain::{
     ids::{MessageId, TrialId},
     message::{Address, Body, Content, Message},
-    subject::Subject,
+    subject::{MAX_TEXT, Subject},
     trial::{Arm, Kind, Mode},
 };
-
-/// The longest text of a message that rules look at, in characters.
-const LONGEST_TEXT: usize = 8 * 1024;
 
 /// A candidate while it is tried.
 #[derive(Debug, Clone)]
@@ -216,7 +213,7 @@ fn slim(message: &Message) -> Message {
     let content = Content {
         from: content.from.as_ref().map(|from| Address { address: from.address.clone(), name: None }),
         subject: content.subject.clone(),
-        text: content.text.as_ref().map(|text| text.chars().take(LONGEST_TEXT).collect()),
+        text: content.text.as_ref().map(|text| text.chars().take(MAX_TEXT).collect()),
         ..Content::default()
     };
     let (attributes, contact, context, ruling) = (attributes.clone(), contact.clone(), context.clone(), ruling.clone());

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::domain::message::{Message, Priority};
 
 /// The longest text that is looked at, in characters.
-const LONGEST_TEXT: usize = 8 * 1024;
+pub const MAX_TEXT: usize = 8 * 1024;
 
 /// A message's outside, as its first channel sees it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -42,7 +42,7 @@ impl Envelope {
             to: message.body.recipient().to_owned(),
             sender: content.from.as_ref().map(|from| from.address.clone()).unwrap_or_default(),
             subject: content.subject.clone().unwrap_or_default(),
-            text: content.text.as_ref().map(|text| text.chars().take(LONGEST_TEXT).collect()).unwrap_or_default(),
+            text: content.text.as_ref().map(|text| text.chars().take(MAX_TEXT).collect()).unwrap_or_default(),
             reference: message.reference.clone(),
             priority: message.priority,
             created_at: Some(message.created_at),

@@ -144,9 +144,6 @@ impl ContextFacts {
 /// A field: its name, its type, and what it says.
 pub type Field = (&'static str, &'static str, &'static str);
 
-/// The longest text of a message that scripts see, in characters.
-pub const MAX_TEXT: usize = 8 * 1024;
-
 pub const MESSAGE: &[Field] = &[
     ("id", "text", "the message's id; empty while it is not accepted"),
     ("channel", "text", "`email`, `sms`, …: the first of its channels"),

@@ -56,6 +56,16 @@ impl Modules {
         Ok(Self { engine: Arc::new(engine::build(library)) })
     }
 
+    /// Those that are in service: nothing but good ones is stored. Where a later version of the gateway sees that
+    /// otherwise there are none, and scripts that import them don't compile either.
+    #[must_use]
+    pub fn stored(sources: &BTreeMap<String, String>) -> Self {
+        Self::compile(sources).unwrap_or_else(|error| {
+            tracing::error!(%error, "modules that were stored don't compile");
+            Self::none()
+        })
+    }
+
     pub(super) fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
@@ -65,6 +75,12 @@ impl std::fmt::Debug for Modules {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Modules").finish_non_exhaustive()
     }
+}
+
+/// Whether a source may import something.
+#[must_use]
+pub fn may_import(source: &str) -> bool {
+    source.contains("import")
 }
 
 fn module(engine: &Engine, name: &str, source: &str) -> Result<Arc<Module>, ScriptError> {
