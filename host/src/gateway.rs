@@ -18,7 +18,7 @@ use crate::{
     callbacks::{self, Callbacks},
     config::{Config, Role},
     directory::Directory,
-    dispatch::{Budgets, Dispatcher, Gate, Turns},
+    dispatch::{Budgets, Dispatcher, Gate, Threads, Turns},
     domain::callback::PublicUrl,
     follow_up::FollowUps,
     guards::Guards,
@@ -63,6 +63,8 @@ struct Gateway {
     /// Asks everything else to stop, once no work is left.
     rest: CancellationToken,
     deliveries: TaskTracker,
+    /// Those that deliveries run on.
+    threads: Threads,
     /// Writers of admission and ledger: they end by themselves when nobody needs them.
     writers: JoinSet<()>,
     helpers: JoinSet<()>,
@@ -120,6 +122,7 @@ impl Gateway {
         let intake = CancellationToken::new();
         let rest = CancellationToken::new();
         let deliveries = TaskTracker::new();
+        let threads = Threads::start().map_err(|error| StartError::because("the system gives no threads", error))?;
 
         let (trials, recorder) = Trials::new(store.clone());
         let dispatcher = Arc::new(Dispatcher {
@@ -133,6 +136,7 @@ impl Gateway {
             turns: Turns::default(),
             budgets: Budgets::default(),
             gate: Gate::new(std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get())),
+            threads: threads.handle(),
             tracer: tracer.clone(),
             deadline: config.dispatch.deadline(),
             condition_pause: SignedDuration::from_millis(config.rules.condition_interval_ms.into()),
@@ -203,7 +207,10 @@ impl Gateway {
             max_body_bytes: config.http.max_body_bytes,
         });
         let deadline = config.dispatch.deadline();
-        Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, recorder, tracer, deadline }, app))
+        Ok((
+            Self { store, leases, intake, rest, deliveries, threads, writers, helpers, recorder, tracer, deadline },
+            app,
+        ))
     }
 
     /// Takes no more work, lets what is under way end, and gives the rest to the other nodes.
@@ -231,6 +238,7 @@ impl Gateway {
         self.helpers.shutdown().await;
         self.tracer.stop().await;
         self.store.close().await;
+        drop(self.threads);
     }
 
     async fn finish(&mut self) {

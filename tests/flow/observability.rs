@@ -282,6 +282,21 @@ async fn what_happens_is_measured_and_no_client_makes_a_series() {
     described(&text);
 }
 
+#[tokio::test]
+async fn dead_letters_are_counted_until_somebody_has_dealt_with_them() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    sink.answers("/in", [Reply::status(400)]);
+    let id = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&id).await["state"], "failed");
+    let count =
+        async || sum(&scrape(&gateway).await, "angarium_dead_letters", &[("channel", "webhook"), ("state", "failed")]);
+    eventually("a dead letter", async || (count().await == 1.0).then_some(())).await;
+    sink.answers("/in", [Reply::status(200)]);
+    gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(202);
+    eventually("none", async || (count().await == 0.0).then_some(())).await;
+}
+
 /// Every series is one that the manual has, with its help, its kind and its labels.
 #[track_caller]
 fn described(text: &str) {

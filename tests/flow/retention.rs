@@ -170,3 +170,18 @@ async fn each_class_of_tenants_has_its_time() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_week_stays_while_a_receipt_of_it_is_awaited() {
+    let gateway = TestGateway::with(0, CLASSES).await;
+    gateway.db.sql("select angarium_partitions_ensure(now() - interval '90 days', now() - interval '10 days')").await;
+    old(&gateway, "one", 70, true).await;
+    let awaited = "insert into receipt_watch (tenant_id, delivery_id, message_id, due_at)
+                   select tenant_id, id, id, now() from message where reference = 'one-70'";
+    gateway.db.sql(awaited).await;
+    let over = "select count(*) from angarium_partitions_over(now() - interval '60 days')
+                where week = to_char((now() - interval '70 days') at time zone 'UTC', 'IYYY\"w\"IW')";
+    assert_eq!(gateway.db.sql(over).await.trim(), "0", "another channel may have to follow");
+    gateway.db.sql("delete from receipt_watch").await;
+    assert_ne!(gateway.db.sql(over).await.trim(), "0");
+}

@@ -63,6 +63,22 @@ async fn a_tenant_says_what_a_code_means_and_the_attempt_shows_it() {
 }
 
 #[tokio::test]
+async fn what_a_tenant_says_of_a_code_holds_on_every_node() {
+    let (gateway, sink) = (TestGateway::with(2, "").await, Sink::start().await);
+    gateway.connection("hook", "webhook", json!({"url": sink.url("/in")}), json!({})).await;
+    gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": quickly(2)})).await;
+    sink.answers("/in", [Reply::status(503)]);
+    let tries = async || {
+        let id = gateway.send_to(1, &message()).await;
+        gateway.settled(&id).await;
+        gateway.attempt_list(&id).await.len()
+    };
+    assert_eq!(tries().await, 2, "the other node knows the tenant as it was");
+    set_overrides(&gateway, json!({"503": "permanent"})).await;
+    eventually("the change on the other node", async || (tries().await == 1).then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_route_goes_before_the_tenant_and_a_named_provider_before_all_others() {
     let overrides = json!({"503": "permanent", "webhook": {"503": "throttled"}});
     let (gateway, sink) =
