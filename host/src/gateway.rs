@@ -63,7 +63,7 @@ struct Gateway {
     /// Asks everything else to stop, once no work is left.
     rest: CancellationToken,
     deliveries: TaskTracker,
-    /// Those that deliveries run on.
+    /// Those of everything behind the queue.
     threads: Threads,
     /// Writers of admission and ledger: they end by themselves when nobody needs them.
     writers: JoinSet<()>,
@@ -131,7 +131,7 @@ impl Gateway {
             trials: Arc::clone(&trials),
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config)?),
-            ledger: Ledger::start(&store, &leases, &bell, &mut writers),
+            ledger: Ledger::start(&store, &leases, &bell, &mut writers, &threads.handle()),
             observations: Arc::default(),
             turns: Turns::default(),
             budgets: Budgets::default(),
@@ -160,12 +160,12 @@ impl Gateway {
                 bell: Arc::clone(&bell),
                 poll: config.queue.poll(),
             };
-            helpers.spawn(claimer.run(intake.clone()));
+            helpers.spawn_on(claimer.run(intake.clone()), &threads.handle());
             helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pace(config), intake.clone()));
             helpers.spawn(callbacks::sweep(store.clone(), intake.clone()));
             helpers.spawn(legs::sweep(store.clone(), intake.clone()));
             helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
-            helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
+            helpers.spawn_on(Arc::clone(&dispatcher).run(incoming, deliveries.clone()), &threads.handle());
             let (store, directory, admission) = (store.clone(), Arc::clone(&directory), admission.clone());
             helpers.spawn(FollowUps { store, directory, admission }.run(intake.clone()));
         }

@@ -1,6 +1,7 @@
-//! The threads that deliveries run on: others than those of requests, the queue and the ledger. However many deliveries
-//! want the processor, whoever asks for something is heard, and leases are renewed: the system shares the processor
-//! between the two, where on the same threads each step of a request would wait behind all deliveries.
+//! The threads of everything behind the queue: claims, deliveries and the ledger. They are others than those of requests,
+//! admission and the renewal of leases: however much there is to deliver, whoever asks for something is heard, and no
+//! lease runs out. The system shares the processor between the two, where on the same threads each step of a request
+//! would wait behind everything that is under way.
 
 use std::io;
 
