@@ -12,21 +12,19 @@ mod gate;
 mod item;
 mod preview;
 mod ruled;
-mod threads;
 mod turns;
 
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use serde::Serialize;
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 pub use self::{
     budgets::Budgets,
     gate::Gate,
     preview::{LegPreview, Planned, Preview, PreviewRequest},
-    threads::Threads,
     turns::Turns,
 };
 use self::{
@@ -79,8 +77,6 @@ pub struct Dispatcher {
     pub budgets: Budgets,
     /// Where deliveries wait for the processor, tenants in turn.
     pub gate: Arc<Gate>,
-    /// Where deliveries run.
-    pub threads: Handle,
     pub tracer: Tracer,
     /// One transmission's total time.
     pub deadline: Duration,
@@ -117,7 +113,7 @@ impl Dispatcher {
     fn begin(self: &Arc<Self>, work: Work, deliveries: &TaskTracker) {
         let (this, deliveries, counted) = (Arc::clone(self), deliveries.clone(), deliveries.token());
         self.gate.begin(work.tenant, move |held| {
-            deliveries.spawn_on(Arc::clone(&this).deliver(work, held), &this.threads);
+            deliveries.spawn(this.deliver(work, held));
             drop(counted);
         });
     }

@@ -18,7 +18,7 @@ use crate::{
     callbacks::{self, Callbacks},
     config::{Config, Role},
     directory::Directory,
-    dispatch::{Budgets, Dispatcher, Gate, Threads, Turns},
+    dispatch::{Budgets, Dispatcher, Gate, Turns},
     domain::callback::PublicUrl,
     follow_up::FollowUps,
     guards::Guards,
@@ -63,8 +63,6 @@ struct Gateway {
     /// Asks everything else to stop, once no work is left.
     rest: CancellationToken,
     deliveries: TaskTracker,
-    /// Those of everything behind the queue.
-    threads: Threads,
     /// Writers of admission and ledger: they end by themselves when nobody needs them.
     writers: JoinSet<()>,
     helpers: JoinSet<()>,
@@ -122,7 +120,6 @@ impl Gateway {
         let intake = CancellationToken::new();
         let rest = CancellationToken::new();
         let deliveries = TaskTracker::new();
-        let threads = Threads::start().map_err(|error| StartError::because("the system gives no threads", error))?;
 
         let (trials, recorder) = Trials::new(store.clone());
         let dispatcher = Arc::new(Dispatcher {
@@ -131,12 +128,11 @@ impl Gateway {
             trials: Arc::clone(&trials),
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config)?),
-            ledger: Ledger::start(&store, &leases, &bell, &mut writers, &threads.handle()),
+            ledger: Ledger::start(&store, &leases, &bell, &mut writers),
             observations: Arc::default(),
             turns: Turns::default(),
             budgets: Budgets::default(),
             gate: Gate::new(std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get())),
-            threads: threads.handle(),
             tracer: tracer.clone(),
             deadline: config.dispatch.deadline(),
             condition_pause: SignedDuration::from_millis(config.rules.condition_interval_ms.into()),
@@ -160,12 +156,12 @@ impl Gateway {
                 bell: Arc::clone(&bell),
                 poll: config.queue.poll(),
             };
-            helpers.spawn_on(claimer.run(intake.clone()), &threads.handle());
+            helpers.spawn(claimer.run(intake.clone()));
             helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pace(config), intake.clone()));
             helpers.spawn(callbacks::sweep(store.clone(), intake.clone()));
             helpers.spawn(legs::sweep(store.clone(), intake.clone()));
             helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
-            helpers.spawn_on(Arc::clone(&dispatcher).run(incoming, deliveries.clone()), &threads.handle());
+            helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
             let (store, directory, admission) = (store.clone(), Arc::clone(&directory), admission.clone());
             helpers.spawn(FollowUps { store, directory, admission }.run(intake.clone()));
         }
@@ -207,10 +203,7 @@ impl Gateway {
             max_body_bytes: config.http.max_body_bytes,
         });
         let deadline = config.dispatch.deadline();
-        Ok((
-            Self { store, leases, intake, rest, deliveries, threads, writers, helpers, recorder, tracer, deadline },
-            app,
-        ))
+        Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, recorder, tracer, deadline }, app))
     }
 
     /// Takes no more work, lets what is under way end, and gives the rest to the other nodes.
@@ -238,7 +231,6 @@ impl Gateway {
         self.helpers.shutdown().await;
         self.tracer.stop().await;
         self.store.close().await;
-        drop(self.threads);
     }
 
     async fn finish(&mut self) {

@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
-    runtime::Handle,
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
 };
@@ -59,20 +58,14 @@ impl Ledger {
     /// Starts the writers into `tasks`; they end when the last handle is dropped and all is written.
     /// They ring `bell` when a turn went on: who comes next is in the queue.
     #[must_use]
-    pub fn start(
-        store: &Store,
-        leases: &Arc<Leases>,
-        bell: &Arc<Notify>,
-        tasks: &mut JoinSet<()>,
-        threads: &Handle,
-    ) -> Self {
+    pub fn start(store: &Store, leases: &Arc<Leases>, bell: &Arc<Notify>, tasks: &mut JoinSet<()>) -> Self {
         let (writable_tx, writable) = watch::channel(true);
         let writable_tx = Arc::new(writable_tx);
         let writers = (0..WRITERS).map(|_| {
             // Unbounded, but never longer than the node's room for deliveries.
             let (sender, receiver) = mpsc::unbounded_channel();
             let writer = Writer::new(store.clone(), Arc::clone(leases), Arc::clone(bell), Arc::clone(&writable_tx));
-            tasks.spawn_on(writer.run(receiver), threads);
+            tasks.spawn(writer.run(receiver));
             sender
         });
         Self { writers: writers.collect(), writable }
