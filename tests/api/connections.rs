@@ -1,9 +1,14 @@
 //! `/v1/connections`
 
+use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::gateway::TestGateway;
+use crate::support::{
+    gateway::TestGateway,
+    load::Load,
+    sink::{Reply, Sink},
+};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -27,6 +32,27 @@ async fn a_connection_lives_from_its_creation_to_its_end() {
     gateway.call(Method::GET, "/v1/connections/hook", None).await.expect(404);
     // The name is free again.
     gateway.post("/v1/connections", &body).await.expect(201);
+}
+
+/// Whoever reads a configuration while it changes must not hand what it read to those who ask after the change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_holds_once_it_is_answered_however_much_is_under_way() {
+    const EACH: usize = 20;
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/before").await;
+    gateway.connection("moving", "webhook", json!({"url": sink.url("/0")}), json!({})).await;
+    let load = Load::start(&gateway, 4);
+    let message = json!({"channel": "webhook", "connection": "moving", "content": {"payload": {}}});
+    for round in 1..=10 {
+        let path = format!("/{round}");
+        sink.answers(&path, [Reply::status(200)]);
+        let change = json!({"config": {"url": sink.url(&path)}});
+        gateway.call(Method::PATCH, "/v1/connections/moving", Some(&change)).await.expect(200);
+        let ids = join_all((0..EACH).map(|_| gateway.send(&message))).await;
+        join_all(ids.iter().map(|id| gateway.settled(id))).await;
+        assert_eq!(sink.received_at(&path).len(), EACH, "all that came after change {round} goes by it");
+    }
+    assert!(!load.stop().await.is_empty());
 }
 
 #[tokio::test]

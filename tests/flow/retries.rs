@@ -66,6 +66,7 @@ async fn a_tenant_says_what_a_code_means_and_the_attempt_shows_it() {
 async fn what_a_tenant_says_of_a_code_holds_on_every_node() {
     let (gateway, sink) = (TestGateway::with(2, "").await, Sink::start().await);
     gateway.connection("hook", "webhook", json!({"url": sink.url("/in")}), json!({})).await;
+    gateway.without_breaker("hook").await;
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": quickly(2)})).await;
     sink.answers("/in", [Reply::status(503)]);
     let tries = async || {
