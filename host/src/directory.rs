@@ -191,8 +191,12 @@ impl Directory {
     /// Once this ends, the node knows a tenant's configuration as it is now, or nothing of it. What was known serves until
     /// then, so that nobody waits for a change.
     pub async fn renew(&self, tenant: TenantId) {
-        let Known { config: Some(_), reading, .. } = self.known(tenant) else { return };
+        if self.kept(tenant).is_none() {
+            // Somebody may be reading what was there before the change.
+            return self.forget(tenant);
+        }
         let change = self.change(tenant);
+        let reading = self.known(tenant).reading;
         let _reading = reading.lock().await;
         if self.known(tenant).as_of >= change {
             return;
@@ -249,14 +253,14 @@ impl Directory {
     #[must_use]
     pub fn asks_outcomes(&self, tenant: TenantId) -> bool {
         let asks = |config: Arc<TenantConfig>| config.rulebook.as_ref().is_some_and(|book| book.asks_outcomes());
-        self.known(tenant).config.is_none_or(asks)
+        self.kept(tenant).is_none_or(asks)
     }
 
     /// Has a tenant's configuration read before it is used again.
     fn forget(&self, tenant: TenantId) {
-        let as_of = self.change(tenant);
         if let Some(known) = self.tenants().get_mut(&tenant) {
-            (known.config, known.as_of) = (None, as_of);
+            known.changes += 1;
+            (known.config, known.as_of) = (None, known.changes);
         }
     }
 
@@ -312,8 +316,8 @@ impl Directory {
 
     /// Renews what is not known as it is: who made the change here has done so already.
     async fn catch_up(&self, tenant: TenantId) {
-        let Some(config) = self.known(tenant).config else { return };
-        if self.version(tenant).await.ok() != Some(config.version) {
+        let known = self.kept(tenant).map(|config| config.version);
+        if known.is_none() || self.version(tenant).await.ok() != known {
             self.renew(tenant).await;
         }
     }
@@ -370,9 +374,12 @@ impl Directory {
         self.tenants().entry(tenant).or_default().clone()
     }
 
+    fn kept(&self, tenant: TenantId) -> Option<Arc<TenantConfig>> {
+        self.tenants().get(&tenant)?.config.clone()
+    }
+
     fn fresh(&self, tenant: TenantId) -> Option<Arc<TenantConfig>> {
-        let config = self.tenants().get(&tenant)?.config.clone();
-        config.filter(|it| it.fresh_until.is_none_or(|end| clock::now() < end))
+        self.kept(tenant).filter(|it| it.fresh_until.is_none_or(|end| clock::now() < end))
     }
 
     fn known_tenants(&self) -> Vec<TenantId> {

@@ -160,21 +160,19 @@ impl Store {
     /// It is begun in a task of its own: a request that is dropped while it waits must not hand
     /// a connection with an open transaction back to the pool (sqlx #4385).
     pub async fn tenant(&self, tenant: TenantId) -> Result<Transaction<'static>> {
-        let pool = self.app.clone();
-        uncancelled(async move {
-            let mut txn = pool.begin().await?;
-            tenant_set(&mut txn, tenant).await?;
-            Ok(txn)
-        })
-        .await
+        self.begin(tenant, "begin").await
     }
 
     /// A transaction as one tenant that only reads, and whose statements all see the same moment: what consists of several
     /// rows agrees with itself.
     pub async fn snapshot(&self, tenant: TenantId) -> Result<Transaction<'static>> {
+        self.begin(tenant, "begin isolation level repeatable read, read only").await
+    }
+
+    async fn begin(&self, tenant: TenantId, statement: &'static str) -> Result<Transaction<'static>> {
         let pool = self.app.clone();
         uncancelled(async move {
-            let mut txn = pool.begin_with("begin isolation level repeatable read, read only").await?;
+            let mut txn = pool.begin_with(statement).await?;
             tenant_set(&mut txn, tenant).await?;
             Ok(txn)
         })
