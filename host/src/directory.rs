@@ -155,22 +155,15 @@ impl Directory {
     /// Reads it unless somebody does already: thousands may ask at a time.
     async fn read_once(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
         let Known { reading, failures, .. } = self.known(tenant);
-        loop {
-            if let Ok(_reading) = reading.try_lock() {
-                return match self.fresh(tenant) {
-                    Some(fresh) => Ok(fresh),
-                    None => self.reload(tenant).await,
-                };
-            }
-            drop(reading.lock().await);
-            if let Some(fresh) = self.fresh(tenant) {
-                return Ok(fresh);
-            }
-            // While the database is away nobody waits for others in turn.
-            if self.known(tenant).failures > failures {
-                return self.reload(tenant).await;
-            }
+        let turn = reading.lock().await;
+        if let Some(fresh) = self.fresh(tenant) {
+            return Ok(fresh);
         }
+        // While the database is away nobody waits for others in turn.
+        if self.known(tenant).failures > failures {
+            drop(turn);
+        }
+        self.reload(tenant).await
     }
 
     /// The same, read anew: for what a request names and this node does not know yet.

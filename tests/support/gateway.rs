@@ -3,6 +3,7 @@
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use reqwest::{Method, StatusCode};
@@ -142,10 +143,10 @@ impl TestGateway {
     /// Waits until the first node has died by itself.
     pub async fn died(&mut self) {
         let mut node = self.nodes[0].take().expect("a node that is to die");
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while node.ended().expect("its state can be asked").is_none() {
             assert!(tokio::time::Instant::now() < deadline, "it lives on:\n{}", node.log_tail());
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -303,11 +304,12 @@ impl TestGateway {
     }
 }
 
-/// A client that goes straight to where it is told.
+/// A client that goes straight to where it is told. An answer that never comes fails its scenario, rather than holding
+/// all of them up.
 pub fn client() -> reqwest::Client {
     // Another test may have set it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().no_proxy().build().expect("a client can be made")
+    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build().expect("a client can be made")
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Answer {
