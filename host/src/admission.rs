@@ -22,7 +22,7 @@ use crate::{
         ids::TenantId,
         message::{Channel, Message, NewMessage},
     },
-    queue::{Handoff, Leases, Room},
+    queue::{Handoff, Leases, Precedence, Room},
     rules::ruling::Refused,
     store::Store,
     trials::Trials,
@@ -104,6 +104,7 @@ pub struct Outlet {
     pub handoff: Option<Handoff>,
     /// Rung when something due was left in the queue.
     pub bell: Arc<Notify>,
+    pub precedence: Arc<Precedence>,
 }
 
 /// The way in.
@@ -112,6 +113,7 @@ pub struct Admission {
     store: Store,
     directory: Arc<Directory>,
     trials: Arc<Trials>,
+    precedence: Arc<Precedence>,
     requests: mpsc::Sender<Request>,
     time: Histogram,
 }
@@ -132,12 +134,13 @@ impl Admission {
             tasks.spawn(Writer::new(store.clone(), outlet.clone()).run(Arc::clone(&receiver)));
         }
         let time = metrics::histogram!("angarium_accept_seconds");
-        Self { store: store.clone(), directory, trials, requests, time }
+        Self { store: store.clone(), directory, trials, precedence: Arc::clone(&outlet.precedence), requests, time }
     }
 
     /// Takes messages of one tenant; one answer for each, in order.
     pub async fn admit(&self, tenant: TenantId, mut messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
         let count = messages.len();
+        let _before_others = self.precedence.claim(tenant);
         let refusals = match self.refusals(tenant, &mut messages).await {
             Ok(refusals) => refusals,
             Err(error) => return vec![Err(error); count],

@@ -25,7 +25,7 @@ use crate::{
     ledger::Ledger,
     legs, maintenance,
     providers::Providers,
-    queue::{Claimer, Leases, Room, Work, renew},
+    queue::{Claimer, Leases, Precedence, Room, Work, renew},
     recovery, replay, rulefolder,
     runtime::{CacheSettings, Runtime, RuntimeSettings},
     sealing::Keyring,
@@ -113,6 +113,7 @@ impl Gateway {
         let directory = Arc::new(directory);
         let leases = Leases::new(config.queue.lease());
         let room = Room::new(config.dispatch.max_in_flight);
+        let precedence = Precedence::new(Arc::clone(&room));
         let bell = Arc::new(Notify::new());
         let (handoff, incoming) = mpsc::unbounded_channel::<Vec<Work>>();
         let mut writers = JoinSet::new();
@@ -128,11 +129,14 @@ impl Gateway {
             trials: Arc::clone(&trials),
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config)?),
-            ledger: Ledger::start(&store, &leases, &bell, &mut writers),
+            ledger: Ledger::start(&store, &leases, &bell, &precedence, &mut writers),
             observations: Arc::default(),
             turns: Turns::default(),
             budgets: Budgets::default(),
-            gate: Gate::new(std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get())),
+            gate: Gate::new(
+                std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get()),
+                Arc::clone(&precedence),
+            ),
             tracer: tracer.clone(),
             deadline: config.dispatch.deadline(),
             condition_pause: SignedDuration::from_millis(config.rules.condition_interval_ms.into()),
@@ -145,6 +149,7 @@ impl Gateway {
             leases: Arc::clone(&leases),
             handoff: dispatches.then(|| handoff.clone()),
             bell: Arc::clone(&bell),
+            precedence: Arc::clone(&precedence),
         };
         let admission = Admission::start(&store, Arc::clone(&directory), trials, &outlet, &mut writers);
         if dispatches {
@@ -153,6 +158,7 @@ impl Gateway {
                 room,
                 leases: Arc::clone(&leases),
                 handoff,
+                precedence,
                 bell: Arc::clone(&bell),
                 poll: config.queue.poll(),
             };
@@ -161,6 +167,7 @@ impl Gateway {
             helpers.spawn(callbacks::sweep(store.clone(), intake.clone()));
             helpers.spawn(legs::sweep(store.clone(), intake.clone()));
             helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
+            helpers.spawn(Arc::clone(&dispatcher.gate).run(rest.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
             let (store, directory, admission) = (store.clone(), Arc::clone(&directory), admission.clone());
             helpers.spawn(FollowUps { store, directory, admission }.run(intake.clone()));

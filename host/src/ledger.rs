@@ -15,7 +15,7 @@ use uuid::Uuid;
 use self::writer::Writer;
 use crate::{
     clock,
-    queue::{Leases, Work},
+    queue::{Leases, Precedence, Work},
     store::{
         Store,
         attempt::{NewIntent, Settlement},
@@ -58,14 +58,20 @@ impl Ledger {
     /// Starts the writers into `tasks`; they end when the last handle is dropped and all is written.
     /// They ring `bell` when a turn went on: who comes next is in the queue.
     #[must_use]
-    pub fn start(store: &Store, leases: &Arc<Leases>, bell: &Arc<Notify>, tasks: &mut JoinSet<()>) -> Self {
+    pub fn start(
+        store: &Store,
+        leases: &Arc<Leases>,
+        bell: &Arc<Notify>,
+        precedence: &Arc<Precedence>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let (writable_tx, writable) = watch::channel(true);
         let writable_tx = Arc::new(writable_tx);
         let writers = (0..WRITERS).map(|_| {
             // Unbounded, but never longer than the node's room for deliveries.
             let (sender, receiver) = mpsc::unbounded_channel();
             let writer = Writer::new(store.clone(), Arc::clone(leases), Arc::clone(bell), Arc::clone(&writable_tx));
-            tasks.spawn(writer.run(receiver));
+            tasks.spawn(writer.run(receiver, Arc::clone(precedence)));
             sender
         });
         Self { writers: writers.collect(), writable }

@@ -3,6 +3,7 @@
 
 mod claim;
 mod lease;
+mod precedence;
 pub mod renew;
 mod room;
 mod shares;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 pub use self::{
     claim::Claimer,
     lease::{Lease, Leases},
+    precedence::{Going, Precedence},
     room::{Place, Room},
 };
 use crate::domain::{

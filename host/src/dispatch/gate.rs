@@ -11,13 +11,15 @@ use std::{
 };
 
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
-use crate::domain::ids::TenantId;
+use crate::{domain::ids::TenantId, queue::Precedence};
 
 /// Lets so many in at a time.
 #[derive(Debug)]
 pub struct Gate {
     queues: Mutex<Queues>,
+    precedence: Arc<Precedence>,
 }
 
 /// Leave to compute; dropping it lets the next one in.
@@ -49,9 +51,28 @@ struct Queue {
 
 impl Gate {
     #[must_use]
-    pub fn new(width: usize) -> Arc<Self> {
+    pub fn new(width: usize, precedence: Arc<Precedence>) -> Arc<Self> {
         let queues = Queues { free: width, turns: VecDeque::new(), waiting: HashMap::new() };
-        Arc::new(Self { queues: Mutex::new(queues) })
+        Arc::new(Self { queues: Mutex::new(queues), precedence })
+    }
+
+    /// Lets those in that gave way, each time that it is over.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        while stop.run_until_cancelled(self.precedence.passed()).await.is_some() {
+            while let Some(call) = self.next_for_a_free_pass() {
+                call(Pass(Arc::clone(&self)));
+            }
+        }
+    }
+
+    fn next_for_a_free_pass(&self) -> Option<Call> {
+        let mut queues = self.queues();
+        if queues.free == 0 {
+            return None;
+        }
+        let call = queues.next(&self.precedence)?;
+        queues.free -= 1;
+        Some(call)
     }
 
     /// Waits for this tenant's turn, before those that have not begun.
@@ -73,7 +94,7 @@ impl Gate {
     /// Begins something when it is this tenant's turn.
     pub fn begin(self: &Arc<Self>, tenant: TenantId, begin: impl FnOnce(Held) + Send + 'static) {
         let mut queues = self.queues();
-        if !queues.take() {
+        if !self.precedence.may_begin(tenant) || !queues.take() {
             queues.queue(tenant).new.push_back(Box::new(|pass| begin(Held(Some(pass)))));
             return;
         }
@@ -124,17 +145,23 @@ impl Queues {
         queue
     }
 
-    /// Whose turn it is; the tenant's next one comes after all other tenants.
-    fn next(&mut self) -> Option<Call> {
-        let tenant = self.turns.pop_front()?;
-        let queue = self.waiting.get_mut(&tenant)?;
-        let call = queue.under_way.pop_front().or_else(|| queue.new.pop_front());
-        if queue.is_empty() {
-            self.waiting.remove(&tenant);
-        } else {
-            self.turns.push_back(tenant);
+    /// Whose turn it is; the tenant's next one comes after all other tenants. Who has to give way begins nothing.
+    fn next(&mut self, precedence: &Precedence) -> Option<Call> {
+        for _ in 0..self.turns.len() {
+            let tenant = self.turns.pop_front()?;
+            let queue = self.waiting.get_mut(&tenant)?;
+            let begun = queue.under_way.pop_front();
+            let call = begun.or_else(|| queue.new.pop_front_if(|_| precedence.may_begin(tenant)));
+            if queue.is_empty() {
+                self.waiting.remove(&tenant);
+            } else {
+                self.turns.push_back(tenant);
+            }
+            if call.is_some() {
+                return call;
+            }
         }
-        call
+        None
     }
 }
 
@@ -153,7 +180,7 @@ impl fmt::Debug for Queue {
 impl Drop for Pass {
     fn drop(&mut self) {
         let mut queues = self.0.queues();
-        let Some(call) = queues.next() else {
+        let Some(call) = queues.next(&self.0.precedence) else {
             queues.free += 1;
             return;
         };
@@ -167,10 +194,11 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::queue::Room;
 
     /// Tenants that wait in this order, and the order in which they are let in.
     async fn let_in(tenants: &[TenantId]) -> Vec<TenantId> {
-        let gate = Gate::new(1);
+        let gate = Gate::new(1, Precedence::new(Room::new(1)));
         let mut first = Some(gate.enter(TenantId::new()).await);
         let mut waiting: Vec<_> = tenants.iter().map(|tenant| (*tenant, Box::pin(gate.enter(*tenant)))).collect();
         for (_, entering) in &mut waiting {
@@ -197,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_under_way_goes_before_what_is_new_and_what_waits_holds_no_pass() {
-        let gate = Gate::new(1);
+        let gate = Gate::new(1, Precedence::new(Room::new(1)));
         let tenant = TenantId::new();
         let first = gate.enter(tenant).await;
         let (begun, mut beginning) = oneshot::channel();
@@ -216,8 +244,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_holds_much_begins_nothing_while_another_goes_before() {
+        let room = Room::new(1000);
+        let (many, few) = (TenantId::new(), TenantId::new());
+        let _places = room.take(many, 500);
+        let precedence = Precedence::new(room);
+        let gate = Gate::new(1, Arc::clone(&precedence));
+        let running = tokio::spawn(Arc::clone(&gate).run(CancellationToken::new()));
+        tokio::task::yield_now().await;
+        let before = precedence.claim(few).expect("it holds nothing");
+        let (begun, mut beginning) = oneshot::channel();
+        gate.begin(many, move |held| drop(begun.send(held)));
+        assert!(beginning.try_recv().is_err());
+        let other = gate.enter(many).await;
+        drop(other);
+        assert!(beginning.try_recv().is_err(), "what has begun goes on, and nothing else");
+        let (first, mut firsts) = oneshot::channel();
+        gate.begin(few, move |held| drop(first.send(held)));
+        drop(firsts.try_recv().expect("it goes before"));
+        drop(before);
+        beginning.await.expect("it is begun once that is over");
+        running.abort();
+    }
+
+    #[tokio::test]
     async fn who_went_away_is_passed_over() {
-        let gate = Gate::new(1);
+        let gate = Gate::new(1, Precedence::new(Room::new(1)));
         let tenant = TenantId::new();
         let held = gate.enter(tenant).await;
         let mut gone = Box::pin(gate.enter(tenant));

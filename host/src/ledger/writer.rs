@@ -11,7 +11,7 @@ use crate::{
     domain::ids::{DeliveryId, TenantId},
     failpoint::failpoint,
     legs,
-    queue::Leases,
+    queue::{Leases, Precedence},
     store::{
         self, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
         attempt::{NewIntent, Settlement, attempt_settle, intent_insert},
@@ -55,9 +55,10 @@ impl Writer {
         }
     }
 
-    pub(super) async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>) {
+    pub(super) async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>, precedence: Arc<Precedence>) {
         let mut batch = Vec::with_capacity(BATCH);
         while entries.recv_many(&mut batch, BATCH).await > 0 {
+            precedence.give_way().await;
             self.sizes.record(batch.len() as f64);
             let finished = finished_leases(&batch);
             self.write(std::mem::take(&mut batch), &finished).await;

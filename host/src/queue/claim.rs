@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Handoff, Leases, Room, Work, shares::shares};
+use super::{Handoff, Leases, Precedence, Room, Work, shares::shares};
 use crate::{
     domain::{
         attempt::Trigger,
@@ -41,6 +41,7 @@ pub struct Claimer {
     pub room: Arc<Room>,
     pub leases: Arc<Leases>,
     pub handoff: Handoff,
+    pub precedence: Arc<Precedence>,
     /// Rung when something due was put into the queue, on this node or another.
     pub bell: Arc<Notify>,
     /// How long an idle claimer waits for the bell.
@@ -54,6 +55,7 @@ impl Claimer {
     pub async fn run(self, stop: CancellationToken) {
         let mut after = None;
         while !stop.is_cancelled() {
+            self.precedence.give_way().await;
             let more = self.claim(&mut after).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "claiming failed; it goes on when the database answers");
                 false

@@ -95,6 +95,12 @@ impl Room {
         self.taken.load(Ordering::Acquire)
     }
 
+    /// How many of them are a tenant's.
+    #[must_use]
+    pub fn held(&self, tenant: TenantId) -> usize {
+        self.tenants().get(&tenant).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
     fn places(self: &Arc<Self>, of_tenant: &Arc<AtomicUsize>, count: usize) -> Vec<Place> {
         self.taken.fetch_add(count, Ordering::AcqRel);
         of_tenant.fetch_add(count, Ordering::Relaxed);
