@@ -185,6 +185,11 @@ async fn every_bad_field_is_named() {
     let error = &answer["errors"][0];
     assert_eq!(pointer_and_code(error), "/rule/when/custom/expression:does_not_compile");
     assert!(error["detail"].as_str().unwrap().starts_with("line 2, column "), "{error}");
+    let amount = json!({"name": "x", "when": {"amount": {"min": "x", "max": 1e30}}, "then": {}});
+    assert_eq!(
+        named(gateway.post("/v1/rules", &json!({"rule": amount})).await),
+        ["/rule/then:invalid", "/rule/when/amount/max:too_large", "/rule/when/amount/min:wrong_format"]
+    );
     let message = message(json!({"attributes": {"amount": "much"}, "contact": {"country": "Sweden"}, "context": []}));
     let fields = named(gateway.post("/v1/messages", &message).await);
     assert!(fields.iter().any(|it| it.starts_with("/context:")), "{fields:?}");

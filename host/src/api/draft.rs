@@ -123,6 +123,11 @@ impl Cut {
         self.elements.contains_key(pointer) || self.members.iter().any(|cut| is_within(pointer, cut))
     }
 
+    /// Whether something of what this names was cut: it need not have been empty.
+    pub fn emptied(&self, pointer: &str) -> bool {
+        self.members.iter().any(|cut| is_within(cut, pointer))
+    }
+
     fn original_elements(&self, list: &str, indices: &BTreeSet<usize>) -> (String, Vec<usize>) {
         let whole = self.original(list);
         let indices = indices.iter().map(|index| self.original_index(&whole, *index)).collect();
@@ -182,6 +187,7 @@ mod tests {
         for known in ["/to", "/to/address", "/to/x", "/list", "/list/0", "/name"] {
             assert!(cut.explains(known), "{known}");
         }
+        assert!(cut.emptied("/to") && !cut.emptied("/other"));
         for new in ["/other", "/too", "/list/1", ""] {
             assert!(!cut.explains(new), "{new}");
         }

@@ -71,7 +71,8 @@ impl Fields {
         if problem.pointer.starts_with('/') {
             problem.pointer = self.cut.original(&problem.pointer);
         }
-        if self.problems.len() < MOST_PROBLEMS && !self.cut.explains(&problem.pointer) {
+        let empty = problem.code == "empty" && self.cut.emptied(&problem.pointer);
+        if self.problems.len() < MOST_PROBLEMS && !empty && !self.cut.explains(&problem.pointer) {
             self.problems.push(problem);
         }
     }

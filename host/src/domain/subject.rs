@@ -203,6 +203,16 @@ impl Subject {
         &self.envelope
     }
 
+    /// What tells its recipient from others: the address, or where it has none the contact's `id`; empty where it has
+    /// neither.
+    #[must_use]
+    pub fn recipient(&self) -> &str {
+        match self.envelope.to.as_str() {
+            "" => self.texts(Field::Customer).next().unwrap_or_default(),
+            address => address,
+        }
+    }
+
     #[must_use]
     pub const fn amount(&self) -> Option<Amount> {
         self.amount

@@ -161,7 +161,7 @@ impl Rulebook {
     /// The channel of a message that names none: the rules' first, else what a script's `route` says.
     #[must_use]
     pub fn channel(&self, subject: &Subject, given: &Given) -> Option<Channel> {
-        let (book, _) = self.for_recipient(&subject.envelope().to);
+        let (book, _) = self.for_recipient(subject);
         let by_rules = || book.rules.as_ref()?.decide(subject, given.now).channels?.value.into_iter().next();
         let by_scripts = || {
             let facts = MessageFacts::of(subject);
@@ -179,7 +179,7 @@ impl Rulebook {
         let envelope = Envelope::of(message).unaccepted();
         let subject = Subject::of(message).within(envelope);
         let (before, mut judgement) = (Before::of(message), Judgement::default());
-        let (book, canaries) = self.for_recipient(message.body.recipient());
+        let (book, canaries) = self.for_recipient(&subject);
         judgement.ruling.canaries = canaries;
         book.ask_rules(&subject, message, given, &mut judgement);
         if judgement.refused.is_none() {

@@ -125,10 +125,10 @@ impl Rulebook {
         self
     }
 
-    /// What decides about messages to a recipient, and which canaries are in it.
+    /// What decides about messages to somebody, and which canaries are in it.
     #[must_use]
-    pub fn for_recipient(&self, recipient: &str) -> (Cow<'_, Self>, Vec<Canary>) {
-        let taken = self.trials.iter().filter(|trial| trial.takes(recipient));
+    pub fn for_recipient(&self, subject: &Subject) -> (Cow<'_, Self>, Vec<Canary>) {
+        let taken = self.trials.iter().filter(|trial| trial.takes(subject.recipient()));
         let in_place = |(book, mut canaries): (Cow<'_, Self>, Vec<Canary>), trial: &Trial| {
             canaries.push(trial.canary());
             (Cow::Owned(book.trying(&trial.candidate)), canaries)
@@ -258,7 +258,7 @@ pub struct Comparison {
 #[must_use]
 pub fn compare(book: &Rulebook, trial: &Trial, question: &Question, given: &Given) -> Comparison {
     let serving = match question {
-        Question::Admit(message) => book.for_recipient(message.body.recipient()).0,
+        Question::Admit(message) => book.for_recipient(&Subject::of(message)).0,
         Question::Route { message, .. } | Question::Retry { message, .. } => book.for_message(message),
     };
     let live = serving.rehearsal().alone();
@@ -406,6 +406,21 @@ mod tests {
         assert!((60..140).contains(&taken.len()), "{}", taken.len());
         assert!(taken.iter().all(|it| large.takes(it)));
         assert!((340..460).contains(&recipients().filter(|it| large.takes(it)).count()));
+    }
+
+    #[test]
+    fn without_an_address_the_contact_decides() {
+        let source = "fn admit(message) { #{priority: \"low\"} }";
+        let book = book(trial(Mode::Canary { percentage: 50 }, source));
+        let taken = (0..100).filter(|number| {
+            let mut message = message("");
+            message.body.to = None;
+            message.body.contact =
+                serde_json::value::to_raw_value(&serde_json::json!({"id": format!("c{number}")})).ok();
+            book.admit(&mut message, &GIVEN);
+            message.priority == Priority::Low
+        });
+        assert!((25..75).contains(&taken.count()));
     }
 
     #[test]

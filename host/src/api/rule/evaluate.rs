@@ -16,7 +16,7 @@ use super::super::{
 use crate::{
     clock,
     dispatch::Planned,
-    domain::message::Priority,
+    domain::{message::Priority, subject::Subject},
     rules::{
         Account,
         rulebook::{Judgement, Rulebook},
@@ -77,7 +77,7 @@ pub async fn evaluate(
     let given = Given { now: clock::now(), chance: fastrand::f64() };
     // What fails here is nobody's traffic: it does not count against a script.
     let book = config.rulebook.as_deref().map(Rulebook::rehearsal).unwrap_or_default();
-    let rules = book.for_recipient(message.body.recipient()).0.explain(&message, given.now);
+    let rules = book.for_recipient(&Subject::of(&message)).0.explain(&message, given.now);
     let Judgement { ruling, refused, .. } = book.admit(&mut message, &given);
     let plan = if refused.is_some() { None } else { app.dispatcher.planned(&config, &message) };
     let condition_holds = message.body.condition.as_deref().and_then(|script| {

@@ -82,13 +82,13 @@ pub enum Texts {
     Many(Vec<String>),
 }
 
-/// A number, or a decimal as text.
+/// A number, or a decimal as text, with at most 6 digits after the point.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = Amount)]
 pub enum Amount {
-    Number(f64),
-    Text(String),
+    Number(#[schema(minimum = -9e12, maximum = 9e12)] f64),
+    Text(#[schema(pattern = r"^\s*-?[0-9]{1,12}(\.[0-9]{1,6})?\s*$")] String),
 }
 
 /// `attributes.amount`, both ends included, and `attributes.currency`.

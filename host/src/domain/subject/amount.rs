@@ -8,6 +8,8 @@ use serde_json::{Number, Value};
 const MICROS: i64 = 1_000_000;
 /// Whole numbers of a `f64` are exact below this.
 const EXACT: i64 = 9_000_000_000_000_000;
+/// The most that is taken: nine trillion of a unit.
+const LARGEST: f64 = 9e18;
 
 /// Why something is not an amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +50,7 @@ impl Amount {
     fn of_number(number: &Number) -> Result<Self, InvalidAmount> {
         let rounded = || {
             let micros = number.as_f64()? * 1e6;
-            (micros.abs() <= EXACT as f64).then_some(Self(micros.round() as i64))
+            (micros.abs() <= LARGEST).then_some(Self(micros.round() as i64))
         };
         number.to_string().parse::<Self>().or_else(|_| rounded().ok_or(InvalidAmount))
     }
@@ -119,6 +121,7 @@ mod tests {
             (json!(0.1 + 0.2), "0.3"),
             (json!(1e9), "1000000000"),
             (json!(9_000_000_000_000_i64), "9000000000000"),
+            (json!(123_456_789_012.345_67), "123456789012.34567"),
         ] {
             let amount = Amount::of_json(&given).unwrap();
             assert_eq!(amount.to_string(), shown);
