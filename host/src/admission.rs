@@ -22,7 +22,7 @@ use crate::{
         ids::TenantId,
         message::{Channel, Message, NewMessage},
     },
-    queue::{Handoff, Leases, Precedence, Room},
+    queue::{Going, Handoff, Leases, Precedence, Room},
     rules::ruling::Refused,
     store::Store,
     trials::Trials,
@@ -93,6 +93,7 @@ struct Request {
     tenant: TenantId,
     messages: Vec<NewMessage>,
     answer: oneshot::Sender<Answer>,
+    before_others: Option<Arc<Going>>,
 }
 
 /// Where accepted deliveries go on this node.
@@ -140,7 +141,7 @@ impl Admission {
     /// Takes messages of one tenant; one answer for each, in order.
     pub async fn admit(&self, tenant: TenantId, mut messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
         let count = messages.len();
-        let _before_others = self.precedence.claim(tenant);
+        let before_others = self.precedence.claim(tenant).map(Arc::new);
         let refusals = match self.refusals(tenant, &mut messages).await {
             Ok(refusals) => refusals,
             Err(error) => return vec![Err(error); count],
@@ -152,7 +153,7 @@ impl Admission {
         let taken = accepted.len();
         let began = Instant::now();
         let (answer, answered) = oneshot::channel();
-        let stored = match self.requests.send(Request { tenant, messages: accepted, answer }).await {
+        let stored = match self.requests.send(Request { tenant, messages: accepted, answer, before_others }).await {
             Ok(()) => answered.await.unwrap_or_else(|_| vec![Err(AdmitError::Unavailable); taken]),
             Err(_) => vec![Err(AdmitError::Unavailable); taken],
         };

@@ -84,13 +84,15 @@ impl Ledger {
     }
 
     /// Records the attempt that ends this node's work on a delivery; `asks` says whether scripts want to know of its end.
-    pub fn settle(&self, settlement: Settlement, work: Work, asks: bool) {
+    pub fn settle(&self, settlement: Settlement, mut work: Work, asks: bool) {
+        work.before_others = None;
         self.send(work.lease.id, Entry::Outcome { settlement: Box::new(settlement), work, asks });
     }
 
     /// Puts a delivery back into the queue, due at `at`, for it only waits: no attempt is made and
     /// nothing is told. It comes back with the same past and trigger.
-    pub fn defer(&self, work: Work, at: Timestamp) {
+    pub fn defer(&self, mut work: Work, at: Timestamp) {
+        work.before_others = None;
         let deferral = Deferral {
             tenant: work.tenant,
             delivery: work.delivery,

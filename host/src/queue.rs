@@ -46,6 +46,8 @@ pub struct Work {
     pub fallback: Option<FallbackReason>,
     /// Its room in memory, given back when it is dropped.
     pub place: Place,
+    /// It goes before others' until it was attempted.
+    pub before_others: Option<Arc<Going>>,
 }
 
 /// Where deliveries go that this node holds: dispatch reads the other end.

@@ -21,7 +21,7 @@ use crate::{
         message::{Message, NewMessage},
     },
     failpoint::failpoint,
-    queue::{Place, Work},
+    queue::{Going, Place, Work},
     store::{
         self, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
         legs::leg_insert,
@@ -68,6 +68,7 @@ struct Pending {
     /// The request that it belongs to, and its place among the request's messages.
     request: usize,
     index: usize,
+    before_others: Option<Arc<Going>>,
 }
 
 /// What a part came to, once committed.
@@ -116,7 +117,7 @@ impl Writer {
         let now = clock::now();
         let mut parts: BTreeMap<TenantId, Part> = BTreeMap::new();
         let mut senders = Vec::with_capacity(requests.len());
-        for (request, Request { tenant, messages, answer }) in requests.into_iter().enumerate() {
+        for (request, Request { tenant, messages, answer, before_others }) in requests.into_iter().enumerate() {
             senders.push(answer);
             let due = messages.iter().filter(|new| may_start(&new.message, now)).count();
             let mut places = self.reserve(tenant, due).into_iter();
@@ -126,7 +127,7 @@ impl Writer {
                 let place = if may_start(&new.message, now) { places.next() } else { None };
                 // A body is plain data: it always has a JSON form.
                 let json = serde_json::to_vec(&new.message.body).unwrap_or_default();
-                part.messages.push(Pending { new, json, place, request, index });
+                part.messages.push(Pending { new, json, place, request, index, before_others: before_others.clone() });
             }
         }
         (parts.into_values().collect(), senders)
@@ -259,7 +260,7 @@ impl Writer {
         let held = (born > 0).then(|| self.outlet.leases.take(tenant, lease, born, asked_at));
         let mut work = Vec::with_capacity(born);
         let mut queued_now = false;
-        for Pending { new, place, request, index, .. } in messages {
+        for Pending { new, place, request, index, before_others, .. } in messages {
             if !written.fresh.contains(&new.message.id) {
                 answers[request][index] = Some(replay(&new, written));
                 continue;
@@ -281,6 +282,7 @@ impl Writer {
                     trigger: Trigger::Scheduled,
                     fallback: None,
                     place,
+                    before_others,
                 }),
                 _ => queued_now |= message.send_at.is_none(),
             }

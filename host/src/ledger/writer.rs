@@ -57,7 +57,7 @@ impl Writer {
 
     pub(super) async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>, precedence: Arc<Precedence>) {
         let mut batch = Vec::with_capacity(BATCH);
-        while entries.recv_many(&mut batch, BATCH).await > 0 {
+        while entries.recv_many(&mut batch, precedence.portion(BATCH)).await > 0 {
             precedence.give_way().await;
             self.sizes.record(batch.len() as f64);
             let finished = finished_leases(&batch);

@@ -143,6 +143,7 @@ impl Claimer {
                     fallback: past.as_ref().filter(|past| past.attempts == 0).and_then(|past| past.begun_by),
                     past: past.map(|past| past.counted).unwrap_or_default(),
                     place,
+                    before_others: None,
                 }
             });
             // The other end closes only when the node stops; recovery then takes the lease.

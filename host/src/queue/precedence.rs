@@ -1,5 +1,5 @@
-//! Who holds little of a busy node goes before who holds much: while its request is stored, what is done for the others'
-//! deliveries is put off. Each time is short, and all of them are a small part of the whole, so that the others lose
+//! Who holds little of a busy node goes before who holds much: while its request is stored and what came in with it is
+//! sent, what is done for the others' deliveries is put off. Each time is short, and all of them are a small part of the whole, so that the others lose
 //! little by it.
 
 use std::{
@@ -27,6 +27,9 @@ const SHARE: u32 = 4;
 /// How much of that may gather.
 const CREDIT: Duration = Duration::from_millis(20);
 
+/// For so long after somebody went before others, others do less at a time.
+const LATELY: Duration = Duration::from_secs(1);
+
 /// Who goes before whom on this node.
 #[derive(Debug)]
 pub struct Precedence {
@@ -38,12 +41,16 @@ pub struct Precedence {
     begins: Notify,
 }
 
-/// Somebody goes before others for as long as this lives.
+/// Somebody goes before others for as long as this lives, and no longer than [`LONGEST`].
 #[derive(Debug)]
-pub struct Going(Arc<Precedence>);
+pub struct Going {
+    precedence: Arc<Precedence>,
+    began: Instant,
+}
 
 #[derive(Debug)]
 struct State {
+    /// How many go before others since the same moment.
     going: usize,
     /// For how long others may still be put off, and as of when.
     credit: Duration,
@@ -63,19 +70,27 @@ impl Precedence {
         if !self.holds_little(tenant) {
             return None;
         }
-        let mut state = self.state();
-        if state.going == 0 {
-            let now = Instant::now();
-            state.gather(now);
-            if state.credit.is_zero() {
-                return None;
+        let (now, mut state) = (Instant::now(), self.state());
+        let current = *self.since.borrow();
+        let began = match current.filter(|since| now.duration_since(*since) < LONGEST) {
+            Some(since) => since,
+            None => {
+                if current.is_some() {
+                    state.end(LONGEST, now);
+                }
+                state.gather(now);
+                if state.credit.is_zero() {
+                    self.since.send_replace(None);
+                    return None;
+                }
+                self.since.send_replace(Some(now));
+                self.begins.notify_one();
+                now
             }
-            self.since.send_replace(Some(now));
-            self.begins.notify_one();
-        }
+        };
         state.going += 1;
         drop(state);
-        Some(Going(Arc::clone(self)))
+        Some(Going { precedence: Arc::clone(self), began })
     }
 
     /// Whether a tenant's deliveries may begin now.
@@ -83,6 +98,13 @@ impl Precedence {
     pub fn may_begin(&self, tenant: TenantId) -> bool {
         let goes_before = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() < LONGEST);
         !goes_before(&self.since.borrow()) || self.holds_little(tenant)
+    }
+
+    /// How much of `most` is done at a time: a third where somebody lately went before others, for what has begun can't be
+    /// put off.
+    #[must_use]
+    pub fn portion(&self, most: usize) -> usize {
+        if self.state().as_of.elapsed() < LATELY { most.div_ceil(3) } else { most }
     }
 
     /// Waits while somebody goes before others.
@@ -110,6 +132,11 @@ impl Precedence {
 }
 
 impl State {
+    /// Nobody goes before others any more, after so long.
+    fn end(&mut self, lasted: Duration, now: Instant) {
+        *self = Self { going: 0, credit: self.credit.saturating_sub(lasted), as_of: now };
+    }
+
     fn gather(&mut self, now: Instant) {
         self.credit = CREDIT.min(self.credit + now.duration_since(self.as_of) / SHARE);
         self.as_of = now;
@@ -118,13 +145,16 @@ impl State {
 
 impl Drop for Going {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.precedence.state();
+        if *self.precedence.since.borrow() != Some(self.began) {
+            // What it was part of is over.
+            return;
+        }
         state.going -= 1;
-        if state.going == 0
-            && let Some(since) = self.0.since.send_replace(None)
-        {
-            state.credit = state.credit.saturating_sub(since.elapsed().min(LONGEST));
-            state.as_of = Instant::now();
+        if state.going == 0 {
+            let now = Instant::now();
+            state.end(now.duration_since(self.began).min(LONGEST), now);
+            self.precedence.since.send_replace(None);
         }
     }
 }
@@ -165,9 +195,15 @@ mod tests {
     #[tokio::test]
     async fn nobody_is_put_off_for_long() {
         let (precedence, busy, _places) = busy_node();
-        let _going = precedence.claim(TenantId::new()).unwrap();
+        let going = precedence.claim(TenantId::new()).unwrap();
         precedence.give_way().await;
         assert!(precedence.may_begin(busy), "it goes on, however long the other's request takes");
+        let again = precedence.claim(TenantId::new()).unwrap();
+        assert!(!precedence.may_begin(busy), "the next one's is a time of its own");
+        drop(going);
+        assert!(!precedence.may_begin(busy));
+        drop(again);
+        assert!(precedence.may_begin(busy));
     }
 
     #[test]
@@ -182,5 +218,6 @@ mod tests {
         precedence.state().credit = Duration::ZERO;
         precedence.state().as_of = Instant::now() + Duration::from_secs(1);
         assert!(precedence.claim(TenantId::new()).is_none());
+        assert_eq!(precedence.portion(100), 34);
     }
 }

@@ -87,9 +87,17 @@ pub enum Texts {
 #[serde(untagged)]
 #[schema(as = Amount)]
 pub enum Amount {
-    Number(#[schema(minimum = -9e12, maximum = 9e12)] f64),
-    Text(#[schema(pattern = r"^\s*-?[0-9]{1,12}(\.[0-9]{1,6})?\s*$")] String),
+    Number(#[schema(inline)] Number),
+    Text(#[schema(inline)] Decimal),
 }
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(minimum = -9e12, maximum = 9e12)]
+pub struct Number(f64);
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(pattern = r"^\s*-?[0-9]{1,12}(\.[0-9]{1,6})?\s*$", example = "129.50")]
+pub struct Decimal(String);
 
 /// `attributes.amount`, both ends included, and `attributes.currency`.
 #[derive(Debug, Deserialize, ToSchema)]
