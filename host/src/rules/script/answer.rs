@@ -1,7 +1,7 @@
 //! What a hook answers, read strictly: a member that is unknown or has another type is a fault that
 //! names it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use rhai::Dynamic;
@@ -163,50 +163,57 @@ impl Admission {
 
 impl Routing {
     pub(super) fn read(answer: &Dynamic) -> Reading<Self> {
-        match json_of(answer)? {
-            Value::Null => Ok(Self::default()),
-            Value::Array(list) => Ok(Self { candidates: Some(choices(list)?), ..Self::default() }),
-            Value::Object(members) => {
-                let mut members = Members::new("", members);
-                let routing = Self {
-                    candidates: members.list("candidates")?.map(choices).transpose()?,
-                    channels: members.channels()?,
-                    reason: members.text("reason")?,
-                };
-                members.end()?;
-                Ok(routing)
-            }
-            _ => Err(AnswerFault::new("", "must be `()`, a list of candidates or a map")),
+        if answer.is_unit() {
+            return Ok(Self::default());
         }
+        if let Ok(list) = answer.as_array_ref() {
+            return Ok(Self { candidates: Some(choices(&list)?), ..Self::default() });
+        }
+        let Ok(map) = answer.as_map_ref() else {
+            return Err(AnswerFault::new("", "must be `()`, a list of candidates or a map"));
+        };
+        let candidates = match map.get("candidates").filter(|it| !it.is_unit()).map(Dynamic::as_array_ref) {
+            None => None,
+            Some(Ok(list)) => Some(choices(&list)?),
+            Some(Err(_)) => return Err(AnswerFault::new("candidates", "must be a list")),
+        };
+        let mut members = Members::of(At::Answer, &map, |name| name != "candidates")?;
+        let routing = Self { candidates, channels: members.channels()?, reason: members.text("reason")? };
+        members.end()?;
+        Ok(routing)
     }
 }
 
-fn choices(list: Vec<Value>) -> Reading<Vec<Choice>> {
+fn choices(list: &[Dynamic]) -> Reading<Vec<Choice>> {
     let mut choices: Vec<Choice> = Vec::with_capacity(list.len());
-    for (nth, item) in list.into_iter().enumerate() {
-        let at = format!("candidates[{nth}]");
-        let choice = match item {
-            Value::String(connection) => Choice { connection, score: None, reason: None },
-            Value::Object(members) => {
-                let mut members = Members::new(&at, members);
-                let choice = Choice {
-                    connection: members.required_text("connection")?,
-                    score: members.number("score")?,
-                    reason: members.text("reason")?,
-                };
-                // A candidate may be handed back with all that it came with.
-                members.forget(CANDIDATE.iter().map(|(name, ..)| *name));
-                members.end()?;
-                choice
-            }
-            _ => return Err(AnswerFault::new(at, "must be a connection's name or a candidate")),
-        };
+    for (nth, item) in list.iter().enumerate() {
+        let at = At::Item(&At::Member(&At::Answer, "candidates"), nth);
+        let choice = choice(at, item)?;
         if choices.iter().any(|it| it.connection == choice.connection) {
-            return Err(AnswerFault::new(at, format!("`{}` stands twice", choice.connection)));
+            return Err(AnswerFault::new(at.to_string(), format!("`{}` stands twice", choice.connection)));
         }
         choices.push(choice);
     }
     Ok(choices)
+}
+
+fn choice(at: At<'_>, item: &Dynamic) -> Reading<Choice> {
+    if let Ok(connection) = item.as_immutable_string_ref() {
+        return Ok(Choice { connection: connection.to_string(), score: None, reason: None });
+    }
+    let Ok(map) = item.as_map_ref() else {
+        return Err(AnswerFault::new(at.to_string(), "must be a connection's name or a candidate"));
+    };
+    // A candidate may be handed back with all that it came with.
+    let given = |name: &str| CANDIDATE.iter().any(|(member, ..)| *member == name);
+    let mut members = Members::of(at, &map, |name| matches!(name, "connection" | "score") || !given(name))?;
+    let choice = Choice {
+        connection: members.required_text("connection")?,
+        score: members.number("score")?,
+        reason: members.text("reason")?,
+    };
+    members.end()?;
+    Ok(choice)
 }
 
 impl Retrial {
@@ -332,6 +339,11 @@ impl Members {
         Self { at: at.to_owned(), left: members }
     }
 
+    /// Those of a map that are looked at.
+    fn of(at: At<'_>, map: &rhai::Map, wanted: impl Fn(&str) -> bool) -> Reading<Self> {
+        Ok(Self::new(&at.to_string(), members(at, map, wanted, 0)?))
+    }
+
     fn place(&self, name: &str) -> String {
         if self.at.is_empty() { name.to_owned() } else { format!("{}.{name}", self.at) }
     }
@@ -412,12 +424,6 @@ impl Members {
         channels.map_or_else(|| self.fault("channels", "must be channels such as `email`"), |it| Ok(Some(it)))
     }
 
-    fn forget<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
-        for name in names {
-            self.left.remove(name);
-        }
-    }
-
     fn end(self) -> Reading<()> {
         match self.left.keys().next() {
             None => Ok(()),
@@ -426,28 +432,47 @@ impl Members {
     }
 }
 
+/// Where in an answer something stands: written out only where it is a fault.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    Answer,
+    Member(&'a Self, &'a str),
+    Item(&'a Self, usize),
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer => Ok(()),
+            Self::Member(Self::Answer, name) => f.write_str(name),
+            Self::Member(of, name) => write!(f, "{of}.{name}"),
+            Self::Item(of, nth) => write!(f, "{of}[{nth}]"),
+        }
+    }
+}
+
 fn json_of(value: &Dynamic) -> Reading<Value> {
-    json("", value, 0)
+    json(At::Answer, value, 0)
 }
 
 /// A map as JSON, for scripts that ask for it.
 pub(super) fn json_of_map(map: &rhai::Map) -> Reading<Value> {
-    object("", map, 0)
+    members(At::Answer, map, |_| true, 0).map(Value::Object)
 }
 
-fn json(at: &str, value: &Dynamic, depth: usize) -> Reading<Value> {
+fn json(at: At<'_>, value: &Dynamic, depth: usize) -> Reading<Value> {
     if depth > limits::VALUE_DEPTH {
-        return Err(AnswerFault::new(at, "is nested too deeply"));
+        return Err(AnswerFault::new(at.to_string(), "is nested too deeply"));
     }
     if value.is_unit() {
         return Ok(Value::Null);
     }
     if let Ok(list) = value.as_array_ref() {
-        let items = list.iter().enumerate().map(|(nth, item)| json(&format!("{at}[{nth}]"), item, depth + 1));
+        let items = list.iter().enumerate().map(|(nth, item)| json(At::Item(&at, nth), item, depth + 1));
         return items.collect::<Reading<_>>().map(Value::Array);
     }
     if let Ok(map) = value.as_map_ref() {
-        return object(at, &map, depth);
+        return members(at, &map, |_| true, depth).map(Value::Object);
     }
     if let Ok(text) = value.as_immutable_string_ref() {
         return Ok(Value::String(text.to_string()));
@@ -455,13 +480,10 @@ fn json(at: &str, value: &Dynamic, depth: usize) -> Reading<Value> {
     let number = || value.as_float().ok().and_then(Number::from_f64).map(Value::Number);
     let plain = value.as_bool().map(Value::Bool).or_else(|_| value.as_int().map(Value::from)).ok();
     let plain = plain.or_else(number).or_else(|| value.as_char().ok().map(|it| Value::String(it.to_string())));
-    plain.ok_or_else(|| AnswerFault::new(at, format!("a {} can't be answered", value.type_name())))
+    plain.ok_or_else(|| AnswerFault::new(at.to_string(), format!("a {} can't be answered", value.type_name())))
 }
 
-fn object(at: &str, map: &rhai::Map, depth: usize) -> Reading<Value> {
-    let members = map.iter().map(|(name, item)| {
-        let place = if at.is_empty() { name.to_string() } else { format!("{at}.{name}") };
-        Ok((name.to_string(), json(&place, item, depth + 1)?))
-    });
-    members.collect::<Reading<_>>().map(Value::Object)
+fn members(at: At<'_>, map: &rhai::Map, wanted: impl Fn(&str) -> bool, depth: usize) -> Reading<Map<String, Value>> {
+    let members = map.iter().filter(|(name, _)| wanted(name));
+    members.map(|(name, item)| Ok((name.to_string(), json(At::Member(&at, name), item, depth + 1)?))).collect()
 }
