@@ -15,7 +15,7 @@ use std::{
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-pub use self::keeper::{Keeper, breaker_take};
+pub use self::keeper::{Keeper, breaker_take, look};
 use self::{
     circuit::{Circuit, Gate, Known},
     pace::{Pace, SOON, Turn, Turns},

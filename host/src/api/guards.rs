@@ -21,7 +21,7 @@ use crate::{
         guards as domain,
         ids::{ConnectionId, TenantId},
     },
-    guards::{Sight, breaker_take},
+    guards::{Sight, breaker_take, look},
     store::{Connection as Db, StoreError},
 };
 
@@ -244,6 +244,10 @@ pub async fn set_breaker(
     let step = Step::ByHand { open, reason };
     let (stored, _) = breaker_take(&mut txn, tenant.id, connection.id, step, &connection.guards.breaker).await?;
     txn.commit().await.map_err(StoreError::from)?;
+    // What is sent after the answer goes by it: a delivery that was refused meanwhile would wait long for nothing.
+    if let Err(error) = look(&app.store, &app.guards).await {
+        tracing::warn!(connection.id = %connection.id, %error, "this node learns of a changed circuit breaker later");
+    }
     announce(&app, connection.id).await;
     let sight = app.guards.sight(tenant.id, connection.id);
     Ok(Json(BreakerAnswer::new(Some(stored.breaker), sight)))

@@ -78,7 +78,11 @@ impl Keeper {
     }
 }
 
-async fn look(store: &Store, guards: &Guards) -> store::Result<()> {
+/// Reads how the breakers stand.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn look(store: &Store, guards: &Guards) -> store::Result<()> {
     let asked_at = Instant::now();
     let mut txn = store.worker().await?;
     let standing = breaker_standing(&mut txn).await?;
