@@ -28,7 +28,7 @@ use crate::{
 const WRITERS: usize = 2;
 
 /// The most entries of one transaction.
-const BATCH: usize = 100;
+const BATCH: usize = 500;
 
 /// What a writer is given.
 enum Entry {

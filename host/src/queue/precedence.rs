@@ -100,11 +100,11 @@ impl Precedence {
         !goes_before(&self.since.borrow()) || self.holds_little(tenant)
     }
 
-    /// How much of `most` is done at a time: a third where somebody lately went before others, for what has begun can't be
+    /// How much of `most` is done at a time: a sixteenth where somebody lately went before others, for what has begun can't be
     /// put off.
     #[must_use]
     pub fn portion(&self, most: usize) -> usize {
-        if self.state().as_of.elapsed() < LATELY { most.div_ceil(3) } else { most }
+        if self.state().as_of.elapsed() < LATELY { most.div_ceil(16) } else { most }
     }
 
     /// Waits while somebody goes before others.
@@ -218,6 +218,6 @@ mod tests {
         precedence.state().credit = Duration::ZERO;
         precedence.state().as_of = Instant::now() + Duration::from_secs(1);
         assert!(precedence.claim(TenantId::new()).is_none());
-        assert_eq!(precedence.portion(100), 34);
+        assert_eq!(precedence.portion(500), 32);
     }
 }
