@@ -1,6 +1,6 @@
 //! Who holds little of a busy node goes before who holds much: while its request is stored and what came in with it is
-//! sent, what is done for the others' deliveries is put off. Each time is short, and all of them are a small part of the whole, so that the others lose
-//! little by it.
+//! sent, what is done for the others' deliveries is put off. Each time is short, and all of them are a small part of the
+//! whole, so that the others lose little by it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -100,8 +100,8 @@ impl Precedence {
         !goes_before(&self.since.borrow()) || self.holds_little(tenant)
     }
 
-    /// How much of `most` is done at a time: a sixteenth where somebody lately went before others, for what has begun can't be
-    /// put off.
+    /// How much of `most` is done at a time: a sixteenth where somebody lately went before others, for what has begun
+    /// can't be put off.
     #[must_use]
     pub fn portion(&self, most: usize) -> usize {
         if self.state().as_of.elapsed() < LATELY { most.div_ceil(16) } else { most }
