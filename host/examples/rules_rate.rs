@@ -73,7 +73,7 @@ fn measure_script(subjects: &[Subject], time: Duration) -> Result<Value, Box<dyn
     let mut in_turn = subjects.iter().cycle();
     while began.elapsed() < time {
         for subject in in_turn.by_ref().take(ROUND) {
-            black_box(script.route(&MessageFacts::of(black_box(subject)), &candidates, &given)?);
+            black_box(script.route(&MessageFacts::of(black_box(subject).clone()), &candidates, &given)?);
         }
         decisions += ROUND;
     }

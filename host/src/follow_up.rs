@@ -295,7 +295,7 @@ impl<'a> Scene<'a> {
             currency: cost.map(|cost| cost.currency.clone()),
             seconds: self.due.ended_at.duration_since(self.whole.created_at).as_secs_f64(),
             follow_up: self.message.depth(),
-            message: MessageFacts::of(&Subject::of(&self.message)),
+            message: MessageFacts::of(Subject::of(&self.message)),
         }
     }
 }

@@ -123,7 +123,7 @@ impl Dispatcher {
         serving: &Serving,
     ) -> Option<Instant> {
         let deadline = self.covered(work).await?;
-        let first = course.is_the_routes() && course.spec.certain_first() == Some(endpoint.connection.id);
+        let first = course.certain_first() == Some(endpoint.connection.id);
         let recognised = serving.component.descriptor().deduplication == Deduplication::Key;
         if recognised && first && work.attempts == 0 {
             return Some(deadline);

@@ -71,7 +71,7 @@ impl Dispatcher {
             return Vec::new();
         }
         let candidates = self.candidates(config, course, message);
-        let Routed { order, words, failures } = book.route(&Subject::of(message), candidates, given);
+        let Routed { order, words, failures } = book.route(Subject::of(message), candidates, given);
         course.words = words;
         let Some(order) = order else { return failures };
         let mut listed: Vec<Candidate> = Vec::with_capacity(order.len());
@@ -155,6 +155,14 @@ impl Course<'_> {
         if self.route.is_some() && message.body.ruling.is_some() {
             self.favour = favour(config, message);
         }
+        // Where the strategy leaves the order to the route, it is the rules' from here on: who is first is certain.
+        if self.spec.strategy == Strategy::Primary
+            && !self.spec.candidates.is_sorted_by(|a, b| self.by_favour(a.connection, b.connection).is_le())
+        {
+            let mut candidates = self.spec.candidates.clone();
+            candidates.sort_by(|a, b| self.by_favour(a.connection, b.connection));
+            self.spec.to_mut().candidates = candidates;
+        }
         self
     }
 
@@ -163,15 +171,19 @@ impl Course<'_> {
         self.favour.iter().find(|(it, _)| *it == connection).map(|(_, score)| *score)
     }
 
+    /// Whom rules give more comes first.
+    fn by_favour(&self, a: ConnectionId, b: ConnectionId) -> Ordering {
+        let score = |connection| self.score(connection).unwrap_or_default();
+        score(b).total_cmp(&score(a))
+    }
+
     /// Puts the candidates in the order of what rules give them; among equals the strategy's order stands. A script
     /// had the rules' word before it.
     pub(super) fn prefer(&self, plan: &mut Plan) {
         if self.favour.is_empty() || self.by_script {
             return;
         }
-        let score = |connection| self.score(connection).unwrap_or_default();
-        plan.candidates
-            .sort_by(|a, b| score(b.connection).partial_cmp(&score(a.connection)).unwrap_or(Ordering::Equal));
+        plan.candidates.sort_by(|a, b| self.by_favour(a.connection, b.connection));
         for candidate in &mut plan.candidates {
             if let Some(score) = self.score(candidate.connection) {
                 candidate.reason = Cow::Owned(format!("rules give it {score:+}; {}", candidate.reason));
@@ -179,15 +191,15 @@ impl Course<'_> {
         }
     }
 
-    /// Whether the route alone says who is asked first.
-    pub(super) const fn is_the_routes(&self) -> bool {
-        self.favour.is_empty() && !self.by_script
+    /// Whom every node asks first of a fresh delivery, where that is certain: a script may say otherwise the next time.
+    pub(super) fn certain_first(&self) -> Option<ConnectionId> {
+        (!self.by_script).then(|| self.spec.certain_first()).flatten()
     }
 }
 
 /// What the rules that held at acceptance gave to connections.
 fn favour(config: &TenantConfig, message: &Message) -> Vec<(ConnectionId, f64)> {
-    let scored = Ruling::of(message).and_then(|it| it.decision).map(|it| it.candidates).unwrap_or_default();
+    let scored = Ruling::scores(message);
     let known = scored.into_iter().filter_map(|it| Some((config.connection(&it.connection)?.connection.id, it.score)));
     known.collect()
 }
@@ -265,7 +277,7 @@ impl<'a> Scripts<'a> {
             policy_wait: policy_wait.map(|wait| wait.as_secs_f64()),
             seconds_since_accepted: circumstances.now.duration_since(message.created_at).as_secs_f64(),
             candidates_left: u32::from(circumstances.another_candidate),
-            message: MessageFacts::of(&Subject::of(message)),
+            message: MessageFacts::of(Subject::of(message)),
         }
     }
 }

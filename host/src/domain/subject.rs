@@ -156,9 +156,15 @@ impl Subject {
             context: object(&body.context),
         };
         let destination = Country::of_address(message.channel.as_str(), body.recipient());
-        let subject = Self::read(particulars.clone(), destination);
-        let subject = subject.unwrap_or_else(|_| Self { particulars, ..Self::default() });
+        let subject = Self::known_of(particulars, destination, Problems::default());
+        let subject = subject.unwrap_or_else(|(particulars, _)| Self { particulars, ..Self::default() });
         Self { envelope: Envelope::of(message), ..subject }
+    }
+
+    /// The same before it is accepted.
+    #[must_use]
+    pub fn unaccepted(self) -> Self {
+        Self { envelope: self.envelope.unaccepted(), ..self }
     }
 
     /// The same with what the message is otherwise.
@@ -175,6 +181,15 @@ impl Subject {
     pub fn read(particulars: Particulars, destination: Option<Country>) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::default();
         check_size(&particulars, &mut problems);
+        Self::known_of(particulars, destination, problems).map_err(|(_, problems)| problems)
+    }
+
+    /// The same of what is not too large; where something is wrong, what it is wrong with.
+    fn known_of(
+        particulars: Particulars,
+        destination: Option<Country>,
+        problems: Problems,
+    ) -> Result<Self, (Particulars, Vec<Problem>)> {
         let mut reader = Reader { particulars: &particulars, known: Vec::new(), problems };
         let amount = reader.amount();
         reader.currency();
@@ -187,14 +202,22 @@ impl Subject {
         let Reader { mut known, problems, .. } = reader;
         known.sort();
         known.dedup();
-        problems.unless_any(())?;
-        Ok(Self { particulars, amount, timezone, language, known, envelope: Envelope::default() })
+        match problems.unless_any(()) {
+            Ok(()) => Ok(Self { particulars, amount, timezone, language, known, envelope: Envelope::default() }),
+            Err(problems) => Err((particulars, problems)),
+        }
     }
 
     /// The three objects, as they came.
     #[must_use]
     pub const fn particulars(&self) -> &Particulars {
         &self.particulars
+    }
+
+    /// What it says of itself, and what it is beside.
+    #[must_use]
+    pub fn into_parts(self) -> (Particulars, Envelope) {
+        (self.particulars, self.envelope)
     }
 
     /// What the message is beside what it says of itself.

@@ -37,7 +37,7 @@ impl Expressions for Language {
         let mut memo = memo.borrow_mut();
         let seen = match &mut *memo {
             Some(seen) => seen,
-            none => none.insert(Box::new(Seen::of(&MessageFacts::of(subject)).map_err(fault)?)),
+            none => none.insert(Box::new(Seen::of(&MessageFacts::of(subject.clone())).map_err(fault)?)),
         };
         let seen = seen.downcast_mut::<Seen>().ok_or_else(missing)?;
         expression.holds(seen, &Given { now, chance: 0.0 }).map_err(fault)

@@ -1,6 +1,7 @@
 //! Whether a condition holds of a message, how specific it is, and why or why not.
 
 use jiff::Timestamp;
+use smallvec::SmallVec;
 
 use super::{
     expression::{ExpressionId, Expressions, Memo, ScriptFault},
@@ -37,8 +38,8 @@ pub enum Test {
 #[derive(Debug)]
 pub struct OneOf {
     pub field: Field,
-    /// In order.
-    pub values: Box<[Symbol]>,
+    /// In order. Few: they lie where the test does, for a look elsewhere in memory costs more than the comparison.
+    pub values: SmallVec<[Symbol; 4]>,
     /// Of an industry.
     risk: f64,
 }
@@ -166,10 +167,10 @@ impl Compiler<'_> {
 
     fn one_of(&mut self, field: Field, texts: &Many<String>) -> OneOf {
         let folded = texts.iter().filter_map(|text| field.folded(text));
-        let mut values: Vec<_> = folded.map(|text| self.symbols.intern(field, &text)).collect();
+        let mut values: SmallVec<_> = folded.map(|text| self.symbols.intern(field, &text)).collect();
         values.sort_unstable();
         values.dedup();
-        OneOf { field, values: values.into(), risk: 0.0 }
+        OneOf { field, values, risk: 0.0 }
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::domain::{
     message::{Address, Channel, Message},
-    subject::{Envelope, Object, Subject},
+    subject::{Object, Subject},
 };
 
 /// A script's version in service. It outlives what is known of a tenant's configuration, so that one
@@ -139,7 +139,7 @@ impl Rulebook {
     /// Of every rule why it holds of a message that is to be accepted, or does not.
     #[must_use]
     pub fn explain(&self, message: &Message, now: Timestamp) -> Vec<Account> {
-        let subject = Subject::of(message).within(Envelope::of(message).unaccepted());
+        let subject = Subject::of(message).unaccepted();
         self.rules.as_ref().map(|rules| rules.explain(&subject, now).rules).unwrap_or_default()
     }
 
@@ -164,7 +164,7 @@ impl Rulebook {
         let (book, _) = self.for_recipient(subject);
         let by_rules = || book.rules.as_ref()?.decide(subject, given.now).channels?.value.into_iter().next();
         let by_scripts = || {
-            let facts = MessageFacts::of(subject);
+            let facts = MessageFacts::of(subject.clone());
             let answers = book.with(Hook::Route).filter_map(|it| {
                 it.ask(given.now, |script| script.route(&facts, &[], given)).ok()?.channels?.into_iter().next()
             });
@@ -176,14 +176,13 @@ impl Rulebook {
     /// Asks everybody about a message that is to be accepted, and changes it as they say. What was said is
     /// written down in it.
     pub fn admit(&self, message: &mut Message, given: &Given) -> Judgement {
-        let envelope = Envelope::of(message).unaccepted();
-        let subject = Subject::of(message).within(envelope);
+        let subject = Subject::of(message).unaccepted();
         let (before, mut judgement) = (Before::of(message), Judgement::default());
         let (book, canaries) = self.for_recipient(&subject);
         judgement.ruling.canaries = canaries;
         book.ask_rules(&subject, message, given, &mut judgement);
         if judgement.refused.is_none() {
-            book.ask_scripts(&subject, message, given, &mut judgement);
+            book.ask_scripts(subject, message, given, &mut judgement);
         }
         judgement.ruling.was = Was::before(&before, message);
         // Plain data always has a JSON form.
@@ -211,7 +210,7 @@ impl Rulebook {
         judgement.ruling.decision = Some(decision);
     }
 
-    fn ask_scripts(&self, subject: &Subject, message: &mut Message, given: &Given, judgement: &mut Judgement) {
+    fn ask_scripts(&self, subject: Subject, message: &mut Message, given: &Given, judgement: &mut Judgement) {
         let mut scripts = self.with(Hook::Admit).peekable();
         if scripts.peek().is_none() {
             return;
@@ -291,7 +290,7 @@ impl Rulebook {
     }
 
     /// The candidates as scripts want them: their order and who is among them. `None` where nobody said anything.
-    pub fn route(&self, subject: &Subject, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
+    pub fn route(&self, subject: Subject, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
         let mut routed = Routed::default();
         let facts = MessageFacts::of(subject);
         for script in self.with(Hook::Score) {
@@ -494,7 +493,7 @@ mod tests {
         let candidate =
             |name: &str, cost| CandidateFacts { connection: name.into(), cost: Some(cost), ..Default::default() };
         let candidates = vec![candidate("a", 3.0), candidate("b", 1.0), candidate("c", 2.0)];
-        let routed = book.route(&Subject::default(), candidates, &given());
+        let routed = book.route(Subject::default(), candidates, &given());
         assert_eq!(routed.order.unwrap(), ["c", "a"]);
         let said: Vec<_> = routed.words.iter().map(|it| (it.hook.as_str(), it.answer.to_string())).collect();
         assert_eq!(said[0], ("score", r#"{"a":-3.0,"b":-1.0,"c":-2.0}"#.to_owned()));

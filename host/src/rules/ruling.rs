@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    decision::RuleDecision,
+    decision::{RuleDecision, Scored},
     script::{Hook, ScriptFault},
 };
 use crate::domain::{
@@ -80,6 +80,23 @@ impl Ruling {
     #[must_use]
     pub fn of(message: &Message) -> Option<Self> {
         serde_json::from_str(message.body.ruling.as_ref()?.get()).ok()
+    }
+
+    /// What the rules gave to connections, of all that is written down in a message.
+    #[must_use]
+    pub fn scores(message: &Message) -> Vec<Scored> {
+        #[derive(Deserialize)]
+        struct Scores {
+            #[serde(default)]
+            decision: Candidates,
+        }
+        #[derive(Default, Deserialize)]
+        struct Candidates {
+            #[serde(default)]
+            candidates: Vec<Scored>,
+        }
+        let scores = |raw: &RawValue| serde_json::from_str::<Scores>(raw.get()).ok();
+        message.body.ruling.as_deref().and_then(scores).map(|it| it.decision.candidates).unwrap_or_default()
     }
 
     /// Writes down that rules chose a message's channel.

@@ -15,7 +15,9 @@ pub mod facts;
 mod guarded;
 #[cfg(test)]
 mod hostile;
+mod lists;
 mod modules;
+mod top;
 mod vocabulary;
 
 use std::{
@@ -25,7 +27,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, ParseError, Position, Scope};
+use rhai::{AST, Dynamic, Engine, EvalAltResult, ParseError, Position};
 use serde::Serialize;
 
 pub use answer::{Admission, Choice, FollowUp, FollowUpMessage, Retrial, Routing, Verdict};
@@ -36,6 +38,7 @@ pub use modules::{Modules, may_import};
 
 use answer::AnswerFault;
 use facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts};
+use top::Top;
 
 // What the reference is written from.
 pub(super) use engine::{build as build_engine, vocabulary_only as vocabulary_engine};
@@ -216,6 +219,7 @@ pub struct Script {
     name: Arc<str>,
     engine: Arc<Engine>,
     tree: Arc<AST>,
+    top: Arc<Top>,
     hooks: Vec<Hook>,
     time: Duration,
 }
@@ -233,16 +237,16 @@ impl Script {
         let tree = compile::statements(&engine, name, source)?;
         let hooks = hooks_of(name, source, &tree)?;
         modules::check_calls(&engine, name, &tree)?;
-        let run = || catch_unwind(AssertUnwindSafe(|| engine.run_ast_with_scope(&mut Scope::new(), &tree)));
-        match budget::within(limits::OPERATIONS, compile::TIME, Given::default(), run) {
-            (Ok(Ok(())), None) => {}
+        let evaluate = || catch_unwind(AssertUnwindSafe(|| Top::evaluate(&engine, &tree)));
+        let top = match budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate) {
+            (Ok(Ok(top)), None) => top,
             (Ok(Err(error)), _) => return Err(ScriptError::of_run(name, &error)),
             (_, spent) => {
                 let reason = spent.map_or("the interpreter failed", Limit::as_str).to_owned();
                 return Err(ScriptError { script: name.to_owned(), line: None, column: None, reason });
             }
-        }
-        Ok(Self { name: name.into(), engine, tree: Arc::new(tree), hooks, time: limits::TIME })
+        };
+        Ok(Self { name: name.into(), engine, tree: Arc::new(tree), top: Arc::new(top), hooks, time: limits::TIME })
     }
 
     /// With another limit on time than [`limits::TIME`]: where nobody waits for it.
@@ -312,12 +316,8 @@ impl Script {
     fn call(&self, hook: Hook, given: &Given, facts: &[&dyn Facts]) -> Result<Dynamic, ScriptFault> {
         let arguments = facts.iter().map(|it| it.to_dynamic()).collect::<Result<Vec<_>, _>>();
         let arguments = arguments.map_err(|error| fault_of(&self.name, hook.as_str(), &error, None))?;
-        run(&self.name, hook.as_str(), self.time, given, || {
-            // Constants and imports stand at the top.
-            let options = CallFnOptions::new().eval_ast(!self.tree.statements().is_empty());
-            let mut scope = Scope::new();
-            self.engine.call_fn_with_options(options, &mut scope, &self.tree, hook.as_str(), arguments)
-        })
+        let call = || self.top.call(&self.engine, &self.tree, hook.as_str(), arguments);
+        run(&self.name, hook.as_str(), self.time, given, call)
     }
 
     fn read<T>(&self, hook: Hook, answer: Result<T, AnswerFault>) -> Result<T, ScriptFault> {
@@ -590,6 +590,34 @@ mod tests {
         let fault = script.admit(&message(), &given()).expect_err("it throws");
         assert_eq!((fault.kind, fault.line), (FaultKind::Thrown, Some(2)));
         assert!(fault.reason.contains("no sms"), "{}", fault.reason);
+    }
+
+    #[test]
+    fn constants_that_ask_for_the_time_or_for_chance_have_those_of_each_run() {
+        let script = script(
+            "const FIXED = #{b: 1, list: [1, 2]};
+             const AT = add_seconds(now(), 60);
+             fn admit(message) { global::FIXED.list.push(3); #{action: \"hold\", at: global::AT} }",
+        );
+        assert!(script.admit(&message(), &given()).is_err(), "a constant stays what it is");
+        let script = self::script("const AT = add_seconds(now(), 60); fn admit(message) { hold_until(global::AT) }");
+        for now in ["2026-03-02T12:00:00Z", "2026-03-02T13:00:00Z"] {
+            let given = Given { now: now.parse().unwrap(), chance: 0.0 };
+            let at = given.now + jiff::SignedDuration::from_secs(60);
+            assert_eq!(script.admit(&message(), &given).unwrap().verdict, Verdict::Hold { at, reason: None });
+        }
+    }
+
+    #[test]
+    fn one_run_leaves_nothing_to_the_next() {
+        let script = script(
+            "const LIST = [1];
+             fn admit(message) { let list = global::LIST; list.push(2); refuse(`${list.len()} of ${global::LIST.len()}`) }",
+        );
+        for _ in 0..2 {
+            let verdict = script.admit(&message(), &given()).unwrap().verdict;
+            assert_eq!(verdict, Verdict::Refuse { reason: "2 of 1".into() });
+        }
     }
 
     #[test]

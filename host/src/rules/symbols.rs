@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use ahash::RandomState;
+
 use crate::domain::subject::{Field, POSTAL_LENGTH, Subject, amount::Amount};
 
 /// A text of a field that some condition names.
@@ -12,7 +14,8 @@ pub struct Symbol(u32);
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Symbols {
-    by_text: [HashMap<Box<str>, Symbol>; Field::ALL.len()],
+    /// Every message's texts are looked up, a postal code's beginnings one by one: so the hash is a quick one.
+    by_text: [HashMap<Box<str>, Symbol, RandomState>; Field::ALL.len()],
     texts: Vec<Box<str>>,
 }
 

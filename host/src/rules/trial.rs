@@ -289,7 +289,7 @@ fn said(book: &Rulebook, question: &Question, given: &Given) -> (Said, Vec<Strin
             (said_of(&message, &judgement), failed)
         }
         Question::Route { message, candidates } => {
-            let routed = book.route(&Subject::of(message), candidates.clone(), given);
+            let routed = book.route(Subject::of(message), candidates.clone(), given);
             let mut said = Said::new();
             said.extend(routed.order.map(|order| ("candidates", json!(order))));
             faults(&mut said, routed.failures.iter().map(|it| it.fault.to_string()));

@@ -10,14 +10,14 @@ use super::Options;
 use super::figures::{Figures, Target};
 use super::sink::Sink;
 use super::stage::{self, BOTH, Scene, Stage};
-use super::throughput::{delivered, timed};
+use super::throughput::{Costs, delivered, timed};
 use crate::api::Api;
 use crate::progress::{note, step};
 
 const RULES: usize = 100;
 const CONNECTIONS: usize = 256;
-/// With and without are measured in turns, so that what changes on the machine changes for both.
-const TURNS: usize = 3;
+/// With and without are measured in turns, short ones, so that what changes on the machine changes for both.
+const TURNS: usize = 9;
 /// Of the rate with rules, while latency is measured.
 const LOAD: f64 = 0.5;
 /// Where the stamp goes.
@@ -46,7 +46,7 @@ pub async fn measure(stage: &Stage, options: &Options, figures: &mut Figures) ->
     let scripted = scene.gateway.api(&scene.tenant("scripted", &sink).await?);
     write_rules(&scripted).await?;
     write_script(&scripted).await?;
-    let rate = cost(&scene, &sink, &ruled, &scripted, options, figures).await?;
+    let rate = cost(stage, &scene, &sink, &ruled, &scripted, options, figures).await?;
     reloads(&scene, &sink, &scripted, rate * LOAD, options, figures).await?;
     stage.strike("ruled", scene)
 }
@@ -86,6 +86,7 @@ fn message() -> Value {
 
 /// The same message for all tenants, in turns; the rate with rules and the script.
 async fn cost(
+    stage: &Stage,
     scene: &Scene,
     sink: &Sink,
     ruled: &Api,
@@ -93,15 +94,24 @@ async fn cost(
     options: &Options,
     figures: &mut Figures,
 ) -> Result<f64> {
-    let (mut without, mut with_rules, mut with_script) = (0.0, 0.0, 0.0);
-    // The first turn warms up.
+    let kinds = [("without", &scene.api), ("rules", ruled), ("script", scripted)];
+    let mut rates = [0.0; 3];
+    // The first turn warms up. Each begins with another, so that what one leaves to be written is not always the same
+    // one's to bear.
     for turn in 0..=TURNS {
-        let share = f64::from(u8::from(turn > 0)) / TURNS as f64;
-        for (api, rate) in [(&scene.api, &mut without), (ruled, &mut with_rules), (scripted, &mut with_script)] {
+        for place in 0..kinds.len() {
+            let nth = (turn + place) % kinds.len();
+            let (kind, api) = kinds[nth];
             let request = stage::single(api, &message());
-            *rate += share * delivered(scene, sink, request, CONNECTIONS, options.time).await?.0;
+            let before = Costs::take(stage, scene).await;
+            let (rate, tally) = delivered(scene, sink, request, CONNECTIONS, options.time / 3).await?;
+            rates[nth] += if turn > 0 { rate / TURNS as f64 } else { 0.0 };
+            if turn == TURNS {
+                Costs::take(stage, scene).await.since(&before, tally.accepted, &format!("ruled_{kind}"), figures);
+            }
         }
     }
+    let [without, with_rules, with_script] = rates;
     figures.add("ruled_without_per_s", without);
     figures.add("ruled_with_rules_per_s", with_rules);
     figures.add("ruled_with_script_per_s", with_script);

@@ -52,7 +52,7 @@ async fn deliver(
     let (rate, tally) = delivered(scene, sink, request, connections, options.time).await?;
     figures.add(format!("end_to_end_{connections}_connections_per_s"), rate);
     let after = Costs::take(stage, scene).await;
-    after.since(&before, tally.accepted, connections, figures);
+    after.since(&before, tally.accepted, &format!("end_to_end_{connections}"), figures);
     Ok(rate)
 }
 
@@ -87,14 +87,14 @@ async fn drain(sink: &Sink) {
 }
 
 /// CPU so far, and the time spent in plugins.
-struct Costs {
+pub struct Costs {
     gateway: Option<Duration>,
     database: Option<Duration>,
     plugin: Option<(f64, f64)>,
 }
 
 impl Costs {
-    async fn take(stage: &Stage, scene: &Scene) -> Self {
+    pub async fn take(stage: &Stage, scene: &Scene) -> Self {
         Self {
             gateway: usage::cpu(scene.gateway.process()),
             database: stage.database_cpu(),
@@ -102,11 +102,12 @@ impl Costs {
         }
     }
 
-    fn since(&self, before: &Self, messages: u64, connections: usize, figures: &mut Figures) {
+    /// What each of so many messages took since, as figures whose names begin like this.
+    pub fn since(&self, before: &Self, messages: u64, prefix: &str, figures: &mut Figures) {
         let per_message =
             |now: Option<Duration>, then: Option<Duration>| Some((now? - then?).as_secs_f64() * 1e6 / messages as f64);
         let gateway = per_message(self.gateway, before.gateway);
-        let name = |what: &str| format!("end_to_end_{connections}_{what}");
+        let name = |what: &str| format!("{prefix}_{what}");
         if let Some(gateway) = gateway {
             figures.add(name("gateway_cpu_us_per_message"), gateway);
         }

@@ -34,6 +34,8 @@ struct Budget {
     operations: u64,
     max_operations: u64,
     lines: u32,
+    /// Whether something depended on what is given.
+    asked: bool,
     spent: Option<Limit>,
     given: Given,
 }
@@ -79,6 +81,7 @@ pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: imp
         operations: 0,
         max_operations: operations,
         lines: 0,
+        asked: false,
         spent: None,
         given,
     };
@@ -104,12 +107,25 @@ pub(super) fn check() -> Result<(), Box<EvalAltResult>> {
 
 /// The time that the caller gave; the epoch outside of a run.
 pub(super) fn now() -> Timestamp {
-    BUDGET.with_borrow(|budget| budget.as_ref().map_or(Timestamp::UNIX_EPOCH, |it| it.given.now))
+    given().now
 }
 
 /// The chance that the caller gave, in 0..1.
 pub(super) fn chance() -> f64 {
-    BUDGET.with_borrow(|budget| budget.as_ref().map_or(0.0, |it| it.given.chance))
+    given().chance
+}
+
+fn given() -> Given {
+    let asked = |budget: &mut Budget| {
+        budget.asked = true;
+        budget.given
+    };
+    BUDGET.with_borrow_mut(|budget| budget.as_mut().map_or_else(Given::default, asked))
+}
+
+/// Whether this run asked for the time or for chance.
+pub(super) fn asked() -> bool {
+    BUDGET.with_borrow(|budget| budget.as_ref().is_some_and(|it| it.asked))
 }
 
 /// What a script prints goes to the log: a few lines of bounded length a run.

@@ -13,7 +13,7 @@ use rhai::{
     },
 };
 
-use super::{budget, guarded, modules::Library, vocabulary};
+use super::{budget, guarded, lists, modules::Library, vocabulary};
 
 /// How far a script may go. The reference lists them.
 pub mod limits {
@@ -48,8 +48,10 @@ pub mod limits {
 /// Words that would lead out of a script, or leave one undecided what it does.
 const DISABLED: &[&str] = &["eval"];
 
-static PACKAGES: LazyLock<Vec<Arc<Module>>> = LazyLock::new(|| {
-    vec![
+/// All functions in one module: each look-up of one goes through every module that there is.
+static FUNCTIONS: LazyLock<Arc<Module>> = LazyLock::new(|| {
+    let mut all = Module::new();
+    for package in [
         ArithmeticPackage::new().as_shared_module(),
         LogicPackage::new().as_shared_module(),
         BasicMathPackage::new().as_shared_module(),
@@ -59,18 +61,21 @@ static PACKAGES: LazyLock<Vec<Arc<Module>>> = LazyLock::new(|| {
         MoreStringPackage::new().as_shared_module(),
         BasicArrayPackage::new().as_shared_module(),
         BasicMapPackage::new().as_shared_module(),
-        // The last one is looked at first: what is guarded stands in for its namesake above.
+        // What is guarded stands in for its namesake above.
         guarded::module(),
+        lists::module(),
         vocabulary::module(),
-    ]
+    ] {
+        all.merge(&package);
+    }
+    all.build_index();
+    all.into()
 });
 
 /// An interpreter whose imports come from `library`.
 pub(in crate::rules) fn build(library: Library) -> Engine {
     let mut engine = Engine::new_raw();
-    for package in PACKAGES.iter() {
-        engine.register_global_module(Arc::clone(package));
-    }
+    engine.register_global_module(Arc::clone(&FUNCTIONS));
     for word in DISABLED {
         engine.disable_symbol(*word);
     }

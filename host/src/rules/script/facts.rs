@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::{
     message::Message,
-    subject::{self, Envelope, Subject},
+    subject::{self, Envelope, Particulars, Subject},
 };
 
 /// Free members of a message.
@@ -38,29 +38,30 @@ pub struct MessageFacts {
 impl MessageFacts {
     /// What scripts see of a message.
     #[must_use]
-    pub fn of(subject: &Subject) -> Self {
-        let Envelope { id, channel, channels, to, sender, subject: title, text, reference, priority, .. } =
-            subject.envelope().clone();
-        let Envelope { created_at, send_at, expires_at, .. } = *subject.envelope();
-        let particulars = subject.particulars().clone();
+    pub fn of(subject: Subject) -> Self {
+        let country = subject.texts(subject::Field::Country).next().map(str::to_owned);
+        let timezone = subject.timezone().map(str::to_owned);
+        let (Particulars { attributes, contact, context }, envelope) = subject.into_parts();
+        let Envelope { id, channel, channels, to, sender, subject, text, reference, priority, .. } = envelope;
+        let Envelope { created_at, send_at, expires_at, .. } = envelope;
         Self {
             id,
             channel,
             channels,
             to,
             sender,
-            subject: title,
+            subject,
             text,
             reference,
             priority: priority.as_str().to_owned(),
             created_at,
             send_at,
             expires_at,
-            country: subject.texts(subject::Field::Country).next().map(str::to_owned),
-            timezone: subject.timezone().map(str::to_owned),
-            attributes: particulars.attributes,
-            contact: particulars.contact,
-            context: particulars.context,
+            country,
+            timezone,
+            attributes,
+            contact,
+            context,
         }
     }
 }
@@ -136,7 +137,7 @@ impl ContextFacts {
     /// That of a message which is sent once.
     #[must_use]
     pub fn of(message: &Message) -> Self {
-        let facts = MessageFacts::of(&Subject::of(message));
+        let facts = MessageFacts::of(Subject::of(message));
         Self { due_at: Some(message.due_at()), message: facts, ..Self::default() }
     }
 }
