@@ -29,9 +29,10 @@ use crate::{
     rules::{
         rulebook::Followed,
         script::{
-            FollowUpMessage, Given,
+            FollowUpMessage, Given, Hook,
             facts::{DeliveryFacts, MessageFacts},
         },
+        trial::Question,
     },
     script_failures,
     store::{
@@ -41,6 +42,7 @@ use crate::{
         message::{DeliveryView, MessageView, message_exists, message_get},
     },
     telemetry,
+    trials::Trials,
 };
 
 /// How often ends are looked for.
@@ -57,6 +59,7 @@ pub struct FollowUps {
     pub store: Store,
     pub directory: Arc<Directory>,
     pub admission: Admission,
+    pub trials: Arc<Trials>,
 }
 
 /// What scripts said of an end.
@@ -183,7 +186,11 @@ impl FollowUps {
             return answer;
         };
         let given = Given { now: asked_at, chance: fastrand::f64() };
-        let (followed, failures) = book.for_message(&scene.message).on_outcome(&scene.facts(), &given);
+        let facts = scene.facts();
+        let (followed, failures) = book.for_message(&scene.message).on_outcome(&facts, &given);
+        if book.shadows(Hook::OnOutcome).next().is_some() {
+            self.trials.ask(scene.due.ended.tenant, book, Question::on_outcome(&scene.message, facts), given);
+        }
         answer.scripts = followed.into_iter().filter(|it| !it.is_silent()).map(Said::from).collect();
         for failure in failures {
             let fault = Some(failure.fault.to_string());

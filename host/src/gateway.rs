@@ -151,7 +151,7 @@ impl Gateway {
             bell: Arc::clone(&bell),
             precedence: Arc::clone(&precedence),
         };
-        let admission = Admission::start(&store, Arc::clone(&directory), trials, &outlet, &mut writers);
+        let admission = Admission::start(&store, Arc::clone(&directory), Arc::clone(&trials), &outlet, &mut writers);
         if dispatches {
             let claimer = Claimer {
                 store: store.clone(),
@@ -170,7 +170,7 @@ impl Gateway {
             helpers.spawn(Arc::clone(&dispatcher.gate).run(rest.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
             let (store, directory, admission) = (store.clone(), Arc::clone(&directory), admission.clone());
-            helpers.spawn(FollowUps { store, directory, admission }.run(intake.clone()));
+            helpers.spawn(FollowUps { store, directory, admission, trials }.run(intake.clone()));
         }
         if let Some(folder) = config.rules.folder.clone() {
             helpers.spawn(rulefolder::watch(folder, store.clone(), rest.clone()));

@@ -171,6 +171,32 @@ async fn a_shadow_changes_nothing_and_records_just_the_differences() {
 }
 
 #[tokio::test]
+async fn a_shadow_is_asked_when_messages_go_and_what_follows_them_too() {
+    let (gateway, sink) = with_two(1).await;
+    live(&gateway, "office", "fn condition(context) { true }").await;
+    let source = "fn condition(context) { context.message.reference != \"odd\" }
+        fn on_outcome(delivery) { if delivery.state == \"sent\" { #{text: \"thanks\", tags: [\"thanked\"]} } }";
+    let second = add(&gateway, "office", source).await;
+    gateway.post("/v1/scripts/office/shadow", &json!({"version": second})).await.expect(200);
+    let mut message = to(&sink, 0);
+    message["condition"] = json!("office");
+    message["reference"] = json!("odd");
+    let id = gateway.send(&message).await;
+    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    let list = eventually("the differences", || async {
+        let list = gateway.get("/v1/scripts/office/differences").await["data"].clone();
+        (list.as_array().unwrap().len() == 2).then_some(list)
+    })
+    .await;
+    let of = |hook: &str| list.as_array().unwrap().iter().find(|it| it["hook"] == hook && it["message"] == id).cloned();
+    let condition = of("condition").unwrap_or_else(|| panic!("none of the condition: {list}"));
+    assert_eq!((&condition["live"], &condition["candidate"]), (&json!({"goes": true}), &json!({"goes": false})));
+    let end = of("on_outcome").unwrap_or_else(|| panic!("none of the end: {list}"));
+    assert_eq!((&end["live"], &end["candidate"]["follows"]["office"]["tags"]), (&json!({}), &json!(["thanked"])));
+    assert_eq!(gateway.db.sql("select count(*) from message").await.trim(), "1", "nothing followed");
+}
+
+#[tokio::test]
 async fn a_candidate_is_promoted_and_rolled_back_on_every_node_at_once() {
     let (gateway, sink) = with_two(2).await;
     live(&gateway, "gate", "fn admit(message) { #{priority: \"high\"} }").await;

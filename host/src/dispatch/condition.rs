@@ -1,6 +1,8 @@
 //! A message that names a script's `condition`: before its first attempt it is asked whether the
 //! message goes, and again later while it says no.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::Dispatcher;
@@ -8,7 +10,10 @@ use crate::{
     clock,
     directory::TenantConfig,
     queue::Work,
-    rules::script::{Given, facts::ContextFacts},
+    rules::{
+        script::{Given, Hook, facts::ContextFacts},
+        trial::Question,
+    },
 };
 
 /// What becomes of a delivery now.
@@ -32,6 +37,10 @@ impl Dispatcher {
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         let context = ContextFacts::of(message);
         let book = config.rulebook.as_ref();
+        if let Some(book) = book.filter(|book| book.shadows(Hook::Condition).any(|it| it.subject == script)) {
+            let (message, script, context) = (Arc::clone(message), script.to_owned(), Box::new(context.clone()));
+            self.trials.ask(work.tenant, book, Question::Condition { message, script, context }, given);
+        }
         let answer = book.and_then(|book| book.for_message(message).condition(script, &context, &given));
         match answer {
             Some(Ok(true)) => Asked::Goes(None),

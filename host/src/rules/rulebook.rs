@@ -253,10 +253,10 @@ impl Rulebook {
         Some(script.ask(given.now, |it| it.retry(attempt, given)).map_err(|failed| failure(script, failed)))
     }
 
-    /// Whether a script wants to know how deliveries end.
+    /// Whether a script wants to know how deliveries end, be it to compare what it would have follow.
     #[must_use]
     pub fn asks_outcomes(&self) -> bool {
-        self.followed().any(|it| it.has(Hook::OnOutcome))
+        self.followed().any(|it| it.has(Hook::OnOutcome)) || self.shadows(Hook::OnOutcome).next().is_some()
     }
 
     /// What each script says of a delivery that ended.

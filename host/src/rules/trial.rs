@@ -3,15 +3,16 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
     RuleSet,
-    rulebook::{Judgement, Rulebook, Running},
+    rulebook::{Failure, Judgement, Rulebook, Running},
     ruling::{Canary, Ruling},
     script::{
         Given, Hook, bucket,
-        facts::{AttemptFacts, CandidateFacts},
+        facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts},
     },
 };
 use crate::domain::{
@@ -172,6 +173,17 @@ pub enum Question {
         script: String,
         attempt: Box<AttemptFacts>,
     },
+    /// Whether a message goes now, as the script that it names says.
+    Condition {
+        message: Arc<Message>,
+        script: String,
+        context: Box<ContextFacts>,
+    },
+    /// What follows a delivery that ended.
+    OnOutcome {
+        message: Box<Message>,
+        delivery: Box<DeliveryFacts>,
+    },
 }
 
 impl Question {
@@ -181,19 +193,25 @@ impl Question {
         Self::Admit(Box::new(slim(message)))
     }
 
+    /// What follows a delivery of a message, without what no script looks at.
+    #[must_use]
+    pub fn on_outcome(message: &Message, delivery: DeliveryFacts) -> Self {
+        Self::OnOutcome { message: Box::new(slim(message)), delivery: Box::new(delivery) }
+    }
+
     #[must_use]
     pub fn message(&self) -> &Message {
         match self {
-            Self::Admit(message) => message,
-            Self::Route { message, .. } | Self::Retry { message, .. } => message,
+            Self::Admit(message) | Self::OnOutcome { message, .. } => message,
+            Self::Route { message, .. } | Self::Retry { message, .. } | Self::Condition { message, .. } => message,
         }
     }
 
     /// Those who are to be asked it and not followed.
     pub fn shadows<'a>(&'a self, book: &'a Rulebook) -> impl Iterator<Item = &'a Trial> {
         book.shadows(self.hook()).filter(|trial| match self {
-            Self::Admit(_) | Self::Route { .. } => true,
-            Self::Retry { script, .. } => trial.subject == *script,
+            Self::Admit(_) | Self::Route { .. } | Self::OnOutcome { .. } => true,
+            Self::Retry { script, .. } | Self::Condition { script, .. } => trial.subject == *script,
         })
     }
 
@@ -203,6 +221,8 @@ impl Question {
             Self::Admit(_) => Hook::Admit,
             Self::Route { .. } => Hook::Route,
             Self::Retry { .. } => Hook::Retry,
+            Self::Condition { .. } => Hook::Condition,
+            Self::OnOutcome { .. } => Hook::OnOutcome,
         }
     }
 }
@@ -259,7 +279,7 @@ pub struct Comparison {
 pub fn compare(book: &Rulebook, trial: &Trial, question: &Question, given: &Given) -> Comparison {
     let serving = match question {
         Question::Admit(message) => book.for_recipient(&Subject::of(message)).0,
-        Question::Route { message, .. } | Question::Retry { message, .. } => book.for_message(message),
+        decided => book.for_message(decided.message()),
     };
     let live = serving.rehearsal().alone();
     let candidate = live.trying(&trial.candidate);
@@ -295,15 +315,30 @@ fn said(book: &Rulebook, question: &Question, given: &Given) -> (Said, Vec<Strin
             faults(&mut said, routed.failures.iter().map(|it| it.fault.to_string()));
             (said, routed.failures.into_iter().map(|it| it.script).collect())
         }
-        Question::Retry { script, attempt, .. } => match book.retry(script, attempt, given) {
-            None => (Said::new(), Vec::new()),
-            Some(Ok(answer)) => (Said::from([("retry", json!(answer))]), Vec::new()),
-            Some(Err(failure)) => {
-                let mut said = Said::new();
-                faults(&mut said, [failure.fault.to_string()]);
-                (said, vec![failure.script])
-            }
-        },
+        Question::Retry { script, attempt, .. } => of_one("retry", book.retry(script, attempt, given)),
+        Question::Condition { script, context, .. } => of_one("goes", book.condition(script, context, given)),
+        Question::OnOutcome { delivery, .. } => {
+            let (followed, failures) = book.on_outcome(delivery, given);
+            let speaking = followed.iter().filter(|it| !it.is_silent());
+            let mut said: Said = Said::new();
+            let follows: BTreeMap<_, _> = speaking.map(|it| (&it.script, &it.said)).collect();
+            said.extend((!follows.is_empty()).then(|| ("follows", json!(follows))));
+            faults(&mut said, failures.iter().map(|it| it.fault.to_string()));
+            (said, failures.into_iter().map(|it| it.script).collect())
+        }
+    }
+}
+
+/// What one script says, if it is there.
+fn of_one<T: Serialize>(member: &'static str, answer: Option<Result<T, Failure>>) -> (Said, Vec<String>) {
+    match answer {
+        None => (Said::new(), Vec::new()),
+        Some(Ok(answer)) => (Said::from([(member, json!(answer))]), Vec::new()),
+        Some(Err(failure)) => {
+            let mut said = Said::new();
+            faults(&mut said, [failure.fault.to_string()]);
+            (said, vec![failure.script])
+        }
     }
 }
 
