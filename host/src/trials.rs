@@ -239,7 +239,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            message::{Address, Body, Priority},
+            message::{Address, Body},
             trial::Mode,
         },
         rules::{
@@ -264,20 +264,7 @@ mod tests {
     }
 
     fn message(to: &str) -> Message {
-        Message {
-            id: MessageId::new(),
-            created_at: Timestamp::UNIX_EPOCH,
-            channel: "sms".parse().unwrap(),
-            priority: Priority::Normal,
-            send_at: None,
-            expires_at: None,
-            reference: None,
-            ordering_key: None,
-            connection: None,
-            body: Body { to: Some(Address { address: to.into(), name: None }), ..Body::default() },
-            attachments: 0,
-            legs: None,
-        }
+        Message::with_body(Body { to: Some(Address { address: to.into(), name: None }), ..Body::default() })
     }
 
     fn trials() -> (Arc<Trials>, Recorder) {

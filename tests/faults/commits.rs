@@ -172,6 +172,26 @@ async fn killed_after_a_2xx_before_the_outcome_commit_it_is_labelled_unknown() {
     assert_eq!(keys[0], keys[1], "the receiver can tell that it has it");
 }
 
+/// Rules put the second candidate first: that is certain from the message, so that no intent tells it.
+#[tokio::test]
+async fn killed_after_a_2xx_of_whom_rules_put_first_nobody_else_is_asked() {
+    let (mut gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
+    for uid in ["first", "second"] {
+        gateway.connection(uid, "webhook", json!({"url": sink.url(&format!("/{uid}"))}), json!({})).await;
+    }
+    gateway.route("webhook", json!({"candidates": [{"connection": "first"}, {"connection": "second"}]})).await;
+    let rule = json!({"name": "Second", "then": {"connections": [{"connection": "second", "score": 0.5}]}});
+    gateway.post("/v1/rules", &json!({"rule": rule})).await.expect(201);
+    gateway.arm("outcome.before_commit=abort").await;
+    let id = gateway.send(&message()).await;
+    gateway.died().await;
+    assert_eq!(count(&gateway, "intent").await, 0);
+    gateway.take_over().await;
+    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.attempts(&id).await, ["-:unknown", "second:accepted"]);
+    assert_eq!((sink.received_at("/first").len(), sink.received_at("/second").len()), (0, 2));
+}
+
 #[tokio::test]
 async fn killed_after_the_outcome_commit_nothing_is_sent_again_and_the_event_is_in_the_outbox() {
     let (mut gateway, sink) = armed("outcome.after_commit=abort").await;

@@ -297,6 +297,27 @@ pub struct NewMessage {
 }
 
 #[cfg(test)]
+impl Message {
+    /// A text message with this body, for tests.
+    pub fn with_body(body: Body) -> Self {
+        Self {
+            id: MessageId::new(),
+            created_at: Timestamp::UNIX_EPOCH,
+            channel: "sms".parse().unwrap(),
+            priority: Priority::Normal,
+            send_at: None,
+            expires_at: None,
+            reference: None,
+            ordering_key: None,
+            connection: None,
+            body,
+            attachments: 0,
+            legs: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -402,31 +402,18 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            ids::{MessageId, RuleId},
+            ids::RuleId,
             message::{Body, Priority},
         },
         rules::{language::Language, script::Modules},
     };
 
     fn message(attributes: &str) -> Message {
-        Message {
-            id: MessageId::new(),
-            created_at: Timestamp::UNIX_EPOCH,
-            channel: "sms".parse().unwrap(),
-            priority: Priority::Normal,
-            send_at: None,
-            expires_at: None,
-            reference: None,
-            ordering_key: None,
-            connection: None,
-            body: Body {
-                to: Some(Address { address: "+46701234567".into(), name: None }),
-                attributes: Some(RawValue::from_string(attributes.to_owned()).unwrap()),
-                ..Body::default()
-            },
-            attachments: 0,
-            legs: None,
-        }
+        Message::with_body(Body {
+            to: Some(Address { address: "+46701234567".into(), name: None }),
+            attributes: Some(RawValue::from_string(attributes.to_owned()).unwrap()),
+            ..Body::default()
+        })
     }
 
     fn book(rules: &[Value], scripts: &[(&str, &str)]) -> Rulebook {

@@ -231,27 +231,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::domain::{
-        ids::MessageId,
-        message::{Address, Body},
-    };
+    use crate::domain::message::{Address, Body};
 
     fn message(attributes: Option<Value>) -> Message {
         let attributes = attributes.map(|it| serde_json::value::to_raw_value(&it).unwrap());
-        Message {
-            id: MessageId::new(),
-            created_at: Timestamp::UNIX_EPOCH,
-            channel: "sms".parse().unwrap(),
-            priority: Priority::Normal,
-            send_at: None,
-            expires_at: None,
-            reference: None,
-            ordering_key: None,
-            connection: None,
-            body: Body { attributes, ..Body::default() },
-            attachments: 0,
-            legs: None,
-        }
+        Message::with_body(Body { attributes, ..Body::default() })
     }
 
     /// Changed as rules change it, written down, and changed back.

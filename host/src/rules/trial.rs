@@ -391,20 +391,7 @@ mod tests {
     const GIVEN: Given = Given { now: Timestamp::UNIX_EPOCH, chance: 0.5 };
 
     fn message(to: &str) -> Message {
-        Message {
-            id: MessageId::new(),
-            created_at: Timestamp::UNIX_EPOCH,
-            channel: "sms".parse().unwrap(),
-            priority: Priority::Normal,
-            send_at: None,
-            expires_at: None,
-            reference: None,
-            ordering_key: None,
-            connection: None,
-            body: Body { to: Some(Address { address: to.into(), name: None }), ..Body::default() },
-            attachments: 0,
-            legs: None,
-        }
+        Message::with_body(Body { to: Some(Address { address: to.into(), name: None }), ..Body::default() })
     }
 
     fn running(name: &str, version: i32, source: &str) -> Arc<Running> {
