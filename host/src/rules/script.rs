@@ -618,6 +618,18 @@ mod tests {
             let verdict = script.admit(&message(), &given()).unwrap().verdict;
             assert_eq!(verdict, Verdict::Refuse { reason: "2 of 1".into() });
         }
+        let source = "const KNOWN = 1;
+            fn admit(message) {
+                let before = \"nothing\";
+                try { let seen = global::SEEN; before = \"something\"; } catch { }
+                const SEEN = 1;
+                refuse(before)
+            }";
+        let script = self::script(source);
+        for _ in 0..2 {
+            let verdict = script.admit(&message(), &given()).unwrap().verdict;
+            assert_eq!(verdict, Verdict::Refuse { reason: "nothing".into() });
+        }
     }
 
     #[test]
