@@ -32,7 +32,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("script_failures", &["rules", "store", "telemetry"]),
     ("admission", &["store", "directory", "queue", "rules", "script_failures", "telemetry", "trials"]),
     ("rulefolder", &["rules", "store"]),
-    ("follow_up", &["admission", "store", "directory", "rules", "script_failures", "telemetry"]),
+    ("follow_up", &["admission", "store", "directory", "rules", "script_failures", "telemetry", "trials"]),
     ("legs", &["store"]),
     ("ledger", &["legs", "store", "queue"]),
     (

@@ -207,7 +207,7 @@ pub async fn intent_insert(db: &mut PgConnection, intents: &[&NewIntent]) -> Res
            trigger, timestamptz 'epoch' + started_at * interval '1 microsecond'
          from unnest($1::uuid[], $2::uuid[], $3::int[], $4::uuid[], $5::text[], $6::bool[], $7::text[], $8::bigint[])
            as t (tenant_id, delivery_id, number, connection_id, provider, hold, trigger, started_at)
-         on conflict (delivery_id) do update set
+         on conflict (tenant_id, delivery_id) do update set
            number = excluded.number, connection_id = excluded.connection_id, provider = excluded.provider,
            on_unknown = excluded.on_unknown, trigger = excluded.trigger, started_at = excluded.started_at",
     )

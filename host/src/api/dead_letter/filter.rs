@@ -133,12 +133,14 @@ impl Filter {
     ) -> store::Result<Result<DeadLetterFilter, Vec<FieldProblem>>> {
         let mut fields = Fields::default();
         self.check(&mut fields);
-        let connection = match &self.connection {
-            Some(name) => connection(db, tenant, name, &mut fields).await?,
+        // What can't be a name is not looked for: the database takes no NUL.
+        let name = |text: &Option<String>| text.clone().filter(|text| short_text(text).is_ok());
+        let connection = match name(&self.connection) {
+            Some(name) => connection(db, tenant, &name, &mut fields).await?,
             None => None,
         };
-        let route = match &self.route {
-            Some(name) => route(db, tenant, name, &mut fields).await?,
+        let route = match name(&self.route) {
+            Some(name) => route(db, tenant, &name, &mut fields).await?,
             None => None,
         };
         if !fields.is_empty() {
