@@ -325,6 +325,9 @@ impl Script {
     }
 }
 
+/// What the language's functions answer.
+type Fallible<T> = Result<T, Box<EvalAltResult>>;
+
 /// What can be handed to a script.
 trait Facts {
     fn to_dynamic(&self) -> Result<Dynamic, Box<EvalAltResult>>;

@@ -62,9 +62,9 @@ static FUNCTIONS: LazyLock<Arc<Module>> = LazyLock::new(|| {
         BasicArrayPackage::new().as_shared_module(),
         BasicMapPackage::new().as_shared_module(),
         // What is guarded stands in for its namesake above.
-        guarded::module(),
-        lists::module(),
-        vocabulary::module(),
+        guarded::module().into(),
+        lists::module().into(),
+        vocabulary::module().into(),
     ] {
         all.merge(&package);
     }
@@ -100,6 +100,8 @@ pub(in crate::rules) fn build(library: Library) -> Engine {
 /// What the gateway adds to the language, alone: for the reference.
 pub(in crate::rules) fn vocabulary_only() -> Engine {
     let mut engine = Engine::new_raw();
-    engine.register_global_module(vocabulary::module());
+    let mut module = vocabulary::module();
+    module.build_index();
+    engine.register_global_module(module.into());
     engine
 }

@@ -9,15 +9,11 @@ use rhai::{
     Array, Dynamic, EvalAltResult, FnPtr, ImmutableString, Map, Module, NativeCallContext, Position, plugin::*,
 };
 
-use super::{budget, engine::limits};
-
-type Fallible<T> = Result<T, Box<EvalAltResult>>;
+use super::{Fallible, budget, engine::limits};
 
 /// All of them.
-pub(super) fn module() -> std::sync::Arc<Module> {
-    let mut module = exported_module!(functions);
-    module.build_index();
-    module.into()
+pub(super) fn module() -> Module {
+    exported_module!(functions)
 }
 
 // The macro unwraps arguments that the engine has already matched by number and type.

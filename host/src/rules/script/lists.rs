@@ -1,17 +1,13 @@
 //! Functions of lists that ask a function of each member: as the language has them, but a closure of one parameter is
 //! called at once. The language first looks for one that takes the member as `this`, and finds out by an error.
 
-use std::sync::Arc;
+use rhai::{Array, Dynamic, FnPtr, INT, Module, NativeCallContext, plugin::*};
 
-use rhai::{Array, Dynamic, EvalAltResult, FnPtr, INT, Module, NativeCallContext, plugin::*};
-
-type Fallible<T> = Result<T, Box<EvalAltResult>>;
+use super::Fallible;
 
 /// All of them.
-pub(super) fn module() -> Arc<Module> {
-    let mut module = exported_module!(functions);
-    module.build_index();
-    module.into()
+pub(super) fn module() -> Module {
+    exported_module!(functions)
 }
 
 // The macro unwraps arguments that the engine has already matched by number and type.

@@ -5,16 +5,12 @@ use jiff::{Timestamp, civil, tz::TimeZone};
 use rhai::{Array, Dynamic, EvalAltResult, ImmutableString, Map, Module, Position, plugin::*};
 use sha2::{Digest, Sha256};
 
-use super::budget;
+use super::{Fallible, budget};
 use crate::domain::country::Country;
 
-type Fallible<T> = Result<T, Box<EvalAltResult>>;
-
 /// All of them.
-pub(super) fn module() -> std::sync::Arc<Module> {
-    let mut module = exported_module!(functions);
-    module.build_index();
-    module.into()
+pub(super) fn module() -> Module {
+    exported_module!(functions)
 }
 
 // The macro unwraps arguments that the engine has already matched by number and type.
