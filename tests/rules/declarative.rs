@@ -97,7 +97,9 @@ async fn scores_order_the_candidates_and_the_decision_says_why() {
     assert_eq!((&view["state"], &view["priority"]), (&json!("sent"), &json!("high")));
     assert_eq!((sink.received_at("/a").len(), sink.received_at("/b").len()), (0, 1));
     let decision = gateway.get(&format!("/v1/messages/{id}/decision")).await;
-    assert_eq!(decision["ruling"]["decision"]["candidates"][0]["connection"], "b");
+    let ruling = &decision["ruling"]["decision"];
+    assert_eq!(ruling["candidates"][0]["connection"], "b");
+    assert_eq!(ruling["hits"], json!([{"rule": decision["rules"][0]["rule"], "confidence": 0.5}]));
     let rules = decision["rules"].as_array().unwrap();
     let seen: Vec<_> = rules.iter().map(|it| (it["name"].as_str().unwrap(), it["hit"].as_bool().unwrap())).collect();
     assert_eq!(seen, [("Dear ones by b", true), ("Gold", false)]);

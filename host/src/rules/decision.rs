@@ -1,9 +1,12 @@
 //! What the rules that hold come to, and what each had to say in it.
 
+mod hits;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::hits::{Hit, Hits};
 use super::{
     Rule,
     matching::{Match, level_name},
@@ -14,8 +17,6 @@ use crate::domain::{
     rule::Effect,
 };
 
-/// Rules that hold and that a decision lists; all are counted.
-const MOST_HITS: usize = 100;
 /// Faults that a decision lists.
 const MOST_FAULTS: usize = 20;
 
@@ -48,9 +49,8 @@ pub struct RuleDecision {
     /// The highest risk weight of an industry that was met.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub risk: f64,
-    /// The rules that hold, those that count first come first; a hundred at most.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub hits: Vec<Hit>,
+    #[serde(default, skip_serializing_if = "Hits::is_empty")]
+    pub hits: Hits,
     /// The rules of which it can't be said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
@@ -80,13 +80,6 @@ pub struct Scored {
     pub connection: String,
     /// Above -2 and below 2; higher is better.
     pub score: f64,
-}
-
-/// A rule that holds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Hit {
-    pub rule: RuleId,
-    pub confidence: f64,
 }
 
 /// A rule of which it can't be said whether it holds: it counts as one that does not.
@@ -135,7 +128,6 @@ pub(super) fn combine(
     faults: Vec<Fault>,
 ) -> RuleDecision {
     put_in_order(&mut held);
-    let hit = |it: &Held<'_>| Hit { rule: it.rule.id, confidence: rounded(it.confidence()) };
     RuleDecision {
         rules: Arc::clone(fingerprint),
         total: count(total),
@@ -147,7 +139,7 @@ pub(super) fn combine(
         priority: chosen(&held, |effect| effect.priority.as_ref()),
         candidates: candidates(&contributions(&held)),
         risk: rounded(held.iter().map(|it| it.found.risk).fold(0.0, f64::max)),
-        hits: held.iter().take(MOST_HITS).map(hit).collect(),
+        hits: held.iter().map(|it| Hit { rule: it.rule.id, confidence: rounded(it.confidence()) }).collect(),
         faults: faults.into_iter().take(MOST_FAULTS).collect(),
     }
 }

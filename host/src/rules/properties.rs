@@ -256,7 +256,7 @@ fn numbers_stay_in_their_bounds_and_the_order_of_loading_does_not_matter() {
             let again = RuleSet::compile(specs, Box::<YesNo>::default()).unwrap();
             let (subject, now) = (subject(rng), moment(rng));
             let decision = set.decide(&subject, now);
-            assert!(decision.hits.iter().all(|it| (0.0..=1.0).contains(&it.confidence)));
+            assert!(decision.hits.as_slice().iter().all(|it| (0.0..=1.0).contains(&it.confidence)));
             assert!(decision.candidates.iter().all(|it| it.score.abs() < 2.0));
             assert!(decision.candidates.is_sorted_by(|a, b| a.score >= b.score));
             assert_eq!(again.decide(&subject, now), decision);

@@ -82,6 +82,17 @@ impl Ruling {
         serde_json::from_str(message.body.ruling.as_ref()?.get()).ok()
     }
 
+    /// For readers: with the rules that hold by their names and numbers.
+    #[must_use]
+    pub fn spelled_out(&self) -> Value {
+        // Plain data always has a JSON form.
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        if let Some(decision) = self.decision.as_ref().filter(|it| !it.hits.is_empty()) {
+            value["decision"]["hits"] = serde_json::to_value(decision.hits.as_slice()).unwrap_or_default();
+        }
+        value
+    }
+
     /// What the rules gave to connections, of all that is written down in a message.
     #[must_use]
     pub fn scores(message: &Message) -> Vec<Scored> {

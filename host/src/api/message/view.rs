@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
 
 use super::new::{ModeName, PriorityName, WantsName};
@@ -14,7 +14,7 @@ use crate::{
         message::{Follows, Message, Priority},
         provider::{Cost, Disposition},
     },
-    rules::Account,
+    rules::{Account, ruling::Ruling},
     store::{
         attempt::AttemptView,
         event::EventView,
@@ -261,7 +261,7 @@ pub struct DecisionAnswer {
     /// What rules and scripts said when it was accepted: values with their rules, scores of connections, scripts'
     /// answers. Null where there were none.
     #[schema(value_type = Option<Object>)]
-    ruling: Option<Box<RawValue>>,
+    ruling: Option<Value>,
     /// Every rule, hit or missed, and why: those that hold first. Empty where the rules have changed since.
     #[schema(value_type = Vec<Object>)]
     rules: Vec<Account>,
@@ -493,7 +493,7 @@ impl DecisionAnswer {
         let decision = |attempt| AttemptDecision::new(message, attempt);
         Self {
             message: message.id.to_string(),
-            ruling: message.body.ruling.clone(),
+            ruling: Ruling::of(message).map(|it| it.spelled_out()),
             rules,
             decisions: attempts.into_iter().map(decision).collect(),
             follow_ups: follow_ups.filter_map(|event| event.data.and_then(json)).collect(),

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::{
@@ -20,7 +21,6 @@ use crate::{
     rules::{
         Account,
         rulebook::{Judgement, Rulebook},
-        ruling::Ruling,
         script::{Given, facts::ContextFacts},
     },
 };
@@ -47,7 +47,7 @@ pub struct EvaluationAnswer {
     plan: Option<Planned>,
     /// What rules and scripts say, as it would be kept with the message.
     #[schema(value_type = Object)]
-    ruling: Ruling,
+    ruling: Value,
     /// Every rule, hit or missed, and why: those that hold first.
     #[schema(value_type = Vec<Object>)]
     rules: Vec<Account>,
@@ -92,7 +92,7 @@ pub async fn evaluate(
         channel: message.channel.as_str().to_owned(),
         priority: message.priority,
         send_at: message.send_at,
-        ruling,
+        ruling: ruling.spelled_out(),
         rules,
     }))
 }
