@@ -27,7 +27,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("guards", &["store", "routing", "telemetry"]),
     ("directory", &["store", "guards", "rules", "sealing", "transport"]),
     ("providers", &["store", "runtime", "config", "telemetry"]),
-    ("queue", &["store"]),
+    ("queue", &["store", "directory", "routing", "rules"]),
     ("trials", &["rules", "store", "telemetry"]),
     ("script_failures", &["rules", "store", "telemetry"]),
     ("admission", &["store", "directory", "queue", "rules", "script_failures", "telemetry", "trials"]),

@@ -193,7 +193,7 @@ fn run(route: &RouteSpec, day: &[Moment], rng: &mut Rng) -> Takings {
         let now = begin + Duration::from_secs((nth * EVERY) as u64);
         let country = countries[moment.country];
         let standings = standings(route, moment, |connection| seen.read(connection, country, now));
-        let situation = Situation { past: &[], turn: nth as u64, chance: rng.f64() };
+        let situation = Situation { past: &[], first: None, turn: nth as u64, chance: rng.f64() };
         let mut spent = Duration::ZERO;
         for (asked, ranked) in routing::plan(route, &standings, &situation).candidates.into_iter().enumerate() {
             let connection = ranked.connection;

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use metrics::Histogram;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -17,12 +18,13 @@ use tokio::{
 
 use self::writer::Writer;
 use crate::{
+    clock,
     directory::{Directory, TenantConfig},
     domain::{
         ids::TenantId,
         message::{Channel, Message, NewMessage},
     },
-    queue::{Going, Handoff, Leases, Precedence, Room},
+    queue::{Foreseen, Going, Handoff, Leases, Precedence, Room},
     rules::ruling::Refused,
     store::Store,
     trials::Trials,
@@ -91,10 +93,19 @@ type Answers = Vec<Option<Result<Admitted, AdmitError>>>;
 /// What one request brings: messages of one tenant.
 struct Request {
     tenant: TenantId,
-    messages: Vec<NewMessage>,
+    messages: Vec<Accepted>,
     answer: oneshot::Sender<Answer>,
     before_others: Option<Arc<Going>>,
 }
+
+/// A message that nobody refuses.
+struct Accepted {
+    new: NewMessage,
+    foreseen: Option<Box<Foreseen>>,
+}
+
+/// Decides whom a message is handed to, where anybody can be asked.
+pub type Foresight = Arc<dyn Fn(TenantId, &Arc<TenantConfig>, &Message) -> Option<Foreseen> + Send + Sync>;
 
 /// Where accepted deliveries go on this node.
 #[derive(Clone)]
@@ -103,6 +114,8 @@ pub struct Outlet {
     pub leases: Arc<Leases>,
     /// `None` on a node that does not dispatch: everything waits in the queue for others.
     pub handoff: Option<Handoff>,
+    /// Likewise.
+    pub foresight: Option<Foresight>,
     /// Rung when something due was left in the queue.
     pub bell: Arc<Notify>,
     pub precedence: Arc<Precedence>,
@@ -115,6 +128,7 @@ pub struct Admission {
     directory: Arc<Directory>,
     trials: Arc<Trials>,
     precedence: Arc<Precedence>,
+    foresight: Option<Foresight>,
     requests: mpsc::Sender<Request>,
     time: Histogram,
 }
@@ -134,22 +148,30 @@ impl Admission {
         for _ in 0..WRITERS {
             tasks.spawn(Writer::new(store.clone(), outlet.clone()).run(Arc::clone(&receiver)));
         }
-        let time = metrics::histogram!("angarium_accept_seconds");
-        Self { store: store.clone(), directory, trials, precedence: Arc::clone(&outlet.precedence), requests, time }
+        Self {
+            store: store.clone(),
+            directory,
+            trials,
+            precedence: Arc::clone(&outlet.precedence),
+            foresight: outlet.foresight.clone(),
+            requests,
+            time: metrics::histogram!("angarium_accept_seconds"),
+        }
     }
 
     /// Takes messages of one tenant; one answer for each, in order.
     pub async fn admit(&self, tenant: TenantId, mut messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
         let count = messages.len();
         let before_others = self.precedence.claim(tenant).map(Arc::new);
-        let refusals = match self.refusals(tenant, &mut messages).await {
-            Ok(refusals) => refusals,
+        let (refusals, config) = match self.refusals(tenant, &mut messages).await {
+            Ok(judged) => judged,
             Err(error) => return vec![Err(error); count],
         };
         let (accepted, mut answers) = split(messages, refusals);
         if accepted.is_empty() {
             return answers.into_iter().flatten().collect();
         }
+        let accepted = self.foreseen(tenant, &config, accepted).await;
         let taken = accepted.len();
         let began = Instant::now();
         let (answer, answered) = oneshot::channel();
@@ -170,13 +192,29 @@ impl Admission {
         &self,
         tenant: TenantId,
         messages: &mut [NewMessage],
-    ) -> Result<Vec<Option<AdmitError>>, AdmitError> {
+    ) -> Result<(Vec<Option<AdmitError>>, Arc<TenantConfig>), AdmitError> {
         let (unroutable, config) = self.unroutable(tenant, messages).await?;
         if config.rulebook.is_none() {
-            return Ok(unroutable);
+            return Ok((unroutable, config));
         }
         let refused = Box::pin(self.refused(tenant, &config, messages)).await?;
-        Ok(unroutable.into_iter().zip(refused).map(|(unroutable, refused)| refused.or(unroutable)).collect())
+        let refusals = unroutable.into_iter().zip(refused).map(|(unroutable, refused)| refused.or(unroutable));
+        Ok((refusals.collect(), config))
+    }
+
+    /// The messages, each with whom it is handed to, if this node may deliver it at once.
+    async fn foreseen(&self, tenant: TenantId, config: &Arc<TenantConfig>, messages: Vec<NewMessage>) -> Vec<Accepted> {
+        let now = clock::now();
+        let mut accepted = Vec::with_capacity(messages.len());
+        for mut new in messages {
+            let foresight = self.foresight.as_ref().filter(|_| may_start(&new.message, now));
+            let foreseen = foresight.and_then(|foresee| foresee(tenant, config, &new.message)).map(Box::new);
+            new.message.body.first = foreseen.as_ref().and_then(|it| it.first);
+            accepted.push(Accepted { new, foreseen });
+            // Scripts may take their time, and a request may have a thousand messages: others are let through between.
+            tokio::task::coop::consume_budget().await;
+        }
+        accepted
     }
 
     /// For each message, whether its channel has no active route. What this node does not know is
@@ -206,6 +244,11 @@ fn no_route(config: &TenantConfig, message: &Message) -> Option<AdmitError> {
             Some(refusal(&several.legs[at].channel, Some(at)))
         }
     }
+}
+
+/// Whether this node may deliver it at once: it is due, and waits for no turn.
+fn may_start(message: &Message, now: Timestamp) -> bool {
+    message.ordering_key.is_none() && message.due_at() <= now
 }
 
 /// What goes to the writers, and the answers with a gap for each of those.

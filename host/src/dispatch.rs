@@ -40,7 +40,7 @@ use crate::{
     domain::{
         attempt::{Attempt, PastAttempt, Trigger},
         delivery::DeliveryState,
-        ids::{AttemptId, ConnectionId, RouteId},
+        ids::{AttemptId, ConnectionId, RouteId, TenantId},
         message::{DEEPEST_FOLLOW_UP, Message},
         overrides,
         provider::{Deduplication, Disposition},
@@ -84,6 +84,21 @@ pub struct Dispatcher {
     pub condition_pause: SignedDuration,
 }
 
+/// A delivery whose next attempt is decided.
+#[derive(Clone, Copy)]
+struct Pending<'a> {
+    tenant: TenantId,
+    message: &'a Message,
+    /// The attempts that count, oldest first.
+    past: &'a [PastAttempt],
+}
+
+impl<'a> Pending<'a> {
+    fn of(work: &'a Work) -> Self {
+        Self { tenant: work.tenant, message: &work.message, past: &work.past }
+    }
+}
+
 /// The route that a message follows.
 struct Course<'a> {
     spec: Cow<'a, RouteSpec>,
@@ -125,7 +140,7 @@ impl Dispatcher {
             let last = work.past.last().filter(|_| work.trigger == Trigger::Fallback)?;
             Some(outcome::fallback_reason(last.disposition))
         });
-        let mut turn = None;
+        let mut turn = work.foreseen.as_ref().map(|it| it.turn);
         loop {
             let Some(config) = held.during(pin!(self.config(&work))).await else { return };
             let Some(course) = Course::of(&config, &work.message) else {
@@ -139,11 +154,12 @@ impl Dispatcher {
                 }
                 Asked::Expired(why) => return self.end(work, DeliveryState::Expired, "condition_not_met", &why),
             };
-            let mut course = self.ruled(&config, course, &work);
+            let foreseen = work.foreseen.take().filter(|it| it.holds(&config));
+            let (mut course, mut plan) = match foreseen {
+                Some(foreseen) => course.foreseen(*foreseen),
+                None => self.decided(&config, course, Pending::of(&work), &mut turn),
+            };
             course.faults.extend(remark);
-            let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
-            let mut plan = self.plan(&config, &course.spec, &work, turn);
-            course.prefer(&mut plan);
             let Some(wanted) = Wanted::of(&plan, &config) else {
                 return self.nobody(work, &config, &course, &plan);
             };
@@ -203,14 +219,27 @@ impl Dispatcher {
         }
     }
 
-    fn plan(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work, turn: u64) -> Plan {
-        let situation = Situation { past: &work.past, turn, chance: fastrand::f64() };
-        routing::plan(spec, &self.standings(config, spec, &work.message), &situation)
+    /// Whom a delivery asks, in order, as rules, scripts and the strategy have it. Its turn is taken once.
+    fn decided<'a>(
+        &self,
+        config: &TenantConfig,
+        course: Course<'a>,
+        pending: Pending<'_>,
+        turn: &mut Option<u64>,
+    ) -> (Course<'a>, Plan) {
+        let course = self.ruled(config, course, pending);
+        let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
+        let Pending { message, past, .. } = pending;
+        let situation = Situation { past, first: message.body.first, turn, chance: fastrand::f64() };
+        let mut plan = routing::plan(&course.spec, &self.standings(config, &course.spec, message), &situation);
+        course.prefer(&mut plan);
+        (course, plan)
     }
 
     /// Whether anybody can be asked, whoever is the first.
     fn prospect(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Prospect {
-        routing::prospect(spec, &self.standings(config, spec, &work.message), &work.past)
+        let message = &work.message;
+        routing::prospect(spec, &self.standings(config, spec, message), &work.past, message.body.first)
     }
 
     /// What follows from an attempt; it becomes part of the delivery's past.
@@ -268,6 +297,12 @@ impl Dispatcher {
             Deduplication::None => OnUnknown::Hold,
         };
         spec.on_unknown.unwrap_or_else(by_provider)
+    }
+
+    /// Whether whoever is lost with it leaves no more to be known than that it began: the same request may be repeated,
+    /// and is recognised.
+    fn may_be_asked_again(&self, spec: &RouteSpec, endpoint: &Endpoint) -> bool {
+        self.deduplication(endpoint) == Deduplication::Key && self.on_unknown(spec, endpoint) == OnUnknown::Retry
     }
 
     fn deduplication(&self, endpoint: &Endpoint) -> Deduplication {

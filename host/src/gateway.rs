@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::{Admission, Outlet},
+    admission::{Admission, Foresight, Outlet},
     api::{self, App, Keys, Parts},
     callbacks::{self, Callbacks},
     config::{Config, Role},
@@ -144,10 +144,13 @@ impl Gateway {
         sample_node(&metrics, &room, &leases, &deliveries);
         sample_connections(&metrics, &store, &dispatcher.ledger);
         let dispatches = config.roles.has(Role::Dispatch);
+        let foresees = Arc::clone(&dispatcher);
+        let foresight: Foresight = Arc::new(move |tenant, config, message| foresees.foresee(tenant, config, message));
         let outlet = Outlet {
             room: Arc::clone(&room),
             leases: Arc::clone(&leases),
             handoff: dispatches.then(|| handoff.clone()),
+            foresight: dispatches.then_some(foresight),
             bell: Arc::clone(&bell),
             precedence: Arc::clone(&precedence),
         };

@@ -381,7 +381,7 @@ mod tests {
                 barred: None,
                 facts: Facts { cost: None, record: seen.read(connection, None, now) },
             };
-            let situation = Situation { past: &[], turn: second, chance: rng.f64() };
+            let situation = Situation { past: &[], first: None, turn: second, chance: rng.f64() };
             let plan = routing::plan(&route, &[other, best].map(standing), &situation);
             let connection = plan.candidates[0].connection;
             let takes = rng.f64() < if connection == other { 0.9 } else { 0.99 } && !(connection == best && down);

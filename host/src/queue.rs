@@ -8,7 +8,7 @@ pub mod renew;
 mod room;
 mod shares;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -19,10 +19,16 @@ pub use self::{
     precedence::{Going, Precedence},
     room::{Place, Room},
 };
-use crate::domain::{
-    attempt::{FallbackReason, PastAttempt, Trigger},
-    ids::{DeliveryId, TenantId},
-    message::Message,
+use crate::{
+    directory::TenantConfig,
+    domain::{
+        attempt::{FallbackReason, PastAttempt, Trigger},
+        ids::{ConnectionId, DeliveryId, TenantId},
+        message::Message,
+        route::Candidate,
+    },
+    routing::Plan,
+    rules::ruling::Word,
 };
 
 /// A delivery that this node holds.
@@ -48,6 +54,27 @@ pub struct Work {
     pub place: Place,
     /// It goes before others' until it was attempted.
     pub before_others: Option<Arc<Going>>,
+    /// What was decided of its first attempt before it was written.
+    pub foreseen: Option<Box<Foreseen>>,
+}
+
+/// Whom a delivery is to be handed to, decided before it was written.
+#[derive(Debug)]
+pub struct Foreseen {
+    pub plan: Plan,
+    /// The plan's first, where it is handed to it without an intent: that is on record with the message.
+    pub first: Option<ConnectionId>,
+    /// The candidates as scripts want them, where scripts had a say.
+    pub candidates: Option<Vec<Candidate>>,
+    /// What scripts said of the candidates.
+    pub words: Vec<Word>,
+    /// What scripts did wrong.
+    pub faults: Vec<String>,
+    /// The delivery's turn among those of its route.
+    pub turn: u64,
+    /// What it was decided by: it holds of no other.
+    pub config: Arc<TenantConfig>,
+    pub at: Instant,
 }
 
 /// Where deliveries go that this node holds: dispatch reads the other end.

@@ -90,6 +90,8 @@ impl Default for Record {
 pub struct Situation<'a> {
     /// The attempts that count, oldest first.
     pub past: &'a [PastAttempt],
+    /// Whom the delivery was to be handed to first, where that is on record.
+    pub first: Option<ConnectionId>,
     /// Counts the deliveries of the route, from any start.
     pub turn: u64,
     /// In 0..1.
@@ -203,6 +205,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whom it asks.
+    #[must_use]
+    pub fn first(&self) -> Option<ConnectionId> {
+        self.candidates.first().map(|it| it.connection)
+    }
+
     /// Has a candidate asked that a guard barred, and that has let it through since.
     pub fn admit(&mut self, connection: ConnectionId) {
         self.skipped.retain(|skipped| skipped.connection != connection);
@@ -231,7 +239,7 @@ impl Contender<'_> {
 #[must_use]
 pub fn plan(route: &RouteSpec, standings: &[Standing], situation: &Situation<'_>) -> Plan {
     let contenders = contenders(route, standings);
-    let bars = bars(route, standings, situation.past);
+    let bars = bars(route, standings, situation.past, situation.first);
     let with = |admits: fn(&Option<Barred>) -> bool| {
         contenders.iter().zip(&bars).filter(move |(_, bar)| admits(bar)).map(|(contender, _)| *contender).collect()
     };
@@ -262,8 +270,13 @@ pub enum Prospect {
 
 /// Whether anybody can be asked, whoever is the first.
 #[must_use]
-pub fn prospect(route: &RouteSpec, standings: &[Standing], past: &[PastAttempt]) -> Prospect {
-    let each = bars(route, standings, past).into_iter().map(|bar| match bar {
+pub fn prospect(
+    route: &RouteSpec,
+    standings: &[Standing],
+    past: &[PastAttempt],
+    first: Option<ConnectionId>,
+) -> Prospect {
+    let each = bars(route, standings, past, first).into_iter().map(|bar| match bar {
         None => Prospect::Now,
         Some(Barred::RateLimited) => Prospect::InTurn,
         Some(Barred::CircuitOpen) => Prospect::OnceClosed,
@@ -278,11 +291,17 @@ fn contenders<'a>(route: &'a RouteSpec, standings: &'a [Standing]) -> Vec<Conten
 }
 
 /// Why each candidate can't be asked, or `None` where it can.
-fn bars(route: &RouteSpec, standings: &[Standing], past: &[PastAttempt]) -> Vec<Option<Barred>> {
+fn bars(
+    route: &RouteSpec,
+    standings: &[Standing],
+    past: &[PastAttempt],
+    first: Option<ConnectionId>,
+) -> Vec<Option<Barred>> {
     let contenders = contenders(route, standings);
-    let mut bars: Vec<_> = standings.iter().map(|standing| bar(route, standing, past)).collect();
+    let unanswered = unanswered(route, past, first);
+    let mut bars: Vec<_> = standings.iter().map(|standing| bar(route, standing, past, unanswered)).collect();
     // Whoever may have it already is asked again, whatever has become of its price.
-    let fresh = unanswered(route, past).is_none();
+    let fresh = unanswered.is_none();
     if fresh {
         threshold::bar_the_dear(route, &contenders, &mut bars);
     }
@@ -315,16 +334,19 @@ fn order(route: &RouteSpec, contenders: Vec<Contender<'_>>, situation: &Situatio
     ranked
 }
 
-fn bar(route: &RouteSpec, standing: &Standing, past: &[PastAttempt]) -> Option<Barred> {
+fn bar(
+    route: &RouteSpec,
+    standing: &Standing,
+    past: &[PastAttempt],
+    unanswered: Option<ConnectionId>,
+) -> Option<Barred> {
     let mine = |attempt: &&PastAttempt| attempt.connection == Some(standing.connection);
     let refused =
         |attempt: &PastAttempt| matches!(attempt.disposition, Disposition::RejectedPermanent | Disposition::AuthFailed);
     if standing.barred.is_some_and(|barred| !barred.is_a_guard()) {
         return standing.barred;
     }
-    if let Some(elsewhere) = unanswered(route, past)
-        && elsewhere != standing.connection
-    {
+    if unanswered.is_some_and(|it| it != standing.connection) {
         return Some(Barred::UnknownElsewhere);
     }
     if past.iter().filter(mine).any(refused) {
@@ -339,13 +361,13 @@ fn bar(route: &RouteSpec, standing: &Standing, past: &[PastAttempt]) -> Option<B
 
 /// The connection whose last request has no answer: only it may be asked again. Where a worker was
 /// lost with a fresh delivery and had not committed to anybody, that is whoever may be asked without.
-fn unanswered(route: &RouteSpec, past: &[PastAttempt]) -> Option<ConnectionId> {
+fn unanswered(route: &RouteSpec, past: &[PastAttempt], first: Option<ConnectionId>) -> Option<ConnectionId> {
     let unknown = |attempt: &PastAttempt| attempt.disposition == Disposition::Unknown;
     match past.iter().rev().find(|attempt| attempt.connection.is_some()) {
         Some(last) => unknown(last).then_some(last.connection).flatten(),
         None => {
             let lost_fresh = |attempt: &PastAttempt| unknown(attempt) && attempt.trigger == Trigger::Scheduled;
-            past.iter().any(lost_fresh).then(|| route.certain_first()).flatten()
+            past.iter().any(lost_fresh).then(|| first.or_else(|| route.certain_first())).flatten()
         }
     }
 }
@@ -388,11 +410,17 @@ mod tests {
         connections: Vec<ConnectionId>,
         past: Vec<PastAttempt>,
         fallback: bool,
+        first: Option<usize>,
     }
 
     impl Case {
         fn of(count: usize) -> Self {
-            Self { connections: (0..count).map(|_| ConnectionId::new()).collect(), past: Vec::new(), fallback: true }
+            Self {
+                connections: (0..count).map(|_| ConnectionId::new()).collect(),
+                past: Vec::new(),
+                fallback: true,
+                first: None,
+            }
         }
 
         fn then(mut self, connection: usize, disposition: Disposition, trigger: Trigger) -> Self {
@@ -418,7 +446,8 @@ mod tests {
             let route = RouteSpec { candidates, fallback, ..RouteSpec::pinned(self.connections[0]) };
             let standing = |&connection| Standing { connection, barred: None, facts: Facts::default() };
             let standings: Vec<_> = self.connections.iter().map(standing).collect();
-            plan(&route, &standings, &Situation { past: &self.past, turn: 0, chance: 0.5 })
+            let first = self.first.map(|it| self.connections[it]);
+            plan(&route, &standings, &Situation { past: &self.past, first, turn: 0, chance: 0.5 })
                 .candidates
                 .iter()
                 .map(|ranked| self.connections.iter().position(|id| *id == ranked.connection).unwrap())
@@ -488,6 +517,9 @@ mod tests {
         };
         case.past.push(lost(Trigger::Scheduled));
         assert_eq!(case.plan(), [0]);
+        case.first = Some(1);
+        assert_eq!(case.plan(), [1], "who was to be the first is on record");
+        case.first = None;
         let case = case.then(0, NotSent, Trigger::Recovery);
         assert_eq!(case.plan(), [1], "it has said that it has nothing");
         let mut case = Case::of(2);
@@ -505,7 +537,7 @@ mod tests {
             pairs.map(|(&connection, barred)| Standing { connection, barred, facts: Facts::default() }).collect()
         };
         let (open, limited) = (Some(Barred::CircuitOpen), Some(Barred::RateLimited));
-        let situation = Situation { past: &[], turn: 0, chance: 0.5 };
+        let situation = Situation { past: &[], first: None, turn: 0, chance: 0.5 };
         let served = plan(&route, &standing([open, limited, None]), &situation);
         assert_eq!(
             (served.candidates[0].connection, served.instead),
@@ -518,7 +550,7 @@ mod tests {
             ([open, disabled, disabled], Prospect::OnceClosed),
             ([disabled; 3], Prospect::Nobody),
         ] {
-            assert_eq!(prospect(&route, &standing(bars), &[]), expected);
+            assert_eq!(prospect(&route, &standing(bars), &[], None), expected);
         }
         let refused = |connection| PastAttempt {
             connection: Some(connection),

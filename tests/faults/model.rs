@@ -138,7 +138,8 @@ impl Model {
 
     /// The worker begins: whom it asks is committed first where that matters after its loss.
     pub fn began(&mut self, candidate: usize) -> bool {
-        let commits = !(self.rules.recognised && candidate == 0 && self.attempts.is_empty());
+        let recognised = self.rules.recognised && self.rules.on_unknown == OnUnknown::Retry;
+        let commits = !(recognised && candidate == 0 && self.attempts.is_empty());
         self.intent = commits.then_some(candidate);
         commits
     }

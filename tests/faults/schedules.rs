@@ -84,7 +84,7 @@ impl Real<'_> {
             .iter()
             .map(|it| Standing { connection: it.connection, barred: None, facts: Facts::default() })
             .collect();
-        let plan = routing::plan(&self.spec, &standings, &Situation { past, turn: 0, chance: 0.0 });
+        let plan = routing::plan(&self.spec, &standings, &Situation { past, first: None, turn: 0, chance: 0.0 });
         let first = plan.candidates.first()?.connection;
         self.spec.candidates.iter().position(|it| it.connection == first)
     }

@@ -7,12 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use metrics::Histogram;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{AdmitError, Admitted, Answer, Answers, DOUBT, Outlet, PATIENCE, Request};
+use super::{Accepted, AdmitError, Admitted, Answer, Answers, DOUBT, Outlet, PATIENCE, Request, may_start};
 use crate::{
     clock,
     domain::{
@@ -21,7 +20,7 @@ use crate::{
         message::{Message, NewMessage},
     },
     failpoint::failpoint,
-    queue::{Going, Place, Work},
+    queue::{Foreseen, Going, Place, Work},
     store::{
         self, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
         legs::leg_insert,
@@ -69,6 +68,7 @@ struct Pending {
     request: usize,
     index: usize,
     before_others: Option<Arc<Going>>,
+    foreseen: Option<Box<Foreseen>>,
 }
 
 /// What a part came to, once committed.
@@ -119,15 +119,16 @@ impl Writer {
         let mut senders = Vec::with_capacity(requests.len());
         for (request, Request { tenant, messages, answer, before_others }) in requests.into_iter().enumerate() {
             senders.push(answer);
-            let due = messages.iter().filter(|new| may_start(&new.message, now)).count();
+            let due = messages.iter().filter(|it| may_start(&it.new.message, now)).count();
             let mut places = self.reserve(tenant, due).into_iter();
             let part =
                 parts.entry(tenant).or_insert_with(|| Part { tenant, lease: Uuid::now_v7(), messages: Vec::new() });
-            for (index, new) in messages.into_iter().enumerate() {
+            for (index, Accepted { new, foreseen }) in messages.into_iter().enumerate() {
                 let place = if may_start(&new.message, now) { places.next() } else { None };
                 // A body is plain data: it always has a JSON form.
                 let json = serde_json::to_vec(&new.message.body).unwrap_or_default();
-                part.messages.push(Pending { new, json, place, request, index, before_others: before_others.clone() });
+                let before_others = before_others.clone();
+                part.messages.push(Pending { new, json, place, request, index, before_others, foreseen });
             }
         }
         (parts.into_values().collect(), senders)
@@ -260,7 +261,7 @@ impl Writer {
         let held = (born > 0).then(|| self.outlet.leases.take(tenant, lease, born, asked_at));
         let mut work = Vec::with_capacity(born);
         let mut queued_now = false;
-        for Pending { new, place, request, index, before_others, .. } in messages {
+        for Pending { new, place, request, index, before_others, foreseen, .. } in messages {
             if !written.fresh.contains(&new.message.id) {
                 answers[request][index] = Some(replay(&new, written));
                 continue;
@@ -283,6 +284,7 @@ impl Writer {
                     fallback: None,
                     place,
                     before_others,
+                    foreseen,
                 }),
                 _ => queued_now |= message.send_at.is_none(),
             }
@@ -307,11 +309,6 @@ fn first_leg(message: Arc<Message>) -> Arc<Message> {
 fn rows(part: &Part) -> Vec<MessageRow<'_>> {
     let row = |it: &Pending| it.new.message.ordering_key.is_none().then_some(it.place.is_none());
     part.messages.iter().map(|it| MessageRow { new: &it.new, json: &it.json, queued: row(it) }).collect()
-}
-
-/// Whether this node may deliver it at once: it is due, and waits for no turn.
-fn may_start(message: &Message, now: Timestamp) -> bool {
-    message.ordering_key.is_none() && message.due_at() <= now
 }
 
 /// The messages that join their keys' lines, in the order in which they came.

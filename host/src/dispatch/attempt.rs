@@ -15,7 +15,7 @@ use crate::{
         ids::AttemptId,
         overrides::Standing,
         price::Price,
-        provider::{CallContext, Cost, Deduplication, Disposition, Judgement, Step},
+        provider::{CallContext, Cost, Disposition, Judgement, Step},
         route::OnUnknown,
         trace::TraceContext,
         transmission::{Blob, Reply, Transmission},
@@ -112,20 +112,14 @@ impl Dispatcher {
     }
 
     /// The deadline, once the lease lasts beyond it, and, where it matters who was asked should this
-    /// worker be lost, the intent is committed: for a provider that can't recognise a repetition,
-    /// and for whoever is not certain to be the first to be asked of a fresh delivery, so that an
-    /// unknown request is never repeated through another connection.
-    async fn may_begin(
-        &self,
-        work: &Work,
-        course: &Course<'_>,
-        endpoint: &Endpoint,
-        serving: &Serving,
-    ) -> Option<Instant> {
+    /// worker be lost, the intent is committed: for a provider that can't recognise a repetition, where
+    /// an unknown outcome is to be held, and for whoever is neither on record nor certain to be the first
+    /// to be asked of a fresh delivery, so that an unknown request is never repeated through another
+    /// connection.
+    async fn may_begin(&self, work: &Work, course: &Course<'_>, endpoint: &Endpoint) -> Option<Instant> {
         let deadline = self.covered(work).await?;
-        let first = course.certain_first() == Some(endpoint.connection.id);
-        let recognised = serving.component.descriptor().deduplication == Deduplication::Key;
-        if recognised && first && work.attempts == 0 {
+        let first = course.certain_first(&work.message) == Some(endpoint.connection.id);
+        if first && work.attempts == 0 && self.may_be_asked_again(&course.spec, endpoint) {
             return Some(deadline);
         }
         let intent = NewIntent {
@@ -169,7 +163,7 @@ impl Dispatcher {
         trace: Option<&TraceContext>,
         held: &mut Held,
     ) -> Option<(Verdict, Usage)> {
-        let deadline = held.during(pin!(self.may_begin(work, course, endpoint, serving))).await?;
+        let deadline = held.during(pin!(self.may_begin(work, course, endpoint))).await?;
         let blobs = match held.during(pin!(self.blobs(work))).await {
             Ok(blobs) => blobs,
             Err(error) => {

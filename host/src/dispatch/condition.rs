@@ -45,7 +45,7 @@ impl Dispatcher {
         match answer {
             Some(Ok(true)) => Asked::Goes(None),
             Some(Ok(false)) => again(script, message.expires_at, given.now, self.condition_pause),
-            Some(Err(failure)) => Asked::Goes(book.map(|book| self.failed(book, work, &failure))),
+            Some(Err(failure)) => Asked::Goes(book.map(|book| self.failed(book, work.tenant, &work.message, &failure))),
             None => Asked::Goes(Some(format!("the condition `{script}` is not in service: it went without"))),
         }
     }

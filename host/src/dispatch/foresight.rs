@@ -1,16 +1,68 @@
-//! Whom a message would be sent through if other rules were live: for playing messages through
-//! again. Nothing is asked, and what passes by itself, as an open breaker, bars nobody.
+//! Whom a delivery is handed to, decided before it is written: then that is on record with it, and nothing has to be
+//! committed between its acceptance and its first request. And whom a message would be sent through if other rules were
+//! live, for playing messages through again.
 
-use super::{Course, Dispatcher};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Course, Dispatcher, Pending};
 use crate::{
     directory::{Endpoint, TenantConfig},
-    domain::message::Message,
-    routing::{self, Barred, Situation},
+    domain::{ids::TenantId, message::Message},
+    queue::Foreseen,
+    routing::{self, Barred, Plan, Situation},
     rules::{rulebook::Rulebook, script::Given},
 };
 
+/// How long it holds: what a delivery that waits longer would go by may be another by then.
+const LIFETIME: Duration = Duration::from_secs(1);
+
+impl Foreseen {
+    /// Whether it may still be followed.
+    pub(super) fn holds(&self, config: &Arc<TenantConfig>) -> bool {
+        Arc::ptr_eq(&self.config, config) && self.at.elapsed() < LIFETIME
+    }
+}
+
+impl Course<'_> {
+    /// The course that was foreseen, with its plan.
+    pub(super) fn foreseen(mut self, foreseen: Foreseen) -> (Self, Plan) {
+        let Foreseen { plan, candidates, words, faults, .. } = foreseen;
+        if let Some(candidates) = candidates {
+            self.by_scripts(candidates);
+        }
+        (Self { words, faults, ..self }, plan)
+    }
+}
+
 impl Dispatcher {
-    /// The connection that would be asked first.
+    /// Whom a message that is about to be accepted will be handed to; `None` where that is not to be decided before it
+    /// is due, or where nobody can be asked.
+    #[must_use]
+    pub fn foresee(&self, tenant: TenantId, config: &Arc<TenantConfig>, message: &Message) -> Option<Foreseen> {
+        if message.legs.is_some() || message.body.condition.is_some() {
+            return None;
+        }
+        let course = Course::of(config, message).filter(|course| course.route.is_some())?;
+        let mut turn = None;
+        let (course, plan) = self.decided(config, course, Pending { tenant, message, past: &[] }, &mut turn);
+        let endpoint = config.endpoints.get(&plan.first()?)?;
+        Some(Foreseen {
+            first: self.may_be_asked_again(&course.spec, endpoint).then_some(endpoint.connection.id),
+            plan,
+            candidates: course.by_script.then(|| course.spec.into_owned().candidates),
+            words: course.words,
+            faults: course.faults,
+            turn: turn.unwrap_or_default(),
+            config: Arc::clone(config),
+            at: Instant::now(),
+        })
+    }
+
+    /// The connection that would be asked first if other rules were live. Nothing is asked, and what passes by itself,
+    /// as an open breaker, bars nobody.
     #[must_use]
     pub fn foreseen<'a>(
         &self,
@@ -28,9 +80,9 @@ impl Dispatcher {
             standing.barred = standing.barred.filter(|barred: &Barred| !barred.is_a_guard());
         }
         let turn = (given.chance * 10_000.0) as u64;
-        let mut plan = routing::plan(&course.spec, &standings, &Situation { past: &[], turn, chance: given.chance });
+        let situation = Situation { past: &[], first: None, turn, chance: given.chance };
+        let mut plan = routing::plan(&course.spec, &standings, &situation);
         course.prefer(&mut plan);
-        let first = plan.candidates.first()?;
-        config.endpoints.get(&first.connection).map(|endpoint| &**endpoint)
+        config.endpoints.get(&plan.first()?).map(|endpoint| &**endpoint)
     }
 }

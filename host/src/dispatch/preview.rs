@@ -106,7 +106,8 @@ impl Dispatcher {
         }
         let standings = self.standings(config, &course.spec, message);
         let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));
-        let mut plan = routing::plan(&course.spec, &standings, &Situation { past: &[], turn, chance: fastrand::f64() });
+        let situation = Situation { past: &[], first: None, turn, chance: fastrand::f64() };
+        let mut plan = routing::plan(&course.spec, &standings, &situation);
         course.prefer(&mut plan);
         Some(Planned { plan, scripts: course.words, problems: course.faults })
     }

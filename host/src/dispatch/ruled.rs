@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Course, Dispatcher, facts::country};
+use super::{Course, Dispatcher, Pending, facts::country};
 use crate::{
     clock,
     directory::{Endpoint, TenantConfig},
     domain::{
         attempt::{PastAttempt, Verdict},
-        ids::ConnectionId,
+        ids::{ConnectionId, TenantId},
         message::Message,
         provider::Disposition,
         route::{Candidate, Strategy},
@@ -38,21 +38,21 @@ use crate::{
 
 impl Dispatcher {
     /// A message's course as rules and scripts would have it; one that names its connection has it.
-    pub(super) fn ruled<'a>(&self, config: &TenantConfig, mut course: Course<'a>, work: &Work) -> Course<'a> {
+    pub(super) fn ruled<'a>(&self, config: &TenantConfig, mut course: Course<'a>, pending: Pending<'_>) -> Course<'a> {
         if course.route.is_none() {
             return course;
         }
-        course = course.favoured(config, &work.message);
+        let Pending { tenant, message, past } = pending;
+        course = course.favoured(config, message);
         if let Some(book) = &config.rulebook {
             let given = Given { now: clock::now(), chance: fastrand::f64() };
             if book.shadows(Hook::Route).next().is_some() {
-                let candidates = self.candidates(config, &course, &work.message);
-                let question = Question::Route { message: Arc::clone(&work.message), candidates };
-                self.trials.ask(work.tenant, book, question, given);
+                let candidates = self.candidates(config, &course, message);
+                let question = Question::Route { message: Arc::new(message.clone()), candidates };
+                self.trials.ask(tenant, book, question, given);
             }
-            let serving = book.for_message(&work.message);
-            let failures = self.follow_scripts(config, &serving, &mut course, &work.message, &work.past, &given);
-            course.faults.extend(failures.iter().map(|failure| self.failed(book, work, failure)));
+            let failures = self.follow_scripts(config, &book.for_message(message), &mut course, message, past, &given);
+            course.faults.extend(failures.iter().map(|failure| self.failed(book, tenant, message, failure)));
         }
         course
     }
@@ -95,17 +95,14 @@ impl Dispatcher {
                 listed.extend(known(connection));
             }
         }
-        let spec = course.spec.to_mut();
-        spec.candidates = listed;
-        spec.strategy = Strategy::Primary;
-        course.by_script = true;
+        course.by_scripts(listed);
         failures
     }
 
     /// Reports what a script did wrong, and says it for the attempt.
-    pub(super) fn failed(&self, book: &Rulebook, work: &Work, failure: &Failure) -> String {
-        self.trials.failed(work.tenant, book, &work.message, &failure.script);
-        script_failures::report(&self.store, work.tenant, work.message.id, failure, "the route decides");
+    pub(super) fn failed(&self, book: &Rulebook, tenant: TenantId, message: &Message, failure: &Failure) -> String {
+        self.trials.failed(tenant, book, message, &failure.script);
+        script_failures::report(&self.store, tenant, message.id, failure, "the route decides");
         format!("the script failed: {}", failure.fault)
     }
 
@@ -150,6 +147,14 @@ impl Dispatcher {
 }
 
 impl Course<'_> {
+    /// Has these candidates asked, in their order.
+    pub(super) fn by_scripts(&mut self, candidates: Vec<Candidate>) {
+        let spec = self.spec.to_mut();
+        spec.candidates = candidates;
+        spec.strategy = Strategy::Primary;
+        self.by_script = true;
+    }
+
     /// The same with what rules gave to connections when the message was accepted.
     pub(super) fn favoured(mut self, config: &TenantConfig, message: &Message) -> Self {
         if self.route.is_some() && message.body.ruling.is_some() {
@@ -191,9 +196,10 @@ impl Course<'_> {
         }
     }
 
-    /// Whom every node asks first of a fresh delivery, where that is certain: a script may say otherwise the next time.
-    pub(super) fn certain_first(&self) -> Option<ConnectionId> {
-        (!self.by_script).then(|| self.spec.certain_first()).flatten()
+    /// Whom every node asks first of a fresh delivery, where that is on record or else certain: a script may say
+    /// otherwise the next time.
+    pub(super) fn certain_first(&self, message: &Message) -> Option<ConnectionId> {
+        message.body.first.or_else(|| (!self.by_script).then(|| self.spec.certain_first()).flatten())
     }
 }
 
@@ -252,7 +258,7 @@ impl<'a> Scripts<'a> {
             Ok(Retrial::GiveUp { .. }) => Some(RetryDecision::GiveUp),
             Ok(Retrial::FallBack { .. }) => Some(RetryDecision::FallBack),
             Err(failure) => {
-                let words = self.dispatcher.failed(book, self.work, &failure);
+                let words = self.dispatcher.failed(book, self.work.tenant, &self.work.message, &failure);
                 self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(words);
                 None
             }

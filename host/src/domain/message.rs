@@ -174,6 +174,10 @@ pub struct Body {
     /// What rules said to it when it was accepted, as they wrote it down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ruling: Option<Box<RawValue>>,
+    /// Whom it is handed to first without an intent, as it was decided before it was written: should the worker be lost
+    /// that has it then, nobody else may be asked before there is an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<ConnectionId>,
     /// What it follows, where a script sent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<Follows>,

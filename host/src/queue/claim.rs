@@ -144,6 +144,7 @@ impl Claimer {
                     past: past.map(|past| past.counted).unwrap_or_default(),
                     place,
                     before_others: None,
+                    foreseen: None,
                 }
             });
             // The other end closes only when the node stops; recovery then takes the lease.

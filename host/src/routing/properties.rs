@@ -75,7 +75,7 @@ fn anything(rng: &mut Rng) -> (RouteSpec, Vec<Standing>) {
 }
 
 fn situation(rng: &mut Rng) -> Situation<'static> {
-    Situation { past: &[], turn: rng.u64(..), chance: rng.f64() }
+    Situation { past: &[], first: None, turn: rng.u64(..), chance: rng.f64() }
 }
 
 /// How often each candidate is the first.
@@ -153,7 +153,7 @@ fn round_robin_is_exact_over_each_cycle_and_never_far_from_it() {
             let (standings, total) = (standings(&route), weights.iter().sum::<u32>());
             let start = rng.u64(..u64::MAX / 2);
             let turns = |count: u32| {
-                (0..u64::from(count)).map(move |it| Situation { past: &[], turn: start + it, chance: 0.0 })
+                (0..u64::from(count)).map(move |it| Situation { past: &[], first: None, turn: start + it, chance: 0.0 })
             };
             assert_eq!(firsts(&route, &standings, turns(total)), weights, "a whole cycle");
             let some = rng.u32(1..3 * total);
@@ -173,7 +173,11 @@ fn nodes_that_do_not_agree_are_fair_together() {
         let nodes: Vec<_> = (0..4).map(|_| (rng.u64(..u64::MAX / 2), rng.u64(50..150))).collect();
         let total: u64 = nodes.iter().map(|(_, count)| count).sum();
         let turns = nodes.iter().flat_map(|&(start, count)| start..start + count);
-        let firsts = firsts(&route, &standings(&route), turns.map(|turn| Situation { past: &[], turn, chance: 0.0 }));
+        let firsts = firsts(
+            &route,
+            &standings(&route),
+            turns.map(|turn| Situation { past: &[], first: None, turn, chance: 0.0 }),
+        );
         let fair = total as f64 * 0.75;
         assert!((f64::from(firsts[0]) - fair).abs() <= nodes.len() as f64, "{firsts:?} of {total}");
     });
@@ -248,7 +252,7 @@ fn a_near_tie_goes_to_the_quicker() {
     for (standing, (success_rate, ms)) in standings.iter_mut().zip([(0.990, 300.0), (0.985, 80.0), (0.97, 10.0)]) {
         standing.facts.record = Record { answers: 100.0, success_rate, latency_ms: Some(ms) };
     }
-    let plan = plan(&route, &standings, &Situation { past: &[], turn: 0, chance: 0.5 });
+    let plan = plan(&route, &standings, &Situation { past: &[], first: None, turn: 0, chance: 0.5 });
     let order: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
     assert_eq!(order, [1, 0, 2].map(|place: usize| standings[place].connection));
     assert_eq!(plan.candidates[0].reason, "the most reliable: 98.5 % of the last 100.0 answers in 80 ms");
@@ -260,7 +264,7 @@ fn a_threshold_that_changes_who_serves_is_told() {
     let mut standings = standings(&route);
     standings[0].facts.cost = Some(Estimate { cost: dollars(9), basis: Basis::Answers });
     standings[1].facts.record = Record { answers: 50.0, success_rate: 0.5, latency_ms: None };
-    let situation = Situation { past: &[], turn: 0, chance: 0.5 };
+    let situation = Situation { past: &[], first: None, turn: 0, chance: 0.5 };
     route.max_cost = Some(dollars(8));
     let dear = plan(&route, &standings, &situation);
     assert_eq!(dear.candidates[0].connection, standings[1].connection);
@@ -287,8 +291,8 @@ fn who_may_have_it_already_is_asked_again_whatever_it_costs_by_now() {
     let (disposition, trigger) = (Disposition::Unknown, Trigger::Scheduled);
     let past =
         [PastAttempt { connection, disposition, trigger, started_at: Timestamp::UNIX_EPOCH, round_closed: true }];
-    assert_eq!(prospect(&route, &standings, &past), Prospect::Now);
-    let plan = plan(&route, &standings, &Situation { past: &past, turn: 0, chance: 0.5 });
+    assert_eq!(prospect(&route, &standings, &past, None), Prospect::Now);
+    let plan = plan(&route, &standings, &Situation { past: &past, first: None, turn: 0, chance: 0.5 });
     let asked: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
     assert_eq!(asked, [standings[0].connection]);
 }

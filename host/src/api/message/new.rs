@@ -308,6 +308,7 @@ impl NewMessage {
                 contact: self.contact,
                 context: self.context,
                 ruling: chosen.and_then(|_| Ruling::of_channel_chosen()),
+                first: None,
                 follows: None,
                 condition: self.condition,
                 metadata: self.metadata,
