@@ -236,7 +236,7 @@ impl Script {
         let engine = Arc::clone(modules.engine());
         let tree = compile::statements(&engine, name, source)?;
         let hooks = hooks_of(name, source, &tree)?;
-        modules::check_calls(&engine, name, &tree)?;
+        modules.check(name, &tree)?;
         let evaluate = || catch_unwind(AssertUnwindSafe(|| Top::evaluate(&engine, &tree)));
         let top = match budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate) {
             (Ok(Ok(top)), None) => top,
@@ -658,5 +658,72 @@ mod tests {
         let circle = [("a", "import \"b\" as b;"), ("b", "import \"a\" as a;")];
         let circle = circle.map(|(name, source)| (name.to_owned(), source.to_owned())).into();
         assert!(Modules::compile(&circle).is_err(), "modules that import one another in a circle");
+    }
+
+    fn refusal(script: &Script) -> String {
+        match script.admit(&message(), &given()).unwrap_or_else(|fault| panic!("{fault}")).verdict {
+            Verdict::Refuse { reason } => reason,
+            verdict => panic!("{verdict:?}"),
+        }
+    }
+
+    #[test]
+    fn a_name_means_the_same_in_every_run_whoever_else_has_it() {
+        let of = |name: &str| {
+            script(&format!(
+                "fn name() {{ \"{name}\" }}
+                 fn called(text) {{ text + name() }}
+                 fn admit(message) {{
+                     let named = [1, 2].map(|it| called(`${{it}}`) + [3].map(|it| called(`${{it}}`))[0]);
+                     refuse(named[0] + named[1] + called(\"\"))
+                 }}"
+            ))
+        };
+        let (one, other) = (of("a"), of("b"));
+        for _ in 0..4 {
+            assert_eq!(refusal(&one), "1a3a2a3aa");
+            assert_eq!(refusal(&other), "1b3b2b3bb");
+        }
+        let throws = script("fn admit(message) { [1].map(|it| { if it == 1 { throw \"no\" } }) }");
+        assert!(throws.admit(&message(), &given()).is_err());
+        assert_eq!(refusal(&one), "1a3a2a3aa");
+    }
+
+    #[test]
+    fn a_modules_own_functions_are_not_the_scripts() {
+        let compiled = |source: &str| Modules::compile(&[("other".to_owned(), source.to_owned())].into()).unwrap();
+        let module = "fn name() { \"module\" } fn said() { name() + [1].map(|it| name())[0] + name() }";
+        let (ambiguous, clear) = (compiled(module), compiled(&module.replace("name()", "its_name()")));
+        for import in
+            ["import \"other\" as other; fn admit(message) {", "fn admit(message) { import \"other\" as other;"]
+        {
+            let source = format!(
+                "fn name() {{ \"own\" }} {import} refuse(name() + name() + other::said() + name() + other::said() + name()) }}"
+            );
+            let refused = Script::compile("test.rhai", &source, &ambiguous).expect_err("the interpreter mixes them up");
+            assert!(
+                refused.reason.contains("`name` of 0 arguments is called in `other` and in `test.rhai`"),
+                "{refused}"
+            );
+            assert_eq!(refused.line, Some(1));
+            let script = Script::compile("test.rhai", &source, &clear).unwrap().allowing(Duration::from_secs(5));
+            for _ in 0..3 {
+                assert_eq!(refusal(&script), "ownownmodulemodulemoduleownmodulemodulemoduleown", "{source}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_script_that_makes_up_names_is_not_remembered_for_ever() {
+        let script = script(
+            "fn admit(message) {
+                 let found = 0;
+                 for nth in 0..300 { if is_def_fn(`made_up_${message.attributes.amount}_${nth}`, 0) { found += 1; } }
+                 refuse(`${found}`)
+             }",
+        );
+        for _ in 0..3 {
+            assert_eq!(refusal(&script), "0");
+        }
     }
 }

@@ -66,7 +66,9 @@ pub struct Routing {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Choice {
     pub connection: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 

@@ -1,15 +1,17 @@
-//! What one run of a script may use: operations, and time of the processor, so that a busy machine makes no script
-//! fail. It belongs to the thread while a script
+//! What one run of a script may use: operations, and time. It belongs to the thread while a script
 //! runs on it, so that everything below sees the same one: the interpreter at each operation, and
 //! the functions that call a script's closures or loop themselves. What is used up stays used up:
 //! no callback that swallows the error, and no `catch`, gets any further.
+//!
+//! A busy machine makes no script fail: between two looks at the clock a run is charged with no more than it can have
+//! used itself. The processor's own account of a thread would not do, since a virtual machine that has to wait counts
+//! that as the thread's.
 
 use std::{
     cell::RefCell,
     time::{Duration, Instant},
 };
 
-use cpu_time::ThreadTime;
 use jiff::Timestamp;
 use rhai::{Dynamic, EvalAltResult, Position};
 
@@ -17,6 +19,10 @@ use super::{Given, Limit};
 
 /// The clock is looked at each so many operations.
 const LOOK_EACH: u64 = 8;
+
+/// What a run is charged with at most between two looks: more than so many operations take, or one function that is not
+/// interrupted, at what the limits on sizes leave it.
+const MOST_BETWEEN: Duration = Duration::from_micros(500);
 
 /// What a script may log in a run, and how long a line of it is.
 const MAX_LINES: u32 = 8;
@@ -27,10 +33,9 @@ thread_local! {
 }
 
 struct Budget {
-    began: ThreadTime,
-    time: Duration,
-    /// The time can't be used up before.
-    until: Instant,
+    /// What is left of the time.
+    left: Duration,
+    looked: Instant,
     operations: u64,
     max_operations: u64,
     lines: u32,
@@ -54,11 +59,14 @@ impl Budget {
     }
 
     fn look(&mut self) -> Option<Limit> {
-        if self.spent.is_none() && Instant::now() >= self.until {
+        if self.spent.is_none() {
+            let now = Instant::now();
             // The thread may have had to wait for others.
-            match self.time.checked_sub(self.began.elapsed()) {
-                None | Some(Duration::ZERO) => self.spent = Some(Limit::Time),
-                Some(left) => self.until = Instant::now() + left,
+            let used = now.duration_since(self.looked).min(MOST_BETWEEN);
+            self.looked = now;
+            self.left = self.left.saturating_sub(used);
+            if self.left.is_zero() {
+                self.spent = Some(Limit::Time);
             }
         }
         self.spent
@@ -75,9 +83,8 @@ pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: imp
         }
     }
     let fresh = Budget {
-        began: ThreadTime::now(),
-        time,
-        until: Instant::now() + time,
+        left: time,
+        looked: Instant::now(),
         operations: 0,
         max_operations: operations,
         lines: 0,

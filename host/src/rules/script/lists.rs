@@ -1,9 +1,11 @@
 //! Functions of lists that ask a function of each member: as the language has them, but a closure of one parameter is
 //! called at once. The language first looks for one that takes the member as `this`, and finds out by an error.
 
-use rhai::{Array, Dynamic, FnPtr, INT, Module, NativeCallContext, plugin::*};
+use rhai::{
+    Array, Caches, Dynamic, EvalContext, FnPtr, GlobalRuntimeState, INT, Module, NativeCallContext, Scope, plugin::*,
+};
 
-use super::Fallible;
+use super::{Fallible, top};
 
 /// All of them.
 pub(super) fn module() -> Module {
@@ -18,7 +20,7 @@ mod functions {
     /// member as `this`.
     #[rhai_fn(name = "filter", return_raw, pure)]
     pub fn filter(context: NativeCallContext, list: &mut Array, function: FnPtr) -> Fallible<Array> {
-        let asked = super::Asked::new(&context, "filter", &function);
+        let mut asked = super::Asked::new(&context, "filter", &function);
         let mut kept = Array::new();
         for (at, item) in list.iter_mut().enumerate() {
             if asked.says(item, at)? {
@@ -31,14 +33,14 @@ mod functions {
     /// What the function answers for each member; it is asked as that of `filter` is.
     #[rhai_fn(name = "map", return_raw, pure)]
     pub fn map(context: NativeCallContext, list: &mut Array, function: FnPtr) -> Fallible<Array> {
-        let asked = super::Asked::new(&context, "map", &function);
+        let mut asked = super::Asked::new(&context, "map", &function);
         list.iter_mut().enumerate().map(|(at, item)| asked.of(item, at)).collect()
     }
 
     /// The first member of which the function says `true`, `()` where there is none; it is asked as that of `filter` is.
     #[rhai_fn(name = "find", return_raw, pure)]
     pub fn find(context: NativeCallContext, list: &mut Array, function: FnPtr) -> Fallible<Dynamic> {
-        let asked = super::Asked::new(&context, "find", &function);
+        let mut asked = super::Asked::new(&context, "find", &function);
         for (at, item) in list.iter_mut().enumerate() {
             if asked.says(item, at)? {
                 return Ok(item.clone());
@@ -50,7 +52,7 @@ mod functions {
     /// Whether the function says `true` of any member; it is asked as that of `filter` is.
     #[rhai_fn(name = "some", return_raw, pure)]
     pub fn some(context: NativeCallContext, list: &mut Array, function: FnPtr) -> Fallible<bool> {
-        let asked = super::Asked::new(&context, "some", &function);
+        let mut asked = super::Asked::new(&context, "some", &function);
         for (at, item) in list.iter_mut().enumerate() {
             if asked.says(item, at)? {
                 return Ok(true);
@@ -62,7 +64,7 @@ mod functions {
     /// Whether the function says `true` of each member; it is asked as that of `filter` is.
     #[rhai_fn(name = "all", return_raw, pure)]
     pub fn all(context: NativeCallContext, list: &mut Array, function: FnPtr) -> Fallible<bool> {
-        let asked = super::Asked::new(&context, "all", &function);
+        let mut asked = super::Asked::new(&context, "all", &function);
         for (at, item) in list.iter_mut().enumerate() {
             if !asked.says(item, at)? {
                 return Ok(false);
@@ -77,29 +79,52 @@ struct Asked<'a> {
     context: &'a NativeCallContext<'a>,
     caller: &'static str,
     function: &'a FnPtr,
-    takes_one: bool,
+    closure: Option<Closure>,
+}
+
+/// Where a closure of one parameter is called.
+struct Closure {
+    state: GlobalRuntimeState,
+    found: Caches,
+}
+
+impl Closure {
+    fn of(context: &NativeCallContext<'_>, function: &FnPtr) -> Option<Self> {
+        let parameters = function.curry().len() + 1;
+        let has = |module: &Module| module.get_script_fn(function.fn_name(), parameters).is_some();
+        // A named one may have namesakes of other parameters.
+        if !function.is_anonymous() || !context.iter_namespaces().any(has) {
+            return None;
+        }
+        Some(Self { state: context.global_runtime_state().clone(), found: top::take() })
+    }
+}
+
+impl Drop for Closure {
+    fn drop(&mut self) {
+        top::give_back(std::mem::take(&mut self.found));
+    }
 }
 
 impl<'a> Asked<'a> {
     fn new(context: &'a NativeCallContext<'a>, caller: &'static str, function: &'a FnPtr) -> Self {
-        let parameters = function.curry().len() + 1;
-        let has = |module: &Module| module.get_script_fn(function.fn_name(), parameters).is_some();
-        // A named one may have namesakes of other parameters.
-        let takes_one = function.is_anonymous() && context.iter_namespaces().any(has);
-        Self { context, caller, function, takes_one }
+        Self { context, caller, function, closure: Closure::of(context, function) }
     }
 
     /// What it answers; that it fails is told as the language does.
-    fn of(&self, item: &mut Dynamic, at: usize) -> Fallible<Dynamic> {
-        if self.takes_one {
-            return self.function.call_raw(self.context, None, [item.clone()]);
-        }
-        let place = INT::try_from(at).unwrap_or(INT::MAX).into();
-        self.function.call_raw_with_extra_args(self.caller, self.context, Some(item), [], [place], Some(0))
+    fn of(&mut self, item: &mut Dynamic, at: usize) -> Fallible<Dynamic> {
+        let Some(Closure { state, found }) = &mut self.closure else {
+            let place = INT::try_from(at).unwrap_or(INT::MAX).into();
+            return self.function.call_raw_with_extra_args(self.caller, self.context, Some(item), [], [place], Some(0));
+        };
+        let arguments: Vec<_> = self.function.curry().iter().chain([&*item]).cloned().collect();
+        let mut scope = Scope::new();
+        EvalContext::new(self.context.engine(), state, found, &mut scope, None)
+            .call_fn(self.function.fn_name(), arguments)
     }
 
     /// Whether it answers `true`.
-    fn says(&self, item: &mut Dynamic, at: usize) -> Fallible<bool> {
+    fn says(&mut self, item: &mut Dynamic, at: usize) -> Fallible<bool> {
         Ok(self.of(item, at)?.as_bool().unwrap_or(false))
     }
 }

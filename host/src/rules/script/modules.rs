@@ -1,9 +1,13 @@
 //! What scripts import: sources that the caller gives by name, compiled once. There is no other
 //! place that an `import` looks in.
 
+mod names;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use rhai::{AST, ASTNode, Engine, EvalAltResult, Expr, ImmutableString, Module, ModuleResolver, Position, Scope, Stmt};
+
+use self::names::Names;
 
 use super::{
     Given, ScriptError, budget, column_of, compile,
@@ -15,13 +19,14 @@ use super::{
 #[derive(Clone)]
 pub struct Modules {
     engine: Arc<Engine>,
+    library: Library,
 }
 
 impl Modules {
     /// None at all.
     #[must_use]
     pub fn none() -> Self {
-        Self { engine: Arc::new(engine::build(Library::default())) }
+        Self::of(Library::default())
     }
 
     /// Compiles sources by the name that scripts import them by. They may import one another, but
@@ -36,7 +41,7 @@ impl Modules {
             let mut first_error = None;
             let before = left.len();
             for (name, source) in left {
-                match module(&engine, name, source) {
+                match module(&engine, &library, name, source) {
                     Ok(module) => {
                         library.0.insert(name.clone(), module);
                     }
@@ -53,7 +58,11 @@ impl Modules {
             }
             left = failed;
         }
-        Ok(Self { engine: Arc::new(engine::build(library)) })
+        Ok(Self::of(library))
+    }
+
+    fn of(library: Library) -> Self {
+        Self { engine: Arc::new(engine::build(library.clone())), library }
     }
 
     /// Those that are in service: nothing but good ones is stored. Where a later version of the gateway sees that
@@ -69,6 +78,12 @@ impl Modules {
     pub(super) fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
+
+    /// Refuses a tree whose calls lead nowhere, or not always to the same function: a run would find out late.
+    pub(super) fn check(&self, name: &str, tree: &AST) -> Result<(), ScriptError> {
+        check_calls(&self.engine, name, tree)?;
+        Names::of(tree).check(name, &self.library)
+    }
 }
 
 impl std::fmt::Debug for Modules {
@@ -83,19 +98,21 @@ pub fn may_import(source: &str) -> bool {
     source.contains("import")
 }
 
-fn module(engine: &Engine, name: &str, source: &str) -> Result<Arc<Module>, ScriptError> {
+fn module(engine: &Engine, library: &Library, name: &str, source: &str) -> Result<Imported, ScriptError> {
     let tree = compile::statements(engine, name, source)?;
     check_calls(engine, name, &tree)?;
+    let names = Names::of(&tree);
+    names.check(name, library)?;
     let evaluate = || Module::eval_ast_as_new(Scope::new(), &tree, engine);
     let (module, _) = budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate);
     let mut module = module.map_err(|error| ScriptError::of_run(name, &error))?;
     module.set_id(name);
     module.build_index();
-    Ok(module.into())
+    Ok(Imported { module: module.into(), names: names.into() })
 }
 
-/// Refuses a tree that calls a function which the module that it imports does not have: a run would find out late.
-pub(super) fn check_calls(engine: &Engine, name: &str, tree: &AST) -> Result<(), ScriptError> {
+/// Refuses a tree that calls a function which the module that it imports does not have.
+fn check_calls(engine: &Engine, name: &str, tree: &AST) -> Result<(), ScriptError> {
     let mut imported: BTreeMap<ImmutableString, Vec<Arc<Module>>> = BTreeMap::new();
     tree.walk(&mut |path| {
         if let Some(ASTNode::Stmt(Stmt::Import(import, _))) = path.last()
@@ -131,7 +148,13 @@ pub(super) fn check_calls(engine: &Engine, name: &str, tree: &AST) -> Result<(),
 
 /// Where an `import` finds its module.
 #[derive(Clone, Default)]
-pub(in crate::rules) struct Library(BTreeMap<String, Arc<Module>>);
+pub(in crate::rules) struct Library(BTreeMap<String, Imported>);
+
+#[derive(Clone)]
+struct Imported {
+    module: Arc<Module>,
+    names: Arc<Names>,
+}
 
 impl ModuleResolver for Library {
     fn resolve(
@@ -141,7 +164,7 @@ impl ModuleResolver for Library {
         path: &str,
         position: Position,
     ) -> Result<Arc<Module>, Box<EvalAltResult>> {
-        let found = self.0.get(path).cloned();
+        let found = self.0.get(path).map(|it| Arc::clone(&it.module));
         found.ok_or_else(|| EvalAltResult::ErrorModuleNotFound(path.to_owned(), position).into())
     }
 }

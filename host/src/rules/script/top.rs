@@ -1,22 +1,43 @@
 //! What stands at the top of a script, its constants and imports: evaluated once, when it is compiled, and for each run
-//! only where it asks for the time or for chance.
+//! only where it asks for the time or for chance. What a run finds out about the functions that it calls is kept for
+//! the next.
+
+use std::{
+    cell::Cell,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use rhai::{
     AST, Caches, Dynamic, Engine, EvalAltResult, EvalContext, Expr, GlobalRuntimeState, Position, Scope, StmtBlock,
 };
 
+/// The most look-ups that are kept: a script may make up names of functions as it runs.
+const MOST_FOUND: usize = 256;
+
+thread_local! {
+    /// What the closures of the run on this thread have found.
+    static CLOSURES: Cell<Option<Caches>> = const { Cell::new(None) };
+}
+
 /// A script's top, and how its functions are called below it.
-#[derive(Clone)]
 pub(super) struct Top {
     state: GlobalRuntimeState,
     fixed: bool,
+    found: Mutex<Option<Found>>,
+}
+
+/// Which function each call led to, in functions and in closures that native functions call.
+#[derive(Default)]
+struct Found {
+    functions: Caches,
+    closures: Caches,
 }
 
 impl Top {
     /// Evaluates it, within the budget that the caller has set.
     pub(super) fn evaluate(engine: &Engine, tree: &AST) -> Result<Self, Box<EvalAltResult>> {
         let state = state_of(engine, tree)?;
-        Ok(Self { state, fixed: !super::budget::asked() })
+        Ok(Self { state, fixed: !super::budget::asked(), found: Mutex::default() })
     }
 
     /// Calls a function of the script.
@@ -28,8 +49,54 @@ impl Top {
         arguments: Vec<Dynamic>,
     ) -> Result<Dynamic, Box<EvalAltResult>> {
         let mut state = if self.fixed { self.state.clone() } else { state_of(engine, tree)? };
-        EvalContext::new(engine, &mut state, &mut Caches::new(), &mut Scope::new(), None).call_fn(function, arguments)
+        let Found { mut functions, closures } = self.found().take().unwrap_or_default();
+        let lent = Lent::new(closures);
+        let answer = EvalContext::new(engine, &mut state, &mut functions, &mut Scope::new(), None)
+            .call_fn(function, arguments)?;
+        self.keep(Found { functions, closures: lent.back() });
+        Ok(answer)
     }
+
+    fn found(&self) -> MutexGuard<'_, Option<Found>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, mut found: Found) {
+        let small = |caches: &mut Caches| caches.fn_resolution_cache_mut().dict.len() <= MOST_FOUND;
+        if self.fixed && small(&mut found.functions) && small(&mut found.closures) {
+            *self.found() = Some(found);
+        }
+    }
+}
+
+/// What is lent to the closures of a run; nothing of it is left to the next run on the thread.
+struct Lent;
+
+impl Lent {
+    fn new(closures: Caches) -> Self {
+        CLOSURES.set(Some(closures));
+        Self
+    }
+
+    fn back(self) -> Caches {
+        CLOSURES.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        CLOSURES.set(None);
+    }
+}
+
+/// What closures have found in this run, until [`give_back`]; those within closures begin anew.
+pub(super) fn take() -> Caches {
+    CLOSURES.take().unwrap_or_default()
+}
+
+/// Leaves what was taken to the closures after it.
+pub(super) fn give_back(closures: Caches) {
+    CLOSURES.set(Some(closures));
 }
 
 fn state_of(engine: &Engine, tree: &AST) -> Result<GlobalRuntimeState, Box<EvalAltResult>> {

@@ -1,0 +1,86 @@
+//! What a source means by the names that it calls. The interpreter remembers where a call by a bare name led for a whole
+//! run, whoever called: where a script and a module, or two modules, mean different functions by one name, it may take
+//! the one for the other. So that is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rhai::{AST, ASTNode, Expr, ImmutableString, Position, Stmt};
+
+use super::{
+    super::{ScriptError, column_of, line_of},
+    Library,
+};
+
+/// A function's name, and how many parameters it has.
+type Signature = (ImmutableString, usize);
+
+/// The functions of a source, and those that it calls by their bare names.
+#[derive(Default)]
+pub(super) struct Names {
+    defined: BTreeSet<Signature>,
+    called: BTreeMap<Signature, Position>,
+    imports: BTreeSet<String>,
+}
+
+impl Names {
+    pub(super) fn of(tree: &AST) -> Self {
+        let defined = tree.iter_functions().map(|it| (it.name.into(), it.params.len())).collect();
+        let mut names = Self { defined, ..Self::default() };
+        tree.walk(&mut |path| {
+            match path.last() {
+                Some(ASTNode::Stmt(Stmt::Import(import, _))) => {
+                    if let Expr::StringConstant(from, _) = &import.0 {
+                        names.imports.insert(from.to_string());
+                    }
+                }
+                Some(ASTNode::Expr(Expr::FnCall(call, at)) | ASTNode::Stmt(Stmt::FnCall(call, at)))
+                    if call.namespace.is_empty() =>
+                {
+                    names.called.insert((call.name.clone(), call.args.len()), *at);
+                }
+                // As a function with `this`, or with the object as the first parameter.
+                Some(ASTNode::Expr(Expr::MethodCall(call, at))) => {
+                    for parameters in [call.args.len(), call.args.len() + 1] {
+                        names.called.insert((call.name.clone(), parameters), *at);
+                    }
+                }
+                _ => {}
+            }
+            true
+        });
+        names
+    }
+
+    /// Refuses the source where a name is ambiguous among it and all that it leads to.
+    pub(super) fn check(&self, name: &str, library: &Library) -> Result<(), ScriptError> {
+        let mut all = BTreeMap::from([(name, self)]);
+        let mut left: Vec<_> = self.imports.iter().collect();
+        while let Some(module) = left.pop() {
+            if let Some((module, imported)) = library.0.get_key_value(module)
+                && all.insert(module, &imported.names).is_none()
+            {
+                left.extend(&imported.names.imports);
+            }
+        }
+        let sources: Vec<_> = all.into_iter().collect();
+        for (at, (one, names)) in sources.iter().enumerate() {
+            for (other, others) in &sources[at + 1..] {
+                if let Some((function, parameters)) = names.ambiguous(others) {
+                    let reason = format!(
+                        "`{function}` of {parameters} arguments is called in `{one}` and in `{other}` and is not the \
+                         same function: give it another name in one of them"
+                    );
+                    let position = self.called.get(&(function.clone(), *parameters)).copied().unwrap_or(Position::NONE);
+                    let (line, column) = (line_of(position), column_of(position));
+                    return Err(ScriptError { script: name.to_owned(), line, column, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ambiguous(&self, other: &Self) -> Option<&Signature> {
+        let defined = |it: &&Signature| self.defined.contains(*it) || other.defined.contains(*it);
+        self.called.keys().filter(|it| other.called.contains_key(*it)).find(defined)
+    }
+}
