@@ -10,7 +10,7 @@ use super::Options;
 use super::figures::{Figures, Target};
 use super::sink::Sink;
 use super::stage::{self, BOTH, Scene, Stage};
-use super::throughput::{Costs, delivered, timed};
+use super::throughput::{Costs, Spent, delivered, timed};
 use crate::api::Api;
 use crate::progress::{note, step};
 
@@ -95,21 +95,24 @@ async fn cost(
     figures: &mut Figures,
 ) -> Result<f64> {
     let kinds = [("without", &scene.api), ("rules", ruled), ("script", scripted)];
-    let mut rates = [0.0; 3];
+    let (mut rates, mut spent) = ([0.0; 3], [Spent::default(); 3]);
     // The first turn warms up. Each begins with another, so that what one leaves to be written is not always the same
     // one's to bear.
     for turn in 0..=TURNS {
         for place in 0..kinds.len() {
             let nth = (turn + place) % kinds.len();
-            let (kind, api) = kinds[nth];
+            let (_, api) = kinds[nth];
             let request = stage::single(api, &message());
             let before = Costs::take(stage, scene).await;
             let (rate, tally) = delivered(scene, sink, request, CONNECTIONS, options.time / 3).await?;
-            rates[nth] += if turn > 0 { rate / TURNS as f64 } else { 0.0 };
-            if turn == TURNS {
-                Costs::take(stage, scene).await.since(&before, tally.accepted, &format!("ruled_{kind}"), figures);
+            if turn > 0 {
+                rates[nth] += rate / TURNS as f64;
+                spent[nth] = spent[nth].and(Costs::take(stage, scene).await.since(&before, tally.accepted));
             }
         }
+    }
+    for ((kind, _), spent) in kinds.iter().zip(spent) {
+        spent.report(&format!("ruled_{kind}"), figures);
     }
     let [without, with_rules, with_script] = rates;
     figures.add("ruled_without_per_s", without);

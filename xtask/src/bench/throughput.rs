@@ -51,8 +51,8 @@ async fn deliver(
     let before = Costs::take(stage, scene).await;
     let (rate, tally) = delivered(scene, sink, request, connections, options.time).await?;
     figures.add(format!("end_to_end_{connections}_connections_per_s"), rate);
-    let after = Costs::take(stage, scene).await;
-    after.since(&before, tally.accepted, &format!("end_to_end_{connections}"), figures);
+    let spent = Costs::take(stage, scene).await.since(&before, tally.accepted);
+    spent.report(&format!("end_to_end_{connections}"), figures);
     Ok(rate)
 }
 
@@ -102,26 +102,56 @@ impl Costs {
         }
     }
 
-    /// What each of so many messages took since, as figures whose names begin like this.
-    pub fn since(&self, before: &Self, messages: u64, prefix: &str, figures: &mut Figures) {
-        let per_message =
-            |now: Option<Duration>, then: Option<Duration>| Some((now? - then?).as_secs_f64() * 1e6 / messages as f64);
-        let gateway = per_message(self.gateway, before.gateway);
-        let name = |what: &str| format!("{prefix}_{what}");
-        if let Some(gateway) = gateway {
-            figures.add(name("gateway_cpu_us_per_message"), gateway);
+    /// What so many messages took since.
+    pub fn since(&self, before: &Self, messages: u64) -> Spent {
+        let plugin = self.plugin.zip(before.plugin).filter(|((_, count), (_, fewer))| count > fewer);
+        Spent {
+            messages,
+            gateway: self.gateway.zip(before.gateway).map(|(now, then)| now.saturating_sub(then).as_secs_f64()),
+            database: self.database.zip(before.database).map(|(now, then)| now.saturating_sub(then).as_secs_f64()),
+            plugin: plugin.map(|((seconds, _), (earlier, _))| seconds - earlier),
         }
-        if let Some(database) = per_message(self.database, before.database) {
-            figures.add(name("postgres_cpu_us_per_message"), database);
+    }
+}
+
+/// Seconds that so many messages took; `None` where that can't be told.
+#[derive(Clone, Copy, Default)]
+pub struct Spent {
+    messages: u64,
+    gateway: Option<f64>,
+    database: Option<f64>,
+    plugin: Option<f64>,
+}
+
+impl Spent {
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
+        if self.messages == 0 {
+            return other;
         }
-        if let (Some((seconds, count)), Some((earlier, fewer))) = (self.plugin, before.plugin)
-            && count > fewer
-        {
-            let plugin = (seconds - earlier) * 1e6 / messages as f64;
-            figures.add(name("plugin_us_per_delivery"), plugin);
-            if let Some(gateway) = gateway {
-                figures.add(name("plugin_share_of_gateway_cpu"), plugin / gateway);
+        let sum = |one: Option<f64>, other: Option<f64>| one.zip(other).map(|(one, other)| one + other);
+        Self {
+            messages: self.messages + other.messages,
+            gateway: sum(self.gateway, other.gateway),
+            database: sum(self.database, other.database),
+            plugin: sum(self.plugin, other.plugin),
+        }
+    }
+
+    /// What each message took, as figures whose names begin like this.
+    pub fn report(&self, prefix: &str, figures: &mut Figures) {
+        let shares = [
+            ("gateway_cpu_us_per_message", self.gateway),
+            ("postgres_cpu_us_per_message", self.database),
+            ("plugin_us_per_delivery", self.plugin),
+        ];
+        for (name, seconds) in shares {
+            if let Some(seconds) = seconds {
+                figures.add(format!("{prefix}_{name}"), seconds * 1e6 / self.messages as f64);
             }
+        }
+        if let Some((plugin, gateway)) = self.plugin.zip(self.gateway) {
+            figures.add(format!("{prefix}_plugin_share_of_gateway_cpu"), plugin / gateway);
         }
     }
 }
