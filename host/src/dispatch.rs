@@ -156,7 +156,7 @@ impl Dispatcher {
             };
             let foreseen = work.foreseen.take().filter(|it| it.holds(&config));
             let (mut course, mut plan) = match foreseen {
-                Some(foreseen) => course.foreseen(*foreseen),
+                Some(foreseen) => course.as_foreseen(*foreseen),
                 None => self.decided(&config, course, Pending::of(&work), &mut turn),
             };
             course.faults.extend(remark);

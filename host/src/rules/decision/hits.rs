@@ -58,8 +58,8 @@ impl Serialize for Hits {
 
 impl<'de> Deserialize<'de> for Hits {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        let bytes = STANDARD_NO_PAD.decode(&*text).map_err(de::Error::custom)?;
+        let text = String::deserialize(deserializer)?;
+        let bytes = STANDARD_NO_PAD.decode(text).map_err(de::Error::custom)?;
         let (hits, rest) = bytes.as_chunks::<LENGTH>();
         if !rest.is_empty() {
             return Err(de::Error::custom("it ends within a rule"));
