@@ -154,11 +154,7 @@ impl Dispatcher {
                 }
                 Asked::Expired(why) => return self.end(work, DeliveryState::Expired, "condition_not_met", &why),
             };
-            let foreseen = work.foreseen.take().filter(|it| it.holds(&config));
-            let (mut course, mut plan) = match foreseen {
-                Some(foreseen) => course.as_foreseen(*foreseen),
-                None => self.decided(&config, course, Pending::of(&work), &mut turn),
-            };
+            let (mut course, mut plan) = self.next(&config, course, &mut work, &mut turn);
             course.faults.extend(remark);
             let Some(wanted) = Wanted::of(&plan, &config) else {
                 return self.nobody(work, &config, &course, &plan);
@@ -216,6 +212,20 @@ impl Dispatcher {
             if work.lease.is_lost() {
                 return None;
             }
+        }
+    }
+
+    /// Whom a delivery asks, in order: as it was foreseen, or as it is decided now.
+    fn next<'a>(
+        &self,
+        config: &Arc<TenantConfig>,
+        course: Course<'a>,
+        work: &mut Work,
+        turn: &mut Option<u64>,
+    ) -> (Course<'a>, Plan) {
+        match work.foreseen.take().filter(|it| it.holds(config)) {
+            Some(foreseen) => course.as_foreseen(*foreseen),
+            None => self.decided(config, course, Pending::of(work), turn),
         }
     }
 
