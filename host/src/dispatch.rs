@@ -224,7 +224,7 @@ impl Dispatcher {
         turn: &mut Option<u64>,
     ) -> (Course<'a>, Plan) {
         match work.foreseen.take().filter(|it| it.holds(config)) {
-            Some(foreseen) => course.as_foreseen(*foreseen),
+            Some(foreseen) => course.following(*foreseen),
             None => self.decided(config, course, Pending::of(work), turn),
         }
     }

@@ -28,7 +28,7 @@ impl Foreseen {
 
 impl Course<'_> {
     /// The course that was foreseen, with its plan.
-    pub(super) fn as_foreseen(mut self, foreseen: Foreseen) -> (Self, Plan) {
+    pub(super) fn following(mut self, foreseen: Foreseen) -> (Self, Plan) {
         let Foreseen { plan, candidates, words, faults, .. } = foreseen;
         if let Some(candidates) = candidates {
             self.by_scripts(candidates);
