@@ -34,16 +34,35 @@ async fn armed(failpoints: &str) -> (TestGateway, Sink) {
     (gateway, sink)
 }
 
-/// The same with a second candidate, which is asked since the first refuses: its intent is committed.
-async fn armed_with_an_intent(on_unknown: &str) -> (TestGateway, Sink) {
-    let (mut gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
-    sink.answers("/first", [Reply::status(503), Reply::status(200)]);
-    gateway.connection("first", "webhook", json!({"url": sink.url("/first")}), json!({})).await;
-    gateway.connection("second", "webhook", json!({"url": sink.url("/second")}), json!({})).await;
+/// A gateway with two webhooks, which are asked in turn.
+async fn with_two(on_unknown: &str) -> (TestGateway, Sink) {
+    let (gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
+    for uid in ["first", "second"] {
+        gateway.connection(uid, "webhook", json!({"url": sink.url(&format!("/{uid}"))}), json!({})).await;
+    }
     let candidates = json!([{"connection": "first"}, {"connection": "second"}]);
     gateway.route("webhook", json!({"candidates": candidates, "on_unknown": on_unknown})).await;
-    gateway.arm("intent.after_commit=abort").await;
     (gateway, sink)
+}
+
+/// Two of which the second is asked since the first refuses, and whose node fails as `failpoints` says.
+async fn armed_for_the_second(on_unknown: &str, failpoints: &str) -> (TestGateway, Sink) {
+    let (mut gateway, sink) = with_two(on_unknown).await;
+    sink.answers("/first", [Reply::status(503), Reply::status(200)]);
+    gateway.arm(failpoints).await;
+    (gateway, sink)
+}
+
+/// The worker is lost when the second of two has taken the message without an intent: nobody else is asked.
+async fn only_the_second_is_asked(mut gateway: TestGateway, sink: Sink) {
+    gateway.arm("outcome.before_commit=abort").await;
+    let id = gateway.send(&message()).await;
+    gateway.died().await;
+    assert_eq!(count(&gateway, "intent").await, 0, "the message itself says who was asked");
+    gateway.take_over().await;
+    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.attempts(&id).await, ["-:unknown", "second:accepted"]);
+    assert_eq!((sink.received_at("/first").len(), sink.received_at("/second").len()), (0, 2));
 }
 
 async fn count(gateway: &TestGateway, table: &str) -> usize {
@@ -136,7 +155,7 @@ async fn held_after_the_claim_beyond_the_lease_it_is_not_sent_by_the_sleeper() {
 
 #[tokio::test]
 async fn killed_after_the_intent_the_same_connection_is_asked_again() {
-    let (mut gateway, sink) = armed_with_an_intent("retry").await;
+    let (mut gateway, sink) = armed_for_the_second("retry", "intent.after_commit=abort").await;
     let id = gateway.send(&message()).await;
     gateway.died().await;
     assert!(sink.received_at("/second").is_empty(), "the request had not begun");
@@ -148,13 +167,14 @@ async fn killed_after_the_intent_the_same_connection_is_asked_again() {
 
 #[tokio::test]
 async fn killed_after_the_intent_it_is_held_where_the_route_says_so() {
-    let (mut gateway, sink) = armed_with_an_intent("hold").await;
+    // The first has one too.
+    let (mut gateway, sink) = armed_for_the_second("hold", "intent.after_commit=abort@2").await;
     let id = gateway.send(&message()).await;
     gateway.died().await;
     gateway.take_over().await;
     assert_eq!(gateway.settled(&id).await["state"], "unknown");
-    assert_eq!(gateway.attempts(&id).await, ["first:unknown"]);
-    assert!(sink.received().is_empty());
+    assert_eq!(gateway.attempts(&id).await, ["first:rejected_transient", "second:unknown"]);
+    assert!(sink.received_at("/second").is_empty());
     assert_eq!(count(&gateway, "intent").await, 0, "the attempt stands for it");
 }
 
@@ -172,48 +192,26 @@ async fn killed_after_a_2xx_before_the_outcome_commit_it_is_labelled_unknown() {
     assert_eq!(keys[0], keys[1], "the receiver can tell that it has it");
 }
 
-/// Rules put the second candidate first: that is certain from the message, so that no intent tells it.
+/// Rules put the second candidate first: that is on record with the message, so that no intent tells it.
 #[tokio::test]
 async fn killed_after_a_2xx_of_whom_rules_put_first_nobody_else_is_asked() {
-    let (mut gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
-    for uid in ["first", "second"] {
-        gateway.connection(uid, "webhook", json!({"url": sink.url(&format!("/{uid}"))}), json!({})).await;
-    }
-    gateway.route("webhook", json!({"candidates": [{"connection": "first"}, {"connection": "second"}]})).await;
+    let (gateway, sink) = with_two("retry").await;
     let rule = json!({"name": "Second", "then": {"connections": [{"connection": "second", "score": 0.5}]}});
     gateway.post("/v1/rules", &json!({"rule": rule})).await.expect(201);
-    gateway.arm("outcome.before_commit=abort").await;
-    let id = gateway.send(&message()).await;
-    gateway.died().await;
-    assert_eq!(count(&gateway, "intent").await, 0);
-    gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
-    assert_eq!(gateway.attempts(&id).await, ["-:unknown", "second:accepted"]);
-    assert_eq!((sink.received_at("/first").len(), sink.received_at("/second").len()), (0, 2));
+    only_the_second_is_asked(gateway, sink).await;
 }
 
 /// Whom a script puts first is on record with the message, whoever it would put first later: here it changes its mind
 /// before the lost worker's lease can end.
 #[tokio::test]
 async fn killed_after_a_2xx_of_whom_a_script_put_first_nobody_else_is_asked() {
-    let (mut gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
-    for uid in ["first", "second"] {
-        gateway.connection(uid, "webhook", json!({"url": sink.url(&format!("/{uid}"))}), json!({})).await;
-    }
-    gateway.route("webhook", json!({"candidates": [{"connection": "first"}, {"connection": "second"}]})).await;
+    let (gateway, sink) = with_two("retry").await;
     let source = "fn route(message, candidates) {
         if seconds_between(message.created_at, now()) < 1 { [\"second\", \"first\"] } else { candidates }
     }";
     gateway.post("/v1/scripts/fickle/versions", &json!({"source": source})).await.expect(201);
     gateway.post("/v1/scripts/fickle/promote", &json!({"version": 1})).await.expect(200);
-    gateway.arm("outcome.before_commit=abort").await;
-    let id = gateway.send(&message()).await;
-    gateway.died().await;
-    assert_eq!(count(&gateway, "intent").await, 0, "the message itself says who was asked");
-    gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
-    assert_eq!(gateway.attempts(&id).await, ["-:unknown", "second:accepted"]);
-    assert_eq!((sink.received_at("/first").len(), sink.received_at("/second").len()), (0, 2));
+    only_the_second_is_asked(gateway, sink).await;
 }
 
 /// Where an unknown outcome is to be held, it is after the loss of a worker too.
@@ -259,8 +257,7 @@ async fn an_outcome_that_could_not_be_written_is_written_again_and_not_sent_agai
 
 #[tokio::test]
 async fn an_intent_whose_commit_was_not_answered_is_asked_after() {
-    let (mut gateway, sink) = armed_with_an_intent("hold").await;
-    gateway.arm("intent.after_commit=error").await;
+    let (gateway, sink) = armed_for_the_second("hold", "intent.after_commit=error@2").await;
     let id = gateway.send(&message()).await;
     assert_eq!(gateway.settled(&id).await["state"], "sent");
     assert_eq!(gateway.attempts(&id).await, ["first:rejected_transient", "second:accepted"]);
