@@ -32,20 +32,36 @@ impl Tally {
     }
 }
 
+/// What is sent: each connection goes round by itself, and each begins at another place.
+#[derive(Clone)]
+pub struct Requests(Arc<[Vec<u8>]>);
+
+impl From<Vec<u8>> for Requests {
+    fn from(request: Vec<u8>) -> Self {
+        Self([request].into())
+    }
+}
+
+impl FromIterator<Vec<u8>> for Requests {
+    fn from_iter<T: IntoIterator<Item = Vec<u8>>>(requests: T) -> Self {
+        Self(requests.into_iter().collect())
+    }
+}
+
 /// Every connection sends its next request when the last was answered, until the time is over or `most` are sent.
 pub async fn closed_loop(
     address: SocketAddr,
-    request: Vec<u8>,
+    requests: impl Into<Requests>,
     connections: usize,
     time: Duration,
     most: u64,
 ) -> Result<Tally> {
-    let request: Arc<[u8]> = request.into();
+    let requests = requests.into();
     let end = Instant::now() + time;
     let share = most.div_ceil(connections as u64);
     let mut loops = JoinSet::new();
-    for _ in 0..connections {
-        loops.spawn(one_loop(address, Arc::clone(&request), end, share));
+    for place in 0..connections {
+        loops.spawn(one_loop(address, requests.clone(), place, end, share));
     }
     let mut tally = Tally::default();
     while let Some(result) = loops.join_next().await {
@@ -54,11 +70,21 @@ pub async fn closed_loop(
     Ok(tally)
 }
 
-async fn one_loop(address: SocketAddr, request: Arc<[u8]>, end: Instant, most: u64) -> Result<Tally> {
+async fn one_loop(
+    address: SocketAddr,
+    Requests(requests): Requests,
+    place: usize,
+    end: Instant,
+    most: u64,
+) -> Result<Tally> {
     let mut client = Client::connect(address).await?;
     let mut tally = Tally::default();
-    while Instant::now() < end && tally.accepted < most {
-        let status = client.send(&request).await.context("the gateway hung up")?;
+    let mut left = requests.iter().cycle().skip(place % requests.len().max(1));
+    while Instant::now() < end
+        && tally.accepted < most
+        && let Some(request) = left.next()
+    {
+        let status = client.send(request).await.context("the gateway hung up")?;
         tally.count(status);
         if status >= 300 {
             tokio::time::sleep(Duration::from_millis(20)).await;

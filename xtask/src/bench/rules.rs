@@ -31,8 +31,8 @@ fn add_all(lines: &str, figures: &mut Figures) -> Result<()> {
     for line in lines.lines() {
         let measured: Value = serde_json::from_str(line).with_context(|| format!("not a measurement: {line}"))?;
         let number = |name: &str| measured[name].as_f64().with_context(|| format!("no `{name}` in {line}"));
-        if let Some(hook) = measured["script"].as_str() {
-            figures.add(format!("script_{hook}_decisions_per_s"), number("decisions_per_s")?);
+        if let Some(name) = measured["script"].as_str() {
+            figures.add(format!("script_{name}_decisions_per_s"), number("decisions_per_s")?);
             continue;
         }
         let (rules, rate) = (number("rules")?, number("decisions_per_s")?);
@@ -59,11 +59,11 @@ mod tests {
     fn many_rules_are_stated_by_what_ten_cost() {
         let lines = r#"{"rules": 10, "decisions_per_s": 500000.0, "looked_at_a_message": 3, "held_a_message": 0.5, "load_ms": 0.1}
 {"rules": 10000, "decisions_per_s": 200000.0, "looked_at_a_message": 9, "held_a_message": 3.5, "load_ms": 80.0}
-{"script": "route", "decisions_per_s": 30000.0}"#;
+{"script": "ab_split", "decisions_per_s": 30000.0}"#;
         let mut figures = Figures::default();
         add_all(lines, &mut figures).unwrap();
         assert_eq!(figures.json()["rules_10000_cost_in_times"], 2.5);
-        assert_eq!(figures.json()["script_route_decisions_per_s"], 30000.0);
+        assert_eq!(figures.json()["script_ab_split_decisions_per_s"], 30000.0);
         assert!(add_all("", &mut figures).is_err() && add_all("{}", &mut figures).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::figures::{Figures, Target};
-use super::load::{self, Latency, Tally};
+use super::load::{self, Latency, Requests, Tally};
 use super::sink::Sink;
 use super::stage::{self, BOTH, Scene, Stage};
 use super::{Options, usage};
@@ -60,14 +60,14 @@ async fn deliver(
 pub async fn delivered(
     scene: &Scene,
     sink: &Sink,
-    request: Vec<u8>,
+    requests: impl Into<Requests>,
     connections: usize,
     time: Duration,
 ) -> Result<(f64, Tally)> {
     drain(sink).await;
     let already = sink.received();
     let began = Instant::now();
-    let tally = load::closed_loop(scene.api.address, request, connections, time, UNLIMITED).await?;
+    let tally = load::closed_loop(scene.api.address, requests, connections, time, UNLIMITED).await?;
     expect_all_accepted(tally, scene)?;
     let end = sink.await_received(already + tally.accepted).await.with_context(|| scene.gateway.log_tail())?;
     let rate = tally.accepted as f64 / (end - began).as_secs_f64();
