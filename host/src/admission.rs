@@ -23,6 +23,7 @@ use crate::{
     domain::{
         ids::TenantId,
         message::{Channel, Message, NewMessage},
+        subject::Particulars,
     },
     queue::{Foreseen, Going, Handoff, Leases, Precedence, Room},
     rules::ruling::Refused,
@@ -104,8 +105,9 @@ struct Accepted {
     foreseen: Option<Box<Foreseen>>,
 }
 
-/// Decides whom a message is handed to, where anybody can be asked.
-pub type Foresight = Arc<dyn Fn(TenantId, &Arc<TenantConfig>, &Message) -> Option<Foreseen> + Send + Sync>;
+/// Decides whom a message is handed to, where anybody can be asked; told what it says of itself, if that was read.
+pub type Foresight =
+    Arc<dyn Fn(TenantId, &Arc<TenantConfig>, &Message, Option<Particulars>) -> Option<Foreseen> + Send + Sync>;
 
 /// Where accepted deliveries go on this node.
 #[derive(Clone)]
@@ -208,7 +210,9 @@ impl Admission {
         let mut accepted = Vec::with_capacity(messages.len());
         for mut new in messages {
             let foresight = self.foresight.as_ref().filter(|_| may_start(&new.message, now));
-            let foreseen = foresight.and_then(|foresee| foresee(tenant, config, &new.message)).map(Box::new);
+            let particulars = new.particulars.take();
+            let foreseen = foresight.and_then(|foresee| foresee(tenant, config, &new.message, particulars));
+            let foreseen = foreseen.map(Box::new);
             new.message.body.first = foreseen.as_ref().and_then(|it| it.first);
             accepted.push(Accepted { new, foreseen });
             // Scripts may take their time, and a request may have a thousand messages: others are let through between.

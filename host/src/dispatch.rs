@@ -46,6 +46,7 @@ use crate::{
         provider::{Deduplication, Disposition},
         route::{OnUnknown, RouteSpec},
         settings::TenantSettings,
+        subject::{Particulars, Subject},
     },
     ledger::Ledger,
     observations::Observations,
@@ -85,17 +86,28 @@ pub struct Dispatcher {
 }
 
 /// A delivery whose next attempt is decided.
-#[derive(Clone, Copy)]
 struct Pending<'a> {
-    tenant: TenantId,
     message: &'a Message,
+    /// What it says of itself, where that was read already.
+    particulars: Option<Particulars>,
     /// The attempts that count, oldest first.
     past: &'a [PastAttempt],
 }
 
 impl<'a> Pending<'a> {
     fn of(work: &'a Work) -> Self {
-        Self { tenant: work.tenant, message: &work.message, past: &work.past }
+        Self { past: &work.past, ..Self::fresh(&work.message) }
+    }
+
+    /// One without any attempt.
+    const fn fresh(message: &'a Message) -> Self {
+        Self { message, particulars: None, past: &[] }
+    }
+
+    /// As scripts see it.
+    fn subject(&mut self) -> Subject {
+        let read = self.particulars.take();
+        read.map_or_else(|| Subject::of(self.message), |it| Subject::with(self.message, it))
     }
 }
 
@@ -225,7 +237,7 @@ impl Dispatcher {
     ) -> (Course<'a>, Plan) {
         match work.foreseen.take().filter(|it| it.holds(config)) {
             Some(foreseen) => course.following(*foreseen),
-            None => self.decided(config, course, Pending::of(work), turn),
+            None => self.decided(config, course, work.tenant, Pending::of(work), turn),
         }
     }
 
@@ -234,10 +246,11 @@ impl Dispatcher {
         &self,
         config: &TenantConfig,
         course: Course<'a>,
-        pending: Pending<'_>,
+        tenant: TenantId,
+        mut pending: Pending<'_>,
         turn: &mut Option<u64>,
     ) -> (Course<'a>, Plan) {
-        let course = self.ruled(config, course, pending);
+        let course = self.ruled(config, course, tenant, &mut pending);
         let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
         let Pending { message, past, .. } = pending;
         let situation = Situation { past, first: message.body.first, turn, chance: fastrand::f64() };

@@ -261,7 +261,8 @@ impl FollowUps {
         let message = Message { created_at: clock::now(), ..made.map_err(AdmitError::Unsendable)? };
         let key = format!("follow-up:{}:{}:{number}", ended.delivery, ended.state.as_str());
         let fingerprint = Sha256::digest(&key).into();
-        let new = NewMessage { message, idempotency: Some(Idempotency { key, fingerprint }), attachments: Vec::new() };
+        let idempotency = Some(Idempotency { key, fingerprint });
+        let new = NewMessage { message, idempotency, attachments: Vec::new(), particulars: None };
         let admitted =
             self.admission.admit(ended.tenant, vec![new]).await.pop().unwrap_or(Err(AdmitError::Unavailable));
         admitted.map(|it| it.message.id)

@@ -145,7 +145,9 @@ impl Gateway {
         sample_connections(&metrics, &store, &dispatcher.ledger);
         let dispatches = config.roles.has(Role::Dispatch);
         let foresees = Arc::clone(&dispatcher);
-        let foresight: Foresight = Arc::new(move |tenant, config, message| foresees.foresee(tenant, config, message));
+        let foresight: Foresight = Arc::new(move |tenant, config, message, particulars| {
+            foresees.foresee(tenant, config, message, particulars)
+        });
         let outlet = Outlet {
             room: Arc::clone(&room),
             leases: Arc::clone(&leases),

@@ -6,10 +6,7 @@ use super::{Admission, AdmitError};
 use crate::{
     clock,
     directory::TenantConfig,
-    domain::{
-        ids::TenantId,
-        message::{Message, NewMessage},
-    },
+    domain::{ids::TenantId, message::NewMessage, subject::Subject},
     rules::{
         rulebook::{Judgement, Rulebook},
         script::{Given, Hook},
@@ -29,7 +26,7 @@ impl Admission {
         messages: &mut [NewMessage],
     ) -> Result<Vec<Option<AdmitError>>, AdmitError> {
         let Some(book) = &config.rulebook else { return Ok(vec![None; messages.len()]) };
-        let mut refusals: Vec<_> = messages.iter_mut().map(|new| self.judged(book, tenant, &mut new.message)).collect();
+        let mut refusals: Vec<_> = messages.iter_mut().map(|new| self.judged(book, tenant, new)).collect();
         let keyed = |(new, refusal): (&NewMessage, &Option<AdmitError>)| {
             refusal.as_ref().and_then(|_| Some(new.idempotency.as_ref()?.key.clone()))
         };
@@ -47,15 +44,18 @@ impl Admission {
         Ok(refusals)
     }
 
-    fn judged(&self, book: &Arc<Rulebook>, tenant: TenantId, message: &mut Message) -> Option<AdmitError> {
+    fn judged(&self, book: &Arc<Rulebook>, tenant: TenantId, new: &mut NewMessage) -> Option<AdmitError> {
+        let NewMessage { message, particulars, .. } = new;
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         let question = book.shadows(Hook::Admit).next().map(|_| Question::admit(message));
-        let judgement = book.admit(message, &given);
+        let subject = particulars.take().map_or_else(|| Subject::of(message), |it| Subject::with(message, it));
+        let judgement = book.admit_as(subject, message, &given);
         self.trials.judged(tenant, book, message, &judgement);
         if let Some(question) = question {
             self.trials.ask(tenant, book, question, given);
         }
-        let Judgement { refused, failures, .. } = judgement;
+        let Judgement { refused, failures, particulars: now, .. } = judgement;
+        *particulars = Some(now);
         for failure in failures {
             script_failures::report(&self.store, tenant, message.id, &failure, "the message is taken as without it");
         }

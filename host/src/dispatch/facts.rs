@@ -31,7 +31,7 @@ impl Dispatcher {
     }
 
     /// Why a connection can't be asked at all.
-    fn barred(&self, config: &TenantConfig, connection: ConnectionId, channel: &str) -> Option<Barred> {
+    pub(super) fn barred(&self, config: &TenantConfig, connection: ConnectionId, channel: &str) -> Option<Barred> {
         let Some(endpoint) = config.endpoints.get(&connection) else { return Some(Barred::ConnectionMissing) };
         if !endpoint.connection.enabled {
             return Some(Barred::ConnectionDisabled);

@@ -10,7 +10,7 @@ use std::{
 use super::{Course, Dispatcher, Pending};
 use crate::{
     directory::{Endpoint, TenantConfig},
-    domain::{ids::TenantId, message::Message},
+    domain::{ids::TenantId, message::Message, subject::Particulars},
     queue::Foreseen,
     routing::{self, Barred, Plan, Situation},
     rules::{rulebook::Rulebook, script::Given},
@@ -41,13 +41,20 @@ impl Dispatcher {
     /// Whom a message that is about to be accepted will be handed to; `None` where that is not to be decided before it
     /// is due, or where nobody can be asked.
     #[must_use]
-    pub fn foresee(&self, tenant: TenantId, config: &Arc<TenantConfig>, message: &Message) -> Option<Foreseen> {
+    pub fn foresee(
+        &self,
+        tenant: TenantId,
+        config: &Arc<TenantConfig>,
+        message: &Message,
+        particulars: Option<Particulars>,
+    ) -> Option<Foreseen> {
         if message.legs.is_some() || message.body.condition.is_some() {
             return None;
         }
         let course = Course::of(config, message).filter(|course| course.route.is_some())?;
         let mut turn = None;
-        let (course, plan) = self.decided(config, course, Pending { tenant, message, past: &[] }, &mut turn);
+        let pending = Pending { particulars, ..Pending::fresh(message) };
+        let (course, plan) = self.decided(config, course, tenant, pending, &mut turn);
         let endpoint = config.endpoints.get(&plan.first()?)?;
         Some(Foreseen {
             first: self.may_be_asked_again(&course.spec, endpoint).then_some(endpoint.connection.id),
@@ -73,7 +80,7 @@ impl Dispatcher {
     ) -> Option<&'a Endpoint> {
         let mut course = Course::of(config, message)?.favoured(config, message);
         if course.route.is_some() {
-            self.follow_scripts(config, book, &mut course, message, &[], given);
+            self.follow_scripts(config, book, &mut course, &mut Pending::fresh(message), given);
         }
         let mut standings = self.standings(config, &course.spec, message);
         for standing in &mut standings {

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{Course, Dispatcher, item};
+use super::{Course, Dispatcher, Pending, item};
 use crate::{
     clock,
     directory::{Endpoint, TenantConfig},
@@ -75,6 +75,7 @@ impl Dispatcher {
                 message: new.message.as_leg(leg, due_at),
                 idempotency: None,
                 attachments: new.attachments.iter().filter(|file| file.leg == leg).cloned().collect(),
+                particulars: None,
             };
             let channel = seen.message.channel.as_str().to_owned();
             LegPreview { leg, channel, preview: self.preview_of(&config, &seen, leg) }
@@ -102,7 +103,7 @@ impl Dispatcher {
             // What fails here is nobody's traffic: it does not count against a script.
             let given = Given { now: clock::now(), chance: fastrand::f64() };
             let serving = book.for_message(message).rehearsal();
-            self.follow_scripts(config, &serving, &mut course, message, &[], &given);
+            self.follow_scripts(config, &serving, &mut course, &mut Pending::fresh(message), &given);
         }
         let standings = self.standings(config, &course.spec, message);
         let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));

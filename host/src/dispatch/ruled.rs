@@ -14,7 +14,7 @@ use crate::{
     clock,
     directory::{Endpoint, TenantConfig},
     domain::{
-        attempt::{PastAttempt, Verdict},
+        attempt::Verdict,
         ids::{ConnectionId, TenantId},
         message::Message,
         provider::Disposition,
@@ -23,7 +23,7 @@ use crate::{
     },
     outcome::{Circumstances, Decider, RetryDecision},
     queue::Work,
-    routing::{Plan, Standing},
+    routing::{Estimate, Plan},
     rules::{
         rulebook::{Failure, Routed, Rulebook},
         ruling::Ruling,
@@ -38,20 +38,26 @@ use crate::{
 
 impl Dispatcher {
     /// A message's course as rules and scripts would have it; one that names its connection has it.
-    pub(super) fn ruled<'a>(&self, config: &TenantConfig, mut course: Course<'a>, pending: Pending<'_>) -> Course<'a> {
+    pub(super) fn ruled<'a>(
+        &self,
+        config: &TenantConfig,
+        mut course: Course<'a>,
+        tenant: TenantId,
+        pending: &mut Pending<'_>,
+    ) -> Course<'a> {
         if course.route.is_none() {
             return course;
         }
-        let Pending { tenant, message, past } = pending;
+        let message = pending.message;
         course = course.favoured(config, message);
         if let Some(book) = &config.rulebook {
             let given = Given { now: clock::now(), chance: fastrand::f64() };
             if book.shadows(Hook::Route).next().is_some() {
-                let candidates = self.candidates(config, &course, message);
+                let candidates = self.candidates(config, &course, message, |_| true);
                 let question = Question::Route { message: Arc::new(message.clone()), candidates };
                 self.trials.ask(tenant, book, question, given);
             }
-            let failures = self.follow_scripts(config, &book.for_message(message), &mut course, message, past, &given);
+            let failures = self.follow_scripts(config, &book.for_message(message), &mut course, pending, &given);
             course.faults.extend(failures.iter().map(|failure| self.failed(book, tenant, message, failure)));
         }
         course
@@ -63,15 +69,14 @@ impl Dispatcher {
         config: &TenantConfig,
         book: &Rulebook,
         course: &mut Course<'_>,
-        message: &Message,
-        past: &[PastAttempt],
+        pending: &mut Pending<'_>,
         given: &Given,
     ) -> Vec<Failure> {
         if book.with(Hook::Route).chain(book.with(Hook::Score)).next().is_none() {
             return Vec::new();
         }
-        let candidates = self.candidates(config, course, message);
-        let Routed { order, words, failures } = book.route(Subject::of(message), candidates, given);
+        let candidates = self.candidates(config, course, pending.message, |facts| book.routes_by(facts));
+        let Routed { order, words, failures } = book.route(pending.subject(), candidates, given);
         course.words = words;
         let Some(order) = order else { return failures };
         let mut listed: Vec<Candidate> = Vec::with_capacity(order.len());
@@ -89,7 +94,7 @@ impl Dispatcher {
             }
         }
         // Who may have it already is never taken off the list.
-        let unknown = past.iter().filter(|it| it.disposition == Disposition::Unknown);
+        let unknown = pending.past.iter().filter(|it| it.disposition == Disposition::Unknown);
         for connection in unknown.filter_map(|it| it.connection) {
             if listed.iter().all(|it| it.connection != connection) {
                 listed.extend(known(connection));
@@ -106,43 +111,53 @@ impl Dispatcher {
         format!("the script failed: {}", failure.fault)
     }
 
-    pub(super) fn candidates(
+    /// A course's candidates, as scripts see them; facts that nobody reads are not looked up.
+    fn candidates(
         &self,
         config: &TenantConfig,
         course: &Course<'_>,
         message: &Message,
+        reads: impl Fn(&[&str]) -> bool,
     ) -> Vec<CandidateFacts> {
-        let standings = self.standings(config, &course.spec, message);
-        let known = course.spec.candidates.iter().zip(&standings).filter_map(|(candidate, standing)| {
+        let (by_cost, by_record) = (reads(&["cost", "currency"]), reads(&["success_rate", "answers", "latency_ms"]));
+        let by_bars = reads(&["barred"]);
+        let known = |candidate: &Candidate| {
             let endpoint = config.endpoints.get(&candidate.connection)?;
-            Some(self.candidate(course, candidate, standing, endpoint, message))
-        });
-        known.collect()
+            let mut facts = candidate_facts(course, candidate, endpoint, message);
+            if by_cost && let Some(Estimate { cost, .. }) = self.estimate(candidate, endpoint, message) {
+                facts.cost = Some(cost.micros as f64 / 1e6);
+                facts.currency = Some(cost.currency);
+            }
+            if by_record {
+                let record = self.observations.read(candidate.connection, country(message), Instant::now());
+                facts.success_rate = (record.answers > 0.0).then_some(record.success_rate);
+                facts.answers = record.answers;
+                facts.latency_ms = record.latency_ms;
+            }
+            if by_bars {
+                let barred = self.barred(config, candidate.connection, message.channel.as_str());
+                facts.barred = barred.map(|it| it.as_str().to_owned());
+            }
+            Some(facts)
+        };
+        course.spec.candidates.iter().filter_map(known).collect()
     }
+}
 
-    fn candidate(
-        &self,
-        course: &Course<'_>,
-        candidate: &Candidate,
-        standing: &Standing,
-        endpoint: &Endpoint,
-        message: &Message,
-    ) -> CandidateFacts {
-        let record = self.observations.read(candidate.connection, country(message), Instant::now());
-        let cost = self.estimate(candidate, endpoint, message).map(|it| it.cost);
-        CandidateFacts {
-            connection: endpoint.name(),
-            provider: endpoint.connection.provider.clone(),
-            channel: message.channel.as_str().to_owned(),
-            cost: cost.as_ref().map(|cost| cost.micros as f64 / 1e6),
-            currency: cost.map(|cost| cost.currency),
-            success_rate: (record.answers > 0.0).then_some(record.success_rate),
-            answers: record.answers,
-            latency_ms: record.latency_ms,
-            weight: Some(f64::from(candidate.weight)),
-            score: course.score(candidate.connection),
-            barred: standing.barred.map(|barred| barred.as_str().to_owned()),
-        }
+/// What is known of a candidate by its route and its rules.
+fn candidate_facts(
+    course: &Course<'_>,
+    candidate: &Candidate,
+    endpoint: &Endpoint,
+    message: &Message,
+) -> CandidateFacts {
+    CandidateFacts {
+        connection: endpoint.name(),
+        provider: endpoint.connection.provider.clone(),
+        channel: message.channel.as_str().to_owned(),
+        weight: Some(f64::from(candidate.weight)),
+        score: course.score(candidate.connection),
+        ..CandidateFacts::default()
     }
 }
 

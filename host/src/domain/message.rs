@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     ids::{ConnectionId, DeliveryId, MessageId},
     legs::Legs,
+    subject::Particulars,
     trace::TraceContext,
 };
 
@@ -298,6 +299,8 @@ pub struct NewMessage {
     pub message: Message,
     pub idempotency: Option<Idempotency>,
     pub attachments: Vec<Attachment>,
+    /// What the message says of itself, where that was read already.
+    pub particulars: Option<Particulars>,
 }
 
 #[cfg(test)]

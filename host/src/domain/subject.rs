@@ -155,7 +155,13 @@ impl Subject {
             contact: object(&body.contact),
             context: object(&body.context),
         };
-        let destination = Country::of_address(message.channel.as_str(), body.recipient());
+        Self::with(message, particulars)
+    }
+
+    /// The same of a message whose objects were read already.
+    #[must_use]
+    pub fn with(message: &Message, particulars: Particulars) -> Self {
+        let destination = Country::of_address(message.channel.as_str(), message.body.recipient());
         let subject = Self::known_of(particulars, destination, Problems::default());
         let subject = subject.unwrap_or_else(|(particulars, _)| Self { particulars, ..Self::default() });
         Self { envelope: Envelope::of(message), ..subject }

@@ -14,14 +14,14 @@ use super::{
     Account, RuleSet,
     ruling::{Before, Refused, Ruling, Was, Word},
     script::{
-        Admission, Breaker, FollowUp, Given, Hook, Retrial, Script, ScriptFault, Verdict,
+        Admission, Breaker, Choice, FollowUp, Given, Hook, Retrial, Script, ScriptFault, Verdict,
         facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts},
     },
     trial::Trial,
 };
 use crate::domain::{
     message::{Address, Channel, Message},
-    subject::{Object, Subject},
+    subject::{Object, Particulars, Subject},
 };
 
 /// A script's version in service. It outlives what is known of a tenant's configuration, so that one
@@ -108,6 +108,8 @@ pub struct Judgement {
     pub ruling: Ruling,
     pub refused: Option<Refused>,
     pub failures: Vec<Failure>,
+    /// What the message says of itself now.
+    pub particulars: Particulars,
 }
 
 /// What a tenant's messages are decided by.
@@ -176,14 +178,20 @@ impl Rulebook {
     /// Asks everybody about a message that is to be accepted, and changes it as they say. What was said is
     /// written down in it.
     pub fn admit(&self, message: &mut Message, given: &Given) -> Judgement {
-        let subject = Subject::of(message).unaccepted();
+        self.admit_as(Subject::of(message), message, given)
+    }
+
+    /// The same where it is known what the message says of itself.
+    pub fn admit_as(&self, subject: Subject, message: &mut Message, given: &Given) -> Judgement {
+        let subject = subject.unaccepted();
         let (before, mut judgement) = (Before::of(message), Judgement::default());
         let (book, canaries) = self.for_recipient(&subject);
         judgement.ruling.canaries = canaries;
         book.ask_rules(&subject, message, given, &mut judgement);
-        if judgement.refused.is_none() {
-            book.ask_scripts(subject, message, given, &mut judgement);
-        }
+        judgement.particulars = match judgement.refused {
+            None => book.ask_scripts(subject, message, given, &mut judgement),
+            Some(_) => subject.into_parts().0,
+        };
         judgement.ruling.was = Was::before(&before, message);
         // Plain data always has a JSON form.
         message.body.ruling = serde_json::value::to_raw_value(&judgement.ruling).ok();
@@ -210,10 +218,17 @@ impl Rulebook {
         judgement.ruling.decision = Some(decision);
     }
 
-    fn ask_scripts(&self, subject: Subject, message: &mut Message, given: &Given, judgement: &mut Judgement) {
+    /// What the message says of itself then.
+    fn ask_scripts(
+        &self,
+        subject: Subject,
+        message: &mut Message,
+        given: &Given,
+        judgement: &mut Judgement,
+    ) -> Particulars {
         let mut scripts = self.with(Hook::Admit).peekable();
         if scripts.peek().is_none() {
-            return;
+            return subject.into_parts().0;
         }
         let mut facts = MessageFacts::of(subject);
         facts.priority = message.priority.as_str().to_owned();
@@ -236,7 +251,7 @@ impl Rulebook {
                 Verdict::Allow => {}
                 Verdict::Refuse { reason } => {
                     judgement.refused = Some(Refused { by: script.name.clone(), name: script.name.clone(), reason });
-                    return;
+                    break;
                 }
                 Verdict::Hold { at, .. } if at > given.now => {
                     message.send_at = message.send_at.max(Some(at));
@@ -245,6 +260,8 @@ impl Rulebook {
                 Verdict::Hold { .. } => {}
             }
         }
+        let MessageFacts { attributes, contact, context, .. } = facts;
+        Particulars { attributes, contact, context }
     }
 
     /// What the script of this name says after an attempt; `None` where there is none, or it is switched off.
@@ -289,9 +306,16 @@ impl Rulebook {
         Some(script.ask(given.now, |it| it.condition(context, given)).map_err(|failed| failure(script, failed)))
     }
 
+    /// Whether a script that is asked of candidates reads one of these facts.
+    #[must_use]
+    pub fn routes_by(&self, facts: &[&str]) -> bool {
+        let mut scripts = self.with(Hook::Route).chain(self.with(Hook::Score));
+        scripts.any(|it| facts.iter().any(|fact| it.script.reads(fact)))
+    }
+
     /// The candidates as scripts want them: their order and who is among them. `None` where nobody said anything.
     pub fn route(&self, subject: Subject, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
-        let mut routed = Routed::default();
+        let (mut routed, mut ordered) = (Routed::default(), false);
         let facts = MessageFacts::of(subject);
         for script in self.with(Hook::Score) {
             let mut scored = candidates.clone();
@@ -306,7 +330,7 @@ impl Rulebook {
             if heard(script, Hook::Score, answer, &mut routed.words, &mut routed.failures).is_some() {
                 scored.sort_by(|a, b| b.score.unwrap_or_default().total_cmp(&a.score.unwrap_or_default()));
                 candidates = scored;
-                routed.order = Some(candidates.iter().map(|it| it.connection.clone()).collect());
+                ordered = true;
             }
         }
         for script in self.with(Hook::Route) {
@@ -315,18 +339,24 @@ impl Rulebook {
                 continue;
             };
             let Some(choices) = routing.candidates else { continue };
-            let known = |name: &str| candidates.iter().find(|it| it.connection == name).cloned();
-            candidates = choices
-                .iter()
-                .map(|choice| {
-                    let unknown = || CandidateFacts { connection: choice.connection.clone(), ..Default::default() };
-                    known(&choice.connection).unwrap_or_else(unknown)
-                })
-                .collect();
-            routed.order = Some(choices.into_iter().map(|it| it.connection).collect());
+            candidates = chosen(candidates, choices);
+            ordered = true;
+        }
+        if ordered {
+            routed.order = Some(candidates.into_iter().map(|it| it.connection).collect());
         }
         routed
     }
+}
+
+/// The candidates as a script chose them.
+fn chosen(mut candidates: Vec<CandidateFacts>, choices: Vec<Choice>) -> Vec<CandidateFacts> {
+    let choose = |Choice { connection, .. }: Choice| match candidates.iter().position(|it| it.connection == connection)
+    {
+        Some(at) => candidates.swap_remove(at),
+        None => CandidateFacts { connection, ..CandidateFacts::default() },
+    };
+    choices.into_iter().map(choose).collect()
 }
 
 /// What a script said of a delivery that ended.
@@ -458,7 +488,7 @@ mod tests {
         assert_eq!(attributes, json!({"amount": 750, "seen": "high"}));
         let ruling: Ruling = serde_json::from_str(held.body.ruling.unwrap().get()).unwrap();
         assert_eq!(ruling.decision.unwrap().held, 1);
-        assert_eq!(ruling.scripts[0].answer["action"], "hold");
+        assert_eq!(json!(ruling.scripts[0].answer)["action"], "hold");
     }
 
     #[test]
@@ -482,7 +512,7 @@ mod tests {
         let candidates = vec![candidate("a", 3.0), candidate("b", 1.0), candidate("c", 2.0)];
         let routed = book.route(Subject::default(), candidates, &given());
         assert_eq!(routed.order.unwrap(), ["c", "a"]);
-        let said: Vec<_> = routed.words.iter().map(|it| (it.hook.as_str(), it.answer.to_string())).collect();
+        let said: Vec<_> = routed.words.iter().map(|it| (it.hook.as_str(), json!(it.answer).to_string())).collect();
         assert_eq!(said[0], ("score", r#"{"a":-3.0,"b":-1.0,"c":-2.0}"#.to_owned()));
         assert!(said[1].0 == "route" && said[1].1.contains(r#""connection":"c""#), "{said:?}");
     }

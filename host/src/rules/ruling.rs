@@ -198,8 +198,8 @@ pub struct Word {
     pub script: String,
     pub version: i32,
     pub hook: String,
-    #[serde(skip_serializing_if = "Value::is_null")]
-    pub answer: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
     /// Why it said nothing: what would have been without it stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
@@ -212,8 +212,7 @@ impl Word {
             script: script.to_owned(),
             version,
             hook: hook.as_str().to_owned(),
-            // An answer is plain data: it always has a JSON form.
-            answer: answer.as_ref().ok().and_then(|it| serde_json::to_value(it).ok()).map(cut).unwrap_or_default(),
+            answer: answer.as_ref().ok().and_then(Answer::of),
             fault: answer.as_ref().err().map(ToString::to_string),
         }
     }
@@ -222,9 +221,27 @@ impl Word {
 /// The longest answer that is kept, in bytes.
 const MOST_ANSWER: usize = 16 << 10;
 
-fn cut(answer: Value) -> Value {
-    let length = answer.to_string().len();
-    if length <= MOST_ANSWER { answer } else { serde_json::json!({ "too_long_to_keep": length }) }
+/// What a script answered, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Answer(Box<RawValue>);
+
+impl PartialEq for Answer {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
+}
+
+impl Answer {
+    fn of<T: Serialize>(answer: &T) -> Option<Self> {
+        // An answer is plain data: it always has a JSON form.
+        let json = serde_json::value::to_raw_value(answer).ok()?;
+        let length = json.get().len();
+        if length <= MOST_ANSWER {
+            return Some(Self(json));
+        }
+        serde_json::value::to_raw_value(&serde_json::json!({ "too_long_to_keep": length })).ok().map(Self)
+    }
 }
 
 /// Why a message is not accepted.

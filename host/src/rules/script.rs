@@ -6,6 +6,7 @@
 //! [`ScriptFault`] by which the caller takes its declared default.
 
 mod answer;
+mod arguments;
 mod breaker;
 mod budget;
 mod compile;
@@ -16,7 +17,9 @@ mod guarded;
 #[cfg(test)]
 mod hostile;
 mod lists;
+mod memory;
 mod modules;
+mod reads;
 mod top;
 mod vocabulary;
 
@@ -37,7 +40,10 @@ pub use expression::{Expression, Seen};
 pub use modules::{Modules, may_import};
 
 use answer::AnswerFault;
+use arguments::Argument;
 use facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts};
+use memory::Memory;
+use reads::Reads;
 use top::Top;
 
 // What the reference is written from.
@@ -220,8 +226,21 @@ pub struct Script {
     engine: Arc<Engine>,
     tree: Arc<AST>,
     top: Arc<Top>,
+    reads: Arc<Reads>,
+    memories: Arc<Memories>,
     hooks: Vec<Hook>,
     time: Duration,
+}
+
+/// What each hook has answered.
+#[derive(Default)]
+struct Memories {
+    admit: Memory<Admission>,
+    route: Memory<Routing>,
+    retry: Memory<Retrial>,
+    on_outcome: Memory<FollowUp>,
+    condition: Memory<bool>,
+    score: Memory<f64>,
 }
 
 impl std::fmt::Debug for Script {
@@ -236,7 +255,7 @@ impl Script {
         let engine = Arc::clone(modules.engine());
         let tree = compile::statements(&engine, name, source)?;
         let hooks = hooks_of(name, source, &tree)?;
-        modules.check(name, &tree)?;
+        let reads = modules.check(name, &tree)?.reads;
         let evaluate = || catch_unwind(AssertUnwindSafe(|| Top::evaluate(&engine, &tree)));
         let top = match budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate) {
             (Ok(Ok(top)), None) => top,
@@ -246,7 +265,16 @@ impl Script {
                 return Err(ScriptError { script: name.to_owned(), line: None, column: None, reason });
             }
         };
-        Ok(Self { name: name.into(), engine, tree: Arc::new(tree), top: Arc::new(top), hooks, time: limits::TIME })
+        Ok(Self {
+            name: name.into(),
+            engine,
+            tree: Arc::new(tree),
+            top: Arc::new(top),
+            reads: reads.into(),
+            memories: Arc::default(),
+            hooks,
+            time: limits::TIME,
+        })
     }
 
     /// With another limit on time than [`limits::TIME`]: where nobody waits for it.
@@ -272,10 +300,15 @@ impl Script {
         self.hooks.contains(&hook)
     }
 
+    /// Whether it reads a fact of this name.
+    #[must_use]
+    pub fn reads(&self, fact: &str) -> bool {
+        self.reads.has(fact)
+    }
+
     /// Whether a message is accepted, when, and how.
     pub fn admit(&self, message: &MessageFacts, given: &Given) -> Result<Admission, ScriptFault> {
-        let answer = self.call(Hook::Admit, given, &[&message])?;
-        self.read(Hook::Admit, Admission::read(&answer))
+        self.ask(Hook::Admit, given, &[Argument::One(message)], &self.memories.admit, Admission::read)
     }
 
     /// Who is asked, in which order, through which channels.
@@ -285,59 +318,80 @@ impl Script {
         candidates: &[CandidateFacts],
         given: &Given,
     ) -> Result<Routing, ScriptFault> {
-        let answer = self.call(Hook::Route, given, &[&message, &candidates])?;
-        self.read(Hook::Route, Routing::read(&answer))
+        let arguments = [Argument::One(message), Argument::Candidates(candidates)];
+        self.ask(Hook::Route, given, &arguments, &self.memories.route, Routing::read)
     }
 
     /// What follows an attempt that did not succeed.
     pub fn retry(&self, attempt: &AttemptFacts, given: &Given) -> Result<Retrial, ScriptFault> {
-        let answer = self.call(Hook::Retry, given, &[&attempt])?;
-        self.read(Hook::Retry, Retrial::read(&answer))
+        self.ask(Hook::Retry, given, &[Argument::One(attempt)], &self.memories.retry, Retrial::read)
     }
 
     /// What follows a delivery that ended.
     pub fn on_outcome(&self, delivery: &DeliveryFacts, given: &Given) -> Result<FollowUp, ScriptFault> {
-        let answer = self.call(Hook::OnOutcome, given, &[&delivery])?;
-        self.read(Hook::OnOutcome, FollowUp::read(&answer))
+        self.ask(Hook::OnOutcome, given, &[Argument::One(delivery)], &self.memories.on_outcome, FollowUp::read)
     }
 
     /// Whether a scheduled send goes out.
     pub fn condition(&self, context: &ContextFacts, given: &Given) -> Result<bool, ScriptFault> {
-        let answer = self.call(Hook::Condition, given, &[&context])?;
-        self.read(Hook::Condition, answer::read_condition(&answer))
+        self.ask(Hook::Condition, given, &[Argument::One(context)], &self.memories.condition, answer::read_condition)
     }
 
     /// How good a candidate is: higher is better.
     pub fn score(&self, candidate: &CandidateFacts, given: &Given) -> Result<f64, ScriptFault> {
-        let answer = self.call(Hook::Score, given, &[&candidate])?;
-        self.read(Hook::Score, answer::read_score(&answer))
+        self.ask(Hook::Score, given, &[Argument::One(candidate)], &self.memories.score, answer::read_score)
     }
 
-    fn call(&self, hook: Hook, given: &Given, facts: &[&dyn Facts]) -> Result<Dynamic, ScriptFault> {
-        let arguments = facts.iter().map(|it| it.to_dynamic()).collect::<Result<Vec<_>, _>>();
-        let arguments = arguments.map_err(|error| fault_of(&self.name, hook.as_str(), &error, None))?;
-        let call = || self.top.call(&self.engine, &self.tree, hook.as_str(), arguments);
-        run(&self.name, hook.as_str(), self.time, given, call)
+    /// What it answers: from memory, where the facts that it reads are those of an earlier run which went by nothing
+    /// else.
+    fn ask<T: Clone + Serialize>(
+        &self,
+        hook: Hook,
+        given: &Given,
+        arguments: &[Argument<'_>],
+        memory: &Memory<T>,
+        read: fn(&Dynamic) -> Result<T, AnswerFault>,
+    ) -> Result<T, ScriptFault> {
+        if !memory.is_worth_it() {
+            return self.run(hook, given, arguments, read).map(|(answer, _)| answer);
+        }
+        let mut facts = Vec::with_capacity(256);
+        arguments.iter().for_each(|it| it.write(&self.reads, &mut facts));
+        if let Some(answer) = memory.recall(&facts) {
+            return Ok(answer);
+        }
+        let (answer, by_facts_alone) = self.run(hook, given, arguments, read)?;
+        if by_facts_alone {
+            memory.keep(facts, &answer);
+        }
+        Ok(answer)
     }
 
-    fn read<T>(&self, hook: Hook, answer: Result<T, AnswerFault>) -> Result<T, ScriptFault> {
-        answer.map_err(|fault| fault.of(&self.name, hook.as_str()))
+    /// Calls the function; says beside its answer whether that goes by the facts alone.
+    fn run<T>(
+        &self,
+        hook: Hook,
+        given: &Given,
+        arguments: &[Argument<'_>],
+        read: fn(&Dynamic) -> Result<T, AnswerFault>,
+    ) -> Result<(T, bool), ScriptFault> {
+        let function = hook.as_str();
+        let values = arguments.iter().map(|it| it.value(&self.reads)).collect::<Fallible<Vec<_>>>();
+        let values = values.map_err(|error| fault_of(&self.name, function, &error, None))?;
+        let mut asked = false;
+        let call = || {
+            let answer = self.top.call(&self.engine, &self.tree, function, values);
+            asked = budget::asked();
+            answer
+        };
+        let answer = run(&self.name, function, self.time, given, call)?;
+        let answer = read(&answer).map_err(|fault| fault.of(&self.name, function))?;
+        Ok((answer, !asked))
     }
 }
 
 /// What the language's functions answer.
 type Fallible<T> = Result<T, Box<EvalAltResult>>;
-
-/// What can be handed to a script.
-trait Facts {
-    fn to_dynamic(&self) -> Result<Dynamic, Box<EvalAltResult>>;
-}
-
-impl<T: Serialize> Facts for T {
-    fn to_dynamic(&self) -> Result<Dynamic, Box<EvalAltResult>> {
-        rhai::serde::to_dynamic(self)
-    }
-}
 
 /// Runs one function within its limits. A limit that was met counts, whatever the function made of
 /// it; and a panic in the interpreter ends the run, not the process.
@@ -609,6 +663,45 @@ mod tests {
             let at = given.now + jiff::SignedDuration::from_secs(60);
             assert_eq!(script.admit(&message(), &given).unwrap().verdict, Verdict::Hold { at, reason: None });
         }
+    }
+
+    #[test]
+    fn the_same_facts_are_answered_as_before_unless_the_run_went_by_something_else() {
+        let script = script(
+            "fn admit(message) { if message.channel == \"sms\" { refuse(message.contact.segment) } else { refuse(`${chance()}`) } }",
+        );
+        let said = |channel: &str, contact: &str, chance| {
+            let contact = serde_json::from_str(contact).unwrap();
+            let facts = MessageFacts { channel: channel.into(), contact, ..message() };
+            match script.admit(&facts, &Given { chance, ..given() }).unwrap().verdict {
+                Verdict::Refuse { reason } => reason,
+                verdict => panic!("{verdict:?}"),
+            }
+        };
+        for _ in 0..2 {
+            assert_eq!(said("sms", r#"{"segment": "vip", "id": 1}"#, 0.5), "vip");
+            assert_eq!(said("sms", r#"{"segment": "gold", "id": 1}"#, 0.5), "gold");
+            assert_eq!(said("sms", r#"{"segment": "vip", "id": 2}"#, 0.75), "vip");
+        }
+        assert_eq!(script.memories.admit.len(), 2, "whose id it is makes no difference");
+        for chance in [0.5, 0.75] {
+            assert_eq!(said("email", "{}", chance), chance.to_string());
+        }
+        assert_eq!(script.memories.admit.len(), 2);
+    }
+
+    #[test]
+    fn what_a_module_reads_is_handed_to_the_script_too() {
+        let module = "fn segment(message) { message.contact.get(\"segment\") ?? message.attributes.tags[1] }";
+        let modules = Modules::compile(&[("people".to_owned(), module.to_owned())].into()).unwrap();
+        let source = "import \"people\" as people; fn admit(message) { refuse(people::segment(message)) }";
+        let script = Script::compile("test.rhai", source, &modules).unwrap().allowing(Duration::from_secs(5));
+        for segment in ["vip", "gold"] {
+            let contact = [("segment".to_owned(), segment.into())].into_iter().collect();
+            let answer = script.admit(&MessageFacts { contact, ..message() }, &given()).unwrap();
+            assert_eq!(answer.verdict, Verdict::Refuse { reason: segment.into() });
+        }
+        assert_eq!(refusal(&script), "b");
     }
 
     #[test]

@@ -265,8 +265,8 @@ impl NewMessage {
             self.checked_channels(around.connection, &mut fields)
         } else {
             self.check_alone(&mut fields);
-            chosen = match (&self.channel, subject) {
-                (None, Some(subject)) => (around.channel)(&subject),
+            chosen = match (&self.channel, &subject) {
+                (None, Some(subject)) => (around.channel)(subject),
                 _ => None,
             };
             let channel = self.channel.as_deref().or(chosen.as_ref().map(Channel::as_str));
@@ -317,7 +317,8 @@ impl NewMessage {
             },
         };
         let attachments = parts.into_iter().flat_map(|part| part.attachments).collect();
-        Ok(message::NewMessage { message, idempotency, attachments })
+        let particulars = subject.map(|subject| subject.into_parts().0);
+        Ok(message::NewMessage { message, idempotency, attachments, particulars })
     }
 
     /// The fingerprint covers the whole message in one form, whichever way its fields were ordered;

@@ -42,7 +42,7 @@ impl Envelope {
             to: message.body.recipient().to_owned(),
             sender: content.from.as_ref().map(|from| from.address.clone()).unwrap_or_default(),
             subject: content.subject.clone().unwrap_or_default(),
-            text: content.text.as_ref().map(|text| text.chars().take(MAX_TEXT).collect()).unwrap_or_default(),
+            text: content.text.as_deref().map(beginning).unwrap_or_default().to_owned(),
             reference: message.reference.clone(),
             priority: message.priority,
             created_at: Some(message.created_at),
@@ -57,5 +57,25 @@ impl Envelope {
         self.id.clear();
         self.created_at = None;
         self
+    }
+}
+
+/// What is looked at of a text.
+fn beginning(text: &str) -> &str {
+    // A text that has no more bytes has no more characters.
+    let end = if text.len() > MAX_TEXT { text.char_indices().nth(MAX_TEXT) } else { None };
+    end.map_or(text, |(end, _)| &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_looked_at_by_characters() {
+        let long = "é".repeat(MAX_TEXT);
+        assert_eq!(beginning("short"), "short");
+        assert_eq!(beginning(&long), long);
+        assert_eq!(beginning(&format!("{long}more")), long);
     }
 }

@@ -39,7 +39,7 @@ struct Budget {
     operations: u64,
     max_operations: u64,
     lines: u32,
-    /// Whether something depended on what is given.
+    /// Whether something depended on what is given, or was logged.
     asked: bool,
     spent: Option<Limit>,
     given: Given,
@@ -130,7 +130,7 @@ fn given() -> Given {
     BUDGET.with_borrow_mut(|budget| budget.as_mut().map_or_else(Given::default, asked))
 }
 
-/// Whether this run asked for the time or for chance.
+/// Whether this run asked for the time or for chance, or logged something: another one would not be the same.
 pub(super) fn asked() -> bool {
     BUDGET.with_borrow(|budget| budget.as_ref().is_some_and(|it| it.asked))
 }
@@ -139,6 +139,7 @@ pub(super) fn asked() -> bool {
 pub(super) fn log(text: &str) {
     let may = BUDGET.with_borrow_mut(|budget| {
         budget.as_mut().is_some_and(|it| {
+            it.asked = true;
             it.lines += 1;
             it.lines <= MAX_LINES
         })

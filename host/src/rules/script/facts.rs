@@ -168,6 +168,102 @@ impl ContextFacts {
     }
 }
 
+/// A fact, as it is handed to a script.
+#[derive(Clone, Copy)]
+pub(super) enum Fact<'a> {
+    /// It is left out.
+    Unknown,
+    Text(&'a str),
+    Texts(&'a [String]),
+    Count(u32),
+    Number(f64),
+    Time(Timestamp),
+    Object(&'a Object),
+    Facts(&'a dyn Facts),
+}
+
+impl<'a> From<&'a String> for Fact<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'a> From<&'a Vec<String>> for Fact<'a> {
+    fn from(texts: &'a Vec<String>) -> Self {
+        Self::Texts(texts)
+    }
+}
+
+impl From<&u16> for Fact<'_> {
+    fn from(count: &u16) -> Self {
+        Self::Count((*count).into())
+    }
+}
+
+impl From<&u32> for Fact<'_> {
+    fn from(count: &u32) -> Self {
+        Self::Count(*count)
+    }
+}
+
+impl From<&f64> for Fact<'_> {
+    fn from(number: &f64) -> Self {
+        Self::Number(*number)
+    }
+}
+
+impl From<&Timestamp> for Fact<'_> {
+    fn from(time: &Timestamp) -> Self {
+        Self::Time(*time)
+    }
+}
+
+impl<'a> From<&'a Object> for Fact<'a> {
+    fn from(object: &'a Object) -> Self {
+        Self::Object(object)
+    }
+}
+
+impl<'a> From<&'a MessageFacts> for Fact<'a> {
+    fn from(message: &'a MessageFacts) -> Self {
+        Self::Facts(message)
+    }
+}
+
+impl<'a, T> From<&'a Option<T>> for Fact<'a>
+where
+    &'a T: Into<Self>,
+{
+    fn from(fact: &'a Option<T>) -> Self {
+        fact.as_ref().map_or(Self::Unknown, Into::into)
+    }
+}
+
+/// What can be handed to a script.
+pub(super) trait Facts {
+    /// Tells each of them by its name, in an order that is always the same.
+    fn each<'a>(&'a self, tell: &mut dyn FnMut(&'static str, Fact<'a>));
+}
+
+/// Tells the facts of a type by the names of its members.
+macro_rules! facts {
+    ($type:ty: $($member:ident),+) => {
+        impl Facts for $type {
+            fn each<'a>(&'a self, tell: &mut dyn FnMut(&'static str, Fact<'a>)) {
+                // A member that is missing here does not compile.
+                let Self { $($member),+ } = self;
+                $(tell(stringify!($member), $member.into());)+
+            }
+        }
+    };
+}
+
+facts!(MessageFacts: id, channel, channels, to, sender, subject, text, reference, priority, created_at, send_at, expires_at, country, timezone, attributes, contact, context);
+facts!(CandidateFacts: connection, provider, channel, cost, currency, success_rate, answers, latency_ms, weight, score, barred);
+facts!(AttemptFacts: number, connection, provider, channel, disposition, status, code, detail, retry_after, at, policy_wait, seconds_since_accepted, candidates_left, message);
+facts!(DeliveryFacts: state, channel, attempts, connection, provider, code, cost, currency, seconds, follow_up, message);
+facts!(ContextFacts: due_at, schedule, run, step, last_state, message);
+
 /// A field: its name, its type, and what it says.
 pub type Field = (&'static str, &'static str, &'static str);
 

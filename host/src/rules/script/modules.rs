@@ -8,11 +8,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use rhai::{AST, ASTNode, Engine, EvalAltResult, Expr, ImmutableString, Module, ModuleResolver, Position, Scope, Stmt};
 
 use self::names::Names;
-
 use super::{
     Given, ScriptError, budget, column_of, compile,
     engine::{self, limits},
     line_of,
+    reads::Reads,
 };
 
 /// Compiled modules by name, with the interpreter of the scripts that import them.
@@ -36,12 +36,12 @@ impl Modules {
         let mut left: Vec<_> = sources.iter().collect();
         // Each round compiles whatever imports only what is there already.
         while !left.is_empty() {
-            let engine = engine::build(library.clone());
+            let modules = Self::of(library.clone());
             let mut failed = Vec::new();
             let mut first_error = None;
             let before = left.len();
             for (name, source) in left {
-                match module(&engine, &library, name, source) {
+                match module(&modules, name, source) {
                     Ok(module) => {
                         library.0.insert(name.clone(), module);
                     }
@@ -80,9 +80,14 @@ impl Modules {
     }
 
     /// Refuses a tree whose calls lead nowhere, or not always to the same function: a run would find out late.
-    pub(super) fn check(&self, name: &str, tree: &AST) -> Result<(), ScriptError> {
+    pub(super) fn check(&self, name: &str, tree: &AST) -> Result<Checked, ScriptError> {
         check_calls(&self.engine, name, tree)?;
-        Names::of(tree).check(name, &self.library)
+        let (names, mut reads) = (Names::of(tree), Reads::of(tree));
+        names.check(name, &self.library)?;
+        for module in names.imports() {
+            reads.and(self.library.0.get(module).map_or(&Reads::default(), |it| &it.reads));
+        }
+        Ok(Checked { names, reads })
     }
 }
 
@@ -92,23 +97,29 @@ impl std::fmt::Debug for Modules {
     }
 }
 
+/// What is known of a source that is in order.
+pub(super) struct Checked {
+    names: Names,
+    /// With what it imports.
+    pub reads: Reads,
+}
+
 /// Whether a source may import something.
 #[must_use]
 pub fn may_import(source: &str) -> bool {
     source.contains("import")
 }
 
-fn module(engine: &Engine, library: &Library, name: &str, source: &str) -> Result<Imported, ScriptError> {
+fn module(modules: &Modules, name: &str, source: &str) -> Result<Imported, ScriptError> {
+    let engine = &modules.engine;
     let tree = compile::statements(engine, name, source)?;
-    check_calls(engine, name, &tree)?;
-    let names = Names::of(&tree);
-    names.check(name, library)?;
+    let Checked { names, reads } = modules.check(name, &tree)?;
     let evaluate = || Module::eval_ast_as_new(Scope::new(), &tree, engine);
     let (module, _) = budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate);
     let mut module = module.map_err(|error| ScriptError::of_run(name, &error))?;
     module.set_id(name);
     module.build_index();
-    Ok(Imported { module: module.into(), names: names.into() })
+    Ok(Imported { module: module.into(), names: names.into(), reads: reads.into() })
 }
 
 /// Refuses a tree that calls a function which the module that it imports does not have.
@@ -154,6 +165,7 @@ pub(in crate::rules) struct Library(BTreeMap<String, Imported>);
 struct Imported {
     module: Arc<Module>,
     names: Arc<Names>,
+    reads: Arc<Reads>,
 }
 
 impl ModuleResolver for Library {

@@ -51,6 +51,11 @@ impl Names {
         names
     }
 
+    /// The modules that it imports by themselves.
+    pub(super) fn imports(&self) -> impl Iterator<Item = &str> {
+        self.imports.iter().map(String::as_str)
+    }
+
     /// Refuses the source where a name is ambiguous among it and all that it leads to.
     pub(super) fn check(&self, name: &str, library: &Library) -> Result<(), ScriptError> {
         let mut all = BTreeMap::from([(name, self)]);

@@ -1,0 +1,261 @@
+//! What a script reads of the facts: the members that its source names. So it is given those alone, and asked anew only
+//! where they are other ones.
+
+use std::collections::HashSet;
+
+use rhai::{AST, ASTFlags, ASTNode, BinaryExpr, Expr, FnCallExpr, ImmutableString, Stmt};
+
+use super::Hook;
+
+/// Facts that are objects of the client's own.
+const OBJECTS: &[&str] = &["attributes", "contact", "context"];
+
+/// What is given whether it is named or not: by these a candidate is handed back.
+const ALWAYS: &[&str] = &["connection", "score"];
+
+/// Functions that look at a map as a whole, and at nothing else.
+const WHOLE: &[&str] = &["keys", "values", "to_json", "to_string", "to_debug", "print", "debug", "mixin", "fill_with"];
+
+/// The same that look at other things too: they count where facts are named beside them.
+const WHOLE_OR_OTHER: &[&str] =
+    &["contains", "==", "!=", "+", "+=", "len", "is_empty", "filter", "map", "retain", "drain", "call"];
+
+/// Functions that take a member's name.
+const BY_NAME: &[&str] = &["get", "remove", "pluck", "sorted_by"];
+
+/// What a source, with all that it imports, may read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reads {
+    /// Names of members, and texts that may be such.
+    names: HashSet<ImmutableString, ahash::RandomState>,
+    /// Those of [`OBJECTS`] that are not only asked for members by name.
+    whole: HashSet<&'static str, ahash::RandomState>,
+    /// Whether it may read anything.
+    all: bool,
+    /// What the hooks call their facts.
+    facts: HashSet<ImmutableString, ahash::RandomState>,
+}
+
+impl Reads {
+    /// Anything.
+    #[cfg(test)]
+    pub fn all() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
+    pub fn of(tree: &AST) -> Self {
+        let hooks = tree.iter_functions().filter(|it| Hook::ALL.iter().any(|hook| hook.as_str() == it.name));
+        let facts = hooks.filter_map(|it| it.params.first().map(|&name| name.into())).collect();
+        let mut reads = Self { facts, ..Self::default() };
+        tree.walk(&mut |path| {
+            match path {
+                [above @ .., ASTNode::Expr(it)] => reads.see(above, it),
+                [.., ASTNode::Stmt(Stmt::FnCall(call, _))] => reads.see_call(call, 1),
+                // What is imported by a name that is made up is not known here.
+                [.., ASTNode::Stmt(Stmt::Import(import, _))] => reads.all |= text_of(&import.0).is_none(),
+                _ => {}
+            }
+            true
+        });
+        reads
+    }
+
+    /// With what another source reads.
+    pub fn and(&mut self, other: &Self) {
+        self.names.extend(other.names.iter().cloned());
+        self.whole.extend(&other.whole);
+        self.all |= other.all;
+    }
+
+    /// Whether it may read a member of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.all || ALWAYS.contains(&name) || self.names.contains(name)
+    }
+
+    /// Whether it may read any member of this object.
+    pub fn has_all_of(&self, object: &str) -> bool {
+        self.all || self.whole.contains(object)
+    }
+
+    /// Texts within a list or map of constants are no names by themselves: who takes one from there makes it up.
+    fn see(&mut self, above: &[ASTNode], expr: &Expr) {
+        match expr {
+            Expr::Property(property, _) => self.see_property(above.last(), expr, &property.2),
+            Expr::StringConstant(text, _) => self.see_text(text),
+            Expr::InterpolatedString(parts, _) => self.all |= parts.iter().any(|it| self.is_facts(it)),
+            Expr::Index(chain, flags, _) if !is_constant(&chain.lhs) => self.see_name(Some(next(chain, *flags))),
+            Expr::FnCall(call, _) => self.see_call(call, 1),
+            Expr::MethodCall(call, _) => match object(above, expr) {
+                Some(constant) if is_constant(constant) => {}
+                Some(it) if self.is_facts(it) && WHOLE_OR_OTHER.contains(&call.name.as_str()) => self.all = true,
+                _ => self.see_call(call, 0),
+            },
+            _ => {}
+        }
+    }
+
+    fn see_property(&mut self, parent: Option<&ASTNode>, property: &Expr, name: &ImmutableString) {
+        self.names.insert(name.clone());
+        let Some(object) = object_of(name) else { return };
+        let by_name = match parent {
+            Some(ASTNode::Expr(Expr::Dot(chain, flags, _) | Expr::Index(chain, flags, _)))
+                if std::ptr::eq(&raw const chain.lhs, property) =>
+            {
+                match next(chain, *flags) {
+                    Expr::Property(..) => true,
+                    Expr::MethodCall(call, _) => {
+                        matches!(call.name.as_str(), "get" | "contains")
+                            && call.args.first().is_some_and(|it| text_of(it).is_some())
+                    }
+                    index => text_of(index).is_some(),
+                }
+            }
+            _ => false,
+        };
+        if !by_name {
+            self.whole.insert(object);
+        }
+    }
+
+    fn see_text(&mut self, text: &ImmutableString) {
+        self.names.insert(text.clone());
+        self.whole.extend(object_of(text));
+        // A function may be called by its name as a text.
+        self.all |= WHOLE.contains(&text.as_str()) || BY_NAME.contains(&text.as_str());
+    }
+
+    /// `at` is where the argument after the map stands.
+    fn see_call(&mut self, call: &FnCallExpr, at: usize) {
+        let may_be_whole = WHOLE_OR_OTHER.contains(&call.name.as_str()) && call.args.iter().any(|it| self.is_facts(it));
+        if may_be_whole || WHOLE.contains(&call.name.as_str()) {
+            self.all = true;
+        } else if BY_NAME.contains(&call.name.as_str()) {
+            self.see_name(call.args.get(at));
+        }
+    }
+
+    /// Whether it is a hook's map of facts, by its name.
+    fn is_facts(&self, expr: &Expr) -> bool {
+        matches!(expr, Expr::Variable(variable, ..) if variable.2.is_empty() && self.facts.contains(&variable.1))
+    }
+
+    /// A member whose name is not written down may be any.
+    fn see_name(&mut self, name: Option<&Expr>) {
+        self.all |= !matches!(name, None | Some(Expr::StringConstant(..) | Expr::IntegerConstant(..)));
+    }
+}
+
+fn object_of(name: &str) -> Option<&'static str> {
+    OBJECTS.iter().find(|it| **it == name).copied()
+}
+
+fn text_of(expr: &Expr) -> Option<&ImmutableString> {
+    if let Expr::StringConstant(text, _) = expr { Some(text) } else { None }
+}
+
+/// Whether it is a constant of the script's own: no fact is one.
+fn is_constant(expr: &Expr) -> bool {
+    matches!(expr, Expr::Variable(variable, ..) if !variable.2.is_empty())
+}
+
+/// What a method is called on.
+fn object<'a>(above: &[ASTNode<'a>], method: &Expr) -> Option<&'a Expr> {
+    let mut chains = above.iter().rev().map_while(|node| match node {
+        ASTNode::Expr(Expr::Dot(chain, ..) | Expr::Index(chain, ..)) => Some(&chain.lhs),
+        _ => None,
+    });
+    // In the middle of a chain it is the left side of what follows.
+    chains.find(|it| !std::ptr::eq(*it, method))
+}
+
+/// What is asked of the left side of a chain.
+fn next(chain: &BinaryExpr, flags: ASTFlags) -> &Expr {
+    match &chain.rhs {
+        Expr::Dot(rest, ..) | Expr::Index(rest, ..) if !flags.contains(ASTFlags::BREAK) => &rest.lhs,
+        rest => rest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Library, build_engine};
+    use super::*;
+
+    fn reads(body: &str) -> Reads {
+        let source =
+            format!("const TABLE = #{{a: 1}};\nfn route(message, candidates) {{ let name = `${{1}}`; {body} }}");
+        Reads::of(&build_engine(Library::default()).compile(source).unwrap())
+    }
+
+    #[test]
+    fn what_is_named_is_read_and_nothing_else() {
+        let named = reads("if message.country == \"SE\" { candidates.filter(|it| it.cost < 2) } else { candidates }");
+        for name in ["country", "cost", "connection", "score", "SE"] {
+            assert!(named.has(name), "{name}");
+        }
+        for name in ["to", "id", "latency_ms", "contact", "message"] {
+            assert!(!named.has(name), "{name}");
+        }
+        assert!(reads("candidates.sorted_by(\"latency_ms\")").has("latency_ms"));
+        assert!(reads("message[\"to\"]").has("to"));
+        assert!(reads("`${message.to}`").has("to"));
+        assert!(reads("switch message.channel { \"sms\" => message.to, _ => () }").has("to"));
+    }
+
+    #[test]
+    fn of_an_object_only_what_is_named() {
+        for body in [
+            "message.contact.segment",
+            "message.contact?.segment ?? 1",
+            "message.contact[\"segment\"]",
+            "message.contact.get(\"segment\")",
+            "message.contact.segment.len()",
+        ] {
+            let reads = reads(body);
+            assert!(reads.has("contact") && reads.has("segment") && !reads.has_all_of("contact"), "{body}");
+        }
+        for body in [
+            "message.contact",
+            "let it = message.contact; it.segment",
+            "#{attributes: message.contact}",
+            "message.contact.len()",
+            "message.contact + #{a: 1}",
+            "\"x\" in message.contact",
+            "message[\"contact\"].segment",
+        ] {
+            assert!(reads(body).has_all_of("contact"), "{body}");
+            assert!(!reads(body).has_all_of("attributes"), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_made_up_may_be_any() {
+        for body in [
+            "message[name]",
+            "message[\"co\" + \"untry\"]",
+            "message.contact[name]",
+            "message.contact.get(name)",
+            "get(message, name)",
+            "candidates.sorted_by(name)",
+            "message.keys()",
+            "message.to_json()",
+            "print(message)",
+            "Fn(\"values\").call(message)",
+            "candidates[0][name]",
+            "candidates.pluck(name)",
+            "name in message",
+            "message.contains(name)",
+            "message == #{}",
+            "message.len()",
+            "message.filter(|it| true).len() + 1",
+            "`of ${message}`",
+        ] {
+            assert!(reads(body).has("anything"), "{body}");
+        }
+        for body in
+            ["global::TABLE[name]", "global::TABLE.get(name)", "candidates[0].cost", "candidates.get(1)", "name in [1]"]
+        {
+            assert!(!reads(body).has("anything"), "{body}");
+        }
+    }
+}
