@@ -188,7 +188,8 @@ async fn postponed(gateway: &TestGateway) -> f64 {
 
 #[tokio::test]
 async fn a_failing_provider_gets_no_more_retries_than_their_share_and_nothing_is_lost() {
-    const MESSAGES: usize = 120;
+    // Each that is put off has its place at three a second: all have theirs well within what is waited for an end.
+    const MESSAGES: usize = 80;
     let mut retry = quickly(100);
     retry["budget"] = json!({"share": 0.1, "min_per_second": 3});
     let (gateway, sink) = routed(json!({"retry": retry})).await;
@@ -199,7 +200,7 @@ async fn a_failing_provider_gets_no_more_retries_than_their_share_and_nothing_is
     for _ in 0..MESSAGES {
         ids.push(gateway.send(&message()).await);
     }
-    eventually("most retries being put off", || async { (postponed(&gateway).await >= 80.0).then_some(()) }).await;
+    eventually("most retries being put off", || async { (postponed(&gateway).await >= 50.0).then_some(()) }).await;
     let requests = sink.received_at("/in").len();
     // The share, the minimum of the time so far, and ten seconds of it that were saved up.
     let most = 0.1 * MESSAGES as f64 + 3.0 * (began.elapsed().as_secs_f64() + 10.0);
