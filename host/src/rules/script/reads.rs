@@ -82,7 +82,7 @@ impl Reads {
         match expr {
             Expr::Property(property, _) => self.see_property(above.last(), expr, &property.2),
             Expr::StringConstant(text, _) => self.see_text(text),
-            Expr::InterpolatedString(parts, _) => self.all |= parts.iter().any(|it| self.is_facts(it)),
+            Expr::Variable(..) => self.all |= is_written_out(above) && self.is_facts(expr),
             Expr::Index(chain, flags, _) if !is_constant(&chain.lhs) => self.see_name(Some(next(chain, *flags))),
             Expr::FnCall(call, _) => self.see_call(call, 1),
             Expr::MethodCall(call, _) => match object(above, expr) {
@@ -156,6 +156,13 @@ fn text_of(expr: &Expr) -> Option<&ImmutableString> {
 /// Whether it is a constant of the script's own: no fact is one.
 fn is_constant(expr: &Expr) -> bool {
     matches!(expr, Expr::Variable(variable, ..) if !variable.2.is_empty())
+}
+
+/// Whether a value becomes part of a text, as `${value}` does.
+fn is_written_out(above: &[ASTNode]) -> bool {
+    let is_block = |node: &&ASTNode| matches!(node, ASTNode::Stmt(_) | ASTNode::Expr(Expr::Stmt(_)));
+    let outside = above.iter().rev().find(|node| !is_block(node));
+    matches!(outside, Some(ASTNode::Expr(Expr::InterpolatedString(..))))
 }
 
 /// What a method is called on.
