@@ -106,8 +106,7 @@ impl<'a> Pending<'a> {
 
     /// As scripts see it.
     fn subject(&mut self) -> Subject {
-        let read = self.particulars.take();
-        read.map_or_else(|| Subject::of(self.message), |it| Subject::with(self.message, it))
+        Subject::with(self.message, self.particulars.take())
     }
 }
 

@@ -48,8 +48,7 @@ impl Admission {
         let NewMessage { message, particulars, .. } = new;
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         let question = book.shadows(Hook::Admit).next().map(|_| Question::admit(message));
-        let subject = particulars.take().map_or_else(|| Subject::of(message), |it| Subject::with(message, it));
-        let judgement = book.admit_as(subject, message, &given);
+        let judgement = book.admit_as(Subject::with(message, particulars.take()), message, &given);
         self.trials.judged(tenant, book, message, &judgement);
         if let Some(question) = question {
             self.trials.ask(tenant, book, question, given);

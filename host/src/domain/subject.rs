@@ -128,6 +128,17 @@ pub struct Particulars {
     pub context: Object,
 }
 
+impl Particulars {
+    /// Those of a message that was taken; what can't be read says nothing.
+    fn of(message: &Message) -> Self {
+        let object = |raw: &Option<Box<serde_json::value::RawValue>>| {
+            raw.as_ref().and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+        };
+        let body = &message.body;
+        Self { attributes: object(&body.attributes), contact: object(&body.contact), context: object(&body.context) }
+    }
+}
+
 /// A message as rules see it: what it says of itself, with what they know read and brought into the
 /// form in which it is compared.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -146,21 +157,13 @@ impl Subject {
     /// before rules were, is there as it came and is asked for nothing.
     #[must_use]
     pub fn of(message: &Message) -> Self {
-        let object = |raw: &Option<Box<serde_json::value::RawValue>>| {
-            raw.as_ref().and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
-        };
-        let body = &message.body;
-        let particulars = Particulars {
-            attributes: object(&body.attributes),
-            contact: object(&body.contact),
-            context: object(&body.context),
-        };
-        Self::with(message, particulars)
+        Self::with(message, None)
     }
 
-    /// The same of a message whose objects were read already.
+    /// The same, by its objects where they were read already.
     #[must_use]
-    pub fn with(message: &Message, particulars: Particulars) -> Self {
+    pub fn with(message: &Message, particulars: Option<Particulars>) -> Self {
+        let particulars = particulars.unwrap_or_else(|| Particulars::of(message));
         let destination = Country::of_address(message.channel.as_str(), message.body.recipient());
         let subject = Self::known_of(particulars, destination, Problems::default());
         let subject = subject.unwrap_or_else(|(particulars, _)| Self { particulars, ..Self::default() });
