@@ -342,9 +342,7 @@ impl Rulebook {
             candidates = chosen(candidates, choices);
             ordered = true;
         }
-        if ordered {
-            routed.order = Some(candidates.into_iter().map(|it| it.connection).collect());
-        }
+        routed.order = ordered.then(|| candidates.into_iter().map(|it| it.connection).collect());
         routed
     }
 }

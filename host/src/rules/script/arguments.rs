@@ -78,14 +78,9 @@ fn plain(value: &Value) -> Fallible<Dynamic> {
 }
 
 /// The members of an object that are read.
-fn members<'a>(
-    name: &str,
-    object: &'a Object,
-    reads: &Reads,
-) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+fn members<'a>(name: &str, object: &'a Object, reads: &'a Reads) -> impl Iterator<Item = (&'a String, &'a Value)> {
     let all = reads.has_all_of(name);
-    let read: Vec<_> = object.iter().filter(|(name, _)| all || reads.has(name)).collect();
-    read.into_iter()
+    object.iter().filter(move |(name, _)| all || reads.has(name))
 }
 
 /// Each kind of fact begins with a byte of its own, and where it ends is told by its beginning or by its form.

@@ -258,10 +258,20 @@ macro_rules! facts {
     };
 }
 
-facts!(MessageFacts: id, channel, channels, to, sender, subject, text, reference, priority, created_at, send_at, expires_at, country, timezone, attributes, contact, context);
-facts!(CandidateFacts: connection, provider, channel, cost, currency, success_rate, answers, latency_ms, weight, score, barred);
-facts!(AttemptFacts: number, connection, provider, channel, disposition, status, code, detail, retry_after, at, policy_wait, seconds_since_accepted, candidates_left, message);
-facts!(DeliveryFacts: state, channel, attempts, connection, provider, code, cost, currency, seconds, follow_up, message);
+facts!(MessageFacts:
+    id, channel, channels, to, sender, subject, text, reference, priority, created_at, send_at, expires_at, country,
+    timezone, attributes, contact, context
+);
+facts!(CandidateFacts:
+    connection, provider, channel, cost, currency, success_rate, answers, latency_ms, weight, score, barred
+);
+facts!(AttemptFacts:
+    number, connection, provider, channel, disposition, status, code, detail, retry_after, at, policy_wait,
+    seconds_since_accepted, candidates_left, message
+);
+facts!(DeliveryFacts:
+    state, channel, attempts, connection, provider, code, cost, currency, seconds, follow_up, message
+);
 facts!(ContextFacts: due_at, schedule, run, step, last_state, message);
 
 /// A field: its name, its type, and what it says.

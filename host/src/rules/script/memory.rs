@@ -43,7 +43,8 @@ impl<T> Default for Memory<T> {
 }
 
 impl<T: Clone + Serialize> Memory<T> {
-    /// Whether it is worth a look: not for a script that hardly ever gets the same facts twice.
+    /// Whether it is worth a look in this run: not for a script that hardly ever gets the same facts twice, until it was
+    /// asked so often that it is tried again.
     pub fn is_worth_it(&self) -> bool {
         let less = |idle: u32| idle.checked_sub(1);
         self.idle.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err()

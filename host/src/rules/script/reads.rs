@@ -32,8 +32,6 @@ pub(super) struct Reads {
     whole: HashSet<&'static str, ahash::RandomState>,
     /// Whether it may read anything.
     all: bool,
-    /// What the hooks call their facts.
-    facts: HashSet<ImmutableString, ahash::RandomState>,
 }
 
 impl Reads {
@@ -45,19 +43,19 @@ impl Reads {
 
     pub fn of(tree: &AST) -> Self {
         let hooks = tree.iter_functions().filter(|it| Hook::ALL.iter().any(|hook| hook.as_str() == it.name));
-        let facts = hooks.filter_map(|it| it.params.first().map(|&name| name.into())).collect();
-        let mut reads = Self { facts, ..Self::default() };
+        let mut reader =
+            Reader { facts: hooks.filter_map(|it| it.params.first().copied()).collect(), reads: Self::default() };
         tree.walk(&mut |path| {
             match path {
-                [above @ .., ASTNode::Expr(it)] => reads.see(above, it),
-                [.., ASTNode::Stmt(Stmt::FnCall(call, _))] => reads.see_call(call, 1),
+                [above @ .., ASTNode::Expr(it)] => reader.see(above, it),
+                [.., ASTNode::Stmt(Stmt::FnCall(call, _))] => reader.see_call(call, 1),
                 // What is imported by a name that is made up is not known here.
-                [.., ASTNode::Stmt(Stmt::Import(import, _))] => reads.all |= text_of(&import.0).is_none(),
+                [.., ASTNode::Stmt(Stmt::Import(import, _))] => reader.reads.all |= text_of(&import.0).is_none(),
                 _ => {}
             }
             true
         });
-        reads
+        reader.reads
     }
 
     /// With what another source reads.
@@ -76,18 +74,27 @@ impl Reads {
     pub fn has_all_of(&self, object: &str) -> bool {
         self.all || self.whole.contains(object)
     }
+}
 
+/// Goes through a source.
+struct Reader<'a> {
+    /// What the hooks call their facts.
+    facts: Vec<&'a str>,
+    reads: Reads,
+}
+
+impl Reader<'_> {
     /// Texts within a list or map of constants are no names by themselves: who takes one from there makes it up.
     fn see(&mut self, above: &[ASTNode], expr: &Expr) {
         match expr {
             Expr::Property(property, _) => self.see_property(above.last(), expr, &property.2),
             Expr::StringConstant(text, _) => self.see_text(text),
-            Expr::Variable(..) => self.all |= is_written_out(above) && self.is_facts(expr),
+            Expr::Variable(..) => self.reads.all |= is_written_out(above) && self.is_facts(expr),
             Expr::Index(chain, flags, _) if !is_constant(&chain.lhs) => self.see_name(Some(next(chain, *flags))),
             Expr::FnCall(call, _) => self.see_call(call, 1),
-            Expr::MethodCall(call, _) => match object(above, expr) {
+            Expr::MethodCall(call, _) => match receiver(above, expr) {
                 Some(constant) if is_constant(constant) => {}
-                Some(it) if self.is_facts(it) && WHOLE_OR_OTHER.contains(&call.name.as_str()) => self.all = true,
+                Some(it) if self.is_facts(it) && WHOLE_OR_OTHER.contains(&call.name.as_str()) => self.reads.all = true,
                 _ => self.see_call(call, 0),
             },
             _ => {}
@@ -95,7 +102,7 @@ impl Reads {
     }
 
     fn see_property(&mut self, parent: Option<&ASTNode>, property: &Expr, name: &ImmutableString) {
-        self.names.insert(name.clone());
+        self.reads.names.insert(name.clone());
         let Some(object) = object_of(name) else { return };
         let by_name = match parent {
             Some(ASTNode::Expr(Expr::Dot(chain, flags, _) | Expr::Index(chain, flags, _)))
@@ -113,22 +120,22 @@ impl Reads {
             _ => false,
         };
         if !by_name {
-            self.whole.insert(object);
+            self.reads.whole.insert(object);
         }
     }
 
     fn see_text(&mut self, text: &ImmutableString) {
-        self.names.insert(text.clone());
-        self.whole.extend(object_of(text));
+        self.reads.names.insert(text.clone());
+        self.reads.whole.extend(object_of(text));
         // A function may be called by its name as a text.
-        self.all |= WHOLE.contains(&text.as_str()) || BY_NAME.contains(&text.as_str());
+        self.reads.all |= WHOLE.contains(&text.as_str()) || BY_NAME.contains(&text.as_str());
     }
 
     /// `at` is where the argument after the map stands.
     fn see_call(&mut self, call: &FnCallExpr, at: usize) {
         let may_be_whole = WHOLE_OR_OTHER.contains(&call.name.as_str()) && call.args.iter().any(|it| self.is_facts(it));
         if may_be_whole || WHOLE.contains(&call.name.as_str()) {
-            self.all = true;
+            self.reads.all = true;
         } else if BY_NAME.contains(&call.name.as_str()) {
             self.see_name(call.args.get(at));
         }
@@ -136,12 +143,12 @@ impl Reads {
 
     /// Whether it is a hook's map of facts, by its name.
     fn is_facts(&self, expr: &Expr) -> bool {
-        matches!(expr, Expr::Variable(variable, ..) if variable.2.is_empty() && self.facts.contains(&variable.1))
+        matches!(expr, Expr::Variable(variable, ..) if variable.2.is_empty() && self.facts.contains(&variable.1.as_str()))
     }
 
     /// A member whose name is not written down may be any.
     fn see_name(&mut self, name: Option<&Expr>) {
-        self.all |= !matches!(name, None | Some(Expr::StringConstant(..) | Expr::IntegerConstant(..)));
+        self.reads.all |= !matches!(name, None | Some(Expr::StringConstant(..) | Expr::IntegerConstant(..)));
     }
 }
 
@@ -166,7 +173,7 @@ fn is_written_out(above: &[ASTNode]) -> bool {
 }
 
 /// What a method is called on.
-fn object<'a>(above: &[ASTNode<'a>], method: &Expr) -> Option<&'a Expr> {
+fn receiver<'a>(above: &[ASTNode<'a>], method: &Expr) -> Option<&'a Expr> {
     let mut chains = above.iter().rev().map_while(|node| match node {
         ASTNode::Expr(Expr::Dot(chain, ..) | Expr::Index(chain, ..)) => Some(&chain.lhs),
         _ => None,
