@@ -23,7 +23,7 @@ use crate::{
     domain::{
         ids::TenantId,
         message::{Channel, Message, NewMessage},
-        subject::Particulars,
+        subject::Subject,
     },
     queue::{Foreseen, Going, Handoff, Leases, Precedence, Room},
     rules::ruling::Refused,
@@ -107,7 +107,7 @@ struct Accepted {
 
 /// Decides whom a message is handed to, where anybody can be asked; told what it says of itself, if that was read.
 pub type Foresight =
-    Arc<dyn Fn(TenantId, &Arc<TenantConfig>, &Message, Option<Particulars>) -> Option<Foreseen> + Send + Sync>;
+    Arc<dyn Fn(TenantId, &Arc<TenantConfig>, &Message, Option<Subject>) -> Option<Foreseen> + Send + Sync>;
 
 /// Where accepted deliveries go on this node.
 #[derive(Clone)]
@@ -210,8 +210,8 @@ impl Admission {
         let mut accepted = Vec::with_capacity(messages.len());
         for mut new in messages {
             let foresight = self.foresight.as_ref().filter(|_| may_start(&new.message, now));
-            let particulars = new.particulars.take();
-            let foreseen = foresight.and_then(|foresee| foresee(tenant, config, &new.message, particulars));
+            let subject = new.subject.take();
+            let foreseen = foresight.and_then(|foresee| foresee(tenant, config, &new.message, subject));
             let foreseen = foreseen.map(Box::new);
             new.message.body.first = foreseen.as_ref().and_then(|it| it.first);
             accepted.push(Accepted { new, foreseen });

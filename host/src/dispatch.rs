@@ -46,7 +46,7 @@ use crate::{
         provider::{Deduplication, Disposition},
         route::{OnUnknown, RouteSpec},
         settings::TenantSettings,
-        subject::{Particulars, Subject},
+        subject::Subject,
     },
     ledger::Ledger,
     observations::Observations,
@@ -89,7 +89,7 @@ pub struct Dispatcher {
 struct Pending<'a> {
     message: &'a Message,
     /// What it says of itself, where that was read already.
-    particulars: Option<Particulars>,
+    subject: Option<Subject>,
     /// The attempts that count, oldest first.
     past: &'a [PastAttempt],
 }
@@ -101,12 +101,12 @@ impl<'a> Pending<'a> {
 
     /// One without any attempt.
     const fn fresh(message: &'a Message) -> Self {
-        Self { message, particulars: None, past: &[] }
+        Self { message, subject: None, past: &[] }
     }
 
     /// As scripts see it.
     fn subject(&mut self) -> Subject {
-        Subject::with(self.message, self.particulars.take())
+        Subject::with(self.message, self.subject.take())
     }
 }
 

@@ -262,7 +262,7 @@ impl FollowUps {
         let key = format!("follow-up:{}:{}:{number}", ended.delivery, ended.state.as_str());
         let fingerprint = Sha256::digest(&key).into();
         let idempotency = Some(Idempotency { key, fingerprint });
-        let new = NewMessage { message, idempotency, attachments: Vec::new(), particulars: None };
+        let new = NewMessage { message, idempotency, attachments: Vec::new(), subject: None };
         let admitted =
             self.admission.admit(ended.tenant, vec![new]).await.pop().unwrap_or(Err(AdmitError::Unavailable));
         admitted.map(|it| it.message.id)

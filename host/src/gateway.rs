@@ -145,9 +145,8 @@ impl Gateway {
         sample_connections(&metrics, &store, &dispatcher.ledger);
         let dispatches = config.roles.has(Role::Dispatch);
         let foresees = Arc::clone(&dispatcher);
-        let foresight: Foresight = Arc::new(move |tenant, config, message, particulars| {
-            foresees.foresee(tenant, config, message, particulars)
-        });
+        let foresight: Foresight =
+            Arc::new(move |tenant, config, message, subject| foresees.foresee(tenant, config, message, subject));
         let outlet = Outlet {
             room: Arc::clone(&room),
             leases: Arc::clone(&leases),

@@ -25,7 +25,7 @@ use crate::{
         attempt::{FallbackReason, PastAttempt, Trigger},
         ids::{ConnectionId, DeliveryId, TenantId},
         message::Message,
-        route::Candidate,
+        route::RouteSpec,
     },
     routing::Plan,
     rules::ruling::Word,
@@ -64,8 +64,8 @@ pub struct Foreseen {
     pub plan: Plan,
     /// The plan's first, where it is handed to it without an intent: that is on record with the message.
     pub first: Option<ConnectionId>,
-    /// The candidates as scripts want them, where scripts had a say.
-    pub candidates: Option<Vec<Candidate>>,
+    /// The route as scripts want it, where scripts had a say.
+    pub by_scripts: Option<Box<RouteSpec>>,
     /// What scripts said of the candidates.
     pub words: Vec<Word>,
     /// What scripts did wrong.

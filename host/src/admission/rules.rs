@@ -45,16 +45,16 @@ impl Admission {
     }
 
     fn judged(&self, book: &Arc<Rulebook>, tenant: TenantId, new: &mut NewMessage) -> Option<AdmitError> {
-        let NewMessage { message, particulars, .. } = new;
+        let NewMessage { message, subject, .. } = new;
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         let question = book.shadows(Hook::Admit).next().map(|_| Question::admit(message));
-        let judgement = book.admit_as(Subject::with(message, particulars.take()), message, &given);
+        let judgement = book.admit_as(Subject::with(message, subject.take()), message, &given);
         self.trials.judged(tenant, book, message, &judgement);
         if let Some(question) = question {
             self.trials.ask(tenant, book, question, given);
         }
-        let Judgement { refused, failures, particulars: now, .. } = judgement;
-        *particulars = Some(now);
+        let Judgement { refused, failures, subject: now, .. } = judgement;
+        *subject = now;
         for failure in failures {
             script_failures::report(&self.store, tenant, message.id, &failure, "the message is taken as without it");
         }

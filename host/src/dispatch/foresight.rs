@@ -3,6 +3,7 @@
 //! live, for playing messages through again.
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use std::{
 use super::{Course, Dispatcher, Pending};
 use crate::{
     directory::{Endpoint, TenantConfig},
-    domain::{ids::TenantId, message::Message, subject::Particulars},
+    domain::{ids::TenantId, message::Message, subject::Subject},
     queue::Foreseen,
     routing::{self, Barred, Plan, Situation},
     rules::{rulebook::Rulebook, script::Given},
@@ -29,9 +30,9 @@ impl Foreseen {
 impl Course<'_> {
     /// The course that was foreseen, with its plan.
     pub(super) fn following(mut self, foreseen: Foreseen) -> (Self, Plan) {
-        let Foreseen { plan, candidates, words, faults, .. } = foreseen;
-        if let Some(candidates) = candidates {
-            self.by_scripts(candidates);
+        let Foreseen { plan, by_scripts, words, faults, .. } = foreseen;
+        if let Some(spec) = by_scripts {
+            (self.spec, self.by_script) = (Cow::Owned(*spec), true);
         }
         (Self { words, faults, ..self }, plan)
     }
@@ -46,20 +47,20 @@ impl Dispatcher {
         tenant: TenantId,
         config: &Arc<TenantConfig>,
         message: &Message,
-        particulars: Option<Particulars>,
+        subject: Option<Subject>,
     ) -> Option<Foreseen> {
         if message.legs.is_some() || message.body.condition.is_some() {
             return None;
         }
         let course = Course::of(config, message).filter(|course| course.route.is_some())?;
         let mut turn = None;
-        let pending = Pending { particulars, ..Pending::fresh(message) };
+        let pending = Pending { subject, ..Pending::fresh(message) };
         let (course, plan) = self.decided(config, course, tenant, pending, &mut turn);
         let endpoint = config.endpoints.get(&plan.first()?)?;
         Some(Foreseen {
             first: self.may_be_asked_again(&course.spec, endpoint).then_some(endpoint.connection.id),
             plan,
-            candidates: course.by_script.then(|| course.spec.into_owned().candidates),
+            by_scripts: course.by_script.then(|| Box::new(course.spec.into_owned())),
             words: course.words,
             faults: course.faults,
             turn: turn.unwrap_or_default(),

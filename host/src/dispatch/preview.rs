@@ -75,7 +75,7 @@ impl Dispatcher {
                 message: new.message.as_leg(leg, due_at),
                 idempotency: None,
                 attachments: new.attachments.iter().filter(|file| file.leg == leg).cloned().collect(),
-                particulars: None,
+                subject: None,
             };
             let channel = seen.message.channel.as_str().to_owned();
             LegPreview { leg, channel, preview: self.preview_of(&config, &seen, leg) }

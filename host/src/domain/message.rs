@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     ids::{ConnectionId, DeliveryId, MessageId},
     legs::Legs,
-    subject::Particulars,
+    subject::Subject,
     trace::TraceContext,
 };
 
@@ -300,7 +300,7 @@ pub struct NewMessage {
     pub idempotency: Option<Idempotency>,
     pub attachments: Vec<Attachment>,
     /// What the message says of itself, where that was read already.
-    pub particulars: Option<Particulars>,
+    pub subject: Option<Subject>,
 }
 
 #[cfg(test)]

@@ -144,6 +144,8 @@ impl Particulars {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Subject {
     particulars: Particulars,
+    /// Where its address lies.
+    destination: Option<Country>,
     amount: Option<Amount>,
     timezone: Option<String>,
     language: Option<String>,
@@ -160,13 +162,18 @@ impl Subject {
         Self::with(message, None)
     }
 
-    /// The same, by its objects where they were read already.
+    /// The same of one whose objects were read already, before its channel was known or rules had their say.
     #[must_use]
-    pub fn with(message: &Message, particulars: Option<Particulars>) -> Self {
-        let particulars = particulars.unwrap_or_else(|| Particulars::of(message));
+    pub fn with(message: &Message, read: Option<Self>) -> Self {
         let destination = Country::of_address(message.channel.as_str(), message.body.recipient());
-        let subject = Self::known_of(particulars, destination, Problems::default());
-        let subject = subject.unwrap_or_else(|(particulars, _)| Self { particulars, ..Self::default() });
+        let subject = match read {
+            Some(read) if read.destination == destination => read,
+            read => {
+                let particulars = read.map_or_else(|| Particulars::of(message), |it| it.particulars);
+                let subject = Self::known_of(particulars, destination, Problems::default());
+                subject.unwrap_or_else(|(particulars, _)| Self { particulars, destination, ..Self::default() })
+            }
+        };
         Self { envelope: Envelope::of(message), ..subject }
     }
 
@@ -212,7 +219,10 @@ impl Subject {
         known.sort();
         known.dedup();
         match problems.unless_any(()) {
-            Ok(()) => Ok(Self { particulars, amount, timezone, language, known, envelope: Envelope::default() }),
+            Ok(()) => {
+                let envelope = Envelope::default();
+                Ok(Self { particulars, destination, amount, timezone, language, known, envelope })
+            }
             Err(problems) => Err((particulars, problems)),
         }
     }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::domain::{
     message::{Address, Channel, Message},
-    subject::{Object, Particulars, Subject},
+    subject::{Object, Subject},
 };
 
 /// A script's version in service. It outlives what is known of a tenant's configuration, so that one
@@ -108,8 +108,8 @@ pub struct Judgement {
     pub ruling: Ruling,
     pub refused: Option<Refused>,
     pub failures: Vec<Failure>,
-    /// What the message says of itself now.
-    pub particulars: Particulars,
+    /// What the message says of itself, unless scripts were asked, which may have changed that.
+    pub subject: Option<Subject>,
 }
 
 /// What a tenant's messages are decided by.
@@ -188,10 +188,11 @@ impl Rulebook {
         let (book, canaries) = self.for_recipient(&subject);
         judgement.ruling.canaries = canaries;
         book.ask_rules(&subject, message, given, &mut judgement);
-        judgement.particulars = match judgement.refused {
-            None => book.ask_scripts(subject, message, given, &mut judgement),
-            Some(_) => subject.into_parts().0,
-        };
+        if book.with(Hook::Admit).next().is_none() {
+            judgement.subject = Some(subject);
+        } else if judgement.refused.is_none() {
+            book.ask_scripts(subject, message, given, &mut judgement);
+        }
         judgement.ruling.was = Was::before(&before, message);
         // Plain data always has a JSON form.
         message.body.ruling = serde_json::value::to_raw_value(&judgement.ruling).ok();
@@ -218,21 +219,10 @@ impl Rulebook {
         judgement.ruling.decision = Some(decision);
     }
 
-    /// What the message says of itself then.
-    fn ask_scripts(
-        &self,
-        subject: Subject,
-        message: &mut Message,
-        given: &Given,
-        judgement: &mut Judgement,
-    ) -> Particulars {
-        let mut scripts = self.with(Hook::Admit).peekable();
-        if scripts.peek().is_none() {
-            return subject.into_parts().0;
-        }
+    fn ask_scripts(&self, subject: Subject, message: &mut Message, given: &Given, judgement: &mut Judgement) {
         let mut facts = MessageFacts::of(subject);
         facts.priority = message.priority.as_str().to_owned();
-        for script in scripts {
+        for script in self.with(Hook::Admit) {
             let answer = script.ask(given.now, |it| it.admit(&facts, given));
             let Some(Admission { verdict, priority, attributes }) =
                 heard(script, Hook::Admit, answer, &mut judgement.ruling.scripts, &mut judgement.failures)
@@ -260,8 +250,6 @@ impl Rulebook {
                 Verdict::Hold { .. } => {}
             }
         }
-        let MessageFacts { attributes, contact, context, .. } = facts;
-        Particulars { attributes, contact, context }
     }
 
     /// What the script of this name says after an attempt; `None` where there is none, or it is switched off.

@@ -317,8 +317,7 @@ impl NewMessage {
             },
         };
         let attachments = parts.into_iter().flat_map(|part| part.attachments).collect();
-        let particulars = subject.map(|subject| subject.into_parts().0);
-        Ok(message::NewMessage { message, idempotency, attachments, particulars })
+        Ok(message::NewMessage { message, idempotency, attachments, subject })
     }
 
     /// The fingerprint covers the whole message in one form, whichever way its fields were ordered;
