@@ -23,10 +23,9 @@ use crate::{
     domain::{
         ids::TenantId,
         message::{Channel, Message, NewMessage},
-        subject::Subject,
     },
     queue::{Foreseen, Going, Handoff, Leases, Precedence, Room},
-    rules::ruling::Refused,
+    rules::{rulebook::Known, ruling::Refused},
     store::Store,
     trials::Trials,
 };
@@ -105,9 +104,8 @@ struct Accepted {
     foreseen: Option<Box<Foreseen>>,
 }
 
-/// Decides whom a message is handed to, where anybody can be asked; told what it says of itself, if that was read.
-pub type Foresight =
-    Arc<dyn Fn(TenantId, &Arc<TenantConfig>, &Message, Option<Subject>) -> Option<Foreseen> + Send + Sync>;
+/// Decides whom a message is handed to, where anybody can be asked.
+pub type Foresight = Arc<dyn Fn(TenantId, &Arc<TenantConfig>, &Message, Known) -> Option<Foreseen> + Send + Sync>;
 
 /// Where accepted deliveries go on this node.
 #[derive(Clone)]
@@ -165,11 +163,11 @@ impl Admission {
     pub async fn admit(&self, tenant: TenantId, mut messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
         let count = messages.len();
         let before_others = self.precedence.claim(tenant).map(Arc::new);
-        let (refusals, config) = match self.refusals(tenant, &mut messages).await {
-            Ok(judged) => judged,
+        let (known, config) = match self.heard(tenant, &mut messages).await {
+            Ok(heard) => heard,
             Err(error) => return vec![Err(error); count],
         };
-        let (accepted, mut answers) = split(messages, refusals);
+        let (accepted, mut answers) = split(messages, known);
         if accepted.is_empty() {
             return answers.into_iter().flatten().collect();
         }
@@ -189,29 +187,34 @@ impl Admission {
         answers.into_iter().flatten().collect()
     }
 
-    /// For each message why it is not taken: nobody could send it, or rules refuse it.
-    async fn refusals(
+    /// For each message what is known of it, or why it is not taken: nobody could send it, or rules refuse it.
+    async fn heard(
         &self,
         tenant: TenantId,
         messages: &mut [NewMessage],
-    ) -> Result<(Vec<Option<AdmitError>>, Arc<TenantConfig>), AdmitError> {
+    ) -> Result<(Vec<Result<Known, AdmitError>>, Arc<TenantConfig>), AdmitError> {
         let (unroutable, config) = self.unroutable(tenant, messages).await?;
-        if config.rulebook.is_none() {
-            return Ok((unroutable, config));
-        }
-        let refused = Box::pin(self.refused(tenant, &config, messages)).await?;
-        let refusals = unroutable.into_iter().zip(refused).map(|(unroutable, refused)| refused.or(unroutable));
-        Ok((refusals.collect(), config))
+        let judged = match &config.rulebook {
+            Some(book) => Box::pin(self.judged(tenant, book, messages)).await?,
+            None => messages.iter_mut().map(|new| Ok(Known { subject: new.subject.take(), scores: None })).collect(),
+        };
+        let routable =
+            |(judged, unroutable): (Result<_, _>, Option<_>)| judged.and_then(|it| unroutable.map_or(Ok(it), Err));
+        Ok((judged.into_iter().zip(unroutable).map(routable).collect(), config))
     }
 
     /// The messages, each with whom it is handed to, if this node may deliver it at once.
-    async fn foreseen(&self, tenant: TenantId, config: &Arc<TenantConfig>, messages: Vec<NewMessage>) -> Vec<Accepted> {
+    async fn foreseen(
+        &self,
+        tenant: TenantId,
+        config: &Arc<TenantConfig>,
+        messages: Vec<(NewMessage, Known)>,
+    ) -> Vec<Accepted> {
         let now = clock::now();
         let mut accepted = Vec::with_capacity(messages.len());
-        for mut new in messages {
+        for (mut new, known) in messages {
             let foresight = self.foresight.as_ref().filter(|_| may_start(&new.message, now));
-            let subject = new.subject.take();
-            let foreseen = foresight.and_then(|foresee| foresee(tenant, config, &new.message, subject));
+            let foreseen = foresight.and_then(|foresee| foresee(tenant, config, &new.message, known));
             let foreseen = foreseen.map(Box::new);
             new.message.body.first = foreseen.as_ref().and_then(|it| it.first);
             accepted.push(Accepted { new, foreseen });
@@ -256,15 +259,15 @@ fn may_start(message: &Message, now: Timestamp) -> bool {
 }
 
 /// What goes to the writers, and the answers with a gap for each of those.
-fn split(messages: Vec<NewMessage>, refusals: Vec<Option<AdmitError>>) -> (Vec<NewMessage>, Answers) {
+fn split(messages: Vec<NewMessage>, known: Vec<Result<Known, AdmitError>>) -> (Vec<(NewMessage, Known)>, Answers) {
     let mut accepted = Vec::with_capacity(messages.len());
     let answers = messages
         .into_iter()
-        .zip(refusals)
-        .map(|(message, refusal)| match refusal {
-            Some(error) => Some(Err(error)),
-            None => {
-                accepted.push(message);
+        .zip(known)
+        .map(|(message, known)| match known {
+            Err(error) => Some(Err(error)),
+            Ok(known) => {
+                accepted.push((message, known));
                 None
             }
         })

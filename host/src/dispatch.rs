@@ -54,7 +54,7 @@ use crate::{
     providers::Providers,
     queue::Work,
     routing::{self, Plan, Prospect, Situation},
-    rules::ruling::Word,
+    rules::{rulebook::Known, ruling::Word},
     store::{Store, attempt::Settlement},
     telemetry::{self, Tracer},
     transport::Transport,
@@ -88,8 +88,7 @@ pub struct Dispatcher {
 /// A delivery whose next attempt is decided.
 struct Pending<'a> {
     message: &'a Message,
-    /// What it says of itself, where that was read already.
-    subject: Option<Subject>,
+    known: Known,
     /// The attempts that count, oldest first.
     past: &'a [PastAttempt],
 }
@@ -100,13 +99,13 @@ impl<'a> Pending<'a> {
     }
 
     /// One without any attempt.
-    const fn fresh(message: &'a Message) -> Self {
-        Self { message, subject: None, past: &[] }
+    fn fresh(message: &'a Message) -> Self {
+        Self { message, known: Known::default(), past: &[] }
     }
 
     /// As scripts see it.
     fn subject(&mut self) -> Subject {
-        Subject::with(self.message, self.subject.take())
+        Subject::with(self.message, self.known.subject.take())
     }
 }
 

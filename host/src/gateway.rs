@@ -146,7 +146,7 @@ impl Gateway {
         let dispatches = config.roles.has(Role::Dispatch);
         let foresees = Arc::clone(&dispatcher);
         let foresight: Foresight =
-            Arc::new(move |tenant, config, message, subject| foresees.foresee(tenant, config, message, subject));
+            Arc::new(move |tenant, config, message, known| foresees.foresee(tenant, config, message, known));
         let outlet = Outlet {
             room: Arc::clone(&room),
             leases: Arc::clone(&leases),

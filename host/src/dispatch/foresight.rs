@@ -11,14 +11,17 @@ use std::{
 use super::{Course, Dispatcher, Pending};
 use crate::{
     directory::{Endpoint, TenantConfig},
-    domain::{ids::TenantId, message::Message, subject::Subject},
+    domain::{ids::TenantId, message::Message},
     queue::Foreseen,
     routing::{self, Barred, Plan, Situation},
-    rules::{rulebook::Rulebook, script::Given},
+    rules::{
+        rulebook::{Known, Rulebook},
+        script::Given,
+    },
 };
 
 /// How long it holds: what a delivery that waits longer would go by may be another by then.
-const LIFETIME: Duration = Duration::from_secs(1);
+const LIFETIME: Duration = Duration::from_secs(10);
 
 impl Foreseen {
     /// Whether it may still be followed.
@@ -47,14 +50,14 @@ impl Dispatcher {
         tenant: TenantId,
         config: &Arc<TenantConfig>,
         message: &Message,
-        subject: Option<Subject>,
+        known: Known,
     ) -> Option<Foreseen> {
         if message.legs.is_some() || message.body.condition.is_some() {
             return None;
         }
         let course = Course::of(config, message).filter(|course| course.route.is_some())?;
         let mut turn = None;
-        let pending = Pending { subject, ..Pending::fresh(message) };
+        let pending = Pending { known, ..Pending::fresh(message) };
         let (course, plan) = self.decided(config, course, tenant, pending, &mut turn);
         let endpoint = config.endpoints.get(&plan.first()?)?;
         Some(Foreseen {
@@ -79,7 +82,7 @@ impl Dispatcher {
         message: &Message,
         given: &Given,
     ) -> Option<&'a Endpoint> {
-        let mut course = Course::of(config, message)?.favoured(config, message);
+        let mut course = Course::of(config, message)?.favoured(config, message, None);
         if course.route.is_some() {
             self.follow_scripts(config, book, &mut course, &mut Pending::fresh(message), given);
         }

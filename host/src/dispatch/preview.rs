@@ -98,7 +98,7 @@ impl Dispatcher {
     /// Whom a message would ask, in order, and what scripts say to that; `None` where no route serves its channel.
     #[must_use]
     pub fn planned(&self, config: &TenantConfig, message: &Message) -> Option<Planned> {
-        let mut course = Course::of(config, message)?.favoured(config, message);
+        let mut course = Course::of(config, message)?.favoured(config, message, None);
         if let Some(book) = config.rulebook.as_ref().filter(|_| course.route.is_some()) {
             // What fails here is nobody's traffic: it does not count against a script.
             let given = Given { now: clock::now(), chance: fastrand::f64() };

@@ -25,6 +25,7 @@ use crate::{
     queue::Work,
     routing::{Estimate, Plan},
     rules::{
+        decision::Scored,
         rulebook::{Failure, Routed, Rulebook},
         ruling::Ruling,
         script::{
@@ -49,7 +50,7 @@ impl Dispatcher {
             return course;
         }
         let message = pending.message;
-        course = course.favoured(config, message);
+        course = course.favoured(config, message, pending.known.scores.take());
         if let Some(book) = &config.rulebook {
             let given = Given { now: clock::now(), chance: fastrand::f64() };
             if book.shadows(Hook::Route).next().is_some() {
@@ -170,10 +171,11 @@ impl Course<'_> {
         self.by_script = true;
     }
 
-    /// The same with what rules gave to connections when the message was accepted.
-    pub(super) fn favoured(mut self, config: &TenantConfig, message: &Message) -> Self {
+    /// The same with what rules gave to connections when the message was accepted: it is in the message, if it is not
+    /// known.
+    pub(super) fn favoured(mut self, config: &TenantConfig, message: &Message, scores: Option<Vec<Scored>>) -> Self {
         if self.route.is_some() && message.body.ruling.is_some() {
-            self.favour = favour(config, message);
+            self.favour = favour(config, scores.unwrap_or_else(|| Ruling::scores(message)));
         }
         // Where the strategy leaves the order to the route, it is the rules' from here on: who is first is certain.
         if self.spec.strategy == Strategy::Primary
@@ -218,10 +220,9 @@ impl Course<'_> {
     }
 }
 
-/// What the rules that held at acceptance gave to connections.
-fn favour(config: &TenantConfig, message: &Message) -> Vec<(ConnectionId, f64)> {
-    let scored = Ruling::scores(message);
-    let known = scored.into_iter().filter_map(|it| Some((config.connection(&it.connection)?.connection.id, it.score)));
+/// The connections that are there of those that rules gave something to.
+fn favour(config: &TenantConfig, scores: Vec<Scored>) -> Vec<(ConnectionId, f64)> {
+    let known = scores.into_iter().filter_map(|it| Some((config.connection(&it.connection)?.connection.id, it.score)));
     known.collect()
 }
 

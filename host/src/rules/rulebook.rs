@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Account, RuleSet,
+    decision::Scored,
     ruling::{Before, Refused, Ruling, Was, Word},
     script::{
         Admission, Breaker, Choice, FollowUp, Given, Hook, Retrial, Script, ScriptFault, Verdict,
@@ -110,6 +111,21 @@ pub struct Judgement {
     pub failures: Vec<Failure>,
     /// What the message says of itself, unless scripts were asked, which may have changed that.
     pub subject: Option<Subject>,
+}
+
+/// What is known of a message that was judged, so that it need not be read again.
+#[derive(Debug, Default)]
+pub struct Known {
+    pub subject: Option<Subject>,
+    /// What rules gave to connections.
+    pub scores: Option<Vec<Scored>>,
+}
+
+impl From<Judgement> for Known {
+    fn from(judgement: Judgement) -> Self {
+        let scores = judgement.ruling.decision.map(|decision| decision.candidates).unwrap_or_default();
+        Self { subject: judgement.subject, scores: Some(scores) }
+    }
 }
 
 /// What a tenant's messages are decided by.
