@@ -38,11 +38,12 @@ use crate::{
         message::{self, Channel},
         subject::Subject,
     },
-    rules::script::Given,
+    rules::{decision::Ending, ruling::Ruling, script::Given},
     store::{
         attempt::attempt_list_all,
         event::event_list,
         message::{MessageFilter, message_get, message_list},
+        rule::rule_ids_ending,
     },
     telemetry::Side,
 };
@@ -305,10 +306,15 @@ pub async fn decision(
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
     let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
     let events = event_list(&mut txn, tenant.id, view.message.id).await?;
+    let ruling = Ruling::of(&view.message);
+    let endings: Vec<_> = ruling.iter().flat_map(Ruling::hits).collect();
+    let endings: Vec<_> = endings.iter().map(Ending::as_bytes).collect();
+    let held = rule_ids_ending(&mut txn, tenant.id, &endings).await?;
     drop(txn);
     let config = app.directory.tenant(tenant.id).await?;
     let rules = config.rulebook.as_ref().map(|book| book.explain_again(&view.message)).unwrap_or_default();
-    Ok(Json(DecisionAnswer::new(&view.message, rules, attempts, events)))
+    let ruling = ruling.map(|ruling| ruling.spelled_out(&held));
+    Ok(Json(DecisionAnswer::new(&view.message, ruling, rules, attempts, events)))
 }
 
 /// Cancel a message that has not begun to leave.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::hits::{Hit, Hits};
+pub use self::hits::{Ending, Hit, Hits};
 use super::{
     Rule,
     matching::{Match, level_name},
@@ -139,7 +139,7 @@ pub(super) fn combine(
         priority: chosen(&held, |effect| effect.priority.as_ref()),
         candidates: candidates(&contributions(&held)),
         risk: rounded(held.iter().map(|it| it.found.risk).fold(0.0, f64::max)),
-        hits: held.iter().map(|it| Hit { rule: it.rule.id, confidence: rounded(it.confidence()) }).collect(),
+        hits: held.iter().map(|it| Hit { rule: it.rule.id.into(), confidence: rounded(it.confidence()) }).collect(),
         faults: faults.into_iter().take(MOST_FAULTS).collect(),
     }
 }

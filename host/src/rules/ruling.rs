@@ -1,15 +1,17 @@
 //! What rules and scripts said to a message when it was accepted: it is kept with the message.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    decision::{RuleDecision, Scored},
+    decision::{Ending, RuleDecision, Scored},
     script::{Hook, ScriptFault},
 };
 use crate::domain::{
-    ids::TrialId,
+    ids::{RuleId, TrialId},
     message::{Message, Priority},
     subject::Object,
 };
@@ -82,13 +84,18 @@ impl Ruling {
         serde_json::from_str(message.body.ruling.as_ref()?.get()).ok()
     }
 
-    /// For readers: with the rules that hold by their names and numbers.
+    /// How the ids of the rules that hold end.
+    pub fn hits(&self) -> impl Iterator<Item = Ending> {
+        self.decision.iter().flat_map(|decision| decision.hits.as_slice()).map(|hit| hit.rule)
+    }
+
+    /// For readers: with the rules that hold by their ids, which are among these, and numbers.
     #[must_use]
-    pub fn spelled_out(&self) -> Value {
+    pub fn spelled_out(&self, rules: &[RuleId]) -> Value {
         // Plain data always has a JSON form.
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if let Some(decision) = self.decision.as_ref().filter(|it| !it.hits.is_empty()) {
-            value["decision"]["hits"] = serde_json::to_value(decision.hits.as_slice()).unwrap_or_default();
+            value["decision"]["hits"] = serde_json::to_value(decision.hits.spelled_out(rules)).unwrap_or_default();
         }
         value
     }
@@ -197,7 +204,7 @@ fn object_of(raw: Option<&RawValue>) -> Object {
 pub struct Word {
     pub script: String,
     pub version: i32,
-    pub hook: String,
+    pub hook: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
     /// Why it said nothing: what would have been without it stands.
@@ -211,7 +218,7 @@ impl Word {
         Self {
             script: script.to_owned(),
             version,
-            hook: hook.as_str().to_owned(),
+            hook: hook.as_str().into(),
             answer: answer.as_ref().ok().and_then(Answer::of),
             fault: answer.as_ref().err().map(ToString::to_string),
         }

@@ -95,6 +95,19 @@ pub async fn rule_put(db: &mut PgConnection, tenant: TenantId, rule: &StoredRule
     Ok(done.rows_affected() > 0)
 }
 
+/// The rules that are or were there whose ids end in one of these ways; each is of six bytes.
+pub async fn rule_ids_ending(db: &mut PgConnection, tenant: TenantId, endings: &[&[u8]]) -> Result<Vec<RuleId>> {
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar(
+        "select distinct rule_id from rule_version
+         where tenant_id = $1 and substring(uuid_send(rule_id) from 11) = any ($2)",
+    )
+    .bind(tenant.uuid())
+    .bind(endings)
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(RuleId::from).collect())
+}
+
 /// What a rule was in a version.
 pub async fn rule_version_get(
     db: &mut PgConnection,

@@ -14,7 +14,7 @@ use crate::{
         message::{Follows, Message, Priority},
         provider::{Cost, Disposition},
     },
-    rules::{Account, ruling::Ruling},
+    rules::Account,
     store::{
         attempt::AttemptView,
         event::EventView,
@@ -488,12 +488,18 @@ impl From<EventView> for EventAnswer {
 
 impl DecisionAnswer {
     /// What the attempts were decided by.
-    pub fn new(message: &Message, rules: Vec<Account>, attempts: Vec<AttemptView>, events: Vec<EventView>) -> Self {
+    pub fn new(
+        message: &Message,
+        ruling: Option<Value>,
+        rules: Vec<Account>,
+        attempts: Vec<AttemptView>,
+        events: Vec<EventView>,
+    ) -> Self {
         let follow_ups = events.into_iter().filter(|event| event.kind == "message.followed_up");
         let decision = |attempt| AttemptDecision::new(message, attempt);
         Self {
             message: message.id.to_string(),
-            ruling: Ruling::of(message).map(|it| it.spelled_out()),
+            ruling,
             rules,
             decisions: attempts.into_iter().map(decision).collect(),
             follow_ups: follow_ups.filter_map(|event| event.data.and_then(json)).collect(),

@@ -92,7 +92,7 @@ pub async fn evaluate(
         channel: message.channel.as_str().to_owned(),
         priority: message.priority,
         send_at: message.send_at,
-        ruling: ruling.spelled_out(),
+        ruling: ruling.spelled_out(&rules.iter().map(|it| it.rule).collect::<Vec<_>>()),
         rules,
     }))
 }

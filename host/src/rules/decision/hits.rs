@@ -1,17 +1,16 @@
-//! The rules that hold of a message. Each message keeps its own list, so it is written down in few bytes: of each rule
-//! the sixteen of its id and its confidence in ten thousandths, together as Base64 (RFC 4648, section 4, without
-//! padding).
+//! The rules that hold of a message. Each message keeps its own list, and what it keeps is written to disk several times:
+//! so it is in few bytes, of each rule the end of its id and its confidence in ten thousandths, together as Base64
+//! (RFC 4648, section 4, without padding). A rule's versions stay when it is deleted, so that its end tells its id.
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use uuid::Uuid;
 
 use crate::domain::ids::RuleId;
 
 /// How many a decision lists; all are counted.
 const MOST: usize = 100;
 /// Bytes of a rule, as they are written down.
-const LENGTH: usize = 18;
+const LENGTH: usize = 8;
 /// Steps of a confidence.
 const STEPS: f64 = 10_000.0;
 
@@ -20,10 +19,37 @@ const STEPS: f64 = 10_000.0;
 pub struct Hits(Vec<Hit>);
 
 /// A rule that holds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hit {
-    pub rule: RuleId,
+    pub rule: Ending,
     /// In 0..=1, of four digits.
+    pub confidence: f64,
+}
+
+/// The last six bytes of a rule's id, of which at least four are random (RFC 9562, section 5.7): of a tenant's ten
+/// thousand rules no two share them, but for once in millions of tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending([u8; 6]);
+
+impl From<RuleId> for Ending {
+    fn from(rule: RuleId) -> Self {
+        let [.., a, b, c, d, e, f] = rule.uuid().into_bytes();
+        Self([a, b, c, d, e, f])
+    }
+}
+
+impl Ending {
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// For readers.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct SpelledOut {
+    /// `None` where no version of it is there any more.
+    pub rule: Option<RuleId>,
     pub confidence: f64,
 }
 
@@ -37,6 +63,13 @@ impl Hits {
     pub fn as_slice(&self) -> &[Hit] {
         &self.0
     }
+
+    /// By their ids, which are among these.
+    #[must_use]
+    pub fn spelled_out(&self, rules: &[RuleId]) -> Vec<SpelledOut> {
+        let id = |ending| rules.iter().copied().find(|&rule| Ending::from(rule) == ending);
+        self.0.iter().map(|hit| SpelledOut { rule: id(hit.rule), confidence: hit.confidence }).collect()
+    }
 }
 
 impl FromIterator<Hit> for Hits {
@@ -47,12 +80,14 @@ impl FromIterator<Hit> for Hits {
 
 impl Serialize for Hits {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut bytes = Vec::with_capacity(self.0.len() * LENGTH);
-        for hit in &self.0 {
-            bytes.extend_from_slice(hit.rule.uuid().as_bytes());
-            bytes.extend_from_slice(&((hit.confidence * STEPS).round() as u16).to_be_bytes());
+        let mut bytes = [0; MOST * LENGTH];
+        let (places, _) = bytes.as_chunks_mut::<LENGTH>();
+        for (place, hit) in places.iter_mut().zip(&self.0) {
+            let (rule, confidence) = place.split_at_mut(hit.rule.0.len());
+            rule.copy_from_slice(&hit.rule.0);
+            confidence.copy_from_slice(&((hit.confidence * STEPS).round() as u16).to_be_bytes());
         }
-        serializer.serialize_str(&STANDARD_NO_PAD.encode(bytes))
+        serializer.serialize_str(&STANDARD_NO_PAD.encode(&bytes[..self.0.len() * LENGTH]))
     }
 }
 
@@ -69,6 +104,6 @@ impl<'de> Deserialize<'de> for Hits {
 }
 
 fn hit(bytes: &[u8; LENGTH]) -> Hit {
-    let [id @ .., high, low] = bytes;
-    Hit { rule: RuleId::from(Uuid::from_bytes(*id)), confidence: f64::from(u16::from_be_bytes([*high, *low])) / STEPS }
+    let [rule @ .., high, low] = bytes;
+    Hit { rule: Ending(*rule), confidence: f64::from(u16::from_be_bytes([*high, *low])) / STEPS }
 }
