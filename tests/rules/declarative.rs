@@ -191,8 +191,11 @@ async fn every_bad_field_is_named() {
     assert_eq!(pointer_and_code(error), "/rule/when/custom/expression:does_not_compile");
     assert!(error["detail"].as_str().unwrap().starts_with("line 2, column "), "{error}");
     let amount = json!({"name": "x", "when": {"amount": {"min": "x", "max": 1e30}}, "then": {}});
+    let answer = gateway.post("/v1/rules", &json!({"rule": amount})).await;
+    let form = answer.body["errors"].as_array().unwrap().iter().find(|it| it["code"] == "wrong_format").unwrap();
+    assert!(form["detail"].as_str().unwrap().contains("the form of `129.50`"), "{form}");
     assert_eq!(
-        named(gateway.post("/v1/rules", &json!({"rule": amount})).await),
+        named(answer),
         ["/rule/then:invalid", "/rule/when/amount/max:too_large", "/rule/when/amount/min:wrong_format"]
     );
     let message = message(json!({"attributes": {"amount": "much"}, "contact": {"country": "Sweden"}, "context": []}));

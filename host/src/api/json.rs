@@ -99,12 +99,9 @@ pub fn value(bytes: &[u8]) -> Result<Value, Problem> {
 
 /// What the schema of `T` says against a value that did not parse.
 pub fn explain<T: ToSchema + 'static>(value: &Value, error: &serde_json::Error) -> Vec<FieldProblem> {
-    let mut problems: Vec<FieldProblem> = validator::<T>()
-        .iter()
-        .flat_map(|validator| validator.iter_errors(value))
-        .flat_map(|error| named(&error))
-        .take(MOST_PROBLEMS)
-        .collect();
+    let known = validator::<T>();
+    let errors = known.iter().flat_map(|known| known.validator.iter_errors(value).map(|error| (error, &known.schema)));
+    let mut problems: Vec<_> = errors.flat_map(|(error, schema)| named(&error, schema)).take(MOST_PROBLEMS).collect();
     problems.dedup();
     if problems.is_empty() {
         problems.push(FieldProblem::new("", "invalid", without_value(&error.to_string())));
@@ -130,10 +127,16 @@ fn is_json(header: Option<&HeaderValue>) -> bool {
     })
 }
 
-type Validators = RwLock<HashMap<TypeId, Option<Arc<Validator>>>>;
+/// What a body's type may hold.
+struct Known {
+    schema: Value,
+    validator: Validator,
+}
+
+type Validators = RwLock<HashMap<TypeId, Option<Arc<Known>>>>;
 
 /// Made when a body of the type is refused for the first time.
-fn validator<T: ToSchema + 'static>() -> Option<Arc<Validator>> {
+fn validator<T: ToSchema + 'static>() -> Option<Arc<Known>> {
     static VALIDATORS: LazyLock<Validators> = LazyLock::new(Validators::default);
     let key = TypeId::of::<T>();
     if let Some(made) = VALIDATORS.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
@@ -144,17 +147,17 @@ fn validator<T: ToSchema + 'static>() -> Option<Arc<Validator>> {
     made
 }
 
-fn compile<T: ToSchema>() -> Option<Arc<Validator>> {
+fn compile<T: ToSchema>() -> Option<Arc<Known>> {
     let mut schemas = vec![(T::name().into_owned(), T::schema())];
     T::schemas(&mut schemas);
     schemas.iter_mut().for_each(|(_, schema)| close_tagged(schema));
     let schemas: serde_json::Map<_, _> =
         schemas.into_iter().filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?))).collect();
-    let root = serde_json::json!({
+    let schema = serde_json::json!({
         "$ref": format!("#/components/schemas/{}", T::name()), "components": {"schemas": schemas},
     });
-    match jsonschema::draft202012::options().should_validate_formats(true).build(&root) {
-        Ok(validator) => Some(Arc::new(validator)),
+    match jsonschema::draft202012::options().should_validate_formats(true).build(&schema) {
+        Ok(validator) => Some(Arc::new(Known { schema, validator })),
         Err(error) => {
             tracing::error!(schema = %T::name(), error = %error, "a request's schema is not valid");
             None
@@ -175,7 +178,7 @@ pub fn close_tagged(schema: &mut RefOr<Schema>) {
 }
 
 /// An error by the field that it is about, in words that don't repeat the value.
-fn named(error: &ValidationError<'_>) -> Vec<FieldProblem> {
+fn named(error: &ValidationError<'_>, schema: &Value) -> Vec<FieldProblem> {
     let pointer = error.instance_path().to_string();
     let field = |name: &str, code: &str, detail: String| match name {
         "" => FieldProblem::new(&pointer, code, detail),
@@ -191,7 +194,7 @@ fn named(error: &ValidationError<'_>) -> Vec<FieldProblem> {
         }
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
             match likeliest(context, error.instance_path().as_str()) {
-                Some(branch) => branch.iter().flat_map(|error| named(error)).collect(),
+                Some(branch) => branch.iter().flat_map(|error| named(error, schema)).collect(),
                 None if !tags(context).is_empty() => vec![field("type", "not_a_choice", choices(tags(context)))],
                 None => {
                     vec![field("", "invalid", "is of none of the forms that the reference at /docs lists".to_owned())]
@@ -201,7 +204,17 @@ fn named(error: &ValidationError<'_>) -> Vec<FieldProblem> {
         ValidationErrorKind::Enum { options } => {
             vec![field("", "not_a_choice", choices(options.as_array().into_iter().flatten()))]
         }
+        ValidationErrorKind::Pattern { pattern } => vec![field("", "wrong_format", form(pattern, error, schema))],
         kind => vec![field("", code(kind), error.masked_with("the value").to_string())],
+    }
+}
+
+/// What a text has to be, by an example where its schema has one.
+fn form(pattern: &str, error: &ValidationError<'_>, schema: &Value) -> String {
+    let within = error.schema_path().as_str().rsplit_once('/').and_then(|(parent, _)| schema.pointer(parent));
+    match within.and_then(|it| it["example"].as_str()) {
+        Some(example) => format!("has not the form of `{example}`, for example: it has to match `{pattern}`"),
+        None => format!("has to match `{pattern}`"),
     }
 }
 
@@ -249,7 +262,7 @@ fn code(kind: &ValidationErrorKind) -> &'static str {
         ValidationErrorKind::MaxLength { .. } | ValidationErrorKind::MaxItems { .. } => "too_long",
         ValidationErrorKind::Minimum { .. } | ValidationErrorKind::ExclusiveMinimum { .. } => "too_small",
         ValidationErrorKind::Maximum { .. } | ValidationErrorKind::ExclusiveMaximum { .. } => "too_large",
-        ValidationErrorKind::Format { .. } | ValidationErrorKind::Pattern { .. } => "wrong_format",
+        ValidationErrorKind::Format { .. } => "wrong_format",
         _ => "invalid",
     }
 }

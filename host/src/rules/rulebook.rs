@@ -514,7 +514,7 @@ mod tests {
         let candidates = vec![candidate("a", 3.0), candidate("b", 1.0), candidate("c", 2.0)];
         let routed = book.route(Subject::default(), candidates, &given());
         assert_eq!(routed.order.unwrap(), ["c", "a"]);
-        let said: Vec<_> = routed.words.iter().map(|it| (it.hook.as_str(), json!(it.answer).to_string())).collect();
+        let said: Vec<_> = routed.words.iter().map(|it| (&*it.hook, json!(it.answer).to_string())).collect();
         assert_eq!(said[0], ("score", r#"{"a":-3.0,"b":-1.0,"c":-2.0}"#.to_owned()));
         assert!(said[1].0 == "route" && said[1].1.contains(r#""connection":"c""#), "{said:?}");
     }
