@@ -355,7 +355,7 @@ async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Op
         attachments: 0,
         legs: None,
     };
-    let new = NewMessage { message, idempotency: None, attachments: vec![], particulars: None };
+    let new = NewMessage { message, idempotency: None, attachments: vec![], subject: None };
     let lease = BirthLease { id: Uuid::now_v7(), node: Uuid::now_v7(), length_ms: 600_000 };
     let mut txn = db.store.tenant(tenant).await.unwrap();
     message_insert(&mut txn, tenant, &[MessageRow { new: &new, json: b"{}", queued: Some(queued) }], lease)

@@ -38,7 +38,7 @@ fn message(priority: Priority, key: Option<&str>) -> NewMessage {
         legs: None,
     };
     let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint: [7; 32] });
-    NewMessage { message, idempotency, attachments: vec![], particulars: None }
+    NewMessage { message, idempotency, attachments: vec![], subject: None }
 }
 
 async fn accept(db: &Database, tenant: TenantId, new: &[NewMessage], queued: bool) -> Vec<MessageId> {
