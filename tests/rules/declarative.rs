@@ -106,14 +106,18 @@ async fn scores_order_the_candidates_and_the_decision_says_why() {
     assert!(rules[1]["why"].as_str().unwrap().contains("segment vip is not gold"), "{decision}");
     let reason = decision["decisions"][0]["plan"]["candidates"][0]["reason"].as_str().unwrap();
     assert!(reason.starts_with("rules give it +0.5;"), "{reason}");
-    gateway.call(Method::DELETE, "/v1/rules/vip", None).await.expect(204);
-    let later = gateway.get(&format!("/v1/messages/{id}/decision")).await;
-    assert_eq!(later["ruling"], decision["ruling"], "it names the rules that held, be they deleted");
 
     sink.answers("/b", [Reply::status(503)]);
     let id = gateway.send(&message(json!({"contact": {"segment": "vip"}}))).await;
     assert_eq!(gateway.settled(&id).await["state"], "sent");
     assert_eq!(gateway.attempts(&id).await, ["b:rejected_transient", "a:accepted"], "the other one stands in");
+
+    let decision = format!("/v1/messages/{id}/decision");
+    let before = gateway.get(&decision).await;
+    gateway.call(Method::DELETE, "/v1/rules/vip", None).await.expect(204);
+    let after = gateway.get(&decision).await;
+    assert!(after["ruling"]["decision"]["hits"][0]["rule"].as_str().unwrap().starts_with("rule_"), "{after}");
+    assert_eq!(after["ruling"], before["ruling"], "it names the rules that held, be they deleted");
 }
 
 #[tokio::test]
