@@ -2,8 +2,10 @@
 
 use std::{fs, path::Path};
 
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 
+use super::add;
 use crate::support::{database::eventually, gateway::TestGateway, sink::Sink};
 
 fn save(folder: &Path, file: &str, text: &str) {
@@ -114,4 +116,43 @@ async fn a_saved_file_is_live_on_every_node_and_a_bad_one_changes_nothing() {
     for node in [0, 1] {
         eventually("nobody refusing", || async { words(node).await.is_empty().then_some(()) }).await;
     }
+}
+
+#[tokio::test]
+async fn a_change_of_a_folders_script_is_tried_on_a_tenant_first() {
+    let (folder, gateway, sink) = with_folder().await;
+    let source = |priority: &str| format!("fn admit(message) {{ #{{priority: \"{priority}\"}} }}");
+    let priority_of = async |recipient: usize| {
+        let to = sink.url(&format!("/to/{recipient}"));
+        let id = gateway.send(&json!({"channel": "webhook", "to": to, "content": {"payload": {}}})).await;
+        gateway.get(&format!("/v1/messages/{id}")).await["priority"].clone()
+    };
+    let is_live = async |priority: &str| {
+        eventually("the file", || async { (priority_of(0).await == priority).then_some(()) }).await;
+    };
+    save(folder.path(), "gate.rhai", &source("high"));
+    is_live("high").await;
+    let version = add(&gateway, "gate", &source("low")).await;
+    gateway.post("/v1/scripts/gate/shadow", &json!({"version": version})).await.expect(200);
+    assert_eq!(priority_of(1).await, "high", "a shadow changes nothing");
+    let difference = eventually("the difference", || async {
+        let list = gateway.get("/v1/scripts/gate/differences").await;
+        list["data"].as_array().unwrap().first().cloned()
+    })
+    .await;
+    assert_eq!(
+        (&difference["live"], &difference["candidate"]),
+        (&json!({"priority": "high"}), &json!({"priority": "low"}))
+    );
+    let canary = json!({"version": version, "percentage": 50});
+    gateway.post("/v1/scripts/gate/canary", &canary).await.expect(200);
+    let mut seen: Vec<Value> = Vec::new();
+    for recipient in 0..20 {
+        seen.push(priority_of(recipient).await);
+    }
+    assert!(seen.contains(&json!("high")) && seen.contains(&json!("low")), "{seen:?}");
+    gateway.call(Method::DELETE, "/v1/scripts/gate/candidate", None).await.expect(204);
+    is_live("high").await;
+    save(folder.path(), "gate.rhai", &source("low"));
+    is_live("low").await;
 }

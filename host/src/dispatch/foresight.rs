@@ -20,7 +20,8 @@ use crate::{
     },
 };
 
-/// How long it holds: what a delivery that waits longer would go by may be another by then.
+/// How long it holds: what a delivery that waits longer would go by may be another by then. Breakers and limits are asked
+/// when it goes in any case.
 const LIFETIME: Duration = Duration::from_secs(10);
 
 impl Foreseen {

@@ -428,6 +428,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::message::{Address, Body};
 
     fn read(value: Value) -> Result<Subject, Vec<Problem>> {
         Subject::read(serde_json::from_value(value).unwrap(), Country::of_address("sms", "+46701234567"))
@@ -461,6 +462,19 @@ mod tests {
         assert_eq!(texts(&read(json!({})).unwrap(), Field::Country), ["SE"]);
         let subject = read(json!({"contact": {"region": "SE-AB", "country": null}})).unwrap();
         assert_eq!(texts(&subject, Field::Region), ["AB", "SE-AB"]);
+    }
+
+    #[test]
+    fn what_was_read_holds_while_the_address_tells_the_same_country() {
+        let to = Some(Address { address: "+46701234567".into(), name: None });
+        let mut message = Message::with_body(Body { to, ..Body::default() });
+        let known = || read(json!({"attributes": {"amount": 5}})).unwrap();
+        let same = Subject::with(&message, Some(known()));
+        assert_eq!((same.amount(), texts(&same, Field::Country)), (Some("5".parse().unwrap()), vec!["SE"]));
+        assert_eq!(same.envelope().to, "+46701234567");
+        message.channel = "push".parse().unwrap();
+        let other = Subject::with(&message, Some(known()));
+        assert_eq!((other.amount(), texts(&other, Field::Country)), (Some("5".parse().unwrap()), vec![]));
     }
 
     #[test]

@@ -107,3 +107,27 @@ fn hit(bytes: &[u8; LENGTH]) -> Hit {
     let [rule @ .., high, low] = bytes;
     Hit { rule: Ending(*rule), confidence: f64::from(u16::from_be_bytes([*high, *low])) / STEPS }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_down_is_spelled_out_again() {
+        let rules: Vec<RuleId> = (0..3).map(|_| RuleId::new()).collect();
+        let hits: Hits = rules.iter().map(|&rule| Hit { rule: rule.into(), confidence: 0.7719 }).collect();
+        let written = serde_json::to_string(&hits).unwrap();
+        assert_eq!(written.len(), 34, "{written}");
+        let read: Hits = serde_json::from_str(&written).unwrap();
+        let out: Vec<_> = read.spelled_out(&rules[1..]).into_iter().map(|it| (it.rule, it.confidence)).collect();
+        assert_eq!(out, [(None, 0.7719), (Some(rules[1]), 0.7719), (Some(rules[2]), 0.7719)]);
+    }
+
+    #[test]
+    fn a_hundred_are_listed() {
+        let hits: Hits = (0..200).map(|_| Hit { rule: RuleId::new().into(), confidence: 1.0 }).collect();
+        let read: Hits = serde_json::from_str(&serde_json::to_string(&hits).unwrap()).unwrap();
+        assert_eq!((read.as_slice().len(), &read), (MOST, &hits));
+        assert!(serde_json::from_str::<Hits>("\"AAAA\"").is_err(), "it ends within a rule");
+    }
+}
