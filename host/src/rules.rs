@@ -36,11 +36,13 @@ use self::{
     expression::{Expressions, Memo, ScriptFault},
     index::Index,
     matching::{Case, Compiler, Match, Test},
+    ruling::Ruling,
     symbols::{Facts, Symbols},
     words::Words,
 };
 use crate::domain::{
     ids::RuleId,
+    message::Message,
     problem::{Problem, Problems},
     rule::{Effect, RuleSpec},
     subject::Subject,
@@ -181,6 +183,15 @@ impl RuleSet {
         let mut rules = accounts_of_held(held, &decision);
         rules.append(&mut missed);
         Explanation { decision, rules }
+    }
+
+    /// Of every rule why it held of a message when it was accepted, or did not: as it was before anybody had a say.
+    #[must_use]
+    pub fn explain_accepted(&self, message: &Message) -> Vec<Account> {
+        let was = Ruling::of(message).map(|ruling| ruling.was).unwrap_or_default();
+        let mut before = message.clone();
+        was.undo(&mut before);
+        self.explain(&Subject::of(&before).unaccepted(), message.created_at).rules
     }
 
     fn case<'a>(&'a self, subject: &'a Subject, facts: &'a Facts, now: Timestamp, memo: &'a Memo) -> Case<'a> {

@@ -118,6 +118,10 @@ async fn scores_order_the_candidates_and_the_decision_says_why() {
     let after = gateway.get(&decision).await;
     assert!(after["ruling"]["decision"]["hits"][0]["rule"].as_str().unwrap().starts_with("rule_"), "{after}");
     assert_eq!(after["ruling"], before["ruling"], "it names the rules that held, be they deleted");
+    let changed = json!({"version": 1, "rule": {"name": "Gold", "then": {"priority": "urgent"}}});
+    gateway.call(Method::PUT, "/v1/rules/gold", Some(&changed)).await.expect(200);
+    let later = gateway.get(&decision).await;
+    assert_eq!((&after["rules"], &later["rules"]), (&before["rules"], &before["rules"]), "as they were then");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! `/v1/messages`
 
 mod channels;
+mod hindsight;
 mod new;
 mod view;
 
@@ -312,7 +313,13 @@ pub async fn decision(
     let held = rule_ids_ending(&mut txn, tenant.id, &endings).await?;
     drop(txn);
     let config = app.directory.tenant(tenant.id).await?;
-    let rules = config.rulebook.as_ref().map(|book| book.explain_again(&view.message)).unwrap_or_default();
+    let mut rules = config.rulebook.as_ref().map(|book| book.explain_again(&view.message)).unwrap_or_default();
+    let decision = ruling.as_ref().and_then(|ruling| ruling.decision.as_ref());
+    if rules.is_empty()
+        && let Some(decision) = decision
+    {
+        rules = hindsight::accounts(&app.store, tenant.id, &view.message, &decision.rules).await?;
+    }
     let ruling = ruling.map(|ruling| ruling.spelled_out(&held));
     Ok(Json(DecisionAnswer::new(&view.message, ruling, rules, attempts, events)))
 }

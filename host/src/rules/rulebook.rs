@@ -166,8 +166,8 @@ impl Rulebook {
     pub fn explain_again(&self, message: &Message) -> Vec<Account> {
         let asked = Ruling::of(message).and_then(|it| it.decision).map(|it| it.rules);
         let book = self.for_message(message);
-        let same = book.rules.as_ref().is_some_and(|rules| asked.as_deref() == Some(rules.fingerprint()));
-        if same { book.explain(message, message.created_at) } else { Vec::new() }
+        let same = book.rules.as_ref().filter(|rules| asked.as_deref() == Some(rules.fingerprint()));
+        same.map(|rules| rules.explain_accepted(message)).unwrap_or_default()
     }
 
     /// The scripts in service that define a hook.
@@ -491,6 +491,17 @@ mod tests {
         let ruling: Ruling = serde_json::from_str(held.body.ruling.unwrap().get()).unwrap();
         assert_eq!(ruling.decision.unwrap().held, 1);
         assert_eq!(json!(ruling.scripts[0].answer)["action"], "hold");
+    }
+
+    #[test]
+    fn a_message_is_explained_as_it_was_before_scripts_changed_it() {
+        let rule = json!({"name": "Large", "when": {"amount": {"min": 500}}, "then": {"priority": "high"}});
+        let book = book(&[rule], &[("more", "fn admit(message) { #{attributes: #{amount: 750}} }")]);
+        let mut changed = message(r#"{"amount": 5}"#);
+        book.admit(&mut changed, &given());
+        let accounts = book.explain_again(&changed);
+        assert_eq!(accounts[0].why, "amount 5 is under the minimum 500");
+        assert!(!accounts[0].hit);
     }
 
     #[test]

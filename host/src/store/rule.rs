@@ -60,6 +60,49 @@ pub async fn rule_specs(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<(
     Ok(rows.into_iter().map(|(id, spec)| (id.into(), spec)).collect())
 }
 
+/// When a tenant's rules changed after `from` and until `to`, the latest first.
+pub async fn rule_changes(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    from: Timestamp,
+    to: Timestamp,
+    limit: u32,
+) -> Result<Vec<Timestamp>> {
+    let times: Vec<jiff_sqlx::Timestamp> = sqlx::query_scalar(
+        "select at from (
+           select created_at as at from rule_version where tenant_id = $1
+           union
+           select at from audit where tenant_id = $1 and action = 'rule.deleted'
+         ) as changes where at > $2 and at <= $3 order by at desc limit $4",
+    )
+    .bind(tenant.uuid())
+    .bind(jiff_sqlx::Timestamp::from(from))
+    .bind(jiff_sqlx::Timestamp::from(to))
+    .bind(i64::from(limit))
+    .fetch_all(db)
+    .await?;
+    Ok(times.into_iter().map(|at| at.to_jiff()).collect())
+}
+
+/// The specifications of all rules as they stood then, as JSON; of what was deleted the audit tells when.
+pub async fn rule_specs_at(db: &mut PgConnection, tenant: TenantId, at: Timestamp) -> Result<Vec<(RuleId, String)>> {
+    let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as(
+        "select rule_id, spec from (
+           select distinct on (rule_id) rule_id, spec from rule_version
+           where tenant_id = $1 and created_at <= $2 order by rule_id, version desc
+         ) as standing
+         where not exists (
+           select from audit where tenant_id = $1 and at <= $2 and action = 'rule.deleted'
+             and subject = 'rule_' || replace(rule_id::text, '-', ''))
+         order by rule_id",
+    )
+    .bind(tenant.uuid())
+    .bind(jiff_sqlx::Timestamp::from(at))
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|(id, spec)| (id.into(), spec)).collect())
+}
+
 /// How many rules a tenant has.
 pub async fn rule_count(db: &mut PgConnection, tenant: TenantId) -> Result<i64> {
     let count = sqlx::query_scalar("select count(*) from rule where tenant_id = $1").bind(tenant.uuid());
