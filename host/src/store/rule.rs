@@ -60,25 +60,23 @@ pub async fn rule_specs(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<(
     Ok(rows.into_iter().map(|(id, spec)| (id.into(), spec)).collect())
 }
 
-/// When a tenant's rules changed after `from` and until `to`, the latest first.
+/// When a tenant's rules changed after `from` and until `to`, in order.
 pub async fn rule_changes(
     db: &mut PgConnection,
     tenant: TenantId,
     from: Timestamp,
     to: Timestamp,
-    limit: u32,
 ) -> Result<Vec<Timestamp>> {
     let times: Vec<jiff_sqlx::Timestamp> = sqlx::query_scalar(
         "select at from (
            select created_at as at from rule_version where tenant_id = $1
            union
            select at from audit where tenant_id = $1 and action = 'rule.deleted'
-         ) as changes where at > $2 and at <= $3 order by at desc limit $4",
+         ) as changes where at > $2 and at <= $3 order by at",
     )
     .bind(tenant.uuid())
     .bind(jiff_sqlx::Timestamp::from(from))
     .bind(jiff_sqlx::Timestamp::from(to))
-    .bind(i64::from(limit))
     .fetch_all(db)
     .await?;
     Ok(times.into_iter().map(|at| at.to_jiff()).collect())
