@@ -2,7 +2,7 @@
 //! active routes. It is read far more often than it changes, so each tenant's stands in memory
 //! until its version in the database is another.
 
-pub mod rulebooks;
+mod rulebooks;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -272,7 +272,9 @@ fn check(specs: &[(RuleId, RuleSpec)]) -> Result<(), Vec<Problem>> {
     problems.unless_any(())
 }
 
-fn fingerprint(specs: &[(RuleId, RuleSpec)]) -> Arc<str> {
+/// Tells a set of rules, in the order of their ids, from any other.
+#[must_use]
+pub fn fingerprint(specs: &[(RuleId, RuleSpec)]) -> Arc<str> {
     let mut digest = Sha256::new();
     for spec in specs {
         // A specification always has a text form; its keys are texts.

@@ -131,7 +131,7 @@ fn compile(sources: Sources, before: Option<&Known>, stamp: String) -> Result<Kn
     Ok(Known { stamp, book, rules, modules, compiled_modules })
 }
 
-pub fn specs(rules: &[(RuleId, String)]) -> Result<Vec<Spec>, String> {
+fn specs(rules: &[(RuleId, String)]) -> Result<Vec<Spec>, String> {
     rules.iter().map(|(id, json)| Ok((*id, parsed(&id.to_string(), json)?))).collect()
 }
 
@@ -207,7 +207,7 @@ fn tried_rules(of: &str, spec: &str, rules: &[(RuleId, String)]) -> Result<Arc<R
     rule_set(all)
 }
 
-pub fn rule_set(specs: Vec<Spec>) -> Result<Arc<RuleSet>, String> {
+fn rule_set(specs: Vec<Spec>) -> Result<Arc<RuleSet>, String> {
     RuleSet::compile(specs, Box::<Language>::default()).map(Arc::new).map_err(|problems| {
         let each = problems.iter().take(5).map(|it| format!("{}: {}", it.pointer, it.detail));
         each.collect::<Vec<_>>().join("; ")

@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 
 use super::{Result, message::corrupt};
 use crate::domain::{
+    audit::Action,
     ids::{RuleId, TenantId},
     rule::RuleSpec,
 };
@@ -71,12 +72,13 @@ pub async fn rule_changes(
         "select at from (
            select created_at as at from rule_version where tenant_id = $1
            union
-           select at from audit where tenant_id = $1 and action = 'rule.deleted'
+           select at from audit where tenant_id = $1 and action = $4
          ) as changes where at > $2 and at <= $3 order by at",
     )
     .bind(tenant.uuid())
     .bind(jiff_sqlx::Timestamp::from(from))
     .bind(jiff_sqlx::Timestamp::from(to))
+    .bind(Action::RuleDeleted.as_str())
     .fetch_all(db)
     .await?;
     Ok(times.into_iter().map(|at| at.to_jiff()).collect())
@@ -90,12 +92,14 @@ pub async fn rule_specs_at(db: &mut PgConnection, tenant: TenantId, at: Timestam
            where tenant_id = $1 and created_at <= $2 order by rule_id, version desc
          ) as standing
          where not exists (
-           select from audit where tenant_id = $1 and at <= $2 and action = 'rule.deleted'
-             and subject = 'rule_' || replace(rule_id::text, '-', ''))
+           select from audit where tenant_id = $1 and at <= $2 and action = $3
+             and subject = $4 || replace(rule_id::text, '-', ''))
          order by rule_id",
     )
     .bind(tenant.uuid())
     .bind(jiff_sqlx::Timestamp::from(at))
+    .bind(Action::RuleDeleted.as_str())
+    .bind(RuleId::PREFIX)
     .fetch_all(db)
     .await?;
     Ok(rows.into_iter().map(|(id, spec)| (id.into(), spec)).collect())
@@ -138,6 +142,9 @@ pub async fn rule_put(db: &mut PgConnection, tenant: TenantId, rule: &StoredRule
 
 /// The rules that are or were there whose ids end in one of these ways; each is of six bytes.
 pub async fn rule_ids_ending(db: &mut PgConnection, tenant: TenantId, endings: &[&[u8]]) -> Result<Vec<RuleId>> {
+    if endings.is_empty() {
+        return Ok(Vec::new());
+    }
     let ids: Vec<uuid::Uuid> = sqlx::query_scalar(
         "select distinct rule_id from rule_version
          where tenant_id = $1 and substring(uuid_send(rule_id) from 11) = any ($2)",

@@ -1,11 +1,13 @@
 //! Why rules said what they said to a message, though they are others by now: what they were is kept.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    directory::rulebooks::{rule_set, specs},
-    domain::{ids::TenantId, message::Message},
-    rules::Account,
+    domain::{
+        ids::{RuleId, TenantId},
+        message::Message,
+    },
+    rules::{self, Account, RuleSet, language::Language},
     store::{
         self, Store,
         rule::{rule_changes, rule_specs_at},
@@ -28,7 +30,7 @@ pub async fn accounts(
     store: &Store,
     tenant: TenantId,
     message: &Message,
-    fingerprint: &str,
+    fingerprint: &Arc<str>,
 ) -> store::Result<Vec<Account>> {
     let accepted = message.created_at;
     let from = accepted.checked_sub(BEFORE).unwrap_or(accepted);
@@ -39,12 +41,19 @@ pub async fn accounts(
     let undone = before.into_iter().rev().filter_map(|at| at.checked_sub(Duration::from_micros(1)).ok());
     for at in std::iter::once(accepted).chain(undone.take(MOST)).chain(after.into_iter().take(MOST)) {
         let stored = rule_specs_at(&mut txn, tenant, at).await?;
-        let compiled = tokio::task::spawn_blocking(move || specs(&stored).and_then(rule_set)).await;
-        if let Ok(Ok(rules)) = compiled
-            && rules.fingerprint() == fingerprint
-        {
+        let fingerprint = Arc::clone(fingerprint);
+        // Ten thousand rules take a while.
+        let compiled = tokio::task::spawn_blocking(move || compiled(stored, &fingerprint)).await;
+        if let Ok(Some(rules)) = compiled {
             return Ok(rules.explain_accepted(message));
         }
     }
     Ok(Vec::new())
+}
+
+/// The rules, if they have this fingerprint.
+fn compiled(stored: Vec<(RuleId, String)>, fingerprint: &str) -> Option<RuleSet> {
+    let specs = stored.into_iter().map(|(id, json)| Some((id, serde_json::from_str(&json).ok()?)));
+    let specs = specs.collect::<Option<Vec<_>>>().filter(|specs| *rules::fingerprint(specs) == *fingerprint)?;
+    RuleSet::compile(specs, Box::<Language>::default()).ok()
 }
