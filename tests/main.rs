@@ -6,6 +6,7 @@ mod flow;
 mod peers;
 mod plugins;
 mod rules;
+mod safety;
 mod store;
 mod support;
 mod tidy;

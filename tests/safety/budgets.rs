@@ -1,0 +1,1 @@
+//! Rules and scripts share a budget, and what a key may not read it does not see.

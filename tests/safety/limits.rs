@@ -1,0 +1,1 @@
+//! Every limit of the OpenAPI document is enforced, and a refusal costs little.

@@ -1,0 +1,1 @@
+//! Hostile scripts end within their memory, and leave nothing behind.

@@ -1,0 +1,1 @@
+//! A secret goes where it was meant to go, and comes back nowhere.

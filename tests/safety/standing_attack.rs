@@ -1,0 +1,1 @@
+//! One tenant does everything at once that could hurt; another does not notice.
