@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod load;
 pub mod mail_server;
 pub mod peer;
+pub mod process;
 pub mod proxy;
 pub mod sink;
 pub mod small_disk;
