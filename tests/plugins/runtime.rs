@@ -389,7 +389,7 @@ fn a_version_replaces_another_and_goes_back() {
 /// Reports so many faults of a tenant's, and answers what the last one led to.
 fn faults(registry: &Registry, component: &Component, tenant: TenantId, count: usize) -> Option<Quarantined> {
     let report = || registry.report("fixture", component.digest(), tenant, false, Instant::now());
-    (0..count).map(|_| report()).last().flatten()
+    (0..count).fold(None, |_, _| report())
 }
 
 #[test]

@@ -161,7 +161,8 @@ mod tests {
     #[test]
     fn the_version_that_serves_is_put_in_service_again_without_a_word() {
         let new = component("old", "1.4.0", true);
-        let granted = decide(Activation::default(), &provider(Some("old"), &["x"]), &[new.clone()], &new).unwrap();
+        let granted =
+            decide(Activation::default(), &provider(Some("old"), &["x"]), std::slice::from_ref(&new), &new).unwrap();
         assert_eq!(granted, Granted { hosts: vec!["x".to_owned()], given: true });
     }
 }
