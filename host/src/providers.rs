@@ -30,10 +30,10 @@ pub use self::activation::{Activation, Grants};
 use crate::{
     config::FolderGrant,
     domain::{
-        audit::{Action, Operator},
+        audit::{Action, OperatorActor},
         ids::TenantId,
     },
-    runtime::{AdmissionError, Component, Quarantined, Registry, Runtime, Scope},
+    runtime::{AdmissionError, Component, QuarantineScope, Quarantined, Registry, Runtime},
     store::{
         Connection as Db, Store, StoreError,
         audit::{Deed, operator_audit_insert},
@@ -102,26 +102,26 @@ pub struct Providers {
     registry: Registry,
     grants: ArcSwap<HashMap<String, Arc<[String]>>>,
     /// What was taken up of each provider's row.
-    known: Mutex<HashMap<String, Known>>,
+    taken_up: Mutex<HashMap<String, TakenUp>>,
     /// One look at a time.
     looking: tokio::sync::Mutex<()>,
     loaded: AtomicBool,
     /// Quarantines that are not written down yet, the oldest first.
-    quarantines: Mutex<VecDeque<Found>>,
+    quarantines: Mutex<VecDeque<FoundQuarantine>>,
     /// Rung when there is one.
     found: Notify,
 }
 
 /// What a node knows of a provider's row.
 #[derive(Clone, Copy)]
-struct Known {
+struct TakenUp {
     version: i64,
-    failure: Option<Failure>,
+    failure: Option<LoadFailure>,
 }
 
 /// The active version could not be loaded.
 #[derive(Clone, Copy)]
-struct Failure {
+struct LoadFailure {
     pause: Duration,
     again: Instant,
 }
@@ -129,7 +129,7 @@ struct Failure {
 /// A quarantine that this node has found, with the version of the provider's row that it went by:
 /// whoever changes the row later knows better.
 #[derive(Clone)]
-struct Found {
+struct FoundQuarantine {
     name: String,
     version: i64,
     quarantined: Quarantined,
@@ -144,7 +144,7 @@ impl Providers {
             runtime,
             registry: Registry::new(),
             grants: ArcSwap::default(),
-            known: Mutex::default(),
+            taken_up: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
             loaded: AtomicBool::new(false),
             quarantines: Mutex::default(),
@@ -184,7 +184,7 @@ impl Providers {
         let digest = serving.component.digest();
         let Some(quarantined) = self.registry.report(name, digest, tenant, sound, Instant::now()) else { return };
         match quarantined.scope {
-            Scope::Tenant(tenant, lasts) => {
+            QuarantineScope::Tenant(tenant, lasts) => {
                 tracing::warn!(
                     provider.name = name,
                     provider.digest = digest,
@@ -195,7 +195,7 @@ impl Providers {
                 );
                 metrics::counter!("angarium_tenant_quarantines_total", "provider" => name.clone()).increment(1);
             }
-            Scope::All => {
+            QuarantineScope::All => {
                 tracing::error!(
                     provider.name = name,
                     provider.digest = digest,
@@ -205,8 +205,8 @@ impl Providers {
                 metrics::counter!("angarium_quarantines_total", "provider" => name.clone()).increment(1);
             }
         }
-        let version = self.known().get(name).map_or(0, |known| known.version);
-        self.quarantines().push_back(Found { name: name.clone(), version, quarantined });
+        let version = self.taken_up().get(name).map_or(0, |known| known.version);
+        self.quarantines().push_back(FoundQuarantine { name: name.clone(), version, quarantined });
         self.found.notify_one();
     }
 
@@ -254,7 +254,7 @@ impl Providers {
         &self,
         bytes: Bytes,
         activation: Option<Activation>,
-        by: &Operator,
+        by: &OperatorActor,
     ) -> Result<String, ProviderError> {
         let component = self.admit(bytes.clone()).await?;
         let descriptor = component.descriptor();
@@ -290,7 +290,7 @@ impl Providers {
     ///
     /// # Errors
     /// When there is no such provider or no such version, or the database fails.
-    pub async fn rollback(&self, name: &str, by: &Operator) -> Result<(), ProviderError> {
+    pub async fn rollback(&self, name: &str, by: &OperatorActor) -> Result<(), ProviderError> {
         let mut txn = self.store.worker().await?;
         let provider = locked(provider_lock(&mut txn, name).await?, name)?;
         let previous = provider.previous_digest.as_deref().ok_or(ProviderError::NoPrevious)?;
@@ -307,7 +307,7 @@ impl Providers {
     ///
     /// # Errors
     /// When there is no such provider, or its versions don't declare a host.
-    pub async fn grant(&self, name: &str, hosts: &[String], by: &Operator) -> Result<(), ProviderError> {
+    pub async fn grant(&self, name: &str, hosts: &[String], by: &OperatorActor) -> Result<(), ProviderError> {
         let mut txn = self.store.worker().await?;
         let provider = locked(provider_lock(&mut txn, name).await?, name)?;
         let versions = component_list(&mut txn, name).await?;
@@ -346,7 +346,7 @@ impl Providers {
 
     /// Whether this node does other than a provider's row says, and is to look into it now.
     fn is_behind(&self, provider: &StoredProvider, now: Instant) -> bool {
-        match self.known().get(&provider.name) {
+        match self.taken_up().get(&provider.name) {
             Some(known) if known.version == provider.version => match known.failure {
                 Some(failure) => now >= failure.again,
                 None => {
@@ -374,15 +374,15 @@ impl Providers {
                     again_in_s = pause.as_secs(),
                     "the active version of a provider can't be loaded; what served before still does"
                 );
-                Some(Failure { pause, again: Instant::now() + pause })
+                Some(LoadFailure { pause, again: Instant::now() + pause })
             }
         };
-        self.known().insert(provider.name.clone(), Known { version: provider.version, failure });
+        self.taken_up().insert(provider.name.clone(), TakenUp { version: provider.version, failure });
         Ok(())
     }
 
     fn pause_after_failure(&self, provider: &StoredProvider) -> Duration {
-        let known = self.known().get(&provider.name).copied().filter(|known| known.version == provider.version);
+        let known = self.taken_up().get(&provider.name).copied().filter(|known| known.version == provider.version);
         known.and_then(|known| known.failure).map_or(LOOK, |failure| (failure.pause * 2).min(LONGEST_PAUSE))
     }
 
@@ -478,7 +478,7 @@ impl Providers {
             FolderGrant::Declared => Some(Grants::Declared),
         };
         let activation = Activation { allow_downgrade: false, grants };
-        let by = Operator::gateway("providers.folder");
+        let by = OperatorActor::gateway("providers.folder");
         match self.install(bytes.into(), Some(activation), &by).await {
             Ok(_) => Ok(()),
             Err(
@@ -509,8 +509,8 @@ impl Providers {
         }
     }
 
-    async fn write_quarantine(&self, found: &Found) -> Result<(), ProviderError> {
-        let Found { name, version, quarantined } = found;
+    async fn write_quarantine(&self, found: &FoundQuarantine) -> Result<(), ProviderError> {
+        let FoundQuarantine { name, version, quarantined } = found;
         let mut txn = self.store.worker().await?;
         let provider = locked(provider_lock(&mut txn, name).await?, name)?;
         if provider.version != *version {
@@ -522,20 +522,20 @@ impl Providers {
             return Ok(());
         }
         match quarantined.scope {
-            Scope::Tenant(tenant, lasts) => {
+            QuarantineScope::Tenant(tenant, lasts) => {
                 tenant_quarantine_put(&mut txn, tenant, &quarantined.digest, lasts, FIVE_IN_A_ROW).await?;
             }
-            Scope::All => quarantine(&mut txn, &provider, quarantined).await?,
+            QuarantineScope::All => quarantine(&mut txn, &provider, quarantined).await?,
         }
         txn.commit().await.map_err(StoreError::from)?;
         Ok(())
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn taken_up(&self) -> MutexGuard<'_, HashMap<String, TakenUp>> {
+        self.taken_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn quarantines(&self) -> MutexGuard<'_, VecDeque<Found>> {
+    fn quarantines(&self) -> MutexGuard<'_, VecDeque<FoundQuarantine>> {
         self.quarantines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -564,7 +564,7 @@ async fn quarantine(db: &mut Db, provider: &StoredProvider, found: &Quarantined)
     let deed = Deed::new(Action::ProviderQuarantined, &provider.name)
         .before(json!({"digest": found.digest}))
         .after(json!({"digest": restored}));
-    operator_audit_insert(db, &Operator::gateway("quarantine"), &deed).await
+    operator_audit_insert(db, &OperatorActor::gateway("quarantine"), &deed).await
 }
 
 /// A version as records of what was done show it.

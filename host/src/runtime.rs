@@ -25,7 +25,7 @@ pub use admission::AdmissionError;
 pub use call::{CallError, Called, GuestFault, GuestFaultKind, Usage};
 pub use component::{Component, ConfigProblem};
 pub use descriptor::DescriptorProblem;
-pub use registry::{Listed, Quarantined, Registry, Scope};
+pub use registry::{Listed, QuarantineScope, Quarantined, Registry};
 
 use artifacts::ArtifactCache;
 use sandbox::Sandbox;

@@ -15,11 +15,11 @@ use angarium::{
         message::MOST_CONTENT,
         provider::{CallContext, Disposition, Item, Step},
         receipt::Kind,
-        transmission::{Reply, Transmission},
+        transmission::{Kv, Reply, Transmission},
     },
     runtime::{
-        CacheSettings, CallError, Called, Component, GuestFault, GuestFaultKind, Limits, Quarantined, Registry,
-        Runtime, RuntimeSettings, Scope,
+        CacheSettings, CallError, Called, Component, GuestFault, GuestFaultKind, Limits, QuarantineScope, Quarantined,
+        Registry, Runtime, RuntimeSettings,
     },
 };
 use serde_json::json;
@@ -327,6 +327,11 @@ fn the_largest_content_is_no_fault() {
         println!("{text:?}: {:?}", called.usage);
         assert!(matches!(called.result, Ok(Step::Send { .. })), "{text:?}: {:?}", called.result.err());
     }
+    let kv = |at: usize| Kv { name: format!("x-{at}"), value: "y".repeat(4096) };
+    let headers: serde_json::Map<_, _> = (0..64).map(|at| (format!("z-{at}"), json!("z".repeat(2000)))).collect();
+    let config = json!({"url": "https://example.org/hook", "headers": headers}).to_string();
+    let many = Item { headers: (0..100).map(kv).collect(), ..item("hello") };
+    assert!(matches!(webhook.prepare(&context(), &config, &[many]).result, Ok(Step::Send { .. })));
     let payload = Item { payload: Some("x".repeat(MOST_CONTENT)), ..item("") };
     assert!(matches!(webhook.prepare(&context(), CONFIG, &[payload]).result, Ok(Step::Send { .. })));
 }
@@ -404,14 +409,17 @@ fn five_faults_in_a_row_bring_the_version_before_back() {
     registry.report("fixture", new.digest(), one, true, now);
     assert_eq!(faults(&registry, &new, one, 4), None);
     let quarantined = faults(&registry, &new, one, 1).expect("the fifth in a row");
-    assert!(matches!(quarantined.scope, Scope::Tenant(tenant, _) if tenant == one), "{quarantined:?}");
+    assert!(matches!(quarantined.scope, QuarantineScope::Tenant(tenant, _) if tenant == one), "{quarantined:?}");
     assert_eq!(quarantined.restored.as_deref(), Some(old.digest()));
     assert_eq!((serving(one).as_str(), serving(other).as_str()), (old.digest(), new.digest()));
 
     faults(&registry, &new, other, 5);
     let quarantined = faults(&registry, &new, TenantId::new(), 5);
     let restored = Some(old.digest().to_owned());
-    assert_eq!(quarantined, Some(Quarantined { digest: new.digest().to_owned(), scope: Scope::All, restored }));
+    assert_eq!(
+        quarantined,
+        Some(Quarantined { digest: new.digest().to_owned(), scope: QuarantineScope::All, restored })
+    );
     assert_eq!(registry.get("fixture").unwrap().digest(), old.digest());
     assert_eq!(registry.list()[0].quarantined, [new.digest()]);
 
@@ -428,7 +436,7 @@ fn a_quarantined_version_without_another_leaves_nothing_in_service_until_it_is_s
     assert!(registry.get_for("fixture", one, Instant::now()).is_none() && registry.get("fixture").is_some());
     faults(&registry, &FIXTURE, TenantId::new(), 5);
     let last = faults(&registry, &FIXTURE, TenantId::new(), 5).map(|quarantined| quarantined.scope);
-    assert_eq!(last, Some(Scope::All));
+    assert_eq!(last, Some(QuarantineScope::All));
     assert!(registry.get("fixture").is_none());
     registry.serve(Arc::clone(&FIXTURE), None);
     assert!(registry.get_for("fixture", one, Instant::now()).is_some());

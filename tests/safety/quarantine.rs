@@ -94,12 +94,7 @@ fn body_of(size: usize, member: &str, unit: &str) -> String {
 #[tokio::test]
 async fn the_largest_webhooks_are_delivered_and_larger_ones_refused() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
-    let connection = gateway.webhook(&sink, "/in").await;
-    // As a tenant's own headers, as many as may be.
-    let headers: Value =
-        (0..64).map(|at| (format!("x-{at}"), json!("y".repeat(100)))).collect::<serde_json::Map<_, _>>().into();
-    let config = json!({"config": {"url": sink.url("/in"), "headers": headers}});
-    gateway.call(Method::PATCH, &format!("/v1/connections/{connection}"), Some(&config)).await.expect(200);
+    gateway.webhook(&sink, "/in").await;
     let bodies = [("payload", "x"), ("text", "x"), ("text", r#"\""#), ("html", r"\u0001"), ("text", "é")];
     for (member, unit) in bodies {
         // More than five, so that a fault would take the provider away.
@@ -115,11 +110,7 @@ async fn the_largest_webhooks_are_delivered_and_larger_ones_refused() {
         let detail = problem["errors"][0]["detail"].as_str().unwrap();
         assert!(detail.contains("8388608") && detail.contains("8388609"), "{detail}");
     }
-    let most: Value =
-        (0..100).map(|at| (format!("z-{at}"), json!("z".repeat(100)))).collect::<serde_json::Map<_, _>>().into();
-    let many = json!({"channel": "webhook", "content": {"payload": {}, "headers": most}});
-    assert_eq!(gateway.settled(&gateway.send(&many).await).await["state"], "sent");
-    assert!(sink.received().len() > bodies.len());
+    assert_eq!(sink.received().len(), bodies.len());
 }
 
 /// A server that takes every mail; it answers with what it was told before the data.
@@ -164,7 +155,8 @@ async fn the_largest_mails_are_delivered() {
     let config = json!({"host": "127.0.0.1", "port": port, "tls": "none", "from": "shop@example.org"});
     gateway.connection("mail", "email-smtp", config, json!({})).await;
     let people = |list: &str| -> Vec<Value> {
-        let address = |at: usize| format!("{}@{}.example", format_args!("{list}{at:0>61}"), "d".repeat(180));
+        let domain = ["d".repeat(60), "e".repeat(60), "f".repeat(56), "example".to_owned()].join(".");
+        let address = |at: usize| format!("{list}{at:0>61}@{domain}");
         (0..100).map(|at| json!({"address": address(at), "name": "\"".repeat(256)})).collect()
     };
     let headers: Value =

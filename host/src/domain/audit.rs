@@ -17,20 +17,20 @@ pub struct Actor {
 impl Actor {
     /// The same, for what belongs to no tenant.
     #[must_use]
-    pub fn as_operator(&self) -> Operator {
-        Operator { key: Some(self.key), name: self.name.clone(), request: self.request.clone() }
+    pub fn as_operator(&self) -> OperatorActor {
+        OperatorActor { key: Some(self.key), name: self.name.clone(), request: self.request.clone() }
     }
 }
 
 /// Who changes what belongs to no tenant: an operator's key, or a part of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Operator {
+pub struct OperatorActor {
     pub key: Option<KeyId>,
     pub name: String,
     pub request: Option<String>,
 }
 
-impl Operator {
+impl OperatorActor {
     /// The gateway by itself, for the reason that the name tells.
     #[must_use]
     pub fn gateway(name: &str) -> Self {

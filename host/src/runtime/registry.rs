@@ -48,7 +48,7 @@ impl Version {
 
 /// Who does without a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub enum QuarantineScope {
     /// One tenant, whose deliveries it failed over, for so long; others saw no fault, or too few.
     Tenant(TenantId, Duration),
     /// Everybody, until the version is activated again.
@@ -59,7 +59,7 @@ pub enum Scope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
     pub digest: String,
-    pub scope: Scope,
+    pub scope: QuarantineScope,
     /// The version that serves in its place; without one, nothing does.
     pub restored: Option<String>,
 }
@@ -145,7 +145,7 @@ impl Registry {
             Conclusion::All => None,
             Conclusion::Tenant(lasts) => Some(Quarantined {
                 digest: digest.to_owned(),
-                scope: Scope::Tenant(tenant, lasts),
+                scope: QuarantineScope::Tenant(tenant, lasts),
                 restored: entry.serving(tenant, now).map(|version| version.component.digest().to_owned()),
             }),
         }
@@ -160,7 +160,7 @@ impl Registry {
             entry.quarantined.insert(digest.to_owned());
             entry.active = entry.previous.take();
             let restored = entry.active.as_ref().map(|version| version.component.digest().to_owned());
-            Some(Quarantined { digest: digest.to_owned(), scope: Scope::All, restored })
+            Some(Quarantined { digest: digest.to_owned(), scope: QuarantineScope::All, restored })
         })
     }
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Result, StoreError};
 use crate::domain::{
-    audit::{Action, Actor, Operator},
+    audit::{Action, Actor, OperatorActor},
     ids::{AuditId, KeyId, TenantId},
 };
 
@@ -71,7 +71,7 @@ pub async fn audit_insert(db: &mut PgConnection, tenant: TenantId, actor: &Actor
 }
 
 /// Records what an operator, or the gateway by itself, did to what belongs to no tenant.
-pub async fn operator_audit_insert(db: &mut PgConnection, by: &Operator, deed: &Deed) -> Result<()> {
+pub async fn operator_audit_insert(db: &mut PgConnection, by: &OperatorActor, deed: &Deed) -> Result<()> {
     sqlx::query(
         "insert into operator_audit (id, key_id, actor, action, subject, before, after, reason, request_id)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
