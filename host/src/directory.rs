@@ -43,6 +43,7 @@ use crate::{
 /// A connection that deliveries can go through.
 #[derive(Debug)]
 pub struct Endpoint {
+    pub tenant: TenantId,
     pub connection: Connection,
     /// The connection's config, parsed.
     pub config: serde_json::Value,
@@ -225,7 +226,7 @@ impl Directory {
         let endpoints = connections.into_iter().zip(slots).zip(guards).map(|((connection, slots), guard)| {
             let secrets = secrets.remove(&connection.id).unwrap_or_default();
             let callback_url = self.public_url.callback(&connection.callback_token);
-            (connection.id, Arc::new(endpoint(connection, secrets, slots, guard, callback_url)))
+            (connection.id, Arc::new(endpoint(tenant, connection, secrets, slots, guard, callback_url)))
         });
         Ok(Arc::new(TenantConfig {
             version,
@@ -415,6 +416,7 @@ impl Slots {
 }
 
 fn endpoint(
+    tenant: TenantId,
     connection: Connection,
     secrets: Vec<(String, Vec<Secret>)>,
     slots: Arc<Semaphore>,
@@ -422,6 +424,7 @@ fn endpoint(
     callback_url: Option<String>,
 ) -> Endpoint {
     Endpoint {
+        tenant,
         config: serde_json::from_str(connection.config.get()).unwrap_or_default(),
         secret_names: secrets.iter().map(|(name, _)| name.clone()).collect(),
         secrets: secrets.into_iter().collect(),

@@ -328,7 +328,7 @@ impl Dispatcher {
 
     fn deduplication(&self, endpoint: &Endpoint) -> Deduplication {
         self.providers
-            .serving(&endpoint.connection.provider)
+            .serving_for(&endpoint.connection.provider, endpoint.tenant)
             .map_or(Deduplication::None, |serving| serving.component.descriptor().deduplication)
     }
 

@@ -3,33 +3,44 @@
 //!
 //! The database says which component of a provider is active; every node follows it. A change is
 //! written there first and then taken up by [`Providers::sync`], on the node that made it as on
-//! all others.
+//! all others. What serves on the node is compared with the database at each look, so that
+//! whatever keeps them apart passes.
+
+mod activation;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub use self::activation::{Activation, Grants};
 use crate::{
     config::FolderGrant,
-    runtime::{AdmissionError, Component, Quarantined, Registry, Runtime},
+    domain::{
+        audit::{Action, OperatorActor},
+        ids::TenantId,
+    },
+    runtime::{AdmissionError, Component, QuarantineScope, Quarantined, Registry, Runtime},
     store::{
-        Store, StoreError,
+        Connection as Db, Store, StoreError,
+        audit::{Deed, operator_audit_insert},
         provider::{
-            StoredProvider, component_bytes, component_digests, component_insert, component_list, component_quarantine,
-            provider_activate, provider_grant, provider_list, provider_lock,
+            StoredComponent, StoredProvider, component_bytes, component_digests, component_granted, component_insert,
+            component_list, component_quarantine, provider_activate, provider_grant, provider_list, provider_lock,
+            tenant_quarantine_lift, tenant_quarantine_put,
         },
     },
     telemetry,
@@ -37,6 +48,10 @@ use crate::{
 
 /// How often a node looks for changes that other nodes made.
 const LOOK: Duration = Duration::from_secs(1);
+/// A version that could not be loaded is tried again after a second, then after twice as long each
+/// time up to this, since each try may compile it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const FIVE_IN_A_ROW: &str = "it failed five times in a row";
 
 /// A provider's active version with its grants: what one attempt works with, to its end.
 #[derive(Debug, Clone)]
@@ -59,12 +74,25 @@ pub enum ProviderError {
     #[error("there is no version before the present one to go back to")]
     NoPrevious,
     /// The descriptor doesn't declare these.
-    #[error("the provider doesn't declare {}", .0.iter().map(|host| format!("`{host}`")).collect::<Vec<_>>().join(", "))]
+    #[error("the provider doesn't declare {}", list(.0))]
     Undeclared(Vec<String>),
+    #[error("version {given} is lower than {serving}; a downgrade must be allowed explicitly (`allow_downgrade`)")]
+    Downgrade { given: String, serving: String },
+    /// Another component was given these.
+    #[error(
+        "the provider was granted {} for another component; say whether this one gets that too (`grants=keep`) or \
+         nothing yet (`grants=none`)",
+        list(.0)
+    )]
+    GrantsUnconfirmed(Vec<String>),
     #[error("the folder of providers {} can't be read: {error}; `providers.folder` names it", path.display())]
     Folder { path: PathBuf, error: io::Error },
     #[error("the admission of a component ended without an answer")]
     Lost,
+}
+
+fn list(hosts: &[String]) -> String {
+    hosts.iter().map(|host| format!("`{host}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// The providers of this node.
@@ -73,37 +101,71 @@ pub struct Providers {
     runtime: Arc<Runtime>,
     registry: Registry,
     grants: ArcSwap<HashMap<String, Arc<[String]>>>,
-    /// The version of each provider's row that was taken up.
-    seen: Mutex<HashMap<String, i64>>,
+    /// What was taken up of each provider's row.
+    taken_up: Mutex<HashMap<String, TakenUp>>,
     /// One look at a time.
     looking: tokio::sync::Mutex<()>,
     loaded: AtomicBool,
-    quarantines: mpsc::UnboundedSender<(String, Quarantined)>,
-    quarantined: Mutex<Option<mpsc::UnboundedReceiver<(String, Quarantined)>>>,
+    /// Quarantines that are not written down yet, the oldest first.
+    quarantines: Mutex<VecDeque<FoundQuarantine>>,
+    /// Rung when there is one.
+    found: Notify,
+}
+
+/// What a node knows of a provider's row.
+#[derive(Clone, Copy)]
+struct TakenUp {
+    version: i64,
+    failure: Option<LoadFailure>,
+}
+
+/// The active version could not be loaded.
+#[derive(Clone, Copy)]
+struct LoadFailure {
+    pause: Duration,
+    again: Instant,
+}
+
+/// A quarantine that this node has found, with the version of the provider's row that it went by:
+/// whoever changes the row later knows better.
+#[derive(Clone)]
+struct FoundQuarantine {
+    name: String,
+    version: i64,
+    quarantined: Quarantined,
 }
 
 impl Providers {
     /// No provider serves before [`Providers::load`].
     #[must_use]
     pub fn new(store: Store, runtime: Arc<Runtime>) -> Self {
-        let (quarantines, quarantined) = mpsc::unbounded_channel();
         Self {
             store,
             runtime,
             registry: Registry::new(),
             grants: ArcSwap::default(),
-            seen: Mutex::default(),
+            taken_up: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
             loaded: AtomicBool::new(false),
-            quarantines,
-            quarantined: Mutex::new(Some(quarantined)),
+            quarantines: Mutex::default(),
+            found: Notify::new(),
         }
     }
 
-    /// The version of a provider that serves now.
+    /// The version of a provider that serves now, for what is no tenant's delivery.
     #[must_use]
     pub fn serving(&self, name: &str) -> Option<Serving> {
-        let component = self.registry.get(name)?;
+        self.with_grants(name, self.registry.get(name)?)
+    }
+
+    /// The version that serves a tenant's deliveries: another one, or none, while the active version
+    /// is in quarantine for the tenant.
+    #[must_use]
+    pub fn serving_for(&self, name: &str, tenant: TenantId) -> Option<Serving> {
+        self.with_grants(name, self.registry.get_for(name, tenant, Instant::now())?)
+    }
+
+    fn with_grants(&self, name: &str, component: Arc<Component>) -> Option<Serving> {
         let granted = self.grants.load().get(name).cloned().unwrap_or_default();
         Some(Serving { component, granted })
     }
@@ -114,21 +176,38 @@ impl Providers {
         self.loaded.load(Ordering::Acquire)
     }
 
-    /// Takes note of how a call of this version ended; a version that fails five times in a row is
-    /// quarantined, and the one before it serves again.
-    pub fn report(&self, serving: &Serving, healthy: bool) {
+    /// Takes note of whether a tenant's attempt speaks for the version or against it. A version that
+    /// fails five times in a row is in quarantine for the tenant, and one that does so for several
+    /// tenants, while it serves none, for all.
+    pub fn report(&self, serving: &Serving, tenant: TenantId, sound: bool) {
         let name = &serving.component.descriptor().name;
-        if let Some(quarantined) = self.registry.report(name, serving.component.digest(), healthy) {
-            tracing::error!(
-                provider.name = name,
-                provider.digest = quarantined.digest,
-                restored = quarantined.restored,
-                "a provider version is quarantined: it failed five times in a row"
-            );
-            metrics::counter!("angarium_quarantines_total", "provider" => name.clone()).increment(1);
-            // Nobody listens any more only while the node ends.
-            let _ = self.quarantines.send((name.clone(), quarantined));
+        let digest = serving.component.digest();
+        let Some(quarantined) = self.registry.report(name, digest, tenant, sound, Instant::now()) else { return };
+        match quarantined.scope {
+            QuarantineScope::Tenant(tenant, lasts) => {
+                tracing::warn!(
+                    provider.name = name,
+                    provider.digest = digest,
+                    tenant.id = %tenant,
+                    lasts_s = lasts.as_secs(),
+                    restored = quarantined.restored,
+                    "a provider version is in quarantine for one tenant: it failed five times in a row over its deliveries"
+                );
+                metrics::counter!("angarium_tenant_quarantines_total", "provider" => name.clone()).increment(1);
+            }
+            QuarantineScope::All => {
+                tracing::error!(
+                    provider.name = name,
+                    provider.digest = digest,
+                    restored = quarantined.restored,
+                    "a provider version is quarantined: it failed five times in a row for several tenants"
+                );
+                metrics::counter!("angarium_quarantines_total", "provider" => name.clone()).increment(1);
+            }
         }
+        let version = self.taken_up().get(name).map_or(0, |known| known.version);
+        self.quarantines().push_back(FoundQuarantine { name: name.clone(), version, quarantined });
+        self.found.notify_one();
     }
 
     /// Brings what the database says is active into service, then the folder's components.
@@ -151,49 +230,57 @@ impl Providers {
 
     /// Follows the database and writes quarantines down, until it is told to stop.
     pub async fn follow(&self, stop: CancellationToken) {
-        let taken = self.quarantined.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut quarantined) = taken else { return };
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some((name, found)) = quarantined.recv() => {
-                    if let Err(error) = self.quarantine(&name, &found).await {
-                        tracing::warn!(provider.name = name, %error, "a quarantine is not written down; it is tried again");
-                        tokio::time::sleep(LOOK).await;
-                        let _ = self.quarantines.send((name, found));
-                    }
-                }
-                _ = ticks.tick() => {
-                    if let Err(error) = self.sync().await {
-                        tracing::warn!(%error, "changes of providers can't be read; the next look is in a second");
-                    }
-                }
+                () = self.found.notified() => {}
+                _ = ticks.tick() => {}
+            }
+            if let Err(error) = self.sync().await {
+                tracing::warn!(%error, "changes of providers can't be read or written; the next look is in a second");
             }
         }
     }
 
-    /// Takes a component in; with `activate` it serves from now on, on every node.
+    /// Takes a component in; with an activation it serves from now on, on every node, and whatever
+    /// quarantine it was in is over.
     ///
     /// # Errors
-    /// When the component is refused, or the database fails.
-    pub async fn install(&self, bytes: Bytes, activate: bool) -> Result<String, ProviderError> {
+    /// When the component is refused, or may not take the place of what serves, or the database
+    /// fails. Nothing is stored then.
+    pub async fn install(
+        &self,
+        bytes: Bytes,
+        activation: Option<Activation>,
+        by: &OperatorActor,
+    ) -> Result<String, ProviderError> {
         let component = self.admit(bytes.clone()).await?;
         let descriptor = component.descriptor();
         let mut txn = self.store.worker().await?;
         component_insert(&mut txn, component.digest(), descriptor, &bytes).await?;
-        if activate {
-            component_quarantine(&mut txn, component.digest(), None).await?;
-            let provider = locked(provider_lock(&mut txn, &descriptor.name).await?, &descriptor.name)?;
-            let active = provider.active_digest.as_deref();
-            if active != Some(component.digest()) {
-                provider_activate(&mut txn, &descriptor.name, Some(component.digest()), active).await?;
+        let provider = locked(provider_lock(&mut txn, &descriptor.name).await?, &descriptor.name)?;
+        let versions = component_list(&mut txn, &descriptor.name).await?;
+        let new = versions.iter().find(|version| version.digest == component.digest());
+        let new = new.ok_or_else(|| ProviderError::Unknown(descriptor.name.clone()))?;
+        let mut deed = Deed::new(Action::ProviderInstalled, &descriptor.name).after(shown(new, None));
+        if let Some(activation) = activation {
+            let granted = activation::decide(activation, &provider, &versions, new)?;
+            deed = Deed::new(Action::ProviderActivated, &descriptor.name).after(shown(new, Some(&granted.hosts)));
+            let before = versions.iter().find(|version| Some(&version.digest) == provider.active_digest.as_ref());
+            deed.before = before.map(|before| shown(before, Some(&provider.granted_hosts)));
+            activate(&mut txn, &provider, &new.digest).await?;
+            if granted.hosts != provider.granted_hosts {
+                provider_grant(&mut txn, &descriptor.name, &granted.hosts).await?;
+            }
+            if granted.given {
+                component_granted(&mut txn, &new.digest).await?;
             }
         }
+        operator_audit_insert(&mut txn, by, &deed).await?;
         txn.commit().await.map_err(StoreError::from)?;
-        if activate {
-            self.registry.release(&descriptor.name, component.digest());
+        if activation.is_some() {
             self.sync().await?;
         }
         Ok(descriptor.name.clone())
@@ -203,14 +290,16 @@ impl Providers {
     ///
     /// # Errors
     /// When there is no such provider or no such version, or the database fails.
-    pub async fn rollback(&self, name: &str) -> Result<(), ProviderError> {
+    pub async fn rollback(&self, name: &str, by: &OperatorActor) -> Result<(), ProviderError> {
         let mut txn = self.store.worker().await?;
         let provider = locked(provider_lock(&mut txn, name).await?, name)?;
         let previous = provider.previous_digest.as_deref().ok_or(ProviderError::NoPrevious)?;
-        component_quarantine(&mut txn, previous, None).await?;
-        provider_activate(&mut txn, name, Some(previous), provider.active_digest.as_deref()).await?;
+        activate(&mut txn, &provider, previous).await?;
+        let deed = Deed::new(Action::ProviderRolledBack, name)
+            .before(json!({"digest": provider.active_digest}))
+            .after(json!({"digest": previous}));
+        operator_audit_insert(&mut txn, by, &deed).await?;
         txn.commit().await.map_err(StoreError::from)?;
-        self.registry.release(name, previous);
         self.sync().await
     }
 
@@ -218,9 +307,9 @@ impl Providers {
     ///
     /// # Errors
     /// When there is no such provider, or its versions don't declare a host.
-    pub async fn grant(&self, name: &str, hosts: &[String]) -> Result<(), ProviderError> {
+    pub async fn grant(&self, name: &str, hosts: &[String], by: &OperatorActor) -> Result<(), ProviderError> {
         let mut txn = self.store.worker().await?;
-        locked(provider_lock(&mut txn, name).await?, name)?;
+        let provider = locked(provider_lock(&mut txn, name).await?, name)?;
         let versions = component_list(&mut txn, name).await?;
         let declared = |host: &&String| versions.iter().any(|version| version.descriptor.hosts.contains(host));
         let undeclared: Vec<_> = hosts.iter().filter(|host| !declared(host)).cloned().collect();
@@ -228,63 +317,125 @@ impl Providers {
             return Err(ProviderError::Undeclared(undeclared));
         }
         provider_grant(&mut txn, name, hosts).await?;
+        if let Some(active) = &provider.active_digest {
+            component_granted(&mut txn, active).await?;
+        }
+        let deed = Deed::new(Action::ProviderGranted, name)
+            .before(json!({"granted_hosts": provider.granted_hosts}))
+            .after(json!({"digest": provider.active_digest, "granted_hosts": hosts}));
+        operator_audit_insert(&mut txn, by, &deed).await?;
         txn.commit().await.map_err(StoreError::from)?;
         self.sync().await
     }
 
-    /// Takes up what changed in the database since the last look.
+    /// Writes down what this node has found, and takes up what the database says.
     ///
     /// # Errors
-    /// When the database can't be read.
+    /// When the database can't be read or written.
     pub async fn sync(&self) -> Result<(), ProviderError> {
         let _looking = self.looking.lock().await;
+        self.write_quarantines().await?;
         let mut txn = self.store.worker().await?;
         let providers = provider_list(&mut txn).await?;
         txn.commit().await.map_err(StoreError::from)?;
-        for provider in providers.iter().filter(|provider| !self.has_seen(provider)) {
+        for provider in providers.iter().filter(|provider| self.is_behind(provider, Instant::now())) {
             self.take_up(provider).await?;
-            self.seen().insert(provider.name.clone(), provider.version);
         }
         Ok(())
+    }
+
+    /// Whether this node does other than a provider's row says, and is to look into it now.
+    fn is_behind(&self, provider: &StoredProvider, now: Instant) -> bool {
+        match self.taken_up().get(&provider.name) {
+            Some(known) if known.version == provider.version => match known.failure {
+                Some(failure) => now >= failure.again,
+                None => {
+                    let serving = self.registry.get(&provider.name);
+                    serving.as_ref().map(|component| component.digest()) != provider.active_digest.as_deref()
+                }
+            },
+            Some(_) | None => true,
+        }
     }
 
     async fn take_up(&self, provider: &StoredProvider) -> Result<(), ProviderError> {
         let mut grants = HashMap::clone(&self.grants.load());
         grants.insert(provider.name.clone(), provider.granted_hosts.clone().into());
         self.grants.store(Arc::new(grants));
+        let failure = match self.put_in_service(provider).await {
+            Ok(()) => None,
+            Err(ProviderError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                let pause = self.pause_after_failure(provider);
+                tracing::error!(
+                    provider.name = provider.name,
+                    provider.digest = provider.active_digest,
+                    %error,
+                    again_in_s = pause.as_secs(),
+                    "the active version of a provider can't be loaded; what served before still does"
+                );
+                Some(LoadFailure { pause, again: Instant::now() + pause })
+            }
+        };
+        self.taken_up().insert(provider.name.clone(), TakenUp { version: provider.version, failure });
+        Ok(())
+    }
+
+    fn pause_after_failure(&self, provider: &StoredProvider) -> Duration {
+        let known = self.taken_up().get(&provider.name).copied().filter(|known| known.version == provider.version);
+        known.and_then(|known| known.failure).map_or(LOOK, |failure| (failure.pause * 2).min(LONGEST_PAUSE))
+    }
+
+    async fn put_in_service(&self, provider: &StoredProvider) -> Result<(), ProviderError> {
         let Some(active) = &provider.active_digest else {
             self.registry.remove(&provider.name);
             return Ok(());
         };
-        if self.registry.get(&provider.name).is_some_and(|component| component.digest() == active) {
-            return Ok(());
-        }
-        // The one before first, so that it stands behind the active one.
-        let previous = provider.previous_digest.as_ref().filter(|_| self.registry.get(&provider.name).is_none());
-        for digest in previous.into_iter().chain([active]) {
-            match self.stored(digest).await {
-                Ok(component) => {
-                    self.registry.release(&provider.name, digest);
-                    // An alert sees a first event only if its series is there before.
-                    metrics::counter!("angarium_quarantines_total", "provider" => provider.name.clone()).absolute(0);
-                    for channel in &component.descriptor().channels {
-                        drop(telemetry::lane(channel, &provider.name));
-                    }
-                    self.registry.install(component);
-                    tracing::info!(
-                        provider.name = provider.name,
-                        provider.digest = digest,
-                        "a provider version serves"
-                    );
+        let previous = match &provider.previous_digest {
+            Some(digest) => self.behind_the_active(provider, digest).await?,
+            None => None,
+        };
+        match self.version(&provider.name, active).await {
+            Ok(component) => {
+                prepare_metrics(provider, &component);
+                self.registry.serve(component, previous);
+                tracing::info!(provider.name = provider.name, provider.digest = active, "a provider version serves");
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(previous) = previous.filter(|_| self.registry.get(&provider.name).is_none()) {
+                    self.registry.serve(previous, None);
                 }
-                Err(ProviderError::Store(error)) => return Err(error.into()),
-                Err(error) => {
-                    tracing::error!(provider.name = provider.name, provider.digest = digest, %error,
-                        "a stored provider version can't be loaded; what served before still does");
-                }
+                Err(error)
             }
         }
-        Ok(())
+    }
+
+    /// The version before the active one; without it there is no more than nothing to fall back to.
+    async fn behind_the_active(
+        &self,
+        provider: &StoredProvider,
+        digest: &str,
+    ) -> Result<Option<Arc<Component>>, ProviderError> {
+        match self.version(&provider.name, digest).await {
+            Ok(component) => Ok(Some(component)),
+            Err(ProviderError::Store(error)) => Err(error.into()),
+            Err(error) => {
+                tracing::error!(provider.name = provider.name, provider.digest = digest, %error,
+                    "the version of a provider before the active one can't be loaded");
+                Ok(None)
+            }
+        }
+    }
+
+    /// A version: as it is here already, or from the database.
+    async fn version(&self, name: &str, digest: &str) -> Result<Arc<Component>, ProviderError> {
+        let here = self.registry.list().into_iter().find(|listed| listed.name == name);
+        let here = here.into_iter().flat_map(|listed| [listed.active, listed.previous]).flatten();
+        match here.into_iter().find(|component| component.digest() == digest) {
+            Some(component) => Ok(component),
+            None => self.stored(digest).await,
+        }
     }
 
     async fn stored(&self, digest: &str) -> Result<Arc<Component>, ProviderError> {
@@ -312,7 +463,7 @@ impl Providers {
     }
 
     /// A file that the database knows already changes nothing: an operator may have gone back from
-    /// it since.
+    /// it since. One that may not take the place of what serves is left alone, at each start anew.
     async fn install_file(&self, path: &Path, grant: FolderGrant) -> Result<(), ProviderError> {
         let bytes =
             tokio::fs::read(path).await.map_err(|error| ProviderError::Folder { path: path.to_owned(), error })?;
@@ -322,47 +473,117 @@ impl Providers {
         if known {
             return Ok(());
         }
-        match self.install(bytes.into(), true).await {
-            Ok(name) if grant == FolderGrant::Declared => self.grant_declared(&name).await,
+        let grants = match grant {
+            FolderGrant::None => None,
+            FolderGrant::Declared => Some(Grants::Declared),
+        };
+        let activation = Activation { allow_downgrade: false, grants };
+        let by = OperatorActor::gateway("providers.folder");
+        match self.install(bytes.into(), Some(activation), &by).await {
             Ok(_) => Ok(()),
-            Err(ProviderError::Refused(error)) => {
-                tracing::error!(file = %path.display(), %error, "a component of the folder is refused");
+            Err(
+                error @ (ProviderError::Refused(_)
+                | ProviderError::Downgrade { .. }
+                | ProviderError::GrantsUnconfirmed(_)),
+            ) => {
+                tracing::error!(file = %path.display(), %error,
+                    "a component of the folder is not installed; `angarium provider install` can say more than the folder");
                 Ok(())
             }
             Err(error) => Err(error),
         }
     }
 
-    async fn grant_declared(&self, name: &str) -> Result<(), ProviderError> {
-        match self.registry.get(name) {
-            Some(component) => self.grant(name, &component.descriptor().hosts).await,
-            None => Ok(()),
+    /// Writes down what was found, so that people, other nodes and the next start know of it.
+    async fn write_quarantines(&self) -> Result<(), ProviderError> {
+        loop {
+            let Some(found) = self.quarantines().front().cloned() else { return Ok(()) };
+            match self.write_quarantine(&found).await {
+                Ok(()) => {}
+                Err(ProviderError::Store(error)) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(provider.name = found.name, %error, "a quarantine can't be written down");
+                }
+            }
+            self.quarantines().pop_front();
         }
     }
 
-    /// Writes a quarantine down, so that other nodes and the next start know of it.
-    async fn quarantine(&self, name: &str, found: &Quarantined) -> Result<(), ProviderError> {
+    async fn write_quarantine(&self, found: &FoundQuarantine) -> Result<(), ProviderError> {
+        let FoundQuarantine { name, version, quarantined } = found;
         let mut txn = self.store.worker().await?;
         let provider = locked(provider_lock(&mut txn, name).await?, name)?;
-        component_quarantine(&mut txn, &found.digest, Some("it failed five times in a row")).await?;
-        if provider.active_digest.as_deref() == Some(found.digest.as_str()) {
-            let versions = component_list(&mut txn, name).await?;
-            let sound = |digest: &&String| {
-                versions.iter().any(|version| version.digest == **digest && version.quarantined_at.is_none())
-            };
-            let restored = found.restored.as_ref().filter(sound);
-            provider_activate(&mut txn, name, restored.map(String::as_str), None).await?;
+        if provider.version != *version {
+            tracing::info!(
+                provider.name = name,
+                provider.digest = quarantined.digest,
+                "a quarantine is void: the provider was changed meanwhile"
+            );
+            return Ok(());
+        }
+        match quarantined.scope {
+            QuarantineScope::Tenant(tenant, lasts) => {
+                tenant_quarantine_put(&mut txn, tenant, &quarantined.digest, lasts, FIVE_IN_A_ROW).await?;
+            }
+            QuarantineScope::All => quarantine(&mut txn, &provider, quarantined).await?,
         }
         txn.commit().await.map_err(StoreError::from)?;
         Ok(())
     }
 
-    fn has_seen(&self, provider: &StoredProvider) -> bool {
-        self.seen().get(&provider.name) == Some(&provider.version)
+    fn taken_up(&self) -> MutexGuard<'_, HashMap<String, TakenUp>> {
+        self.taken_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, i64>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn quarantines(&self) -> MutexGuard<'_, VecDeque<FoundQuarantine>> {
+        self.quarantines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets a version serve, out of whatever quarantine. The row's version grows even where it served
+/// already, so that every node begins anew with it.
+async fn activate(db: &mut Db, provider: &StoredProvider, digest: &str) -> Result<(), StoreError> {
+    component_quarantine(db, digest, None).await?;
+    tenant_quarantine_lift(db, digest).await?;
+    let previous = match provider.active_digest.as_deref() {
+        Some(active) if active == digest => provider.previous_digest.as_deref(),
+        active => active,
+    };
+    provider_activate(db, &provider.name, Some(digest), previous).await
+}
+
+/// Takes a version from all tenants, and lets the one serve that was restored here, if it is sound.
+async fn quarantine(db: &mut Db, provider: &StoredProvider, found: &Quarantined) -> Result<(), StoreError> {
+    component_quarantine(db, &found.digest, Some("it failed five times in a row for several tenants")).await?;
+    let versions = component_list(db, &provider.name).await?;
+    let sound = |digest: &&String| {
+        versions.iter().any(|version| version.digest == **digest && version.quarantined_at.is_none())
+    };
+    let restored = found.restored.as_ref().filter(sound);
+    provider_activate(db, &provider.name, restored.map(String::as_str), None).await?;
+    let deed = Deed::new(Action::ProviderQuarantined, &provider.name)
+        .before(json!({"digest": found.digest}))
+        .after(json!({"digest": restored}));
+    operator_audit_insert(db, &OperatorActor::gateway("quarantine"), &deed).await
+}
+
+/// A version as records of what was done show it.
+fn shown(version: &StoredComponent, granted: Option<&[String]>) -> Value {
+    let descriptor = &version.descriptor;
+    let secrets: Vec<_> = descriptor.secrets.iter().map(|secret| &secret.name).collect();
+    json!({
+        "digest": version.digest, "version": descriptor.version,
+        "declared_hosts": descriptor.hosts, "secrets": secrets, "granted_hosts": granted,
+    })
+}
+
+/// An alert sees a first event only if its series is there before.
+fn prepare_metrics(provider: &StoredProvider, component: &Component) {
+    for counter in ["angarium_quarantines_total", "angarium_tenant_quarantines_total"] {
+        metrics::counter!(counter, "provider" => provider.name.clone()).absolute(0);
+    }
+    for channel in &component.descriptor().channels {
+        drop(telemetry::lane(channel, &provider.name));
     }
 }
 

@@ -12,6 +12,7 @@ mod artifacts;
 mod call;
 mod component;
 mod descriptor;
+mod evidence;
 mod guest;
 mod inspection;
 mod registry;
@@ -24,10 +25,12 @@ pub use admission::AdmissionError;
 pub use call::{CallError, Called, GuestFault, GuestFaultKind, Usage};
 pub use component::{Component, ConfigProblem};
 pub use descriptor::DescriptorProblem;
-pub use registry::{Installed, Listed, Quarantined, Registry};
+pub use registry::{Listed, QuarantineScope, Quarantined, Registry};
 
 use artifacts::ArtifactCache;
 use sandbox::Sandbox;
+
+use crate::domain::message::MOST_CONTENT;
 
 /// The most that a guest may carry from one step to the next, in bytes.
 pub const MAX_STATE: usize = 64 << 10;
@@ -38,7 +41,10 @@ pub struct Limits {
     /// CPU time of one call, instantiation included, looked at every 10 ms. It is the thread's
     /// own time, so that a busy machine kills no innocent.
     pub deadline: Duration,
-    /// Wall-clock time of one call, however little of it the guest ran.
+    /// As much again for each mebibyte that the call is given.
+    pub deadline_per_mebibyte: Duration,
+    /// Wall-clock time of one call, however little of it the guest ran. A guest waits for nothing,
+    /// so what takes that long is the machine's doing.
     pub patience: Duration,
     /// Linear memory of one call, all memories together, in bytes.
     pub memory: usize,
@@ -50,9 +56,12 @@ pub struct Limits {
     pub table_elements: usize,
     /// Core instances of one component.
     pub instances: u32,
-    /// What one call may be given, in bytes.
+    /// What one call may be given, in bytes. Whatever is accepted fits: a message's content has at
+    /// most [`MOST_CONTENT`], and a connection's config and the addresses come on top.
     pub input: usize,
-    /// What one call may return, in bytes as the host would hold it.
+    /// What one call may return, in bytes as the host would hold it. A request holds what the call
+    /// was given and more: escaped for JSON it is accounted for by [`MOST_CONTENT`] already, as a
+    /// form it has three bytes for one.
     pub output: usize,
     /// Log lines of one call; further ones are dropped.
     pub log_lines: u32,
@@ -72,14 +81,15 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             deadline: Duration::from_millis(50),
-            patience: Duration::from_secs(1),
+            deadline_per_mebibyte: Duration::from_millis(50),
+            patience: Duration::from_secs(10),
             memory: 64 << 20,
             memories: 2,
             tables: 8,
             table_elements: 20_000,
             instances: 16,
-            input: 8 << 20,
-            output: 8 << 20,
+            input: MOST_CONTENT + (1 << 20),
+            output: 3 * MOST_CONTENT,
             log_lines: 64,
             live_instances: 128,
             component: 16 << 20,
@@ -87,6 +97,14 @@ impl Default for Limits {
             function_body: 512 << 10,
             compilation: Duration::from_secs(60),
         }
+    }
+}
+
+impl Limits {
+    /// CPU time of one call that is given so many bytes.
+    #[must_use]
+    pub fn deadline_of(&self, input: usize) -> Duration {
+        self.deadline + self.deadline_per_mebibyte.mul_f64(input as f64 / f64::from(1 << 20))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A provider that misbehaves is contained, named in the attempt, and leaves others untouched.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{gateway::TestGateway, sink::Sink};
 
@@ -48,7 +48,13 @@ async fn a_version_that_always_traps_is_quarantined_and_says_so() {
     gateway.settled(&id).await;
     assert_eq!(gateway.attempts(&id).await, ["good:accepted"], "the quarantined version is passed over");
     let provider = gateway.get("/v1/providers/fixture").await;
-    assert!(provider.to_string().contains("quarantined"), "{provider}");
+    assert!(provider["versions"][0]["quarantined_until"].is_string(), "{provider}");
+    let health = gateway.get("/v1/health/providers").await;
+    let fixture = health["data"].as_array().unwrap().iter().find(|it| it["uid"] == "bad").unwrap();
+    assert_eq!(
+        (&fixture["provider"]["version"], fixture["provider"]["quarantined"].as_array().unwrap().len()),
+        (&Value::Null, 1)
+    );
 }
 
 #[tokio::test]

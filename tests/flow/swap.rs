@@ -19,7 +19,7 @@ async fn a_new_version_takes_over_while_deliveries_run_and_is_rolled_back() {
     let component = std::fs::read(xtask::project::root().join("target/plugins/webhook.wasm")).unwrap();
 
     let mut sent = send(&gateway, 30).await;
-    let upload = gateway.upload(&operator, "/v1/providers?activate=true", another_build(&component));
+    let upload = gateway.upload(&operator, "/v1/providers?activate=true&grants=keep", another_build(&component));
     let (uploaded, more) = tokio::join!(upload, send(&gateway, 60));
     assert!(uploaded.status.is_success(), "{}", uploaded.body);
     sent.extend(more);

@@ -11,12 +11,14 @@ use std::{
 use angarium::{
     domain::{
         callback::{CallbackContext, CallbackRequest, Check},
+        ids::TenantId,
+        message::MOST_CONTENT,
         provider::{CallContext, Disposition, Item, Step},
         receipt::Kind,
-        transmission::{Reply, Transmission},
+        transmission::{Kv, Reply, Transmission},
     },
     runtime::{
-        CacheSettings, CallError, Called, Component, GuestFault, GuestFaultKind, Installed, Limits, Quarantined,
+        CacheSettings, CallError, Called, Component, GuestFault, GuestFaultKind, Limits, QuarantineScope, Quarantined,
         Registry, Runtime, RuntimeSettings,
     },
 };
@@ -217,7 +219,7 @@ fn each_misbehaviour_in_prepare_is_named() {
         ("panic", GuestFaultKind::Trap, "the fixture was asked to panic"),
         ("huge", GuestFaultKind::Output, "exhausted"),
         ("big-state", GuestFaultKind::State, "`send.state` has 131072 bytes"),
-        ("many-headers", GuestFaultKind::InvalidTransmission, "entries, 128 are allowed"),
+        ("many-headers", GuestFaultKind::InvalidTransmission, "entries, 192 are allowed"),
         ("invalid-url", GuestFaultKind::InvalidTransmission, "`http.url` is not a URL"),
         ("invalid-header", GuestFaultKind::InvalidTransmission, "control character"),
         ("empty-outcomes", GuestFaultKind::InvalidAnswer, "`done` has 0 outcomes"),
@@ -316,6 +318,24 @@ fn what_a_guest_is_given_is_bounded_too() {
     assert_eq!((verdict.disposition, verdict.unified_code.as_str()), (Disposition::Unknown, "unreadable_answer"));
 }
 
+/// Whatever is accepted is within the limits of a call, however much it grows as JSON.
+#[test]
+fn the_largest_content_is_no_fault() {
+    let webhook = admit(&file("webhook"));
+    for (text, length) in [("x", 1), ("\"", 2), ("\u{1}", 6)] {
+        let called = webhook.prepare(&context(), CONFIG, &[item(&text.repeat(MOST_CONTENT / length))]);
+        println!("{text:?}: {:?}", called.usage);
+        assert!(matches!(called.result, Ok(Step::Send { .. })), "{text:?}: {:?}", called.result.err());
+    }
+    let kv = |at: usize| Kv { name: format!("x-{at}"), value: "y".repeat(4096) };
+    let headers: serde_json::Map<_, _> = (0..64).map(|at| (format!("z-{at}"), json!("z".repeat(2000)))).collect();
+    let config = json!({"url": "https://example.org/hook", "headers": headers}).to_string();
+    let many = Item { headers: (0..100).map(kv).collect(), ..item("hello") };
+    assert!(matches!(webhook.prepare(&context(), &config, &[many]).result, Ok(Step::Send { .. })));
+    let payload = Item { payload: Some("x".repeat(MOST_CONTENT)), ..item("") };
+    assert!(matches!(webhook.prepare(&context(), CONFIG, &[payload]).result, Ok(Step::Send { .. })));
+}
+
 #[test]
 fn more_deliveries_than_a_batch_holds_are_the_hosts_fault() {
     for items in [vec![], vec![item("a"), item("b")]] {
@@ -358,52 +378,66 @@ fn a_version_replaces_another_and_goes_back() {
     assert_ne!(old.digest(), new.digest());
     let serving = || registry.get("fixture").map(|component| component.digest().to_owned());
 
-    assert_eq!(registry.install(Arc::clone(&old)), Installed::First);
-    assert_eq!(registry.install(Arc::clone(&old)), Installed::Unchanged);
+    registry.serve(Arc::clone(&old), None);
     let in_flight = registry.get("fixture").unwrap();
-    assert_eq!(registry.install(Arc::clone(&new)), Installed::Replaced(old.digest().to_owned()));
+    registry.serve(Arc::clone(&new), Some(Arc::clone(&old)));
     assert_eq!(serving().as_deref(), Some(new.digest()));
     assert!(in_flight.interpret(&context(), CONFIG, b"", &accepted()).result.is_ok());
 
-    assert_eq!(registry.rollback("fixture").unwrap().digest(), old.digest());
+    registry.serve(Arc::clone(&old), Some(Arc::clone(&new)));
     assert_eq!(serving().as_deref(), Some(old.digest()));
     assert_eq!(registry.list()[0].previous.as_ref().unwrap().digest(), new.digest());
-    assert!(registry.rollback("nobody").is_none());
     assert!(registry.remove("fixture"));
     assert!(serving().is_none() && registry.list().is_empty());
+}
+
+/// Reports so many faults of a tenant's, and answers what the last one led to.
+fn faults(registry: &Registry, component: &Component, tenant: TenantId, count: usize) -> Option<Quarantined> {
+    let report = || registry.report("fixture", component.digest(), tenant, false, Instant::now());
+    (0..count).fold(None, |_, _| report())
 }
 
 #[test]
 fn five_faults_in_a_row_bring_the_version_before_back() {
     let registry = Registry::new();
     let (old, new) = (admit(&version(file("fixture"), b'3')), admit(&version(file("fixture"), b'4')));
-    registry.install(Arc::clone(&old));
-    registry.install(Arc::clone(&new));
-    let report = |component: &Component, healthy| registry.report("fixture", component.digest(), healthy);
+    registry.serve(Arc::clone(&new), Some(Arc::clone(&old)));
+    let (one, other, now) = (TenantId::new(), TenantId::new(), Instant::now());
+    let serving = |tenant| registry.get_for("fixture", tenant, now).unwrap().digest().to_owned();
 
-    for _ in 0..4 {
-        assert_eq!(report(&new, false), None);
-    }
-    report(&new, true);
-    for _ in 0..4 {
-        assert_eq!(report(&new, false), None);
-        assert_eq!(report(&old, false), None, "a version that doesn't serve is not counted");
-    }
-    let quarantined = Quarantined { digest: new.digest().to_owned(), restored: Some(old.digest().to_owned()) };
-    assert_eq!(report(&new, false), Some(quarantined));
+    assert_eq!(faults(&registry, &new, one, 4), None);
+    registry.report("fixture", new.digest(), one, true, now);
+    assert_eq!(faults(&registry, &new, one, 4), None);
+    let quarantined = faults(&registry, &new, one, 1).expect("the fifth in a row");
+    assert!(matches!(quarantined.scope, QuarantineScope::Tenant(tenant, _) if tenant == one), "{quarantined:?}");
+    assert_eq!(quarantined.restored.as_deref(), Some(old.digest()));
+    assert_eq!((serving(one).as_str(), serving(other).as_str()), (old.digest(), new.digest()));
+
+    faults(&registry, &new, other, 5);
+    let quarantined = faults(&registry, &new, TenantId::new(), 5);
+    let restored = Some(old.digest().to_owned());
+    assert_eq!(
+        quarantined,
+        Some(Quarantined { digest: new.digest().to_owned(), scope: QuarantineScope::All, restored })
+    );
     assert_eq!(registry.get("fixture").unwrap().digest(), old.digest());
     assert_eq!(registry.list()[0].quarantined, [new.digest()]);
 
-    assert_eq!(registry.install(Arc::clone(&new)), Installed::Quarantined);
-    assert!(registry.release("fixture", new.digest()));
-    assert_eq!(registry.install(new), Installed::Replaced(old.digest().to_owned()));
+    registry.serve(Arc::clone(&new), Some(old));
+    assert_eq!((serving(one).as_str(), registry.list()[0].quarantined.len()), (new.digest(), 0));
 }
 
 #[test]
-fn a_quarantined_version_without_another_leaves_nothing_in_service() {
+fn a_quarantined_version_without_another_leaves_nothing_in_service_until_it_is_said_to_serve() {
     let registry = Registry::new();
-    registry.install(Arc::clone(&FIXTURE));
-    let last = (0..5).filter_map(|_| registry.report("fixture", FIXTURE.digest(), false)).last();
-    assert_eq!(last, Some(Quarantined { digest: FIXTURE.digest().to_owned(), restored: None }));
+    registry.serve(Arc::clone(&FIXTURE), None);
+    let one = TenantId::new();
+    faults(&registry, &FIXTURE, one, 5);
+    assert!(registry.get_for("fixture", one, Instant::now()).is_none() && registry.get("fixture").is_some());
+    faults(&registry, &FIXTURE, TenantId::new(), 5);
+    let last = faults(&registry, &FIXTURE, TenantId::new(), 5).map(|quarantined| quarantined.scope);
+    assert_eq!(last, Some(QuarantineScope::All));
     assert!(registry.get("fixture").is_none());
+    registry.serve(Arc::clone(&FIXTURE), None);
+    assert!(registry.get_for("fixture", one, Instant::now()).is_some());
 }

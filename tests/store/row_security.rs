@@ -41,7 +41,7 @@ async fn a_unique_key_begins_with_the_tenant() {
              join pg_class c on c.oid = i.indrelid join pg_namespace n on n.oid = c.relnamespace
              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
              where n.nspname = 'public' and i.indisunique and a.attname <> 'tenant_id'
-               and c.relname not in ('tenant', 'provider', 'provider_component', 'operator_script', '_sqlx_migrations')
+               and c.relname not in ('tenant', 'provider', 'provider_component', 'operator_script', 'operator_audit', '_sqlx_migrations')
                -- Looked up before a tenant is known; 256 random bits tell nothing.
                and i.indexrelid::regclass::text not in ('api_key_hash', 'connection_callback_token')",
         )

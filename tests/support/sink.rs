@@ -10,7 +10,7 @@ use std::{
 use axum::{
     Router,
     body::Bytes,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::{HeaderMap, Method, StatusCode, Uri},
 };
 
@@ -74,7 +74,7 @@ pub struct Sink {
 impl Sink {
     pub async fn start() -> Self {
         let inner = Arc::new(Inner::default());
-        let app = Router::new().fallback(receive).with_state(Arc::clone(&inner));
+        let app = Router::new().fallback(receive).layer(DefaultBodyLimit::disable()).with_state(Arc::clone(&inner));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, app).await });

@@ -1,4 +1,5 @@
-//! `/v1/audit`: who did what to messages and dead letters, and why.
+//! `/v1/audit`: who did what to a tenant's messages, dead letters and rules, and why. `/v1/operator/audit`: who
+//! did what to providers, which serve all tenants.
 
 use axum::extract::State;
 use jiff::Timestamp;
@@ -8,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{
     App,
-    auth::{AuditRead, Tenant},
+    auth::{AuditRead, Operator, Tenant},
     json::Json,
     page::{Page, Paging},
     problem::Problem,
@@ -19,7 +20,7 @@ use crate::{
         audit::{Action, InvalidAction},
         ids::AuditId,
     },
-    store::audit::{AuditFilter, AuditView, audit_list},
+    store::audit::{AuditFilter, AuditView, audit_list, operator_audit_list},
 };
 
 /// What somebody did.
@@ -30,10 +31,10 @@ pub struct AuditAnswer {
     id: String,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    /// The API key that was used.
+    /// The API key that was used; null where the gateway did it by itself.
     #[schema(example = "key_0192f0c1a2b37c4d8e5f60718293a4b5")]
-    key: String,
-    /// Its name then.
+    key: Option<String>,
+    /// Its name then, or the part of the gateway.
     actor: String,
     #[schema(example = "message.resolved")]
     action: String,
@@ -55,14 +56,14 @@ impl From<AuditView> for AuditAnswer {
         Self {
             id: view.id.to_string(),
             at: view.at,
-            key: view.actor.key.to_string(),
-            actor: view.actor.name,
+            key: view.key.map(|key| key.to_string()),
+            actor: view.actor,
             action: view.action,
             subject: view.subject,
             before: view.before,
             after: view.after,
             reason: view.reason,
-            request_id: view.actor.request,
+            request_id: view.request,
         }
     }
 }
@@ -81,13 +82,43 @@ pub async fn list(
     State(app): State<App>,
     mut query: Query,
 ) -> Result<Json<Page<AuditAnswer>>, Problem> {
-    let paging = Paging::<AuditId>::of(&mut query);
+    let (paging, filter) = asked(&mut query);
+    query.finish()?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let rows = audit_list(&mut txn, tenant.id, &filter, paging.after, paging.fetch()).await?;
+    Ok(Json(page(rows, &paging)))
+}
+
+/// List who did what to providers, the newest first.
+#[utoipa::path(get, path = "/v1/operator/audit", tag = "audit", operation_id = "listOperatorAudit",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("subject" = Option<String>, Query, description = "Only what was done to this: a provider's name."),
+        ("action" = Option<String>, Query, description = "Only this action, such as `provider.activated`."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<AuditAnswer>)))]
+pub async fn list_of_operators(
+    _: Tenant<Operator>,
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Json<Page<AuditAnswer>>, Problem> {
+    let (paging, filter) = asked(&mut query);
+    query.finish()?;
+    let mut txn = app.store.worker().await?;
+    let rows = operator_audit_list(&mut txn, &filter, paging.after, paging.fetch()).await?;
+    Ok(Json(page(rows, &paging)))
+}
+
+fn asked(query: &mut Query) -> (Paging<AuditId>, AuditFilter) {
+    let paging = Paging::of(query);
     let filter = AuditFilter {
         subject: query.take("subject", short_text),
         action: query.take("action", |text| text.parse::<Action>().map_err(|error: InvalidAction| error.to_string())),
     };
-    query.finish()?;
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = audit_list(&mut txn, tenant.id, &filter, paging.after, paging.fetch()).await?;
-    Ok(Json(Page::of(rows, &paging, |row| row.id.to_string(), AuditAnswer::from)))
+    (paging, filter)
+}
+
+fn page(rows: Vec<AuditView>, paging: &Paging<AuditId>) -> Page<AuditAnswer> {
+    Page::of(rows, paging, |row| row.id.to_string(), AuditAnswer::from)
 }

@@ -130,6 +130,11 @@ pub struct Tenant<P> {
 }
 
 impl<P> Tenant<P> {
+    /// Whether the key may do what is the operator's.
+    pub fn is_operator(&self) -> bool {
+        self.key.allows(Scope::Operator)
+    }
+
     /// Who asks, for the record.
     pub fn actor(&self) -> Actor {
         let request = self.request.as_ref().map(|id| id.as_str().to_owned());

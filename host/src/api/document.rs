@@ -65,6 +65,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(dead_letter::get_replay))
         .routes(routes!(dead_letter::cancel_replay))
         .routes(routes!(audit::list))
+        .routes(routes!(audit::list_of_operators))
         .routes(routes!(event::list))
         .routes(routes!(event::follow))
         .routes(routes!(connection::list, connection::create))

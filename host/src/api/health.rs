@@ -21,7 +21,7 @@ use super::{
 use crate::{
     domain::{
         connection::Connection,
-        ids::ConnectionId,
+        ids::{ConnectionId, TenantId},
         provider::Disposition,
         statistics::{Figures, Window},
     },
@@ -29,7 +29,9 @@ use crate::{
         self, Connection as Db,
         breaker::breaker_list,
         connection::connection_list,
-        provider::{StoredComponent, component_list, provider_get},
+        provider::{
+            StoredComponent, StoredProvider, TenantQuarantine, component_list, provider_get, tenant_quarantine_list,
+        },
         statistics::{Failure, failure_list, window_list},
     },
 };
@@ -69,6 +71,10 @@ pub struct QuarantineAnswer {
     digest: String,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
+    /// Null where it does not serve any tenant until an operator activates it again; else it does not serve this one
+    /// until then.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
     reason: Option<String>,
 }
 
@@ -131,7 +137,7 @@ pub async fn providers(
     let mut txn = app.store.tenant(tenant.id).await?;
     let connections = connection_list(&mut txn, tenant.id, paging.after, i64::from(paging.fetch())).await?;
     let ids: Vec<_> = connections.iter().map(|it| it.id).collect();
-    let providers = providers_of(&mut txn, &connections).await?;
+    let providers = providers_of(&mut txn, tenant.id, &connections).await?;
     let mut windows = windows_of(window_list(&mut txn, tenant.id, &ids).await?);
     let failures = failure_list(&mut txn, tenant.id, &ids).await?;
     let mut failures: HashMap<_, _> = failures.into_iter().map(|it| (it.connection, it)).collect();
@@ -149,32 +155,45 @@ pub async fn providers(
     Ok(Json(Page::of(connections, &paging, |row| row.id.to_string(), view)))
 }
 
-/// Each provider once.
-async fn providers_of(db: &mut Db, connections: &[Connection]) -> store::Result<HashMap<String, ProviderHealth>> {
+/// Each provider once, as it serves this tenant.
+async fn providers_of(
+    db: &mut Db,
+    tenant: TenantId,
+    connections: &[Connection],
+) -> store::Result<HashMap<String, ProviderHealth>> {
     let mut providers = HashMap::new();
+    let own = tenant_quarantine_list(db, Some(tenant)).await?;
     for Connection { provider: name, .. } in connections {
         if providers.contains_key(name) {
             continue;
         }
-        let active = provider_get(db, name).await?.and_then(|provider| provider.active_digest);
+        let serving = provider_get(db, name).await?.and_then(|provider| serving(provider, &own));
         let versions = component_list(db, name).await?;
-        let serving = versions.iter().find(|it| Some(&it.digest) == active.as_ref());
+        let serving = versions.iter().find(|it| Some(&it.digest) == serving.as_ref());
         let health = ProviderHealth {
             name: name.clone(),
             version: serving.map(|it| it.descriptor.version.clone()),
-            quarantined: versions.into_iter().filter_map(quarantine).collect(),
+            quarantined: versions.into_iter().filter_map(|version| quarantine(version, &own)).collect(),
         };
         providers.insert(name.clone(), health);
     }
     Ok(providers)
 }
 
-fn quarantine(component: StoredComponent) -> Option<QuarantineAnswer> {
+/// The digest of the version that serves a tenant with these quarantines.
+fn serving(provider: StoredProvider, own: &[TenantQuarantine]) -> Option<String> {
+    let kept = [Some(provider.active_digest?), provider.previous_digest];
+    kept.into_iter().flatten().find(|digest| own.iter().all(|it| it.digest != *digest))
+}
+
+fn quarantine(component: StoredComponent, own: &[TenantQuarantine]) -> Option<QuarantineAnswer> {
+    let of_tenant = own.iter().find(|it| it.digest == component.digest);
     Some(QuarantineAnswer {
-        at: component.quarantined_at?,
+        at: component.quarantined_at.or(of_tenant.map(|it| it.began_at))?,
+        until: of_tenant.filter(|_| component.quarantined_at.is_none()).map(|it| it.until),
+        reason: component.quarantine_reason.or(of_tenant.map(|it| it.reason.clone())),
         version: component.descriptor.version,
         digest: component.digest,
-        reason: component.quarantine_reason,
     })
 }
 

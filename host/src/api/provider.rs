@@ -18,11 +18,17 @@ use super::{
     request::{Query, UrlPath},
 };
 use crate::{
-    domain::provider::{Deduplication, SecretSpec},
-    providers::ProviderError,
+    domain::{
+        ids::TenantId,
+        provider::{Deduplication, SecretSpec},
+    },
+    providers::{Activation, Grants, ProviderError},
     store::{
         self, Connection as Db,
-        provider::{StoredComponent, StoredProvider, component_list, provider_get, provider_list},
+        provider::{
+            StoredComponent, StoredProvider, TenantQuarantine, component_list, provider_get, provider_list,
+            tenant_quarantine_list,
+        },
     },
 };
 
@@ -76,16 +82,33 @@ pub struct ComponentAnswer {
     version: String,
     #[schema(value_type = String, format = DateTime)]
     installed_at: Timestamp,
-    /// Set when it failed too often; it does not serve until an operator activates it again.
+    /// Set when it failed too often for several tenants; it does not serve until an operator activates it again.
     #[schema(value_type = Option<String>, format = DateTime)]
     quarantined_at: Option<Timestamp>,
     quarantine_reason: Option<String>,
+    /// Set while it does not serve the key's own tenant, since it failed too often over that one's deliveries. The
+    /// version before does, if there is one.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    quarantined_until: Option<Timestamp>,
+    /// To an operator's key: the tenants that it does not serve now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantined_tenants: Option<Vec<String>>,
+}
+
+/// What becomes of the grants of other components.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "`activation` reads the words; this lists them in the document")]
+pub enum GrantsChoice {
+    Keep,
+    None,
 }
 
 /// To which hosts a provider's requests may go.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Grants {
+#[schema(as = Grants)]
+pub struct GrantedHosts {
     /// Patterns as its descriptor declares them: these and no others.
     #[schema(max_items = 1000)]
     hosts: Vec<String>,
@@ -95,15 +118,16 @@ pub struct Grants {
 #[utoipa::path(get, path = "/v1/providers", tag = "providers", operation_id = "listProviders",
     responses((status = 200, description = "All of them.", body = Page<ProviderAnswer>)))]
 pub async fn list(
-    _: Tenant<ProvidersRead>,
+    tenant: Tenant<ProvidersRead>,
     State(app): State<App>,
     query: Query,
 ) -> Result<Json<Page<ProviderAnswer>>, Problem> {
     query.finish()?;
     let mut txn = app.store.worker().await?;
+    let viewer = Viewer::of(&tenant, &mut txn).await?;
     let mut answers = Vec::new();
     for provider in provider_list(&mut txn).await? {
-        answers.extend(answer(&mut txn, provider).await?);
+        answers.extend(answer(&mut txn, provider, &viewer).await?);
     }
     Ok(Json(Page::whole(answers)))
 }
@@ -113,27 +137,38 @@ pub async fn list(
     params(("name" = String, Path, description = "Its name.")),
     responses((status = 200, description = "The provider.", body = ProviderAnswer)))]
 pub async fn get(
-    _: Tenant<ProvidersRead>,
+    tenant: Tenant<ProvidersRead>,
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
-    shown(&app, &name).await.map(Json)
+    shown(&app, &tenant, &name).await.map(Json)
 }
 
 /// Install a provider component. It is admitted, or refused with the reason.
 ///
 /// It serves once activated; the version before is kept for a rollback.
 #[utoipa::path(post, path = "/v1/providers", tag = "providers", operation_id = "installProvider",
-    params(("activate" = Option<bool>, Query, description = "Let it serve at once, on every node.")),
+    params(
+        ("activate" = Option<bool>, Query, description = "Let it serve at once, on every node."),
+        ("allow_downgrade" = Option<bool>, Query,
+            description = "With `activate`: also where it is a lower version than the one that serves."),
+        ("grants" = Option<GrantsChoice>, Query,
+            description = "With `activate`: what becomes of the hosts that the provider was granted for another \
+                component: `keep`, if this one is to be trusted as that was, or `none`. Needed where there are any."),
+    ),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "The component."),
-    responses((status = 201, description = "It is installed.", body = ProviderAnswer)))]
+    responses(
+        (status = 201, description = "It is installed.", body = ProviderAnswer),
+        (status = 409, description = "It may not take the place of what serves: a lower version, or grants of another \
+            component.", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
 pub async fn install(
-    _: Tenant<Operator>,
+    tenant: Tenant<Operator>,
     State(app): State<App>,
     mut query: Query,
     request: Request,
 ) -> Result<(StatusCode, Json<ProviderAnswer>), Problem> {
-    let activate = query.flag("activate");
+    let activation = activation(&mut query);
     query.finish()?;
     if request.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/wasm") {
         return Err(Problem::request(
@@ -143,8 +178,27 @@ pub async fn install(
             "send the component with the header `Content-Type: application/wasm`",
         ));
     }
-    let name = app.providers.install(bytes(request, &app).await?, activate).await?;
-    Ok((StatusCode::CREATED, Json(shown(&app, &name).await?)))
+    let by = tenant.actor().as_operator();
+    let name = app.providers.install(bytes(request, &app).await?, activation, &by).await?;
+    Ok((StatusCode::CREATED, Json(shown(&app, &tenant, &name).await?)))
+}
+
+/// How the component is to be put in service, if it is.
+fn activation(query: &mut Query) -> Option<Activation> {
+    let activate = query.flag("activate");
+    let allow_downgrade = query.flag("allow_downgrade");
+    let grants = query.take("grants", |text| match text {
+        "keep" => Ok(Grants::Keep),
+        "none" => Ok(Grants::None),
+        _ => Err("must be `keep` or `none`".to_owned()),
+    });
+    if !activate && allow_downgrade {
+        query.refuse("allow_downgrade", "is only allowed together with `activate=true`");
+    }
+    if !activate && grants.is_some() {
+        query.refuse("grants", "is only allowed together with `activate=true`");
+    }
+    activate.then_some(Activation { allow_downgrade, grants })
 }
 
 /// Let the version before serve again; the two change places.
@@ -155,36 +209,65 @@ pub async fn install(
         (status = 409, description = "There is none.", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn rollback(
-    _: Tenant<Operator>,
+    tenant: Tenant<Operator>,
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
     plain(&name)?;
-    app.providers.rollback(&name).await?;
-    shown(&app, &name).await.map(Json)
+    app.providers.rollback(&name, &tenant.actor().as_operator()).await?;
+    shown(&app, &tenant, &name).await.map(Json)
 }
 
 /// Say to which hosts a provider's requests may go: these and no others.
 #[utoipa::path(put, path = "/v1/providers/{name}/grants", tag = "providers", operation_id = "grantHosts",
     params(("name" = String, Path, description = "Its name.")),
-    request_body = Grants,
+    request_body = GrantedHosts,
     responses((status = 200, description = "As it is now.", body = ProviderAnswer)))]
 pub async fn grant(
-    _: Tenant<Operator>,
+    tenant: Tenant<Operator>,
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
-    Json(grants): Json<Grants>,
+    Json(grants): Json<GrantedHosts>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
     plain(&name)?;
-    app.providers.grant(&name, &grants.hosts).await?;
-    shown(&app, &name).await.map(Json)
+    app.providers.grant(&name, &grants.hosts, &tenant.actor().as_operator()).await?;
+    shown(&app, &tenant, &name).await.map(Json)
 }
 
-async fn shown(app: &App, name: &str) -> Result<ProviderAnswer, Problem> {
+/// Whom a provider is shown to: its own quarantines, and to an operator everybody's.
+struct Viewer {
+    tenant: TenantId,
+    is_operator: bool,
+    quarantines: Vec<TenantQuarantine>,
+}
+
+impl Viewer {
+    async fn of<P>(tenant: &Tenant<P>, db: &mut Db) -> store::Result<Self> {
+        let is_operator = tenant.is_operator();
+        let quarantines = tenant_quarantine_list(db, (!is_operator).then_some(tenant.id)).await?;
+        Ok(Self { tenant: tenant.id, is_operator, quarantines })
+    }
+
+    fn shown(&self, row: StoredComponent) -> ComponentAnswer {
+        let of_it = || self.quarantines.iter().filter(|it| it.digest == row.digest);
+        ComponentAnswer {
+            quarantined_until: of_it().find(|it| it.tenant == self.tenant).map(|it| it.until),
+            quarantined_tenants: self.is_operator.then(|| of_it().map(|it| it.tenant.to_string()).collect()),
+            digest: row.digest,
+            version: row.descriptor.version,
+            installed_at: row.created_at,
+            quarantined_at: row.quarantined_at,
+            quarantine_reason: row.quarantine_reason,
+        }
+    }
+}
+
+async fn shown<P>(app: &App, tenant: &Tenant<P>, name: &str) -> Result<ProviderAnswer, Problem> {
     plain(name)?;
     let mut txn = app.store.worker().await?;
+    let viewer = Viewer::of(tenant, &mut txn).await?;
     let provider = provider_get(&mut txn, name).await?.ok_or_else(missing)?;
-    answer(&mut txn, provider).await?.ok_or_else(missing)
+    answer(&mut txn, provider, &viewer).await?.ok_or_else(missing)
 }
 
 /// A name that the database can be asked for.
@@ -192,7 +275,7 @@ fn plain(name: &str) -> Result<(), Problem> {
     if name.chars().any(char::is_control) { Err(missing()) } else { Ok(()) }
 }
 
-async fn answer(db: &mut Db, provider: StoredProvider) -> store::Result<Option<ProviderAnswer>> {
+async fn answer(db: &mut Db, provider: StoredProvider, viewer: &Viewer) -> store::Result<Option<ProviderAnswer>> {
     let versions = component_list(db, &provider.name).await?;
     let active = versions.iter().find(|version| Some(&version.digest) == provider.active_digest.as_ref());
     let Some(described) = active.or(versions.first()) else { return Ok(None) };
@@ -210,7 +293,7 @@ async fn answer(db: &mut Db, provider: StoredProvider) -> store::Result<Option<P
         cost_model: descriptor.cost_model,
         active_digest: provider.active_digest,
         previous_digest: provider.previous_digest,
-        versions: versions.into_iter().map(ComponentAnswer::from).collect(),
+        versions: versions.into_iter().map(|version| viewer.shown(version)).collect(),
         updated_at: provider.updated_at,
     }))
 }
@@ -221,18 +304,6 @@ impl From<SecretSpec> for SecretSpecAnswer {
     }
 }
 
-impl From<StoredComponent> for ComponentAnswer {
-    fn from(row: StoredComponent) -> Self {
-        Self {
-            digest: row.digest,
-            version: row.descriptor.version,
-            installed_at: row.created_at,
-            quarantined_at: row.quarantined_at,
-            quarantine_reason: row.quarantine_reason,
-        }
-    }
-}
-
 impl From<ProviderError> for Problem {
     fn from(error: ProviderError) -> Self {
         match error {
@@ -240,6 +311,8 @@ impl From<ProviderError> for Problem {
             ProviderError::Store(error) => error.into(),
             ProviderError::Unknown(_) => missing(),
             ProviderError::NoPrevious => Self::conflict("no_previous_version", error.to_string()),
+            ProviderError::Downgrade { .. } => Self::conflict("downgrade", error.to_string()),
+            ProviderError::GrantsUnconfirmed(_) => Self::conflict("grants_unconfirmed", error.to_string()),
             ProviderError::Undeclared(_) => Self::field("/hosts", "undeclared_host", error.to_string()),
             ProviderError::Folder { .. } | ProviderError::Lost => Self::internal(&error),
         }

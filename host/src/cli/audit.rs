@@ -11,12 +11,15 @@ use super::{
 /// Who did what, the newest first.
 #[derive(Debug, Args)]
 pub struct Audit {
-    /// Only what was done to this: `msg_…`, `dlv_…`, `job_…`.
+    /// Only what was done to this: `msg_…`, `dlv_…`, `job_…`, or a provider's name.
     #[arg(long)]
     subject: Option<String>,
     /// Only this action, such as `message.resolved`.
     #[arg(long)]
     action: Option<String>,
+    /// What was done to providers, which are no tenant's; needs a key with the scope `operator`.
+    #[arg(long)]
+    operator: bool,
     /// Where the page before ended, as it says.
     #[arg(long)]
     cursor: Option<String>,
@@ -38,7 +41,8 @@ impl Audit {
         let parameters = [("subject", self.subject), ("action", self.action), ("cursor", self.cursor)];
         let given = parameters.iter().filter_map(|(name, value)| value.as_ref().map(|value| (name, value)));
         let query: Vec<_> = given.map(|(name, value)| format!("{name}={}", segment(value))).collect();
-        output.list(&self.client.get(&format!("/v1/audit?{}", query.join("&"))).await?, &COLUMNS);
+        let path = if self.operator { "/v1/operator/audit" } else { "/v1/audit" };
+        output.list(&self.client.get(&format!("{path}?{}", query.join("&"))).await?, &COLUMNS);
         Ok(())
     }
 }

@@ -38,6 +38,13 @@ enum Command {
         /// Let it serve at once.
         #[arg(long)]
         activate: bool,
+        /// Also where it is a lower version than the one that serves.
+        #[arg(long, requires = "activate")]
+        allow_downgrade: bool,
+        /// What becomes of the hosts that the provider was granted for another component: `keep` them, if this one is
+        /// to be trusted as that was, or grant `none` yet.
+        #[arg(long, requires = "activate", value_parser = ["keep", "none"])]
+        grants: Option<String>,
         #[command(flatten)]
         client: Client,
     },
@@ -69,12 +76,14 @@ const COLUMNS: [Column<'_>; 7] = [
     ("quarantined", "/quarantined"),
 ];
 
-const VERSIONS: [Column<'_>; 5] = [
+const VERSIONS: [Column<'_>; 7] = [
     ("version", "/version"),
     ("digest", "/digest"),
     ("installed", "/installed_at"),
     ("quarantined", "/quarantined_at"),
     ("reason", "/quarantine_reason"),
+    ("not serving this tenant until", "/quarantined_until"),
+    ("not serving", "/quarantined_tenants"),
 ];
 
 impl Provider {
@@ -88,8 +97,15 @@ impl Provider {
                     output.rows(&provider["versions"], &VERSIONS);
                 }
             }
-            Command::Install { component, activate, client } => {
-                one(client.upload(&format!("{PATH}?activate={activate}"), &component).await?, output);
+            Command::Install { component, activate, allow_downgrade, grants, client } => {
+                let mut path = format!("{PATH}?activate={activate}");
+                if allow_downgrade {
+                    path.push_str("&allow_downgrade=true");
+                }
+                if let Some(grants) = grants {
+                    path = format!("{path}&grants={grants}");
+                }
+                one(client.upload(&path, &component).await?, output);
             }
             Command::Rollback { name, client } => {
                 one(client.post(&format!("{}/rollback", path(&name)), &json!({})).await?, output);

@@ -23,7 +23,7 @@ use crate::{
     outcome::{host_verdict, judge_fault},
     providers::Serving,
     queue::Work,
-    runtime::{CallError, Called, GuestFault, Usage},
+    runtime::{CallError, Called, GuestFault, GuestFaultKind, Usage},
     store::{attempt::NewIntent, message::attachment_list},
     telemetry::{self, Lane, Side, Span},
     transport::{Call, HostGrant},
@@ -48,6 +48,8 @@ pub(super) struct Conversation<'a> {
     pub usage: Usage,
     /// HTTP status or SMTP code of the last answer.
     pub status: Option<u16>,
+    /// Whether the attempt speaks for the component or against it; `None` while it says nothing.
+    pub sound: Option<bool>,
 }
 
 impl Dispatcher {
@@ -61,7 +63,7 @@ impl Dispatcher {
         held: &mut Held,
     ) -> Option<Attempt> {
         let mut span = self.begun(work, endpoint);
-        let serving = self.providers.serving(&endpoint.connection.provider);
+        let serving = self.providers.serving_for(&endpoint.connection.provider, work.tenant);
         let started_at = clock::now();
         let number = work.attempts + 1;
         let (verdict, usage) = match &serving {
@@ -185,8 +187,12 @@ impl Dispatcher {
             lane: telemetry::lane(work.message.channel.as_str(), &endpoint.connection.provider),
             usage: Usage::default(),
             status: None,
+            sound: None,
         };
         let verdict = conversation.run(held).await;
+        if let Some(sound) = conversation.sound {
+            self.providers.report(serving, work.tenant, sound);
+        }
         conversation.lane.ran(conversation.usage.cpu, conversation.usage.peak_memory);
         Some((verdict, conversation.usage))
     }
@@ -267,8 +273,6 @@ impl Conversation<'_> {
         self.usage.cpu += called.usage.cpu;
         self.usage.wall += called.usage.wall;
         self.usage.peak_memory = self.usage.peak_memory.max(called.usage.peak_memory);
-        let healthy = !called.result.as_ref().is_err_and(CallError::is_the_guests);
-        self.dispatcher.providers.report(self.serving, healthy);
         called.result
     }
 
@@ -307,9 +311,10 @@ impl Conversation<'_> {
         tokio::time::sleep_until(until.into()).await;
     }
 
-    fn judged(&self, judgement: Option<Judgement>) -> Verdict {
+    fn judged(&mut self, judgement: Option<Judgement>) -> Verdict {
         match judgement {
             Some(judgement) => {
+                self.sound = Some(true);
                 let verdict = verdict(judgement, self.status, |units| self.modelled_cost(units));
                 self.overrides.apply(&self.endpoint.connection.provider, verdict)
             }
@@ -325,12 +330,15 @@ impl Conversation<'_> {
     }
 
     /// A guest's failure before anything was answered left nothing sent; one after an answer
-    /// leaves what was sent unjudged.
-    fn fault(&self, fault: &GuestFault) -> Verdict {
+    /// leaves what was sent unjudged. What can't be sent at all is so the next time, too.
+    fn fault(&mut self, fault: &GuestFault) -> Verdict {
+        if fault.kind.is_the_guests() {
+            self.sound = Some(false);
+        }
         let disposition = match self.status {
             Some(_) => Disposition::Unknown,
-            None if fault.kind.is_the_guests() => Disposition::NotSent,
-            None => Disposition::RejectedPermanent,
+            None if fault.kind == GuestFaultKind::InvalidTransmission => Disposition::RejectedPermanent,
+            None => Disposition::NotSent,
         };
         let code = format!("plugin_{}", fault.kind.as_str());
         let mut verdict = host_verdict(disposition, &code, fault.detail.clone());
@@ -338,8 +346,8 @@ impl Conversation<'_> {
         verdict
     }
 
-    fn broken(&self, what: &str) -> Verdict {
-        self.dispatcher.providers.report(self.serving, false);
+    fn broken(&mut self, what: &str) -> Verdict {
+        self.sound = Some(false);
         let disposition = if self.status.is_some() { Disposition::Unknown } else { Disposition::NotSent };
         let mut verdict = host_verdict(disposition, "plugin_steps", format!("the provider's plugin failed: {what}"));
         verdict.status = self.status;

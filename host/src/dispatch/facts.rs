@@ -36,7 +36,7 @@ impl Dispatcher {
         if !endpoint.connection.enabled {
             return Some(Barred::ConnectionDisabled);
         }
-        let Some(serving) = self.providers.serving(&endpoint.connection.provider) else {
+        let Some(serving) = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant) else {
             return Some(Barred::ProviderMissing);
         };
         let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
@@ -69,7 +69,7 @@ impl Dispatcher {
         if let Some(unit) = self.observations.unit_cost(candidate.connection, country, Instant::now()) {
             return estimate(unit, price::units(message), Basis::Answers);
         }
-        let serving = self.providers.serving(&endpoint.connection.provider)?;
+        let serving = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant)?;
         let price = Price::at(serving.component.descriptor(), message.channel.as_str(), country)?;
         let units = price.units(message);
         estimate(price.unit, units, Basis::PriceList)

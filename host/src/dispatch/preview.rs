@@ -130,7 +130,8 @@ impl Dispatcher {
     }
 
     fn first_request(&self, endpoint: &Endpoint, new: &NewMessage, leg: u8) -> Result<serde_json::Value, String> {
-        let serving = self.providers.serving(&endpoint.connection.provider).ok_or("the provider is not installed")?;
+        let serving = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant);
+        let serving = serving.ok_or("the provider is not installed, or in quarantine")?;
         let blobs = item::blobs(new.attachments.clone());
         let item = item::item(new.message.id.leg(leg), &new.message, &blobs);
         let context = CallContext {

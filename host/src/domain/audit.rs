@@ -14,6 +14,30 @@ pub struct Actor {
     pub request: Option<String>,
 }
 
+impl Actor {
+    /// The same, for what belongs to no tenant.
+    #[must_use]
+    pub fn as_operator(&self) -> OperatorActor {
+        OperatorActor { key: Some(self.key), name: self.name.clone(), request: self.request.clone() }
+    }
+}
+
+/// Who changes what belongs to no tenant: an operator's key, or a part of the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorActor {
+    pub key: Option<KeyId>,
+    pub name: String,
+    pub request: Option<String>,
+}
+
+impl OperatorActor {
+    /// The gateway by itself, for the reason that the name tells.
+    #[must_use]
+    pub fn gateway(name: &str) -> Self {
+        Self { key: None, name: name.to_owned(), request: None }
+    }
+}
+
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// What was done.
@@ -68,6 +92,14 @@ actions! {
     ScriptRetired = "script.retired",
     /// Its breaker was reset by hand, on every node.
     ScriptReset = "script.reset",
+    /// A component was stored, and does not serve.
+    ProviderInstalled = "provider.installed",
+    /// A component was put in service.
+    ProviderActivated = "provider.activated",
+    ProviderRolledBack = "provider.rolled_back",
+    ProviderGranted = "provider.granted",
+    /// The gateway took a version from all tenants.
+    ProviderQuarantined = "provider.quarantined",
 }
 
 /// A text that names no action.

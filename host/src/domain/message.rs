@@ -18,6 +18,9 @@ use super::{
 
 /// The longest subject, in bytes: what a line of a mail may hold (RFC 5322, 2.1.1).
 pub const MAX_SUBJECT: usize = 998;
+/// The most content that goes to one recipient, in bytes as JSON and without attachments. A
+/// component is given no more than that, so that what it makes of it stays within its limits.
+pub const MOST_CONTENT: usize = 8 << 20;
 
 /// How pressing a message is: of what a tenant has waiting, the more pressing get the larger part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

@@ -11,7 +11,8 @@ use crate::domain::{
 };
 
 const MAX_URL: usize = 8 << 10;
-const MAX_HEADERS: usize = 128;
+/// A message's and a connection's own, and those that a provider adds.
+const MAX_HEADERS: usize = 192;
 const MAX_HEADER_VALUE: usize = 16 << 10;
 const MAX_RECIPIENTS: usize = 1_000;
 const MAX_ADDRESS: usize = 512;

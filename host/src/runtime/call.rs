@@ -123,14 +123,16 @@ impl From<Invalid> for GuestFault {
     }
 }
 
-/// Runs one call in a store of its own, which is gone when this returns.
+/// Runs one call in a store of its own, which is gone when this returns. `input` is how many bytes
+/// it is given.
 pub(super) fn run<T>(
     sandbox: &Sandbox,
     provider: &Arc<str>,
+    input: usize,
     call: impl FnOnce(&mut Store<Guest>) -> wasmtime::Result<T>,
 ) -> (Result<T, GuestFault>, Usage) {
     let _place = sandbox.place();
-    let mut store = Guest::store(sandbox, Arc::clone(provider));
+    let mut store = Guest::store(sandbox, Arc::clone(provider), input);
     let result = call(&mut store);
     // The instance goes first, so that its going counts.
     let guest = store.into_data();

@@ -108,7 +108,7 @@ impl Component {
             return refused(CallError::Judged(self.too_large(input).into()));
         }
         let (answered, usage) =
-            call::run(&self.sandbox, &self.name, |store| self.linked.prepare(store, ctx, config, items));
+            call::run(&self.sandbox, &self.name, input, |store| self.linked.prepare(store, ctx, config, items));
         Called { result: settle(answered, Outcomes::Exactly(items.len())), usage }
     }
 
@@ -120,8 +120,9 @@ impl Component {
         if state.len() > MAX_STATE || input > self.sandbox.limits().input {
             return refused(CallError::Judged(unreadable(input).into()));
         }
-        let (answered, usage) =
-            call::run(&self.sandbox, &self.name, |store| self.linked.interpret(store, ctx, config, state, reply));
+        let (answered, usage) = call::run(&self.sandbox, &self.name, input, |store| {
+            self.linked.interpret(store, ctx, config, state, reply)
+        });
         Called { result: settle(answered, Outcomes::AtMost(self.descriptor.max_batch as usize)), usage }
     }
 
@@ -149,7 +150,8 @@ impl Component {
             let detail = format!("it reads no callbacks, or none of {input} bytes");
             return refused(CallError::Broken(GuestFault { kind: GuestFaultKind::Host, detail }));
         };
-        let (parsed, usage) = call::run(&self.sandbox, &self.name, |store| reader.parse(store, ctx, config, request));
+        let (parsed, usage) =
+            call::run(&self.sandbox, &self.name, input, |store| reader.parse(store, ctx, config, request));
         Called { result: read(parsed), usage }
     }
 

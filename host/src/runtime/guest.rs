@@ -31,6 +31,8 @@ pub(super) enum Level {
 pub(super) struct Guest {
     provider: Arc<str>,
     limits: Limits,
+    /// CPU time that it may take.
+    deadline: Duration,
     began: Instant,
     /// The thread's CPU time when the call began.
     cpu_began: Duration,
@@ -48,10 +50,11 @@ struct Stopped(String);
 
 impl Guest {
     /// A store for one call, on the thread that makes the call.
-    pub(super) fn store(sandbox: &Sandbox, provider: Arc<str>) -> Store<Self> {
+    pub(super) fn store(sandbox: &Sandbox, provider: Arc<str>, input: usize) -> Store<Self> {
         let guest = Self {
             provider,
             limits: *sandbox.limits(),
+            deadline: sandbox.limits().deadline_of(input),
             began: Instant::now(),
             cpu_began: ThreadTime::now().as_duration(),
             memory: 0,
@@ -103,12 +106,12 @@ impl Guest {
 
     /// Looks at the clocks, once a tick.
     fn look(&mut self) -> wasmtime::Result<()> {
-        let Limits { deadline, patience, .. } = self.limits;
+        let (deadline, patience) = (self.deadline, self.limits.patience);
         if self.cpu() >= deadline {
             return Err(self.stop(GuestFaultKind::Deadline, over_time("of CPU time", deadline)));
         }
         if self.began.elapsed() >= patience {
-            return Err(self.stop(GuestFaultKind::Deadline, over_time("since it began", patience)));
+            return Err(self.stop(GuestFaultKind::Host, over_time("since it began", patience)));
         }
         Ok(())
     }

@@ -1,22 +1,21 @@
-//! Which version of each provider serves. It lives in memory and reads without a lock; the
-//! database says what is active across nodes, and whoever follows it calls here.
+//! Which version of each provider serves whom. It lives in memory and reads without a lock; the
+//! database says what is active across nodes, and whoever follows it calls [`Registry::serve`].
 //!
 //! A delivery keeps the component that it began with, so a swap disturbs none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 
-use super::Component;
-
-/// So many faults in a row, and a version is quarantined.
-const FAULTS_TO_QUARANTINE: u32 = 5;
+use super::{
+    Component,
+    evidence::{Conclusion, Evidence},
+};
+use crate::domain::ids::TenantId;
 
 /// The providers, by name.
 #[derive(Default)]
@@ -27,45 +26,53 @@ pub struct Registry {
 }
 
 /// One provider; replaced as a whole when a version changes.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Entry {
-    active: Option<Arc<Component>>,
-    previous: Option<Arc<Component>>,
+    active: Option<Version>,
+    previous: Option<Version>,
     quarantined: BTreeSet<String>,
-    /// Of the active version, since its last good call.
-    faults: AtomicU32,
 }
 
-/// What [`Registry::install`] did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Installed {
-    /// The first version of this provider serves.
-    First,
-    /// It serves in place of this digest, which is kept for a rollback.
-    Replaced(String),
-    /// It served already.
-    Unchanged,
-    /// It is quarantined here; [`Registry::release`] lifts that.
-    Quarantined,
+/// A version with what speaks against it since it came into service.
+#[derive(Clone)]
+struct Version {
+    component: Arc<Component>,
+    evidence: Arc<Evidence>,
+}
+
+impl Version {
+    fn new(component: Arc<Component>) -> Self {
+        Self { component, evidence: Arc::default() }
+    }
+}
+
+/// Who does without a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuarantineScope {
+    /// One tenant, whose deliveries it failed over, for so long; others saw no fault, or too few.
+    Tenant(TenantId, Duration),
+    /// Everybody, until the version is activated again.
+    All,
 }
 
 /// What a report led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
     pub digest: String,
-    /// The version that serves again; without one, nothing does.
+    pub scope: QuarantineScope,
+    /// The version that serves in its place; without one, nothing does.
     pub restored: Option<String>,
 }
 
-/// One provider, as the API shows it.
+/// One provider, as it is on this node.
 #[derive(Debug, Clone)]
 pub struct Listed {
     pub name: String,
     pub active: Option<Arc<Component>>,
     pub previous: Option<Arc<Component>>,
-    /// Digests.
+    /// Digests of the versions that were taken from all.
     pub quarantined: Vec<String>,
-    /// Faults in a row of the active version.
+    /// The most faults in a row that one tenant met in the active version.
     pub faults: u32,
 }
 
@@ -76,37 +83,29 @@ impl Registry {
         Self::default()
     }
 
-    /// The version that serves now.
+    /// The version that serves now, whoever may do without it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<Component>> {
-        self.providers.load().get(name)?.active.clone()
+        Some(Arc::clone(&self.providers.load().get(name)?.active.as_ref()?.component))
     }
 
-    /// Puts a version in service under its descriptor's name, and keeps the one before it.
-    pub fn install(&self, component: Arc<Component>) -> Installed {
-        self.change(&component.descriptor().name.clone(), |entry| {
-            if entry.quarantined.contains(component.digest()) {
-                return Installed::Quarantined;
-            }
-            if entry.serves(component.digest()) {
-                return Installed::Unchanged;
-            }
-            let replaced = entry.active.replace(component);
-            let installed =
-                replaced.as_ref().map_or(Installed::First, |old| Installed::Replaced(old.digest().to_owned()));
-            entry.previous = replaced.or_else(|| entry.previous.take());
-            installed
-        })
+    /// The version that serves a tenant: the active one, or the one before while that is in
+    /// quarantine for the tenant.
+    #[must_use]
+    pub fn get_for(&self, name: &str, tenant: TenantId, now: Instant) -> Option<Arc<Component>> {
+        Some(Arc::clone(&self.providers.load().get(name)?.serving(tenant, now)?.component))
     }
 
-    /// Puts the version before in service; the two change places. Gives what serves now, or
-    /// nothing if there is none to go back to.
-    pub fn rollback(&self, name: &str) -> Option<Arc<Component>> {
-        self.change(name, |entry| {
-            let restored = entry.previous.take()?;
-            entry.previous = entry.active.replace(Arc::clone(&restored));
-            Some(restored)
-        })
+    /// Puts a version in service under its descriptor's name, with another one behind it. Whatever
+    /// was held against them, for one tenant or for all, is forgotten, and so are other versions.
+    pub fn serve(&self, active: Arc<Component>, previous: Option<Arc<Component>>) {
+        self.change(&active.descriptor().name.clone(), |entry| {
+            for component in previous.iter().chain([&active]) {
+                entry.quarantined.remove(component.digest());
+            }
+            entry.active = Some(Version::new(active));
+            entry.previous = previous.map(Version::new);
+        });
     }
 
     /// Takes a provider out of service, and forgets its versions. Whether it was there.
@@ -118,28 +117,38 @@ impl Registry {
         removed
     }
 
-    /// Lifts a quarantine, so that the version can be installed again. Whether there was one.
-    pub fn release(&self, name: &str, digest: &str) -> bool {
-        self.change(name, |entry| entry.quarantined.remove(digest))
-    }
-
     /// Every provider, by name.
     #[must_use]
     pub fn list(&self) -> Vec<Listed> {
         self.providers.load().iter().map(|(name, entry)| entry.listed(name)).collect()
     }
 
-    /// Takes note of how a call of this version ended: `healthy` unless the fault speaks against
-    /// the component (see [`super::CallError::is_the_guests`]). The fifth fault in a row
-    /// quarantines the version and puts the one before it back, in one step.
-    pub fn report(&self, name: &str, digest: &str, healthy: bool) -> Option<Quarantined> {
-        let entry = self.providers.load().get(name).filter(|entry| entry.serves(digest))?.clone();
+    /// Takes note of how a tenant's call of a version ended: `healthy` unless the fault speaks
+    /// against the component (see [`super::CallError::is_the_guests`]). Whatever else a quarantine
+    /// does, the tenant is served by the version before from now on, if there is one.
+    pub fn report(
+        &self,
+        name: &str,
+        digest: &str,
+        tenant: TenantId,
+        healthy: bool,
+        now: Instant,
+    ) -> Option<Quarantined> {
+        let entry = Arc::clone(self.providers.load().get(name)?);
+        let version = entry.versions().find(|version| version.component.digest() == digest)?;
         if healthy {
-            entry.recovered();
+            version.evidence.good(tenant, now);
             return None;
         }
-        let faults = entry.faults.fetch_add(1, Ordering::Relaxed) + 1;
-        if faults < FAULTS_TO_QUARANTINE { None } else { self.quarantine(name, digest) }
+        match version.evidence.fault(tenant, now)? {
+            Conclusion::All if entry.serves(digest) => self.quarantine(name, digest),
+            Conclusion::All => None,
+            Conclusion::Tenant(lasts) => Some(Quarantined {
+                digest: digest.to_owned(),
+                scope: QuarantineScope::Tenant(tenant, lasts),
+                restored: entry.serving(tenant, now).map(|version| version.component.digest().to_owned()),
+            }),
+        }
     }
 
     fn quarantine(&self, name: &str, digest: &str) -> Option<Quarantined> {
@@ -150,67 +159,44 @@ impl Registry {
             }
             entry.quarantined.insert(digest.to_owned());
             entry.active = entry.previous.take();
-            let restored = entry.active.as_ref().map(|component| component.digest().to_owned());
-            Some(Quarantined { digest: digest.to_owned(), restored })
+            let restored = entry.active.as_ref().map(|version| version.component.digest().to_owned());
+            Some(Quarantined { digest: digest.to_owned(), scope: QuarantineScope::All, restored })
         })
     }
 
-    /// Changes a copy of one entry, then shows it. The count of faults begins anew with another
-    /// version.
+    /// Changes a copy of one entry, then shows it.
     fn change<T>(&self, name: &str, change: impl FnOnce(&mut Entry) -> T) -> T {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut providers = BTreeMap::clone(&self.providers.load());
-        let mut entry = providers.get(name).map(|entry| entry.copy()).unwrap_or_default();
-        let before = entry.active.clone();
+        let mut entry = providers.get(name).map(|entry| Entry::clone(entry)).unwrap_or_default();
         let result = change(&mut entry);
-        if !same(before.as_ref(), entry.active.as_ref()) {
-            entry.faults = AtomicU32::new(0);
-        }
-        if !entry.is_empty() {
-            providers.insert(name.to_owned(), Arc::new(entry));
-            self.providers.store(Arc::new(providers));
-        }
+        providers.insert(name.to_owned(), Arc::new(entry));
+        self.providers.store(Arc::new(providers));
         result
     }
 }
 
 impl Entry {
+    fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.active.iter().chain(&self.previous)
+    }
+
+    fn serving(&self, tenant: TenantId, now: Instant) -> Option<&Version> {
+        self.versions().find(|version| !version.evidence.withholds_from(tenant, now))
+    }
+
     fn serves(&self, digest: &str) -> bool {
-        self.active.as_ref().is_some_and(|active| active.digest() == digest)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.active.is_none() && self.previous.is_none() && self.quarantined.is_empty()
-    }
-
-    /// Reads first: almost every call is a good one, and a write would take the cache line from
-    /// the other cores.
-    fn recovered(&self) {
-        if self.faults.load(Ordering::Relaxed) != 0 {
-            self.faults.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn copy(&self) -> Self {
-        Self {
-            active: self.active.clone(),
-            previous: self.previous.clone(),
-            quarantined: self.quarantined.clone(),
-            faults: AtomicU32::new(self.faults.load(Ordering::Relaxed)),
-        }
+        self.active.as_ref().is_some_and(|active| active.component.digest() == digest)
     }
 
     fn listed(&self, name: &str) -> Listed {
+        let component = |version: &Option<Version>| version.as_ref().map(|it| Arc::clone(&it.component));
         Listed {
             name: name.to_owned(),
-            active: self.active.clone(),
-            previous: self.previous.clone(),
+            active: component(&self.active),
+            previous: component(&self.previous),
             quarantined: self.quarantined.iter().cloned().collect(),
-            faults: self.faults.load(Ordering::Relaxed),
+            faults: self.active.as_ref().map_or(0, |version| version.evidence.most_faults()),
         }
     }
-}
-
-fn same(a: Option<&Arc<Component>>, b: Option<&Arc<Component>>) -> bool {
-    a.map(|component| component.digest()) == b.map(|component| component.digest())
 }

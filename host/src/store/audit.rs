@@ -1,14 +1,15 @@
-//! Who did what: rows that are added in the transaction of what they tell of, and never changed.
+//! Who did what: rows that are added in the transaction of what they tell of, and never changed. A
+//! tenant's records are its own; what is done to providers, which serve all tenants, is the operators'.
 
 use jiff::Timestamp;
 use serde_json::{Value, value::RawValue};
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::Result;
+use super::{Result, StoreError};
 use crate::domain::{
-    audit::{Action, Actor},
-    ids::{AuditId, TenantId},
+    audit::{Action, Actor, OperatorActor},
+    ids::{AuditId, KeyId, TenantId},
 };
 
 /// What a record says beside who and when.
@@ -69,18 +70,61 @@ pub async fn audit_insert(db: &mut PgConnection, tenant: TenantId, actor: &Actor
     Ok(())
 }
 
+/// Records what an operator, or the gateway by itself, did to what belongs to no tenant.
+pub async fn operator_audit_insert(db: &mut PgConnection, by: &OperatorActor, deed: &Deed) -> Result<()> {
+    sqlx::query(
+        "insert into operator_audit (id, key_id, actor, action, subject, before, after, reason, request_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(AuditId::new().uuid())
+    .bind(by.key.map(KeyId::uuid))
+    .bind(&by.name)
+    .bind(deed.action.as_str())
+    .bind(&deed.subject)
+    .bind(deed.before.as_ref().map(Value::to_string))
+    .bind(deed.after.as_ref().map(Value::to_string))
+    .bind(deed.reason.as_deref())
+    .bind(by.request.as_deref())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// A record as the API shows it.
 #[derive(Debug, Clone)]
 pub struct AuditView {
     pub id: AuditId,
     pub at: Timestamp,
-    pub actor: Actor,
+    /// `None` where the gateway did it by itself.
+    pub key: Option<KeyId>,
+    pub actor: String,
+    pub request: Option<String>,
     /// One of [`Action`], or what a later version did.
     pub action: String,
     pub subject: String,
     pub before: Option<Box<RawValue>>,
     pub after: Option<Box<RawValue>>,
     pub reason: Option<String>,
+}
+
+impl TryFrom<&PgRow> for AuditView {
+    type Error = StoreError;
+
+    fn try_from(row: &PgRow) -> Result<Self> {
+        let json = |text: Option<String>| text.and_then(|text| RawValue::from_string(text).ok());
+        Ok(Self {
+            id: row.try_get::<Uuid, _>("id")?.into(),
+            at: row.try_get::<jiff_sqlx::Timestamp, _>("at")?.to_jiff(),
+            key: row.try_get::<Option<Uuid>, _>("key_id")?.map(KeyId::from),
+            actor: row.try_get("actor")?,
+            request: row.try_get("request_id")?,
+            action: row.try_get("action")?,
+            subject: row.try_get("subject")?,
+            before: json(row.try_get("before")?),
+            after: json(row.try_get("after")?),
+            reason: row.try_get("reason")?,
+        })
+    }
 }
 
 /// Which records.
@@ -111,23 +155,26 @@ pub async fn audit_list(
     .bind(i64::from(limit))
     .fetch_all(db)
     .await?;
-    let json = |text: Option<String>| text.and_then(|text| RawValue::from_string(text).ok());
-    rows.iter()
-        .map(|row| {
-            Ok(AuditView {
-                id: row.try_get::<Uuid, _>("id")?.into(),
-                at: row.try_get::<jiff_sqlx::Timestamp, _>("at")?.to_jiff(),
-                actor: Actor {
-                    key: row.try_get::<Uuid, _>("key_id")?.into(),
-                    name: row.try_get("actor")?,
-                    request: row.try_get("request_id")?,
-                },
-                action: row.try_get("action")?,
-                subject: row.try_get("subject")?,
-                before: json(row.try_get("before")?),
-                after: json(row.try_get("after")?),
-                reason: row.try_get("reason")?,
-            })
-        })
-        .collect()
+    rows.iter().map(AuditView::try_from).collect()
+}
+
+/// The operators' records, the newest first, from before `before`.
+pub async fn operator_audit_list(
+    db: &mut PgConnection,
+    filter: &AuditFilter,
+    before: Option<AuditId>,
+    limit: u32,
+) -> Result<Vec<AuditView>> {
+    let rows = sqlx::query(
+        "select * from operator_audit
+         where id < $1 and ($2::text is null or subject = $2) and ($3::text is null or action = $3)
+         order by id desc limit $4",
+    )
+    .bind(before.map_or(Uuid::max(), AuditId::uuid))
+    .bind(filter.subject.as_deref())
+    .bind(filter.action.map(Action::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(AuditView::try_from).collect()
 }

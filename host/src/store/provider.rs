@@ -1,11 +1,13 @@
 //! Provider components and which of them serves. The operator's, shared by all tenants: these
 //! queries run as the worker role.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
 use super::{Result, StoreError};
-use crate::domain::provider::Descriptor;
+use crate::domain::{ids::TenantId, provider::Descriptor};
 
 /// A component as stored, without its bytes.
 #[derive(Debug, Clone)]
@@ -16,6 +18,18 @@ pub struct StoredComponent {
     pub created_at: Timestamp,
     pub quarantined_at: Option<Timestamp>,
     pub quarantine_reason: Option<String>,
+    /// Whether the provider's grants were given to it, or it was said that it may keep them.
+    pub granted: bool,
+}
+
+/// That a version does not serve a tenant for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantQuarantine {
+    pub tenant: TenantId,
+    pub digest: String,
+    pub began_at: Timestamp,
+    pub until: Timestamp,
+    pub reason: String,
 }
 
 /// A provider: which of its components serves, and which hosts are granted.
@@ -61,6 +75,7 @@ struct ComponentRow {
     created_at: jiff_sqlx::Timestamp,
     quarantined_at: Option<jiff_sqlx::Timestamp>,
     quarantine_reason: Option<String>,
+    granted: bool,
 }
 
 impl TryFrom<ComponentRow> for StoredComponent {
@@ -74,6 +89,7 @@ impl TryFrom<ComponentRow> for StoredComponent {
             created_at: row.created_at.to_jiff(),
             quarantined_at: row.quarantined_at.map(jiff_sqlx::Timestamp::to_jiff),
             quarantine_reason: row.quarantine_reason,
+            granted: row.granted,
         })
     }
 }
@@ -121,7 +137,7 @@ pub async fn component_digests(db: &mut PgConnection) -> Result<Vec<String>> {
 /// A provider's components, the newest first.
 pub async fn component_list(db: &mut PgConnection, name: &str) -> Result<Vec<StoredComponent>> {
     let rows: Vec<ComponentRow> = sqlx::query_as(
-        "select digest, descriptor, created_at, quarantined_at, quarantine_reason
+        "select digest, descriptor, created_at, quarantined_at, quarantine_reason, granted
          from provider_component where name = $1 order by created_at desc, digest",
     )
     .bind(name)
@@ -204,5 +220,71 @@ pub async fn component_quarantine(db: &mut PgConnection, digest: &str, reason: O
     .bind(reason)
     .execute(db)
     .await?;
+    Ok(())
+}
+
+/// Remembers that the provider's grants were given to this component.
+pub async fn component_granted(db: &mut PgConnection, digest: &str) -> Result<()> {
+    sqlx::query("update provider_component set granted = true where digest = $1").bind(digest).execute(db).await?;
+    Ok(())
+}
+
+/// Writes down that a component does not serve a tenant for so long from now on; those quarantines
+/// of the tenant that are over are forgotten.
+pub async fn tenant_quarantine_put(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    digest: &str,
+    lasts: Duration,
+    reason: &str,
+) -> Result<()> {
+    sqlx::query("delete from tenant_quarantine where tenant_id = $1 and until < now()")
+        .bind(tenant.uuid())
+        .execute(&mut *db)
+        .await?;
+    sqlx::query(
+        "insert into tenant_quarantine (tenant_id, digest, until, reason)
+         values ($1, $2, now() + $3 * interval '1 second', $4)
+         on conflict (tenant_id, digest) do update set until = greatest(tenant_quarantine.until, excluded.until)",
+    )
+    .bind(tenant.uuid())
+    .bind(digest)
+    .bind(lasts.as_secs_f64())
+    .bind(reason)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The quarantines of a tenant that are in force, or of all tenants.
+pub async fn tenant_quarantine_list(db: &mut PgConnection, tenant: Option<TenantId>) -> Result<Vec<TenantQuarantine>> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        tenant_id: uuid::Uuid,
+        digest: String,
+        began_at: jiff_sqlx::Timestamp,
+        until: jiff_sqlx::Timestamp,
+        reason: String,
+    }
+    let rows: Vec<Row> = sqlx::query_as(
+        "select tenant_id, digest, began_at, until, reason from tenant_quarantine
+         where until > now() and ($1::uuid is null or tenant_id = $1) order by tenant_id, digest",
+    )
+    .bind(tenant.map(TenantId::uuid))
+    .fetch_all(db)
+    .await?;
+    let quarantine = |row: Row| TenantQuarantine {
+        tenant: row.tenant_id.into(),
+        digest: row.digest,
+        began_at: row.began_at.to_jiff(),
+        until: row.until.to_jiff(),
+        reason: row.reason,
+    };
+    Ok(rows.into_iter().map(quarantine).collect())
+}
+
+/// Ends a component's quarantines, whichever tenants' they are.
+pub async fn tenant_quarantine_lift(db: &mut PgConnection, digest: &str) -> Result<()> {
+    sqlx::query("delete from tenant_quarantine where digest = $1").bind(digest).execute(db).await?;
     Ok(())
 }

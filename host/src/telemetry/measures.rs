@@ -149,7 +149,13 @@ pub const METRICS: &[Metric] = {
             Counter,
             "angarium_quarantines_total",
             &["provider"],
-            "versions taken out of service since they failed five times in a row",
+            "versions taken out of service since they failed five times in a row for several tenants",
+        ),
+        metric(
+            Counter,
+            "angarium_tenant_quarantines_total",
+            &["provider"],
+            "times that a version was taken from one tenant, over whose deliveries it failed five times in a row",
         ),
         metric(
             Gauge,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use angarium_provider::serde_json::json;
+use angarium_provider::serde_json;
 use angarium_provider::{
     Auth, Context, Delivery, Encoding, HttpMethod, HttpRequest, KeyFormat, Outcome, Segment, Signature,
     SignatureAlgorithm, SignatureHeader, code, host_of_url, is_header_name,
@@ -95,7 +95,8 @@ fn body(delivery: &Delivery) -> Result<String, Outcome> {
     if given.is_empty() {
         return Err(Outcome::rejected_permanent(code::INVALID_CONTENT, "a webhook needs `payload`, `text` or `html`"));
     }
-    Ok(json!(given).to_string())
+    // A map of texts always has a JSON form.
+    Ok(serde_json::to_string(&given).unwrap_or_default())
 }
 
 /// The connection's headers under the delivery's.

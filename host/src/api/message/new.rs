@@ -20,7 +20,7 @@ use crate::{
         country::Country,
         ids::{ConnectionId, MessageId},
         legs::{Mode, Wants},
-        message::{self, Body, Channel, Idempotency, LegBody, MAX_SUBJECT, Message, Priority, address},
+        message::{self, Body, Channel, Idempotency, LegBody, MAX_SUBJECT, MOST_CONTENT, Message, Priority, address},
         problem::Problem,
         subject::{Envelope, Object, Particulars, Subject},
     },
@@ -125,7 +125,7 @@ pub struct NewMessage {
     pub(super) receipt_window: Option<u32>,
 }
 
-/// What is delivered. Which fields count depends on the channel.
+/// What is delivered. Which fields count depends on the channel. At most 8 MiB as JSON, without the attachments.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewContent)]
@@ -422,6 +422,7 @@ impl Named<'_> {
         check_recipient(self.to, name, fields);
         let attachments = fields.within("content", |fields| {
             self.content.check(name == "email", fields);
+            self.content.check_size(fields);
             self.content.decoded(leg, fields)
         });
         Some(Part { channel: channel?, connection, attachments })
@@ -501,6 +502,16 @@ impl Content {
         self.check_headers(fields);
         fields.check(self.media_urls.len() <= 10, "media_urls", "too_long", || "has more than 10 URLs".to_owned());
         fields.each("media_urls", &self.media_urls, |fields, url| check_url(url, fields));
+    }
+
+    /// What a component can be given, and can make a request of.
+    fn check_size(&self, fields: &mut Fields) {
+        let files: usize = self.attachments.iter().map(|file| file.content.len()).sum();
+        let size = json_length(self).saturating_sub(files);
+        if size > MOST_CONTENT {
+            let detail = format!("must have at most {MOST_CONTENT} bytes as JSON, without the files (got {size})");
+            fields.bad("too_large", detail);
+        }
     }
 
     fn check_headers(&self, fields: &mut Fields) {
@@ -596,6 +607,25 @@ fn check_url(text: &str, fields: &mut Fields) {
         }
         Some(_) => {}
     }
+}
+
+/// How many bytes a value has as JSON.
+fn json_length(value: &impl Serialize) -> usize {
+    struct Length(usize);
+    impl std::io::Write for Length {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut length = Length(0);
+    // What came as JSON can be written as JSON, and counting can't fail.
+    let _ = serde_json::to_writer(&mut length, value);
+    length.0
 }
 
 /// RFC 9110, section 5.6.2.
@@ -704,6 +734,21 @@ mod tests {
         assert_eq!(bad(r#"{"channel": "email"}"#), ["/to"]);
         assert!(taken(r#"{"channel": "webhook"}"#).is_ok());
         assert_eq!(bad(r#"{"channel": "webhook", "to": "not a url"}"#), ["/to"]);
+    }
+
+    #[test]
+    fn content_is_capped_by_its_size_as_json() {
+        let empty = r#"{"payload":""}"#.len();
+        let body = |text: &str| format!(r#"{{"channel": "webhook", "content": {{"payload":"{text}"}}}}"#);
+        assert!(taken(&body(&"x".repeat(MOST_CONTENT - empty))).is_ok());
+        assert_eq!(bad(&body(&"x".repeat(MOST_CONTENT - empty + 1))), ["/content"]);
+        // A quote is two bytes, and a control character six.
+        let escaped = |text: &str, count: usize| {
+            let text = text.repeat(count);
+            bad(&format!(r#"{{"channels": [{{"channel": "webhook", "content": {{"text": "{text}"}}}}]}}"#))
+        };
+        assert_eq!(escaped(r#"\""#, MOST_CONTENT / 2), ["/channels/0/content"]);
+        assert_eq!(escaped(r"\u0001", MOST_CONTENT / 6 + 1), ["/channels/0/content"]);
     }
 
     #[test]
