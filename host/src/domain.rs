@@ -9,6 +9,7 @@ pub mod connection;
 pub mod country;
 pub mod dead_letter;
 pub mod delivery;
+pub mod dns;
 pub mod guards;
 pub mod ids;
 pub mod key;
