@@ -20,6 +20,7 @@ pub mod price;
 pub mod problem;
 pub mod provider;
 pub mod receipt;
+pub mod redaction;
 pub mod retry;
 pub mod route;
 pub mod rule;

@@ -9,7 +9,7 @@ use super::{
     guest::{self, Guest},
     sandbox::Sandbox,
 };
-use crate::domain::provider::Judgement;
+use crate::domain::{provider::Judgement, redaction::Redactor};
 
 /// A fault's detail is cut here, in bytes.
 const MAX_DETAIL: usize = 1 << 10;
@@ -127,10 +127,11 @@ impl From<Invalid> for GuestFault {
 pub(super) fn run<T>(
     sandbox: &Sandbox,
     provider: &Arc<str>,
+    redactor: &Arc<Redactor>,
     call: impl FnOnce(&mut Store<Guest>) -> wasmtime::Result<T>,
 ) -> (Result<T, GuestFault>, Usage) {
     let _place = sandbox.place();
-    let mut store = Guest::store(sandbox, Arc::clone(provider));
+    let mut store = Guest::store(sandbox, Arc::clone(provider), Arc::clone(redactor));
     let result = call(&mut store);
     // The instance goes first, so that its going counts.
     let guest = store.into_data();
