@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed: [7; 32],
         secrets: vec!["signing_key".to_owned()],
         callback_url: None,
+        redactor: Default::default(),
     };
     let reply = Reply::Http { status: 200, headers: Vec::new(), body: "{}".into() };
     let items = [delivery(&component.descriptor().channels[0])];

@@ -181,8 +181,11 @@ impl Callbacks {
 /// Off the threads that serve requests: a component may take its whole time over it.
 async fn read(endpoint: Arc<Endpoint>, serving: Serving, request: CallbackRequest) -> Result<Callback, Refused> {
     let name = endpoint.connection.provider.clone();
-    let context =
-        CallbackContext { now_ms: clock::now().as_millisecond() as f64, secrets: endpoint.secret_names.clone() };
+    let context = CallbackContext {
+        now_ms: clock::now().as_millisecond() as f64,
+        secrets: endpoint.secret_names.clone(),
+        redactor: Arc::clone(endpoint.secrets.redactor()),
+    };
     let parse = move || serving.component.parse_callback(&context, endpoint.connection.config.get(), &request);
     let parsed = tokio::task::spawn_blocking(parse).await.map_err(|_| Refused::Broken)?;
     judge(&name, parsed)

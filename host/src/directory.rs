@@ -210,7 +210,8 @@ impl Directory {
     }
 
     async fn read(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
-        let mut txn = self.store.tenant(tenant).await?;
+        // A connection's config and its secrets are of one moment: no secret goes to a host that it was not given for.
+        let mut txn = self.store.snapshot(tenant).await?;
         let version = tenant_config_version(&mut txn, tenant).await?;
         let connections = connection_list(&mut txn, tenant, None, i64::MAX).await?;
         let secrets = secret_list(&mut txn, tenant).await?;

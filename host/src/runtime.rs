@@ -17,6 +17,7 @@ mod guest;
 mod inspection;
 mod registry;
 mod sandbox;
+mod speech;
 mod v1;
 
 use std::{collections::HashSet, fmt, io, path::PathBuf, sync::Arc, time::Duration};

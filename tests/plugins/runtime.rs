@@ -65,6 +65,7 @@ fn context() -> CallContext {
         seed: [7; 32],
         secrets: vec!["token".to_owned()],
         callback_url: None,
+        redactor: Default::default(),
     }
 }
 
@@ -123,7 +124,8 @@ fn no_component_imports_more_than_the_log() {
 fn callback(query: &str, body: &'static str) -> (CallbackContext, CallbackRequest) {
     let url = format!("https://gw.example/v1/callbacks/t{query}");
     let request = CallbackRequest { method: "POST".to_owned(), url, headers: Vec::new(), body: body.into() };
-    (CallbackContext { now_ms: 1_700_000_000_000.0, secrets: vec!["token".to_owned()] }, request)
+    let secrets = vec!["token".to_owned()];
+    (CallbackContext { now_ms: 1_700_000_000_000.0, secrets, redactor: Default::default() }, request)
 }
 
 #[test]

@@ -378,6 +378,7 @@ fn context(endpoint: &Endpoint, serving: &Serving, attempt: u32) -> CallContext 
         seed,
         secrets: endpoint.secret_names.clone(),
         callback_url: endpoint.callback_url.clone().filter(|_| serving.component.reads_callbacks()),
+        redactor: Arc::clone(endpoint.secrets.redactor()),
     }
 }
 

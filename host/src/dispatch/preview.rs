@@ -1,6 +1,8 @@
 //! A dry run: the plan, and the exact requests that would leave, with secrets redacted. It sends
 //! nothing and stores nothing.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::{Course, Dispatcher, Pending, item};
@@ -140,6 +142,7 @@ impl Dispatcher {
             seed: [0; 32],
             secrets: endpoint.secret_names.clone(),
             callback_url: endpoint.callback_url.clone().filter(|_| serving.component.reads_callbacks()),
+            redactor: Arc::clone(endpoint.secrets.redactor()),
         };
         let called = serving.component.prepare(&context, endpoint.connection.config.get(), &[item]);
         match called.result {

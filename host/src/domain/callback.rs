@@ -1,9 +1,12 @@
 //! A request to a connection's callback URL: as it came, and as its provider reads it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{
     receipt::Receipt,
+    redaction::Redactor,
     transmission::{KeyFormat, Kv},
 };
 
@@ -61,6 +64,8 @@ pub struct CallbackContext {
     pub now_ms: f64,
     /// Names of the secrets that the connection has.
     pub secrets: Vec<String>,
+    /// Hides the connection's secrets in what the guest logs; no guest sees it.
+    pub redactor: Arc<Redactor>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,13 @@
 //! What a provider says of itself and of an answer, free of any version of the WIT.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::transmission::{Kv, Mailbox, Transmission};
+use super::{
+    redaction::Redactor,
+    transmission::{Kv, Mailbox, Transmission},
+};
 
 /// A secret that a provider's connections have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +66,8 @@ pub struct CallContext {
     pub secrets: Vec<String>,
     /// Where the service can call back, for a provider that reads callbacks.
     pub callback_url: Option<String>,
+    /// Hides the connection's secrets in what the guest logs; no guest sees it.
+    pub redactor: Arc<Redactor>,
 }
 
 /// A blob as a guest sees it.

@@ -100,7 +100,7 @@ pub(super) fn admit(
 
 fn describe(sandbox: &Sandbox, linked: &Linked, digest: &str) -> Result<v1::RawDescriptor, AdmissionError> {
     let unnamed: Arc<str> = Arc::from(digest);
-    let (described, _usage) = call::run(sandbox, &unnamed, 0, |store| linked.describe(store));
+    let (described, _usage) = call::run(sandbox, &unnamed, 0, &Arc::default(), |store| linked.describe(store));
     described.map_err(AdmissionError::Describe)
 }
 

@@ -6,8 +6,9 @@ use url::Url;
 
 use super::{MAX_STATE, call::GuestFaultKind, guest::cut};
 use crate::domain::{
+    dns::is_dns_name,
     provider::{Cost, Disposition, Judgement, Step},
-    transmission::{Auth, HttpRequest, Kv, Mail, Segment, SmtpSubmission, Transmission},
+    transmission::{Auth, Dkim, HttpRequest, Kv, Mail, Segment, SmtpSubmission, Transmission},
 };
 
 const MAX_URL: usize = 8 << 10;
@@ -256,7 +257,7 @@ fn auth(at: &str, auth: &Auth) -> Checked {
 }
 
 fn smtp(submission: &SmtpSubmission) -> Checked {
-    let SmtpSubmission { host, port, mail_from, rcpt_to, message, .. } = submission;
+    let SmtpSubmission { host, port, mail_from, rcpt_to, message, dkim, .. } = submission;
     if host.is_empty() || host.len() > 255 || !host.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(unsendable("smtp.host", format!("is {:?}, not a host's name", excerpt(host))));
     }
@@ -272,8 +273,20 @@ fn smtp(submission: &SmtpSubmission) -> Checked {
     if !mail_from.is_empty() {
         envelope("smtp.mail_from", mail_from)?;
     }
+    if let Some(Dkim { domain, selector, .. }) = dkim {
+        dns_name("smtp.dkim.domain", domain)?;
+        dns_name("smtp.dkim.selector", selector)?;
+    }
     rcpt_to.iter().enumerate().try_for_each(|(index, address)| envelope(&format!("smtp.rcpt_to[{index}]"), address))?;
     mail(message)
+}
+
+/// A name that is written into a signature's tags and asked for in the DNS.
+fn dns_name(field: &str, name: &str) -> Checked {
+    if is_dns_name(name) {
+        return Ok(());
+    }
+    Err(unsendable(field, format!("must be a DNS name such as `mail.example.org` (got {:?})", excerpt(name))))
 }
 
 /// An address as SMTP's envelope holds it. Whether it exists is the server's to say.

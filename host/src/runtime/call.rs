@@ -9,7 +9,7 @@ use super::{
     guest::{self, Guest},
     sandbox::Sandbox,
 };
-use crate::domain::provider::Judgement;
+use crate::domain::{provider::Judgement, redaction::Redactor};
 
 /// A fault's detail is cut here, in bytes.
 const MAX_DETAIL: usize = 1 << 10;
@@ -129,10 +129,11 @@ pub(super) fn run<T>(
     sandbox: &Sandbox,
     provider: &Arc<str>,
     input: usize,
+    redactor: &Arc<Redactor>,
     call: impl FnOnce(&mut Store<Guest>) -> wasmtime::Result<T>,
 ) -> (Result<T, GuestFault>, Usage) {
     let _place = sandbox.place();
-    let mut store = Guest::store(sandbox, Arc::clone(provider), input);
+    let mut store = Guest::store(sandbox, Arc::clone(provider), input, Arc::clone(redactor));
     let result = call(&mut store);
     // The instance goes first, so that its going counts.
     let guest = store.into_data();

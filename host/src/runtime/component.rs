@@ -11,11 +11,13 @@ use super::{
     call::{self, CallError, Called, GuestFault, GuestFaultKind, Usage},
     descriptor::Described,
     sandbox::Sandbox,
+    speech,
     v1::{Answered, Linked, Parsed},
 };
 use crate::domain::{
     callback::{Callback, CallbackContext, CallbackRequest},
     provider::{CallContext, Descriptor, Disposition, Item, Judgement, Step},
+    redaction::Redactor,
     transmission::{Kv, Mailbox, Reply},
 };
 
@@ -108,8 +110,8 @@ impl Component {
             return refused(CallError::Judged(self.too_large(input).into()));
         }
         let (answered, usage) =
-            call::run(&self.sandbox, &self.name, input, |store| self.linked.prepare(store, ctx, config, items));
-        Called { result: settle(answered, Outcomes::Exactly(items.len())), usage }
+            call::run(&self.sandbox, &self.name, input, &ctx.redactor, |store| self.linked.prepare(store, ctx, config, items));
+        Called { result: settle(answered, Outcomes::Exactly(items.len()), &ctx.redactor), usage }
     }
 
     /// Turns the answer to the last transmission into the next step. `state` is the last
@@ -120,10 +122,11 @@ impl Component {
         if state.len() > MAX_STATE || input > self.sandbox.limits().input {
             return refused(CallError::Judged(unreadable(input).into()));
         }
-        let (answered, usage) = call::run(&self.sandbox, &self.name, input, |store| {
+        let (answered, usage) = call::run(&self.sandbox, &self.name, input, &ctx.redactor, |store| {
             self.linked.interpret(store, ctx, config, state, reply)
         });
-        Called { result: settle(answered, Outcomes::AtMost(self.descriptor.max_batch as usize)), usage }
+        let expected = Outcomes::AtMost(self.descriptor.max_batch as usize);
+        Called { result: settle(answered, expected, &ctx.redactor), usage }
     }
 
     /// Whether it reads callbacks.
@@ -151,8 +154,8 @@ impl Component {
             return refused(CallError::Broken(GuestFault { kind: GuestFaultKind::Host, detail }));
         };
         let (parsed, usage) =
-            call::run(&self.sandbox, &self.name, input, |store| reader.parse(store, ctx, config, request));
-        Called { result: read(parsed), usage }
+            call::run(&self.sandbox, &self.name, input, &ctx.redactor, |store| reader.parse(store, ctx, config, request));
+        Called { result: read(parsed, &ctx.redactor), usage }
     }
 
     fn host_fault(&self, items: usize) -> CallError {
@@ -204,22 +207,31 @@ fn refused<T>(error: CallError) -> Called<T> {
     Called { result: Err(error), usage: Usage::default() }
 }
 
-/// Judges what a call gave.
-fn settle(answered: Result<Answered, GuestFault>, expected: Outcomes) -> Result<Step, CallError> {
-    match answered?.map_err(GuestFault::from)? {
+/// Judges what a call gave, and hides the connection's secrets in it.
+fn settle(answered: Result<Answered, GuestFault>, expected: Outcomes, redactor: &Redactor) -> Result<Step, CallError> {
+    let fault = |fault: GuestFault| CallError::Broken(speech::fault(fault, redactor));
+    match answered.map_err(fault)?.map_err(|invalid| fault(invalid.into()))? {
         Ok(mut step) => {
-            answer::step(&mut step, expected).map_err(GuestFault::from)?;
+            speech::step(&mut step, redactor);
+            answer::step(&mut step, expected).map_err(|invalid| fault(invalid.into()))?;
             Ok(step)
         }
         Err(mut verdict) => {
-            answer::verdict(&mut verdict).map_err(GuestFault::from)?;
+            speech::judgement(&mut verdict, redactor);
+            answer::verdict(&mut verdict).map_err(|invalid| fault(invalid.into()))?;
             Err(CallError::Judged(verdict.into()))
         }
     }
 }
 
-fn read(parsed: Result<Parsed, GuestFault>) -> Result<Result<Callback, String>, CallError> {
-    Ok(parsed?.map_err(GuestFault::from)?)
+fn read(parsed: Result<Parsed, GuestFault>, redactor: &Redactor) -> Result<Result<Callback, String>, CallError> {
+    let fault = |fault: GuestFault| CallError::Broken(speech::fault(fault, redactor));
+    let mut read = parsed.map_err(fault)?.map_err(|invalid| fault(invalid.into()))?;
+    match &mut read {
+        Ok(callback) => speech::callback(callback, redactor),
+        Err(refusal) => speech::text(refusal, redactor),
+    }
+    Ok(read)
 }
 
 // ── How much a guest is given ─────────────────────────────────────────────────────────────

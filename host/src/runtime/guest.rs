@@ -12,7 +12,9 @@ use super::{
     Limits,
     call::{GuestFaultKind, Usage},
     sandbox::Sandbox,
+    speech,
 };
+use crate::domain::redaction::Redactor;
 
 /// A line of a guest's log is cut here, in bytes.
 const MAX_LINE: usize = 4 << 10;
@@ -40,6 +42,8 @@ pub(super) struct Guest {
     peak_memory: usize,
     lines: u32,
     last_error: Option<String>,
+    /// Hides the connection's secrets in what the guest logs.
+    redactor: Arc<Redactor>,
     stopped: Option<GuestFaultKind>,
 }
 
@@ -50,7 +54,7 @@ struct Stopped(String);
 
 impl Guest {
     /// A store for one call, on the thread that makes the call.
-    pub(super) fn store(sandbox: &Sandbox, provider: Arc<str>, input: usize) -> Store<Self> {
+    pub(super) fn store(sandbox: &Sandbox, provider: Arc<str>, input: usize, redactor: Arc<Redactor>) -> Store<Self> {
         let guest = Self {
             provider,
             limits: *sandbox.limits(),
@@ -61,6 +65,7 @@ impl Guest {
             peak_memory: 0,
             lines: 0,
             last_error: None,
+            redactor,
             stopped: None,
         };
         let output = guest.limits.output;
@@ -88,6 +93,7 @@ impl Guest {
 
     /// Writes one line to the operator's log.
     pub(super) fn log(&mut self, level: Level, mut line: String) {
+        speech::text(&mut line, &self.redactor);
         cut(&mut line, MAX_LINE);
         if self.lines < self.limits.log_lines {
             emit(&self.provider, level, &line);

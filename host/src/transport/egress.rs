@@ -4,6 +4,8 @@
 //! Names are resolved, every address is checked, and the connection goes to a checked address.
 //! Nothing here sends anything but a DNS query.
 
+mod embedded;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -72,30 +74,40 @@ const DENIED_V6: &[(Ipv6Net, &str)] = &[
 ];
 
 const GLOBAL_UNICAST: Ipv6Net = v6(0x2000, 0, 0, 3);
-const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 96);
-const SIX_TO_FOUR: Ipv6Net = v6(0x2002, 0, 0, 16);
 
-/// Whether an address is on the public internet.
+/// Whether an address, and each IPv4 address in it, is on the public internet.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
-    denial(address).is_none()
+    denial(address, &[]).is_none()
 }
 
-/// What an address is, if it is not public.
-fn denial(address: IpAddr) -> Option<&'static str> {
-    match address {
-        IpAddr::V4(address) => denial_v4(address),
-        IpAddr::V6(address) => denial_v6(address),
-    }
+/// Why an address may not be called: what it is, or what an IPv4 address embedded in it is, as far as the
+/// operator's networks do not open it.
+///
+/// An IPv6 network of the operator's opens the IPv6 address alone, an IPv4 network the embedded address alone:
+/// where both are denied, both have to be opened. An IPv4 network opens an embedded form only together with an
+/// IPv6 network that holds the form, since a relay sees other networks behind an IPv4 address than this host does.
+fn denial(address: IpAddr, allow: &[IpNet]) -> Option<&'static str> {
+    let opened = |address: IpAddr| allow.iter().any(|net| net.contains(&address));
+    let v6 = match address.to_canonical() {
+        IpAddr::V4(plain) => return denial_v4(plain).filter(|_| !opened(plain.into())),
+        IpAddr::V6(v6) => v6,
+    };
+    let whole = opened(v6.into());
+    let inner = |v4: &Ipv4Addr| denial_v4(*v4).filter(|_| !(whole && opened((*v4).into())));
+    let outer = || denial_v6(v6).filter(|_| !whole);
+    embedded::v4_in(v6).iter().find_map(inner).or_else(outer)
 }
 
 fn denial_v4(address: Ipv4Addr) -> Option<&'static str> {
     DENIED_V4.iter().find(|(net, _)| net.contains(&address)).map(|(_, reason)| *reason)
 }
 
+/// What an IPv6 address is by itself, whatever is embedded in it. NAT64's well-known prefix is as public as the
+/// IPv4 address that it leads to.
 fn denial_v6(address: Ipv6Addr) -> Option<&'static str> {
-    if let Some(inner) = embedded_v4(address) {
-        return denial_v4(inner);
+    if embedded::NAT64.contains(&address) {
+        return None;
     }
     if !GLOBAL_UNICAST.contains(&address) {
         return Some(match address.segments() {
@@ -107,25 +119,6 @@ fn denial_v6(address: Ipv6Addr) -> Option<&'static str> {
         });
     }
     DENIED_V6.iter().find(|(net, _)| net.contains(&address)).map(|(_, reason)| *reason)
-}
-
-/// The IPv4 address that a packet to this IPv6 address would reach: mapped, NAT64, 6to4, ISATAP.
-/// The IPv4-compatible form and Teredo are denied as networks.
-fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [.., a, b, c, d] = address.octets();
-    let last = Ipv4Addr::new(a, b, c, d);
-    if let Some(mapped) = address.to_ipv4_mapped() {
-        return Some(mapped);
-    }
-    if NAT64.contains(&address) {
-        return Some(last);
-    }
-    if SIX_TO_FOUR.contains(&address) {
-        let [_, _, a, b, c, d, ..] = address.octets();
-        return Some(Ipv4Addr::new(a, b, c, d));
-    }
-    let segments = address.segments();
-    (segments[4] & 0xfdff == 0 && segments[5] == 0x5efe).then_some(last)
 }
 
 /// Addresses of a name.
@@ -259,12 +252,10 @@ impl Egress {
     }
 
     fn check(&self, host: &str, address: IpAddr) -> Result<(), Refusal> {
-        let Some(reason) = denial(address) else { return Ok(()) };
-        let plain = address.to_canonical();
-        if self.allow.iter().any(|net| net.contains(&plain)) {
-            return Ok(());
+        match denial(address, &self.allow) {
+            Some(reason) => Err(Refusal::Denied { host: shown(host), address, reason }),
+            None => Ok(()),
         }
-        Err(Refusal::Denied { host: shown(host), address, reason })
     }
 
     fn remembered(&self, name: &str) -> Remembered {
@@ -419,6 +410,9 @@ mod tests {
         "http://[2002:7f00:1::]/",
         "http://[2001:0:4136:e378:8000:63bf:3fff:fdd2]/",
         "http://[2606:4700::5efe:7f00:1]/",
+        "http://[fd00::5efe:808:808]/",
+        "http://[fd00::200:5efe:808:808]/",
+        "http://[2606:4700::300:5efe:a9fe:a9fe]/",
         "http://[fd00:ec2::254]/",
         "http://[fe80::1]/",
         "http://[fec0::1]/",
@@ -477,10 +471,6 @@ mod tests {
         let v6 = DENIED_V6.iter().flat_map(|(net, _)| [net.network(), net.broadcast()]).map(IpAddr::from);
         for address in v4.chain(v6) {
             assert!(!is_public(address), "{address}");
-            if let IpAddr::V4(inner) = address {
-                assert!(!is_public(inner.to_ipv6_mapped().into()), "{address} mapped");
-                assert!(!is_public(inner.to_ipv6_compatible().into()), "{address} compatible");
-            }
         }
         for neighbour in ["9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.32.0.0", "223.255.255.255"]
         {
@@ -497,6 +487,92 @@ mod tests {
         assert!(egress.check_url("http://10.0.0.1/").is_err());
         let message = egress.check_url("http://10.0.0.1/").unwrap_err().to_string();
         assert!(message.contains("egress.allow") && message.contains("10.0.0.1"), "{message}");
+    }
+
+    /// Every form in `embedded`, under a prefix of 64 bits where the form leaves one open.
+    fn every_form(inner: Ipv4Addr, prefix: u64) -> Vec<Ipv6Addr> {
+        let (bits, high) = (u128::from(u32::from(inner)), u128::from(prefix) << 64);
+        let nat64_48 = 0x0064_ff9b_0001_u128 << 80;
+        let forms = [
+            0xffff_u128 << 32 | bits,                                          // mapped
+            bits,                                                              // compatible
+            0xffff_u128 << 48 | bits,                                          // translated (SIIT)
+            0x0064_ff9b_u128 << 96 | bits,                                     // NAT64, well-known
+            nat64_48 | (bits >> 16) << 64 | (bits & 0xffff) << 40,             // NAT64, local, /48
+            nat64_48 | (bits >> 24) << 64 | (bits & 0xff_ffff) << 32,          // NAT64, local, /56
+            nat64_48 | bits << 24,                                             // NAT64, local, /64
+            nat64_48 | bits,                                                   // NAT64, local, /96
+            0x2002_u128 << 112 | bits << 80,                                   // 6to4
+            0x2002_u128 << 112 | bits << 80 | 0x5efe_u128 << 32 | 0x0101_0101, // 6to4 with a public ISATAP
+            0x2002_0101_0101_u128 << 80 | 0x5efe_u128 << 32 | bits,            // ISATAP under a public 6to4
+            0x2001_0000_u128 << 96 | bits << 64 | 0xfefe_fefe,                 // Teredo, server
+            0x2001_0000_0101_0101_u128 << 64 | (bits ^ 0xffff_ffff),           // Teredo, client
+            high | 0x0000_5efe_u128 << 32 | bits,                              // ISATAP, each of its bits
+            high | 0x0200_5efe_u128 << 32 | bits,
+            high | 0x0100_5efe_u128 << 32 | bits,
+            high | 0x0300_5efe_u128 << 32 | bits,
+        ];
+        forms.map(Ipv6Addr::from).to_vec()
+    }
+
+    const PUBLIC_PREFIXES: [u64; 3] = [0x2606_4700_0000_0000, 0x2a00_1450_4001_0800, 0x2400_cb00_ffff_ffff];
+    const PRIVATE_PREFIXES: [u64; 8] = [
+        0,
+        0xfd00_0000_0000_0000,
+        0xfc00_0000_0000_0001,
+        0xfe80_0000_0000_0000,
+        0xfec0_0000_0000_0000,
+        0x2001_0db8_0000_0000,
+        0x3fff_0000_0000_0000,
+        0x0064_ff9b_0001_0000,
+    ];
+
+    fn allowing(networks: &[&str]) -> Vec<IpNet> {
+        networks.iter().map(|net| net.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn an_embedded_address_is_refused_in_every_form_under_every_prefix() {
+        let denied = DENIED_V4.iter().flat_map(|(net, _)| [net.network(), net.broadcast()]);
+        for inner in denied {
+            for prefix in PUBLIC_PREFIXES.into_iter().chain(PRIVATE_PREFIXES) {
+                for form in every_form(inner, prefix) {
+                    assert!(!is_public(form.into()), "{form} holds {inner}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_that_is_not_public_is_refused_whatever_is_embedded() {
+        for inner in [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::LOCALHOST] {
+            for prefix in PRIVATE_PREFIXES {
+                for form in every_form(inner, prefix).split_off(13) {
+                    assert!(!is_public(form.into()), "{form}");
+                }
+            }
+        }
+        for prefix in PUBLIC_PREFIXES {
+            let isatap = every_form(Ipv4Addr::new(8, 8, 8, 8), prefix).split_off(13);
+            assert!(isatap.iter().all(|form| is_public((*form).into())), "{isatap:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_operator_opens_is_neither_more_nor_less_than_was_said() {
+        let refused = |text: &str, networks: &[&str]| denial(text.parse().unwrap(), &allowing(networks)).is_some();
+        // A mapped address is the IPv4 address, however it is written.
+        assert!(!refused("::ffff:10.0.0.1", &["10.0.0.0/8"]));
+        // Any other form goes by a relay, with networks of its own behind it.
+        for form in ["64:ff9b::10.0.0.1", "2002:a00:1::1", "2606:4700::5efe:10.0.0.1", "fd00::5efe:10.0.0.1"] {
+            assert!(refused(form, &["10.0.0.0/8"]), "{form}");
+            assert!(refused(form, &["::/0"]), "{form}: the address in it stays closed");
+            assert!(!refused(form, &["::/0", "10.0.0.0/8"]), "{form}");
+        }
+        assert!(!refused("fd00::5efe:8.8.8.8", &["fd00::/8"]), "what is in it is public");
+        assert!(refused("fd00::5efe:127.0.0.1", &["fd00::/8"]));
+        assert!(refused("fd00::5efe:8.8.8.8", &["8.8.8.8/32"]));
+        assert!(!refused("fd12::1", &["fd12::/16"]) && refused("fd13::1", &["fd12::/16"]));
     }
 
     struct Names(&'static [&'static str]);

@@ -126,7 +126,7 @@ impl Http {
         if let (401, Some(token)) = (reply.status(), &token) {
             self.tokens.forget(token);
         }
-        Ok(scrubbed(reply, call.secrets, &sent))
+        Ok(scrubbed(reply, call.secrets, &sent).await)
     }
 
     /// Checks the address, splices the body and applies the credentials.
@@ -173,7 +173,10 @@ impl Http {
             }
             Auth::Signatures { header, separator, signatures } => {
                 let value = splice::signatures(signatures, separator, &draft.body, material)?;
-                draft.headers.insert(header_name(header)?, header_value(header, value.as_bytes())?);
+                let mut value = header_value(header, value.as_bytes())?;
+                // Who reads it in an attempt could send the same request again.
+                value.set_sensitive(true);
+                draft.headers.insert(header_name(header)?, value);
             }
             Auth::AwsSigV4 { access_key, secret_key, session_token, region, service } => {
                 let keys = AwsKeys {

@@ -20,7 +20,10 @@ use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 
 use super::{fault::invalid, splice::Material};
 use crate::{
-    domain::transmission::{Blob, Dkim, Fault, Kv, Mail, Mailbox},
+    domain::{
+        dns::is_dns_name,
+        transmission::{Blob, Dkim, Fault, Kv, Mail, Mailbox},
+    },
     sealing::Secret,
 };
 
@@ -44,7 +47,7 @@ const RESERVED_HEADERS: &[&str] = &[
     "dkim-signature",
 ];
 
-/// What DKIM covers, as far as the mail has it.
+/// What DKIM covers: what a reader sees of a mail, what says how its body is read, and what a client calls.
 const SIGNED_HEADERS: &[&str] = &[
     "From",
     "To",
@@ -53,8 +56,11 @@ const SIGNED_HEADERS: &[&str] = &[
     "Subject",
     "Date",
     "Message-ID",
+    "In-Reply-To",
+    "References",
     "MIME-Version",
     "Content-Type",
+    "Content-Transfer-Encoding",
     "List-Unsubscribe",
     "List-Unsubscribe-Post",
 ];
@@ -83,6 +89,9 @@ pub(super) fn write(mail: &Mail, material: Material<'_>) -> Result<Vec<u8>, Faul
 
 /// Puts a DKIM signature (RFC 6376, RFC 8463; relaxed/relaxed) before a mail.
 pub(super) fn signed(mail: Vec<u8>, dkim: &Dkim, key: &Secret) -> Result<Vec<u8>, Fault> {
+    if !is_dns_name(&dkim.domain) || !is_dns_name(&dkim.selector) {
+        return Err(invalid("the domain and the selector of a DKIM signature must be DNS names"));
+    }
     let unusable =
         || invalid(format!("the secret `{}` is no DKIM key: it must be PEM of an RSA or Ed25519 key", dkim.key));
     let der = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| unusable())?;
@@ -98,10 +107,12 @@ pub(super) fn signed(mail: Vec<u8>, dkim: &Dkim, key: &Secret) -> Result<Vec<u8>
 }
 
 fn signature(key: impl SigningKey, dkim: &Dkim, mail: &[u8]) -> Result<String, mail_auth::Error> {
+    // Each twice: once as the mail has it, and once more than the mail has it, so that no second header of the name
+    // can be put before the first (RFC 6376, 8.15).
     let signer = DkimSigner::from_key(key)
-        .domain(one_line(&dkim.domain))
-        .selector(one_line(&dkim.selector))
-        .headers(SIGNED_HEADERS.iter().copied());
+        .domain(dkim.domain.as_str())
+        .selector(dkim.selector.as_str())
+        .headers(SIGNED_HEADERS.iter().chain(SIGNED_HEADERS).copied());
     let header = signer.sign(mail)?.to_header();
     // A fold between the signature and the semicolon after it is legal, but some verifiers
     // (dkimpy 1.1) leave it in what they hash.

@@ -1,84 +1,72 @@
 //! Removes secrets from answers: a server that echoes what it was sent must not put a credential
 //! into a plugin's memory, an attempt or a log.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use memchr::memmem;
 
-use super::splice::{Secrets, percent_encode};
-use crate::domain::transmission::Reply;
+use super::splice::Secrets;
+use crate::domain::{redaction::Redactor, transmission::Reply};
 
-const HIDDEN: &[u8] = b"***";
-/// Shorter values would be found where nobody put them.
-const SHORTEST: usize = 6;
+/// The fewest bytes of a part of a credential that are looked for by themselves.
+const SHORTEST_PART: usize = 16;
+/// An answer of more bytes is searched away from the threads that serve requests.
+const LARGE: usize = 64 << 10;
 
-/// The answer without the connection's secrets, nor the other credentials that were sent.
-pub(super) fn scrubbed(reply: Reply, secrets: &Secrets, sent: &[impl AsRef<[u8]>]) -> Reply {
-    let sent = sent.iter().map(|value| credential(value.as_ref()));
-    let needles: Vec<Cow<'_, [u8]>> = secrets
-        .values()
-        .flat_map(forms)
-        .chain(sent.map(Cow::Borrowed))
-        .filter(|needle| needle.len() >= SHORTEST)
-        .collect();
-    if needles.is_empty() {
+/// The answer without the connection's secrets, nor the credentials and signatures that were sent.
+pub(super) async fn scrubbed(reply: Reply, secrets: &Secrets, sent: &[impl AsRef<[u8]>]) -> Reply {
+    let sent = Redactor::of(sent.iter().flat_map(|value| parts(value.as_ref())));
+    let redactors: Vec<Arc<Redactor>> =
+        [Arc::clone(secrets.redactor()), Arc::new(sent)].into_iter().filter(|it| !it.is_empty()).collect();
+    if redactors.is_empty() {
         return reply;
     }
+    if size(&reply) <= LARGE {
+        return clean(reply, &redactors);
+    }
+    let Reply::Http { status, .. } = reply else { return clean(reply, &redactors) };
+    let cleaned = tokio::task::spawn_blocking(move || clean(reply, &redactors)).await;
+    // It ends early only where the process does.
+    cleaned.unwrap_or(Reply::Http { status, headers: Vec::new(), body: Bytes::new() })
+}
+
+fn size(reply: &Reply) -> usize {
+    match reply {
+        Reply::Http { body, .. } => body.len(),
+        Reply::Smtp { text, .. } => text.len(),
+    }
+}
+
+fn clean(reply: Reply, redactors: &[Arc<Redactor>]) -> Reply {
+    let redact = |text: &mut String| redactors.iter().for_each(|redactor| redactor.redact(text));
     match reply {
         Reply::Http { status, mut headers, body } => {
             for header in &mut headers {
-                scrub_text(&mut header.value, &needles);
+                redact(&mut header.name);
+                redact(&mut header.value);
             }
-            Reply::Http { status, headers, body: scrub(body, &needles) }
+            let body = redactors.iter().fold(body, |body, redactor| match redactor.redacted(&body) {
+                std::borrow::Cow::Borrowed(_) => body.clone(),
+                std::borrow::Cow::Owned(clean) => clean.into(),
+            });
+            Reply::Http { status, headers, body }
         }
         Reply::Smtp { code, enhanced, mut text } => {
-            scrub_text(&mut text, &needles);
+            redact(&mut text);
             Reply::Smtp { code, enhanced, text }
         }
     }
 }
 
-/// A value as it is and, where that differs, as a URL has it.
-fn forms(value: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
-    let mut encoded = Vec::new();
-    if !value.iter().all(|byte| byte.is_ascii_alphanumeric()) {
-        value.iter().for_each(|byte| percent_encode(*byte, &mut encoded));
-    }
-    [Cow::Borrowed(value), Cow::Owned(encoded)].into_iter()
-}
-
-/// What follows the scheme of an `Authorization` header.
-fn credential(value: &[u8]) -> &[u8] {
-    value.rsplit(|byte| *byte == b' ').next().unwrap_or(value)
-}
-
-fn scrub_text(text: &mut String, needles: &[Cow<'_, [u8]>]) {
-    if needles.iter().any(|needle| memmem::find(text.as_bytes(), needle).is_some()) {
-        let clean = scrub(Bytes::copy_from_slice(text.as_bytes()), needles);
-        *text = String::from_utf8_lossy(&clean).into_owned();
-    }
-}
-
-fn scrub(mut bytes: Bytes, needles: &[Cow<'_, [u8]>]) -> Bytes {
-    for needle in needles {
-        if memmem::find(&bytes, needle).is_some() {
-            bytes = replaced(&bytes, needle);
-        }
-    }
-    bytes
-}
-
-fn replaced(bytes: &[u8], needle: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut from = 0;
-    for at in memmem::find_iter(bytes, needle) {
-        out.extend_from_slice(&bytes[from..at]);
-        out.extend_from_slice(HIDDEN);
-        from = at + needle.len();
-    }
-    out.extend_from_slice(&bytes[from..]);
-    out.into()
+/// A header's value, what follows its scheme, and the long parts of a list in it: `v1,…`, `Signature=…`.
+fn parts(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let credential = value.rsplit(|byte| *byte == b' ').next();
+    let listed = value.split(|byte| b" ,;".contains(byte)).flat_map(|part| {
+        let named = part.iter().position(|byte| *byte == b'=').map(|at| &part[at + 1..]);
+        [Some(part), named].into_iter().flatten()
+    });
+    let listed = listed.filter(|part| part.len() >= SHORTEST_PART);
+    [Some(value), credential].into_iter().flatten().chain(listed)
 }
 
 #[cfg(test)]
@@ -86,28 +74,44 @@ mod tests {
     use super::*;
     use crate::{domain::transmission::Kv, sealing::Secret};
 
-    #[test]
-    fn an_echo_loses_the_secret_in_every_form() {
+    #[tokio::test]
+    async fn an_echo_loses_the_secret_and_what_was_made_of_it() {
         let secrets: Secrets =
             [("key".to_owned(), vec![Secret::new("hunter two"), Secret::new("a")])].into_iter().collect();
+        let echo = |value: &str| Kv { name: "x-echo".to_owned(), value: value.to_owned() };
+        let signature =
+            "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4= v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5B";
         let reply = Reply::Http {
             status: 200,
-            headers: vec![Kv { name: "x-echo".to_owned(), value: "Bearer hunter two".to_owned() }],
-            body: Bytes::from("got hunter two, hunter%20two and Basic dXNlcjpodW50ZXI= from a"),
+            headers: vec![
+                echo("Bearer hunter two"),
+                echo("K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="),
+                Kv { name: "x-hunter%20two".to_owned(), value: String::new() },
+            ],
+            body: Bytes::from("got hunter two, hunter%20two and Basic dXNlcjpwYXNzd29yZA== from a"),
         };
-        let Reply::Http { headers, body, .. } = scrubbed(reply, &secrets, &["Basic dXNlcjpodW50ZXI="]) else {
-            unreachable!()
-        };
-        assert_eq!(headers[0].value, "Bearer ***");
-        assert_eq!(body, "got ***, *** and Basic *** from a");
+        let sent = ["Basic dXNlcjpwYXNzd29yZA==", signature];
+        let Reply::Http { headers, body, .. } = scrubbed(reply, &secrets, &sent).await else { unreachable!() };
+        let headers: Vec<_> = headers.iter().map(|header| (header.name.as_str(), header.value.as_str())).collect();
+        assert_eq!(headers, [("x-echo", "Bearer ***"), ("x-echo", "***"), ("x-***", "")]);
+        assert_eq!(body, "got ***, *** and *** from a");
     }
 
-    #[test]
-    fn an_answer_without_secrets_is_not_copied() {
+    #[tokio::test]
+    async fn a_large_answer_is_scrubbed_too() {
+        let secrets: Secrets = [("key".to_owned(), vec![Secret::new("hunter2")])].into_iter().collect();
+        let body = Bytes::from(format!("{}hunter2", "x".repeat(LARGE)));
+        let reply = Reply::Http { status: 200, headers: vec![], body };
+        let Reply::Http { body, .. } = scrubbed(reply, &secrets, &[] as &[&str]).await else { unreachable!() };
+        assert!(body.ends_with(b"x***"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_secrets_is_not_copied() {
         let secrets: Secrets = [("key".to_owned(), vec![Secret::new("hunter2")])].into_iter().collect();
         let body = Bytes::from("nothing to see");
         let reply = Reply::Http { status: 200, headers: vec![], body: body.clone() };
-        let Reply::Http { body: clean, .. } = scrubbed(reply, &secrets, &[] as &[&str]) else { unreachable!() };
+        let Reply::Http { body: clean, .. } = scrubbed(reply, &secrets, &[] as &[&str]).await else { unreachable!() };
         assert_eq!(clean.as_ptr(), body.as_ptr());
     }
 }

@@ -134,7 +134,9 @@ impl Smtp {
         let envelope = envelope(mail, call)?;
         let committed = AtomicBool::new(false);
         match timeout_at(deadline, self.submit(&server, password, &envelope, &committed)).await {
-            Ok(Ok(reply)) | Ok(Err(Stop::Refused(reply))) => Ok(scrubbed(answer(reply), call.secrets, &[] as &[&str])),
+            Ok(Ok(reply)) | Ok(Err(Stop::Refused(reply))) => {
+                Ok(scrubbed(answer(reply), call.secrets, &[] as &[&str]).await)
+            }
             Ok(Err(Stop::Fault(fault))) => Err(fault),
             Err(_) => {
                 let detail = format!("`{}` did not answer before the deadline", server.host);

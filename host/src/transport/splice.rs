@@ -1,5 +1,7 @@
 //! Writes bodies and signatures out of segments, secrets and blobs. Pure: nothing here does I/O.
 
+use std::sync::{Arc, OnceLock};
+
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
@@ -10,39 +12,48 @@ use zeroize::Zeroizing;
 
 use super::fault::invalid;
 use crate::{
-    domain::transmission::{Blob, Encoding, Fault, KeyFormat, Segment, Signature, SignatureAlgorithm},
+    domain::{
+        redaction::Redactor,
+        transmission::{Blob, Encoding, Fault, KeyFormat, Segment, Signature, SignatureAlgorithm},
+    },
     sealing::Secret,
 };
 
 /// A connection's secrets: each name with the values that are valid now, the newest first.
 #[derive(Debug, Clone, Default)]
-pub struct Secrets(Vec<(String, Vec<Secret>)>);
+pub struct Secrets {
+    named: Vec<(String, Vec<Secret>)>,
+    redactor: OnceLock<Arc<Redactor>>,
+}
 
 impl Secrets {
     /// Adds a secret; the newest value comes first.
     pub fn insert(&mut self, name: impl Into<String>, newest_first: Vec<Secret>) {
-        self.0.push((name.into(), newest_first));
+        self.named.push((name.into(), newest_first));
+        self.redactor = OnceLock::new();
+    }
+
+    /// What hides every value of every secret.
+    #[must_use]
+    pub fn redactor(&self) -> &Arc<Redactor> {
+        let values = || self.named.iter().flat_map(|(_, values)| values).map(Secret::expose);
+        self.redactor.get_or_init(|| Arc::new(Redactor::of(values())))
     }
 
     /// The names that have a value.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(|(_, values)| !values.is_empty()).map(|(name, _)| name.as_str())
-    }
-
-    /// Every value of every secret.
-    pub(super) fn values(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().flat_map(|(_, values)| values).map(Secret::expose)
+        self.named.iter().filter(|(_, values)| !values.is_empty()).map(|(name, _)| name.as_str())
     }
 
     /// The values of a secret that are valid now, the newest first; none where it has no such secret.
     #[must_use]
     pub fn valid(&self, name: &str) -> &[Secret] {
-        self.0.iter().find(|(known, _)| known == name).map_or(&[], |(_, values)| values.as_slice())
+        self.named.iter().find(|(known, _)| known == name).map_or(&[], |(_, values)| values.as_slice())
     }
 
     /// All values of a secret that are valid now.
     pub(super) fn all(&self, name: &str) -> Result<&[Secret], Fault> {
-        self.0
+        self.named
             .iter()
             .find(|(known, values)| known == name && !values.is_empty())
             .map(|(_, values)| values.as_slice())
@@ -62,7 +73,7 @@ impl Secrets {
 
 impl FromIterator<(String, Vec<Secret>)> for Secrets {
     fn from_iter<I: IntoIterator<Item = (String, Vec<Secret>)>>(secrets: I) -> Self {
-        Self(secrets.into_iter().collect())
+        Self { named: secrets.into_iter().collect(), redactor: OnceLock::new() }
     }
 }
 

@@ -30,8 +30,8 @@ pub mod vectors;
 pub use bindings::plugin as contract;
 pub use bindings::plugin::{
     Address, Auth, Basic, Blob, BlobRef, Context, Cost, Deduplication, Delivery, Descriptor, Disposition, Dkim,
-    Encoding, HttpMethod, HttpRequest, HttpResponse, KeyFormat, Kv, Mail, Reply, SecretRef, SecretSpec, Segment,
-    Signature, SignatureAlgorithm, SignatureHeader, SmtpReply, SmtpSubmission, SmtpTls, Step, Transmission,
+    Encoding, HttpMethod, HttpRequest, HttpResponse, KeyFormat, Kv, Mail, NamedSecret, Reply, SecretRef, SecretSpec,
+    Segment, Signature, SignatureAlgorithm, SignatureHeader, SmtpReply, SmtpSubmission, SmtpTls, Step, Transmission,
 };
 pub use export::{Adapter, Provider};
 pub use forms::{form_encode, host_of_url};

@@ -36,6 +36,10 @@ impl Provider for Webhook {
             "Signs with Ed25519 (v1a): whsk_ and the 32-byte seed in base64, with or without the public key's 32 bytes.",
         )
         .secret_pattern(request::ED25519_KEY, request::ED25519_KEY_FORM)
+        .optional_secret(
+            request::AUTHORIZATION,
+            "The value of the Authorization header, such as `Bearer …`; it goes to the scheme, host and port of `url` alone.",
+        )
         .hosts(&["{config.url}", "{to}"])
         .deduplicates_by_key()
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use angarium_provider::serde_json;
 use angarium_provider::{
-    Auth, Context, Delivery, Encoding, HttpMethod, HttpRequest, KeyFormat, Outcome, Segment, Signature,
+    Auth, Context, Delivery, Encoding, HttpMethod, HttpRequest, KeyFormat, NamedSecret, Outcome, Segment, Signature,
     SignatureAlgorithm, SignatureHeader, code, host_of_url, is_header_name,
 };
 use serde::Deserialize;
@@ -13,6 +13,9 @@ use serde::Deserialize;
 pub const HMAC_KEY: &str = "signing_key";
 /// Name of the secret for `v1a`.
 pub const ED25519_KEY: &str = "signing_key_ed25519";
+
+/// Name of the secret that is the value of the `Authorization` header.
+pub const AUTHORIZATION: &str = "authorization";
 
 /// `whsec_` and base64 of 24 to 64 bytes; the host leaves white space around it out.
 pub const HMAC_KEY_FORM: &str = "^\\s*whsec_(([A-Za-z0-9+/]{4}){8,20}([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?\
@@ -32,7 +35,7 @@ pub struct Config {
     url: Option<String>,
     method: Method,
     content_type: Option<String>,
-    /// Sent with every request; a delivery's own header of the same name wins.
+    /// Sent with every request to the origin of `url`; a delivery's own header of the same name wins.
     headers: BTreeMap<String, String>,
     timeout_ms: Option<u32>,
 }
@@ -51,13 +54,19 @@ pub fn build(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<Http
     // Whole seconds, as the signature has them.
     let timestamp = format!("{:.0}", (ctx.now_ms / 1000.0).floor());
     let media_type = config.content_type.as_deref().unwrap_or("application/json");
-    let mut request = HttpRequest::new(config.method.into(), target(config, delivery)?)
+    let target = target(config, delivery)?;
+    let own = config.url.as_deref().is_some_and(|url| has_same_origin(url, target));
+    let mut request = HttpRequest::new(config.method.into(), target)
         .timeout_ms(Some(config.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS)))
         .text(media_type, body(delivery)?)
         .header("webhook-id", &delivery.key)
         .header("webhook-timestamp", &timestamp);
-    for (name, value) in custom_headers(config, delivery)? {
+    for (name, value) in custom_headers(config, delivery, own)? {
         request = request.header(name, value);
+    }
+    if own && ctx.has_secret(AUTHORIZATION) {
+        request =
+            request.auth(Auth::Header(NamedSecret { name: "authorization".into(), secret: AUTHORIZATION.into() }));
     }
     let signatures = signatures(ctx, &delivery.key, &timestamp);
     if signatures.is_empty() {
@@ -99,11 +108,37 @@ fn body(delivery: &Delivery) -> Result<String, Outcome> {
     Ok(serde_json::to_string(&given).unwrap_or_default())
 }
 
-/// The connection's headers under the delivery's.
-fn custom_headers(config: &Config, delivery: &Delivery) -> Result<BTreeMap<String, String>, Outcome> {
-    let own = delivery.headers.iter().map(|header| (&header.name, &header.value));
+/// Whether two URLs have the same scheme, host and port, written in the same way. They often hold credentials of the
+/// endpoint, so what is in doubt is another origin: the gateway reads a URL as browsers do, and this is no parser of
+/// that kind.
+fn has_same_origin(url: &str, other: &str) -> bool {
+    match (origin(url), origin(other)) {
+        (Some(own), Some(other)) => own == other,
+        _ => false,
+    }
+}
+
+/// The scheme and the authority in lower case, the scheme's own port left out; `None` for what may be read in more
+/// than one way.
+fn origin(url: &str) -> Option<(String, String)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (scheme, end) = (scheme.to_ascii_lowercase(), rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let authority = rest[..end].to_ascii_lowercase();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    let own_port = match scheme.as_str() {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return None,
+    };
+    let is_clear = !authority.is_empty() && authority.bytes().all(is_plain);
+    is_clear.then(|| (scheme, authority.strip_suffix(own_port).unwrap_or(&authority).to_owned()))
+}
+
+/// The connection's headers, where they belong to this origin, under the delivery's.
+fn custom_headers(config: &Config, delivery: &Delivery, own: bool) -> Result<BTreeMap<String, String>, Outcome> {
+    let given = delivery.headers.iter().map(|header| (&header.name, &header.value));
     let mut headers = BTreeMap::new();
-    for (name, value) in config.headers.iter().chain(own) {
+    for (name, value) in config.headers.iter().filter(|_| own).chain(given) {
         let name = name.to_ascii_lowercase();
         if let Some(fault) = header_fault(&name, value) {
             return Err(Outcome::rejected_permanent(
@@ -167,5 +202,44 @@ impl From<Method> for HttpMethod {
             Method::Put => Self::Put,
             Method::Patch => Self::Patch,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_same_origin;
+
+    #[test]
+    fn the_same_origin_is_written_in_the_same_way() {
+        let own = "https://hooks.example.org/in?a=1";
+        for url in [
+            "https://hooks.example.org",
+            "https://hooks.example.org/",
+            "https://hooks.example.org/other",
+            "HTTPS://Hooks.Example.org:443/x",
+            "https://hooks.example.org?b",
+            "https://hooks.example.org#b@evil.example",
+        ] {
+            assert!(has_same_origin(own, url), "{url}");
+        }
+        for url in [
+            "http://hooks.example.org/in",
+            "https://hooks.example.org:8443/in",
+            "https://hooks.example.org.evil.example/in",
+            "https://evil.example/https://hooks.example.org/in",
+            "https://hooks.example.org@evil.example/in",
+            "https://hooks.example.org:443@evil.example/in",
+            "https://hooks.example.org\\@evil.example/in",
+            "https://evil.example\\@hooks.example.org/in",
+            "https://evil.example%2f@hooks.example.org/in",
+            "https://hooks.example.org\t.evil.example/in",
+            "https:hooks.example.org/in",
+            "//hooks.example.org/in",
+            "",
+        ] {
+            assert!(!has_same_origin(own, url), "{url}");
+        }
+        assert!(!has_same_origin("https://u:p@a.example/", "https://u:p@a.example/"));
+        assert!(has_same_origin("http://[::1]:8080/a", "http://[::1]:8080/b"));
     }
 }
