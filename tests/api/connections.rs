@@ -23,7 +23,7 @@ async fn a_connection_lives_from_its_creation_to_its_end() {
     let id = made["id"].as_str().unwrap();
     assert_eq!(gateway.get("/v1/connections/hook").await, gateway.get(&format!("/v1/connections/{id}")).await);
 
-    let change = json!({"enabled": false, "config": {"url": "https://example.com/b"}});
+    let change = json!({"enabled": false, "config": {"url": "https://example.com/b", "timeout_ms": 500}});
     let changed = gateway.call(Method::PATCH, "/v1/connections/hook", Some(&change)).await.expect(200);
     assert_eq!((&changed["name"], &changed["enabled"]), (&json!("Shop"), &json!(false)));
     assert_eq!(changed["config"]["url"], "https://example.com/b");

@@ -15,6 +15,7 @@ use angarium::{
         message::MOST_CONTENT,
         provider::{CallContext, Disposition, Item, Step},
         receipt::Kind,
+        redaction::Redactor,
         transmission::{Kv, Reply, Transmission},
     },
     runtime::{
@@ -442,4 +443,28 @@ fn a_quarantined_version_without_another_leaves_nothing_in_service_until_it_is_s
     assert!(registry.get("fixture").is_none());
     registry.serve(Arc::clone(&FIXTURE), None);
     assert!(registry.get_for("fixture", one, Instant::now()).is_some());
+}
+
+/// A guest that decodes what nobody else reads learns a secret, and can say it to nobody.
+#[test]
+fn what_a_guest_says_does_not_hold_the_connections_secrets() {
+    let canary = "canary-7f3e9a";
+    let backwards: String = canary.chars().rev().collect();
+    let reply = Reply::Http { status: 200, headers: vec![], body: backwards.into() };
+    let ctx = CallContext { redactor: Redactor::of([canary.as_bytes()]).into(), ..context() };
+    let Ok(Step::Done(outcomes)) = FIXTURE.interpret(&ctx, CONFIG, b"tell", &reply).result else {
+        panic!("it tells");
+    };
+    let [told] = &outcomes[..] else { panic!("{outcomes:?}") };
+    assert_eq!(
+        (told.message.as_str(), told.code.as_str(), told.external_id.as_deref()),
+        ("it says ***", "***", Some("***"))
+    );
+    let fault = fault(FIXTURE.interpret(&ctx, CONFIG, b"tell-in-panic", &reply));
+    assert!(fault.detail.contains("***") && !fault.detail.contains(canary), "{}", fault.detail);
+    let (mut ctx, request) =
+        callback("", r#"[{"kind":"read","code":"canary-7f3e9a","detail":{"a":"canary%2D7f3e9a"}}]"#);
+    ctx.redactor = Redactor::of([canary.as_bytes()]).into();
+    let receipt = &FIXTURE.parse_callback(&ctx, CONFIG, &request).result.unwrap().unwrap().receipts[0];
+    assert_eq!((receipt.code.as_str(), receipt.detail.as_str()), ("***", r#"{"a":"***"}"#));
 }

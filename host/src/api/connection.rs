@@ -23,6 +23,7 @@ use crate::{
     clock, credential,
     domain::{
         connection::Connection,
+        destination::adds_a_destination,
         ids::{ConnectionId, TenantId},
         provider::SecretSpec,
     },
@@ -34,7 +35,10 @@ use crate::{
             connection_delete, connection_find, connection_insert, connection_list, connection_lock, connection_routes,
             connection_update,
         },
-        secret::{SecretName, secret_delete_expired, secret_insert, secret_names, secret_next_version, secret_retire},
+        secret::{
+            SecretName, secret_delete, secret_delete_expired, secret_insert, secret_names, secret_names_of,
+            secret_next_version, secret_retire,
+        },
         tenant::tenant_config_bump,
     },
 };
@@ -99,6 +103,11 @@ pub struct ConnectionChange {
     /// Its circuit breaker's policy and its limit on the rate; the whole new ones.
     #[serde(default)]
     guards: Option<Guards>,
+    /// New values, which hold at once and without an overlap; null deletes a secret. A `config` that sends requests to
+    /// another destination (scheme, host, port or kind of TLS) has to come with every secret that the connection has,
+    /// one or the other way: nobody reads a secret by having it sent elsewhere.
+    #[serde(default)]
+    secrets: BTreeMap<String, Option<String>>,
 }
 
 /// A secret's new value.
@@ -226,11 +235,21 @@ pub async fn update(
 ) -> Result<Json<ConnectionAnswer>, Problem> {
     let mut txn = app.store.tenant(tenant.id).await?;
     let found = locked(&mut txn, tenant.id, &name).await?;
-    let connection = change.apply(&app, fields, found)?;
+    let (id, has) = (found.id, secret_names_of(&mut txn, tenant.id, found.id).await?);
+    let (connection, secrets) = change.apply(&app, fields, found, &has)?;
     connection_update(&mut txn, tenant.id, &connection).await.map_err(taken)?;
+    for (name, value) in &secrets {
+        secret_change(&app, &mut txn, tenant.id, id, name, value.as_deref()).await?;
+    }
+    if !secrets.is_empty() {
+        guards::mended(&mut txn, tenant.id, id, &connection.guards.breaker).await?;
+    }
     tenant_config_bump(&mut txn, tenant.id).await?;
     let answer = answers(&app, &mut txn, tenant.id, vec![connection]).await?.remove(0);
     txn.commit().await.map_err(StoreError::from)?;
+    if !secrets.is_empty() {
+        guards::announce(&app, id).await;
+    }
     app.changed(tenant.id).await;
     Ok(Json(answer))
 }
@@ -349,12 +368,27 @@ impl NewConnection {
     }
 }
 
+/// A secret's new value, or that it goes.
+type SecretChanges = BTreeMap<String, Option<String>>;
+
 impl ConnectionChange {
-    fn apply(self, app: &App, mut fields: Fields, mut connection: Connection) -> Result<Connection, Problem> {
+    /// The connection as it becomes, and what becomes of the secrets that it `has`.
+    fn apply(
+        self,
+        app: &App,
+        mut fields: Fields,
+        mut connection: Connection,
+        has: &[String],
+    ) -> Result<(Connection, SecretChanges), Problem> {
         check_names(&mut fields, self.uid.as_deref(), self.name.as_deref());
         let guards = self.guards.map(|guards| guards.checked(&mut fields));
-        if let Some(config) = &self.config {
-            check_config(&mut fields, component(app, &connection.provider)?.as_ref(), config);
+        if self.config.is_some() || !self.secrets.is_empty() {
+            let component = component(app, &connection.provider)?;
+            if let Some(config) = &self.config {
+                check_config(&mut fields, &component, config);
+                check_destination(&mut fields, &component, &connection.config, config, &self.secrets, has);
+            }
+            check_secret_changes(&mut fields, &component, &self.secrets, has);
         }
         if let Some(problem) = fields.into_problem() {
             return Err(problem);
@@ -365,8 +399,52 @@ impl ConnectionChange {
         connection.enabled = self.enabled.unwrap_or(connection.enabled);
         connection.guards = guards.unwrap_or(connection.guards);
         connection.updated_at = clock::now();
-        Ok(connection)
+        Ok((connection, self.secrets))
     }
+}
+
+/// Secrets do not follow a config to another destination.
+fn check_destination(
+    fields: &mut Fields,
+    component: &Component,
+    before: &RawValue,
+    after: &RawValue,
+    secrets: &SecretChanges,
+    has: &[String],
+) {
+    // What can't be read is named elsewhere, and takes no effect.
+    let (Ok(before), Ok(after)) = (serde_json::from_str(before.get()), serde_json::from_str(after.get())) else {
+        return;
+    };
+    if !adds_a_destination(component.descriptor(), &before, &after) {
+        return;
+    }
+    fields.within("secrets", |fields| {
+        for name in has.iter().filter(|name| !secrets.contains_key(*name)) {
+            fields.check(false, name, "needed_again", || {
+                "must be given anew, or be null to delete it: the new `config` sends it to another destination"
+                    .to_owned()
+            });
+        }
+    });
+}
+
+/// Secrets that are there may go, unless the provider needs them.
+fn check_secret_changes(fields: &mut Fields, component: &Component, secrets: &SecretChanges, has: &[String]) {
+    fields.within("secrets", |fields| {
+        for (name, value) in secrets {
+            let spec = component.descriptor().secrets.iter().find(|spec| spec.name == *name);
+            match (spec, value) {
+                (Some(spec), Some(value)) => check_value(fields, name, component, spec, value),
+                (Some(spec), None) => {
+                    fields.check(!spec.required, name, "missing", || format!("is missing: {}", spec.purpose));
+                }
+                // A version before this one may have had it.
+                (None, None) if has.contains(name) => {}
+                (None, _) => fields.check(false, name, "unknown_secret", unknown_secret),
+            }
+        }
+    });
 }
 
 fn check_names(fields: &mut Fields, uid: Option<&str>, name: Option<&str>) {
@@ -397,7 +475,7 @@ fn check_secrets(fields: &mut Fields, component: &Component, secrets: &BTreeMap<
             match specs.iter().find(|spec| spec.name == *name) {
                 Some(spec) => check_value(fields, name, component, spec, value),
                 None => {
-                    fields.check(false, name, "unknown_secret", || "the provider has no such secret".to_owned());
+                    fields.check(false, name, "unknown_secret", unknown_secret);
                 }
             }
         }
@@ -430,6 +508,23 @@ async fn secret_store(
     let place = Place { tenant, connection, name, version };
     let sealed = app.keyring.seal(&place, &Secret::new(value)).map_err(|error| Problem::internal(&error))?;
     Ok(secret_insert(db, tenant, connection, name, version, &sealed).await?)
+}
+
+/// Gives a secret a new value in place of all that it had, or deletes it.
+async fn secret_change(
+    app: &App,
+    db: &mut Db,
+    tenant: TenantId,
+    connection: ConnectionId,
+    name: &str,
+    value: Option<&str>,
+) -> Result<(), Problem> {
+    let version = secret_next_version(db, tenant, connection, name).await?;
+    secret_delete(db, tenant, connection, name).await?;
+    match value {
+        Some(value) => secret_store(app, db, tenant, connection, name, value, version).await,
+        None => Ok(()),
+    }
 }
 
 fn component(app: &App, provider: &str) -> Result<std::sync::Arc<Component>, Problem> {
@@ -499,6 +594,10 @@ fn taken(error: StoreError) -> Problem {
 
 fn missing() -> Problem {
     Problem::not_found("connection")
+}
+
+fn unknown_secret() -> String {
+    "the provider has no such secret".to_owned()
 }
 
 fn unknown_provider() -> String {

@@ -127,6 +127,11 @@ struct Update {
     #[arg(long, value_parser = raw_json)]
     #[serde(skip_serializing_if = "Option::is_none")]
     guards: Option<Box<RawValue>>,
+    /// `name=value`, or `name=` to delete it; more than once for several. A configuration that sends requests to
+    /// another destination needs all secrets again.
+    #[arg(long = "secret", value_parser = secret_change)]
+    #[serde(serialize_with = "as_object", skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<(String, Option<String>)>,
     #[command(flatten)]
     #[serde(skip)]
     client: Client,
@@ -231,7 +236,7 @@ pub fn raw_json(text: &str) -> Result<Box<RawValue>, serde_json::Error> {
 }
 
 /// Pairs as the members of an object.
-pub fn as_object<S: serde::Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+pub fn as_object<V: Serialize, S: serde::Serializer>(pairs: &[(String, V)], serializer: S) -> Result<S::Ok, S::Error> {
     pairs.iter().map(|(name, value)| (name, value)).collect::<BTreeMap<_, _>>().serialize(serializer)
 }
 
@@ -239,6 +244,12 @@ pub fn as_object<S: serde::Serializer>(pairs: &[(String, String)], serializer: S
 pub fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected `name=value`")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// An argument of the form `name=value`, where no value is none at all.
+fn secret_change(text: &str) -> Result<(String, Option<String>), String> {
+    let (name, value) = pair(text)?;
+    Ok((name, Some(value).filter(|value| !value.is_empty())))
 }
 
 fn from_input() -> Result<String, CliError> {

@@ -13,7 +13,9 @@ use crate::{
         ids::{ConnectionId, TenantId},
         message::{Message, NewMessage},
         provider::{CallContext, Step},
+        sensitive::SensitiveTexts,
     },
+    providers::Serving,
     routing::{self, Plan, Situation},
     rules::{ruling::Word, script::Given},
     runtime::CallError,
@@ -123,36 +125,59 @@ impl Dispatcher {
         leg: u8,
     ) -> Option<PreviewRequest> {
         let endpoint = config.endpoints.get(&connection)?;
-        let told = self.first_request(endpoint, new, leg);
-        let (request, refused) = match told {
-            Ok(request) => (Some(request), None),
-            Err(reason) => (None, Some(reason)),
+        let (request, refused) = match self.providers.serving(&endpoint.connection.provider) {
+            Some(serving) => shown(&serving, endpoint, new, leg),
+            None => (None, Some("the provider is not installed".to_owned())),
         };
         Some(PreviewRequest { connection, provider: endpoint.connection.provider.clone(), request, refused })
     }
+}
 
-    fn first_request(&self, endpoint: &Endpoint, new: &NewMessage, leg: u8) -> Result<serde_json::Value, String> {
-        let serving = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant);
-        let serving = serving.ok_or("the provider is not installed, or in quarantine")?;
-        let blobs = item::blobs(new.attachments.clone());
-        let item = item::item(new.message.id.leg(leg), &new.message, &blobs);
-        let context = CallContext {
-            now_ms: clock::now().as_millisecond() as f64,
-            attempt: 1,
-            seed: [0; 32],
-            secrets: endpoint.secret_names.clone(),
-            callback_url: endpoint.callback_url.clone().filter(|_| serving.component.reads_callbacks()),
-            redactor: Arc::clone(endpoint.secrets.redactor()),
-        };
-        let called = serving.component.prepare(&context, endpoint.connection.config.get(), &[item]);
-        match called.result {
-            Ok(Step::Send { transmission, .. }) => describe(&transmission, &blobs).map_err(|fault| fault.detail),
-            Ok(Step::Wait { .. }) => Err("the provider waits before it sends".to_owned()),
-            Ok(Step::Done(judgements)) => {
-                Err(judgements.into_iter().next().map_or_else(String::new, |judgement| judgement.message))
-            }
-            Err(CallError::Judged(judgement)) => Err(judgement.message),
-            Err(CallError::Broken(fault)) => Err(fault.to_string()),
+/// The first request, or why there is none, without what of the config is sensitive: who sends messages need not be
+/// one who reads connections.
+fn shown(
+    serving: &Serving,
+    endpoint: &Endpoint,
+    new: &NewMessage,
+    leg: u8,
+) -> (Option<serde_json::Value>, Option<String>) {
+    let sensitive = SensitiveTexts::of(serving.component.descriptor(), &endpoint.config);
+    match first_request(serving, endpoint, new, leg) {
+        Ok(mut request) => {
+            sensitive.hide(&mut request);
+            (Some(request), None)
         }
+        Err(mut reason) => {
+            sensitive.hide_text(&mut reason);
+            (None, Some(reason))
+        }
+    }
+}
+
+fn first_request(
+    serving: &Serving,
+    endpoint: &Endpoint,
+    new: &NewMessage,
+    leg: u8,
+) -> Result<serde_json::Value, String> {
+    let blobs = item::blobs(new.attachments.clone());
+    let item = item::item(new.message.id.leg(leg), &new.message, &blobs);
+    let context = CallContext {
+        now_ms: clock::now().as_millisecond() as f64,
+        attempt: 1,
+        seed: [0; 32],
+        secrets: endpoint.secret_names.clone(),
+        callback_url: endpoint.callback_url.clone().filter(|_| serving.component.reads_callbacks()),
+        redactor: Arc::clone(endpoint.secrets.redactor()),
+    };
+    let called = serving.component.prepare(&context, endpoint.connection.config.get(), &[item]);
+    match called.result {
+        Ok(Step::Send { transmission, .. }) => describe(&transmission, &blobs).map_err(|fault| fault.detail),
+        Ok(Step::Wait { .. }) => Err("the provider waits before it sends".to_owned()),
+        Ok(Step::Done(judgements)) => {
+            Err(judgements.into_iter().next().map_or_else(String::new, |judgement| judgement.message))
+        }
+        Err(CallError::Judged(judgement)) => Err(judgement.message),
+        Err(CallError::Broken(fault)) => Err(fault.to_string()),
     }
 }

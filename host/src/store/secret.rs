@@ -183,6 +183,22 @@ pub async fn secret_delete_expired(db: &mut PgConnection, tenant: TenantId, conn
     Ok(())
 }
 
+/// Deletes every version of a secret.
+pub async fn secret_delete(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    connection: ConnectionId,
+    name: &str,
+) -> Result<()> {
+    sqlx::query("delete from secret where tenant_id = $1 and connection_id = $2 and name = $3")
+        .bind(tenant.uuid())
+        .bind(connection.uuid())
+        .bind(name)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Every version that is valid now, of all of a tenant's connections, the newest of each first.
 pub async fn secret_list(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<StoredSecret>> {
     let rows: Vec<Row> = sqlx::query_as(
@@ -194,6 +210,15 @@ pub async fn secret_list(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<
     .fetch_all(db)
     .await?;
     Ok(rows.into_iter().map(StoredSecret::from).collect())
+}
+
+/// The names of all of a connection's secrets that have a version which is valid now, or was not yet deleted.
+pub async fn secret_names_of(db: &mut PgConnection, tenant: TenantId, connection: ConnectionId) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar("select distinct name from secret where tenant_id = $1 and connection_id = $2 order by name")
+        .bind(tenant.uuid())
+        .bind(connection.uuid())
+        .fetch_all(db)
+        .await?)
 }
 
 /// The names of these connections' secrets with their current versions.
