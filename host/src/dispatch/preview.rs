@@ -3,13 +3,13 @@
 
 use serde::Serialize;
 
-use super::{Course, Dispatcher, Pending, item};
+use super::{Course, Dispatcher, Pending, item, payload::BODY_COPIES};
 use crate::{
     clock,
     directory::{Endpoint, TenantConfig},
     domain::{
         ids::{ConnectionId, TenantId},
-        message::{Message, NewMessage},
+        message::{LARGE, Message, NewMessage},
         provider::{CallContext, Step},
     },
     routing::{self, Plan, Situation},
@@ -60,6 +60,15 @@ pub struct PreviewRequest {
     pub refused: Option<String>,
 }
 
+/// A dry run shows so many bytes of a leg's requests, and one request at the least.
+const MOST_SHOWN: usize = 4 << 20;
+
+fn not_shown(config: &TenantConfig, connection: ConnectionId) -> Option<PreviewRequest> {
+    let provider = config.endpoints.get(&connection)?.connection.provider.clone();
+    let refused = Some("is not shown: the message is too large for more requests in one answer".to_owned());
+    Some(PreviewRequest { connection, provider, request: None, refused })
+}
+
 impl Dispatcher {
     /// Plays a message through to the point where it would leave: by its first channel, and, where it
     /// names several, by each of them.
@@ -68,6 +77,8 @@ impl Dispatcher {
     /// When the tenant's configuration can't be read.
     pub async fn preview(&self, tenant: TenantId, new: &NewMessage) -> store::Result<(Preview, Vec<LegPreview>)> {
         let config = self.directory.tenant(tenant).await?;
+        let size = new.size();
+        let _permit = if size > LARGE { Some(self.bytes.take(tenant, BODY_COPIES * size).await) } else { None };
         let due_at = new.message.due_at();
         let count = new.message.legs.as_ref().map_or(0, |legs| legs.count());
         let legs = (0..count).map(|leg| {
@@ -91,7 +102,10 @@ impl Dispatcher {
     fn preview_of(&self, config: &TenantConfig, new: &NewMessage, leg: u8) -> Preview {
         let planned = self.planned(config, &new.message);
         let candidates = planned.iter().flat_map(|it| &it.plan.candidates);
-        let requests = candidates.filter_map(|it| self.request(config, it.connection, new, leg)).collect();
+        let most = (MOST_SHOWN / new.size()).max(1);
+        let shown = candidates.clone().take(most).filter_map(|it| self.request(config, it.connection, new, leg));
+        let rest = candidates.skip(most).filter_map(|it| not_shown(config, it.connection));
+        let requests = shown.chain(rest).collect();
         Preview { plan: planned, requests }
     }
 
@@ -132,7 +146,8 @@ impl Dispatcher {
     fn first_request(&self, endpoint: &Endpoint, new: &NewMessage, leg: u8) -> Result<serde_json::Value, String> {
         let serving = self.providers.serving(&endpoint.connection.provider).ok_or("the provider is not installed")?;
         let blobs = item::blobs(new.attachments.clone());
-        let item = item::item(new.message.id.leg(leg), &new.message, &blobs);
+        let infos = blobs.iter().map(item::blob_info).collect();
+        let item = item::item(new.message.id.leg(leg), &new.message, &new.message.body.content, infos);
         let context = CallContext {
             now_ms: clock::now().as_millisecond() as f64,
             attempt: 1,

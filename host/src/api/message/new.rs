@@ -301,6 +301,7 @@ impl NewMessage {
             connection: part.connection,
             attachments: first.attachments,
             legs,
+            abridged: false,
             body: Body {
                 to: first.to,
                 content: first.content,
@@ -558,6 +559,7 @@ impl Content {
             headers: self.headers,
             media_urls: self.media_urls,
             params: self.params,
+            segments: None,
         }
     }
 }
