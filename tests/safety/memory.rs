@@ -175,7 +175,7 @@ async fn large_messages_to_a_silent_endpoint_leave_memory_and_none_is_lost() {
 /// Nobody reads what one tenant sends: it stays in memory until the deadline, and is a part of the memory only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_that_reads_nothing_leaves_memory_for_others() {
-    let config = "[dispatch]\nmax_in_flight_bytes = 100663296\n";
+    let config = "[dispatch]\nmax_in_flight_bytes = 100663296\ndeadline_ms = 120000\n[queue]\nlease_ms = 360000\n";
     let mut gateway = TestGateway::with(1, config).await;
     let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
     webhook(&gateway, &format!("http://{}/deaf", deaf.local_addr().unwrap())).await;
@@ -203,6 +203,8 @@ async fn an_endpoint_that_reads_nothing_leaves_memory_for_others() {
     }
     assert!(peak(&gateway, 0) < MOST);
     kept.abort();
+    // It would wait for their deadline.
+    gateway.kill(0);
 }
 
 #[tokio::test]
