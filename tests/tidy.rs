@@ -13,13 +13,14 @@ const EDGES: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("failpoint", &[]),
     ("credential", &[]),
+    ("byte_budget", &[]),
     ("routing", &[]),
     ("rules", &[]),
     ("outcome", &["routing"]),
     ("observations", &["routing"]),
     ("runtime", &[]),
     ("sealing", &[]),
-    ("transport", &["sealing"]),
+    ("transport", &["byte_budget", "sealing"]),
     ("store", &["sealing"]),
     ("config", &["sealing"]),
     // As `clock`: whoever does something worth a look may say so.
@@ -32,12 +33,16 @@ const EDGES: &[(&str, &[&str])] = &[
     ("script_failures", &["rules", "store", "telemetry"]),
     ("admission", &["store", "directory", "queue", "rules", "script_failures", "telemetry", "trials"]),
     ("rulefolder", &["rules", "store"]),
-    ("follow_up", &["admission", "store", "directory", "rules", "script_failures", "telemetry", "trials"]),
+    (
+        "follow_up",
+        &["admission", "byte_budget", "store", "directory", "rules", "script_failures", "telemetry", "trials"],
+    ),
     ("legs", &["store"]),
     ("ledger", &["legs", "store", "queue"]),
     (
         "dispatch",
         &[
+            "byte_budget",
             "store",
             "directory",
             "guards",
@@ -86,6 +91,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "admission",
             "api",
+            "byte_budget",
             "callbacks",
             "config",
             "directory",

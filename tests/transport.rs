@@ -2,6 +2,7 @@
 
 mod faults;
 mod http;
+mod memory;
 mod oauth;
 mod peers;
 mod smtp;
@@ -10,12 +11,13 @@ mod tls;
 use std::{future::Future, net::SocketAddr, time::Duration};
 
 use angarium::{
+    byte_budget::BytePermit,
     domain::{
         ids::{ConnectionId, TenantId},
         transmission::{Auth, Blob, Fault, FaultKind, HttpRequest, Kv, Method, Reply, Segment, Transmission},
     },
     sealing::Secret,
-    transport::{Call, HostGrant, Secrets, Transport, TransportSettings},
+    transport::{Call, HostGrant, Parcel, Secrets, Transport, TransportSettings},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -70,6 +72,10 @@ impl Sender {
     }
 
     async fn send(&self, transmission: Transmission) -> Result<Reply, Fault> {
+        self.send_under(None, transmission).await
+    }
+
+    async fn send_under(&self, permit: Option<BytePermit>, transmission: Transmission) -> Result<Reply, Fault> {
         let call = Call {
             tenant: self.ids.0,
             connection: self.ids.1,
@@ -81,12 +87,11 @@ impl Sender {
                 config: &self.config,
                 to: None,
             },
-            blobs: &self.blobs,
             deadline: Instant::now() + self.deadline,
             now: "2026-01-02T03:04:05Z".parse().unwrap(),
             trace: None,
         };
-        let result = self.transport.perform(transmission, &call).await;
+        let result = self.transport.perform(Parcel { transmission, blobs: self.blobs.clone(), permit }, &call).await;
         assert!(!format!("{result:?}").contains(CANARY), "the canary is out: {result:?}");
         result
     }

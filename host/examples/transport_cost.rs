@@ -115,11 +115,11 @@ impl Sender {
     }
 
     async fn send(&self) -> Result<(), angarium::domain::transmission::Fault> {
-        self.transport.perform(self.transmission.clone(), &self.call()).await.map(drop)
+        self.transport.perform(self.transmission.clone().into(), &self.call()).await.map(drop)
     }
 
     fn size(&self) -> usize {
-        size_of_val(&self.transport.perform(self.transmission.clone(), &self.call()))
+        size_of_val(&self.transport.perform(self.transmission.clone().into(), &self.call()))
     }
 
     fn call(&self) -> Call<'_> {
@@ -134,7 +134,6 @@ impl Sender {
                 config: &self.config,
                 to: None,
             },
-            blobs: &[],
             deadline: Instant::now() + Duration::from_secs(30),
             now: jiff::Timestamp::UNIX_EPOCH,
             trace: None,

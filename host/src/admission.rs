@@ -18,6 +18,7 @@ use tokio::{
 
 use self::writer::Writer;
 use crate::{
+    byte_budget::{ByteBudget, BytePermit},
     clock,
     directory::{Directory, TenantConfig},
     domain::{
@@ -35,6 +36,9 @@ const WRITERS: usize = 2;
 
 /// Requests that wait for a writer before further ones wait at the door.
 const WAITING: usize = 4096;
+
+/// A request whose messages have more bytes together needs a permit for them.
+const LARGE: usize = 64 << 10;
 
 /// How long a batch waits for the database before its requests are told to come again.
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -70,6 +74,9 @@ pub enum AdmitError {
     /// Nothing was stored, or it can't be told yet; the same idempotency key is safe to send again.
     #[error("the database is not available: send again in a moment")]
     Unavailable,
+    /// Nothing was stored.
+    #[error("too many large messages of this tenant are being stored: send again in a moment")]
+    Busy,
     #[error("the database's disk is full")]
     DiskFull,
     #[error("the message could not be stored: {0}")]
@@ -98,6 +105,12 @@ struct Request {
     before_others: Option<Arc<Going>>,
 }
 
+impl Request {
+    fn size(&self) -> usize {
+        self.messages.iter().map(|it| it.new.size()).sum()
+    }
+}
+
 /// A message that nobody refuses.
 struct Accepted {
     new: NewMessage,
@@ -119,6 +132,8 @@ pub struct Outlet {
     /// Rung when something due was left in the queue.
     pub bell: Arc<Notify>,
     pub precedence: Arc<Precedence>,
+    /// What large messages take their memory from while they are stored.
+    pub arrivals: Arc<ByteBudget>,
 }
 
 /// The way in.
@@ -129,6 +144,7 @@ pub struct Admission {
     trials: Arc<Trials>,
     precedence: Arc<Precedence>,
     foresight: Option<Foresight>,
+    arrivals: Arc<ByteBudget>,
     requests: mpsc::Sender<Request>,
     time: Histogram,
 }
@@ -154,6 +170,7 @@ impl Admission {
             trials,
             precedence: Arc::clone(&outlet.precedence),
             foresight: outlet.foresight.clone(),
+            arrivals: Arc::clone(&outlet.arrivals),
             requests,
             time: metrics::histogram!("angarium_accept_seconds"),
         }
@@ -162,6 +179,7 @@ impl Admission {
     /// Takes messages of one tenant; one answer for each, in order.
     pub async fn admit(&self, tenant: TenantId, mut messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
         let count = messages.len();
+        let Ok(_permit) = self.permit(tenant, &messages) else { return vec![Err(AdmitError::Busy); count] };
         let before_others = self.precedence.claim(tenant).map(Arc::new);
         let (known, config) = match self.heard(tenant, &mut messages).await {
             Ok(heard) => heard,
@@ -185,6 +203,19 @@ impl Admission {
             *slot = stored.next();
         }
         answers.into_iter().flatten().collect()
+    }
+
+    /// The permit for large messages while they are stored or tried out. They are in memory already, so nobody waits for
+    /// it.
+    ///
+    /// # Errors
+    /// [`AdmitError::Busy`] where the tenant has as many under way as it may.
+    pub fn permit(&self, tenant: TenantId, messages: &[NewMessage]) -> Result<Option<BytePermit>, AdmitError> {
+        let size = messages.iter().map(NewMessage::size).sum();
+        if size <= LARGE {
+            return Ok(None);
+        }
+        self.arrivals.try_take(tenant, size).map(Some).ok_or(AdmitError::Busy)
     }
 
     /// For each message what is known of it, or why it is not taken: nobody could send it, or rules refuse it.

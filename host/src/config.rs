@@ -32,6 +32,7 @@ const SETTINGS: &[&str] = &[
     "tls.ca_file",
     "dispatch.deadline_ms",
     "dispatch.max_in_flight",
+    "dispatch.max_in_flight_bytes",
     "dispatch.max_in_flight_per_connection",
     "queue.lease_ms",
     "queue.poll_ms",
@@ -211,6 +212,9 @@ pub struct Dispatch {
     pub deadline_ms: u64,
     /// Deliveries at the same time on this node.
     pub max_in_flight: usize,
+    /// Bytes of messages at the same time in this node's memory: a third each for deliveries, for large contents while
+    /// requests are made of them, and for large messages while they are stored.
+    pub max_in_flight_bytes: usize,
     /// Requests under way through one connection, from this node.
     pub max_in_flight_per_connection: usize,
 }
@@ -331,7 +335,12 @@ impl Default for Http {
 
 impl Default for Dispatch {
     fn default() -> Self {
-        Self { deadline_ms: 30_000, max_in_flight: 16_384, max_in_flight_per_connection: 512 }
+        Self {
+            deadline_ms: 30_000,
+            max_in_flight: 16_384,
+            max_in_flight_bytes: 384 << 20,
+            max_in_flight_per_connection: 512,
+        }
     }
 }
 
@@ -554,6 +563,11 @@ impl Config {
         );
         check((100..=600_000).contains(&self.dispatch.deadline_ms), "dispatch.deadline_ms", "100 to 600000".into());
         check(self.dispatch.max_in_flight > 0, "dispatch.max_in_flight", "at least 1".into());
+        check(
+            (16 << 20..=1 << 40).contains(&self.dispatch.max_in_flight_bytes),
+            "dispatch.max_in_flight_bytes",
+            format!("must be 16777216 (16 MiB) to 1099511627776 (1 TiB) (got {})", self.dispatch.max_in_flight_bytes),
+        );
         check(
             self.dispatch.max_in_flight_per_connection > 0,
             "dispatch.max_in_flight_per_connection",
@@ -884,7 +898,7 @@ mod tests {
     fn all_bad_values_are_named_at_once() {
         let message = refusal(
             "[queue]\nlease_ms = 1\npoll_ms = 0\n[dispatch]\nmax_in_flight = 0\n\
-             max_in_flight_per_connection = 0\n[node]\nehlo_name = 'a b'\n[http]\npublic_url = 'gw.example'\n\
+             max_in_flight_bytes = 1\nmax_in_flight_per_connection = 0\n[node]\nehlo_name = 'a b'\n[http]\npublic_url = 'gw.example'\n\
              [telemetry]\notlp_endpoint = 'collector:4318'\ntrace_sample_ratio = 2",
             &[],
         );
@@ -893,6 +907,7 @@ mod tests {
             "queue.lease_ms",
             "queue.poll_ms",
             "dispatch.max_in_flight",
+            "dispatch.max_in_flight_bytes",
             "dispatch.max_in_flight_per_connection",
             "node.ehlo_name",
             "http.public_url",

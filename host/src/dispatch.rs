@@ -10,6 +10,7 @@ mod facts;
 mod foresight;
 mod gate;
 mod item;
+mod payload;
 mod preview;
 mod ruled;
 mod turns;
@@ -35,6 +36,7 @@ use self::{
     ruled::Scripts,
 };
 use crate::{
+    byte_budget::ByteBudget,
     clock,
     directory::{ActiveRoute, Directory, Endpoint, TenantConfig},
     domain::{
@@ -76,6 +78,8 @@ pub struct Dispatcher {
     pub observations: Arc<Observations>,
     pub turns: Turns,
     pub budgets: Budgets,
+    /// What the contents of large messages take their memory from.
+    pub bytes: Arc<ByteBudget>,
     /// Where deliveries wait for the processor, tenants in turn.
     pub gate: Arc<Gate>,
     pub tracer: Tracer,
@@ -176,7 +180,8 @@ impl Dispatcher {
             if let Err(postponed) = self.within_budget(&work, &course, wanted.connection) {
                 return self.postpone(work, &endpoint, &postponed, describe(&plan, &course));
             }
-            let entrance = match held.during(pin!(self.enter(&endpoint, &wanted))).await {
+            let entered = held.during(pin!(self.enter(&work, &endpoint, &wanted))).await;
+            let mut entrance = match entered {
                 Entered::In(entrance) => entrance,
                 Entered::Refused(_) if wanted.is_free => continue,
                 Entered::Refused(refusal) => return self.put_off(work, &config, &course, &plan, &endpoint, refusal),
@@ -185,7 +190,8 @@ impl Dispatcher {
             if !wanted.is_free {
                 plan.admit(wanted.connection);
             }
-            let Some(mut attempt) = self.attempt(&work, &course, &endpoint, &mut held).await else { return };
+            let permit = entrance.permit();
+            let Ok(mut attempt) = self.attempt(&work, &course, &endpoint, permit, &mut held).await else { return };
             entrance.record(&attempt.verdict);
             self.observe(&work.message, &attempt);
             self.spent(&work, &course, &attempt);

@@ -7,7 +7,7 @@
 
 mod plan;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -18,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{Admission, AdmitError},
+    byte_budget::{ByteBudget, BytePermit},
     clock,
     directory::{Directory, TenantConfig},
     domain::{
         ids::MessageId,
-        message::{DEEPEST_FOLLOW_UP, Follows, Idempotency, Message, NewMessage},
+        message::{Content, DEEPEST_FOLLOW_UP, Follows, Idempotency, Message, NewMessage},
         subject::Subject,
     },
     failpoint::failpoint,
@@ -38,8 +39,8 @@ use crate::{
     store::{
         self, Store, StoreError,
         event::event_insert_all,
-        follow_up::{DueFollowUp, follow_up_answer, follow_up_claim, follow_up_end},
-        message::{DeliveryView, MessageView, message_exists, message_get},
+        follow_up::{DueFollowUp, Ended, follow_up_answer, follow_up_claim, follow_up_end},
+        message::{DeliveryView, MessageView, body_load, content_size, message_exists, message_get},
     },
     telemetry,
     trials::Trials,
@@ -60,7 +61,12 @@ pub struct FollowUps {
     pub directory: Arc<Directory>,
     pub admission: Admission,
     pub trials: Arc<Trials>,
+    /// What the contents of large messages take their memory from.
+    pub bytes: Arc<ByteBudget>,
 }
+
+/// How often a large content is in memory at a time, at the most, until the message that follows is stored.
+const COPIES: usize = 4;
 
 /// What scripts said of an end.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -218,7 +224,7 @@ impl FollowUps {
                         telemetry::followed_up(true);
                         messages.push(json!({"message": id}));
                     }
-                    Err(AdmitError::Unavailable | AdmitError::DiskFull) => return Ok(None),
+                    Err(AdmitError::Unavailable | AdmitError::Busy | AdmitError::DiskFull) => return Ok(None),
                     Err(AdmitError::Failed(_)) if scene.due.tries < TRIES => return Ok(None),
                     Err(error) => {
                         telemetry::followed_up(false);
@@ -256,7 +262,8 @@ impl FollowUps {
             script: said.script.clone(),
             depth: scene.message.depth() + 1,
         };
-        let of = plan::Before { whole: scene.whole, message: &scene.message };
+        let (content, _permit) = self.content(scene).await?;
+        let of = plan::Before { whole: scene.whole, message: &scene.message, content: &content };
         let made = plan::follow_up(of, wanted.id, &wanted.message, follows, answer.asked_at);
         let message = Message { created_at: clock::now(), ..made.map_err(AdmitError::Unsendable)? };
         let key = format!("follow-up:{}:{}:{number}", ended.delivery, ended.state.as_str());
@@ -266,6 +273,24 @@ impl FollowUps {
         let admitted =
             self.admission.admit(ended.tenant, vec![new]).await.pop().unwrap_or(Err(AdmitError::Unavailable));
         admitted.map(|it| it.message.id)
+    }
+
+    /// The whole content of the message that ended. Where that is large and there is no memory for it now, the end is
+    /// looked at again later.
+    async fn content<'a>(&self, scene: &'a Scene<'_>) -> Result<(Cow<'a, Content>, Option<BytePermit>), AdmitError> {
+        let message = &scene.message;
+        if !message.abridged {
+            return Ok((Cow::Borrowed(&message.body.content), None));
+        }
+        let Ended { tenant, delivery, .. } = scene.due.ended;
+        let later = |_| AdmitError::Unavailable;
+        let mut txn = self.store.tenant(tenant).await.map_err(later)?;
+        let size = content_size(&mut txn, tenant, message.id, delivery).await.map_err(later)?;
+        let bytes = size.map_or(0, |(body, _)| COPIES * body);
+        let permit = self.bytes.try_take(tenant, bytes).ok_or(AdmitError::Busy)?;
+        let body = body_load(&mut txn, tenant, message.id).await.map_err(later)?;
+        let body = body.ok_or_else(|| AdmitError::Unsendable("its content is no longer in the database".to_owned()))?;
+        Ok((Cow::Owned(body.content_of(delivery.leg_of(message.id))), Some(permit)))
     }
 
     /// Nothing is left to do of an end; the message's events tell what was done.

@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::{Admission, Foresight, Outlet},
     api::{self, App, Keys, Parts},
+    byte_budget::ByteBudget,
     callbacks::{self, Callbacks},
     config::{Config, Role},
     directory::Directory,
@@ -112,7 +113,10 @@ impl Gateway {
             Directory::new(store.clone(), Arc::clone(&keyring), slots, Arc::clone(&guards), public_url.clone());
         let directory = Arc::new(directory);
         let leases = Leases::new(config.queue.lease());
-        let room = Room::new(config.dispatch.max_in_flight);
+        // A third for what waits, one for large contents while requests are made of them, one for what comes in.
+        let third = config.dispatch.max_in_flight_bytes / 3;
+        let room = Room::new(config.dispatch.max_in_flight, third);
+        let (bytes, arrivals) = (ByteBudget::new(third), ByteBudget::new(third));
         let precedence = Precedence::new(Arc::clone(&room));
         let bell = Arc::new(Notify::new());
         let (handoff, incoming) = mpsc::unbounded_channel::<Vec<Work>>();
@@ -128,11 +132,12 @@ impl Gateway {
             directory: Arc::clone(&directory),
             trials: Arc::clone(&trials),
             providers: Arc::clone(&providers),
-            transport: Arc::new(transport(config)?),
+            transport: Arc::new(transport(config, &bytes)?),
             ledger: Ledger::start(&store, &leases, &bell, &precedence, &mut writers),
             observations: Arc::default(),
             turns: Turns::default(),
             budgets: Budgets::default(),
+            bytes: Arc::clone(&bytes),
             gate: Gate::new(
                 std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get()),
                 Arc::clone(&precedence),
@@ -142,6 +147,7 @@ impl Gateway {
             condition_pause: SignedDuration::from_millis(config.rules.condition_interval_ms.into()),
         });
         sample_node(&metrics, &room, &leases, &deliveries);
+        sample_bytes(&metrics, &room, &bytes, &arrivals);
         sample_connections(&metrics, &store, &dispatcher.ledger);
         let dispatches = config.roles.has(Role::Dispatch);
         let foresees = Arc::clone(&dispatcher);
@@ -154,6 +160,7 @@ impl Gateway {
             foresight: dispatches.then_some(foresight),
             bell: Arc::clone(&bell),
             precedence: Arc::clone(&precedence),
+            arrivals: Arc::clone(&arrivals),
         };
         let admission = Admission::start(&store, Arc::clone(&directory), Arc::clone(&trials), &outlet, &mut writers);
         if dispatches {
@@ -174,7 +181,7 @@ impl Gateway {
             helpers.spawn(Arc::clone(&dispatcher.gate).run(rest.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
             let (store, directory, admission) = (store.clone(), Arc::clone(&directory), admission.clone());
-            helpers.spawn(FollowUps { store, directory, admission, trials }.run(intake.clone()));
+            helpers.spawn(FollowUps { store, directory, admission, trials, bytes }.run(intake.clone()));
         }
         if let Some(folder) = config.rules.folder.clone() {
             helpers.spawn(rulefolder::watch(folder, store.clone(), rest.clone()));
@@ -286,11 +293,12 @@ async fn load_providers(config: &Config, store: &Store, keyring: &Keyring) -> Re
     Ok(providers)
 }
 
-fn transport(config: &Config) -> Result<Transport, StartError> {
+fn transport(config: &Config, bytes: &Arc<ByteBudget>) -> Result<Transport, StartError> {
     let settings = TransportSettings {
         allow: config.egress.allow.clone(),
         extra_ca_pem: config.tls.ca_pem().map_err(|error| StartError(error.to_string()))?,
         ehlo_name: config.node.ehlo_name.clone(),
+        bytes: Arc::clone(bytes),
     };
     Transport::new(settings).map_err(|error| StartError::because("`tls.ca_file`", error))
 }
@@ -308,6 +316,21 @@ fn sample_node(metrics: &Metrics, room: &Arc<Room>, leases: &Arc<Leases>, delive
     });
     let deliveries = deliveries.clone();
     metrics.sample(gauge!("angarium_deliveries_in_flight"), move || deliveries.len() as f64);
+}
+
+/// The memory that messages take, whenever somebody looks.
+fn sample_bytes(metrics: &Metrics, room: &Arc<Room>, contents: &Arc<ByteBudget>, arrivals: &Arc<ByteBudget>) {
+    metrics.sample(gauge!("angarium_room_bytes_taken"), {
+        let room = Arc::clone(room);
+        move || room.taken_bytes() as f64
+    });
+    gauge!("angarium_room_bytes_capacity").set(room.capacity_bytes() as f64);
+    for (budget, of) in [(contents, "contents"), (arrivals, "arrivals")] {
+        let (taken, waiting) = (Arc::clone(budget), Arc::clone(budget));
+        metrics.sample(gauge!("angarium_large_bytes_taken", "of" => of), move || taken.taken() as f64);
+        metrics.sample(gauge!("angarium_large_waiting", "of" => of), move || waiting.waiting() as f64);
+        gauge!("angarium_large_bytes_capacity", "of" => of).set(budget.capacity() as f64);
+    }
 }
 
 /// The ways to the database and to providers, whenever somebody looks.

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod byte_budget;
 pub mod callbacks;
 pub mod cli;
 pub mod clock;

@@ -240,6 +240,11 @@ pub struct PoolUsage {
 pub struct Session(PgConnection);
 
 impl Session {
+    /// Gives back the memory that a large statement took.
+    pub fn shrink(&mut self) {
+        self.0.shrink_buffers();
+    }
+
     /// Begins a transaction; it rolls back when it is dropped.
     pub async fn begin(&mut self) -> Result<Transaction<'_>> {
         Ok(self.0.begin().await?)

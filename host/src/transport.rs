@@ -33,10 +33,13 @@ pub use self::{
     splice::{Secrets, key_bytes},
 };
 use self::{http::Http, smtp::Smtp, splice::Material, tls::TlsRoots};
-use crate::domain::{
-    ids::{ConnectionId, TenantId},
-    trace::TraceContext,
-    transmission::{Blob, Fault, Reply, Transmission},
+use crate::{
+    byte_budget::{ByteBudget, BytePermit},
+    domain::{
+        ids::{ConnectionId, TenantId},
+        trace::TraceContext,
+        transmission::{Blob, Fault, Reply, Transmission},
+    },
 };
 
 /// How the transport is set up.
@@ -49,6 +52,8 @@ pub struct TransportSettings {
     /// The name that SMTP's EHLO gives where a provider leaves it to the host; empty for
     /// `localhost`.
     pub ehlo_name: String,
+    /// What long answers take their memory from.
+    pub bytes: Arc<ByteBudget>,
 }
 
 /// Why the transport can't be set up; the text names the remedy.
@@ -63,7 +68,6 @@ pub struct Call<'a> {
     pub connection: ConnectionId,
     pub secrets: &'a Secrets,
     pub grant: HostGrant<'a>,
-    pub blobs: &'a [Blob],
     /// Everything ends by then: connecting, sending and reading the answer.
     pub deadline: Instant,
     /// The wall clock, for signatures and assertions that carry a date.
@@ -81,8 +85,26 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn material(&self) -> Material<'a> {
-        Material { secrets: self.secrets, blobs: self.blobs }
+    const fn material<'b>(&self, blobs: &'b [Blob]) -> Material<'b>
+    where
+        'a: 'b,
+    {
+        Material { secrets: self.secrets, blobs }
+    }
+}
+
+/// A transmission with what it refers to. All of it leaves memory as it is written to the other side.
+#[derive(Debug)]
+pub struct Parcel {
+    pub transmission: Transmission,
+    pub blobs: Vec<Blob>,
+    /// The permit for its bytes, where it is large: given back with them.
+    pub permit: Option<BytePermit>,
+}
+
+impl From<Transmission> for Parcel {
+    fn from(transmission: Transmission) -> Self {
+        Self { transmission, blobs: Vec::new(), permit: None }
     }
 }
 
@@ -109,7 +131,8 @@ impl Transport {
     pub fn with_egress(settings: TransportSettings, egress: Egress) -> Result<Self, InvalidSettings> {
         let egress = Arc::new(egress);
         let roots = TlsRoots::new(settings.extra_ca_pem.as_deref()).map_err(InvalidSettings)?;
-        Ok(Self { http: Http::new(egress.clone(), &roots), smtp: Smtp::new(egress, &roots, settings.ehlo_name) })
+        let http = Http::new(egress.clone(), &roots, settings.bytes);
+        Ok(Self { http, smtp: Smtp::new(egress, &roots, settings.ehlo_name) })
     }
 
     /// Performs a transmission and answers what the other side said, whatever it said. It is gone once it is on its
@@ -118,11 +141,12 @@ impl Transport {
     /// # Errors
     /// A [`Fault`] when there was no definite answer; `may_have_been_sent` is false only where
     /// nothing that the other side could act on has left.
-    pub async fn perform(&self, transmission: Transmission, call: &Call<'_>) -> Result<Reply, Fault> {
+    pub async fn perform(&self, parcel: Parcel, call: &Call<'_>) -> Result<Reply, Fault> {
+        let Parcel { transmission, blobs, permit } = parcel;
         match transmission {
-            Transmission::Http(request) => self.http.perform(request, call).await,
+            Transmission::Http(request) => self.http.perform(request, blobs, permit, call).await,
             // Large: boxed, so that an HTTP request's future stays small.
-            Transmission::Smtp(mail) => Box::pin(self.smtp.perform(&mail, call)).await,
+            Transmission::Smtp(mail) => Box::pin(self.smtp.perform(mail, blobs, permit, call)).await,
         }
     }
 }

@@ -354,13 +354,19 @@ async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Op
         body: Body::default(),
         attachments: 0,
         legs: None,
+        abridged: false,
     };
     let new = NewMessage { message, idempotency: None, attachments: vec![], subject: None };
     let lease = BirthLease { id: Uuid::now_v7(), node: Uuid::now_v7(), length_ms: 600_000 };
     let mut txn = db.store.tenant(tenant).await.unwrap();
-    message_insert(&mut txn, tenant, &[MessageRow { new: &new, json: b"{}", queued: Some(queued) }], lease)
-        .await
-        .unwrap();
+    message_insert(
+        &mut txn,
+        tenant,
+        &[MessageRow { new: &new, json: b"{}", excerpt: None, queued: Some(queued) }],
+        lease,
+    )
+    .await
+    .unwrap();
     txn.commit().await.unwrap();
     let work = Work { lease: lease.id, past: vec![], attempts: 0, deaths: 0, trigger: Trigger::Scheduled };
     (new.message.id, (!queued).then_some(work))

@@ -36,6 +36,7 @@ fn message(priority: Priority, key: Option<&str>) -> NewMessage {
         body: Body::default(),
         attachments: 0,
         legs: None,
+        abridged: false,
     };
     let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint: [7; 32] });
     NewMessage { message, idempotency, attachments: vec![], subject: None }
@@ -44,7 +45,8 @@ fn message(priority: Priority, key: Option<&str>) -> NewMessage {
 async fn accept(db: &Database, tenant: TenantId, new: &[NewMessage], queued: bool) -> Vec<MessageId> {
     let mut txn = db.store.tenant(tenant).await.unwrap();
     let lease = BirthLease { id: Uuid::now_v7(), node: Uuid::now_v7(), length_ms: 60_000 };
-    let rows: Vec<_> = new.iter().map(|new| MessageRow { new, json: b"{}", queued: Some(queued) }).collect();
+    let rows: Vec<_> =
+        new.iter().map(|new| MessageRow { new, json: b"{}", excerpt: None, queued: Some(queued) }).collect();
     let fresh = message_insert(&mut txn, tenant, &rows, lease).await.unwrap();
     txn.commit().await.unwrap();
     fresh.fresh

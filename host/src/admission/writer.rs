@@ -37,6 +37,9 @@ use crate::{
 /// The most requests of one transaction.
 const REQUESTS: usize = 256;
 
+/// No further request joins a transaction that has so many bytes to write: its statement is held in memory several times.
+const BYTES: usize = 4 << 20;
+
 /// Between two questions about a COMMIT without an answer.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -61,7 +64,9 @@ struct Part {
 /// A message on its way into the database.
 struct Pending {
     new: NewMessage,
+    /// The whole body's JSON; the message itself is abridged where it is large.
     json: Vec<u8>,
+    excerpt: Option<Vec<u8>>,
     /// Room on this node; without it, the delivery waits in the queue.
     place: Option<Place>,
     /// The request that it belongs to, and its place among the request's messages.
@@ -79,6 +84,24 @@ struct Written {
     replayed: HashMap<MessageId, Arc<Message>>,
 }
 
+/// A message with the JSON that is written of it.
+struct Fresh {
+    new: NewMessage,
+    json: Vec<u8>,
+    excerpt: Option<Vec<u8>>,
+    foreseen: Option<Box<Foreseen>>,
+}
+
+impl Fresh {
+    /// A large message is abridged from here on. A body is plain data: it always has a JSON form.
+    fn of(Accepted { mut new, foreseen }: Accepted) -> Self {
+        let json = |new: &NewMessage| serde_json::to_vec(&new.message.body).unwrap_or_default();
+        let whole = json(&new);
+        let excerpt = new.message.abridge().then(|| json(&new));
+        Self { new, json: whole, excerpt, foreseen }
+    }
+}
+
 impl Writer {
     pub(super) fn new(store: Store, outlet: Outlet) -> Self {
         Self { store, outlet, session: None, in_doubt: None, sizes: metrics::histogram!("angarium_accept_batch_size") }
@@ -87,7 +110,15 @@ impl Writer {
     pub(super) async fn run(mut self, requests: Receiver) {
         let mut batch = Vec::with_capacity(REQUESTS);
         while requests.lock().await.recv_many(&mut batch, REQUESTS).await > 0 {
-            self.serve(std::mem::take(&mut batch)).await;
+            let mut waiting = std::mem::take(&mut batch).into_iter().peekable();
+            while waiting.peek().is_some() {
+                let together = one_transaction(&mut waiting);
+                let large = size(&together) > BYTES;
+                self.serve(together).await;
+                if let (true, Some(session)) = (large, &mut self.session) {
+                    session.shrink();
+                }
+            }
         }
     }
 
@@ -119,25 +150,26 @@ impl Writer {
         let mut senders = Vec::with_capacity(requests.len());
         for (request, Request { tenant, messages, answer, before_others }) in requests.into_iter().enumerate() {
             senders.push(answer);
-            let due = messages.iter().filter(|it| may_start(&it.new.message, now)).count();
-            let mut places = self.reserve(tenant, due).into_iter();
+            let messages: Vec<_> = messages.into_iter().map(Fresh::of).collect();
+            let starts = |it: &Fresh| may_start(&it.new.message, now);
+            let each: Vec<_> = messages.iter().filter(|it| starts(it)).map(|it| it.new.message.size()).collect();
+            let mut places = self.reserve(tenant, &each).into_iter();
             let part =
                 parts.entry(tenant).or_insert_with(|| Part { tenant, lease: Uuid::now_v7(), messages: Vec::new() });
-            for (index, Accepted { new, foreseen }) in messages.into_iter().enumerate() {
-                let place = if may_start(&new.message, now) { places.next() } else { None };
-                // A body is plain data: it always has a JSON form.
-                let json = serde_json::to_vec(&new.message.body).unwrap_or_default();
+            for (index, it) in messages.into_iter().enumerate() {
+                let place = if starts(&it) { places.next() } else { None };
                 let before_others = before_others.clone();
-                part.messages.push(Pending { new, json, place, request, index, before_others, foreseen });
+                let Fresh { new, json, excerpt, foreseen } = it;
+                part.messages.push(Pending { new, json, excerpt, place, request, index, before_others, foreseen });
             }
         }
         (parts.into_values().collect(), senders)
     }
 
     /// Room for all or none, so that a burst beyond it waits in the queue, in order.
-    fn reserve(&self, tenant: TenantId, count: usize) -> Vec<Place> {
-        let dispatches = self.outlet.handoff.is_some() && count > 0;
-        dispatches.then(|| self.outlet.room.reserve(tenant, count)).flatten().unwrap_or_default()
+    fn reserve(&self, tenant: TenantId, each: &[usize]) -> Vec<Place> {
+        let dispatches = self.outlet.handoff.is_some() && !each.is_empty();
+        dispatches.then(|| self.outlet.room.reserve(tenant, each)).flatten().unwrap_or_default()
     }
 
     /// Writes all parts in one transaction. A session that had broken while nobody used it is
@@ -301,6 +333,23 @@ impl Writer {
     }
 }
 
+/// The requests that go into the next transaction: at least one.
+fn one_transaction(waiting: &mut impl Iterator<Item = Request>) -> Vec<Request> {
+    let mut together = Vec::new();
+    let mut bytes = 0;
+    while bytes < BYTES
+        && let Some(request) = waiting.next()
+    {
+        bytes += request.size();
+        together.push(request);
+    }
+    together
+}
+
+fn size(requests: &[Request]) -> usize {
+    requests.iter().map(Request::size).sum()
+}
+
 /// The message as its first channel sees it, which begins when the message is due.
 fn first_leg(message: Arc<Message>) -> Arc<Message> {
     if message.legs.is_some() { Arc::new(message.as_leg(0, message.due_at())) } else { message }
@@ -308,7 +357,10 @@ fn first_leg(message: Arc<Message>) -> Arc<Message> {
 
 fn rows(part: &Part) -> Vec<MessageRow<'_>> {
     let row = |it: &Pending| it.new.message.ordering_key.is_none().then_some(it.place.is_none());
-    part.messages.iter().map(|it| MessageRow { new: &it.new, json: &it.json, queued: row(it) }).collect()
+    part.messages
+        .iter()
+        .map(|it| MessageRow { new: &it.new, json: &it.json, excerpt: it.excerpt.as_deref(), queued: row(it) })
+        .collect()
 }
 
 /// The messages that join their keys' lines, in the order in which they came.

@@ -85,6 +85,7 @@ pub async fn create(
     let config = knowing(&app, tenant.id, new.pinned_to()).await?;
     let mut new = domain(new, fields, header_key, &config)?;
     if dry_run {
+        let _permit = app.admission.permit(tenant.id, std::slice::from_ref(&new))?;
         if let Some(book) = &config.rulebook {
             let given = Given { now: clock::now(), chance: fastrand::f64() };
             let refused = book.rehearsal().admit(&mut new.message, &given).refused;
@@ -449,7 +450,7 @@ impl From<AdmitError> for Problem {
             AdmitError::Unsendable(_) => Self::field("", "unsendable", error.to_string()),
             AdmitError::Refused(_) => Self::refused_by_rule(error.to_string()),
             AdmitError::KeyReused => Self::field("/idempotency_key", "key_reused", error.to_string()),
-            AdmitError::Unavailable => Self::unavailable(&error.to_string()),
+            AdmitError::Unavailable | AdmitError::Busy => Self::unavailable(&error.to_string()),
             AdmitError::DiskFull => Self::disk_full(),
             AdmitError::Failed(_) => Self::internal(&error),
         }

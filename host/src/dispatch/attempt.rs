@@ -6,8 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Course, Dispatcher, PAUSE, facts::country, gate::Held, item};
+use super::{
+    Course, Dispatcher, PAUSE,
+    facts::country,
+    gate::Held,
+    item,
+    payload::{BLOB_COPIES, Lost, Payload},
+};
 use crate::{
+    byte_budget::BytePermit,
     clock,
     directory::Endpoint,
     domain::{
@@ -15,18 +22,18 @@ use crate::{
         ids::AttemptId,
         overrides::Standing,
         price::Price,
-        provider::{CallContext, Cost, Disposition, Judgement, Step},
+        provider::{CallContext, Cost, Disposition, Item, Judgement, Step},
         route::OnUnknown,
         trace::TraceContext,
-        transmission::{Blob, Reply, Transmission},
+        transmission::{Reply, Transmission},
     },
     outcome::{host_verdict, judge_fault},
     providers::Serving,
     queue::Work,
     runtime::{CallError, Called, GuestFault, GuestFaultKind, Usage},
-    store::{attempt::NewIntent, message::attachment_list},
+    store::attempt::NewIntent,
     telemetry::{self, Lane, Side, Span},
-    transport::{Call, HostGrant},
+    transport::{Call, HostGrant, Parcel},
 };
 
 /// The most transmissions and pauses of one attempt.
@@ -40,7 +47,7 @@ pub(super) struct Conversation<'a> {
     pub endpoint: &'a Endpoint,
     pub serving: &'a Serving,
     pub context: CallContext,
-    pub blobs: Vec<Blob>,
+    pub payload: Payload,
     pub deadline: Instant,
     /// The attempt's place in its trace.
     pub trace: Option<&'a TraceContext>,
@@ -53,15 +60,16 @@ pub(super) struct Conversation<'a> {
 }
 
 impl Dispatcher {
-    /// Makes one attempt; whoever calls has entered the connection. `None` when the delivery is no longer this node's: whoever has it now
-    /// makes it.
+    /// Makes one attempt; whoever calls has entered the connection, and hands on the permit for the content. `Lost` when
+    /// the delivery is no longer this node's: whoever has it now makes it.
     pub(super) async fn attempt(
         &self,
         work: &Work,
         course: &Course<'_>,
         endpoint: &Endpoint,
+        permit: Option<BytePermit>,
         held: &mut Held,
-    ) -> Option<Attempt> {
+    ) -> Result<Attempt, Lost> {
         let mut span = self.begun(work, endpoint);
         let serving = self.providers.serving_for(&endpoint.connection.provider, work.tenant);
         let started_at = clock::now();
@@ -71,10 +79,13 @@ impl Dispatcher {
                 host_verdict(Disposition::NotSent, "provider_missing", "the provider is not installed".into()),
                 Usage::default(),
             ),
-            Some(serving) => self.converse(work, course, endpoint, serving, span.context(), held).await?,
+            Some(serving) => match held.during(pin!(self.payload(work, permit))).await? {
+                Ok(payload) => self.converse(work, course, endpoint, serving, payload, span.context(), held).await?,
+                Err(verdict) => (verdict, Usage::default()),
+            },
         };
         judged(&mut span, number, &verdict);
-        Some(Attempt {
+        Ok(Attempt {
             id: AttemptId::new(),
             number,
             trigger: work.trigger,
@@ -156,24 +167,18 @@ impl Dispatcher {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "each is another part of what an attempt goes by")]
     async fn converse(
         &self,
         work: &Work,
         course: &Course<'_>,
         endpoint: &Endpoint,
         serving: &Serving,
+        payload: Payload,
         trace: Option<&TraceContext>,
         held: &mut Held,
-    ) -> Option<(Verdict, Usage)> {
-        let deadline = held.during(pin!(self.may_begin(work, course, endpoint))).await?;
-        let blobs = match held.during(pin!(self.blobs(work))).await {
-            Ok(blobs) => blobs,
-            Err(error) => {
-                let detail = format!("its attachments can't be read: {error}");
-                let verdict = host_verdict(Disposition::NotSent, "attachments_unavailable", detail);
-                return Some((verdict, Usage::default()));
-            }
-        };
+    ) -> Result<(Verdict, Usage), Lost> {
+        let deadline = held.during(pin!(self.may_begin(work, course, endpoint))).await.ok_or(Lost)?;
         let mut conversation = Conversation {
             dispatcher: self,
             work,
@@ -181,7 +186,7 @@ impl Dispatcher {
             endpoint,
             serving,
             context: context(endpoint, serving, work.attempts + 1),
-            blobs,
+            payload,
             deadline,
             trace,
             lane: telemetry::lane(work.message.channel.as_str(), &endpoint.connection.provider),
@@ -194,19 +199,7 @@ impl Dispatcher {
             self.providers.report(serving, work.tenant, sound);
         }
         conversation.lane.ran(conversation.usage.cpu, conversation.usage.peak_memory);
-        Some((verdict, conversation.usage))
-    }
-
-    async fn blobs(&self, work: &Work) -> crate::store::Result<Vec<Blob>> {
-        if work.message.attachments == 0 {
-            return Ok(Vec::new());
-        }
-        // Rare and large: boxed, so that every delivery's future stays small.
-        Box::pin(async {
-            let mut txn = self.store.tenant(work.tenant).await?;
-            Ok(item::blobs(attachment_list(&mut txn, work.tenant, work.message.id, work.delivery).await?))
-        })
-        .await
+        Ok((verdict, conversation.usage))
     }
 }
 
@@ -241,10 +234,19 @@ impl Conversation<'_> {
     async fn prepare(&mut self, held: &mut Held) -> Result<Step, CallError> {
         let _pass = held.pass(&self.dispatcher.gate, self.work.tenant).await;
         let config = self.endpoint.connection.config.get();
-        let item = item::item(self.work.delivery, &self.work.message, &self.blobs);
+        let item = self.item();
         let span = self.dispatcher.tracer.child("plugin.prepare", Side::Internal, self.trace);
         let called = self.serving.component.prepare(&self.context, config, std::slice::from_ref(&item));
         self.called(called, span)
+    }
+
+    /// The whole content, where it was read, is gone with this.
+    fn item(&mut self) -> Item {
+        let (work, files) = (self.work, self.payload.files.clone());
+        match self.payload.content.take() {
+            Some(content) => item::item(work.delivery, &work.message, &content, files),
+            None => item::item(work.delivery, &work.message, &work.message.body.content, files),
+        }
     }
 
     async fn interpret(&mut self, state: &[u8], reply: &Reply) -> Result<Step, CallError> {
@@ -276,7 +278,8 @@ impl Conversation<'_> {
         called.result
     }
 
-    async fn perform(&self, transmission: Transmission) -> Result<Reply, Verdict> {
+    async fn perform(&mut self, transmission: Transmission) -> Result<Reply, Verdict> {
+        let parcel = self.parcel(transmission).await?;
         let descriptor = self.serving.component.descriptor();
         let mut span = self.dispatcher.tracer.child("transport", Side::Client, self.trace);
         let call = Call {
@@ -290,19 +293,53 @@ impl Conversation<'_> {
                 config: &self.endpoint.config,
                 to: self.work.message.body.to.as_ref().map(|to| to.address.as_str()),
             },
-            blobs: &self.blobs,
             deadline: self.deadline.into(),
             now: clock::now(),
             trace: span.context(),
         };
         let began = Instant::now();
-        let performed = self.dispatcher.transport.perform(transmission, &call).await;
+        let performed = self.dispatcher.transport.perform(parcel, &call).await;
         self.lane.exchanged(began.elapsed());
         match &performed {
             Ok(reply) => span.set(|| [("response.status_code", i64::from(reply.status()).into())]),
             Err(fault) => span.fail(|| fault.detail.clone()),
         }
         performed.map_err(|fault| judge_fault(&fault))
+    }
+
+    /// The transmission with the attachments that it carries. The permit goes with it; a later one that carries
+    /// attachments waits for another.
+    async fn parcel(&mut self, transmission: Transmission) -> Result<Parcel, Verdict> {
+        let permit = self.payload.permit.take();
+        let carried = transmission.blobs();
+        if carried.is_empty() {
+            return Ok(Parcel { transmission, blobs: Vec::new(), permit });
+        }
+        // Rare: boxed, so that every delivery's future stays small.
+        Box::pin(async {
+            let files: Vec<_> = self.payload.files.iter().filter(|it| carried.contains(&it.id)).cloned().collect();
+            let of = (self.work.tenant, self.work.delivery);
+            let permit = match permit {
+                Some(permit) => permit,
+                None => {
+                    let size = files.iter().map(|file| file.size as usize).sum::<usize>();
+                    self.dispatcher.bytes.take(of.0, BLOB_COPIES * size).await
+                }
+            };
+            match self.dispatcher.blobs(of, &files, self.deadline).await {
+                Ok(blobs) => Ok(Parcel { transmission, blobs, permit: Some(permit) }),
+                Err(verdict) => Err(self.after_what_was_sent(verdict)),
+            }
+        })
+        .await
+    }
+
+    /// What the gateway says of an attempt that did not come to its end: what was sent before is not judged.
+    fn after_what_was_sent(&self, mut verdict: Verdict) -> Verdict {
+        if let Some(status) = self.status {
+            (verdict.disposition, verdict.status) = (Disposition::Unknown, Some(status));
+        }
+        verdict
     }
 
     async fn pause(&self, ms: f64) {

@@ -1,4 +1,4 @@
-//! The way into a connection: a slot of this node's, and the leave of its guard. Who is refused and
+//! The way into a connection: a slot of this node's, memory for what is large, and the leave of its guard. Who is refused and
 //! has nobody else waits, a moment in memory and longer in the queue.
 
 use std::time::{Duration, Instant};
@@ -7,6 +7,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::{Course, Dispatcher, describe, why_nobody};
 use crate::{
+    byte_budget::BytePermit,
     clock,
     directory::{Endpoint, TenantConfig},
     domain::{
@@ -47,7 +48,7 @@ impl Wanted {
 pub(super) enum Entered<'a> {
     In(Entrance<'a>),
     Refused(Refusal),
-    /// The process ends.
+    /// The process ends, or the delivery is no longer this node's.
     Closed,
 }
 
@@ -55,9 +56,16 @@ pub(super) enum Entered<'a> {
 pub(super) struct Entrance<'a> {
     _slot: SemaphorePermit<'a>,
     pass: Pass,
+    /// For the content of a large message.
+    permit: Option<BytePermit>,
 }
 
 impl Entrance<'_> {
+    /// The permit for the message's content, which the attempt gives back when that has left.
+    pub(super) const fn permit(&mut self) -> Option<BytePermit> {
+        self.permit.take()
+    }
+
     /// Tells the guard what the attempt came to.
     pub(super) fn record(self, verdict: &Verdict) {
         self.pass.record(verdict);
@@ -66,13 +74,14 @@ impl Entrance<'_> {
 
 impl Dispatcher {
     /// Enters a connection. The guard is asked last: what it grants is used at once.
-    pub(super) async fn enter<'a>(&self, endpoint: &'a Endpoint, wanted: &Wanted) -> Entered<'a> {
+    pub(super) async fn enter<'a>(&self, work: &Work, endpoint: &'a Endpoint, wanted: &Wanted) -> Entered<'a> {
         // Closed only when the process ends.
         let Ok(slot) = endpoint.slots.acquire().await else { return Entered::Closed };
+        let Ok(permit) = self.permit(work).await else { return Entered::Closed };
         self.ledger.writable().await;
         let patience = if wanted.is_free { Duration::ZERO } else { PATIENCE };
         match endpoint.guard.enter(patience).await {
-            Ok(pass) => Entered::In(Entrance { _slot: slot, pass }),
+            Ok(pass) => Entered::In(Entrance { _slot: slot, pass, permit }),
             Err(refusal) => Entered::Refused(refusal),
         }
     }

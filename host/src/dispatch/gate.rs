@@ -198,7 +198,7 @@ mod tests {
 
     /// Tenants that wait in this order, and the order in which they are let in.
     async fn let_in(tenants: &[TenantId]) -> Vec<TenantId> {
-        let gate = Gate::new(1, Precedence::new(Room::new(1)));
+        let gate = Gate::new(1, Precedence::new(Room::new(1, usize::MAX)));
         let mut first = Some(gate.enter(TenantId::new()).await);
         let mut waiting: Vec<_> = tenants.iter().map(|tenant| (*tenant, Box::pin(gate.enter(*tenant)))).collect();
         for (_, entering) in &mut waiting {
@@ -225,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_under_way_goes_before_what_is_new_and_what_waits_holds_no_pass() {
-        let gate = Gate::new(1, Precedence::new(Room::new(1)));
+        let gate = Gate::new(1, Precedence::new(Room::new(1, usize::MAX)));
         let tenant = TenantId::new();
         let first = gate.enter(tenant).await;
         let (begun, mut beginning) = oneshot::channel();
@@ -245,9 +245,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_holds_much_begins_nothing_while_another_goes_before() {
-        let room = Room::new(1000);
+        let room = Room::new(1000, usize::MAX);
         let (many, few) = (TenantId::new(), TenantId::new());
-        let _places = room.take(many, 500);
+        let _places = room.take(many, &[1; 500]);
         let precedence = Precedence::new(room);
         let gate = Gate::new(1, Arc::clone(&precedence));
         let running = tokio::spawn(Arc::clone(&gate).run(CancellationToken::new()));
@@ -269,7 +269,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_went_away_is_passed_over() {
-        let gate = Gate::new(1, Precedence::new(Room::new(1)));
+        let gate = Gate::new(1, Precedence::new(Room::new(1, usize::MAX)));
         let tenant = TenantId::new();
         let held = gate.enter(tenant).await;
         let mut gone = Box::pin(gate.enter(tenant));

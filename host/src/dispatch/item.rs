@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::domain::{
     ids::DeliveryId,
-    message::{Address, Attachment, Message},
+    message::{Address, Attachment, Content, Message},
     provider::{BlobInfo, Item},
     transmission::{Blob, Kv, Mailbox},
 };
 
-/// The provider's view of a delivery. The key is the delivery's id: the same for every try.
-pub fn item(delivery: DeliveryId, message: &Message, blobs: &[Blob]) -> Item {
-    let content = &message.body.content;
+/// The provider's view of a delivery with this content. The key is the delivery's id: the same for every try.
+pub fn item(delivery: DeliveryId, message: &Message, content: &Content, blobs: Vec<BlobInfo>) -> Item {
     Item {
         id: delivery.to_string(),
         key: delivery.to_string(),
@@ -28,7 +27,7 @@ pub fn item(delivery: DeliveryId, message: &Message, blobs: &[Blob]) -> Item {
         headers: kvs(&content.headers),
         params: kvs(&content.params),
         media_urls: content.media_urls.clone(),
-        blobs: blobs.iter().map(blob_info).collect(),
+        blobs,
     }
 }
 
@@ -52,7 +51,8 @@ fn kvs(map: &BTreeMap<String, String>) -> Vec<Kv> {
     map.iter().map(|(name, value)| Kv { name: name.clone(), value: value.clone() }).collect()
 }
 
-fn blob_info(blob: &Blob) -> BlobInfo {
+/// What a provider is told of an attachment.
+pub fn blob_info(blob: &Blob) -> BlobInfo {
     BlobInfo {
         id: blob.id,
         name: blob.name.clone(),

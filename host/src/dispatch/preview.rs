@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Course, Dispatcher, Pending, item};
+use super::{Course, Dispatcher, Pending, item, payload::BODY_COPIES};
 use crate::{
     clock,
     directory::{Endpoint, TenantConfig},
     domain::{
         ids::{ConnectionId, TenantId},
-        message::{Message, NewMessage},
+        message::{LARGE, Message, NewMessage},
         provider::{CallContext, Step},
         sensitive::SensitiveTexts,
     },
@@ -64,6 +64,15 @@ pub struct PreviewRequest {
     pub refused: Option<String>,
 }
 
+/// A dry run shows so many bytes of a leg's requests, and one request at the least.
+const MOST_SHOWN: usize = 4 << 20;
+
+fn not_shown(config: &TenantConfig, connection: ConnectionId) -> Option<PreviewRequest> {
+    let provider = config.endpoints.get(&connection)?.connection.provider.clone();
+    let refused = Some("is not shown: the message is too large for more requests in one answer".to_owned());
+    Some(PreviewRequest { connection, provider, request: None, refused })
+}
+
 impl Dispatcher {
     /// Plays a message through to the point where it would leave: by its first channel, and, where it
     /// names several, by each of them.
@@ -72,6 +81,8 @@ impl Dispatcher {
     /// When the tenant's configuration can't be read.
     pub async fn preview(&self, tenant: TenantId, new: &NewMessage) -> store::Result<(Preview, Vec<LegPreview>)> {
         let config = self.directory.tenant(tenant).await?;
+        let size = new.size();
+        let _permit = if size > LARGE { Some(self.bytes.take(tenant, BODY_COPIES * size).await) } else { None };
         let due_at = new.message.due_at();
         let count = new.message.legs.as_ref().map_or(0, |legs| legs.count());
         let legs = (0..count).map(|leg| {
@@ -95,7 +106,10 @@ impl Dispatcher {
     fn preview_of(&self, config: &TenantConfig, new: &NewMessage, leg: u8) -> Preview {
         let planned = self.planned(config, &new.message);
         let candidates = planned.iter().flat_map(|it| &it.plan.candidates);
-        let requests = candidates.filter_map(|it| self.request(config, it.connection, new, leg)).collect();
+        let most = (MOST_SHOWN / new.size()).max(1);
+        let shown = candidates.clone().take(most).filter_map(|it| self.request(config, it.connection, new, leg));
+        let rest = candidates.skip(most).filter_map(|it| not_shown(config, it.connection));
+        let requests = shown.chain(rest).collect();
         Preview { plan: planned, requests }
     }
 
@@ -125,9 +139,9 @@ impl Dispatcher {
         leg: u8,
     ) -> Option<PreviewRequest> {
         let endpoint = config.endpoints.get(&connection)?;
-        let (request, refused) = match self.providers.serving(&endpoint.connection.provider) {
+        let (request, refused) = match self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant) {
             Some(serving) => shown(&serving, endpoint, new, leg),
-            None => (None, Some("the provider is not installed".to_owned())),
+            None => (None, Some("the provider is not installed, or in quarantine".to_owned())),
         };
         Some(PreviewRequest { connection, provider: endpoint.connection.provider.clone(), request, refused })
     }
@@ -161,7 +175,8 @@ fn first_request(
     leg: u8,
 ) -> Result<serde_json::Value, String> {
     let blobs = item::blobs(new.attachments.clone());
-    let item = item::item(new.message.id.leg(leg), &new.message, &blobs);
+    let infos = blobs.iter().map(item::blob_info).collect();
+    let item = item::item(new.message.id.leg(leg), &new.message, &new.message.body.content, infos);
     let context = CallContext {
         now_ms: clock::now().as_millisecond() as f64,
         attempt: 1,

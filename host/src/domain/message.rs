@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use super::{
     ids::{ConnectionId, DeliveryId, MessageId},
     legs::Legs,
-    subject::Subject,
+    segments::segments,
+    subject::{self, Subject},
     trace::TraceContext,
 };
 
@@ -21,6 +22,12 @@ pub const MAX_SUBJECT: usize = 998;
 /// The most content that goes to one recipient, in bytes as JSON and without attachments. A
 /// component is given no more than that, so that what it makes of it stays within its limits.
 pub const MOST_CONTENT: usize = 8 << 20;
+
+/// A message whose contents have more bytes is abridged in memory: the whole is read when a request is made of it.
+pub const LARGE: usize = 16 << 10;
+
+/// What a message takes in memory beside its texts, with what is kept of its delivery, in bytes.
+const RECORD: usize = 2 << 10;
 
 /// How pressing a message is: of what a tenant has waiting, the more pressing get the larger part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -142,6 +149,43 @@ pub struct Content {
     /// Provider-specific parameters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub params: BTreeMap<String, String>,
+    /// The segments of the whole text, where only its beginning is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<u32>,
+}
+
+impl Content {
+    /// What rules, scripts and cost models look at: whom it is from, the subject, the beginning of the text.
+    #[must_use]
+    pub fn excerpt(&self) -> Self {
+        let text = self.text.as_deref();
+        let beginning = text.map(subject::beginning);
+        let cut = text.filter(|text| beginning.is_some_and(|beginning| beginning.len() < text.len()));
+        Self {
+            from: self.from.clone(),
+            subject: self.subject.clone(),
+            text: beginning.map(str::to_owned),
+            segments: self.segments.or(cut.map(segments)),
+            ..Self::default()
+        }
+    }
+
+    /// The bytes of its texts.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let people = self.from.iter().chain(&self.reply_to).chain(&self.cc).chain(&self.bcc);
+        let texts = [&self.subject, &self.text, &self.html].into_iter().flatten().chain(&self.media_urls);
+        people.map(Address::size).sum::<usize>()
+            + texts.map(String::len).sum::<usize>()
+            + self.payload.as_ref().map_or(0, |payload| payload.get().len())
+            + self.headers.iter().chain(&self.params).map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    }
+}
+
+impl Address {
+    fn size(&self) -> usize {
+        self.address.len() + self.name.as_ref().map_or(0, String::len)
+    }
 }
 
 /// Messages that follow one another go no further than this: what the last one comes to, nobody is asked about.
@@ -211,6 +255,24 @@ pub struct LegBody {
 }
 
 impl Body {
+    /// The content that goes by the channel of this leg.
+    #[must_use]
+    pub fn content_of(self, leg: u8) -> Content {
+        match usize::from(leg).checked_sub(1) {
+            None => self.content,
+            Some(further) => self.further.into_iter().nth(further).unwrap_or_default().content,
+        }
+    }
+
+    fn contents(&self) -> impl Iterator<Item = &Content> {
+        std::iter::once(&self.content).chain(self.further.iter().map(|leg| &leg.content))
+    }
+
+    fn objects_size(&self) -> usize {
+        let objects = [&self.attributes, &self.contact, &self.context, &self.ruling, &self.metadata];
+        objects.into_iter().flatten().map(|object| object.get().len()).sum()
+    }
+
     /// The recipient as lists show it: empty where the connection says it.
     #[must_use]
     pub fn recipient(&self) -> &str {
@@ -258,9 +320,34 @@ pub struct Message {
     pub attachments: u32,
     /// Its channels, where it names several.
     pub legs: Option<Arc<Legs>>,
+    /// Its contents are excerpts: the database has the whole.
+    pub abridged: bool,
 }
 
 impl Message {
+    /// Leaves excerpts of its contents where they are large; tells whether it did.
+    pub fn abridge(&mut self) -> bool {
+        let large = !self.abridged && self.body.contents().map(Content::size).sum::<usize>() > LARGE;
+        if large {
+            self.body.content = self.body.content.excerpt();
+            self.body.further.iter_mut().for_each(|leg| leg.content = leg.content.excerpt());
+            self.abridged = true;
+        }
+        large
+    }
+
+    /// Whether more than is here has to be read for a request: the whole content, or attachments.
+    #[must_use]
+    pub const fn is_large(&self) -> bool {
+        self.abridged || self.attachments > 0
+    }
+
+    /// What it takes in memory, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        RECORD + self.body.contents().map(Content::size).sum::<usize>() + self.body.objects_size()
+    }
+
     /// When its first attempt is due.
     #[must_use]
     pub fn due_at(&self) -> Timestamp {
@@ -306,6 +393,14 @@ pub struct NewMessage {
     pub subject: Option<Subject>,
 }
 
+impl NewMessage {
+    /// What it takes in memory, in bytes, its attachments included.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.message.size() + self.attachments.iter().map(|file| file.content.len()).sum::<usize>()
+    }
+}
+
 #[cfg(test)]
 impl Message {
     /// A text message with this body, for tests.
@@ -323,6 +418,7 @@ impl Message {
             body,
             attachments: 0,
             legs: None,
+            abridged: false,
         }
     }
 }
@@ -344,6 +440,38 @@ mod tests {
         for bad in ["", "SMS", "1sms", "a b", "ünder", &"x".repeat(33)] {
             assert!(bad.parse::<Channel>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_large_message_keeps_what_is_looked_at() {
+        let content = Content {
+            from: Some(Address { address: "ACME".into(), name: None }),
+            subject: Some("hello".into()),
+            text: Some("é".repeat(LARGE)),
+            html: Some("<p>".into()),
+            ..Content::default()
+        };
+        let further = vec![LegBody { content: content.clone(), ..LegBody::default() }];
+        let mut message = Message::with_body(Body { content: content.clone(), further, ..Body::default() });
+        let (whole, before) = (message.clone(), crate::domain::price::units(&message));
+        assert!(message.size() > 4 * LARGE);
+        assert!(message.abridge() && message.abridged && message.is_large() && !message.abridge());
+        for leg in [0, 1] {
+            let excerpt = message.body.clone().content_of(leg);
+            assert_eq!((&excerpt.from, &excerpt.subject), (&content.from, &content.subject));
+            assert_eq!(excerpt.text.unwrap(), "é".repeat(subject::MAX_TEXT));
+            assert_eq!((excerpt.html, excerpt.payload.is_none()), (None, true));
+        }
+        assert_eq!(Subject::of(&message), Subject::of(&whole), "rules see the same");
+        assert_eq!(crate::domain::price::units(&message), before, "and it costs the same");
+    }
+
+    #[test]
+    fn a_short_message_stays_as_it_is() {
+        let content = Content { html: Some("x".repeat(LARGE)), ..Content::default() };
+        let mut message = Message::with_body(Body { content, ..Body::default() });
+        assert!(!message.abridge() && !message.is_large());
+        assert_eq!(message.body.content.html.as_ref().map(String::len), Some(LARGE));
     }
 
     #[test]

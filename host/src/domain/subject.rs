@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::amount::Amount;
-pub use self::envelope::{Envelope, MAX_TEXT};
+pub use self::envelope::{Envelope, MAX_TEXT, beginning};
 use super::{
     country::Country,
     message::Message,

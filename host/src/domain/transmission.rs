@@ -180,6 +180,47 @@ pub enum Transmission {
     Smtp(Box<SmtpSubmission>),
 }
 
+impl Transmission {
+    /// The ids of the blobs that it refers to, each once.
+    #[must_use]
+    pub fn blobs(&self) -> Vec<u32> {
+        let mut ids = match self {
+            Self::Http(request) => {
+                let signed = request.auth.iter().flat_map(Auth::segments);
+                request.body.iter().chain(signed).filter_map(Segment::blob).collect()
+            }
+            Self::Smtp(mail) => mail.message.blobs.clone(),
+        };
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}
+
+impl Auth {
+    fn segments(&self) -> Vec<&Segment> {
+        match self {
+            Self::Basic { user, .. } => user.iter().collect(),
+            Self::Signatures { signatures, .. } => signatures.iter().flat_map(|it| &it.message).collect(),
+            Self::Bearer { .. }
+            | Self::Header { .. }
+            | Self::Query { .. }
+            | Self::AwsSigV4 { .. }
+            | Self::OAuth2 { .. }
+            | Self::ClientCertificate { .. } => Vec::new(),
+        }
+    }
+}
+
+impl Segment {
+    const fn blob(&self) -> Option<u32> {
+        match self {
+            Self::Blob { id, .. } => Some(*id),
+            Self::Text(_) | Self::Bytes(_) | Self::Secret { .. } | Self::Body => None,
+        }
+    }
+}
+
 /// A payload that the host holds; its bytes never enter a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {

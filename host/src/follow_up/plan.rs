@@ -13,11 +13,13 @@ use crate::{
     rules::script::{FollowUpMessage, facts::Object},
 };
 
-/// The message before: whole, and as the channel that ended sees it.
+/// The message before: with all its channels, and as the channel that ended sees it.
 #[derive(Clone, Copy)]
 pub struct Before<'a> {
     pub whole: &'a Message,
     pub message: &'a Message,
+    /// The whole content of that channel.
+    pub content: &'a Content,
 }
 
 /// The message, or why it is none.
@@ -49,9 +51,10 @@ pub fn follow_up(
         connection: of.connection.filter(|_| same),
         attachments: 0,
         legs: None,
+        abridged: false,
         body: Body {
             to,
-            content: content(&of.body.content, same, wanted),
+            content: content(before.content, same, wanted),
             attributes: attributes(of, &wanted.attributes)?,
             contact: of.body.contact.clone(),
             context: of.body.context.clone(),
@@ -174,6 +177,7 @@ mod tests {
             },
             attachments: 1,
             legs: None,
+            abridged: false,
         }
     }
 
@@ -183,7 +187,7 @@ mod tests {
 
     fn made(wanted: &FollowUpMessage) -> Result<Message, String> {
         let of = before();
-        let before = Before { whole: &of, message: &of };
+        let before = Before { whole: &of, message: &of, content: &of.body.content };
         follow_up(before, MessageId::with_legs(), wanted, follows(&of), Timestamp::UNIX_EPOCH)
     }
 

@@ -126,7 +126,8 @@ impl Claimer {
         for lease in leases {
             let of = |(id, _): &(DeliveryId, u32)| Some((*id, message_of(*id, pasts.get(id), &mut messages)?));
             let found: Vec<(DeliveryId, Message)> = lease.deliveries.iter().filter_map(of).collect();
-            let places = self.room.take(lease.tenant, found.len());
+            let each: Vec<_> = found.iter().map(|(_, message)| message.size()).collect();
+            let places = self.room.take(lease.tenant, &each);
             let held = self.leases.take(lease.tenant, lease.id, found.len(), asked_at);
             let work = found.into_iter().zip(places).map(|((delivery, message), place)| {
                 let past = pasts.remove(&delivery);

@@ -164,9 +164,9 @@ mod tests {
     use super::*;
 
     fn busy_node() -> (Arc<Precedence>, TenantId, Vec<super::super::Place>) {
-        let room = Room::new(1000);
+        let room = Room::new(1000, usize::MAX);
         let tenant = TenantId::new();
-        let places = room.take(tenant, 500);
+        let places = room.take(tenant, &[1; 500]);
         (Precedence::new(room), tenant, places)
     }
 
@@ -187,8 +187,8 @@ mod tests {
 
     #[test]
     fn a_node_with_little_to_do_puts_nobody_off() {
-        let room = Room::new(1000);
-        let _places = room.take(TenantId::new(), MANY - 1);
+        let room = Room::new(1000, usize::MAX);
+        let _places = room.take(TenantId::new(), &[1; MANY - 1]);
         assert!(Precedence::new(room).claim(TenantId::new()).is_none());
     }
 

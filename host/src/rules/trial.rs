@@ -17,8 +17,8 @@ use super::{
 };
 use crate::domain::{
     ids::{MessageId, TrialId},
-    message::{Address, Body, Content, Message},
-    subject::{MAX_TEXT, Subject},
+    message::{Body, Message},
+    subject::Subject,
     trial::{Arm, Kind, Mode},
 };
 
@@ -230,12 +230,7 @@ impl Question {
 /// What rules and scripts look at of a message, and no more.
 fn slim(message: &Message) -> Message {
     let Body { to, content, attributes, contact, context, ruling, .. } = &message.body;
-    let content = Content {
-        from: content.from.as_ref().map(|from| Address { address: from.address.clone(), name: None }),
-        subject: content.subject.clone(),
-        text: content.text.as_ref().map(|text| text.chars().take(MAX_TEXT).collect()),
-        ..Content::default()
-    };
+    let content = content.excerpt();
     let (attributes, contact, context, ruling) = (attributes.clone(), contact.clone(), context.clone(), ruling.clone());
     let body = Body { to: to.clone(), content, attributes, contact, context, ruling, ..Body::default() };
     Message {
@@ -251,6 +246,7 @@ fn slim(message: &Message) -> Message {
         body,
         attachments: message.attachments,
         legs: message.legs.clone(),
+        abridged: message.abridged,
     }
 }
 
@@ -380,6 +376,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::domain::message::Address;
     use crate::{
         domain::{ids::RuleId, message::Priority},
         rules::{

@@ -109,8 +109,9 @@ impl Component {
         if input > self.sandbox.limits().input {
             return refused(CallError::Judged(self.too_large(input).into()));
         }
-        let (answered, usage) =
-            call::run(&self.sandbox, &self.name, input, &ctx.redactor, |store| self.linked.prepare(store, ctx, config, items));
+        let (answered, usage) = call::run(&self.sandbox, &self.name, input, &ctx.redactor, |store| {
+            self.linked.prepare(store, ctx, config, items)
+        });
         Called { result: settle(answered, Outcomes::Exactly(items.len()), &ctx.redactor), usage }
     }
 
@@ -153,8 +154,9 @@ impl Component {
             let detail = format!("it reads no callbacks, or none of {input} bytes");
             return refused(CallError::Broken(GuestFault { kind: GuestFaultKind::Host, detail }));
         };
-        let (parsed, usage) =
-            call::run(&self.sandbox, &self.name, input, &ctx.redactor, |store| reader.parse(store, ctx, config, request));
+        let (parsed, usage) = call::run(&self.sandbox, &self.name, input, &ctx.redactor, |store| {
+            reader.parse(store, ctx, config, request)
+        });
         Called { result: read(parsed, &ctx.redactor), usage }
     }
 

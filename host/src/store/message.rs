@@ -14,7 +14,7 @@ use crate::domain::{
     ids::{ConnectionId, DeliveryId, MessageId, TenantId},
     legs,
     message::{Attachment, Body, Message, NewMessage, Priority},
-    provider::Cost,
+    provider::{BlobInfo, Cost},
 };
 
 /// The lease that an acceptance writes for the messages that its node dispatches at once.
@@ -30,8 +30,10 @@ pub struct BirthLease {
 #[derive(Debug)]
 pub struct MessageRow<'a> {
     pub new: &'a NewMessage,
-    /// The body's JSON.
+    /// The whole body's JSON.
     pub json: &'a [u8],
+    /// The JSON of the body as the abridged message has it.
+    pub excerpt: Option<&'a [u8]>,
     /// Into the queue, rather than under the birth lease; `None` for what joins its key's line.
     pub queued: Option<bool>,
 }
@@ -60,13 +62,13 @@ pub async fn message_insert(
            select id, timestamptz 'epoch' + created_at * interval '1 microsecond' as created_at, channel, recipient,
              priority, timestamptz 'epoch' + send_at * interval '1 microsecond' as send_at,
              timestamptz 'epoch' + expires_at * interval '1 microsecond' as expires_at,
-             reference, connection_id, body, key, fingerprint, queued, ordering_key, legs,
+             reference, connection_id, body, key, fingerprint, queued, ordering_key, legs, excerpt,
              timestamptz 'epoch' + minute * interval '1 microsecond' as minute
            from unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::smallint[], $7::bigint[], $8::bigint[],
              $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[], $18::bigint[],
-             $19::text[], $20::text[])
+             $19::text[], $20::text[], $21::bytea[])
              as input (id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id,
-               body, key, fingerprint, queued, minute, ordering_key, legs)
+               body, key, fingerprint, queued, minute, ordering_key, legs, excerpt)
          ), keyed as (
            -- In order of the key, so that two writers never wait for each other in a circle.
            insert into idempotency (tenant_id, key, fingerprint, message_id, created_at)
@@ -77,9 +79,9 @@ pub async fn message_insert(
            select * from input where key is null or id = any (array (select message_id from keyed))
          ), stored as (
            insert into message (tenant_id, id, created_at, channel, recipient, priority, send_at, expires_at,
-             reference, connection_id, body, ordering_key, legs)
+             reference, connection_id, body, ordering_key, legs, excerpt)
            select $1, id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id, body,
-             ordering_key, legs::jsonb
+             ordering_key, legs::jsonb, excerpt
            from fresh
          ), queued as (
            insert into queue (tenant_id, delivery_id, due_at, priority)
@@ -114,6 +116,7 @@ pub async fn message_insert(
     .bind(messages().map(|m| minute_of(m.id.uuid())).collect::<Vec<_>>())
     .bind(messages().map(|m| m.ordering_key.as_deref()).collect::<Vec<_>>())
     .bind(messages().map(|m| m.legs.as_ref().map(|legs| legs.to_json())).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.excerpt).collect::<Vec<_>>())
     .fetch_one(db)
     .await?;
     let fresh = fresh.into_iter().map(MessageId::from).collect();
@@ -144,32 +147,83 @@ pub async fn attachment_insert(
     Ok(())
 }
 
-/// The attachments of a message's leg in their order.
-pub async fn attachment_list(
+/// The bytes of a message's body, and of all attachments of one of its legs; `None` where it is gone.
+pub async fn content_size(
     db: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
     leg: DeliveryId,
-) -> Result<Vec<Attachment>> {
+) -> Result<Option<(usize, usize)>> {
+    let size: Option<(i64, i64)> = sqlx::query_as(
+        "select octet_length(body)::bigint, coalesce((select sum(octet_length(content)) from attachment
+           where tenant_id = $1 and message_id = $3), 0)::bigint
+         from message where tenant_id = $1 and id = $2",
+    )
+    .bind(tenant.uuid())
+    .bind(message.uuid())
+    .bind(leg.uuid())
+    .fetch_optional(db)
+    .await?;
+    let bytes = |count: i64| usize::try_from(count).unwrap_or(usize::MAX);
+    Ok(size.map(|(body, files)| (bytes(body), bytes(files))))
+}
+
+/// A message's whole body, which may be large; `None` where it is gone.
+pub async fn body_load(db: &mut PgConnection, tenant: TenantId, message: MessageId) -> Result<Option<Body>> {
+    let row = sqlx::query("select body from message where tenant_id = $1 and id = $2")
+        .bind(tenant.uuid())
+        .bind(message.uuid())
+        .fetch_optional(db)
+        .await?;
+    row.map(|row| serde_json::from_slice(row.try_get(0)?).map_err(corrupt)).transpose()
+}
+
+/// What the attachments of a message's leg are, in their order and without their bytes.
+pub async fn attachment_list(db: &mut PgConnection, tenant: TenantId, leg: DeliveryId) -> Result<Vec<BlobInfo>> {
     let rows = sqlx::query(
-        "select name, media_type, content_id, content from attachment
+        "select name, media_type, content_id, octet_length(content) from attachment
          where tenant_id = $1 and message_id = $2 order by number",
     )
     .bind(tenant.uuid())
     .bind(leg.uuid())
     .fetch_all(db)
     .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Attachment {
-                leg: leg.leg_of(message),
-                name: row.try_get(0)?,
-                media_type: row.try_get(1)?,
-                content_id: row.try_get(2)?,
-                content: Bytes::from(row.try_get::<Vec<u8>, _>(3)?),
-            })
+    let info = |(id, row): (u32, &PgRow)| {
+        Ok(BlobInfo {
+            id,
+            name: row.try_get(0)?,
+            media_type: row.try_get(1)?,
+            content_id: row.try_get(2)?,
+            size: row.try_get::<i32, _>(3)?.into(),
         })
-        .collect()
+    };
+    (0..).zip(&rows).map(info).collect()
+}
+
+/// The bytes of those attachments of a message's leg that have these places in [`attachment_list`].
+pub async fn attachment_load(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    leg: DeliveryId,
+    places: &[u32],
+) -> Result<Vec<(u32, Bytes)>> {
+    let rows = sqlx::query(
+        "select listed.place, a.content
+         from (select number, row_number() over (order by number) - 1 as place from attachment
+               where tenant_id = $1 and message_id = $2) as listed
+         join attachment a on a.tenant_id = $1 and a.message_id = $2 and a.number = listed.number
+         where listed.place = any ($3::bigint[])",
+    )
+    .bind(tenant.uuid())
+    .bind(leg.uuid())
+    .bind(places.iter().copied().map(i64::from).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    let bytes = |row: PgRow| {
+        let place = u32::try_from(row.try_get::<i64, _>(0)?).unwrap_or(u32::MAX);
+        Ok((place, Bytes::from(row.try_get::<Vec<u8>, _>(1)?)))
+    };
+    rows.into_iter().map(bytes).collect()
 }
 
 /// What an idempotency key stands for.
@@ -212,15 +266,14 @@ pub async fn idempotency_expire(db: &mut PgConnection) -> Result<u64> {
 }
 
 const MESSAGE_COLUMNS: &str = "m.tenant_id, m.id, m.created_at, m.channel, m.priority, m.send_at, m.expires_at,
-  m.reference, m.connection_id, m.body, m.ordering_key, m.legs::text as legs,
+  m.reference, m.connection_id, coalesce(m.excerpt, m.body) as body, m.excerpt is not null as abridged, m.ordering_key, m.legs::text as legs,
   (select count(*) from attachment a where a.tenant_id = m.tenant_id and a.message_id = m.id)::int as attachments";
 
 fn message_from(row: &PgRow) -> Result<Message> {
     let time = |column: &str| -> Result<Option<Timestamp>> {
         Ok(row.try_get::<Option<jiff_sqlx::Timestamp>, _>(column)?.map(|it| it.to_jiff()))
     };
-    let body: Vec<u8> = row.try_get("body")?;
-    Ok(Message {
+    let mut message = Message {
         id: row.try_get::<Uuid, _>("id")?.into(),
         created_at: time("created_at")?.unwrap_or_default(),
         channel: parsed(row.try_get::<&str, _>("channel")?)?,
@@ -230,10 +283,14 @@ fn message_from(row: &PgRow) -> Result<Message> {
         reference: row.try_get("reference")?,
         ordering_key: row.try_get("ordering_key")?,
         connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
-        body: serde_json::from_slice::<Body>(&body).map_err(corrupt)?,
+        body: serde_json::from_slice::<Body>(row.try_get("body")?).map_err(corrupt)?,
         attachments: row.try_get::<i32, _>("attachments")?.unsigned_abs(),
         legs: row.try_get::<Option<&str>, _>("legs")?.map(legs_from).transpose()?,
-    })
+        abridged: row.try_get("abridged")?,
+    };
+    // Large ones of before there were excerpts.
+    message.abridge();
+    Ok(message)
 }
 
 pub(super) fn legs_from(json: &str) -> Result<Arc<legs::Legs>> {

@@ -178,6 +178,16 @@ pub const METRICS: &[Metric] = {
         metric(Gauge, "angarium_deliveries_in_flight", &[], "deliveries that this node works on"),
         metric(Gauge, "angarium_room_taken", &[], "places for deliveries in this node's memory that are taken"),
         metric(Gauge, "angarium_room_capacity", &[], "places for deliveries in this node's memory"),
+        metric(Gauge, "angarium_room_bytes_taken", &[], "bytes of the messages that are in this node's memory"),
+        metric(Gauge, "angarium_room_bytes_capacity", &[], "bytes of messages that fit in this node's memory"),
+        metric(
+            Gauge,
+            "angarium_large_bytes_taken",
+            &["of"],
+            "bytes reserved for `arrivals`, large messages that are stored, and `contents`, of which requests are made",
+        ),
+        metric(Gauge, "angarium_large_bytes_capacity", &["of"], "bytes that can be reserved for these"),
+        metric(Gauge, "angarium_large_waiting", &["of"], "deliveries and answers that wait for such bytes"),
         metric(Gauge, "angarium_leases_held", &[], "batches of deliveries that this node holds"),
         metric(
             Gauge,

@@ -41,15 +41,21 @@ use super::{
     tls::TlsRoots,
 };
 use crate::{
+    byte_budget::{ByteBudget, BytePermit},
     domain::{
+        ids::TenantId,
         trace::TraceContext,
-        transmission::{self, Auth, Fault, FaultKind, HttpRequest, Kv, Reply},
+        transmission::{self, Auth, Blob, Fault, FaultKind, HttpRequest, Kv, Reply},
     },
     sealing::Secret,
 };
 
 /// The longest body of an answer that is read, in bytes.
 pub(super) const MAX_ANSWER: usize = 1024 * 1024;
+/// An answer's body that is longer waits for memory before more of it is read, in bytes.
+const SHORT_ANSWER: usize = 16 * 1024;
+/// How often an answer is in memory at a time: as it came, as it is joined, and as it is scrubbed.
+const ANSWER_COPIES: usize = 3;
 /// The longest headers of an answer, names and values together, in bytes.
 pub(super) const MAX_ANSWER_HEADERS: usize = 64 * 1024;
 const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("angarium/", env!("CARGO_PKG_VERSION")));
@@ -76,6 +82,7 @@ pub(super) struct Http {
     certificates: Certificates,
     tokens: Tokens,
     egress: Arc<Egress>,
+    bytes: Arc<ByteBudget>,
 }
 
 /// A request that has its credentials.
@@ -107,32 +114,51 @@ pub(super) struct Outgoing {
 }
 
 impl Http {
-    pub(super) fn new(egress: Arc<Egress>, roots: &TlsRoots) -> Self {
+    pub(super) fn new(egress: Arc<Egress>, roots: &TlsRoots, bytes: Arc<ByteBudget>) -> Self {
         Self {
             client: build_client(&egress, roots.client_config()),
             certificates: Certificates::new(egress.clone(), roots.clone()),
             tokens: Tokens::default(),
             egress,
+            bytes,
         }
     }
 
     /// Performs a request within the call's deadline.
-    pub(super) async fn perform(&self, request: Box<HttpRequest>, call: &Call<'_>) -> Result<Reply, Fault> {
+    pub(super) async fn perform(
+        &self,
+        request: Box<HttpRequest>,
+        blobs: Vec<Blob>,
+        permit: Option<BytePermit>,
+        call: &Call<'_>,
+    ) -> Result<Reply, Fault> {
         let deadline = call.deadline_within(request.timeout_ms);
-        let Ready { outgoing, client, token } = self.draft(&request, call, deadline).await?.ready()?;
-        drop(request);
+        let mut draft = self.draft(&request, &blobs, call, deadline).await?;
+        drop((request, blobs));
+        draft.body = permitted(draft.body, permit);
+        let Ready { outgoing, client, token } = draft.ready()?;
         let sent = outgoing.credentials();
-        let reply = send(client.as_ref().unwrap_or(&self.client), outgoing, deadline).await?;
+        let room = AnswerRoom { bytes: &self.bytes, tenant: call.tenant };
+        let (reply, permit) = send(client.as_ref().unwrap_or(&self.client), outgoing, room, deadline).await?;
         if let (401, Some(token)) = (reply.status(), &token) {
             self.tokens.forget(token);
         }
-        Ok(scrubbed(reply, call.secrets, &sent).await)
+        Ok(match scrubbed(reply, call.secrets, &sent).await {
+            Reply::Http { status, headers, body } => Reply::Http { status, headers, body: permitted(body, permit) },
+            smtp @ Reply::Smtp { .. } => smtp,
+        })
     }
 
     /// Checks the address, splices the body and applies the credentials.
-    async fn draft(&self, request: &HttpRequest, call: &Call<'_>, deadline: Instant) -> Result<Draft, Fault> {
+    async fn draft(
+        &self,
+        request: &HttpRequest,
+        blobs: &[Blob],
+        call: &Call<'_>,
+        deadline: Instant,
+    ) -> Result<Draft, Fault> {
         let url = checked_url(&self.egress, &request.url, call)?;
-        let body = splice::body(&request.body, call.material())?;
+        let body = splice::body(&request.body, call.material(blobs))?;
         let mut draft = Draft {
             method: method(request.method),
             headers: headers(&request.headers)?,
@@ -142,7 +168,7 @@ impl Http {
             token: None,
         };
         for auth in &request.auth {
-            self.apply(auth, &mut draft, call, deadline).await?;
+            self.apply(auth, &mut draft, blobs, call, deadline).await?;
         }
         carry_on(&mut draft.headers, call.trace);
         if draft.body.is_empty() && !matches!(draft.method, Method::GET | Method::DELETE) {
@@ -151,8 +177,15 @@ impl Http {
         Ok(draft)
     }
 
-    async fn apply(&self, auth: &Auth, draft: &mut Draft, call: &Call<'_>, deadline: Instant) -> Result<(), Fault> {
-        let material = call.material();
+    async fn apply(
+        &self,
+        auth: &Auth,
+        draft: &mut Draft,
+        blobs: &[Blob],
+        call: &Call<'_>,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        let material = call.material(blobs);
         match auth {
             Auth::Basic { user, password } => {
                 let user = splice::body(user, material)?;
@@ -191,8 +224,10 @@ impl Http {
             }
             Auth::OAuth2 { .. } => {
                 let request = TokenRequest::new(auth, call)?;
+                let room = AnswerRoom { bytes: &self.bytes, tenant: call.tenant };
                 // Rare and large: boxed, so that every request's future stays small.
-                let token = Box::pin(self.tokens.get(&request, &self.client, &self.egress, call, deadline)).await?;
+                let token =
+                    Box::pin(self.tokens.get(&request, &self.client, &self.egress, room, call, deadline)).await?;
                 draft.headers.insert(AUTHORIZATION, sensitive(&joined(b"Bearer ", token.expose()), "access token")?);
                 draft.token = Some(Box::new(request));
             }
@@ -229,12 +264,17 @@ pub(super) fn checked_url(egress: &Egress, url: &str, call: &Call<'_>) -> Result
 }
 
 /// Sends a request and reads its answer, all before the deadline.
-pub(super) async fn send(client: &Client, outgoing: Outgoing, deadline: Instant) -> Result<Reply, Fault> {
+pub(super) async fn send(
+    client: &Client,
+    outgoing: Outgoing,
+    room: AnswerRoom<'_>,
+    deadline: Instant,
+) -> Result<Answer, Fault> {
     if Instant::now() >= deadline {
         return Err(not_sent(FaultKind::Timeout, "the deadline passed before the request began"));
     }
     let Outgoing { request, host, begun } = outgoing;
-    match tokio::time::timeout_at(deadline, pin!(exchange(client, request, &host, &begun))).await {
+    match tokio::time::timeout_at(deadline, pin!(exchange(client, request, &host, room, &begun))).await {
         Ok(reply) => reply,
         Err(_) if begun.load(Ordering::Relaxed) => {
             Err(maybe_sent(FaultKind::Timeout, format!("`{host}` did not answer before the deadline")))
@@ -247,12 +287,41 @@ async fn exchange(
     client: &Client,
     request: Box<Request<WatchedBody>>,
     host: &str,
+    room: AnswerRoom<'_>,
     begun: &AtomicBool,
-) -> Result<Reply, Fault> {
+) -> Result<Answer, Fault> {
     let (response, connection) = client.request(request).await.map_err(|failure| fault(failure, host, begun))?;
-    let reply = read(response, host).await?;
+    let reply = read(response, host, room).await?;
     connection.keep();
     Ok(reply)
+}
+
+/// An answer with the permit for its bytes, where it is long.
+pub(super) type Answer = (Reply, Option<BytePermit>);
+
+/// Whose answer is read, and what a long one takes its memory from.
+#[derive(Clone, Copy)]
+pub(super) struct AnswerRoom<'a> {
+    pub(super) bytes: &'a Arc<ByteBudget>,
+    pub(super) tenant: TenantId,
+}
+
+/// Bytes with the permit for them: both go when the last that refers to them goes.
+struct Permitted {
+    bytes: Bytes,
+    _permit: BytePermit,
+}
+
+impl AsRef<[u8]> for Permitted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn permitted(bytes: Bytes, permit: Option<BytePermit>) -> Bytes {
+    let Some(mut permit) = permit else { return bytes };
+    permit.shrink(bytes.len());
+    Bytes::from_owner(Permitted { bytes, _permit: permit })
 }
 
 impl Draft {
@@ -311,8 +380,8 @@ impl Body for WatchedBody {
     }
 }
 
-/// Reads the answer, which is capped.
-async fn read(response: Response<Incoming>, host: &str) -> Result<Reply, Fault> {
+/// Reads the answer, which is capped. A long one waits for memory: the other side can't send more meanwhile.
+async fn read(response: Response<Incoming>, host: &str, room: AnswerRoom<'_>) -> Result<Answer, Fault> {
     let too_long = |what: &str| {
         maybe_sent(FaultKind::UnreadableAnswer, format!("the {what} of `{host}`'s answer is longer than the cap"))
     };
@@ -320,17 +389,26 @@ async fn read(response: Response<Incoming>, host: &str) -> Result<Reply, Fault> 
     if size > MAX_ANSWER_HEADERS {
         return Err(too_long("header"));
     }
-    if response.body().size_hint().exact().is_some_and(|length| length > MAX_ANSWER as u64) {
+    let length = response.body().size_hint().exact();
+    if length.is_some_and(|length| length > MAX_ANSWER as u64) {
         return Err(too_long("body"));
     }
+    let expected = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(MAX_ANSWER);
     let status = response.status().as_u16();
     let headers = answer_headers(response.headers());
     let mut incoming = response.into_body();
     let mut body = Collected::Empty;
+    let mut permit = None;
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx)).await {
         match frame.map(Frame::into_data) {
             Ok(Ok(chunk)) if body.len() + chunk.len() > MAX_ANSWER => return Err(too_long("body")),
-            Ok(Ok(chunk)) => body = body.with(chunk),
+            Ok(Ok(chunk)) => {
+                if permit.is_none() && body.len() + chunk.len() > SHORT_ANSWER {
+                    // Rare: boxed, so that a request that waits is small.
+                    permit = Some(Box::pin(room.bytes.take(room.tenant, ANSWER_COPIES * expected)).await);
+                }
+                body = body.with(chunk);
+            }
             // Trailers, which nobody asks for.
             Ok(Err(_)) => {}
             Err(error) => {
@@ -341,7 +419,7 @@ async fn read(response: Response<Incoming>, host: &str) -> Result<Reply, Fault> 
             }
         }
     }
-    Ok(Reply::Http { status, headers, body: body.freeze() })
+    Ok((Reply::Http { status, headers, body: body.freeze() }, permit))
 }
 
 /// Most answers come in one piece, which is kept without a copy.

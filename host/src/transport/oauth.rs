@@ -28,7 +28,7 @@ use super::{
     Call,
     egress::Egress,
     fault::{invalid, not_sent},
-    http::{Outgoing, basic, checked_url, send},
+    http::{AnswerRoom, Outgoing, basic, checked_url, send},
     pool::Client,
 };
 use crate::{
@@ -193,6 +193,7 @@ impl Tokens {
         request: &TokenRequest,
         client: &Client,
         egress: &Egress,
+        room: AnswerRoom<'_>,
         call: &Call<'_>,
         deadline: Instant,
     ) -> Result<Secret, Fault> {
@@ -205,7 +206,7 @@ impl Tokens {
         {
             return Ok(token.value.clone());
         }
-        let fetched = fetch(request, client, egress, call, deadline).await?;
+        let fetched = fetch(request, client, egress, room, call, deadline).await?;
         let value = fetched.value.clone();
         *token = Some(fetched);
         Ok(value)
@@ -233,6 +234,7 @@ async fn fetch(
     request: &TokenRequest,
     client: &Client,
     egress: &Egress,
+    room: AnswerRoom<'_>,
     call: &Call<'_>,
     deadline: Instant,
 ) -> Result<Token, Fault> {
@@ -248,7 +250,7 @@ async fn fetch(
         headers.insert(AUTHORIZATION, value);
     }
     let body = form.body.as_bytes().to_vec().into();
-    let reply = send(client, Outgoing::new(Method::POST, &url, headers, body)?, deadline)
+    let (reply, _permit) = send(client, Outgoing::new(Method::POST, &url, headers, body)?, room, deadline)
         .await
         .map_err(|fault| not_sent(fault.kind, format!("no access token: {}", fault.detail)))?;
     token_in(&reply, &host)

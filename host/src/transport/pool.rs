@@ -22,7 +22,7 @@ use hyper::{
     http::uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::Instant;
+use tokio::{task::AbortHandle, time::Instant};
 
 use super::{
     connect::{ConnectError, Connector, Wire},
@@ -57,14 +57,30 @@ type Origin = (Option<Scheme>, Option<Authority>);
 #[derive(Default)]
 struct Kept {
     /// HTTP/1.1: the last that was used is the first that is taken.
-    idle: Vec<(Instant, http1::SendRequest<WatchedBody>)>,
+    idle: Vec<(Instant, Http1)>,
     /// HTTP/2: one for everybody.
     shared: Option<(Instant, http2::SendRequest<WatchedBody>)>,
 }
 
 enum Line {
-    Http1(http1::SendRequest<WatchedBody>),
+    Http1(Http1),
     Http2(http2::SendRequest<WatchedBody>),
+}
+
+/// One end of an HTTP/1.1 connection. hyper goes on writing a request that was given up for as long as the other side
+/// keeps it waiting: with this end, such a connection and what it has still to write go too.
+struct Http1 {
+    sender: http1::SendRequest<WatchedBody>,
+    connection: AbortHandle,
+}
+
+impl Drop for Http1 {
+    fn drop(&mut self) {
+        // One that is ready has nothing to write, and closes as its protocol says.
+        if !self.sender.is_ready() {
+            self.connection.abort();
+        }
+    }
 }
 
 /// One more, as long as it is there.
@@ -141,7 +157,7 @@ impl InUse {
     /// Keeps the connection for the next request: the answer has been read to its end.
     pub(super) fn keep(self) {
         let Line::Http1(line) = self.line else { return };
-        if line.is_closed() {
+        if line.sender.is_closed() {
             return;
         }
         let mut kept = self.pool.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,7 +180,7 @@ impl Line {
                 if let Some(host) = target.authority().and_then(|it| HeaderValue::from_str(it.as_str()).ok()) {
                     request.headers_mut().insert(HOST, host);
                 }
-                line.try_send_request(*request).await
+                line.sender.try_send_request(*request).await
             }
             Self::Http2(line) => {
                 *request.uri_mut() = target.clone();
@@ -181,7 +197,9 @@ impl Pool {
         loop {
             let mut line = self.pop(origin)?;
             let ready = match &mut line {
-                Line::Http1(line) => matches!(tokio::time::timeout(READY_TIMEOUT, line.ready()).await, Ok(Ok(()))),
+                Line::Http1(line) => {
+                    matches!(tokio::time::timeout(READY_TIMEOUT, line.sender.ready()).await, Ok(Ok(())))
+                }
                 Line::Http2(_) => true,
             };
             if ready {
@@ -207,12 +225,12 @@ impl Pool {
         if wire.inner().is_http2() {
             return self.open_http2(origin, wire).await.map_err(Failure::Exchange);
         }
-        let (line, connection) =
+        let (sender, connection) =
             http1::Builder::new().max_buf_size(MAX_ANSWER_HEADERS).handshake(wire).await.map_err(Failure::Exchange)?;
         // What ends a connection is told to the request that is on it. As a block of its own it would be held twice.
         let open = Counted::new(&OPEN);
-        tokio::spawn(connection.map(move |_| drop(open)));
-        Ok(Line::Http1(line))
+        let connection = tokio::spawn(connection.map(move |_| drop(open))).abort_handle();
+        Ok(Line::Http1(Http1 { sender, connection }))
     }
 
     async fn open_http2(&self, origin: &Origin, wire: TokioIo<Wire>) -> hyper::Result<Line> {
@@ -255,7 +273,8 @@ impl Pool {
 impl Kept {
     /// Forgets what is closed or was not used for long. The longest idle come first.
     fn forget_the_stale(&mut self) {
-        let stale = self.idle.iter().take_while(|(since, line)| since.elapsed() > IDLE_TIMEOUT || line.is_closed());
+        let stale =
+            self.idle.iter().take_while(|(since, line)| since.elapsed() > IDLE_TIMEOUT || line.sender.is_closed());
         let stale = stale.count();
         self.idle.drain(..stale);
         if self.shared.as_ref().is_some_and(|(used, line)| used.elapsed() > IDLE_TIMEOUT || line.is_closed()) {

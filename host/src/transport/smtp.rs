@@ -39,7 +39,8 @@ use super::{
     tls::TlsRoots,
 };
 use crate::{
-    domain::transmission::{Fault, FaultKind, Reply, SmtpSubmission, SmtpTls},
+    byte_budget::BytePermit,
+    domain::transmission::{Blob, Fault, FaultKind, Reply, SmtpSubmission, SmtpTls},
     sealing::Secret,
 };
 
@@ -53,6 +54,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Each call has its own deadline; the library's is out of the way.
 const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a mail's data is in memory while it is sent: as it was written, and with its dots stuffed.
+const DATA_COPIES: usize = 2;
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -125,13 +128,23 @@ impl Smtp {
     }
 
     /// Performs a submission within the call's deadline.
-    pub(super) async fn perform(&self, mail: &SmtpSubmission, call: &Call<'_>) -> Result<Reply, Fault> {
+    pub(super) async fn perform(
+        &self,
+        mail: Box<SmtpSubmission>,
+        blobs: Vec<Blob>,
+        mut permit: Option<BytePermit>,
+        call: &Call<'_>,
+    ) -> Result<Reply, Fault> {
         let deadline = call.deadline_within(mail.timeout_ms);
         let host = parse_host(&mail.host)?;
         call.grant.check(&host.to_string()).map_err(|detail| not_sent(FaultKind::EgressRefused, detail))?;
-        let password = password(mail, call)?;
-        let server = self.server(mail, host, password)?;
-        let envelope = envelope(mail, call)?;
+        let password = password(&mail, call)?;
+        let server = self.server(&mail, host, password)?;
+        let envelope = envelope(&mail, &blobs, call)?;
+        drop((mail, blobs));
+        if let Some(permit) = &mut permit {
+            permit.shrink(DATA_COPIES * envelope.data.len());
+        }
         let committed = AtomicBool::new(false);
         match timeout_at(deadline, self.submit(&server, password, &envelope, &committed)).await {
             Ok(Ok(reply)) | Ok(Err(Stop::Refused(reply))) => {
@@ -450,7 +463,7 @@ fn password<'a>(mail: &SmtpSubmission, call: &Call<'a>) -> Result<Option<&'a Sec
     mail.password.as_ref().map(|name| call.secrets.newest(name)).transpose()
 }
 
-fn envelope(mail: &SmtpSubmission, call: &Call<'_>) -> Result<Envelope, Fault> {
+fn envelope(mail: &SmtpSubmission, blobs: &[Blob], call: &Call<'_>) -> Result<Envelope, Fault> {
     let from = if mail.mail_from.is_empty() { String::new() } else { mime::mailbox(&mail.mail_from)? };
     let main = mail.message.to.iter().map(|to| mime::mailbox(&to.value)).collect::<Result<Vec<_>, _>>()?;
     let recipients = mail.rcpt_to.iter().map(|to| {
@@ -461,7 +474,7 @@ fn envelope(mail: &SmtpSubmission, call: &Call<'_>) -> Result<Envelope, Fault> {
     if recipients.is_empty() {
         return Err(invalid("the mail has no recipient"));
     }
-    let mut data = mime::write(&mail.message, call.material())?;
+    let mut data = mime::write(&mail.message, call.material(blobs))?;
     if let Some(dkim) = &mail.dkim {
         data = mime::signed(data, dkim, call.secrets.newest(&dkim.key)?)?;
     }

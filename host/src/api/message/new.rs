@@ -301,6 +301,7 @@ impl NewMessage {
             connection: part.connection,
             attachments: first.attachments,
             legs,
+            abridged: false,
             body: Body {
                 to: first.to,
                 content: first.content,
@@ -569,6 +570,7 @@ impl Content {
             headers: self.headers,
             media_urls: self.media_urls,
             params: self.params,
+            segments: None,
         }
     }
 }

@@ -61,7 +61,7 @@ impl Envelope {
 }
 
 /// What is looked at of a text.
-fn beginning(text: &str) -> &str {
+pub fn beginning(text: &str) -> &str {
     // A text that has no more bytes has no more characters.
     let end = if text.len() > MAX_TEXT { text.char_indices().nth(MAX_TEXT) } else { None };
     end.map_or(text, |(end, _)| &text[..end])
