@@ -71,7 +71,7 @@ async fn what_one_tenant_sends_takes_no_provider_from_another() {
 #[tokio::test]
 async fn a_version_that_fails_over_each_answer_is_in_quarantine_for_the_tenant() {
     let (mut gateway, sink) = (TestGateway::start().await, Sink::start().await);
-    fixture_of(&mut gateway, "one", &sink).await;
+    fixture_of(&mut gateway, "first", &sink).await;
     let modes = ["trap-in-interpret", "panic-in-interpret", "two-outcomes", "nan", "many-steps"];
     for mode in modes {
         let view = sends(&gateway, mode).await;
@@ -212,7 +212,7 @@ async fn a_provider_that_is_activated_right_after_its_quarantine_serves() {
     let (mut gateway, sink) = (TestGateway::start().await, Sink::start().await);
     let operator = gateway.key_of("operations", "operator,providers:read");
     let mut keys = Vec::new();
-    for tenant in ["one", "two", "three"] {
+    for tenant in ["first", "second", "third"] {
         keys.push(fixture_of(&mut gateway, tenant, &sink).await);
     }
     for _ in 0..2 {
