@@ -4,6 +4,8 @@
 mod audit;
 mod auth;
 mod backtest;
+mod body_budget;
+mod browsers;
 mod callback;
 mod connection;
 mod dead_letter;
@@ -25,13 +27,14 @@ mod resolution;
 mod route;
 mod rule;
 mod script;
+mod serve;
 mod settings;
 mod statistics;
 mod trial;
 
 use std::{ops::Deref, sync::Arc};
 
-use axum::{Router, middleware, serve::ListenerExt};
+use axum::{Router, middleware};
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +51,9 @@ use crate::{
     telemetry::{Metrics, Tracer},
 };
 pub use auth::Keys;
+pub use body_budget::BodyBudget;
+pub use browsers::Browsers;
+pub use serve::{Limits, ServerSettings};
 
 /// What handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -78,6 +84,9 @@ pub struct Parts {
     pub serves_tenants: bool,
     /// The longest request body, in bytes.
     pub max_body_bytes: usize,
+    /// How many bytes of bodies are held at a time.
+    pub bodies: Arc<BodyBudget>,
+    pub browsers: Browsers,
 }
 
 impl App {
@@ -121,15 +130,8 @@ fn public() -> Router<App> {
 }
 
 /// Serves the API until `stop`, and then the requests that are under way.
-pub async fn serve(listener: TcpListener, app: App, stop: CancellationToken) {
-    let listener = listener.tap_io(|stream| {
-        // Small answers go out at once.
-        let _ = stream.set_nodelay(true);
-    });
-    let served = axum::serve(listener, router(app)).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the API ended");
-    }
+pub async fn serve(listener: TcpListener, app: App, settings: ServerSettings, stop: CancellationToken) {
+    serve::run(listener, router(app), settings, stop).await;
 }
 
 /// The OpenAPI document, as `/openapi.json` serves it.

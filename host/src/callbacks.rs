@@ -9,9 +9,11 @@ mod proof;
 mod record;
 mod sweep;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::time::timeout;
 
 pub use sweep::run as sweep;
 
@@ -28,17 +30,20 @@ use crate::{
         receipt::{Kind, Receipt},
         transmission::Kv,
     },
+    lookup::Lookup,
     providers::{Providers, Serving},
     runtime::{CallError, Called},
     store::{
         self, Store, StoreError,
-        connection::connection_of_token,
+        connection::connections_of_tokens,
         receipt::{ReceivedReceipt, pending_insert},
     },
 };
 
 /// The longest token that is looked up.
 const MOST_TOKEN: usize = 128;
+/// How long a look-up may take, the wait for others' included.
+const PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// A request as it came.
 #[derive(Debug)]
@@ -52,12 +57,30 @@ pub struct Incoming {
     pub body: Bytes,
 }
 
+/// Who takes what comes to a token's callback URL.
+pub struct Receiver {
+    tenant: TenantId,
+    endpoint: Arc<Endpoint>,
+    serving: Serving,
+}
+
+impl Receiver {
+    /// The connection of the token.
+    #[must_use]
+    pub fn connection(&self) -> ConnectionId {
+        self.endpoint.connection.id
+    }
+}
+
 /// Why a callback was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// No connection has this token, or its provider reads no callbacks.
     #[error("there is no such callback")]
     Unknown,
+    /// Nobody can say whose the token is.
+    #[error("the token could not be looked up")]
+    Unanswered,
     /// No version of the provider serves now.
     #[error("no version of the provider serves now")]
     NotServing,
@@ -76,25 +99,50 @@ pub enum Refused {
 
 /// The way in for callbacks.
 pub struct Callbacks {
-    pub store: Store,
-    pub directory: Arc<Directory>,
-    pub providers: Arc<Providers>,
+    store: Store,
+    directory: Arc<Directory>,
+    providers: Arc<Providers>,
     pub public_url: PublicUrl,
+    tokens: Arc<Lookup<String, (TenantId, ConnectionId)>>,
 }
 
 impl Callbacks {
+    #[must_use]
+    pub fn new(store: Store, directory: Arc<Directory>, providers: Arc<Providers>, public_url: PublicUrl) -> Self {
+        let asked = store.clone();
+        let ask = move |tokens: Vec<String>| {
+            let store = asked.clone();
+            async move {
+                let mut txn = store.worker().await?;
+                Ok(connections_of_tokens(&mut txn, &tokens).await?.into_iter().collect())
+            }
+            .boxed()
+        };
+        Self { store, directory, providers, public_url, tokens: Arc::new(Lookup::new(ask)) }
+    }
+
+    /// Who takes what comes to a token's callback URL.
+    ///
+    /// # Errors
+    /// When nobody does.
+    pub async fn receiver(&self, token: &str) -> Result<Receiver, Refused> {
+        let (tenant, connection) = self.connection(token).await?;
+        let endpoint = self.endpoint(tenant, connection).await?;
+        let serving = self.providers.serving(&endpoint.connection.provider).ok_or(Refused::NotServing)?;
+        if !serving.component.reads_callbacks() {
+            return Err(Refused::Unknown);
+        }
+        Ok(Receiver { tenant, endpoint, serving })
+    }
+
     /// Takes a request to a token's callback URL, and answers what the service wants to hear.
     ///
     /// # Errors
     /// When it is not believed, or what it says can't be recorded.
-    pub async fn receive(&self, token: &str, incoming: Incoming) -> Result<CallbackReply, Refused> {
-        let (tenant, connection) = self.connection(token).await?;
-        let endpoint = self.endpoint(tenant, connection).await?;
+    pub async fn receive(&self, receiver: Receiver, incoming: Incoming) -> Result<CallbackReply, Refused> {
+        let Receiver { tenant, endpoint, serving } = receiver;
+        let connection = endpoint.connection.id;
         let name = &endpoint.connection.provider;
-        let serving = self.providers.serving(name).ok_or(Refused::NotServing)?;
-        if !serving.component.reads_callbacks() {
-            return Err(Refused::Unknown);
-        }
         let received = self.believe(&endpoint, serving, incoming).await;
         let result = match &received {
             Ok(_) => "taken",
@@ -116,10 +164,8 @@ impl Callbacks {
         if !is_one {
             return Err(Refused::Unknown);
         }
-        let mut txn = self.store.worker().await?;
-        let found = connection_of_token(&mut txn, token).await?;
-        txn.commit().await.map_err(StoreError::from)?;
-        found.ok_or(Refused::Unknown)
+        let found = timeout(PATIENCE, self.tokens.find(&token.to_owned())).await;
+        found.ok().and_then(Result::ok).ok_or(Refused::Unanswered)?.ok_or(Refused::Unknown)
     }
 
     /// This node may not have heard of a new connection yet.

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::sealing::{Keyring, KeyringError};
 
+/// The most connections of clients, where neither the configuration nor the limit of open files says less.
+const MOST_CONNECTIONS: usize = 8_192;
+
 /// Every setting, by its key.
 const SETTINGS: &[&str] = &[
     "database.url",
@@ -23,6 +26,13 @@ const SETTINGS: &[&str] = &[
     "http.listen",
     "http.max_body_bytes",
     "http.public_url",
+    "http.cors_origins",
+    "http.header_timeout_ms",
+    "http.body_timeout_ms",
+    "http.idle_timeout_ms",
+    "http.max_connections",
+    "http.max_connections_per_address",
+    "http.max_body_bytes_in_flight",
     "secrets.key",
     "secrets.key_file",
     "providers.folder",
@@ -128,6 +138,20 @@ pub struct Http {
     /// Where others find this gateway, such as `https://angarium.example.org`: what callback URLs
     /// begin with.
     pub public_url: Option<String>,
+    /// The origins, such as `https://console.example.org`, whose pages may call the API from a browser.
+    pub cors_origins: Vec<String>,
+    /// How long a request's head may take, from its first byte to its last.
+    pub header_timeout_ms: u32,
+    /// How long a request's body may take; a third of it may pass without a byte.
+    pub body_timeout_ms: u32,
+    /// How long a connection may wait for its next request.
+    pub idle_timeout_ms: u32,
+    /// The most connections of clients; left out, half of the files that the process may open, up to 8192.
+    pub max_connections: Option<usize>,
+    /// The most connections of one client's address; left out, half of all.
+    pub max_connections_per_address: Option<usize>,
+    /// The most bytes of request bodies at a time; left out, eight times `max_body_bytes`.
+    pub max_body_bytes_in_flight: Option<usize>,
 }
 
 /// The key-encryption keys.
@@ -329,7 +353,18 @@ impl Default for Database {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), max_body_bytes: 16 << 20, public_url: None }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            max_body_bytes: 16 << 20,
+            public_url: None,
+            cors_origins: Vec::new(),
+            header_timeout_ms: 10_000,
+            body_timeout_ms: 30_000,
+            idle_timeout_ms: 75_000,
+            max_connections: None,
+            max_connections_per_address: None,
+            max_body_bytes_in_flight: None,
+        }
     }
 }
 
@@ -404,6 +439,34 @@ impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let key = self.key.as_ref().map(|_| "***");
         f.debug_struct("Secrets").field("key", &key).field("key_file", &self.key_file).finish()
+    }
+}
+
+impl Http {
+    /// The most connections of clients, where the process may open so many files: others are needed for the
+    /// database and for providers.
+    #[must_use]
+    pub fn most_connections(&self, files: u64) -> usize {
+        let half = usize::try_from(files / 2).unwrap_or(usize::MAX).max(1);
+        self.max_connections.unwrap_or(MOST_CONNECTIONS).min(half)
+    }
+
+    /// The most connections of one address, of so many.
+    #[must_use]
+    pub fn most_connections_of_address(&self, all: usize) -> usize {
+        self.max_connections_per_address.unwrap_or_else(|| all.div_ceil(2)).min(all)
+    }
+
+    /// The most bytes of request bodies at a time.
+    #[must_use]
+    pub fn most_body_bytes_in_flight(&self) -> usize {
+        self.max_body_bytes_in_flight.unwrap_or_else(|| self.max_body_bytes.saturating_mul(8))
+    }
+
+    /// Whether others find the gateway by TLS alone.
+    #[must_use]
+    pub fn is_only_tls(&self) -> bool {
+        self.public_url.as_deref().and_then(|url| url::Url::parse(url).ok()).is_some_and(|url| url.scheme() == "https")
     }
 }
 
@@ -561,6 +624,35 @@ impl Config {
             "is no base URL, such as `https://angarium.example.org`: a scheme and a host, perhaps a port and a path"
                 .into(),
         );
+        for (key, value) in [
+            ("http.header_timeout_ms", self.http.header_timeout_ms),
+            ("http.body_timeout_ms", self.http.body_timeout_ms),
+            ("http.idle_timeout_ms", self.http.idle_timeout_ms),
+        ] {
+            check((100..=3_600_000).contains(&value), key, format!("must be 100 to 3600000 (got {value})"));
+        }
+        for (key, value) in [
+            ("http.max_connections", self.http.max_connections),
+            ("http.max_connections_per_address", self.http.max_connections_per_address),
+        ] {
+            check(value.is_none_or(|it| (1..=1_000_000).contains(&it)), key, "must be 1 to 1000000".into());
+        }
+        let least = self.http.max_body_bytes.saturating_mul(2);
+        check(
+            self.http.most_body_bytes_in_flight() >= least,
+            "http.max_body_bytes_in_flight",
+            format!("must be at least twice `http.max_body_bytes`: {least}"),
+        );
+        for origin in self.http.cors_origins.iter().filter(|origin| !is_origin(origin)) {
+            check(
+                false,
+                "http.cors_origins",
+                format!(
+                    "`{origin}` must be an origin as browsers write it, such as `https://console.example.org`: a scheme \
+                     and a host in lower case, perhaps a port, and nothing after it; `*` and `null` are not allowed"
+                ),
+            );
+        }
         check((100..=600_000).contains(&self.dispatch.deadline_ms), "dispatch.deadline_ms", "100 to 600000".into());
         check(self.dispatch.max_in_flight > 0, "dispatch.max_in_flight", "at least 1".into());
         check(
@@ -658,6 +750,11 @@ fn is_host_name(text: &str) -> bool {
     text.is_empty() || text.len() <= 253 && text.split('.').all(label)
 }
 
+/// `http` or `https`, a host, and a port where it is not the scheme's own: as browsers write it.
+fn is_origin(text: &str) -> bool {
+    !text.contains('*') && base_url(text).is_some_and(|url| url.origin().ascii_serialization() == text)
+}
+
 /// `http` or `https`, a host, perhaps a path; no user, query or fragment.
 fn is_base_url(text: &str) -> bool {
     let without_user = |url: &url::Url| url.username().is_empty() && url.password().is_none();
@@ -734,6 +831,7 @@ fn variables(environment: HashMap<String, String>) -> Environment {
         .list_separator(",")
         .with_list_parse_key("roles")
         .with_list_parse_key("egress.allow")
+        .with_list_parse_key("http.cors_origins")
         .ignore_empty(true)
         .source(Some(ours))
 }
@@ -967,6 +1065,46 @@ mod tests {
         assert!(config.secrets.keyring().unwrap_err().to_string().contains("openssl rand -base64 32"));
         let short = Secrets { key: Some("c2hvcnQ=".into()), key_file: None };
         assert!(short.keyring().unwrap_err().to_string().contains("`secrets.key`"));
+    }
+
+    #[test]
+    fn only_exact_origins_may_call_from_a_browser() {
+        let with = |origin: &str| {
+            let toml = format!("[http]\ncors_origins = ['{origin}']");
+            assemble(&toml, &[("DATABASE_URL", URL)]).map_err(|error| error.to_string())
+        };
+        for good in ["https://console.example.org", "http://127.0.0.1:3000", "https://a.example:8443", "http://[::1]:1"]
+        {
+            assert_eq!(with(good).unwrap().http.cors_origins, [good]);
+        }
+        for bad in [
+            "*",
+            "null",
+            "",
+            "console.example.org",
+            "https://a.example/",
+            "https://a.example/x",
+            "https://A.example",
+            "https://a.example:443",
+            "https://*.example.org",
+            "https://u@a.example",
+            "ftp://a.example",
+            "https://b\u{fc}r.example",
+        ] {
+            let message = with(bad).err().unwrap_or_else(|| panic!("{bad}"));
+            assert!(message.contains("`http.cors_origins`"), "{message}");
+        }
+        let listed = [("DATABASE_URL", URL), ("ANGARIUM_HTTP__CORS_ORIGINS", "https://a.example,https://b.example")];
+        assert_eq!(assemble("", &listed).unwrap().http.cors_origins.len(), 2);
+    }
+
+    #[test]
+    fn connections_leave_files_for_others() {
+        let http = Http::default();
+        assert_eq!((http.most_connections(1_024), http.most_connections(1 << 20)), (512, MOST_CONNECTIONS));
+        assert_eq!((http.most_connections_of_address(512), http.most_connections_of_address(1)), (256, 1));
+        let http = Http { max_connections: Some(100), max_connections_per_address: Some(1_000), ..Http::default() };
+        assert_eq!((http.most_connections(1 << 20), http.most_connections_of_address(100)), (100, 100));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Admission, Foresight, Outlet},
-    api::{self, App, Keys, Parts},
+    api::{self, App, BodyBudget, Browsers, Keys, Limits, Parts, ServerSettings},
     byte_budget::ByteBudget,
     callbacks::{self, Callbacks},
     config::{Config, Role},
@@ -82,12 +82,36 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let (gateway, app) = Gateway::start(&config).await?;
     let address = listener.local_addr().map_err(|error| StartError::because("no address", error))?;
     tracing::info!(event = "listening", http.address = %address, node.name = config.node.name, "the gateway is ready");
-    let served = tokio::spawn(api::serve(listener, app, gateway.intake.clone()));
+    let served = tokio::spawn(api::serve(listener, app, server(&config)?, gateway.intake.clone()));
     terminated().await;
     tracing::info!(event = "draining", "the gateway stops: it takes no more work and ends what it has");
     gateway.drain(served).await;
     tracing::info!(event = "stopped", "the gateway has stopped");
     Ok(())
+}
+
+/// How clients' connections are treated; those that the process can't open are not counted on.
+fn server(config: &Config) -> Result<ServerSettings, StartError> {
+    let (files, _) = rlimit::getrlimit(rlimit::Resource::NOFILE)
+        .map_err(|error| StartError::because("the limit of open files can't be read", error))?;
+    let sockets = config.http.most_connections(files);
+    if config.http.max_connections.is_some_and(|wanted| wanted > sockets) {
+        tracing::warn!(
+            connections = sockets,
+            files,
+            "`http.max_connections` is more than half of the files that the process may open: half of them it is"
+        );
+    }
+    let millis = |millis: u32| Duration::from_millis(millis.into());
+    Ok(ServerSettings {
+        limits: Limits {
+            sockets,
+            of_address: config.http.most_connections_of_address(sockets),
+            header: millis(config.http.header_timeout_ms),
+            idle: millis(config.http.idle_timeout_ms),
+        },
+        body: millis(config.http.body_timeout_ms),
+    })
 }
 
 async fn listen(config: &Config) -> Result<TcpListener, StartError> {
@@ -190,19 +214,15 @@ impl Gateway {
         helpers.spawn(keeper.run(rest.clone()));
         helpers.spawn(renew::run(store.clone(), Arc::clone(&leases), rest.clone()));
         helpers.spawn(maintenance::run(store.clone(), config.retention.clone(), rest.clone()));
-        let keys = Arc::new(Keys::default());
+        let keys = Arc::new(Keys::new(store.clone()));
         let heard = Arc::clone(&keys);
         helpers.spawn(Arc::clone(&directory).watch(rest.clone(), move |tenant| heard.forget(tenant)));
         helpers.spawn({
             let (providers, stop) = (Arc::clone(&providers), rest.clone());
             async move { providers.follow(stop).await }
         });
-        let callbacks = Arc::new(Callbacks {
-            store: store.clone(),
-            directory: Arc::clone(&directory),
-            providers: Arc::clone(&providers),
-            public_url,
-        });
+        let callbacks = Callbacks::new(store.clone(), Arc::clone(&directory), Arc::clone(&providers), public_url);
+        let callbacks = Arc::new(callbacks);
         let app = App::new(Parts {
             store: store.clone(),
             directory,
@@ -219,6 +239,8 @@ impl Gateway {
             stop: intake.clone(),
             serves_tenants: config.roles.has(Role::Api),
             max_body_bytes: config.http.max_body_bytes,
+            bodies: Arc::new(BodyBudget::new(config.http.most_body_bytes_in_flight())),
+            browsers: Browsers::new(&config.http.cors_origins, config.http.is_only_tls()),
         });
         let deadline = config.dispatch.deadline();
         Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, recorder, tracer, deadline }, app))

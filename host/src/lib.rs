@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod guards;
 pub mod ledger;
 pub mod legs;
+pub mod lookup;
 pub mod maintenance;
 pub mod observations;
 pub mod outcome;

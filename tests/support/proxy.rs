@@ -2,7 +2,11 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -17,6 +21,8 @@ pub struct Proxy {
     server: PathBuf,
     open: watch::Sender<bool>,
     trap: Arc<Mutex<Option<Trap>>>,
+    /// How long each answer of the server is held back, in milliseconds.
+    delay: Arc<AtomicU64>,
 }
 
 /// Whose connection it is, by a statement that it has prepared.
@@ -61,9 +67,11 @@ impl Proxy {
     pub fn new(url: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("ang").tempdir_in("/tmp").unwrap();
         let (open, watched) = watch::channel(true);
-        let proxy = Self { server: socket_folder(url).join(SOCKET), folder, open, trap: Arc::default() };
+        let proxy =
+            Self { server: socket_folder(url).join(SOCKET), folder, open, trap: Arc::default(), delay: Arc::default() };
         let listener = UnixListener::bind(proxy.folder.path().join(SOCKET)).unwrap();
-        tokio::spawn(serve(listener, proxy.server.clone(), watched, Arc::clone(&proxy.trap)));
+        let (trap, delay) = (Arc::clone(&proxy.trap), Arc::clone(&proxy.delay));
+        tokio::spawn(serve(listener, proxy.server.clone(), watched, trap, delay));
         proxy
     }
 
@@ -75,6 +83,11 @@ impl Proxy {
     /// Ends every connection and refuses new ones.
     pub fn cut(&self) {
         self.open.send_replace(false);
+    }
+
+    /// Holds each answer of the server back for so long, as a database far away does.
+    pub fn slow(&self, delay: Duration) {
+        self.delay.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
     /// Lets connections through again.
@@ -93,17 +106,23 @@ impl Proxy {
     }
 }
 
-async fn serve(listener: UnixListener, server: PathBuf, open: watch::Receiver<bool>, trap: Arc<Mutex<Option<Trap>>>) {
+async fn serve(
+    listener: UnixListener,
+    server: PathBuf,
+    open: watch::Receiver<bool>,
+    trap: Arc<Mutex<Option<Trap>>>,
+    delay: Arc<AtomicU64>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         let mut open = open.clone();
         if !*open.borrow_and_update() {
             continue;
         }
-        let (server, trap) = (server.clone(), Arc::clone(&trap));
+        let (server, trap, delay) = (server.clone(), Arc::clone(&trap), Arc::clone(&delay));
         tokio::spawn(async move {
             let Ok(upstream) = UnixStream::connect(server).await else { return };
             tokio::select! {
-                _ = relay(client, upstream, &trap) => {}
+                _ = relay(client, upstream, &trap, &delay) => {}
                 _ = open.wait_for(|open| !open) => {}
             }
         });
@@ -111,7 +130,12 @@ async fn serve(listener: UnixListener, server: PathBuf, open: watch::Receiver<bo
 }
 
 /// Passes on what comes from either side, until one ends or the trap shuts.
-async fn relay(mut client: UnixStream, mut server: UnixStream, trap: &Mutex<Option<Trap>>) -> std::io::Result<()> {
+async fn relay(
+    mut client: UnixStream,
+    mut server: UnixStream,
+    trap: &Mutex<Option<Trap>>,
+    delay: &AtomicU64,
+) -> std::io::Result<()> {
     let (mut asked, mut answered) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     let mut writer = None;
     loop {
@@ -135,6 +159,7 @@ async fn relay(mut client: UnixStream, mut server: UnixStream, trap: &Mutex<Opti
                 if bytes.is_empty() {
                     return Ok(());
                 }
+                tokio::time::sleep(Duration::from_millis(delay.load(Ordering::Relaxed))).await;
                 client.write_all(bytes).await?;
             }
         }

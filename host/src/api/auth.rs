@@ -1,18 +1,14 @@
 //! Who asks, and whether they may. The tenant comes from the key and from nowhere else.
 
-use std::{
-    collections::HashMap,
-    marker::PhantomData,
-    sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant},
-};
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
 };
+use futures_util::FutureExt;
 
-use super::{App, problem::Problem, request::RequestId};
+use super::{App, body_budget::BodyOwner, problem::Problem, request::RequestId};
 use crate::{
     clock, credential,
     domain::{
@@ -20,61 +16,47 @@ use crate::{
         ids::TenantId,
         key::{ApiKey, Scope},
     },
+    lookup::{Lookup, Unanswered},
     store::{self, Store},
 };
 
-/// How long a key is believed without asking the database again; so long a revoked one still opens.
-const BELIEVED: Duration = Duration::from_secs(3);
 /// How long a look-up may take, the wait for others' included, before the request is told to come
 /// again.
 const PATIENCE: Duration = Duration::from_millis(1_500);
-/// More keys than this are forgotten at once: no list of guesses fills the memory.
-const MOST_KEYS: usize = 100_000;
 
-type Known = HashMap<[u8; 32], (Arc<ApiKey>, Instant)>;
+type Hash = [u8; 32];
 
-/// Finds keys by their hashes, and remembers them for a short while.
-#[derive(Debug, Default)]
-pub struct Keys {
-    known: RwLock<Known>,
-    /// One look-up at a time: a key that a thousand requests carry is asked for once.
-    asking: tokio::sync::Mutex<()>,
-}
+/// Finds keys by their hashes, and remembers them for a short while: for three seconds a revoked one
+/// still opens, where its end was not announced.
+pub struct Keys(Arc<Lookup<Hash, Arc<ApiKey>>>);
 
 impl Keys {
-    /// The key of this text, if it exists, whether or not it is still valid.
-    async fn find(&self, store: &Store, text: &str) -> Result<Option<Arc<ApiKey>>, Problem> {
-        let hash = credential::hash(text);
-        if let Some(key) = self.remembered(&hash) {
-            return Ok(Some(key));
-        }
-        let _asking = self.asking.lock().await;
-        if let Some(key) = self.remembered(&hash) {
-            return Ok(Some(key));
-        }
-        let found = store::api_key::api_key_find(&mut *store.worker().await?, &hash).await?.map(Arc::new);
-        if let Some(key) = &found {
-            self.remember(hash, key);
-        }
-        Ok(found)
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        let ask = move |hashes: Vec<Hash>| {
+            let store = store.clone();
+            async move {
+                let mut txn = store.worker().await?;
+                let found = store::api_key::api_keys_find(&mut txn, &hashes).await?;
+                Ok(found.into_iter().map(|(hash, key)| (hash, Arc::new(key))).collect())
+            }
+            .boxed()
+        };
+        Self(Arc::new(Lookup::new(ask)))
     }
 
-    /// Forgets a tenant's keys: one of them may have been revoked.
+    /// The key with this hash, if it exists and is valid now.
+    async fn find(&self, hash: &Hash) -> Result<Option<Arc<ApiKey>>, Problem> {
+        match tokio::time::timeout(PATIENCE, self.0.find(hash)).await {
+            Ok(Ok(found)) => Ok(found.filter(|key| key.is_valid(clock::now()))),
+            Ok(Err(Unanswered::Busy)) => Err(Problem::unavailable("too many unknown keys are looked up at the moment")),
+            Ok(Err(Unanswered::Database)) | Err(_) => Err(Problem::unavailable("the database does not answer")),
+        }
+    }
+
+    /// Has a tenant's keys looked up again: one of them may have been revoked.
     pub fn forget(&self, tenant: TenantId) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).retain(|_, (key, _)| key.tenant != tenant);
-    }
-
-    fn remembered(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(hash).filter(|(_, since)| since.elapsed() < BELIEVED).map(|(key, _)| Arc::clone(key))
-    }
-
-    fn remember(&self, hash: [u8; 32], key: &Arc<ApiKey>) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST_KEYS {
-            known.clear();
-        }
-        known.insert(hash, (Arc::clone(key), Instant::now()));
+        self.0.doubt(|key| key.tenant == tenant);
     }
 }
 
@@ -125,6 +107,7 @@ permissions! {
 pub struct Tenant<P> {
     pub id: TenantId,
     key: Arc<ApiKey>,
+    hash: Hash,
     request: Option<RequestId>,
     permission: PhantomData<P>,
 }
@@ -142,6 +125,14 @@ impl<P> Tenant<P> {
     }
 }
 
+impl<P: Permission> Tenant<P> {
+    /// Whether the key still opens what it opened: for requests that outlast the belief in it.
+    pub async fn is_still_allowed(&self, app: &App) -> bool {
+        let found = app.keys.find(&self.hash).await;
+        found.is_ok_and(|key| key.is_some_and(|key| key.tenant == self.id && key.allows(P::SCOPE)))
+    }
+}
+
 impl<P: Permission> FromRequestParts<App> for Tenant<P> {
     type Rejection = Problem;
 
@@ -149,13 +140,13 @@ impl<P: Permission> FromRequestParts<App> for Tenant<P> {
         let text = bearer(parts).ok_or_else(|| {
             Problem::unauthorized("send the header `Authorization: Bearer ak_…` with a key of `angarium key create`")
         })?;
-        let found = tokio::time::timeout(PATIENCE, app.keys.find(&app.store, text)).await;
-        let found = found.unwrap_or_else(|_| Err(Problem::unavailable("the database does not answer")))?;
-        let key = found.filter(|key| key.is_valid(clock::now()));
+        let hash = credential::hash(text);
+        let key = app.keys.find(&hash).await?;
         let key = key.ok_or_else(|| Problem::unauthorized("the key is unknown, revoked or expired"))?;
         if key.allows(P::SCOPE) {
+            parts.extensions.insert(BodyOwner::Tenant(key.tenant));
             let request = parts.extensions.get().cloned();
-            Ok(Self { id: key.tenant, key, request, permission: PhantomData })
+            Ok(Self { id: key.tenant, key, hash, request, permission: PhantomData })
         } else {
             Err(Problem::forbidden(P::SCOPE.as_str()))
         }

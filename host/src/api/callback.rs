@@ -9,7 +9,9 @@ use axum::{
 };
 
 use super::{
-    App, json,
+    App,
+    body_budget::BodyOwner,
+    json,
     problem::{Problem, ProblemBody},
     request::UrlPath,
 };
@@ -64,13 +66,17 @@ pub async fn get(
     receive(&app, &token, request).await
 }
 
+/// The token goes before the body: nothing of a stranger's is read.
 async fn receive(app: &App, token: &str, request: Request) -> Result<Response, Problem> {
+    let receiver = app.callbacks.receiver(token).await?;
+    let mut permit = app.bodies.begin(BodyOwner::Callback(receiver.connection()))?;
     let (method, host) = (request.method().to_string(), host(&request));
     let path_and_query = request.uri().path_and_query().map_or("/", |it| it.as_str()).to_owned();
     let headers = kvs(request.headers());
-    let body = json::bytes_within(request, app.max_body_bytes.min(MOST_BYTES)).await?.ok_or_else(too_long)?;
+    let limit = app.max_body_bytes.min(MOST_BYTES);
+    let body = json::bytes_within(request, limit, &mut permit).await?.ok_or_else(too_long)?;
     let incoming = Incoming { method, host, path_and_query, headers, body };
-    Ok(answer(app.callbacks.receive(token, incoming).await?))
+    Ok(answer(app.callbacks.receive(receiver, incoming).await?))
 }
 
 fn host(request: &Request) -> String {
@@ -91,7 +97,6 @@ fn answer(reply: CallbackReply) -> Response {
     let mut response = Response::new(Body::from(reply.body));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(kind) = HeaderValue::from_str(&reply.content_type)
         && !kind.is_empty()
     {
@@ -113,6 +118,7 @@ impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Unknown => Self::not_found("callback"),
+            Refused::Unanswered => Self::unavailable("the database does not answer"),
             Refused::NotServing => Self::unavailable("no version of the provider serves now"),
             Refused::Foreign(why) => Self::malformed(why).of_provider(),
             Refused::NotGenuine => Self::request(

@@ -158,6 +158,7 @@ fn add_problems(operation: &mut Operation, is_resource: bool, is_callback: bool)
         (with_key, "401", "The API key is missing or not valid."),
         (with_key, "403", "The API key lacks the scope."),
         (by_name, "404", "There is no such thing, or it belongs to somebody else."),
+        (body, "408", "The request came too slowly."),
         (body, "413", "The body is too long."),
         (body && !is_callback, "415", "The body is of another kind."),
         (body && !is_callback, "422", "Fields of the body are wrong; `errors` names each."),

@@ -30,7 +30,7 @@ impl<T: DeserializeOwned + ToSchema + 'static> FromRequest<App> for Draft<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        read(&json::body(request, app).await?)
+        read(&json::body(request, app).await?.bytes)
     }
 }
 

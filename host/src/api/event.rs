@@ -83,7 +83,7 @@ pub async fn list(
 /// Follow events as they happen.
 ///
 /// Server-sent events: `id` is the event's, `event` its type, `data` the event as in the list. With the
-/// header `Last-Event-ID` a stream goes on where another ended. It ends by itself after ten minutes.
+/// header `Last-Event-ID` a stream goes on where another ended. It ends by itself after ten minutes, and with its key.
 #[utoipa::path(get, path = "/v1/events/stream", tag = "events", operation_id = "streamEvents",
     params(
         ("after" = Option<String>, Query, description = "From here on: an event's id, or a time. Left out, from now on."),
@@ -102,7 +102,8 @@ pub async fn follow(
     let after = last_seen(&headers)?.or(asked.after).unwrap_or_else(|| first_at(clock::now()));
     let place = Place::take(tenant.id)
         .ok_or_else(|| Problem::unavailable("this node has as many streams as it may; come again in a moment"))?;
-    let follower = Follower { app, asked, after, found: VecDeque::new(), ends: Instant::now() + LIFETIME, place };
+    let follower =
+        Follower { app, tenant, asked, after, found: VecDeque::new(), ends: Instant::now() + LIFETIME, place };
     let events = stream::unfold(follower, |mut follower| async move { Some((follower.next().await?, follower)) });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response())
 }
@@ -164,6 +165,8 @@ fn last_seen(headers: &HeaderMap) -> Result<Option<EventId>, Problem> {
 /// One stream.
 struct Follower {
     app: App,
+    /// The stream ends with its key.
+    tenant: Tenant<MessagesRead>,
     asked: Asked,
     after: EventId,
     found: VecDeque<EventView>,
@@ -176,11 +179,12 @@ impl Follower {
     /// The next event; `None` ends the stream, and its client may come again.
     async fn next(&mut self) -> Option<Result<sse::Event, Infallible>> {
         loop {
+            let is_over = self.app.stop.is_cancelled() || Instant::now() >= self.ends;
+            if is_over || !self.tenant.is_still_allowed(&self.app).await {
+                return None;
+            }
             if let Some(event) = self.found.pop_front() {
                 return Some(Ok(written(event)));
-            }
-            if self.app.stop.is_cancelled() || Instant::now() >= self.ends {
-                return None;
             }
             if let Err(error) = self.look().await {
                 tracing::warn!(%error, "a stream of events ends: the database does not answer");

@@ -4,6 +4,8 @@
 use std::{
     any::TypeId,
     collections::HashMap,
+    error::Error,
+    io,
     sync::{Arc, LazyLock, PoisonError, RwLock},
 };
 
@@ -15,6 +17,7 @@ use axum::{
 };
 use bytes::BytesMut;
 use futures_util::StreamExt;
+use http_body::Body as _;
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -25,8 +28,10 @@ use utoipa::{
 
 use super::{
     App,
+    body_budget::{BodyOwner, BodyPermit, Full},
     fields::escaped,
     problem::{FieldProblem, MOST_PROBLEMS, Problem},
+    serve::{Refusal, TooSlow},
 };
 
 /// A request's body as a value, or an answer's.
@@ -37,12 +42,12 @@ impl<T: DeserializeOwned + ToSchema + 'static> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        parse(&body(request, app).await?).map(Self)
+        parse(&body(request, app).await?.bytes).map(Self)
     }
 }
 
 /// The whole body, if it says that it is JSON.
-pub async fn body(request: Request, app: &App) -> Result<Bytes, Problem> {
+pub async fn body(request: Request, app: &App) -> Result<HeldBody, Problem> {
     if is_json(request.headers().get(header::CONTENT_TYPE)) {
         return bytes(request, app).await;
     }
@@ -56,26 +61,75 @@ pub async fn body(request: Request, app: &App) -> Result<Bytes, Problem> {
 
 /// The whole body, if it is not too long. Of one that is, as much again is read and dropped: a
 /// connection that is closed on unread bytes takes its answer with it.
-pub async fn bytes(request: Request, app: &App) -> Result<Bytes, Problem> {
-    bytes_within(request, app.max_body_bytes).await?.ok_or_else(too_long)
+pub async fn bytes(request: Request, app: &App) -> Result<HeldBody, Problem> {
+    // Whoever sends a body has shown a key first: its extractor says whose the body is.
+    let owner = request.extensions().get::<BodyOwner>().copied();
+    let owner = owner.ok_or_else(|| Problem::internal(&"a body is read before its key"))?;
+    let mut permit = app.bodies.begin(owner)?;
+    match bytes_within(request, app.max_body_bytes, &mut permit).await? {
+        Some(bytes) => Ok(HeldBody { bytes, _permit: permit }),
+        None => Err(too_long()),
+    }
 }
 
-/// The same with a limit of the caller's; `None` where it is longer.
-pub async fn bytes_within(request: Request, limit: usize) -> Result<Option<Bytes>, Problem> {
-    let mut body = request.into_body().into_data_stream();
+/// A body and its part of the node's budget.
+#[derive(Debug)]
+pub struct HeldBody {
+    pub bytes: Bytes,
+    _permit: BodyPermit,
+}
+
+/// The same with a limit and a permit of the caller's; `None` where it is longer.
+pub async fn bytes_within(request: Request, limit: usize, permit: &mut BodyPermit) -> Result<Option<Bytes>, Problem> {
+    let body = request.into_body();
+    let announced = body.size_hint().exact().and_then(|it| usize::try_from(it).ok());
+    let mut body = body.into_data_stream();
     let mut read = BytesMut::new();
     let mut length = 0;
     while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| Problem::malformed(format!("the body ended early: {error}")))?;
+        let chunk = chunk.map_err(|error| unread(&error))?;
         length += chunk.len();
-        match length {
-            first if first == chunk.len() && first <= limit => read = BytesMut::from(chunk),
-            within if within <= limit => read.extend_from_slice(&chunk),
-            beyond if beyond > limit.saturating_mul(2) => break,
-            _ => {}
+        if length <= limit {
+            permit.grow(chunk.len())?;
+            match announced {
+                Some(all) if all == chunk.len() => read = BytesMut::from(chunk),
+                // Untouched, the rest of it costs nothing.
+                Some(all) if read.is_empty() => {
+                    read.reserve(all.min(limit));
+                    read.extend_from_slice(&chunk);
+                }
+                _ => read.extend_from_slice(&chunk),
+            }
+        } else if length > limit.saturating_mul(2) {
+            break;
         }
     }
     Ok((length <= limit).then(|| read.freeze()))
+}
+
+/// Why a body could not be read to its end.
+fn unread(error: &axum::Error) -> Problem {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(slow) = error.downcast_ref::<TooSlow>() {
+            return Problem::timeout(slow.to_string());
+        }
+        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+            return refusal.problem();
+        }
+        let refusal = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(refusal) = refusal.and_then(|inner| inner.downcast_ref::<Refusal>()) {
+            return refusal.problem();
+        }
+        cause = error.source();
+    }
+    Problem::malformed(format!("the body ended early: {error}"))
+}
+
+impl From<Full> for Problem {
+    fn from(_: Full) -> Self {
+        Self::unavailable("the node holds as many bytes of request bodies as it may")
+    }
 }
 
 fn too_long() -> Problem {

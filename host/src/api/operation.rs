@@ -20,6 +20,9 @@ use super::{
     problem::{Problem, ProblemBody},
 };
 
+/// What is answered even where all connections are taken.
+pub const OPERATORS_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
 /// How long the database has to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 

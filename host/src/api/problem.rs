@@ -152,6 +152,11 @@ impl Problem {
         Self::request(StatusCode::CONFLICT, code, "The present state does not allow this", detail)
     }
 
+    /// 408: it did not come in time.
+    pub fn timeout(detail: impl Into<String>) -> Self {
+        Self::request(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request came too slowly", detail)
+    }
+
     /// 503: later.
     pub fn unavailable(detail: &str) -> Self {
         Self(Box::new(Parts {

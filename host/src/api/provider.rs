@@ -179,7 +179,8 @@ pub async fn install(
         ));
     }
     let by = tenant.actor().as_operator();
-    let name = app.providers.install(bytes(request, &app).await?, activation, &by).await?;
+    let component = bytes(request, &app).await?;
+    let name = app.providers.install(component.bytes.clone(), activation, &by).await?;
     Ok((StatusCode::CREATED, Json(shown(&app, &tenant, &name).await?)))
 }
 

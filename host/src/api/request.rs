@@ -14,8 +14,11 @@ use serde::de::DeserializeOwned;
 
 use super::{
     App,
+    browsers::Marks,
     fields::Fields,
+    operation::OPERATORS_PATHS,
     problem::{FieldProblem, Problem},
+    serve::AtLimit,
 };
 use crate::{
     domain::trace::TraceContext,
@@ -105,10 +108,14 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
     if let Some(context) = span.context() {
         request.extensions_mut().insert(Trace(Some(context.clone())));
     }
-    let mut response = AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
-        tracing::error!(request.id = id.as_str(), "a handler panicked");
-        Problem::internal(&"a handler panicked").into_response()
-    });
+    let marks = app.browsers.marks(&request);
+    let mut response = match early(&marks, &request, path.as_ref()) {
+        Some(answer) => answer,
+        None => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
+            tracing::error!(request.id = id.as_str(), "a handler panicked");
+            Problem::internal(&"a handler panicked").into_response()
+        }),
+    };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let allow = response.headers_mut().remove(axum::http::header::ALLOW);
         response = problem.render(id.as_str());
@@ -123,6 +130,7 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
             response.headers_mut().insert(axum::http::header::ALLOW, allow);
         }
     }
+    marks.mark(response.headers_mut());
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -136,6 +144,15 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
     let route = path.as_ref().map_or("", MatchedPath::as_str);
     telemetry::requested(route, method.as_str(), response.status().as_u16(), began.elapsed());
     response
+}
+
+/// The answer where no handler is asked: a browser's question, or the node has no connection left.
+fn early(marks: &Marks, request: &Request, path: Option<&MatchedPath>) -> Option<Response> {
+    let is_operators = path.is_some_and(|path| OPERATORS_PATHS.contains(&path.as_str()));
+    if request.extensions().get::<AtLimit>().is_some() && !is_operators {
+        return Some(Problem::unavailable("the node serves as many connections as it may").into_response());
+    }
+    marks.preflight(request)
 }
 
 /// Nothing is here.

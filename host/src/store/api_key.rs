@@ -20,6 +20,13 @@ struct Row {
     revoked_at: Option<jiff_sqlx::Timestamp>,
 }
 
+#[derive(sqlx::FromRow)]
+struct Hashed {
+    hash: Vec<u8>,
+    #[sqlx(flatten)]
+    key: Row,
+}
+
 impl From<Row> for ApiKey {
     /// A scope that this version doesn't know opens nothing.
     fn from(row: Row) -> Self {
@@ -68,16 +75,18 @@ pub async fn api_key_list(db: &mut PgConnection, tenant: TenantId) -> Result<Vec
     Ok(rows.into_iter().map(ApiKey::from).collect())
 }
 
-/// The key with this hash, of whichever tenant: only for authentication.
-pub async fn api_key_find(db: &mut PgConnection, hash: &[u8; 32]) -> Result<Option<ApiKey>> {
-    let row: Option<Row> = sqlx::query_as(
-        "select tenant_id, id, name, hint, scopes, created_at, expires_at, revoked_at
-         from api_key where hash = $1",
+/// The keys with these hashes, of whichever tenants: only for authentication.
+pub async fn api_keys_find(db: &mut PgConnection, hashes: &[[u8; 32]]) -> Result<Vec<([u8; 32], ApiKey)>> {
+    let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
+    let rows: Vec<Hashed> = sqlx::query_as(
+        "select hash, tenant_id, id, name, hint, scopes, created_at, expires_at, revoked_at
+         from api_key where hash = any($1)",
     )
-    .bind(hash.as_slice())
-    .fetch_optional(db)
+    .bind(hashes)
+    .fetch_all(db)
     .await?;
-    Ok(row.map(ApiKey::from))
+    let with_hash = |row: Hashed| Some((<[u8; 32]>::try_from(row.hash).ok()?, ApiKey::from(row.key)));
+    Ok(rows.into_iter().filter_map(with_hash).collect())
 }
 
 /// Revokes a key, once; `None` when there is none.

@@ -116,13 +116,17 @@ pub async fn connection_find(
 }
 
 /// Whose callbacks a token brings. It is asked before any tenant is known.
-pub async fn connection_of_token(db: &mut PgConnection, token: &str) -> Result<Option<(TenantId, ConnectionId)>> {
-    let found: Option<(uuid::Uuid, uuid::Uuid)> =
-        sqlx::query_as("select tenant_id, id from connection where callback_token = $1 and deleted_at is null")
-            .bind(token)
-            .fetch_optional(db)
-            .await?;
-    Ok(found.map(|(tenant, id)| (tenant.into(), id.into())))
+pub async fn connections_of_tokens(
+    db: &mut PgConnection,
+    tokens: &[String],
+) -> Result<Vec<(String, (TenantId, ConnectionId))>> {
+    let found: Vec<(String, uuid::Uuid, uuid::Uuid)> = sqlx::query_as(
+        "select callback_token, tenant_id, id from connection where callback_token = any($1) and deleted_at is null",
+    )
+    .bind(tokens)
+    .fetch_all(db)
+    .await?;
+    Ok(found.into_iter().map(|(token, tenant, id)| (token, (tenant.into(), id.into()))).collect())
 }
 
 /// Locks a living connection for the rest of the transaction: changes of it, and of routes that

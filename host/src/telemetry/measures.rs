@@ -196,6 +196,19 @@ pub const METRICS: &[Metric] = {
             "open connections to the database, in use or idle",
         ),
         metric(Gauge, "angarium_db_connections_max", &["pool"], "the most connections that a pool opens"),
+        metric(
+            Gauge,
+            "angarium_http_server_connections",
+            &["state"],
+            "clients' connections that work on a request (`busy`) or wait for one (`idle`)",
+        ),
+        metric(
+            Counter,
+            "angarium_http_server_refused_total",
+            &["reason"],
+            "what clients were refused: `connections` at a limit, `descriptors` for want of an open file, heads that \
+             were `late`, requests that were `malformed`",
+        ),
         metric(Gauge, "angarium_http_client_connections", &[], "open HTTP connections to providers"),
         metric(Gauge, "angarium_http_client_requests", &[], "HTTP requests to providers that wait for their answer"),
         metric(Gauge, "angarium_ledger_writable", &[], "1 while outcomes can be written; with 0 nothing is sent"),
