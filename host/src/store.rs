@@ -367,10 +367,12 @@ fn pool(options: &PgConnectOptions, role: Role, max_connections: u32) -> PgPool 
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(2))
         .after_connect(move |connection, _| Box::pin(enter_role(connection, role)))
-        // Whatever a dropped future left open ends here, so that no later statement joins it.
+        // Whatever a dropped future left open ends here, so that no later statement joins it, and the memory that large
+        // rows took is given back: a connection keeps it otherwise.
         .after_release(|connection, _| {
             Box::pin(async move {
                 connection.execute("rollback").await?;
+                connection.shrink_buffers();
                 Ok(true)
             })
         })
