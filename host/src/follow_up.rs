@@ -7,7 +7,11 @@
 
 mod plan;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -27,6 +31,7 @@ use crate::{
         subject::Subject,
     },
     failpoint::failpoint,
+    rule_runner::{PATIENCE, RuleRunner},
     rules::{
         rulebook::Followed,
         script::{
@@ -63,6 +68,7 @@ pub struct FollowUps {
     pub trials: Arc<Trials>,
     /// What the contents of large messages take their memory from.
     pub bytes: Arc<ByteBudget>,
+    pub rules: Arc<RuleRunner>,
 }
 
 /// How often a large content is in memory at a time, at the most, until the message that follows is stored.
@@ -170,7 +176,7 @@ impl FollowUps {
         let kept = match &scene.due.answer {
             Some(kept) => Some(kept.clone()),
             None => {
-                let answer = self.ask(scene);
+                let answer = self.ask(scene).await;
                 if answer.scripts.is_empty() {
                     return Ok(None);
                 }
@@ -185,7 +191,7 @@ impl FollowUps {
         Ok(kept.map(|json| serde_json::from_str(&json)))
     }
 
-    fn ask(&self, scene: &Scene<'_>) -> Answer {
+    async fn ask(&self, scene: &Scene<'_>) -> Answer {
         let asked_at = clock::now();
         let mut answer = Answer { asked_at, scripts: Vec::new() };
         let Some(book) = scene.config.rulebook.as_ref().filter(|_| scene.message.depth() < DEEPEST_FOLLOW_UP) else {
@@ -193,7 +199,9 @@ impl FollowUps {
         };
         let given = Given { now: asked_at, chance: fastrand::f64() };
         let facts = scene.facts();
-        let (followed, failures) = book.for_message(&scene.message).on_outcome(&facts, &given);
+        let serving = book.for_message(&scene.message);
+        let (tenant, until) = (scene.due.ended.tenant, Instant::now() + PATIENCE);
+        let (followed, failures) = self.rules.ask(tenant, until, || serving.on_outcome(&facts, &given)).await;
         if book.shadows(Hook::OnOutcome).next().is_some() {
             self.trials.ask(scene.due.ended.tenant, book, Question::on_outcome(&scene.message, facts), given);
         }

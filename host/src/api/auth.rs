@@ -80,7 +80,8 @@ impl Keys {
 
 /// What a handler asks of a key.
 pub trait Permission {
-    const SCOPE: Scope;
+    /// It has to have all of them.
+    const SCOPES: &'static [Scope];
 }
 
 macro_rules! permissions {
@@ -90,7 +91,7 @@ macro_rules! permissions {
         pub struct $name;
 
         impl Permission for $name {
-            const SCOPE: Scope = Scope::$name;
+            const SCOPES: &'static [Scope] = &[Scope::$name];
         }
     )*};
 }
@@ -120,6 +121,15 @@ permissions! {
     Operator;
 }
 
+/// Try rules and scripts on messages that were sent, and see what came of it. Whoever writes the script asks the messages
+/// any question, so that even a number that comes of it tells what they say.
+#[derive(Debug)]
+pub struct RulesReadOnMessages;
+
+impl Permission for RulesReadOnMessages {
+    const SCOPES: &'static [Scope] = &[Scope::RulesRead, Scope::MessagesRead];
+}
+
 /// The tenant of a request whose key allows `P`.
 #[derive(Debug)]
 pub struct Tenant<P> {
@@ -140,6 +150,12 @@ impl<P> Tenant<P> {
         let request = self.request.as_ref().map(|id| id.as_str().to_owned());
         Actor { key: self.key.id, name: self.key.name.clone(), request }
     }
+
+    /// Whether recipients, content and what providers say of them may be shown: what a key without `messages:read` did
+    /// to a message it is told without these.
+    pub fn reads_messages(&self) -> bool {
+        self.key.allows(Scope::MessagesRead)
+    }
 }
 
 impl<P: Permission> FromRequestParts<App> for Tenant<P> {
@@ -153,12 +169,11 @@ impl<P: Permission> FromRequestParts<App> for Tenant<P> {
         let found = found.unwrap_or_else(|_| Err(Problem::unavailable("the database does not answer")))?;
         let key = found.filter(|key| key.is_valid(clock::now()));
         let key = key.ok_or_else(|| Problem::unauthorized("the key is unknown, revoked or expired"))?;
-        if key.allows(P::SCOPE) {
-            let request = parts.extensions.get().cloned();
-            Ok(Self { id: key.tenant, key, request, permission: PhantomData })
-        } else {
-            Err(Problem::forbidden(P::SCOPE.as_str()))
+        if let Some(lacking) = P::SCOPES.iter().find(|scope| !key.allows(**scope)) {
+            return Err(Problem::forbidden(lacking.as_str()));
         }
+        let request = parts.extensions.get().cloned();
+        Ok(Self { id: key.tenant, key, request, permission: PhantomData })
     }
 }
 

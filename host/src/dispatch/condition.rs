@@ -1,7 +1,7 @@
 //! A message that names a script's `condition`: before its first attempt it is asked whether the
 //! message goes, and again later while it says no.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,6 +10,7 @@ use crate::{
     clock,
     directory::TenantConfig,
     queue::Work,
+    rule_runner::PATIENCE,
     rules::{
         script::{Given, Hook, facts::ContextFacts},
         trial::Question,
@@ -29,7 +30,7 @@ pub(super) enum Asked {
 
 impl Dispatcher {
     /// Asks a delivery's condition, where it has one and was not attempted yet.
-    pub(super) fn condition(&self, config: &TenantConfig, work: &Work) -> Asked {
+    pub(super) async fn condition(&self, config: &TenantConfig, work: &Work) -> Asked {
         let message = &work.message;
         let Some(script) = message.body.condition.as_deref().filter(|_| work.attempts == 0) else {
             return Asked::Goes(None);
@@ -41,7 +42,13 @@ impl Dispatcher {
             let (message, script, context) = (Arc::clone(message), script.to_owned(), Box::new(context.clone()));
             self.trials.ask(work.tenant, book, Question::Condition { message, script, context }, given);
         }
-        let answer = book.and_then(|book| book.for_message(message).condition(script, &context, &given));
+        let answer = match book.map(|book| book.for_message(message)) {
+            Some(serving) => {
+                let ask = || serving.condition(script, &context, &given);
+                self.rules.ask(work.tenant, Instant::now() + PATIENCE, ask).await
+            }
+            None => None,
+        };
         match answer {
             Some(Ok(true)) => Asked::Goes(None),
             Some(Ok(false)) => again(script, message.expires_at, given.now, self.condition_pause),
