@@ -305,7 +305,7 @@ mod tests {
 
     fn trials() -> (Arc<Trials>, Recorder) {
         let times = RuleTimes { message: Duration::from_secs(5), tenant: Duration::from_secs(60) };
-        let rules = RuleRunner::new(times, &Precedence::new(Room::new(1)));
+        let rules = RuleRunner::new(times, &Precedence::new(Room::new(1, 1 << 20)));
         // Nothing is connected before the first use.
         Trials::new(Store::new("postgres://nobody@localhost/none", 1).unwrap(), rules)
     }
