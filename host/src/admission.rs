@@ -26,7 +26,7 @@ use crate::{
         message::{Channel, Message, NewMessage},
     },
     queue::{Foreseen, Foresight, Going, Handoff, Leases, Precedence, Room},
-    rule_runner::RuleRunner,
+    rule_runner::{RuleRunner, patience},
     rules::{
         rulebook::Known,
         ruling::{Failed, Refused},
@@ -234,7 +234,9 @@ impl Admission {
         let (unroutable, config) = self.unroutable(tenant, messages).await?;
         let judged = match &config.rulebook {
             Some(book) => Box::pin(self.judged(tenant, book, messages)).await?,
-            None => messages.iter_mut().map(|new| Ok(Known { subject: new.subject.take(), scores: None })).collect(),
+            None => {
+                messages.iter_mut().map(|new| Ok(Known { subject: new.subject.take(), ..Known::default() })).collect()
+            }
         };
         let routable =
             |(judged, unroutable): (Result<_, _>, Option<_>)| judged.and_then(|it| unroutable.map_or(Ok(it), Err));
@@ -248,9 +250,10 @@ impl Admission {
         config: &Arc<TenantConfig>,
         messages: Vec<(NewMessage, Known)>,
     ) -> Vec<Accepted> {
-        let now = clock::now();
+        let (now, until) = (clock::now(), Some(patience(messages.len())));
         let mut accepted = Vec::with_capacity(messages.len());
         for (mut new, known) in messages {
+            let known = Known { until, ..known };
             let foresight = self.foresight.as_ref().filter(|_| may_start(&new.message, now));
             let foreseen = match foresight {
                 Some(foresight) => foresight.foresee(tenant, config, &new.message, known).await,

@@ -24,6 +24,15 @@ use crate::{
 /// How long a question waits for the tenant's time before it goes unasked.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How much longer a request waits for each of its messages.
+const PATIENCE_EACH: Duration = Duration::from_millis(10);
+
+/// Until when the messages of a request wait for the tenant's time.
+#[must_use]
+pub fn patience(messages: usize) -> Instant {
+    Instant::now() + PATIENCE + PATIENCE_EACH * u32::try_from(messages).unwrap_or(u32::MAX)
+}
+
 /// How often a question that waits for the tenant's time looks for some.
 const LOOK: Duration = Duration::from_millis(10);
 

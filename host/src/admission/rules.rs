@@ -1,9 +1,6 @@
 //! What rules and scripts say to messages before they are written.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use super::{Admission, AdmitError};
 use crate::{
@@ -13,7 +10,7 @@ use crate::{
         message::NewMessage,
         subject::Subject,
     },
-    rule_runner::PATIENCE,
+    rule_runner::patience,
     rules::{
         rulebook::{Judgement, Known, Rulebook},
         script::{Given, Hook},
@@ -22,9 +19,6 @@ use crate::{
     script_failures,
     store::message::idempotency_find,
 };
-
-/// How much longer a request waits for the tenant's time for each of its messages.
-const PATIENCE_EACH: Duration = Duration::from_millis(10);
 
 impl Admission {
     /// Lets a tenant's rules have their say on messages; for each, what is known of it then, or why it is not taken.
@@ -35,7 +29,7 @@ impl Admission {
         book: &Arc<Rulebook>,
         messages: &mut [NewMessage],
     ) -> Result<Vec<Result<Known, AdmitError>>, AdmitError> {
-        let until = Instant::now() + PATIENCE + PATIENCE_EACH * u32::try_from(messages.len()).unwrap_or(u32::MAX);
+        let until = patience(messages.len());
         let mut judged = Vec::with_capacity(messages.len());
         for new in &mut *messages {
             judged.push(self.judge(book, tenant, new, until).await);

@@ -39,7 +39,7 @@ use crate::{
         message::{self, Channel},
         subject::Subject,
     },
-    rule_runner::PATIENCE,
+    rule_runner::patience,
     rules::{
         decision::Ending,
         ruling::{Failed, Refused, Ruling},
@@ -88,7 +88,7 @@ pub async fn create(
     query.finish()?;
     let header_key = new::header_key(&headers).map_err(|fields| Problem::parameters(fields.into_problems()))?;
     let config = knowing(&app, tenant.id, new.pinned_to()).await?;
-    let asks = if dry_run { Asks::ToTry } else { Asks::ToSend };
+    let asks = if dry_run { Asks::ToTry } else { Asks::ToSend(patience(1)) };
     let mut new = domain(&app, tenant.id, (new, fields), header_key, &config, asks).await?;
     if dry_run {
         let _permit = app.admission.permit(tenant.id, std::slice::from_ref(&new))?;
@@ -187,9 +187,10 @@ pub async fn create_batch(
     let pinned: Vec<&str> = parsed.iter().flatten().flat_map(|draft| draft.0.pinned_to()).collect();
     let config = knowing(&app, tenant.id, pinned).await?;
     let mut checked = Vec::with_capacity(parsed.len());
+    let asks = Asks::ToSend(patience(parsed.len()));
     for draft in parsed {
         checked.push(match draft {
-            Ok(Draft(new, fields)) => domain(&app, tenant.id, (new, fields), None, &config, Asks::ToSend).await,
+            Ok(Draft(new, fields)) => domain(&app, tenant.id, (new, fields), None, &config, asks).await,
             Err(problem) => Err(problem),
         });
         // Others are let through between.
@@ -431,8 +432,8 @@ fn message_id(text: &str) -> Result<MessageId, Problem> {
 /// Why rules are asked for a message's channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asks {
-    /// It is sent.
-    ToSend,
+    /// It is sent, and waits until then for the tenant's time.
+    ToSend(Instant),
     /// It is tried out.
     ToTry,
 }
@@ -451,7 +452,7 @@ pub async fn domain(
     let read = move || read(new, fields, header_key, config);
     match (runs, asks) {
         (false, _) => read(),
-        (true, Asks::ToSend) => app.rules.ask_once(tenant, Instant::now() + PATIENCE, read).await,
+        (true, Asks::ToSend(until)) => app.rules.ask_once(tenant, until, read).await,
         (true, Asks::ToTry) => app.rules.try_out(tenant, || app.rules.as_for_a_message(read).0).await,
     }
 }

@@ -12,9 +12,11 @@ use crate::{
     queue::Work,
     rule_runner::PATIENCE,
     rules::{
+        allowance::Spent,
         script::{Given, Hook, facts::ContextFacts},
         trial::Question,
     },
+    script_failures,
 };
 
 /// What becomes of a delivery now.
@@ -52,6 +54,11 @@ impl Dispatcher {
         match answer {
             Some(Ok(true)) => Asked::Goes(None),
             Some(Ok(false)) => again(script, message.expires_at, given.now, self.condition_pause),
+            // A moment later there may be time to ask.
+            Some(Err(failure)) if failure.fault.unasked() == Some(Spent::TenantTime) => {
+                script_failures::report(&self.store, work.tenant, message.id, &failure, "the message waits");
+                again(script, message.expires_at, given.now, self.condition_pause)
+            }
             Some(Err(failure)) => Asked::Goes(book.map(|book| self.failed(book, work.tenant, &work.message, &failure))),
             None => Asked::Goes(Some(format!("the condition `{script}` is not in service: it went without"))),
         }

@@ -63,7 +63,7 @@ impl Dispatcher {
         let Some((subject, candidates)) = self.scripts_question(config, &serving, &course, pending) else {
             return course;
         };
-        let until = Instant::now() + PATIENCE;
+        let until = pending.known.until.unwrap_or_else(|| Instant::now() + PATIENCE);
         let routed = self.rules.ask(tenant, until, || serving.route(&subject, candidates.clone(), &given)).await;
         let failures = follow_scripts(config, &mut course, routed, pending);
         course.faults.extend(failures.iter().map(|failure| self.failed(book, tenant, message, failure)));
@@ -87,7 +87,8 @@ impl Dispatcher {
     pub(super) fn failed(&self, book: &Rulebook, tenant: TenantId, message: &Message, failure: &Failure) -> String {
         self.trials.failed(tenant, book, message, &failure.script);
         script_failures::report(&self.store, tenant, message.id, failure, "the route decides");
-        format!("the script failed: {}", failure.fault)
+        let what = if failure.fault.unasked().is_some() { "was not asked" } else { "failed" };
+        format!("the script {what}: {}", failure.fault)
     }
 
     /// A course's candidates, as scripts see them; facts that nobody reads are not looked up.

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -159,12 +160,14 @@ pub struct Known {
     pub subject: Option<Subject>,
     /// What rules gave to connections.
     pub scores: Option<Vec<Scored>>,
+    /// Until when scripts that are asked further may wait for the tenant's time, where a request waits for them.
+    pub until: Option<Instant>,
 }
 
 impl From<Judgement> for Known {
     fn from(judgement: Judgement) -> Self {
         let scores = judgement.ruling.decision.map(|decision| decision.candidates).unwrap_or_default();
-        Self { subject: judgement.subject, scores: Some(scores) }
+        Self { subject: judgement.subject, scores: Some(scores), until: None }
     }
 }
 
