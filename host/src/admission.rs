@@ -25,8 +25,12 @@ use crate::{
         ids::TenantId,
         message::{Channel, Message, NewMessage},
     },
-    queue::{Foreseen, Going, Handoff, Leases, Precedence, Room},
-    rules::{rulebook::Known, ruling::Refused},
+    queue::{Foreseen, Foresight, Going, Handoff, Leases, Precedence, Room},
+    rule_runner::{RuleRunner, patience},
+    rules::{
+        rulebook::Known,
+        ruling::{Failed, Refused},
+    },
     store::Store,
     trials::Trials,
 };
@@ -83,11 +87,14 @@ pub enum AdmitError {
     Failed(String),
 }
 
-fn in_words(Refused { by, name, reason }: &Refused) -> String {
-    if by == name {
-        format!("the script `{name}` refuses it: {reason}")
-    } else {
-        format!("the rule `{name}` ({by}) refuses it: {reason}")
+fn in_words(Refused { by, name, reason, failed }: &Refused) -> String {
+    let who = if by == name { format!("the script `{name}`") } else { format!("the rule `{name}` ({by})") };
+    match failed {
+        None => format!("{who} refuses it: {reason}"),
+        Some(Failed::Fault) => format!("{who} lets nothing through where it fails: {reason}"),
+        Some(Failed::NoTime) => {
+            format!("{who} lets nothing through unasked, and {reason}: nothing was stored; send again in a moment")
+        }
     }
 }
 
@@ -117,9 +124,6 @@ struct Accepted {
     foreseen: Option<Box<Foreseen>>,
 }
 
-/// Decides whom a message is handed to, where anybody can be asked.
-pub type Foresight = Arc<dyn Fn(TenantId, &Arc<TenantConfig>, &Message, Known) -> Option<Foreseen> + Send + Sync>;
-
 /// Where accepted deliveries go on this node.
 #[derive(Clone)]
 pub struct Outlet {
@@ -128,7 +132,7 @@ pub struct Outlet {
     /// `None` on a node that does not dispatch: everything waits in the queue for others.
     pub handoff: Option<Handoff>,
     /// Likewise.
-    pub foresight: Option<Foresight>,
+    pub foresight: Option<Arc<dyn Foresight>>,
     /// Rung when something due was left in the queue.
     pub bell: Arc<Notify>,
     pub precedence: Arc<Precedence>,
@@ -142,8 +146,9 @@ pub struct Admission {
     store: Store,
     directory: Arc<Directory>,
     trials: Arc<Trials>,
+    rules: Arc<RuleRunner>,
     precedence: Arc<Precedence>,
-    foresight: Option<Foresight>,
+    foresight: Option<Arc<dyn Foresight>>,
     arrivals: Arc<ByteBudget>,
     requests: mpsc::Sender<Request>,
     time: Histogram,
@@ -156,6 +161,7 @@ impl Admission {
         store: &Store,
         directory: Arc<Directory>,
         trials: Arc<Trials>,
+        rules: Arc<RuleRunner>,
         outlet: &Outlet,
         tasks: &mut JoinSet<()>,
     ) -> Self {
@@ -168,6 +174,7 @@ impl Admission {
             store: store.clone(),
             directory,
             trials,
+            rules,
             precedence: Arc::clone(&outlet.precedence),
             foresight: outlet.foresight.clone(),
             arrivals: Arc::clone(&outlet.arrivals),
@@ -227,7 +234,9 @@ impl Admission {
         let (unroutable, config) = self.unroutable(tenant, messages).await?;
         let judged = match &config.rulebook {
             Some(book) => Box::pin(self.judged(tenant, book, messages)).await?,
-            None => messages.iter_mut().map(|new| Ok(Known { subject: new.subject.take(), scores: None })).collect(),
+            None => {
+                messages.iter_mut().map(|new| Ok(Known { subject: new.subject.take(), ..Known::default() })).collect()
+            }
         };
         let routable =
             |(judged, unroutable): (Result<_, _>, Option<_>)| judged.and_then(|it| unroutable.map_or(Ok(it), Err));
@@ -241,11 +250,15 @@ impl Admission {
         config: &Arc<TenantConfig>,
         messages: Vec<(NewMessage, Known)>,
     ) -> Vec<Accepted> {
-        let now = clock::now();
+        let (now, until) = (clock::now(), Some(patience(messages.len())));
         let mut accepted = Vec::with_capacity(messages.len());
         for (mut new, known) in messages {
+            let known = Known { until, ..known };
             let foresight = self.foresight.as_ref().filter(|_| may_start(&new.message, now));
-            let foreseen = foresight.and_then(|foresee| foresee(tenant, config, &new.message, known));
+            let foreseen = match foresight {
+                Some(foresight) => foresight.foresee(tenant, config, &new.message, known).await,
+                None => None,
+            };
             let foreseen = foreseen.map(Box::new);
             new.message.body.first = foreseen.as_ref().and_then(|it| it.first);
             accepted.push(Accepted { new, foreseen });

@@ -46,6 +46,7 @@ use crate::{
     domain::ids::TenantId,
     guards::Guards,
     providers::Providers,
+    rule_runner::RuleRunner,
     sealing::Keyring,
     store::Store,
     telemetry::{Metrics, Tracer},
@@ -68,6 +69,8 @@ pub struct Parts {
     pub admission: Admission,
     /// For dry runs.
     pub dispatcher: Arc<Dispatcher>,
+    /// For asking rules and scripts.
+    pub rules: Arc<RuleRunner>,
     pub providers: Arc<Providers>,
     pub callbacks: Arc<Callbacks>,
     pub keyring: Arc<Keyring>,

@@ -49,6 +49,8 @@ const SETTINGS: &[&str] = &[
     "roles",
     "rules.folder",
     "rules.condition_interval_ms",
+    "rules.message_time_ms",
+    "rules.tenant_time_ms",
     "telemetry.otlp_endpoint",
     "telemetry.trace_sample_ratio",
     "retention.interval_s",
@@ -281,6 +283,10 @@ pub struct Rules {
     pub folder: Option<PathBuf>,
     /// How long a message waits whose condition did not hold before it is asked again.
     pub condition_interval_ms: u32,
+    /// What all rules and scripts of a message may use of the processor together.
+    pub message_time_ms: u32,
+    /// What those of a tenant may use in a second, on this node.
+    pub tenant_time_ms: u32,
 }
 
 /// What this node does.
@@ -387,7 +393,7 @@ impl Default for Queue {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { folder: None, condition_interval_ms: 30_000 }
+        Self { folder: None, condition_interval_ms: 30_000, message_time_ms: 20, tenant_time_ms: 200 }
     }
 }
 
@@ -678,6 +684,8 @@ impl Config {
         check((1..=60_000).contains(&self.queue.poll_ms), "queue.poll_ms", "1 to 60000".into());
         let interval = self.rules.condition_interval_ms;
         check((100..=86_400_000).contains(&interval), "rules.condition_interval_ms", "100 to 86400000".into());
+        check((1..=1_000).contains(&self.rules.message_time_ms), "rules.message_time_ms", "1 to 1000".into());
+        check((1..=60_000).contains(&self.rules.tenant_time_ms), "rules.tenant_time_ms", "1 to 60000".into());
         check((1..=86_400).contains(&self.retention.interval_s), "retention.interval_s", "1 to 86400".into());
         for (name, class) in &self.retention.classes {
             check(

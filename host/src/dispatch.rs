@@ -2,13 +2,13 @@
 //! tells the ledger what came of it. Each delivery is a task of its own and holds no plugin
 //! instance while it waits for an answer.
 
+mod admitted;
 mod attempt;
 mod budgets;
 mod condition;
 mod entrance;
 mod facts;
 mod foresight;
-mod gate;
 mod item;
 mod payload;
 mod preview;
@@ -22,18 +22,17 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-pub use self::{
-    budgets::Budgets,
-    gate::Gate,
-    preview::{LegPreview, Planned, Preview, PreviewRequest},
-    turns::Turns,
-};
 use self::{
+    admitted::Admitted,
     budgets::Postponed,
     condition::Asked,
     entrance::{Entered, Wanted},
-    gate::Held,
     ruled::Scripts,
+};
+pub use self::{
+    budgets::Budgets,
+    preview::{LegPreview, Planned, Preview, PreviewRequest},
+    turns::Turns,
 };
 use crate::{
     byte_budget::ByteBudget,
@@ -50,13 +49,15 @@ use crate::{
         settings::TenantSettings,
         subject::Subject,
     },
+    gate::{Gate, Held},
     ledger::Ledger,
     observations::Observations,
     outcome::{self, Bounds, Circumstances, Outcome, host_verdict},
     providers::Providers,
     queue::Work,
     routing::{self, Plan, Prospect, Situation},
-    rules::{rulebook::Known, ruling::Word},
+    rule_runner::RuleRunner,
+    rules::{rulebook::Known, ruling::Word, script::Given},
     store::{Store, attempt::Settlement},
     telemetry::{self, Tracer},
     transport::Transport,
@@ -72,6 +73,7 @@ pub struct Dispatcher {
     pub directory: Arc<Directory>,
     /// Counts what candidates do, and asks those that are not followed.
     pub trials: Arc<Trials>,
+    pub rules: Arc<RuleRunner>,
     pub providers: Arc<Providers>,
     pub transport: Arc<Transport>,
     pub ledger: Ledger,
@@ -160,7 +162,8 @@ impl Dispatcher {
             let Some(course) = Course::of(&config, &work.message) else {
                 return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
             };
-            let remark = match self.condition(&config, &work) {
+            let asked = held.during(pin!(self.condition(&config, &work))).await;
+            let remark = match asked {
                 Asked::Goes(remark) => remark,
                 Asked::Waits(at) => {
                     telemetry::condition_waits();
@@ -168,7 +171,13 @@ impl Dispatcher {
                 }
                 Asked::Expired(why) => return self.end(work, DeliveryState::Expired, "condition_not_met", &why),
             };
-            let (mut course, mut plan) = self.next(&config, course, &mut work, &mut turn);
+            let admitted = held.during(pin!(self.admitted(&config, &work))).await;
+            match admitted {
+                Admitted::Goes => {}
+                Admitted::Waits(at) => return self.ledger.defer(work, at),
+                Admitted::Ends(state, code, why) => return self.end(work, state, code, &why),
+            }
+            let (mut course, mut plan) = held.during(pin!(self.next(&config, course, &mut work, &mut turn))).await;
             course.faults.extend(remark);
             let Some(wanted) = Wanted::of(&plan, &config) else {
                 return self.nobody(work, &config, &course, &plan);
@@ -198,7 +207,8 @@ impl Dispatcher {
             attempt.plan = describe(&plan, &course);
             attempt.fallback_reason = fallback.take().or(plan.instead);
             course.faults.iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
-            let outcome = self.decide(&config, &course.spec, &mut work, &mut attempt, &endpoint);
+            let outcome =
+                held.during(pin!(self.decide(&config, &course.spec, &mut work, &mut attempt, &endpoint))).await;
             count(&work, &attempt, &outcome);
             match outcome {
                 Outcome::FallBack(reason) => {
@@ -232,7 +242,7 @@ impl Dispatcher {
     }
 
     /// Whom a delivery asks, in order: as it was foreseen, or as it is decided now.
-    fn next<'a>(
+    async fn next<'a>(
         &self,
         config: &Arc<TenantConfig>,
         course: Course<'a>,
@@ -241,12 +251,12 @@ impl Dispatcher {
     ) -> (Course<'a>, Plan) {
         match work.foreseen.take().filter(|it| it.holds(config)) {
             Some(foreseen) => course.following(*foreseen),
-            None => self.decided(config, course, work.tenant, Pending::of(work), turn),
+            None => self.decided(config, course, work.tenant, Pending::of(work), turn).await,
         }
     }
 
     /// Whom a delivery asks, in order, as rules, scripts and the strategy have it. Its turn is taken once.
-    fn decided<'a>(
+    async fn decided<'a>(
         &self,
         config: &TenantConfig,
         course: Course<'a>,
@@ -254,7 +264,7 @@ impl Dispatcher {
         mut pending: Pending<'_>,
         turn: &mut Option<u64>,
     ) -> (Course<'a>, Plan) {
-        let course = self.ruled(config, course, tenant, &mut pending);
+        let course = self.ruled(config, course, tenant, &mut pending).await;
         let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
         let Pending { message, past, .. } = pending;
         let situation = Situation { past, first: message.body.first, turn, chance: fastrand::f64() };
@@ -270,7 +280,7 @@ impl Dispatcher {
     }
 
     /// What follows from an attempt; it becomes part of the delivery's past.
-    fn decide(
+    async fn decide(
         &self,
         config: &TenantConfig,
         spec: &RouteSpec,
@@ -305,11 +315,17 @@ impl Dispatcher {
             now: clock::now(),
             chance: fastrand::f64(),
         };
-        let outcome = outcome::decide(&attempt.verdict, &circumstances);
+        let mut outcome = outcome::decide(&attempt.verdict, &circumstances);
+        let given = Given { now: circumstances.now, chance: circumstances.chance };
+        let mut fault = None;
+        if let Some((rule, facts)) = scripts.question(&attempt.verdict, &circumstances) {
+            fault = scripts.ask(&rule, &facts, given).await;
+            outcome = outcome::decide(&attempt.verdict, &circumstances);
+        }
         if let Some(limit) = outcome::time_is_up(&attempt.verdict, &circumstances) {
             add_reason(&mut attempt.verdict.detail, &limit.to_string());
         }
-        scripts.into_faults().iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
+        fault.iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
         if let (Outcome::FallBack(_), Some(last)) = (&outcome, work.past.last_mut()) {
             last.round_closed = false;
         }

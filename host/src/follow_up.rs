@@ -7,7 +7,11 @@
 
 mod plan;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -27,8 +31,10 @@ use crate::{
         subject::Subject,
     },
     failpoint::failpoint,
+    rule_runner::{PATIENCE, RuleRunner},
     rules::{
-        rulebook::Followed,
+        allowance::Spent,
+        rulebook::{Failure, Followed},
         script::{
             FollowUpMessage, Given, Hook,
             facts::{DeliveryFacts, MessageFacts},
@@ -63,6 +69,7 @@ pub struct FollowUps {
     pub trials: Arc<Trials>,
     /// What the contents of large messages take their memory from.
     pub bytes: Arc<ByteBudget>,
+    pub rules: Arc<RuleRunner>,
 }
 
 /// How often a large content is in memory at a time, at the most, until the message that follows is stored.
@@ -84,6 +91,17 @@ struct Said {
     tags: Vec<String>,
     messages: Vec<Wanted>,
     fault: Option<String>,
+}
+
+/// What is known of what scripts say.
+enum WasSaid {
+    Words(Answer),
+    /// Nobody says anything.
+    Nothing,
+    /// There was no time to ask.
+    Later,
+    /// A later version wrote it.
+    Unreadable(serde_json::Error),
 }
 
 /// A message that is to follow.
@@ -152,12 +170,13 @@ impl FollowUps {
         let Some(view) = view.filter(|view| view.content_purged_at.is_none()) else { return self.end(due, None).await };
         let scene = Scene::of(due, &config, &view);
         let answer = match self.answer(&scene).await? {
-            Some(Ok(answer)) => answer,
-            Some(Err(error)) => {
+            WasSaid::Words(answer) => answer,
+            WasSaid::Unreadable(error) => {
                 tracing::error!(%error, delivery.id = %due.ended.delivery, "what scripts said can't be read: a later version wrote it");
                 return Ok(());
             }
-            None => return self.end(due, None).await,
+            WasSaid::Later => return Ok(()),
+            WasSaid::Nothing => return self.end(due, None).await,
         };
         failpoint!(FollowUpAfterAnswer);
         let Some(told) = self.send_all(&scene, &answer).await? else { return Ok(()) };
@@ -165,14 +184,14 @@ impl FollowUps {
         self.end(due, Some(told)).await
     }
 
-    /// What scripts said, asked now if nobody was; `None` where nobody says anything.
-    async fn answer(&self, scene: &Scene<'_>) -> store::Result<Option<serde_json::Result<Answer>>> {
+    /// What scripts said, asked now if nobody was.
+    async fn answer(&self, scene: &Scene<'_>) -> store::Result<WasSaid> {
         let kept = match &scene.due.answer {
             Some(kept) => Some(kept.clone()),
             None => {
-                let answer = self.ask(scene);
+                let Some(answer) = self.ask(scene).await else { return Ok(WasSaid::Later) };
                 if answer.scripts.is_empty() {
-                    return Ok(None);
+                    return Ok(WasSaid::Nothing);
                 }
                 // Plain data always has a JSON form.
                 let json = serde_json::to_string(&answer).unwrap_or_default();
@@ -182,18 +201,29 @@ impl FollowUps {
                 kept
             }
         };
-        Ok(kept.map(|json| serde_json::from_str(&json)))
+        Ok(match kept.map(|json| serde_json::from_str(&json)) {
+            None => WasSaid::Nothing,
+            Some(Ok(answer)) => WasSaid::Words(answer),
+            Some(Err(error)) => WasSaid::Unreadable(error),
+        })
     }
 
-    fn ask(&self, scene: &Scene<'_>) -> Answer {
+    /// What scripts say; `None` where the tenant has no time left for them, and they are asked later.
+    async fn ask(&self, scene: &Scene<'_>) -> Option<Answer> {
         let asked_at = clock::now();
         let mut answer = Answer { asked_at, scripts: Vec::new() };
         let Some(book) = scene.config.rulebook.as_ref().filter(|_| scene.message.depth() < DEEPEST_FOLLOW_UP) else {
-            return answer;
+            return Some(answer);
         };
         let given = Given { now: asked_at, chance: fastrand::f64() };
         let facts = scene.facts();
-        let (followed, failures) = book.for_message(&scene.message).on_outcome(&facts, &given);
+        let serving = book.for_message(&scene.message);
+        let (tenant, until) = (scene.due.ended.tenant, Instant::now() + PATIENCE);
+        let (followed, failures) = self.rules.ask(tenant, until, || serving.on_outcome(&facts, &given)).await;
+        let no_time = |failure: &Failure| failure.fault.unasked() == Some(Spent::TenantTime);
+        if scene.due.tries < TRIES && failures.iter().any(no_time) {
+            return None;
+        }
         if book.shadows(Hook::OnOutcome).next().is_some() {
             self.trials.ask(scene.due.ended.tenant, book, Question::on_outcome(&scene.message, facts), given);
         }
@@ -204,7 +234,7 @@ impl FollowUps {
             answer.scripts.push(Said { script, version, fault, ..Said::default() });
             script_failures::report(&self.store, scene.due.ended.tenant, scene.whole.id, &failure, "nothing follows");
         }
-        answer
+        Some(answer)
     }
 
     /// Has all messages accepted, and tells what came of them; `None` where it is to be tried again.

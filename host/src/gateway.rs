@@ -13,21 +13,24 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::{Admission, Foresight, Outlet},
+    admission::{Admission, Outlet},
     api::{self, App, BodyBudget, Browsers, Keys, Limits, Parts, ServerSettings},
     byte_budget::ByteBudget,
     callbacks::{self, Callbacks},
     config::{Config, Role},
     directory::Directory,
-    dispatch::{Budgets, Dispatcher, Gate, Turns},
+    dispatch::{Budgets, Dispatcher, Turns},
     domain::callback::PublicUrl,
     follow_up::FollowUps,
+    gate::Gate,
     guards::Guards,
     ledger::Ledger,
     legs, maintenance,
     providers::Providers,
-    queue::{Claimer, Leases, Precedence, Room, Work, renew},
-    recovery, replay, rulefolder,
+    queue::{Claimer, Foresight, Leases, Precedence, Room, Work, renew},
+    recovery, replay,
+    rule_runner::{RuleRunner, RuleTimes},
+    rulefolder,
     runtime::{CacheSettings, Runtime, RuntimeSettings},
     sealing::Keyring,
     store::{
@@ -150,11 +153,17 @@ impl Gateway {
         let rest = CancellationToken::new();
         let deliveries = TaskTracker::new();
 
-        let (trials, recorder) = Trials::new(store.clone());
+        let times = RuleTimes {
+            message: Duration::from_millis(config.rules.message_time_ms.into()),
+            tenant: Duration::from_millis(config.rules.tenant_time_ms.into()),
+        };
+        let rules = RuleRunner::new(times, &precedence);
+        let (trials, recorder) = Trials::new(store.clone(), Arc::clone(&rules));
         let dispatcher = Arc::new(Dispatcher {
             store: store.clone(),
             directory: Arc::clone(&directory),
             trials: Arc::clone(&trials),
+            rules: Arc::clone(&rules),
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config, &bytes)?),
             ledger: Ledger::start(&store, &leases, &bell, &precedence, &mut writers),
@@ -174,9 +183,7 @@ impl Gateway {
         sample_bytes(&metrics, &room, &bytes, &arrivals);
         sample_connections(&metrics, &store, &dispatcher.ledger);
         let dispatches = config.roles.has(Role::Dispatch);
-        let foresees = Arc::clone(&dispatcher);
-        let foresight: Foresight =
-            Arc::new(move |tenant, config, message, known| foresees.foresee(tenant, config, message, known));
+        let foresight: Arc<dyn Foresight> = Arc::clone(&dispatcher) as _;
         let outlet = Outlet {
             room: Arc::clone(&room),
             leases: Arc::clone(&leases),
@@ -186,7 +193,14 @@ impl Gateway {
             precedence: Arc::clone(&precedence),
             arrivals: Arc::clone(&arrivals),
         };
-        let admission = Admission::start(&store, Arc::clone(&directory), Arc::clone(&trials), &outlet, &mut writers);
+        let admission = Admission::start(
+            &store,
+            Arc::clone(&directory),
+            Arc::clone(&trials),
+            Arc::clone(&rules),
+            &outlet,
+            &mut writers,
+        );
         if dispatches {
             let claimer = Claimer {
                 store: store.clone(),
@@ -205,7 +219,8 @@ impl Gateway {
             helpers.spawn(Arc::clone(&dispatcher.gate).run(rest.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
             let (store, directory, admission) = (store.clone(), Arc::clone(&directory), admission.clone());
-            helpers.spawn(FollowUps { store, directory, admission, trials, bytes }.run(intake.clone()));
+            let rules = Arc::clone(&rules);
+            helpers.spawn(FollowUps { store, directory, admission, trials, bytes, rules }.run(intake.clone()));
         }
         if let Some(folder) = config.rules.folder.clone() {
             helpers.spawn(rulefolder::watch(folder, store.clone(), rest.clone()));
@@ -229,6 +244,7 @@ impl Gateway {
             guards,
             admission,
             dispatcher,
+            rules,
             providers,
             callbacks,
             keyring,

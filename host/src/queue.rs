@@ -10,6 +10,7 @@ mod shares;
 
 use std::{sync::Arc, time::Instant};
 
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
@@ -28,7 +29,7 @@ use crate::{
         route::RouteSpec,
     },
     routing::Plan,
-    rules::ruling::Word,
+    rules::{rulebook::Known, ruling::Word},
 };
 
 /// A delivery that this node holds.
@@ -75,6 +76,19 @@ pub struct Foreseen {
     /// What it was decided by: it holds of no other.
     pub config: Arc<TenantConfig>,
     pub at: Instant,
+}
+
+/// Decides whom a message is handed to, where anybody can be asked.
+pub trait Foresight: Send + Sync {
+    /// Whom a message that is about to be accepted will be handed to; `None` where that is not to be decided before it
+    /// is due, or where nobody can be asked.
+    fn foresee<'a>(
+        &'a self,
+        tenant: TenantId,
+        config: &'a Arc<TenantConfig>,
+        message: &'a Message,
+        known: Known,
+    ) -> BoxFuture<'a, Option<Foreseen>>;
 }
 
 /// Where deliveries go that this node holds: dispatch reads the other end.

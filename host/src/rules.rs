@@ -4,6 +4,7 @@
 //! A tenant's rules are compiled when they are loaded and shared by all of its messages; nothing
 //! here does I/O or reads a clock.
 
+pub mod allowance;
 pub mod backtest;
 pub mod cases;
 pub mod decision;
@@ -24,7 +25,7 @@ mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
@@ -32,11 +33,12 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use self::{
-    decision::{Fault, Held, RuleDecision, combine, put_in_order, rounded, says},
+    decision::{Closed, Ended, Fault, Held, RuleDecision, combine, put_in_order, rounded, says},
     expression::{Expressions, Memo, ScriptFault},
     index::Index,
     matching::{Case, Compiler, Match, Test},
     ruling::Ruling,
+    script::Breaker,
     symbols::{Facts, Symbols},
     words::Words,
 };
@@ -44,14 +46,18 @@ use crate::domain::{
     ids::RuleId,
     message::Message,
     problem::{Problem, Problems},
-    rule::{Effect, RuleSpec},
+    rule::{Effect, Fails, RuleSpec},
     subject::Subject,
 };
+
+/// The clock is looked at each so many rules.
+const LOOK_EACH: usize = 16;
 
 /// The rules of one tenant, ready to decide.
 #[derive(Debug)]
 pub struct RuleSet {
-    /// The oldest first.
+    /// In the order in which they are asked: those without an expression before those with one, and among them those
+    /// that must not be passed over before the others; then the oldest first.
     rules: Vec<Rule>,
     symbols: Symbols,
     index: Index,
@@ -71,6 +77,10 @@ struct Rule {
     valid_until: Option<Timestamp>,
     test: Test,
     effect: Effect,
+    has_expression: bool,
+    fails: Fails,
+    /// Of its expression, while this set serves.
+    breaker: Mutex<Breaker>,
 }
 
 /// A decision and what every rule had to do with it.
@@ -79,6 +89,17 @@ pub struct Explanation {
     pub decision: RuleDecision,
     /// Those that hold first, those of them that count first; then all others, the oldest first.
     pub rules: Vec<Account>,
+}
+
+/// A rule whose expression has failed too often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleFailure {
+    pub rule: RuleId,
+    pub name: String,
+    /// What it did wrong last.
+    pub reason: String,
+    /// It is asked no more.
+    pub switched_off: bool,
 }
 
 /// What a rule had to do with a decision.
@@ -111,7 +132,7 @@ impl RuleSet {
         check(&specs)?;
         let fingerprint = fingerprint(&specs);
         let (mut symbols, mut problems) = (Symbols::default(), Problems::default());
-        let rules: Vec<_> = specs
+        let mut rules: Vec<_> = specs
             .into_iter()
             .map(|(id, spec)| {
                 problems.within(&id.to_string(), |problems| {
@@ -121,6 +142,7 @@ impl RuleSet {
             })
             .collect();
         problems.unless_any(())?;
+        rules.sort_by_key(|rule| (rule.has_expression, rule.fails.is_open(), rule.id));
         let active = (0..).zip(&rules).filter(|(_, rule)| rule.active);
         let index = Index::new(active.map(|(place, rule)| (place, &rule.test)));
         Ok(Self { rules, symbols, index, expressions, fingerprint })
@@ -136,11 +158,38 @@ impl RuleSet {
         self.rules.is_empty()
     }
 
+    /// Whether something has to be run to decide about some messages.
+    #[must_use]
+    pub fn has_expressions(&self) -> bool {
+        // They are asked last.
+        self.rules.last().is_some_and(|rule| rule.has_expression)
+    }
+
     /// The name of one of its rules.
     #[must_use]
     pub fn name_of(&self, rule: RuleId) -> Option<&str> {
-        let place = self.rules.binary_search_by_key(&rule, |it| it.id).ok()?;
-        Some(&self.rules[place].name)
+        Some(&self.rule(rule)?.name)
+    }
+
+    fn rule(&self, rule: RuleId) -> Option<&Rule> {
+        self.rules.iter().find(|it| it.id == rule)
+    }
+
+    /// Counts what expressions did wrong in a decision; tells the rules that are asked no more from now on. One that
+    /// must not be passed over is never switched off, and told each time that it has failed so often.
+    #[must_use]
+    pub fn failed(&self, decision: &RuleDecision, now: Timestamp) -> Vec<RuleFailure> {
+        let failures = decision.faults.iter().filter_map(|fault| {
+            let rule = self.rule(fault.rule)?;
+            let closed = !rule.fails.is_open();
+            let often = rule.breaker().failed(now);
+            if often && closed {
+                rule.breaker().reset();
+            }
+            let reason = fault.reason.clone();
+            often.then(|| RuleFailure { rule: rule.id, name: rule.name.clone(), reason, switched_off: !closed })
+        });
+        failures.collect()
     }
 
     /// Tells this set from any other: a decision names it, so that whoever explains one later knows
@@ -172,54 +221,147 @@ impl RuleSet {
         let (facts, memo) = (self.symbols.facts(subject), Memo::default());
         let case = self.case(subject, &facts, now, &memo);
         let decision = self.decide_among(self.rules.iter(), &case);
+        let rules = self.accounts(&decision, |rule| rule.judge(&case));
+        Explanation { decision, rules }
+    }
+
+    /// Of every rule why it held of a message when it was accepted, or did not: as it was before anybody had a say. A
+    /// rule that failed then, or was not asked, has done so whatever it would say now.
+    #[must_use]
+    pub fn explain_accepted(&self, message: &Message) -> Vec<Account> {
+        let Ruling { decision, was, ended, .. } = Ruling::of(message).unwrap_or_default();
+        let mut before = message.clone();
+        was.undo(&mut before);
+        let subject = Subject::of(&before).unaccepted();
+        let Some(decision) = decision else { return self.explain(&subject, message.created_at).rules };
+        let (facts, memo) = (self.symbols.facts(&subject), Memo::default());
+        let case = self.case(&subject, &facts, message.created_at, &memo);
+        let asked = self.asked_then(&facts, ended.as_ref());
+        self.accounts(&decision, |rule| match decision.faults.iter().find(|fault| fault.rule == rule.id) {
+            Some(fault) => Err(ScriptFault::new(fault.reason.clone())),
+            None => asked(rule).and_then(|()| rule.holds(&case)),
+        })
+    }
+
+    /// Whether a rule was asked in a decision that ended there.
+    fn asked_then(&self, facts: &Facts, ended: Option<&Ended>) -> impl Fn(&Rule) -> Result<(), ScriptFault> {
+        let place = |rule: RuleId| self.rules.iter().position(|it| it.id == rule);
+        let ended = ended.and_then(|it| Some((place(it.at.parse().ok()?)?, it.reason)));
+        let unasked: BTreeSet<RuleId> = ended
+            .iter()
+            .flat_map(|(from, _)| {
+                self.index.candidates(facts).into_iter().map(|at| at as usize).filter(move |at| at >= from)
+            })
+            .filter_map(|at| Some(self.rules.get(at)?.id))
+            .collect();
+        move |rule| match ended {
+            Some((_, reason)) if unasked.contains(&rule.id) => Err(reason.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Of every rule why it holds or does not: those first that hold, as they had their say in a decision.
+    fn accounts(
+        &self,
+        decision: &RuleDecision,
+        judge: impl Fn(&Rule) -> Result<(Option<Match>, String), ScriptFault>,
+    ) -> Vec<Account> {
         let (mut held, mut missed) = (Vec::new(), Vec::new());
-        for rule in &self.rules {
-            let (found, why) = rule.judge::<String>(&case).unwrap_or_else(|fault| (None, fault_in_words(&fault)));
+        for (number, rule) in self.rules.iter().enumerate() {
+            let spent = if number.is_multiple_of(LOOK_EACH) { allowance::look() } else { None };
+            let judged = spent.map_or_else(|| judge(rule), |spent| Err(spent.into()));
+            let (found, why) = judged.unwrap_or_else(|fault| (None, fault_in_words(&fault)));
             match found {
                 Some(found) => held.push((Held { rule, found }, why)),
                 None => missed.push(rule.account(None, why, Vec::new())),
             }
         }
-        let mut rules = accounts_of_held(held, &decision);
+        missed.sort_by_key(|it| it.rule);
+        let mut rules = accounts_of_held(held, decision);
         rules.append(&mut missed);
-        Explanation { decision, rules }
-    }
-
-    /// Of every rule why it held of a message when it was accepted, or did not: as it was before anybody had a say.
-    #[must_use]
-    pub fn explain_accepted(&self, message: &Message) -> Vec<Account> {
-        let was = Ruling::of(message).map(|ruling| ruling.was).unwrap_or_default();
-        let mut before = message.clone();
-        was.undo(&mut before);
-        self.explain(&Subject::of(&before).unaccepted(), message.created_at).rules
+        rules
     }
 
     fn case<'a>(&'a self, subject: &'a Subject, facts: &'a Facts, now: Timestamp, memo: &'a Memo) -> Case<'a> {
         Case { subject, facts, symbols: &self.symbols, expressions: &*self.expressions, now, memo }
     }
 
-    fn decide_among<'a>(&'a self, rules: impl Iterator<Item = &'a Rule>, case: &Case<'_>) -> RuleDecision {
-        let (mut held, mut faults) = (Vec::new(), Vec::new());
-        for rule in rules {
-            match rule.judge::<()>(case) {
-                Ok((Some(found), ())) => held.push(Held { rule, found }),
-                Ok((None, ())) => {}
-                Err(fault) => faults.push(Fault { rule: rule.id, reason: fault.reason }),
+    /// Asks these rules in turn, until there is no time left. Of those that are then not asked the first that must not
+    /// be passed over closes the decision, as one does that fails.
+    fn decide_among<'a>(&'a self, mut rules: impl Iterator<Item = &'a Rule>, case: &Case<'_>) -> RuleDecision {
+        let (mut held, mut faults, mut ended, mut closed) = (Vec::new(), Vec::new(), None, None);
+        for (number, rule) in rules.by_ref().enumerate() {
+            let spent = if number.is_multiple_of(LOOK_EACH) { allowance::look() } else { None };
+            let judged = spent.map_or_else(|| rule.judge::<()>(case), |spent| Err(spent.into()));
+            let fault = match judged {
+                Ok((Some(found), ())) => {
+                    held.push(Held { rule, found });
+                    continue;
+                }
+                Ok((None, ())) => continue,
+                Err(fault) => fault,
+            };
+            closed = closed.or_else(|| rule.closed(&fault.reason));
+            match fault.unasked {
+                None => faults.push(Fault { rule: rule.id, reason: fault.reason }),
+                Some(reason) => {
+                    ended = Some(Ended { at: rule.id.to_string(), reason });
+                    break;
+                }
             }
         }
-        combine(&self.fingerprint, self.rules.len(), held, faults)
+        if let Some(Ended { reason, .. }) = ended {
+            closed = closed.or_else(|| rules.find_map(|rule| rule.closed(reason.as_str())));
+        }
+        let decision = combine(&self.fingerprint, self.rules.len(), held, faults);
+        RuleDecision { ended, closed, ..decision }
     }
 }
 
 impl Rule {
     fn new(id: RuleId, spec: RuleSpec, mut compiler: Compiler<'_>) -> Self {
-        let RuleSpec { name, priority, weight, active, valid_from, valid_until, when, then } = spec;
+        let RuleSpec { name, priority, weight, active, valid_from, valid_until, when, then, fails } = spec;
         let test = when.as_ref().map_or(Test::Always, |when| compiler.within("when", |it| it.test(when)));
-        Self { id, name, priority, weight, active, valid_from, valid_until, test, effect: then }
+        let (effect, has_expression, breaker) = (then, test.has_expression(), Mutex::default());
+        Self {
+            id,
+            name,
+            priority,
+            weight,
+            active,
+            valid_from,
+            valid_until,
+            test,
+            effect,
+            has_expression,
+            fails,
+            breaker,
+        }
     }
 
-    /// The match, if it holds now, with words for why or why not.
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it does to a message where it can't be asked, unless that is nothing.
+    fn closed(&self, reason: &str) -> Option<Closed> {
+        let closed = || Closed { rule: self.id, fails: self.fails, reason: reason.to_owned() };
+        (!self.fails.is_open()).then(closed)
+    }
+
+    /// The match, if it holds now, with words for why or why not; one that is switched off is not asked.
     fn judge<W: Words>(&self, case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
+        if self.has_expression
+            && let Some(since) = self.breaker().off_since()
+        {
+            let reason = format!("it is switched off since {since}, for its expression has failed too often");
+            return Err(ScriptFault::new(reason));
+        }
+        self.holds(case)
+    }
+
+    /// The same, whether or not it is switched off.
+    fn holds<W: Words>(&self, case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
         if !self.active {
             return Ok((None, W::say(|| "it is not active".to_owned())));
         }
@@ -256,6 +398,9 @@ fn accounts_of_held(held: Vec<(Held<'_>, String)>, decision: &RuleDecision) -> V
 }
 
 fn fault_in_words(fault: &ScriptFault) -> String {
+    if let Some(spent) = fault.unasked {
+        return format!("it was not asked: {}", spent.as_str());
+    }
     format!("its expression failed, so it counts as one that does not hold: {fault}")
 }
 

@@ -19,6 +19,7 @@ use crate::{
         message::Message,
         trial::{Arm, Counted, Kind},
     },
+    rule_runner::RuleRunner,
     rules::{
         rulebook::{Judgement, Rulebook},
         ruling::Ruling,
@@ -34,6 +35,8 @@ use crate::{
 
 /// Questions that wait for shadows; what comes when there are so many is dropped, and counted.
 const WAITING: usize = 4096;
+/// The same of one tenant, so that there is room for others.
+const WAITING_OF_TENANT: usize = WAITING / 4;
 /// Questions that are answered in one go.
 const AT_ONCE: usize = 64;
 /// How long counts gather.
@@ -72,22 +75,25 @@ impl Gathered {
 /// This node's trials.
 pub struct Trials {
     gathered: Mutex<Gathered>,
+    /// Questions of each tenant that wait.
+    waiting: Mutex<HashMap<TenantId, usize>>,
     questions: mpsc::Sender<Asked>,
 }
 
 /// Asks the shadows, and writes down what was gathered.
 pub struct Recorder {
     trials: Arc<Trials>,
+    rules: Arc<RuleRunner>,
     store: Store,
     questions: mpsc::Receiver<Asked>,
 }
 
 impl Trials {
     #[must_use]
-    pub fn new(store: Store) -> (Arc<Self>, Recorder) {
+    pub fn new(store: Store, rules: Arc<RuleRunner>) -> (Arc<Self>, Recorder) {
         let (sender, questions) = mpsc::channel(WAITING);
-        let trials = Arc::new(Self { gathered: Mutex::default(), questions: sender });
-        let recorder = Recorder { trials: Arc::clone(&trials), store, questions };
+        let trials = Arc::new(Self { gathered: Mutex::default(), waiting: Mutex::default(), questions: sender });
+        let recorder = Recorder { trials: Arc::clone(&trials), rules, store, questions };
         (trials, recorder)
     }
 
@@ -121,14 +127,43 @@ impl Trials {
     /// Has shadows asked what those were asked who are live; whoever calls goes on at once.
     pub fn ask(&self, tenant: TenantId, book: &Arc<Rulebook>, question: Question, given: Given) {
         let asked = Asked { tenant, book: Arc::clone(book), question, given };
+        if !self.wait(tenant) {
+            return self.dropped(&asked);
+        }
         let Err(TrySendError::Full(asked) | TrySendError::Closed(asked)) = self.questions.try_send(asked) else {
             return;
         };
-        let mut gathered = self.gathered();
-        for trial in asked.question.shadows(book) {
-            gathered.count((tenant, trial.id), Arm::Candidate, Counted::Dropped, 1);
-            telemetry::shadow_dropped();
+        self.waits_no_more(tenant);
+        self.dropped(&asked);
+    }
+
+    /// Counts one more question of a tenant's that waits, unless it has as many as one tenant may have.
+    fn wait(&self, tenant: TenantId) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.entry(tenant).or_default();
+        let fits = *count < WAITING_OF_TENANT;
+        *count += usize::from(fits);
+        fits
+    }
+
+    fn waits_no_more(&self, tenant: TenantId) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = waiting.get_mut(&tenant) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&tenant);
+            }
         }
+    }
+
+    /// Counts a question that the shadows are not asked.
+    fn dropped(&self, asked: &Asked) {
+        asked.question.shadows(&asked.book).for_each(|trial| self.count_dropped(asked, trial.id));
+    }
+
+    fn count_dropped(&self, asked: &Asked, trial: TrialId) {
+        self.gathered().count((asked.tenant, trial), Arm::Candidate, Counted::Dropped, 1);
+        telemetry::shadow_dropped();
     }
 
     fn compared(&self, asked: &Asked, trial: TrialId, comparison: Comparison) {
@@ -193,10 +228,15 @@ impl Recorder {
     }
 
     async fn answer(&self, asked: Vec<Asked>) {
-        let trials = Arc::clone(&self.trials);
-        let work = tokio::task::spawn_blocking(move || asked.iter().for_each(|asked| answer(&trials, asked)));
-        if let Err(error) = work.await {
-            tracing::warn!(%error, "shadows could not be asked");
+        for asked in asked {
+            self.trials.waits_no_more(asked.tenant);
+            for trial in asked.question.shadows(&asked.book) {
+                let compare = |time| compare(&asked.book, trial, &asked.question, &asked.given, time);
+                match self.rules.shadow(asked.tenant, compare).await {
+                    Some(comparison) => self.trials.compared(&asked, trial.id, comparison),
+                    None => self.trials.count_dropped(&asked, trial.id),
+                }
+            }
         }
     }
 
@@ -212,12 +252,6 @@ impl Recorder {
                 *later.counts.entry(what).or_default() += number;
             }
         }
-    }
-}
-
-fn answer(trials: &Trials, asked: &Asked) {
-    for trial in asked.question.shadows(&asked.book) {
-        trials.compared(asked, trial.id, compare(&asked.book, trial, &asked.question, &asked.given));
     }
 }
 
@@ -242,6 +276,8 @@ mod tests {
             message::{Address, Body},
             trial::Mode,
         },
+        queue::{Precedence, Room},
+        rule_runner::RuleTimes,
         rules::{
             rulebook::Running,
             script::{Modules, Script},
@@ -260,7 +296,7 @@ mod tests {
         let trial =
             Trial { id: TrialId::new(), kind: Kind::Script, subject: "gate".into(), version: 2, mode, candidate };
         let live = running(1, "fn admit(message) { allow() }");
-        Arc::new(Rulebook { rules: None, scripts: vec![live], trials: vec![trial] })
+        Arc::new(Rulebook { rules: None, scripts: vec![live], trials: vec![trial], rehearses: false })
     }
 
     fn message(to: &str) -> Message {
@@ -268,8 +304,10 @@ mod tests {
     }
 
     fn trials() -> (Arc<Trials>, Recorder) {
+        let times = RuleTimes { message: Duration::from_secs(5), tenant: Duration::from_secs(60) };
+        let rules = RuleRunner::new(times, &Precedence::new(Room::new(1, 1 << 20)));
         // Nothing is connected before the first use.
-        Trials::new(Store::new("postgres://nobody@localhost/none", 1).unwrap())
+        Trials::new(Store::new("postgres://nobody@localhost/none", 1).unwrap(), rules)
     }
 
     fn counted(trials: &Trials, arm: Arm, what: Counted) -> i64 {
@@ -281,10 +319,12 @@ mod tests {
     async fn what_a_shadow_cannot_keep_up_with_is_dropped_and_counted() {
         let ((trials, mut recorder), tenant) = (trials(), TenantId::new());
         let book = book(Mode::Shadow, "fn admit(message) { refuse(\"no\") }");
-        for _ in 0..WAITING + 3 {
+        for _ in 0..WAITING_OF_TENANT + 3 {
             trials.ask(tenant, &book, Question::admit(&message("+4670")), GIVEN);
         }
         assert_eq!(counted(&trials, Arm::Candidate, Counted::Dropped), 3);
+        trials.ask(TenantId::new(), &book, Question::admit(&message("+4670")), GIVEN);
+        assert_eq!(counted(&trials, Arm::Candidate, Counted::Dropped), 3, "there is room for others");
         let mut waiting = Vec::new();
         recorder.questions.recv_many(&mut waiting, 5).await;
         recorder.answer(waiting).await;

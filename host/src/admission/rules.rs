@@ -1,13 +1,18 @@
 //! What rules and scripts say to messages before they are written.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::{Admission, AdmitError};
 use crate::{
     clock,
-    domain::{ids::TenantId, message::NewMessage, subject::Subject},
+    domain::{
+        ids::{MessageId, TenantId},
+        message::NewMessage,
+        subject::Subject,
+    },
+    rule_runner::patience,
     rules::{
-        rulebook::{Known, Rulebook},
+        rulebook::{Judgement, Known, Rulebook},
         script::{Given, Hook},
         trial::Question,
     },
@@ -24,7 +29,13 @@ impl Admission {
         book: &Arc<Rulebook>,
         messages: &mut [NewMessage],
     ) -> Result<Vec<Result<Known, AdmitError>>, AdmitError> {
-        let mut judged: Vec<_> = messages.iter_mut().map(|new| self.judge(book, tenant, new)).collect();
+        let until = patience(messages.len());
+        let mut judged = Vec::with_capacity(messages.len());
+        for new in &mut *messages {
+            judged.push(self.judge(book, tenant, new, until).await);
+            // A request may have a thousand messages: others are let through between.
+            tokio::task::coop::consume_budget().await;
+        }
         let keyed = |(new, judged): (&NewMessage, &Result<_, _>)| {
             judged.as_ref().err().and_then(|_| Some(new.idempotency.as_ref()?.key.clone()))
         };
@@ -42,21 +53,41 @@ impl Admission {
         Ok(judged)
     }
 
-    fn judge(&self, book: &Arc<Rulebook>, tenant: TenantId, new: &mut NewMessage) -> Result<Known, AdmitError> {
+    async fn judge(
+        &self,
+        book: &Arc<Rulebook>,
+        tenant: TenantId,
+        new: &mut NewMessage,
+        until: Instant,
+    ) -> Result<Known, AdmitError> {
         let NewMessage { message, subject, .. } = new;
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         let question = book.shadows(Hook::Admit).next().map(|_| Question::admit(message));
-        let mut judgement = book.admit_as(Subject::with(message, subject.take()), message, &given);
+        let subject = Subject::with(message, subject.take()).unaccepted();
+        let heard = self.rules.ask(tenant, until, || book.hear(&subject, message, &given)).await;
+        let mut judgement = book.follow(heard, subject, message, &given);
         self.trials.judged(tenant, book, message, &judgement);
         if let Some(question) = question {
             self.trials.ask(tenant, book, question, given);
         }
-        for failure in judgement.failures.drain(..) {
-            script_failures::report(&self.store, tenant, message.id, &failure, "the message is taken as without it");
-        }
+        self.report(tenant, message.id, &mut judgement);
         match judgement.refused.take() {
             Some(refused) => Err(AdmitError::Refused(refused)),
             None => Ok(judgement.into()),
+        }
+    }
+
+    fn report(&self, tenant: TenantId, message: MessageId, judgement: &mut Judgement) {
+        let closed = judgement.refused.is_some() || judgement.ruling.on_hold.is_some();
+        let instead = if closed { "the message is not let through" } else { "the message is taken as without it" };
+        for failure in judgement.failures.drain(..) {
+            script_failures::report(&self.store, tenant, message, &failure, instead);
+        }
+        for failure in judgement.failed_rules.drain(..) {
+            script_failures::report_rule(&self.store, tenant, message, &failure);
+        }
+        if let Some(ended) = &judgement.ruling.ended {
+            script_failures::report_end(&self.store, tenant, message, ended, self.rules.is_news(tenant));
         }
     }
 

@@ -62,7 +62,8 @@ impl Keys {
 
 /// What a handler asks of a key.
 pub trait Permission {
-    const SCOPE: Scope;
+    /// It has to have all of them.
+    const SCOPES: &'static [Scope];
 }
 
 macro_rules! permissions {
@@ -72,7 +73,7 @@ macro_rules! permissions {
         pub struct $name;
 
         impl Permission for $name {
-            const SCOPE: Scope = Scope::$name;
+            const SCOPES: &'static [Scope] = &[Scope::$name];
         }
     )*};
 }
@@ -102,6 +103,15 @@ permissions! {
     Operator;
 }
 
+/// Try rules and scripts on messages that were sent, and see what came of it. Whoever writes the script asks the messages
+/// any question, so that even a number that comes of it tells what they say.
+#[derive(Debug)]
+pub struct RulesReadOnMessages;
+
+impl Permission for RulesReadOnMessages {
+    const SCOPES: &'static [Scope] = &[Scope::RulesRead, Scope::MessagesRead];
+}
+
 /// The tenant of a request whose key allows `P`.
 #[derive(Debug)]
 pub struct Tenant<P> {
@@ -123,13 +133,20 @@ impl<P> Tenant<P> {
         let request = self.request.as_ref().map(|id| id.as_str().to_owned());
         Actor { key: self.key.id, name: self.key.name.clone(), request }
     }
+
+    /// Whether recipients, content and what providers say of them may be shown: what a key without `messages:read` did
+    /// to a message it is told without these.
+    pub fn reads_messages(&self) -> bool {
+        self.key.allows(Scope::MessagesRead)
+    }
 }
 
 impl<P: Permission> Tenant<P> {
     /// Whether the key still opens what it opened: for requests that outlast the belief in it.
     pub async fn is_still_allowed(&self, app: &App) -> bool {
         let found = app.keys.find(&self.hash).await;
-        found.is_ok_and(|key| key.is_some_and(|key| key.tenant == self.id && key.allows(P::SCOPE)))
+        let allows = |key: &ApiKey| P::SCOPES.iter().all(|scope| key.allows(*scope));
+        found.is_ok_and(|key| key.is_some_and(|key| key.tenant == self.id && allows(&key)))
     }
 }
 
@@ -143,13 +160,12 @@ impl<P: Permission> FromRequestParts<App> for Tenant<P> {
         let hash = credential::hash(text);
         let key = app.keys.find(&hash).await?;
         let key = key.ok_or_else(|| Problem::unauthorized("the key is unknown, revoked or expired"))?;
-        if key.allows(P::SCOPE) {
-            parts.extensions.insert(BodyOwner::Tenant(key.tenant));
-            let request = parts.extensions.get().cloned();
-            Ok(Self { id: key.tenant, key, hash, request, permission: PhantomData })
-        } else {
-            Err(Problem::forbidden(P::SCOPE.as_str()))
+        if let Some(lacking) = P::SCOPES.iter().find(|scope| !key.allows(**scope)) {
+            return Err(Problem::forbidden(lacking.as_str()));
         }
+        parts.extensions.insert(BodyOwner::Tenant(key.tenant));
+        let request = parts.extensions.get().cloned();
+        Ok(Self { id: key.tenant, key, hash, request, permission: PhantomData })
     }
 }
 

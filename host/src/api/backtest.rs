@@ -1,20 +1,19 @@
 //! `/v1/rules/backtest`: what would have become of messages that were sent.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use axum::extract::State;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
 use super::{
     App,
-    auth::{RulesRead, Tenant},
+    auth::{RulesReadOnMessages, Tenant},
     draft::Draft,
     fields::Fields,
     json::Json,
@@ -25,7 +24,6 @@ use super::{
 use crate::{
     clock,
     directory::{Endpoint, TenantConfig},
-    dispatch::Dispatcher,
     domain::{
         country::Country,
         ids::{MessageId, RuleId, TenantId},
@@ -51,15 +49,36 @@ use crate::{
 const USUALLY: u32 = 10_000;
 const MOST: u32 = 100_000;
 /// Messages that are in memory at a time.
-const PAGE: u32 = 200;
+const PAGE: u32 = 50;
+/// How long messages are played before others have their turn.
+const AT_ONCE: Duration = Duration::from_millis(20);
 /// A report comes after so long, of what has been looked at by then.
 const PATIENCE: Duration = Duration::from_secs(45);
 const MOST_RULES: usize = 100;
 /// A candidate's limit on time: nobody's message waits for it.
 const TIME: Duration = Duration::from_millis(100);
 
-/// One at a time on a node: it is work that nobody waits for.
-static TURN: Semaphore = Semaphore::const_new(1);
+/// The tenants that have one on this node: one at a time each.
+static UNDER_WAY: Mutex<BTreeSet<TenantId>> = Mutex::new(BTreeSet::new());
+
+/// A tenant's only backtest.
+struct Only(TenantId);
+
+impl Only {
+    fn of(tenant: TenantId) -> Option<Self> {
+        under_way().insert(tenant).then_some(Self(tenant))
+    }
+}
+
+impl Drop for Only {
+    fn drop(&mut self) {
+        under_way().remove(&self.0);
+    }
+}
+
+fn under_way() -> MutexGuard<'static, BTreeSet<TenantId>> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What is to be tried on messages that were sent: rules, a script, or both.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -215,16 +234,16 @@ pub struct ExampleAnswer {
 }
 
 /// Play messages that were sent through what is live and through rules or a script as they would be, and tell in what
-/// they differ. Nothing is sent.
+/// they differ. Nothing is sent. It needs the scopes `rules:read` and `messages:read`.
 #[utoipa::path(post, path = "/v1/rules/backtest", tag = "rules", operation_id = "backtestRules",
     request_body = NewBacktest,
     responses(
         (status = 200, description = "What would have been.", body = BacktestAnswer),
-        (status = 409, description = "This node is at another one.", body = ProblemBody,
+        (status = 409, description = "This node is at another one of the tenant's.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn backtest(
-    tenant: Tenant<RulesRead>,
+    tenant: Tenant<RulesReadOnMessages>,
     State(app): State<App>,
     Draft(new, fields): Draft<NewBacktest>,
 ) -> Result<Json<BacktestAnswer>, Problem> {
@@ -234,9 +253,12 @@ pub async fn backtest(
     let (stored, modules) = stored(&app, tenant.id).await?;
     let live = config.rulebook.as_deref().map(|book| book.rehearsal().alone()).unwrap_or_default();
     let candidate = candidate(new, stored, modules, live.clone(), fields).await?;
-    let busy = |_| Problem::conflict("backtest_running", "this node is at another backtest: ask again when it is done");
-    let _turn = TURN.try_acquire().map_err(busy)?;
-    let run = Run { app: &app, tenant: tenant.id, config, live: Arc::new(live), candidate: Arc::new(candidate) };
+    let busy = || {
+        let detail = "this node is at another backtest of the tenant's: ask again when it is done";
+        Problem::conflict("backtest_running", detail)
+    };
+    let _only = Only::of(tenant.id).ok_or_else(busy)?;
+    let run = Run { app: &app, tenant: tenant.id, config, live, candidate };
     Ok(Json(run.over(since, limit).await?))
 }
 
@@ -350,8 +372,8 @@ struct Run<'a> {
     app: &'a App,
     tenant: TenantId,
     config: Arc<TenantConfig>,
-    live: Arc<Rulebook>,
-    candidate: Arc<Rulebook>,
+    live: Rulebook,
+    candidate: Rulebook,
 }
 
 impl Run<'_> {
@@ -363,7 +385,7 @@ impl Run<'_> {
             let Some((oldest, _)) = page.0.last() else { break true };
             (before, reached) = (oldest.id, Some(oldest.created_at));
             left -= u32::try_from(page.0.len()).unwrap_or(left).min(left);
-            tally = self.played(tally, page).await?;
+            tally = self.played(tally, page).await;
             if left == 0 || began.elapsed() > PATIENCE || self.app.stop.is_cancelled() {
                 break self.page(since, before, 1).await?.0.is_empty();
             }
@@ -379,59 +401,45 @@ impl Run<'_> {
         Ok((messages, asked))
     }
 
-    async fn played(&self, mut tally: Tally, page: Page) -> Result<Tally, Problem> {
-        let player = Player {
-            dispatcher: Arc::clone(&self.app.dispatcher),
-            config: Arc::clone(&self.config),
-            live: Arc::clone(&self.live),
-            candidate: Arc::clone(&self.candidate),
-        };
-        let work = tokio::task::spawn_blocking(move || {
-            player.play(page, &mut tally);
-            tally
-        });
-        work.await.map_err(|error| Problem::internal(&error))
-    }
-}
-
-/// Messages, the newest first, and who was asked for them.
-type Page = (Vec<Recorded>, Vec<AskedRow>);
-
-/// Plays messages through both.
-struct Player {
-    dispatcher: Arc<Dispatcher>,
-    config: Arc<TenantConfig>,
-    live: Arc<Rulebook>,
-    candidate: Arc<Rulebook>,
-}
-
-impl Player {
-    fn play(&self, (messages, asked): Page, tally: &mut Tally) {
+    /// Plays a page's messages one by one: between them others of the node's tenants have their turns.
+    async fn played(&self, mut tally: Tally, (messages, asked): Page) -> Tally {
         let mut of: HashMap<MessageId, Vec<Asked>> = HashMap::new();
         for AskedRow { message, connection, went_well, cost } in asked {
             let asked = Asked { connection: self.config.name_of(connection), went_well, cost };
             of.entry(message).or_default().push(asked);
         }
-        for (message, purged) in messages {
-            if purged {
-                tally.purged();
-                continue;
-            }
-            let given = given(&message);
-            tally.add(Replayed {
-                message: message.id,
-                country: Country::of_address(message.channel.as_str(), message.body.recipient()),
-                before: self.outcome(&self.live, &message, &given),
-                after: self.outcome(&self.candidate, &message, &given),
-                asked: of.remove(&message.id).unwrap_or_default(),
-            });
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            let play = || {
+                let began = Instant::now();
+                while let Some((message, purged)) = messages.next_if(|_| began.elapsed() < AT_ONCE) {
+                    self.play(&mut tally, &message, purged, &mut of);
+                }
+            };
+            self.app.rules.try_out(self.tenant, play).await;
         }
+        tally
+    }
+
+    fn play(&self, tally: &mut Tally, message: &Message, purged: bool, asked: &mut HashMap<MessageId, Vec<Asked>>) {
+        if purged {
+            return tally.purged();
+        }
+        let given = given(message);
+        tally.add(Replayed {
+            message: message.id,
+            country: Country::of_address(message.channel.as_str(), message.body.recipient()),
+            before: self.outcome(&self.live, message, &given),
+            after: self.outcome(&self.candidate, message, &given),
+            asked: asked.remove(&message.id).unwrap_or_default(),
+        });
     }
 
     fn outcome(&self, book: &Rulebook, recorded: &Message, given: &Given) -> Outcome {
-        let (message, judgement) = replay(book, recorded, given);
+        let (message, judgement) = self.app.rules.as_for_a_message(|| replay(book, recorded, given)).0;
         let accepted = judgement.refused.is_none();
-        let endpoint = || self.dispatcher.foreseen(&self.config, &book.rehearsal(), &message, given);
+        let endpoint = || self.app.dispatcher.foreseen(&self.config, &book.rehearsal(), &message, given);
+        let endpoint = || self.app.rules.as_for_a_message(endpoint).0;
         let endpoint: Option<&Endpoint> = accepted.then(endpoint).flatten();
         let place = Place {
             channel: message.channel.as_str().to_owned(),
@@ -441,6 +449,9 @@ impl Player {
         Outcome::of(&message, &judgement, place)
     }
 }
+
+/// Messages, the newest first, and who was asked for them.
+type Page = (Vec<Recorded>, Vec<AskedRow>);
 
 impl BacktestAnswer {
     fn new(report: Report, since: Timestamp, complete: bool, reached: Option<Timestamp>) -> Self {

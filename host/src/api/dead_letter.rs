@@ -248,7 +248,7 @@ pub async fn replay(
     let actor = tenant.actor();
     let view = hand(&app, tenant.id, &actor).replay(letter_id(&id)?, new.reason.as_deref()).await?;
     let view = view.map_err(|refusal| refusal.into_problem(LETTER))?;
-    Ok((StatusCode::ACCEPTED, Json(view.into())))
+    Ok((StatusCode::ACCEPTED, Json(MessageAnswer::from(view).shown_to(&tenant))))
 }
 
 /// Take a dead letter off the list; it stays on record, and can still be replayed by its id.
@@ -271,7 +271,8 @@ pub async fn discard(
     let actor = tenant.actor();
     let letter = hand(&app, tenant.id, &actor).discard(letter_id(&id)?, &new.reason).await?;
     let letter = letter.map_err(|refusal| refusal.into_problem(LETTER))?;
-    Ok(Json(letter.into()))
+    let answer = DeadLetterAnswer::from(letter);
+    Ok(Json(if tenant.reads_messages() { answer } else { DeadLetterAnswer { to: None, detail: None, ..answer } }))
 }
 
 /// Take all dead letters off the list that match, 10,000 at most: ask again while there are more.

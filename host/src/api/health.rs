@@ -116,7 +116,8 @@ pub struct LastErrorAnswer {
     status: Option<i32>,
     code: Option<String>,
     unified_code: Option<String>,
-    /// Null once the message's content was purged.
+    /// What the provider said, which may name the recipient: null for a key without `messages:read`, and once the
+    /// message's content was purged.
     detail: Option<String>,
 }
 
@@ -147,7 +148,9 @@ pub async fn providers(
         connection: connection.id.to_string(),
         provider: providers[&connection.provider].clone(),
         windows: windows.remove(&connection.id).unwrap_or_default(),
-        last_error: failures.remove(&connection.id).map(LastErrorAnswer::from),
+        last_error: failures
+            .remove(&connection.id)
+            .map(|failure| LastErrorAnswer::new(failure, tenant.reads_messages())),
         uid: connection.uid,
         enabled: connection.enabled,
         breaker: BreakerAnswer::new(breakers.remove(&connection.id), app.guards.sight(tenant.id, connection.id)),
@@ -215,8 +218,8 @@ fn windows_of(rows: Vec<(ConnectionId, Window, Figures)>) -> HashMap<ConnectionI
     windows
 }
 
-impl From<Failure> for LastErrorAnswer {
-    fn from(failure: Failure) -> Self {
+impl LastErrorAnswer {
+    fn new(failure: Failure, with_detail: bool) -> Self {
         Self {
             at: failure.at,
             delivery: failure.delivery.to_string(),
@@ -225,7 +228,7 @@ impl From<Failure> for LastErrorAnswer {
             status: failure.status,
             code: failure.code,
             unified_code: failure.unified_code,
-            detail: failure.detail,
+            detail: failure.detail.filter(|_| with_detail),
         }
     }
 }

@@ -5,7 +5,7 @@ mod hindsight;
 mod new;
 mod view;
 
-use std::iter;
+use std::{iter, time::Instant};
 
 use axum::{
     extract::State,
@@ -39,7 +39,12 @@ use crate::{
         message::{self, Channel},
         subject::Subject,
     },
-    rules::{decision::Ending, ruling::Ruling, script::Given},
+    rule_runner::patience,
+    rules::{
+        decision::Ending,
+        ruling::{Failed, Refused, Ruling},
+        script::{Given, Hook},
+    },
     store::{
         attempt::attempt_list_all,
         event::event_list,
@@ -83,12 +88,14 @@ pub async fn create(
     query.finish()?;
     let header_key = new::header_key(&headers).map_err(|fields| Problem::parameters(fields.into_problems()))?;
     let config = knowing(&app, tenant.id, new.pinned_to()).await?;
-    let mut new = domain(new, fields, header_key, &config)?;
+    let asks = if dry_run { Asks::ToTry } else { Asks::ToSend(patience(1)) };
+    let mut new = domain(&app, tenant.id, (new, fields), header_key, &config, asks).await?;
     if dry_run {
         let _permit = app.admission.permit(tenant.id, std::slice::from_ref(&new))?;
         if let Some(book) = &config.rulebook {
             let given = Given { now: clock::now(), chance: fastrand::f64() };
-            let refused = book.rehearsal().admit(&mut new.message, &given).refused;
+            let admit = || app.rules.as_for_a_message(|| book.rehearsal().admit(&mut new.message, &given).refused).0;
+            let refused = app.rules.try_out(tenant.id, admit).await;
             refused.map_or(Ok(()), |refused| Err(AdmitError::Refused(refused)))?;
         }
         let (Preview { plan, requests }, legs) = app.dispatcher.preview(tenant.id, &new).await?;
@@ -179,9 +186,17 @@ pub async fn create_batch(
     let parsed: Vec<_> = batch.messages.iter().map(|raw| draft::read::<NewMessage>(raw.get().as_bytes())).collect();
     let pinned: Vec<&str> = parsed.iter().flatten().flat_map(|draft| draft.0.pinned_to()).collect();
     let config = knowing(&app, tenant.id, pinned).await?;
-    let checked =
-        parsed.into_iter().map(|draft| draft.and_then(|Draft(new, fields)| domain(new, fields, None, &config)));
-    let (mut good, slots) = apart(checked.collect());
+    let mut checked = Vec::with_capacity(parsed.len());
+    let asks = Asks::ToSend(patience(parsed.len()));
+    for draft in parsed {
+        checked.push(match draft {
+            Ok(Draft(new, fields)) => domain(&app, tenant.id, (new, fields), None, &config, asks).await,
+            Err(problem) => Err(problem),
+        });
+        // Others are let through between.
+        tokio::task::coop::consume_budget().await;
+    }
+    let (mut good, slots) = apart(checked);
     let mut span = app.tracer.child("accept", Side::Internal, trace.context());
     span.set(|| [("tenant.id", tenant.id.to_string().into()), ("messages", (good.len() as i64).into())]);
     good.iter_mut().for_each(|new| new.message.body.trace = span.context().cloned());
@@ -314,12 +329,16 @@ pub async fn decision(
     let held = rule_ids_ending(&mut txn, tenant.id, &endings).await?;
     drop(txn);
     let config = app.directory.tenant(tenant.id).await?;
-    let mut rules = config.rulebook.as_ref().map(|book| book.explain_again(&view.message)).unwrap_or_default();
+    let explain = || config.rulebook.as_ref().map(|book| book.explain_again(&view.message)).unwrap_or_default();
+    let mut rules = match ruling.as_ref().is_some_and(|ruling| ruling.decision.is_some()) {
+        true => app.rules.explain(tenant.id, explain).await,
+        false => Vec::new(),
+    };
     let decision = ruling.as_ref().and_then(|ruling| ruling.decision.as_ref());
     if rules.is_empty()
         && let Some(decision) = decision
     {
-        rules = hindsight::accounts(&app.store, tenant.id, &view.message, &decision.rules).await?;
+        rules = hindsight::accounts(&app, tenant.id, &view.message, &decision.rules).await?;
     }
     let ruling = ruling.map(|ruling| ruling.spelled_out(&held));
     Ok(Json(DecisionAnswer::new(&view.message, ruling, rules, attempts, events)))
@@ -338,7 +357,7 @@ pub async fn cancel(
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
     let id = message_id(&id)?;
-    controlled(control::cancel(&app.store, tenant.id, &tenant.actor(), id).await?, "canceled")
+    controlled(&tenant, control::cancel(&app.store, tenant.id, &tenant.actor(), id).await?, "canceled")
 }
 
 /// Try a message again by hand that has ended without success.
@@ -363,7 +382,7 @@ pub async fn retry(
     query.finish()?;
     let id = message_id(&id)?;
     let done = control::retry(&app.store, &app.bell, tenant.id, &tenant.actor(), id, leg).await?;
-    let answer = controlled(done, "tried again")?;
+    let answer = controlled(&tenant, done, "tried again")?;
     Ok((StatusCode::ACCEPTED, answer))
 }
 
@@ -382,12 +401,12 @@ pub async fn purge(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
-    controlled(control::purge(&app.store, tenant.id, &tenant.actor(), message_id(&id)?).await?, "purged")
+    controlled(&tenant, control::purge(&app.store, tenant.id, &tenant.actor(), message_id(&id)?).await?, "purged")
 }
 
-fn controlled(what: Controlled, done: &str) -> Result<Json<MessageAnswer>, Problem> {
+fn controlled(tenant: &Tenant<MessagesWrite>, what: Controlled, done: &str) -> Result<Json<MessageAnswer>, Problem> {
     match what {
-        Controlled::Done(view) => Ok(Json(MessageAnswer::from(*view))),
+        Controlled::Done(view) => Ok(Json(MessageAnswer::from(*view).shown_to(tenant))),
         Controlled::NotFound => Err(missing()),
         Controlled::Purged => {
             Err(Problem::conflict("content_purged", "the message's content was purged: send it as a new one"))
@@ -410,8 +429,35 @@ fn message_id(text: &str) -> Result<MessageId, Problem> {
     text.parse().map_err(|_| missing())
 }
 
-/// The message that a client describes, if all of it holds.
-pub fn domain(
+/// Why rules are asked for a message's channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// It is sent, and waits until then for the tenant's time.
+    ToSend(Instant),
+    /// It is tried out.
+    ToTry,
+}
+
+/// The message that a client describes, if all of it holds. One without a channel has it from the tenant's rules.
+pub async fn domain(
+    app: &App,
+    tenant: TenantId,
+    (new, fields): (NewMessage, Fields),
+    header_key: Option<String>,
+    config: &TenantConfig,
+    asks: Asks,
+) -> Result<message::NewMessage, Problem> {
+    let book = config.rulebook.as_ref().filter(|_| new.wants_channel());
+    let runs = book.is_some_and(|book| book.may_run(Hook::Route));
+    let read = move || read(new, fields, header_key, config);
+    match (runs, asks) {
+        (false, _) => read(),
+        (true, Asks::ToSend(until)) => app.rules.ask_once(tenant, until, read).await,
+        (true, Asks::ToTry) => app.rules.try_out(tenant, || app.rules.as_for_a_message(read).0).await,
+    }
+}
+
+fn read(
     new: NewMessage,
     fields: Fields,
     header_key: Option<String>,
@@ -448,7 +494,9 @@ impl From<AdmitError> for Problem {
                 Self::field(format!("/channels/{leg}/channel"), "no_route", error.to_string())
             }
             AdmitError::Unsendable(_) => Self::field("", "unsendable", error.to_string()),
-            AdmitError::Refused(_) => Self::refused_by_rule(error.to_string()),
+            AdmitError::Refused(Refused { failed: None, .. }) => Self::refused_by_rule(error.to_string()),
+            AdmitError::Refused(Refused { failed: Some(Failed::Fault), .. }) => Self::rule_failed(error.to_string()),
+            AdmitError::Refused(Refused { failed: Some(Failed::NoTime), .. }) => Self::rules_busy(&error.to_string()),
             AdmitError::KeyReused => Self::field("/idempotency_key", "key_reused", error.to_string()),
             AdmitError::Unavailable | AdmitError::Busy => Self::unavailable(&error.to_string()),
             AdmitError::DiskFull => Self::disk_full(),

@@ -131,6 +131,19 @@ impl Problem {
         Self::request(StatusCode::UNPROCESSABLE_ENTITY, "refused_by_rule", "A rule refuses the message", detail)
     }
 
+    /// 422: a rule or script that lets nothing through unasked has failed.
+    pub fn rule_failed(detail: impl Into<String>) -> Self {
+        let title = "A rule or script that may refuse the message has failed";
+        Self::request(StatusCode::UNPROCESSABLE_ENTITY, "script_failed", title, detail)
+    }
+
+    /// 503: there is no time left for the tenant's rules in this second.
+    pub fn rules_busy(detail: &str) -> Self {
+        let mut problem = Self::unavailable(detail);
+        problem.0.code = "rules_busy";
+        problem
+    }
+
     /// 401: no key, or none that is valid.
     pub fn unauthorized(detail: &str) -> Self {
         Self::request(StatusCode::UNAUTHORIZED, "unauthorized", "The API key is missing or not valid", detail)

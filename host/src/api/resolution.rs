@@ -73,7 +73,7 @@ pub async fn resolve(
     let actor = tenant.actor();
     let view = hand(&app, tenant.id, &actor).resolve(id, &wanted).await?;
     let view = view.map_err(|refusal| refusal.into_problem("message"))?;
-    Ok(Json(view.into()))
+    Ok(Json(MessageAnswer::from(view).shown_to(&tenant)))
 }
 
 fn wanted(new: Resolution, mut fields: Fields) -> Result<WantedResolution, Problem> {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 pub use self::evaluate::{__path_evaluate, evaluate};
-pub(super) use self::schema::RuleDocument;
+pub(super) use self::schema::{FailsName, RuleDocument};
 use super::{
     App,
     auth::{RulesRead, RulesWrite, Tenant},

@@ -17,7 +17,7 @@ use super::{
     page::Page,
     problem::{Problem, ProblemBody},
     request::UrlPath,
-    rule::done,
+    rule::{FailsName, done},
     trial,
 };
 use crate::{
@@ -98,6 +98,9 @@ pub struct ScriptStatus {
     /// Since when its breaker has had it switched off on the node that answers; null where it is asked.
     #[schema(value_type = Option<String>, format = DateTime)]
     off_since: Option<Timestamp>,
+    /// What becomes of a message where its `admit` fails or is not asked; null where it is not in service.
+    #[schema(value_type = Option<FailsName>)]
+    fails: Option<&'static str>,
 }
 
 /// Whose a script is.
@@ -183,6 +186,7 @@ async fn status(app: &App, tenant: TenantId, name: &str) -> Result<ScriptStatus,
         source,
         hooks: running.map(|it| it.hooks().iter().map(|hook| hook.as_str()).collect()).unwrap_or_default(),
         off_since: running.and_then(|it| it.off_since()),
+        fails: running.map(|it| it.fails.as_str()),
     })
 }
 
@@ -224,7 +228,7 @@ pub async fn create_version(
     let mut txn = app.store.tenant(tenant.id).await?;
     let modules = module_list(&mut txn, tenant.id).await?;
     drop(txn);
-    let new = tried(name.clone(), new, modules, fields).await?;
+    let new = tried(&app, tenant.id, &name, new, modules, fields).await?;
     let mut txn = app.store.tenant(tenant.id).await?;
     let known = script_versions(&mut txn, tenant.id, &name).await?;
     if known.is_empty() && script_count(&mut txn, tenant.id).await? >= MOST_SCRIPTS {
@@ -347,7 +351,9 @@ pub(super) async fn still_compiles(db: &mut Db, tenant: TenantId, row: Option<Sc
 
 /// The version, once it compiles and its cases pass.
 async fn tried(
-    name: String,
+    app: &App,
+    tenant: TenantId,
+    name: &str,
     new: NewScriptVersion,
     modules: BTreeMap<String, String>,
     mut fields: Fields,
@@ -358,13 +364,12 @@ async fn tried(
     if let Some(problem) = fields.into_problem() {
         return Err(problem);
     }
-    let work = tokio::task::spawn_blocking(move || {
-        let mut fields = Fields::default();
+    let mut fields = Fields::default();
+    let cases = || {
         let modules = Modules::stored(&modules);
-        try_out(&name, &new, &modules, &mut fields);
-        (new, fields)
-    });
-    let (new, fields) = work.await.map_err(|error| Problem::internal(&error))?;
+        try_out(name, &new, &modules, &mut fields);
+    };
+    app.rules.try_out(tenant, || app.rules.as_for_cases(cases)).await;
     fields.into_problem().map_or(Ok(new), Err)
 }
 

@@ -124,10 +124,12 @@ fn compile(sources: Sources, before: Option<&Known>, stamp: String) -> Result<Kn
         rules: &rules,
         resets,
     };
-    let trials = trials.into_iter().filter_map(|trial| workshop.trial(trial)).collect();
+    // What is tried in an operators' script's place is held to the same.
+    let is_operators = |name: &str| scripts.iter().any(|(it, .., operators)| it == name && *operators);
+    let trials = trials.into_iter().filter_map(|trial| workshop.trial(trial, is_operators)).collect();
     let scripts = scripts.into_iter().filter_map(|script| workshop.running(script)).collect();
     let compiled_modules = workshop.modules;
-    let book = Arc::new(Rulebook { rules: Some(compiled), scripts, trials });
+    let book = Arc::new(Rulebook { rules: Some(compiled), scripts, trials, rehearses: false });
     Ok(Known { stamp, book, rules, modules, compiled_modules })
 }
 
@@ -146,25 +148,26 @@ struct Workshop<'a> {
 
 impl<'a> Workshop<'a> {
     /// A script in service: as it is known, with its failures, or made anew; what does not compile goes on as it was.
-    fn running(&self, (name, version, source): LiveScript) -> Option<Arc<Running>> {
-        self.known_or_new(&name, version, &source).or_else(|| {
+    fn running(&self, (name, version, source, operators): LiveScript) -> Option<Arc<Running>> {
+        self.known_or_new(&name, version, &source, operators).or_else(|| {
             let last = self.before?.book.scripts.iter().find(|it| it.name == name)?;
             Some(Arc::clone(last))
         })
     }
 
-    fn known_or_new(&self, name: &str, version: i32, source: &str) -> Option<Arc<Running>> {
+    fn known_or_new(&self, name: &str, version: i32, source: &str, operators: bool) -> Option<Arc<Running>> {
         let resets = self.resets.get(name).copied().unwrap_or_default();
         let stays = |it: &&Arc<Running>| {
             let same = it.name == name && it.version == version && *it.source == *source && it.resets == resets;
-            same && (self.same_modules || !may_import(source))
+            same && it.operators == operators && (self.same_modules || !may_import(source))
         };
         if let Some(known) = self.known().find(stays) {
             return Some(Arc::clone(known));
         }
         match Script::compile(name, source, &self.modules) {
             Ok(script) => {
-                Some(Arc::new(Running::new(name.to_owned(), version, source.into(), script).after_resets(resets)))
+                let running = Running::new(name.to_owned(), version, source.into(), script).after_resets(resets);
+                Some(Arc::new(if operators { running.of_operators() } else { running }))
             }
             Err(error) => {
                 tracing::error!(%error, "a script that was stored does not compile: the last good version goes on");
@@ -181,10 +184,12 @@ impl<'a> Workshop<'a> {
     }
 
     /// A candidate; one that is not fit to be asked is left out.
-    fn trial(&self, (row, source): trial::Running) -> Option<Trial> {
+    fn trial(&self, (row, source): trial::Running, is_operators: impl Fn(&str) -> bool) -> Option<Trial> {
         let TrialRow { id, kind, subject, version, mode, spec, .. } = row;
         let candidate = match kind {
-            Kind::Script => Candidate::Script(self.known_or_new(&subject, version, &source?)?),
+            Kind::Script => {
+                Candidate::Script(self.known_or_new(&subject, version, &source?, is_operators(&subject))?)
+            }
             Kind::Rule => match tried_rules(&subject, &spec.unwrap_or_default(), self.rules) {
                 Ok(rules) => Candidate::Rules(rules),
                 Err(error) => {

@@ -7,9 +7,8 @@ use std::{
 };
 
 use super::{
-    Course, Dispatcher, PAUSE,
+    Course, Dispatcher, Held, PAUSE,
     facts::country,
-    gate::Held,
     item,
     payload::{BLOB_COPIES, Lost, Payload},
 };

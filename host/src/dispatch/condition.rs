@@ -1,7 +1,7 @@
 //! A message that names a script's `condition`: before its first attempt it is asked whether the
 //! message goes, and again later while it says no.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,10 +10,13 @@ use crate::{
     clock,
     directory::TenantConfig,
     queue::Work,
+    rule_runner::PATIENCE,
     rules::{
+        allowance::Spent,
         script::{Given, Hook, facts::ContextFacts},
         trial::Question,
     },
+    script_failures,
 };
 
 /// What becomes of a delivery now.
@@ -29,7 +32,7 @@ pub(super) enum Asked {
 
 impl Dispatcher {
     /// Asks a delivery's condition, where it has one and was not attempted yet.
-    pub(super) fn condition(&self, config: &TenantConfig, work: &Work) -> Asked {
+    pub(super) async fn condition(&self, config: &TenantConfig, work: &Work) -> Asked {
         let message = &work.message;
         let Some(script) = message.body.condition.as_deref().filter(|_| work.attempts == 0) else {
             return Asked::Goes(None);
@@ -41,10 +44,21 @@ impl Dispatcher {
             let (message, script, context) = (Arc::clone(message), script.to_owned(), Box::new(context.clone()));
             self.trials.ask(work.tenant, book, Question::Condition { message, script, context }, given);
         }
-        let answer = book.and_then(|book| book.for_message(message).condition(script, &context, &given));
+        let answer = match book.map(|book| book.for_message(message)) {
+            Some(serving) => {
+                let ask = || serving.condition(script, &context, &given);
+                self.rules.ask(work.tenant, Instant::now() + PATIENCE, ask).await
+            }
+            None => None,
+        };
         match answer {
             Some(Ok(true)) => Asked::Goes(None),
             Some(Ok(false)) => again(script, message.expires_at, given.now, self.condition_pause),
+            // A moment later there may be time to ask.
+            Some(Err(failure)) if failure.fault.unasked() == Some(Spent::TenantTime) => {
+                script_failures::report(&self.store, work.tenant, message.id, &failure, "the message waits");
+                again(script, message.expires_at, given.now, self.condition_pause)
+            }
             Some(Err(failure)) => Asked::Goes(book.map(|book| self.failed(book, work.tenant, &work.message, &failure))),
             None => Asked::Goes(Some(format!("the condition `{script}` is not in service: it went without"))),
         }

@@ -8,11 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Course, Dispatcher, Pending};
+use futures_util::future::BoxFuture;
+
+use super::{Course, Dispatcher, Pending, ruled::follow_scripts};
 use crate::{
     directory::{Endpoint, TenantConfig},
     domain::{ids::TenantId, message::Message},
-    queue::Foreseen,
+    queue::{Foreseen, Foresight},
     routing::{self, Barred, Plan, Situation},
     rules::{
         rulebook::{Known, Rulebook},
@@ -42,11 +44,20 @@ impl Course<'_> {
     }
 }
 
+impl Foresight for Dispatcher {
+    fn foresee<'a>(
+        &'a self,
+        tenant: TenantId,
+        config: &'a Arc<TenantConfig>,
+        message: &'a Message,
+        known: Known,
+    ) -> BoxFuture<'a, Option<Foreseen>> {
+        Box::pin(self.foresee_first(tenant, config, message, known))
+    }
+}
+
 impl Dispatcher {
-    /// Whom a message that is about to be accepted will be handed to; `None` where that is not to be decided before it
-    /// is due, or where nobody can be asked.
-    #[must_use]
-    pub fn foresee(
+    async fn foresee_first(
         &self,
         tenant: TenantId,
         config: &Arc<TenantConfig>,
@@ -59,7 +70,7 @@ impl Dispatcher {
         let course = Course::of(config, message).filter(|course| course.route.is_some())?;
         let mut turn = None;
         let pending = Pending { known, ..Pending::fresh(message) };
-        let (course, plan) = self.decided(config, course, tenant, pending, &mut turn);
+        let (course, plan) = self.decided(config, course, tenant, pending, &mut turn).await;
         let endpoint = config.endpoints.get(&plan.first()?)?;
         Some(Foreseen {
             first: self.may_be_asked_again(&course.spec, endpoint).then_some(endpoint.connection.id),
@@ -85,7 +96,10 @@ impl Dispatcher {
     ) -> Option<&'a Endpoint> {
         let mut course = Course::of(config, message)?.favoured(config, message, None);
         if course.route.is_some() {
-            self.follow_scripts(config, book, &mut course, &mut Pending::fresh(message), given);
+            let mut pending = Pending::fresh(message);
+            if let Some((subject, candidates)) = self.scripts_question(config, book, &course, &mut pending) {
+                follow_scripts(config, &mut course, book.route(&subject, candidates, given), &pending);
+            }
         }
         let mut standings = self.standings(config, &course.spec, message);
         for standing in &mut standings {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Course, Dispatcher, Pending, item, payload::BODY_COPIES};
+use super::{Course, Dispatcher, Pending, item, payload::BODY_COPIES, ruled::follow_scripts};
 use crate::{
     clock,
     directory::{Endpoint, TenantConfig},
@@ -83,6 +83,10 @@ impl Dispatcher {
         let config = self.directory.tenant(tenant).await?;
         let size = new.size();
         let _permit = if size > LARGE { Some(self.bytes.take(tenant, BODY_COPIES * size).await) } else { None };
+        Ok(self.rules.try_out(tenant, || self.previews(&config, new)).await)
+    }
+
+    fn previews(&self, config: &TenantConfig, new: &NewMessage) -> (Preview, Vec<LegPreview>) {
         let due_at = new.message.due_at();
         let count = new.message.legs.as_ref().map_or(0, |legs| legs.count());
         let legs = (0..count).map(|leg| {
@@ -93,14 +97,14 @@ impl Dispatcher {
                 subject: None,
             };
             let channel = seen.message.channel.as_str().to_owned();
-            LegPreview { leg, channel, preview: self.preview_of(&config, &seen, leg) }
+            LegPreview { leg, channel, preview: self.preview_of(config, &seen, leg) }
         });
         let legs: Vec<_> = legs.collect();
         let first = match legs.first() {
             Some(first) => first.preview.clone(),
-            None => self.preview_of(&config, new, 0),
+            None => self.preview_of(config, new, 0),
         };
-        Ok((first, legs))
+        (first, legs)
     }
 
     fn preview_of(&self, config: &TenantConfig, new: &NewMessage, leg: u8) -> Preview {
@@ -121,7 +125,11 @@ impl Dispatcher {
             // What fails here is nobody's traffic: it does not count against a script.
             let given = Given { now: clock::now(), chance: fastrand::f64() };
             let serving = book.for_message(message).rehearsal();
-            self.follow_scripts(config, &serving, &mut course, &mut Pending::fresh(message), &given);
+            let mut pending = Pending::fresh(message);
+            if let Some((subject, candidates)) = self.scripts_question(config, &serving, &course, &mut pending) {
+                let asked = || serving.route(&subject, candidates, &given);
+                follow_scripts(config, &mut course, self.rules.as_for_a_message(asked).0, &pending);
+            }
         }
         let standings = self.standings(config, &course.spec, message);
         let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));

@@ -5,7 +5,7 @@ use std::{
     borrow::Cow,
     cmp::Ordering,
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -24,6 +24,7 @@ use crate::{
     outcome::{Circumstances, Decider, RetryDecision},
     queue::Work,
     routing::{Estimate, Plan},
+    rule_runner::PATIENCE,
     rules::{
         decision::Scored,
         rulebook::{Failure, Routed, Rulebook},
@@ -39,7 +40,7 @@ use crate::{
 
 impl Dispatcher {
     /// A message's course as rules and scripts would have it; one that names its connection has it.
-    pub(super) fn ruled<'a>(
+    pub(super) async fn ruled<'a>(
         &self,
         config: &TenantConfig,
         mut course: Course<'a>,
@@ -51,65 +52,43 @@ impl Dispatcher {
         }
         let message = pending.message;
         course = course.favoured(config, message, pending.known.scores.take());
-        if let Some(book) = &config.rulebook {
-            let given = Given { now: clock::now(), chance: fastrand::f64() };
-            if book.shadows(Hook::Route).next().is_some() {
-                let candidates = self.candidates(config, &course, message, |_| true);
-                let question = Question::Route { message: Arc::new(message.clone()), candidates };
-                self.trials.ask(tenant, book, question, given);
-            }
-            let failures = self.follow_scripts(config, &book.for_message(message), &mut course, pending, &given);
-            course.faults.extend(failures.iter().map(|failure| self.failed(book, tenant, message, failure)));
+        let Some(book) = &config.rulebook else { return course };
+        let given = Given { now: clock::now(), chance: fastrand::f64() };
+        if book.shadows(Hook::Route).next().is_some() {
+            let candidates = self.candidates(config, &course, message, |_| true);
+            let question = Question::Route { message: Arc::new(message.clone()), candidates };
+            self.trials.ask(tenant, book, question, given);
         }
+        let serving = book.for_message(message);
+        let Some((subject, candidates)) = self.scripts_question(config, &serving, &course, pending) else {
+            return course;
+        };
+        let until = pending.known.until.unwrap_or_else(|| Instant::now() + PATIENCE);
+        let routed = self.rules.ask(tenant, until, || serving.route(&subject, candidates.clone(), &given)).await;
+        let failures = follow_scripts(config, &mut course, routed, pending);
+        course.faults.extend(failures.iter().map(|failure| self.failed(book, tenant, message, failure)));
         course
     }
 
-    /// The candidates as scripts want them; tells what scripts did wrong.
-    pub(super) fn follow_scripts(
+    /// What scripts are asked of the candidates; `None` where none is asked.
+    pub(super) fn scripts_question(
         &self,
         config: &TenantConfig,
         book: &Rulebook,
-        course: &mut Course<'_>,
+        course: &Course<'_>,
         pending: &mut Pending<'_>,
-        given: &Given,
-    ) -> Vec<Failure> {
-        if book.with(Hook::Route).chain(book.with(Hook::Score)).next().is_none() {
-            return Vec::new();
-        }
+    ) -> Option<(Subject, Vec<CandidateFacts>)> {
+        book.with(Hook::Route).chain(book.with(Hook::Score)).next()?;
         let candidates = self.candidates(config, course, pending.message, |facts| book.routes_by(facts));
-        let Routed { order, words, failures } = book.route(pending.subject(), candidates, given);
-        course.words = words;
-        let Some(order) = order else { return failures };
-        let mut listed: Vec<Candidate> = Vec::with_capacity(order.len());
-        let known = |connection| course.spec.candidates.iter().find(|it| it.connection == connection).cloned();
-        for name in order {
-            let Some(endpoint) = config.connection(&name) else {
-                course.faults.push(format!("a script names `{name}`, which is no connection"));
-                continue;
-            };
-            let connection = endpoint.connection.id;
-            if listed.iter().all(|it| it.connection != connection) {
-                let candidate = known(connection).unwrap_or_else(|| Candidate::new(connection));
-                // Whom a script names is asked in its turn, whatever weight the route gave it.
-                listed.push(Candidate { weight: candidate.weight.max(1), ..candidate });
-            }
-        }
-        // Who may have it already is never taken off the list.
-        let unknown = pending.past.iter().filter(|it| it.disposition == Disposition::Unknown);
-        for connection in unknown.filter_map(|it| it.connection) {
-            if listed.iter().all(|it| it.connection != connection) {
-                listed.extend(known(connection));
-            }
-        }
-        course.by_scripts(listed);
-        failures
+        Some((pending.subject(), candidates))
     }
 
     /// Reports what a script did wrong, and says it for the attempt.
     pub(super) fn failed(&self, book: &Rulebook, tenant: TenantId, message: &Message, failure: &Failure) -> String {
         self.trials.failed(tenant, book, message, &failure.script);
         script_failures::report(&self.store, tenant, message.id, failure, "the route decides");
-        format!("the script failed: {}", failure.fault)
+        let what = if failure.fault.unasked().is_some() { "was not asked" } else { "failed" };
+        format!("the script {what}: {}", failure.fault)
     }
 
     /// A course's candidates, as scripts see them; facts that nobody reads are not looked up.
@@ -160,6 +139,41 @@ fn candidate_facts(
         score: course.score(candidate.connection),
         ..CandidateFacts::default()
     }
+}
+
+/// Puts the candidates as scripts want them; tells what scripts did wrong.
+pub(super) fn follow_scripts(
+    config: &TenantConfig,
+    course: &mut Course<'_>,
+    routed: Routed,
+    pending: &Pending<'_>,
+) -> Vec<Failure> {
+    let Routed { order, words, failures } = routed;
+    course.words = words;
+    let Some(order) = order else { return failures };
+    let mut listed: Vec<Candidate> = Vec::with_capacity(order.len());
+    let known = |connection| course.spec.candidates.iter().find(|it| it.connection == connection).cloned();
+    for name in order {
+        let Some(endpoint) = config.connection(&name) else {
+            course.faults.push(format!("a script names `{name}`, which is no connection"));
+            continue;
+        };
+        let connection = endpoint.connection.id;
+        if listed.iter().all(|it| it.connection != connection) {
+            let candidate = known(connection).unwrap_or_else(|| Candidate::new(connection));
+            // Whom a script names is asked in its turn, whatever weight the route gave it.
+            listed.push(Candidate { weight: candidate.weight.max(1), ..candidate });
+        }
+    }
+    // Who may have it already is never taken off the list.
+    let unknown = pending.past.iter().filter(|it| it.disposition == Disposition::Unknown);
+    for connection in unknown.filter_map(|it| it.connection) {
+        if listed.iter().all(|it| it.connection != connection) {
+            listed.extend(known(connection));
+        }
+    }
+    course.by_scripts(listed);
+    failures
 }
 
 impl Course<'_> {
@@ -226,15 +240,16 @@ fn favour(config: &TenantConfig, scores: Vec<Scored>) -> Vec<(ConnectionId, f64)
     known.collect()
 }
 
-/// Asks scripts what follows an attempt, where the route leaves it to one.
+/// Asks a script what follows an attempt, where the route leaves it to one: whoever decides is told first that nothing
+/// is said, and decides again once the script has answered.
 pub(super) struct Scripts<'a> {
     pub dispatcher: &'a Dispatcher,
     pub config: &'a TenantConfig,
     pub work: &'a Work,
     pub endpoint: &'a Endpoint,
-    /// It is asked once an attempt.
-    pub said: OnceLock<Option<RetryDecision>>,
-    pub faults: Mutex<Vec<String>>,
+    /// The script that is to be asked.
+    wanted: OnceLock<String>,
+    said: OnceLock<RetryDecision>,
 }
 
 impl fmt::Debug for Scripts<'_> {
@@ -244,41 +259,44 @@ impl fmt::Debug for Scripts<'_> {
 }
 
 impl Decider for Scripts<'_> {
-    fn decide(&self, rule: &str, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<RetryDecision> {
-        *self.said.get_or_init(|| self.ask(rule, verdict, circumstances))
+    fn decide(&self, rule: &str, _: &Verdict, _: &Circumstances<'_>) -> Option<RetryDecision> {
+        self.wanted.get_or_init(|| rule.to_owned());
+        self.said.get().copied()
     }
 }
 
 impl<'a> Scripts<'a> {
     pub fn new(dispatcher: &'a Dispatcher, config: &'a TenantConfig, work: &'a Work, endpoint: &'a Endpoint) -> Self {
-        Self { dispatcher, config, work, endpoint, said: OnceLock::new(), faults: Mutex::default() }
+        Self { dispatcher, config, work, endpoint, wanted: OnceLock::new(), said: OnceLock::new() }
     }
 
-    /// What went wrong, for the attempt.
-    pub fn into_faults(self) -> Vec<String> {
-        self.faults.into_inner().unwrap_or_else(PoisonError::into_inner)
+    /// The script that is to be asked, if one is, and of what.
+    pub fn question(&self, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<(String, AttemptFacts)> {
+        let rule = self.wanted.get()?;
+        self.config.rulebook.as_ref()?;
+        Some((rule.clone(), self.facts(verdict, circumstances)))
     }
 
-    fn ask(&self, rule: &str, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<RetryDecision> {
+    /// Asks it; what went wrong, for the attempt.
+    pub async fn ask(&self, rule: &str, facts: &AttemptFacts, given: Given) -> Option<String> {
         let book = self.config.rulebook.as_ref()?;
-        let given = Given { now: circumstances.now, chance: circumstances.chance };
-        let facts = self.facts(verdict, circumstances);
+        let Work { tenant, message, .. } = self.work;
         if book.shadows(Hook::Retry).any(|it| it.subject == rule) {
-            let (message, script) = (Arc::clone(&self.work.message), rule.to_owned());
+            let (message, script) = (Arc::clone(message), rule.to_owned());
             let question = Question::Retry { message, script, attempt: Box::new(facts.clone()) };
-            self.dispatcher.trials.ask(self.work.tenant, book, question, given);
+            self.dispatcher.trials.ask(*tenant, book, question, given);
         }
-        match book.for_message(&self.work.message).retry(rule, &facts, &given)? {
-            Ok(Retrial::Default) => None,
-            Ok(Retrial::Retry { after }) => Some(RetryDecision::After(after)),
-            Ok(Retrial::GiveUp { .. }) => Some(RetryDecision::GiveUp),
-            Ok(Retrial::FallBack { .. }) => Some(RetryDecision::FallBack),
-            Err(failure) => {
-                let words = self.dispatcher.failed(book, self.work.tenant, &self.work.message, &failure);
-                self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(words);
-                None
-            }
-        }
+        let serving = book.for_message(message);
+        let until = Instant::now() + PATIENCE;
+        let said = match self.dispatcher.rules.ask(*tenant, until, || serving.retry(rule, facts, &given)).await? {
+            Ok(Retrial::Default) => return None,
+            Ok(Retrial::Retry { after }) => RetryDecision::After(after),
+            Ok(Retrial::GiveUp { .. }) => RetryDecision::GiveUp,
+            Ok(Retrial::FallBack { .. }) => RetryDecision::FallBack,
+            Err(failure) => return Some(self.dispatcher.failed(book, *tenant, message, &failure)),
+        };
+        self.said.get_or_init(|| said);
+        None
     }
 
     fn facts(&self, verdict: &Verdict, circumstances: &Circumstances<'_>) -> AttemptFacts {

@@ -52,6 +52,39 @@ pub struct RuleSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,
     pub then: Effect,
+    /// Where it refuses, and it can't be told whether it holds.
+    #[serde(default, skip_serializing_if = "Fails::is_open")]
+    pub fails: Fails,
+}
+
+/// What becomes of a message where what may refuse it fails, or is not asked for lack of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fails {
+    /// It is taken.
+    #[default]
+    Open,
+    /// It is refused.
+    Refuse,
+    /// It waits, and is asked about again.
+    Hold,
+}
+
+impl Fails {
+    /// Whether the message is let through.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Refuse => "refuse",
+            Self::Hold => "hold",
+        }
+    }
 }
 
 const fn one() -> f64 {
@@ -230,6 +263,8 @@ impl RuleSpec {
             });
         }
         problems.within("then", |problems| check_effect(problems, &self.then));
+        let refuses = self.fails.is_open() || self.then.refuse.is_some();
+        problems.check(refuses, "fails", "not_allowed", "is only allowed together with `then.refuse`");
     }
 }
 

@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 pub use self::hits::{Ending, Hit, Hits};
 use super::{
     Rule,
+    allowance::Spent,
     matching::{Match, level_name},
 };
 use crate::domain::{
     ids::RuleId,
     message::{Channel, Priority},
-    rule::Effect,
+    rule::{Effect, Fails},
 };
 
 /// Faults that a decision lists.
@@ -54,6 +55,29 @@ pub struct RuleDecision {
     /// The rules of which it can't be said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
+    /// Where there was no time left: the rules from this one on were not asked.
+    #[serde(skip)]
+    pub ended: Option<Ended>,
+    /// A rule that must not be passed over failed, or was not asked.
+    #[serde(skip)]
+    pub closed: Option<Closed>,
+}
+
+/// Where there was no time left for rules and scripts: what comes after it was not asked, and counts as if it were not
+/// there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// A rule's id, or a script's name.
+    pub at: String,
+    pub reason: Spent,
+}
+
+/// A rule of which it can't be said whether it refuses a message, and by which nothing is let through then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    pub rule: RuleId,
+    pub fails: Fails,
+    pub reason: String,
 }
 
 fn is_empty(text: &Arc<str>) -> bool {
@@ -141,6 +165,8 @@ pub(super) fn combine(
         risk: rounded(held.iter().map(|it| it.found.risk).fold(0.0, f64::max)),
         hits: held.iter().map(|it| Hit { rule: it.rule.id.into(), confidence: rounded(it.confidence()) }).collect(),
         faults: faults.into_iter().take(MOST_FAULTS).collect(),
+        ended: None,
+        closed: None,
     }
 }
 

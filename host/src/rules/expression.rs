@@ -4,6 +4,7 @@ use std::{any::Any, cell::RefCell, fmt::Debug};
 
 use jiff::Timestamp;
 
+use super::allowance::Spent;
 use crate::domain::subject::Subject;
 
 /// An expression among those of one rule set.
@@ -15,6 +16,22 @@ pub struct ExpressionId(pub u32);
 #[error("{reason}")]
 pub struct ScriptFault {
     pub reason: String,
+    /// It was not asked, since there was no time left.
+    pub unasked: Option<Spent>,
+}
+
+impl ScriptFault {
+    /// A fault of the expression's own.
+    #[must_use]
+    pub const fn new(reason: String) -> Self {
+        Self { reason, unasked: None }
+    }
+}
+
+impl From<Spent> for ScriptFault {
+    fn from(spent: Spent) -> Self {
+        Self { reason: spent.as_str().to_owned(), unasked: Some(spent) }
+    }
 }
 
 /// What the language has made of a message: kept between the expressions that are asked of it.
@@ -56,5 +73,5 @@ impl Expressions for NoExpressions {
 }
 
 fn no_language() -> ScriptFault {
-    ScriptFault { reason: "expressions are not available here".to_owned() }
+    ScriptFault::new("expressions are not available here".to_owned())
 }

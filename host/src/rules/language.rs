@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
+    allowance,
     expression::{ExpressionId, Expressions, Memo, ScriptFault},
     script::{Expression, Given, Seen, facts::MessageFacts},
 };
@@ -17,7 +18,7 @@ impl Expressions for Language {
     fn compile(&mut self, source: &str) -> Result<ExpressionId, ScriptFault> {
         let expression = Expression::compile("expression", source).map_err(|error| {
             let place = error.line.zip(error.column).map(|(line, column)| format!("line {line}, column {column}: "));
-            ScriptFault { reason: format!("{}{}", place.unwrap_or_default(), error.reason) }
+            ScriptFault::new(format!("{}{}", place.unwrap_or_default(), error.reason))
         })?;
         let id = ExpressionId(u32::try_from(self.0.len()).unwrap_or(u32::MAX));
         self.0.push(expression);
@@ -31,9 +32,11 @@ impl Expressions for Language {
         now: Timestamp,
         memo: &Memo,
     ) -> Result<bool, ScriptFault> {
-        let missing = || ScriptFault { reason: "there is no such expression".to_owned() };
+        allowance::enter()?;
+        let missing = || ScriptFault::new("there is no such expression".to_owned());
         let expression = self.0.get(expression.0 as usize).ok_or_else(missing)?;
-        let fault = |fault: super::script::ScriptFault| ScriptFault { reason: fault.to_string() };
+        let fault =
+            |fault: super::script::ScriptFault| ScriptFault { unasked: fault.unasked(), reason: fault.to_string() };
         let mut memo = memo.borrow_mut();
         let seen = match &mut *memo {
             Some(seen) => seen,

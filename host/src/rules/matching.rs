@@ -175,7 +175,8 @@ impl Compiler<'_> {
 }
 
 impl Test {
-    fn has_expression(&self) -> bool {
+    /// Whether an expression may have to be run to tell whether it holds.
+    pub fn has_expression(&self) -> bool {
         match self {
             Self::Custom(_) => true,
             Self::All(parts) | Self::Any(parts) => parts.iter().any(Self::has_expression),

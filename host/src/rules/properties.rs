@@ -31,7 +31,7 @@ pub struct YesNo(Vec<String>);
 impl Expressions for YesNo {
     fn compile(&mut self, source: &str) -> Result<expression::ExpressionId, ScriptFault> {
         if source == "bad" {
-            return Err(ScriptFault { reason: "line 1, column 1: bad".to_owned() });
+            return Err(ScriptFault::new("line 1, column 1: bad".to_owned()));
         }
         self.0.push(source.to_owned());
         Ok(expression::ExpressionId(self.0.len() as u32 - 1))
@@ -44,7 +44,7 @@ impl Expressions for YesNo {
         _: Timestamp,
         _: &expression::Memo,
     ) -> Result<bool, ScriptFault> {
-        yes_no(&self.0[id.0 as usize]).ok_or_else(|| ScriptFault { reason: "it threw".to_owned() })
+        yes_no(&self.0[id.0 as usize]).ok_or_else(|| ScriptFault::new("it threw".to_owned()))
     }
 }
 

@@ -4,24 +4,27 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Account, RuleSet,
-    decision::Scored,
-    ruling::{Before, Refused, Ruling, Was, Word},
+    Account, RuleFailure, RuleSet,
+    decision::{Closed, Ended, RuleDecision, Scored},
+    ruling::{Before, Canary, Failed, OnHold, Refused, Ruling, Was, Word},
     script::{
         Admission, Breaker, Choice, FollowUp, Given, Hook, Retrial, Script, ScriptFault, Verdict,
         facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts},
     },
-    trial::Trial,
+    trial::{Candidate, Trial},
 };
 use crate::domain::{
-    message::{Address, Channel, Message},
+    ids::RuleId,
+    message::{Address, Channel, Message, Priority},
+    rule::Fails,
     subject::{Object, Subject},
 };
 
@@ -35,6 +38,10 @@ pub struct Running {
     pub source: Arc<str>,
     /// How often it was switched on again by hand.
     pub resets: i32,
+    /// What becomes of a message where its `admit` fails.
+    pub fails: Fails,
+    /// It is of the operators' folder, or tried in the place of one of these.
+    pub operators: bool,
     script: Script,
     breaker: Mutex<Breaker>,
 }
@@ -42,7 +49,16 @@ pub struct Running {
 impl Running {
     #[must_use]
     pub fn new(name: String, version: i32, source: Arc<str>, script: Script) -> Self {
-        Self { name, version, source, resets: 0, script, breaker: Mutex::default() }
+        let fails = script.fails().unwrap_or_default();
+        Self { name, version, source, resets: 0, fails, operators: false, script, breaker: Mutex::default() }
+    }
+
+    /// The same as operators' scripts are: where they don't say otherwise, nothing is let through that they could not be
+    /// asked about.
+    #[must_use]
+    pub fn of_operators(mut self) -> Self {
+        (self.operators, self.fails) = (true, self.script.fails().unwrap_or(Fails::Refuse));
+        self
     }
 
     /// The same after so many resets of its breaker.
@@ -61,7 +77,14 @@ impl Running {
     /// The same with a breaker of its own.
     #[must_use]
     pub fn rehearsal(&self) -> Self {
-        Self::new(self.name.clone(), self.version, Arc::clone(&self.source), self.script.clone())
+        let same = Self::new(self.name.clone(), self.version, Arc::clone(&self.source), self.script.clone());
+        Self { fails: self.fails, operators: self.operators, ..same }
+    }
+
+    /// Whether a message is let through only where its `admit` was asked.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        !self.fails.is_open() && self.has(Hook::Admit)
     }
 
     /// Whether it defines a hook.
@@ -76,15 +99,22 @@ impl Running {
         self.breaker().off_since()
     }
 
-    /// Asks one hook; a fault counts against the version.
+    /// Asks one hook; a fault of its own counts against the version. One by which nothing is let through unasked is
+    /// never switched off: that it has failed so often is told each time.
     fn ask<T>(
         &self,
         now: Timestamp,
         hook: impl FnOnce(&Script) -> Result<T, ScriptFault>,
-    ) -> Result<T, (ScriptFault, bool)> {
+    ) -> Result<T, (ScriptFault, Often)> {
         hook(&self.script).map_err(|fault| {
-            let switched_off = self.breaker().failed(now);
-            (fault, switched_off)
+            if fault.unasked().is_some() || !self.breaker().failed(now) {
+                return (fault, Often::No);
+            }
+            if !self.is_closed() {
+                return (fault, Often::SwitchedOff);
+            }
+            self.breaker().reset();
+            (fault, Often::StaysClosed)
         })
     }
 
@@ -99,8 +129,17 @@ pub struct Failure {
     pub script: String,
     pub version: i32,
     pub fault: ScriptFault,
-    /// It was one too many: the version is asked no more.
-    pub switched_off: bool,
+    pub often: Often,
+}
+
+/// Whether a failure was one too many within a minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Often {
+    No,
+    /// The version is asked no more.
+    SwitchedOff,
+    /// It goes on to be asked, and nothing is let through that it could not be asked about.
+    StaysClosed,
 }
 
 /// What came of asking everybody about a message.
@@ -109,6 +148,8 @@ pub struct Judgement {
     pub ruling: Ruling,
     pub refused: Option<Refused>,
     pub failures: Vec<Failure>,
+    /// Rules whose expressions have failed too often.
+    pub failed_rules: Vec<RuleFailure>,
     /// What the message says of itself, unless scripts were asked, which may have changed that.
     pub subject: Option<Subject>,
 }
@@ -119,12 +160,14 @@ pub struct Known {
     pub subject: Option<Subject>,
     /// What rules gave to connections.
     pub scores: Option<Vec<Scored>>,
+    /// Until when scripts that are asked further may wait for the tenant's time, where a request waits for them.
+    pub until: Option<Instant>,
 }
 
 impl From<Judgement> for Known {
     fn from(judgement: Judgement) -> Self {
         let scores = judgement.ruling.decision.map(|decision| decision.candidates).unwrap_or_default();
-        Self { subject: judgement.subject, scores: Some(scores) }
+        Self { subject: judgement.subject, scores: Some(scores), until: None }
     }
 }
 
@@ -136,6 +179,37 @@ pub struct Rulebook {
     pub scripts: Vec<Arc<Running>>,
     /// What is tried beside them.
     pub trials: Vec<Trial>,
+    /// What fails counts against nobody.
+    pub rehearses: bool,
+}
+
+/// What everybody says to a message that is to be accepted.
+#[derive(Debug, Default)]
+pub struct Heard {
+    pub refused: Option<Refused>,
+    pub on_hold: Option<OnHold>,
+    /// When it is due at the earliest.
+    pub send_at: Option<Timestamp>,
+    pub failures: Vec<Failure>,
+    decision: Option<RuleDecision>,
+    canaries: Vec<Canary>,
+    ended: Option<Ended>,
+    /// As scripts would have them.
+    priority: Option<Priority>,
+    attributes: Option<Object>,
+    words: Vec<Word>,
+    asks_scripts: bool,
+}
+
+/// How long a message waits before it is asked again about it.
+const HOLD: SignedDuration = SignedDuration::from_secs(60);
+
+impl Heard {
+    fn hold(&mut self, on_hold: OnHold, given: &Given) {
+        let again = given.now.checked_add(HOLD).unwrap_or(Timestamp::MAX);
+        self.send_at = self.send_at.max(Some(again));
+        self.on_hold.get_or_insert(on_hold);
+    }
 }
 
 impl Rulebook {
@@ -145,13 +219,23 @@ impl Rulebook {
         self.rules.as_ref().is_none_or(|rules| rules.is_empty()) && self.scripts.is_empty() && self.trials.is_empty()
     }
 
+    /// Whether something may have to be run where a hook is asked, and the rules before it.
+    #[must_use]
+    pub fn may_run(&self, hook: Hook) -> bool {
+        let in_service = self.rules.iter().chain(self.trials.iter().filter_map(|trial| match &trial.candidate {
+            Candidate::Rules(rules) => Some(rules),
+            Candidate::Script(_) => None,
+        }));
+        in_service.into_iter().any(|rules| rules.has_expressions()) || self.followed().any(|it| it.has(hook))
+    }
+
     /// The same for trying it out: what fails there does not count against a script.
     #[must_use]
     pub fn rehearsal(&self) -> Self {
         let in_service = self.scripts.iter().filter(|it| it.off_since().is_none());
         let trials = self.trials.iter().filter(|it| !it.is_off()).map(Trial::rehearsal);
         let scripts = in_service.map(|it| Arc::new(it.rehearsal()));
-        Self { rules: self.rules.clone(), scripts: scripts.collect(), trials: trials.collect() }
+        Self { rules: self.rules.clone(), scripts: scripts.collect(), trials: trials.collect(), rehearses: true }
     }
 
     /// Of every rule why it holds of a message that is to be accepted, or does not.
@@ -194,78 +278,141 @@ impl Rulebook {
     /// Asks everybody about a message that is to be accepted, and changes it as they say. What was said is
     /// written down in it.
     pub fn admit(&self, message: &mut Message, given: &Given) -> Judgement {
-        self.admit_as(Subject::of(message), message, given)
+        let subject = Subject::of(message).unaccepted();
+        let heard = self.hear(&subject, message, given);
+        self.follow(heard, subject, message, given)
     }
 
-    /// The same where it is known what the message says of itself.
-    pub fn admit_as(&self, subject: Subject, message: &mut Message, given: &Given) -> Judgement {
-        let subject = subject.unaccepted();
-        let (before, mut judgement) = (Before::of(message), Judgement::default());
-        let (book, canaries) = self.for_recipient(&subject);
-        judgement.ruling.canaries = canaries;
-        book.ask_rules(&subject, message, given, &mut judgement);
-        if book.with(Hook::Admit).next().is_none() {
-            judgement.subject = Some(subject);
-        } else if judgement.refused.is_none() {
-            book.ask_scripts(subject, message, given, &mut judgement);
+    /// Asks everybody about a message that is to be accepted. Nothing is changed but for what counts failures of
+    /// scripts.
+    #[must_use]
+    pub fn hear(&self, subject: &Subject, message: &Message, given: &Given) -> Heard {
+        let (book, canaries) = self.for_recipient(subject);
+        let mut heard = Heard { canaries, ..Heard::default() };
+        book.ask_rules(subject, given, &mut heard);
+        heard.asks_scripts = book.with(Hook::Admit).next().is_some();
+        if heard.asks_scripts && heard.refused.is_none() {
+            book.ask_scripts(subject, message, given, &mut heard);
         }
-        judgement.ruling.was = Was::before(&before, message);
-        // Plain data always has a JSON form.
-        message.body.ruling = serde_json::value::to_raw_value(&judgement.ruling).ok();
-        judgement
+        heard
     }
 
-    fn ask_rules(&self, subject: &Subject, message: &mut Message, given: &Given, judgement: &mut Judgement) {
+    /// Changes a message as everybody said, and writes it down in it.
+    pub fn follow(&self, heard: Heard, subject: Subject, message: &mut Message, given: &Given) -> Judgement {
+        let before = Before::of(message);
+        let Heard {
+            decision, refused, on_hold, canaries, ended, priority, attributes, send_at, words, failures, ..
+        } = heard;
+        let failed_rules = match (&decision, self.rehearses) {
+            (Some(decision), false) => {
+                let book = self.for_recipient(&subject).0;
+                book.rules.as_ref().map(|rules| rules.failed(decision, given.now)).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        };
+        if let Some(decision) = &decision {
+            follow_rules(message, decision);
+        }
+        message.priority = priority.unwrap_or(message.priority);
+        if let Some(attributes) = attributes {
+            message.body.attributes = raw(&attributes);
+        }
+        message.send_at = message.send_at.max(send_at);
+        let was = Was::before(&before, message);
+        let ruling = Ruling { decision, scripts: words, ended, on_hold, canaries, was };
+        // Plain data always has a JSON form.
+        message.body.ruling = serde_json::value::to_raw_value(&ruling).ok();
+        let subject = (!heard.asks_scripts).then_some(subject);
+        Judgement { ruling, refused, failures, failed_rules, subject }
+    }
+
+    fn ask_rules(&self, subject: &Subject, given: &Given, heard: &mut Heard) {
         let Some(rules) = self.rules.as_ref().filter(|rules| !rules.is_empty()) else { return };
         let decision = rules.decide(subject, given.now);
-        judgement.refused = decision.refuse.as_ref().map(|refuse| Refused {
-            by: refuse.rule.to_string(),
-            name: rules.name_of(refuse.rule).unwrap_or_default().to_owned(),
-            reason: refuse.value.clone(),
-        });
-        if let Some(priority) = &decision.priority {
-            message.priority = priority.value;
+        let refused = |rule: RuleId, reason: String, failed| Refused {
+            by: rule.to_string(),
+            name: rules.name_of(rule).unwrap_or_default().to_owned(),
+            reason,
+            failed,
+        };
+        heard.refused = decision.refuse.as_ref().map(|refuse| refused(refuse.rule, refuse.value.clone(), None));
+        heard.ended.clone_from(&decision.ended);
+        if let Some(Closed { rule, fails, reason }) = decision.closed.clone().filter(|_| heard.refused.is_none()) {
+            let failed = Failed::of(decision.ended.as_ref().map(|ended| ended.reason));
+            if fails == Fails::Hold {
+                heard.hold(OnHold { by: rule.to_string(), reason }, given);
+            } else {
+                heard.refused = Some(refused(rule, reason, Some(failed)));
+            }
         }
-        if let Some(sender) = &decision.sender {
-            send_from(message, &sender.value);
-        }
-        if let Some(template) = &decision.template {
-            use_template(message, &template.value);
-        }
-        judgement.ruling.decision = Some(decision);
+        heard.decision = Some(decision);
     }
 
-    fn ask_scripts(&self, subject: Subject, message: &mut Message, given: &Given, judgement: &mut Judgement) {
-        let mut facts = MessageFacts::of(subject);
-        facts.priority = message.priority.as_str().to_owned();
+    fn ask_scripts(&self, subject: &Subject, message: &Message, given: &Given, heard: &mut Heard) {
+        let mut facts = MessageFacts::of(subject.clone());
+        let by_rules = heard.decision.as_ref().and_then(|decision| decision.priority.as_ref());
+        facts.priority = by_rules.map_or(message.priority, |it| it.value).as_str().to_owned();
+        facts.send_at = message.send_at;
         for script in self.with(Hook::Admit) {
             let answer = script.ask(given.now, |it| it.admit(&facts, given));
-            let Some(Admission { verdict, priority, attributes }) =
-                heard(script, Hook::Admit, answer, &mut judgement.ruling.scripts, &mut judgement.failures)
-            else {
-                continue;
+            let unasked = answer.as_ref().err().and_then(|(fault, _)| fault.unasked());
+            if let (None, Some(reason)) = (&heard.ended, unasked) {
+                heard.ended = Some(Ended { at: script.name.clone(), reason });
+            }
+            let answer = noted(script, Hook::Admit, answer, &mut heard.words, &mut heard.failures);
+            let Admission { verdict, priority, attributes } = match answer {
+                Ok(admission) => admission,
+                Err(reason) => match script.fails {
+                    Fails::Open => continue,
+                    Fails::Hold => {
+                        heard.hold(OnHold { by: script.name.clone(), reason }, given);
+                        continue;
+                    }
+                    Fails::Refuse => {
+                        heard.refused = Some(Refused {
+                            by: script.name.clone(),
+                            name: script.name.clone(),
+                            reason,
+                            failed: Some(Failed::of(unasked)),
+                        });
+                        break;
+                    }
+                },
             };
             if let Some(priority) = priority {
-                message.priority = priority;
+                heard.priority = Some(priority);
                 facts.priority = priority.as_str().to_owned();
             }
             if !attributes.is_empty() {
                 facts.attributes.extend(attributes);
-                message.body.attributes = raw(&facts.attributes);
+                heard.attributes = Some(facts.attributes.clone());
             }
             match verdict {
                 Verdict::Allow => {}
                 Verdict::Refuse { reason } => {
-                    judgement.refused = Some(Refused { by: script.name.clone(), name: script.name.clone(), reason });
+                    let (by, name) = (script.name.clone(), script.name.clone());
+                    heard.refused = Some(Refused { by, name, reason, failed: None });
                     break;
                 }
                 Verdict::Hold { at, .. } if at > given.now => {
-                    message.send_at = message.send_at.max(Some(at));
-                    facts.send_at = message.send_at;
+                    heard.send_at = heard.send_at.max(Some(at));
+                    facts.send_at = facts.send_at.max(Some(at));
                 }
                 Verdict::Hold { .. } => {}
             }
         }
+    }
+
+    /// Asks again about a message that waits since something that may refuse it could not be asked: what would be said
+    /// had it come in now.
+    #[must_use]
+    pub fn hear_again(&self, message: &Message, given: &Given) -> Heard {
+        let was = Ruling::of(message).map(|ruling| ruling.was).unwrap_or_default();
+        let mut before = message.clone();
+        was.undo(&mut before);
+        let subject = Subject::of(&before).unaccepted();
+        let book = self.for_message(message);
+        book.into_owned().alone().hear(&subject, &before, given)
     }
 
     /// What the script of this name says after an attempt; `None` where there is none, or it is switched off.
@@ -318,9 +465,9 @@ impl Rulebook {
     }
 
     /// The candidates as scripts want them: their order and who is among them. `None` where nobody said anything.
-    pub fn route(&self, subject: Subject, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
+    pub fn route(&self, subject: &Subject, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
         let (mut routed, mut ordered) = (Routed::default(), false);
-        let facts = MessageFacts::of(subject);
+        let facts = MessageFacts::of(subject.clone());
         for script in self.with(Hook::Score) {
             let mut scored = candidates.clone();
             let answer = script.ask(given.now, |it| {
@@ -391,20 +538,48 @@ pub struct Routed {
 fn heard<T: Serialize>(
     script: &Running,
     hook: Hook,
-    answer: Result<T, (ScriptFault, bool)>,
+    answer: Result<T, (ScriptFault, Often)>,
     words: &mut Vec<Word>,
     failures: &mut Vec<Failure>,
 ) -> Option<T> {
-    let (answer, switched_off) = match answer {
-        Ok(answer) => (Ok(answer), false),
-        Err((fault, switched_off)) => (Err(fault), switched_off),
-    };
-    words.push(Word::new(&script.name, script.version, hook, &answer));
-    answer.map_err(|fault| failures.push(failure(script, (fault, switched_off)))).ok()
+    noted(script, hook, answer, words, failures).ok()
 }
 
-fn failure(script: &Running, (fault, switched_off): (ScriptFault, bool)) -> Failure {
-    Failure { script: script.name.clone(), version: script.version, fault, switched_off }
+/// The same; why it said nothing, if it didn't.
+fn noted<T: Serialize>(
+    script: &Running,
+    hook: Hook,
+    answer: Result<T, (ScriptFault, Often)>,
+    words: &mut Vec<Word>,
+    failures: &mut Vec<Failure>,
+) -> Result<T, String> {
+    let (answer, often) = match answer {
+        Ok(answer) => (Ok(answer), Often::No),
+        Err((fault, often)) => (Err(fault), often),
+    };
+    words.push(Word::new(&script.name, script.version, hook, &answer));
+    answer.map_err(|fault| {
+        let reason = fault.to_string();
+        failures.push(failure(script, (fault, often)));
+        reason
+    })
+}
+
+fn failure(script: &Running, (fault, often): (ScriptFault, Often)) -> Failure {
+    Failure { script: script.name.clone(), version: script.version, fault, often }
+}
+
+/// What rules want of a message that is accepted.
+fn follow_rules(message: &mut Message, decision: &RuleDecision) {
+    if let Some(priority) = &decision.priority {
+        message.priority = priority.value;
+    }
+    if let Some(sender) = &decision.sender {
+        send_from(message, &sender.value);
+    }
+    if let Some(template) = &decision.template {
+        use_template(message, &template.value);
+    }
 }
 
 /// A rule's sender stands where the message names none; one that is no mail address is none of a mail.
@@ -429,15 +604,18 @@ fn raw(object: &Object) -> Option<Box<RawValue>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::{Value, json};
 
     use super::*;
     use crate::{
-        domain::{
-            ids::RuleId,
-            message::{Body, Priority},
+        domain::message::Body,
+        rules::{
+            allowance::{Grant, Spent, within},
+            language::Language,
+            script::Modules,
         },
-        rules::{language::Language, script::Modules},
     };
 
     fn message(attributes: &str) -> Message {
@@ -456,7 +634,7 @@ mod tests {
             let script = script.allowing(std::time::Duration::from_secs(5));
             Arc::new(Running::new((*name).to_owned(), 1, (*source).into(), script))
         });
-        Rulebook { rules: Some(Arc::new(rules)), scripts: scripts.collect(), trials: Vec::new() }
+        Rulebook { rules: Some(Arc::new(rules)), scripts: scripts.collect(), trials: Vec::new(), rehearses: false }
     }
 
     fn given() -> Given {
@@ -507,13 +685,115 @@ mod tests {
     #[test]
     fn a_script_that_fails_changes_nothing_and_is_switched_off() {
         let book = book(&[], &[("bad", "fn admit(message) { throw \"no\" }")]);
-        let failures: Vec<_> = (0..25)
-            .map(|_| book.admit(&mut message("{}"), &given()).failures.pop().map(|it| it.switched_off))
-            .collect();
+        let failures: Vec<_> =
+            (0..25).map(|_| book.admit(&mut message("{}"), &given()).failures.pop().map(|it| it.often)).collect();
         assert_eq!(failures.iter().filter(|it| it.is_some()).count(), 20, "then it is asked no more");
-        assert_eq!(failures[19], Some(true));
+        assert_eq!(failures[19], Some(Often::SwitchedOff));
         let mut kept = message("[1, 2]");
         assert!(book.admit(&mut kept, &given()).refused.is_none(), "attributes that are no object harm nobody");
+    }
+
+    #[test]
+    fn what_lets_nothing_through_unasked_is_never_switched_off() {
+        for (fails, refuses) in [("refuse", true), ("hold", false)] {
+            let source = format!("const FAILS = \"{fails}\"; fn admit(message) {{ throw \"no\" }}");
+            let expression = json!({"custom": {"expression": "attributes.dear"}});
+            let rule = json!({"name": "No", "fails": fails, "when": expression, "then": {"refuse": {"reason": "x"}}});
+            for book in [book(&[], &[("gate", source.as_str())]), book(&[rule], &[])] {
+                let mut told = 0;
+                for _ in 0..50 {
+                    let mut message = message(r#"{"dear": "perhaps"}"#);
+                    let judgement = book.admit(&mut message, &given());
+                    let often = |it: &Failure| it.often == Often::StaysClosed;
+                    told += judgement.failures.iter().filter(|it| often(it)).count();
+                    told += judgement.failed_rules.iter().filter(|it| !it.switched_off).count();
+                    assert_eq!(judgement.refused.is_some(), refuses, "{fails}");
+                    assert!(judgement.refused.is_none_or(|it| it.failed == Some(Failed::Fault)));
+                    let waits = message.send_at.is_some_and(|at| at > given().now);
+                    assert_eq!((waits, Ruling::is_on_hold(&message)), (!refuses, !refuses));
+                }
+                assert_eq!(told, 2, "each twentieth time");
+            }
+        }
+    }
+
+    #[test]
+    fn an_operators_script_lets_nothing_through_unasked_unless_it_says_so() {
+        let running = |source: &str| {
+            let script = Script::compile("gate", source, &Modules::none()).unwrap();
+            Running::new("gate".into(), 1, source.into(), script)
+        };
+        let plain = "fn admit(message) { allow() }";
+        assert_eq!((running(plain).fails, running(plain).of_operators().fails), (Fails::Open, Fails::Refuse));
+        let open = "const FAILS = \"open\"; fn admit(message) { allow() }";
+        assert_eq!(running(open).of_operators().fails, Fails::Open);
+        assert_eq!(running(plain).of_operators().rehearsal().fails, Fails::Refuse);
+        let error = Script::compile("gate", "\nconst FAILS = 7; fn admit(message) { }", &Modules::none()).unwrap_err();
+        assert_eq!(error.line, Some(2), "{error}");
+    }
+
+    #[test]
+    fn a_rule_whose_expression_keeps_failing_is_switched_off() {
+        let expression = json!({"custom": {"expression": "attributes.dear"}});
+        let book = book(&[json!({"name": "x", "when": expression, "then": {"priority": "high"}})], &[]);
+        let judge = |attributes: &str| book.admit(&mut message(attributes), &given());
+        let off: Vec<_> = (0..25).map(|_| judge(r#"{"dear": "perhaps"}"#).failed_rules.len()).collect();
+        assert_eq!((off[19], off.iter().sum::<usize>()), (1, 1), "it is told once");
+        let decision = judge(r#"{"dear": true}"#).ruling.decision.unwrap();
+        assert_eq!((decision.held, decision.faults.len()), (0, 1));
+        assert!(decision.faults[0].reason.contains("switched off"), "{}", decision.faults[0].reason);
+    }
+
+    #[test]
+    fn a_message_has_so_much_time_and_then_the_defaults_serve() {
+        // Each takes longer than a run may, so that each costs the same.
+        let slow = "attributes.list.some(|a| attributes.list.some(|b| attributes.list.some(|c| a + b + c < 0)))";
+        let slow = |then: Value| json!({"name": "slow", "when": {"custom": {"expression": slow}}, "then": then});
+        let cheap = json!({"name": "cheap", "then": {"sender": "ACME"}});
+        let mut rules = vec![slow(json!({"priority": "high"})); 40];
+        rules.push(cheap.clone());
+        let list = format!("{{\"list\": {:?}}}", (0..200).collect::<Vec<_>>());
+        let judge = |book: &Rulebook| {
+            let mut message = message(&list);
+            let time = Duration::from_millis(20);
+            let (judgement, used) = within(Grant::of_message(time), || book.admit(&mut message, &given()));
+            assert!(used <= time, "{used:?}");
+            (judgement, message)
+        };
+        let (judgement, message) = judge(&book(&rules, &[("gate", "fn admit(message) { #{priority: \"low\"} }")]));
+        let ended = judgement.ruling.ended.clone().expect("it ended early");
+        let decision = judgement.ruling.decision.unwrap();
+        assert_eq!(ended.reason, Spent::MessageTime);
+        assert!(ended.at.starts_with("rule_"), "{ended:?}");
+        assert!(decision.faults.len() < 40, "{}", decision.faults.len());
+        assert_eq!(decision.sender.unwrap().value, "ACME", "what needs no run was asked before");
+        assert_eq!(message.priority, Priority::Normal, "the script was not asked");
+        assert!(judgement.refused.is_none());
+        let kept = Ruling::of(&message).unwrap();
+        assert_eq!(kept.ended, Some(ended));
+        // What must not be passed over closes.
+        let closed = "const FAILS = \"refuse\"; fn admit(message) { allow() }";
+        let (judgement, _) = judge(&book(&rules, &[("gate", closed)]));
+        assert_eq!(judgement.refused.unwrap().by, "gate");
+        let mut refuses = slow(json!({"refuse": {"reason": "x"}}));
+        refuses["fails"] = json!("refuse");
+        let (judgement, _) = judge(&book(&vec![refuses; 20], &[]));
+        assert!(judgement.refused.unwrap().failed.is_some());
+    }
+
+    #[test]
+    fn an_explanation_says_of_a_rule_what_became_of_it_then() {
+        let slow = "attributes.list.some(|a| attributes.list.some(|b| attributes.list.some(|c| a + b + c < 0)))";
+        let rules =
+            vec![json!({"name": "slow", "when": {"custom": {"expression": slow}}, "then": {"sender": "A"}}); 40];
+        let book = book(&rules, &[]);
+        let mut message = message(&format!("{{\"list\": {:?}}}", (0..200).collect::<Vec<_>>()));
+        within(Grant::of_message(Duration::from_millis(12)), || book.admit(&mut message, &given()));
+        let ended = Ruling::of(&message).unwrap().ended.expect("it ended early");
+        let accounts = book.explain_again(&message);
+        let unasked: Vec<_> = accounts.iter().filter(|it| it.why.contains("it was not asked")).collect();
+        assert!(!unasked.is_empty() && unasked.len() < 40, "{accounts:?}");
+        assert_eq!(unasked[0].rule.to_string(), ended.at);
     }
 
     #[test]
@@ -523,7 +803,7 @@ mod tests {
         let candidate =
             |name: &str, cost| CandidateFacts { connection: name.into(), cost: Some(cost), ..Default::default() };
         let candidates = vec![candidate("a", 3.0), candidate("b", 1.0), candidate("c", 2.0)];
-        let routed = book.route(Subject::default(), candidates, &given());
+        let routed = book.route(&Subject::default(), candidates, &given());
         assert_eq!(routed.order.unwrap(), ["c", "a"]);
         let said: Vec<_> = routed.words.iter().map(|it| (&*it.hook, json!(it.answer).to_string())).collect();
         assert_eq!(said[0], ("score", r#"{"a":-3.0,"b":-1.0,"c":-2.0}"#.to_owned()));

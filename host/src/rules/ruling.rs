@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    decision::{Ending, RuleDecision, Scored},
+    allowance::Spent,
+    decision::{Ended, Ending, RuleDecision, Scored},
     script::{Hook, ScriptFault},
 };
 use crate::domain::{
@@ -26,12 +27,26 @@ pub struct Ruling {
     /// By the scripts, in the order in which they were asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scripts: Vec<Word>,
+    /// From where on there was no time left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+    /// It waits since something that may refuse it could not be asked: it is asked again before the message goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_hold: Option<OnHold>,
     /// The canaries that decided about it in place of what was live, and go on to do so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub canaries: Vec<Canary>,
     /// How the message was before, as far as it was changed.
     #[serde(skip_serializing_if = "Was::is_nothing")]
     pub was: Was,
+}
+
+/// What could not be asked about a message that waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnHold {
+    /// A rule's id, or a script's name.
+    pub by: String,
+    pub reason: String,
 }
 
 /// A candidate that decided about a message.
@@ -115,6 +130,17 @@ impl Ruling {
         }
         let scores = |raw: &RawValue| serde_json::from_str::<Scores>(raw.get()).ok();
         message.body.ruling.as_deref().and_then(scores).map(|it| it.decision.candidates).unwrap_or_default()
+    }
+
+    /// Whether something that may refuse a message is to be asked again before it goes.
+    #[must_use]
+    pub fn is_on_hold(message: &Message) -> bool {
+        #[derive(Deserialize)]
+        struct Part {
+            on_hold: Option<OnHold>,
+        }
+        let on_hold = |raw: &RawValue| serde_json::from_str::<Part>(raw.get()).ok()?.on_hold;
+        message.body.ruling.as_deref().and_then(on_hold).is_some()
     }
 
     /// Writes down that rules chose a message's channel.
@@ -259,6 +285,25 @@ pub struct Refused {
     /// For people.
     pub name: String,
     pub reason: String,
+    /// Why it could not be asked, where it does not refuse by itself.
+    pub failed: Option<Failed>,
+}
+
+/// Why nothing is known of what may refuse a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// It failed.
+    Fault,
+    /// There was no time left; a moment later there may be.
+    NoTime,
+}
+
+impl Failed {
+    /// By why it was not asked, if it was not.
+    #[must_use]
+    pub fn of(unasked: Option<Spent>) -> Self {
+        if unasked == Some(Spent::TenantTime) { Self::NoTime } else { Self::Fault }
+    }
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ pub use engine::limits;
 pub use expression::{Expression, Seen};
 pub use modules::{Modules, may_import};
 
+use super::allowance::{self, Spent};
+use crate::domain::rule::Fails;
 use answer::AnswerFault;
 use arguments::Argument;
 use facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts};
@@ -166,6 +168,8 @@ pub enum Limit {
     Size,
     Variables,
     Modules,
+    /// Of all that is asked about a message, or of a tenant.
+    Together(Spent),
 }
 
 impl Limit {
@@ -178,6 +182,7 @@ impl Limit {
             Self::Size => "a text, list or map of it is too large",
             Self::Variables => "it has too many variables",
             Self::Modules => "it imports too many modules",
+            Self::Together(spent) => spent.as_str(),
         }
     }
 
@@ -219,6 +224,17 @@ pub struct ScriptFault {
     pub column: Option<u16>,
 }
 
+impl ScriptFault {
+    /// Why it was not asked, or not to the end, where that is no fault of its own.
+    #[must_use]
+    pub const fn unasked(&self) -> Option<Spent> {
+        match self.kind {
+            FaultKind::Limit(Limit::Together(spent)) => Some(spent),
+            FaultKind::Thrown | FaultKind::Limit(_) | FaultKind::Answer(_) | FaultKind::Broken => None,
+        }
+    }
+}
+
 /// A compiled script.
 #[derive(Clone)]
 pub struct Script {
@@ -229,8 +245,13 @@ pub struct Script {
     reads: Arc<Reads>,
     memories: Arc<Memories>,
     hooks: Vec<Hook>,
+    /// As its constant [`FAILS`] says.
+    fails: Option<Fails>,
     time: Duration,
 }
+
+/// The constant by which a script says what becomes of a message where its `admit` fails.
+const FAILS: &str = "FAILS";
 
 /// What each hook has answered.
 #[derive(Default)]
@@ -265,9 +286,11 @@ impl Script {
                 return Err(ScriptError { script: name.to_owned(), line: None, column: None, reason });
             }
         };
+        let fails = top.constant(FAILS).map(|value| fails_of(name, source, &value)).transpose()?;
         Ok(Self {
             name: name.into(),
             engine,
+            fails,
             tree: Arc::new(tree),
             top: Arc::new(top),
             reads: reads.into(),
@@ -298,6 +321,12 @@ impl Script {
     #[must_use]
     pub fn has(&self, hook: Hook) -> bool {
         self.hooks.contains(&hook)
+    }
+
+    /// What it says itself becomes of a message where its `admit` fails.
+    #[must_use]
+    pub const fn fails(&self) -> Option<Fails> {
+        self.fails
     }
 
     /// Whether it reads a fact of this name.
@@ -376,6 +405,7 @@ impl Script {
         read: fn(&Dynamic) -> Result<T, AnswerFault>,
     ) -> Result<(T, bool), ScriptFault> {
         let function = hook.as_str();
+        allowance::enter().map_err(|spent| limit_fault(&self.name, function, Limit::Together(spent)))?;
         let values = arguments.iter().map(|it| it.value(&self.reads)).collect::<Fallible<Vec<_>>>();
         let values = values.map_err(|error| fault_of(&self.name, function, &error, None))?;
         let mut asked = false;
@@ -402,7 +432,11 @@ fn run(
     given: &Given,
     work: impl FnOnce() -> Result<Dynamic, Box<EvalAltResult>>,
 ) -> Result<Dynamic, ScriptFault> {
-    let (result, spent) = budget::within(limits::OPERATIONS, time, *given, || catch_unwind(AssertUnwindSafe(work)));
+    let time_here = allowance::at_most(time);
+    let (result, spent) =
+        budget::within(limits::OPERATIONS, time_here, *given, || catch_unwind(AssertUnwindSafe(work)));
+    let together = spent.filter(|limit| *limit == Limit::Time && time_here < time).and_then(|_| allowance::ended());
+    let spent = together.map(Limit::Together).or(spent);
     match (result, spent) {
         (Ok(Ok(answer)), None) => Ok(answer),
         (Ok(Ok(_)), Some(limit)) => Err(limit_fault(script, function, limit)),
@@ -467,6 +501,18 @@ fn hooks_of(name: &str, source: &str, tree: &AST) -> Result<Vec<Hook>, ScriptErr
     }
     found.sort_by_key(|hook| Hook::ALL.iter().position(|it| it == hook));
     Ok(found)
+}
+
+/// What a script's [`FAILS`] says.
+fn fails_of(name: &str, source: &str, value: &Dynamic) -> Result<Fails, ScriptError> {
+    let text = value.as_immutable_string_ref().ok();
+    let fails = [Fails::Open, Fails::Refuse, Fails::Hold];
+    let said = text.and_then(|text| fails.into_iter().find(|it| it.as_str() == text.as_str()));
+    said.ok_or_else(|| {
+        let line = source.lines().position(|line| line.contains(FAILS)).and_then(|at| u16::try_from(at + 1).ok());
+        let reason = format!("`{FAILS}` must be \"open\", \"refuse\" or \"hold\"");
+        ScriptError { script: name.to_owned(), line, column: line.map(|_| 1), reason }
+    })
 }
 
 fn definition_line(source: &str, hook: Hook) -> Option<u16> {

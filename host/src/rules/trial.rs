@@ -1,13 +1,14 @@
 //! Candidates: what decides in place of what is live about a stable part of the recipients, or is
 //! asked beside it without being followed; and in what two answers differ.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
     RuleSet,
+    allowance::{Grant, within},
     rulebook::{Failure, Judgement, Rulebook, Running},
     ruling::{Canary, Ruling},
     script::{
@@ -270,16 +271,17 @@ pub struct Comparison {
 }
 
 /// Asks a shadow, and what was live once more, on the same facts and at the same time. What fails of what is live
-/// counts against nobody; the candidate's own failures switch it off in time.
+/// counts against nobody; the candidate's own failures switch it off in time. Each of both has the time of a message.
 #[must_use]
-pub fn compare(book: &Rulebook, trial: &Trial, question: &Question, given: &Given) -> Comparison {
+pub fn compare(book: &Rulebook, trial: &Trial, question: &Question, given: &Given, time: Duration) -> Comparison {
     let serving = match question {
         Question::Admit(message) => book.for_recipient(&Subject::of(message)).0,
         decided => book.for_message(decided.message()),
     };
     let live = serving.rehearsal().alone();
     let candidate = live.trying(&trial.candidate);
-    let ((live, _), (candidate, failures)) = (said(&live, question, given), said(&candidate, question, given));
+    let said = |book| within(Grant::of_message(time), || said(book, question, given)).0;
+    let ((live, _), (candidate, failures)) = (said(&live), said(&candidate));
     let is_its = |script: &&String| trial.kind == Kind::Script && **script == trial.subject;
     Comparison { difference: difference(&live, &candidate), faults: failures.iter().filter(is_its).count() }
 }
@@ -305,7 +307,7 @@ fn said(book: &Rulebook, question: &Question, given: &Given) -> (Said, Vec<Strin
             (said_of(&message, &judgement), failed)
         }
         Question::Route { message, candidates } => {
-            let routed = book.route(Subject::of(message), candidates.clone(), given);
+            let routed = book.route(&Subject::of(message), candidates.clone(), given);
             let mut said = Said::new();
             said.extend(routed.order.map(|order| ("candidates", json!(order))));
             faults(&mut said, routed.failures.iter().map(|it| it.fault.to_string()));
@@ -386,6 +388,7 @@ mod tests {
     };
 
     const GIVEN: Given = Given { now: Timestamp::UNIX_EPOCH, chance: 0.5 };
+    const TIME: Duration = Duration::from_secs(5);
 
     fn message(to: &str) -> Message {
         Message::with_body(Body { to: Some(Address { address: to.into(), name: None }), ..Body::default() })
@@ -404,7 +407,7 @@ mod tests {
 
     fn book(trial: Trial) -> Rulebook {
         let live = running("gate", 1, "fn admit(message) { #{priority: \"high\"} }");
-        Rulebook { rules: None, scripts: vec![live], trials: vec![trial] }
+        Rulebook { rules: None, scripts: vec![live], trials: vec![trial], rehearses: false }
     }
 
     fn set(then: Value) -> Arc<RuleSet> {
@@ -468,7 +471,7 @@ mod tests {
         let refuses =
             "fn admit(message) { if message.to.ends_with(\"1\") { return refuse(\"odd\") } #{priority: \"high\"} }";
         let book = book(trial(Mode::Shadow, refuses));
-        let asked = |to: &str| compare(&book, &book.trials[0], &Question::admit(&message(to)), &GIVEN).difference;
+        let asked = |to: &str| compare(&book, &book.trials[0], &Question::admit(&message(to)), &GIVEN, TIME).difference;
         assert_eq!(asked("+46700000002"), None);
         let Difference { live, candidate } = asked("+46700000001").unwrap();
         assert_eq!(live, Said::from([("priority", json!("high"))]));
@@ -481,7 +484,7 @@ mod tests {
     fn a_shadow_that_fails_is_switched_off_alone() {
         let book = book(trial(Mode::Shadow, "fn admit(message) { throw \"no\" }"));
         let question = Question::admit(&message("+46700000001"));
-        let faults: usize = (0..20).map(|_| compare(&book, &book.trials[0], &question, &GIVEN).faults).sum();
+        let faults: usize = (0..20).map(|_| compare(&book, &book.trials[0], &question, &GIVEN, TIME).faults).sum();
         assert_eq!((faults, book.shadows(Hook::Admit).count()), (20, 0));
         assert_eq!(book.scripts[0].off_since(), None);
     }
@@ -497,8 +500,8 @@ mod tests {
             mode: Mode::Shadow,
             candidate: Candidate::Rules(candidate),
         };
-        let book = Rulebook { rules: Some(live), scripts: Vec::new(), trials: vec![trial] };
-        let compared = compare(&book, &book.trials[0], &Question::admit(&message("+46700000001")), &GIVEN);
+        let book = Rulebook { rules: Some(live), scripts: Vec::new(), trials: vec![trial], rehearses: false };
+        let compared = compare(&book, &book.trials[0], &Question::admit(&message("+46700000001")), &GIVEN, TIME);
         let Difference { live, candidate } = compared.difference.unwrap();
         assert_eq!(live, Said::from([("channels", json!(["sms"]))]));
         assert_eq!(candidate, Said::from([("channels", json!(["email"])), ("sender", json!("ACME"))]));

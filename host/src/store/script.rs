@@ -34,18 +34,16 @@ impl ScriptRow {
 }
 
 impl Store {
-    /// Records that a script was switched off for its failures, the last of them at this message.
-    pub async fn script_switched_off(
+    /// Records what became of a script or a rule at this message.
+    pub async fn script_event(
         &self,
         tenant: TenantId,
         message: MessageId,
-        script: &str,
-        version: i32,
-        reason: &str,
+        kind: &str,
+        data: &serde_json::Value,
     ) -> Result<()> {
-        let data = serde_json::json!({ "script": script, "version": version, "detail": reason });
         let mut txn = self.worker().await?;
-        event_insert(&mut txn, tenant, message, "script.switched_off", Some(&data.to_string())).await?;
+        event_insert(&mut txn, tenant, message, kind, Some(&data.to_string())).await?;
         txn.commit().await?;
         Ok(())
     }
@@ -69,14 +67,14 @@ impl Kind {
     }
 }
 
-/// A live version's name, number and source.
-pub type LiveScript = (String, i32, String);
+/// A live version's name, number and source, and whether it is operators'.
+pub type LiveScript = (String, i32, String, bool);
 
 /// The live versions by name, the tenant's own in place of operators' of the same name, and those for the tenant in
 /// place of those for all.
 pub async fn script_live_list(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<LiveScript>> {
     let rows = sqlx::query_as(
-        "select distinct on (name) name, version, source from (
+        "select distinct on (name) name, version, source, place > 0 from (
            select name, version, source, 0 as place from script where tenant_id = $1 and state = 'live'
            union all
            select name, version, source, case scope when '' then 2 else 1 end from operator_script

@@ -91,6 +91,18 @@ pub const METRICS: &[Metric] = {
         metric(Counter, "angarium_scripts_switched_off_total", &[], "scripts that failed 20 times in a minute"),
         metric(
             Counter,
+            "angarium_rule_expressions_failing_total",
+            &["switched_off"],
+            "times that a rule's expression had failed 20 times in a minute; `false` where it is asked on, since it refuses",
+        ),
+        metric(
+            Counter,
+            "angarium_rules_unasked_total",
+            &[],
+            "messages at which rules and scripts were not asked to the end, for lack of time",
+        ),
+        metric(
+            Counter,
             "angarium_shadow_questions_dropped_total",
             &[],
             "questions that shadows of rules and scripts were not asked, since they could not keep up",
@@ -485,6 +497,17 @@ pub fn script_failed(hook: &str, switched_off: bool) {
     if switched_off {
         counter!("angarium_scripts_switched_off_total").increment(1);
     }
+}
+
+/// A rule's expression has failed too often.
+pub fn rule_failed(switched_off: bool) {
+    let switched_off = if switched_off { "true" } else { "false" };
+    counter!("angarium_rule_expressions_failing_total", "switched_off" => switched_off).increment(1);
+}
+
+/// There was no time to ask all rules and scripts about a message.
+pub fn rules_unasked() {
+    counter!("angarium_rules_unasked_total").increment(1);
 }
 
 /// A shadow was not asked.

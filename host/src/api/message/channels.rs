@@ -69,6 +69,11 @@ impl NewMessage {
         !self.channels.is_empty()
     }
 
+    /// Whether the tenant's rules choose its channel.
+    pub(super) fn wants_channel(&self) -> bool {
+        self.channel.is_none() && !self.has_channels()
+    }
+
     /// What only a message with `channels` says.
     pub(super) fn check_alone(&self, fields: &mut Fields) {
         let given = [

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::super::App;
 use crate::{
     domain::{
         ids::{RuleId, TenantId},
@@ -9,7 +10,7 @@ use crate::{
     },
     rules::{self, Account, RuleSet, language::Language},
     store::{
-        self, Store,
+        self,
         rule::{rule_changes, rule_specs_at},
     },
 };
@@ -27,7 +28,7 @@ const MOST: usize = 8;
 /// # Errors
 /// When the database can't be asked.
 pub async fn accounts(
-    store: &Store,
+    app: &App,
     tenant: TenantId,
     message: &Message,
     fingerprint: &Arc<str>,
@@ -35,7 +36,7 @@ pub async fn accounts(
     let accepted = message.created_at;
     let from = accepted.checked_sub(BEFORE).unwrap_or(accepted);
     let to = accepted.checked_add(AFTER).unwrap_or(accepted);
-    let mut txn = store.snapshot(tenant).await?;
+    let mut txn = app.store.snapshot(tenant).await?;
     let changes = rule_changes(&mut txn, tenant, from, to).await?;
     let (before, after): (Vec<_>, Vec<_>) = changes.into_iter().partition(|at| *at <= accepted);
     let undone = before.into_iter().rev().filter_map(|at| at.checked_sub(Duration::from_micros(1)).ok());
@@ -45,7 +46,8 @@ pub async fn accounts(
         // Ten thousand rules take a while.
         let compiled = tokio::task::spawn_blocking(move || compiled(stored, &fingerprint)).await;
         if let Ok(Some(rules)) = compiled {
-            return Ok(rules.explain_accepted(message));
+            drop(txn);
+            return Ok(app.rules.explain(tenant, || rules.explain_accepted(message)).await);
         }
     }
     Ok(Vec::new())

@@ -5,7 +5,10 @@ use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
 
-use super::new::{ModeName, PriorityName, WantsName};
+use super::{
+    super::auth::Tenant,
+    new::{ModeName, PriorityName, WantsName},
+};
 use crate::{
     domain::{
         delivery::DeliveryState,
@@ -397,6 +400,23 @@ impl From<MessageView> for MessageAnswer {
         });
         let delivery = DeliveryAnswer::new(&message, delivery);
         Self { content_purged_at, ..Self::new(&message, state, delivery, several) }
+    }
+}
+
+impl MessageAnswer {
+    /// The same for a key without `messages:read`: without the recipient, the metadata, and what providers said.
+    #[must_use]
+    pub fn without_content(mut self) -> Self {
+        (self.to, self.metadata, self.delivery.detail) = (None, None, None);
+        let legs = self.several.iter_mut().flat_map(|several| &mut several.deliveries);
+        legs.for_each(|leg| leg.delivery.detail = None);
+        self
+    }
+
+    /// As much of it as a key may read that changed the message.
+    #[must_use]
+    pub fn shown_to<P>(self, tenant: &Tenant<P>) -> Self {
+        if tenant.reads_messages() { self } else { self.without_content() }
     }
 }
 

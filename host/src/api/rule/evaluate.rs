@@ -11,13 +11,17 @@ use super::super::{
     auth::{RulesRead, Tenant},
     draft::Draft,
     json::Json,
-    message::{self, NewMessage, PriorityName},
+    message::{self, Asks, NewMessage, PriorityName},
     problem::Problem,
 };
 use crate::{
     clock,
+    directory::TenantConfig,
     dispatch::Planned,
-    domain::{message::Priority, subject::Subject},
+    domain::{
+        message::{Message, Priority},
+        subject::Subject,
+    },
     rules::{
         Account,
         rulebook::{Judgement, Rulebook},
@@ -73,18 +77,26 @@ pub async fn evaluate(
     Draft(new, fields): Draft<NewMessage>,
 ) -> Result<Json<EvaluationAnswer>, Problem> {
     let config = message::knowing(&app, tenant.id, new.pinned_to()).await?;
-    let mut message = message::domain(new, fields, None, &config)?.message;
+    let new = message::domain(&app, tenant.id, (new, fields), None, &config, Asks::ToTry).await?;
+    let evaluated = app.rules.try_out(tenant.id, || evaluated(&app, &config, new.message)).await;
+    Ok(Json(evaluated))
+}
+
+fn evaluated(app: &App, config: &TenantConfig, mut message: Message) -> EvaluationAnswer {
     let given = Given { now: clock::now(), chance: fastrand::f64() };
     // What fails here is nobody's traffic: it does not count against a script.
     let book = config.rulebook.as_deref().map(Rulebook::rehearsal).unwrap_or_default();
-    let rules = book.for_recipient(&Subject::of(&message)).0.explain(&message, given.now);
-    let Judgement { ruling, refused, .. } = book.admit(&mut message, &given);
-    let plan = if refused.is_some() { None } else { app.dispatcher.planned(&config, &message) };
+    let explain = || book.for_recipient(&Subject::of(&message)).0.explain(&message, given.now);
+    let rules = app.rules.as_for_an_explanation(explain);
+    let (judgement, _) = app.rules.as_for_a_message(|| book.admit(&mut message, &given));
+    let Judgement { ruling, refused, .. } = judgement;
+    let plan = if refused.is_some() { None } else { app.dispatcher.planned(config, &message) };
     let condition_holds = message.body.condition.as_deref().and_then(|script| {
         let context = ContextFacts::of(&message);
-        book.for_message(&message).condition(script, &context, &given)?.ok()
+        let ask = || book.for_message(&message).condition(script, &context, &given);
+        app.rules.as_for_a_message(ask).0?.ok()
     });
-    Ok(Json(EvaluationAnswer {
+    EvaluationAnswer {
         condition_holds,
         plan,
         accepted: refused.is_none(),
@@ -94,5 +106,5 @@ pub async fn evaluate(
         send_at: message.send_at,
         ruling: ruling.spelled_out(&rules.iter().map(|it| it.rule).collect::<Vec<_>>()),
         rules,
-    }))
+    }
 }

@@ -37,6 +37,25 @@ pub struct RuleDocument {
     #[serde(default)]
     when: Option<ConditionDocument>,
     then: EffectDocument,
+    /// Only together with `then.refuse`: what becomes of a message where its expression fails, or is not asked for lack
+    /// of time. `open`, if left out.
+    #[serde(default)]
+    #[schema(required = false, value_type = FailsName)]
+    fails: FailsName,
+}
+
+/// What becomes of a message where what may refuse it fails.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = Fails)]
+pub enum FailsName {
+    /// It is taken.
+    #[default]
+    Open,
+    /// It is refused.
+    Refuse,
+    /// It waits for a minute, and is asked about again.
+    Hold,
 }
 
 /// What has to be so: exactly one of these.

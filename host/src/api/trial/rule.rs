@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{
     super::{
         App,
-        auth::{RulesRead, RulesWrite, Tenant},
+        auth::{RulesRead, RulesReadOnMessages, RulesWrite, Tenant},
         draft::Draft,
         fields::Fields,
         json::Json,
@@ -174,7 +174,8 @@ pub async fn end(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Show where a shadow's decisions differ from those of what is live, the latest first.
+/// Show where a shadow's decisions differ from those of what is live, the latest first. It needs the scopes
+/// `rules:read` and `messages:read`.
 #[utoipa::path(get, path = "/v1/rules/{rule}/differences", tag = "rules", operation_id = "listRuleDifferences",
     params(
         ("rule" = String, Path, description = "`rule_…` or its uid"),
@@ -183,7 +184,7 @@ pub async fn end(
     ),
     responses((status = 200, description = "A page of them.", body = Page<DifferenceAnswer>)))]
 pub async fn differences(
-    tenant: Tenant<RulesRead>,
+    tenant: Tenant<RulesReadOnMessages>,
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
     mut query: Query,

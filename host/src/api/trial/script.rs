@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{
     super::{
         App,
-        auth::{RulesRead, RulesWrite, Tenant},
+        auth::{RulesRead, RulesReadOnMessages, RulesWrite, Tenant},
         draft::Draft,
         json::Json,
         page::{Page, Paging},
@@ -113,7 +113,8 @@ pub async fn end(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Show where a shadow's answers differ from those of what is live, the latest first.
+/// Show where a shadow's answers differ from those of what is live, the latest first. It needs the scopes
+/// `rules:read` and `messages:read`.
 #[utoipa::path(get, path = "/v1/scripts/{script}/differences", tag = "rules", operation_id = "listScriptDifferences",
     params(
         ("script" = String, Path, description = "Its name."),
@@ -122,7 +123,7 @@ pub async fn end(
     ),
     responses((status = 200, description = "A page of them.", body = Page<DifferenceAnswer>)))]
 pub async fn differences(
-    tenant: Tenant<RulesRead>,
+    tenant: Tenant<RulesReadOnMessages>,
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
     mut query: Query,

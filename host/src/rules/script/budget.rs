@@ -15,7 +15,7 @@ use std::{
 use jiff::Timestamp;
 use rhai::{Dynamic, EvalAltResult, Position};
 
-use super::{Given, Limit};
+use super::{super::allowance, Given, Limit};
 
 /// The clock is looked at each so many operations.
 const LOOK_EACH: u64 = 8;
@@ -95,6 +95,8 @@ pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: imp
     let _restore = Restore(BUDGET.with_borrow_mut(|budget| budget.replace(fresh)));
     let result = work();
     let spent = BUDGET.with_borrow_mut(|budget| budget.as_mut().and_then(Budget::look));
+    let left = BUDGET.with_borrow(|budget| budget.as_ref().map_or(Duration::ZERO, |it| it.left));
+    allowance::charge(time.saturating_sub(left));
     (result, spent)
 }
 

@@ -40,6 +40,12 @@ impl Top {
         Ok(Self { state, fixed: !super::budget::asked(), found: Mutex::default() })
     }
 
+    /// A constant of its, as it was when the script was compiled.
+    pub(super) fn constant(&self, name: &str) -> Option<Dynamic> {
+        let constants = self.state.constants.as_ref()?.read().unwrap_or_else(PoisonError::into_inner);
+        constants.get(name).cloned()
+    }
+
     /// Calls a function of the script.
     pub(super) fn call(
         &self,

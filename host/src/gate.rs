@@ -1,6 +1,6 @@
-//! Where deliveries wait for the processor. A component's call takes it whole, so as many deliveries
-//! as there are waiting would stand before whoever comes next; here tenants are let in by turns. One
-//! that has not begun waits as what it is, and becomes a task when it is let in.
+//! Where work waits for the processor: deliveries for a component's call, and messages for rules and scripts. Either
+//! takes it whole, so as many as there are waiting would stand before whoever comes next; here tenants are let in by
+//! turns. A delivery that has not begun waits as what it is, and becomes a task when it is let in.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,0 +1,201 @@
+//! The time that all rules and scripts of a message may use together. It belongs to the thread while they are asked, as
+//! the budget of a single run does: each run takes its time from it, and the rules between the runs are charged too.
+//!
+//! Outside of [`within`] and [`at_hand`] there is no limit but each run's own.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// What rules without expressions may use where nothing else is to be asked: so little that an async worker can do it.
+const AT_HAND: Duration = Duration::from_millis(1);
+
+/// What is charged at most between two looks at the clock: a busy machine uses up nobody's time.
+const MOST_BETWEEN: Duration = Duration::from_micros(500);
+
+thread_local! {
+    static ALLOWANCE: Cell<Option<Allowance>> = const { Cell::new(None) };
+}
+
+/// Why rules and scripts are asked no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spent {
+    /// Those of this message have used up what they have together.
+    MessageTime,
+    /// Those of the tenant have used up what they have in a second.
+    TenantTime,
+    /// Nothing is run here: it is to be asked again where that is possible.
+    #[serde(skip)]
+    NotHere,
+}
+
+impl Spent {
+    /// In words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MessageTime => "the message's rules and scripts have used up their time",
+            Self::TenantTime => "the tenant's rules and scripts have used up their time of this second",
+            Self::NotHere => "it is asked elsewhere",
+        }
+    }
+}
+
+/// How much may be used.
+#[derive(Debug, Clone, Copy)]
+pub struct Grant {
+    time: Duration,
+    /// Scripts and expressions may be run.
+    runs: bool,
+    cause: Spent,
+}
+
+impl Grant {
+    /// What a message's rules and scripts may use.
+    #[must_use]
+    pub const fn of_message(time: Duration) -> Self {
+        Self { time, runs: true, cause: Spent::MessageTime }
+    }
+
+    /// Where a tenant has no time left: rules without expressions are asked, and nothing is run.
+    pub const TENANT_SPENT: Self = Self { time: AT_HAND, runs: false, cause: Spent::TenantTime };
+
+    const AT_HAND: Self = Self { time: AT_HAND, runs: false, cause: Spent::NotHere };
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    grant: Grant,
+    left: Duration,
+    looked: Instant,
+    /// Something was not asked.
+    denied: bool,
+}
+
+impl Allowance {
+    fn look(&mut self) {
+        let now = Instant::now();
+        self.left = self.left.saturating_sub(now.duration_since(self.looked).min(MOST_BETWEEN));
+        self.looked = now;
+    }
+
+    const fn spent(&mut self) -> Option<Spent> {
+        if self.left.is_zero() {
+            self.denied = true;
+            return Some(self.grant.cause);
+        }
+        None
+    }
+}
+
+/// Does something within an allowance; tells beside what it came to how much was used.
+pub fn within<T>(grant: Grant, work: impl FnOnce() -> T) -> (T, Duration) {
+    let (answer, allowance) = measured(grant, work);
+    (answer, grant.time.saturating_sub(allowance.left))
+}
+
+/// Does something that may be done again, as long as that costs hardly anything: answers that are remembered, and rules
+/// without expressions. `None` where something is to be run: then nothing has come of it.
+pub fn at_hand<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let (answer, allowance) = measured(Grant::AT_HAND, work);
+    (!allowance.denied).then_some(answer)
+}
+
+fn measured<T>(grant: Grant, work: impl FnOnce() -> T) -> (T, Allowance) {
+    /// What is used within is used of what is around it too.
+    struct Restore(Option<Allowance>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let inner = ALLOWANCE.replace(self.0);
+            charge(inner.map_or(Duration::ZERO, |it| it.grant.time.saturating_sub(it.left)));
+        }
+    }
+    let fresh = Allowance { grant, left: grant.time, looked: Instant::now(), denied: false };
+    let _restore = Restore(ALLOWANCE.replace(Some(fresh)));
+    let answer = work();
+    let mut allowance = ALLOWANCE.get().unwrap_or(fresh);
+    allowance.look();
+    (answer, allowance)
+}
+
+/// Looks at the clock between rules; why no further ones are asked, if they aren't.
+pub(super) fn look() -> Option<Spent> {
+    changed(|allowance| {
+        allowance.look();
+        allowance.spent()
+    })
+}
+
+/// Asks whether something may be run.
+///
+/// # Errors
+/// Why not.
+pub(super) fn enter() -> Result<(), Spent> {
+    let denied = changed(|allowance| {
+        allowance.look();
+        if !allowance.grant.runs {
+            allowance.denied = true;
+            return Some(allowance.grant.cause);
+        }
+        allowance.spent()
+    });
+    denied.map_or(Ok(()), Err)
+}
+
+/// The time that a run has, which may take this long by itself.
+pub(super) fn at_most(time: Duration) -> Duration {
+    ALLOWANCE.get().map_or(time, |allowance| allowance.left.min(time))
+}
+
+/// A run is over that has used so much.
+pub(super) fn charge(used: Duration) {
+    changed(|allowance| {
+        allowance.left = allowance.left.saturating_sub(used);
+        allowance.looked = Instant::now();
+        None
+    });
+}
+
+/// Whether it was the time together that ended a run, and not its own.
+pub(super) fn ended() -> Option<Spent> {
+    changed(Allowance::spent)
+}
+
+fn changed(change: impl FnOnce(&mut Allowance) -> Option<Spent>) -> Option<Spent> {
+    let mut allowance = ALLOWANCE.get()?;
+    let spent = change(&mut allowance);
+    ALLOWANCE.set(Some(allowance));
+    spent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_charged_is_gone_and_then_nothing_is_run() {
+        let message = Grant::of_message(Duration::from_millis(20));
+        let (denied, used) = within(message, || {
+            assert_eq!(enter(), Ok(()));
+            assert!(at_most(Duration::from_millis(5)) == Duration::from_millis(5));
+            charge(Duration::from_millis(18));
+            assert!(at_most(Duration::from_millis(5)) <= Duration::from_millis(2));
+            charge(Duration::from_millis(2));
+            enter()
+        });
+        assert_eq!((denied, used), (Err(Spent::MessageTime), Duration::from_millis(20)));
+        assert_eq!(enter(), Ok(()), "outside there is no limit");
+    }
+
+    #[test]
+    fn at_hand_nothing_is_run() {
+        assert_eq!(at_hand(|| 7), Some(7));
+        assert_eq!(at_hand(|| enter().is_ok()), None);
+        let (denied, _) = within(Grant::TENANT_SPENT, enter);
+        assert_eq!(denied, Err(Spent::TenantTime));
+    }
+}
