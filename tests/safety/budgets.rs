@@ -149,8 +149,11 @@ async fn slow_rules_end_at_the_messages_time_and_hold_nobody_up() {
     let decision = gateway.get(&format!("/v1/messages/{alone}/decision")).await;
     let whys: Vec<_> = decision["rules"].as_array().unwrap().iter().map(|it| it["why"].as_str().unwrap()).collect();
     assert!(whys.iter().any(|why| why.contains("it was not asked")), "{whys:?}");
-    let kinds = gateway.get(&format!("/v1/messages/{alone}/events")).await.to_string();
-    assert!(kinds.contains("rules.unasked"), "{kinds}");
+    eventually("an event of it", || async {
+        let events = gateway.get(&format!("/v1/messages/{alone}/events")).await;
+        events.to_string().contains("rules.unasked").then_some(())
+    })
+    .await;
 
     // Another tenant is served while this one's batches are.
     let other = gateway.key_of("two", ALL_SCOPES);
@@ -231,7 +234,11 @@ async fn an_operators_script_that_fails_lets_nothing_through() {
     gateway.send(&message(json!(false))).await;
     let script = gateway.get("/v1/scripts/gate").await;
     assert_eq!((&script["off_since"], &script["fails"]), (&Value::Null, &json!("refuse")));
-    gateway.logged(0, "script.keeps_failing").await;
+    eventually("an event of it", || async {
+        let page = gateway.get("/v1/events?type=script.keeps_failing").await;
+        (!page["data"].as_array()?.is_empty()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
