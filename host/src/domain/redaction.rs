@@ -282,7 +282,7 @@ mod tests {
     fn the_bits_beside_a_match_in_base64_go_too() {
         for before in ["", "a", "ab"] {
             let text = clean(&["\u{7f}secret\u{7f}"], &STANDARD.encode(format!("{before}\u{7f}secret\u{7f}zz")));
-            assert!(text.len() <= 3 + 4, "{text}");
+            assert!(text.trim_end_matches('=').len() <= 3 + 4, "{text}");
         }
     }
 

@@ -509,6 +509,12 @@ mod tests {
         assert_eq!(field(refused_smtp(|given| given.host.clear()), unsendable), "smtp.host");
         assert_eq!(field(refused_smtp(|given| given.port = 0), unsendable), "smtp.port");
         assert_eq!(field(refused_smtp(|given| given.rcpt_to.clear()), unsendable), "smtp.rcpt_to");
+        let signed = |domain: &str, selector: &str| {
+            let dkim = Dkim { domain: domain.to_owned(), selector: selector.to_owned(), key: "key".to_owned() };
+            refused_smtp(|given| given.dkim = Some(dkim))
+        };
+        assert_eq!(field(signed("example.org; s=x", "s1"), unsendable), "smtp.dkim.domain");
+        assert_eq!(field(signed("example.org", "s1\r\nX: y"), unsendable), "smtp.dkim.selector");
         for address in ["", "a@b>\r\nRCPT TO:<c@d", "a\0@b"] {
             let refusal = refused_smtp(|given| given.rcpt_to.push(address.to_owned()));
             assert_eq!(field(refusal, unsendable), "smtp.rcpt_to[1]");

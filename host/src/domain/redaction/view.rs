@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-/// Decoded bytes, and for each of them where its spelling begins in the text that they were decoded from.
+/// Decoded bytes, and for each of them where its spelling stands in the text that they were decoded from.
 pub(super) struct View {
     pub(super) bytes: Vec<u8>,
-    /// One more than there are bytes: the last one is the text's end.
     starts: Vec<u32>,
+    ends: Vec<u32>,
 }
 
 impl View {
@@ -15,23 +15,23 @@ impl View {
     pub(super) fn decoded(text: &[u8], kinds: &[u8]) -> Option<Self> {
         let first = kinds.iter().filter_map(|kind| memchr::memchr(*kind, text)).min()?;
         let mut view = Self::with_room(text.len());
-        (0..first).for_each(|at| view.push(text[at], at));
+        (0..first).for_each(|at| view.push(text[at], at, at + 1));
         let (mut at, mut changed) = (first, false);
         while at < text.len() {
             let escape = if kinds.contains(&text[at]) { escape(&text[at..]) } else { None };
             match escape {
                 Some(Escape { bytes, length, spelled }) => {
-                    bytes[..length].iter().for_each(|byte| view.push(*byte, at));
+                    bytes[..length].iter().for_each(|byte| view.push(*byte, at, at + spelled));
                     at += spelled;
                     changed = true;
                 }
                 None => {
-                    view.push(text[at], at);
+                    view.push(text[at], at, at + 1);
                     at += 1;
                 }
             }
         }
-        changed.then(|| view.ended(text.len()))
+        changed.then_some(view)
     }
 
     /// The text without white space, as a wrapped line of base64 or hex is read. `None` where it has no line break.
@@ -39,34 +39,32 @@ impl View {
         memchr::memchr2(b'\r', b'\n', text)?;
         let mut view = Self::with_room(text.len());
         for (at, byte) in text.iter().enumerate().filter(|(_, byte)| !byte.is_ascii_whitespace()) {
-            view.push(*byte, at);
+            view.push(*byte, at, at + 1);
         }
-        Some(view.ended(text.len()))
+        Some(view)
     }
 
     /// A view of this view's bytes, as a view of the text that this one was made of.
     pub(super) fn of(&self, inner: Self) -> Self {
         let starts = inner.starts.iter().map(|at| self.starts[*at as usize]).collect();
-        Self { bytes: inner.bytes, starts }
+        let ends = inner.ends.iter().map(|at| self.ends[*at as usize - 1]).collect();
+        Self { bytes: inner.bytes, starts, ends }
     }
 
-    /// Where these bytes stand in the text, their whole spelling.
+    /// Where these bytes stand in the text, their whole spelling. There is one at least.
     pub(super) fn place(&self, range: &Range<usize>) -> Range<usize> {
-        self.starts[range.start] as usize..self.starts[range.end] as usize
+        self.starts[range.start] as usize..self.ends[range.end - 1] as usize
     }
 
     fn with_room(length: usize) -> Self {
-        Self { bytes: Vec::with_capacity(length), starts: Vec::with_capacity(length + 1) }
+        let places = || Vec::with_capacity(length);
+        Self { bytes: Vec::with_capacity(length), starts: places(), ends: places() }
     }
 
-    fn push(&mut self, byte: u8, at: usize) {
+    fn push(&mut self, byte: u8, start: usize, end: usize) {
         self.bytes.push(byte);
-        self.starts.push(at as u32);
-    }
-
-    fn ended(mut self, length: usize) -> Self {
-        self.starts.push(length as u32);
-        self
+        self.starts.push(start as u32);
+        self.ends.push(end as u32);
     }
 }
 
@@ -205,5 +203,9 @@ mod tests {
         let inner = outer.of(View::decoded(&outer.bytes, b"\\").unwrap());
         assert_eq!(inner.bytes, b"xAy");
         assert_eq!(&twice[inner.place(&(1..2))], b"%5Cu0041");
+        let wrapped = b"ab\r\n c\r\nd";
+        let view = View::unwrapped(wrapped).unwrap();
+        assert_eq!(view.bytes, b"abcd");
+        assert_eq!(&wrapped[view.place(&(1..3))], b"b\r\n c", "the space after it stays");
     }
 }
