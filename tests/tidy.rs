@@ -33,7 +33,20 @@ const EDGES: &[(&str, &[&str])] = &[
     ("rule_runner", &["gate", "queue", "rules"]),
     ("trials", &["rule_runner", "rules", "store", "telemetry"]),
     ("script_failures", &["rules", "store", "telemetry"]),
-    ("admission", &["store", "directory", "queue", "rule_runner", "rules", "script_failures", "telemetry", "trials"]),
+    (
+        "admission",
+        &[
+            "byte_budget",
+            "store",
+            "directory",
+            "queue",
+            "rule_runner",
+            "rules",
+            "script_failures",
+            "telemetry",
+            "trials",
+        ],
+    ),
     ("rulefolder", &["rules", "store"]),
     (
         "follow_up",
