@@ -276,7 +276,8 @@ async fn what_a_component_says_of_a_secret_is_kept_nowhere() {
     gateway.connection("odd", "fixture", json!({"url": sink.url("/in")}), json!({"token": canary})).await;
     gateway.without_breaker("odd").await;
     let backwards: String = canary.chars().rev().collect();
-    let message = |text: &str| json!({"channel": "fixture", "connection": "odd", "to": "x", "content": {"text": text}});
+    let message =
+        |text: &str| json!({"channel": "sms", "connection": "odd", "to": "+46701234567", "content": {"text": text}});
     // The component alone knows how to read it, and says it in its log, its outcome and its panic.
     sink.answers("/in", [Reply { body: backwards.clone(), ..Reply::status(200) }]);
     let view = gateway.settled(&gateway.send(&message("tell")).await).await;
@@ -291,12 +292,15 @@ async fn what_a_component_says_of_a_secret_is_kept_nowhere() {
     assert!(!view["delivery"]["external_id"].as_str().unwrap().contains(&id[2..10]), "{view}");
     // And so is a callback, which has to repeat it.
     let callback = gateway.get("/v1/connections/odd").await["callback_url"].as_str().unwrap().to_owned();
-    let events = json!([{"kind": "delivered", "external_id": "none", "code": canary, "detail": {"token": canary}}]);
+    let delivery = view["id"].as_str().unwrap().replace("msg_", "dlv_");
+    let events = json!([{"kind": "delivered", "delivery": delivery, "code": canary, "detail": {"token": canary}}]);
     gateway.post_with(&callback, &[("x-token", canary)], &events).await.expect(200);
     for (place, text) in all_that_is_kept(&gateway).await {
         assert_hidden(&text, canary, place);
     }
-    assert_hidden(&gateway.db.sql("select r::text from receipt r").await, canary, "a receipt");
+    let receipts = gateway.db.sql("select r::text from receipt r").await;
+    assert!(receipts.contains("***"), "{receipts}");
+    assert_hidden(&receipts, canary, "a receipt");
 }
 
 #[tokio::test]
@@ -306,7 +310,10 @@ async fn a_mail_servers_echo_of_a_password_is_kept_nowhere() {
     let config = json!({"host": "127.0.0.1", "port": server.port, "tls": "starttls", "from": "shop@example.org", "username": "shop"});
     gateway.connection("mail", "email-smtp", config, json!({"password": CANARY})).await;
     gateway.route("email", json!({"candidates": [{"connection": "mail"}], "retry": {"type": "none"}})).await;
-    let spoken = spellings(CANARY).into_iter().chain([STANDARD.encode(format!("\0shop\0{CANARY}"))]);
+    // No mail server encodes twice what came encoded.
+    let twice = STANDARD.encode(format!("Authorization: Basic {}", STANDARD.encode(format!("{ACCOUNT}:{CANARY}"))));
+    let spoken = spellings(CANARY).into_iter().filter(|spelling| *spelling != twice);
+    let spoken = spoken.chain([STANDARD.encode(format!("\0shop\0{CANARY}"))]);
     for spelling in spoken {
         server.answers(&[&format!("550 5.7.1 not with {spelling}")]);
         let message = json!({"channel": "email", "to": "ann@example.org", "content": {"text": "x"}});
