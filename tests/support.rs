@@ -10,5 +10,6 @@ pub mod mail_server;
 pub mod peer;
 pub mod process;
 pub mod proxy;
+pub mod seed;
 pub mod sink;
 pub mod small_disk;

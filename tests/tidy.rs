@@ -7,11 +7,13 @@ use std::{
 };
 
 /// For each part of the gateway, what it may import with `use crate::`. Everything may import
-/// `domain`, `clock` and `failpoint`.
+/// `domain`, `clock`, `failpoint` and `seed`.
 const EDGES: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
     ("failpoint", &[]),
+    // For tests alone.
+    ("seed", &[]),
     ("credential", &[]),
     ("byte_budget", &[]),
     ("routing", &[]),
@@ -266,7 +268,7 @@ fn imports_follow_the_flow() {
         for (line, name) in imports(shipped) {
             let free = name == part
                 || name == "domain"
-                || (["clock", "failpoint"].contains(&name.as_str()) && part != "domain");
+                || (["clock", "failpoint", "seed"].contains(&name.as_str()) && part != "domain");
             if !free && EDGES.iter().any(|(known, _)| *known == name) && !allowed.contains(&name.as_str()) {
                 wrong.push(format!("{}:{line}: `{part}` may not import `{name}`", file.display()));
             }
@@ -308,4 +310,20 @@ fn files_are_named_for_what_they_hold() {
 fn every_module_says_what_it_is() {
     let silent: Vec<_> = sources().into_iter().filter(|(_, _, text)| !text.starts_with("//!")).map(|it| it.1).collect();
     assert!(silent.is_empty(), "no `//!` at the top of {silent:?}");
+}
+
+/// What `cargo xtask fuzz` runs with fresh seeds is what draws its cases.
+#[test]
+fn every_test_that_draws_its_cases_is_run_with_fresh_seeds() {
+    for (folder, listed) in [("host/src", xtask::fuzz::PROPERTIES), ("tests", xtask::fuzz::SCENARIOS)] {
+        let root = xtask::project::root().join(folder);
+        let mut files = Vec::new();
+        collect(&root, &mut files);
+        let draws = |file: &PathBuf| fs::read_to_string(file).unwrap().contains("seed::");
+        let module = |file: &PathBuf| file.strip_prefix(&root).unwrap().with_extension("").display().to_string();
+        let mut found: Vec<_> = files.iter().filter(|file| draws(file)).map(module).collect();
+        found.retain(|module| module != "tidy");
+        found.sort();
+        assert_eq!(found, listed, "{folder}: bring the list in xtask/src/fuzz.rs up to date");
+    }
 }

@@ -13,6 +13,7 @@ mod document;
 mod draft;
 mod event;
 mod fields;
+mod form;
 mod guards;
 mod health;
 mod json;

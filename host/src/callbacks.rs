@@ -5,6 +5,8 @@
 //! component that fails over a request is not held against it: anybody who knows the URL could take
 //! a provider out of service.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod proof;
 mod record;
 mod sweep;

@@ -34,6 +34,8 @@ pub mod rules;
 pub mod runtime;
 pub mod script_failures;
 pub mod sealing;
+#[cfg(test)]
+mod seed;
 pub mod store;
 pub mod telemetry;
 pub mod transport;

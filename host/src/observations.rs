@@ -364,10 +364,7 @@ mod tests {
             domain::route::{Candidate, RouteSpec, Strategy},
             routing::{self, Facts, Situation, Standing},
         };
-        let seed = std::env::var("ANGARIUM_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-        println!("ANGARIUM_SEED={seed}");
-        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut rng = crate::seed::rng();
         let (best, other) = (ConnectionId::new(), ConnectionId::new());
         let candidates = [other, best].map(Candidate::new).into();
         let route = RouteSpec { candidates, strategy: Strategy::HighestReliability, ..RouteSpec::pinned(best) };

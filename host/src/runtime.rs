@@ -13,6 +13,8 @@ mod call;
 mod component;
 mod descriptor;
 mod evidence;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guest;
 mod inspection;
 mod registry;

@@ -10,6 +10,8 @@ mod connect;
 mod describe;
 pub mod egress;
 mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod mime;
 mod oauth;

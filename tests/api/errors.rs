@@ -36,7 +36,7 @@ async fn every_bad_field_is_named_at_once() {
             "/content/cc:wrong_type",
             "/content/colour:unknown_field",
             "/priority:not_a_choice",
-            "/to:invalid",
+            "/to:wrong_type",
         ]
     );
     let meaning = json!({"channel": "email", "to": "a@b\r\nBcc: v@x", "expires_at": "2020-01-01T00:00:00Z",
@@ -64,7 +64,7 @@ async fn form_and_meaning_are_checked_together() {
         "/content/attachments/0/content:missing",
         "/content/attachments/0/media_type:missing",
         "/content/attachments/1/name:wrong_format",
-        "/content/cc/0:invalid",
+        "/content/cc/0:wrong_type",
         "/content/cc/2:wrong_format",
         "/content/subject:wrong_type",
         "/expires_at:too_early",
@@ -75,7 +75,7 @@ async fn form_and_meaning_are_checked_together() {
     ];
     let answer = gateway.post("/v1/messages", &body).await;
     let priority = answer.body["errors"].as_array().unwrap().iter().find(|it| it["pointer"] == "/priority").unwrap();
-    assert_eq!(priority["detail"], "is none of `low`, `normal`, `high`, `urgent`");
+    assert_eq!(priority["detail"], "must be one of `low`, `normal`, `high`, `urgent`");
     assert_eq!(fields(answer, 422), every);
 
     let good = json!({"to": "https://example.org", "channel": "webhook"});

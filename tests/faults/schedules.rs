@@ -31,7 +31,10 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::model::{Model, Next, Place, Rules};
-use crate::support::database::{Database, claim_due};
+use crate::support::{
+    database::{Database, claim_due},
+    seed,
+};
 
 /// Schedules at a time, each lane on a database of its own.
 const LANES: u64 = 4;
@@ -533,7 +536,7 @@ async fn work(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delivery_does_what_the_model_does_whatever_happens() {
     let given = std::env::var("ANGARIUM_TEST_SEED").ok().map(|seed| seed.parse::<u64>().expect("a number"));
-    let base = given.unwrap_or_else(|| fastrand::u64(..));
+    let base = given.unwrap_or_else(seed::seed);
     let count = if given.is_some() { 1 } else { SCHEDULES };
     println!("{count} schedules from ANGARIUM_TEST_SEED={base}");
     let lane = |first| lane(base, first, count);

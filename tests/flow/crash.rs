@@ -9,6 +9,7 @@ use crate::support::{
     audit::audit,
     gateway::TestGateway,
     load::Load,
+    seed,
     sink::{Reply, Sink},
 };
 
@@ -44,9 +45,10 @@ async fn killed_gateways_lose_nothing_and_label_every_duplicate() {
     let (mut gateway, sink) = (TestGateway::with(NODES, CONFIG).await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
     let load = Load::start(&gateway, 4);
+    let mut random = seed::rng();
     for _ in 0..kills() {
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(20..200))).await;
-        let victim = fastrand::usize(0..NODES);
+        tokio::time::sleep(Duration::from_millis(random.u64(20..200))).await;
+        let victim = random.usize(0..NODES);
         let address = gateway.nodes[victim].as_ref().unwrap().address();
         gateway.kill(victim);
         load.leave(address);

@@ -14,6 +14,7 @@ use crate::support::{
     audit::audit,
     database::eventually,
     gateway::{TestGateway, client},
+    seed,
     sink::{Reply, Sink},
 };
 
@@ -136,10 +137,10 @@ impl Clients {
 }
 
 /// Most are taken at once, some are slow, and some are refused for now.
-fn moods() -> Vec<Reply> {
-    let mood = |_| match fastrand::u8(0..10) {
+fn moods(random: &mut fastrand::Rng) -> Vec<Reply> {
+    let mood = |_| match random.u8(0..10) {
         0 | 1 => Reply::status(503),
-        2 => Reply::status(200).after(Duration::from_millis(fastrand::u64(5..60))),
+        2 => Reply::status(200).after(Duration::from_millis(random.u64(5..60))),
         _ => Reply::status(200),
     };
     (0..EACH).map(mood).chain([Reply::status(200)]).collect()
@@ -154,9 +155,10 @@ async fn order_is_kept_by_two_nodes_through_retries_and_kills() {
     let addresses = gateway.nodes.iter().flatten().map(|node| node.address()).collect();
     let (token, accepted) = (gateway.key.clone(), Mutex::default());
     let clients = Arc::new(Clients { addresses: Mutex::new(addresses), token, accepted });
+    let mut random = seed::rng();
     let sending: Vec<_> = (0..KEYS)
         .map(|key| {
-            sink.answers(&format!("/key{key}"), moods());
+            sink.answers(&format!("/key{key}"), moods(&mut random));
             tokio::spawn(Arc::clone(&clients).send_all(sink.clone(), format!("key{key}")))
         })
         .collect();

@@ -14,6 +14,7 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 use crate::support::{
     database::eventually,
     gateway::{ALL_SCOPES, TestGateway, client},
+    seed,
     sink::{Reply, Sink},
 };
 
@@ -396,8 +397,7 @@ async fn a_receipt_resolves_what_a_lost_worker_left() {
 async fn receipts_that_race_with_their_outcomes_are_all_counted_once() {
     const TEXTS: usize = 60;
     let scene = Scene::start().await;
-    let seed = fastrand::u64(..);
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = seed::rng();
     let answer = |ms| Reply::status(200).after(Duration::from_millis(ms));
     scene.sink.answers("/texts", (0..TEXTS).map(|_| answer(random.u64(0..60))).collect::<Vec<_>>());
     let mut ids = Vec::new();
@@ -415,13 +415,13 @@ async fn receipts_that_race_with_their_outcomes_are_all_counted_once() {
         }
     });
     for statuses in futures_util::future::join_all(say).await {
-        assert_eq!(statuses, (200, 200), "seed {seed}");
+        assert_eq!(statuses, (200, 200));
     }
     for id in &ids {
         let view = scene.becomes(id, "delivered").await;
-        assert_eq!(view["delivery"]["attempts"], 1, "seed {seed}");
+        assert_eq!(view["delivery"]["attempts"], 1);
         let events = scene.events(id).await;
-        assert_eq!(events, ["message.accepted", "message.sent", "message.delivered"], "seed {seed}: {id}");
+        assert_eq!(events, ["message.accepted", "message.sent", "message.delivered"], "{id}");
     }
-    assert_eq!(scene.sink.received().len(), TEXTS, "seed {seed}");
+    assert_eq!(scene.sink.received().len(), TEXTS);
 }

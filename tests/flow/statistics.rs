@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::support::{
     database::{Database, eventually},
     gateway::{ALL_SCOPES, TestGateway},
+    seed,
     sink::{Reply, Sink},
 };
 
@@ -221,9 +222,10 @@ async fn they_agree_with_the_ledger_after_kills() {
         key: gateway.key.clone(),
     };
     let loads: Vec<_> = (0..3).map(|_| tokio::spawn(load().run())).collect();
+    let mut random = seed::rng();
     for _ in 0..5 {
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(100..400))).await;
-        let victim = fastrand::usize(0..NODES);
+        tokio::time::sleep(Duration::from_millis(random.u64(100..400))).await;
+        let victim = random.usize(0..NODES);
         let address = gateway.nodes[victim].as_ref().unwrap().address();
         gateway.kill(victim);
         addresses.lock().unwrap().retain(|it| *it != address);

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::support::{gateway::TestGateway, peer, sink::Sink};
+use crate::support::{gateway::TestGateway, peer, seed, sink::Sink};
 
 /// Cases of each operation in each phase: a run takes a minute or two.
 const EXAMPLES: &str = "25";
@@ -26,11 +26,10 @@ struct Schemathesis {
 }
 
 impl Schemathesis {
-    /// `ANGARIUM_SEED` repeats a run.
     fn new() -> Option<Self> {
         let program = peer::python()?.with_file_name("schemathesis");
-        let seed = std::env::var("ANGARIUM_SEED").unwrap_or_else(|_| fastrand::u32(..).to_string());
-        eprintln!("ANGARIUM_SEED={seed}");
+        // It takes no longer ones.
+        let seed = (seed::seed() % (1 << 32)).to_string();
         Some(Self { program, seed })
     }
 

@@ -204,7 +204,7 @@ async fn every_bad_field_is_named() {
     assert!(form["detail"].as_str().unwrap().contains("the form of `129.50`"), "{form}");
     assert_eq!(
         named(answer),
-        ["/rule/then:invalid", "/rule/when/amount/max:too_large", "/rule/when/amount/min:wrong_format"]
+        ["/rule/then:invalid", "/rule/when/amount/max:out_of_range", "/rule/when/amount/min:wrong_format"]
     );
     let message = message(json!({"attributes": {"amount": "much"}, "contact": {"country": "Sweden"}, "context": []}));
     let fields = named(gateway.post("/v1/messages", &message).await);

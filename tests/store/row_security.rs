@@ -69,9 +69,10 @@ async fn a_transaction_without_a_tenant_sees_nothing() {
 async fn a_dropped_request_leaves_no_transaction_open() {
     let db = Database::new().await;
     let tenant = db.tenant("one").await;
+    let mut random = crate::support::seed::rng();
     for _ in 0..200 {
         let begin = db.store.tenant(tenant);
-        let _ = tokio::time::timeout(std::time::Duration::from_micros(fastrand::u64(0..600)), begin).await;
+        let _ = tokio::time::timeout(std::time::Duration::from_micros(random.u64(0..600)), begin).await;
     }
     db.tenant("kept").await;
     let idle = crate::support::database::eventually("every connection being idle", || async {

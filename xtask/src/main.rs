@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use xtask::database::{Cluster, Options};
-use xtask::{bench, demo, project, tests};
+use xtask::{bench, demo, fuzz, project, tests};
 
 const HELP: &str = "\
 cargo xtask COMMAND
@@ -12,6 +12,10 @@ cargo xtask COMMAND
   demo [--once]      Set everything up, deliver messages on three channels, show every attempt;
                      stays in the foreground until Ctrl-C, with --once ends after the table.
   test [FILTER…]     Every check and test, installing what they need; with filters, those tests alone.
+  fuzz [NAME] [--seconds N]
+                     What draws its cases, with fresh seeds over and over for N seconds (60, if left out), and the
+                     fuzz targets for as long each. NAME: `properties`, `scenarios`, or a target of tests/fuzz.
+                     To be run before each release.
   plugins            Build the provider components into target/plugins.
   database           Start the development database and print its address; Ctrl-C stops it.
   bench [NAME] [--json] [--seconds N]
@@ -37,6 +41,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["demo", "--once"] => demo::run(true),
         ["test", filters @ ..] => tests::run_all(filters),
         ["bench", options @ ..] => bench::run(options),
+        ["fuzz", options @ ..] => fuzz::run_all(options),
         ["plugins"] => project::build_providers().map(drop),
         ["database"] => database(),
         [] | ["help" | "--help" | "-h"] => {

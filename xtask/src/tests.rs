@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::progress::{note, step};
 use crate::project::{self, run};
-use peers::Peers;
+pub use peers::Peers;
 
 /// Sets the machine up, then checks and tests everything; with filters, runs the tests that match and nothing else.
 ///
@@ -73,10 +73,7 @@ fn providers_cargo() -> std::process::Command {
 fn test_workspace(peers: &Peers, filters: &[&str]) -> Result<()> {
     let mut command = project::cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
-    command.env("ANGARIUM_PEERS_PYTHON", &peers.python).env("ANGARIUM_PEERS_NODE", &peers.node);
-    command.env("ANGARIUM_PEERS_PROMETHEUS", &peers.prometheus);
-    // A test that would have asked a peer fails without it.
-    command.env("ANGARIUM_REQUIRE_PEERS", "1");
+    peers.announce(&mut command);
     if !filters.is_empty() {
         command.arg("--").args(filters);
     }

@@ -14,8 +14,8 @@ use utoipa::ToSchema;
 use super::{
     App,
     fields::{Fields, unescaped},
-    json::{self, explain},
-    problem::{FieldProblem, Problem},
+    json::{self, LONG},
+    problem::{FieldProblem, MOST_PROBLEMS, Problem},
 };
 
 /// How often something is cut out of a body: where a member is, its object may be the next.
@@ -26,38 +26,47 @@ const MOST_CUTS: usize = 4;
 #[derive(Debug)]
 pub struct Draft<T>(pub T, pub Fields);
 
-impl<T: DeserializeOwned + ToSchema + 'static> FromRequest<App> for Draft<T> {
+impl<T: DeserializeOwned + ToSchema + Send + 'static> FromRequest<App> for Draft<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        read(&json::body(request, app).await?.bytes)
+        let body = json::body(request, app).await?;
+        json::read_apart(body.bytes.len(), move || read(&body.bytes)).await
     }
 }
 
 /// Reads a body, whole or without its bad members.
 pub fn read<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<Draft<T>, Problem> {
-    let error = match serde_json::from_slice(bytes) {
-        Ok(whole) => return Ok(Draft(whole, Fields::default())),
-        Err(error) => error,
-    };
-    let body = json::value(bytes)?;
-    let problems = explain::<T>(&body, &error);
-    match rest(body, &problems) {
+    let mut problems = json::problems::<T>(bytes)?;
+    if problems.is_empty() {
+        match serde_json::from_slice(bytes) {
+            Ok(whole) => return Ok(Draft(whole, Fields::default())),
+            Err(error) => problems.push(json::unnamed(&error)),
+        }
+    }
+    let worth_a_second_look = bytes.len() <= LONG && problems.len() < MOST_PROBLEMS;
+    match worth_a_second_look.then(|| rest(bytes, &problems)).flatten() {
         Some((rest, cut)) => Ok(Draft(rest, Fields::after(problems, cut))),
         None => Err(Problem::fields(problems)),
     }
 }
 
 /// What is left of a body without its bad members, if that is of the type.
-fn rest<T: DeserializeOwned + ToSchema + 'static>(mut body: Value, problems: &[FieldProblem]) -> Option<(T, Cut)> {
+fn rest<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8], problems: &[FieldProblem]) -> Option<(T, Cut)> {
+    // What is only beyond a bound can be read, and leaves nothing out.
+    if let Ok(whole) = serde_json::from_slice(bytes) {
+        return Some((whole, Cut::of_nothing(problems)));
+    }
+    let mut body: Value = serde_json::from_slice(bytes).ok()?;
     let mut cut = Cut::default();
     let mut bad = Cow::Borrowed(problems);
     for _ in 0..MOST_CUTS {
         cut.take_out(&mut body, &bad);
         // By way of its text, since a raw value reads from nothing else.
-        match serde_json::from_slice(&serde_json::to_vec(&body).ok()?) {
+        let text = serde_json::to_vec(&body).ok()?;
+        match serde_json::from_slice(&text) {
             Ok(rest) => return Some((rest, cut)),
-            Err(error) => bad = Cow::Owned(explain::<T>(&body, &error)),
+            Err(_) => bad = Cow::Owned(json::problems::<T>(&text).ok()?),
         }
     }
     None
@@ -73,6 +82,12 @@ pub struct Cut {
 }
 
 impl Cut {
+    /// Nothing is cut, and what is wrong with these members is told already.
+    fn of_nothing(problems: &[FieldProblem]) -> Self {
+        let members = problems.iter().map(|problem| problem.pointer.clone()).filter(|pointer| !pointer.is_empty());
+        Self { members: members.collect(), elements: BTreeMap::new() }
+    }
+
     /// Removes what problems are about; where a member is missing, the object that lacks it.
     fn take_out(&mut self, body: &mut Value, problems: &[FieldProblem]) {
         let mut lists: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();

@@ -6,6 +6,9 @@ use super::{
 };
 use crate::domain::message::Channel;
 
+/// An answer has as much of a member's name at most, in characters.
+const MOST_NAME: usize = 128;
+
 /// The bad fields so far, and where in the body the checks stand.
 #[derive(Debug, Default)]
 pub struct Fields {
@@ -93,9 +96,12 @@ impl Fields {
     }
 }
 
-/// A member's name in a JSON pointer (RFC 6901, section 3).
+/// A member's name in a JSON pointer (RFC 6901, section 3); of a long one, its beginning.
 pub fn escaped(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
+    match name.char_indices().nth(MOST_NAME) {
+        None => name.replace('~', "~0").replace('/', "~1"),
+        Some((end, _)) => format!("{}…", escaped(&name[..end])),
+    }
 }
 
 /// A member's name as it is, from a JSON pointer.

@@ -1,5 +1,4 @@
-//! Bodies in and out. A good body is parsed once, straight into its type; only one that is bad
-//! is held against its schema, to name all that is wrong with it.
+//! Bodies in and out. A body is held to its form in the document, and then parsed straight into its type.
 
 use std::{
     any::TypeId,
@@ -18,9 +17,8 @@ use axum::{
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use http_body::Body as _;
-use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use tokio::sync::Semaphore;
 use utoipa::{
     ToSchema,
     openapi::{RefOr, Schema, schema::AdditionalProperties},
@@ -29,21 +27,41 @@ use utoipa::{
 use super::{
     App,
     body_budget::{BodyOwner, BodyPermit, Full},
-    fields::escaped,
-    problem::{FieldProblem, MOST_PROBLEMS, Problem},
+    form::Form,
+    problem::{FieldProblem, Problem},
     serve::{Refusal, TooSlow},
 };
+
+/// A body that is longer than this, in bytes, is read off the async workers, and named is what is wrong with its form
+/// alone.
+pub const LONG: usize = 64 << 10;
+
+/// Long bodies that are read at a time: what a reader builds out of them is in memory that often.
+static LONG_READERS: Semaphore = Semaphore::const_new(4);
 
 /// A request's body as a value, or an answer's.
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned + ToSchema + 'static> FromRequest<App> for Json<T> {
+impl<T: DeserializeOwned + ToSchema + Send + 'static> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        parse(&body(request, app).await?.bytes).map(Self)
+        let body = body(request, app).await?;
+        read_apart(body.bytes.len(), move || parse(&body.bytes)).await.map(Self)
     }
+}
+
+/// Reads what is so many bytes long: where it is long, on a thread that nobody else waits for.
+pub async fn read_apart<T: Send + 'static>(
+    length: usize,
+    read: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if length <= LONG {
+        return read();
+    }
+    let _turn = LONG_READERS.acquire().await.map_err(|error| Problem::internal(&error))?;
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(Problem::internal(&error)))
 }
 
 /// The whole body, if it says that it is JSON.
@@ -143,24 +161,27 @@ fn too_long() -> Problem {
 
 /// Parses a body, or names everything that is wrong with it.
 pub fn parse<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).or_else(|error| Err(Problem::fields(explain::<T>(&value(bytes)?, &error))))
-}
-
-/// Any JSON.
-pub fn value(bytes: &[u8]) -> Result<Value, Problem> {
-    serde_json::from_slice(bytes).map_err(|syntax| Problem::malformed(format!("the body is not JSON: {syntax}")))
-}
-
-/// What the schema of `T` says against a value that did not parse.
-pub fn explain<T: ToSchema + 'static>(value: &Value, error: &serde_json::Error) -> Vec<FieldProblem> {
-    let known = validator::<T>();
-    let errors = known.iter().flat_map(|known| known.validator.iter_errors(value).map(|error| (error, &known.schema)));
-    let mut problems: Vec<_> = errors.flat_map(|(error, schema)| named(&error, schema)).take(MOST_PROBLEMS).collect();
-    problems.dedup();
-    if problems.is_empty() {
-        problems.push(FieldProblem::new("", "invalid", without_value(&error.to_string())));
+    let problems = problems::<T>(bytes)?;
+    if !problems.is_empty() {
+        return Err(Problem::fields(problems));
     }
-    problems
+    serde_json::from_slice(bytes).map_err(|error| Problem::fields(vec![unnamed(&error)]))
+}
+
+/// Everything that is wrong with the form of a body; it need not be all that is wrong.
+pub fn problems<T: ToSchema + 'static>(bytes: &[u8]) -> Result<Vec<FieldProblem>, Problem> {
+    let form = form::<T>().ok_or_else(|| Problem::internal(&"the schema of a body is not valid"))?;
+    form.problems(bytes).map_err(|error| malformed(&error))
+}
+
+/// 400: it is no JSON.
+pub fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::malformed(format!("the body is not JSON: {error}"))
+}
+
+/// What a body's type does not take though its form lets it pass.
+pub fn unnamed(error: &serde_json::Error) -> FieldProblem {
+    FieldProblem::new("", "invalid", without_value(&error.to_string()))
 }
 
 /// serde repeats a string or number that it refuses; it stands in backquotes or quotes.
@@ -181,42 +202,21 @@ fn is_json(header: Option<&HeaderValue>) -> bool {
     })
 }
 
-/// What a body's type may hold.
-struct Known {
-    schema: Value,
-    validator: Validator,
-}
+type Forms = RwLock<HashMap<TypeId, Option<Arc<Form>>>>;
 
-type Validators = RwLock<HashMap<TypeId, Option<Arc<Known>>>>;
-
-/// Made when a body of the type is refused for the first time.
-fn validator<T: ToSchema + 'static>() -> Option<Arc<Known>> {
-    static VALIDATORS: LazyLock<Validators> = LazyLock::new(Validators::default);
+/// The form of a body's type, made when the first such body comes.
+fn form<T: ToSchema + 'static>() -> Option<Arc<Form>> {
+    static FORMS: LazyLock<Forms> = LazyLock::new(Forms::default);
     let key = TypeId::of::<T>();
-    if let Some(made) = VALIDATORS.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+    if let Some(made) = FORMS.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
         return made.clone();
     }
-    let made = compile::<T>();
-    VALIDATORS.write().unwrap_or_else(PoisonError::into_inner).insert(key, made.clone());
+    let made = Form::of::<T>()
+        .inspect_err(|error| tracing::error!(schema = %T::name(), error, "a request's schema is not valid"))
+        .ok()
+        .map(Arc::new);
+    FORMS.write().unwrap_or_else(PoisonError::into_inner).insert(key, made.clone());
     made
-}
-
-fn compile<T: ToSchema>() -> Option<Arc<Known>> {
-    let mut schemas = vec![(T::name().into_owned(), T::schema())];
-    T::schemas(&mut schemas);
-    schemas.iter_mut().for_each(|(_, schema)| close_tagged(schema));
-    let schemas: serde_json::Map<_, _> =
-        schemas.into_iter().filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?))).collect();
-    let schema = serde_json::json!({
-        "$ref": format!("#/components/schemas/{}", T::name()), "components": {"schemas": schemas},
-    });
-    match jsonschema::draft202012::options().should_validate_formats(true).build(&schema) {
-        Ok(validator) => Some(Arc::new(Known { schema, validator })),
-        Err(error) => {
-            tracing::error!(schema = %T::name(), error = %error, "a request's schema is not valid");
-            None
-        }
-    }
 }
 
 /// Says of a tagged enum's alternatives what `deny_unknown_fields` means: the derive leaves it out.
@@ -228,96 +228,6 @@ pub fn close_tagged(schema: &mut RefOr<Schema>) {
         {
             object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
         }
-    }
-}
-
-/// An error by the field that it is about, in words that don't repeat the value.
-fn named(error: &ValidationError<'_>, schema: &Value) -> Vec<FieldProblem> {
-    let pointer = error.instance_path().to_string();
-    let field = |name: &str, code: &str, detail: String| match name {
-        "" => FieldProblem::new(&pointer, code, detail),
-        name => FieldProblem::new(format!("{pointer}/{}", escaped(name)), code, detail),
-    };
-    match error.kind() {
-        ValidationErrorKind::AdditionalProperties { unexpected }
-        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            unexpected.iter().map(|name| field(name, "unknown_field", "there is no such field".to_owned())).collect()
-        }
-        ValidationErrorKind::Required { property } => {
-            vec![field(property.as_str().unwrap_or_default(), "missing", "is missing".to_owned())]
-        }
-        ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
-            match likeliest(context, error.instance_path().as_str()) {
-                Some(branch) => branch.iter().flat_map(|error| named(error, schema)).collect(),
-                None if !tags(context).is_empty() => vec![field("type", "not_a_choice", choices(tags(context)))],
-                None => {
-                    vec![field("", "invalid", "is of none of the forms that the reference at /docs lists".to_owned())]
-                }
-            }
-        }
-        ValidationErrorKind::Enum { options } => {
-            vec![field("", "not_a_choice", choices(options.as_array().into_iter().flatten()))]
-        }
-        ValidationErrorKind::Pattern { pattern } => vec![field("", "wrong_format", form(pattern, error, schema))],
-        kind => vec![field("", code(kind), error.masked_with("the value").to_string())],
-    }
-}
-
-/// What a text has to be, by an example where its schema has one.
-fn form(pattern: &str, error: &ValidationError<'_>, schema: &Value) -> String {
-    let within = error.schema_path().as_str().rsplit_once('/').and_then(|(parent, _)| schema.pointer(parent));
-    match within.and_then(|it| it["example"].as_str()) {
-        Some(example) => format!("has not the form of `{example}`, for example: it has to match `{pattern}`"),
-        None => format!("has to match `{pattern}`"),
-    }
-}
-
-/// The words that the alternatives' tags may be, where a tag is none of them.
-fn tags<'a>(branches: &'a [Vec<ValidationError<'static>>]) -> Vec<&'a Value> {
-    let tagged = branches.iter().flatten().filter(|error| error.instance_path().as_str().ends_with("/type"));
-    let words = tagged.map(|error| match error.kind() {
-        ValidationErrorKind::Enum { options } => options.as_array().into_iter().flatten().collect(),
-        ValidationErrorKind::Constant { expected_value } => vec![expected_value.as_ref()],
-        _ => Vec::new(),
-    });
-    words.flatten().collect()
-}
-
-fn choices<'a>(words: impl IntoIterator<Item = &'a Value>) -> String {
-    let words = words.into_iter().filter_map(Value::as_str).map(|word| format!("`{word}`"));
-    format!("is none of {}", words.collect::<Vec<_>>().join(", "))
-}
-
-/// The alternative that was meant: the one whose kind fits the value, and its tag, if it has one.
-fn likeliest<'a>(
-    branches: &'a [Vec<ValidationError<'static>>],
-    pointer: &str,
-) -> Option<&'a [ValidationError<'static>]> {
-    let tag = format!("{pointer}/type");
-    let meant = |branch: &&Vec<ValidationError<'static>>| {
-        !branch.iter().any(|error| match error.kind() {
-            ValidationErrorKind::Type { .. } => error.instance_path().as_str() == pointer,
-            ValidationErrorKind::Enum { .. } | ValidationErrorKind::Constant { .. } => {
-                error.instance_path().as_str() == tag
-            }
-            _ => false,
-        })
-    };
-    let mut meant = branches.iter().filter(meant);
-    let first = meant.next()?;
-    if meant.next().is_none() { Some(first) } else { None }
-}
-
-fn code(kind: &ValidationErrorKind) -> &'static str {
-    match kind {
-        ValidationErrorKind::Type { .. } => "wrong_type",
-        ValidationErrorKind::Enum { .. } | ValidationErrorKind::Constant { .. } => "not_a_choice",
-        ValidationErrorKind::MinLength { .. } | ValidationErrorKind::MinItems { .. } => "too_short",
-        ValidationErrorKind::MaxLength { .. } | ValidationErrorKind::MaxItems { .. } => "too_long",
-        ValidationErrorKind::Minimum { .. } | ValidationErrorKind::ExclusiveMinimum { .. } => "too_small",
-        ValidationErrorKind::Maximum { .. } | ValidationErrorKind::ExclusiveMaximum { .. } => "too_large",
-        ValidationErrorKind::Format { .. } => "wrong_format",
-        _ => "invalid",
     }
 }
 
@@ -411,14 +321,36 @@ mod tests {
     }
 
     #[test]
-    fn what_the_schema_lets_pass_is_named_all_the_same() {
-        expect(r#"{"name": "a", "name": "b", "count": 1, "policy": {"type": "none"}}"#, &[("", "invalid")]);
+    fn a_number_that_its_type_can_not_hold_is_named() {
+        expect(r#"{"name": "a", "count": 4294967296, "policy": {"type": "none"}}"#, &[("/count", "out_of_range")]);
+        expect(
+            r#"{"name": "a", "count": 2, "policy": {"type": "linear", "delay_ms": -1}}"#,
+            &[("/policy/delay_ms", "out_of_range")],
+        );
+    }
+
+    #[test]
+    fn a_member_is_given_once() {
+        expect(r#"{"name": "a", "name": "b", "count": 1, "policy": {"type": "none"}}"#, &[("/name", "duplicate")]);
+        expect(
+            r#"{"name": "a", "count": 1, "policy": {"type": "none", "type": "linear"}}"#,
+            &[("/policy/type", "duplicate")],
+        );
+    }
+
+    #[test]
+    fn a_list_is_no_object() {
+        expect(r#"["a", 1, {"type": "none"}, "x"]"#, &[("", "wrong_type")]);
+        expect(
+            r#"{"name": "a", "count": 1, "policy": ["none"], "to": ["x"]}"#,
+            &[("/policy", "wrong_type"), ("/to", "wrong_type")],
+        );
     }
 
     #[test]
     fn all_the_words_of_a_choice_are_listed() {
         let problem = parse::<Order>(br#"{"name": "a", "count": 1, "policy": {"type": "no"}}"#).unwrap_err();
-        assert_eq!(problem.to_value("")["errors"][0]["detail"], "is none of `none`, `linear`");
+        assert_eq!(problem.to_value("")["errors"][0]["detail"], "must be one of `none`, `linear`");
     }
 
     #[test]

@@ -13,8 +13,10 @@ use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
-/// As many bad fields are listed at most: a body of millions of them is not answered at length.
-pub const MOST_PROBLEMS: usize = 1000;
+/// As many bad fields are listed at most: nobody reads more, and a body may have millions.
+pub const MOST_PROBLEMS: usize = 20;
+/// The longest pointer or detail of a bad field, in characters.
+const MOST_TEXT: usize = 1024;
 
 /// Who is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -66,7 +68,7 @@ pub struct ProblemBody<'a> {
     /// As in the `X-Request-Id` header, and in the gateway's log.
     request_id: &'a str,
     source: Source,
-    /// Every bad field at once; at most 1000.
+    /// The bad fields at once; at most 20.
     errors: &'a [FieldProblem],
 }
 
@@ -108,7 +110,7 @@ impl Problem {
     pub fn parameters(errors: Vec<FieldProblem>) -> Self {
         let mut problem = Self::malformed(count("parameter", errors.len()));
         problem.0.code = "invalid_parameter";
-        problem.0.errors = errors;
+        problem.0.errors = within_bounds(errors);
         problem
     }
 
@@ -117,7 +119,7 @@ impl Problem {
         let detail = count("field", errors.len());
         let mut problem =
             Self::request(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", "The request is not valid", detail);
-        problem.0.errors = errors;
+        problem.0.errors = within_bounds(errors);
         problem
     }
 
@@ -287,9 +289,24 @@ impl From<StoreError> for Problem {
     }
 }
 
+/// No more problems, and none at more length, than somebody reads.
+fn within_bounds(mut errors: Vec<FieldProblem>) -> Vec<FieldProblem> {
+    errors.truncate(MOST_PROBLEMS);
+    for error in &mut errors {
+        for text in [&mut error.pointer, &mut error.detail] {
+            if let Some((end, _)) = text.char_indices().nth(MOST_TEXT) {
+                text.truncate(end);
+                text.push('…');
+            }
+        }
+    }
+    errors
+}
+
 fn count(what: &str, number: usize) -> String {
     match number {
         1 => format!("one {what} is wrong; `errors` says which and why"),
+        MOST_PROBLEMS.. => format!("{MOST_PROBLEMS} {what}s or more are wrong; `errors` says which and why"),
         _ => format!("{number} {what}s are wrong; `errors` says which and why"),
     }
 }

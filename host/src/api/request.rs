@@ -1,7 +1,13 @@
 //! What surrounds every request: its id, a panic caught, the problem written out, the metrics.
 //! And the parts of a request that are not its body.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Path, Request, State},
@@ -11,11 +17,13 @@ use axum::{
 };
 use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::{
     App,
     browsers::Marks,
-    fields::Fields,
+    fields::{Fields, escaped},
+    form::Form,
     operation::OPERATORS_PATHS,
     problem::{FieldProblem, Problem},
     serve::AtLimit,
@@ -185,11 +193,52 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for UrlPath
     }
 }
 
-/// The query's parameters, each taken once by its name.
+/// The document's parameters that stand in queries and headers: what each operation, `post /v1/messages`, takes.
+type Parameters = HashMap<String, Vec<Parameter>>;
+
+struct Parameter {
+    name: String,
+    in_header: bool,
+    form: Form,
+}
+
+/// What the document says of every parameter.
+static PARAMETERS: LazyLock<Parameters> = LazyLock::new(|| {
+    parameters(&serde_json::to_value(super::openapi()).unwrap_or_default()).unwrap_or_else(|error| {
+        tracing::error!(error, "a parameter's schema is not valid");
+        Parameters::default()
+    })
+});
+
+fn parameters(document: &Value) -> Result<Parameters, String> {
+    let mut all = Parameters::default();
+    for (path, item) in document["paths"].as_object().into_iter().flatten() {
+        for (method, operation) in item.as_object().into_iter().flatten() {
+            let mut found = Vec::new();
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let place = parameter["in"].as_str().unwrap_or_default();
+                let name = parameter["name"].as_str().unwrap_or_default().to_owned();
+                if place == "path" {
+                    continue;
+                }
+                let form = Form::of_schema(&parameter["schema"], document)
+                    .map_err(|error| format!("{method} {path}: {name}: {error}"))?;
+                found.push(Parameter { name, in_header: place == "header", form });
+            }
+            all.insert(format!("{method} {path}"), found);
+        }
+    }
+    Ok(all)
+}
+
+/// The query's parameters, each taken once by its name. What the document says of them, and of the operation's
+/// headers, is checked before.
 #[derive(Debug)]
 pub struct Query {
     pairs: Vec<(String, String)>,
     fields: Fields,
+    /// Those that are not as the document says.
+    bad: Vec<String>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Query {
@@ -198,15 +247,36 @@ impl<S: Sync> FromRequestParts<S> for Query {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
         let pairs = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        Ok(Self { pairs, fields: Fields::default() })
+        let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let operation = format!("{} {path}", parts.method.as_str().to_ascii_lowercase());
+        let mut query = Self { pairs, fields: Fields::default(), bad: Vec::new() };
+        PARAMETERS.get(&operation).into_iter().flatten().for_each(|known| query.check(known, &parts.headers));
+        Ok(query)
     }
 }
 
 impl Query {
+    /// Holds a parameter to the document.
+    fn check(&mut self, known: &Parameter, headers: &HeaderMap) {
+        let (place, text) = match known.in_header {
+            // What is no text, is its handler's to refuse.
+            true => ("header", headers.get(&known.name).and_then(|value| value.to_str().ok())),
+            false => ("query", self.pairs.iter().find(|(name, _)| *name == known.name).map(|(_, text)| text.as_str())),
+        };
+        let problems = text.map(|text| known.form.problems_of_text(text)).unwrap_or_default();
+        for problem in problems {
+            self.fields.elsewhere(format!("{place}/{}", known.name), &problem.code, problem.detail);
+            self.bad.push(known.name.clone());
+        }
+    }
+
     /// A parameter's value, if it is given and `read` takes it.
     pub fn take<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let at = self.pairs.iter().position(|(given, _)| given == name)?;
         let (_, text) = self.pairs.remove(at);
+        if self.bad.iter().any(|bad| bad == name) {
+            return None;
+        }
         match read(&text) {
             Ok(value) => Some(value),
             Err(detail) => {
@@ -230,9 +300,9 @@ impl Query {
     /// Refuses what was bad, unknown or given twice.
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in &self.pairs {
-            let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+            let name: String = name.chars().filter(|c| !c.is_control()).collect();
             self.fields.elsewhere(
-                format!("query/{name}"),
+                format!("query/{}", escaped(&name)),
                 "unknown_parameter",
                 "there is no such parameter here, or it is given twice",
             );

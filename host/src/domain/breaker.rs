@@ -509,10 +509,7 @@ mod tests {
     /// closes only by them or by a person.
     #[test]
     fn any_steps_leave_it_sound() {
-        let seed = std::env::var("ANGARIUM_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-        println!("ANGARIUM_SEED={seed}");
-        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut rng = crate::seed::rng();
         let mut breaker = Breaker::new(at(0));
         let (mut now, mut out) = (0, 0_u32);
         for _ in 0..20_000 {

@@ -326,8 +326,7 @@ mod tests {
     /// message has what it wants, and none is left out while it has not.
     #[test]
     fn legs_follow_each_other_until_the_message_has_what_it_wants() {
-        let seed = fastrand::u64(..);
-        let mut random = fastrand::Rng::with_seed(seed);
+        let mut random = crate::seed::rng();
         for _ in 0..20_000 {
             let wants = random.choice([Wants::Sent, Wants::Delivered]).unwrap();
             let legs = legs(Mode::First, wants, random.u8(1..5));
@@ -337,7 +336,7 @@ mod tests {
                 let met = begun.iter().any(|it| is_reached(wants, it.state));
                 let was_met = met || (wants == Wants::Sent && begun.iter().any(|it| it.handed_over));
                 let next = step(&legs, &begun, true);
-                let told = format!("seed {seed}: {wants:?} {begun:?} {next:?}");
+                let told = format!("{wants:?} {begun:?} {next:?}");
                 let why = || &told;
                 assert!(!(was_met && next.begin.is_some()), "{}", why());
                 for number in &next.close {

@@ -1,5 +1,5 @@
-//! What holds of every strategy, whatever the route, its candidates and the chance are. Each run
-//! draws other cases; a failure names the seed, and `ANGARIUM_SEED` repeats it.
+//! What holds of every strategy, whatever the route, its candidates and the chance are. The cases
+//! are drawn; another `ANGARIUM_SEED` draws others.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +17,9 @@ const ALL: [Strategy; 5] = [
     Strategy::HighestReliability,
 ];
 
-/// Runs a property with a random generator, of which a failure tells the seed.
+/// Runs a property with a generator of which a failure tells the seed.
 fn holds(property: impl Fn(&mut Rng)) {
-    let seed = std::env::var("ANGARIUM_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("ANGARIUM_SEED={seed}");
-    property(&mut Rng::with_seed(seed));
+    property(&mut crate::seed::rng());
 }
 
 fn dollars(micros: i64) -> Cost {

@@ -1,5 +1,5 @@
-//! What holds of every rule set and message, whatever they are. Each run draws other cases; a
-//! failure names the seed, and `ANGARIUM_SEED` repeats it.
+//! What holds of every rule set and message, whatever they are. The cases are drawn; another
+//! `ANGARIUM_SEED` draws others.
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
@@ -16,12 +16,9 @@ const CITIES: [&str; 3] = ["Stockholm", "Uppsala", "Los Angeles"];
 const CODES: [&str; 6] = ["1", "11", "114", "114 55", "9", "90-2"];
 const WORDS: [&str; 5] = ["a", "B", "c", "D", "e"];
 
-/// Runs a property with a random generator, of which a failure tells the seed.
+/// Runs a property with a generator of which a failure tells the seed.
 fn holds(property: impl Fn(&mut Rng)) {
-    let seed = std::env::var("ANGARIUM_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("ANGARIUM_SEED={seed}");
-    property(&mut Rng::with_seed(seed));
+    property(&mut crate::seed::rng());
 }
 
 /// `yes`, `no`, or anything else, which fails.

@@ -5,15 +5,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::machine;
-use crate::progress::{note, step};
+use crate::progress::note;
 use crate::project::{self, run};
+use crate::tool::Tool;
 
-const VERSION: &str = "0.20.2";
+const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// Checks both workspaces' dependencies against `deny.toml`.
 pub fn check() -> Result<()> {
-    let deny = installed()?;
+    let deny = DENY.installed()?;
     for manifest in ["Cargo.toml", "plugins/Cargo.toml"] {
         run(checker(&deny, manifest).args(["licenses", "bans", "sources"]))?;
     }
@@ -45,28 +45,4 @@ fn checker(deny: &PathBuf, manifest: &str) -> Command {
     command.args(["--manifest-path", manifest, "--config", "deny.toml", "check", "--hide-inclusion-graph"]);
     command.current_dir(project::root());
     command
-}
-
-/// The pinned version, built once into target/tools; one in the PATH of that version is as good.
-fn installed() -> Result<PathBuf> {
-    let tools = project::target().join("tools");
-    let ours = tools.join("bin/cargo-deny");
-    let anywhere = std::iter::once(ours.clone()).chain(machine::programs("cargo-deny"));
-    if let Some(found) = anywhere.into_iter().find(is_wanted) {
-        return Ok(found);
-    }
-    step(format_args!("building cargo-deny {VERSION} (once; takes minutes)"));
-    run(project::cargo()
-        .args(["install", "--locked", "--quiet", "--debug", "--root"])
-        .arg(&tools)
-        .arg("--target-dir")
-        .arg(tools.join("build"))
-        .arg(format!("cargo-deny@{VERSION}")))?;
-    let _ = std::fs::remove_dir_all(tools.join("build"));
-    Ok(ours)
-}
-
-fn is_wanted(program: &PathBuf) -> bool {
-    let output = Command::new(program).arg("--version").stderr(Stdio::null()).output();
-    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim() == format!("cargo-deny {VERSION}"))
 }

@@ -48,6 +48,12 @@ impl Peers {
             prometheus: prepare_prometheus(&home)?,
         })
     }
+
+    /// Tells tests where they are. One that would have asked a peer fails without it.
+    pub fn announce(&self, command: &mut Command) {
+        command.env("ANGARIUM_PEERS_PYTHON", &self.python).env("ANGARIUM_PEERS_NODE", &self.node);
+        command.env("ANGARIUM_PEERS_PROMETHEUS", &self.prometheus).env("ANGARIUM_REQUIRE_PEERS", "1");
+    }
 }
 
 /// Postfix runs as root alone, and its package replaces any other mail server: it is installed where neither

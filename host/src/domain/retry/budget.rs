@@ -146,13 +146,6 @@ mod tests {
 
     const BUDGET: Budget = Budget { share: 0.2, min_per_second: 1.0 };
 
-    fn rng() -> fastrand::Rng {
-        let seed = std::env::var("ANGARIUM_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-        println!("ANGARIUM_SEED={seed}");
-        fastrand::Rng::with_seed(seed)
-    }
-
     /// A client that retries whenever it may, at `rate` new requests a second; answers requests and
     /// retries.
     fn storm(rate: u64, seconds: u64, accepted: f64, rng: &mut fastrand::Rng) -> (u64, u64) {
@@ -179,7 +172,7 @@ mod tests {
 
     #[test]
     fn while_nothing_succeeds_retries_are_a_share_of_the_traffic() {
-        let mut rng = rng();
+        let mut rng = crate::seed::rng();
         for rate in [1, 20, 500, 3_000] {
             let (first, retries) = storm(rate, 60, 0.0, &mut rng);
             let most = 0.2 * first as f64 + 1.0 * (60.0 + MEMORY.as_secs_f64());
@@ -190,7 +183,7 @@ mod tests {
 
     #[test]
     fn where_most_succeed_it_binds_nobody() {
-        let mut rng = rng();
+        let mut rng = crate::seed::rng();
         let (first, retries) = storm(500, 20, 0.7, &mut rng);
         let needed = first as f64 * 0.3 / 0.7;
         assert!(retries as f64 > needed * 0.9, "{retries} retries of {needed}");
@@ -198,7 +191,7 @@ mod tests {
 
     #[test]
     fn no_sequence_of_events_exceeds_what_was_earned() {
-        let mut rng = rng();
+        let mut rng = crate::seed::rng();
         for _ in 0..200 {
             let budget = Budget { share: rng.f64() * 2.0, min_per_second: 0.1 + rng.f64() * 20.0 };
             let begin = Instant::now();

@@ -1,0 +1,18 @@
+//! Chance in scenarios that draw what happens: the same in each run, unless another seed is given.
+
+use fastrand::Rng;
+
+/// Any number does; what it draws is what a normal run tries.
+const DEFAULT: u64 = 427_465_849;
+
+/// The seed in `ANGARIUM_SEED`, which a failure shows; `cargo xtask fuzz` gives fresh ones.
+pub fn seed() -> u64 {
+    let seed = std::env::var("ANGARIUM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(DEFAULT);
+    println!("ANGARIUM_SEED={seed}");
+    seed
+}
+
+/// A generator from that seed.
+pub fn rng() -> Rng {
+    Rng::with_seed(seed())
+}
