@@ -32,9 +32,6 @@ use tokio::{
     time::Instant,
 };
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 type Failure = Box<dyn Error + Send + Sync>;
 
 const IN_FLIGHT: usize = 10_000;

@@ -1,6 +1,7 @@
 //! Angarium: a self-hosted delivery gateway. `ARCHITECTURE.md` at the top has the map.
 
 pub mod admission;
+pub mod allocator;
 pub mod api;
 pub mod byte_budget;
 pub mod callbacks;

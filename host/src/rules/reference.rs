@@ -147,6 +147,8 @@ fn limits_table(out: &mut String) {
          | expressions and blocks within one another | {} |\n\
          | parts of an expression or a chain | {} |\n\
          | bytes of a source | {} |\n\
+         | bytes that a run holds at once, measured | {} |\n\
+         | bytes that the constants at the top of a script hold | {} |\n\
          | bytes of a text, or of all texts of a list or map | {} |\n\
          | members of a list, those of lists within it included | {} |\n\
          | members of a map, those of maps within it included | {} |\n\
@@ -162,6 +164,8 @@ fn limits_table(out: &mut String) {
         limits::DEPTH,
         limits::TREE,
         limits::SOURCE,
+        limits::MEMORY,
+        limits::CONSTANTS,
         limits::TEXT,
         limits::LIST,
         limits::MAP,

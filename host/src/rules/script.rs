@@ -16,10 +16,13 @@ pub mod facts;
 mod guarded;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod hostile_programs;
 mod lists;
 mod memory;
 mod modules;
 mod reads;
+mod shared;
 mod top;
 mod vocabulary;
 
@@ -131,7 +134,7 @@ fn column_of(position: Position) -> Option<u16> {
 impl ScriptError {
     fn of_parse(script: &str, error: &ParseError) -> Self {
         let position = error.position();
-        let reason = error.err_type().to_string();
+        let reason = error.err_type().to_string().chars().take(MAX_REASON).collect();
         Self { script: script.to_owned(), line: line_of(position), column: column_of(position), reason }
     }
 
@@ -149,7 +152,13 @@ fn innermost(error: &EvalAltResult) -> (Position, String) {
         error = inner;
         position = if error.position().is_none() { position } else { error.position() };
     }
-    let text = error.to_string();
+    let text = match error {
+        // The language would print all that closures within the value hold.
+        EvalAltResult::ErrorRuntime(value, _) if !value.is_unit() => {
+            format!("Runtime error: {}", guarded::beginning(value, MAX_REASON))
+        }
+        error => error.to_string(),
+    };
     let place = format!(" ({position})");
     let reason = text.strip_suffix(place.as_str()).unwrap_or(&text);
     (position, reason.chars().take(MAX_REASON).collect())
@@ -168,6 +177,7 @@ pub enum Limit {
     Size,
     Variables,
     Modules,
+    Memory,
     /// Of all that is asked about a message, or of a tenant.
     Together(Spent),
 }
@@ -182,6 +192,7 @@ impl Limit {
             Self::Size => "a text, list or map of it is too large",
             Self::Variables => "it has too many variables",
             Self::Modules => "it imports too many modules",
+            Self::Memory => "it uses too much memory",
             Self::Together(spent) => spent.as_str(),
         }
     }
@@ -273,14 +284,16 @@ impl std::fmt::Debug for Script {
 impl Script {
     /// Compiles a source; `modules` is all that it can import.
     pub fn compile(name: &str, source: &str, modules: &Modules) -> Result<Self, ScriptError> {
-        let engine = Arc::clone(modules.engine());
-        let tree = compile::statements(&engine, name, source)?;
+        let tree = compile::statements(modules.engine(), name, source)?;
         let hooks = hooks_of(name, source, &tree)?;
         let reads = modules.check(name, &tree)?.reads;
-        let evaluate = || catch_unwind(AssertUnwindSafe(|| Top::evaluate(&engine, &tree)));
+        let engine = Arc::clone(modules.engine_for(&tree));
+        let evaluate = || Top::evaluate(&engine, &tree).map_err(|error| ScriptError::of_run(name, &error));
+        let evaluate = || catch_unwind(AssertUnwindSafe(evaluate));
         let top = match budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate) {
             (Ok(Ok(top)), None) => top,
-            (Ok(Err(error)), _) => return Err(ScriptError::of_run(name, &error)),
+            (Ok(Err(error)), None) => return Err(error),
+            (Ok(Err(error)), Some(limit)) => return Err(ScriptError { reason: limit.as_str().to_owned(), ..error }),
             (_, spent) => {
                 let reason = spent.map_or("the interpreter failed", Limit::as_str).to_owned();
                 return Err(ScriptError { script: name.to_owned(), line: None, column: None, reason });
@@ -407,40 +420,41 @@ impl Script {
         let function = hook.as_str();
         allowance::enter().map_err(|spent| limit_fault(&self.name, function, Limit::Together(spent)))?;
         let values = arguments.iter().map(|it| it.value(&self.reads)).collect::<Fallible<Vec<_>>>();
-        let values = values.map_err(|error| fault_of(&self.name, function, &error, None))?;
-        let mut asked = false;
-        let call = || {
-            let answer = self.top.call(&self.engine, &self.tree, function, values);
-            asked = budget::asked();
-            answer
-        };
-        let answer = run(&self.name, function, self.time, given, call)?;
-        let answer = read(&answer).map_err(|fault| fault.of(&self.name, function))?;
-        Ok((answer, !asked))
+        let values = values.map_err(|error| fault_of(&self.name, function, &error))?;
+        let call = || self.top.call(&self.engine, &self.tree, function, values);
+        run(&self.name, function, self.time, given, call, |answer| Ok((read(answer)?, !budget::asked())))
     }
 }
 
 /// What the language's functions answer.
 type Fallible<T> = Result<T, Box<EvalAltResult>>;
 
-/// Runs one function within its limits. A limit that was met counts, whatever the function made of
-/// it; and a panic in the interpreter ends the run, not the process.
-fn run(
+/// Runs one function within its limits, and reads its answer there too. A limit that was met counts, whatever the
+/// function made of it; and a panic in the interpreter ends the run, not the process.
+fn run<T>(
     script: &str,
     function: &str,
     time: Duration,
     given: &Given,
-    work: impl FnOnce() -> Result<Dynamic, Box<EvalAltResult>>,
-) -> Result<Dynamic, ScriptFault> {
+    work: impl FnOnce() -> Fallible<Dynamic>,
+    read: impl FnOnce(&Dynamic) -> Result<T, AnswerFault>,
+) -> Result<T, ScriptFault> {
+    let whole = || {
+        let answer = work().map_err(|error| fault_of(script, function, &error))?;
+        read(&answer).map_err(|fault| fault.of(script, function))
+    };
     let time_here = allowance::at_most(time);
     let (result, spent) =
-        budget::within(limits::OPERATIONS, time_here, *given, || catch_unwind(AssertUnwindSafe(work)));
+        budget::within(limits::OPERATIONS, time_here, *given, || catch_unwind(AssertUnwindSafe(whole)));
     let together = spent.filter(|limit| *limit == Limit::Time && time_here < time).and_then(|_| allowance::ended());
     let spent = together.map(Limit::Together).or(spent);
     match (result, spent) {
         (Ok(Ok(answer)), None) => Ok(answer),
         (Ok(Ok(_)), Some(limit)) => Err(limit_fault(script, function, limit)),
-        (Ok(Err(error)), spent) => Err(fault_of(script, function, &error, spent)),
+        (Ok(Err(fault)), None) => Err(fault),
+        (Ok(Err(ScriptFault { line, column, .. })), Some(limit)) => {
+            Err(ScriptFault { line, column, ..limit_fault(script, function, limit) })
+        }
         (Err(_), _) => Err(ScriptFault {
             script: script.to_owned(),
             function: function.to_owned(),
@@ -463,9 +477,9 @@ fn limit_fault(script: &str, function: &str, limit: Limit) -> ScriptFault {
     }
 }
 
-fn fault_of(script: &str, function: &str, error: &EvalAltResult, spent: Option<Limit>) -> ScriptFault {
+fn fault_of(script: &str, function: &str, error: &EvalAltResult) -> ScriptFault {
     let (position, reason) = innermost(error);
-    let limit = spent.or_else(|| Limit::of(error));
+    let limit = Limit::of(error);
     ScriptFault {
         script: script.to_owned(),
         function: function.to_owned(),

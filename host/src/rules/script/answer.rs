@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
 use super::{
-    FaultKind, ScriptFault,
+    FaultKind, ScriptFault, budget,
     facts::{CANDIDATE, Object},
     limits,
 };
@@ -130,7 +130,8 @@ pub(super) struct AnswerFault {
 
 impl AnswerFault {
     fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { field: field.into(), reason: reason.into() }
+        let cut = |text: String| text.chars().take(MAX_WORD).collect();
+        Self { field: cut(field.into()), reason: cut(reason.into()) }
     }
 
     pub(super) fn of(self, script: &str, function: &str) -> ScriptFault {
@@ -465,6 +466,9 @@ pub(super) fn json_of_map(map: &rhai::Map) -> Reading<Value> {
 fn json(at: At<'_>, value: &Dynamic, depth: usize) -> Reading<Value> {
     if depth > limits::VALUE_DEPTH {
         return Err(AnswerFault::new(at.to_string(), "is nested too deeply"));
+    }
+    if !budget::may_go_on() {
+        return Err(AnswerFault::new("", "is too large"));
     }
     if value.is_unit() {
         return Ok(Value::Null);

@@ -1,28 +1,47 @@
-//! What one run of a script may use: operations, and time. It belongs to the thread while a script
+//! What one run of a script may use: operations, time and memory. It belongs to the thread while a script
 //! runs on it, so that everything below sees the same one: the interpreter at each operation, and
 //! the functions that call a script's closures or loop themselves. What is used up stays used up:
 //! no callback that swallows the error, and no `catch`, gets any further.
 //!
-//! A busy machine makes no script fail: between two looks at the clock a run is charged with no more than it can have
-//! used itself. The processor's own account of a thread would not do, since a virtual machine that has to wait counts
-//! that as the thread's.
+//! **Memory** is measured, not estimated from kinds of values: it is what the thread holds more than when the run began
+//! (`allocator::balance`). It is looked at before each operation, so a run exceeds the limit by what one operation
+//! allocates, which the limits on sizes bound.
+//!
+//! **Time.** A busy machine makes no script fail. A run is charged with the time between two looks at the clock, but
+//! with at most [`MOST_BETWEEN`] of it, since the thread may have had to wait for others. Operations that really take
+//! longer are charged by the processor's account of the thread: with a quarter of it at least ([`STOLEN`]), because a
+//! virtual machine that has to wait counts that as the thread's. To ask for that account is slow, so it begins with the
+//! first gap that is too long. A run that does not work at all, such as one that waits for a variable that its own
+//! closure holds, ends after [`LONGEST`] by the clock.
 
 use std::{
     cell::RefCell,
     time::{Duration, Instant},
 };
 
+use cpu_time::ThreadTime;
 use jiff::Timestamp;
-use rhai::{Dynamic, EvalAltResult, Position};
+use rhai::{Dynamic, EvalAltResult, Position, Scope};
 
-use super::{super::allowance, Given, Limit};
+use super::{
+    super::allowance,
+    Given, Limit, limits,
+    shared::{Shared, newly_shared},
+};
+use crate::allocator;
 
 /// The clock is looked at each so many operations.
 const LOOK_EACH: u64 = 8;
 
-/// What a run is charged with at most between two looks: more than so many operations take, or one function that is not
-/// interrupted, at what the limits on sizes leave it.
+/// What a run is charged with at most between two looks, as long as the processor's account says nothing else: more than
+/// so many operations take.
 const MOST_BETWEEN: Duration = Duration::from_micros(500);
+
+/// The processor's account of a thread may be so many times what the thread really had.
+const STOLEN: u32 = 4;
+
+/// No run lasts longer by the clock, unless its limit on time is longer.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// What a script may log in a run, and how long a line of it is.
 const MAX_LINES: u32 = 8;
@@ -33,9 +52,16 @@ thread_local! {
 }
 
 struct Budget {
-    /// What is left of the time.
-    left: Duration,
+    time: Duration,
+    /// What was charged of it.
+    used: Duration,
+    began: Instant,
     looked: Instant,
+    /// The processor's account of the thread after the first gap that was too long.
+    processor: Option<ThreadTime>,
+    /// The thread's balance of memory as the run began.
+    balance: isize,
+    shared: Shared,
     operations: u64,
     max_operations: u64,
     lines: u32,
@@ -53,38 +79,61 @@ impl Budget {
                 self.spent = Some(Limit::Operations);
             } else if self.operations.is_multiple_of(LOOK_EACH) {
                 return self.look();
+            } else {
+                self.measure();
             }
         }
         self.spent
     }
 
     fn look(&mut self) -> Option<Limit> {
+        self.measure();
         if self.spent.is_none() {
             let now = Instant::now();
-            // The thread may have had to wait for others.
-            let used = now.duration_since(self.looked).min(MOST_BETWEEN);
+            let passed = now.duration_since(self.looked);
             self.looked = now;
-            self.left = self.left.saturating_sub(used);
-            if self.left.is_zero() {
+            self.used += passed.min(MOST_BETWEEN);
+            if passed > MOST_BETWEEN {
+                let worked = self.processor.and_then(|it| it.try_elapsed().ok()).unwrap_or_default();
+                self.processor = self.processor.or_else(|| ThreadTime::try_now().ok());
+                self.used = self.used.max(worked / STOLEN);
+            }
+            if now.duration_since(self.began) >= LONGEST {
+                self.used = self.used.max(now.duration_since(self.began).min(self.time));
+            }
+            if self.used >= self.time {
                 self.spent = Some(Limit::Time);
             }
         }
         self.spent
     }
+
+    fn measure(&mut self) {
+        if self.spent.is_none() && allocator::balance() - self.balance > limits::MEMORY as isize {
+            self.spent = Some(Limit::Memory);
+        }
+    }
 }
 
-/// Runs `work` with a budget of its own; says beside what it came to whether the budget was used up.
+/// Runs `work` with a budget of its own; says beside what it came to whether the budget was used up. What closures of
+/// the run share is emptied at its end: no value of the language leaves `work`.
 pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: impl FnOnce() -> T) -> (T, Option<Limit>) {
     struct Restore(Option<Budget>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            let before = self.0.take();
-            BUDGET.with_borrow_mut(|budget| *budget = before);
+            // What the run leaves is dropped here, after the cell is free again.
+            drop(BUDGET.replace(self.0.take()));
         }
     }
+    let now = Instant::now();
     let fresh = Budget {
-        left: time,
-        looked: Instant::now(),
+        time,
+        used: Duration::ZERO,
+        began: now,
+        looked: now,
+        processor: None,
+        balance: allocator::balance(),
+        shared: Shared::default(),
         operations: 0,
         max_operations: operations,
         lines: 0,
@@ -92,11 +141,10 @@ pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: imp
         spent: None,
         given,
     };
-    let _restore = Restore(BUDGET.with_borrow_mut(|budget| budget.replace(fresh)));
+    let _restore = Restore(BUDGET.replace(Some(fresh)));
     let result = work();
     let spent = BUDGET.with_borrow_mut(|budget| budget.as_mut().and_then(Budget::look));
-    let left = BUDGET.with_borrow(|budget| budget.as_ref().map_or(Duration::ZERO, |it| it.left));
-    allowance::charge(time.saturating_sub(left));
+    allowance::charge(BUDGET.with_borrow(|budget| budget.as_ref().map_or(time, |it| it.used)));
     (result, spent)
 }
 
@@ -112,6 +160,40 @@ pub(super) fn check() -> Result<(), Box<EvalAltResult>> {
         None => Ok(()),
         Some(limit) => Err(EvalAltResult::ErrorTerminated(limit.as_str().into(), Position::NONE).into()),
     }
+}
+
+/// Whether the run may go on, for those that make a value of many members: the clock is not looked at.
+pub(super) fn may_go_on() -> bool {
+    BUDGET.with_borrow_mut(|budget| {
+        budget.as_mut().is_none_or(|it| {
+            it.measure();
+            it.spent.is_none()
+        })
+    })
+}
+
+/// Ends the run by a limit that a function met which can't fail.
+pub(super) fn exceed(limit: Limit) {
+    BUDGET.with_borrow_mut(|budget| {
+        if let Some(budget) = budget {
+            budget.spent.get_or_insert(limit);
+        }
+    });
+}
+
+/// Keeps hold of a variable until the end of the run, if closures share it.
+pub(super) fn see(scope: &mut Scope, name: &str) {
+    let Some(reference) = newly_shared(scope, name) else { return };
+    BUDGET.with_borrow_mut(|budget| {
+        if let Some(budget) = budget {
+            budget.shared.0.push(reference);
+        }
+    });
+}
+
+/// Whether closures have shared variables in this run.
+pub(super) fn shares() -> bool {
+    BUDGET.with_borrow(|budget| budget.as_ref().is_some_and(|it| !it.shared.0.is_empty()))
 }
 
 /// The time that the caller gave; the epoch outside of a run.

@@ -23,6 +23,10 @@ pub mod limits {
     pub const OPERATIONS: u64 = 50_000;
     /// One run, functions that a script calls included.
     pub const TIME: Duration = Duration::from_millis(5);
+    /// Bytes that a run holds at once, as the allocator counts them.
+    pub const MEMORY: usize = 16 * 1024 * 1024;
+    /// Bytes that the constants at the top of a script hold.
+    pub const CONSTANTS: usize = 1024 * 1024;
     /// Bytes of a source.
     pub const SOURCE: usize = 64 * 1024;
     /// Functions that call one another.
@@ -45,8 +49,9 @@ pub mod limits {
     pub const VALUE_DEPTH: usize = 32;
 }
 
-/// Words that would lead out of a script, or leave one undecided what it does.
-const DISABLED: &[&str] = &["eval"];
+/// Words that would lead out of a script, or leave one undecided what it does; `curry` makes functions that hold copies
+/// of themselves.
+const DISABLED: &[&str] = &["eval", "curry"];
 
 /// All functions in one module: each look-up of one goes through every module that there is.
 static FUNCTIONS: LazyLock<Arc<Module>> = LazyLock::new(|| {
@@ -94,6 +99,19 @@ pub(in crate::rules) fn build(library: Library) -> Engine {
         .on_progress(|_| budget::step())
         .on_print(budget::log)
         .on_debug(|text, _, _| budget::log(text));
+    engine
+}
+
+/// The same for sources whose closures share variables: a variable that becomes shared is read right then, and each
+/// reading is seen. Others need not pay for that.
+pub(super) fn build_watching(library: Library) -> Engine {
+    let mut engine = build(library);
+    // It is not deprecated but, as its documentation says, may change.
+    #[allow(deprecated)]
+    engine.on_var(|name, _, mut context| {
+        budget::see(context.scope_mut(), name);
+        Ok(None)
+    });
     engine
 }
 

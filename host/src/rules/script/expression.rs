@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use rhai::{AST, Dynamic, Scope};
+use rhai::{AST, Dynamic, Engine, Scope};
 
 use super::{
     Given, Modules, ScriptError, ScriptFault,
@@ -21,6 +21,7 @@ pub const VARIABLES: &[&str] = &["message", "channel", "to", "priority", "countr
 #[derive(Clone)]
 pub struct Expression {
     name: Arc<str>,
+    engine: Arc<Engine>,
     tree: Arc<AST>,
 }
 
@@ -36,7 +37,7 @@ pub struct Seen(Scope<'static>);
 impl Seen {
     /// What expressions see of a message; a fault where it is larger than they may see.
     pub fn of(message: &MessageFacts) -> Result<Self, ScriptFault> {
-        let broken = |error| super::fault_of("expression", "facts", &error, None);
+        let broken = |error| super::fault_of("expression", "facts", &error);
         let message = rhai::serde::to_dynamic(message).map_err(|error| broken(*error))?;
         let member = |name: &str| message.as_map_ref().ok().and_then(|it| it.get(name).cloned());
         let mut scope = Scope::new();
@@ -56,15 +57,13 @@ impl Expression {
             scope.push_constant_dynamic(*name, Dynamic::UNIT);
         }
         let tree = compile::expression(MODULES.engine(), &scope, name, source)?;
-        Ok(Self { name: name.into(), tree: Arc::new(tree) })
+        Ok(Self { name: name.into(), engine: Arc::clone(MODULES.engine_for(&tree)), tree: Arc::new(tree) })
     }
 
     /// Whether it holds. It must come to a boolean.
     pub fn holds(&self, seen: &mut Seen, given: &Given) -> Result<bool, ScriptFault> {
-        let answer = run(&self.name, "expression", limits::TIME, given, || {
-            MODULES.engine().eval_ast_with_scope(&mut seen.0, &self.tree)
-        })?;
-        read_condition(&answer).map_err(|fault| fault.of(&self.name, "expression"))
+        let work = || self.engine.eval_ast_with_scope(&mut seen.0, &self.tree);
+        run(&self.name, "expression", limits::TIME, given, work, read_condition)
     }
 }
 

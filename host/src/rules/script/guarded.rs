@@ -2,14 +2,16 @@
 //!
 //! A comparison that fails ends a sort; a replacement is measured before it is made; and lists and
 //! maps are printed and compared no deeper than [`limits::VALUE_DEPTH`], whatever a script nests.
+//! To print never fails, it ends the run: the language would print what failed in its own way, with all that closures
+//! hold.
 
-use std::fmt::Write;
+use std::{fmt::Write, io};
 
 use rhai::{
     Array, Dynamic, EvalAltResult, FnPtr, ImmutableString, Map, Module, NativeCallContext, Position, plugin::*,
 };
 
-use super::{Fallible, budget, engine::limits};
+use super::{Fallible, Limit, budget, engine::limits};
 
 /// All of them.
 pub(super) fn module() -> Module {
@@ -61,23 +63,27 @@ mod functions {
     }
 
     /// The list as a text.
-    #[rhai_fn(name = "print", name = "to_string", name = "debug", name = "to_debug", return_raw, pure)]
-    pub fn print_list(list: &mut Array) -> Fallible<ImmutableString> {
+    #[rhai_fn(name = "print", name = "to_string", name = "debug", name = "to_debug", pure)]
+    pub fn print_list(list: &mut Array) -> ImmutableString {
         super::printed(|out| super::print_list(list, 0, out))
     }
     /// The map as a text.
-    #[rhai_fn(name = "print", name = "to_string", name = "debug", name = "to_debug", return_raw, pure)]
-    pub fn print_map(map: &mut Map) -> Fallible<ImmutableString> {
+    #[rhai_fn(name = "print", name = "to_string", name = "debug", name = "to_debug", pure)]
+    pub fn print_map(map: &mut Map) -> ImmutableString {
         super::printed(|out| super::print_map(map, 0, out))
+    }
+    /// The function's name.
+    #[rhai_fn(name = "print", name = "to_string", name = "debug", name = "to_debug", pure)]
+    pub fn print_function(function: &mut FnPtr) -> String {
+        super::name_of(function)
     }
     /// The map as JSON.
     #[rhai_fn(name = "to_json", return_raw, pure)]
     pub fn map_to_json(map: &mut Map) -> Fallible<ImmutableString> {
         let value = super::super::answer::json_of_map(map).map_err(|_| super::too_large("Depth of a value"))?;
-        super::printed(|out| {
-            out.0.push_str(&value.to_string());
-            Ok(())
-        })
+        let mut out = super::Printed::new(limits::TEXT);
+        serde_json::to_writer(&mut out, &value).map_err(|_| super::too_large("Length of string"))?;
+        Ok(out.text.into())
     }
 
     /// Whether two lists have equal members in the same order.
@@ -137,42 +143,73 @@ fn replaced(text: &str, find: &str, by: &str) -> Fallible<String> {
     if length > limits::TEXT { Err(too_large("Length of string")) } else { Ok(text.replace(find, by)) }
 }
 
-/// A text that stops to grow at the limit.
-struct Printed(String);
+/// The beginning of a value as a text, of about so many bytes.
+pub(super) fn beginning(value: &Dynamic, bytes: usize) -> String {
+    if let Ok(text) = value.as_immutable_string_ref() {
+        return text.to_string();
+    }
+    let mut out = Printed::new(bytes);
+    let _ = print_value(value, 0, &mut out);
+    out.text
+}
 
-fn printed(print: impl FnOnce(&mut Printed) -> Fallible<()>) -> Fallible<ImmutableString> {
-    let mut out = Printed(String::new());
-    print(&mut out)?;
-    if out.0.len() > limits::TEXT { Err(too_large("Length of string")) } else { Ok(out.0.into()) }
+/// A text that stops to grow at its limit, in bytes.
+struct Printed {
+    text: String,
+    limit: usize,
+}
+
+impl Printed {
+    const fn new(limit: usize) -> Self {
+        Self { text: String::new(), limit }
+    }
+
+    fn push(&mut self, args: std::fmt::Arguments<'_>) -> Fallible<()> {
+        // To write into memory does not fail.
+        let _ = self.text.write_fmt(args);
+        if self.text.len() > self.limit { Err(too_large("Length of string")) } else { Ok(()) }
+    }
+}
+
+impl io::Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = str::from_utf8(bytes).map_err(io::Error::other)?;
+        self.push(format_args!("{text}")).map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn printed(print: impl FnOnce(&mut Printed) -> Fallible<()>) -> ImmutableString {
+    let mut out = Printed::new(limits::TEXT);
+    if print(&mut out).is_err() {
+        budget::exceed(Limit::Size);
+    }
+    out.text.into()
 }
 
 fn print_list(list: &[Dynamic], depth: usize, out: &mut Printed) -> Fallible<()> {
-    out.0.push('[');
+    out.push(format_args!("["))?;
     for (nth, item) in list.iter().enumerate() {
-        if nth > 0 {
-            out.0.push_str(", ");
-        }
+        out.push(format_args!("{}", if nth > 0 { ", " } else { "" }))?;
         print_value(item, depth, out)?;
     }
-    out.0.push(']');
-    Ok(())
+    out.push(format_args!("]"))
 }
 
 fn print_map(map: &Map, depth: usize, out: &mut Printed) -> Fallible<()> {
-    out.0.push_str("#{");
+    out.push(format_args!("#{{"))?;
     for (nth, (name, item)) in map.iter().enumerate() {
-        let comma = if nth > 0 { ", " } else { "" };
-        let _ = write!(out.0, "{comma}{name:?}: ");
+        out.push(format_args!("{}{name:?}: ", if nth > 0 { ", " } else { "" }))?;
         print_value(item, depth, out)?;
     }
-    out.0.push('}');
-    Ok(())
+    out.push(format_args!("}}"))
 }
 
 fn print_value(value: &Dynamic, depth: usize, out: &mut Printed) -> Fallible<()> {
-    if out.0.len() > limits::TEXT {
-        return Err(too_large("Length of string"));
-    }
     if depth >= limits::VALUE_DEPTH {
         return Err(too_large("Depth of a value"));
     }
@@ -183,13 +220,16 @@ fn print_value(value: &Dynamic, depth: usize, out: &mut Printed) -> Fallible<()>
         return print_map(&map, depth + 1, out);
     }
     if let Ok(text) = value.as_immutable_string_ref() {
-        let _ = write!(out.0, "{:?}", text.as_str());
-    } else if let Ok(function) = value.clone().try_cast_result::<FnPtr>() {
-        let _ = write!(out.0, "Fn({})", function.fn_name());
-    } else {
-        let _ = write!(out.0, "{value}");
+        return out.push(format_args!("{:?}", text.as_str()));
     }
-    Ok(())
+    if let Some(function) = value.read_lock::<FnPtr>() {
+        return out.push(format_args!("{}", name_of(&function)));
+    }
+    out.push(format_args!("{value}"))
+}
+
+fn name_of(function: &FnPtr) -> String {
+    format!("Fn({})", function.fn_name())
 }
 
 fn equal_lists(left: &[Dynamic], right: &[Dynamic], depth: usize) -> Fallible<bool> {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{facts::MessageFacts, *};
+use crate::allocator;
 
 /// Generous beside [`limits::TIME`]: the machine may be busy and the build unoptimised.
 const SOON: Duration = Duration::from_secs(2);
@@ -160,7 +161,8 @@ fn nothing_grows_without_end() {
         "let x = #{}; let y = \"\"; y.pad(60000, \"x\"); for n in 0..500 { x[`m${n}`] = y; } x.to_json()",
     ] {
         let limit = limit_of(body);
-        assert!(matches!(limit, Limit::Size | Limit::Operations | Limit::Time), "{limit:?}: {body}");
+        let ended = matches!(limit, Limit::Size | Limit::Memory | Limit::Operations | Limit::Time);
+        assert!(ended, "{limit:?}: {body}");
     }
 }
 
@@ -296,7 +298,7 @@ fn closures_keep_nothing_from_one_run_to_the_next() {
 
 #[test]
 fn a_panic_in_the_interpreter_is_a_fault() {
-    let result = run("hostile.rhai", "admit", SOON, &Given::default(), || panic!("a defect"));
+    let result = run("hostile.rhai", "admit", SOON, &Given::default(), || panic!("a defect"), |_| Ok(()));
     assert_eq!(result.expect_err("it failed").kind, FaultKind::Broken);
     let script = Script::compile("x.rhai", "fn admit(message) { allow() }", &Modules::none()).unwrap().allowing(SOON);
     assert!(script.admit(&MessageFacts::default(), &Given::default()).is_ok(), "the next run is well");
@@ -307,4 +309,212 @@ fn what_a_script_prints_is_bounded() {
     let source = "fn admit(message) { for n in 0..200 { print(\"x\" + n); debug(n); } allow() }";
     let script = Script::compile("hostile.rhai", source, &Modules::none()).unwrap().allowing(SOON);
     assert_eq!(script.admit(&MessageFacts::default(), &Given::default()), Ok(Admission::default()));
+}
+
+#[test]
+fn functions_hold_no_copies_of_themselves() {
+    for body in [
+        "let f = |a| { a }; loop { f = f.curry(f, f, f, f, f, f, f, f); }",
+        "let f = |a| { a }; f = curry(f, f); ()",
+        "let f = #{curry: 1}; ()",
+    ] {
+        let source = format!("fn admit(message) {{ {body} }}");
+        assert!(Script::compile("hostile.rhai", &source, &Modules::none()).is_err(), "{body}");
+    }
+    is_not_there("fn admit(message) { let f = |a| { a }; Fn(\"curry\").call(f, f) }");
+}
+
+/// A source whose `admit` calls itself with more and more variables that hold what `value` makes.
+fn deep_with(value: &str) -> String {
+    let variables: String = (0..40).map(|nth| format!("let v{nth} = {value};")).collect();
+    format!(
+        "fn f(n, text) {{ {variables} if n < 12 {{ f(n + 1, text) }} }}
+         fn admit(message) {{ let text = \"\"; text.pad(60000, \"x\"); f(0, text); () }}"
+    )
+}
+
+#[test]
+fn what_a_run_holds_is_measured() {
+    for source in [
+        deep_with("text + n"),
+        deep_with("[text + n]"),
+        deep_with("#{a: text + n}"),
+        deep_with("{ let it = text + n; || it }"),
+        "fn admit(message) { let text = \"\"; text.pad(60000, \"x\");
+            let map = #{}; for n in 0..2000 { map[text + n] = n; } }"
+            .to_owned(),
+        "fn admit(message) { let text = \"\"; text.pad(60000, \"x\");
+            let kept = []; for n in 0..1000 { let it = text + n; kept.push(|| it); } }"
+            .to_owned(),
+    ] {
+        let script =
+            Script::compile("hostile.rhai", &source, &Modules::none()).unwrap_or_else(|error| panic!("{error}"));
+        let fault = script.allowing(Duration::from_secs(20)).admit(&MessageFacts::default(), &Given::default());
+        let fault = fault.expect_err(&source);
+        assert_eq!(fault.kind, FaultKind::Limit(Limit::Memory), "{fault}: {source}");
+        assert_eq!(fault.reason, "it uses too much memory");
+    }
+}
+
+#[test]
+fn constants_hold_little() {
+    let text = "x".repeat(30_000);
+    let source = format!("const A = \"{text}\"; const B = #{{}}; fn admit(message) {{ allow() }}");
+    assert!(Script::compile("hostile.rhai", &source, &Modules::none()).is_ok());
+    let source = format!(
+        "const A = {{ let map = #{{}}; for n in 0..100 {{ map[`{text}${{n}}`] = n; }} map }};
+         fn admit(message) {{ allow() }}"
+    );
+    let error = Script::compile("hostile.rhai", &source, &Modules::none()).expect_err("it is too large");
+    assert!(error.reason.contains("must hold at most 1048576 bytes"), "{error}");
+}
+
+#[test]
+fn what_is_thrown_or_answered_is_cut() {
+    let nested = "let text = \"\"; text.pad(60000, \"x\");
+        let f = || text; let a = []; a.pad(1000, f); let g = || a; let b = []; b.pad(1000, g);";
+    for (rest, words) in [
+        ("throw b", "Runtime error: [Fn("),
+        ("throw #{b: b, text: text}", "Runtime error: #{"),
+        ("throw text", "Runtime error: xxx"),
+        ("let c = #{}; c[text] = b; c", "can't be answered"),
+    ] {
+        let fault = fault_of(&format!("fn admit(message) {{ {nested} {rest} }}"));
+        assert!(fault.reason.contains(words), "{fault}");
+        assert!(fault.to_string().chars().count() < 1_200, "{}", fault.to_string().len());
+    }
+}
+
+/// Ways in which closures hold themselves, or one another.
+const CIRCLES: &[&str] = &[
+    "let f = 1; f = || f; ()",
+    "let x = []; let f = || x; x = [f]; ()",
+    "let x = #{}; let f = || x; x.f = f; ()",
+    "let x = #{a: #{}}; x.a.f = || x; ()",
+    "let a = 1; let b = || a; a = || b; ()",
+    "let a = []; let b = []; let f = || a; let g = || b; a = [g, g]; b = [f, f]; a = [f, g, || [a, b]]; ()",
+    "const K = [1]; let f = || K; f = || [f, K]; ()",
+    "let f = |x| x; for n in 0..50 { let g = f; f = |x| g.call(x); } f = || f; ()",
+    "let text = \"\"; text.pad(60000, \"x\"); let f = || text; text = [text, f]; ()",
+    "let f = 1; f = || f; throw f",
+    "let f = 1; f = || f; loop { let g = f; f = || [f, g]; }",
+    "let f = 1; f = || f; f",
+];
+
+#[test]
+fn closures_that_hold_themselves_are_freed() {
+    for body in CIRCLES {
+        // A run that asks for chance is not remembered.
+        let source = format!("fn admit(message) {{ let lot = chance(); {body} }}");
+        let script =
+            Script::compile("hostile.rhai", &source, &Modules::none()).unwrap_or_else(|error| panic!("{error}"));
+        let run = |_| drop(script.admit(&MessageFacts::default(), &Given::default()));
+        (0..10).for_each(run);
+        let before = allocator::balance();
+        (0..100).for_each(run);
+        let left = allocator::balance() - before;
+        assert!(left < 4 * 1024, "{left} bytes are left by 100 runs of {body}");
+    }
+}
+
+#[test]
+fn a_hundred_thousand_runs_leave_nothing() {
+    let source =
+        "fn admit(message) { let to = message.to; let x = []; let f = || x; x = [f, || to]; f = #{f: f, x: x}; () }";
+    let script = Script::compile("hostile.rhai", source, &Modules::none()).unwrap();
+    let mut before = 0;
+    for nth in 0..100_000_u32 {
+        if nth == 10_000 {
+            before = allocator::balance();
+        }
+        let message = MessageFacts { to: nth.to_string(), ..MessageFacts::default() };
+        let _ = script.admit(&message, &Given::default());
+    }
+    let left = allocator::balance() - before;
+    // What is remembered, is at most 128 KiB a hook.
+    assert!(left < 256 * 1024, "{left} bytes are left");
+}
+
+#[test]
+fn a_long_chain_of_closures_is_freed_within_a_workers_stack() {
+    for chain in ["let f = 1; loop { let g = f; f = || g; }", "let f = |a| a; loop { let g = f; f = |a| g.call(a); }"] {
+        for end in ["", "throw f"] {
+            let chain = chain.replace("loop", "for n in 0..6000");
+            let source = format!("fn admit(message) {{ {chain} {end} }}");
+            let script = Script::compile("hostile.rhai", &source, &Modules::none()).unwrap();
+            let work = move || script.allowing(SOON).admit(&MessageFacts::default(), &Given::default());
+            let worker = std::thread::Builder::new().stack_size(512 * 1024).spawn(work).unwrap();
+            let _ = worker.join().expect("it does not overflow");
+        }
+    }
+}
+
+#[test]
+fn what_the_top_shares_lives_for_one_run() {
+    let source = "let seen = 0; const COUNT = || { seen += 1; seen };
+        fn admit(message) { if global::COUNT.call() == 1 { allow() } else { refuse(\"kept\") } }";
+    let script = Script::compile("hostile.rhai", source, &Modules::none()).unwrap_or_else(|error| panic!("{error}"));
+    let script = script.allowing(SOON);
+    for nth in 0..3 {
+        let given = Given { chance: f64::from(nth), ..Given::default() };
+        assert_eq!(script.admit(&MessageFacts::default(), &given), Ok(Admission::default()));
+    }
+    let module = ("kept".to_owned(), "let seen = 0; export const COUNT = || { seen += 1; seen };".to_owned());
+    let error = Modules::compile(&[module].into()).expect_err("a module lives longer than a run");
+    assert!(error.reason.contains("is not allowed to use variables around it"), "{error}");
+}
+
+/// What a run of 5 ms comes to whose only operations are `times` turns of `work`.
+fn spent_by(times: u32, work: impl Fn()) -> Option<Limit> {
+    let turns = || {
+        for _ in 0..times {
+            work();
+            let _ = budget::check();
+        }
+    };
+    budget::within(1, Duration::from_millis(5), Given::default(), turns).1
+}
+
+#[test]
+fn work_that_no_operation_interrupts_is_charged() {
+    let work = || {
+        let began = cpu_time::ThreadTime::now();
+        while began.elapsed() < Duration::from_millis(25) {}
+    };
+    assert_eq!(spent_by(2, work), Some(Limit::Time), "four times as much is too much");
+    let wait = || std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(spent_by(2, wait), None, "others may have had the processor");
+    let wait = || std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(spent_by(2, wait), Some(Limit::Time), "nothing lasts longer than a second");
+}
+
+#[test]
+fn sources_of_any_kind_are_parsed_within_their_memory() {
+    for (open, repeated, close) in [
+        ("", "1;", ""),
+        ("", "a.b(1);", ""),
+        ("let x = [", "1,", "];"),
+        ("let x = [", "[],", "];"),
+        ("let x = #{", "a:1,", "};"),
+        ("let x = `", "${1}", "`;"),
+        ("switch 1 {", "0..1=>1,", "}"),
+        ("switch 1 {", "1=>1,", "}"),
+        ("", "if 1{}", ""),
+        ("", "let a=1;", ""),
+        ("", "fn(){}", ""),
+        ("", "||1;", ""),
+        ("", "const A=1;", ""),
+        ("", "import\"a\"as a;", ""),
+        ("", "/*", ""),
+        ("", "\\", ""),
+        ("\"", "\\n", "\";"),
+    ] {
+        let times = (limits::SOURCE - open.len() - close.len()) / repeated.len();
+        let source = format!("{open}{}{close}", repeated.repeat(times));
+        let before = allocator::balance();
+        let script = Script::compile("hostile.rhai", &source, &Modules::none());
+        let kept = allocator::balance() - before;
+        assert!(kept < 16 * 1024 * 1024, "{repeated}: {kept} bytes");
+        drop(script);
+    }
 }

@@ -19,6 +19,8 @@ use super::{
 #[derive(Clone)]
 pub struct Modules {
     engine: Arc<Engine>,
+    /// That of sources whose closures share variables.
+    watching: Arc<Engine>,
     library: Library,
 }
 
@@ -62,7 +64,8 @@ impl Modules {
     }
 
     fn of(library: Library) -> Self {
-        Self { engine: Arc::new(engine::build(library.clone())), library }
+        let watching = engine::build_watching(library.clone()).into();
+        Self { engine: engine::build(library.clone()).into(), watching, library }
     }
 
     /// Those that are in service: nothing but good ones is stored. Where a later version of the gateway sees that
@@ -77,6 +80,13 @@ impl Modules {
 
     pub(super) fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// The interpreter that runs a source.
+    pub(super) fn engine_for(&self, tree: &AST) -> &Arc<Engine> {
+        // It may import any module, by a name that it makes up.
+        let watched = shares(tree) || self.library.0.values().any(|it| it.shares);
+        if watched { &self.watching } else { &self.engine }
     }
 
     /// Refuses a tree whose calls lead nowhere, or not always to the same function: a run would find out late.
@@ -111,15 +121,31 @@ pub fn may_import(source: &str) -> bool {
 }
 
 fn module(modules: &Modules, name: &str, source: &str) -> Result<Imported, ScriptError> {
-    let engine = &modules.engine;
-    let tree = compile::statements(engine, name, source)?;
+    let tree = compile::statements(&modules.engine, name, source)?;
     let Checked { names, reads } = modules.check(name, &tree)?;
-    let evaluate = || Module::eval_ast_as_new(Scope::new(), &tree, engine);
-    let (module, _) = budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate);
-    let mut module = module.map_err(|error| ScriptError::of_run(name, &error))?;
+    let engine = modules.engine_for(&tree);
+    let evaluate = || {
+        let module = Module::eval_ast_as_new(Scope::new(), &tree, engine);
+        (module.map_err(|error| ScriptError::of_run(name, &error)), budget::shares())
+    };
+    let ((module, shared), spent) = budget::within(limits::OPERATIONS, compile::TIME, Given::default(), evaluate);
+    let whole =
+        |reason: &str| ScriptError { script: name.to_owned(), line: None, column: None, reason: reason.to_owned() };
+    let mut module = module?;
+    if let Some(limit) = spent {
+        return Err(whole(limit.as_str()));
+    }
+    if shared {
+        return Err(whole("a closure at the top of a module is not allowed to use variables around it"));
+    }
     module.set_id(name);
     module.build_index();
-    Ok(Imported { module: module.into(), names: names.into(), reads: reads.into() })
+    Ok(Imported { module: module.into(), names: names.into(), reads: reads.into(), shares: shares(&tree) })
+}
+
+/// Whether closures in it use variables around them.
+fn shares(tree: &AST) -> bool {
+    !tree.walk(&mut |path| !matches!(path.last(), Some(ASTNode::Stmt(Stmt::Share(_)))))
 }
 
 /// Refuses a tree that calls a function which the module that it imports does not have.
@@ -166,6 +192,7 @@ struct Imported {
     module: Arc<Module>,
     names: Arc<Names>,
     reads: Arc<Reads>,
+    shares: bool,
 }
 
 impl ModuleResolver for Library {

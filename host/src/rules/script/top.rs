@@ -1,6 +1,6 @@
 //! What stands at the top of a script, its constants and imports: evaluated once, when it is compiled, and for each run
-//! only where it asks for the time or for chance. What a run finds out about the functions that it calls is kept for
-//! the next.
+//! only where it asks for the time or for chance, or where closures share variables, which live for one run. What a run
+//! finds out about the functions that it calls is kept for the next.
 
 use std::{
     cell::Cell,
@@ -10,6 +10,9 @@ use std::{
 use rhai::{
     AST, Caches, Dynamic, Engine, EvalAltResult, EvalContext, Expr, GlobalRuntimeState, Position, Scope, StmtBlock,
 };
+
+use super::{budget, limits};
+use crate::allocator;
 
 /// The most look-ups that are kept: a script may make up names of functions as it runs.
 const MOST_FOUND: usize = 256;
@@ -36,8 +39,13 @@ struct Found {
 impl Top {
     /// Evaluates it, within the budget that the caller has set.
     pub(super) fn evaluate(engine: &Engine, tree: &AST) -> Result<Self, Box<EvalAltResult>> {
+        let before = allocator::balance();
         let state = state_of(engine, tree)?;
-        Ok(Self { state, fixed: !super::budget::asked(), found: Mutex::default() })
+        if allocator::balance() - before > limits::CONSTANTS as isize {
+            let reason = format!("the constants at the top must hold at most {} bytes together", limits::CONSTANTS);
+            return Err(EvalAltResult::ErrorRuntime(reason.into(), Position::NONE).into());
+        }
+        Ok(Self { state, fixed: !budget::asked() && !budget::shares(), found: Mutex::default() })
     }
 
     /// A constant of its, as it was when the script was compiled.

@@ -1,0 +1,321 @@
+//! Programs that are put together at random from all that the language has, run one after the other in a process of
+//! their own under a limit on its memory. None may end the process, hold more than its limit, last, or leave anything
+//! behind. `ANGARIUM_SEED` draws others.
+
+use std::{
+    env, fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+
+use super::{facts::MessageFacts, *};
+use crate::allocator;
+
+/// Programs of one test.
+const PROGRAMS: usize = 1_000;
+/// As for cases: the limits on operations and memory must hold without that on time.
+const WITHOUT_HASTE: Duration = Duration::from_secs(5);
+/// A worker's stack.
+const STACK: usize = 2 * 1024 * 1024;
+/// Bytes that the process may have reserved, and have had resident, whatever ran in it.
+const RESERVED: u64 = 8 * 1024 * 1024 * 1024;
+const RESIDENT: u64 = 160 * 1024 * 1024;
+/// Bytes that all programs together may leave.
+const LEFT: isize = 64 * 1024;
+const CHILD: &str = "ANGARIUM_HOSTILE_CHILD";
+
+/// What variables begin with.
+const VALUES: &[&str] = &[
+    "0",
+    "1",
+    "-1",
+    "1.5",
+    "9223372036854775807",
+    "\"\"",
+    "\"x\"",
+    "'x'",
+    "()",
+    "true",
+    "[]",
+    "[1, 2, 3]",
+    "[[1], #{}]",
+    "#{}",
+    "#{a: 1, map: 2}",
+    "0..3",
+    "0..9223372036854775807",
+    "|x| x",
+    "|| 1",
+    "|x, y| x == y",
+    "Fn(\"f\")",
+    "global::C",
+    "message",
+    "\"x\".chars()",
+    "range(0, 9, 2)",
+    "1.bits()",
+];
+
+/// Statements over the variables `A`, `B` and `C`, and blocks `{}` of other statements.
+const STATEMENTS: &[&str] = &[
+    "A = B;",
+    "A = [B];",
+    "A = [A, B, C];",
+    "A = #{a: B};",
+    "A = #{a: A, b: B};",
+    "A += B;",
+    "A = A + B;",
+    "A = B + A;",
+    "A *= 2;",
+    "A = A ** 9;",
+    "A = `${A}${B}`;",
+    "A = `${A}`.to_upper();",
+    "A[0] = B;",
+    "A.a = B;",
+    "A[`${B}`] = C;",
+    "A.b.c = B;",
+    "A = A.a;",
+    "A = A[0];",
+    "A = A?.a ?? B;",
+    "A.push(B);",
+    "A.insert(0, B);",
+    "A.append(B);",
+    "A.pad(1000, B);",
+    "A.pad(60000, \"x\");",
+    "A.pad(1024, A);",
+    "A.set(\"k\", B);",
+    "A.set(0, B);",
+    "A.mixin(B);",
+    "A.fill_with(B);",
+    "A = A.keys();",
+    "A = A.values();",
+    "A = A.to_json();",
+    "A = A.to_string();",
+    "A = A.to_debug();",
+    "A = A.split(\"\");",
+    "A = A.split(\"x\");",
+    "A = A.to_chars();",
+    "A.replace(\"x\", B);",
+    "A.replace(\"x\", \"xx\");",
+    "A = A.words();",
+    "A = [A, A].join(A);",
+    "A = A.extract(0, 2);",
+    "A.splice(0, 1, B);",
+    "A = A.chop(3);",
+    "A.crop(1);",
+    "A = A.zip(B, |x, y| [x, y]);",
+    "A = A.map(|x| B);",
+    "A = A.map(|x| [x, A]);",
+    "A = A.filter(|x| B);",
+    "A = A.reduce(|x, y| [x, y]);",
+    "A = A.reduce(|x, y| x + y, B);",
+    "A = A.find_map(|x| [x]);",
+    "A.for_each(|x| B = x);",
+    "A.for_each(|| B.push(this));",
+    "A.dedup(|x, y| { B = [B]; true });",
+    "A.sort(|x, y| { {} 1 });",
+    "A.sort();",
+    "A = A.order(|x, y| B);",
+    "A = A.drain(|x| B);",
+    "A.retain(|x| true);",
+    "A = A.index_of(|x| x == B);",
+    "A = A.contains(B);",
+    "A = B in A;",
+    "A = A == B;",
+    "A = A.sorted_by(\"a\");",
+    "A = A.pluck(\"a\");",
+    "A = || B;",
+    "A = || A;",
+    "A = || { A = B; B = A; };",
+    "A = |x| B.call(x);",
+    "A = |x| x.call(A, B);",
+    "let B = A; A = || B;",
+    "A = #{a: || B, f: A};",
+    "B = [A, || [A, B, C]];",
+    "A = A.call();",
+    "A = A.call(B);",
+    "A = A.call(A, B);",
+    "A = call(A, B);",
+    "A.f(B);",
+    "A.a();",
+    "A = f(A);",
+    "f(f(A));",
+    "A = f!(A);",
+    "A = g(A, B);",
+    "A = Fn(`f${\"\"}`);",
+    "A = Fn(\"g\").call(A, B);",
+    "const K = A; A = || K;",
+    "A = take(A);",
+    "throw A;",
+    "throw [A, B];",
+    "return A;",
+    "try { {} } catch (e) { A = e; }",
+    "try { throw A; } catch (e) { A = [e, e]; }",
+    "try { loop { {} } } catch { }",
+    "loop { {} }",
+    "while A != B { {} }",
+    "for x in A { {} }",
+    "for (x, n) in B { A = x; {} }",
+    "for n in 0..1000 { {} }",
+    "for n in 0..9 { {} {} }",
+    "do { {} } until A == B;",
+    "if A == B { {} } else { {} }",
+    "switch A { 1 => B, \"x\" => { {} }, 0..9 => C, _ => { {} } }",
+    "switch [A, B] { [] => 1, _ => { {} } }",
+    "print(A);",
+    "debug(A);",
+    "debug([A, #{a: B}]);",
+    "A = is_shared(B);",
+    "A = type_of(B);",
+    "A = A.len();",
+    "A = A.name;",
+    "A = A.start;",
+    "A = sha(A);",
+    "A = A.like(`*${B}*`);",
+    "A = variant(\"k\", \"s\", A);",
+    "A = bucket(A, A);",
+    "A = digits(A);",
+    "A = A.sum();",
+    "A = number(A);",
+    "A = or_else(A, B);",
+    "A = refuse(A);",
+    "A = hold_until(A);",
+    "A = retry_after(A);",
+    "A = A.to_hex();",
+    "A = parse_float(A);",
+    "A = A.trim();",
+    "A.clear();",
+    "A = A.index_of(B);",
+    "A = A.sub_string(0, 9);",
+    "A = A - B;",
+    "A.remove(B);",
+    "A.truncate(1);",
+    "A.reverse();",
+    "A = A.split_rev(\"\", 9);",
+];
+
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+fn statement(rng: &mut Rng, depth: usize) -> String {
+    let mut text = String::new();
+    let template = loop {
+        let template = STATEMENTS[rng.usize(..STATEMENTS.len())];
+        if depth < 4 || !template.contains("{}") {
+            break template;
+        }
+    };
+    let chosen = [(); 3].map(|()| NAMES[rng.usize(..NAMES.len())]);
+    let mut parts = template.split("{}").peekable();
+    while let Some(part) = parts.next() {
+        text += part;
+        if parts.peek().is_some() {
+            for _ in 0..rng.usize(1..4) {
+                text += &statement(rng, depth + 1);
+            }
+        }
+    }
+    // Only letters that stand alone are variables.
+    let letters = [("A", chosen[0]), ("B", chosen[1]), ("C", chosen[2])];
+    letters.iter().fold(text, |text, (letter, name)| alone(&text, letter, name))
+}
+
+fn alone(text: &str, letter: &str, name: &str) -> String {
+    let is_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':');
+    let mut done = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(letter) {
+        let (before, after) = (&rest[..at], &rest[at + letter.len()..]);
+        let stands_alone = !is_word(before.chars().next_back()) && !is_word(after.chars().next());
+        done += before;
+        done += if stands_alone { name } else { letter };
+        rest = after;
+    }
+    done + rest
+}
+
+fn program(rng: &mut Rng) -> String {
+    let mut value = || VALUES[rng.usize(..VALUES.len())];
+    let constant = ["[]", "#{a: 1}", "\"x\"", "|x| x", "1"][value().len() % 5];
+    let variables: String = NAMES.iter().map(|name| format!("let {name} = {};\n", value())).collect();
+    let mut body = |times: usize| (0..rng.usize(1..=times)).map(|_| statement(rng, 0) + "\n").collect::<String>();
+    let (function, whole) = (body(2), body(12));
+    let end = ["", "a", "throw [a, b, c];", "#{action: a, attributes: #{b: b}}", "refuse(`${a}`)", "#{attributes: a}"];
+    let end = end[rng.usize(..end.len())];
+    format!(
+        "const C = {constant};
+        fn f(a) {{ let b = a; let c = [a]; let d = 1; let e = || a; {function} b }}
+        fn g(a, b) {{ f(a) }}
+        fn admit(message) {{ {variables} {whole} {end} }}"
+    )
+}
+
+/// The most that this process ever had resident, in bytes.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|it| it.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kibibytes.unwrap_or_default() * 1024
+}
+
+/// Runs all programs of a seed. Each is written down before it runs, so that the parent can tell which was the last.
+fn run_all(seed: u64, last: &str) {
+    let mut rng = Rng::with_seed(seed);
+    let (mut compiled, mut limits_met) = (0, Vec::new());
+    let mut before = None;
+    for nth in 0..PROGRAMS {
+        let source = program(&mut rng);
+        fs::write(last, &source).unwrap();
+        if let Ok(script) = Script::compile("hostile.rhai", &source, &Modules::none()) {
+            compiled += 1;
+            let script = script.allowing(if rng.bool() { limits::TIME } else { WITHOUT_HASTE });
+            let began = Instant::now();
+            let answer = script.admit(&MessageFacts::default(), &Given { chance: nth as f64, ..Given::default() });
+            assert!(began.elapsed() < 4 * WITHOUT_HASTE, "{:?}", began.elapsed());
+            if let Err(ScriptFault { kind: FaultKind::Limit(limit), .. }) = answer {
+                limits_met.push(limit);
+            }
+        }
+        assert!(peak() < RESIDENT, "{} bytes", peak());
+        // The first programs fill caches of the process.
+        let now = allocator::balance();
+        let left = now - *before.get_or_insert(now);
+        assert!(nth < 100 || left < LEFT, "{left} bytes are left");
+        if nth == 100 {
+            before = Some(now);
+        }
+    }
+    let met = |limit| limits_met.iter().filter(|it| **it == limit).count();
+    println!("{compiled} compiled; {} met the limit on memory, {} that on sizes", met(Limit::Memory), met(Limit::Size));
+    assert!(compiled > PROGRAMS / 2, "{compiled} compile");
+    assert!(met(Limit::Memory) > 0 && met(Limit::Size) > 0 && met(Limit::Operations) > 0, "{limits_met:?}");
+}
+
+#[test]
+fn programs_at_random_end_within_their_memory() {
+    if let Ok(last) = env::var(CHILD) {
+        rlimit::setrlimit(rlimit::Resource::AS, RESERVED, RESERVED).unwrap();
+        let seed = env::var("ANGARIUM_SEED").unwrap().parse().unwrap();
+        let worker = thread::Builder::new().stack_size(STACK).spawn(move || run_all(seed, &last)).unwrap();
+        return worker.join().unwrap();
+    }
+    let seed = env::var("ANGARIUM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1_u64);
+    let last = tempfile::NamedTempFile::new().unwrap();
+    let this = concat!(module_path!(), "::programs_at_random_end_within_their_memory");
+    let this = this.split_once("::").unwrap().1;
+    let child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", this, "--nocapture"])
+        .env(CHILD, last.path())
+        .env("ANGARIUM_SEED", seed.to_string())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stderr);
+    let tail: Vec<_> = said.lines().rev().take(20).collect();
+    let program = fs::read_to_string(last.path()).unwrap();
+    assert!(
+        child.status.success(),
+        "ANGARIUM_SEED={seed}: {} with\n{program}\n{}",
+        child.status,
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+    );
+}

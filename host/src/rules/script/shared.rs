@@ -1,0 +1,33 @@
+//! The variables that closures of a run share with the function around them. A closure that is kept in a variable which
+//! it shares holds itself, and nothing would ever free it; a long chain of such closures would be freed by as deep a
+//! recursion. So a run keeps hold of each shared variable until it ends, and then empties them one by one.
+
+use std::mem;
+
+use rhai::{Dynamic, Scope};
+
+/// Marks a reference to a shared variable that is held; copies of the reference have the mark too.
+const SEEN: i32 = 1;
+
+/// A reference to the variable, if closures share it and nobody holds it yet. A constant can't be marked: it is held once
+/// more at each look.
+pub(super) fn newly_shared(scope: &mut Scope, name: &str) -> Option<Dynamic> {
+    let reference = scope.get(name).filter(|it| it.is_shared() && it.tag() != SEEN)?.clone();
+    if let Some(variable) = scope.get_mut(name) {
+        variable.set_tag(SEEN);
+    }
+    Some(reference)
+}
+
+/// References to shared variables, which are emptied when it is dropped.
+#[derive(Default)]
+pub(super) struct Shared(pub Vec<Dynamic>);
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for variable in &mut self.0 {
+            // What it held is dropped after its lock.
+            let _held = variable.write_lock::<Dynamic>().map(|mut it| mem::take(&mut *it));
+        }
+    }
+}
