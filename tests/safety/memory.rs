@@ -109,7 +109,7 @@ async fn largest(gateway: &TestGateway) -> usize {
 }
 
 /// The most memory that a node has used since it was started.
-fn peak(gateway: &TestGateway, node: usize) -> usize {
+pub(super) fn peak(gateway: &TestGateway, node: usize) -> usize {
     let process = gateway.nodes[node].as_ref().expect("a living node").process();
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");

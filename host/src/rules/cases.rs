@@ -13,7 +13,10 @@
 //! What is expected may name a part of the decision: members that it does not name are not looked
 //! at.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -27,6 +30,15 @@ use super::script::{
 /// What a case may take: nobody waits for it, and the machine may be busy. The limit on operations
 /// is that of a real run.
 const TIME: Duration = Duration::from_secs(5);
+
+/// What all cases of a suite may take together.
+const TOGETHER: Duration = Duration::from_secs(20);
+
+/// The most cases of a suite.
+const MOST: usize = 500;
+
+/// Characters of what is shown of a value that is not as expected.
+const SHOWN: usize = 1_000;
 
 /// The cases of one file.
 #[derive(Debug, Clone, Deserialize)]
@@ -118,6 +130,9 @@ impl Suite {
     /// Reads a file's text; a member that does not exist is refused with its line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let suite: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if suite.cases.len() > MOST {
+            return Err(format!("must be at most {MOST} cases (got {})", suite.cases.len()));
+        }
         let wrong =
             suite.cases.iter().find_map(|case| case.problem().map(|problem| format!("`{}`: {problem}", case.name)));
         wrong.map_or(Ok(suite), Err)
@@ -126,8 +141,12 @@ impl Suite {
     /// Runs all of them, in order.
     #[must_use]
     pub fn run(&self, script: &Script) -> Vec<Outcome> {
-        let script = script.clone().allowing(TIME);
-        self.cases.iter().map(|case| case.run(&script)).collect()
+        let began = Instant::now();
+        let run = |case: &Case| {
+            let left = TOGETHER.saturating_sub(began.elapsed());
+            case.run(&script.clone().allowing(TIME.min(left)))
+        };
+        self.cases.iter().map(run).collect()
     }
 }
 
@@ -206,6 +225,7 @@ fn value(decision: &impl Serialize) -> Value {
 /// Adds each place where `found` is not as `expected` says.
 fn compare(at: &str, expected: &Value, found: &Value, differences: &mut Vec<Difference>) {
     let mut differs = |expected: String, found: String| {
+        let found = found.chars().take(SHOWN).collect();
         differences.push(Difference { at: at.to_owned(), expected, found });
     };
     match (expected, found) {
@@ -286,6 +306,14 @@ mod tests {
         assert!(outcome.to_string().contains("no luck"), "{outcome}");
         let outcome = run("fn admit(message) { () }", r#"{"name": "n", "hook": "admit", "expect_fault": "x"}"#);
         assert!(!outcome.passed());
+    }
+
+    #[test]
+    fn a_suite_has_so_many_cases() {
+        let case = r#"{"name": "n", "hook": "admit", "expect": {}}"#;
+        let suite = |times: usize| Suite::parse(&format!("{{\"cases\": [{}]}}", vec![case; times].join(",")));
+        assert!(suite(MOST).is_ok());
+        assert_eq!(suite(MOST + 1).expect_err("one more"), "must be at most 500 cases (got 501)");
     }
 
     #[test]

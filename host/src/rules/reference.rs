@@ -149,6 +149,7 @@ fn limits_table(out: &mut String) {
          | bytes of a source | {} |\n\
          | bytes that a run holds at once, measured | {} |\n\
          | bytes that the constants at the top of a script hold | {} |\n\
+         | bytes of the texts and names of an answer | {} |\n\
          | bytes of a text, or of all texts of a list or map | {} |\n\
          | members of a list, those of lists within it included | {} |\n\
          | members of a map, those of maps within it included | {} |\n\
@@ -166,6 +167,7 @@ fn limits_table(out: &mut String) {
         limits::SOURCE,
         limits::MEMORY,
         limits::CONSTANTS,
+        limits::ANSWER,
         limits::TEXT,
         limits::LIST,
         limits::MAP,

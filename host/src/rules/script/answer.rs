@@ -189,12 +189,15 @@ impl Routing {
 
 fn choices(list: &[Dynamic]) -> Reading<Vec<Choice>> {
     let mut choices: Vec<Choice> = Vec::with_capacity(list.len());
+    let mut bytes = 0;
     for (nth, item) in list.iter().enumerate() {
         let at = At::Item(&At::Member(&At::Answer, "candidates"), nth);
         let choice = choice(at, item)?;
         if choices.iter().any(|it| it.connection == choice.connection) {
             return Err(AnswerFault::new(at.to_string(), format!("`{}` stands twice", choice.connection)));
         }
+        bytes += choice.connection.len() + choice.reason.as_ref().map_or(0, String::len);
+        fits(bytes)?;
         choices.push(choice);
     }
     Ok(choices)
@@ -455,7 +458,26 @@ impl fmt::Display for At<'_> {
 }
 
 fn json_of(value: &Dynamic) -> Reading<Value> {
-    json(At::Answer, value, 0)
+    let value = json(At::Answer, value, 0)?;
+    fits(text_of(&value))?;
+    Ok(value)
+}
+
+/// The bytes of the texts and names of a value.
+fn text_of(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(text_of).sum(),
+        Value::Object(members) => members.iter().map(|(name, value)| name.len() + text_of(value)).sum(),
+    }
+}
+
+fn fits(bytes: usize) -> Reading<()> {
+    if bytes <= limits::ANSWER {
+        return Ok(());
+    }
+    Err(AnswerFault::new("", format!("must have at most {} bytes of texts and names", limits::ANSWER)))
 }
 
 /// A map as JSON, for scripts that ask for it.

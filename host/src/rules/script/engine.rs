@@ -27,6 +27,8 @@ pub mod limits {
     pub const MEMORY: usize = 16 * 1024 * 1024;
     /// Bytes that the constants at the top of a script hold.
     pub const CONSTANTS: usize = 1024 * 1024;
+    /// Bytes of the texts and names of an answer.
+    pub const ANSWER: usize = 128 * 1024;
     /// Bytes of a source.
     pub const SOURCE: usize = 64 * 1024;
     /// Functions that call one another.

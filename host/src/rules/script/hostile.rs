@@ -378,8 +378,11 @@ fn what_is_thrown_or_answered_is_cut() {
         ("throw #{b: b, text: text}", "Runtime error: #{"),
         ("throw text", "Runtime error: xxx"),
         ("let c = #{}; c[text] = b; c", "can't be answered"),
+        ("let c = #{}; for n in 0..3 { c[text + n] = n; } #{attributes: c}", "must have at most 131072 bytes"),
     ] {
-        let fault = fault_of(&format!("fn admit(message) {{ {nested} {rest} }}"));
+        let source = format!("fn admit(message) {{ {nested} {rest} }}");
+        let script = Script::compile("hostile.rhai", &source, &Modules::none()).unwrap().allowing(SOON);
+        let fault = script.admit(&MessageFacts::default(), &Given::default()).expect_err(rest);
         assert!(fault.reason.contains(words), "{fault}");
         assert!(fault.to_string().chars().count() < 1_200, "{}", fault.to_string().len());
     }
