@@ -1,7 +1,7 @@
 //! Functions of the language that could be made to do too much: each stands in for its namesake.
 //!
-//! A comparison that fails ends a sort; a replacement is measured before it is made; and lists and
-//! maps are printed and compared no deeper than [`limits::VALUE_DEPTH`], whatever a script nests.
+//! A comparison that fails ends a sort; a replacement is measured before it is made; padding with nothing ends; and
+//! lists and maps are printed and compared no deeper than [`limits::VALUE_DEPTH`], whatever a script nests.
 //! To print never fails, it ends the run: the language would print what failed in its own way, with all that closures
 //! hold.
 
@@ -59,6 +59,13 @@ mod functions {
     #[rhai_fn(name = "replace", return_raw)]
     pub fn replace_char(text: &mut ImmutableString, find: char, by: char) -> Fallible<()> {
         *text = super::replaced(text, find.encode_utf8(&mut [0; 4]), by.encode_utf8(&mut [0; 4]))?.into();
+        Ok(())
+    }
+
+    /// Pads the text to a number of characters with another one, again and again.
+    #[rhai_fn(name = "pad", return_raw)]
+    pub fn pad_text(string: &mut ImmutableString, len: i64, padding: &str) -> Fallible<()> {
+        *string = super::padded(string, len, padding)?.into();
         Ok(())
     }
 
@@ -141,6 +148,16 @@ fn replaced(text: &str, find: &str, by: &str) -> Fallible<String> {
     let count = text.matches(find).count();
     let length = (text.len() - count * find.len()).saturating_add(count.saturating_mul(by.len()));
     if length > limits::TEXT { Err(too_large("Length of string")) } else { Ok(text.replace(find, by)) }
+}
+
+/// The language's own never ends with an empty `padding`.
+fn padded(text: &str, length: i64, padding: &str) -> Fallible<String> {
+    let missing = usize::try_from(length).unwrap_or_default().saturating_sub(text.chars().count());
+    if missing > limits::TEXT {
+        return Err(too_large("Length of string"));
+    }
+    let padded: String = text.chars().chain(padding.chars().cycle().take(missing)).collect();
+    if padded.len() > limits::TEXT { Err(too_large("Length of string")) } else { Ok(padded) }
 }
 
 /// The beginning of a value as a text, of about so many bytes.

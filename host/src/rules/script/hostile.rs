@@ -167,6 +167,16 @@ fn nothing_grows_without_end() {
 }
 
 #[test]
+fn padding_ends() {
+    for (padding, expected) in [("\"\"", "a"), ("\"xy\"", "axyxy"), ("'x'", "axxxx"), ("\"å\"", "aåååå")] {
+        let source = format!("fn admit(message) {{ let text = \"a\"; text.pad(5, {padding}); refuse(text) }}");
+        let script = Script::compile("hostile.rhai", &source, &Modules::none()).unwrap().allowing(SOON);
+        let verdict = script.admit(&MessageFacts::default(), &Given::default()).map(|it| it.verdict);
+        assert_eq!(verdict, Ok(Verdict::Refuse { reason: expected.to_owned() }), "{padding}");
+    }
+}
+
+#[test]
 fn recursion_ends_before_the_stack() {
     for source in [
         "fn f(n) { f(n + 1) } fn admit(message) { f(0) }",
