@@ -65,7 +65,7 @@ async fn recipients_and_content_need_the_scope_that_reads_messages() {
     let paths = every_get(&gateway, &known).await;
     let mut seen = 0;
     for scope in ALL_SCOPES.split(',') {
-        let key = gateway.key_of("one", scope);
+        let key = gateway.key_with(scope);
         for path in &paths {
             let answer = gateway.call_as(&key, Method::GET, path, None).await;
             assert!(answer.status != 500, "{path}: {}", answer.body);
@@ -88,7 +88,7 @@ async fn a_backtest_needs_the_scope_that_reads_messages() {
     let body = json!({"since": "2020-01-01T00:00:00Z", "script": {"name": "ask", "source": source}});
     let both = gateway.call(Method::POST, "/v1/rules/backtest", Some(&body)).await.expect(200);
     assert_eq!(both["refused"]["newly"], 1);
-    let key = gateway.key_of("one", "rules:read");
+    let key = gateway.key_with("rules:read");
     let refused = gateway.call_as(&key, Method::POST, "/v1/rules/backtest", Some(&body)).await.expect(403);
     assert_eq!(refused["code"], "missing_scope");
     assert!(refused["detail"].as_str().unwrap().contains("messages:read"), "{refused}");
@@ -101,7 +101,7 @@ async fn who_changes_a_message_is_not_told_what_it_says() {
     let later = json!({"channel": "webhook", "to": sink.url(&format!("/{CANARY}")), "content": {"text": CANARY},
         "metadata": {"note": CANARY}, "send_at": "2099-01-01T00:00:00Z"});
     let (one, other) = (gateway.send(&later).await, gateway.send(&later).await);
-    let writes = gateway.key_of("one", "messages:write");
+    let writes = gateway.key_with("messages:write");
     let cancel = |id: &str| format!("/v1/messages/{id}/cancel");
     let told = gateway.call_as(&writes, Method::POST, &cancel(&one), None).await.expect(200);
     assert_eq!((&told["state"], &told["to"]), (&json!("canceled"), &Value::Null));

@@ -23,6 +23,9 @@ use super::{
 /// Everything that a tenant's key can be allowed.
 pub const ALL_SCOPES: &str = "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read,rules:write,rules:read,providers:read,audit:read";
 
+/// The tenant of a scenario's own key.
+const TENANT: &str = "one";
+
 static BUILT: OnceCell<(PathBuf, PathBuf)> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
@@ -104,7 +107,7 @@ impl TestGateway {
             extra: extra.to_owned(),
             environment: vec![],
         };
-        let key = settings.create_key("one", ALL_SCOPES).expect("a key can be made");
+        let key = settings.create_key(TENANT, ALL_SCOPES).expect("a key can be made");
         let client = client();
         let mut gateway = Self { db, nodes: Vec::new(), key, settings, client, _folder: folder };
         for _ in 0..nodes {
@@ -167,9 +170,14 @@ impl TestGateway {
         &self.settings
     }
 
-    /// A key of another tenant, or with other scopes.
+    /// A key of another tenant, which is made with it.
     pub fn key_of(&self, tenant: &str, scopes: &str) -> String {
         self.settings.create_key(tenant, scopes).expect("a key can be made")
+    }
+
+    /// A further key of the same tenant, with these scopes.
+    pub fn key_with(&self, scopes: &str) -> String {
+        self.settings.further_key(TENANT, scopes).expect("a key can be made")
     }
 
     /// The first living node's address.

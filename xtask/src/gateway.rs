@@ -61,6 +61,11 @@ impl Settings {
     /// Makes a tenant, and a key of it with those scopes.
     pub fn create_key(&self, tenant: &str, scopes: &str) -> Result<String> {
         self.command_line(&["tenant", "create", tenant, "--json"])?;
+        self.further_key(tenant, scopes)
+    }
+
+    /// Makes one more key of a tenant that exists.
+    pub fn further_key(&self, tenant: &str, scopes: &str) -> Result<String> {
         let answer = self.command_line(&["key", "create", "--tenant", tenant, "--scopes", scopes, "--json"])?;
         let answer: Value = serde_json::from_str(&answer).context("`angarium key create --json` printed no JSON")?;
         let key = answer["key"].as_str().context("`angarium key create --json` printed no key")?;
