@@ -31,6 +31,7 @@ pub const PROPERTIES: &[&str] = &[
     "routing/properties",
     "rules/intervals",
     "rules/properties",
+    "rules/script/hostile_programs",
 ];
 
 /// The modules under `tests` whose scenarios do.

@@ -43,7 +43,7 @@ use crate::{
     },
 };
 
-const MOST_SECRET_BYTES: usize = 64 << 10;
+const MOST_SECRET_CHARACTERS: usize = 64 << 10;
 const MOST_CONFIG_BYTES: usize = 256 << 10;
 /// 30 days.
 const LONGEST_OVERLAP: u32 = 30 * 24 * 3600;
@@ -487,8 +487,8 @@ fn check_secrets(fields: &mut Fields, component: &Component, secrets: &BTreeMap<
 
 /// What is said of a secret's value does not repeat it.
 fn check_value(fields: &mut Fields, field: &str, component: &Component, spec: &SecretSpec, value: &str) {
-    if !(1..=MOST_SECRET_BYTES).contains(&value.len()) {
-        return fields.check(false, field, "wrong_length", || "has 1 byte to 64 KiB".to_owned());
+    if !(1..=MOST_SECRET_CHARACTERS).contains(&value.chars().count()) {
+        return fields.check(false, field, "wrong_length", || "must have 1 to 65536 characters".to_owned());
     }
     fields.check(component.accepts_secret(&spec.name, value), field, "wrong_format", || {
         format!("does not have the form that the provider asks for: {}", spec.purpose)

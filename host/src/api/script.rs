@@ -49,7 +49,7 @@ const LONGEST_CASES: usize = 256 << 10;
     "cases": [{"name": "a casino", "hook": "admit", "message": {"text": "the casino"}, "expect": {"action": "refuse"}}]
 }))]
 pub struct NewScriptVersion {
-    /// In Rhai; at most 64 KiB.
+    /// In Rhai; at most 65,536 characters.
     #[schema(min_length = 1, max_length = 65536)]
     source: String,
     /// Facts and what is expected of them: a version of which one fails is refused.
@@ -392,8 +392,8 @@ fn try_out(name: &str, new: &NewScriptVersion, modules: &Modules, fields: &mut F
 
 /// Whether a source has a length that one can have.
 pub(super) fn source_fits(source: &str, fields: &mut Fields) -> bool {
-    let fits = (1..=limits::SOURCE).contains(&source.len());
-    fields.check(fits, "source", "wrong_length", || "has to have 1 to 65536 bytes".to_owned());
+    let fits = (1..=limits::SOURCE).contains(&source.chars().count());
+    fields.check(fits, "source", "wrong_length", || "must have 1 to 65536 characters".to_owned());
     fits
 }
 

@@ -17,7 +17,7 @@ use super::{
     trace::TraceContext,
 };
 
-/// The longest subject, in bytes: what a line of a mail may hold (RFC 5322, 2.1.1).
+/// The longest subject, in characters: what a line of a mail may hold (RFC 5322, 2.1.1).
 pub const MAX_SUBJECT: usize = 998;
 /// The most content that goes to one recipient, in bytes as JSON and without attachments. A
 /// component is given no more than that, so that what it makes of it stays within its limits.

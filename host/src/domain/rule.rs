@@ -300,8 +300,8 @@ fn check_condition(problems: &mut Problems, condition: &Condition, depth: usize)
         }),
         Condition::Geography(place) => problems.within("geography", |problems| check_geography(problems, place)),
         Condition::Custom(custom) => problems.within("custom", |problems| {
-            let fits = (1..=LONGEST_EXPRESSION).contains(&custom.expression.len());
-            problems.check(fits, "expression", "out_of_range", "has to have 1 to 4096 bytes");
+            let fits = (1..=LONGEST_EXPRESSION).contains(&custom.expression.chars().count());
+            problems.check(fits, "expression", "out_of_range", "must have 1 to 4096 characters");
         }),
     }
 }

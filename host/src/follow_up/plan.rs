@@ -138,7 +138,7 @@ fn check(channel: &Channel, to: Option<&Address>, wanted: &FollowUpMessage) -> R
         }
         None => {}
     }
-    let plain = |it: &String| it.len() <= MAX_SUBJECT && !it.chars().any(char::is_control);
+    let plain = |it: &String| it.chars().count() <= MAX_SUBJECT && !it.chars().any(char::is_control);
     if wanted.subject.as_ref().is_none_or(plain) {
         Ok(())
     } else {

@@ -146,7 +146,7 @@ fn limits_table(out: &mut String) {
          | functions that call one another | {} |\n\
          | expressions and blocks within one another | {} |\n\
          | parts of an expression or a chain | {} |\n\
-         | bytes of a source | {} |\n\
+         | characters of a source | {} |\n\
          | bytes that a run holds at once, measured | {} |\n\
          | bytes that the constants at the top of a script hold | {} |\n\
          | bytes of the texts and names of an answer | {} |\n\

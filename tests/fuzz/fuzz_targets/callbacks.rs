@@ -4,7 +4,9 @@
 use angarium::{
     callbacks::fuzzing::is_genuine,
     domain::{
-        callback::{Callback, CallbackReply, Check, Claim, Freshness, Hash, PublicKeyAlgorithm, SignatureEncoding, Signed},
+        callback::{
+            Callback, CallbackReply, Check, Claim, Freshness, Hash, PublicKeyAlgorithm, SignatureEncoding, Signed,
+        },
         transmission::KeyFormat,
     },
 };

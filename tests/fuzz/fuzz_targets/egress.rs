@@ -20,5 +20,8 @@ fuzz_target!(|text: &str| {
     };
     assert!(address.is_none_or(is_public), "{text:?} leads to {address:?}");
     // The client reads the text that it is given once more.
-    assert_eq!(Url::parse(url.as_str()).map(|again| again.host().map(|host| host.to_owned())), Ok(url.host().map(|host| host.to_owned())));
+    assert_eq!(
+        Url::parse(url.as_str()).map(|again| again.host().map(|host| host.to_owned())),
+        Ok(url.host().map(|host| host.to_owned()))
+    );
 });

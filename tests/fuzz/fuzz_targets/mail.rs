@@ -39,13 +39,25 @@ fuzz_target!(|text: &str| {
         .filter(|line| !line.is_empty() && !line.starts_with([' ', '\t']))
         .map(|line| line.split_once(':').expect("a header has a name").0.to_ascii_lowercase())
         .collect();
-    let allowed =
-        ["from", "to", "cc", "subject", "date", "message-id", "mime-version", "content-type", "content-transfer-encoding"];
+    let allowed = [
+        "from",
+        "to",
+        "cc",
+        "subject",
+        "date",
+        "message-id",
+        "mime-version",
+        "content-type",
+        "content-transfer-encoding",
+    ];
     let given = mail.headers[0].name.to_ascii_lowercase();
     for name in &names {
         assert!(allowed.contains(&name.as_str()) || *name == given, "{name:?} of {mail:?}");
         let once = names.iter().filter(|other| *other == name).count() == 1;
         assert!(once, "{name:?} is there twice: {mail:?}");
     }
-    assert!(written.split(|byte| *byte == b'\n').all(|line| line.len() <= 999), "a line is longer than SMTP's: {mail:?}");
+    assert!(
+        written.split(|byte| *byte == b'\n').all(|line| line.len() <= 999),
+        "a line is longer than SMTP's: {mail:?}"
+    );
 });

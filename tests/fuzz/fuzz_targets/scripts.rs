@@ -1,7 +1,10 @@
 //! A script is refused or answers within its budget: of time, and of memory, which the fuzzer itself limits.
 #![no_main]
 
-use angarium::rules::script::{Given, Modules, Script, facts::{CandidateFacts, MessageFacts}};
+use angarium::rules::script::{
+    Given, Modules, Script,
+    facts::{CandidateFacts, MessageFacts},
+};
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 

@@ -475,7 +475,8 @@ impl Recipient {
             fields.bad(code, detail);
         }
         if let Self::Named(NamedAddress { name: Some(name), .. }) = self {
-            fields.check(name.len() <= 256, "name", "too_long", || "has more than 256 bytes".to_owned());
+            let fits = name.chars().count() <= 256;
+            fields.check(fits, "name", "too_long", || "must have at most 256 characters".to_owned());
             fields.check(!name.chars().any(char::is_control), "name", "control_character", || {
                 "has a control character, such as a line break".to_owned()
             });
@@ -500,7 +501,8 @@ impl Content {
             fields.each(name, list, |fields, address| address.check(mail, fields));
         }
         if let Some(subject) = &self.subject {
-            fields.check(subject.len() <= MAX_SUBJECT, "subject", "too_long", || "has more than 998 bytes".to_owned());
+            let fits = subject.chars().count() <= MAX_SUBJECT;
+            fields.check(fits, "subject", "too_long", || "must have at most 998 characters".to_owned());
             fields.check(!subject.chars().any(char::is_control), "subject", "control_character", || {
                 "has a control character, such as a line break".to_owned()
             });

@@ -1,6 +1,6 @@
 //! What can be an address, whoever says it: a client, or a script whose message follows another.
 
-/// The longest address, in bytes.
+/// The longest address, in characters.
 const MAX_ADDRESS: usize = 2048;
 
 /// Whether a message by this channel needs an address; by others the connection's config may have it.
@@ -14,8 +14,8 @@ pub fn is_needed(channel: &str) -> bool {
 pub fn fault(address: &str, mail: bool) -> Option<(&'static str, &'static str)> {
     if address.is_empty() {
         Some(("empty", "has no address"))
-    } else if address.len() > MAX_ADDRESS {
-        Some(("too_long", "has more than 2048 bytes"))
+    } else if address.chars().count() > MAX_ADDRESS {
+        Some(("too_long", "must have at most 2048 characters"))
     } else if address.chars().any(char::is_control) {
         Some(("control_character", "has a control character, such as a line break"))
     } else if mail && !is_mailbox(address) {

@@ -32,8 +32,9 @@ fn parse(
     parser: impl FnOnce() -> Result<AST, ParseError> + Send,
 ) -> Result<AST, ScriptError> {
     let whole = |reason: String| ScriptError { script: name.to_owned(), line: None, column: None, reason };
-    if source.len() > limits::SOURCE {
-        return Err(whole(format!("{} bytes; at most {} are allowed", source.len(), limits::SOURCE)));
+    let length = source.chars().count();
+    if length > limits::SOURCE {
+        return Err(whole(format!("{length} characters; at most {} are allowed", limits::SOURCE)));
     }
     let bounded = || {
         let mut tree = parser().map_err(|error| ScriptError::of_parse(name, &error))?;

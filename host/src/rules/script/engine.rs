@@ -29,7 +29,7 @@ pub mod limits {
     pub const CONSTANTS: usize = 1024 * 1024;
     /// Bytes of the texts and names of an answer.
     pub const ANSWER: usize = 128 * 1024;
-    /// Bytes of a source.
+    /// Characters of a source.
     pub const SOURCE: usize = 64 * 1024;
     /// Functions that call one another.
     pub const CALLS: usize = 16;
