@@ -15,7 +15,8 @@ use crate::domain::callback::CALLBACK_PATH;
 
 use super::{
     App, audit, backtest, callback, connection, dead_letter, event, guards, health, json::close_tagged, message,
-    operation, problem::ProblemBody, provider, resolution, route, rule, script, settings, statistics, trial,
+    operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route, rule, script, settings,
+    statistics, trial,
 };
 
 #[derive(OpenApi)]
@@ -132,6 +133,8 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
     ProblemBody::schemas(&mut schemas);
     components.schemas.extend(schemas);
     components.schemas.insert(ProblemBody::name().into_owned(), ProblemBody::schema());
+    // Only a parameter refers to it, and the schemas of parameters are not collected.
+    components.schemas.insert(GrantsChoice::name().into_owned(), GrantsChoice::schema());
     components.schemas.values_mut().for_each(close_tagged);
     for (path, item) in &mut document.paths.paths {
         for operation in operations_of(item) {
