@@ -66,6 +66,7 @@ async fn every_bad_part_of_a_specification_is_named() {
             "/spec/candidates/2/connection:unknown_connection",
             "/spec/retry/initial_ms:out_of_range",
             "/spec/retry/max_attempts:out_of_range",
+            "/spec/retry/max_ms:out_of_range",
         ]
     );
     let problem = gateway.post("/v1/routes", &json!({"channel": "email", "spec": over(&["one"])})).await.expect(422);
@@ -195,7 +196,11 @@ async fn limits_and_overrides_that_cannot_be_are_named() {
     spec["overrides"] = json!({"200": "accepted", "webhook": {"503": "accepted"}, "7": 7});
     assert_eq!(
         named(gateway.post("/v1/routes", &json!({"channel": "webhook", "spec": spec})).await),
-        ["/spec/overrides/200:not_a_choice", "/spec/overrides/7:invalid", "/spec/overrides/webhook/503:not_a_choice"]
+        [
+            "/spec/overrides/200:not_a_choice",
+            "/spec/overrides/7:wrong_type",
+            "/spec/overrides/webhook/503:not_a_choice"
+        ]
     );
 }
 
