@@ -107,7 +107,10 @@ impl TestGateway {
             extra: extra.to_owned(),
             environment: vec![],
         };
-        let key = settings.create_key(TENANT, ALL_SCOPES).expect("a key can be made");
+        let commands = settings.clone();
+        // The way to the database may be a proxy of this runtime, which must not stand still meanwhile.
+        let key = tokio::task::spawn_blocking(move || commands.create_key(TENANT, ALL_SCOPES)).await.unwrap();
+        let key = key.expect("a key can be made");
         let client = client();
         let mut gateway = Self { db, nodes: Vec::new(), key, settings, client, _folder: folder };
         for _ in 0..nodes {
