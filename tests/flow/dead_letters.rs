@@ -298,7 +298,7 @@ async fn they_are_discarded_with_a_reason_and_stay_on_record() {
     let problem = problem.expect(422);
     let named: Vec<_> =
         problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].as_str().unwrap()).collect();
-    assert_eq!(named, ["/reason", "/filter/channel"], "{problem}");
+    assert_eq!(named, ["/filter/channel", "/reason"], "{problem}");
     let odd = json!({"reason": "old", "filter": {"connection": "<\0", "route": "\0", "code": "\0"}});
     let problem = gateway.post("/v1/dead-letters/discards", &odd).await.expect(422);
     let named: Vec<_> =
