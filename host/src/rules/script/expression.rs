@@ -10,6 +10,7 @@ use super::{
     compile,
     facts::{Field, MESSAGE, MessageFacts},
     limits, run,
+    shared::kept,
 };
 
 static MODULES: LazyLock<Modules> = LazyLock::new(Modules::none);
@@ -23,6 +24,8 @@ pub struct Expression {
     name: Arc<str>,
     engine: Arc<Engine>,
     tree: Arc<AST>,
+    /// Its closures share what it sees.
+    shares: bool,
 }
 
 impl std::fmt::Debug for Expression {
@@ -32,7 +35,12 @@ impl std::fmt::Debug for Expression {
 }
 
 /// A message as expressions see it: made once for all the expressions that are asked of it.
-pub struct Seen(Scope<'static>);
+pub struct Seen {
+    values: Scope<'static>,
+    /// The same for expressions whose closures share them, once there is one: a run ends by emptying what its closures
+    /// have made shared, which here the next one sees too.
+    shared: Option<Scope<'static>>,
+}
 
 impl Seen {
     /// What expressions see of a message; a fault where it is larger than they may see.
@@ -45,7 +53,17 @@ impl Seen {
             let value = if *name == "message" { message.clone() } else { member(name).unwrap_or(Dynamic::UNIT) };
             scope.push_constant_dynamic(*name, value);
         }
-        Ok(Self(scope))
+        Ok(Self { values: scope, shared: None })
+    }
+
+    fn shared(&mut self) -> &mut Scope<'static> {
+        self.shared.get_or_insert_with(|| {
+            let mut scope = Scope::new();
+            for name in VARIABLES {
+                scope.push_constant_dynamic(*name, self.values.get(name).cloned().map_or(Dynamic::UNIT, kept));
+            }
+            scope
+        })
     }
 }
 
@@ -57,12 +75,16 @@ impl Expression {
             scope.push_constant_dynamic(*name, Dynamic::UNIT);
         }
         let tree = compile::expression(MODULES.engine(), &scope, name, source)?;
-        Ok(Self { name: name.into(), engine: Arc::clone(MODULES.engine_for(&tree)), tree: Arc::new(tree) })
+        let shares = MODULES.watches(&tree);
+        Ok(Self { name: name.into(), engine: Arc::clone(MODULES.engine_for(&tree)), tree: Arc::new(tree), shares })
     }
 
     /// Whether it holds. It must come to a boolean.
     pub fn holds(&self, seen: &mut Seen, given: &Given) -> Result<bool, ScriptFault> {
-        let work = || self.engine.eval_ast_with_scope(&mut seen.0, &self.tree);
+        let work = || {
+            let scope = if self.shares { seen.shared() } else { &mut seen.values };
+            self.engine.eval_ast_with_scope(scope, &self.tree)
+        };
         run(&self.name, "expression", limits::TIME, given, work, read_condition)
     }
 }
@@ -118,5 +140,12 @@ mod tests {
         assert!(changes.holds(&mut seen, &Given::default()).is_err(), "what it sees is constant");
         let reads = Expression::compile("rule", "attributes.amount == 120").unwrap();
         assert_eq!(reads.holds(&mut seen, &Given::default()), Ok(true));
+        // Closures share what they see of it, for one run.
+        let clears = Expression::compile("rule", "[1].some(|it| attributes.clear() == ())").unwrap();
+        assert!(clears.holds(&mut seen, &Given::default()).is_err(), "it is constant for closures too");
+        let shares = Expression::compile("rule", "[120].some(|it| it == attributes.amount)").unwrap();
+        for expression in [&shares, &shares, &reads] {
+            assert_eq!(expression.holds(&mut seen, &Given::default()), Ok(true));
+        }
     }
 }

@@ -84,9 +84,13 @@ impl Modules {
 
     /// The interpreter that runs a source.
     pub(super) fn engine_for(&self, tree: &AST) -> &Arc<Engine> {
-        // It may import any module, by a name that it makes up.
-        let watched = shares(tree) || self.library.0.values().any(|it| it.shares);
-        if watched { &self.watching } else { &self.engine }
+        if self.watches(tree) { &self.watching } else { &self.engine }
+    }
+
+    /// Whether closures share variables in a source or in what it imports: it may import any module, by a name that it
+    /// makes up.
+    pub(super) fn watches(&self, tree: &AST) -> bool {
+        shares(tree) || self.library.0.values().any(|it| it.shares)
     }
 
     /// Refuses a tree whose calls lead nowhere, or not always to the same function: a run would find out late.

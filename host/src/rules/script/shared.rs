@@ -19,6 +19,13 @@ pub(super) fn newly_shared(scope: &mut Scope, name: &str) -> Option<Dynamic> {
     Some(reference)
 }
 
+/// A constant that closures of several runs share, one run after another: no run holds it, or empties it at its end.
+pub(super) fn kept(value: Dynamic) -> Dynamic {
+    let mut value = value.into_read_only().into_shared();
+    value.set_tag(SEEN);
+    value
+}
+
 /// References to shared variables, which are emptied when it is dropped.
 #[derive(Default)]
 pub(super) struct Shared(pub Vec<Dynamic>);
