@@ -16,6 +16,10 @@ const AT_HAND: Duration = Duration::from_millis(1);
 /// What is charged at most between two looks at the clock: a busy machine uses up nobody's time.
 const MOST_BETWEEN: Duration = Duration::from_micros(500);
 
+/// Nothing lasts longer by the clock, whatever was charged, unless its limit on time is longer: a run may wait where it
+/// does not work.
+pub(super) const LONGEST: Duration = Duration::from_secs(1);
+
 thread_local! {
     static ALLOWANCE: Cell<Option<Allowance>> = const { Cell::new(None) };
 }
@@ -71,6 +75,7 @@ impl Grant {
 struct Allowance {
     grant: Grant,
     left: Duration,
+    began: Instant,
     looked: Instant,
     /// Something was not asked.
     denied: bool,
@@ -81,6 +86,9 @@ impl Allowance {
         let now = Instant::now();
         self.left = self.left.saturating_sub(now.duration_since(self.looked).min(MOST_BETWEEN));
         self.looked = now;
+        if now.duration_since(self.began) >= LONGEST.max(self.grant.time) {
+            self.left = Duration::ZERO;
+        }
     }
 
     const fn spent(&mut self) -> Option<Spent> {
@@ -114,7 +122,8 @@ fn measured<T>(grant: Grant, work: impl FnOnce() -> T) -> (T, Allowance) {
             charge(inner.map_or(Duration::ZERO, |it| it.grant.time.saturating_sub(it.left)));
         }
     }
-    let fresh = Allowance { grant, left: grant.time, looked: Instant::now(), denied: false };
+    let now = Instant::now();
+    let fresh = Allowance { grant, left: grant.time, began: now, looked: now, denied: false };
     let _restore = Restore(ALLOWANCE.replace(Some(fresh)));
     let answer = work();
     let mut allowance = ALLOWANCE.get().unwrap_or(fresh);
@@ -189,6 +198,15 @@ mod tests {
         });
         assert_eq!((denied, used), (Err(Spent::MessageTime), Duration::from_millis(20)));
         assert_eq!(enter(), Ok(()), "outside there is no limit");
+    }
+
+    #[test]
+    fn what_only_waits_ends_by_the_clock() {
+        let (denied, used) = within(Grant::of_message(Duration::from_millis(20)), || {
+            std::thread::sleep(LONGEST);
+            enter()
+        });
+        assert_eq!((denied, used), (Err(Spent::MessageTime), Duration::from_millis(20)));
     }
 
     #[test]

@@ -618,6 +618,9 @@ mod tests {
         },
     };
 
+    /// Holds of no message, and takes about as long as an expression may.
+    const SLOW: &str = "message.attributes.list.some(|a| attributes.list.some(|b| a + b < 0))";
+
     fn message(attributes: &str) -> Message {
         Message::with_body(Body {
             to: Some(Address { address: "+46701234567".into(), name: None }),
@@ -747,8 +750,7 @@ mod tests {
     #[test]
     fn a_message_has_so_much_time_and_then_the_defaults_serve() {
         // Each takes longer than a run may, so that each costs the same.
-        let slow = "attributes.list.some(|a| attributes.list.some(|b| attributes.list.some(|c| a + b + c < 0)))";
-        let slow = |then: Value| json!({"name": "slow", "when": {"custom": {"expression": slow}}, "then": then});
+        let slow = |then: Value| json!({"name": "slow", "when": {"custom": {"expression": SLOW}}, "then": then});
         let cheap = json!({"name": "cheap", "then": {"sender": "ACME"}});
         let mut rules = vec![slow(json!({"priority": "high"})); 40];
         rules.push(cheap.clone());
@@ -783,9 +785,8 @@ mod tests {
 
     #[test]
     fn an_explanation_says_of_a_rule_what_became_of_it_then() {
-        let slow = "attributes.list.some(|a| attributes.list.some(|b| attributes.list.some(|c| a + b + c < 0)))";
         let rules =
-            vec![json!({"name": "slow", "when": {"custom": {"expression": slow}}, "then": {"sender": "A"}}); 40];
+            vec![json!({"name": "slow", "when": {"custom": {"expression": SLOW}}, "then": {"sender": "A"}}); 40];
         let book = book(&rules, &[]);
         let mut message = message(&format!("{{\"list\": {:?}}}", (0..200).collect::<Vec<_>>()));
         within(Grant::of_message(Duration::from_millis(12)), || book.admit(&mut message, &given()));

@@ -12,7 +12,7 @@
 //! longer are charged by the processor's account of the thread: with a quarter of it at least ([`STOLEN`]), because a
 //! virtual machine that has to wait counts that as the thread's. To ask for that account is slow, so it begins with the
 //! first gap that is too long. A run that does not work at all, such as one that waits for a variable that its own
-//! closure holds, ends after [`LONGEST`] by the clock.
+//! closure holds, ends after [`allowance::LONGEST`] by the clock.
 
 use std::{
     cell::RefCell,
@@ -39,9 +39,6 @@ const MOST_BETWEEN: Duration = Duration::from_micros(500);
 
 /// The processor's account of a thread may be so many times what the thread really had.
 const STOLEN: u32 = 4;
-
-/// No run lasts longer by the clock, unless its limit on time is longer.
-const LONGEST: Duration = Duration::from_secs(1);
 
 /// What a script may log in a run, and how long a line of it is.
 const MAX_LINES: u32 = 8;
@@ -98,7 +95,7 @@ impl Budget {
                 self.processor = self.processor.or_else(|| ThreadTime::try_now().ok());
                 self.used = self.used.max(worked / STOLEN);
             }
-            if now.duration_since(self.began) >= LONGEST {
+            if now.duration_since(self.began) >= allowance::LONGEST {
                 self.used = self.used.max(now.duration_since(self.began).min(self.time));
             }
             if self.used >= self.time {
