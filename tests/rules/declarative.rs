@@ -179,7 +179,7 @@ async fn a_part_of_a_rule_is_changed_and_the_rest_stays() {
     gateway.post("/v1/messages", &amount(50)).await.expect(422);
     assert_eq!(
         named(patch(json!({"rule": {"weight": 2, "then": {"refuse": null}}})).await),
-        ["/rule/then:empty", "/rule/weight:out_of_range"]
+        ["/rule/then:invalid", "/rule/weight:out_of_range"]
     );
     assert_eq!(named(patch(json!({"rule": {"wehn": {}}})).await).len(), 1);
 }
