@@ -297,14 +297,13 @@ fn changed(
     fields: &mut Fields,
 ) -> Rulebook {
     let fits = (1..=MOST).contains(&new.limit.unwrap_or(USUALLY));
-    fields.check(fits, "limit", "out_of_range", || format!("is a whole number from 1 to {MOST}"));
+    fields.check(fits, "limit", "out_of_range", || format!("must be a whole number from 1 to {MOST}"));
     let past = new.since <= clock::now();
-    fields.check(past, "since", "out_of_range", || "is still to come".to_owned());
-    fields.check(new.rules.len() <= MOST_RULES, "rules", "too_many", || format!("has more than {MOST_RULES} rules"));
+    fields.check(past, "since", "out_of_range", || "must not lie in the future".to_owned());
+    fields
+        .check(new.rules.len() <= MOST_RULES, "rules", "too_many", || format!("must list at most {MOST_RULES} rules"));
     let something = !new.rules.is_empty() || new.script.is_some();
-    fields.check(something, "rules", "missing", || {
-        "is missing, and there is no `script`: nothing is to be tried".to_owned()
-    });
+    fields.check(something, "rules", "missing", || "must be given where there is no `script`".to_owned());
     let mut book = live;
     if !new.rules.is_empty() {
         book.rules = rules(&new.rules, stored, fields).map(Arc::new);
@@ -332,14 +331,14 @@ fn rules(tried: &[RuleTry], stored: Vec<StoredRule>, fields: &mut Fields) -> Opt
                 let named = |it: &&StoredRule| it.id.to_string() == name || it.uid.as_deref() == Some(name);
                 let Some(known) = stored.iter().find(named) else {
                     return fields.check(false, "of", "unknown_rule", || {
-                        "names no rule: leave it out for a further one".to_owned()
+                        "does not exist: leave it out for a further rule".to_owned()
                     });
                 };
                 known.id
             }
         };
         if places.insert(id, index).is_some() {
-            return fields.check(false, "of", "duplicate", || "names a rule twice".to_owned());
+            return fields.check(false, "of", "duplicate", || "must name each rule once".to_owned());
         }
         specs.retain(|(it, _)| *it != id);
         specs.push((id, spec.clone()));
@@ -358,7 +357,7 @@ fn rules(tried: &[RuleTry], stored: Vec<StoredRule>, fields: &mut Fields) -> Opt
 fn running(script: &ScriptTry, modules: &Modules, fields: &mut Fields) -> Option<Running> {
     let ScriptTry { name, source } = script;
     fields.check(existing(name).is_ok(), "name", "wrong_format", || {
-        "begins with a small letter and has small letters, digits, `-` and `_`, 64 at most".to_owned()
+        "must have at most 64 small letters, digits, `-` and `_`, and begin with a letter".to_owned()
     });
     if !source_fits(source, fields) {
         return None;

@@ -328,8 +328,8 @@ impl NewSecret {
         fields.check(
             self.overlap_seconds.is_none_or(|it| it <= LONGEST_OVERLAP),
             "overlap_seconds",
-            "too_large",
-            || "is more than 30 days".to_owned(),
+            "out_of_range",
+            || "must be at most 2592000 (30 days)".to_owned(),
         );
     }
 }
@@ -437,7 +437,7 @@ fn check_secret_changes(fields: &mut Fields, component: &Component, secrets: &Se
             match (spec, value) {
                 (Some(spec), Some(value)) => check_value(fields, name, component, spec, value),
                 (Some(spec), None) => {
-                    fields.check(!spec.required, name, "missing", || format!("is missing: {}", spec.purpose));
+                    fields.check(!spec.required, name, "missing", || format!("must be given: {}", spec.purpose));
                 }
                 // A version before this one may have had it.
                 (None, None) if has.contains(name) => {}
@@ -458,10 +458,10 @@ fn check_names(fields: &mut Fields, uid: Option<&str>, name: Option<&str>) {
 
 fn check_config(fields: &mut Fields, component: &Component, config: &RawValue) {
     if config.get().len() > MOST_CONFIG_BYTES {
-        return fields.check(false, "config", "too_long", || "exceeds 256 KiB".to_owned());
+        return fields.check(false, "config", "too_long", || "must have at most 256 KiB".to_owned());
     }
     let Ok(value) = serde_json::from_str(config.get()) else {
-        return fields.check(false, "config", "invalid", || "is nested too deeply".to_owned());
+        return fields.check(false, "config", "invalid", || "must be nested less deeply".to_owned());
     };
     for problem in component.validate_config(&value) {
         fields.elsewhere(format!("/config{}", problem.pointer), "refused_by_provider", problem.detail);
@@ -480,7 +480,7 @@ fn check_secrets(fields: &mut Fields, component: &Component, secrets: &BTreeMap<
             }
         }
         for spec in specs.iter().filter(|spec| spec.required && !secrets.contains_key(&spec.name)) {
-            fields.check(false, &spec.name, "missing", || format!("is missing: {}", spec.purpose));
+            fields.check(false, &spec.name, "missing", || format!("must be given: {}", spec.purpose));
         }
     });
 }
@@ -491,7 +491,7 @@ fn check_value(fields: &mut Fields, field: &str, component: &Component, spec: &S
         return fields.check(false, field, "wrong_length", || "must have 1 to 65536 characters".to_owned());
     }
     fields.check(component.accepts_secret(&spec.name, value), field, "wrong_format", || {
-        format!("does not have the form that the provider asks for: {}", spec.purpose)
+        format!("must have the form that the provider asks for: {}", spec.purpose)
     });
 }
 
@@ -597,11 +597,11 @@ fn missing() -> Problem {
 }
 
 fn unknown_secret() -> String {
-    "the provider has no such secret".to_owned()
+    "does not exist: the provider declares no such secret".to_owned()
 }
 
 fn unknown_provider() -> String {
-    "no such provider serves here: GET /v1/providers lists them".to_owned()
+    "does not exist, or does not serve: GET /v1/providers lists them".to_owned()
 }
 
 fn empty() -> Box<RawValue> {

@@ -305,9 +305,9 @@ pub async fn start_replay(
     reason(&mut fields, new.reason.as_deref());
     let rate_per_second = new.rate_per_second.unwrap_or(DEFAULT_RATE);
     let rate_fits = (1..=HIGHEST_RATE).contains(&rate_per_second);
-    fields.check(rate_fits, "rate_per_second", "out_of_range", || format!("is 1 to {HIGHEST_RATE}"));
+    fields.check(rate_fits, "rate_per_second", "out_of_range", || format!("must be 1 to {HIGHEST_RATE}"));
     let limit_fits = new.limit.is_none_or(|limit| (1..=MOST_REPLAYED).contains(&limit));
-    fields.check(limit_fits, "limit", "out_of_range", || format!("is 1 to {MOST_REPLAYED}"));
+    fields.check(limit_fits, "limit", "out_of_range", || format!("must be 1 to {MOST_REPLAYED}"));
     let filter = checked(&app, tenant.id, new.filter, certainly_unsent(), fields).await?;
     let wanted = WantedReplay { filter, rate_per_second, most: new.limit, reason: new.reason };
     let actor = tenant.actor();

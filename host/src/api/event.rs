@@ -129,7 +129,7 @@ impl Asked {
 fn position(text: &str) -> Result<EventId, String> {
     let by_time = || text.parse::<Timestamp>().ok().map(first_at);
     let position = text.parse::<EventId>().ok().or_else(by_time);
-    position.ok_or_else(|| "is neither an event's id nor a time such as 2027-01-31T09:00:00Z".to_owned())
+    position.ok_or_else(|| "must be an event's id, or a time such as `2027-01-31T09:00:00Z`".to_owned())
 }
 
 /// The words of a list; what is no type matches nothing.
@@ -140,7 +140,7 @@ fn kinds(text: &str) -> Result<Vec<String>, String> {
     let words: Vec<&str> = text.split(',').collect();
     match words.len() <= 32 && words.iter().all(is_kind) {
         true => Ok(words.into_iter().map(str::to_owned).collect()),
-        false => Err("has up to 32 types such as `message.sent`, with commas between".to_owned()),
+        false => Err("must list 1 to 32 types such as `message.sent`, with commas between".to_owned()),
     }
 }
 
@@ -157,7 +157,7 @@ fn last_seen(headers: &HeaderMap) -> Result<Option<EventId>, Problem> {
         None => Err(Problem::parameters(vec![FieldProblem {
             pointer: "header/Last-Event-ID".to_owned(),
             code: "invalid".to_owned(),
-            detail: "is not the id of an event".to_owned(),
+            detail: "must be the id of an event".to_owned(),
         }])),
     }
 }

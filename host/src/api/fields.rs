@@ -62,7 +62,7 @@ impl Fields {
 
     /// A field one level deeper is not there and has to be.
     pub fn missing(&mut self, name: &str) {
-        self.check(false, name, "missing", || "is missing".to_owned());
+        self.check(false, name, "missing", || "must be given".to_owned());
     }
 
     /// What this pointer names is bad, wherever the checks stand: `query/limit`.
@@ -113,13 +113,13 @@ pub fn unescaped(token: &str) -> String {
 pub fn plain(fields: &mut Fields, name: &str, text: &str, most: usize) {
     fields.within(name, |fields| {
         if text.is_empty() {
-            fields.bad("empty", "has to have a character at least, or to be left out");
+            fields.bad("empty", "must have a character at least, or be left out");
         }
         if text.chars().count() > most {
-            fields.bad("too_long", format!("has more than {most} characters"));
+            fields.bad("too_long", format!("must have at most {most} characters"));
         }
         if text.chars().any(char::is_control) {
-            fields.bad("control_character", "has a control character, such as a line break");
+            fields.bad("control_character", "must have no control character, such as a line break");
         }
     });
 }
@@ -141,9 +141,10 @@ pub fn channel(fields: &mut Fields, name: Option<&str>) -> Option<Channel> {
 pub fn uid(fields: &mut Fields, uid: &str) {
     plain(fields, "uid", uid, 128);
     fields.check(!looks_like_an_id(uid), "uid", "reserved", || {
-        "begins like an id of the gateway's own; choose another beginning".to_owned()
+        "must not begin like an id of the gateway's own".to_owned()
     });
-    fields.check(!uid.contains('/'), "uid", "reserved", || "has a slash; it stands in paths as it is".to_owned());
+    fields
+        .check(!uid.contains('/'), "uid", "reserved", || "must have no slash: it stands in paths as it is".to_owned());
 }
 
 fn looks_like_an_id(uid: &str) -> bool {

@@ -100,7 +100,7 @@ impl Guards {
 
 fn out_of_range(fields: &mut Fields, problems: &[(&str, &str)]) {
     for (field, remedy) in problems {
-        fields.check(false, field, "out_of_range", || format!("is out of range: {remedy}"));
+        fields.check(false, field, "out_of_range", || format!("must be {remedy}"));
     }
 }
 

@@ -187,8 +187,8 @@ pub fn unnamed(error: &serde_json::Error) -> FieldProblem {
 /// serde repeats a string or number that it refuses; it stands in backquotes or quotes.
 fn without_value(message: &str) -> String {
     match message.split_once(", expected ") {
-        Some((_, expected)) => format!("expected {expected}"),
-        None => message.to_owned(),
+        Some((_, expected)) => format!("must be {expected}"),
+        None => format!("must be valid: {message}"),
     }
 }
 

@@ -427,7 +427,10 @@ fn controlled(tenant: &Tenant<MessagesWrite>, what: Controlled, done: &str) -> R
 }
 
 fn leg_number(text: &str) -> Result<u8, String> {
-    text.parse().ok().filter(|leg| usize::from(*leg) < MOST_LEGS).ok_or_else(|| "is no number from 0 to 15".to_owned())
+    text.parse()
+        .ok()
+        .filter(|leg| usize::from(*leg) < MOST_LEGS)
+        .ok_or_else(|| "must be a number from 0 to 15".to_owned())
 }
 
 fn missing() -> Problem {

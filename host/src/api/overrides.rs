@@ -50,7 +50,7 @@ pub async fn checked(
     let few = overrides.count() <= MOST_CODES && overrides.0.len() <= MOST_CODES;
     let missing = if few { missing_providers(db, &overrides).await? } else { Vec::new() };
     at(fields, place, &mut |fields| {
-        fields.check(few, "overrides", "too_many", || format!("names more than {MOST_CODES} codes"));
+        fields.check(few, "overrides", "too_many", || format!("must name at most {MOST_CODES} codes"));
         fields.within("overrides", |fields| {
             for (name, entry) in &overrides.0 {
                 check_entry(fields, name, entry, &missing);
@@ -65,7 +65,7 @@ fn check_entry(fields: &mut Fields, name: &str, entry: &domain::Override, missin
         domain::Override::Code(_) => check_code(fields, name),
         domain::Override::Provider(codes) => fields.within(name, |fields| {
             if missing.iter().any(|it| it == name) {
-                fields.bad("unknown_provider", "names no provider: GET /v1/providers lists them");
+                fields.bad("unknown_provider", "does not exist: GET /v1/providers lists the providers");
             }
             codes.keys().for_each(|code| check_code(fields, code));
         }),
@@ -75,7 +75,7 @@ fn check_entry(fields: &mut Fields, name: &str, entry: &domain::Override, missin
 fn check_code(fields: &mut Fields, code: &str) {
     let plain = !code.is_empty() && code.chars().count() <= LONGEST_CODE && !code.chars().any(char::is_control);
     fields.check(plain, code, "wrong_format", || {
-        format!("is no code: it has 1 to {LONGEST_CODE} characters, and no control characters")
+        format!("must be a code of 1 to {LONGEST_CODE} characters, and no control characters")
     });
 }
 

@@ -24,11 +24,10 @@ impl<Id: FromStr> Paging<Id> {
     pub fn of(query: &mut Query) -> Self {
         let limit = query.take("limit", |text| match text.parse() {
             Ok(limit) if (1..=MOST).contains(&limit) => Ok(limit),
-            _ => Err(format!("is a number from 1 to {MOST}")),
+            _ => Err(format!("must be a number from 1 to {MOST}")),
         });
-        let after = query.take("cursor", |text| {
-            decode(text).ok_or_else(|| "is not a cursor; take it from `next_cursor` as it is".to_owned())
-        });
+        let after = query
+            .take("cursor", |text| decode(text).ok_or_else(|| "must be a cursor, as `next_cursor` has it".to_owned()));
         Self { limit: limit.unwrap_or(DEFAULT), after }
     }
 

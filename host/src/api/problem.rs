@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_problem_has_every_member() {
-        let problem = Problem::field("/to", "missing", "is missing");
+        let problem = Problem::field("/to", "missing", "must be given");
         let value = problem.to_value("req_1");
         assert_eq!(
             value,
@@ -325,7 +325,7 @@ mod tests {
                 "type": "urn:angarium:problem:invalid_request", "title": "The request is not valid", "status": 422,
                 "detail": "one field is wrong; `errors` says which and why", "code": "invalid_request",
                 "request_id": "req_1", "source": "request",
-                "errors": [{"pointer": "/to", "code": "missing", "detail": "is missing"}],
+                "errors": [{"pointer": "/to", "code": "missing", "detail": "must be given"}],
             })
         );
     }

@@ -288,7 +288,7 @@ impl Query {
 
     /// A parameter that is `true` or `false`; left out, it is false.
     pub fn flag(&mut self, name: &str) -> bool {
-        let read = |text: &str| text.parse().map_err(|_| "is `true` or `false`".to_owned());
+        let read = |text: &str| text.parse().map_err(|_| "must be `true` or `false`".to_owned());
         self.take(name, read).unwrap_or(false)
     }
 
@@ -304,7 +304,7 @@ impl Query {
             self.fields.elsewhere(
                 format!("query/{}", escaped(&name)),
                 "unknown_parameter",
-                "there is no such parameter here, or it is given twice",
+                "does not exist here, or is given twice",
             );
         }
         let problems: Vec<FieldProblem> = self.fields.into_problems();
@@ -315,7 +315,7 @@ impl Query {
 /// A short text of a query or path, as the database takes it.
 pub fn short_text(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 1024 || text.chars().any(char::is_control) {
-        return Err("has 1 to 1024 bytes and no control characters".to_owned());
+        return Err("must have 1 to 1024 bytes and no control characters".to_owned());
     }
     Ok(text.to_owned())
 }

@@ -80,12 +80,13 @@ fn wanted(new: Resolution, mut fields: Fields) -> Result<WantedResolution, Probl
     plain(&mut fields, "reason", &new.reason, MOST_REASON);
     if let Some(external_id) = &new.external_id {
         plain(&mut fields, "external_id", external_id, 255);
-        fields.check(new.r#as == ResolvedName::Sent, "external_id", "not_sent", || "goes with `sent` alone".to_owned());
+        fields.check(new.r#as == ResolvedName::Sent, "external_id", "not_sent", || {
+            "is only allowed together with `sent`".to_owned()
+        });
     }
     let delivery = new.delivery.map(|text| text.parse());
-    if let Some(Err(error)) = &delivery {
-        fields.check(false, "delivery", "wrong_format", || format!("{error}"));
-    }
+    let is_id = delivery.as_ref().is_none_or(Result::is_ok);
+    fields.check(is_id, "delivery", "wrong_format", || "must be the id of a delivery".to_owned());
     let resolution = match new.r#as {
         ResolvedName::Sent => Resolved::As(DeliveryState::Sent),
         ResolvedName::Failed => Resolved::As(DeliveryState::Failed),

@@ -191,7 +191,8 @@ pub enum Retry {
     Exponential {
         #[schema(minimum = 1)]
         initial_ms: u64,
-        #[schema(maximum = 2_678_400_000_u64)]
+        /// `initial_ms` or more.
+        #[schema(minimum = 1, maximum = 2_678_400_000_u64)]
         max_ms: u64,
         /// 2, if left out.
         #[serde(default)]
@@ -397,8 +398,7 @@ pub async fn activate(
     let mut txn = app.store.tenant(tenant.id).await?;
     let route = locked(&mut txn, tenant.id, &name).await?;
     let wanted = route_version_get(&mut txn, tenant.id, route.id, version).await?;
-    let wanted =
-        wanted.ok_or_else(|| Problem::field("/version", "unknown_version", "the route has no such version"))?;
+    let wanted = wanted.ok_or_else(|| Problem::field("/version", "unknown_version", "does not exist"))?;
     let previous = if route.active_version == Some(version) { route.previous_version } else { route.active_version };
     put_in_service(&mut txn, tenant.id, &route, &wanted, previous).await?;
     let answer = reread(&mut txn, tenant.id, route.id).await?;
@@ -498,7 +498,7 @@ impl Spec {
             on_unknown: self.on_unknown.map(domain::OnUnknown::from),
         };
         fields.within("spec", |fields| {
-            fields.check(count, "candidates", "wrong_length", || "has 1 to 20 candidates".to_owned());
+            fields.check(count, "candidates", "wrong_length", || "must list 1 to 20 candidates".to_owned());
             check_numbers(&spec, fields);
         });
         Ok(spec)
@@ -519,12 +519,12 @@ impl Candidate {
 /// Checks what is in bounds or not, whoever it belongs to.
 fn check_numbers(spec: &RouteSpec, fields: &mut Fields) {
     let rate = spec.min_success_rate.is_none_or(|rate| (0.0..=1.0).contains(&rate));
-    fields.check(rate, "min_success_rate", "out_of_range", || "is not in 0 to 1".to_owned());
+    fields.check(rate, "min_success_rate", "out_of_range", || "must be 0 to 1".to_owned());
     let costs = spec.candidates.iter().flat_map(|it| [&it.cost, &it.max_cost]);
     let currency = [&spec.max_cost].into_iter().chain(costs).flatten().map(|it| it.currency.as_str()).next();
     check_money(fields, "max_cost", spec.max_cost.as_ref(), currency);
     fields.each("candidates", &spec.candidates, |fields, candidate| {
-        fields.check(candidate.weight <= HIGHEST_WEIGHT, "weight", "out_of_range", || "is more than 100".to_owned());
+        fields.check(candidate.weight <= HIGHEST_WEIGHT, "weight", "out_of_range", || "must be at most 100".to_owned());
         check_money(fields, "cost", candidate.cost.as_ref(), currency);
         check_money(fields, "max_cost", candidate.max_cost.as_ref(), currency);
     });
@@ -536,14 +536,14 @@ fn check_numbers(spec: &RouteSpec, fields: &mut Fields) {
 
 fn check_retry(fields: &mut Fields, spec: &RouteSpec) {
     for (field, detail) in spec.retry.problems() {
-        fields.check(false, field, "out_of_range", || detail);
+        fields.check(false, field, "out_of_range", || format!("must be {detail}"));
     }
     let RetryLimits { max_elapsed_ms, budget } = &spec.retry_limits;
     let in_time = max_elapsed_ms.is_none_or(|ms| (1..=LONGEST_ELAPSED_MS).contains(&ms));
-    fields.check(in_time, "max_elapsed_ms", "out_of_range", || format!("1 to {LONGEST_ELAPSED_MS} (72 hours)"));
+    fields.check(in_time, "max_elapsed_ms", "out_of_range", || format!("must be 1 to {LONGEST_ELAPSED_MS} (72 hours)"));
     fields.within("budget", |fields| {
         for (field, detail) in budget.problems() {
-            fields.check(false, field, "out_of_range", || detail.to_owned());
+            fields.check(false, field, "out_of_range", || format!("must be {detail}"));
         }
     });
 }
@@ -553,11 +553,13 @@ fn check_money(fields: &mut Fields, name: &str, money: Option<&Cost>, currency: 
     let Some(money) = money else { return };
     fields.within(name, |fields| {
         let amount = (0..=HIGHEST_COST).contains(&money.micros);
-        fields.check(amount, "micros", "out_of_range", || "is not in 0 to 1000000000000".to_owned());
+        fields.check(amount, "micros", "out_of_range", || "must be 0 to 1000000000000".to_owned());
         let named = money.currency.len() == 3 && money.currency.bytes().all(|it| it.is_ascii_uppercase());
-        fields.check(named, "currency", "wrong_format", || "is not three capital letters, such as `USD`".to_owned());
+        fields.check(named, "currency", "wrong_format", || "must be three capital letters, such as `USD`".to_owned());
         let one = !named || Some(money.currency.as_str()) == currency;
-        fields.check(one, "currency", "mixed_currencies", || "differs from the route's other amounts".to_owned());
+        fields.check(one, "currency", "mixed_currencies", || {
+            "must be the currency of the route's other amounts".to_owned()
+        });
     });
 }
 
@@ -576,16 +578,20 @@ async fn usable(
     let connection = match connection::named(db, tenant, name).await {
         Ok(connection) => connection,
         Err(problem) if problem.status() == StatusCode::NOT_FOUND => {
-            return Ok(Err(("unknown_connection", "names no connection: GET /v1/connections lists them")));
+            return Ok(Err(("unknown_connection", "does not exist: GET /v1/connections lists the connections")));
         }
         Err(problem) => return Err(problem),
     };
     let Some(serving) = app.providers.serving(&connection.provider) else {
-        return Ok(Err(("provider_not_serving", "no version of its provider serves now")));
+        return Ok(Err(("provider_not_serving", "must be of a provider with a version that serves")));
     };
     let channels = &serving.component.descriptor().channels;
     let served = channel.is_none_or(|channel| channels.iter().any(|name| name == channel.as_str()));
-    Ok(if served { Ok(connection.id) } else { Err(("wrong_channel", "its provider does not serve this channel")) })
+    Ok(if served {
+        Ok(connection.id)
+    } else {
+        Err(("wrong_channel", "must be of a provider that serves this channel"))
+    })
 }
 
 /// The route of an id or uid.
@@ -730,10 +736,10 @@ impl Retry {
     fn check_rules(&self, known: bool, fields: &mut Fields) {
         let Self::Custom { otherwise, .. } = self else { return };
         fields.check(known, "rule", "unknown_rule", || {
-            "names no script that is live and has the hook `retry`: promote one first".to_owned()
+            "must name a script that is live and has the hook `retry`".to_owned()
         });
         let plain = !matches!(**otherwise, Self::Custom { .. });
-        fields.check(plain, "otherwise", "not_a_choice", || "leaves it to a rule again".to_owned());
+        fields.check(plain, "otherwise", "not_a_choice", || "must not leave it to a rule again".to_owned());
     }
 
     fn into_domain(self) -> (RetryPolicy, RetryLimits) {

@@ -295,7 +295,7 @@ pub(super) fn checked(id: RuleId, spec: Option<RuleSpec>, mut fields: Fields) ->
     }
     match (spec, fields.into_problem()) {
         (Some(spec), None) => Ok(spec),
-        (_, problem) => Err(problem.unwrap_or_else(|| Problem::field("/rule", "missing", "is missing"))),
+        (_, problem) => Err(problem.unwrap_or_else(|| Problem::field("/rule", "missing", "must be given"))),
     }
 }
 

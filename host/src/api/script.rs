@@ -325,7 +325,7 @@ async fn put_in_service(
     let row = rows.into_iter().find(|row| row.version == version);
     still_compiles(&mut txn, tenant.id, row).await?;
     if !script_promote(&mut txn, tenant.id, name, version).await? {
-        return Err(Problem::field("/version", "unknown_version", "the script has no such version"));
+        return Err(Problem::field("/version", "unknown_version", "does not exist"));
     }
     trial::script::promoted(&mut txn, tenant.id, name, version).await?;
     let rows = script_versions(&mut txn, tenant.id, name).await?;
@@ -360,7 +360,7 @@ async fn tried(
 ) -> Result<NewScriptVersion, Problem> {
     source_fits(&new.source, &mut fields);
     let cases = new.cases.as_ref().map_or("[]", |cases| cases.get());
-    fields.check(cases.len() <= LONGEST_CASES, "cases", "too_long", || "exceeds 256 KiB".to_owned());
+    fields.check(cases.len() <= LONGEST_CASES, "cases", "too_long", || "must have at most 256 KiB".to_owned());
     if let Some(problem) = fields.into_problem() {
         return Err(problem);
     }

@@ -224,7 +224,7 @@ async fn named_tenant(query: &mut Query, db: &mut Db) -> Result<Option<TenantId>
     let Some(name) = query.take("tenant", short_text) else { return Ok(None) };
     let found = tenant_find(db, &name).await?;
     if found.is_none() {
-        query.refuse("tenant", "there is no tenant of this name");
+        query.refuse("tenant", "does not exist");
     }
     Ok(found.map(|tenant| tenant.id))
 }
@@ -260,9 +260,9 @@ fn dimension(text: &str, operator: bool) -> Result<Dimension, String> {
 /// The buckets that are asked for.
 fn range(query: &mut Query, now: Timestamp) -> (Grain, Timestamp, Timestamp) {
     let time = |text: &str| {
-        let time = text.parse::<Timestamp>().map_err(|_| "is not a time such as 2027-01-31T09:00:00Z".to_owned())?;
+        let time = text.parse::<Timestamp>().map_err(|_| "must be a time such as `2027-01-31T09:00:00Z`".to_owned())?;
         let tellable = (0..=253_370_764_800).contains(&time.as_second());
-        tellable.then_some(time).ok_or_else(|| "lies before 1970 or after the year 9998".to_owned())
+        tellable.then_some(time).ok_or_else(|| "must lie in the years 1970 to 9998".to_owned())
     };
     let to = query.take("to", time).unwrap_or(now);
     let from = query.take("from", time).unwrap_or(to - SignedDuration::from_hours(24));
@@ -271,13 +271,16 @@ fn range(query: &mut Query, now: Timestamp) -> (Grain, Timestamp, Timestamp) {
     let (from, to) = (grain.floor(from), grain.ceil(to));
     let buckets = to.duration_since(from).as_secs() / grain.seconds();
     if buckets < 1 {
-        query.refuse("from", "is not before `to`");
+        query.refuse("from", "must be before `to`");
     } else if buckets > MOST_BUCKETS {
         let name = grain.as_str();
-        query.refuse("from", format!("{buckets} buckets of a {name} are too many: at most {MOST_BUCKETS}"));
+        query.refuse("from", format!("must be at most {MOST_BUCKETS} buckets of a {name} before `to` (got {buckets})"));
     } else if let Some(kept) = grain.kept().filter(|kept| from < grain.floor(now - *kept)) {
         let (name, hours) = (grain.as_str(), kept.as_hours());
-        query.refuse("from", format!("buckets of a {name} are kept for {hours} hours: take longer ones"));
+        query.refuse(
+            "from",
+            format!("must lie within the {hours} hours for which buckets of a {name} are kept: take longer ones"),
+        );
     }
     (grain, from, to)
 }
@@ -306,7 +309,7 @@ async fn connection(query: &mut Query, tenant: Option<TenantId>, db: &mut Db) ->
         (Err(_), None) => None,
     };
     if found.is_none() {
-        query.refuse("connection", "names no connection: give its id, or the uid of one of yours");
+        query.refuse("connection", "does not exist: give the id of a connection, or the uid of one of yours");
     }
     Ok(found)
 }
@@ -319,7 +322,7 @@ async fn route(query: &mut Query, tenant: Option<TenantId>, db: &mut Db) -> Resu
         (Err(_), None) => None,
     };
     if found.is_none() {
-        query.refuse("route", "names no route: give its id, or the uid of one of yours");
+        query.refuse("route", "does not exist: give the id of a route, or the uid of one of yours");
     }
     Ok(found)
 }

@@ -107,7 +107,7 @@ pub struct DifferenceAnswer {
 /// A canary of this size.
 fn canary_of(percentage: i32, fields: &mut Fields) -> Mode {
     let fits = (1..=99).contains(&percentage);
-    fields.check(fits, "percentage", "out_of_range", || "is a whole number from 1 to 99".to_owned());
+    fields.check(fits, "percentage", "out_of_range", || "must be a whole number from 1 to 99".to_owned());
     Mode::Canary { percentage: u8::try_from(percentage).unwrap_or(1) }
 }
 

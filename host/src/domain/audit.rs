@@ -104,7 +104,7 @@ actions! {
 
 /// A text that names no action.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("is no action; the actions are {}", Action::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", "))]
+#[error("must be one of {}", Action::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", "))]
 pub struct InvalidAction;
 
 impl FromStr for Action {

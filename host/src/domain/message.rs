@@ -80,7 +80,7 @@ impl Priority {
 /// Why a text is not a channel's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a channel's name has 1 to 32 lower-case letters, digits and underscores and begins with a letter, such as `email` or `sms`"
+    "must be a channel's name such as `email` or `sms`: 1 to 32 lower-case letters, digits and underscores, a letter first"
 )]
 pub struct InvalidChannel;
 

@@ -59,13 +59,13 @@ impl Problems {
     pub fn plain(&mut self, name: &str, text: &str, most: usize) {
         self.within(name, |problems| {
             if text.trim().is_empty() {
-                problems.bad("empty", "has to have a character at least, or to be left out");
+                problems.bad("empty", "must have a character at least, or be left out");
             }
             if text.chars().count() > most {
-                problems.bad("too_long", format!("has more than {most} characters"));
+                problems.bad("too_long", format!("must have at most {most} characters"));
             }
             if text.chars().any(char::is_control) {
-                problems.bad("control_character", "has a control character, such as a line break");
+                problems.bad("control_character", "must have no control character, such as a line break");
             }
         });
     }

@@ -251,13 +251,13 @@ impl RuleSpec {
     /// The same, among other checks.
     pub fn check(&self, problems: &mut Problems) {
         problems.plain("name", &self.name, 128);
-        problems.check(in_unit(self.weight), "weight", "out_of_range", "has to be from 0 to 1");
+        problems.check(in_unit(self.weight), "weight", "out_of_range", "must be from 0 to 1");
         let in_order = self.valid_from.zip(self.valid_until).is_none_or(|(from, until)| from < until);
-        problems.check(in_order, "valid_until", "out_of_range", "has to be after `valid_from`");
+        problems.check(in_order, "valid_until", "out_of_range", "must be after `valid_from`");
         if let Some(when) = &self.when {
             problems.within("when", |problems| {
                 if when.count() > MOST_CONDITIONS {
-                    problems.bad("too_many", "has more than 64 conditions");
+                    problems.bad("too_many", "must have at most 64 conditions");
                 }
                 check_condition(problems, when, 1);
             });
@@ -284,7 +284,7 @@ fn in_unit(number: f64) -> bool {
 
 fn check_condition(problems: &mut Problems, condition: &Condition, depth: usize) {
     if depth > DEEPEST {
-        problems.bad("too_deep", "has conditions more than 8 deep");
+        problems.bad("too_deep", "must have conditions at most 8 deep");
         return;
     }
     match condition {
@@ -295,8 +295,8 @@ fn check_condition(problems: &mut Problems, condition: &Condition, depth: usize)
         Condition::Customer(customer) => problems.within("customer", |problems| check_customer(problems, customer)),
         Condition::Industry(industry) => problems.within("industry", |problems| {
             check_texts(problems, "is", Field::Industry, &industry.is);
-            problems.check(!industry.is.is_empty(), "is", "missing", "names no industry");
-            problems.check(in_unit(industry.risk_weight), "risk_weight", "out_of_range", "has to be from 0 to 1");
+            problems.check(!industry.is.is_empty(), "is", "missing", "must name an industry");
+            problems.check(in_unit(industry.risk_weight), "risk_weight", "out_of_range", "must be from 0 to 1");
         }),
         Condition::Geography(place) => problems.within("geography", |problems| check_geography(problems, place)),
         Condition::Custom(custom) => problems.within("custom", |problems| {
@@ -307,24 +307,24 @@ fn check_condition(problems: &mut Problems, condition: &Condition, depth: usize)
 }
 
 fn check_parts(problems: &mut Problems, name: &str, parts: &[Condition], depth: usize) {
-    problems.check(!parts.is_empty(), name, "empty", "has to have a condition at least");
+    problems.check(!parts.is_empty(), name, "empty", "must list a condition at least");
     problems.each(name, parts, |problems, part| check_condition(problems, part, depth + 1));
 }
 
 fn check_amount(problems: &mut Problems, amount: &AmountCondition) {
     let AmountCondition { min, max, currency } = amount;
     if min.is_none() && max.is_none() && currency.is_empty() {
-        problems.bad("empty", "has to have `min`, `max` or `currency`");
+        problems.bad("empty", "must have `min`, `max` or `currency`");
     }
     let in_order = min.zip(*max).is_none_or(|(min, max)| min <= max);
-    problems.check(in_order, "max", "out_of_range", "is less than `min`");
+    problems.check(in_order, "max", "out_of_range", "must be at least `min`");
     check_texts(problems, "currency", Field::Currency, currency);
 }
 
 fn check_customer(problems: &mut Problems, customer: &CustomerCondition) {
     let CustomerCondition { id, segment, kind } = customer;
     if id.is_empty() && segment.is_empty() && kind.is_empty() {
-        problems.bad("empty", "has to have `id`, `segment` or `type`");
+        problems.bad("empty", "must have `id`, `segment` or `type`");
     }
     check_texts(problems, "id", Field::Customer, id);
     check_texts(problems, "segment", Field::Segment, segment);
@@ -334,23 +334,23 @@ fn check_customer(problems: &mut Problems, customer: &CustomerCondition) {
 fn check_geography(problems: &mut Problems, place: &GeographyCondition) {
     let GeographyCondition { country, region, city, postal_prefix } = place;
     if country.is_empty() && region.is_empty() && city.is_empty() && postal_prefix.is_empty() {
-        problems.bad("empty", "has to have `country`, `region`, `city` or `postal_prefix`");
+        problems.bad("empty", "must have `country`, `region`, `city` or `postal_prefix`");
     }
     let told_apart = (region.is_empty() && postal_prefix.is_empty()) || !country.is_empty();
-    problems.check(told_apart, "country", "missing", "is missing: a region or a postal code is one of a country");
+    problems.check(told_apart, "country", "missing", "must be given: a region or a postal code is one of a country");
     check_texts(problems, "country", Field::Country, country);
     check_texts(problems, "region", Field::Region, region);
     check_texts(problems, "city", Field::City, city);
     check_texts(problems, "postal_prefix", Field::Postal, postal_prefix);
     problems.each("postal_prefix", postal_prefix.iter(), |problems, prefix| {
         if Field::Postal.folded(prefix).is_some_and(|prefix| prefix.chars().count() > POSTAL_LENGTH) {
-            problems.bad("too_long", "has more than 10 letters and digits");
+            problems.bad("too_long", "must have at most 10 letters and digits");
         }
     });
 }
 
 fn check_texts(problems: &mut Problems, name: &str, field: Field, texts: &Many<String>) {
-    problems.check(texts.0.len() <= MOST_VALUES, name, "too_many", "has more than 1000 values");
+    problems.check(texts.0.len() <= MOST_VALUES, name, "too_many", "must list at most 1000 values");
     problems.each(name, texts.iter(), |problems, text| {
         if field.folded(text).is_none() {
             problems.bad("wrong_format", field.expected());
@@ -360,10 +360,10 @@ fn check_texts(problems: &mut Problems, name: &str, field: Field, texts: &Many<S
 
 fn check_effect(problems: &mut Problems, effect: &Effect) {
     if *effect == Effect::default() {
-        problems.bad("empty", "has to have `channels`, `connections`, `sender`, `template`, `priority` or `refuse`");
+        problems.bad("empty", "must have `channels`, `connections`, `sender`, `template`, `priority` or `refuse`");
     }
-    problems.check(effect.channels.0.len() <= MOST_CHANNELS, "channels", "too_many", "names more than 8 channels");
-    problems.check(once_each(effect.channels.iter()), "channels", "duplicate", "names a channel twice");
+    problems.check(effect.channels.0.len() <= MOST_CHANNELS, "channels", "too_many", "must name at most 8 channels");
+    problems.check(once_each(effect.channels.iter()), "channels", "duplicate", "must name each channel once");
     check_connections(problems, &effect.connections);
     for (name, text) in [("sender", &effect.sender), ("template", &effect.template)] {
         if let Some(text) = text {
@@ -377,13 +377,13 @@ fn check_effect(problems: &mut Problems, effect: &Effect) {
 
 fn check_connections(problems: &mut Problems, connections: &Many<Preference>) {
     let few = connections.0.len() <= MOST_CONNECTIONS;
-    problems.check(few, "connections", "too_many", "names more than 20 connections");
+    problems.check(few, "connections", "too_many", "must name at most 20 connections");
     let names = connections.iter().map(|it| &it.connection);
-    problems.check(once_each(names), "connections", "duplicate", "names a connection twice");
+    problems.check(once_each(names), "connections", "duplicate", "must name each connection once");
     problems.each("connections", connections.iter(), |problems, preference| {
         problems.plain("connection", &preference.connection, 128);
         let in_range = (-1.0..=1.0).contains(&preference.score);
-        problems.check(in_range, "score", "out_of_range", "has to be from -1 to 1");
+        problems.check(in_range, "score", "out_of_range", "must be from -1 to 1");
     });
 }
 

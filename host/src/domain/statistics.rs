@@ -17,7 +17,7 @@ pub enum Grain {
 
 /// A text that names no grain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("is none of `minute`, `hour`, `day`")]
+#[error("must be one of `minute`, `hour`, `day`")]
 pub struct InvalidGrain;
 
 impl Grain {

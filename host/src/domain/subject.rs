@@ -97,11 +97,11 @@ impl Field {
     #[must_use]
     pub const fn expected(self) -> &'static str {
         match self {
-            Self::Country => "has to be a country's two letters (ISO 3166-1), such as `SE`",
-            Self::Currency => "has to be a currency's three letters (ISO 4217), such as `EUR`",
-            Self::Postal => "has to be a text with letters or digits",
+            Self::Country => "must be a country's two letters (ISO 3166-1), such as `SE`",
+            Self::Currency => "must be a currency's three letters (ISO 4217), such as `EUR`",
+            Self::Postal => "must be a text with letters or digits",
             Self::Customer | Self::Segment | Self::Type | Self::Industry | Self::Region | Self::City => {
-                "has to be a text of 1 to 256 characters"
+                "must be a text of 1 to 256 characters"
             }
         }
     }
@@ -344,7 +344,7 @@ impl<'a> Reader<'a> {
                     self.know(Field::Segment, (object, "segment"), value);
                 }
             }
-            Value::Array(_) => self.bad(object, "segment", "has more than 32 segments"),
+            Value::Array(_) => self.bad(object, "segment", "must list at most 32 segments"),
             one => drop(self.know(Field::Segment, (object, "segment"), one)),
         }
     }
@@ -369,7 +369,7 @@ impl<'a> Reader<'a> {
         let (object, value) = self.member(member)?;
         let text = value.as_str().filter(|text| (1..=LONGEST_TEXT).contains(&text.len()));
         if text.is_none() {
-            self.bad(object, member, "has to be a text of 1 to 256 characters");
+            self.bad(object, member, "must be a text of 1 to 256 characters");
         }
         text.map(str::to_owned)
     }
@@ -380,12 +380,12 @@ fn check_size(particulars: &Particulars, problems: &mut Problems) {
     let mut bytes = 0;
     for (name, object) in [("attributes", attributes), ("contact", contact), ("context", context)] {
         let (within, depth) = extent_of(object.values());
-        problems.check(object.len() + within <= MOST_MEMBERS, name, "too_many", "has more than 64 members");
-        problems.check(depth <= DEEPEST, name, "too_deep", "has objects or lists more than 4 deep");
+        problems.check(object.len() + within <= MOST_MEMBERS, name, "too_many", "must have at most 64 members");
+        problems.check(depth <= DEEPEST, name, "too_deep", "must have objects and lists at most 4 deep");
         bytes += length(object);
     }
     if bytes > MOST_BYTES {
-        problems.bad("too_large", "`attributes`, `contact` and `context` have more than 16 KiB together");
+        problems.bad("too_large", "must have at most 16 KiB in `attributes`, `contact` and `context` together");
     }
 }
 

@@ -162,13 +162,13 @@ impl Filter {
 
     fn check(&self, fields: &mut Fields) {
         let none = self.states.as_ref().is_some_and(Vec::is_empty);
-        fields.check(!none, "states", "empty", || "has a state at least, or is to be left out".to_owned());
+        fields.check(!none, "states", "empty", || "must list a state at least, or be left out".to_owned());
         if let Some(Err(error)) = self.channel.as_ref().map(|text| text.parse::<Channel>()) {
             fields.check(false, "channel", "wrong_format", || error.to_string());
         }
         for (name, time) in [("since", self.since), ("until", self.until)] {
             let tellable = time.is_none_or(|time| (0..=253_370_764_800).contains(&time.as_second()));
-            fields.check(tellable, name, "out_of_range", || "lies before 1970 or after the year 9998".to_owned());
+            fields.check(tellable, name, "out_of_range", || "must lie in the years 1970 to 9998".to_owned());
         }
         let texts = [
             ("connection", &self.connection),
@@ -213,7 +213,7 @@ async fn connection(
         Err(_) => connection_find(db, tenant, None, name).await?.map(|it| it.id),
     };
     fields.check(found.is_some(), "connection", "unknown_connection", || {
-        "names no connection: give its id, or the uid of one of yours".to_owned()
+        "does not exist: give the id of a connection, or the uid of one of yours".to_owned()
     });
     Ok(found)
 }
@@ -224,7 +224,7 @@ async fn route(db: &mut Db, tenant: TenantId, name: &str, fields: &mut Fields) -
         Err(_) => route_find(db, tenant, None, name).await?.map(|it| it.id),
     };
     fields.check(found.is_some(), "route", "unknown_route", || {
-        "names no route: give its id, or the uid of one of yours".to_owned()
+        "does not exist: give the id of a route, or the uid of one of yours".to_owned()
     });
     Ok(found)
 }

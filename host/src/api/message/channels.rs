@@ -82,7 +82,7 @@ impl NewMessage {
             ("receipt_window", self.receipt_window.is_some()),
         ];
         for (name, given) in given {
-            fields.check(!given, name, "contradiction", || "goes with `channels`, and there are none".to_owned());
+            fields.check(!given, name, "contradiction", || "is only allowed together with `channels`".to_owned());
         }
     }
 
@@ -99,10 +99,12 @@ impl NewMessage {
             ("content", !self.content.is_empty()),
         ];
         for (name, given) in given {
-            fields.check(!given, name, "contradiction", || "belongs into each of the `channels`".to_owned());
+            fields.check(!given, name, "contradiction", || {
+                "is not allowed beside `channels`: give it in each of them".to_owned()
+            });
         }
         let count = self.channels.len();
-        fields.check(count <= legs::MOST, "channels", "too_long", || "has more than 16 channels".to_owned());
+        fields.check(count <= legs::MOST, "channels", "too_long", || "must list at most 16 channels".to_owned());
         self.check_windows(fields);
         let mut parts = Vec::with_capacity(count);
         let mut numbers = 0..;
@@ -119,10 +121,10 @@ impl NewMessage {
         let all = self.mode == Some(Mode::All);
         let wants = self.wants.unwrap_or_default();
         fields.check(!(all && wants == Wants::Delivered), "wants", "contradiction", || {
-            "can't be `delivered` with `mode: all`, which tries every channel anyway".to_owned()
+            "is not allowed to be `delivered` with `mode: all`, which tries every channel anyway".to_owned()
         });
         let waits = wants == Wants::Delivered;
-        let needless = "goes with `wants: delivered`, so that the next channel is tried where no receipt comes";
+        let needless = "is only allowed together with `wants: delivered`: without it nobody waits for a receipt";
         fields.check(waits || self.receipt_window.is_none(), "receipt_window", "contradiction", || needless.to_owned());
         check_seconds(fields, "receipt_window", self.receipt_window);
         fields.each("channels", &self.channels, |fields, leg| {
@@ -148,7 +150,7 @@ impl NewMessage {
 
 fn check_seconds(fields: &mut Fields, name: &str, seconds: Option<u32>) {
     let fits = seconds.is_none_or(|seconds| (1..=LONGEST).contains(&seconds));
-    fields.check(fits, name, "out_of_range", || "is no number of seconds up to seven days".to_owned());
+    fields.check(fits, name, "out_of_range", || format!("must be 1 to {LONGEST} seconds (seven days)"));
 }
 
 #[cfg(test)]

@@ -261,7 +261,7 @@ impl NewMessage {
         self.check_texts(&mut fields);
         if let Some(name) = &self.condition {
             fields.check((around.condition)(name), "condition", "unknown_condition", || {
-                "names no script in service that defines `condition`".to_owned()
+                "must name a script in service that defines `condition`".to_owned()
             });
         }
         let subject = self.subject(&mut fields);
@@ -332,7 +332,7 @@ impl NewMessage {
         let key = self.idempotency_key.as_deref().or(header)?;
         if header.is_some_and(|header| header != key) {
             fields.check(false, "idempotency_key", "contradiction", || {
-                "differs from the header `Idempotency-Key`: send one of them".to_owned()
+                "must be the same as the header `Idempotency-Key`: send one of them".to_owned()
             });
         }
         plain(fields, "idempotency_key", key, 255);
@@ -345,12 +345,16 @@ impl NewMessage {
         let past = now.checked_sub(LONG_AGO).unwrap_or(Timestamp::MIN);
         if let Some(at) = self.send_at {
             let near = (past..=horizon).contains(&at);
-            fields.check(near, "send_at", "out_of_range", || "is a year ago or a hundred years ahead".to_owned());
+            fields.check(near, "send_at", "out_of_range", || {
+                "must be less than a year ago and less than a hundred years ahead".to_owned()
+            });
         }
         if let Some(end) = self.expires_at {
             let start = self.send_at.map_or(now, |at| at.max(now));
-            fields.check(end > start, "expires_at", "too_early", || "is not later than now and `send_at`".to_owned());
-            fields.check(end <= horizon, "expires_at", "out_of_range", || "is a hundred years ahead".to_owned());
+            fields.check(end > start, "expires_at", "too_early", || "must be later than now and `send_at`".to_owned());
+            fields.check(end <= horizon, "expires_at", "out_of_range", || {
+                "must be less than a hundred years ahead".to_owned()
+            });
         }
     }
 
@@ -362,13 +366,13 @@ impl NewMessage {
             plain(fields, "ordering_key", key, 256);
             // The next message's turn would come while a further channel of this one still goes.
             fields.check(self.channels.is_empty(), "ordering_key", "several_channels", || {
-                "can't go with `channels`: name one `channel`, or leave the key out".to_owned()
+                "is not allowed together with `channels`: name one `channel`, or leave the key out".to_owned()
             });
         }
         if let Some(object) = &self.metadata {
-            fields.check(object.get().starts_with('{'), "metadata", "wrong_type", || "is no object".to_owned());
+            fields.check(object.get().starts_with('{'), "metadata", "wrong_type", || "must be an object".to_owned());
             let fits = object.get().len() <= MOST_OBJECT_BYTES;
-            fields.check(fits, "metadata", "too_long", || "exceeds 16 KiB".to_owned());
+            fields.check(fits, "metadata", "too_long", || "must have at most 16 KiB".to_owned());
         }
     }
 
@@ -382,7 +386,9 @@ impl NewMessage {
         let mut object = |name: &str, raw: &Option<Box<RawValue>>| -> Option<Object> {
             let Some(raw) = raw else { return Some(Object::new()) };
             let object = serde_json::from_str(raw.get());
-            fields.check(object.is_ok(), name, "wrong_type", || "is no object, or a very deep one".to_owned());
+            fields.check(object.is_ok(), name, "wrong_type", || {
+                "must be an object that is not nested too deeply".to_owned()
+            });
             object.ok()
         };
         let attributes = object("attributes", &self.attributes);
@@ -438,14 +444,14 @@ impl Named<'_> {
 fn pinned(name: &str, find: &dyn Fn(&str) -> Option<ConnectionId>, fields: &mut Fields) -> Option<ConnectionId> {
     let found = find(name);
     fields.check(found.is_some(), "connection", "unknown_connection", || {
-        "names no connection: GET /v1/connections lists them".to_owned()
+        "does not exist: GET /v1/connections lists the connections".to_owned()
     });
     found
 }
 
 fn check_recipient(to: Option<&Recipient>, channel: &str, fields: &mut Fields) {
     let Some(to) = to else {
-        return fields.check(!address::is_needed(channel), "to", "missing", || "is missing".to_owned());
+        return fields.check(!address::is_needed(channel), "to", "missing", || "must be given".to_owned());
     };
     fields.within("to", |fields| {
         to.check(channel == "email", fields);
@@ -478,7 +484,7 @@ impl Recipient {
             let fits = name.chars().count() <= 256;
             fields.check(fits, "name", "too_long", || "must have at most 256 characters".to_owned());
             fields.check(!name.chars().any(char::is_control), "name", "control_character", || {
-                "has a control character, such as a line break".to_owned()
+                "must have no control character, such as a line break".to_owned()
             });
         }
     }
@@ -497,18 +503,18 @@ impl Content {
             }
         }
         for (name, list) in [("cc", &self.cc), ("bcc", &self.bcc)] {
-            fields.check(list.len() <= 100, name, "too_long", || "has more than 100 addresses".to_owned());
+            fields.check(list.len() <= 100, name, "too_long", || "must list at most 100 addresses".to_owned());
             fields.each(name, list, |fields, address| address.check(mail, fields));
         }
         if let Some(subject) = &self.subject {
             let fits = subject.chars().count() <= MAX_SUBJECT;
             fields.check(fits, "subject", "too_long", || "must have at most 998 characters".to_owned());
             fields.check(!subject.chars().any(char::is_control), "subject", "control_character", || {
-                "has a control character, such as a line break".to_owned()
+                "must have no control character, such as a line break".to_owned()
             });
         }
         self.check_headers(fields);
-        fields.check(self.media_urls.len() <= 10, "media_urls", "too_long", || "has more than 10 URLs".to_owned());
+        fields.check(self.media_urls.len() <= 10, "media_urls", "too_long", || "must list at most 10 URLs".to_owned());
         fields.each("media_urls", &self.media_urls, |fields, url| check_url(url, fields));
     }
 
@@ -524,14 +530,14 @@ impl Content {
 
     fn check_headers(&self, fields: &mut Fields) {
         for (name, map) in [("headers", &self.headers), ("params", &self.params)] {
-            fields.check(map.len() <= 100, name, "too_long", || "has more than 100 members".to_owned());
+            fields.check(map.len() <= 100, name, "too_long", || "must have at most 100 members".to_owned());
         }
         fields.within("headers", |fields| {
             for (name, value) in &self.headers {
-                fields.check(is_token(name), name, "wrong_name", || "is no header's name".to_owned());
+                fields.check(is_token(name), name, "wrong_name", || "must be the name of a header".to_owned());
                 let plain = value.len() <= 4096 && !value.chars().any(|c| c.is_control() && c != '\t');
                 fields.check(plain, name, "wrong_format", || {
-                    "is longer than 4096 bytes or has a control character, such as a line break".to_owned()
+                    "must have at most 4096 bytes and no control character, such as a line break".to_owned()
                 });
             }
         });
@@ -539,10 +545,10 @@ impl Content {
             for (name, value) in &self.params {
                 let fits = (1..=128).contains(&name.len()) && value.len() <= 16 << 10;
                 fields.check(fits, name, "too_long", || {
-                    "has a name of more than 128 bytes, or none, or a value of more than 16 KiB".to_owned()
+                    "must have a name of 1 to 128 bytes and a value of at most 16 KiB".to_owned()
                 });
                 fields.check(!name.chars().any(char::is_control), name, "control_character", || {
-                    "has a control character in its name".to_owned()
+                    "must have no control character in its name".to_owned()
                 });
             }
         });
@@ -550,11 +556,12 @@ impl Content {
 
     /// The attachments' bytes; what is not base64 is named.
     fn decoded(&self, leg: u8, fields: &mut Fields) -> Vec<message::Attachment> {
-        fields.check(self.attachments.len() <= 50, "attachments", "too_long", || "has more than 50 files".to_owned());
+        fields
+            .check(self.attachments.len() <= 50, "attachments", "too_long", || "must list at most 50 files".to_owned());
         let encoded: usize = self.attachments.iter().map(|file| file.content.len()).sum();
         // Base64 is longer than what it stands for by a third.
         let fits = encoded / 4 * 3 <= MOST_ATTACHMENT_BYTES + 3 * self.attachments.len();
-        fields.check(fits, "attachments", "too_large", || "the files exceed 10 MiB together".to_owned());
+        fields.check(fits, "attachments", "too_large", || "must have at most 10 MiB together".to_owned());
         if !fits {
             return Vec::new();
         }
@@ -585,18 +592,20 @@ impl Content {
 impl NewAttachment {
     fn decoded(&self, leg: u8, fields: &mut Fields) -> Option<message::Attachment> {
         plain(fields, "name", &self.name, 255);
-        fields.check(!self.name.contains(['/', '\\']), "name", "wrong_format", || "is a path; give a name".to_owned());
+        fields.check(!self.name.contains(['/', '\\']), "name", "wrong_format", || {
+            "must be a name, not a path".to_owned()
+        });
         fields.check(is_media_type(&self.media_type), "media_type", "wrong_format", || {
-            "is no media type of the form `type/subtype`".to_owned()
+            "must be a media type of the form `type/subtype`".to_owned()
         });
         if let Some(id) = &self.content_id {
             plain(fields, "content_id", id, 255);
             fields.check(!id.contains(['<', '>', ' ', '"']), "content_id", "wrong_format", || {
-                "has a space, quote or angle bracket".to_owned()
+                "must have no space, quote or angle bracket".to_owned()
             });
         }
         let content = STANDARD.decode(&self.content);
-        fields.check(content.is_ok(), "content", "not_base64", || "is not base64 with padding".to_owned());
+        fields.check(content.is_ok(), "content", "not_base64", || "must be base64 with padding".to_owned());
         Some(message::Attachment {
             name: self.name.clone(),
             media_type: self.media_type.clone(),
@@ -610,9 +619,9 @@ impl NewAttachment {
 fn check_url(text: &str, fields: &mut Fields) {
     let url = url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     match url {
-        None => fields.bad("wrong_format", "is no URL that begins with http:// or https://"),
+        None => fields.bad("wrong_format", "must be a URL that begins with http:// or https://"),
         Some(url) if !url.username().is_empty() || url.password().is_some() => {
-            fields.bad("credentials", "has credentials; they belong to the connection's secrets");
+            fields.bad("credentials", "must have no credentials: they belong to the connection's secrets");
         }
         Some(_) => {}
     }
@@ -655,7 +664,7 @@ pub fn header_key(headers: &HeaderMap) -> Result<Option<String>, Fields> {
     let text = value.to_str().ok().filter(|text| (1..=255).contains(&text.len()));
     text.map(|text| Some(text.to_owned())).ok_or_else(|| {
         let mut fields = Fields::default();
-        fields.elsewhere("header/Idempotency-Key", "wrong_format", "has 1 to 255 visible ASCII characters");
+        fields.elsewhere("header/Idempotency-Key", "wrong_format", "must have 1 to 255 visible ASCII characters");
         fields
     })
 }

@@ -149,9 +149,9 @@ async fn tried(
         return Err(missing());
     }
     let row = rows.iter().find(|row| row.version == version);
-    let row = row.ok_or_else(|| Problem::field("/version", "unknown_version", "the script has no such version"))?;
+    let row = row.ok_or_else(|| Problem::field("/version", "unknown_version", "does not exist"))?;
     if row.state == "live" || !script_try(&mut txn, tenant.id, name, version, mode).await? {
-        return Err(Problem::field("/version", "already_live", "is the version that is live: try another one"));
+        return Err(Problem::field("/version", "already_live", "must be another version than the one that is live"));
     }
     still_compiles(&mut txn, tenant.id, Some(row.clone())).await?;
     begin(&mut txn, tenant.id, &new_trial(Kind::Script, name.to_owned(), version, mode, None)).await?;

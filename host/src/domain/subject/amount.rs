@@ -13,7 +13,7 @@ const LARGEST: f64 = 9e18;
 
 /// Why something is not an amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("has to be a number or a decimal as text, such as `\"129.50\"`, with at most 6 digits after the point")]
+#[error("must be a number or a decimal as text, such as `\"129.50\"`, with at most 6 digits after the point")]
 pub struct InvalidAmount;
 
 /// An amount in millionths of a currency's unit.
