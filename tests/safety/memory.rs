@@ -256,7 +256,7 @@ async fn a_large_message_is_followed_by_its_whole_content_and_purged_with_its_ex
     gateway.connection("a", "webhook", json!({"url": sink.url("/a")}), json!({})).await;
     gateway.route("webhook", json!({"candidates": [{"connection": "a"}], "retry": {"type": "none"}})).await;
     sink.answers("/a", [Reply::status(503), Reply::status(200)]);
-    let source = "fn on_outcome(delivery) { if delivery.state == \"failed\" { #{tags: [\"again\"]} } }";
+    let source = "fn on_outcome(delivery) { if delivery.state == \"failed\" { #{priority: \"high\"} } }";
     live(&gateway, "again", source).await;
     let text = format!("secret {}", "x".repeat(100_000));
     let id = gateway.send(&json!({"channel": "webhook", "content": {"text": text}})).await;

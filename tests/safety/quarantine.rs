@@ -113,7 +113,7 @@ async fn the_largest_webhooks_are_delivered_and_larger_ones_refused() {
     assert_eq!(sink.received().len(), bodies.len());
 }
 
-/// A server that takes every mail; it answers with what it was told before the data.
+/// A server that takes every mail, several in a session; it tells each mail's recipients and bytes.
 async fn takes_all(listener: TcpListener, mails: tokio::sync::mpsc::UnboundedSender<(usize, usize)>) {
     while let Ok((stream, _)) = listener.accept().await {
         let mails = mails.clone();
@@ -130,6 +130,9 @@ async fn session(stream: TcpStream, mails: tokio::sync::mpsc::UnboundedSender<(u
         if stream.read_until(b'\n', &mut line).await? == 0 {
             return Ok(());
         }
+        if line.starts_with(b"MAIL") {
+            recipients = 0;
+        }
         recipients += usize::from(line.starts_with(b"RCPT"));
         let answer: &[u8] = if line.starts_with(b"DATA") { b"354 go on\r\n" } else { b"250 yes\r\n" };
         stream.write_all(answer).await?;
@@ -143,6 +146,17 @@ async fn session(stream: TcpStream, mails: tokio::sync::mpsc::UnboundedSender<(u
             stream.write_all(b"250 taken\r\n").await?;
         }
     }
+}
+
+/// The content with as many quotes in its text and HTML as are accepted; the bytes of files don't count.
+fn filled(mut content: Value) -> Value {
+    let files = content["attachments"].as_array().into_iter().flatten();
+    let files: usize = files.map(|file| file["content"].as_str().unwrap().len()).sum();
+    let size = content.to_string().len() - files + r#","text":"","html":"""#.len() + 32;
+    let quotes = "\"".repeat((MOST_CONTENT - size) / 4);
+    content["text"] = json!(quotes);
+    content["html"] = json!(quotes);
+    content
 }
 
 #[tokio::test]
@@ -164,19 +178,17 @@ async fn the_largest_mails_are_delivered() {
     let files: Vec<_> = (0..50)
         .map(|at| json!({"name": format!("{at:0>255}"), "media_type": "a/b", "content": STANDARD.encode([7; 20_000])}))
         .collect();
-    let mut content = json!({"cc": people("c"), "bcc": people("b"), "headers": headers, "subject": "s".repeat(998)});
-    let size = content.to_string().len() + r#","text":"","html":"""#.len() + 32;
-    let quotes = "\"".repeat((MOST_CONTENT - size) / 4);
-    content["text"] = json!(quotes);
-    content["html"] = json!(quotes);
+    let content = json!({"cc": people("c"), "bcc": people("b"), "headers": headers, "subject": "s".repeat(998)});
     let mut whole = content.clone();
     whole["attachments"] = json!(files);
-    for content in [json!({"cc": people("c"), "bcc": people("b"), "text": "x"}), content, whole] {
+    let contents = [json!({"cc": people("c"), "bcc": people("b"), "text": "x"}), filled(content), filled(whole)];
+    for content in contents {
         let mail = json!({"channel": "email", "to": "ann@example.org", "connection": "mail", "content": content});
         let id = gateway.send(&mail).await;
         let view = gateway.settled(&id).await;
         assert_eq!(view["state"], "sent", "{:?}", gateway.attempt_list(&id).await);
         assert_eq!(mails.recv().await.expect("a mail").0, 201);
+        assert!(mails.try_recv().is_err(), "each mail is handed over once");
     }
 }
 
