@@ -10,6 +10,7 @@ pub mod fuzzing;
 mod proof;
 mod record;
 mod sweep;
+mod turns;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ pub use sweep::run as sweep;
 use self::{
     proof::Evidence,
     record::{Recorded, record},
+    turns::Turns,
 };
 use crate::{
     clock,
@@ -67,10 +69,10 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// The connection of the token.
+    /// Whose token it is.
     #[must_use]
-    pub fn connection(&self) -> ConnectionId {
-        self.endpoint.connection.id
+    pub const fn tenant(&self) -> TenantId {
+        self.tenant
     }
 }
 
@@ -83,6 +85,9 @@ pub enum Refused {
     /// Nobody can say whose the token is.
     #[error("the token could not be looked up")]
     Unanswered,
+    /// Its turn did not come in time.
+    #[error("too many callbacks come at the same time")]
+    Busy,
     /// No version of the provider serves now.
     #[error("no version of the provider serves now")]
     NotServing,
@@ -106,6 +111,7 @@ pub struct Callbacks {
     providers: Arc<Providers>,
     pub public_url: PublicUrl,
     tokens: Arc<Lookup<String, (TenantId, ConnectionId)>>,
+    turns: Turns,
 }
 
 impl Callbacks {
@@ -120,7 +126,7 @@ impl Callbacks {
             }
             .boxed()
         };
-        Self { store, directory, providers, public_url, tokens: Arc::new(Lookup::new(ask)) }
+        Self { store, directory, providers, public_url, tokens: Arc::new(Lookup::new(ask)), turns: Turns::default() }
     }
 
     /// Who takes what comes to a token's callback URL.
@@ -143,6 +149,7 @@ impl Callbacks {
     /// When it is not believed, or what it says can't be recorded.
     pub async fn receive(&self, receiver: Receiver, incoming: Incoming) -> Result<CallbackReply, Refused> {
         let Receiver { tenant, endpoint, serving } = receiver;
+        let _turn = self.turns.take(tenant).await.ok_or(Refused::Busy)?;
         let connection = endpoint.connection.id;
         let name = &endpoint.connection.provider;
         let received = self.believe(&endpoint, serving, incoming).await;

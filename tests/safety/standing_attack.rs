@@ -4,6 +4,7 @@
 
 use std::{
     future::Future,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,7 +16,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
 };
 
@@ -86,6 +87,16 @@ impl Attacker {
     }
 }
 
+/// The address that the attacker comes from.
+const FROM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// A connection from the attacker's address.
+async fn connect(to: SocketAddr) -> Option<TcpStream> {
+    let socket = TcpSocket::new_v4().ok()?;
+    socket.bind((FROM, 0).into()).ok()?;
+    socket.connect(to).await.ok()
+}
+
 /// Takes connections, reads what comes, and never answers.
 async fn silent_endpoint() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -148,7 +159,7 @@ fn bomb() -> &'static str {
 }
 
 /// Starts each way of attack; all of them end when the flag is set.
-fn attack(attacker: &Attacker, address: std::net::SocketAddr, callback: String) -> JoinSet<()> {
+fn attack(attacker: &Attacker, address: SocketAddr, callback: String) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let large =
         json!({"channel": "webhook", "connection": "silent", "content": {"payload": {"x": "y".repeat(6 << 20)}}});
@@ -204,7 +215,7 @@ fn attack(attacker: &Attacker, address: std::net::SocketAddr, callback: String) 
         });
     }
     let half = move |head: String| async move {
-        let mut stream = TcpStream::connect(address).await.ok()?;
+        let mut stream = connect(address).await?;
         stream.write_all(head.as_bytes()).await.ok()?;
         stream.write_all(&vec![b'x'; 64 << 10]).await.ok()?;
         Some(stream)
@@ -218,7 +229,7 @@ fn attack(attacker: &Attacker, address: std::net::SocketAddr, callback: String) 
                 1 => format!("POST {callback} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"),
                 _ => "POST /v1/messages HTTP/1.1\r\nhost: x\r\n".to_owned(),
             };
-            let stream = if head.is_empty() { TcpStream::connect(address).await.ok() } else { half(head).await };
+            let stream = if head.is_empty() { connect(address).await } else { half(head).await };
             held.extend(stream);
             if !holds.goes_on() {
                 return;
@@ -288,7 +299,7 @@ async fn a_tenant_that_attacks_in_every_way_at_once_is_not_noticed_by_another() 
     let (gateway, sink, slow) = (TestGateway::start().await, Sink::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
     let attacker = Attacker {
-        client: client(),
+        client: reqwest::Client::builder().no_proxy().local_address(Some(FROM.into())).build().unwrap(),
         url: gateway.url(""),
         key: gateway.key_of("attacker", ALL_SCOPES),
         stop: Arc::default(),

@@ -1,27 +1,23 @@
 //! How many bytes of request bodies this node holds at a time, and whose they are: a tenant may hold as
 //! much as stays free, so that some is left for any other; callbacks, which come without a key, have a
-//! small part of their own.
+//! small part of their own, which tenants share alike.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::domain::ids::{ConnectionId, TenantId};
+use crate::domain::ids::TenantId;
 
-/// The part of all bytes that callbacks may hold together, and the part of that for one connection.
+/// The part of all bytes that callbacks may hold together.
 const CALLBACKS_PART: usize = 8;
-const CONNECTION_PART: usize = 4;
-/// The most callbacks of one connection, and of all, that are read or handled at a time: the component's
-/// call takes a thread.
-const MOST_OF_CONNECTION: usize = 32;
-const MOST_CALLBACKS: usize = 256;
 
 /// Whose body it is. The layer that knows puts it among the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BodyOwner {
     Tenant(TenantId),
-    Callback(ConnectionId),
+    /// A callback of one of the tenant's connections.
+    Callback(TenantId),
 }
 
 /// The node's budget.
@@ -56,17 +52,9 @@ impl BodyBudget {
     }
 
     /// Begins a body.
-    pub fn begin(self: &Arc<Self>, owner: BodyOwner) -> Result<BodyPermit, Full> {
-        let mut held = self.held();
-        if let BodyOwner::Callback(_) = owner {
-            let of_connection = held.get(&owner).map_or(0, |it| it.bodies);
-            if of_connection >= MOST_OF_CONNECTION || callbacks(&held).bodies >= MOST_CALLBACKS {
-                return Err(Full);
-            }
-        }
-        held.entry(owner).or_default().bodies += 1;
-        drop(held);
-        Ok(BodyPermit { budget: Arc::clone(self), owner, bytes: 0 })
+    pub fn begin(self: &Arc<Self>, owner: BodyOwner) -> BodyPermit {
+        self.held().entry(owner).or_default().bodies += 1;
+        BodyPermit { budget: Arc::clone(self), owner, bytes: 0 }
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<BodyOwner, Held>> {
@@ -79,18 +67,15 @@ impl BodyBudget {
         let fits = match owner {
             BodyOwner::Tenant(_) => own <= self.bytes.saturating_sub(all),
             BodyOwner::Callback(_) => {
-                let part = self.bytes / CALLBACKS_PART;
-                own <= part / CONNECTION_PART && callbacks(held).bytes + more <= part
+                own <= (self.bytes / CALLBACKS_PART).saturating_sub(bytes_of_callbacks(held) + more)
             }
         };
         fits && all <= self.bytes
     }
 }
 
-fn callbacks(held: &HashMap<BodyOwner, Held>) -> Held {
-    let of_callbacks = held.iter().filter(|(owner, _)| matches!(owner, BodyOwner::Callback(_)));
-    of_callbacks
-        .fold(Held::default(), |sum, (_, it)| Held { bytes: sum.bytes + it.bytes, bodies: sum.bodies + it.bodies })
+fn bytes_of_callbacks(held: &HashMap<BodyOwner, Held>) -> usize {
+    held.iter().filter(|(owner, _)| matches!(owner, BodyOwner::Callback(_))).map(|(_, it)| it.bytes).sum()
 }
 
 impl BodyPermit {
@@ -126,10 +111,10 @@ mod tests {
     #[test]
     fn a_tenant_leaves_room_for_others() {
         let budget = Arc::new(BodyBudget::new(1_200));
-        let mut first = budget.begin(BodyOwner::Tenant(TenantId::new())).unwrap();
+        let mut first = budget.begin(BodyOwner::Tenant(TenantId::new()));
         assert_eq!(first.grow(601), Err(Full));
         assert_eq!(first.grow(600), Ok(()));
-        let mut second = budget.begin(BodyOwner::Tenant(TenantId::new())).unwrap();
+        let mut second = budget.begin(BodyOwner::Tenant(TenantId::new()));
         assert_eq!(second.grow(300), Ok(()));
         assert_eq!(second.grow(1), Err(Full));
         drop(first);
@@ -141,23 +126,12 @@ mod tests {
     #[test]
     fn callbacks_have_a_part_of_their_own() {
         let budget = Arc::new(BodyBudget::new(3_200));
-        let one = BodyOwner::Callback(ConnectionId::new());
-        let mut body = budget.begin(one).unwrap();
-        assert_eq!(body.grow(101), Err(Full));
-        assert_eq!(body.grow(100), Ok(()));
-        let others: Vec<_> = (0..3)
-            .map(|_| {
-                let mut body = budget.begin(BodyOwner::Callback(ConnectionId::new())).unwrap();
-                body.grow(100).unwrap();
-                body
-            })
-            .collect();
-        assert_eq!(budget.begin(BodyOwner::Callback(ConnectionId::new())).unwrap().grow(1), Err(Full));
-        assert_eq!(budget.begin(BodyOwner::Tenant(TenantId::new())).unwrap().grow(1_000), Ok(()));
-        drop((body, others));
-        let many: Vec<_> = (0..MOST_OF_CONNECTION).map(|_| budget.begin(one).unwrap()).collect();
-        assert_eq!(budget.begin(one).err(), Some(Full));
-        assert!(budget.begin(BodyOwner::Callback(ConnectionId::new())).is_ok());
-        drop(many);
+        let mut first = budget.begin(BodyOwner::Callback(TenantId::new()));
+        assert_eq!(first.grow(201), Err(Full));
+        assert_eq!(first.grow(200), Ok(()));
+        let mut second = budget.begin(BodyOwner::Callback(TenantId::new()));
+        assert_eq!(second.grow(101), Err(Full));
+        assert_eq!(second.grow(100), Ok(()));
+        assert_eq!(budget.begin(BodyOwner::Tenant(TenantId::new())).grow(1_000), Ok(()));
     }
 }

@@ -69,7 +69,7 @@ pub async fn get(
 /// The token goes before the body: nothing of a stranger's is read.
 async fn receive(app: &App, token: &str, request: Request) -> Result<Response, Problem> {
     let receiver = app.callbacks.receiver(token).await?;
-    let mut permit = app.bodies.begin(BodyOwner::Callback(receiver.connection()))?;
+    let mut permit = app.bodies.begin(BodyOwner::Callback(receiver.tenant()));
     let (method, host) = (request.method().to_string(), host(&request));
     let path_and_query = request.uri().path_and_query().map_or("/", |it| it.as_str()).to_owned();
     let headers = kvs(request.headers());
@@ -119,6 +119,7 @@ impl From<Refused> for Problem {
         match refused {
             Refused::Unknown => Self::not_found("callback"),
             Refused::Unanswered => Self::unavailable("the database does not answer"),
+            Refused::Busy => Self::unavailable("too many callbacks come at the same time"),
             Refused::NotServing => Self::unavailable("no version of the provider serves now"),
             Refused::Foreign(why) => Self::malformed(why).of_provider(),
             Refused::NotGenuine => Self::request(

@@ -83,7 +83,7 @@ pub async fn bytes(request: Request, app: &App) -> Result<HeldBody, Problem> {
     // Whoever sends a body has shown a key first: its extractor says whose the body is.
     let owner = request.extensions().get::<BodyOwner>().copied();
     let owner = owner.ok_or_else(|| Problem::internal(&"a body is read before its key"))?;
-    let mut permit = app.bodies.begin(owner)?;
+    let mut permit = app.bodies.begin(owner);
     match bytes_within(request, app.max_body_bytes, &mut permit).await? {
         Some(bytes) => Ok(HeldBody { bytes, _permit: permit }),
         None => Err(too_long()),
