@@ -3,7 +3,11 @@
 //! The reader walks the JSON as it comes and builds no tree, so that a long body costs its length and no more, and
 //! stops at [`MOST_PROBLEMS`]. It must not know what a member means: that is the handler's to check.
 
-use std::{collections::HashMap, fmt, mem, sync::LazyLock};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt, mem,
+    sync::LazyLock,
+};
 
 use jiff::Timestamp;
 use regex::Regex;
@@ -132,10 +136,10 @@ impl Form {
         let root = Node::read(schema)?;
         root.references(&mut wanted);
         while let Some(name) = wanted.pop() {
-            if !named.contains_key(&name) {
-                let node = Node::read(&document["components"]["schemas"][&name])?;
+            if let Entry::Vacant(place) = named.entry(name) {
+                let node = Node::read(&document["components"]["schemas"][place.key()])?;
                 node.references(&mut wanted);
-                named.insert(name, node);
+                place.insert(node);
             }
         }
         Self { named, root }.checked()
