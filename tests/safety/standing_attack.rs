@@ -3,6 +3,7 @@
 //! Counts and memory are asserted. Times are printed: they are met on a release build and a quiet machine.
 
 use std::{
+    collections::HashMap,
     future::Future,
     net::{Ipv4Addr, SocketAddr},
     sync::{
@@ -242,8 +243,16 @@ fn attack(attacker: &Attacker, address: SocketAddr, callback: String) -> JoinSet
     tasks
 }
 
-/// Sends at a steady rate until `end`; the times from the request to the receiver's door, or what went wrong.
-async fn victim(gateway: &TestGateway, sink: &Sink, end: Instant) -> (Vec<Duration>, Vec<String>) {
+/// What became of the other tenant's messages.
+struct Sent {
+    /// The times from the request to the receiver's door.
+    times: Vec<Duration>,
+    ids: Vec<String>,
+    failures: Vec<String>,
+}
+
+/// Sends at a steady rate until `end`.
+async fn victim(gateway: &TestGateway, sink: &Sink, end: Instant) -> Sent {
     let (client, mut tasks) = (client(), JoinSet::new());
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
     let mut sent = 0;
@@ -254,22 +263,26 @@ async fn victim(gateway: &TestGateway, sink: &Sink, end: Instant) -> (Vec<Durati
         tasks.spawn(async move {
             let began = Instant::now();
             let response = request.send().await.map_err(|error| format!("{error:?}"))?;
-            let (status, body) = (response.status(), response.text().await.unwrap_or_default());
-            if status == StatusCode::ACCEPTED { Ok((sent, began)) } else { Err(format!("{status}: {body}")) }
+            let (status, body) = (response.status(), response.json::<Value>().await.unwrap_or_default());
+            let id = body["id"].as_str().filter(|_| status == StatusCode::ACCEPTED);
+            id.map(|id| (sent, began, id.to_owned())).ok_or_else(|| format!("{status}: {body}"))
         });
         sent += 1;
     }
-    let (mut began, mut failures) = (std::collections::HashMap::new(), Vec::new());
+    let (mut began, mut ids, mut failures) = (HashMap::new(), Vec::new(), Vec::new());
     while let Some(result) = tasks.join_next().await {
         match result.unwrap() {
-            Ok((nth, at)) => drop(began.insert(nth, at)),
+            Ok((nth, at, id)) => {
+                began.insert(nth, at);
+                ids.push(id);
+            }
             Err(failure) => failures.push(failure),
         }
     }
     let received = received_all(sink, began.len()).await;
     let nth = |body: &[u8]| serde_json::from_slice::<Value>(body).unwrap()["nth"].as_u64().unwrap();
     let times = received.iter().filter_map(|it| Some(it.at - *began.get(&nth(&it.body))?)).collect();
-    (times, failures)
+    Sent { times, ids, failures }
 }
 
 async fn received_all(sink: &Sink, count: usize) -> Vec<crate::support::sink::Received> {
@@ -309,7 +322,7 @@ async fn a_tenant_that_attacks_in_every_way_at_once_is_not_noticed_by_another() 
     let node = gateway.nodes[0].as_ref().unwrap();
     let tasks = attack(&attacker, node.address(), "/v1/callbacks/none".to_owned());
     let end = Instant::now() + ATTACK;
-    let ((mut times, failures), livez) = tokio::join!(victim(&gateway, &sink, end), lives(&gateway, end));
+    let (Sent { mut times, ids, failures }, livez) = tokio::join!(victim(&gateway, &sink, end), lives(&gateway, end));
     attacker.stop.store(true, Ordering::Relaxed);
     tasks.join_all().await;
     times.sort_unstable();
@@ -329,10 +342,9 @@ async fn a_tenant_that_attacks_in_every_way_at_once_is_not_noticed_by_another() 
     );
     assert!(failures.is_empty(), "{} of the other tenant's requests failed, such as {:?}", failures.len(), failures[0]);
     assert_eq!(sink.received().len(), times.len(), "each message came once");
-    let states = gateway.get("/v1/messages?limit=250").await;
-    let states: Vec<_> =
-        states["data"].as_array().unwrap().iter().map(|it| it["state"].as_str().unwrap().to_owned()).collect();
-    assert!(states.iter().all(|state| state == "sent"), "{states:?}");
+    for id in &ids {
+        assert_eq!(gateway.settled(id).await["state"], "sent", "{id}");
+    }
     assert_eq!(answers.failed.load(Ordering::Relaxed), 0, "the attacker found a fault of the gateway's own");
     assert!(peak < MEMORY_MIB, "{peak} MiB");
 }
