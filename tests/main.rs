@@ -2,6 +2,7 @@
 
 mod api;
 mod faults;
+mod field;
 mod flow;
 mod peers;
 mod plugins;

@@ -1,0 +1,9 @@
+//! What real servers, clients and people do: situations from public bug reports.
+//!
+//! Each scenario stands for a kind of fault, and holds the right behaviour for later changes.
+
+mod acceptance;
+mod copies;
+mod http;
+mod operators;
+mod smtp;

@@ -1,0 +1,1 @@
+//! Copies: each recipient of a mail has an outcome of its own.

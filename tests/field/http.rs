@@ -1,0 +1,1 @@
+//! HTTP servers: throttles, refused streams, long and broken answers, one customer among many.

@@ -1,0 +1,1 @@
+//! Operators: secrets that cannot be opened, folders, providers.
