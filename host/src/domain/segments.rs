@@ -3,20 +3,36 @@
 
 /// Characters of one septet in the GSM 7-bit alphabet (3GPP TS 23.038, 6.2.1), beside ASCII's.
 const GSM: &str = "£¥èéùìòÇØøÅåΔΦΓΛΩΠΨΣΘΞÆæßÉ¤¡ÄÖÑÜ§¿äöñüà";
-/// Printable ASCII that takes two septets, or that the alphabet has not.
-const ESCAPED: &str = "^{}\\[~]|€";
+/// The extension table (3GPP TS 23.038, 6.2.1.1): an escape and a septet for each.
+const ESCAPED: &str = "\u{c}^{}\\[~]|€";
 
-/// The segments of a text: 160 septets, or 70 units where a character is not in the alphabet; 153
-/// and 67 where there is more than one.
+/// The segments of a text: one for up to 160 septets, or 70 UTF-16 units where a character is not in the alphabet;
+/// beyond that as many as hold up to 153 septets, or 67 units, each.
+///
+/// A character is never split: an escape that does not fit with what it escapes begins the next segment, and so does a
+/// surrogate with its pair (3GPP TS 23.040, 9.2.3.24.1).
 #[must_use]
 pub fn segments(text: &str) -> u32 {
-    let septets = text.chars().map(septets).sum::<Option<usize>>();
-    let (length, single, several) = match septets {
-        Some(septets) => (septets, 160, 153),
-        None => (text.encode_utf16().count(), 70, 67),
-    };
-    let count = if length <= single { 1 } else { length.div_ceil(several) };
-    u32::try_from(count).unwrap_or(u32::MAX)
+    if text.chars().all(|char| septets(char).is_some()) {
+        parts(text.chars().filter_map(septets), 160, 153)
+    } else {
+        parts(text.chars().map(char::len_utf16), 70, 67)
+    }
+}
+
+/// How many parts characters of these lengths fill: one of up to `single`, else several of up to `several` each.
+fn parts(lengths: impl Iterator<Item = usize> + Clone, single: usize, several: usize) -> u32 {
+    if lengths.clone().sum::<usize>() <= single {
+        return 1;
+    }
+    let (mut parts, mut filled) = (1, 0);
+    for length in lengths {
+        if filled + length > several {
+            (parts, filled) = (parts + 1, 0);
+        }
+        filled += length;
+    }
+    parts
 }
 
 fn septets(char: char) -> Option<usize> {
@@ -51,5 +67,52 @@ mod tests {
         ] {
             assert_eq!(segments(&text), expected, "{text}");
         }
+    }
+
+    /// Texts of which public calculators and bug reports tell the number of segments.
+    #[test]
+    fn known_texts_take_as_many_as_others_say() {
+        let digits = |count: usize| "1234567890".chars().cycle().take(count).collect::<String>();
+        let fox = "The quick brown fox jumps over the lazy dog. ".repeat(3);
+        let fox = format!(
+            "{fox}The quick brown f[x jumps over the lazy dog. {}",
+            "The quick brown fox jumps over the lazy dog. ".repeat(2)
+        ) + "The quick brown fox jumps over the.";
+        for (text, expected) in [
+            (format!("{{{}", digits(158)), 1),
+            (format!("{{{}", digits(159)), 2),
+            (format!("😜{}", digits(68)), 1),
+            (format!("😜{}", digits(69)), 2),
+            (digits(307), 3),
+            (format!("😜{}", digits(133)), 3),
+            // 306 septets, of which 152 fit into a segment of 153.
+            ("]".repeat(153), 3),
+            (fox, 3),
+            ("|".repeat(69) + "∞", 1),
+            ("a".repeat(159) + "\\", 2),
+        ] {
+            assert_eq!(segments(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_character_is_split_between_segments() {
+        for (text, expected) in [
+            ("a".repeat(152) + "€" + &"a".repeat(151), 2),
+            ("a".repeat(152) + "€" + &"a".repeat(152), 3),
+            ("a".repeat(151) + "€" + &"a".repeat(153), 2),
+            ("č".repeat(66) + "😀" + &"č".repeat(65), 2),
+            ("č".repeat(66) + "😀" + &"č".repeat(66), 3),
+            ("č".repeat(65) + "😀" + &"č".repeat(67), 2),
+        ] {
+            assert_eq!(segments(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_form_feed_is_an_extended_character() {
+        assert_eq!(segments(&("a".repeat(158) + "\u{c}")), 1);
+        assert_eq!(segments(&("a".repeat(159) + "\u{c}")), 2, "it takes two septets, and keeps the alphabet");
+        assert_eq!(segments(&("a".repeat(100) + "\u{b}")), 2, "a vertical tab is in no table");
     }
 }
