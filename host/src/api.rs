@@ -45,7 +45,9 @@ use crate::{
     directory::Directory,
     dispatch::Dispatcher,
     domain::ids::TenantId,
+    gate::Gate,
     guards::Guards,
+    node_health::NodeHealth,
     providers::Providers,
     rule_runner::RuleRunner,
     sealing::Keyring,
@@ -55,6 +57,7 @@ use crate::{
 pub use auth::Keys;
 pub use body_budget::BodyBudget;
 pub use browsers::Browsers;
+pub use json::LONG_READERS;
 pub use serve::{Limits, ServerSettings};
 
 /// What handlers work with. Cheap to clone.
@@ -65,6 +68,8 @@ pub struct App(Arc<Parts>);
 pub struct Parts {
     pub store: Store,
     pub directory: Arc<Directory>,
+    /// What the node lacks, for `/readyz`.
+    pub node_health: Arc<NodeHealth>,
     /// For what this node has seen of connections.
     pub guards: Arc<Guards>,
     pub admission: Admission,
@@ -90,6 +95,8 @@ pub struct Parts {
     pub max_body_bytes: usize,
     /// How many bytes of bodies are held at a time.
     pub bodies: Arc<BodyBudget>,
+    /// Where long bodies wait to be read, tenants by turns.
+    pub long_readers: Arc<Gate>,
     pub browsers: Browsers,
 }
 

@@ -10,7 +10,6 @@ pub mod fuzzing;
 mod proof;
 mod record;
 mod sweep;
-mod turns;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +22,6 @@ pub use sweep::run as sweep;
 use self::{
     proof::Evidence,
     record::{Recorded, record},
-    turns::Turns,
 };
 use crate::{
     clock,
@@ -34,6 +32,7 @@ use crate::{
         receipt::{Kind, Receipt},
         transmission::Kv,
     },
+    gate::Gate,
     lookup::Lookup,
     providers::{Providers, Serving},
     runtime::{CallError, Called},
@@ -46,6 +45,10 @@ use crate::{
 
 /// The longest token that is looked up.
 const MOST_TOKEN: usize = 128;
+/// How many callbacks a node handles at a time.
+pub const AT_A_TIME: usize = 64;
+/// How long a callback waits for its turn: services give up after some ten seconds.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a look-up may take, the wait for others' included.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
@@ -88,6 +91,9 @@ pub enum Refused {
     /// Its turn did not come in time.
     #[error("too many callbacks come at the same time")]
     Busy,
+    /// None of its checks passed, and a secret that might prove it cannot be opened: the service shall send it again.
+    #[error("a secret of the connection cannot be opened")]
+    SecretUnavailable,
     /// No version of the provider serves now.
     #[error("no version of the provider serves now")]
     NotServing,
@@ -111,12 +117,19 @@ pub struct Callbacks {
     providers: Arc<Providers>,
     pub public_url: PublicUrl,
     tokens: Arc<Lookup<String, (TenantId, ConnectionId)>>,
-    turns: Turns,
+    /// A component's call takes a thread: few callbacks are handled at a time, tenants by turns.
+    gate: Arc<Gate>,
 }
 
 impl Callbacks {
     #[must_use]
-    pub fn new(store: Store, directory: Arc<Directory>, providers: Arc<Providers>, public_url: PublicUrl) -> Self {
+    pub fn new(
+        store: Store,
+        directory: Arc<Directory>,
+        providers: Arc<Providers>,
+        public_url: PublicUrl,
+        gate: Arc<Gate>,
+    ) -> Self {
         let asked = store.clone();
         let ask = move |tokens: Vec<String>| {
             let store = asked.clone();
@@ -126,7 +139,7 @@ impl Callbacks {
             }
             .boxed()
         };
-        Self { store, directory, providers, public_url, tokens: Arc::new(Lookup::new(ask)), turns: Turns::default() }
+        Self { store, directory, providers, public_url, tokens: Arc::new(Lookup::new(ask)), gate }
     }
 
     /// Who takes what comes to a token's callback URL.
@@ -149,7 +162,8 @@ impl Callbacks {
     /// When it is not believed, or what it says can't be recorded.
     pub async fn receive(&self, receiver: Receiver, incoming: Incoming) -> Result<CallbackReply, Refused> {
         let Receiver { tenant, endpoint, serving } = receiver;
-        let _turn = self.turns.take(tenant).await.ok_or(Refused::Busy)?;
+        // A burst waits: many services never repeat a callback that was refused.
+        let _turn = timeout(TURN_PATIENCE, self.gate.enter(tenant)).await.map_err(|_| Refused::Busy)?;
         let connection = endpoint.connection.id;
         let name = &endpoint.connection.provider;
         let received = self.believe(&endpoint, serving, incoming).await;
@@ -204,7 +218,11 @@ impl Callbacks {
         let callback = read(Arc::clone(endpoint), serving, request).await?;
         let evidence =
             Evidence { body: &incoming.body, secrets: &endpoint.secrets, may_be_unsigned, now: clock::now() };
-        if proof::is_genuine(&callback, &evidence) { Ok(callback) } else { Err(Refused::NotGenuine) }
+        match proof::is_genuine(&callback, &evidence) {
+            true => Ok(callback),
+            false if !endpoint.secrets.closed().is_empty() => Err(Refused::SecretUnavailable),
+            false => Err(Refused::NotGenuine),
+        }
     }
 
     /// Records a receipt, or keeps it until its delivery's outcome is written.

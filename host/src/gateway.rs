@@ -26,6 +26,7 @@ use crate::{
     guards::Guards,
     ledger::Ledger,
     legs, maintenance,
+    node_health::NodeHealth,
     providers::Providers,
     queue::{Claimer, Foresight, Leases, Precedence, Room, Work, renew},
     recovery, replay,
@@ -179,6 +180,8 @@ impl Gateway {
             deadline: config.dispatch.deadline(),
             condition_pause: SignedDuration::from_millis(config.rules.condition_interval_ms.into()),
         });
+        let callbacks_gate = Gate::new(callbacks::AT_A_TIME, Arc::clone(&precedence));
+        let long_readers = Gate::new(api::LONG_READERS, Arc::clone(&precedence));
         sample_node(&metrics, &room, &leases, &deliveries);
         sample_bytes(&metrics, &room, &bytes, &arrivals);
         sample_connections(&metrics, &store, &dispatcher.ledger);
@@ -236,11 +239,18 @@ impl Gateway {
             let (providers, stop) = (Arc::clone(&providers), rest.clone());
             async move { providers.follow(stop).await }
         });
-        let callbacks = Callbacks::new(store.clone(), Arc::clone(&directory), Arc::clone(&providers), public_url);
+        let callbacks =
+            Callbacks::new(store.clone(), Arc::clone(&directory), Arc::clone(&providers), public_url, callbacks_gate);
         let callbacks = Arc::new(callbacks);
+        let folders = [("rules.folder", &config.rules.folder), ("providers.folder", &config.providers.folder)];
+        let folders = folders.into_iter().filter_map(|(key, path)| Some((key, path.clone()?))).collect();
+        let node_health = Arc::new(NodeHealth::new(store.clone(), Arc::clone(&keyring), folders));
+        node_health.look().await.map_err(|error| StartError::because("the stored secrets cannot be counted", error))?;
+        helpers.spawn(Arc::clone(&node_health).run(rest.clone()));
         let app = App::new(Parts {
             store: store.clone(),
             directory,
+            node_health,
             guards,
             admission,
             dispatcher,
@@ -256,6 +266,7 @@ impl Gateway {
             serves_tenants: config.roles.has(Role::Api),
             max_body_bytes: config.http.max_body_bytes,
             bodies: Arc::new(BodyBudget::new(config.http.most_body_bytes_in_flight())),
+            long_readers,
             browsers: Browsers::new(&config.http.cors_origins, config.http.is_only_tls()),
         });
         let deadline = config.dispatch.deadline();

@@ -15,6 +15,7 @@ use tokio::{
 use crate::support::{
     database::eventually,
     gateway::{TestGateway, client},
+    process,
     sink::Sink,
 };
 
@@ -97,10 +98,7 @@ async fn taken(gateway: &TestGateway) -> TcpStream {
 
 /// The resident memory of the gateway, in bytes.
 fn resident(gateway: &TestGateway) -> usize {
-    let process = gateway.nodes[0].as_ref().unwrap().process();
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    process::resident_memory(gateway.nodes[0].as_ref().unwrap().process())
 }
 
 /// Lets a process open so many files.

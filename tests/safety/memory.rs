@@ -23,6 +23,7 @@ use crate::{
     support::{
         database::eventually,
         gateway::{ALL_SCOPES, TestGateway},
+        process,
         sink::{Reply, Sink},
     },
 };
@@ -111,9 +112,7 @@ async fn largest(gateway: &TestGateway) -> usize {
 /// The most memory that a node has used since it was started.
 pub(super) fn peak(gateway: &TestGateway, node: usize) -> usize {
     let process = gateway.nodes[node].as_ref().expect("a living node").process();
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
-    let bytes = line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10;
+    let bytes = process::peak_memory(process);
     println!("node {node} has used up to {} MiB", bytes >> 20);
     bytes
 }

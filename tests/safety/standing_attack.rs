@@ -32,7 +32,7 @@ const ATTACK: Duration = Duration::from_secs(30);
 /// What the other tenant sends, a second.
 const RATE: u32 = 20;
 /// What the node may hold at most, in MiB.
-const MEMORY_MIB: u64 = 600;
+const MEMORY_MIB: usize = 600;
 
 /// The attacking tenant: a key, the gateway's address, and a flag that ends it.
 #[derive(Clone)]
@@ -327,7 +327,7 @@ async fn a_tenant_that_attacks_in_every_way_at_once_is_not_noticed_by_another() 
     tasks.join_all().await;
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    let peak = process::peak_memory_mib(node.process());
+    let peak = process::peak_memory(node.process()) >> 20;
     let answers = &attacker.answers;
     println!(
         "standing attack: {} messages of the other tenant, p50 {:?}, p99 {:?}; /livez at most {livez:?}; {peak} MiB at most; \

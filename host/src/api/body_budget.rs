@@ -20,6 +20,15 @@ pub enum BodyOwner {
     Callback(TenantId),
 }
 
+impl BodyOwner {
+    /// The tenant whose share the body takes.
+    pub const fn tenant(self) -> TenantId {
+        match self {
+            Self::Tenant(tenant) | Self::Callback(tenant) => tenant,
+        }
+    }
+}
+
 /// The node's budget.
 #[derive(Debug)]
 pub struct BodyBudget {

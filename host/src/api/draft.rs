@@ -31,7 +31,7 @@ impl<T: DeserializeOwned + ToSchema + Send + 'static> FromRequest<App> for Draft
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let body = json::body(request, app).await?;
-        json::read_apart(body.bytes.len(), move || read(&body.bytes)).await
+        json::read_apart(app, body.tenant, body.bytes.len(), move || read(&body.bytes)).await
     }
 }
 

@@ -18,7 +18,6 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use http_body::Body as _;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::Semaphore;
 use utoipa::{
     ToSchema,
     openapi::{RefOr, Schema, schema::AdditionalProperties},
@@ -31,13 +30,14 @@ use super::{
     problem::{FieldProblem, Problem},
     serve::{Refusal, TooSlow},
 };
+use crate::domain::ids::TenantId;
 
 /// A body that is longer than this, in bytes, is read off the async workers, and named is what is wrong with its form
 /// alone.
 pub const LONG: usize = 64 << 10;
 
-/// Long bodies that are read at a time: what a reader builds out of them is in memory that often.
-static LONG_READERS: Semaphore = Semaphore::const_new(4);
+/// How many long bodies are read at a time: what a reader builds of a body is in memory that often.
+pub const LONG_READERS: usize = 4;
 
 /// A request's body as a value, or an answer's.
 #[derive(Debug)]
@@ -48,19 +48,21 @@ impl<T: DeserializeOwned + ToSchema + Send + 'static> FromRequest<App> for Json<
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let body = body(request, app).await?;
-        read_apart(body.bytes.len(), move || parse(&body.bytes)).await.map(Self)
+        read_apart(app, body.tenant, body.bytes.len(), move || parse(&body.bytes)).await.map(Self)
     }
 }
 
-/// Reads what is so many bytes long: where it is long, on a thread that nobody else waits for.
+/// Reads what is so many bytes long: where it is long, off the async workers, tenants by turns.
 pub async fn read_apart<T: Send + 'static>(
+    app: &App,
+    tenant: TenantId,
     length: usize,
     read: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     if length <= LONG {
         return read();
     }
-    let _turn = LONG_READERS.acquire().await.map_err(|error| Problem::internal(&error))?;
+    let _turn = app.long_readers.enter(tenant).await;
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(Problem::internal(&error)))
 }
 
@@ -85,7 +87,7 @@ pub async fn bytes(request: Request, app: &App) -> Result<HeldBody, Problem> {
     let owner = owner.ok_or_else(|| Problem::internal(&"a body is read before its key"))?;
     let mut permit = app.bodies.begin(owner);
     match bytes_within(request, app.max_body_bytes, &mut permit).await? {
-        Some(bytes) => Ok(HeldBody { bytes, _permit: permit }),
+        Some(bytes) => Ok(HeldBody { bytes, tenant: owner.tenant(), _permit: permit }),
         None => Err(too_long()),
     }
 }
@@ -94,6 +96,7 @@ pub async fn bytes(request: Request, app: &App) -> Result<HeldBody, Problem> {
 #[derive(Debug)]
 pub struct HeldBody {
     pub bytes: Bytes,
+    pub tenant: TenantId,
     _permit: BodyPermit,
 }
 

@@ -3,7 +3,11 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, value::RawValue};
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{
+    PgConnection, Postgres, Row,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 use uuid::Uuid;
 
 use super::{Result, StoreError};
@@ -51,43 +55,41 @@ impl Deed {
 
 /// Records a deed in the transaction that does it.
 pub async fn audit_insert(db: &mut PgConnection, tenant: TenantId, actor: &Actor, deed: &Deed) -> Result<()> {
-    sqlx::query(
+    let statement = sqlx::query(
         "insert into audit (tenant_id, id, key_id, actor, action, subject, before, after, reason, request_id)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(tenant.uuid())
     .bind(AuditId::new().uuid())
     .bind(actor.key.uuid())
-    .bind(&actor.name)
-    .bind(deed.action.as_str())
-    .bind(&deed.subject)
-    .bind(deed.before.as_ref().map(Value::to_string))
-    .bind(deed.after.as_ref().map(Value::to_string))
-    .bind(deed.reason.as_deref())
-    .bind(actor.request.as_deref())
-    .execute(db)
-    .await?;
+    .bind(&actor.name);
+    bind_deed(statement, deed).bind(actor.request.as_deref()).execute(db).await?;
     Ok(())
 }
 
 /// Records what an operator, or the gateway by itself, did to what belongs to no tenant.
 pub async fn operator_audit_insert(db: &mut PgConnection, by: &OperatorActor, deed: &Deed) -> Result<()> {
-    sqlx::query(
+    let statement = sqlx::query(
         "insert into operator_audit (id, key_id, actor, action, subject, before, after, reason, request_id)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(AuditId::new().uuid())
     .bind(by.key.map(KeyId::uuid))
-    .bind(&by.name)
-    .bind(deed.action.as_str())
-    .bind(&deed.subject)
-    .bind(deed.before.as_ref().map(Value::to_string))
-    .bind(deed.after.as_ref().map(Value::to_string))
-    .bind(deed.reason.as_deref())
-    .bind(by.request.as_deref())
-    .execute(db)
-    .await?;
+    .bind(&by.name);
+    bind_deed(statement, deed).bind(by.request.as_deref()).execute(db).await?;
     Ok(())
+}
+
+type Statement<'q> = Query<'q, Postgres, PgArguments>;
+
+/// Binds what both audits record of a deed.
+fn bind_deed<'q>(statement: Statement<'q>, deed: &'q Deed) -> Statement<'q> {
+    statement
+        .bind(deed.action.as_str())
+        .bind(&deed.subject)
+        .bind(deed.before.as_ref().map(Value::to_string))
+        .bind(deed.after.as_ref().map(Value::to_string))
+        .bind(deed.reason.as_deref())
 }
 
 /// A record as the API shows it.
