@@ -62,11 +62,15 @@ pub async fn cancel(store: &Store, tenant: TenantId, actor: &Actor, id: MessageI
     if view.delivery.state.is_end() || !queue_remove(&mut txn, &entry).await? {
         return Ok(Controlled::NotNow(view.delivery.state));
     }
-    let moved = delivery_cancel(&mut txn, tenant, id, view.delivery.id).await?;
+    let Some((state, moved)) = delivery_cancel(&mut txn, tenant, id, view.delivery.id).await? else {
+        return Ok(Controlled::NotNow(view.delivery.state));
+    };
     legs::advance(&mut txn, moved).await?;
-    let ended = Ended { tenant, delivery: view.delivery.id, message: id, state: DeliveryState::Canceled };
+    let ended = Ended { tenant, delivery: view.delivery.id, message: id, state };
     follow_up_note_where_asked(&mut txn, &[ended]).await?;
-    event_insert(&mut txn, tenant, id, "message.canceled", None).await?;
+    // A mail whose copies alone were canceled was sent.
+    let event = if state == DeliveryState::Sent { "message.sent" } else { "message.canceled" };
+    event_insert(&mut txn, tenant, id, event, None).await?;
     audit_insert(&mut txn, tenant, actor, &Deed::new(Action::MessageCanceled, id)).await?;
     let view = message_get(&mut txn, tenant, id).await?;
     txn.commit().await?;

@@ -26,6 +26,7 @@ use crate::{
         attempt::{FallbackReason, PastAttempt, Trigger},
         ids::{ConnectionId, DeliveryId, TenantId},
         message::Message,
+        recipients::Recipients,
         route::RouteSpec,
     },
     routing::Plan,
@@ -43,6 +44,8 @@ pub struct Work {
     pub due_at: Timestamp,
     /// The attempts that count, oldest first.
     pub past: Vec<PastAttempt>,
+    /// What became so far of each recipient of a mail with copies.
+    pub recipients: Recipients,
     /// Number of the last attempt.
     pub attempts: u32,
     /// Workers that died while they held it.

@@ -1,1 +1,221 @@
 //! Copies: each recipient of a mail has an outcome of its own.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{
+    database::eventually,
+    gateway::TestGateway,
+    scripted_mail::{HANG_UP, ScriptedMail},
+};
+
+/// Waits a moment, so that a scenario is over soon.
+const QUICK: &str = r#"{"type": "linear", "delay_ms": 50, "max_attempts": 3}"#;
+
+async fn connect(gateway: &TestGateway, uid: &str, server: &ScriptedMail) {
+    let config = json!({"host": "127.0.0.1", "port": server.port, "tls": "none", "from": "shop@example.com"});
+    let id = gateway.connection(uid, "email-smtp", config, json!({})).await;
+    gateway.without_breaker(&id).await;
+}
+
+/// A gateway that sends mail to this server, and tries again as the policy says.
+async fn gateway_for(server: &ScriptedMail, retry: &str) -> TestGateway {
+    let gateway = TestGateway::with(1, "[queue]\nlease_ms = 1500\npoll_ms = 50\n").await;
+    connect(&gateway, "mail", server).await;
+    let retry: Value = serde_json::from_str(retry).unwrap();
+    gateway.route("email", json!({"candidates": [{"connection": "mail"}], "retry": retry})).await;
+    gateway
+}
+
+fn to_ann_and(copies: &[&str]) -> Value {
+    json!({"channel": "email", "to": "ann@example.org", "content": {"text": "Hi", "cc": copies}})
+}
+
+/// `address:outcome` of each recipient.
+fn outcomes(of: &Value) -> Vec<String> {
+    let all = of["recipients"].as_array().unwrap();
+    all.iter().map(|it| format!("{}:{}", it["address"].as_str().unwrap(), it["outcome"].as_str().unwrap())).collect()
+}
+
+async fn events(gateway: &TestGateway, message: &str) -> Vec<Value> {
+    gateway.get(&format!("/v1/messages/{message}/events")).await["data"].as_array().unwrap().clone()
+}
+
+async fn event_types(gateway: &TestGateway, message: &str) -> Vec<String> {
+    events(gateway, message).await.iter().map(|it| it["type"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Answers `RCPT` of an address as usual once it was refused so often with this reply.
+fn first(times: usize, address: &'static str, reply: &'static str) -> impl Fn(&str) -> Option<String> {
+    let asked = AtomicUsize::new(0);
+    move |line| {
+        let refused = line.starts_with("RCPT") && line.contains(address);
+        (refused && asked.fetch_add(1, Ordering::Relaxed) < times).then(|| reply.to_owned())
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_is_greylisted_arrives_later_and_nobody_gets_a_second_mail() {
+    let greylists = first(2, "bob", "451 4.7.1 Greylisted, come back later");
+    let server = ScriptedMail::start(move |line, _| greylists(line)).await;
+    let gateway = gateway_for(&server, QUICK).await;
+    let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
+    let view = gateway.settled(&id).await;
+    assert_eq!(view["state"], "sent", "{view}");
+    assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:accepted"]);
+    let told: Vec<_> = server.mails().into_iter().map(|mail| mail.recipients).collect();
+    assert_eq!(told, [["ann@example.org"], ["bob@example.org"]]);
+    let id_of = |text: &str| text.lines().find(|line| line.starts_with("Message-ID")).unwrap().to_owned();
+    let mails = server.mails();
+    assert_eq!(id_of(&mails[0].text), id_of(&mails[1].text), "it is the same mail");
+
+    assert_eq!(gateway.attempts(&id).await, ["mail:accepted", "mail:rejected_transient", "mail:accepted"]);
+    let attempts = gateway.attempt_list(&id).await;
+    assert_eq!(outcomes(&attempts[0]), ["ann@example.org:accepted", "bob@example.org:deferred"]);
+    assert_eq!(attempts[0]["recipients"][1]["code"], "451 4.7.1");
+    assert_eq!(attempts[0]["recipients"][1]["detail"], "Greylisted, come back later");
+    assert_eq!(outcomes(&attempts[1]), ["bob@example.org:deferred"]);
+    assert_eq!(outcomes(&attempts[2]), ["bob@example.org:accepted"]);
+    let types = event_types(&gateway, &id).await;
+    let expected = ["message.accepted", "message.partially_sent", "message.retry_scheduled", "message.sent"];
+    assert_eq!(types, expected);
+}
+
+#[tokio::test]
+async fn a_copy_that_is_refused_for_good_is_shown_and_told() {
+    let refuses = first(usize::MAX, "bob", "550 5.1.1 No such user");
+    let server = ScriptedMail::start(move |line, _| refuses(line)).await;
+    let gateway = gateway_for(&server, QUICK).await;
+    let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
+    let view = gateway.settled(&id).await;
+    assert_eq!((&view["state"], server.mails().len()), (&json!("sent"), 1), "{view}");
+    assert_eq!(gateway.attempts(&id).await, ["mail:accepted"]);
+    assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:refused"]);
+    let bob = &view["delivery"]["recipients"][1];
+    assert_eq!((&bob["code"], &bob["role"], &bob["attempt"]), (&json!("550 5.1.1"), &json!("copy"), &json!(1)));
+    let events = events(&gateway, &id).await;
+    let told: Vec<_> = events.iter().filter(|it| it["type"] == "message.recipient_refused").collect();
+    assert_eq!(told.len(), 1, "{events:?}");
+    assert_eq!(told[0]["data"]["recipient"], "bob@example.org");
+    assert_eq!(told[0]["data"]["code"], "550 5.1.1");
+}
+
+#[tokio::test]
+async fn a_copy_that_is_never_taken_is_given_up_with_the_policy_and_the_mail_was_sent() {
+    let refuses = first(usize::MAX, "bob", "451 4.7.1 Greylisted");
+    let server = ScriptedMail::start(move |line, _| refuses(line)).await;
+    let gateway = gateway_for(&server, QUICK).await;
+    let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
+    let view = gateway.settled(&id).await;
+    assert_eq!((&view["state"], server.mails().len()), (&json!("sent"), 1), "{view}");
+    assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:refused"]);
+    assert_eq!(view["delivery"]["recipients"][1]["detail"], "Greylisted; it is not tried again");
+    // What the delivery says of itself is what the mail's own attempt came to.
+    assert_eq!(view["delivery"]["unified_code"], "ok", "{view}");
+    assert!(view["delivery"]["external_id"].is_string(), "{view}");
+    assert!(event_types(&gateway, &id).await.contains(&"message.recipient_refused".to_owned()));
+}
+
+#[tokio::test]
+async fn recipients_too_many_for_a_transaction_follow_in_the_next_at_once() {
+    let few = |line: &str, recipients: &[String]| {
+        (line.starts_with("RCPT") && recipients.len() == 2).then(|| "452 4.5.3 Too many recipients".to_owned())
+    };
+    let server = ScriptedMail::start(few).await;
+    // No retry: a further transaction is none.
+    let gateway = gateway_for(&server, r#"{"type": "none"}"#).await;
+    let copies: Vec<_> = (1..=6).map(|number| format!("copy{number}@example.org")).collect();
+    let copies: Vec<_> = copies.iter().map(String::as_str).collect();
+    let id = gateway.send(&to_ann_and(&copies)).await;
+    let view = gateway.settled(&id).await;
+    assert_eq!(view["state"], "sent");
+    assert!(outcomes(&view["delivery"]).iter().all(|it| it.ends_with(":accepted")), "{view}");
+    let sizes: Vec<_> = server.mails().iter().map(|mail| mail.recipients.len()).collect();
+    assert_eq!(sizes, [2, 2, 2, 1]);
+    for address in copies.iter().chain(&["ann@example.org"]) {
+        assert_eq!(server.mails_for(address), 1, "{address}");
+    }
+}
+
+#[tokio::test]
+async fn a_fallback_carries_the_copy_that_is_left_and_no_one_else() {
+    let defers = first(1, "bob", "451 4.7.1 Greylisted");
+    let gone = AtomicUsize::new(0);
+    // It greylists the copy, and is gone when it is asked again.
+    let main = ScriptedMail::start(move |line, _| {
+        let asked = if line.starts_with("MAIL") { gone.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        if asked > 0 { Some(HANG_UP.to_owned()) } else { defers(line) }
+    })
+    .await;
+    let backup = ScriptedMail::start(|_, _| None).await;
+    let gateway = TestGateway::with(1, "[queue]\npoll_ms = 50\n").await;
+    connect(&gateway, "main", &main).await;
+    connect(&gateway, "backup", &backup).await;
+    let candidates = json!([{"connection": "main"}, {"connection": "backup"}]);
+    let retry: Value = serde_json::from_str(QUICK).unwrap();
+    gateway.route("email", json!({"candidates": candidates, "retry": retry})).await;
+    let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
+    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.attempts(&id).await, ["main:accepted", "main:not_sent", "backup:accepted"]);
+    assert_eq!(main.mails_for("ann@example.org"), 1);
+    assert_eq!(backup.mails_for("ann@example.org"), 0);
+    assert_eq!(backup.mails_for("bob@example.org"), 1);
+}
+
+#[tokio::test]
+async fn a_mail_whose_recipient_is_greylisted_goes_to_nobody_until_it_goes_to_all() {
+    let greylists = first(1, "ann", "451 4.7.1 Greylisted");
+    let server = ScriptedMail::start(move |line, _| greylists(line)).await;
+    let gateway = gateway_for(&server, QUICK).await;
+    let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
+    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.attempts(&id).await, ["mail:rejected_transient", "mail:accepted"]);
+    assert_eq!((server.mails_for("ann@example.org"), server.mails_for("bob@example.org")), (1, 1));
+}
+
+/// The node dies with the outcome of the copy's own attempt: the copy may come twice, and says so; the mail may not.
+#[tokio::test]
+async fn a_crash_while_a_copy_waits_sends_no_second_mail_to_who_has_it() {
+    let greylists = first(1, "bob", "451 4.7.1 Greylisted");
+    let server = ScriptedMail::start(move |line, _| greylists(line)).await;
+    let mut gateway = gateway_for(&server, r#"{"type": "schedule", "delays_ms": [1500, 50, 50]}"#).await;
+    let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
+    eventually("the mail of the main recipient", || async {
+        let view = gateway.get(&format!("/v1/messages/{id}")).await;
+        (view["delivery"]["attempts"] == 1).then_some(())
+    })
+    .await;
+    gateway.arm("outcome.before_commit").await;
+    gateway.died().await;
+    gateway.take_over().await;
+    let view = gateway.settled(&id).await;
+    assert_eq!(view["state"], "sent", "{view}");
+    assert_eq!(gateway.attempts(&id).await, ["mail:accepted", "-:unknown", "mail:accepted"]);
+    assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:accepted"]);
+    assert_eq!((server.mails_for("ann@example.org"), server.mails_for("bob@example.org")), (1, 2));
+}
+
+#[tokio::test]
+async fn a_mail_whose_copies_are_canceled_was_sent_and_is_purged_with_their_addresses() {
+    let refuses = first(usize::MAX, "bob", "451 4.7.1 Greylisted");
+    let server = ScriptedMail::start(move |line, _| refuses(line)).await;
+    let gateway = gateway_for(&server, r#"{"type": "linear", "delay_ms": 600000, "max_attempts": 9}"#).await;
+    let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
+    let waiting = eventually("the first attempt", || async {
+        let view = gateway.get(&format!("/v1/messages/{id}")).await;
+        (view["delivery"]["attempts"] == 1).then_some(view)
+    })
+    .await;
+    assert_eq!(waiting["state"], "queued");
+    assert_eq!(outcomes(&waiting["delivery"]), ["ann@example.org:accepted", "bob@example.org:deferred"]);
+    let canceled = gateway.call(Method::POST, &format!("/v1/messages/{id}/cancel"), None).await.expect(200);
+    assert_eq!(canceled["state"], "sent", "{canceled}");
+    assert_eq!(outcomes(&canceled["delivery"]), ["ann@example.org:accepted", "bob@example.org:refused"]);
+    gateway.call(Method::DELETE, &format!("/v1/messages/{id}/content"), None).await.expect(200);
+    for path in ["", "/attempts", "/events"] {
+        let shown = gateway.get(&format!("/v1/messages/{id}{path}")).await.to_string();
+        assert!(!shown.contains("bob@"), "{path}: {shown}");
+    }
+}

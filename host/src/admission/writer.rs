@@ -18,6 +18,7 @@ use crate::{
         attempt::Trigger,
         ids::{MessageId, TenantId},
         message::{Message, NewMessage},
+        recipients::Recipients,
     },
     failpoint::failpoint,
     queue::{Foreseen, Going, Place, Work},
@@ -310,6 +311,7 @@ impl Writer {
                     message: first_leg(message),
                     lease: Arc::clone(lease),
                     past: Vec::new(),
+                    recipients: Recipients::default(),
                     attempts: 0,
                     deaths: 0,
                     trigger: Trigger::Scheduled,
@@ -396,7 +398,7 @@ async fn replays(txn: &mut store::Transaction<'_>, part: &Part, fresh: HashSet<M
 fn replay(new: &NewMessage, written: &Written) -> Result<Admitted, AdmitError> {
     let key = new.idempotency.as_ref().ok_or(AdmitError::Unavailable)?;
     let known = written.known.iter().find(|it| it.key == key.key).ok_or(AdmitError::Unavailable)?;
-    if known.fingerprint != key.fingerprint {
+    if !key.is_of(&known.fingerprint) {
         return Err(AdmitError::KeyReused);
     }
     let message = written.replayed.get(&known.message).ok_or(AdmitError::Unavailable)?;

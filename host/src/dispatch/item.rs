@@ -1,10 +1,10 @@
 //! A message as a provider sees it.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use crate::domain::{
     ids::DeliveryId,
-    message::{Address, Attachment, Content, Message},
+    message::{Address, Attachment, Content, Message, address::comparable},
     provider::{BlobInfo, Item},
     transmission::{Blob, Kv, Mailbox},
 };
@@ -18,8 +18,8 @@ pub fn item(delivery: DeliveryId, message: &Message, content: &Content, blobs: V
         sender: content.from.as_ref().map(mailbox),
         reply_to: content.reply_to.as_ref().map(mailbox),
         to: message.body.to.iter().map(mailbox).collect(),
-        cc: content.cc.iter().map(mailbox).collect(),
-        bcc: content.bcc.iter().map(mailbox).collect(),
+        cc: copies(&content.cc, message.body.to.iter()),
+        bcc: copies(&content.bcc, message.body.to.iter().chain(&content.cc)),
         subject: content.subject.clone(),
         text: content.text.clone(),
         html: content.html.clone(),
@@ -41,6 +41,20 @@ pub fn blobs(attachments: Vec<Attachment>) -> Vec<Blob> {
         bytes: it.content,
     };
     (0..).zip(attachments).map(blob).collect()
+}
+
+/// Those who are not named before: nobody gets a mail twice, and services refuse a request that names somebody twice.
+fn copies<'a>(list: &[Address], before: impl Iterator<Item = &'a Address>) -> Vec<Mailbox> {
+    let mut named: Vec<Cow<'_, str>> = before.map(|it| comparable(&it.address)).collect();
+    let mut copies = Vec::with_capacity(list.len());
+    for address in list {
+        let form = comparable(&address.address);
+        if !named.contains(&form) {
+            copies.push(mailbox(address));
+            named.push(form);
+        }
+    }
+    copies
 }
 
 fn mailbox(address: &Address) -> Mailbox {

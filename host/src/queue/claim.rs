@@ -130,7 +130,7 @@ impl Claimer {
             let places = self.room.take(lease.tenant, &each);
             let held = self.leases.take(lease.tenant, lease.id, found.len(), asked_at);
             let work = found.into_iter().zip(places).map(|((delivery, message), place)| {
-                let past = pasts.remove(&delivery);
+                let mut past = pasts.remove(&delivery);
                 let next = past.as_ref().and_then(|past| past.next_attempt_at);
                 Work {
                     tenant: lease.tenant,
@@ -142,6 +142,7 @@ impl Claimer {
                     deaths: past.as_ref().map_or(0, |past| past.deaths),
                     trigger: past.as_ref().map_or(Trigger::Scheduled, next_trigger),
                     fallback: past.as_ref().filter(|past| past.attempts == 0).and_then(|past| past.begun_by),
+                    recipients: past.as_mut().map(|past| std::mem::take(&mut past.recipients)).unwrap_or_default(),
                     past: past.map(|past| past.counted).unwrap_or_default(),
                     place,
                     before_others: None,

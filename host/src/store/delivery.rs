@@ -79,29 +79,32 @@ pub async fn delivery_defer(db: &mut PgConnection, rows: &[&Deferral]) -> Result
     Ok(())
 }
 
-/// Ends a delivery that waits in the queue; the caller took it out of there in this transaction.
+/// Ends a delivery that waits in the queue, and tells its state: `sent` where the mail's main recipient has it and only
+/// copies waited. The caller took it out of there in this transaction.
 pub async fn delivery_cancel(
     db: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
     delivery: DeliveryId,
-) -> Result<Moved> {
-    let done = sqlx::query(
+) -> Result<Option<(DeliveryState, Moved)>> {
+    let state: Option<String> = sqlx::query_scalar(
         "insert into delivery as d (tenant_id, id, message_id, state, attempts, updated_at, finished_at)
          values ($1, $2, $3, 'canceled', 0, now(), now())
          on conflict (tenant_id, id) do update set
-           state = 'canceled', next_attempt_at = null, trigger = null, updated_at = now(), finished_at = now()
-         where d.state = 'queued'",
+           state = angarium_canceled_state(d.recipients), recipients = angarium_recipients_canceled(d.recipients),
+           next_attempt_at = null, trigger = null, updated_at = now(), finished_at = now()
+         where d.state = 'queued'
+         returning state",
     )
     .bind(tenant.uuid())
     .bind(delivery.uuid())
     .bind(message.uuid())
-    .execute(&mut *db)
+    .fetch_optional(&mut *db)
     .await?;
-    if done.rows_affected() == 0 {
-        return Ok(Moved::default());
-    }
-    end_count(db, tenant, &[EndCount { delivery, state: DeliveryState::Canceled, count: 1 }]).await
+    let Some(state) = state else { return Ok(None) };
+    let state = parsed(&state)?;
+    let moved = end_count(db, tenant, &[EndCount { delivery, state, count: 1 }]).await?;
+    Ok(Some((state, moved)))
 }
 
 /// A delivery that was opened again.
@@ -154,7 +157,13 @@ pub async fn delivery_reopen_all(
            counted_from = case when $5 and ended.state = 'unknown' then greatest(attempts - 1, 0) else attempts end,
            next_attempt_at = timestamptz 'epoch' + $4 * interval '1 microsecond', updated_at = now(),
            discarded_at = null, discard_reason = null, replay_id = $7,
-           begun_at = case when d.begun_at is not null then now() end, receipt_until = null
+           begun_at = case when d.begun_at is not null then now() end, receipt_until = null,
+           -- Whoever has a copy gets no second one; where it may have been sent, nor does the main recipient.
+           recipients = (
+             select jsonb_agg(r) from jsonb_array_elements(d.recipients) r
+             where r ->> 'outcome' = 'accepted' and (ended.state = 'unknown' or r ->> 'role' = 'copy')
+               or r ->> 'outcome' = 'deferred' and ended.state = 'unknown'
+           )
          from ended where d.tenant_id = ended.tenant_id and d.id = ended.id
          returning d.id, d.message_id, ended.priority, ended.state",
     )

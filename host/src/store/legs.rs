@@ -245,14 +245,18 @@ pub async fn leg_close(db: &mut PgConnection, course: &mut Course, number: u8, w
         return Ok(false);
     }
     let (event, code, detail) = why.words();
-    sqlx::query(
+    let state: String = sqlx::query_scalar(
         "with closed as (
-           update delivery set state = 'canceled', code = $6, unified_code = $6, detail = $7, next_attempt_at = null,
-             trigger = null, updated_at = now(), finished_at = now()
+           update delivery set state = angarium_canceled_state(recipients), code = $6, unified_code = $6, detail = $7,
+             recipients = angarium_recipients_canceled(recipients), next_attempt_at = null, trigger = null,
+             updated_at = now(), finished_at = now()
            where tenant_id = $1 and id = $2
-         )
+           returning state
+         ), told as (
          insert into event (tenant_id, message_id, id, delivery_id, type, at, data)
-         values ($1, $3, $4, $2, $5, now(), json_build_object('leg', $8::int, 'code', $6::text)::text)",
+         values ($1, $3, $4, $2, $5, now(), json_build_object('leg', $8::int, 'code', $6::text)::text)
+         )
+         select state from closed",
     )
     .bind(course.tenant.uuid())
     .bind(delivery.uuid())
@@ -262,11 +266,12 @@ pub async fn leg_close(db: &mut PgConnection, course: &mut Course, number: u8, w
     .bind(code)
     .bind(detail)
     .bind(i32::from(number))
-    .execute(&mut *db)
+    .fetch_one(&mut *db)
     .await?;
+    let state = parsed(&state)?;
     // It is this message that is being taken care of.
-    let _ = end_count(db, course.tenant, &[EndCount { delivery, state: DeliveryState::Canceled, count: 1 }]).await?;
-    course.begun[place].state = DeliveryState::Canceled;
+    let _ = end_count(db, course.tenant, &[EndCount { delivery, state, count: 1 }]).await?;
+    course.begun[place].state = state;
     Ok(true)
 }
 

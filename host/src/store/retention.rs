@@ -68,13 +68,13 @@ pub async fn content_purge(
          ), files as (
            delete from attachment f using purged where f.tenant_id = $1 and f.message_id >= purged.id and f.message_id <= purged.last
          ), words as (
-           update attempt a set detail = null from purged
+           update attempt a set detail = null, recipients = null from purged
            where a.tenant_id = $1 and a.delivery_id >= purged.id and a.delivery_id <= purged.last
          ), last_words as (
-           update delivery d set detail = null from purged
+           update delivery d set detail = null, recipients = null from purged
            where d.tenant_id = $1 and d.id >= purged.id and d.id <= purged.last
          ), told as (
-           update event e set data = (e.data::jsonb - 'detail')::text from purged
+           update event e set data = (e.data::jsonb - 'detail' - 'recipient')::text from purged
            where e.tenant_id = $1 and e.message_id = purged.id and e.data is not null
          ), receipts as (
            update receipt r set recipient = null, message = '', detail = '{{}}' from purged

@@ -22,6 +22,7 @@ use super::{fault::invalid, splice::Material};
 use crate::{
     domain::{
         dns::is_dns_name,
+        message::address,
         transmission::{Blob, Dkim, Fault, Kv, Mail, Mailbox},
     },
     sealing::Secret,
@@ -69,14 +70,14 @@ const SIGNED_HEADERS: &[&str] = &[
 /// US-ASCII but for addresses that are not.
 pub(super) fn write(mail: &Mail, material: Material<'_>) -> Result<Vec<u8>, Fault> {
     let mut builder = MessageBuilder::new()
-        .from(address(&mail.sender)?)
+        .from(address_of(&mail.sender)?)
         .date(Date::new((mail.date_ms / 1000.0) as i64))
         .message_id(word(&mail.message_id, "message id")?.to_owned())
         .subject(one_line(&mail.subject))
         .body(structure(mail, material)?);
     for (name, list) in [("To", &mail.to), ("Cc", &mail.cc), ("Reply-To", &mail.reply_to)] {
         if !list.is_empty() {
-            let addresses = list.iter().map(address).collect::<Result<Vec<_>, _>>()?;
+            let addresses = list.iter().map(address_of).collect::<Result<Vec<_>, _>>()?;
             builder = builder.header(name, Address::new_list(addresses));
         }
     }
@@ -221,29 +222,20 @@ fn add_header<'a>(builder: MessageBuilder<'a>, header: &'a Kv) -> Result<Message
     })
 }
 
-fn address(mailbox: &Mailbox) -> Result<Address<'static>, Fault> {
+fn address_of(mailbox: &Mailbox) -> Result<Address<'static>, Fault> {
     let name = mailbox.name.as_deref().map(one_line).filter(|name| !name.trim().is_empty());
     Ok(Address::new_address(name, self::mailbox(&mailbox.value)?))
 }
 
 /// A mail address as it stands in headers and in SMTP: the domain in ASCII (IDNA).
 pub(super) fn mailbox(text: &str) -> Result<String, Fault> {
-    let refused = |reason: &str| invalid(format!("`{}` is not a mail address: {reason}", text.escape_debug()));
-    if text.chars().any(|c| c.is_control() || c.is_whitespace() || "<>,;\"()\\".contains(c)) {
-        return Err(refused("it holds a character that may not stand there"));
-    }
-    if text.len() > 254 {
-        return Err(refused("it is longer than 254 bytes"));
-    }
-    let (local, domain) = text.rsplit_once('@').ok_or_else(|| refused("it has no `@`"))?;
-    if local.is_empty() || local.contains('@') || domain.is_empty() {
-        return Err(refused("it needs one name, `@` and a domain"));
-    }
+    let refused = || invalid(format!("`{}` is not a mail address", text.escape_debug()));
+    let (local, domain) = text.rsplit_once('@').filter(|_| address::is_mailbox(text)).ok_or_else(refused)?;
     if domain.is_ascii() {
         return Ok(text.to_owned());
     }
-    let host = url::Host::parse(domain).map_err(|_| refused("its domain is malformed"))?;
-    Ok(format!("{local}@{host}"))
+    let domain = address::ascii_domain(domain).ok_or_else(refused)?;
+    Ok(format!("{local}@{domain}"))
 }
 
 /// A text that goes between angle brackets.

@@ -1,5 +1,9 @@
 //! What can be an address, whoever says it: a client, or a script whose message follows another.
 
+use std::borrow::Cow;
+
+pub use angarium_address::{domain_of, is_e164, is_mailbox};
+
 /// The longest address, in characters.
 const MAX_ADDRESS: usize = 2048;
 
@@ -19,24 +23,43 @@ pub fn fault(address: &str, mail: bool) -> Option<(&'static str, &'static str)> 
     } else if address.chars().any(char::is_control) {
         Some(("control_character", "has a control character, such as a line break"))
     } else if mail && !is_mailbox(address) {
-        Some(("wrong_format", "is no mail address of the form `local@domain`; a name goes into `name`"))
+        Some(("wrong_format", "must be an e-mail address such as `ann@example.org`; put a display name in `name`"))
     } else {
         None
     }
 }
 
-/// Enough of an address for the envelope to be unambiguous; whether it exists, its server says.
-fn is_mailbox(text: &str) -> bool {
-    let Some((local, domain)) = text.rsplit_once('@') else { return false };
-    let fits = (1..=64).contains(&local.len()) && (1..=255).contains(&domain.len());
-    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !"<>()[]:;,\\\"@".contains(c);
-    let literal = domain.starts_with('[') && domain.ends_with(']');
-    fits && local.chars().all(plain)
-        && !local.starts_with('.')
-        && !local.ends_with('.')
-        && !local.contains("..")
-        && (literal && !domain.contains(|c: char| c.is_whitespace() || "<>,;\\\"".contains(c))
-            || domain.chars().all(plain) && domain.split('.').all(|label| !label.is_empty()))
+/// An address in the form in which two of them are compared: the domain of a mail address in lower case and in ASCII
+/// (IDNA), its local part as it is (RFC 5321, 2.4). Whatever is no mail address stays as it is.
+#[must_use]
+pub fn comparable(address: &str) -> Cow<'_, str> {
+    match address.rsplit_once('@') {
+        Some((local, domain)) if is_mailbox(address) => match ascii_domain(domain) {
+            Some(domain) => format!("{local}@{domain}").into(),
+            None => address.into(),
+        },
+        _ => address.into(),
+    }
+}
+
+/// Whether two addresses are one mailbox.
+#[must_use]
+pub fn are_same(one: &str, other: &str) -> bool {
+    one == other || comparable(one) == comparable(other)
+}
+
+/// The ways in which the domain of a mail address may be written, in lower case: in ASCII, and in its own letters.
+#[must_use]
+pub fn spellings(address: &str) -> Vec<String> {
+    let ascii = comparable(address).into_owned();
+    let own = ascii.rsplit_once('@').map(|(local, domain)| format!("{local}@{}", idna::domain_to_unicode(domain).0));
+    own.filter(|own| *own != ascii).into_iter().chain([ascii.clone()]).collect()
+}
+
+/// A domain as it stands in an envelope; `None` where it has no such form. An address literal stays as it is.
+#[must_use]
+pub fn ascii_domain(domain: &str) -> Option<String> {
+    if domain.starts_with('[') { Some(domain.to_ascii_lowercase()) } else { idna::domain_to_ascii(domain).ok() }
 }
 
 #[cfg(test)]
@@ -44,12 +67,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mail_address_is_one_address() {
-        for good in ["ann@example.org", "a+b@x", "ü@bücher.example", "root@[127.0.0.1]"] {
-            assert!(is_mailbox(good), "{good}");
+    fn a_domain_is_compared_without_case_and_in_either_spelling() {
+        for (one, other) in [
+            ("ann@Example.ORG", "ann@example.org"),
+            ("ann@bücher.example", "ann@xn--bcher-kva.example"),
+            ("ann@BÜCHER.example", "ann@bücher.EXAMPLE"),
+            ("+46701234567", "+46701234567"),
+        ] {
+            assert!(are_same(one, other), "{one} {other}");
         }
-        for wrong in ["", "ann", "@x", "a@", "a b@x", "Ann <a@x>", "a@x,b@x", "a@b@c", "a@x..y", ".a@x", "a@x>"] {
-            assert!(!is_mailbox(wrong), "{wrong}");
+        for (one, other) in [("Ann@example.org", "ann@example.org"), ("https://x@y/A", "https://x@y/a")] {
+            assert!(!are_same(one, other), "{one} {other}");
         }
+        let spellings = spellings("ann@Bücher.example");
+        assert_eq!(spellings, ["ann@bücher.example", "ann@xn--bcher-kva.example"]);
     }
 }

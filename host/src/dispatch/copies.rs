@@ -1,0 +1,85 @@
+//! Copies of a mail: to whom a further attempt goes, and what follows from what each recipient was answered.
+//!
+//! A mail is one delivery, whatever the number of its recipients. Once the recipient of the `To` header has it, further
+//! attempts go to those copies alone that were refused for now, and the delivery ends as `sent`, whatever ends them.
+
+use jiff::Timestamp;
+
+use crate::{
+    domain::{
+        attempt::{Attempt, Verdict},
+        delivery::DeliveryState,
+        provider::Disposition,
+        recipients::Recipients,
+        transmission::{RecipientAnswer, RecipientReply, SmtpSubmission, Transmission},
+    },
+    outcome::{Copies, Outcome, host_verdict},
+    queue::Work,
+};
+
+/// The transmission without the recipients that are settled. One that is no mail would go to all of them: it is refused.
+pub fn to_those_left(transmission: Transmission, recipients: &Recipients) -> Result<Transmission, Verdict> {
+    if recipients.is_empty() {
+        return Ok(transmission);
+    }
+    let refused = |detail: &str| host_verdict(Disposition::RejectedPermanent, "recipients_served", detail.to_owned());
+    match transmission {
+        Transmission::Smtp(mut mail) => {
+            let SmtpSubmission { rcpt_to, .. } = &mut *mail;
+            rcpt_to.retain(|address| !recipients.is_settled(address));
+            if rcpt_to.is_empty() {
+                return Err(refused("each of its recipients has the mail or refused it for good"));
+            }
+            Ok(Transmission::Smtp(mail))
+        }
+        Transmission::Http(_) => {
+            Err(refused("some recipients have the mail, and this provider can only send to all of them"))
+        }
+    }
+}
+
+/// What was said of each recipient, as far as the verdict bears it: where the provider does not call the mail accepted,
+/// nobody has it.
+pub fn judged(mut replies: Vec<RecipientReply>, verdict: &Verdict) -> Vec<RecipientReply> {
+    if verdict.disposition != Disposition::Accepted {
+        replies.retain(|it| it.answer != RecipientAnswer::Accepted);
+    }
+    replies
+}
+
+/// What an attempt keeps of its recipients: nothing where there is only one, of whom the delivery's state says all.
+pub fn of_attempt(work: &Work, replies: Vec<RecipientReply>, number: u32, at: Timestamp) -> Recipients {
+    if replies.len() < 2 && work.recipients.is_empty() {
+        return Recipients::default();
+    }
+    Recipients::answered(replies, number, at)
+}
+
+/// How the copies stand after an attempt, of which the delivery's recipients have learnt.
+pub fn after(work: &Work, attempt: &Attempt) -> Copies {
+    if !work.recipients.main_is_served() {
+        Copies::None
+    } else if !work.recipients.are_waiting() {
+        Copies::Settled
+    } else if attempt.further {
+        Copies::Further
+    } else {
+        Copies::Waiting
+    }
+}
+
+/// The outcome of a delivery whose recipients are known. One that went to its main recipient was sent, and those copies
+/// that still wait are given up with its end.
+pub fn concluded(work: &mut Work, attempt: &mut Attempt, outcome: Outcome) -> Outcome {
+    if !work.recipients.main_is_served() {
+        return outcome;
+    }
+    let outcome = match outcome {
+        Outcome::End(DeliveryState::Unknown) | Outcome::Retry(_) | Outcome::FallBack(_) => return outcome,
+        Outcome::Sent | Outcome::End(_) => Outcome::Sent,
+    };
+    let given_up = work.recipients.given_up(attempt.number, attempt.finished_at);
+    attempt.recipients.learn(&given_up);
+    work.recipients.learn(&given_up);
+    outcome
+}
