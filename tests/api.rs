@@ -1,5 +1,6 @@
 //! The API as clients meet it: what it takes, what it refuses, and in which words.
 
+mod bodies;
 mod connections;
 mod document;
 mod errors;

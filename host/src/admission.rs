@@ -1,6 +1,7 @@
 //! Takes messages in: one transaction holds the message, its idempotency record and its place in
 //! the queue or under this node's lease; only then is a 202 said.
 
+mod content;
 mod rules;
 mod writer;
 
@@ -23,15 +24,20 @@ use crate::{
     directory::{Directory, TenantConfig},
     domain::{
         ids::TenantId,
-        message::{Channel, Message, NewMessage},
+        message::{Channel, Idempotency, Message, NewMessage},
+        problem::Problem,
     },
+    providers::Providers,
     queue::{Foreseen, Foresight, Going, Handoff, Leases, Precedence, Room},
     rule_runner::{RuleRunner, patience},
     rules::{
         rulebook::Known,
         ruling::{Failed, Refused},
     },
-    store::Store,
+    store::{
+        self, Store,
+        message::{idempotency_find, message_load},
+    },
     trials::Trials,
 };
 
@@ -67,6 +73,9 @@ pub enum AdmitError {
         /// Which of several it is.
         leg: Option<usize>,
     },
+    /// No candidate takes such a message; each field is told. Nothing was stored.
+    #[error("no connection takes it: {}", told(.0))]
+    Content(Vec<Problem>),
     /// Nothing was stored.
     #[error("{}", in_words(.0))]
     Refused(Refused),
@@ -96,6 +105,10 @@ fn in_words(Refused { by, name, reason, failed }: &Refused) -> String {
             format!("{who} lets nothing through unasked, and {reason}: nothing was stored; send again in a moment")
         }
     }
+}
+
+fn told(problems: &[Problem]) -> String {
+    problems.iter().map(|it| format!("`{}` {}", it.pointer, it.detail)).collect::<Vec<_>>().join("; ")
 }
 
 /// One answer for each message of a request, in order.
@@ -145,6 +158,8 @@ pub struct Outlet {
 pub struct Admission {
     store: Store,
     directory: Arc<Directory>,
+    /// For what they tell of content.
+    providers: Arc<Providers>,
     trials: Arc<Trials>,
     rules: Arc<RuleRunner>,
     precedence: Arc<Precedence>,
@@ -160,6 +175,7 @@ impl Admission {
     pub fn start(
         store: &Store,
         directory: Arc<Directory>,
+        providers: Arc<Providers>,
         trials: Arc<Trials>,
         rules: Arc<RuleRunner>,
         outlet: &Outlet,
@@ -173,6 +189,7 @@ impl Admission {
         Self {
             store: store.clone(),
             directory,
+            providers,
             trials,
             rules,
             precedence: Arc::clone(&outlet.precedence),
@@ -212,6 +229,22 @@ impl Admission {
         answers.into_iter().flatten().collect()
     }
 
+    /// What was accepted under a key, if it was this message.
+    ///
+    /// # Errors
+    /// [`AdmitError::Unavailable`] where the database can't tell.
+    pub async fn replayed(&self, tenant: TenantId, key: &Idempotency) -> Result<Option<Admitted>, AdmitError> {
+        self.stored(tenant, key).await.map_err(|_| AdmitError::Unavailable)
+    }
+
+    async fn stored(&self, tenant: TenantId, key: &Idempotency) -> store::Result<Option<Admitted>> {
+        let mut txn = self.store.tenant(tenant).await?;
+        let known = idempotency_find(&mut txn, tenant, &[&key.key]).await?;
+        let Some(known) = known.into_iter().find(|it| key.is_of(&it.fingerprint)) else { return Ok(None) };
+        let message = message_load(&mut txn, &[(tenant, known.message)]).await?.pop();
+        Ok(message.map(|(_, message)| Admitted { message: Arc::new(message), replayed: true }))
+    }
+
     /// The permit for large messages while they are stored or tried out. They are in memory already, so nobody waits for
     /// it.
     ///
@@ -225,22 +258,34 @@ impl Admission {
         self.arrivals.try_take(tenant, size).map(Some).ok_or(AdmitError::Busy)
     }
 
-    /// For each message what is known of it, or why it is not taken: nobody could send it, or rules refuse it.
+    /// For each message what is known of it, or why it is not taken: nobody could send it, or rules refuse it. A key
+    /// that is known is answered as it was, whatever holds now.
     async fn heard(
         &self,
         tenant: TenantId,
         messages: &mut [NewMessage],
     ) -> Result<(Vec<Result<Known, AdmitError>>, Arc<TenantConfig>), AdmitError> {
         let (unroutable, config) = self.unroutable(tenant, messages).await?;
-        let judged = match &config.rulebook {
+        let mut judged = match &config.rulebook {
             Some(book) => Box::pin(self.judged(tenant, book, messages)).await?,
             None => {
                 messages.iter_mut().map(|new| Ok(Known { subject: new.subject.take(), ..Known::default() })).collect()
             }
         };
-        let routable =
-            |(judged, unroutable): (Result<_, _>, Option<_>)| judged.and_then(|it| unroutable.map_or(Ok(it), Err));
-        Ok((judged.into_iter().zip(unroutable).map(routable).collect(), config))
+        for ((new, judged), unroutable) in messages.iter().zip(&mut judged).zip(unroutable) {
+            if judged.is_ok()
+                && let Some(error) = unroutable.or_else(|| self.content_refused(tenant, &config, new))
+            {
+                *judged = Err(error);
+            }
+        }
+        self.excuse_known(tenant, messages, &mut judged).await?;
+        Ok((judged, config))
+    }
+
+    fn content_refused(&self, tenant: TenantId, config: &TenantConfig, new: &NewMessage) -> Option<AdmitError> {
+        let problems = self.content_problems(tenant, config, new);
+        (!problems.is_empty()).then_some(AdmitError::Content(problems))
     }
 
     /// The messages, each with whom it is handed to, if this node may deliver it at once.

@@ -17,6 +17,7 @@ mod provider;
 mod route;
 mod rules;
 mod secret;
+mod send;
 mod serve;
 mod stats;
 mod tail;
@@ -64,7 +65,7 @@ enum Command {
     /// The provider components.
     Provider(provider::Provider),
     /// Send a message.
-    Send(Box<message::Send>),
+    Send(Box<send::Send>),
     /// Messages that were sent.
     Message(message::Message),
     /// Every try of a message.

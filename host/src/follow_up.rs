@@ -298,7 +298,7 @@ impl FollowUps {
         let message = Message { created_at: clock::now(), ..made.map_err(AdmitError::Unsendable)? };
         let key = format!("follow-up:{}:{}:{number}", ended.delivery, ended.state.as_str());
         let fingerprint = Sha256::digest(&key).into();
-        let idempotency = Some(Idempotency { key, fingerprint });
+        let idempotency = Some(Idempotency { key, fingerprint, former: None });
         let new = NewMessage { message, idempotency, attachments: Vec::new(), subject: None };
         let admitted =
             self.admission.admit(ended.tenant, vec![new]).await.pop().unwrap_or(Err(AdmitError::Unavailable));

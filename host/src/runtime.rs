@@ -11,6 +11,7 @@ mod answer;
 mod artifacts;
 mod call;
 mod component;
+mod content;
 mod descriptor;
 mod evidence;
 #[cfg(feature = "fuzzing")]

@@ -10,6 +10,7 @@ use angarium::{
         ids::{AttemptId, DeliveryId, MessageId, TenantId},
         message::{Body, Idempotency, Message, NewMessage, Priority},
         provider::Disposition,
+        recipients::Recipients,
     },
     store::{
         attempt::{Settlement, attempt_list, attempt_settle},
@@ -38,7 +39,7 @@ fn message(priority: Priority, key: Option<&str>) -> NewMessage {
         legs: None,
         abridged: false,
     };
-    let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint: [7; 32] });
+    let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint: [7; 32], former: None });
     NewMessage { message, idempotency, attachments: vec![], subject: None }
 }
 
@@ -105,7 +106,10 @@ fn settlement(tenant: TenantId, message: MessageId, lease: Uuid, number: u32, st
             fallback_reason: None,
             plugin_micros: 1,
             plugin_memory: 1,
+            recipients: Recipients::default(),
+            further: false,
         },
+        recipients: Recipients::default(),
         state: Some(state),
         next: (state == DeliveryState::Queued).then_some((now, Trigger::Retry)),
         deaths: 0,

@@ -22,7 +22,6 @@ use crate::{
 
 impl Admission {
     /// Lets a tenant's rules have their say on messages; for each, what is known of it then, or why it is not taken.
-    /// A key that is known is answered as it was, whatever rules say now.
     pub(super) async fn judged(
         &self,
         tenant: TenantId,
@@ -36,21 +35,31 @@ impl Admission {
             // A request may have a thousand messages: others are let through between.
             tokio::task::coop::consume_budget().await;
         }
+        Ok(judged)
+    }
+
+    /// Lets pass what is refused and has a key that is known: it is answered as it was.
+    pub(super) async fn excuse_known(
+        &self,
+        tenant: TenantId,
+        messages: &[NewMessage],
+        judged: &mut [Result<Known, AdmitError>],
+    ) -> Result<(), AdmitError> {
         let keyed = |(new, judged): (&NewMessage, &Result<_, _>)| {
             judged.as_ref().err().and_then(|_| Some(new.idempotency.as_ref()?.key.clone()))
         };
-        let keys: Vec<_> = messages.iter().zip(&judged).filter_map(keyed).collect();
+        let keys: Vec<_> = messages.iter().zip(&*judged).filter_map(keyed).collect();
         if keys.is_empty() {
-            return Ok(judged);
+            return Ok(());
         }
         let known = self.known(tenant, &keys).await.map_err(|_| AdmitError::Unavailable)?;
-        for (new, judged) in messages.iter().zip(&mut judged).filter(|(_, judged)| judged.is_err()) {
+        for (new, judged) in messages.iter().zip(judged).filter(|(_, judged)| judged.is_err()) {
             let key = new.idempotency.as_ref().map(|it| &it.key);
             if key.is_some_and(|key| known.contains(key)) {
                 *judged = Ok(Known::default());
             }
         }
-        Ok(judged)
+        Ok(())
     }
 
     async fn judge(

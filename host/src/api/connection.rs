@@ -17,6 +17,7 @@ use super::{
     json::Json,
     page::{Page, Paging},
     problem::{Problem, ProblemBody},
+    provider::not_granted,
     request::{Query, UrlPath},
 };
 use crate::{
@@ -87,6 +88,7 @@ pub struct NewConnection {
 /// What changes of a connection; what is left out stays.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "The shop's hook", "config": {"url": "https://example.com/hook"}, "secrets": {"authorization": null}}))]
 pub struct ConnectionChange {
     #[serde(default)]
     #[schema(min_length = 1, max_length = 128)]
@@ -113,6 +115,7 @@ pub struct ConnectionChange {
 /// A secret's new value.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "overlap_seconds": 86400}))]
 pub struct NewSecret {
     #[schema(min_length = 1, max_length = 65536)]
     value: String,
@@ -122,10 +125,21 @@ pub struct NewSecret {
     overlap_seconds: Option<u32>,
 }
 
+/// What keeps messages from leaving through a connection.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConnectionWarning)]
+pub struct WarningAnswer {
+    /// `provider_not_serving` or `host_not_granted`.
+    code: &'static str,
+    detail: String,
+}
+
 /// A connection.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Connection)]
 pub struct ConnectionAnswer {
+    /// What keeps messages from leaving through it now; empty where nothing does.
+    warnings: Vec<WarningAnswer>,
     #[schema(example = "conn_0192f0c1a2b37c4d8e5f60718293a4b5")]
     id: String,
     uid: Option<String>,
@@ -551,6 +565,26 @@ async fn locked(db: &mut Db, tenant: TenantId, name: &str) -> Result<Connection,
     connection_find(db, tenant, Some(id), "").await?.ok_or_else(missing)
 }
 
+/// Why nothing would leave through a connection now, or not all of it.
+fn warnings(app: &App, tenant: TenantId, row: &Connection) -> Vec<WarningAnswer> {
+    let warning = |code, detail| WarningAnswer { code, detail };
+    let Some(serving) = app.providers.serving_for(&row.provider, tenant) else {
+        return vec![warning("provider_not_serving", app.providers.absence(&row.provider, tenant))];
+    };
+    let missing = not_granted(&serving.component.descriptor().hosts, &serving.granted);
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    let granted = serving.granted.iter().chain(&missing).map(|host| format!(" '{host}'")).collect::<String>();
+    let hosts = missing.iter().map(|host| format!("`{host}`")).collect::<Vec<_>>().join(", ");
+    let detail = format!(
+        "the provider declares hosts that are not granted, and what goes there waits until the operator grants them: \
+         {hosts} (`angarium provider grant {}{granted}`)",
+        row.provider
+    );
+    vec![warning("host_not_granted", detail)]
+}
+
 async fn answers(
     app: &App,
     db: &mut Db,
@@ -562,14 +596,16 @@ async fn answers(
     for SecretName { connection, name, version, created_at } in secret_names(db, tenant, &ids).await? {
         secrets.entry(connection).or_default().push(SecretAnswer { name, version, created_at });
     }
-    Ok(rows.into_iter().map(|row| answer(app, secrets.remove(&row.id).unwrap_or_default(), row)).collect())
+    let answer = |row: Connection| answer(app, tenant, secrets.remove(&row.id).unwrap_or_default(), row);
+    Ok(rows.into_iter().map(answer).collect())
 }
 
-fn answer(app: &App, secrets: Vec<SecretAnswer>, row: Connection) -> ConnectionAnswer {
+fn answer(app: &App, tenant: TenantId, secrets: Vec<SecretAnswer>, row: Connection) -> ConnectionAnswer {
     let serving = app.providers.serving(&row.provider);
     let hears = serving.is_some_and(|serving| serving.component.reads_callbacks());
     ConnectionAnswer {
         callback_url: hears.then(|| app.callbacks.public_url.callback_or_path(&row.callback_token)),
+        warnings: warnings(app, tenant, &row),
         id: row.id.to_string(),
         uid: row.uid,
         name: row.name,

@@ -93,6 +93,7 @@ pub struct DeadLetterAnswer {
 /// What a replay is asked for with.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"reason": "the address was corrected at the provider's"}))]
 pub struct ReplayRequest {
     /// Why; it is on record with the key that was used.
     #[serde(default)]
@@ -103,6 +104,7 @@ pub struct ReplayRequest {
 /// What a dead letter is discarded with.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"reason": "the customer has called"}))]
 pub struct DiscardRequest {
     /// Why; it is on record with the key that was used.
     #[schema(min_length = 1, max_length = 500)]
@@ -112,6 +114,7 @@ pub struct DiscardRequest {
 /// Which dead letters are discarded, and why.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"filter": {"channel": "sms", "until": "2027-01-31T09:00:00Z"}, "reason": "the campaign is over"}))]
 pub struct NewDiscard {
     /// An empty one means all of them.
     filter: Filter,

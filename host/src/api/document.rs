@@ -1,10 +1,12 @@
 //! The paths, and the OpenAPI document that comes of them. What every operation can answer is
 //! added here, once.
 
+use std::{collections::BTreeMap, mem};
+
 use utoipa::{
     OpenApi, PartialSchema, ToSchema,
     openapi::{
-        Content, Ref, RefOr, Response, ResponseBuilder,
+        Content, Ref, RefOr, Response, ResponseBuilder, Schema,
         path::{Operation, ParameterIn, PathItem},
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
@@ -100,7 +102,9 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(script::rollback))
         .routes(routes!(settings::get, settings::put))
         .routes(routes!(provider::list, provider::install))
-        .routes(routes!(provider::get))
+        .routes(routes!(provider::get, provider::uninstall))
+        .routes(routes!(provider::uninstall_version))
+        .routes(routes!(provider::activate))
         .routes(routes!(provider::rollback))
         .routes(routes!(provider::grant))
         .routes(routes!(statistics::show))
@@ -136,11 +140,42 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
     // Only a parameter refers to it, and the schemas of parameters are not collected.
     components.schemas.insert(GrantsChoice::name().into_owned(), GrantsChoice::schema());
     components.schemas.values_mut().for_each(close_tagged);
+    name_alternatives(&mut components.schemas);
     for (path, item) in &mut document.paths.paths {
         for operation in operations_of(item) {
             add_problems(operation, path.starts_with("/v1/"), path.starts_with(CALLBACK_PATH));
         }
     }
+}
+
+/// Gives each alternative of a union with tags a schema of its own. Generators of clients find one that holds the union
+/// again, as a retry policy does, by its name alone.
+fn name_alternatives(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    let mut named = Vec::new();
+    for (union, schema) in schemas.iter_mut() {
+        let RefOr::T(Schema::OneOf(alternatives)) = schema else { continue };
+        for alternative in &mut alternatives.items {
+            let Some(tag) = tag_of(alternative) else { continue };
+            let name = format!("{union}{}", in_camel_case(&tag));
+            let reference = RefOr::Ref(Ref::from_schema_name(&name));
+            named.push((name, mem::replace(alternative, reference)));
+        }
+    }
+    schemas.extend(named);
+}
+
+/// The word that `type` has in an object.
+fn tag_of(schema: &RefOr<Schema>) -> Option<String> {
+    let RefOr::T(Schema::Object(object)) = schema else { return None };
+    let RefOr::T(Schema::Object(tag)) = object.properties.get("type")? else { return None };
+    tag.enum_values.as_ref()?.first()?.as_str().map(str::to_owned)
+}
+
+/// `round_robin` as `RoundRobin`.
+fn in_camel_case(word: &str) -> String {
+    word.split('_')
+        .filter_map(|part| Some(format!("{}{}", part.get(..1)?.to_ascii_uppercase(), part.get(1..)?)))
+        .collect()
 }
 
 fn operations_of(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
@@ -214,6 +249,45 @@ mod tests {
             let name = part.split('"').next().unwrap();
             assert!(schemas.contains_key(name), "{name}");
         }
+    }
+
+    /// Every JSON body with its schema.
+    fn bodies(document: &serde_json::Value) -> Vec<(String, serde_json::Value)> {
+        let mut bodies = Vec::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+                if !schema.is_null() {
+                    bodies.push((format!("{method} {path}"), schema.clone()));
+                }
+            }
+        }
+        bodies
+    }
+
+    #[test]
+    fn every_body_has_an_example_that_is_one() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        let bodies = bodies(&document);
+        assert!(bodies.len() > 20, "{}", bodies.len());
+        for (operation, schema) in bodies {
+            let named = document.pointer(schema["$ref"].as_str().unwrap().trim_start_matches('#')).unwrap();
+            assert!(!named["example"].is_null(), "{operation} has no example");
+            let mut whole = schema.clone();
+            whole["components"] = document["components"].clone();
+            let validator = jsonschema::draft202012::options().should_validate_formats(true).build(&whole).unwrap();
+            let problems: Vec<_> = validator.iter_errors(&named["example"]).map(|it| it.to_string()).collect();
+            assert_eq!(problems, Vec::<String>::new(), "{operation}");
+        }
+    }
+
+    #[test]
+    fn what_holds_itself_has_a_name() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        let custom = &document["components"]["schemas"]["RetryPolicyCustom"]["properties"]["otherwise"];
+        assert_eq!(custom["$ref"], "#/components/schemas/RetryPolicy");
+        let policy = document["components"]["schemas"]["RetryPolicy"]["oneOf"].as_array().unwrap();
+        assert!(policy.iter().all(|it| it["$ref"].is_string()), "{policy:?}");
     }
 
     #[test]

@@ -137,11 +137,18 @@ pub fn channel(fields: &mut Fields, name: Option<&str>) -> Option<Channel> {
     parsed.ok()
 }
 
+/// What stands in paths where a uid could: `/v1/rules/evaluate` would be no rule. Two dots are a step up, and one is
+/// none, to whoever puts an address together (RFC 3986, section 5.2.4).
+const IN_PATHS: [&str; 7] = [".", "..", "backtest", "batch", "discards", "evaluate", "replays"];
+
 /// A client's own name for a resource: it works wherever the id does, so it must not look like one.
 pub fn uid(fields: &mut Fields, uid: &str) {
     plain(fields, "uid", uid, 128);
     fields.check(!looks_like_an_id(uid), "uid", "reserved", || {
         "must not begin like an id of the gateway's own".to_owned()
+    });
+    fields.check(!IN_PATHS.contains(&uid), "uid", "reserved", || {
+        format!("is not allowed to be one of {}: they mean something else in paths", IN_PATHS.join(", "))
     });
     fields
         .check(!uid.contains('/'), "uid", "reserved", || "must have no slash: it stands in paths as it is".to_owned());
@@ -172,8 +179,26 @@ mod tests {
             !fields.is_empty()
         };
         assert!(!bad("primary-smtp"));
-        for text in ["", "conn_x", "route_1", "a\nb", "a/b", &"x".repeat(129)] {
+        for text in ["", "conn_x", "route_1", "a\nb", "a/b", "..", ".", "evaluate", &"x".repeat(129)] {
             assert!(bad(text), "{text:?}");
         }
+        assert!(!bad("evaluate-2") && !bad("..."));
+    }
+
+    /// A path with a parameter, and another that has a word in its place.
+    #[test]
+    fn a_uid_is_no_word_that_stands_in_its_place() {
+        let document = serde_json::to_value(crate::api::openapi()).unwrap();
+        let paths: Vec<Vec<&str>> =
+            document["paths"].as_object().unwrap().keys().map(|path| path.split('/').collect()).collect();
+        let mut words = std::collections::BTreeSet::new();
+        for path in &paths {
+            for (place, _) in path.iter().enumerate().filter(|(_, part)| part.starts_with('{')) {
+                let beside = paths.iter().filter(|other| other.len() > place && other[..place] == path[..place]);
+                words.extend(beside.map(|other| other[place]).filter(|word| !word.starts_with('{')));
+            }
+        }
+        assert!(words.contains("evaluate"), "{words:?}");
+        assert!(words.iter().all(|word| IN_PATHS.contains(word)), "{words:?}");
     }
 }

@@ -142,6 +142,7 @@ impl From<domain::Guards> for Guards {
 /// What a person does to a circuit breaker.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"action": "open", "reason": "the service is moved tonight"}))]
 pub struct BreakerAction {
     action: ByHand,
     /// For people; it stands in the event.

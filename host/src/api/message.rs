@@ -1,6 +1,7 @@
 //! `/v1/messages`
 
 mod channels;
+mod fingerprint;
 mod hindsight;
 mod new;
 mod view;
@@ -23,7 +24,7 @@ use super::{
     fields::Fields,
     json::{Json, read_apart},
     page::{Page, Paging},
-    problem::{Problem, ProblemBody},
+    problem::{FieldProblem, Problem, ProblemBody},
     request::{Query, RequestId, Trace, UrlPath, short_text},
 };
 use crate::{
@@ -36,7 +37,7 @@ use crate::{
         delivery::DeliveryState,
         ids::{ConnectionId, MessageId, TenantId},
         legs::MOST as MOST_LEGS,
-        message::{self, Channel},
+        message::{self, Channel, Idempotency},
         subject::Subject,
     },
     rule_runner::patience,
@@ -53,7 +54,7 @@ use crate::{
     },
     telemetry::Side,
 };
-use new::Circumstances;
+use new::{Circumstances, Unfit};
 pub use new::{NewMessage, PriorityName};
 use view::DecisionAnswer;
 pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
@@ -88,7 +89,12 @@ pub async fn create(
     let header_key = new::header_key(&headers).map_err(|fields| Problem::parameters(fields.into_problems()))?;
     let config = knowing(&app, tenant.id, new.pinned_to()).await?;
     let asks = if dry_run { Asks::ToTry } else { Asks::ToSend(patience(1)) };
-    let mut new = domain(&app, tenant.id, (new, fields), header_key, &config, asks).await?;
+    let read = domain(&app, tenant.id, (new, fields), header_key, &config, asks).await;
+    let mut new = match read {
+        Ok(new) => new,
+        Err(unread) if dry_run => return Err(unread.into()),
+        Err(unread) => return Ok(accepted(&answered_before(&app, tenant.id, unread).await?)),
+    };
     if dry_run {
         let _permit = app.admission.permit(tenant.id, std::slice::from_ref(&new))?;
         if let Some(book) = &config.rulebook {
@@ -97,25 +103,43 @@ pub async fn create(
             let refused = app.rules.try_out(tenant.id, admit).await;
             refused.map_or(Ok(()), |refused| Err(AdmitError::Refused(refused)))?;
         }
+        let problems = app.admission.content_problems(tenant.id, &config, &new);
+        if !problems.is_empty() {
+            return Err(AdmitError::Content(problems).into());
+        }
         let (Preview { plan, requests }, legs) = app.dispatcher.preview(tenant.id, &new).await?;
         return Ok(Json(DryRun { plan, requests, legs }).into_response());
     }
     let mut span = app.tracer.child("accept", Side::Internal, trace.context());
     new.message.body.trace = span.context().cloned();
     let admitted = app.admission.admit(tenant.id, vec![new]).await.pop().unwrap_or(Err(AdmitError::Unavailable));
-    let Admitted { message, replayed } = admitted?;
+    let admitted = admitted?;
     span.set(|| {
         [
             ("tenant.id", tenant.id.to_string().into()),
-            ("message.id", message.id.to_string().into()),
-            ("message.replayed", replayed.into()),
+            ("message.id", admitted.message.id.to_string().into()),
+            ("message.replayed", admitted.replayed.into()),
         ]
     });
-    let mut response = (StatusCode::ACCEPTED, Json(MessageAnswer::accepted(&message))).into_response();
-    if replayed {
+    Ok(accepted(&admitted))
+}
+
+fn accepted(admitted: &Admitted) -> Response {
+    let mut response = (StatusCode::ACCEPTED, Json(MessageAnswer::accepted(&admitted.message))).into_response();
+    if admitted.replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
-    Ok(response)
+    response
+}
+
+/// What was accepted under the key of a message that can't be taken now: it may have expired meanwhile, or its
+/// connection be gone.
+async fn answered_before(app: &App, tenant: TenantId, unread: Unread) -> Result<Admitted, Problem> {
+    let known = match &unread.stands_for {
+        Some(key) => app.admission.replayed(tenant, key).await?,
+        None => None,
+    };
+    known.ok_or_else(|| unread.into())
 }
 
 /// What a dry run answers.
@@ -137,6 +161,11 @@ pub struct DryRun {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "`Batch` reads it; this describes it in the document")]
+#[schema(example = json!({"messages": [
+    {"to": "ann@example.org", "channel": "email", "idempotency_key": "invoice-7",
+        "content": {"from": "shop@example.com", "subject": "Your invoice", "text": "Thank you."}},
+    {"to": "+14155550123", "channel": "sms", "idempotency_key": "code-8", "content": {"text": "Your code is 1234"}}
+]}))]
 pub struct NewBatch {
     /// 1 to 1000; each has its own result.
     #[schema(min_items = 1, max_items = 1000)]
@@ -177,6 +206,10 @@ pub struct BatchResult {
 ///
 /// Each has a result of its own: what is wrong with one keeps no other from being accepted.
 #[utoipa::path(post, path = "/v1/messages/batch", tag = "messages", operation_id = "createMessages",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, max_length = 250,
+            description = "For messages without an `idempotency_key`: of the first it is this with `:0` behind it, of the second with `:1`, and so on."),
+    ),
     request_body = NewBatch,
     responses((status = 200, description = "What came of each.", body = BatchAnswer)))]
 pub async fn create_batch(
@@ -185,22 +218,30 @@ pub async fn create_batch(
     query: Query,
     id: RequestId,
     trace: Trace,
+    headers: HeaderMap,
     Json(batch): Json<Batch>,
 ) -> Result<Json<BatchAnswer>, Problem> {
     query.finish()?;
+    let header_key = new::header_key(&headers).map_err(|fields| Problem::parameters(fields.into_problems()))?;
     let length = batch.messages.iter().map(|raw| raw.get().len()).sum();
     let read = move || {
         Ok(batch.messages.iter().map(|raw| draft::read::<NewMessage>(raw.get().as_bytes())).collect::<Vec<_>>())
     };
-    let parsed = read_apart(length, read).await?;
+    let parsed = read_apart(&app, tenant.id, length, read).await?;
     let pinned: Vec<&str> = parsed.iter().flatten().flat_map(|draft| draft.0.pinned_to()).collect();
     let config = knowing(&app, tenant.id, pinned).await?;
     let mut checked = Vec::with_capacity(parsed.len());
     let asks = Asks::ToSend(patience(parsed.len()));
-    for draft in parsed {
+    for (place, draft) in parsed.into_iter().enumerate() {
         checked.push(match draft {
-            Ok(Draft(new, fields)) => domain(&app, tenant.id, (new, fields), None, &config, asks).await,
-            Err(problem) => Err(problem),
+            Ok(Draft(new, fields)) => {
+                let key = header_key.as_ref().filter(|_| !new.has_key()).map(|key| format!("{key}:{place}"));
+                match domain(&app, tenant.id, (new, fields), key, &config, asks).await {
+                    Ok(new) => Checked::Good(new),
+                    Err(unread) => answered_before(&app, tenant.id, unread).await.into(),
+                }
+            }
+            Err(problem) => Checked::Bad(problem),
         });
         // Others are let through between.
         tokio::task::coop::consume_budget().await;
@@ -211,8 +252,9 @@ pub async fn create_batch(
     good.iter_mut().for_each(|new| new.message.body.trace = span.context().cloned());
     let mut admitted = app.admission.admit(tenant.id, good).await.into_iter();
     let data = slots.into_iter().map(|slot| match slot {
-        Some(problem) => BatchResult::refused(&problem, id.as_str()),
-        None => match admitted.next().unwrap_or(Err(AdmitError::Unavailable)) {
+        Slot::Bad(problem) => BatchResult::refused(&problem, id.as_str()),
+        Slot::Known(admitted) => BatchResult::accepted(&admitted),
+        Slot::Open => match admitted.next().unwrap_or(Err(AdmitError::Unavailable)) {
             Ok(admitted) => BatchResult::accepted(&admitted),
             Err(error) => BatchResult::refused(&Problem::from(error), id.as_str()),
         },
@@ -236,10 +278,39 @@ impl BatchResult {
     }
 }
 
-/// The good ones, and for each in order its problem or the place that its result takes.
-fn apart(checked: Vec<Result<message::NewMessage, Problem>>) -> (Vec<message::NewMessage>, Vec<Option<Problem>>) {
+/// A message of a batch, once it was read.
+enum Checked {
+    Good(message::NewMessage),
+    Known(Admitted),
+    Bad(Problem),
+}
+
+impl From<Result<Admitted, Problem>> for Checked {
+    fn from(answered: Result<Admitted, Problem>) -> Self {
+        answered.map_or_else(Self::Bad, Self::Known)
+    }
+}
+
+/// Where a batch's result comes from.
+enum Slot {
+    /// It is still to be accepted.
+    Open,
+    Known(Admitted),
+    Bad(Problem),
+}
+
+/// The good ones, and for each in order where its result comes from.
+fn apart(checked: Vec<Checked>) -> (Vec<message::NewMessage>, Vec<Slot>) {
     let mut good = Vec::with_capacity(checked.len());
-    let slots = checked.into_iter().map(|one| one.map(|new| good.push(new)).err()).collect();
+    let slot = |one| match one {
+        Checked::Good(new) => {
+            good.push(new);
+            Slot::Open
+        }
+        Checked::Known(admitted) => Slot::Known(admitted),
+        Checked::Bad(problem) => Slot::Bad(problem),
+    };
+    let slots = checked.into_iter().map(slot).collect();
     (good, slots)
 }
 
@@ -450,6 +521,20 @@ pub enum Asks {
     ToTry,
 }
 
+/// Why a message can't be taken as it is.
+#[derive(Debug)]
+pub struct Unread {
+    problem: Problem,
+    /// Its key, and what that stands for.
+    stands_for: Option<Idempotency>,
+}
+
+impl From<Unread> for Problem {
+    fn from(unread: Unread) -> Self {
+        unread.problem
+    }
+}
+
 /// The message that a client describes, if all of it holds. One without a channel has it from the tenant's rules.
 pub async fn domain(
     app: &App,
@@ -458,7 +543,7 @@ pub async fn domain(
     header_key: Option<String>,
     config: &TenantConfig,
     asks: Asks,
-) -> Result<message::NewMessage, Problem> {
+) -> Result<message::NewMessage, Unread> {
     let book = config.rulebook.as_ref().filter(|_| new.wants_channel());
     let runs = book.is_some_and(|book| book.may_run(Hook::Route));
     let read = move || read(new, fields, header_key, config);
@@ -474,14 +559,15 @@ fn read(
     fields: Fields,
     header_key: Option<String>,
     config: &TenantConfig,
-) -> Result<message::NewMessage, Problem> {
+) -> Result<message::NewMessage, Unread> {
     let connection = |name: &str| -> Option<ConnectionId> { Some(config.connection(name)?.connection.id) };
     let given = Given { now: clock::now(), chance: fastrand::f64() };
     let channel = |subject: &Subject| config.rulebook.as_ref()?.channel(subject, &given);
     let condition = |name: &str| config.rulebook.as_ref().is_some_and(|book| book.has_condition(name));
     let around =
         Circumstances { now: given.now, header_key, connection: &connection, channel: &channel, condition: &condition };
-    new.into_domain(fields, around).map_err(|fields| Problem::fields(fields.into_problems()))
+    new.into_domain(fields, around)
+        .map_err(|Unfit { fields, stands_for }| Unread { problem: Problem::fields(fields.into_problems()), stands_for })
 }
 
 /// The tenant's configuration, read anew if it lacks a connection that a message names: another
@@ -505,6 +591,9 @@ impl From<AdmitError> for Problem {
             AdmitError::NoRoute { leg: Some(leg), .. } => {
                 Self::field(format!("/channels/{leg}/channel"), "no_route", error.to_string())
             }
+            AdmitError::Content(problems) => Self::fields(
+                problems.iter().map(|it| FieldProblem::new(&it.pointer, it.code, it.detail.as_str())).collect(),
+            ),
             AdmitError::Unsendable(_) => Self::field("", "unsendable", error.to_string()),
             AdmitError::Refused(Refused { failed: None, .. }) => Self::refused_by_rule(error.to_string()),
             AdmitError::Refused(Refused { failed: Some(Failed::Fault), .. }) => Self::rule_failed(error.to_string()),

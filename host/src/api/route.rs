@@ -71,6 +71,7 @@ pub struct NewRoute {
 /// A further version.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"spec": {"candidates": [{"connection": "backup-smtp"}, {"connection": "primary-smtp"}]}}))]
 pub struct NewVersion {
     spec: Spec,
 }
@@ -78,6 +79,7 @@ pub struct NewVersion {
 /// Which version is to serve.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"version": 2}))]
 pub struct Activation {
     #[schema(minimum = 1)]
     version: i32,
@@ -222,7 +224,7 @@ pub enum Retry {
         #[serde(default)]
         budget: Option<Budget>,
     },
-    /// As a rule decides. Refused while there is no rule of that name; this version of the gateway has no rules yet.
+    /// As the script of this name decides.
     Custom {
         #[schema(min_length = 1, max_length = 128)]
         rule: String,

@@ -62,6 +62,10 @@ pub struct NewRule {
 /// A rule in place of what it was.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"version": 3, "rule": {
+    "name": "Dear customers go by Nordic", "when": {"customer": {"segment": ["vip", "gold"]}},
+    "then": {"connections": ["sms-nordic"], "priority": "high"}
+}}))]
 pub struct RuleChange {
     /// The version that this is a change of; refused where there is a later one. Left out, whatever there is is
     /// replaced.

@@ -30,8 +30,8 @@ use crate::{
         Connection as Db,
         audit::Deed,
         script::{
-            ScriptRow, module_list, script_count, script_insert, script_list, script_previous, script_promote,
-            script_reset, script_retire, script_versions,
+            ScriptRow, module_list, operator_script_in_service, script_count, script_insert, script_list,
+            script_previous, script_promote, script_reset, script_retire, script_versions,
         },
     },
 };
@@ -61,6 +61,7 @@ pub struct NewScriptVersion {
 /// Which version.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"version": 4}))]
 pub struct Promotion {
     #[schema(minimum = 1)]
     pub(super) version: i32,
@@ -74,7 +75,10 @@ pub struct ScriptAnswer {
     version: i32,
     #[schema(value_type = ScriptState)]
     state: String,
+    #[schema(value_type = ScriptOrigin)]
+    origin: &'static str,
     source: String,
+    /// Null of an operators' script: its cases are files of the folder.
     #[schema(value_type = Option<Vec<Object>>)]
     cases: Option<Box<RawValue>>,
     #[schema(value_type = String, format = DateTime)]
@@ -106,7 +110,7 @@ pub struct ScriptStatus {
 /// Whose a script is.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "`ScriptStatus` has the values; this lists them in the document")]
+#[expect(dead_code, reason = "answers have the values; this lists them in the document")]
 pub enum ScriptOrigin {
     /// It came through the API.
     Tenant,
@@ -126,13 +130,17 @@ pub enum ScriptState {
     Retired,
 }
 
-/// List the scripts by name, each with the version that is live, or else its latest.
+/// List the scripts by name, each with the version that is live, or else its latest: the tenant's own, and the
+/// operators' that are asked about its messages, with their origin.
 #[utoipa::path(get, path = "/v1/scripts", tag = "rules", operation_id = "listScripts",
     responses((status = 200, description = "All of them.", body = Page<ScriptAnswer>)))]
 pub async fn list(tenant: Tenant<RulesRead>, State(app): State<App>) -> Result<Json<Page<ScriptAnswer>>, Problem> {
     let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = script_list(&mut txn, tenant.id, "", MOST_SCRIPTS as u32).await?;
-    Ok(Json(Page::whole(rows.into_iter().map(ScriptAnswer::from).collect())))
+    let own = script_list(&mut txn, tenant.id, "", MOST_SCRIPTS as u32).await?.into_iter().map(ScriptAnswer::from);
+    let operators = operator_script_in_service(&mut txn, tenant.id).await?.into_iter().map(ScriptAnswer::of_operators);
+    let mut all: Vec<_> = own.chain(operators).collect();
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(Json(Page::whole(all)))
 }
 
 /// Show a script as it stands: one of the tenant's own, or an operators' that is asked about the tenant's messages.
@@ -343,7 +351,7 @@ pub(super) async fn still_compiles(db: &mut Db, tenant: TenantId, row: Option<Sc
     let modules = module_list(db, tenant).await?;
     let work = tokio::task::spawn_blocking(move || {
         let modules = Modules::stored(&modules);
-        Script::compile(&row.name, &row.source, &modules).map(drop)
+        Script::stored(&row.name, &row.source, &modules).map(drop)
     });
     let compiled = work.await.map_err(|error| Problem::internal(&error))?;
     compiled.map_err(|error| Problem::conflict("does_not_compile", error.to_string()))
@@ -419,10 +427,18 @@ pub(super) fn missing() -> Problem {
     Problem::not_found("script")
 }
 
+impl ScriptAnswer {
+    fn of_operators(row: ScriptRow) -> Self {
+        Self { origin: "operators", ..Self::from(row) }
+    }
+}
+
+/// One of the tenant's own.
 impl From<ScriptRow> for ScriptAnswer {
     fn from(row: ScriptRow) -> Self {
         let created_at = row.created_at();
         let cases = row.cases.and_then(|cases| RawValue::from_string(cases).ok());
-        Self { name: row.name, version: row.version, state: row.state, source: row.source, cases, created_at }
+        let ScriptRow { name, version, source, state, .. } = row;
+        Self { name, version, state, origin: "tenant", source, cases, created_at }
     }
 }

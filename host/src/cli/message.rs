@@ -1,120 +1,14 @@
-//! `angarium send` and `angarium message …`
+//! `angarium message …`
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
 use super::{
     CliError,
     client::{Client, segment},
-    connection::{as_object, paged, pair, raw_json},
     output::{Column, Output},
 };
-
-/// `angarium send`: its fields are the request's.
-#[derive(Debug, Args, Serialize)]
-pub struct Send {
-    /// The recipient: a mail address, a telephone number, a URL.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    to: Option<String>,
-    /// `email`, `sms`, `webhook`, …
-    #[arg(long, required_unless_present = "channels")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    channel: Option<String>,
-    #[command(flatten)]
-    #[serde(skip_serializing_if = "Content::is_empty")]
-    content: Content,
-    /// Several channels in order of preference, as JSON: [{"channel": "email", "to": "…", "content": {…}}, …].
-    #[arg(long, value_parser = raw_json, conflicts_with_all = ["channel", "to", "connection"])]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    channels: Option<Box<RawValue>>,
-    /// `first`: one after another; `all`: all at once.
-    #[arg(long, requires = "channels")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mode: Option<String>,
-    /// What stops the next channel: `sent` or `delivered`.
-    #[arg(long, requires = "channels")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    wants: Option<String>,
-    /// Seconds to wait for a receipt before the next channel, with `--wants delivered`.
-    #[arg(long, requires = "wants")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    receipt_window: Option<u32>,
-    /// Past the routes: a connection's id or uid.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connection: Option<String>,
-    /// `low`, `normal`, `high` or `urgent`.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    priority: Option<String>,
-    /// Not before, such as 2027-01-31T09:00:00Z.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    send_at: Option<String>,
-    /// Not after: what was not sent by then expires.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
-    /// The same key sends once.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idempotency_key: Option<String>,
-    /// Your own object, such as invoice:INV-7.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reference: Option<String>,
-    /// Messages with the same key go one after another.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ordering_key: Option<String>,
-    /// A script whose `condition` is asked when it is due.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    condition: Option<String>,
-    /// Show what would leave, and send nothing.
-    #[arg(long)]
-    #[serde(skip)]
-    dry_run: bool,
-    #[command(flatten)]
-    #[serde(skip)]
-    client: Client,
-}
-
-#[derive(Debug, Args, Serialize)]
-struct Content {
-    /// The sender, as the channel has it: a mail address, a telephone number.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<String>,
-    /// A mail's subject.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<String>,
-    /// The text: of a mail, or the whole of a text message.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    /// A mail's HTML.
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    html: Option<String>,
-    /// Any JSON, for a webhook; its bytes arrive as they are.
-    #[arg(long, value_parser = raw_json)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Box<RawValue>>,
-    /// `name=value`; more than once for several.
-    #[arg(long = "header", value_parser = pair)]
-    #[serde(serialize_with = "as_object")]
-    headers: Vec<(String, String)>,
-}
-
-impl Content {
-    fn is_empty(&self) -> bool {
-        serde_json::to_value(self).is_ok_and(|it| it == json!({"headers": {}}))
-    }
-}
 
 #[derive(Debug, Args)]
 pub struct Message {
@@ -125,13 +19,7 @@ pub struct Message {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show messages, the newest first.
-    List {
-        /// Where the page before ended, as it says.
-        #[arg(long)]
-        cursor: Option<String>,
-        #[command(flatten)]
-        client: Client,
-    },
+    List(List),
     /// Show one.
     Get(One),
     /// Show every try.
@@ -154,6 +42,28 @@ enum Command {
     Resolve(Resolve),
     /// Take recipient, content and attachments of one that has ended out of the ledger.
     Purge(One),
+}
+
+/// Its fields are the request's.
+#[derive(Debug, Args)]
+struct List {
+    /// Only in this state, such as `queued`, `sent` or `failed`.
+    #[arg(long)]
+    state: Option<String>,
+    /// Only of this channel.
+    #[arg(long)]
+    channel: Option<String>,
+    /// Only with this reference of yours.
+    #[arg(long)]
+    reference: Option<String>,
+    /// So many on a page: 1 to 250; 50, if left out.
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Where the page before ended, as it says.
+    #[arg(long)]
+    cursor: Option<String>,
+    #[command(flatten)]
+    client: Client,
 }
 
 /// Its fields are the request's.
@@ -199,10 +109,10 @@ const COLUMNS: [Column<'_>; 8] = [
     ("state", "/state"),
     ("channel", "/channel"),
     ("to", "/to"),
-    ("provider", "/delivery/provider"),
-    ("attempts", "/delivery/attempts"),
     ("code", "/delivery/code"),
     ("created", "/created_at"),
+    ("provider", "/delivery/provider"),
+    ("attempts", "/delivery/attempts"),
 ];
 
 /// Of one message there is room for more.
@@ -275,33 +185,21 @@ const REQUEST: [Column<'_>; 16] = [
 ];
 
 pub const ATTEMPTS: [Column<'_>; 11] = [
-    ("channel", "/channel"),
     ("number", "/number"),
-    ("trigger", "/trigger"),
-    ("connection", "/connection"),
-    ("provider", "/provider"),
     ("disposition", "/disposition"),
-    ("status", "/status"),
     ("code", "/code"),
+    ("connection", "/connection"),
     ("detail", "/detail"),
+    ("status", "/status"),
+    ("provider", "/provider"),
+    ("trigger", "/trigger"),
+    ("channel", "/channel"),
     ("cost", "/cost"),
     ("started", "/started_at"),
 ];
 
-impl Send {
-    pub async fn run(self, output: &Output) -> Result<(), CliError> {
-        let path = if self.dry_run { "/v1/messages?dry_run=true" } else { PATH };
-        let answer = self.client.post(path, &self).await?;
-        match self.dry_run && !output.json {
-            true => preview(&answer, output),
-            false => show(&answer, output),
-        }
-        Ok(())
-    }
-}
-
 /// A message, and below it a row for each channel where it names several.
-fn show(message: &Value, output: &Output) {
+pub fn show(message: &Value, output: &Output) {
     output.one(message, &WHOLE);
     if !output.json && message["deliveries"].is_array() {
         output.rows(&message["deliveries"], &LEGS);
@@ -309,7 +207,7 @@ fn show(message: &Value, output: &Output) {
 }
 
 /// The plan, then each request that would leave; by each channel where there are several.
-fn preview(answer: &Value, output: &Output) {
+pub fn preview(answer: &Value, output: &Output) {
     match answer["legs"].as_array() {
         Some(legs) => legs.iter().for_each(|leg| {
             output.one(leg, &LEG);
@@ -332,7 +230,7 @@ fn preview_one(answer: &Value, output: &Output) {
 impl Message {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
-            Command::List { cursor, client } => output.list(&client.get(&paged(PATH, cursor)).await?, &COLUMNS),
+            Command::List(list) => output.list(&list.client.get(&list.path()).await?, &COLUMNS),
             Command::Get(one) => show(&one.get("").await?, output),
             Command::Attempts(one) => one.attempts(output).await?,
             Command::Events(one) => output.list(&one.get("/events").await?, &EVENTS),
@@ -361,6 +259,22 @@ impl Message {
             Command::Purge(one) => output.one(&one.delete("/content").await?, &WHOLE),
         }
         Ok(())
+    }
+}
+
+impl List {
+    fn path(&self) -> String {
+        let limit = self.limit.map(|limit| limit.to_string());
+        let filters = [
+            ("state", &self.state),
+            ("channel", &self.channel),
+            ("reference", &self.reference),
+            ("limit", &limit),
+            ("cursor", &self.cursor),
+        ];
+        let given = filters.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(given).finish();
+        if query.is_empty() { PATH.to_owned() } else { format!("{PATH}?{query}") }
     }
 }
 
@@ -470,7 +384,7 @@ impl One {
     }
 }
 
-const PATH: &str = "/v1/messages";
+pub const PATH: &str = "/v1/messages";
 
 #[cfg(test)]
 mod tests {
@@ -481,7 +395,15 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        send: Send,
+        list: List,
+    }
+
+    #[test]
+    fn a_list_takes_the_filters_of_the_api() {
+        let path = |line: &[&str]| Line::parse_from(["list", "--key", "ak_x"].iter().chain(line)).list.path();
+        assert_eq!(path(&[]), "/v1/messages");
+        let all = ["--state=failed", "--channel=sms", "--reference=invoice:7&x", "--limit=5", "--cursor=c"];
+        assert_eq!(path(&all), "/v1/messages?state=failed&channel=sms&reference=invoice%3A7%26x&limit=5&cursor=c");
     }
 
     #[test]
@@ -517,17 +439,6 @@ mod tests {
                 {"connection": "a", "part": "passed over", "reason": "asked this round"},
                 {"attempt": 3, "trigger": "retry", "connection": null, "part": "", "reason": "nobody could be asked"},
             ])
-        );
-    }
-
-    #[test]
-    fn a_payload_keeps_its_bytes() {
-        let payload = r#"{"z": 1.0,  "a":"\u00e9"}"#;
-        let line = ["send", "--key", "ak_x", "--channel", "webhook", "--payload", payload, "--header", "X-A=1"];
-        let body = serde_json::to_string(&Line::parse_from(line).send).unwrap();
-        assert_eq!(
-            body,
-            format!(r#"{{"channel":"webhook","content":{{"payload":{payload},"headers":{{"X-A":"1"}}}}}}"#)
         );
     }
 }

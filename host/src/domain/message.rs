@@ -299,6 +299,16 @@ pub struct Idempotency {
     pub key: String,
     /// SHA-256 of the request: the same key with another one is refused.
     pub fingerprint: [u8; 32],
+    /// The same as earlier versions made it, where it differs: what they stored within the last day is known by it.
+    pub former: Option<[u8; 32]>,
+}
+
+impl Idempotency {
+    /// Whether a stored fingerprint is of this request.
+    #[must_use]
+    pub fn is_of(&self, stored: &[u8]) -> bool {
+        stored == self.fingerprint || self.former.is_some_and(|former| stored == former)
+    }
 }
 
 /// A message as it was accepted; it never changes.

@@ -9,6 +9,7 @@ use super::{
     MAX_STATE,
     answer::{self, Outcomes},
     call::{self, CallError, Called, GuestFault, GuestFaultKind, Usage},
+    content::ContentForm,
     descriptor::Described,
     sandbox::Sandbox,
     speech,
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::domain::{
     callback::{Callback, CallbackContext, CallbackRequest},
+    problem::Problem,
     provider::{CallContext, Descriptor, Disposition, Item, Judgement, Step},
     redaction::Redactor,
     transmission::{Kv, Mailbox, Reply},
@@ -30,6 +32,7 @@ pub struct Component {
     descriptor: Descriptor,
     config: Validator,
     secrets: BTreeMap<String, Validator>,
+    content: BTreeMap<String, ContentForm>,
     digest: String,
     size: usize,
     imports: Vec<String>,
@@ -53,9 +56,9 @@ impl Component {
         size: usize,
         imports: Vec<String>,
     ) -> Self {
-        let Described { descriptor, config, secrets } = described;
+        let Described { descriptor, config, secrets, content } = described;
         let name = Arc::from(descriptor.name.as_str());
-        Self { name, sandbox, linked, descriptor, config, secrets, digest, size, imports }
+        Self { name, sandbox, linked, descriptor, config, secrets, content, digest, size, imports }
     }
 
     /// SHA-256 of the file, in hexadecimal.
@@ -96,6 +99,18 @@ impl Component {
     #[must_use]
     pub fn accepts_secret(&self, name: &str, value: &str) -> bool {
         self.secrets.get(name).is_none_or(|schema| schema.is_valid(&Value::from(value)))
+    }
+
+    /// Whether the descriptor tells what it takes of messages by this channel.
+    #[must_use]
+    pub fn tells_content(&self, channel: &str) -> bool {
+        self.content.contains_key(channel)
+    }
+
+    /// What the descriptor says that it refuses of a message by this channel.
+    #[must_use]
+    pub fn content_problems(&self, channel: &str, message: &Value) -> Vec<Problem> {
+        self.content.get(channel).map(|form| form.problems(message)).unwrap_or_default()
     }
 
     /// Turns deliveries into a first step. `config` is the connection's, valid by the schema;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     answer::{excerpt, is_currency, is_word},
+    content::ContentForm,
     v1::RawDescriptor,
 };
 use crate::domain::{
@@ -36,6 +37,8 @@ pub(super) struct Described {
     pub(super) config: Validator,
     /// Of the secrets whose form it tells.
     pub(super) secrets: BTreeMap<String, Validator>,
+    /// Of the channels of which it tells what it takes.
+    pub(super) content: BTreeMap<String, ContentForm>,
 }
 
 /// Collects what is wrong.
@@ -66,11 +69,12 @@ pub(super) fn check(raw: RawDescriptor) -> Result<Described, Vec<DescriptorProbl
     cost(&mut problems, &cost_model);
     let ext = json(&mut problems, "ext", &raw.ext);
     let secrets = secret_schemas(&mut problems, &ext, &raw.secrets);
+    let content = content_schemas(&mut problems, &ext, &raw.channels);
     let schema = Value::Object(schema);
     let config = compile(&mut problems, "config_schema", &schema, "object");
     match config {
         Some(config) if problems.0.is_empty() => {
-            Ok(Described { descriptor: descriptor(raw, schema, cost_model, ext), config, secrets })
+            Ok(Described { descriptor: descriptor(raw, schema, cost_model, ext), config, secrets, content })
         }
         Some(_) | None => Err(problems.0),
     }
@@ -177,6 +181,27 @@ fn secret_schemas(
         let at = format!("ext.secrets.{}", excerpt(name));
         problems.unless(secrets.iter().any(|secret| secret.name == *name), &at, "names no secret of the descriptor");
         compiled.extend(compile(problems, &at, schema, "string").map(|schema| (name.clone(), schema)));
+    }
+    compiled
+}
+
+/// What it takes of messages, by channel: `ext.content`.
+fn content_schemas(
+    problems: &mut Problems,
+    ext: &Map<String, Value>,
+    channels: &[String],
+) -> BTreeMap<String, ContentForm> {
+    let Some(schemas) = ext.get("content") else { return BTreeMap::new() };
+    let Some(schemas) = schemas.as_object() else {
+        problems.add("ext.content", "must be an object: a JSON Schema under each channel's name");
+        return BTreeMap::new();
+    };
+    let mut compiled = BTreeMap::new();
+    for (channel, schema) in schemas {
+        let at = format!("ext.content.{}", excerpt(channel));
+        problems.unless(channels.contains(channel), &at, "names no channel of the descriptor");
+        let validator = compile(problems, &at, schema, "object");
+        compiled.extend(validator.map(|validator| (channel.clone(), ContentForm::new(schema.clone(), validator))));
     }
     compiled
 }
@@ -341,6 +366,26 @@ mod tests {
             (r#"{"secrets":{"pin":{"type":"string"}}}"#, "ext.secrets.pin"),
             (r#"{"secrets":{"token":{"type":"object"}}}"#, "ext.secrets.token"),
             (r#"{"secrets":{"token":{"type":"string","pattern":"("}}}"#, "ext.secrets.token"),
+        ] {
+            let problems = described(ext).err().unwrap();
+            assert_eq!(problems.iter().map(|problem| problem.field.as_str()).collect::<Vec<_>>(), [field], "{ext}");
+        }
+    }
+
+    #[test]
+    fn what_it_takes_of_messages_is_told_by_channel() {
+        let described = |ext: &str| {
+            let mut raw = valid();
+            raw.ext = ext.to_owned();
+            check(raw).map(|described| described.content)
+        };
+        let forms = described(r#"{"content":{"sms":{"type":"object","required":["to"]}}}"#).unwrap();
+        assert_eq!(forms["sms"].problems(&serde_json::json!({})).len(), 1);
+        for (ext, field) in [
+            (r#"{"content":[]}"#, "ext.content"),
+            (r#"{"content":{"email":{"type":"object"}}}"#, "ext.content.email"),
+            (r#"{"content":{"sms":{"type":"string"}}}"#, "ext.content.sms"),
+            (r#"{"content":{"sms":{"type":"object","$ref":"https://evil.example/schema"}}}"#, "ext.content.sms"),
         ] {
             let problems = described(ext).err().unwrap();
             assert_eq!(problems.iter().map(|problem| problem.field.as_str()).collect::<Vec<_>>(), [field], "{ext}");

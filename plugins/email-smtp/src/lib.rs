@@ -25,10 +25,10 @@ impl Provider for EmailSmtp {
     fn describe() -> Descriptor {
         Descriptor::new("email-smtp", env!("CARGO_PKG_VERSION"), "Submits mail to an SMTP server.", &["email"])
             .config_schema(include_str!("config.schema.json"))
+            .content_schema("email", include_str!("content.schema.json"))
             .optional_secret(config::PASSWORD, "The password of `username` at the server.")
             .optional_secret(config::DKIM_KEY, "PEM (PKCS#8 or PKCS#1) of the RSA or Ed25519 key that signs mail.")
             .hosts(&["{config.host}"])
-            .deduplicates_by_key()
     }
 
     /// The state is the Message-ID, which becomes the external id.

@@ -45,9 +45,22 @@ impl Descriptor {
     /// The form of a secret's value, as a regular expression without look-around: a value that does
     /// not match is refused when it is saved, with the secret's purpose as the remedy.
     #[must_use]
-    pub fn secret_pattern(mut self, name: &str, pattern: &str) -> Self {
+    pub fn secret_pattern(self, name: &str, pattern: &str) -> Self {
+        self.with_ext(|ext| ext["secrets"][name] = json!({ "type": "string", "pattern": pattern }))
+    }
+
+    /// JSON Schema (2020-12, of the type `object`) of what the provider takes of messages by this channel. What no
+    /// candidate takes is refused when a message is sent, before it is accepted; `refusal` beside a keyword is what the
+    /// sender is told. A text that is no JSON is refused with the component.
+    #[must_use]
+    pub fn content_schema(self, channel: &str, schema: &str) -> Self {
+        let schema = serde_json::from_str(schema).unwrap_or(Value::Null);
+        self.with_ext(|ext| ext["content"][channel] = schema)
+    }
+
+    fn with_ext(mut self, add: impl FnOnce(&mut Value)) -> Self {
         let mut ext: Value = serde_json::from_str(&self.ext).unwrap_or_default();
-        ext["secrets"][name] = json!({ "type": "string", "pattern": pattern });
+        add(&mut ext);
         self.ext = ext.to_string();
         self
     }
@@ -80,9 +93,8 @@ impl Descriptor {
 
     /// The service signs no callbacks: whoever knows a connection's callback URL is believed.
     #[must_use]
-    pub fn unsigned_callbacks(mut self) -> Self {
-        self.ext = r#"{"unsigned_callbacks":true}"#.into();
-        self
+    pub fn unsigned_callbacks(self) -> Self {
+        self.with_ext(|ext| ext["unsigned_callbacks"] = json!(true))
     }
 
     /// The most deliveries one [`Provider::prepare_batch`](crate::Provider::prepare_batch) takes.

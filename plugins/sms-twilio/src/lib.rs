@@ -31,6 +31,8 @@ impl Provider for SmsTwilio {
     fn describe() -> Descriptor {
         Descriptor::new("sms-twilio", env!("CARGO_PKG_VERSION"), "Sends SMS and MMS through Twilio.", &["sms", "mms"])
             .config_schema(include_str!("config.schema.json"))
+            .content_schema("sms", include_str!("sms.schema.json"))
+            .content_schema("mms", include_str!("mms.schema.json"))
             .secret(request::AUTH_TOKEN, "The account's auth token, or the API key's secret.")
             .optional_secret(
                 receipt::CALLBACK_KEY,

@@ -25,6 +25,7 @@ impl Provider for Webhook {
             &["webhook"],
         )
         .config_schema(include_str!("config.schema.json"))
+        .content_schema("webhook", include_str!("content.schema.json"))
         .optional_secret(
             request::HMAC_KEY,
             "Signs with HMAC-SHA256 (v1): whsec_ and 24 to 64 random bytes in base64; \

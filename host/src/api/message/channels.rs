@@ -57,6 +57,12 @@ impl NewLeg {
         (self.to, self.content)
     }
 
+    /// Leaves out what means the same as nothing.
+    pub(super) fn leave_out_defaults(&mut self) {
+        self.to.iter_mut().for_each(Recipient::leave_out_defaults);
+        self.content.leave_out_defaults();
+    }
+
     fn check(&self, fields: &mut Fields) {
         check_seconds(fields, "timeout", self.timeout);
         check_seconds(fields, "receipt_window", self.receipt_window);
@@ -158,7 +164,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{api::message::new::Circumstances, domain::message};
+    use crate::{
+        api::message::new::{Circumstances, Unfit},
+        domain::message,
+    };
 
     fn taken(body: &Value) -> Result<message::NewMessage, Vec<String>> {
         let new: NewMessage = serde_json::from_value(body.clone()).unwrap();
@@ -169,7 +178,7 @@ mod tests {
             channel: &|_| None,
             condition: &|_| false,
         };
-        let problems = |fields: Fields| fields.into_problems().into_iter().map(|problem| problem.pointer).collect();
+        let problems = |unfit: Unfit| unfit.fields.into_problems().into_iter().map(|problem| problem.pointer).collect();
         new.into_domain(Fields::default(), around).map_err(problems)
     }
 

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::{
     super::fields::{Fields, channel, plain},
     channels::NewLeg,
+    fingerprint,
 };
 use crate::{
     domain::{
@@ -62,7 +62,7 @@ pub struct NewMessage {
     pub(super) connection: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PriorityName>)]
-    priority: Option<Priority>,
+    pub(super) priority: Option<Priority>,
     /// Not before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -180,10 +180,10 @@ pub enum Recipient {
 #[serde(deny_unknown_fields)]
 pub struct NamedAddress {
     #[schema(min_length = 1, max_length = 2048)]
-    address: String,
+    pub(super) address: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 256)]
-    name: Option<String>,
+    pub(super) name: Option<String>,
 }
 
 /// A file that travels with the message.
@@ -235,6 +235,14 @@ const fn always(_: &Option<String>) -> bool {
     true
 }
 
+/// What can't be taken as it is.
+#[derive(Debug)]
+pub struct Unfit {
+    pub fields: Fields,
+    /// Its key: what was accepted under it holds, whatever is wrong by now.
+    pub stands_for: Option<Idempotency>,
+}
+
 /// What a message is checked against besides itself.
 pub struct Circumstances<'a> {
     pub now: Timestamp,
@@ -254,9 +262,26 @@ impl NewMessage {
         self.connection.as_deref().into_iter().chain(self.channels.iter().filter_map(NewLeg::pinned_to))
     }
 
+    /// Whether it has a key of its own.
+    pub fn has_key(&self) -> bool {
+        self.idempotency_key.is_some()
+    }
+
     /// The message, if all of it holds; else every bad field, with those that are known before.
-    pub fn into_domain(self, mut fields: Fields, around: Circumstances<'_>) -> Result<message::NewMessage, Fields> {
+    pub fn into_domain(mut self, mut fields: Fields, around: Circumstances<'_>) -> Result<message::NewMessage, Unfit> {
+        // What is not as it came stands for nothing.
+        let is_whole = fields.is_empty();
         let idempotency = self.idempotency(around.header_key.as_deref(), &mut fields);
+        let stands_for = idempotency.clone().filter(|_| is_whole && fields.is_empty());
+        self.into_fit(fields, around, idempotency).map_err(|fields| Unfit { fields, stands_for })
+    }
+
+    fn into_fit(
+        self,
+        mut fields: Fields,
+        around: Circumstances<'_>,
+        idempotency: Option<Idempotency>,
+    ) -> Result<message::NewMessage, Fields> {
         self.check_times(around.now, &mut fields);
         self.check_texts(&mut fields);
         if let Some(name) = &self.condition {
@@ -326,18 +351,21 @@ impl NewMessage {
         Ok(message::NewMessage { message, idempotency, attachments, subject })
     }
 
-    /// The fingerprint covers the whole message in one form, whichever way its fields were ordered;
-    /// a payload's bytes count as they are.
-    fn idempotency(&self, header: Option<&str>, fields: &mut Fields) -> Option<Idempotency> {
-        let key = self.idempotency_key.as_deref().or(header)?;
+    /// Its key, and what that stands for.
+    fn idempotency(&mut self, header: Option<&str>, fields: &mut Fields) -> Option<Idempotency> {
+        let key = self.idempotency_key.as_deref().or(header)?.to_owned();
         if header.is_some_and(|header| header != key) {
             fields.check(false, "idempotency_key", "contradiction", || {
                 "must be the same as the header `Idempotency-Key`: send one of them".to_owned()
             });
         }
-        plain(fields, "idempotency_key", key, 255);
-        let canonical = serde_json::to_vec(self).unwrap_or_default();
-        Some(Idempotency { key: key.to_owned(), fingerprint: Sha256::digest(canonical).into() })
+        plain(fields, "idempotency_key", &key, 255);
+        Some(fingerprint::idempotency(&key, self))
+    }
+
+    /// The client's own objects.
+    pub(super) fn objects(&mut self) -> [&mut Option<Box<RawValue>>; 4] {
+        [&mut self.attributes, &mut self.contact, &mut self.context, &mut self.metadata]
     }
 
     fn check_times(&self, now: Timestamp, fields: &mut Fields) {
@@ -491,6 +519,11 @@ impl Recipient {
 }
 
 impl Content {
+    /// Everybody whom it names.
+    pub(super) fn addresses(&mut self) -> impl Iterator<Item = &mut Recipient> {
+        self.from.iter_mut().chain(&mut self.reply_to).chain(&mut self.cc).chain(&mut self.bcc)
+    }
+
     /// Whether it says nothing at all.
     pub(super) fn is_empty(&self) -> bool {
         serde_json::to_vec(self).is_ok_and(|json| json == b"{}")
@@ -558,10 +591,11 @@ impl Content {
     fn decoded(&self, leg: u8, fields: &mut Fields) -> Vec<message::Attachment> {
         fields
             .check(self.attachments.len() <= 50, "attachments", "too_long", || "must list at most 50 files".to_owned());
-        let encoded: usize = self.attachments.iter().map(|file| file.content.len()).sum();
-        // Base64 is longer than what it stands for by a third.
-        let fits = encoded / 4 * 3 <= MOST_ATTACHMENT_BYTES + 3 * self.attachments.len();
-        fields.check(fits, "attachments", "too_large", || "must have at most 10 MiB together".to_owned());
+        let size: usize = self.attachments.iter().map(|file| decoded_length(&file.content)).sum();
+        let fits = size <= MOST_ATTACHMENT_BYTES;
+        fields.check(fits, "attachments", "too_large", || {
+            format!("must have at most {MOST_ATTACHMENT_BYTES} bytes (10 MiB) together (got {size})")
+        });
         if !fits {
             return Vec::new();
         }
@@ -600,8 +634,9 @@ impl NewAttachment {
         });
         if let Some(id) = &self.content_id {
             plain(fields, "content_id", id, 255);
-            fields.check(!id.contains(['<', '>', ' ', '"']), "content_id", "wrong_format", || {
-                "must have no space, quote or angle bracket".to_owned()
+            let fits = id.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte));
+            fields.check(fits, "content_id", "wrong_format", || {
+                "must be ASCII without spaces, quotes and angle brackets, such as `logo@example.org`".to_owned()
             });
         }
         let content = STANDARD.decode(&self.content);
@@ -614,6 +649,12 @@ impl NewAttachment {
             content: Bytes::from(content.ok()?),
         })
     }
+}
+
+/// How many bytes a text in base64 stands for (RFC 4648, section 4).
+fn decoded_length(base64: &str) -> usize {
+    let padding = base64.bytes().rev().take(2).take_while(|byte| *byte == b'=').count();
+    (base64.len() / 4 * 3).saturating_sub(padding)
 }
 
 fn check_url(text: &str, fields: &mut Fields) {
@@ -686,7 +727,7 @@ mod tests {
             channel: &|_| None,
             condition: &|name| name == "open",
         };
-        new.into_domain(Fields::default(), around)
+        new.into_domain(Fields::default(), around).map_err(|unfit| unfit.fields)
     }
 
     fn bad(body: &str) -> Vec<String> {
@@ -771,11 +812,15 @@ mod tests {
 
     #[test]
     fn attachments_are_capped_by_their_decoded_size() {
-        let content = "A".repeat((MOST_ATTACHMENT_BYTES / 3 + 9) * 4);
-        let body = format!(
-            r#"{{"channel": "webhook", "content": {{"attachments": [{{"name": "a", "media_type": "a/b", "content": "{content}"}}]}}}}"#
-        );
-        assert_eq!(bad(&body), ["/content/attachments"]);
+        let body = |size: usize| {
+            let file =
+                format!(r#"{{"name": "a", "media_type": "a/b", "content": "{}"}}"#, STANDARD.encode(vec![7; size]));
+            format!(
+                r#"{{"channel": "webhook", "content": {{"attachments": [{file}, {{"name": "b", "media_type": "a/b", "content": "AA=="}}]}}}}"#
+            )
+        };
+        assert!(taken(&body(MOST_ATTACHMENT_BYTES - 1)).is_ok());
+        assert_eq!(bad(&body(MOST_ATTACHMENT_BYTES)), ["/content/attachments"]);
     }
 
     #[test]
@@ -796,6 +841,7 @@ mod tests {
             channel: &|_| None,
             condition: &|_| false,
         };
-        assert_eq!(new.into_domain(Fields::default(), around).unwrap_err().into_problems()[0].code, "contradiction");
+        let unfit = new.into_domain(Fields::default(), around).unwrap_err();
+        assert_eq!(unfit.fields.into_problems()[0].code, "contradiction");
     }
 }

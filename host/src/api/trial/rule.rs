@@ -38,6 +38,10 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RuleShadow)]
+#[schema(example = json!({"rule": {
+    "name": "Dear customers go by Nordic", "when": {"customer": {"segment": ["vip", "gold"]}},
+    "then": {"connections": ["sms-nordic"], "priority": "high"}
+}}))]
 pub struct NewRuleShadow {
     /// Left out: as the candidate has it that there is.
     #[serde(default)]
@@ -49,6 +53,10 @@ pub struct NewRuleShadow {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RuleCanary)]
+#[schema(example = json!({"percentage": 10, "rule": {
+    "name": "Dear customers go by Nordic", "when": {"customer": {"segment": ["vip", "gold"]}},
+    "then": {"connections": ["sms-nordic"], "priority": "high"}
+}}))]
 pub struct NewRuleCanary {
     /// Left out: as the candidate has it that there is.
     #[serde(default)]

@@ -36,6 +36,7 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ScriptCanary)]
+#[schema(example = json!({"version": 4, "percentage": 10}))]
 pub struct NewScriptCanary {
     #[schema(minimum = 1)]
     version: i32,

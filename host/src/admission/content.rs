@@ -1,0 +1,144 @@
+//! Refuses at once what would be refused later: what no candidate of a message takes, as their providers' descriptors
+//! tell it. It must not call a component: a message whose providers tell nothing costs a look at each.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::Admission;
+use crate::{
+    directory::TenantConfig,
+    domain::{
+        ids::{ConnectionId, TenantId},
+        message::{Address, Attachment, Channel, Content, Message, NewMessage},
+        problem::Problem,
+    },
+    rules::script::Hook,
+    runtime::Component,
+};
+
+impl Admission {
+    /// What is wrong with the content of a message by whichever candidate it goes; nothing where one may take it.
+    #[must_use]
+    pub fn content_problems(&self, tenant: TenantId, config: &TenantConfig, new: &NewMessage) -> Vec<Problem> {
+        let message = &new.message;
+        let Some(legs) = &message.legs else {
+            let part = Part { channel: &message.channel, connection: message.connection, leg: 0 };
+            return self.part_problems(tenant, config, new, &part);
+        };
+        let mut problems = Vec::new();
+        for (number, leg) in (0..).zip(&legs.legs) {
+            let part = Part { channel: &leg.channel, connection: leg.connection, leg: number };
+            let place = format!("/channels/{number}");
+            let within = self.part_problems(tenant, config, new, &part).into_iter();
+            problems.extend(within.map(|it| Problem { pointer: format!("{place}{}", it.pointer), ..it }));
+        }
+        problems
+    }
+
+    fn part_problems(
+        &self,
+        tenant: TenantId,
+        config: &TenantConfig,
+        new: &NewMessage,
+        part: &Part<'_>,
+    ) -> Vec<Problem> {
+        let channel = part.channel.as_str();
+        let Some(components) = self.components(tenant, config, part) else { return Vec::new() };
+        let message = part.as_json(new);
+        let mut found: Vec<Problem> = Vec::new();
+        for component in components {
+            let problems = component.content_problems(channel, &message);
+            if problems.is_empty() {
+                return Vec::new();
+            }
+            let known = |it: &Problem| found.iter().any(|known| known.pointer == it.pointer && known.code == it.code);
+            let further: Vec<_> = problems.into_iter().filter(|it| !known(it)).collect();
+            found.extend(further);
+        }
+        found
+    }
+
+    /// The components of all that may be asked, each once; `None` where one of them is not known, or does not tell what
+    /// it takes.
+    fn components(&self, tenant: TenantId, config: &TenantConfig, part: &Part<'_>) -> Option<Vec<Arc<Component>>> {
+        let mut components: Vec<Arc<Component>> = Vec::new();
+        for connection in candidates(config, part)? {
+            let endpoint = config.endpoints.get(&connection)?;
+            let component = self.providers.serving_for(&endpoint.connection.provider, tenant)?.component;
+            if !component.tells_content(part.channel.as_str()) {
+                return None;
+            }
+            if components.iter().all(|it| it.digest() != component.digest()) {
+                components.push(component);
+            }
+        }
+        Some(components)
+    }
+}
+
+/// Who may be asked; `None` where a script says that later.
+fn candidates(config: &TenantConfig, part: &Part<'_>) -> Option<Vec<ConnectionId>> {
+    if let Some(connection) = part.connection {
+        return Some(vec![connection]);
+    }
+    let route = config.routes.get(part.channel)?;
+    let is_open = config.rulebook.as_ref().is_some_and(|book| book.may_run(Hook::Route));
+    (!is_open).then(|| route.spec.candidates.iter().map(|it| it.connection).collect())
+}
+
+/// What goes by one channel.
+struct Part<'a> {
+    channel: &'a Channel,
+    connection: Option<ConnectionId>,
+    leg: u8,
+}
+
+impl Part<'_> {
+    /// The message as a descriptor's schema has it: with the names of the API. Addresses are texts, a payload is only
+    /// there or not, and of attachments there is what they are.
+    fn as_json(&self, new: &NewMessage) -> Value {
+        let Message { body, .. } = &new.message;
+        let further = usize::from(self.leg).checked_sub(1).and_then(|index| body.further.get(index));
+        let (to, content) = further.map_or((&body.to, &body.content), |leg| (&leg.to, &leg.content));
+        let files = new.attachments.iter().filter(|file| file.leg == self.leg);
+        let mut message = Map::new();
+        put(&mut message, "to", to.as_ref().map(|to| json!(to.address)));
+        message.insert("content".to_owned(), content_as_json(content, files.map(file_as_json).collect()));
+        Value::Object(message)
+    }
+}
+
+fn content_as_json(content: &Content, attachments: Vec<Value>) -> Value {
+    let text = |text: &Option<String>| text.as_ref().map(|text| json!(text));
+    let list = |list: Vec<Value>| Some(Value::Array(list)).filter(|list| *list != json!([]));
+    let people = |people: &[Address]| list(people.iter().map(|it| json!(it.address)).collect());
+    let mut members = Map::new();
+    put(&mut members, "from", content.from.as_ref().map(|it| json!(it.address)));
+    put(&mut members, "cc", people(&content.cc));
+    put(&mut members, "bcc", people(&content.bcc));
+    put(&mut members, "subject", text(&content.subject));
+    put(&mut members, "text", text(&content.text));
+    put(&mut members, "html", text(&content.html));
+    put(&mut members, "payload", content.payload.as_ref().map(|_| json!(true)));
+    put(&mut members, "headers", Some(json!(content.headers)).filter(|_| !content.headers.is_empty()));
+    put(&mut members, "params", Some(json!(content.params)).filter(|_| !content.params.is_empty()));
+    put(&mut members, "media_urls", list(content.media_urls.iter().map(|url| json!(url)).collect()));
+    put(&mut members, "attachments", list(attachments));
+    Value::Object(members)
+}
+
+fn file_as_json(file: &Attachment) -> Value {
+    let mut members = Map::new();
+    put(&mut members, "name", Some(json!(file.name)));
+    put(&mut members, "media_type", Some(json!(file.media_type)));
+    put(&mut members, "content_id", file.content_id.as_ref().map(|id| json!(id)));
+    put(&mut members, "size", Some(json!(file.content.len())));
+    Value::Object(members)
+}
+
+fn put(members: &mut Map<String, Value>, name: &str, value: Option<Value>) {
+    if let Some(value) = value {
+        members.insert(name.to_owned(), value);
+    }
+}

@@ -1,0 +1,201 @@
+//! The parser against the document: what a schema refuses at any place of any body is refused by that place's name, and
+//! what it takes is read.
+
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use crate::support::{
+    gateway::{ALL_SCOPES, TestGateway},
+    sink::Sink,
+};
+
+/// What nests deeper is as what nests less.
+const DEEPEST: usize = 9;
+
+/// One value of each kind that JSON has, by the word of a schema.
+fn kinds() -> [(&'static str, Value); 6] {
+    [
+        ("null", Value::Null),
+        ("boolean", json!(true)),
+        ("number", json!(7)),
+        ("string", json!("x")),
+        ("array", json!(["x", 1])),
+        ("object", json!({})),
+    ]
+}
+
+struct Document(Value);
+
+/// A body with something done to it, and what has to be said of it: a pointer and a code, or nothing.
+struct Case {
+    body: Value,
+    expected: Option<(String, &'static str)>,
+}
+
+impl Document {
+    fn resolved<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
+        while let Some(name) = schema["$ref"].as_str() {
+            schema = self.0.pointer(name.trim_start_matches('#')).unwrap();
+        }
+        schema
+    }
+
+    /// The schema itself, or what it may be instead.
+    fn alternatives<'a>(&'a self, schema: &'a Value) -> Vec<&'a Value> {
+        let schema = self.resolved(schema);
+        match schema["oneOf"].as_array() {
+            Some(several) => several.iter().flat_map(|one| self.alternatives(one)).collect(),
+            None => vec![schema],
+        }
+    }
+
+    fn takes(&self, schema: &Value, kind: &str) -> bool {
+        self.alternatives(schema).iter().any(|one| match &one["type"] {
+            Value::Null => true,
+            Value::Array(kinds) => kinds.iter().any(|it| is_kind(it, kind)),
+            it => is_kind(it, kind),
+        })
+    }
+
+    /// Something that a schema takes, with all that it may have.
+    fn full(&self, schema: &Value, depth: usize) -> Value {
+        let alternatives = self.alternatives(schema);
+        let has = |one: &&&Value, kind: &str| one["type"] == kind || one["type"][0] == kind || one["type"][1] == kind;
+        let by_kind = |kind| alternatives.iter().find(|one| has(one, kind)).copied();
+        if let Some(one) = by_kind("object").filter(|_| depth < DEEPEST) {
+            return self.full_object(one, depth);
+        }
+        if let Some(one) = by_kind("array").filter(|_| depth < DEEPEST) {
+            return json!([self.full(&one["items"], depth + 1)]);
+        }
+        let Some(one) = alternatives.iter().find(|one| one["type"] != "object" && one["type"] != "array") else {
+            return json!({});
+        };
+        let text = || one["example"].as_str().or(one["enum"][0].as_str()).unwrap_or("x").to_owned();
+        match one["type"].as_str().or(one["type"][0].as_str()) {
+            Some("boolean") => json!(true),
+            Some("integer" | "number") => {
+                one["minimum"].as_f64().map_or(json!(1), |least| json!(least.max(1.0) as i64))
+            }
+            Some("string") if one["format"] == "date-time" => json!("2027-01-31T09:00:00Z"),
+            Some("string") => json!(text()),
+            _ => json!(7),
+        }
+    }
+
+    fn full_object(&self, schema: &Value, depth: usize) -> Value {
+        let mut object = Map::new();
+        for (name, member) in schema["properties"].as_object().into_iter().flatten() {
+            object.insert(name.clone(), self.full(member, depth + 1));
+        }
+        if schema["additionalProperties"].is_object() {
+            object.insert("x".to_owned(), self.full(&schema["additionalProperties"], depth + 1));
+        }
+        Value::Object(object)
+    }
+
+    /// Every case of the place that a pointer names in a body.
+    fn cases(&self, body: &Value, pointer: &str, schema: &Value, cases: &mut Vec<Case>) {
+        let with = |value: Value| {
+            let mut changed = body.clone();
+            *changed.pointer_mut(pointer).unwrap() = value;
+            changed
+        };
+        for (kind, value) in kinds() {
+            let takes = self.takes(schema, kind);
+            let expected = (!takes).then(|| (pointer.to_owned(), "wrong_type"));
+            cases.push(Case { body: with(value), expected });
+        }
+        if pointer.matches('/').count() >= DEEPEST {
+            return;
+        }
+        for one in self.alternatives(schema) {
+            if one["properties"].is_object() || one["additionalProperties"].is_object() {
+                let full = self.full_object(one, pointer.matches('/').count());
+                self.cases_of_object(&with(full), pointer, one, cases);
+            } else if one["items"].is_object() {
+                let full = with(json!([self.full(&one["items"], pointer.matches('/').count() + 1)]));
+                self.cases(&full, &format!("{pointer}/0"), &one["items"], cases);
+            }
+        }
+    }
+
+    fn cases_of_object(&self, body: &Value, pointer: &str, schema: &Value, cases: &mut Vec<Case>) {
+        let changed = |change: &dyn Fn(&mut Map<String, Value>)| {
+            let mut changed = body.clone();
+            change(changed.pointer_mut(pointer).unwrap().as_object_mut().unwrap());
+            changed
+        };
+        let others = &schema["additionalProperties"];
+        assert!(!others.is_null(), "{pointer} does not say whether it takes further members");
+        if *others == json!(false) {
+            let body = changed(&|object| drop(object.insert("nobody".to_owned(), json!(1))));
+            cases.push(Case { body, expected: Some((format!("{pointer}/nobody"), "unknown_field")) });
+        }
+        let required: Vec<_> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        for (name, member) in schema["properties"].as_object().into_iter().flatten() {
+            let body_without = changed(&|object| drop(object.remove(name)));
+            let missing = required.contains(&name.as_str()).then(|| (format!("{pointer}/{name}"), "missing"));
+            let is_tag = name == "type" && schema["properties"]["type"]["enum"].is_array();
+            if !is_tag {
+                cases.push(Case { body: body_without, expected: missing });
+                self.cases(body, &format!("{pointer}/{name}"), member, cases);
+            }
+        }
+        if others.is_object() {
+            self.cases(body, &format!("{pointer}/x"), others, cases);
+        }
+    }
+}
+
+fn is_kind(schema: &Value, kind: &str) -> bool {
+    schema == kind || schema == "integer" && kind == "number"
+}
+
+#[tokio::test]
+async fn the_parser_takes_what_the_document_says_and_nothing_else() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    let connection = gateway.webhook(&sink, "/in").await;
+    let key = gateway.key_with(&format!("{ALL_SCOPES},operator"));
+    let document = Document(gateway.get("/openapi.json").await);
+    let mut count = 0;
+    for (path, item) in document.0["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+            if schema.is_null() {
+                continue;
+            }
+            let at = path.replace("{connection}", &connection).replace("{name}", "webhook");
+            let at = at.split('/').map(|part| if part.starts_with('{') { "nobody" } else { part }).collect::<Vec<_>>();
+            let (at, method) = (at.join("/"), method.to_uppercase().parse::<Method>().unwrap());
+            let mut cases = Vec::new();
+            document.cases(&document.full(schema, 0), "", schema, &mut cases);
+            // What is wrong in each of many places is told of the first twenty, and `createMessages` answers for each.
+            for Case { body, expected } in cases.into_iter().filter(|case| is_said_of_the_body(path, case)) {
+                let answer = gateway.call_as(&key, method.clone(), &at, Some(&body)).await;
+                let errors = answer.body["errors"].as_array().cloned().unwrap_or_default();
+                let said =
+                    |pointer: &str, code: &str| errors.iter().any(|it| it["pointer"] == pointer && it["code"] == code);
+                match expected {
+                    Some((pointer, code)) => {
+                        assert_eq!(
+                            answer.status, 422,
+                            "{method} {path}: {code} at `{pointer}` of {body}: {}",
+                            answer.body
+                        );
+                        assert!(said(&pointer, code), "{method} {path}: {code} at `{pointer}` of {body}: {errors:?}");
+                    }
+                    // The document lets it pass: the parser must not stumble over its form.
+                    None => assert!(!said("", "invalid"), "{method} {path}: {body}: {errors:?}"),
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 1000, "{count}");
+}
+
+/// Messages of a batch have answers of their own.
+fn is_said_of_the_body(path: &str, case: &Case) -> bool {
+    path != "/v1/messages/batch" || case.expected.as_ref().is_none_or(|(pointer, _)| !pointer.starts_with("/messages/"))
+}
