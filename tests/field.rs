@@ -4,6 +4,8 @@
 
 mod acceptance;
 mod copies;
+mod guides;
 mod http;
 mod operators;
+mod rules;
 mod smtp;

@@ -1,7 +1,7 @@
 //! The gateway's configuration: defaults, then a TOML file, then the environment, then flags.
 //!
-//! Nothing here opens what a setting names; a setting that can't be right is refused at once, by
-//! its key and with the remedy.
+//! Reading it opens nothing that a setting names: [`Config::check_named`] does, for `serve` and `config check`. A setting
+//! that can't be right is refused at once, by its key and with the remedy.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -605,6 +605,30 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Values(problems)) }
     }
 
+    /// Whether what the settings name is there and can be read: the keys, the certificates, the folders.
+    ///
+    /// # Errors
+    /// All that is wrong, each by its key.
+    pub fn check_named(&self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        for error in [self.secrets.keyring().err(), self.tls.ca_pem().err()].into_iter().flatten() {
+            match error {
+                ConfigError::Values(found) => problems.extend(found),
+                other => return Err(other),
+            }
+        }
+        let folders = [("rules.folder", &self.rules.folder), ("providers.folder", &self.providers.folder)];
+        for (key, folder) in folders {
+            let unreadable = folder.as_deref().and_then(|it| Some((it, std::fs::read_dir(it).err()?)));
+            problems.extend(unreadable.map(|(folder, error)| {
+                let detail =
+                    format!("the folder {} can't be read: {error}; make it, or leave it out", folder.display());
+                problem(key, detail)
+            }));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Values(problems)) }
+    }
+
     fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut check = |ok: bool, key, detail: String| {
@@ -705,6 +729,9 @@ impl Config {
             "telemetry.trace_sample_ratio",
             "0 to 1".into(),
         );
+        if let Some(detail) = filter_problem(&self.log.filter) {
+            check(false, "log.filter", detail);
+        }
         check(!self.node.name.is_empty(), "node.name", "is empty: name this process".into());
         check(
             is_host_name(&self.node.ehlo_name),
@@ -745,6 +772,20 @@ fn without_credentials(url: &str) -> String {
 
 fn problem(key: &'static str, detail: impl Into<String>) -> Problem {
     Problem { key, detail: detail.into() }
+}
+
+/// What is wrong with a filter of the log. A word alone would be taken for a module: a misspelled level would silence
+/// everything.
+fn filter_problem(filter: &str) -> Option<String> {
+    let is_level = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    let alone = |word: &&str| !word.contains(['=', '[', ']', '{', '}']) && !is_level(word);
+    match filter.split(',').map(str::trim).find(alone) {
+        Some(word) => Some(format!(
+            "must consist of levels (off, error, warn, info, debug, trace) and modules with levels, such as \
+             `info,angarium::dispatch=debug` (got `{word}`)"
+        )),
+        None => tracing_subscriber::EnvFilter::try_new(filter).err().map(|error| format!("is not a filter: {error}")),
+    }
 }
 
 /// Empty, or labels of letters, digits and hyphens (RFC 5321's `Domain`).
@@ -922,6 +963,26 @@ mod tests {
         assert_eq!(config.egress.allow.len(), 2);
         assert_eq!(config.roles, Roles(vec![Role::Dispatch]));
         assert_eq!(config.database.url, URL);
+    }
+
+    #[test]
+    fn a_filter_of_the_log_has_levels_and_modules_with_levels() {
+        for good in ["info", "", "info,angarium::dispatch=debug", "WARN", "angarium[attempt{id=1}]=trace", "off"] {
+            assert_eq!(filter_problem(good).is_some(), good.is_empty(), "{good}");
+        }
+        for (bad, given) in [("inof", "`inof`"), ("info, angarium", "`angarium`"), ("info,", "``")] {
+            assert!(filter_problem(bad).is_some_and(|it| it.contains(given)), "{bad}");
+        }
+        assert!(filter_problem("angarium=loud").is_some());
+    }
+
+    #[test]
+    fn what_a_setting_names_has_to_be_there() {
+        let toml = "[secrets]\nkey_file = '/nowhere/key'\n[rules]\nfolder = '/nowhere/rules'\n[providers]\nfolder = '/nowhere/p'";
+        let refusal = assemble(toml, &[("DATABASE_URL", URL)]).unwrap().check_named().unwrap_err().to_string();
+        for key in ["`secrets.key_file`", "`rules.folder`", "`providers.folder`"] {
+            assert!(refusal.contains(key), "{refusal}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 mod rulebooks;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -27,10 +27,11 @@ use crate::{
     },
     guards::{Guard, Guards},
     rules::rulebook::Rulebook,
-    sealing::{Keyring, Place, Secret},
+    sealing::{Keyring, Place, SealingError, Secret},
     store::{
         self, Store,
         connection::connection_list,
+        event::connection_event_insert,
         route::route_active_list,
         script::operator_script_stamp,
         secret::{StoredSecret, secret_list},
@@ -48,7 +49,8 @@ pub struct Endpoint {
     /// The connection's config, parsed.
     pub config: serde_json::Value,
     pub secrets: Secrets,
-    /// Names of the secrets.
+    /// Names of the secrets that are stored, those that cannot be opened among them: a provider that is not told of one
+    /// would describe a request without it.
     pub secret_names: Vec<String>,
     /// Where its service can call back, if others can find this gateway.
     pub callback_url: Option<String>,
@@ -135,13 +137,16 @@ pub struct Directory {
     rulebooks: Rulebooks,
     /// Tells operators' scripts from what they were at the last look.
     operators: Mutex<Option<String>>,
+    /// The connections of which an event says that a secret cannot be opened.
+    told_of_secrets: Mutex<HashSet<ConnectionId>>,
 }
 
 impl Directory {
     #[must_use]
     pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize, guards: Arc<Guards>, public_url: PublicUrl) -> Self {
         let (slots, tenants, rulebooks) = (Slots::new(slots), Mutex::default(), Rulebooks::default());
-        Self { store, keyring, slots, guards, public_url, tenants, rulebooks, operators: Mutex::default() }
+        let (operators, told_of_secrets) = (Mutex::default(), Mutex::default());
+        Self { store, keyring, slots, guards, public_url, tenants, rulebooks, operators, told_of_secrets }
     }
 
     /// What a tenant has set up; read from the database when it is not known.
@@ -171,6 +176,9 @@ impl Directory {
     pub async fn reload(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
         let as_of = self.known(tenant).changes;
         let read = self.read(tenant).await;
+        if let Ok(config) = &read {
+            self.tell_of_secrets(tenant, config).await;
+        }
         let mut tenants = self.tenants();
         let known = tenants.entry(tenant).or_default();
         match &read {
@@ -339,30 +347,68 @@ impl Directory {
         Ok(Changed::These(recent.into_iter().filter(outdated).map(|(tenant, _)| tenant).collect()))
     }
 
-    /// Opens secrets; one that can't be opened is left out and logged, and the delivery that needs
-    /// it fails by name.
-    fn open_all(
-        &self,
-        tenant: TenantId,
-        stored: Vec<StoredSecret>,
-    ) -> HashMap<ConnectionId, Vec<(String, Vec<Secret>)>> {
-        let mut opened: HashMap<ConnectionId, Vec<(String, Vec<Secret>)>> = HashMap::new();
+    /// Opens secrets. One of which a valid version can't be opened is closed, not left out: whatever needs it waits.
+    fn open_all(&self, tenant: TenantId, stored: Vec<StoredSecret>) -> HashMap<ConnectionId, Secrets> {
+        let mut values: BTreeMap<(ConnectionId, String), Result<Vec<Secret>, SealingError>> = BTreeMap::new();
         for it in stored {
             let place = Place { tenant, connection: it.connection, name: &it.name, version: it.version };
-            match self.keyring.open(&place, &it.sealed) {
+            let value = self.keyring.open(&place, &it.sealed);
+            let known = values.entry((it.connection, it.name)).or_insert_with(|| Ok(Vec::new()));
+            match (known, value) {
+                (Ok(newest_first), Ok(value)) => newest_first.push(value),
+                (known @ Ok(_), Err(error)) => *known = Err(error),
+                (Err(_), _) => {}
+            }
+        }
+        let mut opened: HashMap<ConnectionId, Secrets> = HashMap::new();
+        for ((connection, name), values) in values {
+            let secrets = opened.entry(connection).or_default();
+            match values {
+                Ok(values) => secrets.insert(name, values),
                 Err(error) => {
-                    tracing::error!(%error, connection.id = %it.connection, secret = it.name, "a secret can't be opened")
-                }
-                Ok(value) => {
-                    let of_connection = opened.entry(it.connection).or_default();
-                    match of_connection.last_mut() {
-                        Some((name, values)) if *name == it.name => values.push(value),
-                        _ => of_connection.push((it.name.clone(), vec![value])),
-                    }
+                    tracing::error!(%error, connection.id = %connection, secret = name, "a secret can't be opened");
+                    secrets.close(name);
                 }
             }
         }
         opened
+    }
+
+    /// Records as events which connections have secrets that cannot be opened, and which have none any more; each
+    /// change once, as this node sees it.
+    async fn tell_of_secrets(&self, tenant: TenantId, config: &TenantConfig) {
+        for endpoint in config.endpoints.values() {
+            let id = endpoint.connection.id;
+            let is_closed = !endpoint.secrets.closed().is_empty();
+            if is_closed == self.told_of_secrets().contains(&id) {
+                continue;
+            }
+            let kind = if is_closed { "connection.secrets_unavailable" } else { "connection.secrets_available" };
+            let data = serde_json::json!({ "secrets": endpoint.secrets.closed() }).to_string();
+            match self.record_of_connection(tenant, id, kind, &data).await {
+                Ok(()) if is_closed => drop(self.told_of_secrets().insert(id)),
+                Ok(()) => drop(self.told_of_secrets().remove(&id)),
+                Err(error) => {
+                    tracing::warn!(%error, connection.id = %id, "an event of a connection is not recorded yet")
+                }
+            }
+        }
+    }
+
+    async fn record_of_connection(
+        &self,
+        tenant: TenantId,
+        connection: ConnectionId,
+        kind: &str,
+        data: &str,
+    ) -> store::Result<()> {
+        let mut txn = self.store.worker().await?;
+        connection_event_insert(&mut txn, tenant, connection, kind, data).await?;
+        Ok(txn.commit().await?)
+    }
+
+    fn told_of_secrets(&self) -> MutexGuard<'_, HashSet<ConnectionId>> {
+        self.told_of_secrets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self, tenant: TenantId) -> Known {
@@ -419,7 +465,7 @@ impl Slots {
 fn endpoint(
     tenant: TenantId,
     connection: Connection,
-    secrets: Vec<(String, Vec<Secret>)>,
+    secrets: Secrets,
     slots: Arc<Semaphore>,
     guard: Arc<Guard>,
     callback_url: Option<String>,
@@ -427,8 +473,8 @@ fn endpoint(
     Endpoint {
         tenant,
         config: serde_json::from_str(connection.config.get()).unwrap_or_default(),
-        secret_names: secrets.iter().map(|(name, _)| name.clone()).collect(),
-        secrets: secrets.into_iter().collect(),
+        secret_names: secrets.stored_names().map(str::to_owned).collect(),
+        secrets,
         connection,
         slots,
         guard,

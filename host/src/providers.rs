@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use self::activation::{Activation, Grants};
+pub use self::activation::{Activation, Grants, Installation};
 use crate::{
     config::FolderGrant,
     domain::{
@@ -38,9 +38,9 @@ use crate::{
         Connection as Db, Store, StoreError,
         audit::{Deed, operator_audit_insert},
         provider::{
-            StoredComponent, StoredProvider, component_bytes, component_digests, component_granted, component_insert,
-            component_list, component_quarantine, provider_activate, provider_grant, provider_list, provider_lock,
-            tenant_quarantine_lift, tenant_quarantine_put,
+            StoredComponent, StoredProvider, component_bytes, component_delete, component_digests, component_granted,
+            component_insert, component_list, component_quarantine, provider_activate, provider_delete, provider_grant,
+            provider_list, provider_lock, provider_use_count, tenant_quarantine_lift, tenant_quarantine_put,
         },
     },
     telemetry,
@@ -85,6 +85,20 @@ pub enum ProviderError {
         list(.0)
     )]
     GrantsUnconfirmed(Vec<String>),
+    /// The same version is there with other bytes.
+    #[error(
+        "version {version} of the provider is installed already with other bytes (SHA-256 {digest}): give the new build \
+         another version, or say that it may stand beside that one (`replace`)"
+    )]
+    VersionTaken { version: String, digest: String },
+    #[error("the provider has no version with the SHA-256 `{0}`; `angarium provider get` lists them")]
+    UnknownVersion(String),
+    /// Deliveries would stand still.
+    #[error(
+        "{connections} enabled connections are accounts at the provider, and nothing would leave through them: disable or \
+         delete them, let another version serve, or say that it is to go anyway (`force`)"
+    )]
+    InUse { connections: i64 },
     #[error("the folder of providers {} can't be read: {error}; `providers.folder` names it", path.display())]
     Folder { path: PathBuf, error: io::Error },
     #[error("the admission of a component ended without an answer")]
@@ -100,7 +114,8 @@ pub struct Providers {
     store: Store,
     runtime: Arc<Runtime>,
     registry: Registry,
-    grants: ArcSwap<HashMap<String, Arc<[String]>>>,
+    /// What is known beside the components.
+    kept: ArcSwap<HashMap<String, Kept>>,
     /// What was taken up of each provider's row.
     taken_up: Mutex<HashMap<String, TakenUp>>,
     /// One look at a time.
@@ -110,6 +125,14 @@ pub struct Providers {
     quarantines: Mutex<VecDeque<FoundQuarantine>>,
     /// Rung when there is one.
     found: Notify,
+}
+
+/// What a node keeps of a provider's row.
+#[derive(Clone)]
+struct Kept {
+    granted: Arc<[String]>,
+    /// Why none of its versions serves, where none does.
+    absence: Arc<str>,
 }
 
 /// What a node knows of a provider's row.
@@ -143,7 +166,7 @@ impl Providers {
             store,
             runtime,
             registry: Registry::new(),
-            grants: ArcSwap::default(),
+            kept: ArcSwap::default(),
             taken_up: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
             loaded: AtomicBool::new(false),
@@ -166,8 +189,25 @@ impl Providers {
     }
 
     fn with_grants(&self, name: &str, component: Arc<Component>) -> Option<Serving> {
-        let granted = self.grants.load().get(name).cloned().unwrap_or_default();
+        let granted = self.kept.load().get(name).map(|kept| Arc::clone(&kept.granted)).unwrap_or_default();
         Some(Serving { component, granted })
+    }
+
+    /// Why no version of a provider serves a tenant, for people.
+    #[must_use]
+    pub fn absence(&self, name: &str, tenant: TenantId) -> String {
+        if let Some(active) = self.registry.get(name)
+            && self.registry.get_for(name, tenant, Instant::now()).is_none()
+        {
+            let version = &active.descriptor().version;
+            return format!(
+                "version {version} of the provider is in quarantine for this tenant: {FIVE_IN_A_ROW} over its deliveries"
+            );
+        }
+        self.kept
+            .load()
+            .get(name)
+            .map_or_else(|| "the provider is not installed".to_owned(), |it| it.absence.to_string())
     }
 
     /// Whether the first look at the database and the folder is over.
@@ -250,12 +290,7 @@ impl Providers {
     /// # Errors
     /// When the component is refused, or may not take the place of what serves, or the database
     /// fails. Nothing is stored then.
-    pub async fn install(
-        &self,
-        bytes: Bytes,
-        activation: Option<Activation>,
-        by: &OperatorActor,
-    ) -> Result<String, ProviderError> {
+    pub async fn install(&self, bytes: Bytes, how: Installation, by: &OperatorActor) -> Result<String, ProviderError> {
         let component = self.admit(bytes.clone()).await?;
         let descriptor = component.descriptor();
         let mut txn = self.store.worker().await?;
@@ -264,26 +299,88 @@ impl Providers {
         let versions = component_list(&mut txn, &descriptor.name).await?;
         let new = versions.iter().find(|version| version.digest == component.digest());
         let new = new.ok_or_else(|| ProviderError::Unknown(descriptor.name.clone()))?;
-        let mut deed = Deed::new(Action::ProviderInstalled, &descriptor.name).after(shown(new, None));
-        if let Some(activation) = activation {
-            let granted = activation::decide(activation, &provider, &versions, new)?;
-            deed = Deed::new(Action::ProviderActivated, &descriptor.name).after(shown(new, Some(&granted.hosts)));
-            let before = versions.iter().find(|version| Some(&version.digest) == provider.active_digest.as_ref());
-            deed.before = before.map(|before| shown(before, Some(&provider.granted_hosts)));
-            activate(&mut txn, &provider, &new.digest).await?;
-            if granted.hosts != provider.granted_hosts {
-                provider_grant(&mut txn, &descriptor.name, &granted.hosts).await?;
-            }
-            if granted.given {
-                component_granted(&mut txn, &new.digest).await?;
-            }
+        if !how.replace
+            && let Some(taken) = activation::same_version(&versions, new)
+        {
+            let (version, digest) = (taken.descriptor.version.clone(), taken.digest.clone());
+            return Err(ProviderError::VersionTaken { version, digest });
         }
+        let deed = match how.activation {
+            None => Deed::new(Action::ProviderInstalled, &descriptor.name).after(shown(new, None)),
+            Some(activation) => put_forward(&mut txn, activation, &provider, &versions, new).await?,
+        };
         operator_audit_insert(&mut txn, by, &deed).await?;
         txn.commit().await.map_err(StoreError::from)?;
-        if activation.is_some() {
+        if how.activation.is_some() {
             self.sync().await?;
         }
         Ok(descriptor.name.clone())
+    }
+
+    /// Lets an installed version serve, out of whatever quarantine.
+    ///
+    /// # Errors
+    /// When there is no such version, or it may not take the place of what serves, or the database fails.
+    pub async fn activate(
+        &self,
+        name: &str,
+        digest: &str,
+        activation: Activation,
+        by: &OperatorActor,
+    ) -> Result<(), ProviderError> {
+        let mut txn = self.store.worker().await?;
+        let provider = locked(provider_lock(&mut txn, name).await?, name)?;
+        let versions = component_list(&mut txn, name).await?;
+        let version = versions.iter().find(|version| version.digest == digest);
+        let version = version.ok_or_else(|| ProviderError::UnknownVersion(digest.to_owned()))?;
+        let deed = put_forward(&mut txn, activation, &provider, &versions, version).await?;
+        operator_audit_insert(&mut txn, by, &deed).await?;
+        txn.commit().await.map_err(StoreError::from)?;
+        self.sync().await
+    }
+
+    /// Removes a version, or a provider with all of its versions.
+    ///
+    /// # Errors
+    /// When there is no such one, when enabled connections would be left without a version that serves, unless it is
+    /// forced, or the database fails.
+    pub async fn uninstall(
+        &self,
+        name: &str,
+        digest: Option<&str>,
+        force: bool,
+        by: &OperatorActor,
+    ) -> Result<(), ProviderError> {
+        let mut txn = self.store.worker().await?;
+        let provider = locked(provider_lock(&mut txn, name).await?, name)?;
+        let versions = component_list(&mut txn, name).await?;
+        let (gone, left): (Vec<_>, Vec<_>) =
+            versions.iter().partition(|version| digest.is_none_or(|digest| version.digest == digest));
+        if let (Some(digest), []) = (digest, gone.as_slice()) {
+            return Err(ProviderError::UnknownVersion(digest.to_owned()));
+        }
+        let stays = |kept: &Option<String>| kept.clone().filter(|it| left.iter().any(|version| version.digest == *it));
+        let active = stays(&provider.active_digest);
+        if !force && (active != provider.active_digest || left.is_empty()) {
+            let connections = provider_use_count(&mut txn, name).await?;
+            if connections > 0 {
+                return Err(ProviderError::InUse { connections });
+            }
+        }
+        provider_activate(&mut txn, name, active.as_deref(), stays(&provider.previous_digest).as_deref()).await?;
+        for version in &gone {
+            component_delete(&mut txn, &version.digest).await?;
+        }
+        if left.is_empty() {
+            provider_delete(&mut txn, name).await?;
+        }
+        let before: Vec<_> = gone.iter().map(|version| shown(version, None)).collect();
+        let deed = Deed::new(Action::ProviderUninstalled, name)
+            .before(json!({"digest": provider.active_digest, "versions": before}))
+            .after(json!({ "digest": active }));
+        operator_audit_insert(&mut txn, by, &deed).await?;
+        txn.commit().await.map_err(StoreError::from)?;
+        self.sync().await
     }
 
     /// Puts the version before in service again; the two change places.
@@ -341,7 +438,20 @@ impl Providers {
         for provider in providers.iter().filter(|provider| self.is_behind(provider, Instant::now())) {
             self.take_up(provider).await?;
         }
+        self.let_go(&providers);
         Ok(())
+    }
+
+    /// Takes out of service what was uninstalled.
+    fn let_go(&self, providers: &[StoredProvider]) {
+        let is_there = |name: &String| providers.iter().any(|provider| provider.name == *name);
+        let gone: Vec<_> = self.taken_up().keys().filter(|name| !is_there(name)).cloned().collect();
+        for name in gone {
+            self.registry.remove(&name);
+            self.taken_up().remove(&name);
+            self.change_kept(|kept| drop(kept.remove(&name)));
+            tracing::info!(provider.name = name, "a provider serves no more: it was uninstalled");
+        }
     }
 
     /// Whether this node does other than a provider's row says, and is to look into it now.
@@ -359,13 +469,14 @@ impl Providers {
     }
 
     async fn take_up(&self, provider: &StoredProvider) -> Result<(), ProviderError> {
-        let mut grants = HashMap::clone(&self.grants.load());
-        grants.insert(provider.name.clone(), provider.granted_hosts.clone().into());
-        self.grants.store(Arc::new(grants));
+        // The grants are there before the component that they are meant for.
+        let absence = self.why_none_serves(provider).await?;
+        self.keep(provider, absence);
         let failure = match self.put_in_service(provider).await {
             Ok(()) => None,
             Err(ProviderError::Store(error)) => return Err(error.into()),
             Err(error) => {
+                self.keep(provider, format!("the provider's active version cannot be loaded: {error}"));
                 let pause = self.pause_after_failure(provider);
                 tracing::error!(
                     provider.name = provider.name,
@@ -379,6 +490,36 @@ impl Providers {
         };
         self.taken_up().insert(provider.name.clone(), TakenUp { version: provider.version, failure });
         Ok(())
+    }
+
+    /// Why no version of an installed provider is active, for people.
+    async fn why_none_serves(&self, provider: &StoredProvider) -> Result<String, ProviderError> {
+        if provider.active_digest.is_some() {
+            return Ok("no version of the provider serves on this node yet".to_owned());
+        }
+        let mut txn = self.store.worker().await?;
+        let versions = component_list(&mut txn, &provider.name).await?;
+        txn.commit().await.map_err(StoreError::from)?;
+        let taken = versions.iter().filter_map(|version| Some((version.quarantined_at?, version)));
+        Ok(match taken.max_by_key(|(at, _)| *at) {
+            Some((_, version)) => format!(
+                "version {} of the provider is in quarantine: {}",
+                version.descriptor.version,
+                version.quarantine_reason.as_deref().unwrap_or("it failed")
+            ),
+            None => "no version of the provider is activated".to_owned(),
+        })
+    }
+
+    fn keep(&self, provider: &StoredProvider, absence: String) {
+        let kept = Kept { granted: provider.granted_hosts.clone().into(), absence: absence.into() };
+        self.change_kept(|all| drop(all.insert(provider.name.clone(), kept)));
+    }
+
+    fn change_kept(&self, change: impl FnOnce(&mut HashMap<String, Kept>)) {
+        let mut kept = HashMap::clone(&self.kept.load());
+        change(&mut kept);
+        self.kept.store(Arc::new(kept));
     }
 
     fn pause_after_failure(&self, provider: &StoredProvider) -> Duration {
@@ -477,12 +618,13 @@ impl Providers {
             FolderGrant::None => None,
             FolderGrant::Declared => Some(Grants::Declared),
         };
-        let activation = Activation { allow_downgrade: false, grants };
+        let activation = Some(Activation { allow_downgrade: false, grants });
         let by = OperatorActor::gateway("providers.folder");
-        match self.install(bytes.into(), Some(activation), &by).await {
+        match self.install(bytes.into(), Installation { activation, replace: false }, &by).await {
             Ok(_) => Ok(()),
             Err(
                 error @ (ProviderError::Refused(_)
+                | ProviderError::VersionTaken { .. }
                 | ProviderError::Downgrade { .. }
                 | ProviderError::GrantsUnconfirmed(_)),
             ) => {
@@ -538,6 +680,28 @@ impl Providers {
     fn quarantines(&self) -> MutexGuard<'_, VecDeque<FoundQuarantine>> {
         self.quarantines.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Lets a version serve with the grants that it may have; answers what was done.
+async fn put_forward(
+    db: &mut Db,
+    activation: Activation,
+    provider: &StoredProvider,
+    versions: &[StoredComponent],
+    new: &StoredComponent,
+) -> Result<Deed, ProviderError> {
+    let granted = activation::decide(activation, provider, versions, new)?;
+    let mut deed = Deed::new(Action::ProviderActivated, &provider.name).after(shown(new, Some(&granted.hosts)));
+    let before = versions.iter().find(|version| Some(&version.digest) == provider.active_digest.as_ref());
+    deed.before = before.map(|before| shown(before, Some(&provider.granted_hosts)));
+    activate(db, provider, &new.digest).await?;
+    if granted.hosts != provider.granted_hosts {
+        provider_grant(db, &provider.name, &granted.hosts).await?;
+    }
+    if granted.given {
+        component_granted(db, &new.digest).await?;
+    }
+    Ok(deed)
 }
 
 /// Lets a version serve, out of whatever quarantine. The row's version grows even where it served

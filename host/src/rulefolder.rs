@@ -162,15 +162,20 @@ impl Found {
 
 /// Puts what the folder has into service, at the start and whenever a file of it changes, until `stop`.
 pub async fn watch(folder: PathBuf, store: Store, stop: CancellationToken) {
-    let mut seen = None;
+    let (mut seen, mut said) = (None, String::new());
     while !stop.is_cancelled() {
         let look = folder.clone();
         let now = tokio::task::spawn_blocking(move || signature(&look)).await.ok();
         if now.is_some() && now != seen {
             match put_in_service(&folder, &store).await {
-                Ok(()) => seen = now,
+                Ok(()) => (seen, said) = (now, String::new()),
                 Err(error) => {
-                    tracing::warn!(%error, folder = %folder.display(), "operators' scripts are not in service yet")
+                    // A folder that is gone stays so for a while: the same is said once.
+                    let error = error.to_string();
+                    if error != said {
+                        tracing::warn!(error, folder = %folder.display(), "operators' scripts are not in service yet");
+                        said = error;
+                    }
                 }
             }
         }

@@ -177,6 +177,12 @@ impl Keyring {
         &self.current
     }
 
+    /// The ids of all keys, which open.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        self.keys.keys().cloned().collect()
+    }
+
     /// A key for another purpose than sealing, which the label names: it tells nothing of the current
     /// key, and is another one after a rotation.
     ///

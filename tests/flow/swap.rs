@@ -4,12 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{database::eventually, gateway::TestGateway, sink::Sink};
-
-/// The same component with another digest: an empty custom section more.
-fn another_build(component: &[u8]) -> Vec<u8> {
-    [component, &[0, 6, 5, b'b', b'u', b'i', b'l', b'd']].concat()
-}
+use crate::support::{component::another_build, database::eventually, gateway::TestGateway, sink::Sink};
 
 #[tokio::test]
 async fn a_new_version_takes_over_while_deliveries_run_and_is_rolled_back() {
@@ -19,7 +14,8 @@ async fn a_new_version_takes_over_while_deliveries_run_and_is_rolled_back() {
     let component = std::fs::read(xtask::project::root().join("target/plugins/webhook.wasm")).unwrap();
 
     let mut sent = send(&gateway, 30).await;
-    let upload = gateway.upload(&operator, "/v1/providers?activate=true&grants=keep", another_build(&component));
+    let upload =
+        gateway.upload(&operator, "/v1/providers?activate=true&replace=true&grants=keep", another_build(&component));
     let (uploaded, more) = tokio::join!(upload, send(&gateway, 60));
     assert!(uploaded.status.is_success(), "{}", uploaded.body);
     sent.extend(more);

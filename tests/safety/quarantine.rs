@@ -10,6 +10,7 @@ use tokio::{
 use xtask::gateway::{Gateway, Settings};
 
 use crate::support::{
+    component::as_version,
     database::eventually,
     gateway::{ALL_SCOPES, TestGateway},
     sink::{Reply, Sink},
@@ -255,17 +256,6 @@ async fn a_provider_that_is_activated_right_after_its_quarantine_serves() {
 
 // ── Who takes a provider's name ───────────────────────────────────────────────────────────
 
-/// The component under another version of the same length, and so under another digest.
-fn as_version(component: &[u8], version: &str) -> Vec<u8> {
-    let (own, mut other) = (b"0.1.0", component.to_vec());
-    let places: Vec<_> = (0..component.len() - own.len()).filter(|at| component[*at..].starts_with(own)).collect();
-    assert!(!places.is_empty() && version.len() == own.len());
-    for at in places {
-        other[at..at + own.len()].copy_from_slice(version.as_bytes());
-    }
-    other
-}
-
 #[tokio::test]
 async fn another_component_takes_a_name_only_if_an_operator_says_so() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
@@ -288,11 +278,13 @@ async fn another_component_takes_a_name_only_if_an_operator_says_so() {
     // Nothing is granted to another component by itself.
     let after = install(&higher, "&grants=none").await.expect(201);
     assert_eq!((&after["version"], &after["granted_hosts"]), (&json!("9.9.9"), &json!([])));
-    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
-    gateway.settled(&id).await;
-    assert_eq!(gateway.attempt_list(&id).await[0]["code"], "egress_refused");
+    let waiting = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+    let attempt = eventually("an attempt", || async { gateway.attempt_list(&waiting).await.into_iter().next() }).await;
+    assert_eq!((&attempt["disposition"], &attempt["code"]), (&json!("not_sent"), &json!("host_not_granted")));
     let hosts = json!({"hosts": before["granted_hosts"]});
     gateway.call_as(&operator, Method::PUT, "/v1/providers/webhook/grants", Some(&hosts)).await.expect(200);
+
+    assert_eq!(gateway.settled(&waiting).await["state"], "sent", "it waited for the grant");
 
     let after = install(&lower, "&allow_downgrade=true&grants=keep").await.expect(201);
     assert_eq!((&after["version"], &after["granted_hosts"]), (&json!("0.0.9"), &before["granted_hosts"]));

@@ -132,6 +132,13 @@ impl TestGateway {
         Gateway::start(settings).await.expect("the gateway starts")
     }
 
+    /// Starts one more gateway and does not wait: it may not become ready.
+    pub fn spawned_node(&self) -> Gateway {
+        let name = format!("node{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let settings = Settings { name, listen: free(), ..self.settings.clone() };
+        Gateway::spawn(settings).expect("the process starts")
+    }
+
     /// Starts one more gateway with these variables in its environment.
     pub async fn new_node_with(&self, environment: Vec<(&'static str, String)>) -> Gateway {
         let name = format!("node{}", NEXT.fetch_add(1, Ordering::Relaxed));

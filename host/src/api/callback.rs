@@ -120,6 +120,9 @@ impl From<Refused> for Problem {
             Refused::Unknown => Self::not_found("callback"),
             Refused::Unanswered => Self::unavailable("the database does not answer"),
             Refused::Busy => Self::unavailable("too many callbacks come at the same time"),
+            Refused::SecretUnavailable => {
+                Self::unavailable("a secret of the connection cannot be opened, so the callback cannot be checked yet")
+            }
             Refused::NotServing => Self::unavailable("no version of the provider serves now"),
             Refused::Foreign(why) => Self::malformed(why).of_provider(),
             Refused::NotGenuine => Self::request(

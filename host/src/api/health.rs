@@ -51,6 +51,9 @@ pub struct HealthAnswer {
     /// The last attempt that was not accepted.
     last_error: Option<LastErrorAnswer>,
     breaker: BreakerAnswer,
+    /// The secrets that are stored and that the answering node cannot open: nothing leaves through the connection until it
+    /// has their key again, or they are set anew.
+    unavailable_secrets: Vec<String>,
 }
 
 /// The provider that a connection is an account at.
@@ -95,7 +98,8 @@ pub struct WindowsAnswer {
 #[schema(as = HealthWindow)]
 pub struct WindowAnswer {
     attempts: i64,
-    /// The part of them that was accepted; null if there was none.
+    /// Of those that say something of the connection, the part that was accepted; null if there was none. What failed for
+    /// the message, its recipient, an endpoint that the message named or the gateway is left out.
     success_rate: Option<f64>,
     latency_ms: Option<LatencyAnswer>,
 }
@@ -144,8 +148,11 @@ pub async fn providers(
     let mut failures: HashMap<_, _> = failures.into_iter().map(|it| (it.connection, it)).collect();
     let breakers = breaker_list(&mut txn, tenant.id, &ids).await?;
     let mut breakers: HashMap<_, _> = breakers.into_iter().map(|it| (it.connection, it.breaker)).collect();
+    let config = app.directory.tenant(tenant.id).await?;
+    let closed = |id| config.endpoints.get(&id).map_or_else(Vec::new, |it| it.secrets.closed().to_vec());
     let view = |connection: Connection| HealthAnswer {
         connection: connection.id.to_string(),
+        unavailable_secrets: closed(connection.id),
         provider: providers[&connection.provider].clone(),
         windows: windows.remove(&connection.id).unwrap_or_default(),
         last_error: failures

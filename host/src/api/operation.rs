@@ -40,7 +40,8 @@ pub async fn live() -> Json<Health> {
     Json(Health { status: "ok" })
 }
 
-/// Whether the node can serve: the database takes writes, and the providers are loaded.
+/// Whether the node can serve: the database takes writes, the providers are loaded, its keys open stored secrets, and the
+/// folders of its configuration can be read.
 #[utoipa::path(get, path = "/readyz", tag = "operations", operation_id = "ready", security(()),
     responses(
         (status = 200, description = "It can.", body = Health),
@@ -49,8 +50,11 @@ pub async fn live() -> Json<Health> {
     ))]
 pub async fn ready(State(app): State<App>) -> Result<Json<Health>, Problem> {
     match tokio::time::timeout(PATIENCE, app.store.check_writable()).await {
-        Ok(Ok(())) if app.providers.are_loaded() => Ok(Json(Health { status: "ok" })),
-        Ok(Ok(())) => Err(Problem::unavailable("the providers are not loaded yet")),
+        Ok(Ok(())) if !app.providers.are_loaded() => Err(Problem::unavailable("the providers are not loaded yet")),
+        Ok(Ok(())) => match app.node_health.problem() {
+            None => Ok(Json(Health { status: "ok" })),
+            Some(problem) => Err(Problem::unavailable(&problem)),
+        },
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(Problem::unavailable("the database does not answer")),
     }

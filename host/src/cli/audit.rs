@@ -29,11 +29,11 @@ pub struct Audit {
 
 const COLUMNS: [Column<'_>; 6] = [
     ("at", "/at"),
-    ("actor", "/actor"),
     ("action", "/action"),
     ("subject", "/subject"),
-    ("became", "/after"),
+    ("actor", "/actor"),
     ("reason", "/reason"),
+    ("became", "/after"),
 ];
 
 impl Audit {

@@ -28,12 +28,7 @@ impl Configuration {
     pub fn run(self, output: &Output) -> Result<(), CliError> {
         let Command::Check(settings) = self.command;
         let config = settings.load()?;
-        // What `serve` would find out a moment later.
-        let unreadable = [config.secrets.keyring().err(), config.tls.ca_pem().err()];
-        let unreadable: Vec<_> = unreadable.into_iter().flatten().map(|error| error.to_string()).collect();
-        if !unreadable.is_empty() {
-            return Err(CliError::said(unreadable.join("\n")));
-        }
+        config.check_named()?;
         let effective = effective(&config)?;
         match output.json {
             true => output.one(&effective, &[]),

@@ -197,6 +197,9 @@ fn show(mut connection: Value, output: &Output) {
             |secret: &Value| format!("{} (version {})", secret["name"].as_str().unwrap_or_default(), secret["version"]);
         connection["shown_secrets"] = secrets.map(named).collect();
     }
+    for warning in connection["warnings"].as_array().into_iter().flatten() {
+        eprintln!("warning: {}", warning["detail"].as_str().unwrap_or_default());
+    }
     output.one(&connection, &WHOLE);
 }
 

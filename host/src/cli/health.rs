@@ -21,19 +21,20 @@ pub struct Health {
     client: Client,
 }
 
-const COLUMNS: [Column<'_>; 12] = [
+const COLUMNS: [Column<'_>; 13] = [
     ("connection", "/shown"),
     ("enabled", "/enabled"),
     ("breaker", "/breaker/state"),
+    ("closed secrets", "/unavailable_secrets"),
+    ("1 h", "/rates/1h"),
     ("provider", "/provider/name"),
     ("version", "/provider/version"),
     ("quarantined", "/quarantined"),
+    ("last error", "/error"),
     ("5 min", "/rates/5m"),
-    ("1 h", "/rates/1h"),
     ("24 h", "/rates/24h"),
     ("p50 ms", "/p50"),
     ("p99 ms", "/p99"),
-    ("last error", "/error"),
 ];
 
 impl Health {

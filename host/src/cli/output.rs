@@ -29,7 +29,7 @@ impl Output {
 
     /// A table of a list's objects, for people only.
     pub fn rows(&self, list: &Value, columns: &[Column<'_>]) {
-        say(&rows(list, columns));
+        say(&rows(list, columns, Table::new().width()));
     }
 
     /// One object of many that follow: a line, or an object on a line of its own.
@@ -46,16 +46,16 @@ impl Output {
         if self.json {
             return value.to_string();
         }
-        let fields = columns.iter().map(|(title, pointer)| ((*title).to_owned(), cell(value, pointer)));
+        let fields = columns.iter().map(|(title, pointer)| ((*title).to_owned(), cell(value, pointer, Times::Whole)));
         let rows = fields.filter(|(_, field)| !field.is_empty()).map(|(title, field)| vec![title, field]);
-        table(&[], rows.collect()).to_string()
+        table(&[], rows.collect(), Table::new().width()).to_string()
     }
 
     fn shape_list(&self, value: &Value, columns: &[Column<'_>]) -> String {
         if self.json {
             return value.to_string();
         }
-        let table = rows(value.get("data").unwrap_or(value), columns);
+        let table = rows(value.get("data").unwrap_or(value), columns, Table::new().width());
         match value.get("next_cursor").and_then(Value::as_str) {
             Some(cursor) => format!("{table}\nmore with --cursor {cursor}"),
             None => table.to_string(),
@@ -63,11 +63,58 @@ impl Output {
     }
 }
 
-fn rows(list: &Value, columns: &[Column<'_>]) -> Table {
-    let titles: Vec<_> = columns.iter().map(|(title, _)| *title).collect();
-    let filled = |text: String| if text.is_empty() { NOTHING.to_owned() } else { text };
-    let row = |row: &Value| columns.iter().map(|(_, pointer)| filled(cell(row, pointer))).collect();
-    table(&titles, list.as_array().into_iter().flatten().map(row).collect())
+/// A table that fits: where the terminal is narrow, times are shortened, and then the last columns go, so that no id is
+/// ever broken. Columns are listed by what matters most.
+fn rows(list: &Value, columns: &[Column<'_>], width: Option<u16>) -> String {
+    let rows: Vec<_> = list.as_array().into_iter().flatten().collect();
+    let whole = Layout::of(&rows, columns, Times::Whole);
+    let Some(width) = width.filter(|width| !whole.fits(*width)) else { return whole.table(width).to_string() };
+    // A column in which nothing stands goes first, and silently.
+    let is_told = |(_, pointer): &Column<'_>| rows.iter().any(|row| !cell(row, pointer, Times::Short).is_empty());
+    let told: Vec<_> = columns.iter().copied().filter(is_told).collect();
+    let mut kept = told.clone();
+    let mut layout = Layout::of(&rows, &kept, Times::Short);
+    while !layout.fits(width) && kept.len() > 1 {
+        kept.pop();
+        layout = Layout::of(&rows, &kept, Times::Short);
+    }
+    let left_out: Vec<_> = told[kept.len()..].iter().map(|(title, _)| *title).collect();
+    let table = layout.table(Some(width));
+    match left_out.as_slice() {
+        [] => table.to_string(),
+        titles => format!("{table}\nno room for: {} (a wider terminal or `--json` shows them)", titles.join(", ")),
+    }
+}
+
+/// A table's cells before they are drawn.
+struct Layout<'a> {
+    titles: Vec<&'a str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl<'a> Layout<'a> {
+    fn of(rows: &[&Value], columns: &[Column<'a>], times: Times) -> Self {
+        let filled = |text: String| if text.is_empty() { NOTHING.to_owned() } else { text };
+        let row = |row: &&Value| columns.iter().map(|(_, pointer)| filled(cell(row, pointer, times))).collect();
+        Self { titles: columns.iter().map(|(title, _)| *title).collect(), rows: rows.iter().map(row).collect() }
+    }
+
+    fn fits(&self, width: u16) -> bool {
+        longest_words(&self.titles, &self.rows).iter().sum::<u16>() <= width
+    }
+
+    fn table(self, width: Option<u16>) -> Table {
+        table(&self.titles, self.rows, width)
+    }
+}
+
+/// How much of a time is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Times {
+    /// To the second, with its date and zone.
+    Whole,
+    /// Month, day, hour and minute, in UTC.
+    Short,
 }
 
 /// An empty cell looks like a mistake.
@@ -79,7 +126,7 @@ const STYLE: TableStyle = TableStyle::new()
     .header_separator(LineStyle::none().fill('─').junction('─'))
     .bottom_border(LineStyle::none().fill('─').junction('─'));
 
-fn table(titles: &[&str], rows: Vec<Vec<String>>) -> Table {
+fn table(titles: &[&str], rows: Vec<Vec<String>>, width: Option<u16>) -> Table {
     let mut table = Table::new();
     table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic);
     let words = longest_words(titles, &rows);
@@ -87,34 +134,49 @@ fn table(titles: &[&str], rows: Vec<Vec<String>>) -> Table {
         table.set_header(titles);
     }
     table.add_rows(rows);
-    if table.width().is_none_or(|width| words.iter().sum::<u16>() <= width) {
-        table.set_constraints(words.into_iter().map(|word| ColumnConstraint::LowerBoundary(Width::Fixed(word))));
+    match width {
+        Some(width) if words.iter().sum::<u16>() <= width => {
+            table.set_width(width);
+            table.set_constraints(words.into_iter().map(|word| ColumnConstraint::LowerBoundary(Width::Fixed(word))));
+        }
+        // A line that the terminal wraps can be copied; an id that the table breaks can't.
+        Some(_) => drop(table.set_content_arrangement(ContentArrangement::Disabled)),
+        None => {}
     }
     table
 }
 
-/// How wide each column has to be, margins included, for no title, id or time of it to be broken:
-/// what is broken can't be copied. A URL may be, since it can be longer than any line.
+/// How wide each column has to be, margins included, for no id, digest or time of it to be broken: what is broken can't
+/// be copied. Other words are broken only where they are long.
 fn longest_words(titles: &[&str], rows: &[Vec<String>]) -> Vec<u16> {
-    const LONGEST: usize = 64;
-    let mut widths = vec![0; rows.iter().map(Vec::len).max().unwrap_or(0)];
+    let mut widths = vec![0; rows.iter().map(Vec::len).chain([titles.len()]).max().unwrap_or(0)];
     let titles = titles.iter().copied().enumerate();
     let cells = rows.iter().flat_map(|row| row.iter().map(String::as_str).enumerate());
     for (column, cell) in titles.chain(cells) {
-        let words = cell.split(' ').filter(|word| !word.contains("://"));
-        let longest = words.map(|word| word.chars().count()).max().unwrap_or(0).min(LONGEST);
+        let longest = cell.split(' ').map(unbroken).max().unwrap_or(0);
         if let Some(width) = widths.get_mut(column) {
-            *width = u16::try_from(longest + 2).unwrap_or(0).max(*width);
+            *width = u16::try_from(longest + 2).unwrap_or(u16::MAX).max(*width);
         }
     }
     widths
 }
 
+/// How much of a word has to stand on one line.
+fn unbroken(word: &str) -> usize {
+    const LONGEST_WORD: usize = 24;
+    let length = word.chars().count();
+    let hexadecimal = |text: &str| text.len() >= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let bare = word.trim_matches(|c: char| !c.is_alphanumeric());
+    let is_id = hexadecimal(bare) || bare.rsplit_once('_').is_some_and(|(_, id)| hexadecimal(id));
+    if is_id || bare.parse::<jiff::Timestamp>().is_ok() { length } else { length.min(LONGEST_WORD) }
+}
+
 /// What stands under a pointer; of a time the second is enough.
-fn cell(row: &Value, pointer: &str) -> String {
+fn cell(row: &Value, pointer: &str, times: Times) -> String {
     let Some(value) = row.pointer(pointer) else { return String::new() };
     let time = value.as_str().filter(|_| pointer.ends_with("_at") || pointer == "/at");
     match time.and_then(|time| time.parse::<jiff::Timestamp>().ok()) {
+        Some(time) if times == Times::Short => time.strftime("%m-%d %H:%M").to_string(),
         Some(time) => format!("{time:.0}"),
         None => text(value),
     }
@@ -217,15 +279,46 @@ mod tests {
     #[test]
     fn a_time_is_shown_to_the_second() {
         let row = json!({"created_at": "2026-11-21T11:54:38.851199Z", "name": "2026-11-21T11:54:38.851199Z"});
-        assert_eq!(cell(&row, "/created_at"), "2026-11-21T11:54:38Z");
-        assert_eq!(cell(&row, "/name"), "2026-11-21T11:54:38.851199Z");
+        assert_eq!(cell(&row, "/created_at", Times::Whole), "2026-11-21T11:54:38Z");
+        assert_eq!(cell(&row, "/created_at", Times::Short), "11-21 11:54");
+        assert_eq!(cell(&row, "/name", Times::Whole), "2026-11-21T11:54:38.851199Z");
     }
+
+    const ID: &str = "msg_01a1fdf5dfc27726af9a1e7b3523d4f4";
 
     #[test]
     fn an_id_is_not_broken_over_lines() {
-        let id = "msg_01a1fdf5dfc27726af9a1e7b3523d4f4";
-        let rows = vec![vec![id.to_owned(), "words ".repeat(40)]];
-        let mut table = table(&["id", "text"], rows);
-        assert!(table.set_width(60).to_string().contains(id), "{table}");
+        let rows = vec![vec![ID.to_owned(), "words ".repeat(40)]];
+        assert!(table(&["id", "text"], rows, Some(60)).to_string().contains(ID));
+    }
+
+    /// At every width the id is whole, and no line is longer than the terminal while that can be.
+    #[test]
+    fn a_narrow_terminal_shortens_times_and_then_drops_the_last_columns() {
+        let columns: [Column<'_>; 5] = [
+            ("id", "/id"),
+            ("state", "/state"),
+            ("to", "/to"),
+            ("connection", "/connection"),
+            ("created", "/created_at"),
+        ];
+        let list = json!([{"id": ID, "state": "sent", "to": "ann@example.org", "created_at": "2026-11-21T11:54:38.851199Z",
+            "connection": "conn_01a1fdf5dfc27726af9a1e7b3523d4f5"}]);
+        for width in (20..200).step_by(5) {
+            let shown = rows(&list, &columns, Some(width));
+            assert!(shown.contains(ID), "{width}: {shown}");
+            let widest =
+                shown.lines().take_while(|line| !line.starts_with("no room")).map(|it| it.chars().count()).max();
+            assert!(width < 40 || widest.is_some_and(|it| it <= width.into()), "{width}: {shown}");
+        }
+        let at = |width| rows(&list, &columns, Some(width));
+        assert!(at(140).contains("2026-11-21T11:54:38Z"), "{}", at(140));
+        assert!(at(120).contains(" 11-21 11:54 ") && !at(120).contains("no room"), "{}", at(120));
+        assert!(
+            at(80).ends_with("no room for: connection, created (a wider terminal or `--json` shows them)"),
+            "{}",
+            at(80)
+        );
+        assert!(rows(&list, &columns, None).contains("2026-11-21T11:54:38Z"), "a program reads all of it");
     }
 }

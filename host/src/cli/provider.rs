@@ -1,9 +1,12 @@
 //! `angarium provider …`. Changes need a key with the scope `operator`.
 
-use std::path::PathBuf;
+mod check;
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{
     CliError,
@@ -41,6 +44,9 @@ enum Command {
         /// Also where it is a lower version than the one that serves.
         #[arg(long, requires = "activate")]
         allow_downgrade: bool,
+        /// Also where the same version is installed with other bytes.
+        #[arg(long)]
+        replace: bool,
         /// What becomes of the hosts that the provider was granted for another component: `keep` them, if this one is
         /// to be trusted as that was, or grant `none` yet.
         #[arg(long, requires = "activate", value_parser = ["keep", "none"])]
@@ -48,6 +54,35 @@ enum Command {
         #[command(flatten)]
         client: Client,
     },
+    /// Let an installed version serve, out of whatever quarantine.
+    Activate {
+        /// The provider's name.
+        name: String,
+        /// The SHA-256 of the component, or the beginning of it.
+        digest: String,
+        /// Also where it is a lower version than the one that serves.
+        #[arg(long)]
+        allow_downgrade: bool,
+        /// What becomes of the hosts that the provider was granted for another component.
+        #[arg(long, value_parser = ["keep", "none"])]
+        grants: Option<String>,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Remove a version, or a provider with all of its versions.
+    Uninstall {
+        /// The provider's name.
+        name: String,
+        /// The SHA-256 of the version, or the beginning of it; left out, all go.
+        digest: Option<String>,
+        /// Also while enabled connections are accounts at it.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Check a component without a gateway: it is admitted, described and called with a sample message.
+    Check(check::Check),
     /// Let the component before the present one serve again.
     Rollback {
         /// The provider's name.
@@ -66,24 +101,25 @@ enum Command {
     },
 }
 
-const COLUMNS: [Column<'_>; 7] = [
+const COLUMNS: [Column<'_>; 8] = [
     ("name", "/name"),
     ("serving version", "/serving"),
+    ("quarantined", "/quarantined"),
+    ("missing grants", "/missing_grants"),
     ("channels", "/channels"),
     ("newest version", "/versions/0/version"),
-    ("declared hosts", "/declared_hosts"),
     ("granted hosts", "/granted_hosts"),
-    ("quarantined", "/quarantined"),
+    ("declared hosts", "/declared_hosts"),
 ];
 
 const VERSIONS: [Column<'_>; 7] = [
     ("version", "/version"),
     ("digest", "/digest"),
-    ("installed", "/installed_at"),
-    ("quarantined", "/quarantined_at"),
     ("reason", "/quarantine_reason"),
+    ("quarantined", "/quarantined_at"),
     ("not serving this tenant until", "/quarantined_until"),
     ("not serving", "/quarantined_tenants"),
+    ("installed", "/installed_at"),
 ];
 
 impl Provider {
@@ -97,16 +133,40 @@ impl Provider {
                     output.rows(&provider["versions"], &VERSIONS);
                 }
             }
-            Command::Install { component, activate, allow_downgrade, grants, client } => {
-                let mut path = format!("{PATH}?activate={activate}");
+            Command::Install { component, activate, allow_downgrade, replace, grants, client } => {
+                let mut path = format!("{PATH}?activate={activate}&replace={replace}");
                 if allow_downgrade {
                     path.push_str("&allow_downgrade=true");
                 }
                 if let Some(grants) = grants {
                     path = format!("{path}&grants={grants}");
                 }
-                one(client.upload(&path, &component).await?, output);
+                let provider = client.upload(&path, &component).await?;
+                warn_of_missing_grants(&provider, &digest_of(&component)?);
+                one(provider, output);
             }
+            Command::Activate { name, digest, allow_downgrade, grants, client } => {
+                let digest = full_digest(&client.get(&path(&name)).await?, &digest)?;
+                let mut body = json!({"digest": digest, "allow_downgrade": allow_downgrade});
+                if let Some(grants) = grants {
+                    body["grants"] = json!(grants);
+                }
+                let provider = client.post(&format!("{}/activate", path(&name)), &body).await?;
+                warn_of_missing_grants(&provider, &digest);
+                one(provider, output);
+            }
+            Command::Uninstall { name, digest, force, client } => {
+                let place = match digest {
+                    Some(digest) => {
+                        let digest = full_digest(&client.get(&path(&name)).await?, &digest)?;
+                        format!("{}/versions/{digest}", path(&name))
+                    }
+                    None => path(&name),
+                };
+                client.delete(&format!("{place}?force={force}")).await?;
+                output.one(&json!({"uninstalled": name}), &[("uninstalled", "/uninstalled")]);
+            }
+            Command::Check(check) => return check.run(output),
             Command::Rollback { name, client } => {
                 one(client.post(&format!("{}/rollback", path(&name)), &json!({})).await?, output);
             }
@@ -122,6 +182,45 @@ const PATH: &str = "/v1/providers";
 
 fn path(name: &str) -> String {
     format!("{PATH}/{}", segment(name))
+}
+
+/// The digest of the version that begins so.
+fn full_digest(provider: &Value, beginning: &str) -> Result<String, CliError> {
+    let versions = provider["versions"].as_array().into_iter().flatten();
+    let digests: Vec<_> =
+        versions.filter_map(|it| it["digest"].as_str()).filter(|it| it.starts_with(beginning)).collect();
+    match digests.as_slice() {
+        [digest] => Ok((*digest).to_owned()),
+        [] => Err(CliError::said(format!(
+            "no version's digest begins with `{beginning}`: `angarium provider get` lists them"
+        ))),
+        several => Err(CliError::said(format!("{} versions' digests begin with `{beginning}`", several.len()))),
+    }
+}
+
+fn digest_of(component: &Path) -> Result<String, CliError> {
+    let bytes = std::fs::read(component);
+    let bytes = bytes.map_err(|error| CliError::said(format!("the component {}: {error}", component.display())))?;
+    Ok(hex::encode(Sha256::digest(bytes)))
+}
+
+/// Says beside the answer which hosts the version may not reach yet, with the command that grants them.
+fn warn_of_missing_grants(provider: &Value, digest: &str) {
+    let texts = |list: &Value| -> Vec<String> {
+        list.as_array().into_iter().flatten().filter_map(|it| it.as_str().map(|it| format!("'{it}'"))).collect()
+    };
+    let version = provider["versions"].as_array().into_iter().flatten().find(|it| it["digest"] == digest);
+    let missing = version.map(|it| texts(&it["missing_grants"])).unwrap_or_default();
+    if missing.is_empty() {
+        return;
+    }
+    let name = provider["name"].as_str().unwrap_or_default();
+    let granted = [texts(&provider["granted_hosts"]), missing.clone()].concat().join(" ");
+    eprintln!(
+        "warning: the version declares hosts that are not granted, and what goes there waits: {}\n  \
+         angarium provider grant {name} {granted}",
+        missing.join(", ")
+    );
 }
 
 fn one(provider: Value, output: &Output) {
@@ -147,7 +246,7 @@ fn annotate(provider: &mut Value) {
     let serving =
         versions().find(|version| version["digest"] == active).map_or(Value::Null, |it| it["version"].clone());
     let quarantined: Value = versions()
-        .filter(|version| !version["quarantined_at"].is_null())
+        .filter(|version| !version["quarantined_at"].is_null() || !version["quarantined_until"].is_null())
         .map(|it| {
             let part = |name: &str| it[name].as_str().unwrap_or_default().to_owned();
             Value::String(format!("{}: {}", part("version"), part("quarantine_reason")))

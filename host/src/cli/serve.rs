@@ -51,6 +51,7 @@ impl Settings {
 impl Serve {
     pub async fn run(self) -> Result<(), CliError> {
         let config = self.settings.load()?;
+        config.check_named()?;
         telemetry::logs_start(&config.log)?;
         // Thousands of deliveries in flight are thousands of sockets.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {

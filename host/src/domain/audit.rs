@@ -97,6 +97,8 @@ actions! {
     /// A component was put in service.
     ProviderActivated = "provider.activated",
     ProviderRolledBack = "provider.rolled_back",
+    /// A version was removed, or all of them.
+    ProviderUninstalled = "provider.uninstalled",
     ProviderGranted = "provider.granted",
     /// The gateway took a version from all tenants.
     ProviderQuarantined = "provider.quarantined",

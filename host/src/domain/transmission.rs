@@ -170,7 +170,17 @@ pub struct SmtpSubmission {
     pub rcpt_to: Vec<String>,
     pub message: Mail,
     pub dkim: Option<Dkim>,
-    pub timeout_ms: Option<u32>,
+    pub timeouts: SmtpTimeouts,
+}
+
+/// How long a server may take for each step, in milliseconds; as RFC 5321, 4.5.3.2 has it where left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SmtpTimeouts {
+    pub greeting_ms: Option<u32>,
+    pub command_ms: Option<u32>,
+    pub data_ms: Option<u32>,
+    pub block_ms: Option<u32>,
+    pub end_ms: Option<u32>,
 }
 
 /// What leaves the gateway.
@@ -240,13 +250,41 @@ pub enum Reply {
         /// Names in lower case.
         headers: Vec<Kv>,
         body: Bytes,
+        /// Why `body` is not the whole of it, if so: the status stands, and what is missing was cut.
+        cut: Option<Box<str>>,
     },
     Smtp {
         code: u16,
         /// Enhanced status code (RFC 3463).
         enhanced: Option<String>,
         text: String,
+        /// What each recipient was answered; empty where the server took the mail for nobody.
+        recipients: Vec<RecipientReply>,
     },
+}
+
+/// What a server answered for one recipient of a mail that it took for somebody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecipientReply {
+    /// As it stood in the envelope.
+    pub address: String,
+    /// Stands in the `To` header.
+    pub main: bool,
+    pub answer: RecipientAnswer,
+    pub code: u16,
+    /// Enhanced status code (RFC 3463).
+    pub enhanced: Option<String>,
+    pub text: String,
+}
+
+/// What a server's answer means for one recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecipientAnswer {
+    Accepted,
+    Deferred,
+    /// One too many for this transaction: the next one may take it at once (RFC 5321, 4.5.3.1.10).
+    TooMany,
+    Refused,
 }
 
 impl Reply {
@@ -256,6 +294,24 @@ impl Reply {
         match self {
             Self::Http { status, .. } => *status,
             Self::Smtp { code, .. } => *code,
+        }
+    }
+
+    /// What each recipient was answered, which a provider's component does not see.
+    #[must_use]
+    pub fn take_recipients(&mut self) -> Vec<RecipientReply> {
+        match self {
+            Self::Http { .. } => Vec::new(),
+            Self::Smtp { recipients, .. } => std::mem::take(recipients),
+        }
+    }
+
+    /// Why some of the answer is missing, if so.
+    #[must_use]
+    pub fn cut(&self) -> Option<&str> {
+        match self {
+            Self::Http { cut, .. } => cut.as_deref(),
+            Self::Smtp { .. } => None,
         }
     }
 }
@@ -274,10 +330,14 @@ pub enum FaultKind {
     Timeout,
     /// The connection ended before a definite answer.
     Reset,
-    /// The answer is longer than the cap, or not of the protocol.
+    /// The answer's head is longer than the cap, or not of the protocol.
     UnreadableAnswer,
     /// The token endpoint or the SMTP server refused the credentials before anything was sent.
     Unauthorized,
+    /// A secret that the transmission needs is stored and cannot be opened.
+    SecretUnavailable,
+    /// The provider declares the host, and the operator did not grant it.
+    HostNotGranted,
 }
 
 /// A transmission without a definite answer.

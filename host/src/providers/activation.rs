@@ -17,6 +17,15 @@ pub struct Activation {
     pub grants: Option<Grants>,
 }
 
+/// How a component is taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Installation {
+    /// How it is put in service; `None` leaves it beside what serves.
+    pub activation: Option<Activation>,
+    /// Whether the same version may be there with other bytes.
+    pub replace: bool,
+}
+
 /// Which grants a version gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grants {
@@ -59,6 +68,11 @@ pub(super) fn decide(
         None if new.granted || provider.granted_hosts.is_empty() => Ok(keep(new.granted)),
         None => Err(ProviderError::GrantsUnconfirmed(provider.granted_hosts.clone())),
     }
+}
+
+/// A component of the same version with other bytes.
+pub(super) fn same_version<'a>(versions: &'a [StoredComponent], new: &StoredComponent) -> Option<&'a StoredComponent> {
+    versions.iter().find(|it| it.digest != new.digest && it.descriptor.version == new.descriptor.version)
 }
 
 /// The version that this one may not replace without further ado: the one that serves, or, where none
@@ -156,6 +170,15 @@ mod tests {
         let nothing = provider(Some("old"), &[]);
         let granted = verdict(Activation::default(), &nothing, ("new", "2.0.0"));
         assert_eq!(granted, Ok(Granted { hosts: vec![], given: false }), "there is nothing to take over");
+    }
+
+    #[test]
+    fn the_same_version_with_other_bytes_is_found() {
+        let (old, new) = (component("old", "1.4.0", true), component("new", "1.4.0", false));
+        assert_eq!(same_version(&[new.clone(), old.clone()], &new).map(|it| it.digest.as_str()), Some("old"));
+        assert!(same_version(std::slice::from_ref(&new), &new).is_none(), "the same bytes are the same component");
+        let build = component("new", "1.4.0+build.7", false);
+        assert!(same_version(&[build.clone(), old], &build).is_none());
     }
 
     #[test]

@@ -97,6 +97,28 @@ pub async fn event_insert(
     Ok(())
 }
 
+/// Records what happened to a connection.
+pub async fn connection_event_insert(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    connection: ConnectionId,
+    kind: &str,
+    data: &str,
+) -> Result<()> {
+    sqlx::query(
+        "insert into event (tenant_id, message_id, id, type, at, data, connection_id)
+         values ($1, $2, $2, $3, clock_timestamp(), $4, $5)",
+    )
+    .bind(tenant.uuid())
+    .bind(EventId::new().uuid())
+    .bind(kind)
+    .bind(data)
+    .bind(connection.uuid())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// Records the same of many messages at once.
 pub async fn event_insert_all(
     db: &mut PgConnection,

@@ -146,6 +146,25 @@ pub async fn component_list(db: &mut PgConnection, name: &str) -> Result<Vec<Sto
     rows.into_iter().map(StoredComponent::try_from).collect()
 }
 
+/// Forgets a component that serves nowhere and is no provider's previous one.
+pub async fn component_delete(db: &mut PgConnection, digest: &str) -> Result<()> {
+    sqlx::query("delete from tenant_quarantine where digest = $1").bind(digest).execute(&mut *db).await?;
+    sqlx::query("delete from provider_component where digest = $1").bind(digest).execute(db).await?;
+    Ok(())
+}
+
+/// Forgets a provider whose components are gone.
+pub async fn provider_delete(db: &mut PgConnection, name: &str) -> Result<()> {
+    sqlx::query("delete from provider where name = $1").bind(name).execute(db).await?;
+    Ok(())
+}
+
+/// How many enabled connections of all tenants are accounts at a provider.
+pub async fn provider_use_count(db: &mut PgConnection, name: &str) -> Result<i64> {
+    let sql = "select count(*) from connection where provider = $1 and enabled and deleted_at is null";
+    Ok(sqlx::query_scalar(sql).bind(name).fetch_one(db).await?)
+}
+
 /// All providers, by name.
 pub async fn provider_list(db: &mut PgConnection) -> Result<Vec<StoredProvider>> {
     let rows: Vec<ProviderRow> = sqlx::query_as(

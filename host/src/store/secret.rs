@@ -173,6 +173,25 @@ pub async fn secret_count_of_other_keys(db: &mut PgConnection, key_id: &str) -> 
     Ok(sqlx::query_scalar("select count(*) from secret where key_id <> $1").bind(key_id).fetch_one(db).await?)
 }
 
+/// How many secrets are stored, and how many of them stand on keys that a node does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SecretTally {
+    pub all: i64,
+    pub closed: i64,
+}
+
+/// Counts the secrets of all tenants that are valid now; `keys` are those of this node.
+pub async fn secret_tally(db: &mut PgConnection, keys: &[String]) -> Result<SecretTally> {
+    let (all, closed) = sqlx::query_as(
+        "select count(*), count(*) filter (where key_id <> all ($1))
+         from secret where valid_until is null or valid_until > now()",
+    )
+    .bind(keys)
+    .fetch_one(db)
+    .await?;
+    Ok(SecretTally { all, closed })
+}
+
 /// Deletes what no overlap keeps any more.
 pub async fn secret_delete_expired(db: &mut PgConnection, tenant: TenantId, connection: ConnectionId) -> Result<()> {
     sqlx::query("delete from secret where tenant_id = $1 and connection_id = $2 and valid_until <= now()")

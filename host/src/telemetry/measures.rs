@@ -16,7 +16,11 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use super::TelemetryError;
 use crate::domain::{
-    attempt::FallbackReason, breaker::Phase, delivery::DeliveryState, message::Priority, provider::Disposition,
+    attempt::{FallbackReason, HOST_NOT_GRANTED, SECRET_UNAVAILABLE},
+    breaker::Phase,
+    delivery::DeliveryState,
+    message::Priority,
+    provider::Disposition,
 };
 
 /// What a metric measures.
@@ -118,6 +122,18 @@ pub const METRICS: &[Metric] = {
             "angarium_condition_waits_total",
             &[],
             "times that a message went back to the queue since its condition did not hold",
+        ),
+        metric(
+            Gauge,
+            "angarium_secrets_unavailable",
+            &[],
+            "stored secrets that stand on keys which this node does not have: what needs them waits",
+        ),
+        metric(
+            Counter,
+            "angarium_withheld_total",
+            &["reason"],
+            "attempts in which nothing left, since the operator has to mend something: `secret_unavailable`, `host_not_granted`",
         ),
         metric(
             Counter,
@@ -295,6 +311,9 @@ impl Metrics {
         // What an alert watches for is there from the beginning: a first event is a rise.
         counter!("angarium_late_writes_refused_total").absolute(0);
         counter!("angarium_recovered_deliveries_total").absolute(0);
+        for reason in [SECRET_UNAVAILABLE, HOST_NOT_GRANTED] {
+            counter!("angarium_withheld_total", "reason" => reason).absolute(0);
+        }
         gauge!("angarium_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let kept = handle.clone();
         std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
@@ -519,6 +538,16 @@ pub fn shadow_dropped() {
 pub fn followed_up(accepted: bool) {
     let result = if accepted { "accepted" } else { "refused" };
     counter!("angarium_follow_ups_total", "result" => result).increment(1);
+}
+
+/// Nothing left in an attempt, since the operator has to mend something.
+pub fn withheld(reason: &'static str) {
+    counter!("angarium_withheld_total", "reason" => reason).increment(1);
+}
+
+/// So many stored secrets stand on keys that this node does not have.
+pub fn secrets_unavailable(secrets: i64) {
+    gauge!("angarium_secrets_unavailable").set(secrets as f64);
 }
 
 /// A message waits longer, since its condition did not hold.

@@ -20,6 +20,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::time::Instant;
 use url::{Host, Url};
 
+use super::fault::not_sent;
+use crate::domain::transmission::{Fault, FaultKind};
+
 /// How long a name's checked addresses serve further connections.
 const LOOKUP_LIFETIME: Duration = Duration::from_secs(5);
 /// The most names that are remembered.
@@ -308,20 +311,23 @@ impl HostGrant<'_> {
     /// Whether a host, as a parsed URL names it, may be called.
     ///
     /// # Errors
-    /// A sentence that names the host and the remedy.
-    pub fn check(&self, host: &str) -> Result<(), String> {
+    /// A sentence that names the host and the remedy. What is declared and not granted may be granted yet; what is not
+    /// declared never goes.
+    pub fn check(&self, host: &str) -> Result<(), Fault> {
         if !host_granted(self.declared, self.config, self.to, host) {
-            return Err(format!(
+            let detail = format!(
                 "provider `{}` asked for host `{host}`, which its descriptor does not declare: a new version of the provider must declare it",
                 self.provider
-            ));
+            );
+            return Err(not_sent(FaultKind::EgressRefused, detail));
         }
         if !host_granted(self.granted, self.config, self.to, host) {
-            return Err(format!(
+            let detail = format!(
                 "host `{host}` is not granted to provider `{}`: the operator grants it with `{}`",
                 self.provider,
                 self.remedy(host)
-            ));
+            );
+            return Err(not_sent(FaultKind::HostNotGranted, detail));
         }
         Ok(())
     }
@@ -645,10 +651,12 @@ mod tests {
             HostGrant { provider: "fixture", declared: &declared, granted: &granted, config: &config, to: None };
         assert_eq!(grant.check("a.example.com"), Ok(()));
         let refusal = grant.check("b.example.com").unwrap_err();
+        assert_eq!(refusal.kind, FaultKind::HostNotGranted);
+        let refusal = refusal.detail;
         assert!(
             refusal.ends_with("`angarium provider grant fixture 'a.example.com' '*.example.com'`"),
             "the command repeats what is granted and adds what is declared: {refusal}"
         );
-        assert!(grant.check("evil.org").unwrap_err().contains("does not declare"));
+        assert!(grant.check("evil.org").unwrap_err().detail.contains("does not declare"));
     }
 }

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use ring::{hmac, signature::Ed25519KeyPair};
 use zeroize::Zeroizing;
 
-use super::fault::invalid;
+use super::fault::{invalid, not_sent};
 use crate::{
     domain::{
         redaction::Redactor,
-        transmission::{Blob, Encoding, Fault, KeyFormat, Segment, Signature, SignatureAlgorithm},
+        transmission::{Blob, Encoding, Fault, FaultKind, KeyFormat, Segment, Signature, SignatureAlgorithm},
     },
     sealing::Secret,
 };
@@ -23,6 +23,8 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
     named: Vec<(String, Vec<Secret>)>,
+    /// Names of those that are stored and cannot be opened: they are not absent.
+    closed: Vec<String>,
     redactor: OnceLock<Arc<Redactor>>,
 }
 
@@ -31,6 +33,27 @@ impl Secrets {
     pub fn insert(&mut self, name: impl Into<String>, newest_first: Vec<Secret>) {
         self.named.push((name.into(), newest_first));
         self.redactor = OnceLock::new();
+    }
+
+    /// Marks a stored secret as one that cannot be opened: none of its values is used.
+    pub fn close(&mut self, name: impl Into<String>) {
+        let name = name.into();
+        self.named.retain(|(known, _)| *known != name);
+        if !self.closed.contains(&name) {
+            self.closed.push(name);
+        }
+        self.redactor = OnceLock::new();
+    }
+
+    /// The names of the stored secrets that cannot be opened.
+    #[must_use]
+    pub fn closed(&self) -> &[String] {
+        &self.closed
+    }
+
+    /// The names of all secrets that are stored, those that cannot be opened among them.
+    pub fn stored_names(&self) -> impl Iterator<Item = &str> {
+        self.names().chain(self.closed.iter().map(String::as_str))
     }
 
     /// What hides every value of every secret.
@@ -53,6 +76,9 @@ impl Secrets {
 
     /// All values of a secret that are valid now.
     pub(super) fn all(&self, name: &str) -> Result<&[Secret], Fault> {
+        if self.closed.iter().any(|closed| closed == name) {
+            return Err(not_sent(FaultKind::SecretUnavailable, format!("the secret `{name}` cannot be opened")));
+        }
         self.named
             .iter()
             .find(|(known, values)| known == name && !values.is_empty())
@@ -73,7 +99,7 @@ impl Secrets {
 
 impl FromIterator<(String, Vec<Secret>)> for Secrets {
     fn from_iter<I: IntoIterator<Item = (String, Vec<Secret>)>>(secrets: I) -> Self {
-        Self { named: secrets.into_iter().collect(), redactor: OnceLock::new() }
+        Self { named: secrets.into_iter().collect(), closed: Vec::new(), redactor: OnceLock::new() }
     }
 }
 
@@ -360,6 +386,16 @@ mod tests {
             Segment::Blob { id: 7, encoding: Encoding::Base64Url },
         ];
         assert_eq!(body(&segments, material).unwrap(), "p\"w d|p%22w%20d|p\\\"w d|7022772064|+/8=|-_8");
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_opened_is_not_an_absent_one() {
+        let mut secrets = secrets(&["old value"]);
+        secrets.close("key");
+        let fault = secrets.newest("key").unwrap_err();
+        assert_eq!((fault.kind, fault.may_have_been_sent), (FaultKind::SecretUnavailable, false));
+        assert_eq!(secrets.stored_names().collect::<Vec<_>>(), ["key"]);
+        assert!(secrets.valid("key").is_empty(), "no value of it is used");
     }
 
     #[test]
