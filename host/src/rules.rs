@@ -124,12 +124,21 @@ impl RuleSet {
     ///
     /// # Errors
     /// Everything that is wrong with any of them; pointers begin with the rule's id.
-    pub fn compile(
+    pub fn compile(specs: Vec<(RuleId, RuleSpec)>, expressions: Box<dyn Expressions>) -> Result<Self, Vec<Problem>> {
+        check(&specs, RuleSpec::check_names)?;
+        Self::stored(specs, expressions)
+    }
+
+    /// The same of rules that are in service: they go on although they ask for what does not exist.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn stored(
         mut specs: Vec<(RuleId, RuleSpec)>,
         mut expressions: Box<dyn Expressions>,
     ) -> Result<Self, Vec<Problem>> {
         specs.sort_by_key(|(id, _)| *id);
-        check(&specs)?;
+        check(&specs, |_, _| {})?;
         let fingerprint = fingerprint(&specs);
         let (mut symbols, mut problems) = (Symbols::default(), Problems::default());
         let mut rules: Vec<_> = specs
@@ -404,14 +413,15 @@ fn fault_in_words(fault: &ScriptFault) -> String {
     format!("its expression failed, so it counts as one that does not hold: {fault}")
 }
 
-fn check(specs: &[(RuleId, RuleSpec)]) -> Result<(), Vec<Problem>> {
+fn check(specs: &[(RuleId, RuleSpec)], further: impl Fn(&RuleSpec, &mut Problems)) -> Result<(), Vec<Problem>> {
     let (mut problems, mut seen) = (Problems::default(), BTreeSet::new());
     for (id, spec) in specs {
         problems.within(&id.to_string(), |problems| {
             if !seen.insert(*id) {
-                problems.bad("duplicate", "is there twice");
+                problems.bad("duplicate", "must be listed once (got it twice)");
             }
             spec.check(problems);
+            further(spec, problems);
         });
     }
     problems.unless_any(())

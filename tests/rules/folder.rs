@@ -119,6 +119,32 @@ async fn a_saved_file_is_live_on_every_node_and_a_bad_one_changes_nothing() {
 }
 
 #[tokio::test]
+async fn operators_scripts_are_listed_with_their_origin() {
+    let (folder, gateway, _sink) = with_folder().await;
+    let listed = async || {
+        let list = gateway.get("/v1/scripts").await;
+        let text = |script: &Value, member: &str| script[member].as_str().unwrap().to_owned();
+        let of = |it: &Value| format!("{} {} {}", text(it, "name"), text(it, "origin"), text(it, "state"));
+        list["data"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(listed().await, Vec::<String>::new());
+    save(folder.path(), "gate.rhai", "fn admit(message) { allow() }");
+    save(folder.path(), "one/night.rhai", "fn admit(message) { allow() }");
+    save(folder.path(), "two/other.rhai", "fn admit(message) { allow() }");
+    save(folder.path(), "modules/market.rhai", "fn words() { 1 }");
+    eventually("all files in service", || async {
+        let live = gateway.db.sql("select count(*) from operator_script where live").await;
+        (live.trim() == "4").then_some(())
+    })
+    .await;
+    let version = add(&gateway, "gate", "fn admit(message) { allow() }").await;
+    let both = ["gate tenant draft", "gate operators live", "night operators live"];
+    assert_eq!(listed().await, both, "a draft takes nobody's place");
+    gateway.post("/v1/scripts/gate/promote", &json!({"version": version})).await.expect(200);
+    assert_eq!(listed().await, ["gate tenant live", "night operators live"]);
+}
+
+#[tokio::test]
 async fn a_change_of_a_folders_script_is_tried_on_a_tenant_first() {
     let (folder, gateway, sink) = with_folder().await;
     let source = |priority: &str| format!("fn admit(message) {{ #{{priority: \"{priority}\"}} }}");

@@ -343,7 +343,9 @@ fn rules(tried: &[RuleTry], stored: Vec<StoredRule>, fields: &mut Fields) -> Opt
         specs.retain(|(it, _)| *it != id);
         specs.push((id, spec.clone()));
     });
-    let compiled = RuleSet::compile(specs, Box::<Language>::default());
+    let new = specs.iter().filter(|(id, _)| places.contains_key(id)).cloned().collect();
+    let compiled = RuleSet::compile(new, Box::<Language>::default())
+        .and_then(|_| RuleSet::stored(specs, Box::new(Language::stored())));
     let problems = compiled.as_ref().err().into_iter().flatten();
     for problem in problems {
         let (id, rest) = problem.pointer.trim_start_matches('/').split_once('/').unwrap_or((&problem.pointer, ""));

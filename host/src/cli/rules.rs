@@ -193,8 +193,13 @@ const EVALUATION: [Column<'_>; 5] = [
     ("priority", "/priority"),
     ("send at", "/send_at"),
 ];
-const SCRIPT: [Column<'_>; 4] =
-    [("name", "/name"), ("version", "/version"), ("state", "/state"), ("created", "/created_at")];
+const SCRIPT: [Column<'_>; 5] = [
+    ("name", "/name"),
+    ("version", "/version"),
+    ("state", "/state"),
+    ("origin", "/origin"),
+    ("created", "/created_at"),
+];
 
 const STANDING: [Column<'_>; 6] = [
     ("name", "/name"),

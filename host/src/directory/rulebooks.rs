@@ -164,7 +164,7 @@ impl<'a> Workshop<'a> {
         if let Some(known) = self.known().find(stays) {
             return Some(Arc::clone(known));
         }
-        match Script::compile(name, source, &self.modules) {
+        match Script::stored(name, source, &self.modules) {
             Ok(script) => {
                 let running = Running::new(name.to_owned(), version, source.into(), script).after_resets(resets);
                 Some(Arc::new(if operators { running.of_operators() } else { running }))
@@ -213,7 +213,7 @@ fn tried_rules(of: &str, spec: &str, rules: &[(RuleId, String)]) -> Result<Arc<R
 }
 
 fn rule_set(specs: Vec<Spec>) -> Result<Arc<RuleSet>, String> {
-    RuleSet::compile(specs, Box::<Language>::default()).map(Arc::new).map_err(|problems| {
+    RuleSet::stored(specs, Box::new(Language::stored())).map(Arc::new).map_err(|problems| {
         let each = problems.iter().take(5).map(|it| format!("{}: {}", it.pointer, it.detail));
         each.collect::<Vec<_>>().join("; ")
     })

@@ -1,10 +1,12 @@
 //! Where a message goes, as far as its address tells.
 
 mod calling_codes;
+mod codes;
 
 use std::fmt;
 
 use calling_codes::CALLING_CODES;
+use codes::CODES;
 
 /// Domains of countries that are sold all over the world: they tell nothing of where somebody is.
 const SOLD_ABROAD: &[&str] = &[
@@ -28,6 +30,13 @@ impl Country {
         }
     }
 
+    /// Whether these two letters, whatever their case, are those of a country.
+    #[must_use]
+    pub fn exists(letters: &str) -> bool {
+        let letters: Result<[u8; 2], _> = letters.as_bytes().try_into();
+        letters.is_ok_and(|letters| CODES.binary_search(&letters.map(|letter| letter.to_ascii_uppercase())).is_ok())
+    }
+
     /// Its two letters.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -49,9 +58,9 @@ impl Country {
     fn of_domain(domain: &str) -> Option<Self> {
         let last = domain.trim_end_matches('.').rsplit_once('.')?.1.to_ascii_lowercase();
         let letters: [u8; 2] = last.as_bytes().try_into().ok()?;
-        let tells = letters.iter().all(u8::is_ascii_lowercase) && !SOLD_ABROAD.contains(&last.as_str());
-        let letters = if letters == *b"uk" { *b"gb" } else { letters };
-        tells.then(|| Self(letters.map(|letter| letter.to_ascii_uppercase())))
+        let tells = !SOLD_ABROAD.contains(&last.as_str());
+        let letters = if letters == *b"uk" { *b"gb" } else { letters }.map(|letter| letter.to_ascii_uppercase());
+        (tells && CODES.binary_search(&letters).is_ok()).then_some(Self(letters))
     }
 }
 
@@ -68,6 +77,16 @@ mod tests {
     #[test]
     fn the_codes_are_in_order() {
         assert!(CALLING_CODES.is_sorted_by(|a, b| a.0 < b.0), "each once, and found by halving");
+        assert!(CODES.is_sorted_by(|a, b| a < b), "each once, and found by halving");
+        assert_eq!(CODES.len(), 249 + 2, "ISO 3166-1 and two more");
+    }
+
+    #[test]
+    fn a_country_exists_or_it_does_not() {
+        assert!(["SE", "se", "GB", "XK", "AC", "SS"].into_iter().all(Country::exists));
+        assert!(["", "S", "UK", "XX", "EU", "SU", "SWE", "é"].into_iter().all(|it| !Country::exists(it)));
+        let unknown = CALLING_CODES.iter().find(|(_, country)| CODES.binary_search(country).is_err());
+        assert_eq!(unknown, None, "a number leads to a country that exists");
     }
 
     #[test]
@@ -102,6 +121,8 @@ mod tests {
             ("ann@example.de.", Some("DE")),
             ("ann@example.com", None),
             ("ann@example.io", None),
+            ("ann@example.su", None),
+            ("ann@example.zz", None),
             ("ann@localhost", None),
             ("ann", None),
         ] {

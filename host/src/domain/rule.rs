@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, de};
 
 pub use self::many::Many;
 use super::{
+    country::Country,
     message::{Channel, Priority},
     problem::{Problem, Problems},
     subject::{Field, POSTAL_LENGTH, amount::Amount},
@@ -251,13 +252,14 @@ impl RuleSpec {
     /// The same, among other checks.
     pub fn check(&self, problems: &mut Problems) {
         problems.plain("name", &self.name, 128);
-        problems.check(in_unit(self.weight), "weight", "out_of_range", "must be from 0 to 1");
+        problems.check(in_unit(self.weight), "weight", "out_of_range", from_0_to_1(self.weight));
         let in_order = self.valid_from.zip(self.valid_until).is_none_or(|(from, until)| from < until);
         problems.check(in_order, "valid_until", "out_of_range", "must be after `valid_from`");
         if let Some(when) = &self.when {
             problems.within("when", |problems| {
-                if when.count() > MOST_CONDITIONS {
-                    problems.bad("too_many", "must have at most 64 conditions");
+                let count = when.count();
+                if count > MOST_CONDITIONS {
+                    problems.bad("too_many", format!("must have at most {MOST_CONDITIONS} conditions (got {count})"));
                 }
                 check_condition(problems, when, 1);
             });
@@ -265,6 +267,13 @@ impl RuleSpec {
         problems.within("then", |problems| check_effect(problems, &self.then));
         let refuses = self.fails.is_open() || self.then.refuse.is_some();
         problems.check(refuses, "fails", "not_allowed", "is only allowed together with `then.refuse`");
+    }
+
+    /// Names what it asks for that does not exist. A rule that was stored before this was looked at goes on.
+    pub fn check_names(&self, problems: &mut Problems) {
+        if let Some(when) = &self.when {
+            problems.within("when", |problems| check_names(problems, when));
+        }
     }
 }
 
@@ -282,9 +291,13 @@ fn in_unit(number: f64) -> bool {
     (0.0..=1.0).contains(&number)
 }
 
+fn from_0_to_1(given: f64) -> String {
+    format!("must be from 0 to 1 (got {given})")
+}
+
 fn check_condition(problems: &mut Problems, condition: &Condition, depth: usize) {
     if depth > DEEPEST {
-        problems.bad("too_deep", "must have conditions at most 8 deep");
+        problems.bad("too_deep", format!("must have conditions at most {DEEPEST} deep"));
         return;
     }
     match condition {
@@ -296,18 +309,25 @@ fn check_condition(problems: &mut Problems, condition: &Condition, depth: usize)
         Condition::Industry(industry) => problems.within("industry", |problems| {
             check_texts(problems, "is", Field::Industry, &industry.is);
             problems.check(!industry.is.is_empty(), "is", "missing", "must name an industry");
-            problems.check(in_unit(industry.risk_weight), "risk_weight", "out_of_range", "must be from 0 to 1");
+            problems.check(
+                in_unit(industry.risk_weight),
+                "risk_weight",
+                "out_of_range",
+                from_0_to_1(industry.risk_weight),
+            );
         }),
         Condition::Geography(place) => problems.within("geography", |problems| check_geography(problems, place)),
         Condition::Custom(custom) => problems.within("custom", |problems| {
-            let fits = (1..=LONGEST_EXPRESSION).contains(&custom.expression.chars().count());
-            problems.check(fits, "expression", "out_of_range", "must have 1 to 4096 characters");
+            let length = custom.expression.chars().count();
+            let fits = (1..=LONGEST_EXPRESSION).contains(&length);
+            let must = format!("must have 1 to {LONGEST_EXPRESSION} characters (got {length})");
+            problems.check(fits, "expression", "out_of_range", must);
         }),
     }
 }
 
 fn check_parts(problems: &mut Problems, name: &str, parts: &[Condition], depth: usize) {
-    problems.check(!parts.is_empty(), name, "empty", "must list a condition at least");
+    problems.check(!parts.is_empty(), name, "empty", "must list at least one condition (got 0)");
     problems.each(name, parts, |problems, part| check_condition(problems, part, depth + 1));
 }
 
@@ -344,13 +364,19 @@ fn check_geography(problems: &mut Problems, place: &GeographyCondition) {
     check_texts(problems, "postal_prefix", Field::Postal, postal_prefix);
     problems.each("postal_prefix", postal_prefix.iter(), |problems, prefix| {
         if Field::Postal.folded(prefix).is_some_and(|prefix| prefix.chars().count() > POSTAL_LENGTH) {
-            problems.bad("too_long", "must have at most 10 letters and digits");
+            problems.bad("too_long", format!("must have at most {POSTAL_LENGTH} letters and digits"));
         }
     });
 }
 
 fn check_texts(problems: &mut Problems, name: &str, field: Field, texts: &Many<String>) {
-    problems.check(texts.0.len() <= MOST_VALUES, name, "too_many", "must list at most 1000 values");
+    let count = texts.0.len();
+    problems.check(
+        count <= MOST_VALUES,
+        name,
+        "too_many",
+        format!("must list at most {MOST_VALUES} values (got {count})"),
+    );
     problems.each(name, texts.iter(), |problems, text| {
         if field.folded(text).is_none() {
             problems.bad("wrong_format", field.expected());
@@ -358,11 +384,29 @@ fn check_texts(problems: &mut Problems, name: &str, field: Field, texts: &Many<S
     });
 }
 
+fn check_names(problems: &mut Problems, condition: &Condition) {
+    match condition {
+        Condition::All(parts) => problems.each("all", parts, check_names),
+        Condition::Any(parts) => problems.each("any", parts, check_names),
+        Condition::Not(part) => problems.within("not", |problems| check_names(problems, part)),
+        Condition::Geography(place) => problems.within("geography", |problems| {
+            problems.each("country", place.country.iter(), |problems, country| {
+                if Field::Country.folded(country).is_some_and(|country| !Country::exists(&country)) {
+                    problems.bad("unknown_country", format!("the country `{country}` does not exist (ISO 3166-1)"));
+                }
+            });
+        }),
+        Condition::Amount(_) | Condition::Customer(_) | Condition::Industry(_) | Condition::Custom(_) => {}
+    }
+}
+
 fn check_effect(problems: &mut Problems, effect: &Effect) {
     if *effect == Effect::default() {
         problems.bad("empty", "must have `channels`, `connections`, `sender`, `template`, `priority` or `refuse`");
     }
-    problems.check(effect.channels.0.len() <= MOST_CHANNELS, "channels", "too_many", "must name at most 8 channels");
+    let count = effect.channels.0.len();
+    let must = format!("must name at most {MOST_CHANNELS} channels (got {count})");
+    problems.check(count <= MOST_CHANNELS, "channels", "too_many", must);
     problems.check(once_each(effect.channels.iter()), "channels", "duplicate", "must name each channel once");
     check_connections(problems, &effect.connections);
     for (name, text) in [("sender", &effect.sender), ("template", &effect.template)] {
@@ -376,14 +420,16 @@ fn check_effect(problems: &mut Problems, effect: &Effect) {
 }
 
 fn check_connections(problems: &mut Problems, connections: &Many<Preference>) {
-    let few = connections.0.len() <= MOST_CONNECTIONS;
-    problems.check(few, "connections", "too_many", "must name at most 20 connections");
+    let count = connections.0.len();
+    let must = format!("must name at most {MOST_CONNECTIONS} connections (got {count})");
+    problems.check(count <= MOST_CONNECTIONS, "connections", "too_many", must);
     let names = connections.iter().map(|it| &it.connection);
     problems.check(once_each(names), "connections", "duplicate", "must name each connection once");
     problems.each("connections", connections.iter(), |problems, preference| {
         problems.plain("connection", &preference.connection, 128);
         let in_range = (-1.0..=1.0).contains(&preference.score);
-        problems.check(in_range, "score", "out_of_range", "must be from -1 to 1");
+        let must = format!("must be from -1 to 1 (got {})", preference.score);
+        problems.check(in_range, "score", "out_of_range", must);
     });
 }
 
@@ -433,6 +479,25 @@ mod tests {
     }
 
     #[test]
+    fn a_country_that_does_not_exist_is_named() {
+        let when =
+            json!({"any": [{"geography": {"country": ["SE", "uk", "XX"]}}, {"not": {"geography": {"country": "EU"}}}]});
+        let rule = rule(json!({"name": "x", "when": when, "then": {"sender": "ACME"}})).unwrap();
+        assert_eq!(rule.problems(), [], "a rule that was stored goes on");
+        let mut problems = Problems::default();
+        rule.check_names(&mut problems);
+        let found: Vec<_> = problems.into_found().into_iter().map(|it| (it.pointer, it.detail)).collect();
+        assert_eq!(
+            found,
+            [
+                ("/when/any/0/geography/country/2", "the country `XX` does not exist (ISO 3166-1)"),
+                ("/when/any/1/not/geography/country/0", "the country `EU` does not exist (ISO 3166-1)"),
+            ]
+            .map(|(pointer, detail)| (pointer.to_owned(), detail.to_owned()))
+        );
+    }
+
+    #[test]
     fn every_bad_member_is_named() {
         let deep = (0..9).fold(json!({"customer": {"id": "a"}}), |inner, _| json!({"not": inner}));
         let bad = rule(json!({
@@ -466,6 +531,8 @@ mod tests {
                 "/then/connections/0/score out_of_range",
             ]
         );
+        let weight = &bad.problems()[1];
+        assert_eq!(weight.detail, "must be from 0 to 1 (got 1.5)");
         let empty = rule(json!({"name": "x", "then": {}})).unwrap().problems();
         assert_eq!(empty[0].pointer, "/then");
     }

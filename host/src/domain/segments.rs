@@ -97,13 +97,16 @@ mod tests {
 
     #[test]
     fn no_character_is_split_between_segments() {
+        let text = |before: usize, letter: &str, odd: char, after: usize| {
+            format!("{}{odd}{}", letter.repeat(before), letter.repeat(after))
+        };
         for (text, expected) in [
-            ("a".repeat(152) + "€" + &"a".repeat(151), 2),
-            ("a".repeat(152) + "€" + &"a".repeat(152), 3),
-            ("a".repeat(151) + "€" + &"a".repeat(153), 2),
-            ("č".repeat(66) + "😀" + &"č".repeat(65), 2),
-            ("č".repeat(66) + "😀" + &"č".repeat(66), 3),
-            ("č".repeat(65) + "😀" + &"č".repeat(67), 2),
+            (text(152, "a", '€', 151), 2),
+            (text(152, "a", '€', 152), 3),
+            (text(151, "a", '€', 153), 2),
+            (text(66, "č", '😀', 65), 2),
+            (text(66, "č", '😀', 66), 3),
+            (text(65, "č", '😀', 67), 2),
         ] {
             assert_eq!(segments(&text), expected, "{text}");
         }

@@ -13,8 +13,11 @@ use self::amount::Amount;
 pub use self::envelope::{Envelope, MAX_TEXT, beginning};
 use super::{
     country::Country,
+    folding::{composed, folded},
+    language,
     message::Message,
     problem::{Problem, Problems},
+    timezone,
 };
 
 /// Of the three objects together, as JSON without spaces.
@@ -76,21 +79,21 @@ impl Field {
         }
     }
 
-    /// The form in which texts are compared: a customer's id as it is, postal codes without spaces
-    /// and hyphens, all others whatever their case. `None` where it can't be one.
+    /// The form in which texts are compared ([`folding`](super::folding)): a customer's id with its case, postal codes
+    /// without spaces and hyphens, all others whatever their case. `None` where it can't be one.
     #[must_use]
     pub fn folded(self, text: &str) -> Option<String> {
         let text = text.trim();
-        let folded = match self {
-            Self::Customer => text.to_owned(),
-            Self::Segment | Self::Type | Self::Industry | Self::City => text.to_lowercase(),
-            Self::Region => text.to_uppercase(),
-            Self::Postal => text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_uppercase).collect(),
+        let form = match self {
+            Self::Customer => composed(text).into_owned(),
+            Self::Segment | Self::Type | Self::Industry | Self::City => folded(text),
+            Self::Region => capital(folded(text)),
+            Self::Postal => capital(folded(text).chars().filter(|c| c.is_alphanumeric()).collect()),
             Self::Country if text.eq_ignore_ascii_case("uk") => "GB".to_owned(),
             Self::Country => letters(text, 2)?,
             Self::Currency => letters(text, 3)?,
         };
-        (!folded.is_empty() && folded.chars().count() <= LONGEST_TEXT).then_some(folded)
+        (!form.is_empty() && text.chars().count() <= LONGEST_TEXT).then_some(form)
     }
 
     /// What a text of it has to be.
@@ -105,6 +108,12 @@ impl Field {
             }
         }
     }
+}
+
+/// Codes are shown in capitals, as they are written. What has other letters than ASCII's stays in its folded form: to
+/// make capitals of these is not the same in all languages.
+fn capital(folded: String) -> String {
+    if folded.is_ascii() { folded.to_ascii_uppercase() } else { folded }
 }
 
 fn letters(text: &str, count: usize) -> Option<String> {
@@ -155,8 +164,8 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// A message that was taken. It never fails: what it says of itself and can't be read, as what was stored
-    /// before rules were, is there as it came and is asked for nothing.
+    /// A message that was taken. It never fails: a member that can't be read, as one that was stored before rules were,
+    /// is there as it came and matches no condition.
     #[must_use]
     pub fn of(message: &Message) -> Self {
         Self::with(message, None)
@@ -170,8 +179,7 @@ impl Subject {
             Some(read) if read.destination == destination => read,
             read => {
                 let particulars = read.map_or_else(|| Particulars::of(message), |it| it.particulars);
-                let subject = Self::known_of(particulars, destination, Problems::default());
-                subject.unwrap_or_else(|(particulars, _)| Self { particulars, destination, ..Self::default() })
+                Self::known_of(particulars, destination, Problems::default()).0
             }
         };
         Self { envelope: Envelope::of(message), ..subject }
@@ -197,15 +205,12 @@ impl Subject {
     pub fn read(particulars: Particulars, destination: Option<Country>) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::default();
         check_size(&particulars, &mut problems);
-        Self::known_of(particulars, destination, problems).map_err(|(_, problems)| problems)
+        let (subject, problems) = Self::known_of(particulars, destination, problems);
+        problems.unless_any(subject)
     }
 
-    /// The same of what is not too large; where something is wrong, what it is wrong with.
-    fn known_of(
-        particulars: Particulars,
-        destination: Option<Country>,
-        problems: Problems,
-    ) -> Result<Self, (Particulars, Vec<Problem>)> {
+    /// The same of what is not too large: what is right with it, and what is wrong.
+    fn known_of(particulars: Particulars, destination: Option<Country>, problems: Problems) -> (Self, Problems) {
         let mut reader = Reader { particulars: &particulars, known: Vec::new(), problems };
         let amount = reader.amount();
         reader.currency();
@@ -214,17 +219,12 @@ impl Subject {
         }
         reader.segments();
         reader.geography(destination);
-        let (timezone, language) = (reader.plain("timezone"), reader.plain("language"));
+        let (timezone, language) = (reader.timezone(), reader.language());
         let Reader { mut known, problems, .. } = reader;
         known.sort();
         known.dedup();
-        match problems.unless_any(()) {
-            Ok(()) => {
-                let envelope = Envelope::default();
-                Ok(Self { particulars, destination, amount, timezone, language, known, envelope })
-            }
-            Err(problems) => Err((particulars, problems)),
-        }
+        let envelope = Envelope::default();
+        (Self { particulars, destination, amount, timezone, language, known, envelope }, problems)
     }
 
     /// The three objects, as they came.
@@ -350,19 +350,50 @@ impl<'a> Reader<'a> {
     }
 
     fn geography(&mut self, destination: Option<Country>) {
-        let said = self.text_of(Field::Country, "country");
-        let country = said.or_else(|| {
+        let country = self.country().or_else(|| {
             let country = destination?.as_str().to_owned();
             self.known.push((Field::Country, country.clone()));
             Some(country)
         });
         if let (Some(region), Some(country)) = (self.text_of(Field::Region, "region"), country) {
-            let with_country = format!("{country}-");
-            let bare = region.strip_prefix(&with_country).unwrap_or(&region);
-            self.known.extend([bare.to_owned(), format!("{with_country}{bare}")].map(|text| (Field::Region, text)));
+            let prefix = format!("{country}-");
+            let with_country = region.get(..prefix.len()).is_some_and(|it| it.eq_ignore_ascii_case(&prefix));
+            let bare = if with_country { &region[prefix.len()..] } else { &region };
+            let forms = [Field::Region.folded(bare), Field::Region.folded(&format!("{prefix}{bare}"))];
+            self.known.extend(forms.into_iter().flatten().map(|text| (Field::Region, text)));
         }
         self.text_of(Field::City, "city");
         self.text_of(Field::Postal, "postal_code");
+    }
+
+    fn country(&mut self) -> Option<String> {
+        let (object, value) = self.member("country")?;
+        let country = self.know(Field::Country, (object, "country"), value)?;
+        if Country::exists(&country) {
+            return Some(country);
+        }
+        self.known.retain(|(field, _)| *field != Field::Country);
+        self.bad(object, "country", &format!("{} (`{country}` does not exist)", Field::Country.expected()));
+        None
+    }
+
+    /// A text that names something which exists.
+    fn named(&mut self, member: &str, exists: fn(&str) -> bool, must: &str) -> Option<String> {
+        let name = self.plain(member)?;
+        if exists(&name) {
+            return Some(name);
+        }
+        let object = self.member(member)?.0;
+        self.bad(object, member, &format!("{must} (`{name}` does not exist)"));
+        None
+    }
+
+    fn timezone(&mut self) -> Option<String> {
+        self.named("timezone", timezone::exists, "must be the IANA name of a time zone, such as `Europe/Stockholm`")
+    }
+
+    fn language(&mut self) -> Option<String> {
+        self.named("language", language::exists, "must be the tag of a language (BCP 47), such as `sv` or `pt-BR`")
     }
 
     fn plain(&mut self, member: &str) -> Option<String> {
@@ -475,6 +506,57 @@ mod tests {
         message.channel = "push".parse().unwrap();
         let other = Subject::with(&message, Some(known()));
         assert_eq!((other.amount(), texts(&other, Field::Country)), (Some("5".parse().unwrap()), vec![]));
+    }
+
+    #[test]
+    fn a_text_is_the_same_whatever_its_case_and_encoding() {
+        for (field, one, other) in [
+            (Field::City, "Gie\u{df}en", " GIESSEN "),
+            (Field::City, "Malm\u{f6}", "MALMO\u{308}"),
+            (Field::Segment, "CAFE\u{301}", "caf\u{e9}"),
+            (Field::Industry, "ΣΊΣΥΦΟΣ", "σίσυφος"),
+            (Field::Region, "us-ca", "US-CA"),
+            (Field::Region, "Sk\u{e5}ne", "SKA\u{30a}NE"),
+            (Field::Customer, "Ren\u{e9}", "Rene\u{301}"),
+            (Field::Postal, "sw1a 1aa", "SW1A-1AA"),
+        ] {
+            assert_eq!(field.folded(one), field.folded(other), "{one}");
+            assert_eq!(field.folded(&field.folded(one).unwrap()), field.folded(one), "{one}");
+        }
+        assert_ne!(Field::Customer.folded("a"), Field::Customer.folded("A"), "an id is compared with its case");
+        assert_ne!(Field::City.folded("Diyarbakır"), Field::City.folded("DIYARBAKIR"), "`ı` is a letter of its own");
+        assert_eq!(Field::City.folded("ß".repeat(256).as_str()).map(|it| it.len()), Some(512), "given are 256");
+        let subject = read(json!({"contact": {"country": "SE", "region": "SE-Sk\u{e5}ne"}})).unwrap();
+        assert_eq!(texts(&subject, Field::Region), ["se-sk\u{e5}ne", "sk\u{e5}ne"]);
+    }
+
+    #[test]
+    fn what_does_not_exist_is_refused_and_one_that_was_stored_takes_nothing_else_with_it() {
+        let contact = json!({"country": "XX", "timezone": "Europe/Stokholm", "language": "xx", "city": "Lund"});
+        let problems = read(json!({"contact": contact})).unwrap_err();
+        let details: Vec<_> = problems.iter().map(|it| (it.pointer.as_str(), it.detail.as_str())).collect();
+        assert_eq!(
+            details,
+            [
+                (
+                    "/contact/country",
+                    "must be a country's two letters (ISO 3166-1), such as `SE` (`XX` does not exist)"
+                ),
+                (
+                    "/contact/timezone",
+                    "must be the IANA name of a time zone, such as `Europe/Stockholm` (`Europe/Stokholm` does not exist)"
+                ),
+                (
+                    "/contact/language",
+                    "must be the tag of a language (BCP 47), such as `sv` or `pt-BR` (`xx` does not exist)"
+                ),
+            ]
+        );
+        let contact = serde_json::value::to_raw_value(&contact).unwrap();
+        let body = Body { contact: Some(contact), ..Body::default() };
+        let stored = Subject::of(&Message::with_body(body));
+        assert_eq!((texts(&stored, Field::City), stored.timezone(), stored.language()), (vec!["lund"], None, None));
+        assert_eq!(texts(&stored, Field::Country), Vec::<&str>::new());
     }
 
     #[test]

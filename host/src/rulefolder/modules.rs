@@ -182,7 +182,11 @@ mod tests {
         assert!(refused(&[("market", OPEN)], &[], &users)[0].contains("breaks the script `gate`"), "one that is gone");
         let untested = [User { cases: None, ..users[0].clone() }];
         let found = refused(&[("market", OPEN)], &[("market", "fn another() { 1 }")], &untested);
-        assert!(found[0].contains("gate:2:") && found[0].contains("no function `verdict`"), "{found:?}");
+        assert!(
+            found[0].contains("gate:2:")
+                && found[0].contains("the function `market::verdict` of 0 arguments does not exist"),
+            "{found:?}"
+        );
         let mut with_it = users[0].clone();
         with_it.sources.insert(0, GATE.replace("verdict", "another"));
         let renamed = [("market", "fn another() { allow() }")];

@@ -152,7 +152,7 @@ impl Suite {
 
 impl Case {
     fn problem(&self) -> Option<String> {
-        let Some(hook) = self.hook() else { return Some(format!("`{}` is no hook", self.hook)) };
+        let Some(hook) = self.hook() else { return Some(format!("the hook `{}` does not exist", self.hook)) };
         let given = [
             ("message", self.message.is_some()),
             ("candidates", self.candidates.is_some()),
@@ -163,10 +163,10 @@ impl Case {
         ];
         let stray = given.iter().find(|(name, is_given)| *is_given && !hook.parameters().contains(name));
         if let Some((name, _)) = stray {
-            return Some(format!("`{}` takes no `{name}`, but {}", self.hook, hook.parameters().join(", ")));
+            return Some(format!("`{name}` is not allowed: `{}` has {}", self.hook, hook.parameters().join(", ")));
         }
         (self.expect.is_some() == self.expect_fault.is_some())
-            .then(|| "it expects either a decision (`expect`) or a fault (`expect_fault`)".to_owned())
+            .then(|| "must have either a decision (`expect`) or a fault (`expect_fault`)".to_owned())
     }
 
     fn hook(&self) -> Option<Hook> {
@@ -320,8 +320,8 @@ mod tests {
     fn a_case_that_says_nothing_is_refused() {
         for (case, words) in [
             (r#"{"name": "n", "hook": "admit"}"#, "either a decision"),
-            (r#"{"name": "n", "hook": "admt", "expect": {}}"#, "no hook"),
-            (r#"{"name": "n", "hook": "admit", "candidates": [], "expect": {}}"#, "takes no `candidates`"),
+            (r#"{"name": "n", "hook": "admt", "expect": {}}"#, "the hook `admt` does not exist"),
+            (r#"{"name": "n", "hook": "admit", "candidates": [], "expect": {}}"#, "`candidates` is not allowed"),
             (r#"{"name": "n", "hook": "admit", "message": {"chanel": "sms"}, "expect": {}}"#, "chanel"),
         ] {
             let error = Suite::parse(&format!("{{\"cases\": [{case}]}}")).expect_err(case);

@@ -73,5 +73,5 @@ impl Expressions for NoExpressions {
 }
 
 fn no_language() -> ScriptFault {
-    ScriptFault::new("expressions are not available here".to_owned())
+    ScriptFault::new("is not allowed here: there is no language of expressions".to_owned())
 }

@@ -5,23 +5,34 @@ use jiff::Timestamp;
 use super::{
     allowance,
     expression::{ExpressionId, Expressions, Memo, ScriptFault},
-    script::{Expression, Given, Seen, facts::MessageFacts},
+    script::{Age, Expression, Given, Seen, facts::MessageFacts},
 };
 use crate::domain::subject::Subject;
 
 /// The expressions of one rule set, compiled. `chance()` stands still in them: the same message at the same time
 /// is always decided in the same way.
 #[derive(Debug, Default)]
-pub struct Language(Vec<Expression>);
+pub struct Language {
+    expressions: Vec<Expression>,
+    age: Age,
+}
+
+impl Language {
+    /// For rules that are in service.
+    #[must_use]
+    pub fn stored() -> Self {
+        Self { age: Age::Stored, ..Self::default() }
+    }
+}
 
 impl Expressions for Language {
     fn compile(&mut self, source: &str) -> Result<ExpressionId, ScriptFault> {
-        let expression = Expression::compile("expression", source).map_err(|error| {
+        let expression = Expression::compile("expression", source, self.age).map_err(|error| {
             let place = error.line.zip(error.column).map(|(line, column)| format!("line {line}, column {column}: "));
             ScriptFault::new(format!("{}{}", place.unwrap_or_default(), error.reason))
         })?;
-        let id = ExpressionId(u32::try_from(self.0.len()).unwrap_or(u32::MAX));
-        self.0.push(expression);
+        let id = ExpressionId(u32::try_from(self.expressions.len()).unwrap_or(u32::MAX));
+        self.expressions.push(expression);
         Ok(id)
     }
 
@@ -33,8 +44,8 @@ impl Expressions for Language {
         memo: &Memo,
     ) -> Result<bool, ScriptFault> {
         allowance::enter()?;
-        let missing = || ScriptFault::new("there is no such expression".to_owned());
-        let expression = self.0.get(expression.0 as usize).ok_or_else(missing)?;
+        let missing = || ScriptFault::new("the expression does not exist".to_owned());
+        let expression = self.expressions.get(expression.0 as usize).ok_or_else(missing)?;
         let fault =
             |fault: super::script::ScriptFault| ScriptFault { unasked: fault.unasked(), reason: fault.to_string() };
         let mut memo = memo.borrow_mut();

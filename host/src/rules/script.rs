@@ -157,12 +157,17 @@ fn innermost(error: &EvalAltResult) -> (Position, String) {
         EvalAltResult::ErrorRuntime(value, _) if !value.is_unit() => {
             format!("Runtime error: {}", guarded::beginning(value, MAX_REASON))
         }
+        EvalAltResult::ErrorDataRace(..) => IN_USE.to_owned(),
         error => error.to_string(),
     };
     let place = format!(" ({position})");
     let reason = text.strip_suffix(place.as_str()).unwrap_or(&text);
     (position, reason.chars().take(MAX_REASON).collect())
 }
+
+/// What the language calls a data race: a method holds on to the variable that it is called on a part of.
+const IN_USE: &str = "a function that is asked of a part of a variable is not allowed to use that variable: hand it over \
+    as in `some(list, function)`, or keep the part in a variable of its own";
 
 /// The longest reason of a fault, in characters: what a script throws may be long.
 const MAX_REASON: usize = 512;
@@ -221,6 +226,15 @@ pub enum FaultKind {
     Answer(String),
     /// The interpreter failed.
     Broken,
+}
+
+/// Whether a source is about to be taken, or is in service: what is in service goes on although a later version of the
+/// gateway would refuse it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Age {
+    #[default]
+    New,
+    Stored,
 }
 
 /// What a script did wrong in a run.
@@ -284,9 +298,18 @@ impl std::fmt::Debug for Script {
 impl Script {
     /// Compiles a source; `modules` is all that it can import.
     pub fn compile(name: &str, source: &str, modules: &Modules) -> Result<Self, ScriptError> {
+        Self::compile_as(Age::New, name, source, modules)
+    }
+
+    /// The same of one that is in service.
+    pub fn stored(name: &str, source: &str, modules: &Modules) -> Result<Self, ScriptError> {
+        Self::compile_as(Age::Stored, name, source, modules)
+    }
+
+    fn compile_as(age: Age, name: &str, source: &str, modules: &Modules) -> Result<Self, ScriptError> {
         let tree = compile::statements(modules.engine(), name, source)?;
         let hooks = hooks_of(name, source, &tree)?;
-        let reads = modules.check(name, &tree)?.reads;
+        let reads = modules.check(name, &tree, age)?.reads;
         let engine = Arc::clone(modules.engine_for(&tree));
         let evaluate = || Top::evaluate(&engine, &tree).map_err(|error| ScriptError::of_run(name, &error));
         let evaluate = || catch_unwind(AssertUnwindSafe(evaluate));
@@ -497,7 +520,7 @@ fn hooks_of(name: &str, source: &str, tree: &AST) -> Result<Vec<Hook>, ScriptErr
         let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.as_str() == function.name) else { continue };
         if function.params.len() != hook.parameters().len() {
             let reason = format!(
-                "`{}` is called with {} ({}), and takes {}",
+                "`{}` must have {} parameters ({}; got {})",
                 hook.as_str(),
                 hook.parameters().len(),
                 hook.parameters().join(", "),
@@ -510,7 +533,7 @@ fn hooks_of(name: &str, source: &str, tree: &AST) -> Result<Vec<Hook>, ScriptErr
     }
     if found.is_empty() {
         let names = Hook::ALL.map(Hook::as_str).join("`, `");
-        let reason = format!("it defines none of `{names}`");
+        let reason = format!("must define a function of `{names}`");
         return Err(ScriptError { script: name.to_owned(), line: None, column: None, reason });
     }
     found.sort_by_key(|hook| Hook::ALL.iter().position(|it| it == hook));
@@ -581,8 +604,8 @@ mod tests {
         assert!(error.reason.contains("mesage"), "{error}");
         let error = refused("const X = 1;\n\n  fn route(message) { () }");
         assert_eq!(error.line, Some(3), "{error}");
-        assert!(error.reason.contains("(message, candidates), and takes 1"), "{error}");
-        assert!(refused("fn amdit(message) { () }").reason.contains("none of `admit`"));
+        assert!(error.reason.contains("`route` must have 2 parameters (message, candidates; got 1)"), "{error}");
+        assert!(refused("fn amdit(message) { () }").reason.contains("must define a function of `admit`"));
         assert_eq!(refused("throw \"no\"; fn admit(message) { () }").line, Some(1));
     }
 
@@ -805,7 +828,7 @@ mod tests {
         let typo = source.replace("market::dear(message", "\n  market::daer(message");
         let typo = Script::compile("test.rhai", &typo, &modules).expect_err("there is no such function");
         assert_eq!(typo.line, Some(4), "{typo}");
-        assert!(typo.reason.contains("the module `market` has no function `daer` of 1 arguments"), "{typo}");
+        assert!(typo.reason.contains("the function `market::daer` of 1 argument does not exist"), "{typo}");
         let missing = refused("import \"market\" as market;\nfn admit(message) { () }");
         assert!(missing.reason.contains("market") && missing.line == Some(1), "{missing}");
         let circle = [("a", "import \"b\" as b;"), ("b", "import \"a\" as a;")];

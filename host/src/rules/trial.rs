@@ -18,7 +18,7 @@ use super::{
 };
 use crate::domain::{
     ids::{MessageId, TrialId},
-    message::{Body, Message},
+    message::{Body, Message, address::comparable},
     subject::Subject,
     trial::{Arm, Kind, Mode},
 };
@@ -68,7 +68,7 @@ impl Trial {
     /// in stays in while the percentage grows.
     #[must_use]
     pub fn takes(&self, recipient: &str) -> bool {
-        let share = |percentage: u8| bucket(recipient, &self.subject) < i64::from(percentage) * 100;
+        let share = |percentage: u8| bucket(&comparable(recipient), &self.subject) < i64::from(percentage) * 100;
         self.mode.percentage().is_some_and(share) && !self.is_off()
     }
 

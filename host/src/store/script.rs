@@ -184,6 +184,23 @@ pub async fn script_list(db: &mut PgConnection, tenant: TenantId, after: &str, l
     Ok(rows)
 }
 
+/// The operators' scripts that a tenant's messages are asked about: those for the tenant in place of those for all, but
+/// for those in whose place a live one of its own stands.
+pub async fn operator_script_in_service(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<ScriptRow>> {
+    let rows = sqlx::query_as(
+        "select distinct on (o.name) o.name, o.version, o.source, null::text as cases, 'live' as state,
+           null::smallint as percentage, o.created_at
+         from operator_script o
+         where o.kind = 'script' and o.live and o.scope in ('', (select name from tenant where id = $1))
+           and not exists (select from script s where s.tenant_id = $1 and s.name = o.name and s.state = 'live')
+         order by o.name, o.scope = ''",
+    )
+    .bind(tenant.uuid())
+    .fetch_all(db)
+    .await?;
+    Ok(rows)
+}
+
 /// The versions of a script, the latest first.
 pub async fn script_versions(db: &mut PgConnection, tenant: TenantId, name: &str) -> Result<Vec<ScriptRow>> {
     let rows = sqlx::query_as(

@@ -57,5 +57,5 @@ pub async fn accounts(
 fn compiled(stored: Vec<(RuleId, String)>, fingerprint: &str) -> Option<RuleSet> {
     let specs = stored.into_iter().map(|(id, json)| Some((id, serde_json::from_str(&json).ok()?)));
     let specs = specs.collect::<Option<Vec<_>>>().filter(|specs| *rules::fingerprint(specs) == *fingerprint)?;
-    RuleSet::compile(specs, Box::<Language>::default()).ok()
+    RuleSet::stored(specs, Box::new(Language::stored())).ok()
 }

@@ -194,7 +194,10 @@ fn choices(list: &[Dynamic]) -> Reading<Vec<Choice>> {
         let at = At::Item(&At::Member(&At::Answer, "candidates"), nth);
         let choice = choice(at, item)?;
         if choices.iter().any(|it| it.connection == choice.connection) {
-            return Err(AnswerFault::new(at.to_string(), format!("`{}` stands twice", choice.connection)));
+            return Err(AnswerFault::new(
+                at.to_string(),
+                format!("must be listed once (got `{}` twice)", choice.connection),
+            ));
         }
         bytes += choice.connection.len() + choice.reason.as_ref().map_or(0, String::len);
         fits(bytes)?;
@@ -232,7 +235,7 @@ impl Retrial {
         let retrial = match members.required_text("action")?.as_str() {
             "default" => Self::Default,
             "retry" => {
-                let seconds = members.number("after")?.ok_or_else(|| AnswerFault::new("after", "is missing"))?;
+                let seconds = members.number("after")?.ok_or_else(|| AnswerFault::new("after", "must be given"))?;
                 Self::Retry { after: wait("after", seconds)? }
             }
             "give_up" => Self::GiveUp { reason: members.text("reason")? },
@@ -265,10 +268,10 @@ impl FollowUp {
             _ => return Err(AnswerFault::new("", "must be `()`, a message or a list of messages")),
         };
         if messages.len() > MAX_FOLLOW_UPS {
-            return Err(AnswerFault::new("messages", format!("at most {MAX_FOLLOW_UPS}")));
+            return Err(AnswerFault::new("messages", format!("must be at most {MAX_FOLLOW_UPS}")));
         }
         if tags.len() > MAX_TAGS {
-            return Err(AnswerFault::new("tags", format!("at most {MAX_TAGS}")));
+            return Err(AnswerFault::new("tags", format!("must be at most {MAX_TAGS}")));
         }
         let messages = messages.into_iter().enumerate().map(|(nth, it)| FollowUpMessage::read(nth, it));
         let tags = tags.into_iter().enumerate().map(|(nth, tag)| word(format!("tags[{nth}]"), tag));
@@ -363,7 +366,7 @@ impl Members {
     }
 
     fn required_text(&mut self, name: &str) -> Reading<String> {
-        self.text(name)?.map_or_else(|| self.fault(name, "is missing"), Ok)
+        self.text(name)?.map_or_else(|| self.fault(name, "must be given"), Ok)
     }
 
     fn long_text(&mut self, name: &str) -> Reading<Option<String>> {
@@ -420,7 +423,7 @@ impl Members {
         let one = self.channel("channel")?;
         let Some(list) = self.list("channels")? else { return Ok(one.map(|it| vec![it])) };
         if one.is_some() {
-            return self.fault("channel", "stands beside `channels`");
+            return self.fault("channel", "is not allowed together with `channels`");
         }
         if list.is_empty() {
             return self.fault("channels", "must name a channel");
@@ -433,7 +436,7 @@ impl Members {
     fn end(self) -> Reading<()> {
         match self.left.keys().next() {
             None => Ok(()),
-            Some(name) => self.fault(name, "there is no such member"),
+            Some(name) => self.fault(name, "does not exist"),
         }
     }
 }
@@ -487,10 +490,10 @@ pub(super) fn json_of_map(map: &rhai::Map) -> Reading<Value> {
 
 fn json(at: At<'_>, value: &Dynamic, depth: usize) -> Reading<Value> {
     if depth > limits::VALUE_DEPTH {
-        return Err(AnswerFault::new(at.to_string(), "is nested too deeply"));
+        return Err(AnswerFault::new(at.to_string(), format!("must be nested at most {} deep", limits::VALUE_DEPTH)));
     }
     if !budget::may_go_on() {
-        return Err(AnswerFault::new("", "is too large"));
+        return Err(AnswerFault::new("", "must be smaller"));
     }
     if value.is_unit() {
         return Ok(Value::Null);

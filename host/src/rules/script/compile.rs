@@ -34,13 +34,13 @@ fn parse(
     let whole = |reason: String| ScriptError { script: name.to_owned(), line: None, column: None, reason };
     let length = source.chars().count();
     if length > limits::SOURCE {
-        return Err(whole(format!("{length} characters; at most {} are allowed", limits::SOURCE)));
+        return Err(whole(format!("must have at most {} characters (got {length})", limits::SOURCE)));
     }
     let bounded = || {
         let mut tree = parser().map_err(|error| ScriptError::of_parse(name, &error))?;
         let shallow = tree.walk(&mut |path| path.len() <= limits::TREE);
         if !shallow {
-            return Err(whole(format!("an expression or a chain of more than {} parts", limits::TREE)));
+            return Err(whole(format!("an expression or a chain must have at most {} parts", limits::TREE)));
         }
         tree.set_source(name);
         Ok(tree)

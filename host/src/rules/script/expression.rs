@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use rhai::{AST, Dynamic, Engine, Scope};
 
 use super::{
-    Given, Modules, ScriptError, ScriptFault,
+    Age, Given, Modules, ScriptError, ScriptFault,
     answer::read_condition,
     compile,
     facts::{Field, MESSAGE, MessageFacts},
@@ -69,12 +69,13 @@ impl Seen {
 
 impl Expression {
     /// Compiles one: `attributes.amount > 100 && country in ["SE", "NO"]`.
-    pub fn compile(name: &str, source: &str) -> Result<Self, ScriptError> {
+    pub fn compile(name: &str, source: &str, age: Age) -> Result<Self, ScriptError> {
         let mut scope = Scope::new();
         for name in VARIABLES {
             scope.push_constant_dynamic(*name, Dynamic::UNIT);
         }
         let tree = compile::expression(MODULES.engine(), &scope, name, source)?;
+        MODULES.check(name, &tree, age)?;
         let shares = MODULES.watches(&tree);
         Ok(Self { name: name.into(), engine: Arc::clone(MODULES.engine_for(&tree)), tree: Arc::new(tree), shares })
     }
@@ -106,9 +107,13 @@ mod tests {
         Seen::of(&serde_json::from_str(facts).unwrap()).unwrap()
     }
 
+    fn compiled(source: &str) -> Result<Expression, ScriptError> {
+        Expression::compile("rule", source, Age::New)
+    }
+
     #[test]
     fn an_expression_is_one_condition() {
-        let holds = |source: &str| Expression::compile("rule", source).unwrap().holds(&mut seen(), &Given::default());
+        let holds = |source: &str| compiled(source).unwrap().holds(&mut seen(), &Given::default());
         for (source, expected) in [
             ("attributes.amount > 100", true),
             ("country in [\"SE\", \"NO\"] && contact.segment == \"gold\"", true),
@@ -127,23 +132,23 @@ mod tests {
     #[test]
     fn statements_and_unknown_names_are_refused() {
         for source in ["let x = 1; true", "while true {}", "amount > 1", "true; false", "", "import \"x\" as x"] {
-            assert!(Expression::compile("rule", source).is_err(), "{source}");
+            assert!(compiled(source).is_err(), "{source}");
         }
-        let error = Expression::compile("rule", "true &&\n  amout > 1").unwrap_err();
+        let error = compiled("true &&\n  amout > 1").unwrap_err();
         assert_eq!(error.line, Some(2), "{error}");
     }
 
     #[test]
     fn one_expression_changes_nothing_for_the_next() {
         let mut seen = seen();
-        let changes = Expression::compile("rule", "attributes.clear() == ()").unwrap();
+        let changes = compiled("attributes.clear() == ()").unwrap();
         assert!(changes.holds(&mut seen, &Given::default()).is_err(), "what it sees is constant");
-        let reads = Expression::compile("rule", "attributes.amount == 120").unwrap();
+        let reads = compiled("attributes.amount == 120").unwrap();
         assert_eq!(reads.holds(&mut seen, &Given::default()), Ok(true));
         // Closures share what they see of it, for one run.
-        let clears = Expression::compile("rule", "[1].some(|it| attributes.clear() == ())").unwrap();
+        let clears = compiled("[1].some(|it| attributes.clear() == ())").unwrap();
         assert!(clears.holds(&mut seen, &Given::default()).is_err(), "it is constant for closures too");
-        let shares = Expression::compile("rule", "[120].some(|it| it == attributes.amount)").unwrap();
+        let shares = compiled("[120].some(|it| it == attributes.amount)").unwrap();
         for expression in [&shares, &shares, &reads] {
             assert_eq!(expression.holds(&mut seen, &Given::default()), Ok(true));
         }

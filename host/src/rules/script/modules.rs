@@ -1,17 +1,17 @@
 //! What scripts import: sources that the caller gives by name, compiled once. There is no other
 //! place that an `import` looks in.
 
+mod calls;
 mod names;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use rhai::{AST, ASTNode, Engine, EvalAltResult, Expr, ImmutableString, Module, ModuleResolver, Position, Scope, Stmt};
+use rhai::{AST, ASTNode, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Stmt};
 
 use self::names::Names;
 use super::{
-    Given, ScriptError, budget, column_of, compile,
+    Age, Given, ScriptError, budget, compile,
     engine::{self, limits},
-    line_of,
     reads::Reads,
 };
 
@@ -34,6 +34,10 @@ impl Modules {
     /// Compiles sources by the name that scripts import them by. They may import one another, but
     /// not in a circle.
     pub fn compile(sources: &BTreeMap<String, String>) -> Result<Self, ScriptError> {
+        Self::compile_as(Age::New, sources)
+    }
+
+    fn compile_as(age: Age, sources: &BTreeMap<String, String>) -> Result<Self, ScriptError> {
         let mut library = Library::default();
         let mut left: Vec<_> = sources.iter().collect();
         // Each round compiles whatever imports only what is there already.
@@ -43,7 +47,7 @@ impl Modules {
             let mut first_error = None;
             let before = left.len();
             for (name, source) in left {
-                match module(&modules, name, source) {
+                match module(&modules, name, source, age) {
                     Ok(module) => {
                         library.0.insert(name.clone(), module);
                     }
@@ -72,7 +76,7 @@ impl Modules {
     /// otherwise there are none, and scripts that import them don't compile either.
     #[must_use]
     pub fn stored(sources: &BTreeMap<String, String>) -> Self {
-        Self::compile(sources).unwrap_or_else(|error| {
+        Self::compile_as(Age::Stored, sources).unwrap_or_else(|error| {
             tracing::error!(%error, "modules that were stored don't compile");
             Self::none()
         })
@@ -94,10 +98,14 @@ impl Modules {
     }
 
     /// Refuses a tree whose calls lead nowhere, or not always to the same function: a run would find out late.
-    pub(super) fn check(&self, name: &str, tree: &AST) -> Result<Checked, ScriptError> {
-        check_calls(&self.engine, name, tree)?;
+    pub(super) fn check(&self, name: &str, tree: &AST, age: Age) -> Result<Checked, ScriptError> {
+        calls::check_modules(&self.engine, name, tree)?;
         let (names, mut reads) = (Names::of(tree), Reads::of(tree));
         names.check(name, &self.library)?;
+        if age == Age::New {
+            let all: Vec<_> = std::iter::once(&names).chain(names.imported(&self.library).into_values()).collect();
+            calls::check(name, tree, &all)?;
+        }
         for module in names.imports() {
             reads.and(self.library.0.get(module).map_or(&Reads::default(), |it| &it.reads));
         }
@@ -124,9 +132,9 @@ pub fn may_import(source: &str) -> bool {
     source.contains("import")
 }
 
-fn module(modules: &Modules, name: &str, source: &str) -> Result<Imported, ScriptError> {
+fn module(modules: &Modules, name: &str, source: &str, age: Age) -> Result<Imported, ScriptError> {
     let tree = compile::statements(&modules.engine, name, source)?;
-    let Checked { names, reads } = modules.check(name, &tree)?;
+    let Checked { names, reads } = modules.check(name, &tree, age)?;
     let engine = modules.engine_for(&tree);
     let evaluate = || {
         let module = Module::eval_ast_as_new(Scope::new(), &tree, engine);
@@ -150,41 +158,6 @@ fn module(modules: &Modules, name: &str, source: &str) -> Result<Imported, Scrip
 /// Whether closures in it use variables around them.
 fn shares(tree: &AST) -> bool {
     !tree.walk(&mut |path| !matches!(path.last(), Some(ASTNode::Stmt(Stmt::Share(_)))))
-}
-
-/// Refuses a tree that calls a function which the module that it imports does not have.
-fn check_calls(engine: &Engine, name: &str, tree: &AST) -> Result<(), ScriptError> {
-    let mut imported: BTreeMap<ImmutableString, Vec<Arc<Module>>> = BTreeMap::new();
-    tree.walk(&mut |path| {
-        if let Some(ASTNode::Stmt(Stmt::Import(import, _))) = path.last()
-            && let (Expr::StringConstant(from, position), alias) = &**import
-            && let Ok(module) = engine.module_resolver().resolve(engine, None, from, *position)
-        {
-            imported.entry(alias.name.clone()).or_default().push(module);
-        }
-        true
-    });
-    let mut missing = None;
-    tree.walk(&mut |path| {
-        if let Some(ASTNode::Expr(Expr::FnCall(call, position)) | ASTNode::Stmt(Stmt::FnCall(call, position))) =
-            path.last()
-            && let [module] = &call.namespace.path[..]
-            && let Some(modules) = imported.get(&module.name)
-            && modules.iter().all(|it| it.get_script_fn(&call.name, call.args.len()).is_none())
-        {
-            let reason = format!(
-                "the module `{}` has no function `{}` of {} arguments",
-                module.name,
-                call.name,
-                call.args.len()
-            );
-            missing = Some((*position, reason));
-        }
-        missing.is_none()
-    });
-    missing.map_or(Ok(()), |(position, reason)| {
-        Err(ScriptError { script: name.to_owned(), line: line_of(position), column: column_of(position), reason })
-    })
 }
 
 /// Where an `import` finds its module.

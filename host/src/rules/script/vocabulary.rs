@@ -1,12 +1,19 @@
 //! What scripts are given beside the language itself. Each function's comment is its text in the
 //! reference. All are pure: the time and the chance are those that the caller gave.
 
-use jiff::{Timestamp, civil, tz::TimeZone};
+use jiff::{
+    SignedDuration, Timestamp, civil,
+    tz::{AmbiguousOffset, TimeZone},
+};
 use rhai::{Array, Dynamic, EvalAltResult, ImmutableString, Map, Module, Position, plugin::*};
 use sha2::{Digest, Sha256};
 
 use super::{Fallible, budget};
-use crate::domain::country::Country;
+use crate::domain::{
+    country::Country,
+    folding::{composed, folded, folded_characters, is_combining_mark},
+    timezone,
+};
 
 /// All of them.
 pub(super) fn module() -> Module {
@@ -57,9 +64,9 @@ mod functions {
     pub fn now() -> String {
         budget::now().to_string()
     }
-    /// Whether a name is one of a time zone, such as `"Europe/Stockholm"`.
+    /// Whether a name is one of a time zone, such as `"Europe/Stockholm"`. The functions below fail where it is not.
     pub fn is_zone(name: &str) -> bool {
-        super::zone(name).is_ok()
+        timezone::exists(name)
     }
     /// What calendar and clock show in a zone: `#{year, month, day, hour, minute, second, weekday}`
     /// with `weekday` from 1 (Monday) to 7, `date` (`"2026-03-01"`), and `offset` from UTC in
@@ -91,7 +98,9 @@ mod functions {
         let shown = super::moment(time)?.to_zoned(super::zone(zone)?).time();
         Ok(super::within(shown, super::clock(from)?, super::clock(until)?))
     }
-    /// The first time after `time` at which the clock in a zone shows `at` (`"08:00"`), in UTC.
+    /// The first time after `time` at which the clock in a zone shows `at` (`"08:00"`), in UTC. An hour that the clock
+    /// shows twice counts twice: from the first 02:30 on, `"02:30"` is the second one. What the clock skips comes when it
+    /// skips it: where 02:00 to 03:00 is left out, `"02:30"` is the moment at which it shows 03:00.
     #[rhai_fn(return_raw)]
     pub fn next_time(time: &str, zone: &str, at: &str) -> Fallible<String> {
         super::next(time, zone, at, |_| true)
@@ -107,6 +116,12 @@ mod functions {
         let local = super::moment(time)?.to_zoned(super::zone(zone)?);
         let open = super::within(local.time(), super::clock(from)?, super::clock(until)?);
         Ok(open && super::is_business_day(local.date()))
+    }
+    /// The later of two times; where one of them is `()`, the other. `later(now(), message.send_at)` is when a message is
+    /// due: a `send_at` that is past means now.
+    #[rhai_fn(return_raw)]
+    pub fn later(time: Dynamic, other: Dynamic) -> Fallible<Dynamic> {
+        super::later(time, other)
     }
     /// A time so many seconds later, or earlier where it is below zero.
     #[rhai_fn(return_raw)]
@@ -150,8 +165,8 @@ mod functions {
     pub fn phone_country(number: &str) -> Dynamic {
         super::country("sms", number)
     }
-    /// Whether a text is a telephone number with its country's code: `+` and 7 to 15 digits, with
-    /// or without blanks, dots, dashes and brackets.
+    /// Whether a text is a telephone number with its country's code: `+` and 7 to 15 digits of which the first is not
+    /// 0, with or without blanks, dots, dashes and brackets.
     pub fn is_phone(text: &str) -> bool {
         super::is_phone(text)
     }
@@ -178,13 +193,24 @@ mod functions {
 
     // Texts, lists and numbers.
 
-    /// Whether a text is as a pattern says, capitals or not: `*` stands for anything, `?` for one
+    /// Whether two texts are the same whatever their case, and however their accents are encoded: `"Straße"` and
+    /// `"STRASSE"` are. What is no text is not the same as anything. `==`, `in` and `contains` compare character by
+    /// character.
+    pub fn same_text(text: Dynamic, other: Dynamic) -> bool {
+        super::folded_text(&text).is_some_and(|text| super::folded_text(&other) == Some(text))
+    }
+    /// Whether a text is a member of a list, compared as by `same_text`.
+    pub fn is_one_of(text: Dynamic, list: Array) -> bool {
+        let text = super::folded_text(&text);
+        text.is_some() && list.iter().any(|item| super::folded_text(item) == text)
+    }
+    /// Whether a text is as a pattern says, compared as by `same_text`: `*` stands for anything, `?` for one
     /// character.
     pub fn like(text: &str, pattern: &str) -> bool {
-        let fold = |it: &str| it.to_lowercase().chars().collect::<Vec<_>>();
-        super::like(&fold(text), &fold(pattern))
+        let pattern: Vec<_> = folded_characters(pattern).into_iter().map(|(character, _)| character).collect();
+        super::like(&folded_characters(text), &pattern)
     }
-    /// The words of a text in small letters, without the marks around them.
+    /// The words of a text in small letters, with their accents composed, and without the marks around them.
     pub fn words(text: &str) -> Array {
         super::words(text).map(Dynamic::from).collect()
     }
@@ -209,7 +235,7 @@ mod functions {
     #[rhai_fn(return_raw)]
     pub fn sum(list: Array) -> Fallible<f64> {
         let numbers = list.iter().map(super::number);
-        numbers.sum::<Option<f64>>().ok_or_else(|| super::fault("`sum` adds numbers only"))
+        numbers.sum::<Option<f64>>().ok_or_else(|| super::fault("`sum` must have a list of numbers"))
     }
     /// A number, or a text that is one (`"12.50"`), as a number; anything else is `()`.
     pub fn number(value: Dynamic) -> Dynamic {
@@ -231,21 +257,50 @@ fn answer<const N: usize>(action: &str, members: [(&str, Dynamic); N]) -> Map {
 }
 
 fn moment(text: &str) -> Fallible<Timestamp> {
-    text.parse().map_err(|_| fault(format!("`{text}` is not a time such as 2026-03-01T12:00:00Z")))
+    text.parse().map_err(|_| fault(format!("a time must be written as 2026-03-01T12:00:00Z (got `{text}`)")))
+}
+
+fn later(time: Dynamic, other: Dynamic) -> Fallible<Dynamic> {
+    let moment_of = |time: &Dynamic| match time.as_immutable_string_ref() {
+        Ok(text) => moment(&text).map(Some),
+        Err(_) if time.is_unit() => Ok(None),
+        Err(_) => Err(fault("`later` must have two times, or `()` in place of one")),
+    };
+    Ok(if moment_of(&time)? >= moment_of(&other)? { time } else { other })
 }
 
 fn zone(name: &str) -> Fallible<TimeZone> {
-    TimeZone::get(name).map_err(|_| fault(format!("`{name}` is not a time zone such as Europe/Stockholm")))
+    timezone::named(name).ok_or_else(|| fault(no_zone(name)))
+}
+
+/// Why a text is no zone.
+pub(super) fn zone_fault(name: &str) -> Option<String> {
+    (!timezone::exists(name)).then(|| no_zone(name))
+}
+
+fn no_zone(name: &str) -> String {
+    format!("the time zone `{name}` does not exist: it must be an IANA name such as `Europe/Stockholm`")
 }
 
 fn clock(text: &str) -> Fallible<civil::Time> {
+    time_of_day(text).ok_or_else(|| fault(no_clock(text)))
+}
+
+/// Why a text is no time of day.
+pub(super) fn clock_fault(text: &str) -> Option<String> {
+    time_of_day(text).is_none().then(|| no_clock(text))
+}
+
+fn no_clock(text: &str) -> String {
+    format!("a time of day must be written as `08:30` (got `{text}`)")
+}
+
+fn time_of_day(text: &str) -> Option<civil::Time> {
     let parts = text.split_once(':').filter(|(hour, minute)| {
         (1..=2).contains(&hour.len()) && minute.len() == 2 && [hour, minute].iter().all(|it| is_digits(it))
     });
     let number = |it: &str| it.parse::<i8>().ok();
-    parts
-        .and_then(|(hour, minute)| civil::Time::new(number(hour)?, number(minute)?, 0, 0).ok())
-        .ok_or_else(|| fault(format!("`{text}` is not a time of day such as 08:30")))
+    parts.and_then(|(hour, minute)| civil::Time::new(number(hour)?, number(minute)?, 0, 0).ok())
 }
 
 fn is_digits(text: &str) -> bool {
@@ -266,19 +321,35 @@ fn is_business_day(date: civil::Date) -> bool {
 
 fn next(time: &str, zone: &str, at: &str, serves: impl Fn(civil::Date) -> bool) -> Fallible<String> {
     let (after, zone, at) = (moment(time)?, self::zone(zone)?, clock(at)?);
-    let mut date = after.to_zoned(zone.clone()).date();
+    // A clock that goes back over midnight shows the day before once more.
+    let first = after.to_zoned(zone.clone()).date();
+    let mut date = first.yesterday().unwrap_or(first);
     // Two weekends and a day that a zone skipped lie between at the most.
-    for _ in 0..8 {
-        let found = zone.to_ambiguous_zoned(date.to_datetime(at)).compatible();
-        if let Ok(found) = found
-            && found.timestamp() > after
-            && serves(found.date())
+    for _ in 0..9 {
+        if serves(date)
+            && let Some(found) = shown_on(&zone, date, at).into_iter().flatten().find(|it| *it > after)
         {
-            return Ok(found.timestamp().to_string());
+            return Ok(found.to_string());
         }
         date = date.tomorrow().map_err(|_| fault("a time that is too far away"))?;
     }
     Err(fault(format!("the clock never shows `{at}` there")))
+}
+
+/// When the clock in a zone shows a time on a day: once, twice, or never. What it skips comes at the moment at which it
+/// does, unless it skips the rest of the day too.
+fn shown_on(zone: &TimeZone, date: civil::Date, at: civil::Time) -> [Option<Timestamp>; 2] {
+    let shown = zone.to_ambiguous_timestamp(date.to_datetime(at));
+    match shown.offset() {
+        AmbiguousOffset::Unambiguous { .. } => [shown.compatible().ok(), None],
+        AmbiguousOffset::Fold { .. } => [shown.earlier().ok(), shown.later().ok()],
+        AmbiguousOffset::Gap { .. } => {
+            // Of the time that begins the gap, "later" is the moment of the skip itself.
+            let beyond = shown.later().ok().and_then(|it| it.checked_add(SignedDuration::from_nanos(1)).ok());
+            let skip = beyond.and_then(|it| zone.preceding(it).next()).map(|it| it.timestamp());
+            [skip.filter(|it| it.to_zoned(zone.clone()).date() == date), None]
+        }
+    }
 }
 
 /// The unit separator keeps ("ab", "c") and ("a", "bc") apart.
@@ -292,7 +363,7 @@ pub(in crate::rules) fn bucket(key: &str, salt: &str) -> i64 {
 fn variant(bucket: i64, shares: &Map) -> Fallible<String> {
     let share = |value: &Dynamic| number(value).filter(|it| it.is_finite() && *it >= 0.0);
     let total = shares.values().map(share).sum::<Option<f64>>().filter(|it| *it > 0.0);
-    let total = total.ok_or_else(|| fault("shares are numbers of zero or more, and not all of them zero"))?;
+    let total = total.ok_or_else(|| fault("shares must be numbers of zero or more, and not all of them zero"))?;
     let mut left = bucket as f64 / 10_000.0 * total;
     let mut last = None;
     for (name, value) in shares {
@@ -315,25 +386,36 @@ fn country(channel: &str, address: &str) -> Dynamic {
 fn is_phone(text: &str) -> bool {
     let Some(rest) = text.trim().strip_prefix('+') else { return false };
     let marks = |c: char| c.is_ascii_digit() || " .-()".contains(c);
-    rest.chars().all(marks) && (7..=15).contains(&rest.bytes().filter(u8::is_ascii_digit).count())
+    !rest.starts_with('0')
+        && rest.chars().all(marks)
+        && (7..=15).contains(&rest.bytes().filter(u8::is_ascii_digit).count())
 }
 
 fn mail_parts(address: &str) -> Option<(&str, &str)> {
     address.trim().rsplit_once('@').filter(|(user, domain)| !user.is_empty() && !domain.is_empty())
 }
 
+fn folded_text(value: &Dynamic) -> Option<String> {
+    value.as_immutable_string_ref().ok().map(|text| folded(&text))
+}
+
 /// By going back to the last `*` only: the time is bounded by the product of the lengths, and a
-/// budget that is used up ends it.
-fn like(text: &[char], pattern: &[char]) -> bool {
+/// budget that is used up ends it. A `?` stands for all that a character of the text is folded to.
+fn like(text: &[(char, bool)], pattern: &[char]) -> bool {
     let (mut at, mut of) = (0, 0);
     let mut star = None;
+    let next = |at: usize| text[at + 1..].iter().position(|(_, begins)| *begins).map_or(text.len(), |it| at + 1 + it);
     while at < text.len() {
         match pattern.get(of) {
             Some('*') => {
                 star = Some((of, at));
                 of += 1;
             }
-            Some(c) if *c == '?' || *c == text[at] => {
+            Some('?') => {
+                at = next(at);
+                of += 1;
+            }
+            Some(c) if *c == text[at].0 => {
                 at += 1;
                 of += 1;
             }
@@ -351,16 +433,18 @@ fn like(text: &[char], pattern: &[char]) -> bool {
     pattern[of..].iter().all(|c| *c == '*')
 }
 
+/// A mark that belongs to the letter before it does not end a word.
 fn words(text: &str) -> impl Iterator<Item = String> {
-    let words = text.split(|c: char| !c.is_alphanumeric() && c != '\'' && c != '’');
-    words.filter(|word| !word.is_empty()).map(str::to_lowercase)
+    let ends = |c: char| !c.is_alphanumeric() && !is_combining_mark(c) && c != '\'' && c != '’';
+    let words: Vec<_> = composed(text).split(ends).filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
+    words.into_iter()
 }
 
 fn join(list: &[Dynamic], separator: &str) -> Fallible<String> {
     let mut joined = String::new();
     for (nth, item) in list.iter().enumerate() {
         if item.is_array() || item.is_map() {
-            return Err(fault("`join` takes a list of plain values"));
+            return Err(fault("`join` must have a list of plain values"));
         }
         if nth > 0 {
             joined.push_str(separator);
@@ -402,4 +486,156 @@ fn order_of(left: &Dynamic, right: &Dynamic) -> std::cmp::Ordering {
 fn number(value: &Dynamic) -> Option<f64> {
     let text = || value.as_immutable_string_ref().ok()?.trim().parse::<f64>().ok().filter(|it| it.is_finite());
     value.as_int().map(|it| it as f64).or_else(|_| value.as_float()).ok().or_else(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next_at(time: &str, zone: &str, at: &str) -> String {
+        next(time, zone, at, |_| true).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn the_next_time_is_the_first_at_which_the_clock_shows_it() {
+        for (time, zone, at, expected) in [
+            ("2026-03-02T06:59:59Z", "Europe/Stockholm", "08:00", "2026-03-02T07:00:00Z"),
+            ("2026-03-02T07:00:00Z", "Europe/Stockholm", "08:00", "2026-03-03T07:00:00Z"),
+            // The clock goes from 03:00 back to 02:00 at 01:00 UTC.
+            ("2026-10-25T00:00:00Z", "Europe/Stockholm", "02:30", "2026-10-25T00:30:00Z"),
+            ("2026-10-25T00:30:00Z", "Europe/Stockholm", "02:30", "2026-10-25T01:30:00Z"),
+            ("2026-10-25T00:45:00Z", "Europe/Stockholm", "02:30", "2026-10-25T01:30:00Z"),
+            ("2026-10-25T01:30:00Z", "Europe/Stockholm", "02:30", "2026-10-26T01:30:00Z"),
+            ("2026-10-25T00:59:00Z", "Europe/Stockholm", "02:00", "2026-10-25T01:00:00Z"),
+            // From 02:00 to 03:00 at 07:00 UTC, and back in November.
+            ("2026-11-01T05:30:00Z", "America/New_York", "01:30", "2026-11-01T06:30:00Z"),
+            // Havana goes back from 01:00 to 00:00; Beirut over midnight, so that the day before is shown once more.
+            ("2026-11-01T04:30:00Z", "America/Havana", "00:30", "2026-11-01T05:30:00Z"),
+            ("2026-10-24T20:45:00Z", "Asia/Beirut", "23:30", "2026-10-24T21:30:00Z"),
+            // Half an hour.
+            ("2026-04-04T14:45:00Z", "Australia/Lord_Howe", "01:45", "2026-04-04T15:15:00Z"),
+        ] {
+            assert_eq!(next_at(time, zone, at), expected, "{at} after {time} in {zone}");
+        }
+    }
+
+    #[test]
+    fn what_the_clock_skips_comes_when_it_skips_it() {
+        for (time, zone, at, expected) in [
+            ("2026-03-28T12:00:00Z", "Europe/Stockholm", "02:00", "2026-03-29T01:00:00Z"),
+            ("2026-03-28T12:00:00Z", "Europe/Stockholm", "02:30", "2026-03-29T01:00:00Z"),
+            ("2026-03-28T12:00:00Z", "Europe/Stockholm", "03:00", "2026-03-29T01:00:00Z"),
+            ("2026-03-29T01:00:00Z", "Europe/Stockholm", "02:30", "2026-03-30T00:30:00Z"),
+            ("2026-03-08T05:00:00Z", "America/New_York", "02:30", "2026-03-08T07:00:00Z"),
+            // Samoa had no 30 December 2011.
+            ("2011-12-30T09:00:00Z", "Pacific/Apia", "08:00", "2011-12-30T18:00:00Z"),
+        ] {
+            assert_eq!(next_at(time, zone, at), expected, "{at} after {time} in {zone}");
+            let moment: Timestamp = expected.parse().unwrap();
+            let before = moment - SignedDuration::from_secs(1);
+            let (from, until) = (clock(at).unwrap(), clock("23:59").unwrap());
+            let shown = |it: Timestamp| it.to_zoned(self::zone(zone).unwrap()).time();
+            assert!(within(shown(moment), from, until), "at {at} a time that begins then has begun");
+            assert!(!within(shown(before), from, until), "and not before");
+        }
+    }
+
+    #[test]
+    fn a_business_day_is_that_of_the_zone() {
+        let next = |time: &str| next(time, "Asia/Tokyo", "09:00", is_business_day).unwrap();
+        assert_eq!(next("2026-03-06T00:00:00Z"), "2026-03-09T00:00:00Z", "from Friday at nine to Monday");
+        assert_eq!(next("2026-03-05T23:59:00Z"), "2026-03-06T00:00:00Z");
+    }
+
+    #[test]
+    fn what_does_not_exist_is_a_fault_that_says_so() {
+        for (time, zone, at, reason) in [
+            ("2026-03-02T07:00:00Z", "Europe/Stokholm", "08:00", "the time zone `Europe/Stokholm` does not exist"),
+            ("2026-03-02T07:00:00Z", "UTC", "24:00", "a time of day must be written as `08:30` (got `24:00`)"),
+            ("yesterday", "UTC", "08:00", "a time must be written as 2026-03-01T12:00:00Z (got `yesterday`)"),
+        ] {
+            let fault = next(time, zone, at, |_| true).unwrap_err().to_string();
+            assert!(fault.contains(reason), "{fault}");
+        }
+    }
+
+    #[test]
+    fn the_later_of_two_times_is_taken_whatever_its_form() {
+        let later = |time: &str, other: &str| {
+            let value = |it: &str| if it.is_empty() { Dynamic::UNIT } else { it.to_owned().into() };
+            super::later(value(time), value(other)).unwrap().to_string()
+        };
+        for (time, other, expected) in [
+            ("2026-03-02T07:00:00Z", "2026-03-02T08:30:00+02:00", "2026-03-02T07:00:00Z"),
+            ("2026-03-02T07:00:00Z", "2026-03-02T07:00:00.5Z", "2026-03-02T07:00:00.5Z"),
+            ("2026-03-02T07:00:00Z", "", "2026-03-02T07:00:00Z"),
+            ("", "2026-03-02T07:00:00Z", "2026-03-02T07:00:00Z"),
+            ("", "", ""),
+        ] {
+            assert_eq!(later(time, other), expected, "{time} and {other}");
+        }
+        assert!(super::later(7.into(), Dynamic::UNIT).is_err());
+    }
+
+    #[test]
+    fn a_pattern_is_compared_whatever_the_case() {
+        let like = |text: &str, pattern: &str| functions::like(text, pattern);
+        for (text, pattern, expected) in [
+            ("Straße 7", "STRASSE*", true),
+            ("STRASSE", "stra\u{df}e", true),
+            ("Stra\u{df}e", "stra?e", true),
+            ("Strasse", "stra?e", false),
+            ("CAFE\u{301}", "caf?", true),
+            ("caf\u{e9}", "*E\u{301}", true),
+            ("ΣΊΣΥΦΟΣ", "σίσυφος", true),
+            ("abc", "a*c", true),
+            ("abc", "a?", false),
+            ("", "*", true),
+            ("", "?", false),
+            ("ISPARTA", "\u{131}sparta", false),
+        ] {
+            assert_eq!(like(text, pattern), expected, "{text} like {pattern}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_the_same_as_nothing() {
+        let same = |one: Dynamic, other: Dynamic| functions::same_text(one, other);
+        assert!(same("Stra\u{df}e".into(), "STRASSE".into()));
+        assert!(!same(Dynamic::UNIT, Dynamic::UNIT) && !same(5.into(), "5".into()) && !same("a".into(), Dynamic::UNIT));
+        let list: Array = vec![Dynamic::UNIT, 5.into(), "\u{e9}".into()];
+        assert!(functions::is_one_of("E\u{301}".into(), list.clone()));
+        assert!(!functions::is_one_of(Dynamic::UNIT, list.clone()) && !functions::is_one_of(5.into(), list));
+    }
+
+    #[test]
+    fn a_telephone_number_begins_with_its_countrys_code() {
+        for (text, expected) in [
+            ("+46 70-123 45 67", true),
+            ("+61 (43) 123-4567", true),
+            ("+0701234567", false),
+            ("0701234567", false),
+            ("+46", false),
+            ("+4670123456789012", false),
+            ("+46701234567x5", false),
+        ] {
+            assert_eq!(is_phone(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_with_an_offset_is_shown_in_the_zone() {
+        let local = functions::local_time("2011-08-18T19:03:37.010+01:00", "UTC").unwrap();
+        assert_eq!(local["hour"].as_int(), Ok(18));
+        let summer = functions::local_time("2026-07-01T12:00:00Z", "Europe/Stockholm").unwrap();
+        assert_eq!((summer["hour"].as_int(), summer["offset"].as_int()), (Ok(14), Ok(7200)));
+    }
+
+    #[test]
+    fn a_mark_does_not_end_a_word() {
+        let words = |text: &str| super::words(text).collect::<Vec<_>>();
+        assert_eq!(words("ARRE\u{302}T, s'il vous plaît"), ["arr\u{ea}t", "s'il", "vous", "pla\u{ee}t"]);
+        assert_eq!(words("नमस्ते दुनिया"), ["नमस्ते", "दुनिया"]);
+        assert_eq!(words(" -- STOP!"), ["stop"]);
+    }
 }

@@ -20,6 +20,8 @@ pub(super) struct Names {
     defined: BTreeSet<Signature>,
     called: BTreeMap<Signature, Position>,
     imports: BTreeSet<String>,
+    /// Names that a member of a map may have: a function may be in it.
+    members: BTreeSet<ImmutableString>,
 }
 
 impl Names {
@@ -38,6 +40,15 @@ impl Names {
                 {
                     names.called.insert((call.name.clone(), call.args.len()), *at);
                 }
+                Some(ASTNode::Expr(Expr::Map(members, _))) => {
+                    names.members.extend(members.0.iter().map(|(name, _)| name.name.clone()));
+                }
+                Some(ASTNode::Expr(Expr::StringConstant(text, _))) => {
+                    names.members.insert(text.clone());
+                }
+                Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
+                    names.members.extend(last_property(&assignment.1.lhs));
+                }
                 // As a function with `this`, or with the object as the first parameter.
                 Some(ASTNode::Expr(Expr::MethodCall(call, at))) => {
                     for parameters in [call.args.len(), call.args.len() + 1] {
@@ -51,22 +62,51 @@ impl Names {
         names
     }
 
+    /// Whether it has a function of this name with so many parameters.
+    pub(super) fn defines(&self, name: &str, parameters: usize) -> bool {
+        self.parameters_of(name).any(|it| it == parameters)
+    }
+
+    /// The numbers of parameters of its functions of this name.
+    pub(super) fn parameters_of(&self, name: &str) -> impl Iterator<Item = usize> {
+        let from = (ImmutableString::from(name), 0);
+        let name = from.0.clone();
+        self.defined.range(from..).take_while(move |(it, _)| *it == name).map(|(_, parameters)| *parameters)
+    }
+
+    /// The names of its functions.
+    pub(super) fn functions(&self) -> impl Iterator<Item = &str> {
+        self.defined.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Whether a map of its may have a member of this name.
+    pub(super) fn has_member(&self, name: &str) -> bool {
+        self.members.contains(name)
+    }
+
     /// The modules that it imports by themselves.
     pub(super) fn imports(&self) -> impl Iterator<Item = &str> {
         self.imports.iter().map(String::as_str)
     }
 
-    /// Refuses the source where a name is ambiguous among it and all that it leads to.
-    pub(super) fn check(&self, name: &str, library: &Library) -> Result<(), ScriptError> {
-        let mut all = BTreeMap::from([(name, self)]);
+    /// Those of all that it imports, by name.
+    pub(super) fn imported<'a>(&'a self, library: &'a Library) -> BTreeMap<&'a str, &'a Self> {
+        let mut all = BTreeMap::new();
         let mut left: Vec<_> = self.imports.iter().collect();
         while let Some(module) = left.pop() {
             if let Some((module, imported)) = library.0.get_key_value(module)
-                && all.insert(module, &imported.names).is_none()
+                && all.insert(module.as_str(), &*imported.names).is_none()
             {
                 left.extend(&imported.names.imports);
             }
         }
+        all
+    }
+
+    /// Refuses the source where a name is ambiguous among it and all that it leads to.
+    pub(super) fn check(&self, name: &str, library: &Library) -> Result<(), ScriptError> {
+        let mut all = self.imported(library);
+        all.insert(name, self);
         let sources: Vec<_> = all.into_iter().collect();
         for (at, (one, names)) in sources.iter().enumerate() {
             for (other, others) in &sources[at + 1..] {
@@ -87,5 +127,14 @@ impl Names {
     fn ambiguous(&self, other: &Self) -> Option<&Signature> {
         let defined = |it: &&Signature| self.defined.contains(*it) || other.defined.contains(*it);
         self.called.keys().filter(|it| other.called.contains_key(*it)).find(defined)
+    }
+}
+
+/// The member that an assignment sets: `f` of `map.tools.f`.
+fn last_property(target: &Expr) -> Option<ImmutableString> {
+    match target {
+        Expr::Dot(chain, ..) | Expr::Index(chain, ..) => last_property(&chain.rhs),
+        Expr::Property(property, _) => Some(property.2.clone()),
+        _ => None,
     }
 }
