@@ -45,6 +45,8 @@ use crate::{
 
 /// Requests that are under way get this long to end once the gateway stops.
 const REQUESTS_END: Duration = Duration::from_secs(10);
+/// Attempts whose time is up get this long to be settled.
+const SETTLING: Duration = Duration::from_secs(5);
 /// What was counted gets this long to be written.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -67,6 +69,8 @@ struct Gateway {
     intake: CancellationToken,
     /// Asks everything else to stop, once no work is left.
     rest: CancellationToken,
+    /// Breaks off the mails that were not handed over.
+    mails: CancellationToken,
     deliveries: TaskTracker,
     /// Writers of admission and ledger: they end by themselves when nobody needs them.
     writers: JoinSet<()>,
@@ -135,7 +139,7 @@ impl Gateway {
         let providers = Arc::new(load_providers(config, &store, &keyring).await?);
         let public_url = PublicUrl::new(config.http.public_url.as_deref());
         let slots = config.dispatch.max_in_flight_per_connection;
-        let (guards, keeper) = Guards::new(store.clone(), config.dispatch.deadline() * 2);
+        let (guards, keeper) = Guards::new(store.clone(), config.dispatch.deadline() * 2, slots);
         keeper.look().await.map_err(|error| StartError::because("circuit breakers can't be read", error))?;
         let directory =
             Directory::new(store.clone(), Arc::clone(&keyring), slots, Arc::clone(&guards), public_url.clone());
@@ -152,6 +156,7 @@ impl Gateway {
         let mut helpers = JoinSet::new();
         let intake = CancellationToken::new();
         let rest = CancellationToken::new();
+        let mails = CancellationToken::new();
         let deliveries = TaskTracker::new();
 
         let times = RuleTimes {
@@ -166,7 +171,7 @@ impl Gateway {
             trials: Arc::clone(&trials),
             rules: Arc::clone(&rules),
             providers: Arc::clone(&providers),
-            transport: Arc::new(transport(config, &bytes)?),
+            transport: Arc::new(transport(config, &bytes, &mails)?),
             ledger: Ledger::start(&store, &leases, &bell, &precedence, &mut writers),
             observations: Arc::default(),
             turns: Turns::default(),
@@ -199,6 +204,7 @@ impl Gateway {
         let admission = Admission::start(
             &store,
             Arc::clone(&directory),
+            Arc::clone(&providers),
             Arc::clone(&trials),
             Arc::clone(&rules),
             &outlet,
@@ -270,7 +276,7 @@ impl Gateway {
             browsers: Browsers::new(&config.http.cors_origins, config.http.is_only_tls()),
         });
         let deadline = config.dispatch.deadline();
-        Ok((Self { store, leases, intake, rest, deliveries, writers, helpers, recorder, tracer, deadline }, app))
+        Ok((Self { store, leases, intake, rest, mails, deliveries, writers, helpers, recorder, tracer, deadline }, app))
     }
 
     /// Takes no more work, lets what is under way end, and gives the rest to the other nodes.
@@ -280,9 +286,10 @@ impl Gateway {
             tracing::warn!("some requests did not end in time");
         }
         self.deliveries.close();
-        // The longest attempt, and the settling of it.
-        let patience = self.deadline + Duration::from_secs(5);
-        if tokio::time::timeout(patience, self.finish()).await.is_err() {
+        let ended = tokio::time::timeout(self.deadline, self.finish()).await.is_ok();
+        // A mail may take longer: it is left to other nodes, unless the server may have taken it.
+        self.mails.cancel();
+        if !ended && tokio::time::timeout(SETTLING, self.finish()).await.is_err() {
             tracing::warn!(
                 deliveries = self.deliveries.len(),
                 "some deliveries did not end in time; other nodes take them over"
@@ -342,12 +349,13 @@ async fn load_providers(config: &Config, store: &Store, keyring: &Keyring) -> Re
     Ok(providers)
 }
 
-fn transport(config: &Config, bytes: &Arc<ByteBudget>) -> Result<Transport, StartError> {
+fn transport(config: &Config, bytes: &Arc<ByteBudget>, mails: &CancellationToken) -> Result<Transport, StartError> {
     let settings = TransportSettings {
         allow: config.egress.allow.clone(),
         extra_ca_pem: config.tls.ca_pem().map_err(|error| StartError(error.to_string()))?,
         ehlo_name: config.node.ehlo_name.clone(),
         bytes: Arc::clone(bytes),
+        stop: mails.clone(),
     };
     Transport::new(settings).map_err(|error| StartError::because("`tls.ca_file`", error))
 }

@@ -22,11 +22,12 @@ mod smtp;
 mod splice;
 mod tls;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use self::{
     describe::describe,
@@ -56,6 +57,8 @@ pub struct TransportSettings {
     pub ehlo_name: String,
     /// What long answers take their memory from.
     pub bytes: Arc<ByteBudget>,
+    /// When the process stops: mails that were not handed over by then are broken off.
+    pub stop: CancellationToken,
 }
 
 /// Why the transport can't be set up; the text names the remedy.
@@ -70,12 +73,21 @@ pub struct Call<'a> {
     pub connection: ConnectionId,
     pub secrets: &'a Secrets,
     pub grant: HostGrant<'a>,
-    /// Everything ends by then: connecting, sending and reading the answer.
+    /// An HTTP request ends by then: connecting, sending and reading the answer. A mail has the times of its steps.
     pub deadline: Instant,
+    /// What must stand for a mail to be handed over after a long conversation; `None` where nobody else can have the
+    /// delivery.
+    pub hold: Option<&'a dyn Hold>,
     /// The wall clock, for signatures and assertions that carry a date.
     pub now: Timestamp,
     /// What an HTTP request carries on as `traceparent` and `tracestate`; no signature covers it.
     pub trace: Option<&'a TraceContext>,
+}
+
+/// The caller's hold on a delivery.
+pub trait Hold: fmt::Debug + Send + Sync {
+    /// Whether no other node can have the delivery now, or soon.
+    fn stands(&self) -> bool;
 }
 
 impl<'a> Call<'a> {
@@ -134,7 +146,7 @@ impl Transport {
         let egress = Arc::new(egress);
         let roots = TlsRoots::new(settings.extra_ca_pem.as_deref()).map_err(InvalidSettings)?;
         let http = Http::new(egress.clone(), &roots, settings.bytes);
-        Ok(Self { http, smtp: Smtp::new(egress, &roots, settings.ehlo_name) })
+        Ok(Self { http, smtp: Smtp::new(egress, &roots, settings.ehlo_name, settings.stop) })
     }
 
     /// Performs a transmission and answers what the other side said, whatever it said. It is gone once it is on its

@@ -137,7 +137,8 @@ async fn every_try_has_the_same_message_id() {
     let (gateway, config) = gateway_for(&server, "none").await;
     gateway.connection("mail", "email-smtp", config, json!({})).await;
     let retry = json!({"type": "schedule", "delays_ms": [10, 20]});
-    gateway.route("email", json!({"candidates": [{"connection": "mail"}], "retry": retry})).await;
+    let spec = json!({"candidates": [{"connection": "mail"}], "retry": retry, "on_unknown": "retry"});
+    gateway.route("email", spec).await;
     server.answers(&["451 4.3.0 come back later", "hang up"]);
     let id = gateway.send(&json!({"channel": "email", "to": "ann@example.org", "content": {"text": "x"}})).await;
     let view = gateway.settled(&id).await;

@@ -19,7 +19,7 @@ fn name(text: &str) -> String {
 async fn a_request_arrives_and_its_answer_returns() {
     let (address, mut requests) = answering(|_| ok("thanks")).await;
     let reply = Sender::new().post(&format!("http://{address}/in"), vec![]).await.unwrap();
-    let Reply::Http { status, headers, body } = reply else { panic!("{reply:?}") };
+    let Reply::Http { status, headers, body, .. } = reply else { panic!("{reply:?}") };
     assert_eq!((status, body.as_ref()), (200, b"thanks".as_slice()));
     assert!(headers.contains(&Kv { name: name("x-answer"), value: name("Yes") }));
     let request = requests.recv().await.unwrap();

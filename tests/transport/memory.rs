@@ -66,7 +66,8 @@ async fn a_long_answer_waits_for_memory_and_a_short_one_does_not() {
     let url = |path: &str| format!("http://{address}{path}");
     assert!(sender.post(&url("/short"), vec![]).await.is_ok());
     let hurried = sender.within(Duration::from_millis(300));
-    assert!(hurried.post(&url("/long"), vec![]).await.is_err_and(|fault| fault.may_have_been_sent));
+    let reply = hurried.post(&url("/long"), vec![]).await.unwrap();
+    assert!(reply.status() == 200 && reply.cut().is_some(), "as far as there was memory by the deadline: {reply:?}");
     drop(all);
     let reply = hurried.within(Duration::from_secs(10)).post(&url("/long"), vec![]).await.unwrap();
     assert_eq!(bytes.taken(), 100_000, "what was read is held under a permit");

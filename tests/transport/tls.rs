@@ -20,7 +20,18 @@ pub(super) fn trusting(authority: &Authority) -> TransportSettings {
     TransportSettings { extra_ca_pem: Some(authority.pem().into_bytes()), ..settings() }
 }
 
-fn acceptor(authority: &Authority, ask_for_certificate: bool) -> TlsAcceptor {
+/// An acceptor that speaks these protocols.
+pub(super) fn acceptor_for(authority: &Authority, protocols: &[&[u8]]) -> TlsAcceptor {
+    let mut config = server_config(authority, false);
+    config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+pub(super) fn acceptor(authority: &Authority, ask_for_certificate: bool) -> TlsAcceptor {
+    TlsAcceptor::from(Arc::new(server_config(authority, ask_for_certificate)))
+}
+
+fn server_config(authority: &Authority, ask_for_certificate: bool) -> ServerConfig {
     let (certificate, key) = authority.issue(ExtendedKeyUsagePurpose::ServerAuth);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
@@ -35,7 +46,7 @@ fn acceptor(authority: &Authority, ask_for_certificate: bool) -> TlsAcceptor {
     };
     let chain = vec![rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-    TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
+    builder.with_single_cert(chain, key).unwrap()
 }
 
 /// An HTTPS server's port.

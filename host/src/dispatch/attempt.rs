@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Course, Dispatcher, Held, PAUSE,
+    Course, Dispatcher, Held, PAUSE, add_reason, copies,
     facts::country,
     item,
     payload::{BLOB_COPIES, Lost, Payload},
@@ -17,22 +17,23 @@ use crate::{
     clock,
     directory::Endpoint,
     domain::{
-        attempt::{Attempt, Origin, Trigger, Verdict},
+        attempt::{Attempt, HOST_NOT_GRANTED, Origin, SECRET_UNAVAILABLE, Trigger, Verdict},
         ids::AttemptId,
         overrides::Standing,
         price::Price,
         provider::{CallContext, Cost, Disposition, Item, Judgement, Step},
+        recipients::Recipients,
         route::OnUnknown,
         trace::TraceContext,
-        transmission::{Reply, Transmission},
+        transmission::{RecipientAnswer, RecipientReply, Reply, Transmission},
     },
     outcome::{host_verdict, judge_fault},
     providers::Serving,
-    queue::Work,
+    queue::{Lease, Work},
     runtime::{CallError, Called, GuestFault, GuestFaultKind, Usage},
     store::attempt::NewIntent,
     telemetry::{self, Lane, Side, Span},
-    transport::{Call, HostGrant, Parcel},
+    transport::{Call, Hold, HostGrant, Parcel},
 };
 
 /// The most transmissions and pauses of one attempt.
@@ -54,8 +55,41 @@ pub(super) struct Conversation<'a> {
     pub usage: Usage,
     /// HTTP status or SMTP code of the last answer.
     pub status: Option<u16>,
+    /// Why some of the last answer is missing, if so.
+    pub cut: Option<Box<str>>,
+    /// What it said of each recipient of a mail.
+    pub recipients: Vec<RecipientReply>,
     /// Whether the attempt speaks for the component or against it; `None` while it says nothing.
     pub sound: Option<bool>,
+}
+
+/// The lease under which a mail is handed over, which may take longer than the lease was long when it began: it is renewed
+/// meanwhile, as long as the database can be reached.
+#[derive(Debug)]
+struct LeaseHold<'a> {
+    lease: &'a Lease,
+    /// What the last line of the mail may take to arrive.
+    margin: Duration,
+}
+
+impl Hold for LeaseHold<'_> {
+    fn stands(&self) -> bool {
+        self.lease.covers(Instant::now() + self.margin)
+    }
+}
+
+/// What a conversation came to.
+struct Conversed {
+    verdict: Verdict,
+    usage: Usage,
+    recipients: Vec<RecipientReply>,
+}
+
+impl Conversed {
+    /// A verdict without a request.
+    fn nothing(verdict: Verdict) -> Self {
+        Self { verdict, usage: Usage::default(), recipients: Vec::new() }
+    }
 }
 
 impl Dispatcher {
@@ -73,17 +107,19 @@ impl Dispatcher {
         let serving = self.providers.serving_for(&endpoint.connection.provider, work.tenant);
         let started_at = clock::now();
         let number = work.attempts + 1;
-        let (verdict, usage) = match &serving {
-            None => (
-                host_verdict(Disposition::NotSent, "provider_missing", "the provider is not installed".into()),
-                Usage::default(),
-            ),
+        let Conversed { verdict, usage, recipients } = match &serving {
+            None => {
+                let absence = self.providers.absence(&endpoint.connection.provider, work.tenant);
+                Conversed::nothing(host_verdict(Disposition::NotSent, "provider_missing", absence))
+            }
             Some(serving) => match held.during(pin!(self.payload(work, permit))).await? {
                 Ok(payload) => self.converse(work, course, endpoint, serving, payload, span.context(), held).await?,
-                Err(verdict) => (verdict, Usage::default()),
+                Err(verdict) => Conversed::nothing(verdict),
             },
         };
         judged(&mut span, number, &verdict);
+        let finished_at = clock::now();
+        let further = recipients.iter().any(|it| it.answer == RecipientAnswer::TooMany);
         Ok(Attempt {
             id: AttemptId::new(),
             number,
@@ -91,11 +127,39 @@ impl Dispatcher {
             origin: Some(origin(endpoint, serving.as_ref(), course)),
             plan: Arc::from(""),
             started_at,
-            finished_at: clock::now(),
+            finished_at,
             verdict,
             fallback_reason: None,
             plugin_micros: u32::try_from(usage.cpu.as_micros()).unwrap_or(u32::MAX),
             plugin_memory: usage.peak_memory,
+            recipients: copies::of_attempt(work, recipients, number, finished_at),
+            further,
+        })
+    }
+
+    /// The attempt of a delivery that does not leave, since a secret of its connection cannot be opened: without it the
+    /// request would go unsigned, or without its credentials. No guard is asked: the connection is not to blame.
+    pub(super) fn withheld(&self, work: &Work, course: &Course<'_>, endpoint: &Endpoint) -> Option<Attempt> {
+        let verdict = secrets_closed(endpoint)?;
+        telemetry::withheld(SECRET_UNAVAILABLE);
+        let serving = self.providers.serving_for(&endpoint.connection.provider, work.tenant);
+        let mut span = self.begun(work, endpoint);
+        judged(&mut span, work.attempts + 1, &verdict);
+        let now = clock::now();
+        Some(Attempt {
+            id: AttemptId::new(),
+            number: work.attempts + 1,
+            trigger: work.trigger,
+            origin: Some(origin(endpoint, serving.as_ref(), course)),
+            plan: Arc::from(""),
+            started_at: now,
+            finished_at: now,
+            verdict,
+            fallback_reason: None,
+            plugin_micros: 0,
+            plugin_memory: 0,
+            recipients: Recipients::default(),
+            further: false,
         })
     }
 
@@ -176,7 +240,7 @@ impl Dispatcher {
         payload: Payload,
         trace: Option<&TraceContext>,
         held: &mut Held,
-    ) -> Result<(Verdict, Usage), Lost> {
+    ) -> Result<Conversed, Lost> {
         let deadline = held.during(pin!(self.may_begin(work, course, endpoint))).await.ok_or(Lost)?;
         let mut conversation = Conversation {
             dispatcher: self,
@@ -191,14 +255,20 @@ impl Dispatcher {
             lane: telemetry::lane(work.message.channel.as_str(), &endpoint.connection.provider),
             usage: Usage::default(),
             status: None,
+            cut: None,
+            recipients: Vec::new(),
             sound: None,
         };
-        let verdict = conversation.run(held).await;
+        let mut verdict = conversation.run(held).await;
+        if let Some(cut) = &conversation.cut {
+            add_reason(&mut verdict.detail, cut);
+        }
         if let Some(sound) = conversation.sound {
             self.providers.report(serving, work.tenant, sound);
         }
         conversation.lane.ran(conversation.usage.cpu, conversation.usage.peak_memory);
-        Ok((verdict, conversation.usage))
+        let recipients = copies::judged(conversation.recipients, &verdict);
+        Ok(Conversed { verdict, usage: conversation.usage, recipients })
     }
 }
 
@@ -210,8 +280,10 @@ impl Conversation<'_> {
             match step {
                 Ok(Step::Done(judgements)) => return self.judged(judgements.into_iter().next()),
                 Ok(Step::Send { transmission, state }) => match self.perform(transmission).await {
-                    Ok(reply) => {
+                    Ok(mut reply) => {
                         self.status = Some(reply.status());
+                        self.recipients = reply.take_recipients();
+                        self.cut = reply.cut().map(Into::into);
                         step = self.interpret(&state, &reply).await;
                         answered = Some(reply);
                     }
@@ -278,9 +350,11 @@ impl Conversation<'_> {
     }
 
     async fn perform(&mut self, transmission: Transmission) -> Result<Reply, Verdict> {
+        let transmission = copies::to_those_left(transmission, &self.work.recipients)?;
         let parcel = self.parcel(transmission).await?;
         let descriptor = self.serving.component.descriptor();
         let mut span = self.dispatcher.tracer.child("transport", Side::Client, self.trace);
+        let hold = LeaseHold { lease: &self.work.lease, margin: self.dispatcher.deadline };
         let call = Call {
             tenant: self.work.tenant,
             connection: self.endpoint.connection.id,
@@ -293,6 +367,7 @@ impl Conversation<'_> {
                 to: self.work.message.body.to.as_ref().map(|to| to.address.as_str()),
             },
             deadline: self.deadline.into(),
+            hold: Some(&hold),
             now: clock::now(),
             trace: span.context(),
         };
@@ -303,7 +378,11 @@ impl Conversation<'_> {
             Ok(reply) => span.set(|| [("response.status_code", i64::from(reply.status()).into())]),
             Err(fault) => span.fail(|| fault.detail.clone()),
         }
-        performed.map_err(|fault| judge_fault(&fault))
+        let performed = performed.map_err(|fault| judge_fault(&fault));
+        if performed.as_ref().is_err_and(|verdict| verdict.code == HOST_NOT_GRANTED) {
+            telemetry::withheld(HOST_NOT_GRANTED);
+        }
+        performed
     }
 
     /// The transmission with the attachments that it carries. The permit goes with it; a later one that carries
@@ -391,6 +470,17 @@ impl Conversation<'_> {
     }
 }
 
+/// What keeps a connection from being asked where a secret of it cannot be opened.
+pub(super) fn secrets_closed(endpoint: &Endpoint) -> Option<Verdict> {
+    let closed = endpoint.secrets.closed();
+    let names = closed.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let detail = format!(
+        "nothing was sent: this node's key-encryption keys do not open the connection's secret {names}; the delivery \
+         waits until the operator adds the key, or the secret is set anew"
+    );
+    (!closed.is_empty()).then(|| host_verdict(Disposition::NotSent, SECRET_UNAVAILABLE, detail))
+}
+
 /// What an attempt came to, for whoever looks at its trace.
 fn judged(span: &mut Span, number: u32, verdict: &Verdict) {
     span.set(|| {
@@ -425,6 +515,7 @@ fn origin(endpoint: &Endpoint, serving: Option<&Serving>, course: &Course<'_>) -
         provider_version: serving.map(|it| it.component.descriptor().version.as_str().into()),
         provider_digest: serving.map(|it| it.component.digest().into()),
         route: course.route,
+        at_recipient: false,
     }
 }
 

@@ -223,12 +223,12 @@ impl From<&domain::BlobInfo> for wit::Blob {
 impl From<&wire::Reply> for wit::Reply {
     fn from(reply: &wire::Reply) -> Self {
         match reply {
-            wire::Reply::Http { status, headers, body } => Self::Http(wit::HttpResponse {
+            wire::Reply::Http { status, headers, body, .. } => Self::Http(wit::HttpResponse {
                 status: *status,
                 headers: headers.iter().map(Into::into).collect(),
                 body: body.to_vec(),
             }),
-            wire::Reply::Smtp { code, enhanced, text } => {
+            wire::Reply::Smtp { code, enhanced, text, .. } => {
                 Self::Smtp(wit::SmtpReply { code: *code, enhanced: enhanced.clone(), text: text.clone() })
             }
         }
@@ -437,7 +437,19 @@ impl From<wit::SmtpSubmission> for wire::SmtpSubmission {
             rcpt_to: given.rcpt_to,
             message: given.message.into(),
             dkim: given.dkim.map(Into::into),
-            timeout_ms: given.timeout_ms,
+            timeouts: given.timeouts.map(Into::into).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<wit::SmtpTimeouts> for wire::SmtpTimeouts {
+    fn from(given: wit::SmtpTimeouts) -> Self {
+        Self {
+            greeting_ms: given.greeting_ms,
+            command_ms: given.command_ms,
+            data_ms: given.data_ms,
+            block_ms: given.block_ms,
+            end_ms: given.end_ms,
         }
     }
 }

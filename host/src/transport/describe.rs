@@ -126,7 +126,7 @@ fn header_lines(mail: &[u8]) -> Vec<Value> {
 mod tests {
     use super::*;
     use crate::domain::transmission::{
-        Encoding, KeyFormat, Kv, Mail, Mailbox, Method, Signature, SignatureAlgorithm, SmtpTls,
+        Encoding, KeyFormat, Kv, Mail, Mailbox, Method, Signature, SignatureAlgorithm, SmtpTimeouts, SmtpTls,
     };
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
                 blobs: vec![],
             },
             dkim: None,
-            timeout_ms: None,
+            timeouts: SmtpTimeouts::default(),
         };
         let shown = describe(&Transmission::Smtp(Box::new(mail)), &[]).unwrap();
         assert_eq!(shown["password"], "***");

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier,
+    client::{
+        WantsClientCert,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 
 /// The certificate authorities that servers are checked against.
@@ -40,6 +44,13 @@ impl TlsRoots {
         self.builder().with_no_client_auth()
     }
 
+    /// For SMTP where any certificate will do: encryption without it is better than none (RFC 7435).
+    pub(super) fn unchecked_config() -> ClientConfig {
+        let provider = Arc::new(ring::default_provider());
+        let any = Arc::new(AnyCertificate(provider.signature_verification_algorithms));
+        versions(provider).dangerous().with_custom_certificate_verifier(any).with_no_client_auth()
+    }
+
     /// For HTTP with a client certificate: PEM of the chain and of the private key.
     pub(super) fn config_with_certificate(&self, pem: &[u8]) -> Result<ClientConfig, &'static str> {
         let chain: Vec<_> =
@@ -54,12 +65,54 @@ impl TlsRoots {
             .map_err(|_| "its key does not fit its certificate, or is of an unknown kind")
     }
 
-    fn builder(&self) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
-        #[expect(clippy::expect_used, reason = "the provider's own suites support its default versions")]
-        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring supports TLS 1.2 and 1.3")
-            .with_root_certificates(self.0.clone())
+    fn builder(&self) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+        versions(Arc::new(ring::default_provider())).with_root_certificates(self.0.clone())
+    }
+}
+
+fn versions(provider: Arc<CryptoProvider>) -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    #[expect(clippy::expect_used, reason = "the provider's own suites support its default versions")]
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring supports TLS 1.2 and 1.3")
+}
+
+/// Takes any certificate; who has it must have its key.
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
     }
 }
 

@@ -1,6 +1,6 @@
 //! A connection's configuration, and what it says about the session.
 
-use angarium_provider::{Context, Dkim, Outcome, SmtpTls};
+use angarium_provider::{Context, Dkim, Outcome, SmtpTimeouts, SmtpTls};
 use serde::Deserialize;
 
 /// Name of the secret.
@@ -25,6 +25,7 @@ pub struct Config {
     dkim_domain: Option<String>,
     dkim_selector: Option<String>,
     pub message_id_domain: Option<String>,
+    pub timeouts: Option<SmtpTimeouts>,
 }
 
 impl Config {

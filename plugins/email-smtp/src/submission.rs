@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use angarium_provider::{Address, Context, Delivery, Mail, Outcome, SmtpSubmission, code};
+use angarium_provider::{Address, Context, Delivery, Mail, Outcome, SmtpSubmission, address::domain_of, code};
 
-use crate::addresses::{check, check_all, check_no_control, domain};
+use crate::addresses::{check, check_all, check_no_control};
 use crate::{Config, headers};
 
 /// The gateway takes no longer one.
@@ -27,7 +27,7 @@ pub fn build(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<Smtp
         rcpt_to,
         message: mail(ctx, config, delivery, sender)?,
         dkim: config.dkim(ctx)?,
-        timeout_ms: None,
+        timeouts: config.timeouts,
     })
 }
 
@@ -100,7 +100,7 @@ fn mail(ctx: &Context, config: &Config, delivery: &Delivery, sender: Address) ->
 
 /// The same for every try of this delivery, so that the receiver recognises a repetition.
 fn message_id(config: &Config, delivery: &Delivery, sender: &Address) -> Result<String, Outcome> {
-    let right = config.message_id_domain.as_deref().unwrap_or_else(|| domain(&sender.value));
+    let right = config.message_id_domain.as_deref().unwrap_or_else(|| domain_of(&sender.value));
     let id = format!("{}@{}", atoms(&delivery.key), atoms(right));
     if id.len() > MAX_MESSAGE_ID {
         let message = "`from` has a domain that is too long for a Message-ID; set `message_id_domain`";

@@ -26,6 +26,7 @@ wit_bindgen::generate!({
         "angarium:provider/plugin@1.0.0/auth": [#[serde(rename_all = "snake_case")]],
         "angarium:provider/plugin@1.0.0/http-method": [#[serde(rename_all = "snake_case")]],
         "angarium:provider/plugin@1.0.0/smtp-tls": [#[serde(rename_all = "snake_case")]],
+        "angarium:provider/plugin@1.0.0/smtp-timeouts": [#[derive(Default)] #[serde(default, deny_unknown_fields)]],
         "angarium:provider/plugin@1.0.0/transmission": [#[serde(rename_all = "snake_case")]],
         "angarium:provider/plugin@1.0.0/reply": [#[serde(rename_all = "snake_case")]],
         "angarium:provider/plugin@1.0.0/disposition": [#[serde(rename_all = "snake_case")]],

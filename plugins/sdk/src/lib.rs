@@ -27,11 +27,14 @@ mod outcome;
 mod request;
 pub mod vectors;
 
+/// What an address looks like, as the gateway has it.
+pub use angarium_address as address;
 pub use bindings::plugin as contract;
 pub use bindings::plugin::{
     Address, Auth, Basic, Blob, BlobRef, Context, Cost, Deduplication, Delivery, Descriptor, Disposition, Dkim,
     Encoding, HttpMethod, HttpRequest, HttpResponse, KeyFormat, Kv, Mail, NamedSecret, Reply, SecretRef, SecretSpec,
-    Segment, Signature, SignatureAlgorithm, SignatureHeader, SmtpReply, SmtpSubmission, SmtpTls, Step, Transmission,
+    Segment, Signature, SignatureAlgorithm, SignatureHeader, SmtpReply, SmtpSubmission, SmtpTimeouts, SmtpTls, Step,
+    Transmission,
 };
 pub use export::{Adapter, Provider};
 pub use forms::{form_encode, host_of_url};
