@@ -11,6 +11,8 @@ use crate::support::{
     scripted_mail::{HANG_UP, ScriptedMail},
 };
 
+const CONFIG: &str = "[dispatch]\ndeadline_ms = 500\n[queue]\nlease_ms = 1500\npoll_ms = 50\n";
+
 /// Waits a moment, so that a scenario is over soon.
 const QUICK: &str = r#"{"type": "linear", "delay_ms": 50, "max_attempts": 3}"#;
 
@@ -22,7 +24,7 @@ async fn connect(gateway: &TestGateway, uid: &str, server: &ScriptedMail) {
 
 /// A gateway that sends mail to this server, and tries again as the policy says.
 async fn gateway_for(server: &ScriptedMail, retry: &str) -> TestGateway {
-    let gateway = TestGateway::with(1, "[queue]\nlease_ms = 1500\npoll_ms = 50\n").await;
+    let gateway = TestGateway::with(1, CONFIG).await;
     connect(&gateway, "mail", server).await;
     let retry: Value = serde_json::from_str(retry).unwrap();
     gateway.route("email", json!({"candidates": [{"connection": "mail"}], "retry": retry})).await;
@@ -150,7 +152,7 @@ async fn a_fallback_carries_the_copy_that_is_left_and_no_one_else() {
     })
     .await;
     let backup = ScriptedMail::start(|_, _| None).await;
-    let gateway = TestGateway::with(1, "[queue]\npoll_ms = 50\n").await;
+    let gateway = TestGateway::with(1, CONFIG).await;
     connect(&gateway, "main", &main).await;
     connect(&gateway, "backup", &backup).await;
     let candidates = json!([{"connection": "main"}, {"connection": "backup"}]);

@@ -16,7 +16,7 @@ pub fn item(delivery: DeliveryId, message: &Message, content: &Content, blobs: V
         key: delivery.to_string(),
         channel: message.channel.as_str().to_owned(),
         sender: content.from.as_ref().map(mailbox),
-        reply_to: content.reply_to.as_ref().map(mailbox),
+        reply_to: content.reply_to.iter().map(mailbox).collect(),
         to: message.body.to.iter().map(mailbox).collect(),
         cc: copies(&content.cc, message.body.to.iter()),
         bcc: copies(&content.bcc, message.body.to.iter().chain(&content.cc)),

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     ids::{ConnectionId, DeliveryId, MessageId},
     legs::Legs,
+    one_or_many,
     segments::segments,
     subject::{self, Subject},
     trace::TraceContext,
@@ -127,8 +128,8 @@ pub struct Address {
 pub struct Content {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Address>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply_to: Option<Address>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "one_or_many")]
+    pub reply_to: Vec<Address>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cc: Vec<Address>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -22,6 +22,7 @@ use super::{fault::invalid, splice::Material};
 use crate::{
     domain::{
         dns::is_dns_name,
+        media_type::MediaType,
         message::address,
         transmission::{Blob, Dkim, Fault, Kv, Mail, Mailbox},
     },
@@ -165,36 +166,35 @@ fn text_part<'a>(kind: &'static str, text: &str) -> MimePart<'a> {
 fn inline_part(blob: &Blob) -> Result<MimePart<'_>, Fault> {
     let id = word(blob.content_id.as_deref().unwrap_or_default(), "content id")?;
     let disposition = ContentType::new("inline").attribute("filename", one_line(&blob.name));
-    Ok(binary_part(blob).header("Content-Disposition", disposition).cid(id.to_owned()))
+    Ok(binary_part(blob)?.header("Content-Disposition", disposition).cid(id.to_owned()))
 }
 
 fn attached_part(blob: &Blob) -> Result<MimePart<'_>, Fault> {
     let disposition = ContentType::new("attachment").attribute("filename", one_line(&blob.name));
-    let part = binary_part(blob).header("Content-Disposition", disposition);
+    let part = binary_part(blob)?.header("Content-Disposition", disposition);
     match &blob.content_id {
         Some(id) => Ok(part.cid(word(id, "content id")?.to_owned())),
         None => Ok(part),
     }
 }
 
-/// Base64, whatever the type: the bytes arrive as they are.
-fn binary_part(blob: &Blob) -> MimePart<'_> {
-    let encoded = base64_lines(&blob.bytes);
-    MimePart::new(media_type(&blob.media_type), BodyPart::Binary(encoded.into())).transfer_encoding("base64")
-}
-
-/// A plain `type/subtype`; parameters are dropped, and what may not be base64 (RFC 2046, 5.1 and
-/// 5.2) becomes bytes.
-fn media_type(given: &str) -> String {
-    let kind = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let is_token = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
-    };
-    match kind.split_once('/') {
-        Some(("multipart" | "message", _)) | None => "application/octet-stream".to_owned(),
-        Some((main, sub)) if is_token(main) && is_token(sub) => kind,
-        Some(_) => "application/octet-stream".to_owned(),
+/// Base64, so that the bytes arrive as they are; but for a mail or a part with parts, which may not be encoded
+/// (RFC 2046, 5.1 and 5.2).
+fn binary_part(blob: &Blob) -> Result<MimePart<'_>, Fault> {
+    let media_type = MediaType::parse(&blob.media_type)
+        .ok_or_else(|| invalid(format!("`{}` is not a media type", blob.media_type.escape_debug())))?;
+    if !media_type.is_composite() {
+        let encoded = BodyPart::Binary(base64_lines(&blob.bytes).into());
+        return Ok(MimePart::new(media_type.to_string(), encoded).transfer_encoding("base64"));
     }
+    if !media_type.may_stand_unencoded(&blob.bytes) {
+        return Err(invalid(format!(
+            "the attachment `{}` of the type `{media_type}` is not US-ASCII in short lines",
+            blob.name
+        )));
+    }
+    let content = BodyPart::Binary(with_canonical_lines(&blob.bytes).into());
+    Ok(MimePart::new(media_type.to_string(), content).transfer_encoding("7bit"))
 }
 
 fn add_header<'a>(builder: MessageBuilder<'a>, header: &'a Kv) -> Result<MessageBuilder<'a>, Fault> {
@@ -469,10 +469,33 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_media_types_pass() {
-        assert_eq!(media_type("Image/PNG; name=x"), "image/png");
-        for odd in ["", "text", "a/b/c", "text/plain\r\nX: y", "message/rfc822", "multipart/mixed", "x y/z"] {
-            assert_eq!(media_type(odd), "application/octet-stream", "{odd}");
+    fn media_types_keep_their_parameters_and_inject_nothing() {
+        let with = |media_type: &str, bytes: &'static [u8]| {
+            let blob = Blob {
+                id: 1,
+                name: "f".to_owned(),
+                media_type: media_type.to_owned(),
+                content_id: None,
+                bytes: Bytes::from_static(bytes),
+            };
+            written(&Mail { blobs: vec![1], ..mail() }, &[blob])
+        };
+        let invitation = with("text/calendar; method=REQUEST; charset=UTF-8", b"BEGIN:VCALENDAR").unwrap();
+        assert!(
+            invitation.contains("\r\nContent-Type: text/calendar; method=REQUEST; charset=UTF-8\r\n"),
+            "{invitation}"
+        );
+        let forwarded = with("message/rfc822", b"Subject: inner\n\n.\nHi\r").unwrap();
+        assert!(forwarded.contains("\r\nContent-Type: message/rfc822\r\n"), "{forwarded}");
+        assert!(forwarded.contains("\r\nContent-Transfer-Encoding: 7bit\r\n"), "{forwarded}");
+        assert!(forwarded.contains("\r\n\r\nSubject: inner\r\n\r\n.\r\nHi\r\n"), "{forwarded}");
+        for (media_type, bytes) in [
+            ("message/rfc822", "Subject: \u{e9}".as_bytes()),
+            ("multipart/mixed", b"--x--"),
+            ("text/plain\r\nX: y", b""),
+            ("text", b""),
+        ] {
+            assert!(with(media_type, bytes).is_err(), "{media_type}");
         }
     }
 

@@ -7,13 +7,16 @@ use angarium_provider::{Address, Context, Delivery, Mail, Outcome, SmtpSubmissio
 use crate::addresses::{check, check_all, check_no_control};
 use crate::{Config, headers};
 
+/// The null reverse-path (RFC 5321, 4.5.5).
+const NOBODY: &str = "<>";
+
 /// The gateway takes no longer one.
 const MAX_MESSAGE_ID: usize = 255;
 
 /// The submission for a delivery.
 pub fn build(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<SmtpSubmission, Outcome> {
     let sender = sender(config, delivery)?;
-    let return_path = return_path(config, &sender)?;
+    let return_path = return_path(config, delivery, &sender)?;
     let rcpt_to = recipients(delivery)?;
     let (user, password) = config.credentials(ctx)?.unzip();
     Ok(SmtpSubmission {
@@ -47,10 +50,17 @@ fn sender(config: &Config, delivery: &Delivery) -> Result<Address, Outcome> {
     Ok(sender)
 }
 
-fn return_path(config: &Config, sender: &Address) -> Result<String, Outcome> {
-    let Some(path) = &config.return_path else { return Ok(sender.value.clone()) };
-    check(&Address { value: path.clone(), name: None }, "return_path")?;
-    Ok(path.clone())
+/// Whom failures are reported to: as the message says, else the connection, else the sender. `<>` is nobody: what
+/// answers or notifies by itself must not be answered (RFC 5321, 4.5.5; RFC 3834, 3).
+fn return_path(config: &Config, delivery: &Delivery, sender: &Address) -> Result<String, Outcome> {
+    let path = match (delivery.param("return_path"), config.return_path.as_deref()) {
+        (Some(NOBODY), _) | (None, Some(NOBODY)) => return Ok(String::new()),
+        (Some(path), _) => (path, "params.return_path"),
+        (None, Some(path)) => (path, "return_path"),
+        (None, None) => return Ok(sender.value.clone()),
+    };
+    check(&Address { value: path.0.to_owned(), name: None }, path.1)?;
+    Ok(path.0.to_owned())
 }
 
 /// Everyone in the envelope, each once; those in `bcc` appear nowhere else.
@@ -76,8 +86,7 @@ fn mail(ctx: &Context, config: &Config, delivery: &Delivery, sender: Address) ->
     }
     let subject = delivery.subject.clone().unwrap_or_default();
     check_no_control(&subject, "subject")?;
-    let reply_to: Vec<Address> = delivery.reply_to.iter().cloned().collect();
-    check_all(&reply_to, "reply_to")?;
+    check_all(&delivery.reply_to, "reply_to")?;
     for blob in &delivery.blobs {
         check_no_control(&blob.name, "attachments.name")?;
         check_no_control(&blob.media_type, "attachments.media_type")?;
@@ -86,7 +95,7 @@ fn mail(ctx: &Context, config: &Config, delivery: &Delivery, sender: Address) ->
     Ok(Mail {
         message_id: message_id(config, delivery, &sender)?,
         sender,
-        reply_to,
+        reply_to: delivery.reply_to.clone(),
         to: delivery.to.clone(),
         cc: delivery.cc.clone(),
         subject,
