@@ -34,30 +34,52 @@ impl HttpResponse {
     }
 }
 
-/// Milliseconds until the time in a `Retry-After` (RFC 9110, 10.2.3): seconds or an HTTP date;
-/// never negative, `None` when it is neither.
+/// The longest wait that is told, in milliseconds: a thousand years. The gateway follows less.
+const LONGEST_WAIT_MS: f64 = 3.2e13;
+
+/// Milliseconds until the time in a `Retry-After` (RFC 9110, 10.2.3): seconds in any number of digits, or a date in any of
+/// HTTP's three forms; never negative, `None` when it is neither.
 #[must_use]
 pub fn retry_after_ms(value: &str, now_ms: f64) -> Option<f64> {
     let value = value.trim();
-    if let Ok(seconds) = value.parse::<u32>() {
-        return Some(f64::from(seconds) * 1000.0);
-    }
-    Some((http_date_seconds(value)? as f64 * 1000.0 - now_ms).max(0.0))
+    let ms = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        value.parse::<f64>().ok()? * 1000.0
+    } else {
+        http_date_seconds(value, now_ms)? as f64 * 1000.0 - now_ms
+    };
+    Some(ms.clamp(0.0, LONGEST_WAIT_MS))
 }
 
-/// Seconds since 1970 of an IMF-fixdate such as `Sun, 06 Nov 1994 08:49:37 GMT`; the two forms
-/// that RFC 9110 calls obsolete aren't read.
-fn http_date_seconds(date: &str) -> Option<i64> {
-    let mut words = date.split_once(", ")?.1.split(' ');
-    let day: i64 = words.next()?.parse().ok()?;
-    let month = month_number(words.next()?)?;
-    let year: i64 = words.next()?.parse().ok()?;
-    let mut clock = words.next()?.split(':').map(|part| part.parse::<i64>().ok());
+/// Seconds since 1970 of an HTTP date (RFC 9110, 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`, or one of the obsolete forms
+/// `Sunday, 06-Nov-94 08:49:37 GMT` and `Sun Nov  6 08:49:37 1994`, which a recipient must read too.
+fn http_date_seconds(date: &str, now_ms: f64) -> Option<i64> {
+    let words: Vec<_> = date.split([' ', ',', '-']).filter(|word| !word.is_empty()).collect();
+    let (day, month, year, clock) = match words[..] {
+        [_, day, month, year, clock, "GMT"] => (day, month, year, clock),
+        [_, month, day, clock, year] => (day, month, year, clock),
+        _ => return None,
+    };
+    let day: i64 = day.parse().ok()?;
+    let month = month_number(month)?;
+    let year = full_year(year, now_ms)?;
+    let mut clock = clock.split(':').map(|part| part.parse::<i64>().ok());
     let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    let in_range =
-        (1..=31).contains(&day) && hour < 24 && minute < 60 && second <= 60 && (1970..10_000).contains(&year);
-    (words.next()? == "GMT" && in_range)
-        .then(|| ((days_since_1970(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
+    let in_range = (1..=31).contains(&day)
+        && (0..24).contains(&hour)
+        && (0..60).contains(&minute)
+        && (0..=60).contains(&second)
+        && (1970..10_000).contains(&year);
+    in_range.then(|| ((days_since_1970(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
+}
+
+/// A year of two digits is the last one that ends in them and is at most 50 years ahead.
+fn full_year(year: &str, now_ms: f64) -> Option<i64> {
+    let number: i64 = year.parse().ok()?;
+    if year.len() != 2 {
+        return Some(number);
+    }
+    let latest = 1970 + (now_ms / (365.2425 * 86_400_000.0)) as i64 + 50;
+    Some(latest - (latest - number).rem_euclid(100))
 }
 
 fn month_number(name: &str) -> Option<i64> {
@@ -94,8 +116,38 @@ mod tests {
     }
 
     #[test]
+    fn retry_after_takes_the_obsolete_forms_of_dates() {
+        for date in ["Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994", "Sun Nov 06 08:49:37 1994"] {
+            assert_eq!(retry_after_ms(date, 784_111_776_000.0), Some(1_000.0), "{date}");
+        }
+        // 2026-11-30: in 75 years, or 25 years ago.
+        let now = 1_796_000_000_000.0;
+        assert_eq!(retry_after_ms("Friday, 30-Nov-01 00:00:00 GMT", now), Some(0.0));
+        // In 49 years.
+        assert!(retry_after_ms("Saturday, 30-Nov-75 00:00:00 GMT", now).unwrap() > 1.5e12);
+    }
+
+    #[test]
+    fn a_retry_after_may_have_any_number_of_digits() {
+        assert_eq!(retry_after_ms("4294967296", 0.0), Some(4_294_967_296_000.0));
+        assert_eq!(retry_after_ms("00000000000000000000120", 0.0), Some(120_000.0));
+        assert_eq!(retry_after_ms(&"9".repeat(400), 0.0), Some(LONGEST_WAIT_MS));
+    }
+
+    #[test]
     fn a_retry_after_that_is_neither_is_ignored() {
-        for value in ["", "soon", "-1", "1.5", "Sun, 06 Nov 1994 08:49:37 CET", "Sun, 06 Foo 1994 08:49:37 GMT"] {
+        for value in [
+            "",
+            "soon",
+            "-1",
+            "+1",
+            "1.5",
+            "1e3",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Foo 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 24:00:00 GMT",
+            "Sun Nov 6 1994",
+        ] {
             assert_eq!(retry_after_ms(value, 0.0), None, "{value}");
         }
     }

@@ -112,8 +112,11 @@ impl From<Outcome> for Step {
 
 impl Outcome {
     /// What an HTTP status means where a provider says nothing more: 2xx is accepted; 429 is
-    /// throttled; 401 and 403 are refused credentials; 408, 425 and 5xx are worth another try;
-    /// 410 is gone; anything else, a redirect among it, is final. `Retry-After` is honoured.
+    /// throttled; 401 is refused credentials; 408, 425 and 5xx are worth another try; 410 is gone;
+    /// anything else, a redirect among it, is final. `Retry-After` is honoured.
+    ///
+    /// 403 says that this request is not allowed, which is the recipient's or the sender's matter more often than the
+    /// credentials': a provider whose service answers bad credentials with it says so itself.
     #[must_use]
     pub fn from_http_status(ctx: &Context, answer: &Reply) -> Self {
         let Reply::Http(response) = answer else {
@@ -123,7 +126,7 @@ impl Outcome {
         let outcome = match response.status {
             200..=299 => Self::accepted(),
             401 => Self::auth_failed(said),
-            403 => Self { unified_code: code::FORBIDDEN.into(), ..Self::auth_failed(said) },
+            403 => Self::rejected_permanent(code::FORBIDDEN, said),
             404 => Self::rejected_permanent(code::NOT_FOUND, said),
             408 | 425 | 500..=599 => Self::rejected_transient(code::PROVIDER_ERROR, said),
             410 => Self::rejected_permanent(code::GONE, said),

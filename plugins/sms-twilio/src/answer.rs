@@ -38,9 +38,15 @@ pub fn classify(ctx: &Context, answer: &Reply) -> Outcome {
     if (200..300).contains(&response.status) { created(response) } else { refused(ctx, answer, response) }
 }
 
-/// Success without a message's sid can't be told from a proxy's page: it may have been taken.
+/// 201 is Twilio's word for a message that it has created, so it was taken even where the rest of the answer is cut or
+/// unreadable. Any other success without a message's sid can't be told from a proxy's page: it may have been taken.
 fn created(response: &HttpResponse) -> Outcome {
     let Some(message) = response.json::<Created>().filter(|message| is_sid(&message.sid)) else {
+        if response.status == 201 {
+            let mut outcome = Outcome::accepted().code(201);
+            outcome.message = "accepted; the answer does not hold the message's sid".into();
+            return outcome;
+        }
         let said = format!("the answer {} is not a message of Twilio's", response.status);
         return Outcome::unknown(code::UNREADABLE_ANSWER, said).code(response.status);
     };
