@@ -42,9 +42,11 @@ const EDGES: &[(&str, &[&str])] = &[
             "byte_budget",
             "store",
             "directory",
+            "providers",
             "queue",
             "rule_runner",
             "rules",
+            "runtime",
             "script_failures",
             "telemetry",
             "trials",
@@ -153,7 +155,21 @@ const EDGES: &[(&str, &[&str])] = &[
             "trials",
         ],
     ),
-    ("cli", &["config", "credential", "gateway", "rulefolder", "sealing", "store", "telemetry"]),
+    (
+        "cli",
+        &[
+            "config",
+            "credential",
+            "gateway",
+            "rulefolder",
+            "runtime",
+            "sealing",
+            "store",
+            "telemetry",
+            // To show the request that a component describes; nothing is sent.
+            "transport",
+        ],
+    ),
 ];
 
 /// Where a third-party crate may be named.
@@ -163,6 +179,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("sqlx", &["store"]),
     ("wasmtime", &["runtime"]),
     ("rhai", &["rules"]),
+    ("h2", &["transport"]),
     ("hyper", &["api", "transport"]),
     ("hyper_util", &["api", "transport"]),
     ("reqwest", &["cli", "telemetry"]),
@@ -171,8 +188,9 @@ const FENCES: &[(&str, &[&str])] = &[
     ("opentelemetry_otlp", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),
     ("mail_builder", &["transport"]),
-    ("mail_send", &["transport"]),
     ("mail_auth", &["transport"]),
+    ("unicase", &["domain"]),
+    ("unicode_normalization", &["domain"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("indicatif", &["cli"]),

@@ -2,6 +2,7 @@
 
 mod faults;
 mod http;
+mod http2;
 mod memory;
 mod oauth;
 mod peers;
@@ -17,7 +18,7 @@ use angarium::{
         transmission::{Auth, Blob, Fault, FaultKind, HttpRequest, Kv, Method, Reply, Segment, Transmission},
     },
     sealing::Secret,
-    transport::{Call, HostGrant, Parcel, Secrets, Transport, TransportSettings},
+    transport::{Call, Hold, HostGrant, Parcel, Secrets, Transport, TransportSettings},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -37,6 +38,7 @@ struct Sender {
     granted: Vec<String>,
     config: Value,
     deadline: Duration,
+    hold: Option<Box<dyn Hold>>,
     ids: (TenantId, ConnectionId),
 }
 
@@ -57,6 +59,7 @@ impl Sender {
             granted: vec!["127.0.0.1".to_owned(), "localhost".to_owned(), "*.example".to_owned()],
             config: json!({}),
             deadline: Duration::from_secs(5),
+            hold: None,
             ids: (TenantId::new(), ConnectionId::new()),
         }
     }
@@ -88,6 +91,7 @@ impl Sender {
                 to: None,
             },
             deadline: Instant::now() + self.deadline,
+            hold: self.hold.as_deref(),
             now: "2026-01-02T03:04:05Z".parse().unwrap(),
             trace: None,
         };

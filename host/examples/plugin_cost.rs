@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         callback_url: None,
         redactor: Default::default(),
     };
-    let reply = Reply::Http { status: 200, headers: Vec::new(), body: "{}".into() };
+    let reply = Reply::Http { status: 200, headers: Vec::new(), body: "{}".into(), cut: None };
     let items = [delivery(&component.descriptor().channels[0])];
     let (began, mut cpu, mut memory) = (Instant::now(), std::time::Duration::ZERO, 0);
     for _ in 0..ROUNDS {

@@ -81,7 +81,7 @@ fn item(text: &str) -> Item {
 }
 
 fn accepted() -> Reply {
-    Reply::Http { status: 200, headers: Vec::new(), body: "{}".into() }
+    Reply::Http { status: 200, headers: Vec::new(), body: "{}".into(), cut: None }
 }
 
 fn prepare(mode: &str) -> Called<Step> {
@@ -315,7 +315,7 @@ fn what_a_guest_is_given_is_bounded_too() {
     let Err(CallError::Judged(verdict)) = prepare(&large).result else { panic!("a large delivery was taken") };
     assert_eq!((verdict.disposition, verdict.unified_code.as_str()), (Disposition::RejectedPermanent, "too_large"));
 
-    let reply = Reply::Http { status: 200, headers: Vec::new(), body: large.into() };
+    let reply = Reply::Http { status: 200, headers: Vec::new(), body: large.into(), cut: None };
     let called = FIXTURE.interpret(&context(), CONFIG, b"", &reply);
     let Err(CallError::Judged(verdict)) = called.result else { panic!("a large answer was taken") };
     assert_eq!((verdict.disposition, verdict.unified_code.as_str()), (Disposition::Unknown, "unreadable_answer"));
@@ -450,7 +450,7 @@ fn a_quarantined_version_without_another_leaves_nothing_in_service_until_it_is_s
 fn what_a_guest_says_does_not_hold_the_connections_secrets() {
     let canary = "canary-7f3e9a";
     let backwards: String = canary.chars().rev().collect();
-    let reply = Reply::Http { status: 200, headers: vec![], body: backwards.into() };
+    let reply = Reply::Http { status: 200, headers: vec![], body: backwards.into(), cut: None };
     let ctx = CallContext { redactor: Redactor::of([canary.as_bytes()]).into(), ..context() };
     let Ok(Step::Done(outcomes)) = FIXTURE.interpret(&ctx, CONFIG, b"tell", &reply).result else {
         panic!("it tells");

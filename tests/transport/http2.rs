@@ -27,6 +27,7 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -97,7 +98,9 @@ async fn converse(mut stream: TlsStream<TcpStream>, next: impl Fn() -> Act) -> s
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).await?;
     assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    write(&mut stream, SETTINGS, 0, 0, &[]).await?;
+    // A window of 1 MiB for each stream (SETTINGS_INITIAL_WINDOW_SIZE) and for all of them.
+    write(&mut stream, SETTINGS, 0, 0, &[0, 4, 0, 0x10, 0, 0]).await?;
+    write(&mut stream, WINDOW_UPDATE, 0, 0, &[0, 0x10, 0, 0]).await?;
     loop {
         let (kind, flags, id) = read(&mut stream).await?;
         match kind {
@@ -113,7 +116,7 @@ async fn converse(mut stream: TlsStream<TcpStream>, next: impl Fn() -> Act) -> s
                 }
                 Act::Reset(code) => write(&mut stream, RST_STREAM, 0, id, &code.to_be_bytes()).await?,
                 Act::GoAway { processed } => {
-                    let last = if processed { id } else { id - 2 };
+                    let last = if processed { id } else { id.saturating_sub(2) };
                     let payload = [last.to_be_bytes(), NO_ERROR.to_be_bytes()].concat();
                     write(&mut stream, GOAWAY, 0, 0, &payload).await?;
                     return stream.shutdown().await;

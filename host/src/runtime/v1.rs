@@ -179,7 +179,7 @@ impl From<&domain::Item> for wit::Delivery {
             key: item.key.clone(),
             channel: item.channel.clone(),
             sender: item.sender.as_ref().map(Into::into),
-            reply_to: item.reply_to.as_ref().map(Into::into),
+            reply_to: item.reply_to.iter().map(Into::into).collect(),
             to: item.to.iter().map(Into::into).collect(),
             cc: item.cc.iter().map(Into::into).collect(),
             bcc: item.bcc.iter().map(Into::into).collect(),

@@ -37,6 +37,8 @@ type Pending<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 pub(super) struct Connector {
     tcp: HttpConnector<GuardedResolver>,
     tls: TlsConnector,
+    /// The same, for servers that want HTTP/1.1.
+    tls_http1: TlsConnector,
 }
 
 impl Connector {
@@ -46,24 +48,29 @@ impl Connector {
         tcp.set_nodelay(true);
         // Shared out among the addresses, so that one that does not answer leaves time for the next.
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        Self { tcp, tls: TlsConnector::from(Arc::new(tls)) }
+        let mut http1 = tls.clone();
+        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { tcp, tls: TlsConnector::from(Arc::new(tls)), tls_http1: TlsConnector::from(Arc::new(http1)) }
     }
 
-    /// Opens a connection to the origin of an absolute URL.
-    pub(super) async fn open(&self, target: Uri) -> Result<TokioIo<Wire>, ConnectError> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, self.connect(target)).await {
+    /// Opens a connection to the origin of an absolute URL; for HTTP/1.1 alone, where that is asked for.
+    pub(super) async fn open(&self, target: Uri, http1: bool) -> Result<TokioIo<Wire>, ConnectError> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, self.connect(target, http1)).await {
             Ok(wire) => wire.map(TokioIo::new),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took too long").into()),
         }
     }
 
-    async fn connect(&self, target: Uri) -> Result<Wire, ConnectError> {
+    async fn connect(&self, target: Uri, http1: bool) -> Result<Wire, ConnectError> {
         let secure = target.scheme() == Some(&Scheme::HTTPS);
         let server = secure.then(|| server_name(&target)).transpose()?;
         let tcp = self.tcp.clone().call(target).await?.into_inner();
         Ok(match server {
             None => Wire::Plain(tcp),
-            Some(server) => Wire::Tls(Box::new(self.tls.connect(server, tcp).await?)),
+            Some(server) => {
+                let tls = if http1 { &self.tls_http1 } else { &self.tls };
+                Wire::Tls(Box::new(tls.connect(server, tcp).await?))
+            }
         })
     }
 }

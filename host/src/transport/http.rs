@@ -1,5 +1,6 @@
 //! HTTP requests over pooled connections: one client for everybody, no redirects, no proxy from
-//! the environment, one deadline, capped answers.
+//! the environment, one deadline, capped answers. Once an answer's head is there, its status decides: a body that is
+//! too long, breaks off or does not come in time is cut, and the answer says so.
 //!
 //! Credentials are applied here and appear in no error.
 
@@ -58,6 +59,8 @@ const SHORT_ANSWER: usize = 16 * 1024;
 const ANSWER_COPIES: usize = 3;
 /// The longest headers of an answer, names and values together, in bytes.
 pub(super) const MAX_ANSWER_HEADERS: usize = 64 * 1024;
+/// The most headers of an answer.
+pub(super) const MAX_ANSWER_HEADER_COUNT: usize = 1_000;
 const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("angarium/", env!("CARGO_PKG_VERSION")));
 
 /// What the host alone writes: a provider that set them could reach another virtual host than
@@ -144,7 +147,9 @@ impl Http {
             self.tokens.forget(token);
         }
         Ok(match scrubbed(reply, call.secrets, &sent).await {
-            Reply::Http { status, headers, body } => Reply::Http { status, headers, body: permitted(body, permit) },
+            Reply::Http { status, headers, body, cut } => {
+                Reply::Http { status, headers, body: permitted(body, permit), cut }
+            }
             smtp @ Reply::Smtp { .. } => smtp,
         })
     }
@@ -259,7 +264,7 @@ pub(super) fn build_client(egress: &Arc<Egress>, tls: rustls::ClientConfig) -> C
 pub(super) fn checked_url(egress: &Egress, url: &str, call: &Call<'_>) -> Result<Url, Fault> {
     let url = egress.check_url(url)?;
     let host = url.host_str().unwrap_or_default();
-    call.grant.check(host).map_err(|detail| not_sent(FaultKind::EgressRefused, detail))?;
+    call.grant.check(host)?;
     Ok(url)
 }
 
@@ -274,26 +279,21 @@ pub(super) async fn send(
         return Err(not_sent(FaultKind::Timeout, "the deadline passed before the request began"));
     }
     let Outgoing { request, host, begun } = outgoing;
-    match tokio::time::timeout_at(deadline, pin!(exchange(client, request, &host, room, &begun))).await {
-        Ok(reply) => reply,
+    let answered = tokio::time::timeout_at(deadline, pin!(client.request(request, &begun))).await;
+    let (response, connection) = match answered {
+        Ok(answered) => answered.map_err(|failure| fault(failure, &host, &begun))?,
         Err(_) if begun.load(Ordering::Relaxed) => {
-            Err(maybe_sent(FaultKind::Timeout, format!("`{host}` did not answer before the deadline")))
+            return Err(maybe_sent(FaultKind::Timeout, format!("`{host}` did not answer before the deadline")));
         }
-        Err(_) => Err(not_sent(FaultKind::Timeout, format!("the deadline passed while connecting to `{host}`"))),
+        Err(_) => {
+            return Err(not_sent(FaultKind::Timeout, format!("the deadline passed while connecting to `{host}`")));
+        }
+    };
+    let (reply, permit) = read(response, &host, room, deadline).await?;
+    if reply.cut().is_none() {
+        connection.keep();
     }
-}
-
-async fn exchange(
-    client: &Client,
-    request: Box<Request<WatchedBody>>,
-    host: &str,
-    room: AnswerRoom<'_>,
-    begun: &AtomicBool,
-) -> Result<Answer, Fault> {
-    let (response, connection) = client.request(request).await.map_err(|failure| fault(failure, host, begun))?;
-    let reply = read(response, host, room).await?;
-    connection.keep();
-    Ok(reply)
+    Ok((reply, permit))
 }
 
 /// An answer with the permit for its bytes, where it is long.
@@ -356,6 +356,7 @@ impl Outgoing {
 
 /// A body that notes when the client first looks at it: that is when it is about to write the
 /// request to a connection that stands.
+#[derive(Clone)]
 pub(super) struct WatchedBody {
     bytes: Option<Bytes>,
     begun: Arc<AtomicBool>,
@@ -381,45 +382,66 @@ impl Body for WatchedBody {
 }
 
 /// Reads the answer, which is capped. A long one waits for memory: the other side can't send more meanwhile.
-async fn read(response: Response<Incoming>, host: &str, room: AnswerRoom<'_>) -> Result<Answer, Fault> {
-    let too_long = |what: &str| {
-        maybe_sent(FaultKind::UnreadableAnswer, format!("the {what} of `{host}`'s answer is longer than the cap"))
-    };
+async fn read(
+    response: Response<Incoming>,
+    host: &str,
+    room: AnswerRoom<'_>,
+    deadline: Instant,
+) -> Result<Answer, Fault> {
     let size: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if size > MAX_ANSWER_HEADERS {
-        return Err(too_long("header"));
+        let detail = format!("the head of `{host}`'s answer is longer than {MAX_ANSWER_HEADERS} bytes");
+        return Err(maybe_sent(FaultKind::UnreadableAnswer, detail));
     }
-    let length = response.body().size_hint().exact();
-    if length.is_some_and(|length| length > MAX_ANSWER as u64) {
-        return Err(too_long("body"));
-    }
-    let expected = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(MAX_ANSWER);
     let status = response.status().as_u16();
     let headers = answer_headers(response.headers());
-    let mut incoming = response.into_body();
-    let mut body = Collected::Empty;
-    let mut permit = None;
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx)).await {
-        match frame.map(Frame::into_data) {
-            Ok(Ok(chunk)) if body.len() + chunk.len() > MAX_ANSWER => return Err(too_long("body")),
-            Ok(Ok(chunk)) => {
-                if permit.is_none() && body.len() + chunk.len() > SHORT_ANSWER {
-                    // Rare: boxed, so that a request that waits is small.
-                    permit = Some(Box::pin(room.bytes.take(room.tenant, ANSWER_COPIES * expected)).await);
-                }
-                body = body.with(chunk);
+    let mut body = AnswerBody::of(response.into_body());
+    let cut = match tokio::time::timeout_at(deadline, pin!(body.fill(room))).await {
+        Ok(Ok(())) => None,
+        Ok(Err(why)) => Some(why),
+        Err(_) => Some("it was not complete before the deadline".to_owned()),
+    };
+    let AnswerBody { got, permit, .. } = body;
+    let cut = cut.map(|why| format!("the body of `{host}`'s answer was cut after {} bytes: {why}", got.len()).into());
+    Ok((Reply::Http { status, headers, body: got.freeze(), cut }, permit))
+}
+
+/// An answer's body as far as it was read.
+struct AnswerBody {
+    incoming: Incoming,
+    got: Collected,
+    permit: Option<BytePermit>,
+}
+
+impl AnswerBody {
+    const fn of(incoming: Incoming) -> Self {
+        Self { incoming, got: Collected::Empty, permit: None }
+    }
+
+    /// Reads to the end.
+    ///
+    /// # Errors
+    /// Why not all of it was read. What was read stays.
+    async fn fill(&mut self, room: AnswerRoom<'_>) -> Result<(), String> {
+        let length = self.incoming.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+        let expected = length.unwrap_or(MAX_ANSWER).min(MAX_ANSWER);
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut self.incoming).poll_frame(cx)).await {
+            // Anything else is trailers, which nobody asks for.
+            let Ok(mut chunk) = frame.map_err(|error| root_cause(&error))?.into_data() else { continue };
+            let left = MAX_ANSWER - self.got.len();
+            let too_long = chunk.len() > left;
+            chunk.truncate(left);
+            if self.permit.is_none() && self.got.len() + chunk.len() > SHORT_ANSWER {
+                // Rare: boxed, so that a request that waits is small.
+                self.permit = Some(Box::pin(room.bytes.take(room.tenant, ANSWER_COPIES * expected)).await);
             }
-            // Trailers, which nobody asks for.
-            Ok(Err(_)) => {}
-            Err(error) => {
-                return Err(maybe_sent(
-                    answer_fault_kind(&error),
-                    format!("`{host}` broke off its answer: {}", root_cause(&error)),
-                ));
+            self.got = std::mem::replace(&mut self.got, Collected::Empty).with(chunk);
+            if too_long {
+                return Err(format!("at most {MAX_ANSWER} bytes are read"));
             }
         }
+        Ok(())
     }
-    Ok((Reply::Http { status, headers, body: body.freeze() }, permit))
 }
 
 /// Most answers come in one piece, which is kept without a copy.
@@ -472,6 +494,10 @@ fn answer_headers(headers: &HeaderMap) -> Vec<Kv> {
 fn fault(failure: Failure, host: &str, begun: &AtomicBool) -> Fault {
     match failure {
         Failure::Connect(error) => connect_fault(&*error, host),
+        Failure::Refused(error) => not_sent(
+            FaultKind::Reset,
+            format!("`{host}` refused the request before it processed any of it: {}", root_cause(&error)),
+        ),
         Failure::Exchange(error) => Fault {
             kind: answer_fault_kind(&error),
             detail: format!("the connection to `{host}` ended before an answer: {}", root_cause(&error)),

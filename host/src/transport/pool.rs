@@ -2,10 +2,12 @@
 //!
 //! A request that waits for its answer holds hyper's end of its connection and nothing else, since
 //! ten thousand may wait at a time. The pool decides nothing about an answer, and never repeats a
-//! request of which a byte may have left.
+//! request of which a byte may have left, unless the other side says that it has processed none of it: HTTP/2 can
+//! (RFC 9113, 8.7).
 
 use std::{
     collections::HashMap,
+    error::Error as _,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -14,6 +16,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use http_body::Body as _;
 use hyper::{
     Request, Response, Uri,
     body::Incoming,
@@ -26,17 +29,25 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use super::{
     connect::{ConnectError, Connector, Wire},
-    http::{MAX_ANSWER, MAX_ANSWER_HEADERS, WatchedBody},
+    http::{MAX_ANSWER, MAX_ANSWER_HEADER_COUNT, MAX_ANSWER_HEADERS, WatchedBody},
 };
 
 /// Open connections of all clients, and requests that wait for their answer.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Connections by HTTP/2 that were ever opened.
+static OPENED: AtomicUsize = AtomicUsize::new(0);
 
 /// How long a connection is kept that nobody uses.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept for each host.
 const IDLE_PER_HOST: usize = 1024;
+/// How often a connection by HTTP/2 with requests under way is asked for a sign of life, and how long one may take. One that
+/// is cut off would otherwise swallow every request until the system gives it up, a quarter of an hour later.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// The longest body that is kept for another try, should the other side refuse the request unread. A longer one leaves
+/// memory as it is written.
+const REPEATABLE: u64 = 64 * 1024;
 /// How long a kept connection may take to be ready: it has answered, so that only its task must run.
 const READY_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -59,12 +70,22 @@ struct Kept {
     /// HTTP/1.1: the last that was used is the first that is taken.
     idle: Vec<(Instant, Http1)>,
     /// HTTP/2: one for everybody.
-    shared: Option<(Instant, http2::SendRequest<WatchedBody>)>,
+    shared: Option<(Instant, Http2)>,
+    /// The other side asked for HTTP/1.1 in place of HTTP/2. It is asked anew once no connection is left.
+    http1: bool,
 }
 
 enum Line {
     Http1(Http1),
-    Http2(http2::SendRequest<WatchedBody>),
+    Http2(Http2),
+}
+
+/// One end of an HTTP/2 connection.
+#[derive(Clone)]
+struct Http2 {
+    sender: http2::SendRequest<WatchedBody>,
+    /// Tells it from the one that takes its place.
+    number: usize,
 }
 
 /// One end of an HTTP/1.1 connection. hyper goes on writing a request that was given up for as long as the other side
@@ -111,6 +132,8 @@ pub(super) enum Failure {
     Connect(ConnectError),
     /// The connection failed.
     Exchange(hyper::Error),
+    /// The other side said that it has processed none of the request (RFC 9113, 8.7).
+    Refused(hyper::Error),
 }
 
 /// A connection whose answer is being read. Dropped, it closes an HTTP/1.1 connection.
@@ -126,31 +149,60 @@ impl Client {
         Self(Arc::new(Pool { connector, kept: Mutex::default(), swept: AtomicBool::new(false) }))
     }
 
-    /// Sends a request over a kept connection or a new one. It is sent again only if the kept
-    /// connection that it was given turned out closed before any of it was written.
+    /// Sends a request over a kept connection or a new one; `begun` says whether some of it may have left. It is sent
+    /// again only if its connection turned out closed before any of it was written, or if the other side has processed
+    /// none of it; over at most two new connections.
     pub(super) async fn request(
         &self,
         mut request: Box<Request<WatchedBody>>,
+        begun: &AtomicBool,
     ) -> Result<(Response<Incoming>, InUse), Failure> {
         let target = request.uri().clone();
         let origin = (target.scheme().cloned(), target.authority().cloned());
+        let (mut opened, mut refused) = (0, false);
         loop {
-            let (line, kept) = match self.0.take(&origin).await {
-                Some(line) => (line, true),
+            // A refusal is answered by a new connection.
+            let kept = if refused { None } else { self.0.take(&origin).await };
+            let line = match kept {
+                Some(line) => line,
                 // Large and soon over: boxed, so that a request that waits is small.
-                None => (Box::pin(self.0.open(&origin, &target)).await?, false),
+                None => {
+                    opened += 1;
+                    Box::pin(self.0.open(&origin, &target)).await?
+                }
             };
+            let copy = line.copy_of(&request);
             let mut in_use =
                 InUse { pool: self.0.clone(), origin: origin.clone(), line, _waiting: Counted::new(&WAITING) };
-            match in_use.line.send(request, &target).await {
+            let mut error = match in_use.line.send(request, &target).await {
                 Ok(response) => return Ok((response, in_use)),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if kept => request = Box::new(unsent),
-                    _ => return Err(Failure::Exchange(error.into_error())),
-                },
+                Err(error) => error,
+            };
+            let unsent = error.take_message().map(Box::new);
+            let error = error.into_error();
+            let refusal = refusal(&error).filter(|_| unsent.is_none());
+            refused = refusal.is_some();
+            if let Some(reason) = refusal {
+                in_use.forget(reason);
+                begun.store(false, Ordering::Relaxed);
             }
+            request = match unsent.or_else(|| copy.filter(|_| refused)) {
+                Some(again) if opened < 2 => again,
+                _ if refused => return Err(Failure::Refused(error)),
+                _ => return Err(Failure::Exchange(error)),
+            };
         }
     }
+}
+
+/// The reason, where the other side says that it has processed nothing of the request: REFUSED_STREAM, HTTP_1_1_REQUIRED,
+/// or a GOAWAY whose last stream comes before this one. What this end finds wrong is none.
+fn refusal(error: &hyper::Error) -> Option<h2::Reason> {
+    let found = std::iter::successors(error.source(), |error| (*error).source())
+        .find_map(|error| error.downcast_ref::<h2::Error>())?;
+    let unprocessed = [h2::Reason::REFUSED_STREAM, h2::Reason::HTTP_1_1_REQUIRED];
+    let reason = found.reason().filter(|reason| found.is_go_away() || unprocessed.contains(reason))?;
+    found.is_remote().then_some(reason)
 }
 
 impl InUse {
@@ -165,6 +217,16 @@ impl InUse {
         if idle.len() < IDLE_PER_HOST {
             idle.push((Instant::now(), line));
         }
+    }
+
+    /// Has nobody else given this connection, should it be shared, nor another of its kind where the other side wants
+    /// HTTP/1.1.
+    fn forget(&self, reason: h2::Reason) {
+        let Line::Http2(line) = &self.line else { return };
+        let mut kept = self.pool.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = kept.entry(self.origin.clone()).or_default();
+        kept.http1 |= reason == h2::Reason::HTTP_1_1_REQUIRED;
+        kept.shared.take_if(|(_, shared)| shared.number == line.number);
     }
 }
 
@@ -185,9 +247,16 @@ impl Line {
             Self::Http2(line) => {
                 *request.uri_mut() = target.clone();
                 request.headers_mut().remove(HOST);
-                line.try_send_request(*request).await
+                line.sender.try_send_request(*request).await
             }
         }
+    }
+
+    /// What is sent again where the other side refuses the request unread, which HTTP/1.1 can't.
+    fn copy_of(&self, request: &Request<WatchedBody>) -> Option<Box<Request<WatchedBody>>> {
+        let may_be_refused = matches!(self, Self::Http2(_));
+        let is_short = request.body().size_hint().upper().is_some_and(|size| size <= REPEATABLE);
+        (may_be_refused && is_short).then(|| Box::new(request.clone()))
     }
 }
 
@@ -221,12 +290,12 @@ impl Pool {
 
     async fn open(self: &Arc<Self>, origin: &Origin, target: &Uri) -> Result<Line, Failure> {
         self.sweep();
-        let wire = self.connector.open(target.clone()).await.map_err(Failure::Connect)?;
+        let http1 = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(origin).is_some_and(|it| it.http1);
+        let wire = self.connector.open(target.clone(), http1).await.map_err(Failure::Connect)?;
         if wire.inner().is_http2() {
             return self.open_http2(origin, wire).await.map_err(Failure::Exchange);
         }
-        let (sender, connection) =
-            http1::Builder::new().max_buf_size(MAX_ANSWER_HEADERS).handshake(wire).await.map_err(Failure::Exchange)?;
+        let (sender, connection) = http1_builder().handshake(wire).await.map_err(Failure::Exchange)?;
         // What ends a connection is told to the request that is on it. As a block of its own it would be held twice.
         let open = Counted::new(&OPEN);
         let connection = tokio::spawn(connection.map(move |_| drop(open))).abort_handle();
@@ -234,8 +303,10 @@ impl Pool {
     }
 
     async fn open_http2(&self, origin: &Origin, wire: TokioIo<Wire>) -> hyper::Result<Line> {
-        let (line, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
+            .keep_alive_interval(SIGN_OF_LIFE)
+            .keep_alive_timeout(SIGN_OF_LIFE)
             .max_header_list_size(MAX_ANSWER_HEADERS as u32)
             .initial_stream_window_size(MAX_ANSWER as u32)
             .handshake(wire)
@@ -245,6 +316,7 @@ impl Pool {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.entry(origin.clone()).or_default();
         kept.forget_the_stale();
+        let line = Http2 { sender, number: OPENED.fetch_add(1, Ordering::Relaxed) };
         // Whoever came first has the one that stays.
         let (_, shared) = kept.shared.get_or_insert((Instant::now(), line));
         Ok(Line::Http2(shared.clone()))
@@ -270,6 +342,19 @@ impl Pool {
     }
 }
 
+/// Servers in the field write heads that RFC 9112 does not allow; the status decides all the same, so what can be read of
+/// such a head is.
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_buf_size(MAX_ANSWER_HEADERS)
+        .max_headers(MAX_ANSWER_HEADER_COUNT)
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .ignore_invalid_headers_in_responses(true);
+    builder
+}
+
 impl Kept {
     /// Forgets what is closed or was not used for long. The longest idle come first.
     fn forget_the_stale(&mut self) {
@@ -277,7 +362,7 @@ impl Kept {
             self.idle.iter().take_while(|(since, line)| since.elapsed() > IDLE_TIMEOUT || line.sender.is_closed());
         let stale = stale.count();
         self.idle.drain(..stale);
-        if self.shared.as_ref().is_some_and(|(used, line)| used.elapsed() > IDLE_TIMEOUT || line.is_closed()) {
+        if self.shared.as_ref().is_some_and(|(used, line)| used.elapsed() > IDLE_TIMEOUT || line.sender.is_closed()) {
             self.shared = None;
         }
     }

@@ -28,7 +28,7 @@ pub(super) async fn scrubbed(reply: Reply, secrets: &Secrets, sent: &[impl AsRef
     let Reply::Http { status, .. } = reply else { return clean(reply, &redactors) };
     let cleaned = tokio::task::spawn_blocking(move || clean(reply, &redactors)).await;
     // It ends early only where the process does.
-    cleaned.unwrap_or(Reply::Http { status, headers: Vec::new(), body: Bytes::new() })
+    cleaned.unwrap_or(Reply::Http { status, headers: Vec::new(), body: Bytes::new(), cut: None })
 }
 
 fn size(reply: &Reply) -> usize {
@@ -41,7 +41,7 @@ fn size(reply: &Reply) -> usize {
 fn clean(reply: Reply, redactors: &[Arc<Redactor>]) -> Reply {
     let redact = |text: &mut String| redactors.iter().for_each(|redactor| redactor.redact(text));
     match reply {
-        Reply::Http { status, mut headers, body } => {
+        Reply::Http { status, mut headers, body, cut } => {
             for header in &mut headers {
                 redact(&mut header.name);
                 redact(&mut header.value);
@@ -50,11 +50,12 @@ fn clean(reply: Reply, redactors: &[Arc<Redactor>]) -> Reply {
                 std::borrow::Cow::Borrowed(_) => body.clone(),
                 std::borrow::Cow::Owned(clean) => clean.into(),
             });
-            Reply::Http { status, headers, body }
+            Reply::Http { status, headers, body, cut }
         }
-        Reply::Smtp { code, enhanced, mut text } => {
+        Reply::Smtp { code, enhanced, mut text, mut recipients } => {
             redact(&mut text);
-            Reply::Smtp { code, enhanced, text }
+            recipients.iter_mut().for_each(|it| redact(&mut it.text));
+            Reply::Smtp { code, enhanced, text, recipients }
         }
     }
 }
@@ -90,6 +91,7 @@ mod tests {
                 Kv { name: "x-hunter%20two".to_owned(), value: String::new() },
             ],
             body: Bytes::from("got hunter two, hunter%20two and Basic dXNlcjpwYXNzd29yZA== from a"),
+            cut: None,
         };
         let sent = ["Basic dXNlcjpwYXNzd29yZA==", signature];
         let Reply::Http { headers, body, .. } = scrubbed(reply, &secrets, &sent).await else { unreachable!() };
@@ -102,7 +104,7 @@ mod tests {
     async fn a_large_answer_is_scrubbed_too() {
         let secrets: Secrets = [("key".to_owned(), vec![Secret::new("hunter2")])].into_iter().collect();
         let body = Bytes::from(format!("{}hunter2", "x".repeat(LARGE)));
-        let reply = Reply::Http { status: 200, headers: vec![], body };
+        let reply = Reply::Http { status: 200, headers: vec![], body, cut: None };
         let Reply::Http { body, .. } = scrubbed(reply, &secrets, &[] as &[&str]).await else { unreachable!() };
         assert!(body.ends_with(b"x***"));
     }
@@ -111,7 +113,7 @@ mod tests {
     async fn an_answer_without_secrets_is_not_copied() {
         let secrets: Secrets = [("key".to_owned(), vec![Secret::new("hunter2")])].into_iter().collect();
         let body = Bytes::from("nothing to see");
-        let reply = Reply::Http { status: 200, headers: vec![], body: body.clone() };
+        let reply = Reply::Http { status: 200, headers: vec![], body: body.clone(), cut: None };
         let Reply::Http { body: clean, .. } = scrubbed(reply, &secrets, &[] as &[&str]).await else { unreachable!() };
         assert_eq!(clean.as_ptr(), body.as_ptr());
     }
