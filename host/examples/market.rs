@@ -201,7 +201,8 @@ fn run(route: &RouteSpec, day: &[Moment], rng: &mut Rng) -> Takings {
             let answer = moment.answers[place];
             spent += answer.took;
             let verdict = verdict(answer);
-            seen.record(&Sighting { connection, country, verdict: &verdict, took: answer.took, units: 1 }, now);
+            let took = answer.took;
+            seen.record(&Sighting { connection, country, verdict: &verdict, took, units: 1, at_recipient: false }, now);
             if answer.taken {
                 takings.count(asked == 0, answer.micros, spent);
                 break;

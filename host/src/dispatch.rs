@@ -6,6 +6,7 @@ mod admitted;
 mod attempt;
 mod budgets;
 mod condition;
+mod copies;
 mod entrance;
 mod facts;
 mod foresight;
@@ -22,13 +23,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use self::{
-    admitted::Admitted,
-    budgets::Postponed,
-    condition::Asked,
-    entrance::{Entered, Wanted},
-    ruled::Scripts,
-};
+use self::{admitted::Admitted, budgets::Postponed, condition::Asked, entrance::Entered, ruled::Scripts};
 pub use self::{
     budgets::Budgets,
     preview::{LegPreview, Planned, Preview, PreviewRequest},
@@ -45,6 +40,7 @@ use crate::{
         message::{DEEPEST_FOLLOW_UP, Message},
         overrides,
         provider::{Deduplication, Disposition},
+        recipients::Recipients,
         route::{OnUnknown, RouteSpec},
         settings::TenantSettings,
         subject::Subject,
@@ -55,7 +51,7 @@ use crate::{
     outcome::{self, Bounds, Circumstances, Outcome, host_verdict},
     providers::Providers,
     queue::Work,
-    routing::{self, Plan, Prospect, Situation},
+    routing::{self, Barred, Plan, Prospect, Situation},
     rule_runner::RuleRunner,
     rules::{rulebook::Known, ruling::Word, script::Given},
     store::{Store, attempt::Settlement},
@@ -179,31 +175,43 @@ impl Dispatcher {
             }
             let (mut course, mut plan) = held.during(pin!(self.next(&config, course, &mut work, &mut turn))).await;
             course.faults.extend(remark);
-            let Some(wanted) = Wanted::of(&plan, &config) else {
+            let Some(wanted) = self.wanted(&plan, &config, &work.message) else {
                 return self.nobody(work, &config, &course, &plan);
             };
             if work.message.expires_at.is_some_and(|at| at <= clock::now()) {
                 return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
             }
             let endpoint = Arc::clone(&config.endpoints[&wanted.connection]);
-            if let Err(postponed) = self.within_budget(&work, &course, wanted.connection) {
-                return self.postpone(work, &endpoint, &postponed, describe(&plan, &course));
-            }
-            let entered = held.during(pin!(self.enter(&work, &endpoint, &wanted))).await;
-            let mut entrance = match entered {
-                Entered::In(entrance) => entrance,
-                Entered::Refused(_) if wanted.is_free => continue,
-                Entered::Refused(refusal) => return self.put_off(work, &config, &course, &plan, &endpoint, refusal),
-                Entered::Closed => return,
+            let mut attempt = match self.withheld(&work, &course, &endpoint) {
+                Some(withheld) => withheld,
+                None => {
+                    if let Err(postponed) = self.within_budget(&work, &course, &wanted) {
+                        return self.postpone(work, &endpoint, &postponed, describe(&plan, &course));
+                    }
+                    let entered = held.during(pin!(self.enter(&work, &endpoint, &wanted))).await;
+                    let mut entrance = match entered {
+                        Entered::In(entrance) => entrance,
+                        Entered::Refused(_) if wanted.is_free => continue,
+                        Entered::Refused(refusal) => {
+                            return self.put_off(work, &config, &course, &plan, &wanted, refusal);
+                        }
+                        Entered::Closed => return,
+                    };
+                    if !wanted.is_free {
+                        plan.admit(wanted.connection);
+                    }
+                    let permit = entrance.permit();
+                    let made = self.attempt(&work, &course, &endpoint, permit, &mut held).await;
+                    let Ok(mut attempt) = made else { return };
+                    entrance.record(&attempt.verdict);
+                    if let Some(origin) = &mut attempt.origin {
+                        origin.at_recipient = wanted.origin.is_some();
+                    }
+                    self.observe(&work.message, &attempt);
+                    self.spent(&work, &course, &wanted, &attempt);
+                    attempt
+                }
             };
-            if !wanted.is_free {
-                plan.admit(wanted.connection);
-            }
-            let permit = entrance.permit();
-            let Ok(mut attempt) = self.attempt(&work, &course, &endpoint, permit, &mut held).await else { return };
-            entrance.record(&attempt.verdict);
-            self.observe(&work.message, &attempt);
-            self.spent(&work, &course, &attempt);
             attempt.plan = describe(&plan, &course);
             attempt.fallback_reason = fallback.take().or(plan.instead);
             course.faults.iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
@@ -288,9 +296,11 @@ impl Dispatcher {
         attempt: &mut Attempt,
         endpoint: &Endpoint,
     ) -> Outcome {
+        work.recipients.learn(&attempt.recipients);
         work.past.push(PastAttempt {
             connection: attempt.origin.as_ref().map(|origin| origin.connection),
             disposition: attempt.verdict.disposition,
+            waits_for_operator: attempt.verdict.waits_for_operator(),
             trigger: attempt.trigger,
             started_at: attempt.started_at,
             round_closed: false,
@@ -310,6 +320,7 @@ impl Dispatcher {
             another_in_turn: another == Prospect::InTurn,
             past: &work.past,
             may_ask_again: again != Prospect::Nobody,
+            copies: copies::after(work, attempt),
             first_due: work.message.due_at(),
             expires_at: work.message.expires_at,
             now: clock::now(),
@@ -329,7 +340,7 @@ impl Dispatcher {
         if let (Outcome::FallBack(_), Some(last)) = (&outcome, work.past.last_mut()) {
             last.round_closed = false;
         }
-        outcome
+        copies::concluded(work, attempt, outcome)
     }
 
     /// The route's word, or else what the provider allows: a repetition that it recognises does no
@@ -364,7 +375,26 @@ impl Dispatcher {
             Some(at) if bounds(&work, spec).limit(at).is_none() => Outcome::Retry(at),
             _ => Outcome::End(DeliveryState::Unroutable),
         };
-        self.close(work, &outcome, "no_candidate", &why_nobody(config, plan), describe(plan, course));
+        let why = self.why_nobody(work.tenant, config, plan);
+        self.close(work, outcome, "no_candidate", &why, describe(plan, course));
+    }
+
+    /// Why each connection of the route is passed over; a provider that serves no version says why.
+    fn why_nobody(&self, tenant: TenantId, config: &TenantConfig, plan: &Plan) -> String {
+        if plan.skipped.is_empty() {
+            return "the route has no candidate".to_owned();
+        }
+        let why = plan.skipped.iter().map(|skipped| {
+            let endpoint = config.endpoints.get(&skipped.connection);
+            let reason = match (skipped.reason, endpoint) {
+                (Barred::ProviderMissing, Some(endpoint)) => {
+                    self.providers.absence(&endpoint.connection.provider, tenant)
+                }
+                (reason, _) => reason.as_str().to_owned(),
+            };
+            format!("{}: {reason}", config.name_of(skipped.connection))
+        });
+        format!("no connection of the route can be asked ({})", why.collect::<Vec<_>>().join("; "))
     }
 
     /// A retry for which there is no room now goes back to the queue, unless its time is up by then.
@@ -377,19 +407,19 @@ impl Dispatcher {
             }
             Postponed::Ended(state, limit) => {
                 let detail = format!("no room for a retry while the provider fails; {limit}");
-                self.close(work, &Outcome::End(*state), "retry_budget", &detail, plan);
+                self.close(work, Outcome::End(*state), "retry_budget", &detail, plan);
             }
         }
     }
 
     /// Ends a delivery of which nobody could be asked; the ledger says why.
     fn end(&self, work: Work, state: DeliveryState, code: &str, detail: &str) {
-        self.close(work, &Outcome::End(state), code, detail, Arc::from("{}"));
+        self.close(work, Outcome::End(state), code, detail, Arc::from("{}"));
     }
 
-    fn close(&self, work: Work, outcome: &Outcome, code: &str, detail: &str, plan: Arc<str>) {
+    fn close(&self, mut work: Work, outcome: Outcome, code: &str, detail: &str, plan: Arc<str>) {
         let now = clock::now();
-        let attempt = Attempt {
+        let mut attempt = Attempt {
             id: AttemptId::new(),
             number: work.attempts + 1,
             trigger: work.trigger,
@@ -401,9 +431,12 @@ impl Dispatcher {
             fallback_reason: None,
             plugin_micros: 0,
             plugin_memory: 0,
+            recipients: Recipients::default(),
+            further: false,
         };
-        count(&work, &attempt, outcome);
-        self.settle(settlement(&work, attempt, outcome), work);
+        let outcome = copies::concluded(&mut work, &mut attempt, outcome);
+        count(&work, &attempt, &outcome);
+        self.settle(settlement(&work, attempt, &outcome), work);
     }
 
     fn settle(&self, settlement: Settlement, work: Work) {
@@ -465,6 +498,7 @@ fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
         },
         deaths: work.deaths,
         ordered: work.message.ordering_key.is_some(),
+        recipients: work.recipients.clone(),
         attempt,
     }
 }
@@ -484,18 +518,6 @@ fn describe(plan: &Plan, course: &Course<'_>) -> Arc<str> {
         scripts => serde_json::to_string(&Described { plan, scripts }),
     };
     json.unwrap_or_default().into()
-}
-
-fn why_nobody(config: &TenantConfig, plan: &Plan) -> String {
-    if plan.skipped.is_empty() {
-        return "the route has no candidate".to_owned();
-    }
-    let why: Vec<_> = plan
-        .skipped
-        .iter()
-        .map(|skipped| format!("{}: {}", config.name_of(skipped.connection), skipped.reason.as_str()))
-        .collect();
-    format!("no connection of the route can be asked ({})", why.join("; "))
 }
 
 fn count(work: &Work, attempt: &Attempt, outcome: &Outcome) {

@@ -272,6 +272,7 @@ impl Gateway {
             serves_tenants: config.roles.has(Role::Api),
             max_body_bytes: config.http.max_body_bytes,
             bodies: Arc::new(BodyBudget::new(config.http.most_body_bytes_in_flight())),
+            answers: Arc::new(BodyBudget::new(config.http.most_body_bytes_in_flight())),
             long_readers,
             browsers: Browsers::new(&config.http.cors_origins, config.http.is_only_tls()),
         });

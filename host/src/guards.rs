@@ -1,10 +1,13 @@
 //! What keeps a connection from being asked too much: circuit breakers, and limits on the rate, that
 //! all nodes respect together. A delivery asks its node's memory; only changes of a breaker, its
-//! probes, and turns for the next moment of a limited rate go by the database. Nothing here sends,
+//! probes, and turns for the next moment of a limited rate go by the database. Where messages name
+//! the endpoint, each origin has a breaker and a pause of its own, on each node. Nothing here sends,
 //! or decides who is asked instead.
 
+mod brake;
 mod circuit;
 mod keeper;
+mod origins;
 mod pace;
 
 use std::{
@@ -17,13 +20,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use self::keeper::{Keeper, breaker_take, look};
 use self::{
-    circuit::{Circuit, Gate, Known},
+    brake::Brake,
+    circuit::{CLAIM_PAUSE, Circuit, Gate, Known},
+    origins::Origins,
     pace::{Pace, SOON, Turn, Turns},
 };
 use crate::{
     domain::{
         attempt::Verdict,
-        breaker::{Cause, Phase, Step, Tally, weigh},
+        breaker::{Cause, Phase, Step, Tally, Weight, weigh},
         connection::Connection,
         guards::{Guards as Settings, RateLimit},
         ids::{ConnectionId, TenantId},
@@ -39,12 +44,11 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a delivery waits for the database's word, at most.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// The longest pause that a provider's `Retry-After` puts on all of a connection's deliveries; one that
-/// comes again may ask for the next.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
 /// The furthest that a delivery is put off; then it looks again.
 const FURTHEST: Duration = Duration::from_secs(900);
+
+/// One origin that messages name has this part of a connection's slots at most.
+const ORIGINS_PART: usize = 4;
 
 /// Between the deliveries that an open breaker has put off: they do not come back all at once.
 const SPREAD: Duration = Duration::from_millis(2);
@@ -52,6 +56,10 @@ const SPREAD: Duration = Duration::from_millis(2);
 /// The guards of all connections that this node knows.
 pub struct Guards {
     known: Mutex<Guarded>,
+    /// How long a probe may take until it no longer counts.
+    probe_lasts: Duration,
+    /// How many deliveries may be under way to one origin of a connection.
+    most_to_origin: usize,
     reports: mpsc::UnboundedSender<Report>,
     asks: mpsc::UnboundedSender<Arc<Guard>>,
 }
@@ -87,6 +95,10 @@ pub struct Guard {
     connection: ConnectionId,
     provider: String,
     state: Mutex<State>,
+    /// What messages name, where they do.
+    origins: Mutex<Origins>,
+    probe_lasts: Duration,
+    most_to_origin: usize,
     reports: mpsc::UnboundedSender<Report>,
     asks: mpsc::UnboundedSender<Arc<Guard>>,
     /// Its breaker went on.
@@ -98,7 +110,7 @@ struct State {
     settings: Settings,
     circuit: Circuit,
     pace: Option<Pace>,
-    paused_until: Option<Instant>,
+    brake: Brake,
     /// The last delivery that was put off, and until when.
     put_off: Instant,
 }
@@ -108,6 +120,8 @@ struct State {
 pub struct Refusal {
     pub barred: Barred,
     pub until: Instant,
+    /// Only what goes to the same origin is refused.
+    of_origin: bool,
 }
 
 /// What a node has seen of a connection.
@@ -118,12 +132,14 @@ pub struct Sight {
 }
 
 impl Guards {
-    /// With whoever keeps them: its tasks are run by the gateway.
+    /// With whoever keeps them: its tasks are run by the gateway. `slots` is how many deliveries may be under way through a
+    /// connection; one origin that messages name has a part of them, so that one that answers late leaves some to others.
     #[must_use]
-    pub fn new(store: Store, probe_lasts: Duration) -> (Arc<Self>, Keeper) {
+    pub fn new(store: Store, probe_lasts: Duration, slots: usize) -> (Arc<Self>, Keeper) {
         let (reports, told) = mpsc::unbounded_channel();
         let (asks, asked) = mpsc::unbounded_channel();
-        let guards = Arc::new(Self { known: Mutex::default(), reports, asks });
+        let most_to_origin = slots.div_ceil(ORIGINS_PART);
+        let guards = Arc::new(Self { known: Mutex::default(), probe_lasts, most_to_origin, reports, asks });
         let keeper = Keeper::new(store, Arc::clone(&guards), probe_lasts, told, asked);
         (guards, keeper)
     }
@@ -169,9 +185,12 @@ impl Guards {
                 settings: Settings::default(),
                 circuit: Circuit::new(now),
                 pace: None,
-                paused_until: None,
+                brake: Brake::default(),
                 put_off: now,
             }),
+            origins: Mutex::new(Origins::new(now)),
+            probe_lasts: self.probe_lasts,
+            most_to_origin: self.most_to_origin,
             reports: self.reports.clone(),
             asks: self.asks.clone(),
             changed: Notify::new(),
@@ -203,41 +222,60 @@ impl Guards {
     }
 }
 
+/// Everywhere `origin` is that of the endpoint that the message named, if it did.
 impl Guard {
     /// Why a delivery that others could serve does not go through now.
     #[must_use]
-    pub fn standing(&self, now: Instant) -> Option<Barred> {
-        self.state().refusal(now).map(|refusal| refusal.barred)
+    pub fn standing(&self, origin: Option<&str>, now: Instant) -> Option<Barred> {
+        self.refusal(origin, now).map(|refusal| refusal.barred)
     }
 
     /// When a delivery may go through at the earliest.
     #[must_use]
-    pub fn opens_at(&self, now: Instant) -> Instant {
-        self.state().refusal(now).map_or(now, |refusal| refusal.until)
+    pub fn opens_at(&self, origin: Option<&str>, now: Instant) -> Instant {
+        self.refusal(origin, now).map_or(now, |refusal| refusal.until)
+    }
+
+    fn refusal(&self, origin: Option<&str>, now: Instant) -> Option<Refusal> {
+        let (mine, policy) = {
+            let mut state = self.state();
+            (state.refusal(origin.is_some(), now), state.settings.breaker)
+        };
+        mine.or_else(|| self.origins().refusal(origin?, &policy, now))
     }
 
     /// Goes through, after a wait of `patience` at the most. What is refused is waited for elsewhere.
-    pub async fn enter(self: &Arc<Self>, patience: Duration) -> Result<Pass, Refusal> {
+    ///
+    /// # Errors
+    /// Why it does not go through by then.
+    pub async fn enter(self: &Arc<Self>, origin: Option<&str>, patience: Duration) -> Result<Pass, Refusal> {
         let until = Instant::now() + patience.max(SOON);
-        let turn = self.turn(until).await?;
+        let turn = self.turn(origin.is_some(), until).await?;
+        match origin {
+            Some(origin) => self.enter_origin(origin, until.max(turn)).await,
+            None => self.enter_connection(until.max(turn)).await,
+        }
+    }
+
+    async fn enter_connection(self: &Arc<Self>, until: Instant) -> Result<Pass, Refusal> {
         loop {
             let now = Instant::now();
             let gate = {
                 let mut state = self.state();
-                let gate = state.gate(now);
+                let gate = state.gate(false, now);
                 if gate == Gate::Probe {
                     state.circuit.claim();
                 }
                 gate
             };
             match gate {
-                Gate::Open => return Ok(self.pass(None)),
+                Gate::Open => return Ok(self.pass(None, None)),
                 Gate::Probe => {
                     if let Some(epoch) = self.claim().await {
-                        return Ok(self.pass(Some(epoch)));
+                        return Ok(self.pass(None, Some(epoch)));
                     }
                 }
-                Gate::Shut(opens) if opens > until.max(turn) => return Err(Refusal::circuit(opens)),
+                Gate::Shut(opens) if opens > until => return Err(Refusal::circuit(opens)),
                 Gate::Shut(opens) => {
                     // Whoever closes it says so.
                     let _ = tokio::time::timeout_at(opens.into(), self.changed.notified()).await;
@@ -246,9 +284,25 @@ impl Guard {
         }
     }
 
+    async fn enter_origin(self: &Arc<Self>, origin: &str, until: Instant) -> Result<Pass, Refusal> {
+        loop {
+            let now = Instant::now();
+            let policy = self.settings().breaker;
+            let entered = self.origins().enter(origin, &policy, self.probe_lasts, self.most_to_origin, now);
+            match entered {
+                Ok(probe) => return Ok(self.pass(Some(origin), probe)),
+                Err(refusal) if refusal.until > until => return Err(refusal),
+                Err(refusal) => sleep_until(refusal.until).await,
+            }
+        }
+    }
+
     /// Puts a delivery off that was refused: each a step later than the one before it.
-    pub fn put_off(&self, refusal: Refusal) -> Instant {
+    pub fn put_off(&self, origin: Option<&str>, refusal: Refusal) -> Instant {
         let now = Instant::now();
+        if let Some(origin) = origin.filter(|_| refusal.of_origin) {
+            return self.origins().put_off(origin, refusal.until, now);
+        }
         let mut state = self.state();
         let step = match refusal.barred {
             Barred::RateLimited => state.pace.as_ref().map_or(SPREAD, |pace| pace.limit().step()),
@@ -261,17 +315,17 @@ impl Guard {
 
     /// Waits for a turn, where the rate is limited, until this time at the most; the time of the
     /// turn is past then.
-    async fn turn(self: &Arc<Self>, until: Instant) -> Result<Instant, Refusal> {
+    async fn turn(self: &Arc<Self>, named: bool, until: Instant) -> Result<Instant, Refusal> {
         loop {
             let now = Instant::now();
             let (turn, asks) = {
                 let mut state = self.state();
-                if let Gate::Shut(opens) = state.gate(now)
+                if let Gate::Shut(opens) = state.gate(named, now)
                     && opens > until
                 {
                     return Err(Refusal::circuit(opens));
                 }
-                match (state.pause(now), &mut state.pace) {
+                match (state.pause(named, now), &mut state.pace) {
                     (Some(paused), _) => (Turn::Limited(paused), false),
                     (None, None) => return Ok(now),
                     (None, Some(pace)) => {
@@ -316,34 +370,57 @@ impl Guard {
         epoch
     }
 
-    fn pass(self: &Arc<Self>, probe: Option<i64>) -> Pass {
-        Pass { guard: Arc::clone(self), probe, told: false }
+    fn pass(self: &Arc<Self>, origin: Option<&str>, probe: Option<i64>) -> Pass {
+        Pass { guard: Arc::clone(self), origin: origin.map(Into::into), probe, told: false }
     }
 
     fn record(self: &Arc<Self>, verdict: &Verdict, probe: Option<i64>) {
         let now = Instant::now();
-        let step = {
+        let weight = weigh(verdict);
+        let (step, pause) = {
             let mut state = self.state();
-            let State { settings, circuit, .. } = &mut *state;
-            circuit.record(weigh(verdict), probe, || told_of(verdict), &settings.breaker, now)
+            let State { settings, circuit, brake, .. } = &mut *state;
+            let step = circuit.record(weight, probe, || told_of(verdict), &settings.breaker, now);
+            let pause = if verdict.disposition == Disposition::Throttled {
+                brake.throttled(verdict.retry_after_ms.map(Duration::from_millis), now)
+            } else {
+                if weight != Weight::Nothing {
+                    brake.answered();
+                }
+                None
+            };
+            (step, pause)
         };
         if let Some(step) = step {
             self.report(Report::Step { guard: Arc::clone(self), step });
         }
-        if verdict.disposition == Disposition::Throttled
-            && let Some(pause) = verdict.retry_after_ms
-        {
-            self.pause(Duration::from_millis(pause).min(LONGEST_PAUSE), now);
+        if let Some(pause) = pause {
+            self.report(Report::Pause { guard: Arc::clone(self), pause });
         }
     }
 
-    fn pause(self: &Arc<Self>, pause: Duration, now: Instant) {
-        let mut state = self.state();
-        let longer = state.paused_until.is_none_or(|until| until < now + pause);
-        if longer {
-            state.paused_until = Some(now + pause);
-            drop(state);
-            self.report(Report::Pause { guard: Arc::clone(self), pause });
+    fn record_origin(&self, origin: &str, verdict: &Verdict, probe: Option<i64>) {
+        let policy = self.settings().breaker;
+        let changed = self.origins().record(origin, verdict, probe, &policy, Instant::now());
+        let (connection, provider) = (self.connection, &self.provider);
+        match changed {
+            Some(Phase::Open) => tracing::warn!(
+                connection.id = %connection, provider.name = provider, endpoint.origin = origin, detail = told_of(verdict),
+                "an endpoint that messages name fails: this node leaves it alone for a while"
+            ),
+            Some(Phase::Closed) => tracing::info!(
+                connection.id = %connection, provider.name = provider, endpoint.origin = origin,
+                "an endpoint that messages name works again"
+            ),
+            Some(Phase::HalfOpen) | None => {}
+        }
+    }
+
+    /// A probe was not made.
+    fn returned(self: &Arc<Self>, origin: Option<&str>, epoch: i64) {
+        match origin {
+            Some(origin) => self.origins().returned(origin, epoch, &self.settings().breaker, Instant::now()),
+            None => self.report(Report::Step { guard: Arc::clone(self), step: Step::Returned { epoch } }),
         }
     }
 
@@ -373,8 +450,7 @@ impl Guard {
     fn learn(&self, stored: Option<&StoredBreaker>, asked_at: Instant, now: Instant) {
         let mut state = self.state();
         if let Some(stored) = stored {
-            let paused = stored.paused_until.map(|at| on_this_clock(at, stored, now)).filter(|at| *at > now);
-            state.paused_until = state.paused_until.max(paused);
+            state.brake.learn(stored.paused_until.map(|at| on_this_clock(at, stored, now)).filter(|at| *at > now));
         }
         let known = stored.map(|stored| Known {
             phase: stored.breaker.phase,
@@ -398,33 +474,43 @@ impl Guard {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn origins(&self) -> MutexGuard<'_, Origins> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
+/// Where the message `named` the endpoint, only a person's word and the limit on the rate hold for the connection.
 impl State {
-    fn gate(&self, now: Instant) -> Gate {
-        self.circuit.gate(&self.settings.breaker, now)
+    fn gate(&self, named: bool, now: Instant) -> Gate {
+        let policy = &self.settings.breaker;
+        if named { self.circuit.gate_by_hand(policy, now) } else { self.circuit.gate(policy, now) }
     }
 
-    fn pause(&self, now: Instant) -> Option<Instant> {
-        self.paused_until.filter(|until| *until > now)
+    fn pause(&self, named: bool, now: Instant) -> Option<Instant> {
+        self.brake.until(now).filter(|_| !named)
     }
 
-    fn refusal(&mut self, now: Instant) -> Option<Refusal> {
-        if let Gate::Shut(until) = self.gate(now) {
+    fn refusal(&mut self, named: bool, now: Instant) -> Option<Refusal> {
+        if let Gate::Shut(until) = self.gate(named, now) {
             return Some(Refusal::circuit(until));
         }
-        let limited = self.pause(now).or_else(|| self.pace.as_mut().and_then(|pace| pace.limited(now)));
+        let limited = self.pause(named, now).or_else(|| self.pace.as_mut().and_then(|pace| pace.limited(now)));
         limited.map(Refusal::rate)
     }
 }
 
 impl Refusal {
     const fn circuit(until: Instant) -> Self {
-        Self { barred: Barred::CircuitOpen, until }
+        Self { barred: Barred::CircuitOpen, until, of_origin: false }
     }
 
     const fn rate(until: Instant) -> Self {
-        Self { barred: Barred::RateLimited, until }
+        Self { barred: Barred::RateLimited, until, of_origin: false }
+    }
+
+    const fn of_origin(self) -> Self {
+        Self { of_origin: true, ..self }
     }
 }
 
@@ -432,6 +518,8 @@ impl Refusal {
 #[must_use]
 pub struct Pass {
     guard: Arc<Guard>,
+    /// What the message named.
+    origin: Option<Box<str>>,
     /// The epoch of the breaker that it tries.
     probe: Option<i64>,
     told: bool,
@@ -441,18 +529,23 @@ impl Pass {
     /// Tells what the attempt came to.
     pub fn record(mut self, verdict: &Verdict) {
         self.told = true;
-        self.guard.record(verdict, self.probe);
+        match &self.origin {
+            Some(origin) => self.guard.record_origin(origin, verdict, self.probe),
+            None => self.guard.record(verdict, self.probe),
+        }
     }
 }
 
 impl Drop for Pass {
-    /// Where nothing was asked, another delivery may try it.
+    /// It makes room; where nothing was asked, another delivery may try it.
     fn drop(&mut self) {
         if let Some(epoch) = self.probe
             && !self.told
         {
-            let step = Step::Returned { epoch };
-            self.guard.report(Report::Step { guard: Arc::clone(&self.guard), step });
+            self.guard.returned(self.origin.as_deref(), epoch);
+        }
+        if let Some(origin) = &self.origin {
+            self.guard.origins().left(origin);
         }
     }
 }

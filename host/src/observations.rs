@@ -12,12 +12,7 @@ use std::{
 };
 
 use crate::{
-    domain::{
-        attempt::Verdict,
-        country::Country,
-        ids::ConnectionId,
-        provider::{Cost, Disposition},
-    },
+    domain::{attempt::Verdict, country::Country, ids::ConnectionId, provider::Cost},
     routing::Record,
 };
 
@@ -37,6 +32,8 @@ pub struct Sighting<'a> {
     pub connection: ConnectionId,
     pub country: Option<Country>,
     pub verdict: &'a Verdict,
+    /// Whether it is an endpoint's that the message named.
+    pub at_recipient: bool,
     pub took: Duration,
     /// How many units the message counts as, where the answer does not say.
     pub units: u32,
@@ -76,7 +73,7 @@ pub struct Tallies(HashMap<Key, Tally>);
 impl Tallies {
     /// Counts an answer, for its country and for the connection as a whole.
     pub fn record(&mut self, sighting: &Sighting<'_>, now: Instant) {
-        let Some(success) = is_success(sighting.verdict) else { return };
+        let Some(success) = sighting.verdict.is_success(sighting.at_recipient) else { return };
         if self.0.len() >= MOST_TALLIES {
             self.forget_the_oldest(now);
         }
@@ -190,37 +187,10 @@ impl Tally {
     }
 }
 
-/// Whether an answer speaks for the provider or against it; `None` where the fault lies with the
-/// recipient, the message or this gateway.
-#[must_use]
-pub fn is_success(verdict: &Verdict) -> Option<bool> {
-    const THE_MESSAGE: &[&str] = &[
-        "invalid_recipient",
-        "unsubscribed",
-        "invalid_content",
-        "too_large",
-        "not_found",
-        "gone",
-        "expired",
-        "egress_refused",
-    ];
-    const THE_GATEWAY: &[&str] = &["provider_missing", "attachments_unavailable", "invalid_transmission"];
-    let code = verdict.unified_code.as_str();
-    match verdict.disposition {
-        Disposition::Accepted => Some(true),
-        Disposition::RejectedPermanent => {
-            (!THE_MESSAGE.contains(&code) && !THE_GATEWAY.contains(&code)).then_some(false)
-        }
-        Disposition::NotSent => (!THE_GATEWAY.contains(&code)).then_some(false),
-        Disposition::RejectedTransient | Disposition::Throttled | Disposition::AuthFailed | Disposition::Unknown => {
-            Some(false)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::provider::Disposition;
 
     fn verdict(disposition: Disposition, code: &str, micros: Option<i64>) -> Verdict {
         Verdict {
@@ -251,7 +221,8 @@ mod tests {
         fn see(&mut self, number: &str, verdict: &Verdict, ms: u64) {
             let country = Country::of_address("sms", number);
             let took = Duration::from_millis(ms);
-            let sighting = Sighting { connection: self.connection, country, verdict, took, units: 2 };
+            let sighting =
+                Sighting { connection: self.connection, country, verdict, at_recipient: false, took, units: 2 };
             self.tallies.record(&sighting, self.now);
         }
 
@@ -320,6 +291,9 @@ mod tests {
         for (disposition, code, expected) in [
             (RejectedPermanent, "invalid_recipient", None),
             (RejectedPermanent, "gone", None),
+            (RejectedTransient, "not_found", None),
+            (RejectedTransient, "too_large", None),
+            (RejectedPermanent, "egress_refused", None),
             (NotSent, "attachments_unavailable", None),
             (RejectedPermanent, "quota_exceeded", Some(false)),
             (RejectedTransient, "provider_error", Some(false)),
@@ -329,7 +303,10 @@ mod tests {
             (Unknown, "timeout", Some(false)),
             (Disposition::Accepted, "ok", Some(true)),
         ] {
-            assert_eq!(is_success(&verdict(disposition, code, None)), expected, "{disposition:?} {code}");
+            let verdict = verdict(disposition, code, None);
+            assert_eq!(verdict.is_success(false), expected, "{disposition:?} {code}");
+            // The message named the endpoint: its failures are not the connection's.
+            assert_eq!(verdict.is_success(true), expected.filter(|success| *success), "{disposition:?} {code}");
         }
     }
 
@@ -384,7 +361,9 @@ mod tests {
             let takes = rng.f64() < if connection == other { 0.9 } else { 0.99 } && !(connection == best && down);
             let verdict = verdict(if takes { Disposition::Accepted } else { Disposition::NotSent }, "", None);
             let took = Duration::from_millis(50);
-            seen.record(&Sighting { connection, country: None, verdict: &verdict, took, units: 1 }, now);
+            let sighting =
+                Sighting { connection, country: None, verdict: &verdict, at_recipient: false, took, units: 1 };
+            seen.record(&sighting, now);
             asked_best.push(connection == best);
         }
         let share = |seconds: std::ops::Range<usize>| {

@@ -13,7 +13,7 @@ pub use self::{
 };
 use crate::{
     domain::{
-        attempt::{FallbackReason, PastAttempt, Verdict},
+        attempt::{FallbackReason, HOST_NOT_GRANTED, PastAttempt, SECRET_UNAVAILABLE, Verdict},
         delivery::DeliveryState,
         provider::Disposition,
         retry::{LONGEST_ELAPSED_MS, RetryLimits, RetryPolicy},
@@ -25,6 +25,9 @@ use crate::{
 
 /// The longest that a provider's `Retry-After` is followed.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(6 * 3600);
+
+/// The longest between two looks whether the operator has mended what a delivery waits for.
+pub const LONGEST_WAIT_FOR_OPERATOR: Duration = Duration::from_secs(300);
 
 /// How long after its first due time a delivery is still tried.
 pub const LIFETIME: SignedDuration = SignedDuration::from_millis(LONGEST_ELAPSED_MS as i64);
@@ -55,6 +58,20 @@ impl Outcome {
     }
 }
 
+/// How the copies of a mail stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Copies {
+    /// There are none, or the recipient of the `To` header has not got the mail.
+    #[default]
+    None,
+    /// That recipient has it, and of the copies nobody waits.
+    Settled,
+    /// That recipient has it, and some copies were refused for now.
+    Waiting,
+    /// As `Waiting`, and a further transaction may take some of them at once.
+    Further,
+}
+
 /// What a decision looks at.
 #[derive(Debug, Clone)]
 pub struct Circumstances<'a> {
@@ -72,6 +89,7 @@ pub struct Circumstances<'a> {
     pub past: &'a [PastAttempt],
     /// Whether a later round can ask anybody: some candidate did not refuse for good.
     pub may_ask_again: bool,
+    pub copies: Copies,
     pub first_due: Timestamp,
     pub expires_at: Option<Timestamp>,
     pub now: Timestamp,
@@ -120,9 +138,12 @@ type Resolved = (Outcome, Option<Limit>);
 
 fn resolve(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
     let held = circumstances.on_unknown == OnUnknown::Hold;
-    match verdict.disposition {
-        Disposition::Accepted => (Outcome::Sent, None),
-        Disposition::Unknown if held => (Outcome::End(DeliveryState::Unknown), None),
+    match (verdict.disposition, circumstances.copies) {
+        (_, Copies::Settled) | (Disposition::Accepted, Copies::None) => (Outcome::Sent, None),
+        (Disposition::Unknown, _) if held => (Outcome::End(DeliveryState::Unknown), None),
+        (_, Copies::Further) => retry(Duration::ZERO, verdict, circumstances),
+        // No policy of the tenant's can say how long the operator takes.
+        _ if verdict.waits_for_operator() => by_policy(verdict, circumstances),
         _ => match circumstances.ruled(verdict) {
             Some(decision) => follow(decision, verdict, circumstances),
             None => by_policy(verdict, circumstances),
@@ -131,9 +152,10 @@ fn resolve(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
 }
 
 fn by_policy(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
-    let exhausted = given_up(verdict.disposition);
+    let exhausted = given_up(last_word(verdict, circumstances));
     if exhausted != DeliveryState::Unknown {
-        if circumstances.another_candidate {
+        // A server that took the mail for somebody is asked again: others would defer its copies as well.
+        if circumstances.another_candidate && verdict.disposition != Disposition::Accepted {
             return (Outcome::FallBack(fallback_reason(verdict.disposition)), None);
         }
         if !circumstances.may_ask_again {
@@ -193,25 +215,46 @@ pub const fn fallback_reason(disposition: Disposition) -> FallbackReason {
     }
 }
 
+/// What the last attempt that asked somebody came to: waiting for the operator says nothing of a request that is unknown.
+fn last_word(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Disposition {
+    let asked = || circumstances.past.iter().rev().find(|attempt| !attempt.waits_for_operator);
+    match verdict.waits_for_operator() {
+        true => asked().map_or(verdict.disposition, |attempt| attempt.disposition),
+        false => verdict.disposition,
+    }
+}
+
 /// The next round after this wait, unless the time is up by then.
 fn retry(wait: Duration, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
     let at = circumstances.now.checked_add(wait).unwrap_or(Timestamp::MAX);
     match circumstances.bounds().limit(at) {
         None => (Outcome::Retry(at), None),
-        Some(limit) => (Outcome::End(limit.ends_in(given_up(verdict.disposition))), Some(limit)),
+        Some(limit) => (Outcome::End(limit.ends_in(given_up(last_word(verdict, circumstances)))), Some(limit)),
     }
 }
 
 /// How long the policy waits, or `None` when nothing more is tried.
 fn delay(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<Duration> {
+    if verdict.waits_for_operator() {
+        return Some(wait_for_operator(circumstances));
+    }
     let made = routing::rounds_made(circumstances.past);
     let by_policy = if verdict.disposition == Disposition::Throttled {
-        // It consumes no attempt, so it never exhausts the policy either.
-        Some(circumstances.policy.delay(1, circumstances.chance).unwrap_or(Duration::from_secs(1)))
+        // It consumes no attempt, so it never exhausts the policy either: time ends it.
+        Some(circumstances.policy.throttled_delay(routing::rounds_walked(circumstances.past), circumstances.chance))
     } else {
         circumstances.policy.delay(made, circumstances.chance)
     };
     by_policy.map(|by_policy| asked_for(verdict).max(by_policy))
+}
+
+/// The wait for the operator: a second, twice as long each time, up to [`LONGEST_WAIT_FOR_OPERATOR`]. The tenant's
+/// policy is about providers, and would either give up or ask many times a second.
+fn wait_for_operator(circumstances: &Circumstances<'_>) -> Duration {
+    let waits = circumstances.past.iter().rev().take_while(|attempt| attempt.waits_for_operator).count();
+    let doublings = u32::try_from(waits.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    let wait = Duration::from_secs(1 << doublings).min(LONGEST_WAIT_FOR_OPERATOR);
+    wait.mul_f64(1.0 - circumstances.chance / 10.0)
 }
 
 /// The wait that the provider asks for.
@@ -226,6 +269,8 @@ pub fn judge_fault(fault: &Fault) -> Verdict {
         FaultKind::EgressRefused => (Disposition::RejectedPermanent, "egress_refused"),
         FaultKind::InvalidTransmission => (Disposition::RejectedPermanent, "invalid_transmission"),
         FaultKind::Unauthorized => (Disposition::AuthFailed, "unauthorized"),
+        FaultKind::SecretUnavailable => (Disposition::NotSent, SECRET_UNAVAILABLE),
+        FaultKind::HostNotGranted => (Disposition::NotSent, HOST_NOT_GRANTED),
         FaultKind::Dns => (Disposition::NotSent, "dns"),
         FaultKind::Connect => (Disposition::NotSent, "connect"),
         FaultKind::Tls => (Disposition::NotSent, "tls"),
@@ -269,6 +314,7 @@ mod tests {
         let attempt = PastAttempt {
             connection: Some(ConnectionId::new()),
             disposition,
+            waits_for_operator: false,
             trigger: Trigger::Retry,
             started_at: NOW,
             round_closed: true,
@@ -289,6 +335,7 @@ mod tests {
             another_in_turn: false,
             past: &past,
             may_ask_again: true,
+            copies: Copies::None,
             first_due: NOW,
             expires_at: None,
             limits: RetryLimits::default(),
@@ -340,8 +387,32 @@ mod tests {
 
     #[test]
     fn a_throttled_delivery_consumes_no_attempt() {
-        let outcome = after_rounds(50, &verdict(Disposition::Throttled), |_| ());
-        assert_eq!(outcome, Outcome::Retry(at(1_000)));
+        let throttled = verdict(Disposition::Throttled);
+        let outcomes = [1, 2, 5, 50].map(|rounds| after_rounds(rounds, &throttled, |_| ()));
+        assert_eq!(
+            outcomes,
+            [1_000, 2_000, 16_000, 600_000].map(|ms| Outcome::Retry(at(ms))),
+            "it waits longer each time"
+        );
+        let limits = RetryLimits { max_elapsed_ms: Some(60_000), ..RetryLimits::default() };
+        let outcome = after_rounds(50, &throttled, |it| it.limits = limits);
+        assert_eq!(outcome, Outcome::End(DeliveryState::Failed), "an end by time");
+    }
+
+    #[test]
+    fn what_only_the_operator_can_mend_consumes_no_attempt_and_is_asked_for_less_and_less() {
+        let lacking = host_verdict(Disposition::NotSent, SECRET_UNAVAILABLE, String::new());
+        let waits = |rounds: usize| {
+            let mut past = past(Disposition::NotSent, rounds);
+            past.iter_mut().for_each(|attempt| attempt.waits_for_operator = true);
+            after(&lacking, |it| it.past = past.leak())
+        };
+        assert_eq!([waits(1), waits(2), waits(5)], [at(1_000), at(2_000), at(16_000)].map(Outcome::Retry));
+        assert_eq!(waits(200), Outcome::Retry(at(300_000)), "the policy has two attempts");
+        let outcome = after(&lacking, |it| it.another_candidate = true);
+        assert_eq!(outcome, Outcome::FallBack(FallbackReason::ProviderUnavailable));
+        let outcome = after(&lacking, |it| it.limits.max_elapsed_ms = Some(999));
+        assert_eq!(outcome, Outcome::End(DeliveryState::Failed), "not beyond the delivery's time");
     }
 
     #[test]
@@ -379,6 +450,7 @@ mod tests {
             another_in_turn: false,
             past: &past,
             may_ask_again: true,
+            copies: Copies::None,
             first_due: NOW,
             expires_at: None,
             limits: RetryLimits { max_elapsed_ms: Some(59_999), ..RetryLimits::default() },

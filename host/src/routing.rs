@@ -363,7 +363,8 @@ fn bar(
 /// lost with a fresh delivery and had not committed to anybody, that is whoever may be asked without.
 fn unanswered(route: &RouteSpec, past: &[PastAttempt], first: Option<ConnectionId>) -> Option<ConnectionId> {
     let unknown = |attempt: &PastAttempt| attempt.disposition == Disposition::Unknown;
-    match past.iter().rev().find(|attempt| attempt.connection.is_some()) {
+    // What only waited for the operator asked nobody.
+    match past.iter().rev().find(|attempt| attempt.connection.is_some() && !attempt.waits_for_operator) {
         Some(last) => unknown(last).then_some(last.connection).flatten(),
         None => {
             let lost_fresh = |attempt: &PastAttempt| unknown(attempt) && attempt.trigger == Trigger::Scheduled;
@@ -386,13 +387,24 @@ fn this_round(past: &[PastAttempt]) -> &[PastAttempt] {
 /// not merely throttled. A lost worker (no connection) consumes none.
 #[must_use]
 pub fn rounds_made(past: &[PastAttempt]) -> u32 {
+    rounds(past, |attempt| attempt.disposition != Disposition::Throttled)
+}
+
+/// How many rounds were walked, throttled ones too.
+#[must_use]
+pub fn rounds_walked(past: &[PastAttempt]) -> u32 {
+    rounds(past, |_| true)
+}
+
+/// How many rounds have an attempt that counts.
+fn rounds(past: &[PastAttempt], counts: impl Fn(&PastAttempt) -> bool) -> u32 {
     let mut rounds = 0;
     let mut counted = true;
     for attempt in past {
         if attempt.trigger != Trigger::Fallback {
             counted = false;
         }
-        if !counted && attempt.connection.is_some() && attempt.disposition != Disposition::Throttled {
+        if !counted && attempt.connection.is_some() && !attempt.waits_for_operator && counts(attempt) {
             counted = true;
             rounds += 1;
         }
@@ -428,6 +440,7 @@ mod tests {
             self.past.push(PastAttempt {
                 connection,
                 disposition,
+                waits_for_operator: false,
                 trigger,
                 started_at: Timestamp::UNIX_EPOCH,
                 round_closed: false,
@@ -502,7 +515,7 @@ mod tests {
             .then(1, Throttled, Trigger::Fallback)
             .waited()
             .then(0, Throttled, Trigger::Retry);
-        assert_eq!(rounds_made(&case.past), 1);
+        assert_eq!((rounds_made(&case.past), rounds_walked(&case.past)), (1, 3));
     }
 
     #[test]
@@ -511,6 +524,7 @@ mod tests {
         let lost = |trigger| PastAttempt {
             connection: None,
             disposition: Unknown,
+            waits_for_operator: false,
             trigger,
             started_at: Timestamp::UNIX_EPOCH,
             round_closed: true,
@@ -555,6 +569,7 @@ mod tests {
         let refused = |connection| PastAttempt {
             connection: Some(connection),
             disposition: RejectedPermanent,
+            waits_for_operator: false,
             trigger: Trigger::Scheduled,
             started_at: Timestamp::UNIX_EPOCH,
             round_closed: true,

@@ -92,7 +92,7 @@ async fn a_provider_that_says_nothing_or_a_byte_a_second_is_unknown_at_one_deadl
 }
 
 #[tokio::test]
-async fn garbage_with_200_a_cut_off_answer_and_an_endless_body_are_unknown() {
+async fn garbage_with_200_and_half_of_what_a_provider_goes_by_are_unknown() {
     let page = ok("text/html", "<html><body>Welcome to the captive portal</body></html>");
     let cut_off_json = ok("application/json", r#"{"sid": "SM0123", "num_segm"#);
     let cut_off_body = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{\"sid\"".to_vec();
@@ -103,15 +103,6 @@ async fn garbage_with_200_a_cut_off_answer_and_an_endless_body_are_unknown() {
         let outcome = held(&gateway, "sms-twilio", answering(answer, hold).await).await;
         assert_eq!((&outcome[0], &outcome[1]), (&json!("unknown"), &json!("unknown")), "{name}: {outcome}");
     }
-    let gateway = TestGateway::with(1, BRIEF).await;
-    let endless = serve(|mut stream| async move {
-        read_request(&mut stream).await;
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
-        let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
-        while stream.write_all(chunk.as_bytes()).await.is_ok() {}
-    })
-    .await;
-    assert_eq!(held(&gateway, "webhook", endless).await, json!(["unknown", "unknown", "unreadable_answer"]));
 }
 
 #[tokio::test]
@@ -128,11 +119,11 @@ async fn a_429_is_waited_out_as_it_asks_and_consumes_no_attempt() {
     let retry = json!({"type": "linear", "delay_ms": 10, "max_attempts": 2});
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": retry})).await;
     let busy = || Reply::status(429);
-    sink.answers("/in", [busy().header("retry-after", "1"), busy(), busy(), busy(), Reply::status(200)]);
+    sink.answers("/in", [busy().header("retry-after", "1"), busy(), busy(), Reply::status(200)]);
     let id = gateway.send(&message()).await;
     assert_eq!(gateway.settled(&id).await["state"], "sent", "the policy's two attempts were not touched");
     let attempts = gateway.attempt_list(&id).await;
-    assert_eq!(gateway.attempts(&id).await, [vec!["hook:throttled"; 4], vec!["hook:accepted"]].concat());
+    assert_eq!(gateway.attempts(&id).await, [vec!["hook:throttled"; 3], vec!["hook:accepted"]].concat());
     let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let waited = time(&attempts[1]["started_at"]).duration_since(time(&attempts[0]["finished_at"]));
     assert!(waited.as_millis() >= 1_000, "it waited {waited}");

@@ -35,7 +35,7 @@ async fn what_has_ended_cannot_be_canceled() {
 async fn a_failed_message_is_tried_again_by_hand() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
-    sink.answers("/in", [Reply::status(400), Reply::status(200)]);
+    sink.answers("/in", [Reply::status(410), Reply::status(200)]);
     let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
     assert_eq!(gateway.settled(&id).await["state"], "failed");
     let opened = gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(202);

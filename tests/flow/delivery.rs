@@ -75,7 +75,7 @@ async fn a_failing_receiver_is_asked_again() {
 async fn a_refusal_for_good_ends_it() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
-    sink.answers("/in", [Reply::status(400)]);
+    sink.answers("/in", [Reply::status(410)]);
     let id = gateway.send(&hook(&json!({}))).await;
     assert_eq!(gateway.settled(&id).await["state"], "failed");
     assert_eq!(gateway.attempts(&id).await, ["hook:rejected_permanent"]);

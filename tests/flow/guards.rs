@@ -155,7 +155,9 @@ async fn what_only_an_open_connection_serves_waits_without_an_attempt_and_is_sen
 #[tokio::test]
 async fn refused_credentials_open_the_breaker_at_once_and_a_new_secret_is_tried_at_once() {
     let (gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
-    guarded(&gateway, &sink, "a", json!({"breaker": {"open_ms": 3_600_000, "probes": 1}})).await;
+    let guards = json!({"breaker": {"open_ms": 3_600_000, "probes": 1}});
+    let body = json!({"uid": "a", "provider": "fixture", "config": {"url": sink.url("/a")}, "guards": guards});
+    gateway.post("/v1/connections", &body).await.expect(201);
     guarded(&gateway, &sink, "b", json!({})).await;
     route(&gateway, &["a", "b"]).await;
     sink.answers("/a", [Reply::status(401), Reply::status(200)]);
@@ -168,8 +170,8 @@ async fn refused_credentials_open_the_breaker_at_once_and_a_new_secret_is_tried_
     gateway.settled(&id).await;
     assert_eq!(gateway.attempt_list(&id).await[0]["fallback_reason"], "circuit_open");
 
-    let secret = json!({"value": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"});
-    gateway.call(Method::PUT, "/v1/connections/a/secrets/signing_key", Some(&secret)).await.expect(200);
+    let secret = json!({"value": "t0ken"});
+    gateway.call(Method::PUT, "/v1/connections/a/secrets/token", Some(&secret)).await.expect(200);
     eventually("it serving again", || async {
         let id = gateway.send(&message()).await;
         gateway.settled(&id).await;

@@ -286,7 +286,7 @@ async fn what_happens_is_measured_and_no_client_makes_a_series() {
 async fn dead_letters_are_counted_until_somebody_has_dealt_with_them() {
     let (mut gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
-    sink.answers("/in", [Reply::status(400)]);
+    sink.answers("/in", [Reply::status(410)]);
     let id = gateway.send(&hook()).await;
     assert_eq!(gateway.settled(&id).await["state"], "failed");
     // They are counted once a minute, and when a node starts.

@@ -35,7 +35,7 @@ async fn every_get(gateway: &TestGateway, known: &[(&str, String)]) -> Vec<Strin
 #[tokio::test]
 async fn recipients_and_content_need_the_scope_that_reads_messages() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
-    let told = Reply { body: format!("no such user {CANARY}"), ..Reply::status(400) };
+    let told = Reply { body: format!("no such user {CANARY}"), ..Reply::status(410) };
     sink.answers(&format!("/{CANARY}"), [told]);
     gateway.webhook(&sink, "/in").await;
     promoted(&gateway, "gate", "fn admit(message) { #{priority: \"high\"} }").await;

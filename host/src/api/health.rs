@@ -28,7 +28,7 @@ use crate::{
     store::{
         self, Connection as Db,
         breaker::breaker_list,
-        connection::connection_list,
+        connection::connection_page,
         provider::{
             StoredComponent, StoredProvider, TenantQuarantine, component_list, provider_get, tenant_quarantine_list,
         },
@@ -140,9 +140,10 @@ pub async fn providers(
     let paging = Paging::<ConnectionId>::of(&mut query);
     query.finish()?;
     let mut txn = app.store.tenant(tenant.id).await?;
-    let connections = connection_list(&mut txn, tenant.id, paging.after, i64::from(paging.fetch())).await?;
+    let page = connection_page(&mut txn, tenant.id, paging.after, paging.limit).await?;
+    let connections = &page.rows;
     let ids: Vec<_> = connections.iter().map(|it| it.id).collect();
-    let providers = providers_of(&mut txn, tenant.id, &connections).await?;
+    let providers = providers_of(&mut txn, tenant.id, connections).await?;
     let mut windows = windows_of(window_list(&mut txn, tenant.id, &ids).await?);
     let failures = failure_list(&mut txn, tenant.id, &ids).await?;
     let mut failures: HashMap<_, _> = failures.into_iter().map(|it| (it.connection, it)).collect();
@@ -162,7 +163,7 @@ pub async fn providers(
         enabled: connection.enabled,
         breaker: BreakerAnswer::new(breakers.remove(&connection.id), app.guards.sight(tenant.id, connection.id)),
     };
-    Ok(Json(Page::of(connections, &paging, |row| row.id.to_string(), view)))
+    Ok(Json(Page::of(page, |row| row.id.to_string(), view)))
 }
 
 /// Each provider once, as it serves this tenant.

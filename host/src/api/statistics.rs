@@ -159,7 +159,7 @@ pub struct FiguresAnswer {
     states: BTreeMap<&'static str, i64>,
     /// Of those that ended and were not canceled, the part that is `sent` or `delivered`.
     success_rate: Option<f64>,
-    /// Of those that are `sent`, `delivered` or `bounced`, the part that is `delivered`.
+    /// Of those that are `sent`, `delivered` or `bounced`, the part that is `delivered`; null where no receipt came.
     delivery_rate: Option<f64>,
     attempts: i64,
     /// Attempts by what their answers meant.

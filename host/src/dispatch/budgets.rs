@@ -1,4 +1,5 @@
-//! Whether a retry begins now: what is left of the retries through each connection, on this node.
+//! Whether a retry begins now: what is left of the retries through each connection, on this node. Where messages name the
+//! endpoint, each origin has a budget of its own: one that fails uses up nobody else's.
 
 use std::{
     collections::HashMap,
@@ -8,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Course, Dispatcher, bounds};
+use super::{Course, Dispatcher, bounds, entrance::Wanted};
 use crate::{
     clock,
     domain::{
@@ -22,12 +23,15 @@ use crate::{
     queue::Work,
 };
 
-/// The most connections that are counted; beyond them those that were used lately.
-const MOST_CONNECTIONS: usize = 100_000;
+/// The most that are counted; beyond them those that were used lately.
+const MOST_ALLOWANCES: usize = 100_000;
 
 /// What is left of the retries through this node's connections.
 #[derive(Debug, Default)]
-pub struct Budgets(Mutex<HashMap<ConnectionId, Allowance>>);
+pub struct Budgets(Mutex<HashMap<Key, Allowance>>);
+
+/// A connection, and the origin that the message names, if it does.
+type Key = (ConnectionId, Option<Box<str>>);
 
 /// A retry that does not begin now.
 pub(super) enum Postponed {
@@ -39,14 +43,9 @@ pub(super) enum Postponed {
 
 impl Dispatcher {
     /// Counts the attempt that is about to begin. A retry for which nothing is left is put off.
-    pub(super) fn within_budget(
-        &self,
-        work: &Work,
-        course: &Course<'_>,
-        connection: ConnectionId,
-    ) -> Result<(), Postponed> {
+    pub(super) fn within_budget(&self, work: &Work, course: &Course<'_>, wanted: &Wanted) -> Result<(), Postponed> {
         let budget = &course.spec.retry_limits.budget;
-        let Some(wait) = self.budgets.ask(budget, work, connection) else { return Ok(()) };
+        let Some(wait) = self.budgets.ask(budget, work, wanted) else { return Ok(()) };
         let at = clock::now().checked_add(wait).unwrap_or(Timestamp::MAX);
         let last = work.past.iter().rev().find(|attempt| attempt.connection.is_some());
         Err(match bounds(work, &course.spec).limit(at) {
@@ -59,21 +58,20 @@ impl Dispatcher {
     }
 
     /// Takes note of what an attempt came to that is not part of the delivery's past yet.
-    pub(super) fn spent(&self, work: &Work, course: &Course<'_>, attempt: &Attempt) {
-        let Some(connection) = attempt.origin.as_ref().map(|origin| origin.connection) else { return };
-        if attempt.verdict.disposition == Disposition::Accepted && kind(work, connection) == Kind::Retry {
-            self.budgets.accepted(&course.spec.retry_limits.budget, connection);
+    pub(super) fn spent(&self, work: &Work, course: &Course<'_>, wanted: &Wanted, attempt: &Attempt) {
+        if attempt.verdict.disposition == Disposition::Accepted && kind(work, wanted.connection) == Kind::Retry {
+            self.budgets.accepted(&course.spec.retry_limits.budget, wanted);
         }
     }
 }
 
 impl Budgets {
     /// How long the attempt has to wait, if it does.
-    fn ask(&self, budget: &Budget, work: &Work, connection: ConnectionId) -> Option<Duration> {
+    fn ask(&self, budget: &Budget, work: &Work, wanted: &Wanted) -> Option<Duration> {
         let now = Instant::now();
         let mut known = self.known(now);
-        let allowance = known.entry(connection).or_insert_with(|| Allowance::new(budget, now));
-        match kind(work, connection) {
+        let allowance = known.entry(key(wanted)).or_insert_with(|| Allowance::new(budget, now));
+        match kind(work, wanted.connection) {
             Kind::First => {
                 allowance.earn(budget, now);
                 None
@@ -83,20 +81,24 @@ impl Budgets {
         }
     }
 
-    fn accepted(&self, budget: &Budget, connection: ConnectionId) {
+    fn accepted(&self, budget: &Budget, wanted: &Wanted) {
         let now = Instant::now();
-        if let Some(allowance) = self.known(now).get_mut(&connection) {
+        if let Some(allowance) = self.known(now).get_mut(&key(wanted)) {
             allowance.accepted(budget, now);
         }
     }
 
-    fn known(&self, now: Instant) -> MutexGuard<'_, HashMap<ConnectionId, Allowance>> {
+    fn known(&self, now: Instant) -> MutexGuard<'_, HashMap<Key, Allowance>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST_CONNECTIONS {
+        if known.len() >= MOST_ALLOWANCES {
             known.retain(|_, allowance| now.saturating_duration_since(allowance.last_used()) < MEMORY);
         }
         known
     }
+}
+
+fn key(wanted: &Wanted) -> Key {
+    (wanted.connection, wanted.origin.as_deref().map(Into::into))
 }
 
 /// What an attempt is to the budget of its connection.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::SemaphorePermit;
 
-use super::{Course, Dispatcher, describe, why_nobody};
+use super::{Course, Dispatcher, bounds, describe};
 use crate::{
     byte_budget::BytePermit,
     clock,
@@ -14,10 +14,11 @@ use crate::{
         attempt::{Trigger, Verdict},
         delivery::DeliveryState,
         ids::ConnectionId,
+        message::Message,
         provider::Disposition,
     },
     guards::{PATIENCE, Pass, Refusal},
-    outcome::{LIFETIME, Outcome},
+    outcome::{Limit, Outcome},
     queue::Work,
     routing::Plan,
     telemetry,
@@ -29,19 +30,8 @@ pub(super) struct Wanted {
     /// Its guard bars nobody now; where it does after all, another may be asked. Otherwise there is nobody
     /// else, and it is waited for.
     pub is_free: bool,
-}
-
-impl Wanted {
-    /// The plan's first candidate, or else whoever's guard lets something through soonest.
-    pub(super) fn of(plan: &Plan, config: &TenantConfig) -> Option<Self> {
-        if let Some(candidate) = plan.candidates.first() {
-            return Some(Self { connection: candidate.connection, is_free: true });
-        }
-        let now = Instant::now();
-        let held = plan.skipped.iter().filter(|skipped| skipped.reason.is_a_guard()).map(|it| it.connection);
-        let soonest = held.min_by_key(|connection| config.endpoints[connection].guard.opens_at(now))?;
-        Some(Self { connection: soonest, is_free: false })
-    }
+    /// Of the endpoint that the message names, where it does.
+    pub origin: Option<String>,
 }
 
 /// What became of an attempt to enter.
@@ -73,6 +63,19 @@ impl Entrance<'_> {
 }
 
 impl Dispatcher {
+    /// The plan's first candidate, or else whoever's guard lets something through soonest.
+    pub(super) fn wanted(&self, plan: &Plan, config: &TenantConfig, message: &Message) -> Option<Wanted> {
+        let origin = |connection| self.named_origin(&config.endpoints[&connection], message);
+        if let Some(candidate) = plan.candidates.first() {
+            let connection = candidate.connection;
+            return Some(Wanted { connection, is_free: true, origin: origin(connection) });
+        }
+        let now = Instant::now();
+        let held = plan.skipped.iter().filter(|skipped| skipped.reason.is_a_guard()).map(|it| it.connection);
+        let held = held.map(|connection| Wanted { connection, is_free: false, origin: origin(connection) });
+        held.min_by_key(|it| config.endpoints[&it.connection].guard.opens_at(it.origin.as_deref(), now))
+    }
+
     /// Enters a connection. The guard is asked last: what it grants is used at once.
     pub(super) async fn enter<'a>(&self, work: &Work, endpoint: &'a Endpoint, wanted: &Wanted) -> Entered<'a> {
         // Closed only when the process ends.
@@ -80,31 +83,33 @@ impl Dispatcher {
         let Ok(permit) = self.permit(work).await else { return Entered::Closed };
         self.ledger.writable().await;
         let patience = if wanted.is_free { Duration::ZERO } else { PATIENCE };
-        match endpoint.guard.enter(patience).await {
+        match endpoint.guard.enter(wanted.origin.as_deref(), patience).await {
             Ok(pass) => Entered::In(Entrance { _slot: slot, pass, permit }),
             Err(refusal) => Entered::Refused(refusal),
         }
     }
 
     /// Puts a delivery back until its connection may be asked, or until it expires. A retry by hand
-    /// waits as long as it takes; any other no longer than deliveries live.
+    /// waits as long as it takes; any other no longer than its route says, or deliveries live.
     pub(super) fn put_off(
         &self,
         work: Work,
         config: &TenantConfig,
         course: &Course<'_>,
         plan: &Plan,
-        endpoint: &Endpoint,
+        wanted: &Wanted,
         refusal: Refusal,
     ) {
-        let wait = endpoint.guard.put_off(refusal).saturating_duration_since(Instant::now());
+        let guard = &config.endpoints[&wanted.connection].guard;
+        let wait = guard.put_off(wanted.origin.as_deref(), refusal).saturating_duration_since(Instant::now());
         let at = clock::now().checked_add(wait).unwrap_or(jiff::Timestamp::MAX);
-        let too_late = at.duration_since(work.message.due_at()) > LIFETIME && work.trigger != Trigger::Manual;
-        if too_late {
+        let limit = bounds(&work, &course.spec).limit(at);
+        if let Some(limit) = limit.filter(|limit| *limit != Limit::Expiry && work.trigger != Trigger::Manual) {
             let unknown = work.past.last().is_some_and(|last| last.disposition == Disposition::Unknown);
             let state = if unknown { DeliveryState::Unknown } else { DeliveryState::Failed };
             let code = refusal.barred.fallback_reason().map_or("no_candidate", |reason| reason.as_str());
-            return self.close(work, &Outcome::End(state), code, &why_nobody(config, plan), describe(plan, course));
+            let why = format!("{}; {limit}", self.why_nobody(work.tenant, config, plan));
+            return self.close(work, Outcome::End(state), code, &why, describe(plan, course));
         }
         if let Some(reason) = refusal.barred.fallback_reason() {
             telemetry::deferred(reason);

@@ -9,6 +9,7 @@ use crate::{
     domain::{
         attempt::Attempt,
         country::Country,
+        destination::origin,
         ids::ConnectionId,
         message::Message,
         price::{self, Price},
@@ -24,14 +25,14 @@ impl Dispatcher {
     pub(super) fn standings(&self, config: &TenantConfig, spec: &RouteSpec, message: &Message) -> Vec<Standing> {
         let standing = |candidate: &Candidate| Standing {
             connection: candidate.connection,
-            barred: self.barred(config, candidate.connection, message.channel.as_str()),
+            barred: self.barred(config, candidate.connection, message),
             facts: self.facts(config, spec, candidate, message),
         };
         spec.candidates.iter().map(standing).collect()
     }
 
     /// Why a connection can't be asked at all.
-    pub(super) fn barred(&self, config: &TenantConfig, connection: ConnectionId, channel: &str) -> Option<Barred> {
+    pub(super) fn barred(&self, config: &TenantConfig, connection: ConnectionId, message: &Message) -> Option<Barred> {
         let Some(endpoint) = config.endpoints.get(&connection) else { return Some(Barred::ConnectionMissing) };
         if !endpoint.connection.enabled {
             return Some(Barred::ConnectionDisabled);
@@ -39,11 +40,20 @@ impl Dispatcher {
         let Some(serving) = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant) else {
             return Some(Barred::ProviderMissing);
         };
+        let channel = message.channel.as_str();
         let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
         if !served {
             return Some(Barred::ChannelNotServed);
         }
-        endpoint.guard.standing(Instant::now())
+        endpoint.guard.standing(self.named_origin(endpoint, message).as_deref(), Instant::now())
+    }
+
+    /// The origin of the endpoint that a message names, where the connection's provider asks that one: its owner is another
+    /// than those of the connection's other endpoints.
+    pub(super) fn named_origin(&self, endpoint: &Endpoint, message: &Message) -> Option<String> {
+        let to = message.body.to.as_ref()?;
+        let serving = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant)?;
+        serving.component.descriptor().asks_recipients().then(|| origin(&to.address)).flatten()
     }
 
     fn facts(&self, config: &TenantConfig, spec: &RouteSpec, candidate: &Candidate, message: &Message) -> Facts {
@@ -82,6 +92,7 @@ impl Dispatcher {
             connection: origin.connection,
             country: country(message),
             verdict: &attempt.verdict,
+            at_recipient: origin.at_recipient,
             took: attempt.finished_at.duration_since(attempt.started_at).try_into().unwrap_or_default(),
             units: price::units(message),
         };

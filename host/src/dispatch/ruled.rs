@@ -115,7 +115,7 @@ impl Dispatcher {
                 facts.latency_ms = record.latency_ms;
             }
             if by_bars {
-                let barred = self.barred(config, candidate.connection, message.channel.as_str());
+                let barred = self.barred(config, candidate.connection, message);
                 facts.barred = barred.map(|it| it.as_str().to_owned());
             }
             Some(facts)

@@ -9,6 +9,7 @@ use super::{
     ids::{AttemptId, ConnectionId, RouteId},
     overrides::Source,
     provider::{Cost, Disposition},
+    recipients::Recipients,
 };
 
 /// Why an attempt was made.
@@ -118,6 +119,67 @@ pub struct Overridden {
     pub by: Source,
 }
 
+/// A secret of the connection is stored and cannot be opened.
+pub const SECRET_UNAVAILABLE: &str = "secret_unavailable";
+/// The operator did not grant the host that the provider declares.
+pub const HOST_NOT_GRANTED: &str = "host_not_granted";
+
+/// Whether a code names what only the operator can mend: nothing left, and the delivery waits without consuming an attempt.
+#[must_use]
+pub fn waits_for_operator(disposition: Disposition, code: &str) -> bool {
+    disposition == Disposition::NotSent && [SECRET_UNAVAILABLE, HOST_NOT_GRANTED].contains(&code)
+}
+
+/// What a message or its recipient is refused for, in unified codes.
+const OF_THE_MESSAGE: &[&str] =
+    &["invalid_recipient", "unsubscribed", "invalid_content", "too_large", "not_found", "gone", "expired"];
+/// What this gateway itself refuses or lacks.
+const OF_THE_GATEWAY: &[&str] =
+    &["provider_missing", "attachments_unavailable", "egress_refused", "invalid_transmission"];
+/// Unified codes of a definite no that may pass.
+const REFUSALS: &[&str] = &["unauthorized", "forbidden", "rejected"];
+
+impl Verdict {
+    /// Whether what was refused is the message or its recipient: any connection would be told so.
+    #[must_use]
+    pub fn blames_message(&self) -> bool {
+        let refused = matches!(self.disposition, Disposition::RejectedPermanent | Disposition::RejectedTransient);
+        refused && OF_THE_MESSAGE.contains(&self.unified_code.as_str())
+    }
+
+    /// Whether the gateway or its operator is at fault, not the other side.
+    #[must_use]
+    pub fn blames_gateway(&self) -> bool {
+        self.waits_for_operator() || OF_THE_GATEWAY.contains(&self.code.as_str())
+    }
+
+    /// Whether the other side decided against the message, rather than failed.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self.disposition {
+            Disposition::RejectedPermanent | Disposition::AuthFailed => true,
+            Disposition::RejectedTransient => self.blames_message() || REFUSALS.contains(&self.unified_code.as_str()),
+            Disposition::Accepted | Disposition::Throttled | Disposition::NotSent | Disposition::Unknown => false,
+        }
+    }
+
+    /// Whether it speaks for the connection or against it; `None` where the fault lies with the recipient, the message or
+    /// this gateway. `at_recipient`: an endpoint that the message named answered, whose every failure is its own.
+    #[must_use]
+    pub fn is_success(&self, at_recipient: bool) -> Option<bool> {
+        if self.disposition == Disposition::Accepted {
+            return Some(true);
+        }
+        (!self.blames_gateway() && !self.blames_message() && !at_recipient).then_some(false)
+    }
+
+    /// Whether the attempt only waits for the operator.
+    #[must_use]
+    pub fn waits_for_operator(&self) -> bool {
+        waits_for_operator(self.disposition, &self.code)
+    }
+}
+
 /// Who made an attempt possible: the provider's build and the route's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
@@ -127,6 +189,8 @@ pub struct Origin {
     pub provider_version: Option<Arc<str>>,
     pub provider_digest: Option<Arc<str>>,
     pub route: Option<(RouteId, i32)>,
+    /// Whether the message named the endpoint that was asked, rather than the connection.
+    pub at_recipient: bool,
 }
 
 /// A finished attempt.
@@ -149,6 +213,18 @@ pub struct Attempt {
     pub plugin_micros: u32,
     /// Peak memory of the plugin, bytes.
     pub plugin_memory: u64,
+    /// What it came to for each recipient, where it went to several or to some of several.
+    pub recipients: Recipients,
+    /// Whether a further transaction may take at once who was one recipient too many for this one.
+    pub further: bool,
+}
+
+impl Attempt {
+    /// Whether it speaks for the connection or against it; `None` where it says nothing of it.
+    #[must_use]
+    pub fn is_success(&self) -> Option<bool> {
+        self.verdict.is_success(self.origin.as_ref()?.at_recipient)
+    }
 }
 
 /// What routing remembers of an earlier attempt.
@@ -156,6 +232,8 @@ pub struct Attempt {
 pub struct PastAttempt {
     pub connection: Option<ConnectionId>,
     pub disposition: Disposition,
+    /// Whether it only waits for the operator ([`waits_for_operator`]): it consumes no attempt.
+    pub waits_for_operator: bool,
     pub trigger: Trigger,
     pub started_at: Timestamp,
     /// Whether the delivery waited after it: the next attempt begins a round.

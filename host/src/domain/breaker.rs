@@ -27,16 +27,27 @@ pub enum Weight {
 /// Weighs an answer, or the lack of one.
 #[must_use]
 pub fn weigh(verdict: &Verdict) -> Weight {
-    const OURS: &[&str] = &["provider_missing", "attachments_unavailable", "egress_refused", "invalid_transmission"];
-    let code = verdict.code.as_str();
-    if OURS.contains(&code) || code.starts_with("plugin_") {
+    if verdict.blames_gateway() || verdict.code.starts_with("plugin_") {
         return Weight::Nothing;
     }
     match verdict.disposition {
         Disposition::Accepted | Disposition::RejectedPermanent => Weight::Good,
+        // Whoever refuses a message for what it is works.
+        Disposition::RejectedTransient if verdict.blames_message() => Weight::Good,
         Disposition::RejectedTransient | Disposition::NotSent | Disposition::Unknown => Weight::Bad,
         Disposition::AuthFailed => Weight::Disabled,
         Disposition::Throttled => Weight::Nothing,
+    }
+}
+
+/// Weighs the answer of an endpoint that the message named. Any refusal is its owner's decision: it works. Other owners
+/// may have the same host.
+#[must_use]
+pub fn weigh_recipient(verdict: &Verdict) -> Weight {
+    match weigh(verdict) {
+        Weight::Disabled => Weight::Good,
+        Weight::Bad if verdict.is_refusal() => Weight::Good,
+        weight @ (Weight::Good | Weight::Bad | Weight::Nothing) => weight,
     }
 }
 

@@ -72,14 +72,15 @@ impl<'a> Schema<'a> {
 
 /// A URL's scheme, host and port; of a text without a scheme, the whole of it.
 fn destination(text: &str) -> String {
-    let url = Url::parse(text).ok().filter(|url| text.contains("://") && url.has_host());
-    match url {
-        Some(url) => {
-            let host = url.host_str().unwrap_or_default().trim_end_matches('.');
-            format!("{}://{host}:{}", url.scheme(), url.port_or_known_default().unwrap_or_default())
-        }
-        None => text.trim_end_matches('.').to_lowercase(),
-    }
+    origin(text).unwrap_or_else(|| text.trim_end_matches('.').to_lowercase())
+}
+
+/// A URL's scheme, host and port; `None` of any other text.
+#[must_use]
+pub fn origin(text: &str) -> Option<String> {
+    let url = Url::parse(text).ok().filter(|url| text.contains("://") && url.has_host())?;
+    let host = url.host_str()?.trim_end_matches('.');
+    Some(format!("{}://{host}:{}", url.scheme(), url.port_or_known_default().unwrap_or_default()))
 }
 
 #[cfg(test)]

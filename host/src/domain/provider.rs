@@ -52,6 +52,12 @@ impl Descriptor {
     pub fn has_unsigned_callbacks(&self) -> bool {
         self.ext.get("unsigned_callbacks").and_then(serde_json::Value::as_bool) == Some(true)
     }
+
+    /// Whether its requests go to the URL that a message is addressed to.
+    #[must_use]
+    pub fn asks_recipients(&self) -> bool {
+        self.hosts.iter().any(|pattern| pattern == "{to}")
+    }
 }
 
 /// Everything that is not deterministic comes to a guest as data.
@@ -88,7 +94,7 @@ pub struct Item {
     pub key: String,
     pub channel: String,
     pub sender: Option<Mailbox>,
-    pub reply_to: Option<Mailbox>,
+    pub reply_to: Vec<Mailbox>,
     pub to: Vec<Mailbox>,
     pub cc: Vec<Mailbox>,
     pub bcc: Vec<Mailbox>,

@@ -65,10 +65,19 @@ pub const LONGEST_ELAPSED_MS: u64 = 72 * 3600 * 1000;
 /// The longest wait that a policy may name: 31 days.
 pub const LONGEST_DELAY_MS: u64 = 31 * 24 * 3600 * 1000;
 
+/// The longest wait to which one grows beside the policy: ten minutes, as the default policy's.
+pub const LONGEST_GROWN_MS: u64 = 600_000;
+
 impl Default for RetryPolicy {
     /// Ten attempts over about half an hour.
     fn default() -> Self {
-        Self::Exponential { initial_ms: 1_000, max_ms: 600_000, factor: two(), jitter: half(), max_attempts: 10 }
+        Self::Exponential {
+            initial_ms: 1_000,
+            max_ms: LONGEST_GROWN_MS,
+            factor: two(),
+            jitter: half(),
+            max_attempts: 10,
+        }
     }
 }
 
@@ -89,6 +98,28 @@ impl RetryPolicy {
             Self::Custom { otherwise, .. } => return otherwise.delay(made, chance),
         };
         Some(Duration::from_millis(ms.min(LONGEST_DELAY_MS)))
+    }
+
+    /// The wait after so many rounds (1 or more), the last of which was throttled: it grows as the policy's does, and as
+    /// that round consumes no attempt it has no end. A policy that does not grow, or that has ended, doubles it each time,
+    /// up to [`LONGEST_GROWN_MS`].
+    #[must_use]
+    pub fn throttled_delay(&self, rounds: u32, chance: f64) -> Duration {
+        let rounds = rounds.max(1);
+        let ms = match self {
+            Self::None => return Self::default().throttled_delay(rounds, chance),
+            Self::Linear { delay_ms, .. } => doubled(*delay_ms, rounds - 1),
+            Self::Exponential { initial_ms, max_ms, factor, jitter, .. } => {
+                exponential(*initial_ms, *max_ms, *factor, *jitter, rounds, chance)
+            }
+            Self::Schedule { delays_ms } => match (delays_ms.get(rounds as usize - 1), delays_ms.last()) {
+                (Some(delay), _) => *delay,
+                (None, Some(last)) => doubled(*last, rounds - u32::try_from(delays_ms.len()).unwrap_or(rounds)),
+                (None, None) => return Self::None.throttled_delay(rounds, chance),
+            },
+            Self::Custom { otherwise, .. } => return otherwise.throttled_delay(rounds, chance),
+        };
+        Duration::from_millis(ms.min(LONGEST_DELAY_MS))
     }
 
     /// What is wrong with it: the field and the remedy, for each that is.
@@ -129,6 +160,11 @@ impl RetryPolicy {
     }
 }
 
+/// Twice as long each time, up to the longest, unless it is longer from the first.
+fn doubled(ms: u64, times: u32) -> u64 {
+    ms.saturating_mul(1 << times.min(40)).min(LONGEST_GROWN_MS.max(ms))
+}
+
 fn exponential(initial_ms: u64, max_ms: u64, factor: f64, jitter: f64, made: u32, chance: f64) -> u64 {
     let exponent = i32::try_from(made - 1).unwrap_or(i32::MAX);
     let full = (initial_ms as f64 * factor.powi(exponent)).min(max_ms as f64);
@@ -152,6 +188,26 @@ mod tests {
             RetryPolicy::Exponential { initial_ms: 100, max_ms: 500, factor: 2.0, jitter: 0.5, max_attempts: 5 };
         assert_eq!(delays(&doubling, 0.0), [100, 200, 400, 500]);
         assert_eq!(delays(&doubling, 1.0), [50, 100, 200, 250]);
+    }
+
+    #[test]
+    fn a_throttled_round_waits_longer_each_time_and_never_ends() {
+        let waits = |policy: &RetryPolicy, rounds: &[u32]| {
+            rounds.iter().map(|round| policy.throttled_delay(*round, 0.0).as_millis() as u64).collect::<Vec<_>>()
+        };
+        let doubling =
+            RetryPolicy::Exponential { initial_ms: 100, max_ms: 500, factor: 2.0, jitter: 0.5, max_attempts: 2 };
+        assert_eq!(waits(&doubling, &[1, 2, 3, 4, u32::MAX]), [100, 200, 400, 500, 500]);
+        let linear = RetryPolicy::Linear { delay_ms: 50, max_attempts: 2 };
+        assert_eq!(waits(&linear, &[1, 2, 5, 100]), [50, 100, 800, 600_000]);
+        let hourly = RetryPolicy::Linear { delay_ms: 3_600_000, max_attempts: 2 };
+        assert_eq!(waits(&hourly, &[1, 9]), [3_600_000, 3_600_000], "no shorter than the policy says");
+        let schedule = RetryPolicy::Schedule { delays_ms: vec![10, 2_000] };
+        assert_eq!(waits(&schedule, &[1, 2, 3, 4, 100]), [10, 2_000, 4_000, 8_000, 600_000]);
+        let custom = RetryPolicy::Custom { rule: String::new(), otherwise: Box::new(RetryPolicy::None) };
+        for policy in [RetryPolicy::None, custom, RetryPolicy::Schedule { delays_ms: vec![] }] {
+            assert_eq!(waits(&policy, &[1, 2, 100]), [1_000, 2_000, 600_000], "{policy:?}");
+        }
     }
 
     #[test]

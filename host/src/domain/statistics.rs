@@ -236,6 +236,8 @@ pub enum Counted {
         fallback_reason: Option<String>,
         /// Cost in millionths, with its currency.
         cost: Option<(String, i64)>,
+        /// How many of them failed and say nothing of the connection.
+        excused: i64,
         latency: Latency,
     },
 }
@@ -249,6 +251,8 @@ pub struct Figures {
     /// Deliveries by the state in which they ended.
     pub states: BTreeMap<&'static str, i64>,
     pub attempts: i64,
+    /// Attempts that failed for what the message, its recipient or the gateway did wrong.
+    pub excused: i64,
     /// Attempts by what their answers meant.
     pub dispositions: BTreeMap<&'static str, i64>,
     /// Attempts that the retry policy or a person asked for.
@@ -267,8 +271,9 @@ impl Figures {
             Counted::Accepted => self.accepted += count,
             Counted::Further => self.further += count,
             Counted::State(state) => *self.states.entry(state.as_str()).or_default() += count,
-            Counted::Attempt { disposition, trigger, fallback_reason, cost, latency } => {
+            Counted::Attempt { disposition, trigger, fallback_reason, cost, excused, latency } => {
                 self.attempts += count;
+                self.excused += excused;
                 *self.dispositions.entry(disposition.as_str()).or_default() += count;
                 if matches!(trigger, Trigger::Retry | Trigger::Manual) {
                     self.retries += count;
@@ -302,17 +307,19 @@ impl Figures {
         part(self.state("sent") + self.state("delivered"), self.ended() - self.state("canceled"))
     }
 
-    /// Of the deliveries that a provider took, the part of which a receipt says that it arrived.
+    /// Of the deliveries that a provider took, the part of which a receipt says that it arrived; `None` where no receipt
+    /// came, since nobody knows.
     #[must_use]
     pub fn delivery_rate(&self) -> Option<f64> {
-        let delivered = self.state("delivered");
-        part(delivered, delivered + self.state("sent") + self.state("bounced"))
+        let (delivered, bounced) = (self.state("delivered"), self.state("bounced"));
+        let receipts = delivered + bounced;
+        part(delivered, receipts + self.state("sent")).filter(|_| receipts > 0)
     }
 
-    /// Of the attempts, the part that was accepted.
+    /// Of the attempts that say something of the connection, the part that was accepted.
     #[must_use]
     pub fn acceptance_rate(&self) -> Option<f64> {
-        part(self.dispositions.get("accepted").copied().unwrap_or_default(), self.attempts)
+        part(self.dispositions.get("accepted").copied().unwrap_or_default(), self.attempts - self.excused)
     }
 
     fn state(&self, name: &str) -> i64 {
@@ -383,6 +390,9 @@ mod tests {
     fn rates_leave_out_what_nobody_tried() {
         let mut figures = Figures::default();
         assert_eq!((figures.success_rate(), figures.delivery_rate()), (None, None));
+        figures.add(&Counted::State(DeliveryState::Sent), 5);
+        assert_eq!(figures.delivery_rate(), None, "no receipt tells");
+        figures.add(&Counted::State(DeliveryState::Sent), -5);
         for (state, count) in [
             (DeliveryState::Sent, 2),
             (DeliveryState::Delivered, 4),
@@ -396,5 +406,24 @@ mod tests {
         assert_eq!(figures.ended(), 19);
         assert_eq!(figures.success_rate(), Some(0.6));
         assert_eq!(figures.delivery_rate(), Some(0.5));
+    }
+
+    #[test]
+    fn what_says_nothing_of_a_connection_does_not_lower_its_rate() {
+        let mut figures = Figures::default();
+        let attempts = |disposition, excused| Counted::Attempt {
+            disposition,
+            trigger: Trigger::Scheduled,
+            fallback_reason: None,
+            cost: None,
+            excused,
+            latency: Latency::default(),
+        };
+        figures.add(&attempts(Disposition::RejectedPermanent, 4), 4);
+        assert_eq!(figures.acceptance_rate(), None);
+        figures.add(&attempts(Disposition::Accepted, 0), 3);
+        assert_eq!((figures.attempts, figures.acceptance_rate()), (7, Some(1.0)));
+        figures.add(&attempts(Disposition::NotSent, 0), 1);
+        assert_eq!(figures.acceptance_rate(), Some(0.75));
     }
 }

@@ -9,7 +9,7 @@ use crate::domain::{
 };
 
 /// How long after a probe was not granted nobody on this node asks for another.
-const CLAIM_PAUSE: Duration = Duration::from_millis(250);
+pub const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long nobody looks again at what a person opened.
 const HELD: Duration = Duration::from_secs(60);
@@ -89,6 +89,11 @@ impl Circuit {
             _ => self.claim_at,
         };
         if shut_until > now { Gate::Shut(shut_until) } else { Gate::Probe }
+    }
+
+    /// The same for what goes to an origin that the message named: only a person shuts it.
+    pub fn gate_by_hand(&self, policy: &BreakerPolicy, now: Instant) -> Gate {
+        if self.by_hand { self.gate(policy, now) } else { Gate::Open }
     }
 
     /// Somebody asks for a probe; the others wait for the answer.

@@ -48,6 +48,8 @@ struct Group<'a> {
 struct Tally {
     count: i64,
     cost_micros: i64,
+    /// Attempts that failed and say nothing of the connection.
+    excused: i64,
     latency: Latency,
     /// The last attempt that was not accepted.
     failed: Option<(Timestamp, Uuid, i32)>,
@@ -65,15 +67,15 @@ pub(super) async fn settlement_count(
     sqlx::query(
         "insert into stat_delta (tenant_id, at, kind, word, channel, connection_id, provider, route_id, route_version,
            code, trigger, fallback_reason, currency, count, cost_micros, latency, failed_at, failed_delivery,
-           failed_number)
+           failed_number, excused)
          select tenant_id, timestamptz 'epoch' + at * interval '1 microsecond', kind, word, channel, connection_id,
            provider, route_id, route_version, code, trigger, fallback_reason, currency, count, cost_micros,
-           latency::int[], timestamptz 'epoch' + failed_at * interval '1 microsecond', failed_delivery, failed_number
+           latency::int[], timestamptz 'epoch' + failed_at * interval '1 microsecond', failed_delivery, failed_number, excused
          from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::uuid[],
            $9::int[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::bigint[], $16::text[],
-           $17::bigint[], $18::uuid[], $19::int[])
+           $17::bigint[], $18::uuid[], $19::int[], $20::bigint[])
            as t (tenant_id, at, kind, word, channel, connection_id, provider, route_id, route_version, code, trigger,
-             fallback_reason, currency, count, cost_micros, latency, failed_at, failed_delivery, failed_number)",
+             fallback_reason, currency, count, cost_micros, latency, failed_at, failed_delivery, failed_number, excused)",
     )
     .bind(groups().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
     .bind(groups().map(|it| it.minute).collect::<Vec<_>>())
@@ -94,6 +96,7 @@ pub(super) async fn settlement_count(
     .bind(sums().map(|it| it.failed.map(|(at, ..)| micros(at))).collect::<Vec<_>>())
     .bind(sums().map(|it| it.failed.map(|(_, delivery, _)| delivery)).collect::<Vec<_>>())
     .bind(sums().map(|it| it.failed.map(|(.., number)| number)).collect::<Vec<_>>())
+    .bind(sums().map(|it| it.excused).collect::<Vec<_>>())
     .execute(db)
     .await?;
     Ok(())
@@ -106,6 +109,7 @@ fn tallies<'a>(rows: &[&'a Settlement], moved: &HashSet<DeliveryId>) -> Vec<(Gro
     for row in rows {
         let tally = tally_of(&mut tallies, attempt_group(row));
         tally.count += 1;
+        tally.excused += i64::from(row.attempt.is_success().is_none());
         tally.cost_micros += row.attempt.verdict.cost.as_ref().map_or(0, |cost| cost.micros);
         if let Some(took) = answered_in(&row.attempt) {
             tally.latency.record(took);
@@ -256,16 +260,17 @@ pub async fn stat_fold(db: &mut PgConnection, limit: i64) -> Result<Option<i64>>
            where f.at <= excluded.at
          ), folded as (
            insert into stat_rollup as r (tenant_id, grain, at, kind, word, channel, connection_id, provider, route_id,
-             route_version, code, trigger, fallback_reason, currency, count, cost_micros, latency)
+             route_version, code, trigger, fallback_reason, currency, count, cost_micros, excused, latency)
            select tenant_id, grain, date_trunc(grain, at, 'UTC'), kind, word, channel, connection_id, provider,
              route_id, route_version, code, trigger, fallback_reason, currency, sum(count), sum(cost_micros),
-             angarium_latency_sum(latency)
+             sum(excused), angarium_latency_sum(latency)
            from taken cross join (values ('minute'), ('hour'), ('day')) as g (grain)
            where grain <> 'minute' or at > now() - $2 * interval '1 second'
            group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
            on conflict (tenant_id, grain, at, kind, word, channel, connection_id, provider, route_id, route_version,
              code, trigger, fallback_reason, currency)
            do update set count = r.count + excluded.count, cost_micros = r.cost_micros + excluded.cost_micros,
+             excused = r.excused + excluded.excused,
              latency = angarium_latency_add(r.latency, excluded.latency)
          )
          select count(*) from taken",
@@ -326,7 +331,7 @@ pub struct StatRow {
 }
 
 const STAT_COLUMNS: &str = "tenant_id, kind, word, channel, connection_id, provider, route_id, route_version, code,
-  trigger, fallback_reason, currency, count, cost_micros, latency";
+  trigger, fallback_reason, currency, count, cost_micros, excused, latency";
 
 /// Reads the roll-ups and the deltas that wait for them, in one statement, so that the sums are
 /// those of the ledger.
@@ -337,7 +342,7 @@ pub async fn stat_read(db: &mut PgConnection, query: &StatQuery) -> Result<Vec<S
       and at < timestamptz 'epoch' + $4 * interval '1 microsecond'";
     let sql = format!(
         "select at, {key} as key, {version} as version, kind, word, trigger, fallback_reason, currency,
-           sum(count)::bigint as count, sum(cost_micros)::bigint as cost_micros,
+           sum(count)::bigint as count, sum(cost_micros)::bigint as cost_micros, sum(excused)::bigint as excused,
            angarium_latency_sum(latency) as latency
          from (
            select at, {STAT_COLUMNS} from stat_rollup where {whose} and grain = $2 and {during}
@@ -401,6 +406,7 @@ fn counted(row: &PgRow) -> Result<Counted> {
                 .filter(|it: &String| !it.is_empty())
                 .map(|currency| Ok::<_, super::StoreError>((currency, row.try_get("cost_micros")?)))
                 .transpose()?,
+            excused: row.try_get("excused")?,
             latency: Latency::from_counts(row.try_get("latency")?),
         },
     })
@@ -431,15 +437,16 @@ pub async fn window_list(
            from unnest($3::text[], $4::bigint[]) with ordinality as t (grain, length, number)
          )
          select connection_id, number, kind, word, trigger, fallback_reason, currency, sum(count)::bigint as count,
-           sum(cost_micros)::bigint as cost_micros, angarium_latency_sum(latency) as latency
+           sum(cost_micros)::bigint as cost_micros, sum(excused)::bigint as excused,
+           angarium_latency_sum(latency) as latency
          from (
            select s.number, r.connection_id, r.kind, r.word, r.trigger, r.fallback_reason, r.currency, r.count,
-             r.cost_micros, r.latency
+             r.cost_micros, r.excused, r.latency
            from spans s join stat_rollup r on r.tenant_id = $1 and r.grain = s.grain and r.at > s.before
            where r.kind = 'attempt' and r.connection_id = any ($2::uuid[])
            union all
            select s.number, d.connection_id, d.kind, d.word, d.trigger, d.fallback_reason, d.currency, d.count,
-             d.cost_micros, d.latency
+             d.cost_micros, d.excused, d.latency
            from stat_delta d join spans s on date_trunc(s.grain, d.at, 'UTC') > s.before
            where d.tenant_id = $1 and d.kind = 'attempt' and d.connection_id = any ($2::uuid[])
          ) as counted
@@ -534,6 +541,7 @@ mod tests {
         ids::{AttemptId, MessageId},
         message::Priority,
         provider::Cost,
+        recipients::Recipients,
     };
 
     fn settlement(tenant: TenantId, connection: ConnectionId, disposition: Disposition, at: i64) -> Settlement {
@@ -556,6 +564,7 @@ mod tests {
                     provider_version: Some("1.0.0".into()),
                     provider_digest: None,
                     route: None,
+                    at_recipient: false,
                 }),
                 plan: Arc::from("{}"),
                 started_at: finished_at - Duration::from_millis(5),
@@ -575,7 +584,10 @@ mod tests {
                 fallback_reason: None,
                 plugin_micros: 0,
                 plugin_memory: 0,
+                recipients: Recipients::default(),
+                further: false,
             },
+            recipients: Recipients::default(),
             state: Some(DeliveryState::Sent),
             next: None,
             deaths: 0,

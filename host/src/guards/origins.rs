@@ -1,0 +1,387 @@
+//! The origins that messages name, of one connection: each has a circuit breaker and a pause of its own, so that one
+//! customer's endpoint does not stop what goes to the others. They are this node's own, in memory, and only those that
+//! failed lately are known. Pure: times are arguments.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use super::{CLAIM_PAUSE, FURTHEST, Refusal, SPREAD, brake::Brake, told_of};
+use crate::domain::{
+    attempt::Verdict,
+    breaker::{Breaker, Cause, Effect, Phase, Step, Weight, Window, judge, weigh_recipient},
+    guards::BreakerPolicy,
+    provider::Disposition,
+};
+
+/// The most origins of one connection that are known; beyond them those that were not asked for longest are forgotten.
+const MOST_ORIGINS: usize = 1_000;
+
+/// How long a delivery waits for room before it looks again.
+const FULL_PAUSE: Duration = Duration::from_millis(250);
+
+/// What is known of a connection's origins.
+#[derive(Debug)]
+pub struct Origins {
+    /// What breakers' times are counted from.
+    began: Instant,
+    known: HashMap<Box<str>, Origin>,
+    /// How many deliveries are under way to each.
+    under_way: HashMap<Box<str>, usize>,
+}
+
+#[derive(Debug)]
+struct Origin {
+    window: Window,
+    breaker: Breaker,
+    brake: Brake,
+    /// The last delivery that was put off, and until when.
+    put_off: Instant,
+    used: Instant,
+}
+
+impl Origins {
+    pub fn new(now: Instant) -> Self {
+        Self { began: now, known: HashMap::new(), under_way: HashMap::new() }
+    }
+
+    /// Why nothing goes to an origin now.
+    pub fn refusal(&self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Option<Refusal> {
+        let known = self.known.get(origin)?;
+        if let Some(until) = known.brake.until(now) {
+            return Some(Refusal::rate(until).of_origin());
+        }
+        let until = known.breaker.opened_until.map(|at| self.instant(at)).filter(|until| *until > now)?;
+        policy.enabled.then(|| Refusal::circuit(until).of_origin())
+    }
+
+    /// Lets a delivery through, until it has [`left`](Self::left); tells the epoch of the breaker that it tries, if it
+    /// does. A probe counts for `lasts` where it is never heard of again, and at most `most` are under way.
+    ///
+    /// # Errors
+    /// Why it does not go now.
+    pub fn enter(
+        &mut self,
+        origin: &str,
+        policy: &BreakerPolicy,
+        lasts: Duration,
+        most: usize,
+        now: Instant,
+    ) -> Result<Option<i64>, Refusal> {
+        if self.under_way.get(origin).is_some_and(|count| *count >= most) {
+            return Err(Refusal::rate(now + FULL_PAUSE).of_origin());
+        }
+        let probe = self.probe(origin, policy, lasts, now)?;
+        *self.under_way.entry(origin.into()).or_default() += 1;
+        Ok(probe)
+    }
+
+    /// A delivery is no longer under way.
+    pub fn left(&mut self, origin: &str) {
+        if let Some(count) = self.under_way.get_mut(origin) {
+            *count -= 1;
+            if *count == 0 {
+                self.under_way.remove(origin);
+            }
+        }
+    }
+
+    fn probe(
+        &mut self,
+        origin: &str,
+        policy: &BreakerPolicy,
+        lasts: Duration,
+        now: Instant,
+    ) -> Result<Option<i64>, Refusal> {
+        if let Some(refusal) = self.refusal(origin, policy, now) {
+            return Err(refusal);
+        }
+        let at = self.time(now);
+        let Some(known) = self.known.get_mut(origin) else { return Ok(None) };
+        known.used = now;
+        if !policy.enabled || known.breaker.phase == Phase::Closed {
+            return Ok(None);
+        }
+        match known.breaker.take(Step::Claim { lasts }, policy, at) {
+            Effect::None => Err(Refusal::circuit(now + CLAIM_PAUSE).of_origin()),
+            Effect::Noted | Effect::Changed => Ok(Some(known.breaker.epoch)),
+        }
+    }
+
+    /// Counts an answer; `probe` is the epoch of one that was a probe. Tells the breaker's new phase, if it is another.
+    pub fn record(
+        &mut self,
+        origin: &str,
+        verdict: &Verdict,
+        probe: Option<i64>,
+        policy: &BreakerPolicy,
+        now: Instant,
+    ) -> Option<Phase> {
+        let (weight, throttled) = (weigh_recipient(verdict), verdict.disposition == Disposition::Throttled);
+        if weight != Weight::Bad && !throttled && !self.known.contains_key(origin) {
+            return None;
+        }
+        let at = self.time(now);
+        let known = self.known_or_new(origin, now);
+        known.used = now;
+        if throttled {
+            known.brake.throttled(verdict.retry_after_ms.map(Duration::from_millis), now);
+        } else if weight != Weight::Nothing {
+            known.brake.answered();
+        }
+        let was = known.breaker.phase;
+        known.count(weight, verdict, probe, policy, at);
+        let phase = known.breaker.phase;
+        if phase == Phase::Closed && was != Phase::Closed {
+            known.window = Window::default();
+        }
+        if known.is_idle(policy, at, now) {
+            self.known.remove(origin);
+        }
+        (phase != was).then_some(phase)
+    }
+
+    /// A probe tells nothing: it was not made.
+    pub fn returned(&mut self, origin: &str, epoch: i64, policy: &BreakerPolicy, now: Instant) {
+        let at = self.time(now);
+        if let Some(known) = self.known.get_mut(origin) {
+            known.breaker.take(Step::Returned { epoch }, policy, at);
+        }
+    }
+
+    /// When a delivery that was refused looks again: each a step later than the one before it.
+    pub fn put_off(&mut self, origin: &str, until: Instant, now: Instant) -> Instant {
+        let at = |before: Instant| (before.max(now) + SPREAD).max(until).min(now + FURTHEST);
+        match self.known.get_mut(origin) {
+            Some(known) => {
+                known.put_off = at(known.put_off);
+                known.put_off
+            }
+            None => at(now),
+        }
+    }
+
+    fn known_or_new(&mut self, origin: &str, now: Instant) -> &mut Origin {
+        if self.known.len() >= MOST_ORIGINS && !self.known.contains_key(origin) {
+            self.forget_the_oldest();
+        }
+        let began = self.time(now);
+        self.known.entry(origin.into()).or_insert_with(|| Origin {
+            window: Window::default(),
+            breaker: Breaker::new(began),
+            brake: Brake::default(),
+            put_off: now,
+            used: now,
+        })
+    }
+
+    /// Forgets the half that was not asked for longest.
+    fn forget_the_oldest(&mut self) {
+        let mut used: Vec<_> = self.known.values().map(|known| known.used).collect();
+        used.sort_unstable();
+        let middle = used[used.len() / 2];
+        self.known.retain(|_, known| known.used > middle);
+    }
+
+    fn time(&self, now: Instant) -> Timestamp {
+        Timestamp::UNIX_EPOCH.checked_add(now.saturating_duration_since(self.began)).unwrap_or(Timestamp::MAX)
+    }
+
+    fn instant(&self, at: Timestamp) -> Instant {
+        self.began + Duration::try_from(at.duration_since(Timestamp::UNIX_EPOCH)).unwrap_or_default()
+    }
+}
+
+impl Origin {
+    fn count(&mut self, weight: Weight, verdict: &Verdict, probe: Option<i64>, policy: &BreakerPolicy, now: Timestamp) {
+        if let Some(epoch) = probe {
+            let step = match weight {
+                Weight::Good => Step::Passed { epoch },
+                Weight::Nothing => Step::Returned { epoch },
+                Weight::Bad | Weight::Disabled => {
+                    Step::Failed { epoch, cause: Cause::ProbeFailed, detail: told_of(verdict) }
+                }
+            };
+            self.breaker.take(step, policy, now);
+            return;
+        }
+        // What began before it opened says nothing new.
+        if self.breaker.phase != Phase::Closed || !policy.enabled || weight == Weight::Nothing {
+            return;
+        }
+        let time = since_epoch(now);
+        self.window.count(time, weight != Weight::Good, policy);
+        if let Some(cause) = judge(&self.window.tally(time, policy), policy) {
+            let (epoch, within) = (self.breaker.epoch, Duration::from_millis(policy.window_ms));
+            self.breaker.take(Step::Trip { epoch, within, cause, detail: told_of(verdict) }, policy, now);
+        }
+    }
+
+    /// Whether it is as one of which nothing is known.
+    fn is_idle(&self, policy: &BreakerPolicy, at: Timestamp, now: Instant) -> bool {
+        let tally = self.window.tally(since_epoch(at), policy);
+        self.breaker.phase == Phase::Closed
+            && self.brake.is_idle(now)
+            && (!policy.enabled || (tally.failures, tally.consecutive) == (0, 0))
+    }
+}
+
+fn since_epoch(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(Timestamp::UNIX_EPOCH)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::Barred;
+
+    const POLICY: BreakerPolicy = BreakerPolicy {
+        enabled: true,
+        window_ms: 10_000,
+        min_requests: 100,
+        failure_rate: 0.5,
+        consecutive_failures: 3,
+        open_ms: 1_000,
+        probes: 1,
+    };
+    const LASTS: Duration = Duration::from_secs(40);
+    const MOST: usize = 10;
+    const ILL: &str = "https://ill.example";
+    const WELL: &str = "https://well.example";
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    fn verdict(disposition: Disposition, unified_code: &str) -> Verdict {
+        Verdict {
+            disposition,
+            status: None,
+            code: String::new(),
+            unified_code: unified_code.to_owned(),
+            detail: String::new(),
+            external_id: None,
+            retry_after_ms: None,
+            cost: None,
+            units: None,
+            overridden: None,
+        }
+    }
+
+    fn failed() -> Verdict {
+        verdict(Disposition::RejectedTransient, "provider_error")
+    }
+
+    fn sent() -> Verdict {
+        verdict(Disposition::Accepted, "ok")
+    }
+
+    /// One whose breaker for an origin has opened.
+    fn tripped(now: Instant) -> Origins {
+        let mut origins = Origins::new(now);
+        let phases = [(); 3].map(|()| origins.record(ILL, &failed(), None, &POLICY, now));
+        assert_eq!(phases, [None, None, Some(Phase::Open)]);
+        origins
+    }
+
+    #[test]
+    fn one_that_fails_is_left_alone_and_the_others_are_not() {
+        let now = Instant::now();
+        let mut origins = tripped(now);
+        let refusal = origins.refusal(ILL, &POLICY, now).unwrap();
+        assert_eq!((refusal.barred, refusal.until), (Barred::CircuitOpen, now + ms(1_000)));
+        assert_eq!(origins.enter(ILL, &POLICY, LASTS, MOST, now), Err(refusal));
+        assert_eq!(origins.enter(WELL, &POLICY, LASTS, MOST, now), Ok(None));
+        let off = BreakerPolicy { enabled: false, ..POLICY };
+        assert_eq!(origins.enter(ILL, &off, LASTS, MOST, now), Ok(None));
+    }
+
+    #[test]
+    fn one_delivery_tries_it_and_what_comes_of_it_decides() {
+        let now = Instant::now();
+        let mut origins = tripped(now);
+        let later = now + ms(1_000);
+        assert_eq!(origins.refusal(ILL, &POLICY, later), None);
+        let epoch = origins.enter(ILL, &POLICY, LASTS, MOST, later).unwrap().unwrap();
+        let waits = origins.enter(ILL, &POLICY, LASTS, MOST, later).unwrap_err();
+        assert_eq!(waits.until, later + CLAIM_PAUSE, "others wait for it");
+        origins.returned(ILL, epoch, &POLICY, later);
+        let epoch = origins.enter(ILL, &POLICY, LASTS, MOST, later).unwrap().unwrap();
+        assert_eq!(origins.record(ILL, &failed(), Some(epoch), &POLICY, later), Some(Phase::Open));
+        let twice = origins.refusal(ILL, &POLICY, later).unwrap();
+        assert_eq!(twice.until, later + ms(2_000), "twice as long");
+        let epoch = origins.enter(ILL, &POLICY, LASTS, MOST, twice.until).unwrap().unwrap();
+        assert_eq!(origins.record(ILL, &sent(), Some(epoch), &POLICY, twice.until), Some(Phase::Closed));
+        assert_eq!(origins.enter(ILL, &POLICY, LASTS, MOST, twice.until), Ok(None));
+        assert!(origins.known.is_empty(), "as one of which nothing is known");
+    }
+
+    #[test]
+    fn what_an_endpoint_refuses_is_its_own_matter() {
+        let (mut origins, now) = (Origins::new(Instant::now()), Instant::now());
+        for _ in 0..50 {
+            for refused in [
+                verdict(Disposition::AuthFailed, "unauthorized"),
+                verdict(Disposition::RejectedTransient, "unauthorized"),
+                verdict(Disposition::RejectedTransient, "not_found"),
+                verdict(Disposition::RejectedTransient, "rejected"),
+                verdict(Disposition::RejectedPermanent, "gone"),
+            ] {
+                assert_eq!(origins.record(ILL, &refused, None, &POLICY, now), None);
+            }
+        }
+        assert!(origins.known.is_empty());
+    }
+
+    #[test]
+    fn a_throttle_holds_one_origin() {
+        let now = Instant::now();
+        let mut origins = Origins::new(now);
+        let slow = Verdict { retry_after_ms: Some(5_000), ..verdict(Disposition::Throttled, "rate_limited") };
+        assert_eq!(origins.record(ILL, &slow, None, &POLICY, now), None);
+        let refusal = origins.refusal(ILL, &POLICY, now).unwrap();
+        assert_eq!((refusal.barred, refusal.until), (Barred::RateLimited, now + ms(5_000)));
+        assert_eq!(origins.refusal(WELL, &POLICY, now), None);
+        let places = [(); 2].map(|()| origins.put_off(ILL, refusal.until, now));
+        assert_eq!(places, [refusal.until, refusal.until + SPREAD]);
+        assert_eq!(origins.put_off(WELL, now, now), now + SPREAD, "they do not wait for each other");
+        origins.record(ILL, &sent(), None, &POLICY, refusal.until);
+        assert!(origins.known.is_empty());
+    }
+
+    #[test]
+    fn one_that_answers_late_leaves_room_for_the_others() {
+        let now = Instant::now();
+        let mut origins = Origins::new(now);
+        let enter = |origins: &mut Origins, origin| origins.enter(origin, &POLICY, LASTS, MOST, now);
+        for _ in 0..MOST {
+            assert_eq!(enter(&mut origins, ILL), Ok(None));
+        }
+        let refusal = enter(&mut origins, ILL).unwrap_err();
+        assert_eq!((refusal.barred, refusal.until), (Barred::RateLimited, now + FULL_PAUSE));
+        assert_eq!(enter(&mut origins, WELL), Ok(None));
+        origins.left(ILL);
+        assert_eq!(enter(&mut origins, ILL), Ok(None));
+        origins.left(WELL);
+        for _ in 0..MOST {
+            origins.left(ILL);
+        }
+        assert!(origins.under_way.is_empty());
+    }
+
+    #[test]
+    fn it_does_not_grow_without_end() {
+        let now = Instant::now();
+        let mut origins = Origins::new(now);
+        for number in 0..5 * MOST_ORIGINS {
+            let at = now + ms(number as u64);
+            origins.record(&format!("https://{number}.example"), &failed(), None, &POLICY, at);
+            assert!(origins.known.len() <= MOST_ORIGINS);
+        }
+        let last = format!("https://{}.example", 5 * MOST_ORIGINS - 1);
+        assert!(origins.known.contains_key(last.as_str()), "the latest are known");
+    }
+}
