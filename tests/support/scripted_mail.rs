@@ -20,6 +20,8 @@ pub struct ScriptedMail {
 /// A mail that it took.
 #[derive(Debug, Clone)]
 pub struct TakenMail {
+    /// The envelope's sender; empty for none.
+    pub from: String,
     pub recipients: Vec<String>,
     pub text: String,
 }
@@ -56,7 +58,7 @@ async fn serve(
     mails: Arc<Mutex<Vec<TakenMail>>>,
 ) {
     let mut stream = BufReader::new(stream);
-    let (mut recipients, mut text, mut in_data) = (Vec::new(), String::new(), false);
+    let (mut from, mut recipients, mut text, mut in_data) = (String::new(), Vec::new(), String::new(), false);
     if stream.write_all(b"220 test ESMTP\r\n").await.is_err() {
         return;
     }
@@ -82,13 +84,18 @@ async fn serve(
         let is_positive = reply.starts_with('2');
         if in_data {
             if is_positive {
-                let mail = TakenMail { recipients: std::mem::take(&mut recipients), text: std::mem::take(&mut text) };
+                let (recipients, text) = (std::mem::take(&mut recipients), std::mem::take(&mut text));
+                let mail = TakenMail { from: std::mem::take(&mut from), recipients, text };
                 mails.lock().unwrap().push(mail);
             }
             text.clear();
         }
         match line.split([' ', ':']).next().unwrap_or_default() {
-            "MAIL" | "RSET" => recipients.clear(),
+            "MAIL" => {
+                recipients.clear();
+                from = address_of(line).unwrap_or_default();
+            }
+            "RSET" => recipients.clear(),
             "RCPT" if is_positive => recipients.extend(address_of(line)),
             _ => {}
         }
