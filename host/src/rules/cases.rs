@@ -29,10 +29,10 @@ use super::script::{
 
 /// What a case may take: nobody waits for it, and the machine may be busy. The limit on operations
 /// is that of a real run.
-const TIME: Duration = Duration::from_secs(5);
+const TIME: Duration = Duration::from_millis(250);
 
 /// What all cases of a suite may take together.
-const TOGETHER: Duration = Duration::from_secs(20);
+const TOGETHER: Duration = Duration::from_secs(10);
 
 /// The most cases of a suite.
 const MOST: usize = 500;
@@ -327,6 +327,27 @@ mod tests {
             let error = Suite::parse(&format!("{{\"cases\": [{case}]}}")).expect_err(case);
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    /// What the pages show compiles.
+    #[test]
+    fn the_scripts_of_the_pages_compile() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let mut compiled = 0;
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|it| it != "md") {
+                continue;
+            }
+            let page = fs::read_to_string(&path).unwrap();
+            for block in page.split("```rhai\n").skip(1) {
+                let source = block.split("```").next().unwrap_or_default();
+                Script::compile("page.rhai", source, &Modules::none())
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                compiled += 1;
+            }
+        }
+        assert!(compiled >= 2, "{compiled}");
     }
 
     /// The scripts that come with the gateway do what their cases say, and each hook of each has one.

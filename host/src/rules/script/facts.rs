@@ -288,7 +288,7 @@ pub const MESSAGE: &[Field] = &[
     ("reference", "text or ()", "the client's own reference"),
     ("priority", "text", "`low`, `normal`, `high` or `urgent`"),
     ("created_at", "time or ()", "when it was accepted"),
-    ("send_at", "time or ()", "when it is to be sent"),
+    ("send_at", "time or ()", "when it is to be sent; a time that is past means now"),
     ("expires_at", "time or ()", "when it is no longer to be sent"),
     ("country", "text or ()", "two capital letters: the contact's, else what the address tells"),
     ("timezone", "text or ()", "the contact's time zone"),

@@ -208,7 +208,8 @@ impl<'a> Source<'a> {
     fn with_suggestion(&self, reason: String, name: &str) -> String {
         let own = self.names.first().into_iter().flat_map(|it| it.functions());
         let all = KNOWN.keys().map(String::as_str).filter(|it| is_name(it)).chain(own);
-        let close = all.map(|it| (strsim::damerau_levenshtein(name, it), it)).filter(|(far, _)| *far <= 2).min();
+        let close =
+            all.map(|it| (strsim::damerau_levenshtein(name, it), it)).filter(|(far, _)| *far * 3 <= name.len()).min();
         match close {
             Some((_, close)) => format!("{reason}: is `{close}` meant?"),
             None => reason,
@@ -335,8 +336,9 @@ mod tests {
 
     /// Whether the body comes to `true`.
     fn holds(body: &str, message: &MessageFacts) -> bool {
-        let body = format!("if {body} {{ refuse(\"yes\") }} else {{ allow() }}");
-        let script = Script::compile("test.rhai", &source(&body), &Modules::none());
+        let admit = "fn admit(message) { if answers(message) { refuse(\"yes\") } else { allow() } }";
+        let source = format!("{HELPERS} fn answers(message) {{ {body} }} {admit}");
+        let script = Script::compile("test.rhai", &source, &Modules::none());
         let script = script.unwrap_or_else(|error| panic!("{body}: {error}")).allowing(Duration::from_secs(5));
         let answer = script.admit(message, &Given::default()).unwrap_or_else(|fault| panic!("{body}: {fault}"));
         answer.verdict != super::super::super::Verdict::Allow
@@ -420,24 +422,26 @@ mod tests {
             "later((), ()) == () && same_text(\"Straße\", \"STRASSE\") && is_one_of(\"É\", [1, \"e\u{301}\"])",
             "try { throw \"x\"; false } catch (error) { error == \"x\" }",
         ] {
-            let body = if body.contains(';') { format!("{{ {body} }}") } else { body.to_owned() };
-            assert!(holds(&body, &message()), "{body}");
+            assert!(holds(body, &message()), "{body}");
         }
     }
 
     #[test]
     fn modules_and_expressions_are_held_to_the_same() {
         let modules = |source: &str| Modules::compile(&[("tools".to_owned(), source.to_owned())].into());
-        let refused = modules("fn dear(cost) { cost > most(1) }").map(drop).expect_err("`most` is nowhere");
-        assert!(refused.to_string().starts_with("tools:1:24: the function `most` of 1 argument"), "{refused}");
-        let tools = modules("fn make() { #{greet: |x| x} } fn dear(x) { x > 1 }").unwrap();
+        let refused = modules("fn is_dear(cost) { cost > most(1) }").map(drop).expect_err("`most` is nowhere");
+        assert!(refused.to_string().starts_with("tools:1:27: the function `most` of 1 argument"), "{refused}");
+        let tools = modules("fn make() { #{greet: |x| x} } fn is_dear(x) { x > 1 }").unwrap();
         let of = |body: &str| {
             let source = format!("import \"tools\" as tools;\nfn admit(message) {{ {body} }}");
             Script::compile("test.rhai", &source, &tools).map(drop).map_err(|error| error.reason)
         };
-        assert_eq!(of("tools::dear(2); tools::make().greet(1); ()"), Ok(()));
-        assert_eq!(of("dear(2)"), Err("the function `dear` of 1 argument does not exist".to_owned()));
-        assert_eq!(of("tools::dear()"), Err("the function `tools::dear` of 0 arguments does not exist".to_owned()));
+        assert_eq!(of("tools::is_dear(2); tools::make().greet(1); ()"), Ok(()));
+        assert_eq!(of("is_dear(2)"), Err("the function `is_dear` of 1 argument does not exist".to_owned()));
+        assert_eq!(
+            of("tools::is_dear()"),
+            Err("the function `tools::is_dear` of 0 arguments does not exist".to_owned())
+        );
         assert_eq!(
             of("[1].map(|x| tools::daer(x))"),
             Err("the function `tools::daer` of 1 argument does not exist".to_owned())
@@ -475,12 +479,12 @@ mod tests {
         assert!(reason(list).starts_with("`map` must be called as `map(list, function)`"));
         for body in [
             "some(message.attributes.tags, |it| it == message.attributes.wanted)",
-            "{ let tags = message.attributes.tags; tags.some(|it| it == message.attributes.wanted) }",
-            "{ let wanted = message.attributes.wanted; message.attributes.tags.some(|it| it == wanted) }",
+            "let tags = message.attributes.tags; tags.some(|it| it == message.attributes.wanted)",
+            "let wanted = message.attributes.wanted; message.attributes.tags.some(|it| it == wanted)",
             "[\"b\"].some(|it| it == message.to)",
-            "{ let list = [1]; map(list, |it| it + list.len()) == [2] }",
-            "{ let list = []; let n = 1; list.push(|| n); list.len() == 1 }",
-            "{ let tags = []; for name in message.attributes.tags { if !tags.some(|it| it == name) { tags.push(name); } } tags == [\"a\", \"b\"] }",
+            "let list = [1]; map(list, |it| it + list.len()) == [2]",
+            "let list = []; let n = 1; list.push(|| n); list.len() == 1",
+            "let tags = []; for name in message.attributes.tags { if !tags.some(|it| it == name) { tags.push(name); } } tags == [\"a\", \"b\"]",
         ] {
             assert!(holds(body, &message()), "{body}");
         }
