@@ -37,6 +37,18 @@ pub fn domain_of(mailbox: &str) -> &str {
     mailbox.rsplit_once('@').map_or(mailbox, |(_, domain)| domain)
 }
 
+/// Whether two mail addresses are one mailbox: their domains are compared without case, the parts before the `@` with
+/// it (RFC 5321, 2.4). An international domain has one spelling here; the gateway knows both.
+#[must_use]
+pub fn are_same(one: &str, other: &str) -> bool {
+    match (one.rsplit_once('@'), other.rsplit_once('@')) {
+        (Some((local, domain)), Some((other_local, other_domain))) => {
+            local == other_local && domain.eq_ignore_ascii_case(other_domain)
+        }
+        _ => one == other,
+    }
+}
+
 fn is_local(local: &str) -> bool {
     (1..=MAX_LOCAL).contains(&local.len())
         && local.chars().all(is_plain)
@@ -150,5 +162,7 @@ mod tests {
     fn a_domain_stands_behind_the_last_at() {
         assert_eq!(domain_of("ann@example.org"), "example.org");
         assert_eq!(domain_of("ann"), "ann");
+        assert!(are_same("ann@Example.org", "ann@example.ORG"));
+        assert!(!are_same("Ann@example.org", "ann@example.org"));
     }
 }

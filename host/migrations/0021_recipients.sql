@@ -15,7 +15,7 @@ $$;
 create function angarium_recipients_canceled(recipients jsonb) returns jsonb language sql immutable as $$
   select jsonb_agg(
     case when recipient ->> 'outcome' = 'deferred'
-      then recipient || jsonb_build_object('outcome', 'refused', 'detail', (recipient ->> 'detail') || '; it was canceled')
+      then recipient || jsonb_build_object('outcome', 'refused', 'detail', (recipient ->> 'detail') || '; it is not tried again')
       else recipient
     end order by place)
   from jsonb_array_elements(recipients) with ordinality as t (recipient, place)

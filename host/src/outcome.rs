@@ -416,6 +416,30 @@ mod tests {
     }
 
     #[test]
+    fn copies_are_tried_again_and_never_make_a_failure_of_a_mail_that_was_sent() {
+        let sent = verdict(Disposition::Accepted);
+        let with = |copies, verdict: &Verdict, rounds| after_rounds(rounds, verdict, |it| it.copies = copies);
+        assert_eq!(with(Copies::None, &sent, 1), Outcome::Sent);
+        assert_eq!(with(Copies::Settled, &sent, 1), Outcome::Sent);
+        assert_eq!(with(Copies::Waiting, &sent, 1), Outcome::Retry(at(1_000)));
+        assert_eq!(with(Copies::Further, &sent, 9), Outcome::Retry(NOW), "a further transaction is no retry");
+        let refused = verdict(Disposition::RejectedTransient);
+        assert_eq!(with(Copies::Waiting, &refused, 1), Outcome::Retry(at(1_000)));
+        assert_eq!(with(Copies::Settled, &verdict(Disposition::RejectedPermanent), 1), Outcome::Sent);
+        let lost = after(&verdict(Disposition::Unknown), |it| {
+            (it.copies, it.on_unknown) = (Copies::Waiting, OnUnknown::Hold);
+        });
+        assert_eq!(lost, Outcome::End(DeliveryState::Unknown), "a copy may have come: a person looks");
+    }
+
+    #[test]
+    fn a_server_that_took_the_mail_is_asked_for_its_copies_again() {
+        let another = |it: &mut Circumstances<'_>| (it.copies, it.another_candidate) = (Copies::Waiting, true);
+        assert_eq!(after(&verdict(Disposition::Accepted), another), Outcome::Retry(at(1_000)));
+        assert!(matches!(after(&verdict(Disposition::NotSent), another), Outcome::FallBack(_)));
+    }
+
+    #[test]
     fn a_retry_past_the_expiry_is_not_made() {
         let outcome = after(&verdict(Disposition::NotSent), |it| it.expires_at = Some(at(1_000)));
         assert_eq!(outcome, Outcome::End(DeliveryState::Expired));

@@ -384,10 +384,16 @@ fn this_round(past: &[PastAttempt]) -> &[PastAttempt] {
 }
 
 /// How many rounds consumed an attempt of the retry policy: those in which somebody was asked and
-/// not merely throttled. A lost worker (no connection) consumes none.
+/// not merely throttled. A lost worker (no connection) consumes none, and nor does a further transaction that took a
+/// mail for some more of its recipients.
 #[must_use]
 pub fn rounds_made(past: &[PastAttempt]) -> u32 {
-    rounds(past, |attempt| attempt.disposition != Disposition::Throttled)
+    let taken = past.iter().find(|attempt| attempt.disposition == Disposition::Accepted);
+    rounds(past, |attempt| match attempt.disposition {
+        Disposition::Throttled => false,
+        Disposition::Accepted => taken.is_some_and(|first| std::ptr::eq(first, attempt)),
+        _ => true,
+    })
 }
 
 /// How many rounds were walked, throttled ones too.

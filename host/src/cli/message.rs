@@ -148,6 +148,9 @@ const LEGS: [Column<'_>; 7] = [
     ("receipt until", "/receipt_until"),
 ];
 
+const RECIPIENTS: [Column<'_>; 5] =
+    [("recipient", "/address"), ("outcome", "/outcome"), ("code", "/code"), ("detail", "/detail"), ("at", "/at")];
+
 const LEG: [Column<'_>; 2] = [("leg", "/leg"), ("channel", "/channel")];
 
 const EVENTS: [Column<'_>; 3] = [("at", "/at"), ("type", "/type"), ("data", "/data")];
@@ -198,9 +201,13 @@ pub const ATTEMPTS: [Column<'_>; 11] = [
     ("started", "/started_at"),
 ];
 
-/// A message, and below it a row for each channel where it names several.
+/// A message, and below it a row for each recipient of a mail with copies, and for each channel where it names several.
 pub fn show(message: &Value, output: &Output) {
     output.one(message, &WHOLE);
+    let recipients = &message["delivery"]["recipients"];
+    if !output.json && recipients.as_array().is_some_and(|recipients| !recipients.is_empty()) {
+        output.rows(recipients, &RECIPIENTS);
+    }
     if !output.json && message["deliveries"].is_array() {
         output.rows(&message["deliveries"], &LEGS);
     }

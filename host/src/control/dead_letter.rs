@@ -216,7 +216,8 @@ impl Hand<'_> {
     ) -> store::Result<bool> {
         let resolution = Resolution { state, reason: &wanted.reason, external_id: wanted.external_id.as_deref() };
         legs_hold_of(db, self.tenant, &[delivery]).await?;
-        let Some(moved) = delivery_resolve(db, self.tenant, delivery, resolution).await? else { return Ok(false) };
+        let resolved = delivery_resolve(db, self.tenant, delivery, resolution).await?;
+        let Some((state, moved)) = resolved else { return Ok(false) };
         legs::advance(db, moved).await?;
         follow_up_note_where_asked(db, &[Ended { tenant: self.tenant, delivery, message, state }]).await?;
         let kind = if state == DeliveryState::Sent { "message.sent" } else { "message.failed" };

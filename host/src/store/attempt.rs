@@ -6,14 +6,20 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Result, legs::Moved, message::parsed, ordering::ordering_pass, statistics::settlement_count, time::micros,
+    Result,
+    legs::Moved,
+    message::{corrupt, parsed},
+    ordering::ordering_pass,
+    statistics::settlement_count,
+    time::micros,
 };
 use crate::domain::{
-    attempt::{Attempt, FallbackReason, Overridden, PastAttempt, Trigger},
+    attempt::{Attempt, FallbackReason, Overridden, PastAttempt, Trigger, waits_for_operator},
     delivery::DeliveryState,
     ids::{AttemptId, ConnectionId, DeliveryId, EventId, MessageId, RouteId, TenantId},
     message::Priority,
     provider::{Cost, Disposition},
+    recipients::{RecipientOutcome, Recipients},
 };
 
 /// An attempt and what follows from it.
@@ -27,6 +33,8 @@ pub struct Settlement {
     /// The fencing epoch.
     pub lease: Uuid,
     pub attempt: Attempt,
+    /// What became so far of each recipient of a mail with copies; what is on record stays where it is empty.
+    pub recipients: Recipients,
     /// `None` while the next candidate is being asked.
     pub state: Option<DeliveryState>,
     /// With [`DeliveryState::Queued`]: when, and why, the next attempt is made. What counts is how long after the
@@ -45,9 +53,17 @@ impl Settlement {
         self.ordered && self.state.is_some_and(DeliveryState::is_end)
     }
 
+    /// Whether the attempt concerned copies alone, and came to nothing: what is on record of the mail itself stays.
+    fn concerns_copies(&self) -> bool {
+        self.attempt.verdict.disposition != Disposition::Accepted && self.recipients.main_is_served()
+    }
+
     fn event_type(&self) -> &'static str {
         match self.state {
             None => "message.attempt_failed",
+            Some(DeliveryState::Queued) if self.attempt.verdict.disposition == Disposition::Accepted => {
+                "message.partially_sent"
+            }
             Some(DeliveryState::Queued) => "message.retry_scheduled",
             Some(DeliveryState::Sent) => "message.sent",
             Some(DeliveryState::Delivered) => "message.delivered",
@@ -77,42 +93,50 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
              timestamptz 'epoch' + finished_at * interval '1 microsecond' as finished_at,
              status, code, unified_code, disposition, detail, external_id, cost_micros, cost_currency, units,
              fallback_reason, plugin_micros, plugin_memory, state, deaths, said, overridden_by,
+             attempt_recipients::jsonb as attempt_recipients, recipients::jsonb as recipients, copies,
              -- A wait is counted from here: the node's clock may be another, or have been set.
              now() + (next_at - finished_at) * interval '1 microsecond' as next_at, next_trigger, event_id, event_type
            from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::smallint[], $7::uuid[],
              $8::int[], $9::text[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::int[],
              $16::text[], $17::bigint[], $18::bigint[], $19::int[], $20::text[], $21::text[], $22::text[], $23::text[],
              $24::text[], $25::bigint[], $26::text[], $27::int[], $28::text[], $29::int[], $30::bigint[], $31::text[],
-             $32::smallint[], $33::bigint[], $34::text[], $35::uuid[], $36::text[], $37::text[], $38::text[])
+             $32::smallint[], $33::bigint[], $34::text[], $35::uuid[], $36::text[], $37::text[], $38::text[],
+             $39::text[], $40::text[], $41::bool[])
              as input (tenant_id, delivery_id, message_id, lease_id, channel, priority, id, number, trigger,
                connection_id, provider, provider_version, provider_digest, route_id, route_version, plan, started_at,
                finished_at, status, code, unified_code, disposition, detail, external_id, cost_micros, cost_currency,
                units, fallback_reason, plugin_micros, plugin_memory, state, deaths, next_at, next_trigger, event_id,
-               event_type, said, overridden_by)
+               event_type, said, overridden_by, attempt_recipients, recipients, copies)
          ), tried as (
            insert into attempt (tenant_id, delivery_id, number, id, trigger, channel, connection_id, provider,
              provider_version, provider_digest, route_id, route_version, plan, started_at, finished_at, status, code,
              unified_code, disposition, detail, external_id, cost_micros, cost_currency, units, fallback_reason,
-             plugin_micros, plugin_memory, said, overridden_by)
+             plugin_micros, plugin_memory, said, overridden_by, recipients)
            select tenant_id, delivery_id, number, id, trigger, channel, connection_id, provider,
              provider_version, provider_digest, route_id, route_version, plan, started_at, finished_at, status, code,
              unified_code, disposition, detail, external_id, cost_micros, cost_currency, units, fallback_reason,
-             plugin_micros, plugin_memory, said, overridden_by
+             plugin_micros, plugin_memory, said, overridden_by, attempt_recipients
            from input
          ), moved as (
            insert into delivery as d (tenant_id, id, message_id, state, attempts, deaths, connection_id, provider,
              external_id, code, unified_code, detail, cost_micros, cost_currency, next_attempt_at, trigger, lease_id,
-             updated_at, finished_at)
-           select tenant_id, delivery_id, message_id, state, number, deaths, connection_id, provider, external_id, code,
-             unified_code, detail, cost_micros, cost_currency, next_at, next_trigger, lease_id, finished_at,
-             case when state <> 'queued' then finished_at end
+             updated_at, finished_at, recipients)
+           -- Of an attempt for copies alone no code is taken over: by that it is known below.
+           select tenant_id, delivery_id, message_id, state, number, deaths, connection_id, provider, external_id,
+             case when not copies then code end, unified_code, detail, cost_micros, cost_currency, next_at,
+             next_trigger, lease_id, finished_at, case when state <> 'queued' then finished_at end, recipients
            from input where state is not null
            on conflict (tenant_id, id) do update set
              state = excluded.state, attempts = excluded.attempts, deaths = excluded.deaths,
-             connection_id = excluded.connection_id, provider = excluded.provider,
-             external_id = excluded.external_id, code = excluded.code, unified_code = excluded.unified_code,
-             detail = excluded.detail, cost_micros = excluded.cost_micros, cost_currency = excluded.cost_currency,
-             next_attempt_at = excluded.next_attempt_at, trigger = excluded.trigger, lease_id = excluded.lease_id,
+             connection_id = case when excluded.code is null then d.connection_id else excluded.connection_id end,
+             provider = case when excluded.code is null then d.provider else excluded.provider end,
+             external_id = case when excluded.code is null then d.external_id else excluded.external_id end,
+             code = case when excluded.code is null then d.code else excluded.code end,
+             unified_code = case when excluded.code is null then d.unified_code else excluded.unified_code end,
+             detail = case when excluded.code is null then d.detail else excluded.detail end,
+             cost_micros = case when excluded.code is null then d.cost_micros else excluded.cost_micros end,
+             cost_currency = case when excluded.code is null then d.cost_currency else excluded.cost_currency end,
+             recipients = coalesce(excluded.recipients, d.recipients), next_attempt_at = excluded.next_attempt_at, trigger = excluded.trigger, lease_id = excluded.lease_id,
              updated_at = excluded.updated_at, finished_at = excluded.finished_at
            -- Forward only: an end is never replaced by what an attempt says.
            where d.state = 'queued'
@@ -169,8 +193,12 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
     .bind(rows.iter().map(|it| it.event_type()).collect::<Vec<_>>())
     .bind(verdicts().map(|it| it.overridden.map(|it| it.said.as_str())).collect::<Vec<_>>())
     .bind(verdicts().map(|it| it.overridden.map(|it| it.by.as_str())).collect::<Vec<_>>())
+    .bind(attempts().map(|it| it.recipients.as_json()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.recipients.as_json()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|it| it.concerns_copies()).collect::<Vec<_>>())
     .fetch_all(&mut *db)
     .await?;
+    recipients_tell(&mut *db, rows).await?;
     settlement_count(&mut *db, rows, &moved.iter().map(|(id, _)| DeliveryId::from(*id)).collect()).await?;
     let passing: Vec<_> = rows.iter().filter(|it| it.passes_turn()).map(|it| (it.tenant, it.delivery)).collect();
     if !passing.is_empty() {
@@ -179,6 +207,33 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
     let legs: Vec<Uuid> = moved.into_iter().filter_map(|(id, is_leg)| is_leg.then_some(id)).collect();
     let of_leg = |row: &&&Settlement| row.state.is_some() && legs.contains(&row.delivery.uuid());
     Ok(rows.iter().filter(of_leg).map(|row| (row.tenant, row.message)).collect())
+}
+
+/// An event for each recipient that was refused for good: rare.
+async fn recipients_tell(db: &mut PgConnection, rows: &[&Settlement]) -> Result<()> {
+    for row in rows {
+        let refused = row.attempt.recipients.iter().filter(|it| it.outcome == RecipientOutcome::Refused);
+        for recipient in refused {
+            sqlx::query(
+                "insert into event (tenant_id, message_id, id, delivery_id, type, at, data)
+                 values ($1, $2, $3, $4, 'message.recipient_refused',
+                   timestamptz 'epoch' + $5 * interval '1 microsecond',
+                   json_build_object('attempt', $6::int, 'recipient', $7::text, 'code', $8::text, 'detail', $9::text)::text)",
+            )
+            .bind(row.tenant.uuid())
+            .bind(row.message.uuid())
+            .bind(EventId::new().uuid())
+            .bind(row.delivery.uuid())
+            .bind(micros(row.attempt.finished_at))
+            .bind(int(row.attempt.number))
+            .bind(&recipient.address)
+            .bind(&recipient.code)
+            .bind(&recipient.detail)
+            .execute(&mut *db)
+            .await?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn int(number: u32) -> i32 {
@@ -243,13 +298,16 @@ pub struct Past {
     pub next_attempt_at: Option<Timestamp>,
     /// The attempts that count, oldest first.
     pub counted: Vec<PastAttempt>,
+    /// What became so far of each recipient of a mail with copies.
+    pub recipients: Recipients,
 }
 
 /// The past of those deliveries that have one.
 pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) -> Result<Vec<Past>> {
     let rows = sqlx::query(
         "select d.tenant_id, d.id, d.message_id, d.begun_at, d.begun_by, d.attempts, d.deaths, d.state,
-           d.trigger as next_trigger, d.next_attempt_at, a.connection_id, a.disposition, a.trigger, a.started_at
+           d.trigger as next_trigger, d.next_attempt_at, d.recipients::text as recipients, a.connection_id,
+           a.disposition, a.code, a.trigger, a.started_at
          from unnest($1::uuid[], $2::uuid[]) as wanted (tenant_id, id)
          join delivery d on d.tenant_id = wanted.tenant_id and d.id = wanted.id
          left join attempt a on a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.number > d.counted_from
@@ -277,14 +335,17 @@ pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) ->
                     .try_get::<Option<jiff_sqlx::Timestamp>, _>("next_attempt_at")?
                     .map(|it| it.to_jiff()),
                 counted: Vec::new(),
+                recipients: recipients(row)?,
             });
         }
         if let (Some(past), Some(disposition)) = (pasts.last_mut(), row.try_get::<Option<&str>, _>("disposition")?) {
             let trigger = parsed(row.try_get::<&str, _>("trigger")?)?;
+            let (disposition, code) = (parsed(disposition)?, row.try_get::<Option<&str>, _>("code")?);
             close_round_before(&mut past.counted, trigger);
             past.counted.push(PastAttempt {
                 connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
-                disposition: parsed(disposition)?,
+                disposition,
+                waits_for_operator: waits_for_operator(disposition, code.unwrap_or_default()),
                 trigger,
                 started_at: row.try_get::<jiff_sqlx::Timestamp, _>("started_at")?.to_jiff(),
                 round_closed: true,
@@ -298,6 +359,18 @@ pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) ->
         }
     }
     Ok(pasts)
+}
+
+fn recipients(row: &PgRow) -> Result<Recipients> {
+    parsed_recipients(row.try_get("recipients")?)
+}
+
+/// Recipients as the database keeps them.
+pub(super) fn parsed_recipients(json: Option<&str>) -> Result<Recipients> {
+    match json {
+        None => Ok(Recipients::default()),
+        Some(json) => serde_json::from_str(json).map_err(corrupt),
+    }
 }
 
 fn begun_by(word: &str) -> FallbackReason {
@@ -347,6 +420,7 @@ pub struct AttemptView {
     pub plugin_micros: Option<i32>,
     /// Peak memory of the plugin, bytes.
     pub plugin_memory: Option<i64>,
+    pub recipients: Recipients,
 }
 
 /// Every attempt of a delivery, oldest first.
@@ -366,7 +440,7 @@ async fn attempts_between(
     last: DeliveryId,
 ) -> Result<Vec<AttemptView>> {
     let rows = sqlx::query(
-        "select a.*, c.uid as connection_uid from attempt a
+        "select a.*, a.recipients::text as recipients_text, c.uid as connection_uid from attempt a
          left join connection c on c.tenant_id = a.tenant_id and c.id = a.connection_id
          where a.tenant_id = $1 and a.delivery_id >= $2 and a.delivery_id <= $3
          order by a.started_at, a.delivery_id, a.number",
@@ -408,6 +482,7 @@ async fn attempts_between(
                 fallback_reason: row.try_get("fallback_reason")?,
                 plugin_micros: row.try_get("plugin_micros")?,
                 plugin_memory: row.try_get("plugin_memory")?,
+                recipients: parsed_recipients(row.try_get("recipients_text")?)?,
             })
         })
         .collect()

@@ -14,12 +14,14 @@ use uuid::Uuid;
 use super::{
     Result,
     message::{corrupt, parsed},
+    page::{PageRows, one_more, page},
     time::micros,
 };
 use crate::domain::{
     dead_letter::{DeadLetterFilter, ReplayState},
     delivery::DeliveryState,
     ids::{ConnectionId, DeliveryId, JobId, MessageId, RouteId, TenantId},
+    message::address,
 };
 
 /// A delivery that ended without success.
@@ -74,8 +76,8 @@ const MATCHES: &str = "d.discarded_at is null and d.state = any ($2::text[])
     (select m.channel from message m where m.tenant_id = d.tenant_id and m.id = d.message_id)))
   and ($9::uuid is null or $9 = (select a.route_id from attempt a
     where a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.number = d.attempts))
-  and ($10::text is null or $10 = (select m.recipient from message m
-    where m.tenant_id = d.tenant_id and m.id = d.message_id))
+  and ($10::text[] is null or (select angarium_comparable(m.recipient) from message m
+    where m.tenant_id = d.tenant_id and m.id = d.message_id) = any ($10))
   and ($11::text is null or $11 = (select m.reference from message m
     where m.tenant_id = d.tenant_id and m.id = d.message_id))";
 
@@ -90,7 +92,7 @@ fn filtered<'q>(sql: String, tenant: TenantId, filter: &DeadLetterFilter) -> Que
         .bind(filter.until.map(micros))
         .bind(filter.channel.clone())
         .bind(filter.route.map(RouteId::uuid))
-        .bind(filter.recipient.clone())
+        .bind(filter.recipient.as_deref().map(address::spellings))
         .bind(filter.reference.clone())
 }
 
@@ -138,17 +140,16 @@ pub async fn dead_letter_list(
     filter: &DeadLetterFilter,
     before: Option<DeliveryId>,
     limit: u32,
-) -> Result<Vec<DeadLetter>> {
+) -> Result<PageRows<DeadLetter>> {
     let sql = format!(
         "select {COLUMNS} from {TABLES}
          where {DEAD} and {MATCHES} and d.id < $12 order by d.id desc limit $13"
     );
     let rows = filtered(sql, tenant, filter)
         .bind(before.map_or(Uuid::max(), DeliveryId::uuid))
-        .bind(i64::from(limit))
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(letter_from).collect()
+        .bind(one_more(limit))
+        .fetch(db);
+    page(rows, limit, letter_from).await
 }
 
 /// A dead letter, discarded or not, by its delivery's or its message's id; of a message with several,
@@ -358,14 +359,13 @@ pub async fn replay_list(
     tenant: TenantId,
     before: Option<JobId>,
     limit: u32,
-) -> Result<Vec<Replay>> {
+) -> Result<PageRows<Replay>> {
     let rows = sqlx::query("select * from replay_job where tenant_id = $1 and id < $2 order by id desc limit $3")
         .bind(tenant.uuid())
         .bind(before.map_or(Uuid::max(), JobId::uuid))
-        .bind(i64::from(limit))
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(replay_from).collect()
+        .bind(one_more(limit))
+        .fetch(db);
+    page(rows, limit, replay_from).await
 }
 
 /// What became of the deliveries that these replays opened and nobody has opened since, by state.

@@ -212,28 +212,31 @@ pub struct Resolution<'a> {
     pub external_id: Option<&'a str>,
 }
 
-/// Ends an unknown delivery as a person says; `None` when it is in another state.
+/// Ends an unknown delivery as a person says, and tells its state; `None` when it was in another one. Where the mail's
+/// main recipient has it and only copies may lack it, it was sent, whatever the person says of them.
 pub async fn delivery_resolve(
     db: &mut PgConnection,
     tenant: TenantId,
     delivery: DeliveryId,
     resolution: Resolution<'_>,
-) -> Result<Option<Moved>> {
-    let done = sqlx::query(
-        "update delivery set state = $3, detail = 'resolved by hand: ' || $4,
+) -> Result<Option<(DeliveryState, Moved)>> {
+    let state: Option<String> = sqlx::query_scalar(
+        "update delivery set state = case when angarium_canceled_state(recipients) = 'sent' then 'sent' else $3 end,
+           recipients = angarium_recipients_canceled(recipients), detail = 'resolved by hand: ' || $4,
            external_id = coalesce($5, external_id), updated_at = now(), finished_at = now()
-         where tenant_id = $1 and id = $2 and state = 'unknown'",
+         where tenant_id = $1 and id = $2 and state = 'unknown'
+         returning state",
     )
     .bind(tenant.uuid())
     .bind(delivery.uuid())
     .bind(resolution.state.as_str())
     .bind(resolution.reason)
     .bind(resolution.external_id)
-    .execute(&mut *db)
+    .fetch_optional(&mut *db)
     .await?;
-    if done.rows_affected() == 0 {
-        return Ok(None);
-    }
-    let ends = [(DeliveryState::Unknown, -1), (resolution.state, 1)];
-    end_count(db, tenant, &ends.map(|(state, count)| EndCount { delivery, state, count })).await.map(Some)
+    let Some(state) = state else { return Ok(None) };
+    let state = parsed(&state)?;
+    let ends = [(DeliveryState::Unknown, -1), (state, 1)];
+    let moved = end_count(db, tenant, &ends.map(|(state, count)| EndCount { delivery, state, count })).await?;
+    Ok(Some((state, moved)))
 }

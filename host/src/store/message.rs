@@ -8,13 +8,20 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, StoreError, TransactionId, statistics::minute_of, time::micros};
+use super::{
+    Result, StoreError, TransactionId,
+    attempt::parsed_recipients,
+    page::{PageRows, one_more, page},
+    statistics::minute_of,
+    time::micros,
+};
 use crate::domain::{
     delivery::DeliveryState,
     ids::{ConnectionId, DeliveryId, MessageId, TenantId},
     legs,
     message::{Attachment, Body, Message, NewMessage, Priority},
     provider::{BlobInfo, Cost},
+    recipients::Recipients,
 };
 
 /// The lease that an acceptance writes for the messages that its node dispatches at once.
@@ -359,6 +366,8 @@ pub struct DeliveryView {
     pub code: Option<String>,
     pub unified_code: Option<String>,
     pub detail: Option<String>,
+    /// What became of each recipient of a mail with copies.
+    pub recipients: Recipients,
     pub cost: Option<Cost>,
     /// What people did with it, as far as receipts say.
     pub engagement: Vec<String>,
@@ -371,7 +380,8 @@ pub struct DeliveryView {
 const DELIVERY_COLUMNS: &str =
     "case when d.state = 'queued' and d.begun_at > now() then 'scheduled' else d.state end as state,
   d.attempts, d.connection_id as d_connection_id, d.provider, d.external_id, d.code, d.unified_code, d.detail,
-  d.cost_micros, d.cost_currency, d.engagement, d.next_attempt_at, d.receipt_until, d.finished_at";
+  d.cost_micros, d.cost_currency, d.engagement, d.next_attempt_at, d.receipt_until, d.finished_at,
+  d.recipients::text as recipients";
 
 const VIEW_COLUMNS: &str = "coalesce(m.send_at > now(), false) as in_future, m.content_purged_at, m.state as m_state";
 
@@ -404,6 +414,7 @@ fn delivery_from(row: &PgRow, id: DeliveryId, fresh: DeliveryState) -> Result<De
         code: row.try_get("code")?,
         unified_code: row.try_get("unified_code")?,
         detail: row.try_get("detail")?,
+        recipients: parsed_recipients(row.try_get("recipients")?)?,
         cost: cost.map(|(micros, currency)| Cost { micros, currency }),
         engagement: row.try_get::<Option<Vec<String>>, _>("engagement")?.unwrap_or_default(),
         next_attempt_at: time("next_attempt_at")?,
@@ -536,7 +547,7 @@ pub async fn message_list(
     filter: &MessageFilter,
     before: Option<MessageId>,
     limit: u32,
-) -> Result<Vec<MessageView>> {
+) -> Result<PageRows<MessageView>> {
     let sql = format!(
         "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS}, {VIEW_COLUMNS} from message m
          left join delivery d on d.tenant_id = m.tenant_id and d.id = m.id
@@ -553,11 +564,10 @@ pub async fn message_list(
         .bind(filter.state.map(DeliveryState::as_str))
         .bind(filter.channel.as_deref())
         .bind(filter.reference.as_deref())
-        .bind(i64::from(limit))
-        .fetch_all(&mut *db)
-        .await?;
-    let mut views = rows.iter().map(view_from).collect::<Result<Vec<_>>>()?;
-    with_legs(db, tenant, &mut views).await?;
+        .bind(one_more(limit))
+        .fetch(&mut *db);
+    let mut views = page(rows, limit, view_from).await?;
+    with_legs(db, tenant, &mut views.rows).await?;
     Ok(views)
 }
 

@@ -381,6 +381,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_with_characters_of_meaning_is_one_name() {
+        let named = |name: &str| {
+            let sender = Mailbox { value: "a@example.org".to_owned(), name: Some(name.to_owned()) };
+            let text = written(&Mail { sender, ..mail() }, &[]).unwrap();
+            header_lines(&text).into_iter().find_map(|line| line.strip_prefix("From: ")).unwrap().to_owned()
+        };
+        assert_eq!(named("Kock, Arne"), "\"Kock, Arne\" <a@example.org>");
+        assert_eq!(named("Support (Billing)"), "\"Support (Billing)\" <a@example.org>");
+        assert_eq!(named("a\"b\\c"), "\"a\\\"b\\\\c\" <a@example.org>");
+        assert_eq!(named("Eve <eve@example.org>"), "\"Eve <eve@example.org>\" <a@example.org>");
+    }
+
+    #[test]
     fn addresses_and_headers_with_line_breaks_are_refused() {
         let header = |name: &str, value: &str| Mail {
             headers: vec![Kv { name: name.to_owned(), value: value.to_owned() }],

@@ -5,6 +5,9 @@
 //!
 //! The parameter `list_unsubscribe` takes an `https:` URL, a `mailto:` URL or both, separated by
 //! a space, and makes `List-Unsubscribe`, with one-click (RFC 8058) where there is an `https:` URL.
+//!
+//! The parameter `return_path` takes the address that failures of this mail are reported to, or `<>` for nobody: an
+//! automatic answer or a notice must not be answered (RFC 5321, 4.5.5).
 
 mod addresses;
 mod answer;

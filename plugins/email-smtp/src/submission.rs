@@ -2,7 +2,11 @@
 
 use std::fmt::Write as _;
 
-use angarium_provider::{Address, Context, Delivery, Mail, Outcome, SmtpSubmission, address::domain_of, code};
+use angarium_provider::{
+    Address, Context, Delivery, Mail, Outcome, SmtpSubmission,
+    address::{are_same, domain_of},
+    code,
+};
 
 use crate::addresses::{check, check_all, check_no_control};
 use crate::{Config, headers};
@@ -38,7 +42,7 @@ pub fn build(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<Smtp
 fn sender(config: &Config, delivery: &Delivery) -> Result<Address, Outcome> {
     let own = config.from.as_ref().map(|value| Address { value: value.clone(), name: config.from_name.clone() });
     let sender = match (&delivery.sender, own) {
-        (Some(named), Some(own)) if named.name.is_none() && named.value == own.value => own,
+        (Some(named), Some(own)) if named.name.is_none() && are_same(&named.value, &own.value) => own,
         (Some(named), _) => named.clone(),
         (None, Some(own)) => own,
         (None, None) => {
@@ -70,7 +74,7 @@ fn recipients(delivery: &Delivery) -> Result<Vec<String>, Outcome> {
     check_all(&delivery.bcc, "bcc")?;
     let mut envelope: Vec<String> = Vec::new();
     for address in delivery.to.iter().chain(&delivery.cc).chain(&delivery.bcc) {
-        if !envelope.contains(&address.value) {
+        if !envelope.iter().any(|it| are_same(it, &address.value)) {
             envelope.push(address.value.clone());
         }
     }

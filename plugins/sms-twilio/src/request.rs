@@ -1,6 +1,6 @@
 //! The request that creates a message.
 
-use angarium_provider::{Context, Delivery, HttpRequest, Outcome, code, form_encode, host_of_url};
+use angarium_provider::{Context, Delivery, HttpRequest, Outcome, address::is_e164, code, form_encode, host_of_url};
 use serde::Deserialize;
 
 /// Name of the secret.
@@ -124,15 +124,6 @@ fn parameters(delivery: &Delivery) -> Result<Vec<Field<'_>>, Outcome> {
         fields.push(("ValidityPeriod", seconds));
     }
     Ok(fields)
-}
-
-/// A plus sign, then 7 to 15 digits, the first not a zero (ITU-T E.164).
-fn is_e164(number: &str) -> bool {
-    number.strip_prefix('+').is_some_and(|digits| {
-        (7..=15).contains(&digits.len())
-            && !digits.starts_with('0')
-            && digits.bytes().all(|digit| digit.is_ascii_digit())
-    })
 }
 
 fn is_sender(sender: &str) -> bool {

@@ -20,7 +20,9 @@ use crate::{
         country::Country,
         ids::{ConnectionId, MessageId},
         legs::{Mode, Wants},
+        media_type::MediaType,
         message::{self, Body, Channel, Idempotency, LegBody, MAX_SUBJECT, MOST_CONTENT, Message, Priority, address},
+        one_or_many,
         problem::Problem,
         subject::{Envelope, Object, Particulars, Subject},
     },
@@ -133,8 +135,10 @@ pub struct NewMessage {
 pub struct Content {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     from: Option<Recipient>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reply_to: Option<Recipient>,
+    /// Where answers go: an address, or a list of at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "one_or_many")]
+    #[schema(value_type = Option<ReplyTo>)]
+    reply_to: Vec<Recipient>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 100)]
     cc: Vec<Recipient>,
@@ -173,6 +177,16 @@ pub struct Content {
 pub enum Recipient {
     Text(String),
     Named(NamedAddress),
+}
+
+/// Where answers go: one address, or several.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "`one_or_many` reads it; this lists the forms in the document")]
+pub enum ReplyTo {
+    One(Recipient),
+    /// At most 20.
+    Many(Vec<Recipient>),
 }
 
 /// An address with the name shown beside it.
@@ -463,7 +477,7 @@ impl Named<'_> {
         let attachments = fields.within("content", |fields| {
             self.content.check(name == "email", fields);
             self.content.check_size(fields);
-            self.content.decoded(leg, fields)
+            self.content.decoded(leg, name == "email", fields)
         });
         Some(Part { channel: channel?, connection, attachments })
     }
@@ -530,11 +544,16 @@ impl Content {
     }
 
     fn check(&self, mail: bool, fields: &mut Fields) {
-        for (name, address) in [("from", &self.from), ("reply_to", &self.reply_to)] {
-            if let Some(address) = address {
-                fields.within(name, |fields| address.check(mail, fields));
-            }
+        if let Some(from) = &self.from {
+            fields.within("from", |fields| from.check(mail, fields));
         }
+        match self.reply_to.as_slice() {
+            [one] => fields.within("reply_to", |fields| one.check(mail, fields)),
+            many => fields.each("reply_to", many, |fields, address| address.check(mail, fields)),
+        }
+        fields.check(self.reply_to.len() <= 20, "reply_to", "too_long", || {
+            format!("must list at most 20 addresses (got {})", self.reply_to.len())
+        });
         for (name, list) in [("cc", &self.cc), ("bcc", &self.bcc)] {
             fields.check(list.len() <= 100, name, "too_long", || "must list at most 100 addresses".to_owned());
             fields.each(name, list, |fields, address| address.check(mail, fields));
@@ -588,7 +607,7 @@ impl Content {
     }
 
     /// The attachments' bytes; what is not base64 is named.
-    fn decoded(&self, leg: u8, fields: &mut Fields) -> Vec<message::Attachment> {
+    fn decoded(&self, leg: u8, mail: bool, fields: &mut Fields) -> Vec<message::Attachment> {
         fields
             .check(self.attachments.len() <= 50, "attachments", "too_long", || "must list at most 50 files".to_owned());
         let size: usize = self.attachments.iter().map(|file| decoded_length(&file.content)).sum();
@@ -600,7 +619,7 @@ impl Content {
             return Vec::new();
         }
         let mut decoded = Vec::with_capacity(self.attachments.len());
-        fields.each("attachments", &self.attachments, |fields, file| decoded.extend(file.decoded(leg, fields)));
+        fields.each("attachments", &self.attachments, |fields, file| decoded.extend(file.decoded(leg, mail, fields)));
         decoded
     }
 
@@ -608,7 +627,7 @@ impl Content {
         let all = |list: Vec<Recipient>| list.into_iter().map(Recipient::into_domain).collect();
         message::Content {
             from: self.from.map(Recipient::into_domain),
-            reply_to: self.reply_to.map(Recipient::into_domain),
+            reply_to: all(self.reply_to),
             cc: all(self.cc),
             bcc: all(self.bcc),
             subject: self.subject,
@@ -624,13 +643,14 @@ impl Content {
 }
 
 impl NewAttachment {
-    fn decoded(&self, leg: u8, fields: &mut Fields) -> Option<message::Attachment> {
+    fn decoded(&self, leg: u8, mail: bool, fields: &mut Fields) -> Option<message::Attachment> {
         plain(fields, "name", &self.name, 255);
         fields.check(!self.name.contains(['/', '\\']), "name", "wrong_format", || {
             "must be a name, not a path".to_owned()
         });
-        fields.check(is_media_type(&self.media_type), "media_type", "wrong_format", || {
-            "must be a media type of the form `type/subtype`".to_owned()
+        let media_type = MediaType::parse(&self.media_type);
+        fields.check(media_type.is_some(), "media_type", "wrong_format", || {
+            "must be a media type such as `text/csv; charset=utf-8`, of at most 255 bytes".to_owned()
         });
         if let Some(id) = &self.content_id {
             plain(fields, "content_id", id, 255);
@@ -641,6 +661,10 @@ impl NewAttachment {
         }
         let content = STANDARD.decode(&self.content);
         fields.check(content.is_ok(), "content", "not_base64", || "must be base64 with padding".to_owned());
+        let composite = media_type.filter(|it| mail && it.is_composite());
+        if let (Some(media_type), Ok(content)) = (composite, &content) {
+            fields.check(media_type.may_stand_unencoded(content), "content", "not_plain", || NOT_PLAIN.to_owned());
+        }
         Some(message::Attachment {
             name: self.name.clone(),
             media_type: self.media_type.clone(),
@@ -650,6 +674,11 @@ impl NewAttachment {
         })
     }
 }
+
+/// What is wrong with a mail in a mail that would have to be encoded.
+const NOT_PLAIN: &str = "must be US-ASCII in lines of at most 998 bytes: `message/…` and `multipart/…` stand in a mail \
+                         unencoded (RFC 2046, 5.2.1), and `multipart/…` needs its `boundary`; send anything else as \
+                         `application/octet-stream`";
 
 /// How many bytes a text in base64 stands for (RFC 4648, section 4).
 fn decoded_length(base64: &str) -> usize {
@@ -691,12 +720,6 @@ fn json_length(value: &impl Serialize) -> usize {
 fn is_token(text: &str) -> bool {
     (1..=128).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-}
-
-fn is_media_type(text: &str) -> bool {
-    let (essence, rest) = text.split_once(';').unwrap_or((text, ""));
-    let plain = text.len() <= 255 && !rest.chars().any(char::is_control);
-    plain && essence.trim_end().split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))
 }
 
 /// The header `Idempotency-Key`, as text.

@@ -16,6 +16,7 @@ use crate::{
         legs::{Leg, Legs, Mode, Wants},
         message::{Follows, Message, Priority},
         provider::{Cost, Disposition},
+        recipients::{Recipient, RecipientOutcome, RecipientRole, Recipients},
     },
     rules::Account,
     store::{
@@ -122,12 +123,58 @@ pub struct DeliveryAnswer {
     /// The gateway's word for it.
     unified_code: Option<String>,
     detail: Option<String>,
+    /// What became of each recipient of a mail with copies, once some of them have it. Empty otherwise.
+    recipients: Vec<RecipientAnswer>,
     cost: Option<CostAnswer>,
     /// What people did with it, as the provider's service told: `read`, `clicked`, `replied`, `complained`,
     /// `unsubscribed`.
     engagement: Vec<String>,
     #[schema(value_type = Option<String>, format = DateTime)]
     finished_at: Option<Timestamp>,
+}
+
+/// A recipient of a mail with copies, and what became of it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RecipientOutcome)]
+pub struct RecipientAnswer {
+    #[schema(example = "bob@example.org")]
+    address: String,
+    #[schema(value_type = RecipientRoleName)]
+    role: RecipientRole,
+    #[schema(value_type = RecipientOutcomeName)]
+    outcome: RecipientOutcome,
+    /// The server's code.
+    #[schema(example = "451 4.7.1")]
+    code: String,
+    /// The server's text.
+    detail: String,
+    /// The number of the attempt that says so.
+    attempt: u32,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+}
+
+/// Where a recipient stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum RecipientRoleName {
+    To,
+    /// Of `cc` or `bcc`.
+    Copy,
+}
+
+/// What became of a recipient.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum RecipientOutcomeName {
+    /// The server took the mail for it.
+    Accepted,
+    /// Refused for now: it is tried again.
+    Deferred,
+    /// Refused for good, or not tried again.
+    Refused,
 }
 
 /// Money in millionths of a unit.
@@ -223,6 +270,8 @@ pub struct AttemptAnswer {
     plugin_micros: Option<i32>,
     /// The plugin's memory at its highest, in bytes.
     plugin_memory: Option<i64>,
+    /// What it came to for each recipient, where it went to several, or to copies alone. Empty otherwise.
+    recipients: Vec<RecipientAnswer>,
 }
 
 /// A provider's own classification, and who overrode it.
@@ -382,6 +431,7 @@ impl DeliveryAnswer {
             code: None,
             unified_code: None,
             detail: None,
+            recipients: Vec::new(),
             cost: None,
             engagement: Vec::new(),
             finished_at: None,
@@ -407,9 +457,11 @@ impl MessageAnswer {
     /// The same for a key without `messages:read`: without the recipient, the metadata, and what providers said.
     #[must_use]
     pub fn without_content(mut self) -> Self {
-        (self.to, self.metadata, self.delivery.detail) = (None, None, None);
+        (self.to, self.metadata) = (None, None);
         let legs = self.several.iter_mut().flat_map(|several| &mut several.deliveries);
-        legs.for_each(|leg| leg.delivery.detail = None);
+        for delivery in legs.map(|leg| &mut leg.delivery).chain([&mut self.delivery]) {
+            (delivery.detail, delivery.recipients) = (None, Vec::new());
+        }
         self
     }
 
@@ -434,6 +486,7 @@ impl DeliveryAnswer {
             code: delivery.code,
             unified_code: delivery.unified_code,
             detail: delivery.detail,
+            recipients: recipients(&delivery.recipients),
             cost: delivery.cost.map(CostAnswer::from),
             engagement: delivery.engagement,
             finished_at: delivery.finished_at,
@@ -473,6 +526,7 @@ impl AttemptAnswer {
             units: view.units,
             plugin_micros: view.plugin_micros,
             plugin_memory: view.plugin_memory,
+            recipients: recipients(&view.recipients),
         }
     }
 }
@@ -543,6 +597,19 @@ impl AttemptDecision {
             plan: view.plan.and_then(json),
         }
     }
+}
+
+fn recipients(known: &Recipients) -> Vec<RecipientAnswer> {
+    let answer = |it: &Recipient| RecipientAnswer {
+        address: it.address.clone(),
+        role: it.role,
+        outcome: it.outcome,
+        code: it.code.clone(),
+        detail: it.detail.clone(),
+        attempt: it.attempt,
+        at: it.at,
+    };
+    known.iter().map(answer).collect()
 }
 
 /// JSON that the gateway itself wrote.
