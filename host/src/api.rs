@@ -38,6 +38,7 @@ use std::{ops::Deref, sync::Arc};
 use axum::{Router, middleware};
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
+use utoipa::openapi::Server;
 
 use crate::{
     admission::Admission,
@@ -95,6 +96,8 @@ pub struct Parts {
     pub max_body_bytes: usize,
     /// How many bytes of bodies are held at a time.
     pub bodies: Arc<BodyBudget>,
+    /// How many bytes of answers are held at a time.
+    pub answers: Arc<BodyBudget>,
     /// Where long bodies wait to be read, tenants by turns.
     pub long_readers: Arc<Gate>,
     pub browsers: Browsers,
@@ -127,7 +130,7 @@ impl Deref for App {
 
 /// Every path that this node serves.
 pub fn router(app: App) -> Router {
-    let routes = if app.serves_tenants { public() } else { document::operations().into() };
+    let routes = if app.serves_tenants { public(&app) } else { document::operations().into() };
     routes
         .fallback(request::not_found)
         .method_not_allowed_fallback(request::method_not_allowed)
@@ -135,8 +138,11 @@ pub fn router(app: App) -> Router {
         .with_state(app)
 }
 
-fn public() -> Router<App> {
-    let (routes, document) = document::routes().split_for_parts();
+fn public(app: &App) -> Router<App> {
+    let (routes, mut document) = document::routes().split_for_parts();
+    if let Some(base) = app.callbacks.public_url.base() {
+        document.servers = Some(vec![Server::new(base)]);
+    }
     routes.merge(operation::undocumented(&document))
 }
 

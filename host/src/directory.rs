@@ -221,7 +221,7 @@ impl Directory {
         // A connection's config and its secrets are of one moment: no secret goes to a host that it was not given for.
         let mut txn = self.store.snapshot(tenant).await?;
         let version = tenant_config_version(&mut txn, tenant).await?;
-        let connections = connection_list(&mut txn, tenant, None, i64::MAX).await?;
+        let connections = connection_list(&mut txn, tenant).await?;
         let secrets = secret_list(&mut txn, tenant).await?;
         let routes = route_active_list(&mut txn, tenant).await?;
         let settings = settings_get(&mut txn, tenant).await?;

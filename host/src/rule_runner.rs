@@ -44,7 +44,13 @@ const LOOK: Duration = Duration::from_millis(10);
 const EXPLAINING: Duration = Duration::from_millis(200);
 
 /// What all cases of a script may take: those that are left then fail.
-const CASES: Duration = Duration::from_secs(5);
+const CASES: Duration = Duration::from_secs(2);
+
+/// What a tenant may try out in a second, by the clock.
+const TRIED: Duration = Duration::from_millis(500);
+
+/// How long nothing is tried out after something was, at most.
+const LONGEST_REST: Duration = Duration::from_millis(100);
 
 /// How often it is said that a tenant's rules were not asked to the end.
 const NEWS: Duration = Duration::from_secs(60);
@@ -67,6 +73,7 @@ pub struct RuleRunner {
     tenants: Mutex<TenantTimes>,
     /// For what nobody's message waits for.
     tries: Arc<Gate>,
+    tried: Mutex<TenantTimes>,
     shadows: Mutex<TenantTimes>,
     /// When it was said last that a tenant's rules were not asked to the end.
     told: Mutex<HashMap<TenantId, Instant>>,
@@ -87,6 +94,7 @@ impl RuleRunner {
             live: Gate::new((cores / 2).max(1), Arc::clone(precedence)),
             tenants: Mutex::new(TenantTimes::of(times.tenant)),
             tries: Gate::new(1, Arc::clone(precedence)),
+            tried: Mutex::new(TenantTimes::of(TRIED)),
             shadows: Mutex::new(TenantTimes::of(times.tenant)),
             told: Mutex::default(),
         })
@@ -108,16 +116,26 @@ impl RuleRunner {
         off_the_workers(|| charged(&self.tenants, tenant, turn.grant, work))
     }
 
-    /// Tries something out for a tenant for which no message waits: one at a time on a node, tenants in turn, for half
-    /// of the time at most.
+    /// Tries something out for a tenant for which no message waits: one at a time on a node, tenants in turn. A tenant
+    /// that has used up its share waits outside, so that others' turns come.
     pub async fn try_out<T>(&self, tenant: TenantId, work: impl FnOnce() -> T) -> T {
-        let pass = self.tries.enter(tenant).await;
+        let pass = loop {
+            while !times(&self.tried).has(tenant, Instant::now()) {
+                tokio::time::sleep(LOOK).await;
+            }
+            let pass = self.tries.enter(tenant).await;
+            // Others of the tenant's may have used it up meanwhile.
+            if times(&self.tried).has(tenant, Instant::now()) {
+                break pass;
+            }
+        };
         let began = Instant::now();
         let answer = off_the_workers(work);
-        // The next one waits for as long as this one took; who asked for it does not.
-        let rest = began.elapsed();
+        let took = began.elapsed();
+        times(&self.tried).charge(tenant, took, Instant::now());
+        // Messages have the processor for as long; who asked does not wait for that.
         tokio::spawn(async move {
-            tokio::time::sleep(rest).await;
+            tokio::time::sleep(took.min(LONGEST_REST)).await;
             drop(pass);
         });
         answer
@@ -201,4 +219,23 @@ fn charged<T>(to: &Mutex<TenantTimes>, tenant: TenantId, grant: Grant, work: imp
 fn off_the_workers<T>(work: impl FnOnce() -> T) -> T {
     let several = Handle::try_current().is_ok_and(|it| it.runtime_flavor() == RuntimeFlavor::MultiThread);
     if several { tokio::task::block_in_place(work) } else { work() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Room;
+
+    #[tokio::test]
+    async fn a_tenant_that_tried_out_much_waits_and_another_does_not() {
+        let times = RuleTimes { message: Duration::from_millis(20), tenant: Duration::from_millis(200) };
+        let runner = RuleRunner::new(times, &Precedence::new(Room::new(1, usize::MAX)));
+        let (one, other) = (TenantId::new(), TenantId::new());
+        runner.try_out(one, || std::thread::sleep(TRIED * 2)).await;
+        tokio::select! {
+            biased;
+            () = runner.try_out(one, || ()) => panic!("the tenant has used up its share"),
+            () = runner.try_out(other, || ()) => {}
+        }
+    }
 }

@@ -14,6 +14,7 @@ pub mod legs;
 pub mod maintenance;
 pub mod message;
 pub mod ordering;
+pub mod page;
 pub mod provider;
 pub mod queue;
 pub mod rate;
@@ -57,6 +58,9 @@ pub enum StoreError {
     /// A unique key or a check refused the row; the constraint's name says which.
     #[error("the database refused the row: {constraint}")]
     Conflict { constraint: String },
+    /// A tenant's configuration in service would be larger than it may be.
+    #[error("the tenant's configuration comes to {bytes} bytes")]
+    ConfigTooLarge { bytes: i64 },
     #[error("the database failed: {0}")]
     Failed(#[source] sqlx::Error),
 }
@@ -268,15 +272,23 @@ impl Listener {
     }
 }
 
-/// Brings the schema to this version. `url` names a role that may create roles and tables.
-pub async fn migrate(url: &str) -> Result<()> {
+/// The newest migration of this binary.
+fn newest_migration() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// Brings the schema to this version, and answers its version. `url` names a role that may create roles and tables. A
+/// schema of a later binary stays as it is: it serves this one too, and a way back must not fail here.
+pub async fn migrate(url: &str) -> Result<i64> {
     let mut connection = PgConnection::connect_with(&connect_options(url)?).await?;
-    MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
-        sqlx::migrate::MigrateError::Execute(error) => StoreError::from(error),
-        other => StoreError::Failed(sqlx::Error::Migrate(Box::new(other))),
-    })?;
+    let version = match MIGRATIONS.run(&mut connection).await {
+        Ok(()) => newest_migration(),
+        Err(sqlx::migrate::MigrateError::VersionMissing(later)) if later > newest_migration() => later,
+        Err(sqlx::migrate::MigrateError::Execute(error)) => return Err(error.into()),
+        Err(other) => return Err(StoreError::Failed(sqlx::Error::Migrate(Box::new(other)))),
+    };
     connection.close().await?;
-    Ok(())
+    Ok(version)
 }
 
 /// What keeps the gateway from working with a database that can be reached.
@@ -284,6 +296,10 @@ pub async fn migrate(url: &str) -> Result<()> {
 pub enum NotReady {
     #[error("the database has no schema: run `angarium migrate`")]
     NoSchema,
+    #[error(
+        "the database's schema is at version {has}, and this version of the gateway needs {needs}: run `angarium migrate`"
+    )]
+    OldSchema { has: i64, needs: i64 },
     #[error(
         "the login role may not act as `angarium_app` and `angarium_worker`: grant it both, \
          `grant angarium_app, angarium_worker to <role>`"
@@ -306,12 +322,33 @@ pub async fn readiness(url: &str) -> Result<std::result::Result<(), NotReady>> {
     )
     .fetch_one(&mut connection)
     .await?;
-    connection.close().await?;
-    Ok(match row {
+    let ready = match row {
         (false, _) => Err(NotReady::NoSchema),
         (true, false) => Err(NotReady::NoMembership),
-        (true, true) => Ok(()),
-    })
+        (true, true) => is_new_enough(schema_version(&mut connection).await?),
+    };
+    connection.close().await?;
+    Ok(ready)
+}
+
+/// The newest migration that the database has; `None` where the worker may not know.
+async fn schema_version(db: &mut PgConnection) -> Result<Option<i64>> {
+    let may_know =
+        "select coalesce(has_table_privilege('angarium_worker', to_regclass('_sqlx_migrations'), 'select'), false)";
+    if !sqlx::query_scalar::<_, bool>(may_know).fetch_one(&mut *db).await? {
+        return Ok(None);
+    }
+    sqlx::query("set role angarium_worker").execute(&mut *db).await?;
+    Ok(sqlx::query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(db).await?)
+}
+
+/// A later schema serves an earlier binary, since migrations only add; an earlier schema serves no later binary.
+fn is_new_enough(has: Option<i64>) -> std::result::Result<(), NotReady> {
+    let needs = newest_migration();
+    match has {
+        Some(has) if has < needs => Err(NotReady::OldSchema { has, needs }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Sets the tenant for the rest of the transaction.

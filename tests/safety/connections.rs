@@ -8,7 +8,7 @@ use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -168,14 +168,91 @@ async fn chunks_are_read_in_their_strict_form() {
     }
 }
 
+/// Streams of one HTTP/2 connection would stand for as many connections, each with an answer that nobody takes.
 #[tokio::test]
-async fn http2_is_spoken_with_who_begins_with_it() {
+async fn http2_is_not_spoken() {
     let gateway = TestGateway::start().await;
     let settings_frame = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     let mut stream = said(&gateway, &[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &settings_frame].concat()).await;
-    let mut frame = [0; 9];
-    timeout(Duration::from_secs(60), stream.read_exact(&mut frame)).await.unwrap().unwrap();
-    assert_eq!(frame[3], 4, "the gateway's settings");
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 505 "), "{answer}");
+}
+
+/// Requests with this key whose answers nobody takes, over sockets that are kept open.
+async fn asked_and_not_taken(gateway: &TestGateway, path: &str, key: &str, sockets: usize) -> Vec<TcpStream> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n\r\n");
+    let mut open = Vec::new();
+    for _ in 0..sockets {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(2048).unwrap();
+        let mut stream = socket.connect(address(gateway)).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    open
+}
+
+/// The first line of an answer.
+async fn first_line(stream: &mut TcpStream) -> String {
+    let mut line = [0; 12];
+    timeout(Duration::from_secs(60), stream.read_exact(&mut line)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_hold_little_memory() {
+    let gateway = TestGateway::start().await;
+    let before = resident(&gateway);
+    let mut open = asked_and_not_taken(&gateway, "/openapi.json", "none", 500).await;
+    for stream in &mut open {
+        assert_eq!(first_line(stream).await, "HTTP/1.1 200");
+    }
+    let grown = resident(&gateway).saturating_sub(before);
+    println!("{} answers that are not taken: {} MiB", open.len(), grown >> 20);
+    assert!(grown < 64 << 20, "{grown} bytes");
+}
+
+/// Makes connections whose configs are nearly as large as they may be.
+async fn large_connections(gateway: &TestGateway, count: usize) -> Value {
+    let headers: serde_json::Map<String, Value> =
+        (0..15).map(|number| (format!("x-{number}"), "v".repeat(4000).into())).collect();
+    let mut last = Value::Null;
+    for _ in 0..count {
+        let config = json!({"url": "https://example.com/", "headers": headers});
+        last = gateway.post("/v1/connections", &json!({"provider": "webhook", "config": config})).await.body;
+    }
+    last
+}
+
+#[tokio::test]
+async fn a_page_of_large_entries_ends_early_and_goes_on() {
+    let gateway = TestGateway::start().await;
+    large_connections(&gateway, 40).await;
+    let (mut seen, mut pages, mut path) = (0, 0, "/v1/connections?limit=250".to_owned());
+    loop {
+        let page = gateway.get(&path).await;
+        let entries = page["data"].as_array().unwrap();
+        assert!(page.to_string().len() < 4 << 20);
+        (seen, pages) = (seen + entries.len(), pages + 1);
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/v1/connections?limit=250&cursor={cursor}");
+    }
+    assert!(seen >= 40 && pages > 1, "{seen} on {pages} pages");
+}
+
+#[tokio::test]
+async fn a_tenants_configuration_in_service_is_limited() {
+    let gateway = TestGateway::start().await;
+    let refused = large_connections(&gateway, 600).await;
+    assert_eq!(refused["code"], "configuration_too_large", "{refused}");
+    let too_long = json!({"url": "https://example.com/", "headers": {"x": "v".repeat(70_000)}});
+    let answer = gateway.post("/v1/connections", &json!({"provider": "webhook", "config": too_long})).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.body["errors"][0]["code"].as_str()),
+        (422, Some("too_long")),
+        "{}",
+        answer.body
+    );
 }
 
 #[tokio::test]

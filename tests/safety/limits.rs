@@ -153,6 +153,9 @@ impl Document {
         if !kinds.is_empty() && !kinds.contains(&"array") && !place.may_be_list {
             cases.push(refused(json!(["x", "y"]), ""));
         }
+        if kinds.contains(&"string") {
+            cases.push(refused(json!("a\0b"), ""));
+        }
         let (least, most) = (schema["minLength"].as_u64(), schema["maxLength"].as_u64());
         let letters = |count: u64| json!("ö".repeat(count as usize));
         cases.extend(most.map(|most| refused(letters(most + 1), "")));

@@ -59,7 +59,7 @@ async fn a_transaction_without_a_tenant_sees_nothing() {
     txn.commit().await.unwrap();
     // After the commit the setting reads as an empty string.
     let mut txn = session.begin().await.unwrap();
-    assert!(message_list(&mut txn, tenant, &Default::default(), None, 10).await.unwrap().is_empty());
+    assert!(message_list(&mut txn, tenant, &Default::default(), None, 10).await.unwrap().rows.is_empty());
     assert!(api_key::api_key_list(&mut txn, tenant).await.unwrap().is_empty());
 }
 

@@ -409,7 +409,9 @@ fn refuse(parts: &[Part], error: &StoreError, answers: &mut [Answers]) {
     let refusal = match error {
         StoreError::Unavailable(_) => AdmitError::Unavailable,
         StoreError::Full(_) => AdmitError::DiskFull,
-        StoreError::Conflict { .. } | StoreError::Failed(_) => AdmitError::Failed(error.to_string()),
+        StoreError::Conflict { .. } | StoreError::ConfigTooLarge { .. } | StoreError::Failed(_) => {
+            AdmitError::Failed(error.to_string())
+        }
     };
     tracing::warn!(%error, "messages could not be stored");
     for pending in parts.iter().flat_map(|part| &part.messages) {

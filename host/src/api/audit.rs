@@ -20,7 +20,10 @@ use crate::{
         audit::{Action, InvalidAction},
         ids::AuditId,
     },
-    store::audit::{AuditFilter, AuditView, audit_list, operator_audit_list},
+    store::{
+        audit::{AuditFilter, AuditView, audit_list, operator_audit_list},
+        page::PageRows,
+    },
 };
 
 /// What somebody did.
@@ -85,8 +88,8 @@ pub async fn list(
     let (paging, filter) = asked(&mut query);
     query.finish()?;
     let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = audit_list(&mut txn, tenant.id, &filter, paging.after, paging.fetch()).await?;
-    Ok(Json(page(rows, &paging)))
+    let rows = audit_list(&mut txn, tenant.id, &filter, paging.after, paging.limit).await?;
+    Ok(Json(page(rows)))
 }
 
 /// List who did what to providers, the newest first.
@@ -106,8 +109,8 @@ pub async fn list_of_operators(
     let (paging, filter) = asked(&mut query);
     query.finish()?;
     let mut txn = app.store.worker().await?;
-    let rows = operator_audit_list(&mut txn, &filter, paging.after, paging.fetch()).await?;
-    Ok(Json(page(rows, &paging)))
+    let rows = operator_audit_list(&mut txn, &filter, paging.after, paging.limit).await?;
+    Ok(Json(page(rows)))
 }
 
 fn asked(query: &mut Query) -> (Paging<AuditId>, AuditFilter) {
@@ -119,6 +122,6 @@ fn asked(query: &mut Query) -> (Paging<AuditId>, AuditFilter) {
     (paging, filter)
 }
 
-fn page(rows: Vec<AuditView>, paging: &Paging<AuditId>) -> Page<AuditAnswer> {
-    Page::of(rows, paging, |row| row.id.to_string(), AuditAnswer::from)
+fn page(rows: PageRows<AuditView>) -> Page<AuditAnswer> {
+    Page::of(rows, |row| row.id.to_string(), AuditAnswer::from)
 }

@@ -8,7 +8,12 @@ use axum::{
 };
 use futures_util::FutureExt;
 
-use super::{App, body_budget::BodyOwner, problem::Problem, request::RequestId};
+use super::{
+    App,
+    body_budget::BodyOwner,
+    problem::Problem,
+    request::{Caller, RequestId},
+};
 use crate::{
     clock, credential,
     domain::{
@@ -164,6 +169,9 @@ impl<P: Permission> FromRequestParts<App> for Tenant<P> {
             return Err(Problem::forbidden(lacking.as_str()));
         }
         parts.extensions.insert(BodyOwner::Tenant(key.tenant));
+        if let Some(caller) = parts.extensions.get::<Caller>() {
+            caller.is(key.tenant);
+        }
         let request = parts.extensions.get().cloned();
         Ok(Self { id: key.tenant, key, hash, request, permission: PhantomData })
     }

@@ -268,7 +268,7 @@ type ModuleSources = BTreeMap<String, String>;
 /// All rules of the tenant, and the modules that its scripts can import.
 async fn stored(app: &App, tenant: TenantId) -> Result<(Vec<StoredRule>, ModuleSources), Problem> {
     let mut txn = app.store.tenant(tenant).await?;
-    Ok((rule_list(&mut txn, tenant, None, u32::MAX).await?, module_list(&mut txn, tenant).await?))
+    Ok((rule_list(&mut txn, tenant).await?, module_list(&mut txn, tenant).await?))
 }
 
 /// What would be live, or all that is wrong with it.

@@ -1,16 +1,25 @@
-//! How many bytes of request bodies this node holds at a time, and whose they are: a tenant may hold as
-//! much as stays free, so that some is left for any other; callbacks, which come without a key, have a
-//! small part of their own, which tenants share alike.
+//! How many bytes of bodies this node holds at a time, those of requests and those of answers apart, and whose they
+//! are. A tenant may hold as much as stays free, so that some is left for any other. Callbacks and requests without a
+//! key have a small part, which they share alike.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use axum::{
+    body::{Bytes, to_bytes},
+    response::Response,
+};
+use http_body::Body as _;
+
 use crate::domain::ids::TenantId;
 
-/// The part of all bytes that callbacks may hold together.
-const CALLBACKS_PART: usize = 8;
+/// The part of all bytes that bodies without a key may hold together.
+const KEYLESS_PART: usize = 8;
+
+/// Answers of at most this many bytes are not counted: the limit of connections bounds them.
+const SMALL_ANSWER: usize = 16 << 10;
 
 /// Whose body it is. The layer that knows puts it among the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,14 +27,19 @@ pub enum BodyOwner {
     Tenant(TenantId),
     /// A callback of one of the tenant's connections.
     Callback(TenantId),
+    /// A request that needs no key.
+    Public,
 }
 
-impl BodyOwner {
-    /// The tenant whose share the body takes.
-    pub const fn tenant(self) -> TenantId {
-        match self {
-            Self::Tenant(tenant) | Self::Callback(tenant) => tenant,
-        }
+/// An answer's bytes with their part of the budget: hyper drops a body before its bytes are written.
+struct CountedBytes {
+    bytes: Bytes,
+    _permit: BodyPermit,
+}
+
+impl AsRef<[u8]> for CountedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -66,6 +80,22 @@ impl BodyBudget {
         BodyPermit { budget: Arc::clone(self), owner, bytes: 0 }
     }
 
+    /// Counts the bytes of an answer until the client has taken them.
+    ///
+    /// # Errors
+    /// There is no room for them now.
+    pub async fn count(self: &Arc<Self>, owner: BodyOwner, answer: Response) -> Result<Response, Full> {
+        let size = answer.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
+        let Some(size) = size.filter(|size| *size > SMALL_ANSWER) else { return Ok(answer) };
+        let mut permit = self.begin(owner);
+        permit.grow(size)?;
+        let (head, body) = answer.into_parts();
+        // A body that is whole in memory is one piece already, and nothing is copied.
+        let bytes = to_bytes(body, size).await.map_err(|_| Full)?;
+        let counted = Bytes::from_owner(CountedBytes { bytes, _permit: permit });
+        Ok(Response::from_parts(head, counted.into()))
+    }
+
     fn held(&self) -> MutexGuard<'_, HashMap<BodyOwner, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,16 +105,15 @@ impl BodyBudget {
         let all = held.values().map(|it| it.bytes).sum::<usize>() + more;
         let fits = match owner {
             BodyOwner::Tenant(_) => own <= self.bytes.saturating_sub(all),
-            BodyOwner::Callback(_) => {
-                own <= (self.bytes / CALLBACKS_PART).saturating_sub(bytes_of_callbacks(held) + more)
-            }
+            BodyOwner::Callback(_) => own <= (self.bytes / KEYLESS_PART).saturating_sub(keyless_bytes(held) + more),
+            BodyOwner::Public => keyless_bytes(held) + more <= self.bytes / KEYLESS_PART,
         };
         fits && all <= self.bytes
     }
 }
 
-fn bytes_of_callbacks(held: &HashMap<BodyOwner, Held>) -> usize {
-    held.iter().filter(|(owner, _)| matches!(owner, BodyOwner::Callback(_))).map(|(_, it)| it.bytes).sum()
+fn keyless_bytes(held: &HashMap<BodyOwner, Held>) -> usize {
+    held.iter().filter(|(owner, _)| !matches!(owner, BodyOwner::Tenant(_))).map(|(_, it)| it.bytes).sum()
 }
 
 impl BodyPermit {

@@ -33,19 +33,20 @@ use crate::{
     store::{
         self, Connection as Db, StoreError,
         connection::{
-            connection_delete, connection_find, connection_insert, connection_list, connection_lock, connection_routes,
+            connection_delete, connection_find, connection_insert, connection_lock, connection_page, connection_routes,
             connection_update,
         },
+        page::PageRows,
         secret::{
             SecretName, secret_delete, secret_delete_expired, secret_insert, secret_names, secret_names_of,
             secret_next_version, secret_retire,
         },
-        tenant::tenant_config_bump,
+        tenant::{tenant_config_bump, tenant_config_grow},
     },
 };
 
 const MOST_SECRET_CHARACTERS: usize = 64 << 10;
-const MOST_CONFIG_BYTES: usize = 256 << 10;
+const MOST_CONFIG_BYTES: usize = 64 << 10;
 /// 30 days.
 const LONGEST_OVERLAP: u32 = 30 * 24 * 3600;
 
@@ -192,7 +193,7 @@ pub async fn create(
     for (name, value) in &secrets {
         secret_store(&app, &mut txn, tenant.id, connection.id, name, value, 1).await?;
     }
-    tenant_config_bump(&mut txn, tenant.id).await?;
+    tenant_config_grow(&mut txn, tenant.id).await?;
     let answer = answers(&app, &mut txn, tenant.id, vec![connection]).await?.remove(0);
     txn.commit().await.map_err(StoreError::from)?;
     app.changed(tenant.id).await;
@@ -214,9 +215,9 @@ pub async fn list(
     let paging = Paging::<ConnectionId>::of(&mut query);
     query.finish()?;
     let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = connection_list(&mut txn, tenant.id, paging.after, i64::from(paging.fetch())).await?;
+    let PageRows { rows, more } = connection_page(&mut txn, tenant.id, paging.after, paging.limit).await?;
     let rows = answers(&app, &mut txn, tenant.id, rows).await?;
-    Ok(Json(Page::of(rows, &paging, |row| row.id.clone(), |row| row)))
+    Ok(Json(Page::of(PageRows { rows, more }, |row| row.id.clone(), |row| row)))
 }
 
 /// Show a connection.
@@ -258,7 +259,7 @@ pub async fn update(
     if !secrets.is_empty() {
         guards::mended(&mut txn, tenant.id, id, &connection.guards.breaker).await?;
     }
-    tenant_config_bump(&mut txn, tenant.id).await?;
+    tenant_config_grow(&mut txn, tenant.id).await?;
     let answer = answers(&app, &mut txn, tenant.id, vec![connection]).await?.remove(0);
     txn.commit().await.map_err(StoreError::from)?;
     if !secrets.is_empty() {
@@ -472,7 +473,7 @@ fn check_names(fields: &mut Fields, uid: Option<&str>, name: Option<&str>) {
 
 fn check_config(fields: &mut Fields, component: &Component, config: &RawValue) {
     if config.get().len() > MOST_CONFIG_BYTES {
-        return fields.check(false, "config", "too_long", || "must have at most 256 KiB".to_owned());
+        return fields.check(false, "config", "too_long", || "must be at most 64 KiB of JSON".to_owned());
     }
     let Ok(value) = serde_json::from_str(config.get()) else {
         return fields.check(false, "config", "invalid", || "must be nested less deeply".to_owned());

@@ -207,8 +207,8 @@ pub async fn list(
     }
     query.finish()?;
     let filter = filter.unwrap_or_default();
-    let rows = dead_letter_list(&mut txn, tenant.id, &filter, paging.after, paging.fetch()).await?;
-    Ok(Json(Page::of(rows, &paging, |row| row.delivery.to_string(), DeadLetterAnswer::from)))
+    let rows = dead_letter_list(&mut txn, tenant.id, &filter, paging.after, paging.limit).await?;
+    Ok(Json(Page::of(rows, |row| row.delivery.to_string(), DeadLetterAnswer::from)))
 }
 
 /// Show a dead letter, discarded or not, with every attempt.
@@ -334,14 +334,14 @@ pub async fn list_replays(
     let paging = Paging::<JobId>::of(&mut query);
     query.finish()?;
     let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = replay_list(&mut txn, tenant.id, paging.after, paging.fetch()).await?;
-    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+    let rows = replay_list(&mut txn, tenant.id, paging.after, paging.limit).await?;
+    let ids: Vec<_> = rows.rows.iter().map(|row| row.id).collect();
     let mut outcomes = replay_outcomes(&mut txn, tenant.id, &ids).await?;
     let view = |replay: Replay| {
         let outcomes = outcomes.remove(&replay.id).unwrap_or_default();
         ReplayAnswer::new(replay, outcomes)
     };
-    Ok(Json(Page::of(rows, &paging, |row| row.id.to_string(), view)))
+    Ok(Json(Page::of(rows, |row| row.id.to_string(), view)))
 }
 
 /// Show how far a replay is.

@@ -76,8 +76,8 @@ pub async fn list(
     query.finish()?;
     let after = paging.after.or(asked.after).unwrap_or_else(|| EventId::from(Uuid::nil()));
     let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = event_page(&mut txn, tenant.id, &asked.window(after, paging.fetch())).await?;
-    Ok(Json(Page::of(rows, &paging, |row| row.id.to_string(), EventAnswer::from)))
+    let rows = event_page(&mut txn, tenant.id, &asked.window(after, paging.limit)).await?;
+    Ok(Json(Page::of(rows, |row| row.id.to_string(), EventAnswer::from)))
 }
 
 /// Follow events as they happen.
@@ -204,11 +204,11 @@ impl Follower {
         let window = self.asked.window(self.after, LOOKED_AT);
         let found = event_page(&mut txn, self.place.tenant, &window).await?;
         // What is settled and was not found is not asked for again.
-        self.after = match found.last() {
-            Some(event) if found.len() == LOOKED_AT as usize => event.id,
+        self.after = match found.rows.last() {
+            Some(event) if found.more => event.id,
             _ => self.after.max(window.before),
         };
-        self.found.extend(found);
+        self.found.extend(found.rows);
         Ok(())
     }
 }

@@ -302,6 +302,10 @@ impl Node {
                 return fault;
             }
         }
+        // The database takes none, and no channel carries one.
+        if text.contains('\0') {
+            return Some(("wrong_format", "must not contain the character U+0000".to_owned()));
+        }
         match &self.pattern {
             Some(pattern) if !pattern.is_match(text) => return Some(("wrong_format", self.must_match(pattern))),
             _ => {}

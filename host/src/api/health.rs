@@ -1,6 +1,6 @@
 //! `/v1/health/providers`: how a tenant's connections fare.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use axum::extract::State;
 use jiff::Timestamp;
@@ -19,12 +19,15 @@ use super::{
     statistics::LatencyAnswer,
 };
 use crate::{
+    clock,
     domain::{
         connection::Connection,
         ids::{ConnectionId, TenantId},
         provider::Disposition,
         statistics::{Figures, Window},
     },
+    guards::LeftAlone,
+    routing::Barred,
     store::{
         self, Connection as Db,
         breaker::breaker_list,
@@ -54,6 +57,25 @@ pub struct HealthAnswer {
     /// The secrets that are stored and that the answering node cannot open: nothing leaves through the connection until it
     /// has their key again, or they are set anew.
     unavailable_secrets: Vec<String>,
+    /// Endpoints that messages named and that the node that answers leaves alone for now, at most 20 and those for longest
+    /// first. They name recipients: empty for a key without `messages:read`.
+    endpoints: Vec<EndpointAnswer>,
+}
+
+/// An endpoint that is left alone.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EndpointLeftAlone)]
+pub struct EndpointAnswer {
+    /// Scheme, host and port.
+    #[schema(example = "https://hooks.example.org:443")]
+    origin: String,
+    /// `circuit_open` or `rate_limited`.
+    #[schema(value_type = String)]
+    reason: Barred,
+    #[schema(value_type = String, format = DateTime)]
+    until: Timestamp,
+    /// Why its breaker is open.
+    detail: Option<String>,
 }
 
 /// The provider that a connection is an account at.
@@ -151,7 +173,12 @@ pub async fn providers(
     let mut breakers: HashMap<_, _> = breakers.into_iter().map(|it| (it.connection, it.breaker)).collect();
     let config = app.directory.tenant(tenant.id).await?;
     let closed = |id| config.endpoints.get(&id).map_or_else(Vec::new, |it| it.secrets.closed().to_vec());
+    let endpoints = |connection| {
+        let known = tenant.reads_messages().then(|| app.guards.left_alone(tenant.id, connection));
+        endpoints(known.unwrap_or_default())
+    };
     let view = |connection: Connection| HealthAnswer {
+        endpoints: endpoints(connection.id),
         connection: connection.id.to_string(),
         unavailable_secrets: closed(connection.id),
         provider: providers[&connection.provider].clone(),
@@ -164,6 +191,20 @@ pub async fn providers(
         breaker: BreakerAnswer::new(breakers.remove(&connection.id), app.guards.sight(tenant.id, connection.id)),
     };
     Ok(Json(Page::of(page, |row| row.id.to_string(), view)))
+}
+
+/// At most so many endpoints that are left alone are told.
+const MOST_ENDPOINTS: usize = 20;
+
+fn endpoints(left_alone: Vec<LeftAlone>) -> Vec<EndpointAnswer> {
+    let (now, here) = (clock::now(), Instant::now());
+    let answer = |it: LeftAlone| EndpointAnswer {
+        origin: it.origin,
+        reason: it.barred,
+        until: now.checked_add(it.until.saturating_duration_since(here)).unwrap_or(Timestamp::MAX),
+        detail: Some(it.detail).filter(|detail| !detail.is_empty()),
+    };
+    left_alone.into_iter().take(MOST_ENDPOINTS).map(answer).collect()
 }
 
 /// Each provider once, as it serves this tenant.

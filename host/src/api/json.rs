@@ -83,11 +83,12 @@ pub async fn body(request: Request, app: &App) -> Result<HeldBody, Problem> {
 /// connection that is closed on unread bytes takes its answer with it.
 pub async fn bytes(request: Request, app: &App) -> Result<HeldBody, Problem> {
     // Whoever sends a body has shown a key first: its extractor says whose the body is.
-    let owner = request.extensions().get::<BodyOwner>().copied();
-    let owner = owner.ok_or_else(|| Problem::internal(&"a body is read before its key"))?;
-    let mut permit = app.bodies.begin(owner);
+    let Some(&BodyOwner::Tenant(tenant)) = request.extensions().get() else {
+        return Err(Problem::internal(&"a body is read before its key"));
+    };
+    let mut permit = app.bodies.begin(BodyOwner::Tenant(tenant));
     match bytes_within(request, app.max_body_bytes, &mut permit).await? {
-        Some(bytes) => Ok(HeldBody { bytes, tenant: owner.tenant(), _permit: permit }),
+        Some(bytes) => Ok(HeldBody { bytes, tenant, _permit: permit }),
         None => Err(too_long()),
     }
 }

@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use axum::{
-    Router,
+    Extension, Router,
+    body::Bytes,
     extract::State,
     http::{HeaderValue, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -18,6 +20,7 @@ use super::{
     App,
     json::Json,
     problem::{Problem, ProblemBody},
+    request::SharedAnswer,
 };
 
 /// What is answered even where all connections are taken.
@@ -68,14 +71,26 @@ pub async fn metrics(State(app): State<App>) -> Response {
     (kind, app.metrics.render()).into_response()
 }
 
+async fn relative_location(mut response: Response) -> Response {
+    if let Some(location) = response.headers_mut().get_mut(header::LOCATION)
+        && location == "/docs/"
+    {
+        *location = HeaderValue::from_static("docs/");
+    }
+    response
+}
+
 /// The document and the reference that shows it; neither is part of the document.
 pub fn undocumented(document: &OpenApi) -> Router<App> {
-    let text = document.to_json().unwrap_or_default();
+    // One buffer for all answers: clients that take none of it hold no copies.
+    let text = Bytes::from(document.to_json().unwrap_or_default());
     let serve = move || {
         let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-        let answer = (kind, text.clone());
+        let answer = (kind, Extension(SharedAnswer), text.clone());
         async move { answer }
     };
-    let reference = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
+    // Relative: a proxy may serve all of this below a prefix.
+    let reference = SwaggerUi::new("/docs").config(Config::from("../openapi.json"));
+    let reference = Router::<App>::from(reference).layer(middleware::map_response(relative_location));
     Router::new().route("/openapi.json", get(serve)).merge(reference)
 }

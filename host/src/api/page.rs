@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::request::Query;
+use crate::store::page::PageRows;
 
 const DEFAULT: u32 = 50;
 const MOST: u32 = 250;
@@ -30,11 +31,6 @@ impl<Id: FromStr> Paging<Id> {
             .take("cursor", |text| decode(text).ok_or_else(|| "must be a cursor, as `next_cursor` has it".to_owned()));
         Self { limit: limit.unwrap_or(DEFAULT), after }
     }
-
-    /// One more than a page, so that it is known whether another follows.
-    pub const fn fetch(&self) -> u32 {
-        self.limit + 1
-    }
 }
 
 /// A page of a list.
@@ -46,16 +42,9 @@ pub struct Page<T: ToSchema> {
 }
 
 impl<T: ToSchema> Page<T> {
-    /// Cuts what [`Paging::fetch`] asked for to a page. `id` tells what the cursor is made of.
-    pub fn of<Id: FromStr, Row>(
-        mut rows: Vec<Row>,
-        paging: &Paging<Id>,
-        id: impl Fn(&Row) -> String,
-        view: impl FnMut(Row) -> T,
-    ) -> Self {
-        let limit = paging.limit as usize;
-        let more = rows.len() > limit;
-        rows.truncate(limit);
+    /// What is shown of a page's rows. `id` tells what the cursor is made of.
+    pub fn of<Row>(page: PageRows<Row>, id: impl Fn(&Row) -> String, view: impl FnMut(Row) -> T) -> Self {
+        let PageRows { rows, more } = page;
         let next_cursor = rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(id(row)));
         Self { data: rows.into_iter().map(view).collect(), next_cursor }
     }
@@ -77,12 +66,11 @@ mod tests {
 
     #[test]
     fn the_cursor_of_a_page_leads_to_the_next() {
-        let ids: Vec<_> = (0..3).map(|_| MessageId::new()).collect();
-        let paging = Paging::<MessageId> { limit: 2, after: None };
-        let page = Page::of(ids.clone(), &paging, ToString::to_string, |id| id.to_string());
-        assert_eq!(page.data.len(), 2);
-        assert_eq!(decode::<MessageId>(&page.next_cursor.unwrap()), Some(ids[1]));
-        let last = Page::of(ids[..2].to_vec(), &paging, ToString::to_string, |id| id.to_string());
+        let rows: Vec<_> = (0..2).map(|_| MessageId::new()).collect();
+        let page = |more| Page::of(PageRows { rows: rows.clone(), more }, ToString::to_string, |id| id.to_string());
+        assert_eq!(page(true).data.len(), 2);
+        assert_eq!(decode::<MessageId>(&page(true).next_cursor.unwrap()), Some(rows[1]));
+        let last = page(false);
         assert_eq!(last.next_cursor, None);
         assert_eq!(decode::<MessageId>("bm8"), None);
     }

@@ -11,7 +11,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::store::StoreError;
+use crate::store::{StoreError, tenant::MOST_CONFIG};
 
 /// As many bad fields are listed at most: nobody reads more, and a body may have millions.
 pub const MOST_PROBLEMS: usize = 20;
@@ -284,6 +284,13 @@ impl From<StoreError> for Problem {
             StoreError::Conflict { constraint } => {
                 Self::conflict("conflict", format!("another request came first (`{constraint}`)"))
             }
+            StoreError::ConfigTooLarge { bytes } => Self::conflict(
+                "configuration_too_large",
+                format!(
+                    "the tenant's connections, active routes, rules and scripts in service must come to at most \
+                     {MOST_CONFIG} bytes together (got {bytes}): delete or deactivate what is not used"
+                ),
+            ),
             StoreError::Failed(_) => Self::internal(&error),
         }
     }

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     panic::AssertUnwindSafe,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, OnceLock},
     time::Instant,
 };
 
@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::{
     App,
+    body_budget::BodyOwner,
     browsers::Marks,
     fields::{Fields, escaped},
     form::Form,
@@ -29,7 +30,7 @@ use super::{
     serve::AtLimit,
 };
 use crate::{
-    domain::trace::TraceContext,
+    domain::{ids::TenantId, trace::TraceContext},
     telemetry::{self, Span},
 };
 
@@ -44,6 +45,24 @@ pub struct RequestId(Arc<str>);
 /// The request's place in a trace, if it has one.
 #[derive(Debug, Clone)]
 pub struct Trace(Option<TraceContext>);
+
+/// The tenant whose key a request has shown, once it is known.
+#[derive(Debug, Clone, Default)]
+pub struct Caller(Arc<OnceLock<TenantId>>);
+
+impl Caller {
+    pub fn is(&self, tenant: TenantId) {
+        let _ = self.0.set(tenant);
+    }
+
+    fn owner(&self) -> BodyOwner {
+        self.0.get().map_or(BodyOwner::Public, |tenant| BodyOwner::Tenant(*tenant))
+    }
+}
+
+/// All answers of this kind share one buffer, so that they are not counted.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedAnswer;
 
 impl RequestId {
     fn of(request: &Request) -> Self {
@@ -116,6 +135,8 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
     if let Some(context) = span.context() {
         request.extensions_mut().insert(Trace(Some(context.clone())));
     }
+    let caller = Caller::default();
+    request.extensions_mut().insert(caller.clone());
     let marks = app.browsers.marks(&request);
     let mut response = match early(&marks, &request, path.as_ref()) {
         Some(answer) => answer,
@@ -124,6 +145,10 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
             Problem::internal(&"a handler panicked").into_response()
         }),
     };
+    if !is_operators(path.as_ref()) && response.extensions().get::<SharedAnswer>().is_none() {
+        let counted = app.answers.count(caller.owner(), response).await;
+        response = counted.unwrap_or_else(|full| Problem::from(full).into_response());
+    }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let allow = response.headers_mut().remove(axum::http::header::ALLOW);
         response = problem.render(id.as_str());
@@ -154,10 +179,13 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
     response
 }
 
+fn is_operators(path: Option<&MatchedPath>) -> bool {
+    path.is_some_and(|path| OPERATORS_PATHS.contains(&path.as_str()))
+}
+
 /// The answer where no handler is asked: a browser's question, or the node has no connection left.
 fn early(marks: &Marks, request: &Request, path: Option<&MatchedPath>) -> Option<Response> {
-    let is_operators = path.is_some_and(|path| OPERATORS_PATHS.contains(&path.as_str()));
-    if request.extensions().get::<AtLimit>().is_some() && !is_operators {
+    if request.extensions().get::<AtLimit>().is_some() && !is_operators(path) {
         return Some(Problem::unavailable("the node serves as many connections as it may").into_response());
     }
     marks.preflight(request)

@@ -32,11 +32,12 @@ use crate::{
     store::{
         self, Connection as Db, StoreError,
         connection::connection_lock,
+        page::PageRows,
         route::{
             Route, RouteVersion, route_activate, route_deactivate_others, route_find, route_insert, route_list,
             route_lock, route_version_get, route_version_insert, route_versions,
         },
-        tenant::tenant_config_bump,
+        tenant::tenant_config_grow,
     },
 };
 
@@ -271,7 +272,7 @@ pub struct RouteAnswer {
     /// What a rollback returns to.
     previous_version: Option<i32>,
     latest_version: Option<i32>,
-    /// The newest first.
+    /// The newest first, at most 20.
     versions: Vec<VersionAnswer>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -340,9 +341,9 @@ pub async fn list(
     let paging = Paging::<RouteId>::of(&mut query);
     query.finish()?;
     let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = route_list(&mut txn, tenant.id, paging.after, i64::from(paging.fetch())).await?;
+    let PageRows { rows, more } = route_list(&mut txn, tenant.id, paging.after, paging.limit).await?;
     let rows = answers(&mut txn, tenant.id, rows).await?;
-    Ok(Json(Page::of(rows, &paging, |row| row.id.clone(), |row| row)))
+    Ok(Json(Page::of(PageRows { rows, more }, |row| row.id.clone(), |row| row)))
 }
 
 /// Show a route with its versions.
@@ -452,7 +453,7 @@ async fn put_in_service(
     }
     route_deactivate_others(db, tenant, route.id, &route.channel).await?;
     route_activate(db, tenant, route.id, Some(wanted.version), previous).await?;
-    Ok(tenant_config_bump(db, tenant).await?)
+    Ok(tenant_config_grow(db, tenant).await?)
 }
 
 impl Spec {

@@ -33,8 +33,8 @@ use crate::{
     store::{
         Connection as Db, StoreError, Transaction,
         audit::{Deed, audit_insert},
-        rule::{StoredRule, rule_count, rule_delete, rule_find, rule_list, rule_put},
-        tenant::tenant_config_bump,
+        rule::{StoredRule, rule_count, rule_delete, rule_find, rule_page, rule_put},
+        tenant::{tenant_config_bump, tenant_config_grow},
     },
 };
 
@@ -154,8 +154,8 @@ pub async fn list(
     let paging = Paging::<RuleId>::of(&mut query);
     query.finish()?;
     let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = rule_list(&mut txn, tenant.id, paging.after, paging.fetch()).await?;
-    Ok(Json(Page::of(rows, &paging, |row| row.id.to_string(), RuleAnswer::from)))
+    let rows = rule_page(&mut txn, tenant.id, paging.after, paging.limit).await?;
+    Ok(Json(Page::of(rows, |row| row.id.to_string(), RuleAnswer::from)))
 }
 
 /// Show a rule.
@@ -278,7 +278,10 @@ pub(super) async fn done(
     deed: &Deed,
 ) -> Result<(), Problem> {
     audit_insert(&mut txn, tenant.id, &tenant.actor(), deed).await?;
-    tenant_config_bump(&mut txn, tenant.id).await?;
+    match deed.after {
+        Some(_) => tenant_config_grow(&mut txn, tenant.id).await?,
+        None => tenant_config_bump(&mut txn, tenant.id).await?,
+    }
     txn.commit().await.map_err(StoreError::from)?;
     app.changed(tenant.id).await;
     Ok(())

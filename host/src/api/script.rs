@@ -39,7 +39,7 @@ use crate::{
 /// Scripts of one tenant.
 const MOST_SCRIPTS: i64 = 100;
 const LONGEST_NAME: usize = 64;
-const LONGEST_CASES: usize = 256 << 10;
+const LONGEST_CASES: usize = 64 << 10;
 
 /// A new version of a script, which does nothing until promoted.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -368,7 +368,7 @@ async fn tried(
 ) -> Result<NewScriptVersion, Problem> {
     source_fits(&new.source, &mut fields);
     let cases = new.cases.as_ref().map_or("[]", |cases| cases.get());
-    fields.check(cases.len() <= LONGEST_CASES, "cases", "too_long", || "must have at most 256 KiB".to_owned());
+    fields.check(cases.len() <= LONGEST_CASES, "cases", "too_long", || "must be at most 64 KiB of JSON".to_owned());
     if let Some(problem) = fields.into_problem() {
         return Err(problem);
     }

@@ -18,14 +18,11 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{HeaderValue, Request, Response, Version, header},
+    http::{HeaderValue, Request, Response, header},
 };
 use futures_util::future::poll_fn;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::TokioIo;
 use metrics::counter;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -55,11 +52,6 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;
 /// The most bytes that hyper keeps of a socket's reads or writes.
 const BUFFER: usize = 64 << 10;
-/// Requests at the same time on one socket, with HTTP/2.
-const MOST_STREAMS: u32 = 64;
-const HTTP2_PING: Duration = Duration::from_secs(20);
-const HTTP2_HEADERS: u32 = 32 << 10;
-const HTTP2_WINDOW: u32 = 64 << 10;
 
 /// How the server treats its clients.
 #[derive(Debug, Clone, Copy)]
@@ -148,14 +140,12 @@ async fn converse(stream: TcpStream, place: Place, service: Service) {
     let socket = Arc::clone(&place.socket);
     let mut stream = CheckedStream::new(stream, Arc::clone(&socket));
     let begins = tokio::select! {
-        begins = stream.begins_http2() => begins,
+        begins = stream.begins() => begins,
         _ = socket.told() => return,
     };
-    match begins {
+    if begins {
         // On the heap, so that a socket that says nothing costs little.
-        Ok(true) => Box::pin(converse_http2(stream, socket, service)).await,
-        Ok(false) => Box::pin(converse_http1(stream, socket, service)).await,
-        Err(_) => {}
+        Box::pin(converse_http1(stream, socket, service)).await;
     }
 }
 
@@ -222,29 +212,6 @@ async fn drop_rest(stream: &mut TcpStream) {
     }
 }
 
-async fn converse_http2(stream: CheckedStream, socket: Arc<Socket>, service: Service) {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MOST_STREAMS)
-        .max_header_list_size(HTTP2_HEADERS)
-        .initial_stream_window_size(HTTP2_WINDOW)
-        .initial_connection_window_size(16 * HTTP2_WINDOW)
-        .max_send_buf_size(BUFFER)
-        .keep_alive_interval(HTTP2_PING)
-        .keep_alive_timeout(HTTP2_PING);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    loop {
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            end = socket.told() => match end {
-                End::Graceful => connection.as_mut().graceful_shutdown(),
-                End::Late | End::Idle | End::Stalled => return,
-            },
-        }
-    }
-}
-
 /// Has the router answer, and counts the request while it does.
 struct Service {
     router: Router,
@@ -261,7 +228,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let under_way = self.socket.begin();
         let (head, body) = request.into_parts();
         let body = RequestBody::new(body, self.body);
-        let (is_read, is_http1) = (body.is_read(), head.version < Version::HTTP_2);
+        let is_read = body.is_read();
         let mut request = Request::from_parts(head, Body::new(body));
         if self.socket.is_reserved {
             request.extensions_mut().insert(AtLimit);
@@ -272,7 +239,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         Box::pin(async move {
             let Ok(mut response) = answer.await;
             // What is left of the body is not read: the client may not send its next request after it.
-            if is_http1 && !is_read.load(Ordering::Relaxed) {
+            if !is_read.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(|body| AnswerBody::new(body, under_way)))

@@ -214,8 +214,8 @@ async fn differences_of(
     paging: &Paging<DifferenceId>,
 ) -> Result<Page<DifferenceAnswer>, Problem> {
     let row = trial_last(db, tenant, kind, subject).await?.ok_or_else(none)?;
-    let rows = difference_list(db, tenant, row.id, paging.after, paging.fetch()).await?;
-    Ok(Page::of(rows, paging, |row| row.id.to_string(), DifferenceAnswer::from))
+    let rows = difference_list(db, tenant, row.id, paging.after, paging.limit).await?;
+    Ok(Page::of(rows, |row| row.id.to_string(), DifferenceAnswer::from))
 }
 
 impl From<DifferenceRow> for DifferenceAnswer {

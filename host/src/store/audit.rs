@@ -10,7 +10,10 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::{Result, StoreError};
+use super::{
+    Result, StoreError,
+    page::{PageRows, one_more, page},
+};
 use crate::domain::{
     audit::{Action, Actor, OperatorActor},
     ids::{AuditId, KeyId, TenantId},
@@ -143,7 +146,7 @@ pub async fn audit_list(
     filter: &AuditFilter,
     before: Option<AuditId>,
     limit: u32,
-) -> Result<Vec<AuditView>> {
+) -> Result<PageRows<AuditView>> {
     let rows = sqlx::query(
         "select * from audit
          where tenant_id = $1 and id < $2 and ($3::text is null or subject = $3)
@@ -154,10 +157,9 @@ pub async fn audit_list(
     .bind(before.map_or(Uuid::max(), AuditId::uuid))
     .bind(filter.subject.as_deref())
     .bind(filter.action.map(Action::as_str))
-    .bind(i64::from(limit))
-    .fetch_all(db)
-    .await?;
-    rows.iter().map(AuditView::try_from).collect()
+    .bind(one_more(limit))
+    .fetch(db);
+    page(rows, limit, |row| AuditView::try_from(row)).await
 }
 
 /// The operators' records, the newest first, from before `before`.
@@ -166,7 +168,7 @@ pub async fn operator_audit_list(
     filter: &AuditFilter,
     before: Option<AuditId>,
     limit: u32,
-) -> Result<Vec<AuditView>> {
+) -> Result<PageRows<AuditView>> {
     let rows = sqlx::query(
         "select * from operator_audit
          where id < $1 and ($2::text is null or subject = $2) and ($3::text is null or action = $3)
@@ -175,8 +177,7 @@ pub async fn operator_audit_list(
     .bind(before.map_or(Uuid::max(), AuditId::uuid))
     .bind(filter.subject.as_deref())
     .bind(filter.action.map(Action::as_str))
-    .bind(i64::from(limit))
-    .fetch_all(db)
-    .await?;
-    rows.iter().map(AuditView::try_from).collect()
+    .bind(one_more(limit))
+    .fetch(db);
+    page(rows, limit, |row| AuditView::try_from(row)).await
 }

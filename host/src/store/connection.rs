@@ -1,9 +1,12 @@
 //! Connections. One that was deleted keeps its row, since attempts refer to it.
 
 use serde_json::value::RawValue;
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection};
 
-use super::{Result, StoreError};
+use super::{
+    Result, StoreError,
+    page::{PageRows, one_more, page},
+};
 use crate::domain::{
     connection::Connection,
     guards::Guards,
@@ -142,23 +145,29 @@ pub async fn connection_lock(db: &mut PgConnection, tenant: TenantId, id: Connec
     Ok(found.is_some())
 }
 
+const LISTED: &str = "select id, uid, name, provider, config, enabled, guards, callback_token, created_at, updated_at
+   from connection where tenant_id = $1 and id < $2 and deleted_at is null order by id desc limit $3";
+
+/// All of a tenant's living connections, the newest first.
+pub async fn connection_list(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<Connection>> {
+    let rows: Vec<Row> =
+        sqlx::query_as(LISTED).bind(tenant.uuid()).bind(uuid::Uuid::max()).bind(i64::MAX).fetch_all(db).await?;
+    rows.into_iter().map(Connection::try_from).collect()
+}
+
 /// A page of a tenant's living connections, the newest first, from the one before `before` on.
-pub async fn connection_list(
+pub async fn connection_page(
     db: &mut PgConnection,
     tenant: TenantId,
     before: Option<ConnectionId>,
-    limit: i64,
-) -> Result<Vec<Connection>> {
-    let rows: Vec<Row> = sqlx::query_as(
-        "select id, uid, name, provider, config, enabled, guards, callback_token, created_at, updated_at from connection
-         where tenant_id = $1 and ($2::uuid is null or id < $2) and deleted_at is null order by id desc limit $3",
-    )
-    .bind(tenant.uuid())
-    .bind(before.map(ConnectionId::uuid))
-    .bind(limit)
-    .fetch_all(db)
-    .await?;
-    rows.into_iter().map(Connection::try_from).collect()
+    limit: u32,
+) -> Result<PageRows<Connection>> {
+    let rows = sqlx::query(LISTED)
+        .bind(tenant.uuid())
+        .bind(before.map_or(uuid::Uuid::max(), ConnectionId::uuid))
+        .bind(one_more(limit))
+        .fetch(db);
+    page(rows, limit, |row| Connection::try_from(Row::from_row(row)?)).await
 }
 
 /// Marks a connection as deleted and forgets its secrets, its breaker and its rate.

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::Result;
+use super::{
+    Result,
+    page::{PageRows, one_more, page},
+};
 use crate::domain::ids::{ConnectionId, DeliveryId, EventId, MessageId, TenantId};
 
 /// A fact in the outbox.
@@ -60,7 +63,11 @@ pub struct EventWindow<'a> {
 }
 
 /// A tenant's events within a window, in the order of their ids, which is that of time.
-pub async fn event_page(db: &mut PgConnection, tenant: TenantId, window: &EventWindow<'_>) -> Result<Vec<EventView>> {
+pub async fn event_page(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    window: &EventWindow<'_>,
+) -> Result<PageRows<EventView>> {
     let rows = sqlx::query(
         "select id, delivery_id, type, at, data, message_id, connection_id from event
          where tenant_id = $1 and id > $2 and id < $3 and (cardinality($4::text[]) = 0 or type = any ($4))
@@ -70,10 +77,9 @@ pub async fn event_page(db: &mut PgConnection, tenant: TenantId, window: &EventW
     .bind(window.after.uuid())
     .bind(window.before.uuid())
     .bind(window.kinds)
-    .bind(i64::from(window.limit))
-    .fetch_all(db)
-    .await?;
-    rows.iter().map(event_from).collect()
+    .bind(one_more(window.limit))
+    .fetch(db);
+    page(rows, window.limit, event_from).await
 }
 
 /// Records what a person did to a message.

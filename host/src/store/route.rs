@@ -1,9 +1,12 @@
 //! Routes and their versions. At most one route of a channel is active: a unique index says so.
 
 use jiff::Timestamp;
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection};
 
-use super::{Result, StoreError};
+use super::{
+    Result, StoreError,
+    page::{PageRows, one_more, page},
+};
 use crate::domain::{
     ids::{RouteId, TenantId},
     message::Channel,
@@ -139,34 +142,39 @@ pub async fn route_lock(db: &mut PgConnection, tenant: TenantId, id: RouteId) ->
     Route::try_from(row)
 }
 
+/// How many of a route's versions are listed.
+const LISTED_VERSIONS: i64 = 20;
+
 /// A page of a tenant's routes, the newest first, from the one before `before` on.
 pub async fn route_list(
     db: &mut PgConnection,
     tenant: TenantId,
     before: Option<RouteId>,
-    limit: i64,
-) -> Result<Vec<Route>> {
-    let rows: Vec<Row> = sqlx::query_as(
+    limit: u32,
+) -> Result<PageRows<Route>> {
+    let rows = sqlx::query(
         "select id, uid, channel, active_version, previous_version, created_at, updated_at from route
          where tenant_id = $1 and ($2::uuid is null or id < $2) order by id desc limit $3",
     )
     .bind(tenant.uuid())
     .bind(before.map(RouteId::uuid))
-    .bind(limit)
-    .fetch_all(db)
-    .await?;
-    rows.into_iter().map(Route::try_from).collect()
+    .bind(one_more(limit))
+    .fetch(db);
+    page(rows, limit, |row| Route::try_from(Row::from_row(row)?)).await
 }
 
-/// The versions of these routes, each route's newest first.
+/// The latest versions of these routes, at most [`LISTED_VERSIONS`] of each, each route's newest first.
 pub async fn route_versions(db: &mut PgConnection, tenant: TenantId, routes: &[RouteId]) -> Result<Vec<RouteVersion>> {
     let routes: Vec<_> = routes.iter().map(|route| route.uuid()).collect();
     let rows: Vec<VersionRow> = sqlx::query_as(
-        "select route_id, version, spec, created_at from route_version
-         where tenant_id = $1 and route_id = any($2) order by route_id, version desc",
+        "select v.route_id, v.version, v.spec, v.created_at from unnest($2::uuid[]) r (id)
+         cross join lateral (select * from route_version v where v.tenant_id = $1 and v.route_id = r.id
+           order by v.version desc limit $3) v
+         order by v.route_id, v.version desc",
     )
     .bind(tenant.uuid())
     .bind(routes)
+    .bind(LISTED_VERSIONS)
     .fetch_all(db)
     .await?;
     rows.into_iter().map(version).collect()

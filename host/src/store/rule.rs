@@ -1,9 +1,13 @@
 //! A tenant's declarative rules, and what each of them was.
 
 use jiff::Timestamp;
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection};
 
-use super::{Result, message::corrupt};
+use super::{
+    Result,
+    message::corrupt,
+    page::{PageRows, one_more, page},
+};
 use crate::domain::{
     audit::Action,
     ids::{RuleId, TenantId},
@@ -192,23 +196,29 @@ pub async fn rule_find(
     row.map(stored).transpose()
 }
 
-/// The rules from before `before`, the newest first.
-pub async fn rule_list(
+const LISTED: &str = "select id, uid, version, spec, created_at, updated_at from rule
+   where tenant_id = $1 and id < $2 order by id desc limit $3";
+
+/// All of a tenant's rules, the newest first.
+pub async fn rule_list(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<StoredRule>> {
+    let rows: Vec<Row> =
+        sqlx::query_as(LISTED).bind(tenant.uuid()).bind(uuid::Uuid::max()).bind(i64::MAX).fetch_all(db).await?;
+    rows.into_iter().map(stored).collect()
+}
+
+/// A page of a tenant's rules from before `before`, the newest first.
+pub async fn rule_page(
     db: &mut PgConnection,
     tenant: TenantId,
     before: Option<RuleId>,
     limit: u32,
-) -> Result<Vec<StoredRule>> {
-    let rows: Vec<Row> = sqlx::query_as(
-        "select id, uid, version, spec, created_at, updated_at from rule
-         where tenant_id = $1 and id < $2 order by id desc limit $3",
-    )
-    .bind(tenant.uuid())
-    .bind(before.map_or(uuid::Uuid::max(), RuleId::uuid))
-    .bind(i64::from(limit))
-    .fetch_all(db)
-    .await?;
-    rows.into_iter().map(stored).collect()
+) -> Result<PageRows<StoredRule>> {
+    let rows = sqlx::query(LISTED)
+        .bind(tenant.uuid())
+        .bind(before.map_or(uuid::Uuid::max(), RuleId::uuid))
+        .bind(one_more(limit))
+        .fetch(db);
+    page(rows, limit, |row| stored(Row::from_row(row)?)).await
 }
 
 /// Deletes a rule; its versions stay.

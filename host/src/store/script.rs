@@ -201,11 +201,13 @@ pub async fn operator_script_in_service(db: &mut PgConnection, tenant: TenantId)
     Ok(rows)
 }
 
-/// The versions of a script, the latest first.
+/// The latest 50 versions of a script and those in service, the latest first.
 pub async fn script_versions(db: &mut PgConnection, tenant: TenantId, name: &str) -> Result<Vec<ScriptRow>> {
     let rows = sqlx::query_as(
         "select name, version, source, cases, state, percentage, created_at from script
-         where tenant_id = $1 and name = $2 order by version desc limit 1000",
+         where tenant_id = $1 and name = $2 and (state in ('shadow', 'canary', 'live') or version >
+           (select max(version) - 50 from script where tenant_id = $1 and name = $2))
+         order by version desc",
     )
     .bind(tenant.uuid())
     .bind(name)

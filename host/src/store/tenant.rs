@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
-use super::{Result, Store};
+use super::{Result, Store, StoreError};
 use crate::domain::ids::TenantId;
 
 /// The channel on which a change of a tenant's configuration is announced; the payload is the
@@ -78,6 +78,36 @@ pub async fn tenant_config_bump(db: &mut PgConnection, tenant: TenantId) -> Resu
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// The most bytes that a tenant's configuration in service may come to: every node holds it in memory.
+pub const MOST_CONFIG: i64 = 32 << 20;
+
+/// Counts a change that may add to a tenant's configuration in service.
+///
+/// # Errors
+/// [`StoreError::ConfigTooLarge`] when it comes to more than [`MOST_CONFIG`] now.
+pub async fn tenant_config_grow(db: &mut PgConnection, tenant: TenantId) -> Result<()> {
+    let bytes: i64 = sqlx::query_scalar(
+        "select coalesce(sum(bytes), 0)::bigint from (
+           select octet_length(config) as bytes from connection where tenant_id = $1 and deleted_at is null
+           union all
+           select octet_length(v.spec) from route r
+             join route_version v on v.tenant_id = r.tenant_id and v.route_id = r.id and v.version = r.active_version
+             where r.tenant_id = $1
+           union all
+           select octet_length(spec) from rule where tenant_id = $1
+           union all
+           select octet_length(source) from script where tenant_id = $1 and state in ('shadow', 'canary', 'live')
+         ) parts",
+    )
+    .bind(tenant.uuid())
+    .fetch_one(&mut *db)
+    .await?;
+    if bytes > MOST_CONFIG {
+        return Err(StoreError::ConfigTooLarge { bytes });
+    }
+    tenant_config_bump(db, tenant).await
 }
 
 impl Store {

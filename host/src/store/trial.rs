@@ -4,7 +4,11 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, time::micros};
+use super::{
+    Result,
+    page::{PageRows, one_more, page},
+    time::micros,
+};
 use crate::domain::{
     ids::{DifferenceId, MessageId, TenantId, TrialId},
     trial::{Arm, Counted, Kind, Mode},
@@ -167,7 +171,7 @@ pub async fn difference_list(
     trial: TrialId,
     before: Option<DifferenceId>,
     limit: u32,
-) -> Result<Vec<DifferenceRow>> {
+) -> Result<PageRows<DifferenceRow>> {
     let rows = sqlx::query(
         "select id, message_id, hook, live, candidate, at from trial_difference
          where tenant_id = $1 and trial_id = $2 and id < $3 order by id desc limit $4",
@@ -175,9 +179,8 @@ pub async fn difference_list(
     .bind(tenant.uuid())
     .bind(trial.uuid())
     .bind(before.map_or(Uuid::max(), DifferenceId::uuid))
-    .bind(i64::from(limit))
-    .fetch_all(db)
-    .await?;
+    .bind(one_more(limit))
+    .fetch(db);
     let row = |row: &PgRow| {
         Ok(DifferenceRow {
             id: row.try_get::<Uuid, _>("id")?.into(),
@@ -188,7 +191,7 @@ pub async fn difference_list(
             at: row.try_get::<jiff_sqlx::Timestamp, _>("at")?.to_jiff(),
         })
     };
-    rows.iter().map(row).collect()
+    page(rows, limit, row).await
 }
 
 /// A candidate's trial, and whose it is.
