@@ -777,7 +777,7 @@ fn problem(key: &'static str, detail: impl Into<String>) -> Problem {
 /// What is wrong with a filter of the log. A word alone would be taken for a module: a misspelled level would silence
 /// everything.
 fn filter_problem(filter: &str) -> Option<String> {
-    let is_level = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    let is_level = |word: &str| !word.is_empty() && word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
     let alone = |word: &&str| !word.contains(['=', '[', ']', '{', '}']) && !is_level(word);
     match filter.split(',').map(str::trim).find(alone) {
         Some(word) => Some(format!(

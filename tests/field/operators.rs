@@ -87,6 +87,9 @@ async fn nothing_leaves_unsigned_while_a_secret_cannot_be_opened() {
     let preview = gateway.post("/v1/messages?dry_run=true", &hook()).await.expect(200);
     assert!(preview.to_string().contains("do not open"), "{preview}");
 
+    let counted = gateway.settings().command_line(&["secret", "check"]).unwrap_err().to_string();
+    assert!(counted.contains("1 of 1 stored secrets"), "{counted}");
+
     with_both_keys(&mut gateway, &old).await;
     assert_eq!(gateway.settled(&message).await["state"], "sent");
     assert!(sink.received()[0].header("webhook-signature").starts_with("v1,"), "it is signed now");
@@ -238,4 +241,29 @@ async fn a_component_is_checked_without_a_gateway_and_without_a_database() {
     fs::write(&broken, b"not a component").unwrap();
     let (fine, _, said) = check(&[&broken.display().to_string()]);
     assert!(!fine && said.contains("not a WebAssembly component"), "{said}");
+}
+
+// ── Old and new versions on one schema ────────────────────────────────────────────────────────────
+
+#[tokio::test]
+async fn a_new_binary_does_not_start_on_an_old_schema_and_an_old_one_does_on_a_new() {
+    let gateway = TestGateway::with(0, "").await;
+    let version = gateway.db.sql("select max(version) from _sqlx_migrations").await.trim().parse::<i64>().unwrap();
+    // As a later binary would have left it.
+    gateway.db.sql("insert into _sqlx_migrations values (9999, 'later', now(), true, '\\x00', 1)").await;
+    let migrated = gateway.settings().command_line(&["migrate", "--json"]).unwrap();
+    assert!(migrated.contains("9999"), "a way back does not fail at the schema: {migrated}");
+    let node = gateway.new_node().await;
+    drop(node);
+    gateway.db.sql(&format!("delete from _sqlx_migrations where version >= {version}")).await;
+    let mut settings = gateway.settings().clone();
+    settings.name = "early".to_owned();
+    let mut node = Gateway::spawn(settings).unwrap();
+    let ended = eventually("the end of the start", || {
+        let ended = node.ended().unwrap();
+        async move { ended }
+    })
+    .await;
+    let said = node.log_tail();
+    assert!(!ended.success() && said.contains(&format!("needs {version}: run `angarium migrate`")), "{said}");
 }

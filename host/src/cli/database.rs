@@ -53,8 +53,8 @@ impl Access {
 
     /// `angarium migrate`.
     pub async fn migrate(&self, output: &Output) -> Result<(), CliError> {
-        store::migrate(&self.config()?.database.url).await?;
-        output.one(&json!({"migrated": true}), &[("schema is at this version", "/migrated")]);
+        let version = store::migrate(&self.config()?.database.url).await?;
+        output.one(&json!({"migrated": true, "version": version}), &[("schema is at version", "/version")]);
         Ok(())
     }
 }

@@ -100,7 +100,7 @@ impl<'a> Layout<'a> {
     }
 
     fn fits(&self, width: u16) -> bool {
-        longest_words(&self.titles, &self.rows).iter().sum::<u16>() <= width
+        least_width(&longest_words(&self.titles, &self.rows)) <= width
     }
 
     fn table(self, width: Option<u16>) -> Table {
@@ -135,7 +135,7 @@ fn table(titles: &[&str], rows: Vec<Vec<String>>, width: Option<u16>) -> Table {
     }
     table.add_rows(rows);
     match width {
-        Some(width) if words.iter().sum::<u16>() <= width => {
+        Some(width) if least_width(&words) <= width => {
             table.set_width(width);
             table.set_constraints(words.into_iter().map(|word| ColumnConstraint::LowerBoundary(Width::Fixed(word))));
         }
@@ -159,6 +159,12 @@ fn longest_words(titles: &[&str], rows: &[Vec<String>]) -> Vec<u16> {
         }
     }
     widths
+}
+
+/// How wide a table is at least: its columns, with a space between two.
+fn least_width(columns: &[u16]) -> u16 {
+    let gaps = u16::try_from(columns.len().saturating_sub(1)).unwrap_or(u16::MAX);
+    columns.iter().fold(gaps, |width, column| width.saturating_add(*column))
 }
 
 /// How much of a word has to stand on one line.

@@ -9,7 +9,7 @@ use crate::{
     sealing::Keyring,
     store::{
         Store, StoreError,
-        secret::{secret_count_of_other_keys, secret_lock_of_other_keys, secret_rewrap},
+        secret::{secret_count_of_other_keys, secret_lock_of_other_keys, secret_rewrap, secret_tally},
     },
 };
 
@@ -24,6 +24,11 @@ pub struct Secret {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Count the stored secrets that the configured keys open; fail where some do not.
+    Check {
+        #[command(flatten)]
+        access: Access,
+    },
     /// Put every stored secret under the current key-encryption key, so that older ones can go.
     Rewrap {
         #[command(flatten)]
@@ -33,24 +38,45 @@ enum Command {
 
 impl Secret {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
-        let Command::Rewrap { access } = self.command;
-        let (store, keyring) = (access.store().await?, access.keyring()?);
-        let mut rewrapped = 0;
-        loop {
-            let batch = rewrap(&store, &keyring).await?;
-            if batch == 0 {
-                break;
-            }
-            rewrapped += batch;
+        match self.command {
+            Command::Check { access } => check(&access, output).await,
+            Command::Rewrap { access } => rewrap_all(&access, output).await,
         }
-        let left = secret_count_of_other_keys(&mut *store.worker().await?, keyring.current()).await?;
-        let answer = json!({"rewrapped": rewrapped, "left": left, "key_id": keyring.current()});
-        output.one(&answer, &[("rewrapped", "/rewrapped"), ("left on other keys", "/left"), ("key", "/key_id")]);
-        if left > 0 {
-            return Err(CliError::said(format!("{left} secrets were being changed by others: run it again")));
-        }
-        Ok(())
     }
+}
+
+async fn check(access: &Access, output: &Output) -> Result<(), CliError> {
+    let (store, keyring) = (access.store().await?, access.keyring()?);
+    let tally = secret_tally(&mut *store.worker().await?, &keyring.ids()).await?;
+    let answer = json!({"secrets": tally.all, "closed": tally.closed, "key_id": keyring.current()});
+    output.one(&answer, &[("secrets", "/secrets"), ("on unknown keys", "/closed"), ("key", "/key_id")]);
+    match tally.closed {
+        0 => Ok(()),
+        closed => Err(CliError::said(format!(
+            "{closed} of {} stored secrets stand on keys that the configuration does not have: add the old key after the \
+             current one",
+            tally.all
+        ))),
+    }
+}
+
+async fn rewrap_all(access: &Access, output: &Output) -> Result<(), CliError> {
+    let (store, keyring) = (access.store().await?, access.keyring()?);
+    let mut rewrapped = 0;
+    loop {
+        let batch = rewrap(&store, &keyring).await?;
+        if batch == 0 {
+            break;
+        }
+        rewrapped += batch;
+    }
+    let left = secret_count_of_other_keys(&mut *store.worker().await?, keyring.current()).await?;
+    let answer = json!({"rewrapped": rewrapped, "left": left, "key_id": keyring.current()});
+    output.one(&answer, &[("rewrapped", "/rewrapped"), ("left on other keys", "/left"), ("key", "/key_id")]);
+    if left > 0 {
+        return Err(CliError::said(format!("{left} secrets were being changed by others: run it again")));
+    }
+    Ok(())
 }
 
 /// One batch; answers how many there were.

@@ -24,6 +24,12 @@ impl PublicUrl {
         Self(base.map(|base| base.trim_end_matches('/').to_owned()))
     }
 
+    /// What every address of the gateway begins with, as others know it.
+    #[must_use]
+    pub fn base(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
     /// The whole callback URL of a token, where one can be told.
     #[must_use]
     pub fn callback(&self, token: &str) -> Option<String> {
