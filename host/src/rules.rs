@@ -615,6 +615,11 @@ mod tests {
                 ("/2/when/custom/expression".to_owned(), "does_not_compile")
             ]
         );
+        let unknown = || vec![(id(3), spec(json!({"geography": {"country": ["SE", "XX"]}})).unwrap())];
+        let problems = RuleSet::compile(unknown(), Box::<YesNo>::default()).unwrap_err();
+        let detail = "the country `XX` does not exist (ISO 3166-1)";
+        assert_eq!((problems[0].code, problems[0].detail.as_str()), ("unknown_country", detail));
+        assert!(RuleSet::stored(unknown(), Box::<YesNo>::default()).is_ok(), "one in service goes on");
         let specs = vec![(id(3), spec(json!({"amount": {}})).unwrap()), (id(3), spec(json!({"any": []})).unwrap())];
         let problems = RuleSet::compile(specs, Box::<YesNo>::default()).unwrap_err();
         assert_eq!(problems.iter().map(|it| it.code).collect::<Vec<_>>(), ["empty", "duplicate", "empty"]);

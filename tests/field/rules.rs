@@ -129,3 +129,37 @@ async fn quiet_hours_hold_what_was_to_be_sent_in_the_past() {
     ];
     gateway.post("/v1/scripts/quiet/versions", &json!({"source": source, "cases": cases})).await.expect(201);
 }
+
+// ── What is in service goes on when a later version looks at more ─────────────────────────────────
+
+#[tokio::test]
+async fn what_is_in_service_goes_on_although_it_would_be_refused_today() {
+    let (mut gateway, _sink) = with_a_webhook().await;
+    let when = json!({"any": [{"geography": {"country": "SE"}}, {"custom": {"expression": "contact.level == 7"}}]});
+    let rule = json!({"name": "old", "when": when, "then": {"refuse": {"reason": "the rule"}}});
+    gateway.post("/v1/rules", &json!({"uid": "old", "rule": rule})).await.expect(201);
+    let source = "fn admit(message) { if message.contact.level == 8 { refuse(\"the script\") } }";
+    gateway.post("/v1/scripts/old/versions", &json!({"source": source})).await.expect(201);
+    gateway.post("/v1/scripts/old/promote", &json!({"version": 1})).await.expect(200);
+    // As an earlier version of the gateway may have stored them.
+    let country = "update rule set spec = replace(spec, '\"SE\"', '\"XX\"')";
+    let expression =
+        "update rule set spec = replace(spec, 'level == 7', 'level == 7 || (channel == \\\"push\\\" && nowhere(to))')";
+    let script =
+        "update script set source = replace(source, '{ if', '{ if message.channel == \"push\" { nowhere() } if')";
+    for change in [country, expression, script] {
+        gateway.db.sql(change).await;
+    }
+    gateway.kill(0);
+    gateway.take_over().await;
+    for (level, by) in [(7, "the rule"), (8, "the script")] {
+        let refused = gateway.post("/v1/messages", &message(json!({"level": level}))).await.expect(422);
+        assert!(refused["detail"].as_str().unwrap().contains(by), "{level}: {refused}");
+    }
+    gateway.post("/v1/messages", &message(json!({"level": 9}))).await.expect(202);
+    let stored = gateway.get("/v1/rules/old").await["rule"].clone();
+    let refused = gateway.post("/v1/rules", &json!({"rule": stored})).await.expect(422);
+    let mut pointers: Vec<_> = named(&refused).into_iter().map(|(pointer, _)| pointer).collect();
+    pointers.sort();
+    assert_eq!(pointers[0], "/rule/when/any/0/geography/country/0", "{refused}");
+}

@@ -14,6 +14,9 @@ const SOLD_ABROAD: &[&str] = &[
     "vc", "ws",
 ];
 
+/// Numbers of code 1 that belong to no country: those that are free for the caller, and those that cost more.
+const OF_NO_COUNTRY: &[u32] = &[1800, 1833, 1844, 1855, 1866, 1877, 1888, 1900];
+
 /// A country by its ISO 3166-1 code of two letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Country([u8; 2]);
@@ -50,6 +53,9 @@ impl Country {
         let mut found = None;
         for digit in digits {
             prefix = prefix * 10 + u32::from(digit - b'0');
+            if OF_NO_COUNTRY.contains(&prefix) {
+                return None;
+            }
             found = CALLING_CODES.binary_search_by_key(&prefix, |(code, _)| *code).ok().or(found);
         }
         found.map(|place| Self(CALLING_CODES[place].1))
@@ -103,6 +109,13 @@ mod tests {
             ("+79161234567", Some("RU")),
             ("+5999123456", Some("CW")),
             ("+99900", None),
+            ("+1613 734.6759", Some("CA")),
+            ("+1 809-959-2376", Some("DO")),
+            ("+15551234567", Some("US")),
+            ("+18882422100", None),
+            ("+1 866-207-1690", None),
+            ("+80812345678", None),
+            ("+979998889998", None),
             ("0701234567", None),
             ("ANGARIUM", None),
             ("+", None),

@@ -344,7 +344,10 @@ impl<'a> Reader<'a> {
                     self.know(Field::Segment, (object, "segment"), value);
                 }
             }
-            Value::Array(_) => self.bad(object, "segment", "must list at most 32 segments"),
+            Value::Array(list) => {
+                let must = format!("must list at most {MOST_SEGMENTS} segments (got {})", list.len());
+                self.bad(object, "segment", &must);
+            }
             one => drop(self.know(Field::Segment, (object, "segment"), one)),
         }
     }
@@ -398,7 +401,7 @@ impl<'a> Reader<'a> {
 
     fn plain(&mut self, member: &str) -> Option<String> {
         let (object, value) = self.member(member)?;
-        let text = value.as_str().filter(|text| (1..=LONGEST_TEXT).contains(&text.len()));
+        let text = value.as_str().filter(|text| (1..=LONGEST_TEXT).contains(&text.chars().count()));
         if text.is_none() {
             self.bad(object, member, "must be a text of 1 to 256 characters");
         }
@@ -411,8 +414,15 @@ fn check_size(particulars: &Particulars, problems: &mut Problems) {
     let mut bytes = 0;
     for (name, object) in [("attributes", attributes), ("contact", contact), ("context", context)] {
         let (within, depth) = extent_of(object.values());
-        problems.check(object.len() + within <= MOST_MEMBERS, name, "too_many", "must have at most 64 members");
-        problems.check(depth <= DEEPEST, name, "too_deep", "must have objects and lists at most 4 deep");
+        let members = object.len() + within;
+        problems.within(name, |problems| {
+            if members > MOST_MEMBERS {
+                problems.bad("too_many", format!("must have at most {MOST_MEMBERS} members (got {members})"));
+            }
+            if depth > DEEPEST {
+                problems.bad("too_deep", format!("must have objects and lists at most {DEEPEST} deep (got {depth})"));
+            }
+        });
         bytes += length(object);
     }
     if bytes > MOST_BYTES {

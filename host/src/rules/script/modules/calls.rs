@@ -405,6 +405,7 @@ mod tests {
             "let f = |x| x + 1; f.call(1) == 2 && call(f, 1) == 2",
             "Fn(\"helper\").call(1) == 1 && call(Fn(\"helper\"), 1) == 1",
             "2.twice() == 4 && helper(1) == 1 && check(1, 1)",
+            "[1].map(helper) == [1] && helper.call(1) == 1",
             "let map = #{greet: |x| x + 1}; map.greet(1) == 2",
             "let map = #{}; map.set = |x| x + 1; map.set(1) == 2",
             "let map = #{}; map[\"put\"] = |x| x + 1; map.put(1) == 2",
