@@ -31,6 +31,17 @@ pub fn is_e164(text: &str) -> bool {
     })
 }
 
+/// Whether a text can be the sender of a text message: a number in international form, a short code of 3 to 8 digits, or
+/// up to 11 letters, digits and `+-_&` or spaces with at least one letter.
+#[must_use]
+pub fn is_sms_sender(text: &str) -> bool {
+    let is_short_code = (3..=8).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit());
+    let is_name = (1..=11).contains(&text.len())
+        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b" +-_&".contains(&byte));
+    is_e164(text) || is_short_code || is_name
+}
+
 /// The domain of a mail address; the whole text where it has no `@`.
 #[must_use]
 pub fn domain_of(mailbox: &str) -> &str {
@@ -155,6 +166,16 @@ mod tests {
             ["", "+", "14155550123", "+0701234567", "+123456", "+1234567890123456", "+1 415 555", "+1415555012a"]
         {
             assert!(!is_e164(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_sender_is_a_number_a_short_code_or_a_name() {
+        for good in ["+14155550123", "12345", "Shop", "A&B Shop-1"] {
+            assert!(is_sms_sender(good), "{good}");
+        }
+        for wrong in ["", "12", "123456789", "Longer Names", "Blåbär", "a@b"] {
+            assert!(!is_sms_sender(wrong), "{wrong}");
         }
     }
 

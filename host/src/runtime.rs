@@ -6,6 +6,7 @@
 //! [`Limits::deadline`]; an admission takes as long as a compilation and belongs on a
 //! blocking thread.
 
+mod address_keyword;
 mod admission;
 mod answer;
 mod artifacts;

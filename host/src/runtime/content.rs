@@ -3,6 +3,7 @@
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::Value;
 
+use super::address_keyword::ADDRESS;
 use crate::domain::problem::Problem;
 
 /// A channel's schema, ready for use.
@@ -54,7 +55,7 @@ fn code(keyword: &str) -> &'static str {
     match keyword {
         "required" | "anyOf" => "missing",
         "type" => "wrong_type",
-        "pattern" | "format" => "wrong_format",
+        "pattern" | "format" | ADDRESS => "wrong_format",
         "minLength" | "minItems" | "minProperties" => "too_short",
         "maxLength" | "maxItems" | "maxProperties" => "too_long",
         "enum" | "const" => "not_a_choice",
@@ -90,7 +91,9 @@ mod tests {
         let options = jsonschema::draft202012::options().with_pattern_options(jsonschema::PatternOptions::regex());
         let validator = options.build(&schema).unwrap();
         let found = ContentForm::new(schema, validator).problems(message);
-        found.into_iter().map(|it| (it.pointer, it.code, it.detail)).collect()
+        let mut told: Vec<_> = found.into_iter().map(|it| (it.pointer, it.code, it.detail)).collect();
+        told.sort();
+        told
     }
 
     #[test]

@@ -6,6 +6,7 @@ use jsonschema::{PatternOptions, Validator};
 use serde_json::{Map, Value};
 
 use super::{
+    address_keyword::{ADDRESS, address},
     answer::{excerpt, is_currency, is_word},
     content::ContentForm,
     v1::RawDescriptor,
@@ -213,7 +214,7 @@ fn compile(problems: &mut Problems, field: &str, schema: &Value, kind: &str) -> 
     problems.unless(draft.is_none_or(|draft| draft == DRAFT), field, format!("must be of the draft {DRAFT}"));
     problems.unless(schema["type"] == kind, field, format!("must have the type `{kind}`"));
     let options = jsonschema::draft202012::options().with_pattern_options(PatternOptions::regex()).offline();
-    let validator = options.build(schema);
+    let validator = options.with_keyword(ADDRESS, address).build(schema);
     validator.map_err(|error| problems.add(field, format!("is not a JSON Schema: {error}"))).ok()
 }
 

@@ -1,6 +1,10 @@
 //! The request that creates a message.
 
-use angarium_provider::{Context, Delivery, HttpRequest, Outcome, address::is_e164, code, form_encode, host_of_url};
+use angarium_provider::{
+    Context, Delivery, HttpRequest, Outcome,
+    address::{is_e164, is_sms_sender},
+    code, form_encode, host_of_url,
+};
 use serde::Deserialize;
 
 /// Name of the secret.
@@ -78,7 +82,7 @@ fn sender<'a>(config: &'a Config, delivery: &'a Delivery) -> Result<Field<'a>, O
             return Err(invalid("`from` is missing: neither the message nor the connection names a sender"));
         }
     };
-    if field.0 == "From" && !is_sender(field.1) {
+    if field.0 == "From" && !is_sms_sender(field.1) {
         return Err(invalid("`from` must be a number in E.164 form, a short code or up to 11 letters and digits"));
     }
     Ok(field)
@@ -124,14 +128,6 @@ fn parameters(delivery: &Delivery) -> Result<Vec<Field<'_>>, Outcome> {
         fields.push(("ValidityPeriod", seconds));
     }
     Ok(fields)
-}
-
-fn is_sender(sender: &str) -> bool {
-    let is_short_code = (3..=8).contains(&sender.len()) && sender.bytes().all(|digit| digit.is_ascii_digit());
-    let is_name = (1..=11).contains(&sender.len())
-        && sender.bytes().any(|byte| byte.is_ascii_alphabetic())
-        && sender.bytes().all(|byte| byte.is_ascii_alphanumeric() || b" +-_&".contains(&byte));
-    is_e164(sender) || is_short_code || is_name
 }
 
 fn is_price(price: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-pub use angarium_address::{domain_of, is_e164, is_mailbox};
+pub use angarium_address::{is_e164, is_mailbox, is_sms_sender};
 
 /// The longest address, in characters.
 const MAX_ADDRESS: usize = 2048;
