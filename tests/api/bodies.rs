@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::support::{
-    gateway::{ALL_SCOPES, TestGateway},
+    gateway::{ALL_SCOPES, Answer, TestGateway},
     sink::Sink,
 };
 
@@ -106,6 +106,10 @@ impl Document {
             let expected = (!takes).then(|| (pointer.to_owned(), "wrong_type"));
             cases.push(Case { body: with(value), expected });
         }
+        // PostgreSQL's texts have no NUL.
+        if self.takes(schema, "string") {
+            cases.push(Case { body: with(json!("a\u{0}b")), expected: None });
+        }
         if pointer.matches('/').count() >= DEEPEST {
             return;
         }
@@ -158,41 +162,44 @@ async fn the_parser_takes_what_the_document_says_and_nothing_else() {
     let connection = gateway.webhook(&sink, "/in").await;
     let key = gateway.key_with(&format!("{ALL_SCOPES},operator"));
     let document = Document(gateway.get("/openapi.json").await);
-    let mut count = 0;
+    let (mut count, mut wrong) = (0, Vec::new());
     for (path, item) in document.0["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
             if schema.is_null() {
                 continue;
             }
-            let at = path.replace("{connection}", &connection).replace("{name}", "webhook");
+            // Of what there must be before a body is looked at.
+            let at = path.replace("/secrets/{name}", "/secrets/signing_key").replace("{name}", "webhook");
+            let at = at.replace("{connection}", &connection);
             let at = at.split('/').map(|part| if part.starts_with('{') { "nobody" } else { part }).collect::<Vec<_>>();
             let (at, method) = (at.join("/"), method.to_uppercase().parse::<Method>().unwrap());
             let mut cases = Vec::new();
             document.cases(&document.full(schema, 0), "", schema, &mut cases);
-            // What is wrong in each of many places is told of the first twenty, and `createMessages` answers for each.
-            for Case { body, expected } in cases.into_iter().filter(|case| is_said_of_the_body(path, case)) {
-                let answer = gateway.call_as(&key, method.clone(), &at, Some(&body)).await;
-                let errors = answer.body["errors"].as_array().cloned().unwrap_or_default();
-                let said =
-                    |pointer: &str, code: &str| errors.iter().any(|it| it["pointer"] == pointer && it["code"] == code);
-                match expected {
-                    Some((pointer, code)) => {
-                        assert_eq!(
-                            answer.status, 422,
-                            "{method} {path}: {code} at `{pointer}` of {body}: {}",
-                            answer.body
-                        );
-                        assert!(said(&pointer, code), "{method} {path}: {code} at `{pointer}` of {body}: {errors:?}");
-                    }
-                    // The document lets it pass: the parser must not stumble over its form.
-                    None => assert!(!said("", "invalid"), "{method} {path}: {body}: {errors:?}"),
+            for case in cases.into_iter().filter(|case| is_said_of_the_body(path, case)) {
+                let answer = gateway.call_as(&key, method.clone(), &at, Some(&case.body)).await;
+                if !case.is_answered(&answer) {
+                    wrong.push(format!("{method} {path}: {:?} of {}: {}", case.expected, case.body, answer.body));
                 }
                 count += 1;
             }
         }
     }
+    let shown = wrong.iter().take(20).map(String::as_str).collect::<Vec<_>>().join("\n");
+    assert!(wrong.is_empty(), "{} of {count}:\n{shown}", wrong.len());
     assert!(count > 1000, "{count}");
+}
+
+impl Case {
+    fn is_answered(&self, answer: &Answer) -> bool {
+        let errors = answer.body["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let said = |pointer: &str, code: &str| errors.iter().any(|it| it["pointer"] == pointer && it["code"] == code);
+        match &self.expected {
+            Some((pointer, code)) => answer.status == 422 && said(pointer, code),
+            // The document lets it pass: the parser must not stumble over its form.
+            None => answer.status.as_u16() < 500 && !said("", "invalid"),
+        }
+    }
 }
 
 /// Messages of a batch have answers of their own.

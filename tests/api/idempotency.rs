@@ -28,8 +28,13 @@ async fn another_message_under_the_key_is_refused() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
     let key = [("idempotency-key", "k")];
-    gateway.post_with("/v1/messages", &key, &json!({"channel": "webhook", "reference": "a"})).await.expect(202);
-    let other = gateway.post_with("/v1/messages", &key, &json!({"channel": "webhook", "reference": "b"})).await;
+    gateway
+        .post_with("/v1/messages", &key, &json!({"channel": "webhook", "content": {"payload": 1}, "reference": "a"}))
+        .await
+        .expect(202);
+    let other = gateway
+        .post_with("/v1/messages", &key, &json!({"channel": "webhook", "content": {"payload": 1}, "reference": "b"}))
+        .await;
     assert_eq!(other.expect(422)["errors"][0]["code"], "key_reused");
 }
 
@@ -37,7 +42,7 @@ async fn another_message_under_the_key_is_refused() {
 async fn requests_at_the_same_time_make_one_message() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
-    let body = json!({"channel": "webhook", "idempotency_key": "race"});
+    let body = json!({"channel": "webhook", "content": {"payload": 1}, "idempotency_key": "race"});
     let requests = (0..20).map(|_| gateway.post("/v1/messages", &body));
     let mut ids = Vec::new();
     for answer in futures_of(requests).await {
@@ -71,10 +76,10 @@ async fn a_batch_has_a_result_for_each() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
     let batch = json!({"messages": [
-        {"channel": "webhook", "idempotency_key": "a"},
+        {"channel": "webhook", "content": {"payload": 1}, "idempotency_key": "a"},
         {"channel": "Webhook"},
         {"channel": "email", "to": "ann@example.org"},
-        {"channel": "webhook", "idempotency_key": "a"},
+        {"channel": "webhook", "content": {"payload": 1}, "idempotency_key": "a"},
         {"channel": "webhook", "colour": 1},
     ]});
     let answer = gateway.post("/v1/messages/batch", &batch).await.expect(200);

@@ -39,7 +39,7 @@ async fn a_dry_run_shows_the_request_and_sends_nothing() {
 async fn a_planned_message_is_scheduled() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
-    let body = json!({"channel": "webhook", "send_at": "2099-01-01T00:00:00+01:00"});
+    let body = json!({"channel": "webhook", "content": {"payload": 1}, "send_at": "2099-01-01T00:00:00+01:00"});
     let accepted = gateway.post("/v1/messages", &body).await.expect(202);
     assert_eq!((&accepted["state"], &accepted["send_at"]), (&json!("scheduled"), &json!("2098-12-31T23:00:00Z")));
     let shown: Value = gateway.get(&format!("/v1/messages/{}", accepted["id"].as_str().unwrap())).await;

@@ -27,7 +27,9 @@ async fn every_message_is_met_once_the_newest_first() {
     let mut sent = Vec::new();
     for number in 0..7 {
         let reference = format!("order:{}", number % 2);
-        sent.push(gateway.send(&json!({"channel": "webhook", "reference": reference})).await);
+        sent.push(
+            gateway.send(&json!({"channel": "webhook", "content": {"payload": 1}, "reference": reference})).await,
+        );
     }
     sent.reverse();
     assert_eq!(walked(&gateway, "/v1/messages?limit=3").await, sent);

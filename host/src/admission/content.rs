@@ -12,6 +12,7 @@ use crate::{
         ids::{ConnectionId, TenantId},
         message::{Address, Attachment, Channel, Content, Message, NewMessage},
         problem::Problem,
+        subject::beginning,
     },
     rules::script::Hook,
     runtime::Component,
@@ -48,7 +49,8 @@ impl Admission {
         let message = part.as_json(new);
         let mut found: Vec<Problem> = Vec::new();
         for component in components {
-            let problems = component.content_problems(channel, &message);
+            let mut problems = component.content_problems(channel, &message);
+            problems.retain(|it| it.code == "too_long" || !part.is_cut(new, &it.pointer));
             if problems.is_empty() {
                 return Vec::new();
             }
@@ -95,12 +97,24 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// The message as a descriptor's schema has it: with the names of the API. Addresses are texts, a payload is only
-    /// there or not, and of attachments there is what they are.
-    fn as_json(&self, new: &NewMessage) -> Value {
-        let Message { body, .. } = &new.message;
+    fn of<'m>(&self, message: &'m Message) -> (&'m Option<Address>, &'m Content) {
+        let body = &message.body;
         let further = usize::from(self.leg).checked_sub(1).and_then(|index| body.further.get(index));
-        let (to, content) = further.map_or((&body.to, &body.content), |leg| (&leg.to, &leg.content));
+        further.map_or((&body.to, &body.content), |leg| (&leg.to, &leg.content))
+    }
+
+    /// Whether this names a text of which the schema sees the beginning alone.
+    fn is_cut(&self, new: &NewMessage, pointer: &str) -> bool {
+        let (_, content) = self.of(&new.message);
+        let texts = [("/content/text", &content.text), ("/content/html", &content.html)];
+        let cut = |text: &String| beginning(text).len() < text.len();
+        texts.into_iter().any(|(place, text)| place == pointer && text.as_ref().is_some_and(cut))
+    }
+
+    /// The message as a descriptor's schema has it: with the names of the API. Addresses are texts, a payload is only
+    /// there or not, of attachments there is what they are, and of long texts the beginning: a message may be large.
+    fn as_json(&self, new: &NewMessage) -> Value {
+        let (to, content) = self.of(&new.message);
         let files = new.attachments.iter().filter(|file| file.leg == self.leg);
         let mut message = Map::new();
         put(&mut message, "to", to.as_ref().map(|to| json!(to.address)));
@@ -110,16 +124,16 @@ impl Part<'_> {
 }
 
 fn content_as_json(content: &Content, attachments: Vec<Value>) -> Value {
-    let text = |text: &Option<String>| text.as_ref().map(|text| json!(text));
     let list = |list: Vec<Value>| Some(Value::Array(list)).filter(|list| *list != json!([]));
     let people = |people: &[Address]| list(people.iter().map(|it| json!(it.address)).collect());
     let mut members = Map::new();
     put(&mut members, "from", content.from.as_ref().map(|it| json!(it.address)));
+    put(&mut members, "reply_to", people(&content.reply_to));
     put(&mut members, "cc", people(&content.cc));
     put(&mut members, "bcc", people(&content.bcc));
-    put(&mut members, "subject", text(&content.subject));
-    put(&mut members, "text", text(&content.text));
-    put(&mut members, "html", text(&content.html));
+    put(&mut members, "subject", content.subject.as_ref().map(|subject| json!(subject)));
+    put(&mut members, "text", content.text.as_deref().map(|text| json!(beginning(text))));
+    put(&mut members, "html", content.html.as_deref().map(|html| json!(beginning(html))));
     put(&mut members, "payload", content.payload.as_ref().map(|_| json!(true)));
     put(&mut members, "headers", Some(json!(content.headers)).filter(|_| !content.headers.is_empty()));
     put(&mut members, "params", Some(json!(content.params)).filter(|_| !content.params.is_empty()));

@@ -112,8 +112,8 @@ pub fn unescaped(token: &str) -> String {
 /// A short text for the database and for logs: no control characters, of a length in these bounds.
 pub fn plain(fields: &mut Fields, name: &str, text: &str, most: usize) {
     fields.within(name, |fields| {
-        if text.is_empty() {
-            fields.bad("empty", "must have a character at least, or be left out");
+        if text.trim().is_empty() {
+            fields.bad("empty", "must have a character other than spaces, or be left out");
         }
         if text.chars().count() > most {
             fields.bad("too_long", format!("must have at most {most} characters"));
@@ -144,6 +144,9 @@ const IN_PATHS: [&str; 7] = [".", "..", "backtest", "batch", "discards", "evalua
 /// A client's own name for a resource: it works wherever the id does, so it must not look like one.
 pub fn uid(fields: &mut Fields, uid: &str) {
     plain(fields, "uid", uid, 128);
+    fields.check(uid.trim() == uid || uid.trim().is_empty(), "uid", "wrong_format", || {
+        "must not begin or end with a space: it could not be told from another".to_owned()
+    });
     fields.check(!looks_like_an_id(uid), "uid", "reserved", || {
         "must not begin like an id of the gateway's own".to_owned()
     });
@@ -179,7 +182,20 @@ mod tests {
             !fields.is_empty()
         };
         assert!(!bad("primary-smtp"));
-        for text in ["", "conn_x", "route_1", "a\nb", "a/b", "..", ".", "evaluate", &"x".repeat(129)] {
+        for text in [
+            "",
+            " ",
+            " hook",
+            "hook\u{a0}",
+            "conn_x",
+            "route_1",
+            "a\nb",
+            "a/b",
+            "..",
+            ".",
+            "evaluate",
+            &"x".repeat(129),
+        ] {
             assert!(bad(text), "{text:?}");
         }
         assert!(!bad("evaluate-2") && !bad("..."));
