@@ -375,8 +375,18 @@ async fn the_code_of_a_long_or_broken_reply_decides() {
 }
 
 #[tokio::test]
+async fn any_positive_reply_takes_a_recipient() {
+    for reply in ["251 2.1.5 will forward", "252 2.1.5 will try"] {
+        let mut server = MailScript::start(&[("RCPT", reply)]).await;
+        assert_eq!(submit(&Sender::new(), submission(server.port)).await.unwrap().status(), 250);
+        assert_eq!(server.mails().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_session_with_more_to_read_is_not_used_again() {
-    let answers = ["250 2.0.0 queued\r\n250 2.0.0 queued", "250 2.0.0 queued\r\n421 4.3.2 bye"];
+    let answers =
+        ["250 2.0.0 queued\r\n250 2.0.0 queued", "250 2.0.0 queued\r\n421 4.3.2 bye", "250 queued\r\n221 idle timeout"];
     for answer in answers {
         let mut server = MailScript::start(&[("dot", answer)]).await;
         let sender = Sender::new();
@@ -684,7 +694,7 @@ async fn credentials_too_long_for_a_command_follow_when_they_are_asked_for() {
     let authority = Authority::new();
     let acceptor = acceptor(&authority, false);
     let greeting = ("EHLO", "250-test\r\n250 AUTH LOGIN PLAIN");
-    let (script, mut told, _) = Script::new(&[greeting, ("AUTH", "334 "), ("AHNob3A", "235 2.7.0 welcome")]);
+    let (script, mut told, _) = Script::new(&[greeting, ("AUTH", "334"), ("AHNob3A", "235 2.7.0 welcome")]);
     let address = serve(move |stream| {
         let (script, acceptor) = (script.clone(), acceptor.clone());
         async move {

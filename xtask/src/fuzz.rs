@@ -32,6 +32,7 @@ pub const PROPERTIES: &[&str] = &[
     "rules/intervals",
     "rules/properties",
     "rules/script/hostile_programs",
+    "transport/smtp/reply",
 ];
 
 /// The modules under `tests` whose scenarios do.

@@ -93,8 +93,10 @@ impl ReplyParser {
             Some(_) => return Err(NotSmtp),
         };
         let text = line.get(4..).unwrap_or_default();
-        let (enhanced, text) = match enhanced(text) {
-            Some(length) => (Some(&text[..length]), text[length..].trim_ascii_start()),
+        // Some servers write `#5.1.0`.
+        let bare = text.strip_prefix(b"#").unwrap_or(text);
+        let (enhanced, text) = match enhanced(bare) {
+            Some(length) => (Some(&bare[..length]), bare[length..].trim_ascii_start()),
             None => (None, text),
         };
         let empty = || ServerReply { code, enhanced: None, text: String::new(), is_whole: false };
@@ -160,6 +162,8 @@ mod tests {
             ("550 5.999.999 x", Some("5.999.999"), "x"),
             ("550 5.7.256", Some("5.7.256"), ""),
             ("250 2.0.0 ok", Some("2.0.0"), "ok"),
+            ("550 #5.1.0 Address rejected", Some("5.1.0"), "Address rejected"),
+            ("550 #1 reason", None, "#1 reason"),
             ("550 5.1.1\tno", None, "5.1.1\tno"),
             ("550 5.7.1000 x", None, "5.7.1000 x"),
             ("550 5.7 x", None, "5.7 x"),
@@ -213,6 +217,26 @@ mod tests {
         }
         for cut in ["", "2", "250"] {
             assert_eq!(read(cut.as_bytes()), Ok(None), "{cut}");
+        }
+    }
+
+    #[test]
+    fn however_bytes_come_they_say_the_same() {
+        let mut rng = crate::seed::rng();
+        let pieces = ["250", "-", " ", "\r\n", "\n", "5.7.708", "x", "550", "\u{e9}", "354 go\r\n", "250-a\r\n", "."];
+        for _ in 0..20_000 {
+            let text: String = (0..rng.usize(..12)).filter_map(|_| rng.choice(pieces)).collect();
+            let mut parser = ReplyParser::default();
+            let at_once = parser.feed(text.as_bytes()).map(|(_, ended)| (ended, parser.finish()));
+            let mut parser = ReplyParser::default();
+            let mut ended = Ok((0, false));
+            for byte in text.bytes() {
+                ended = parser.feed(&[byte]);
+                if ended.map_or(true, |(_, ended)| ended) {
+                    break;
+                }
+            }
+            assert_eq!(ended.map(|(_, ended)| (ended, parser.finish())), at_once, "{text:?}");
         }
     }
 

@@ -189,6 +189,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn blocks_end_anywhere() {
+        for length in [BLOCK - 3, BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK] {
+            let data = format!("{}\r\n.b\r\n", "a".repeat(length - 2));
+            let (ours, mut theirs) = duplex(8 * BLOCK);
+            let mut wire = Wire::plain(ours);
+            assert!(wire.data(data.as_bytes(), SECOND).await.is_ok());
+            drop(wire);
+            let mut seen = String::new();
+            theirs.read_to_string(&mut seen).await.unwrap();
+            assert!(seen == data.replace("\n.", "\n.."), "{length}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_reply_that_nobody_asked_for_stops_the_next_command() {
         let (ours, mut theirs) = duplex(1024);
         let mut wire = Wire::plain(ours);
