@@ -46,6 +46,17 @@ async fn unready(gateway: &TestGateway, text: &str) {
     .await;
 }
 
+/// The one event of a type: an event is shown some seconds after it happened.
+async fn only_event(gateway: &TestGateway, kind: &str) -> Value {
+    eventually(kind, || async {
+        let page = gateway.get(&format!("/v1/events?type={kind}")).await;
+        let events = page["data"].as_array().unwrap();
+        assert!(events.len() <= 1, "{page}");
+        events.first().cloned()
+    })
+    .await
+}
+
 /// The first attempt of a message, once it is on record.
 async fn first_attempt(gateway: &TestGateway, message: &str) -> Value {
     eventually("an attempt", || async { gateway.attempt_list(message).await.into_iter().next() }).await
@@ -75,8 +86,7 @@ async fn nothing_leaves_unsigned_while_a_secret_cannot_be_opened() {
     assert_eq!(waits["state"], "queued", "{waits}");
     assert!(sink.received().is_empty(), "it left unsigned");
 
-    let events = gateway.get("/v1/events?type=connection.secrets_unavailable").await;
-    let [event] = events["data"].as_array().unwrap().as_slice() else { panic!("one event, not {events}") };
+    let event = only_event(&gateway, "connection.secrets_unavailable").await;
     assert_eq!(event["data"]["secrets"], json!(["signing_key"]), "{event}");
     let metrics = gateway.call(Method::GET, "/metrics", None).await.expect(200);
     for line in ["angarium_secrets_unavailable 1\n", "angarium_withheld_total{reason=\"secret_unavailable\"} "] {
@@ -121,8 +131,7 @@ async fn a_secret_that_is_set_anew_opens_again() {
     let value = json!({"value": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"});
     gateway.call(Method::PUT, "/v1/connections/hook/secrets/signing_key", Some(&value)).await.expect(200);
     assert_eq!(gateway.settled(&message).await["state"], "sent");
-    let events = gateway.get("/v1/events?type=connection.secrets_available").await;
-    assert_eq!(events["data"].as_array().unwrap().len(), 1, "{events}");
+    only_event(&gateway, "connection.secrets_available").await;
 }
 
 #[tokio::test]

@@ -114,7 +114,10 @@ fn compile(sources: Sources, before: Option<&Known>, stamp: String) -> Result<Kn
     let same_rules = before.filter(|it| it.rules == rules).and_then(|it| it.book.rules.clone());
     let compiled = match same_rules {
         Some(same) => same,
-        None => rule_set(specs(&rules)?)?,
+        None => specs(&rules).and_then(rule_set).or_else(|error| match before {
+            Some(_) => Err(error),
+            None => rules_as_far(&rules),
+        })?,
     };
     let same_modules = before.filter(|it| it.modules == modules).map(|it| it.compiled_modules.clone());
     let workshop = Workshop {
@@ -131,6 +134,46 @@ fn compile(sources: Sources, before: Option<&Known>, stamp: String) -> Result<Kn
     let compiled_modules = workshop.modules;
     let book = Arc::new(Rulebook { rules: Some(compiled), scripts, trials, rehearses: false });
     Ok(Known { stamp, book, rules, modules, compiled_modules })
+}
+
+/// What stands in for a script that does not compile and of which no good version is known here. Where it may let nothing
+/// through unasked every message meets a fault; otherwise it is as good as absent.
+fn stand_in(name: &str, version: i32, source: &str, operators: bool) -> Option<Arc<Running>> {
+    let fails = fails_of(source).or(operators.then_some("refuse"))?;
+    let closed =
+        format!("const FAILS = \"{fails}\"; fn admit(message) {{ throw \"the stored script does not compile\" }}");
+    let script = Script::stored(name, &closed, &Modules::none()).ok().filter(|_| source.contains("fn admit"))?;
+    let running = Running::new(name.to_owned(), version, source.into(), script);
+    Some(Arc::new(if operators { running.of_operators() } else { running }))
+}
+
+/// What a source that can't be compiled says of its faults.
+fn fails_of(source: &str) -> Option<&'static str> {
+    let said = source.split_once("FAILS")?.1.split('"').nth(1)?;
+    ["refuse", "hold", "open"].into_iter().find(|word| *word == said)
+}
+
+/// The rules that can be read, where some can't and none are known here: one that may let nothing through unasked stands
+/// there as one that fails.
+fn rules_as_far(rules: &[(RuleId, String)]) -> Result<Arc<RuleSet>, String> {
+    let readable = |rule: &(RuleId, String)| {
+        let alone = specs(std::slice::from_ref(rule)).and_then(|specs| rule_set(specs).map(drop));
+        let Err(error) = alone else { return specs(std::slice::from_ref(rule)).ok()?.pop() };
+        tracing::error!(rule.id = %rule.0, error, "a rule that was stored does not compile");
+        closed_rule(rule)
+    };
+    rule_set(rules.iter().filter_map(readable).collect())
+}
+
+fn closed_rule((id, json): &(RuleId, String)) -> Option<Spec> {
+    let stored: serde_json::Value = serde_json::from_str(json).ok()?;
+    let fails = ["refuse", "hold"].into_iter().find(|word| stored["fails"] == **word)?;
+    let closed = serde_json::json!({
+        "name": stored["name"].as_str().unwrap_or("a rule"), "active": stored["active"].as_bool().unwrap_or(true),
+        "fails": fails, "when": {"custom": {"expression": "[][0] == 1"}},
+        "then": {"refuse": {"reason": "the stored rule does not compile"}},
+    });
+    Some((*id, serde_json::from_value(closed).ok()?))
 }
 
 fn specs(rules: &[(RuleId, String)]) -> Result<Vec<Spec>, String> {
@@ -150,8 +193,8 @@ impl<'a> Workshop<'a> {
     /// A script in service: as it is known, with its failures, or made anew; what does not compile goes on as it was.
     fn running(&self, (name, version, source, operators): LiveScript) -> Option<Arc<Running>> {
         self.known_or_new(&name, version, &source, operators).or_else(|| {
-            let last = self.before?.book.scripts.iter().find(|it| it.name == name)?;
-            Some(Arc::clone(last))
+            let last = self.before.and_then(|it| it.book.scripts.iter().find(|it| it.name == name));
+            last.map(Arc::clone).or_else(|| stand_in(&name, version, &source, operators))
         })
     }
 
@@ -221,4 +264,45 @@ fn rule_set(specs: Vec<Spec>) -> Result<Arc<RuleSet>, String> {
 
 fn parsed(id: &str, json: &str) -> Result<RuleSpec, String> {
     serde_json::from_str(json).map_err(|error| format!("{id}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(rules: &[&str], scripts: &[(&str, bool)]) -> Known {
+        let rules: Vec<_> = rules.iter().map(|json| (RuleId::new(), (*json).to_owned())).collect();
+        let scripts = scripts.iter().enumerate();
+        let sources = Sources {
+            rules: rules.into(),
+            scripts: scripts
+                .map(|(at, (source, operators))| (format!("s{at}"), 1, (*source).to_owned(), *operators))
+                .collect(),
+            trials: Vec::new(),
+            modules: Arc::default(),
+            resets: HashMap::new(),
+        };
+        compile(sources, None, "stamp".to_owned()).unwrap()
+    }
+
+    /// A node that begins with rules that it can't read must not let through what they were there to stop.
+    #[test]
+    fn what_lets_nothing_through_unasked_stands_there_although_it_does_not_compile() {
+        let known = read(
+            &[
+                r#"{"name": "Good", "then": {"refuse": {"reason": "x"}}}"#,
+                r#"{"name": "Later", "fails": "refuse", "when": {"moon": "full"}, "then": {"refuse": {"reason": "x"}}}"#,
+                r#"{"name": "Open", "when": {"moon": "full"}, "then": {"refuse": {"reason": "x"}}}"#,
+            ],
+            &[
+                ("fn admit(message) { let x = ; }", true),
+                ("const FAILS = \"hold\";\nfn admit(message) { let x = ; }", false),
+                ("fn admit(message) { let x = ; }", false),
+                ("fn route(message, candidates) { let x = ; }", true),
+            ],
+        );
+        assert_eq!(known.book.rules.as_ref().unwrap().len(), 2, "the good one, and the one that must be asked");
+        let scripts: Vec<_> = known.book.scripts.iter().map(|it| (it.name.as_str(), it.fails.as_str())).collect();
+        assert_eq!(scripts, [("s0", "refuse"), ("s1", "hold")]);
+    }
 }

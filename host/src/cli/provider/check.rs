@@ -2,7 +2,11 @@
 //!
 //! Nothing is sent: the component describes requests, and they are shown.
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -124,12 +128,12 @@ impl Check {
     }
 
     fn item(&self, channel: &str) -> Item {
-        let to = self.to.clone().unwrap_or_else(|| sample_recipient(channel).to_owned());
+        let to = self.to.as_deref().or_else(|| sample_recipient(channel));
         Item {
             id: "dlv_00000000000000000000000000000001".to_owned(),
             key: "00000000000000000000000000000001".to_owned(),
             channel: channel.to_owned(),
-            to: vec![Mailbox { value: to, name: None }],
+            to: to.map(|to| Mailbox { value: to.to_owned(), name: None }).into_iter().collect(),
             subject: Some("Hello".to_owned()),
             text: Some(self.text.clone()),
             ..Item::default()
@@ -137,12 +141,16 @@ impl Check {
     }
 }
 
-fn sample_recipient(channel: &str) -> &'static str {
+fn sample_recipient(channel: &str) -> Option<&'static str> {
     match channel {
-        "email" => "ann@example.org",
-        "sms" | "voice" | "whatsapp" => "+12025550123",
-        _ => "https://example.org/hook",
+        "email" => Some("ann@example.org"),
+        "sms" | "voice" | "whatsapp" => Some("+12025550123"),
+        _ => None,
     }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn described(component: &Component, bytes: usize) -> Value {
@@ -190,7 +198,7 @@ fn prepared(channel: &str, called: Called<Step>, problems: &mut Vec<String>) -> 
         Err(CallError::Broken(fault)) => broken(channel, fault.to_string(), problems),
     };
     json!({"call": "prepare", "channel": channel, "result": result, "detail": detail,
-        "cpu_ms": usage.cpu.as_secs_f64() * 1e3, "memory_bytes": usage.peak_memory})
+        "cpu_ms": milliseconds(usage.cpu), "memory_bytes": usage.peak_memory})
 }
 
 fn broken(what: &str, detail: String, problems: &mut Vec<String>) -> (&'static str, Value) {
@@ -220,5 +228,5 @@ fn read(component: &Component, config: &str, problems: &mut Vec<String>) -> Valu
         Err(CallError::Broken(fault)) => broken("callbacks", fault.to_string(), problems),
     };
     json!({"call": "parse-callback", "channel": null, "result": result, "detail": detail,
-        "cpu_ms": usage.cpu.as_secs_f64() * 1e3, "memory_bytes": usage.peak_memory})
+        "cpu_ms": milliseconds(usage.cpu), "memory_bytes": usage.peak_memory})
 }
