@@ -157,10 +157,10 @@ const EVENTS: [Column<'_>; 3] = [("at", "/at"), ("type", "/type"), ("data", "/da
 
 const DECISIONS: [Column<'_>; 5] = [
     ("attempt", "/attempt"),
-    ("trigger", "/trigger"),
     ("connection", "/connection"),
-    ("part", "/part"),
     ("reason", "/reason"),
+    ("part", "/part"),
+    ("trigger", "/trigger"),
 ];
 
 const CANDIDATES: [Column<'_>; 2] = [("candidate", "/connection"), ("reason", "/reason")];

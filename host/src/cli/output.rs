@@ -63,27 +63,46 @@ impl Output {
     }
 }
 
-/// A table that fits: where the terminal is narrow, times are shortened, and then the last columns go, so that no id is
-/// ever broken. Columns are listed by what matters most.
+/// A table that fits: where the terminal is narrow, times are shortened, and columns for which there is no room go, so that
+/// no id is ever broken. Columns are listed by what matters most.
 fn rows(list: &Value, columns: &[Column<'_>], width: Option<u16>) -> String {
     let rows: Vec<_> = list.as_array().into_iter().flatten().collect();
     let whole = Layout::of(&rows, columns, Times::Whole);
     let Some(width) = width.filter(|width| !whole.fits(*width)) else { return whole.table(width).to_string() };
     // A column in which nothing stands goes first, and silently.
     let is_told = |(_, pointer): &Column<'_>| rows.iter().any(|row| !cell(row, pointer, Times::Short).is_empty());
-    let told: Vec<_> = columns.iter().copied().filter(is_told).collect();
-    let mut kept = told.clone();
-    let mut layout = Layout::of(&rows, &kept, Times::Short);
-    while !layout.fits(width) && kept.len() > 1 {
-        kept.pop();
-        layout = Layout::of(&rows, &kept, Times::Short);
+    let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+    for column in columns.iter().copied().filter(is_told) {
+        kept.push(column);
+        if kept.len() > 1 && !Layout::of(&rows, &kept, Times::Short).fits(width) {
+            kept.pop();
+            left_out.push(column.0);
+        }
     }
-    let left_out: Vec<_> = told[kept.len()..].iter().map(|(title, _)| *title).collect();
-    let table = layout.table(Some(width));
+    let table = Layout::of(&rows, &kept, Times::Short).table(Some(width));
     match left_out.as_slice() {
         [] => table.to_string(),
-        titles => format!("{table}\nno room for: {} (a wider terminal or `--json` shows them)", titles.join(", ")),
+        titles => {
+            let note = format!("no room for: {} (a wider terminal or `--json` shows them)", titles.join(", "));
+            format!("{table}\n{}", wrapped(&note, width))
+        }
     }
+}
+
+/// A text in lines of so many characters, as far as its words allow.
+fn wrapped(text: &str, width: u16) -> String {
+    let (mut lines, mut used) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 {
+            let fits = used + 1 + length <= width.into();
+            lines.push(if fits { ' ' } else { '\n' });
+            used = if fits { used + 1 } else { 0 };
+        }
+        lines.push_str(word);
+        used += length;
+    }
+    lines
 }
 
 /// A table's cells before they are drawn.
@@ -182,7 +201,7 @@ fn cell(row: &Value, pointer: &str, times: Times) -> String {
     let Some(value) = row.pointer(pointer) else { return String::new() };
     let time = value.as_str().filter(|_| pointer.ends_with("_at") || pointer == "/at");
     match time.and_then(|time| time.parse::<jiff::Timestamp>().ok()) {
-        Some(time) if times == Times::Short => time.strftime("%m-%d %H:%M").to_string(),
+        Some(time) if times == Times::Short => time.strftime("%m-%dT%H:%M").to_string(),
         Some(time) => format!("{time:.0}"),
         None => text(value),
     }
@@ -286,7 +305,7 @@ mod tests {
     fn a_time_is_shown_to_the_second() {
         let row = json!({"created_at": "2026-11-21T11:54:38.851199Z", "name": "2026-11-21T11:54:38.851199Z"});
         assert_eq!(cell(&row, "/created_at", Times::Whole), "2026-11-21T11:54:38Z");
-        assert_eq!(cell(&row, "/created_at", Times::Short), "11-21 11:54");
+        assert_eq!(cell(&row, "/created_at", Times::Short), "11-21T11:54");
         assert_eq!(cell(&row, "/name", Times::Whole), "2026-11-21T11:54:38.851199Z");
     }
 
@@ -300,7 +319,7 @@ mod tests {
 
     /// At every width the id is whole, and no line is longer than the terminal while that can be.
     #[test]
-    fn a_narrow_terminal_shortens_times_and_then_drops_the_last_columns() {
+    fn a_narrow_terminal_shortens_times_and_leaves_columns_out() {
         let columns: [Column<'_>; 5] = [
             ("id", "/id"),
             ("state", "/state"),
@@ -319,7 +338,7 @@ mod tests {
         }
         let at = |width| rows(&list, &columns, Some(width));
         assert!(at(140).contains("2026-11-21T11:54:38Z"), "{}", at(140));
-        assert!(at(120).contains(" 11-21 11:54 ") && !at(120).contains("no room"), "{}", at(120));
+        assert!(at(120).contains(" 11-21T11:54 ") && !at(120).contains("no room"), "{}", at(120));
         assert!(
             at(80).ends_with("no room for: connection, created (a wider terminal or `--json` shows them)"),
             "{}",
