@@ -32,6 +32,8 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(300);
 const CASES: &str = "cases";
 const MODULES: &str = "modules";
+/// What a volume of its own has at its root, and nobody but root may read.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// What a folder has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -72,7 +74,7 @@ pub fn read(folder: &Path) -> io::Result<Folder> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let scope = entry.file_name().to_string_lossy().into_owned();
-        let is_tenants = ![CASES, MODULES].contains(&scope.as_str()) && !scope.starts_with('.');
+        let is_tenants = ![CASES, MODULES, LOST_AND_FOUND].contains(&scope.as_str()) && !scope.starts_with('.');
         if entry.path().is_dir() && is_tenants {
             found.add(&entry.path(), &scope)?;
         }
@@ -333,6 +335,35 @@ mod tests {
         assert!(problems[1].contains("bad:2:11: "), "{problems:?}");
         assert!(problems[2].starts_with("FAILED  all"), "{problems:?}");
         assert!(problems[3].contains("order.rhai:2:"), "{problems:?}");
+    }
+
+    /// Kubernetes changes a mounted ConfigMap by putting another folder behind the link `..data`; the files themselves are
+    /// links through it, and stay.
+    #[test]
+    #[cfg(unix)]
+    fn a_mounted_configuration_that_changes_behind_its_link_is_seen() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let put = |version: &str, source: &str| {
+            let data = folder.path().join(version);
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join("gate.rhai"), source).unwrap();
+            symlink(version, folder.path().join("..new")).unwrap();
+            fs::rename(folder.path().join("..new"), folder.path().join("..data")).unwrap();
+        };
+        put("..2026_1", "fn admit(message) { allow() }");
+        symlink("..data/gate.rhai", folder.path().join("gate.rhai")).unwrap();
+        let lost = folder.path().join(LOST_AND_FOUND);
+        fs::create_dir(&lost).unwrap();
+        fs::set_permissions(&lost, fs::Permissions::from_mode(0o000)).unwrap();
+        let before = signature(folder.path());
+        assert_eq!(read(folder.path()).unwrap().scripts[0].source, "fn admit(message) { allow() }");
+        // As long as before, so that only the link tells.
+        put("..2026_2", "fn admit(message) { above() }");
+        assert_ne!(signature(folder.path()), before);
+        let found = read(folder.path()).unwrap();
+        assert_eq!((found.scripts.len(), found.scripts[0].source.as_str()), (1, "fn admit(message) { above() }"));
+        fs::set_permissions(&lost, fs::Permissions::from_mode(0o700)).unwrap();
     }
 
     #[test]
