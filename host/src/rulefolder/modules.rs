@@ -59,6 +59,11 @@ pub fn review(live: &Sources, found: &Sources, users: &[User]) -> (Sources, Vec<
 
 /// What a script of this scope can import.
 pub fn of_scope(sources: &Sources, scope: &str) -> Result<Modules, ScriptError> {
+    with_changed(sources, scope, "")
+}
+
+/// The same where the module of this name is about to be taken: the others are in service, and go on.
+fn with_changed(sources: &Sources, scope: &str, name: &str) -> Result<Modules, ScriptError> {
     if sources.is_empty() {
         return Ok(Modules::none());
     }
@@ -70,7 +75,7 @@ pub fn of_scope(sources: &Sources, scope: &str) -> Result<Modules, ScriptError> 
     };
     let mut all = own("");
     all.extend(own(scope));
-    Modules::compile(&all)
+    Modules::changed(&all, name)
 }
 
 /// The modules with one change, if nothing is worse with it.
@@ -81,7 +86,8 @@ fn changed(now: &Sources, key: &(String, String), source: Option<&String>, users
         None => drop(next.remove(key)),
     }
     for scope in affected(&key.0, &next, users) {
-        let (before, after) = (of_scope(now, scope), of_scope(&next, scope).map_err(|error| error.to_string())?);
+        let after = with_changed(&next, scope, &key.1).map_err(|error| error.to_string())?;
+        let before = of_scope(now, scope);
         // Where what is live does not compile any more, whatever does is better.
         let before = before.unwrap_or_else(|_| Modules::none());
         let importing = |user: &&User| {
@@ -115,7 +121,7 @@ impl User {
     }
 
     fn standing_of(&self, source: &str, modules: &Modules) -> (Standing, String) {
-        let script = match Script::compile(&self.name, source, modules) {
+        let script = match Script::stored(&self.name, source, modules) {
             Ok(script) => script,
             Err(error) => return (Standing::Broken, error.to_string()),
         };
@@ -191,6 +197,19 @@ mod tests {
         with_it.sources.insert(0, GATE.replace("verdict", "another"));
         let renamed = [("market", "fn another() { allow() }")];
         assert!(refused(&[("market", OPEN)], &renamed, &[with_it]).is_empty(), "the script changed with it");
+    }
+
+    #[test]
+    fn a_module_in_service_that_would_be_refused_today_holds_no_other_up() {
+        let live = [("old", "fn old() { nowhere() }"), ("market", OPEN)];
+        let changed = [live[0], ("market", "fn verdict() { refuse(\"no\") }")];
+        assert!(refused(&live, &changed, &[]).is_empty());
+        let both = [("old", "fn old() { nowhere(1) }"), changed[1]];
+        let found = refused(&live, &both, &[]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("/old: old:1:12: the function `nowhere` of 1 argument"), "{found:?}");
+        let users = [user("", GATE, "allow")];
+        assert!(refused(&live, &[live[0], ("market", "fn verdict() { allow() } fn more() { 1 }")], &users).is_empty());
     }
 
     #[test]

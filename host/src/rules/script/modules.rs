@@ -34,10 +34,15 @@ impl Modules {
     /// Compiles sources by the name that scripts import them by. They may import one another, but
     /// not in a circle.
     pub fn compile(sources: &BTreeMap<String, String>) -> Result<Self, ScriptError> {
-        Self::compile_as(Age::New, sources)
+        Self::compile_as(|_| Age::New, sources)
     }
 
-    fn compile_as(age: Age, sources: &BTreeMap<String, String>) -> Result<Self, ScriptError> {
+    /// The same where one of them, if there is one of this name, is about to be taken, and all others are in service.
+    pub fn changed(sources: &BTreeMap<String, String>, name: &str) -> Result<Self, ScriptError> {
+        Self::compile_as(|it| if it == name { Age::New } else { Age::Stored }, sources)
+    }
+
+    fn compile_as(age: impl Fn(&str) -> Age, sources: &BTreeMap<String, String>) -> Result<Self, ScriptError> {
         let mut library = Library::default();
         let mut left: Vec<_> = sources.iter().collect();
         // Each round compiles whatever imports only what is there already.
@@ -47,7 +52,7 @@ impl Modules {
             let mut first_error = None;
             let before = left.len();
             for (name, source) in left {
-                match module(&modules, name, source, age) {
+                match module(&modules, name, source, age(name)) {
                     Ok(module) => {
                         library.0.insert(name.clone(), module);
                     }
@@ -76,7 +81,7 @@ impl Modules {
     /// otherwise there are none, and scripts that import them don't compile either.
     #[must_use]
     pub fn stored(sources: &BTreeMap<String, String>) -> Self {
-        Self::compile_as(Age::Stored, sources).unwrap_or_else(|error| {
+        Self::compile_as(|_| Age::Stored, sources).unwrap_or_else(|error| {
             tracing::error!(%error, "modules that were stored don't compile");
             Self::none()
         })
