@@ -421,6 +421,8 @@ mod tests {
             "(message.contact?.segment ?? \"none\").len() == 4 && message.contact.keys().len() == 0",
             "#{a: 1}.contains(\"a\") && #{a: 1}.get(\"b\") == () && (#{a: 1} + #{b: 2}).values().len() == 2",
             "later((), ()) == () && same_text(\"Straße\", \"STRASSE\") && is_one_of(\"É\", [1, \"e\u{301}\"])",
+            // As the pages say: values of different kinds are not equal, and neither is less.
+            "!(() < 100) && !(() > 100) && !(\"129.50\" > 100) && () != 0 && number(\"129.50\") > 100 && number(()) == ()",
             "let caught = (); try { throw \"x\"; } catch (error) { caught = error; } caught == \"x\"",
         ] {
             assert!(holds(body, &message()), "{body}");
