@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod legs;
 pub mod lookup;
 pub mod maintenance;
+pub mod node_health;
 pub mod observations;
 pub mod outcome;
 pub mod providers;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Course, Dispatcher, Pending, item, payload::BODY_COPIES, ruled::follow_scripts};
+use super::{Course, Dispatcher, Pending, attempt::secrets_closed, item, payload::BODY_COPIES, ruled::follow_scripts};
 use crate::{
     clock,
     directory::{Endpoint, TenantConfig},
@@ -147,9 +147,14 @@ impl Dispatcher {
         leg: u8,
     ) -> Option<PreviewRequest> {
         let endpoint = config.endpoints.get(&connection)?;
+        if let Some(verdict) = secrets_closed(endpoint) {
+            let (request, refused) = (None, Some(verdict.detail));
+            let provider = endpoint.connection.provider.clone();
+            return Some(PreviewRequest { connection, provider, request, refused });
+        }
         let (request, refused) = match self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant) {
             Some(serving) => shown(&serving, endpoint, new, leg),
-            None => (None, Some("the provider is not installed, or in quarantine".to_owned())),
+            None => (None, Some(self.providers.absence(&endpoint.connection.provider, endpoint.tenant))),
         };
         Some(PreviewRequest { connection, provider: endpoint.connection.provider.clone(), request, refused })
     }

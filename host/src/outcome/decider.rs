@@ -49,7 +49,7 @@ mod tests {
             retry::{RetryLimits, RetryPolicy},
             route::OnUnknown,
         },
-        outcome::{Outcome, decide, host_verdict},
+        outcome::{Copies, Outcome, decide, host_verdict},
     };
 
     /// Knows one rule, `by_code`: the verdict's code is what it says.
@@ -90,6 +90,7 @@ mod tests {
             let past = [PastAttempt {
                 connection: Some(ConnectionId::new()),
                 disposition: self.disposition,
+                waits_for_operator: false,
                 trigger: Trigger::Scheduled,
                 started_at: now,
                 round_closed: true,
@@ -105,6 +106,7 @@ mod tests {
                 another_in_turn: false,
                 past: &past,
                 may_ask_again: self.may_ask_again,
+                copies: Copies::None,
                 first_due: now,
                 expires_at: None,
                 now,

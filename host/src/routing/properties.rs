@@ -286,8 +286,14 @@ fn who_may_have_it_already_is_asked_again_whatever_it_costs_by_now() {
     route.max_cost = Some(dollars(8));
     let connection = Some(standings[0].connection);
     let (disposition, trigger) = (Disposition::Unknown, Trigger::Scheduled);
-    let past =
-        [PastAttempt { connection, disposition, trigger, started_at: Timestamp::UNIX_EPOCH, round_closed: true }];
+    let past = [PastAttempt {
+        connection,
+        disposition,
+        waits_for_operator: false,
+        trigger,
+        started_at: Timestamp::UNIX_EPOCH,
+        round_closed: true,
+    }];
     assert_eq!(prospect(&route, &standings, &past, None), Prospect::Now);
     let plan = plan(&route, &standings, &Situation { past: &past, first: None, turn: 0, chance: 0.5 });
     let asked: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
