@@ -203,9 +203,12 @@ impl Dispatcher {
                     let permit = entrance.permit();
                     let made = self.attempt(&work, &course, &endpoint, permit, &mut held).await;
                     let Ok(mut attempt) = made else { return };
-                    entrance.record(&attempt.verdict);
+                    let by_copies = copies::are_refused(&attempt);
+                    if !by_copies {
+                        entrance.record(&attempt.verdict);
+                    }
                     if let Some(origin) = &mut attempt.origin {
-                        origin.at_recipient = wanted.origin.is_some();
+                        origin.at_recipient = by_copies || wanted.origin.is_some();
                     }
                     self.observe(&work.message, &attempt);
                     self.spent(&work, &course, &wanted, &attempt);

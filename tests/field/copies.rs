@@ -305,3 +305,18 @@ async fn a_dead_letter_is_found_by_its_recipient_in_any_spelling_of_the_domain()
         assert_eq!(list["data"].as_array().unwrap().len(), found, "{recipient}: {list}");
     }
 }
+
+/// A mail bounced after all, as a service's word has it: a person sends it again, and the copy has it already.
+#[tokio::test]
+async fn a_retry_by_hand_goes_to_those_who_lack_the_mail() {
+    let server = ScriptedMail::start(|_, _| None).await;
+    let gateway = gateway_for(&server, QUICK).await;
+    let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
+    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    gateway.db.sql("update delivery set state = 'bounced'").await;
+    gateway.call(Method::POST, &format!("/v1/messages/{id}/retry"), None).await.expect(200);
+    let view = gateway.settled(&id).await;
+    assert_eq!(view["state"], "sent", "{view}");
+    assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:accepted"]);
+    assert_eq!((server.mails_for("ann@example.org"), server.mails_for("bob@example.org")), (2, 1));
+}

@@ -55,6 +55,13 @@ pub fn of_attempt(work: &Work, replies: Vec<RecipientReply>, number: u32, at: Ti
     Recipients::answered(replies, number, at)
 }
 
+/// Whether an attempt for copies alone was refused by them: that says nothing of the connection.
+pub fn are_refused(attempt: &Attempt) -> bool {
+    let disposition = attempt.verdict.disposition;
+    let refused = matches!(disposition, Disposition::RejectedTransient | Disposition::RejectedPermanent);
+    refused && !attempt.recipients.is_empty()
+}
+
 /// How the copies stand after an attempt, of which the delivery's recipients have learnt.
 pub fn after(work: &Work, attempt: &Attempt) -> Copies {
     if !work.recipients.main_is_served() {
@@ -68,18 +75,92 @@ pub fn after(work: &Work, attempt: &Attempt) -> Copies {
     }
 }
 
-/// The outcome of a delivery whose recipients are known. One that went to its main recipient was sent, and those copies
-/// that still wait are given up with its end.
+/// The outcome of a delivery whose recipients are known. One that went to its main recipient was sent, and those that
+/// still wait are given up with its end.
 pub fn concluded(work: &mut Work, attempt: &mut Attempt, outcome: Outcome) -> Outcome {
-    if !work.recipients.main_is_served() {
-        return outcome;
-    }
     let outcome = match outcome {
         Outcome::End(DeliveryState::Unknown) | Outcome::Retry(_) | Outcome::FallBack(_) => return outcome,
-        Outcome::Sent | Outcome::End(_) => Outcome::Sent,
+        Outcome::Sent | Outcome::End(_) if work.recipients.main_is_served() => Outcome::Sent,
+        ended => ended,
     };
     let given_up = work.recipients.given_up(attempt.number, attempt.finished_at);
     attempt.recipients.learn(&given_up);
     work.recipients.learn(&given_up);
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::transmission::{HttpRequest, Mail, Mailbox, Method, RecipientReply, SmtpTimeouts, SmtpTls};
+
+    fn mail(recipients: &[&str]) -> Transmission {
+        let sender = Mailbox { value: "shop@example.org".to_owned(), name: None };
+        Transmission::Smtp(Box::new(SmtpSubmission {
+            host: "localhost".to_owned(),
+            port: 25,
+            tls: SmtpTls::None,
+            user: None,
+            password: None,
+            client_name: String::new(),
+            mail_from: sender.value.clone(),
+            rcpt_to: recipients.iter().map(|it| (*it).to_owned()).collect(),
+            message: Mail {
+                sender,
+                reply_to: vec![],
+                to: vec![],
+                cc: vec![],
+                subject: String::new(),
+                message_id: "1@example.org".to_owned(),
+                date_ms: 0.0,
+                text: None,
+                html: None,
+                headers: vec![],
+                blobs: vec![],
+            },
+            dkim: None,
+            timeouts: SmtpTimeouts::default(),
+        }))
+    }
+
+    fn known() -> Recipients {
+        let reply = |(address, main, answer): (&str, bool, RecipientAnswer)| RecipientReply {
+            address: address.to_owned(),
+            main,
+            answer,
+            code: 250,
+            enhanced: None,
+            text: String::new(),
+        };
+        let replies = [
+            ("ann@example.org", true, RecipientAnswer::Accepted),
+            ("bob@example.org", false, RecipientAnswer::Deferred),
+            ("cyd@example.org", false, RecipientAnswer::Refused),
+        ];
+        Recipients::answered(replies.map(reply).into(), 1, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_further_mail_goes_to_those_that_wait_alone() {
+        let all = ["ann@EXAMPLE.org", "bob@example.org", "cyd@example.org"];
+        assert_eq!(to_those_left(mail(&all), &known()), Ok(mail(&["bob@example.org"])));
+        assert_eq!(to_those_left(mail(&all), &Recipients::default()), Ok(mail(&all)));
+        assert!(to_those_left(mail(&all[..1]), &known()).is_err(), "nobody is left");
+    }
+
+    #[test]
+    fn what_can_only_go_to_all_goes_to_nobody() {
+        let request = HttpRequest {
+            method: Method::Post,
+            url: "https://example.org".to_owned(),
+            headers: vec![],
+            body: vec![],
+            auth: vec![],
+            timeout_ms: None,
+        };
+        let request = Transmission::Http(Box::new(request));
+        let refused = to_those_left(request.clone(), &known()).unwrap_err();
+        assert_eq!((refused.disposition, refused.code.as_str()), (Disposition::RejectedPermanent, "recipients_served"));
+        assert_eq!(to_those_left(request.clone(), &Recipients::default()), Ok(request));
+    }
 }

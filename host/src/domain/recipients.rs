@@ -11,8 +11,8 @@ use super::{
 /// The longest text of a server that is kept of a recipient, in characters.
 const LONGEST_DETAIL: usize = 300;
 
-/// What became of a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What became of a recipient, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecipientOutcome {
     /// The server took the mail for it.
@@ -101,10 +101,20 @@ impl Recipients {
         }
     }
 
-    /// Whether the recipient of the `To` header has the mail.
+    /// Whether the recipient of the `To` header has the mail; of a mail to copies alone, whether anybody has it.
     #[must_use]
     pub fn main_is_served(&self) -> bool {
-        self.0.iter().any(|it| it.role == RecipientRole::To && it.outcome == RecipientOutcome::Accepted)
+        let main = self.0.iter().filter(|it| it.role == RecipientRole::To).map(|it| it.outcome).max();
+        match main {
+            Some(worst) => worst == RecipientOutcome::Accepted,
+            None => self.0.iter().any(|it| it.outcome == RecipientOutcome::Accepted),
+        }
+    }
+
+    /// Whether the recipient of the `To` header is among them.
+    #[must_use]
+    pub fn have_main(&self) -> bool {
+        self.0.iter().any(|it| it.role == RecipientRole::To)
     }
 
     /// Whether somebody is to be tried again.
@@ -180,6 +190,23 @@ mod tests {
         assert_eq!(known.len(), 2);
         assert!(!known.are_waiting() && known.is_settled("bob@example.org"));
         assert!(!known.is_settled("Bob@example.org"), "the local part has its case");
+    }
+
+    #[test]
+    fn of_a_mail_to_copies_alone_anybody_will_do() {
+        let copies = |answer| {
+            answered(&[
+                ("ann@example.org", false, RecipientAnswer::Deferred, "later"),
+                ("bob@example.org", false, answer, "ok"),
+            ])
+        };
+        assert!(
+            copies(RecipientAnswer::Accepted).main_is_served() && !copies(RecipientAnswer::Refused).main_is_served()
+        );
+        assert!(!Recipients::default().main_is_served());
+        let mut known = copies(RecipientAnswer::Accepted);
+        known.learn(&answered(&[("eve@example.org", true, RecipientAnswer::Deferred, "later")]));
+        assert!(!known.main_is_served() && known.have_main(), "whom it is to lacks it");
     }
 
     #[test]

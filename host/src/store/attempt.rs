@@ -53,9 +53,9 @@ impl Settlement {
         self.ordered && self.state.is_some_and(DeliveryState::is_end)
     }
 
-    /// Whether the attempt concerned copies alone, and came to nothing: what is on record of the mail itself stays.
+    /// Whether the attempt concerned copies alone: what is on record of the mail itself stays.
     fn concerns_copies(&self) -> bool {
-        self.attempt.verdict.disposition != Disposition::Accepted && self.recipients.main_is_served()
+        self.recipients.main_is_served() && !self.attempt.recipients.have_main()
     }
 
     fn event_type(&self) -> &'static str {

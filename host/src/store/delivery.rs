@@ -160,9 +160,10 @@ pub async fn delivery_reopen_all(
            begun_at = case when d.begun_at is not null then now() end, receipt_until = null,
            -- Whoever has a copy gets no second one; where it may have been sent, nor does the main recipient.
            recipients = (
-             select jsonb_agg(r) from jsonb_array_elements(d.recipients) r
-             where r ->> 'outcome' = 'accepted' and (ended.state = 'unknown' or r ->> 'role' = 'copy')
-               or r ->> 'outcome' = 'deferred' and ended.state = 'unknown'
+             select jsonb_agg(case when r ->> 'role' = 'to' and ended.state <> 'unknown'
+               then r || jsonb_build_object('outcome', 'deferred') else r end)
+             from jsonb_array_elements(d.recipients) r
+             where r ->> 'outcome' = 'accepted' or (r ->> 'outcome' = 'deferred' and ended.state = 'unknown')
            )
          from ended where d.tenant_id = ended.tenant_id and d.id = ended.id
          returning d.id, d.message_id, ended.priority, ended.state",
