@@ -28,11 +28,10 @@ use self::{
 use crate::{
     domain::{
         attempt::Verdict,
-        breaker::{Cause, Phase, Step, Tally, Weight, weigh},
+        breaker::{Cause, Phase, Step, Tally, weigh},
         connection::Connection,
         guards::{Guards as Settings, RateLimit},
         ids::{ConnectionId, TenantId},
-        provider::Disposition,
     },
     routing::Barred,
     store::{Store, breaker::StoredBreaker},
@@ -97,8 +96,6 @@ pub struct Guard {
     state: Mutex<State>,
     /// What messages name, where they do.
     origins: Mutex<Origins>,
-    probe_lasts: Duration,
-    most_to_origin: usize,
     reports: mpsc::UnboundedSender<Report>,
     asks: mpsc::UnboundedSender<Arc<Guard>>,
     /// Its breaker went on.
@@ -122,6 +119,16 @@ pub struct Refusal {
     pub until: Instant,
     /// Only what goes to the same origin is refused.
     of_origin: bool,
+}
+
+/// An origin that messages name and that this node leaves alone for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    pub origin: String,
+    pub barred: Barred,
+    pub until: Instant,
+    /// Why, in words, where its breaker is open.
+    pub detail: String,
 }
 
 /// What a node has seen of a connection.
@@ -176,6 +183,16 @@ impl Guards {
         Some(Sight { phase: state.circuit.phase(), tally })
     }
 
+    /// The origins that messages name and that this node leaves alone, of a connection; those for longest first.
+    #[must_use]
+    pub fn left_alone(&self, tenant: TenantId, connection: ConnectionId) -> Vec<LeftAlone> {
+        let guard = self.known().tenants.get(&tenant).and_then(|guards| guards.get(&connection)).map(Arc::clone);
+        guard.map_or_else(Vec::new, |guard| {
+            let policy = guard.settings().breaker;
+            guard.origins().left_alone(&policy, Instant::now())
+        })
+    }
+
     fn fresh(&self, tenant: TenantId, connection: &Connection, now: Instant) -> Guard {
         Guard {
             tenant,
@@ -188,9 +205,7 @@ impl Guards {
                 brake: Brake::default(),
                 put_off: now,
             }),
-            origins: Mutex::new(Origins::new(now)),
-            probe_lasts: self.probe_lasts,
-            most_to_origin: self.most_to_origin,
+            origins: Mutex::new(Origins::new(self.most_to_origin, self.probe_lasts, now)),
             reports: self.reports.clone(),
             asks: self.asks.clone(),
             changed: Notify::new(),
@@ -260,16 +275,21 @@ impl Guard {
     async fn enter_connection(self: &Arc<Self>, until: Instant) -> Result<Pass, Refusal> {
         loop {
             let now = Instant::now();
-            let gate = {
+            let (gate, held) = {
                 let mut state = self.state();
                 let gate = state.gate(false, now);
                 if gate == Gate::Probe {
                     state.circuit.claim();
                 }
-                gate
+                let held = if gate == Gate::Open { state.brake.enter(now).err() } else { None };
+                (gate, held)
             };
             match gate {
-                Gate::Open => return Ok(self.pass(None, None)),
+                Gate::Open => match held {
+                    None => return Ok(self.pass(None, None)),
+                    Some(again) if again > until => return Err(Refusal::rate(again)),
+                    Some(again) => sleep_until(again).await,
+                },
                 Gate::Probe => {
                     if let Some(epoch) = self.claim().await {
                         return Ok(self.pass(None, Some(epoch)));
@@ -288,7 +308,7 @@ impl Guard {
         loop {
             let now = Instant::now();
             let policy = self.settings().breaker;
-            let entered = self.origins().enter(origin, &policy, self.probe_lasts, self.most_to_origin, now);
+            let entered = self.origins().enter(origin, &policy, now);
             match entered {
                 Ok(probe) => return Ok(self.pass(Some(origin), probe)),
                 Err(refusal) if refusal.until > until => return Err(refusal),
@@ -381,15 +401,7 @@ impl Guard {
             let mut state = self.state();
             let State { settings, circuit, brake, .. } = &mut *state;
             let step = circuit.record(weight, probe, || told_of(verdict), &settings.breaker, now);
-            let pause = if verdict.disposition == Disposition::Throttled {
-                brake.throttled(verdict.retry_after_ms.map(Duration::from_millis), now)
-            } else {
-                if weight != Weight::Nothing {
-                    brake.answered();
-                }
-                None
-            };
-            (step, pause)
+            (step, brake.record(verdict, weight, now))
         };
         if let Some(step) = step {
             self.report(Report::Step { guard: Arc::clone(self), step });
@@ -416,11 +428,15 @@ impl Guard {
         }
     }
 
-    /// A probe was not made.
-    fn returned(self: &Arc<Self>, origin: Option<&str>, epoch: i64) {
-        match origin {
-            Some(origin) => self.origins().returned(origin, epoch, &self.settings().breaker, Instant::now()),
-            None => self.report(Report::Step { guard: Arc::clone(self), step: Step::Returned { epoch } }),
+    /// A delivery that was let through was not made; `probe` is the epoch of one that was a probe.
+    fn returned(self: &Arc<Self>, origin: Option<&str>, probe: Option<i64>) {
+        if let Some(origin) = origin {
+            let policy = self.settings().breaker;
+            return self.origins().returned(origin, probe, &policy, Instant::now());
+        }
+        self.state().brake.returned();
+        if let Some(epoch) = probe {
+            self.report(Report::Step { guard: Arc::clone(self), step: Step::Returned { epoch } });
         }
     }
 
@@ -539,10 +555,8 @@ impl Pass {
 impl Drop for Pass {
     /// It makes room; where nothing was asked, another delivery may try it.
     fn drop(&mut self) {
-        if let Some(epoch) = self.probe
-            && !self.told
-        {
-            self.guard.returned(self.origin.as_deref(), epoch);
+        if !self.told {
+            self.guard.returned(self.origin.as_deref(), self.probe);
         }
         if let Some(origin) = &self.origin {
             self.guard.origins().left(origin);

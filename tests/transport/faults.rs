@@ -288,6 +288,22 @@ async fn names_are_checked_where_the_client_connects() {
 }
 
 #[tokio::test]
+async fn an_address_that_refuses_leaves_the_next() {
+    let (address, mut requests) = answering(|_| ok("")).await;
+    let url = format!("http://some.example:{}", address.port());
+    resolving(Names::Are("::1 127.0.0.1")).post(&url, vec![]).await.unwrap();
+    assert!(requests.recv().await.unwrap().starts_with("POST / HTTP/1.1\r\n"), "a URL without a path has one");
+}
+
+#[tokio::test]
+async fn an_international_name_is_asked_for_as_the_dns_has_it() {
+    let (address, mut requests) = answering(|_| ok("")).await;
+    let url = format!("http://b\u{fc}cher.example:{}/", address.port());
+    assert!(resolving(Names::Are("127.0.0.1")).post(&url, vec![]).await.is_ok());
+    assert!(requests.recv().await.unwrap().contains("host: xn--bcher-kva.example:"));
+}
+
+#[tokio::test]
 async fn a_deadline_while_connecting_was_not_sent() {
     let sender = resolving(Names::Hang).within(BRIEF);
     assert_eq!(sender.fault("http://some.example/").await, (FaultKind::Timeout, false));

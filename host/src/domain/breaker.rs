@@ -45,6 +45,8 @@ pub fn weigh(verdict: &Verdict) -> Weight {
 #[must_use]
 pub fn weigh_recipient(verdict: &Verdict) -> Weight {
     match weigh(verdict) {
+        // Without a status no endpoint answered: credentials could not be had.
+        Weight::Disabled if verdict.status.is_none() => Weight::Nothing,
         Weight::Disabled => Weight::Good,
         Weight::Bad if verdict.is_refusal() => Weight::Good,
         weight @ (Weight::Good | Weight::Bad | Weight::Nothing) => weight,

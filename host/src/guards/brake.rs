@@ -3,29 +3,61 @@
 
 use std::time::{Duration, Instant};
 
+use crate::domain::{attempt::Verdict, breaker::Weight, provider::Disposition};
+
 /// The pause after the first answer of this kind that names no time; twice as long after each that follows.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause that an answer puts on all deliveries, whatever it asks for; one that comes again may ask for the next.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A pause, and how many in a row it is.
+/// How long the others wait for the one that goes first after a pause, at the most.
+const LONGEST_TRY: Duration = Duration::from_secs(60);
+
+/// How long they wait before they look again.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A pause, and how many in a row it is. After it one delivery goes first: what it is answered, the others need not be.
 #[derive(Debug, Default)]
 pub struct Brake {
     until: Option<Instant>,
     in_a_row: u32,
+    /// One is under way, and is waited for no longer than this.
+    tried_until: Option<Instant>,
 }
 
 impl Brake {
     /// Until when nothing is sent; `None` where something may be.
     pub fn until(&self, now: Instant) -> Option<Instant> {
-        self.until.filter(|until| *until > now)
+        let later = |at: &Instant| *at > now;
+        let is_tried = self.in_a_row > 0 && self.tried_until.as_ref().is_some_and(later);
+        self.until.filter(later).or_else(|| is_tried.then(|| now + LOOK))
+    }
+
+    /// Lets a delivery through.
+    ///
+    /// # Errors
+    /// When it looks again, if it does not go now.
+    pub fn enter(&mut self, now: Instant) -> Result<(), Instant> {
+        if let Some(until) = self.until(now) {
+            return Err(until);
+        }
+        if self.in_a_row > 0 {
+            self.tried_until = Some(now + LONGEST_TRY);
+        }
+        Ok(())
+    }
+
+    /// One that was let through came to nothing that tells anything: another may go first.
+    pub const fn returned(&mut self) {
+        self.tried_until = None;
     }
 
     /// Holds after an answer that names this time, or none; tells the pause where it is longer than what holds already.
     ///
     /// Requests that were under way together are answered alike: their answers lengthen the next pause once.
     pub fn throttled(&mut self, asked: Option<Duration>, now: Instant) -> Option<Duration> {
+        self.tried_until = None;
         if self.until(now).is_none() {
             self.in_a_row = self.in_a_row.saturating_add(1);
         }
@@ -39,9 +71,22 @@ impl Brake {
         })
     }
 
+    /// Takes note of an answer; tells the pause that it puts on all deliveries, if it does.
+    pub fn record(&mut self, verdict: &Verdict, weight: Weight, now: Instant) -> Option<Duration> {
+        if verdict.disposition == Disposition::Throttled {
+            return self.throttled(verdict.retry_after_ms.map(Duration::from_millis), now);
+        }
+        if weight == Weight::Nothing {
+            self.returned()
+        } else {
+            self.answered()
+        }
+        None
+    }
+
     /// An answer of another kind came: the next pause is a first one.
     pub const fn answered(&mut self) {
-        self.in_a_row = 0;
+        (self.in_a_row, self.tried_until) = (0, None);
     }
 
     /// Holds as another node says.
@@ -88,6 +133,22 @@ mod tests {
         }
         assert_eq!(brake.throttled(Some(seconds(30)), now), Some(seconds(30)), "it asks for longer");
         assert_eq!(brake.throttled(None, now + seconds(30)), Some(seconds(2)));
+    }
+
+    #[test]
+    fn one_goes_first_after_a_pause() {
+        let (mut brake, now) = (Brake::default(), Instant::now());
+        assert_eq!([brake.enter(now), brake.enter(now)], [Ok(()); 2], "nothing was throttled yet");
+        brake.throttled(None, now);
+        assert_eq!(brake.enter(now), Err(now + seconds(1)));
+        let now = now + seconds(1);
+        assert_eq!([brake.enter(now), brake.enter(now)], [Ok(()), Err(now + LOOK)]);
+        assert_eq!(brake.until(now), Some(now + LOOK), "and the others are told so");
+        brake.returned();
+        assert_eq!(brake.enter(now), Ok(()), "it was not asked");
+        assert_eq!(brake.enter(now + LONGEST_TRY), Ok(()), "it was never heard of");
+        brake.answered();
+        assert_eq!([brake.enter(now), brake.enter(now)], [Ok(()); 2]);
     }
 
     #[test]

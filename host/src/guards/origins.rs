@@ -9,12 +9,15 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{CLAIM_PAUSE, FURTHEST, Refusal, SPREAD, brake::Brake, told_of};
-use crate::domain::{
-    attempt::Verdict,
-    breaker::{Breaker, Cause, Effect, Phase, Step, Weight, Window, judge, weigh_recipient},
-    guards::BreakerPolicy,
-    provider::Disposition,
+use super::{CLAIM_PAUSE, FURTHEST, LeftAlone, Refusal, SPREAD, brake::Brake, told_of};
+use crate::{
+    domain::{
+        attempt::Verdict,
+        breaker::{Breaker, Cause, Effect, Phase, Step, Weight, Window, judge, weigh_recipient},
+        guards::BreakerPolicy,
+        provider::Disposition,
+    },
+    routing::Barred,
 };
 
 /// The most origins of one connection that are known; beyond them those that were not asked for longest are forgotten.
@@ -28,6 +31,8 @@ const FULL_PAUSE: Duration = Duration::from_millis(250);
 pub struct Origins {
     /// What breakers' times are counted from.
     began: Instant,
+    most: usize,
+    probe_lasts: Duration,
     known: HashMap<Box<str>, Origin>,
     /// How many deliveries are under way to each.
     under_way: HashMap<Box<str>, usize>,
@@ -44,37 +49,57 @@ struct Origin {
 }
 
 impl Origins {
-    pub fn new(now: Instant) -> Self {
-        Self { began: now, known: HashMap::new(), under_way: HashMap::new() }
+    /// At most `most` deliveries are under way to an origin; a probe that is never heard of counts for `probe_lasts`.
+    pub fn new(most: usize, probe_lasts: Duration, now: Instant) -> Self {
+        Self { began: now, most, probe_lasts, known: HashMap::new(), under_way: HashMap::new() }
     }
 
-    /// Why nothing goes to an origin now.
+    /// Why nothing goes to an origin now. What it lets through, [`enter`](Self::enter) does too.
     pub fn refusal(&self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Option<Refusal> {
+        if self.under_way.get(origin).is_some_and(|count| *count >= self.most) {
+            return Some(Refusal::rate(now + FULL_PAUSE).of_origin());
+        }
         let known = self.known.get(origin)?;
         if let Some(until) = known.brake.until(now) {
             return Some(Refusal::rate(until).of_origin());
         }
-        let until = known.breaker.opened_until.map(|at| self.instant(at)).filter(|until| *until > now)?;
-        policy.enabled.then(|| Refusal::circuit(until).of_origin())
+        let breaker = &known.breaker;
+        let until = match breaker.phase {
+            Phase::Closed => return None,
+            Phase::Open => self.instant(breaker.opened_until?),
+            Phase::HalfOpen => {
+                let have_lapsed = breaker.probes_until.is_some_and(|until| self.instant(until) <= now);
+                if breaker.probes < policy.probes || have_lapsed { now } else { now + CLAIM_PAUSE }
+            }
+        };
+        (policy.enabled && until > now).then(|| Refusal::circuit(until).of_origin())
+    }
+
+    /// The origins to which nothing goes now, those that wait longest first.
+    pub fn left_alone(&self, policy: &BreakerPolicy, now: Instant) -> Vec<LeftAlone> {
+        let left_alone = |(origin, known): (&Box<str>, &Origin)| {
+            let Refusal { barred, until, .. } = self.refusal(origin, policy, now)?;
+            let detail = if barred == Barred::CircuitOpen { known.breaker.detail.clone() } else { String::new() };
+            Some(LeftAlone { origin: origin.to_string(), barred, until, detail })
+        };
+        let mut all: Vec<_> = self.known.iter().filter_map(left_alone).collect();
+        all.sort_by(|a, b| b.until.cmp(&a.until).then_with(|| a.origin.cmp(&b.origin)));
+        all
     }
 
     /// Lets a delivery through, until it has [`left`](Self::left); tells the epoch of the breaker that it tries, if it
-    /// does. A probe counts for `lasts` where it is never heard of again, and at most `most` are under way.
+    /// does.
     ///
     /// # Errors
     /// Why it does not go now.
-    pub fn enter(
-        &mut self,
-        origin: &str,
-        policy: &BreakerPolicy,
-        lasts: Duration,
-        most: usize,
-        now: Instant,
-    ) -> Result<Option<i64>, Refusal> {
-        if self.under_way.get(origin).is_some_and(|count| *count >= most) {
-            return Err(Refusal::rate(now + FULL_PAUSE).of_origin());
+    pub fn enter(&mut self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Result<Option<i64>, Refusal> {
+        if let Some(refusal) = self.refusal(origin, policy, now) {
+            return Err(refusal);
         }
-        let probe = self.probe(origin, policy, lasts, now)?;
+        if let Some(known) = self.known.get_mut(origin) {
+            known.brake.enter(now).map_err(|again| Refusal::rate(again).of_origin())?;
+        }
+        let probe = self.probe(origin, policy, now);
         *self.under_way.entry(origin.into()).or_default() += 1;
         Ok(probe)
     }
@@ -89,26 +114,12 @@ impl Origins {
         }
     }
 
-    fn probe(
-        &mut self,
-        origin: &str,
-        policy: &BreakerPolicy,
-        lasts: Duration,
-        now: Instant,
-    ) -> Result<Option<i64>, Refusal> {
-        if let Some(refusal) = self.refusal(origin, policy, now) {
-            return Err(refusal);
-        }
-        let at = self.time(now);
-        let Some(known) = self.known.get_mut(origin) else { return Ok(None) };
+    fn probe(&mut self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Option<i64> {
+        let (at, lasts) = (self.time(now), self.probe_lasts);
+        let known = self.known.get_mut(origin)?;
         known.used = now;
-        if !policy.enabled || known.breaker.phase == Phase::Closed {
-            return Ok(None);
-        }
-        match known.breaker.take(Step::Claim { lasts }, policy, at) {
-            Effect::None => Err(Refusal::circuit(now + CLAIM_PAUSE).of_origin()),
-            Effect::Noted | Effect::Changed => Ok(Some(known.breaker.epoch)),
-        }
+        let claimed = policy.enabled && known.breaker.take(Step::Claim { lasts }, policy, at) != Effect::None;
+        claimed.then_some(known.breaker.epoch)
     }
 
     /// Counts an answer; `probe` is the epoch of one that was a probe. Tells the breaker's new phase, if it is another.
@@ -127,11 +138,7 @@ impl Origins {
         let at = self.time(now);
         let known = self.known_or_new(origin, now);
         known.used = now;
-        if throttled {
-            known.brake.throttled(verdict.retry_after_ms.map(Duration::from_millis), now);
-        } else if weight != Weight::Nothing {
-            known.brake.answered();
-        }
+        known.brake.record(verdict, weight, now);
         let was = known.breaker.phase;
         known.count(weight, verdict, probe, policy, at);
         let phase = known.breaker.phase;
@@ -144,10 +151,12 @@ impl Origins {
         (phase != was).then_some(phase)
     }
 
-    /// A probe tells nothing: it was not made.
-    pub fn returned(&mut self, origin: &str, epoch: i64, policy: &BreakerPolicy, now: Instant) {
+    /// A delivery that was let through was not made; `probe` is the epoch of one that was a probe.
+    pub fn returned(&mut self, origin: &str, probe: Option<i64>, policy: &BreakerPolicy, now: Instant) {
         let at = self.time(now);
-        if let Some(known) = self.known.get_mut(origin) {
+        let Some(known) = self.known.get_mut(origin) else { return };
+        known.brake.returned();
+        if let Some(epoch) = probe {
             known.breaker.take(Step::Returned { epoch }, policy, at);
         }
     }
@@ -236,7 +245,6 @@ fn since_epoch(at: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::Barred;
 
     const POLICY: BreakerPolicy = BreakerPolicy {
         enabled: true,
@@ -281,7 +289,7 @@ mod tests {
 
     /// One whose breaker for an origin has opened.
     fn tripped(now: Instant) -> Origins {
-        let mut origins = Origins::new(now);
+        let mut origins = Origins::new(MOST, LASTS, now);
         let phases = [(); 3].map(|()| origins.record(ILL, &failed(), None, &POLICY, now));
         assert_eq!(phases, [None, None, Some(Phase::Open)]);
         origins
@@ -293,10 +301,13 @@ mod tests {
         let mut origins = tripped(now);
         let refusal = origins.refusal(ILL, &POLICY, now).unwrap();
         assert_eq!((refusal.barred, refusal.until), (Barred::CircuitOpen, now + ms(1_000)));
-        assert_eq!(origins.enter(ILL, &POLICY, LASTS, MOST, now), Err(refusal));
-        assert_eq!(origins.enter(WELL, &POLICY, LASTS, MOST, now), Ok(None));
+        assert_eq!(origins.enter(ILL, &POLICY, now), Err(refusal));
+        let [left_alone] = <[_; 1]>::try_from(origins.left_alone(&POLICY, now)).unwrap();
+        assert_eq!((left_alone.origin.as_str(), left_alone.until), (ILL, refusal.until));
+        assert!(left_alone.detail.contains("rejected_transient"), "{left_alone:?}");
+        assert_eq!(origins.enter(WELL, &POLICY, now), Ok(None));
         let off = BreakerPolicy { enabled: false, ..POLICY };
-        assert_eq!(origins.enter(ILL, &off, LASTS, MOST, now), Ok(None));
+        assert_eq!(origins.enter(ILL, &off, now), Ok(None));
     }
 
     #[test]
@@ -305,23 +316,24 @@ mod tests {
         let mut origins = tripped(now);
         let later = now + ms(1_000);
         assert_eq!(origins.refusal(ILL, &POLICY, later), None);
-        let epoch = origins.enter(ILL, &POLICY, LASTS, MOST, later).unwrap().unwrap();
-        let waits = origins.enter(ILL, &POLICY, LASTS, MOST, later).unwrap_err();
+        let epoch = origins.enter(ILL, &POLICY, later).unwrap().unwrap();
+        let waits = origins.enter(ILL, &POLICY, later).unwrap_err();
         assert_eq!(waits.until, later + CLAIM_PAUSE, "others wait for it");
-        origins.returned(ILL, epoch, &POLICY, later);
-        let epoch = origins.enter(ILL, &POLICY, LASTS, MOST, later).unwrap().unwrap();
+        assert_eq!(origins.refusal(ILL, &POLICY, later), Some(waits), "and are not told that they may go");
+        origins.returned(ILL, Some(epoch), &POLICY, later);
+        let epoch = origins.enter(ILL, &POLICY, later).unwrap().unwrap();
         assert_eq!(origins.record(ILL, &failed(), Some(epoch), &POLICY, later), Some(Phase::Open));
         let twice = origins.refusal(ILL, &POLICY, later).unwrap();
         assert_eq!(twice.until, later + ms(2_000), "twice as long");
-        let epoch = origins.enter(ILL, &POLICY, LASTS, MOST, twice.until).unwrap().unwrap();
+        let epoch = origins.enter(ILL, &POLICY, twice.until).unwrap().unwrap();
         assert_eq!(origins.record(ILL, &sent(), Some(epoch), &POLICY, twice.until), Some(Phase::Closed));
-        assert_eq!(origins.enter(ILL, &POLICY, LASTS, MOST, twice.until), Ok(None));
+        assert_eq!(origins.enter(ILL, &POLICY, twice.until), Ok(None));
         assert!(origins.known.is_empty(), "as one of which nothing is known");
     }
 
     #[test]
     fn what_an_endpoint_refuses_is_its_own_matter() {
-        let (mut origins, now) = (Origins::new(Instant::now()), Instant::now());
+        let (mut origins, now) = (Origins::new(MOST, LASTS, Instant::now()), Instant::now());
         for _ in 0..50 {
             for refused in [
                 verdict(Disposition::AuthFailed, "unauthorized"),
@@ -339,7 +351,7 @@ mod tests {
     #[test]
     fn a_throttle_holds_one_origin() {
         let now = Instant::now();
-        let mut origins = Origins::new(now);
+        let mut origins = Origins::new(MOST, LASTS, now);
         let slow = Verdict { retry_after_ms: Some(5_000), ..verdict(Disposition::Throttled, "rate_limited") };
         assert_eq!(origins.record(ILL, &slow, None, &POLICY, now), None);
         let refusal = origins.refusal(ILL, &POLICY, now).unwrap();
@@ -355,13 +367,14 @@ mod tests {
     #[test]
     fn one_that_answers_late_leaves_room_for_the_others() {
         let now = Instant::now();
-        let mut origins = Origins::new(now);
-        let enter = |origins: &mut Origins, origin| origins.enter(origin, &POLICY, LASTS, MOST, now);
+        let mut origins = Origins::new(MOST, LASTS, now);
+        let enter = |origins: &mut Origins, origin| origins.enter(origin, &POLICY, now);
         for _ in 0..MOST {
             assert_eq!(enter(&mut origins, ILL), Ok(None));
         }
         let refusal = enter(&mut origins, ILL).unwrap_err();
         assert_eq!((refusal.barred, refusal.until), (Barred::RateLimited, now + FULL_PAUSE));
+        assert_eq!(origins.refusal(ILL, &POLICY, now), Some(refusal));
         assert_eq!(enter(&mut origins, WELL), Ok(None));
         origins.left(ILL);
         assert_eq!(enter(&mut origins, ILL), Ok(None));
@@ -375,7 +388,7 @@ mod tests {
     #[test]
     fn it_does_not_grow_without_end() {
         let now = Instant::now();
-        let mut origins = Origins::new(now);
+        let mut origins = Origins::new(MOST, LASTS, now);
         for number in 0..5 * MOST_ORIGINS {
             let at = now + ms(number as u64);
             origins.record(&format!("https://{number}.example"), &failed(), None, &POLICY, at);

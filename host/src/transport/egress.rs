@@ -579,6 +579,7 @@ mod tests {
         assert!(refused("fd00::5efe:127.0.0.1", &["fd00::/8"]));
         assert!(refused("fd00::5efe:8.8.8.8", &["8.8.8.8/32"]));
         assert!(!refused("fd12::1", &["fd12::/16"]) && refused("fd13::1", &["fd12::/16"]));
+        assert!(!refused("::1", &["::1/128"]) && refused("::1", &["127.0.0.0/8"]) && refused("::", &["::1/128"]));
     }
 
     struct Names(&'static [&'static str]);

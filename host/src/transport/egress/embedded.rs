@@ -23,6 +23,10 @@ const TRANSLATED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0xffff
 /// an IPv4 address in another spelling. Nor are 6rd and NAT64 under a prefix of a network's own: their form says
 /// nothing, and only that network knows it.
 pub(super) fn v4_in(address: Ipv6Addr) -> Vec<Ipv4Addr> {
+    if address.is_loopback() || address.is_unspecified() {
+        // Not IPv4-compatible (RFC 4291, 2.5.2 and 2.5.3): no packet to them leaves this host.
+        return Vec::new();
+    }
     let bits = u128::from(address);
     // 32 bits, so many above the last one.
     let at = |shift: u32| Ipv4Addr::from((bits >> shift) as u32);
@@ -72,6 +76,7 @@ mod tests {
         assert!(holds("2001:0:4136:e378:8000:63bf:3fff:fdd2", "65.54.227.120"));
         assert!(holds("2001:0:4136:e378:8000:63bf:3fff:fdd2", "192.0.2.45"));
         assert!(holds("fe80::5efe:192.0.2.33", "192.0.2.33") && holds("fe80::200:5efe:192.0.2.33", "192.0.2.33"));
+        assert_eq!(["::", "::1"].map(|text| v4_in(text.parse().unwrap())), [vec![], vec![]]);
         assert!(holds("::192.0.2.33", "192.0.2.33") && holds("::ffff:0:192.0.2.33", "192.0.2.33"));
         assert!(v4_in("2606:4700::1111".parse().unwrap()).is_empty());
         assert!(v4_in("fd00::1:5efe:192.0.2.33".parse().unwrap()).is_empty());
