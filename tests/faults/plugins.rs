@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{gateway::TestGateway, sink::Sink};
+use crate::support::{database::eventually, gateway::TestGateway, sink::Sink};
 
 async fn misbehaving() -> (TestGateway, Sink) {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
@@ -49,6 +49,15 @@ async fn a_version_that_always_traps_is_quarantined_and_says_so() {
     assert_eq!(gateway.attempts(&id).await, ["good:accepted"], "the quarantined version is passed over");
     let provider = gateway.get("/v1/providers/fixture").await;
     assert!(provider["versions"][0]["quarantined_until"].is_string(), "{provider}");
+    let reason = "it failed five times in a row over";
+    assert!(provider["versions"][0]["quarantine_reason"].as_str().unwrap().contains("five times in a row"), "{provider}");
+    // The reason stands wherever it keeps something from leaving.
+    let warning = gateway.get("/v1/connections/bad").await["warnings"][0].clone();
+    assert!(warning["detail"].as_str().unwrap().contains(reason), "{warning}");
+    let pinned = json!({"channel": "webhook", "connection": "bad", "content": {"text": "hello"}});
+    let pinned = gateway.send(&pinned).await;
+    let attempt = eventually("an attempt", || async { gateway.attempt_list(&pinned).await.into_iter().next() }).await;
+    assert!(attempt["detail"].as_str().unwrap().contains(reason), "{attempt}");
     let health = gateway.get("/v1/health/providers").await;
     let fixture = health["data"].as_array().unwrap().iter().find(|it| it["uid"] == "bad").unwrap();
     assert_eq!(
