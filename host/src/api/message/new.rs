@@ -724,7 +724,13 @@ fn is_token(text: &str) -> bool {
 
 /// The header `Idempotency-Key`, as text.
 pub fn header_key(headers: &HeaderMap) -> Result<Option<String>, Fields> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut given = headers.get_all("idempotency-key").iter();
+    let Some(value) = given.next() else { return Ok(None) };
+    if given.next().is_some() {
+        let mut fields = Fields::default();
+        fields.elsewhere("header/Idempotency-Key", "duplicate", "must be given once");
+        return Err(fields);
+    }
     let text = value.to_str().ok().filter(|text| (1..=255).contains(&text.len()));
     text.map(|text| Some(text.to_owned())).ok_or_else(|| {
         let mut fields = Fields::default();
@@ -852,6 +858,19 @@ mod tests {
         let one = print(r#"{"channel": "webhook", "idempotency_key": "k", "reference": "r"}"#);
         assert_eq!(one, print(r#"{"reference": "r", "idempotency_key": "k", "channel": "webhook", "content": {}}"#));
         assert_ne!(one, print(r#"{"channel": "webhook", "idempotency_key": "k", "reference": "s"}"#));
+    }
+
+    #[test]
+    fn one_header_has_the_key() {
+        let key = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("idempotency-key", axum::http::HeaderValue::from_static(value));
+            }
+            header_key(&headers).map_err(|fields| fields.into_problems()[0].code.clone())
+        };
+        assert_eq!((key(&[]), key(&["a"])), (Ok(None), Ok(Some("a".to_owned()))));
+        assert_eq!((key(&["a", "a"]), key(&[""])), (Err("duplicate".to_owned()), Err("wrong_format".to_owned())));
     }
 
     #[test]
