@@ -143,6 +143,26 @@ async fn an_odd_head_is_read_by_its_status() {
     }
 }
 
+#[tokio::test]
+async fn interim_answers_without_end_are_not_read_on() {
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    let address = serve(move |mut stream| {
+        let ended = ended.clone();
+        async move {
+            read_request(&mut stream).await;
+            let many = "HTTP/1.1 102 Processing\r\nLink: a\r\n\r\n".repeat(1_000);
+            while stream.write_all(many.as_bytes()).await.is_ok() {}
+            let _ = ended.send(());
+        }
+    })
+    .await;
+    // Nothing but the limit ends it.
+    let sender = Sender::new().within(Duration::from_secs(3_600));
+    let (kind, may_have_left) = sender.fault(&format!("http://{address}/")).await;
+    assert!(may_have_left && kind != FaultKind::Timeout, "{kind:?}");
+    end.recv().await.unwrap();
+}
+
 /// Those whose connection ends with the body, and those who say more than they should.
 #[tokio::test]
 async fn where_a_body_ends_is_no_reason_to_doubt_its_status() {

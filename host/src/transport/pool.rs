@@ -48,6 +48,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// The longest body that is kept for another try, should the other side refuse the request unread. A longer one leaves
 /// memory as it is written.
 const REPEATABLE: u64 = 64 * 1024;
+/// The most interim answers before an answer.
+const MOST_INTERIM_ANSWERS: usize = 16;
 /// How long a kept connection may take to be ready: it has answered, so that only its task must run.
 const READY_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -242,6 +244,7 @@ impl Line {
                 if let Some(host) = target.authority().and_then(|it| HeaderValue::from_str(it.as_str()).ok()) {
                     request.headers_mut().insert(HOST, host);
                 }
+                limit_interim_answers(&mut request, line.connection.clone());
                 line.sender.try_send_request(*request).await
             }
             Self::Http2(line) => {
@@ -340,6 +343,17 @@ impl Pool {
             }
         });
     }
+}
+
+/// Gives up the connection where interim answers (RFC 9110, section 15.2) come without end: none of them takes any of a
+/// limit on sizes, and reading them keeps a worker busy.
+fn limit_interim_answers(request: &mut Request<WatchedBody>, connection: AbortHandle) {
+    let seen = AtomicUsize::new(0);
+    hyper::ext::on_informational(request, move |_| {
+        if seen.fetch_add(1, Ordering::Relaxed) == MOST_INTERIM_ANSWERS {
+            connection.abort();
+        }
+    });
 }
 
 /// Servers in the field write heads that RFC 9112 does not allow; the status decides all the same, so what can be read of
