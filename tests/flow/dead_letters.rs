@@ -418,7 +418,7 @@ async fn the_command_line_does_all_of_it() {
     let printed = run(&["dead-letters", "list", "--state", "failed", "--connection", "first"]).unwrap();
     assert_eq!(printed.matches("dlv_").count(), 4, "{printed}");
     let printed = run(&["dead-letters", "show", &ids[0]]).unwrap();
-    assert!(printed.contains("rejected_permanent") && printed.contains("first"), "{printed}");
+    assert!(printed.contains("rejected_transient") && printed.contains("first"), "{printed}");
     let printed = run(&["attempts", &ids[0], "--json"]).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&printed).unwrap()["data"].as_array().unwrap().len(), 1);
     run(&["dead-letters", "discard", &ids[0], "--reason", "a test"]).unwrap();
