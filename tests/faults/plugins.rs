@@ -50,7 +50,10 @@ async fn a_version_that_always_traps_is_quarantined_and_says_so() {
     let provider = gateway.get("/v1/providers/fixture").await;
     assert!(provider["versions"][0]["quarantined_until"].is_string(), "{provider}");
     let reason = "it failed five times in a row over";
-    assert!(provider["versions"][0]["quarantine_reason"].as_str().unwrap().contains("five times in a row"), "{provider}");
+    assert!(
+        provider["versions"][0]["quarantine_reason"].as_str().unwrap().contains("five times in a row"),
+        "{provider}"
+    );
     // The reason stands wherever it keeps something from leaving.
     let warning = gateway.get("/v1/connections/bad").await["warnings"][0].clone();
     assert!(warning["detail"].as_str().unwrap().contains(reason), "{warning}");
