@@ -32,6 +32,10 @@ pub fn folded(text: &str) -> String {
 pub fn folded_characters(text: &str) -> Vec<(char, bool)> {
     let mut characters = Vec::with_capacity(text.len());
     for character in composed(text).chars() {
+        if character.is_ascii() {
+            characters.push((character.to_ascii_lowercase(), true));
+            continue;
+        }
         let folded = folded(character.encode_utf8(&mut [0; 4]));
         characters.extend(folded.chars().enumerate().map(|(nth, it)| (it, nth == 0)));
     }
