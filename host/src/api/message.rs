@@ -237,7 +237,7 @@ pub async fn create_batch(
             Ok(Draft(new, fields)) => {
                 let key = header_key.as_ref().filter(|_| !new.has_key()).map(|key| format!("{key}:{place}"));
                 match domain(&app, tenant.id, (new, fields), key, &config, asks).await {
-                    Ok(new) => Checked::Good(new),
+                    Ok(new) => Checked::Good(Box::new(new)),
                     Err(unread) => answered_before(&app, tenant.id, unread).await.into(),
                 }
             }
@@ -280,7 +280,7 @@ impl BatchResult {
 
 /// A message of a batch, once it was read.
 enum Checked {
-    Good(message::NewMessage),
+    Good(Box<message::NewMessage>),
     Known(Admitted),
     Bad(Problem),
 }
@@ -304,7 +304,7 @@ fn apart(checked: Vec<Checked>) -> (Vec<message::NewMessage>, Vec<Slot>) {
     let mut good = Vec::with_capacity(checked.len());
     let slot = |one| match one {
         Checked::Good(new) => {
-            good.push(new);
+            good.push(*new);
             Slot::Open
         }
         Checked::Known(admitted) => Slot::Known(admitted),
@@ -339,8 +339,8 @@ pub async fn list(
     };
     query.finish()?;
     let mut txn = app.store.snapshot(tenant.id).await?;
-    let rows = message_list(&mut txn, tenant.id, &filter, paging.after, paging.fetch()).await?;
-    Ok(Json(Page::of(rows, &paging, |row| row.message.id.to_string(), MessageAnswer::from)))
+    let rows = message_list(&mut txn, tenant.id, &filter, paging.after, paging.limit).await?;
+    Ok(Json(Page::of(rows, |row| row.message.id.to_string(), MessageAnswer::from)))
 }
 
 /// Show a message and where it stands.
@@ -526,7 +526,7 @@ pub enum Asks {
 pub struct Unread {
     problem: Problem,
     /// Its key, and what that stands for.
-    stands_for: Option<Idempotency>,
+    stands_for: Option<Box<Idempotency>>,
 }
 
 impl From<Unread> for Problem {

@@ -254,7 +254,7 @@ const fn always(_: &Option<String>) -> bool {
 pub struct Unfit {
     pub fields: Fields,
     /// Its key: what was accepted under it holds, whatever is wrong by now.
-    pub stands_for: Option<Idempotency>,
+    pub stands_for: Option<Box<Idempotency>>,
 }
 
 /// What a message is checked against besides itself.
@@ -286,7 +286,7 @@ impl NewMessage {
         // What is not as it came stands for nothing.
         let is_whole = fields.is_empty();
         let idempotency = self.idempotency(around.header_key.as_deref(), &mut fields);
-        let stands_for = idempotency.clone().filter(|_| is_whole && fields.is_empty());
+        let stands_for = idempotency.clone().filter(|_| is_whole && fields.is_empty()).map(Box::new);
         self.into_fit(fields, around, idempotency).map_err(|fields| Unfit { fields, stands_for })
     }
 
