@@ -314,7 +314,7 @@ async fn a_retry_by_hand_goes_to_those_who_lack_the_mail() {
     let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
     assert_eq!(gateway.settled(&id).await["state"], "sent");
     gateway.db.sql("update delivery set state = 'bounced'").await;
-    gateway.call(Method::POST, &format!("/v1/messages/{id}/retry"), None).await.expect(200);
+    gateway.call(Method::POST, &format!("/v1/messages/{id}/retry"), None).await.expect(202);
     let view = gateway.settled(&id).await;
     assert_eq!(view["state"], "sent", "{view}");
     assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:accepted"]);

@@ -34,7 +34,7 @@ pub enum RecipientRole {
 
 /// One recipient, and the last that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recipient {
+pub struct MailRecipient {
     /// As it stands in the envelope.
     pub address: String,
     pub role: RecipientRole,
@@ -51,13 +51,13 @@ pub struct Recipient {
 /// The recipients of a delivery, each once. Empty where the delivery's state says all there is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Recipients(Vec<Recipient>);
+pub struct Recipients(Vec<MailRecipient>);
 
 impl Recipients {
     /// What a server answered for each recipient in an attempt that it accepted.
     #[must_use]
     pub fn answered(replies: Vec<RecipientReply>, attempt: u32, at: Timestamp) -> Self {
-        let recipient = |reply: RecipientReply| Recipient {
+        let recipient = |reply: RecipientReply| MailRecipient {
             role: if reply.main { RecipientRole::To } else { RecipientRole::Copy },
             outcome: match reply.answer {
                 RecipientAnswer::Accepted => RecipientOutcome::Accepted,
@@ -76,7 +76,7 @@ impl Recipients {
     }
 
     /// Each of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Recipient> {
+    pub fn iter(&self) -> impl Iterator<Item = &MailRecipient> {
         self.0.iter()
     }
 
@@ -133,7 +133,7 @@ impl Recipients {
     #[must_use]
     pub fn given_up(&self, attempt: u32, at: Timestamp) -> Self {
         let waiting = self.0.iter().filter(|it| it.outcome == RecipientOutcome::Deferred);
-        let given_up = |it: &Recipient| Recipient {
+        let given_up = |it: &MailRecipient| MailRecipient {
             outcome: RecipientOutcome::Refused,
             detail: format!("{}; it is not tried again", it.detail),
             attempt,

@@ -161,7 +161,7 @@ pub async fn delivery_reopen_all(
            -- Whoever has a copy gets no second one; where it may have been sent, nor does the main recipient.
            recipients = (
              select jsonb_agg(case when r ->> 'role' = 'to' and ended.state <> 'unknown'
-               then r || jsonb_build_object('outcome', 'deferred') else r end)
+               then r || jsonb_build_object('outcome', 'deferred', 'detail', 'it is sent again by hand') else r end)
              from jsonb_array_elements(d.recipients) r
              where r ->> 'outcome' = 'accepted' or (r ->> 'outcome' = 'deferred' and ended.state = 'unknown')
            )

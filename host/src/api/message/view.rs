@@ -16,7 +16,7 @@ use crate::{
         legs::{Leg, Legs, Mode, Wants},
         message::{Follows, Message, Priority},
         provider::{Cost, Disposition},
-        recipients::{Recipient, RecipientOutcome, RecipientRole, Recipients},
+        recipients::{MailRecipient, RecipientOutcome, RecipientRole, Recipients},
     },
     rules::Account,
     store::{
@@ -124,7 +124,7 @@ pub struct DeliveryAnswer {
     unified_code: Option<String>,
     detail: Option<String>,
     /// What became of each recipient of a mail with copies, once some of them have it. Empty otherwise.
-    recipients: Vec<RecipientAnswer>,
+    recipients: Vec<MailRecipientAnswer>,
     cost: Option<CostAnswer>,
     /// What people did with it, as the provider's service told: `read`, `clicked`, `replied`, `complained`,
     /// `unsubscribed`.
@@ -135,8 +135,8 @@ pub struct DeliveryAnswer {
 
 /// A recipient of a mail with copies, and what became of it.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RecipientOutcome)]
-pub struct RecipientAnswer {
+#[schema(as = MailRecipient)]
+pub struct MailRecipientAnswer {
     #[schema(example = "bob@example.org")]
     address: String,
     #[schema(value_type = RecipientRoleName)]
@@ -271,7 +271,7 @@ pub struct AttemptAnswer {
     /// The plugin's memory at its highest, in bytes.
     plugin_memory: Option<i64>,
     /// What it came to for each recipient, where it went to several, or to copies alone. Empty otherwise.
-    recipients: Vec<RecipientAnswer>,
+    recipients: Vec<MailRecipientAnswer>,
 }
 
 /// A provider's own classification, and who overrode it.
@@ -599,8 +599,8 @@ impl AttemptDecision {
     }
 }
 
-fn recipients(known: &Recipients) -> Vec<RecipientAnswer> {
-    let answer = |it: &Recipient| RecipientAnswer {
+fn recipients(known: &Recipients) -> Vec<MailRecipientAnswer> {
+    let answer = |it: &MailRecipient| MailRecipientAnswer {
         address: it.address.clone(),
         role: it.role,
         outcome: it.outcome,
