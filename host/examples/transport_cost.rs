@@ -133,6 +133,7 @@ impl Sender {
             },
             deadline: Instant::now() + Duration::from_secs(30),
             now: jiff::Timestamp::UNIX_EPOCH,
+            hold: None,
             trace: None,
         }
     }

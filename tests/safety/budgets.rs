@@ -115,6 +115,13 @@ async fn who_changes_a_message_is_not_told_what_it_says() {
     let told =
         gateway.call_as(&writes, Method::DELETE, &format!("/v1/messages/{other}/content"), None).await.expect(200);
     assert!(!told.to_string().contains(CANARY), "{told}");
+    for (path, extra) in [("replays", json!({})), ("discards", json!({"reason": "gone"}))] {
+        let mut body = extra;
+        body["filter"] = json!({"recipient": CANARY});
+        let path = format!("/v1/dead-letters/{path}");
+        let answer = gateway.call_as(&writes, Method::POST, &path, Some(&body)).await;
+        assert_eq!((answer.status.as_u16(), &answer.body["code"]), (403, &json!("missing_scope")), "{path}");
+    }
 }
 
 /// Holds of no message, and takes about as long as an expression may.

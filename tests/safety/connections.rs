@@ -168,6 +168,19 @@ async fn chunks_are_read_in_their_strict_form() {
     }
 }
 
+#[tokio::test]
+async fn a_header_that_decides_is_not_read_twice() {
+    let gateway = TestGateway::start().await;
+    for twice in [
+        format!("Authorization: Bearer {}\r\nAuthorization: Bearer ak_other\r\n", gateway.key),
+        format!("Authorization: Bearer {}\r\nIdempotency-Key: a\r\nIdempotency-Key: b\r\n", gateway.key),
+    ] {
+        let request = format!("GET /v1/messages HTTP/1.1\r\nHost: a\r\n{twice}Connection: close\r\n\r\n");
+        let answer = rest(&mut said(&gateway, request.as_bytes()).await).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("header_repeated"), "{answer}");
+    }
+}
+
 /// Streams of one HTTP/2 connection would stand for as many connections, each with an answer that nobody takes.
 #[tokio::test]
 async fn http2_is_not_spoken() {

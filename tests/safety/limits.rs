@@ -117,7 +117,8 @@ impl Document {
         }
         let schema = self.resolved(&place.schema).clone();
         let alternatives = alternatives(&schema);
-        let may_be_list = alternatives.iter().any(|it| kinds(self.resolved(it)).contains(&"array"));
+        let may_be_list =
+            place.may_be_list || alternatives.iter().any(|it| kinds(self.resolved(it)).contains(&"array"));
         for alternative in alternatives {
             self.places(Place { schema: alternative.clone(), may_be_list, ..place.again() }, &within, found);
         }
@@ -314,6 +315,8 @@ async fn a_parameter_is_held_to_every_bound_of_the_document() {
             for case in document.cases(&here) {
                 // A text that is no number stands for every other kind.
                 let text = match &case.value {
+                    // No header can hold it.
+                    Value::String(text) if place == "header" && text.contains('\0') => continue,
                     Value::String(text) => text.replace('ö', "x"),
                     Value::Array(_) if kinds(&here.schema) == ["string"] => continue,
                     other => other.to_string(),

@@ -27,6 +27,7 @@ use crate::{
         dead_letter::{DeadLetterFilter, certainly_unsent},
         delivery::DeliveryState,
         ids::{DeliveryId, JobId, TenantId},
+        key::Scope,
     },
     store::{
         attempt::attempt_list,
@@ -288,10 +289,19 @@ pub async fn discard_all(
     Draft(new, mut fields): Draft<NewDiscard>,
 ) -> Result<Json<Discarded>, Problem> {
     reason(&mut fields, Some(&new.reason));
+    may_name(&tenant, &new.filter)?;
     let filter = checked(&app, tenant.id, new.filter, DeliveryState::DEAD.to_vec(), fields).await?;
     let actor = tenant.actor();
     let (discarded, more) = hand(&app, tenant.id, &actor).discard_all(&filter, &new.reason).await?;
     Ok(Json(Discarded { discarded, more }))
+}
+
+/// Refuses a recipient in the filter of a key that may not read any: the count would tell whether it is there.
+fn may_name<P>(tenant: &Tenant<P>, filter: &Filter) -> Result<(), Problem> {
+    if filter.names_recipient() && !tenant.reads_messages() {
+        return Err(Problem::forbidden(Scope::MessagesRead.as_str()));
+    }
+    Ok(())
 }
 
 /// Replay all dead letters that match, at a limited rate.
@@ -311,6 +321,7 @@ pub async fn start_replay(
     fields.check(rate_fits, "rate_per_second", "out_of_range", || format!("must be 1 to {HIGHEST_RATE}"));
     let limit_fits = new.limit.is_none_or(|limit| (1..=MOST_REPLAYED).contains(&limit));
     fields.check(limit_fits, "limit", "out_of_range", || format!("must be 1 to {MOST_REPLAYED}"));
+    may_name(&tenant, &new.filter)?;
     let filter = checked(&app, tenant.id, new.filter, certainly_unsent(), fields).await?;
     let wanted = WantedReplay { filter, rate_per_second, most: new.limit, reason: new.reason };
     let actor = tenant.actor();

@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Path, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -37,6 +37,14 @@ use crate::{
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Headers of which a second value would be read by some and not by others.
+const ONCE: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("last-event-id"),
+];
 
 /// The request's id: the client's own, if it is one, or a new one.
 #[derive(Debug, Clone)]
@@ -150,7 +158,7 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
         response = counted.unwrap_or_else(|full| Problem::from(full).into_response());
     }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let allow = response.headers_mut().remove(axum::http::header::ALLOW);
+        let allow = response.headers_mut().remove(header::ALLOW);
         response = problem.render(id.as_str());
         if response.status().is_server_error() {
             tracing::warn!(
@@ -160,7 +168,7 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
             );
         }
         if let Some(allow) = allow {
-            response.headers_mut().insert(axum::http::header::ALLOW, allow);
+            response.headers_mut().insert(header::ALLOW, allow);
         }
     }
     marks.mark(response.headers_mut());
@@ -188,6 +196,13 @@ fn early(marks: &Marks, request: &Request, path: Option<&MatchedPath>) -> Option
     if request.extensions().get::<AtLimit>().is_some() && !is_operators(path) {
         return Some(Problem::unavailable("the node serves as many connections as it may").into_response());
     }
+    if let Some(name) = ONCE.iter().find(|name| request.headers().get_all(*name).iter().nth(1).is_some()) {
+        let detail = format!("must have the header `{name}` once");
+        return Some(
+            Problem::request(StatusCode::BAD_REQUEST, "header_repeated", "A header is repeated", detail)
+                .into_response(),
+        );
+    }
     marks.preflight(request)
 }
 
@@ -199,7 +214,7 @@ pub async fn not_found() -> Problem {
 /// Something is here, for other methods.
 pub async fn method_not_allowed() -> Problem {
     Problem::request(
-        axum::http::StatusCode::METHOD_NOT_ALLOWED,
+        StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
         "The path has no such method",
         "the `Allow` header lists the methods of this path",

@@ -168,12 +168,12 @@ struct Filter {
 const COLUMNS: [Column<'_>; 8] = [
     ("id", "/id"),
     ("state", "/state"),
-    ("channel", "/channel"),
-    ("to", "/to"),
-    ("connection", "/connection"),
-    ("attempts", "/attempts"),
     ("code", "/code"),
+    ("to", "/to"),
     ("ended", "/finished_at"),
+    ("channel", "/channel"),
+    ("attempts", "/attempts"),
+    ("connection", "/connection"),
 ];
 
 const WHOLE: [Column<'_>; 16] = [

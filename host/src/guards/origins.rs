@@ -34,8 +34,15 @@ pub struct Origins {
     most: usize,
     probe_lasts: Duration,
     known: HashMap<Box<str>, Origin>,
-    /// How many deliveries are under way to each.
-    under_way: HashMap<Box<str>, usize>,
+    under_way: HashMap<Box<str>, UnderWay>,
+}
+
+/// The deliveries that are under way to an origin.
+#[derive(Debug)]
+struct UnderWay {
+    count: usize,
+    /// The last delivery that was put off since they are too many, and until when.
+    put_off: Instant,
 }
 
 #[derive(Debug)]
@@ -56,7 +63,7 @@ impl Origins {
 
     /// Why nothing goes to an origin now. What it lets through, [`enter`](Self::enter) does too.
     pub fn refusal(&self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Option<Refusal> {
-        if self.under_way.get(origin).is_some_and(|count| *count >= self.most) {
+        if self.under_way.get(origin).is_some_and(|it| it.count >= self.most) {
             return Some(Refusal::rate(now + FULL_PAUSE).of_origin());
         }
         let known = self.known.get(origin)?;
@@ -100,15 +107,15 @@ impl Origins {
             known.brake.enter(now).map_err(|again| Refusal::rate(again).of_origin())?;
         }
         let probe = self.probe(origin, policy, now);
-        *self.under_way.entry(origin.into()).or_default() += 1;
+        self.under_way.entry(origin.into()).or_insert(UnderWay { count: 0, put_off: now }).count += 1;
         Ok(probe)
     }
 
     /// A delivery is no longer under way.
     pub fn left(&mut self, origin: &str) {
-        if let Some(count) = self.under_way.get_mut(origin) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(under_way) = self.under_way.get_mut(origin) {
+            under_way.count -= 1;
+            if under_way.count == 0 {
                 self.under_way.remove(origin);
             }
         }
@@ -164,13 +171,11 @@ impl Origins {
     /// When a delivery that was refused looks again: each a step later than the one before it.
     pub fn put_off(&mut self, origin: &str, until: Instant, now: Instant) -> Instant {
         let at = |before: Instant| (before.max(now) + SPREAD).max(until).min(now + FURTHEST);
-        match self.known.get_mut(origin) {
-            Some(known) => {
-                known.put_off = at(known.put_off);
-                known.put_off
-            }
-            None => at(now),
-        }
+        let of_known = self.known.get_mut(origin).map(|it| &mut it.put_off);
+        let of_under_way = self.under_way.get_mut(origin).map(|it| &mut it.put_off);
+        let Some(last) = of_known.or(of_under_way) else { return at(now) };
+        *last = at(*last);
+        *last
     }
 
     fn known_or_new(&mut self, origin: &str, now: Instant) -> &mut Origin {
@@ -375,6 +380,8 @@ mod tests {
         let refusal = enter(&mut origins, ILL).unwrap_err();
         assert_eq!((refusal.barred, refusal.until), (Barred::RateLimited, now + FULL_PAUSE));
         assert_eq!(origins.refusal(ILL, &POLICY, now), Some(refusal));
+        let places = [(); 2].map(|()| origins.put_off(ILL, refusal.until, now));
+        assert_eq!(places, [refusal.until, refusal.until + SPREAD], "they do not come back all at once");
         assert_eq!(enter(&mut origins, WELL), Ok(None));
         origins.left(ILL);
         assert_eq!(enter(&mut origins, ILL), Ok(None));

@@ -313,7 +313,7 @@ fn mail(mail: &Mail) -> Checked {
 mod tests {
     use super::*;
     use crate::domain::transmission::{Encoding, KeyFormat};
-    use crate::domain::transmission::{Mailbox, Method, Signature, SignatureAlgorithm, SmtpTls};
+    use crate::domain::transmission::{Mailbox, Method, Signature, SignatureAlgorithm, SmtpTimeouts, SmtpTls};
 
     fn outcome() -> Judgement {
         Judgement {
@@ -364,7 +364,7 @@ mod tests {
                 blobs: Vec::new(),
             },
             dkim: None,
-            timeout_ms: None,
+            timeouts: SmtpTimeouts::default(),
         }
     }
 

@@ -106,6 +106,10 @@ pub struct FilterParams {
 }
 
 impl Filter {
+    pub const fn names_recipient(&self) -> bool {
+        self.recipient.is_some()
+    }
+
     /// Takes what a query says.
     pub fn of(query: &mut Query) -> Self {
         let time = |text: &str| text.parse::<Timestamp>().map_err(|_| BAD_TIME.to_owned());

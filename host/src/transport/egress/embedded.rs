@@ -76,7 +76,7 @@ mod tests {
         assert!(holds("2001:0:4136:e378:8000:63bf:3fff:fdd2", "65.54.227.120"));
         assert!(holds("2001:0:4136:e378:8000:63bf:3fff:fdd2", "192.0.2.45"));
         assert!(holds("fe80::5efe:192.0.2.33", "192.0.2.33") && holds("fe80::200:5efe:192.0.2.33", "192.0.2.33"));
-        assert_eq!(["::", "::1"].map(|text| v4_in(text.parse().unwrap())), [vec![], vec![]]);
+        assert!(["::", "::1"].into_iter().all(|text| v4_in(text.parse().unwrap()).is_empty()));
         assert!(holds("::192.0.2.33", "192.0.2.33") && holds("::ffff:0:192.0.2.33", "192.0.2.33"));
         assert!(v4_in("2606:4700::1111".parse().unwrap()).is_empty());
         assert!(v4_in("fd00::1:5efe:192.0.2.33".parse().unwrap()).is_empty());
