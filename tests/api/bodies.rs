@@ -171,7 +171,7 @@ async fn the_parser_takes_what_the_document_says_and_nothing_else() {
     let route = gateway.get("/v1/routes").await["data"][0]["id"].as_str().unwrap().to_owned();
     let rule = json!({"name": "x", "when": {"customer": {"segment": "vip"}}, "then": {"priority": "high"}});
     gateway.post("/v1/rules", &json!({"uid": "any", "rule": rule})).await.expect(201);
-    let script = json!({"source": "fn score(message, candidate) { 1 }"});
+    let script = json!({"source": "fn score(candidate) { 1 }"});
     gateway.post("/v1/scripts/gate/versions", &script).await.expect(201);
     let message = gateway.send(&json!({"channel": "webhook", "content": {"payload": 1}})).await;
     let key = gateway.key_with(&format!("{ALL_SCOPES},operator"));
