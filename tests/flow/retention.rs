@@ -62,10 +62,11 @@ async fn content_goes_on_request_and_what_happened_stays() {
 
 #[tokio::test]
 async fn content_of_what_has_not_ended_stays() {
-    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
-    texts(&gateway, &sink).await;
+    let gateway = TestGateway::start().await;
+    let config = json!({"host": "mail.example.com", "from": "shop@example.com"});
+    gateway.connection("mail", "email-smtp", config, json!({})).await;
     let file = json!({"name": "a.txt", "media_type": "text/plain", "content": "YQ=="});
-    let message = json!({"channel": "sms", "to": RECIPIENT, "content": {"text": "t", "attachments": [file]},
+    let message = json!({"channel": "email", "connection": "mail", "to": "ann@example.org", "content": {"text": "t", "attachments": [file]},
         "send_at": "2099-01-01T00:00:00Z"});
     let id = gateway.send(&message).await;
     let path = format!("/v1/messages/{id}/content");

@@ -9,8 +9,8 @@ mod view;
 use std::{iter, time::Instant};
 
 use axum::{
-    extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    extract::{FromRequestParts, State},
+    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -81,12 +81,11 @@ pub async fn create(
     State(app): State<App>,
     mut query: Query,
     trace: Trace,
-    headers: HeaderMap,
+    HeaderKey(header_key): HeaderKey<255>,
     Draft(new, fields): Draft<NewMessage>,
 ) -> Result<Response, Problem> {
     let dry_run = query.flag("dry_run");
     query.finish()?;
-    let header_key = new::header_key(&headers).map_err(|fields| Problem::parameters(fields.into_problems()))?;
     let config = knowing(&app, tenant.id, new.pinned_to()).await?;
     let asks = if dry_run { Asks::ToTry } else { Asks::ToSend(patience(1)) };
     let read = domain(&app, tenant.id, (new, fields), header_key, &config, asks).await;
@@ -202,6 +201,18 @@ pub struct BatchResult {
     error: Option<serde_json::Value>,
 }
 
+/// The header `Idempotency-Key` of at most so many characters, judged before the body.
+pub struct HeaderKey<const MOST: usize>(Option<String>);
+
+impl<const MOST: usize> FromRequestParts<App> for HeaderKey<MOST> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let key = new::header_key(&parts.headers, MOST);
+        key.map(Self).map_err(|fields| Problem::parameters(fields.into_problems()))
+    }
+}
+
 /// Send up to 1,000 messages.
 ///
 /// Each has a result of its own: what is wrong with one keeps no other from being accepted.
@@ -218,11 +229,10 @@ pub async fn create_batch(
     query: Query,
     id: RequestId,
     trace: Trace,
-    headers: HeaderMap,
+    HeaderKey(header_key): HeaderKey<250>,
     Json(batch): Json<Batch>,
 ) -> Result<Json<BatchAnswer>, Problem> {
     query.finish()?;
-    let header_key = new::header_key(&headers).map_err(|fields| Problem::parameters(fields.into_problems()))?;
     let length = batch.messages.iter().map(|raw| raw.get().len()).sum();
     let read = move || {
         Ok(batch.messages.iter().map(|raw| draft::read::<NewMessage>(raw.get().as_bytes())).collect::<Vec<_>>())

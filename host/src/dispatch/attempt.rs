@@ -350,7 +350,7 @@ impl Conversation<'_> {
     }
 
     async fn perform(&mut self, transmission: Transmission) -> Result<Reply, Verdict> {
-        let transmission = copies::to_those_left(transmission, &self.work.recipients)?;
+        let transmission = copies::to_those_left(transmission, &self.work.recipients).map_err(|refused| *refused)?;
         let parcel = self.parcel(transmission).await?;
         let descriptor = self.serving.component.descriptor();
         let mut span = self.dispatcher.tracer.child("transport", Side::Client, self.trace);

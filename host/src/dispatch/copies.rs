@@ -18,11 +18,12 @@ use crate::{
 };
 
 /// The transmission without the recipients that are settled. One that is no mail would go to all of them: it is refused.
-pub fn to_those_left(transmission: Transmission, recipients: &Recipients) -> Result<Transmission, Verdict> {
+pub fn to_those_left(transmission: Transmission, recipients: &Recipients) -> Result<Transmission, Box<Verdict>> {
     if recipients.is_empty() {
         return Ok(transmission);
     }
-    let refused = |detail: &str| host_verdict(Disposition::RejectedPermanent, "recipients_served", detail.to_owned());
+    let refused =
+        |detail: &str| Box::new(host_verdict(Disposition::RejectedPermanent, "recipients_served", detail.to_owned()));
     match transmission {
         Transmission::Smtp(mut mail) => {
             let SmtpSubmission { rcpt_to, .. } = &mut *mail;

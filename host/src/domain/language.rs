@@ -36,7 +36,7 @@ pub fn exists(tag: &str) -> bool {
     let is_part = |part: &str| (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
     // What follows a part of one letter, an extension, is no region.
     let mut regions = parts.clone().take_while(|part| part.len() > 1).filter(|part| part.len() == 2);
-    known && tag.len() <= LONGEST && parts.all(is_part) && regions.all(|part| Country::exists(part))
+    known && tag.len() <= LONGEST && parts.all(is_part) && regions.all(Country::exists)
 }
 
 #[cfg(test)]

@@ -84,12 +84,13 @@ impl Origins {
 
     /// The origins to which nothing goes now, those that wait longest first.
     pub fn left_alone(&self, policy: &BreakerPolicy, now: Instant) -> Vec<LeftAlone> {
-        let left_alone = |(origin, known): (&Box<str>, &Origin)| {
+        let left_alone = |(origin, known): (&str, &Origin)| {
             let Refusal { barred, until, .. } = self.refusal(origin, policy, now)?;
             let detail = if barred == Barred::CircuitOpen { known.breaker.detail.clone() } else { String::new() };
             Some(LeftAlone { origin: origin.to_string(), barred, until, detail })
         };
-        let mut all: Vec<_> = self.known.iter().filter_map(left_alone).collect();
+        let mut all: Vec<_> =
+            self.known.iter().map(|(origin, known)| (&**origin, known)).filter_map(left_alone).collect();
         all.sort_by(|a, b| b.until.cmp(&a.until).then_with(|| a.origin.cmp(&b.origin)));
         all
     }

@@ -352,7 +352,8 @@ impl Session {
         for recipient in 0..envelope.recipients.len() {
             let command = format!("RCPT TO:<{}>", envelope.recipients[recipient].address);
             let reply = self.command("RCPT", &command).await?;
-            if !reply.is_refusal() && !(reply.is_positive() && reply.is_whole) {
+            let is_answer = reply.is_refusal() || (reply.is_positive() && reply.is_whole);
+            if !is_answer {
                 return Err(self.out_of_step("RCPT", &reply).into());
             }
             if envelope.note(recipient, reply.clone())? == RecipientAnswer::Accepted {
