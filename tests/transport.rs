@@ -11,14 +11,12 @@ mod tls;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
-use angarium::{
-    byte_budget::BytePermit,
-    domain::{
-        ids::{ConnectionId, TenantId},
-        transmission::{Auth, Blob, Fault, FaultKind, HttpRequest, Kv, Method, Reply, Segment, Transmission},
-    },
-    sealing::Secret,
-    transport::{Call, Hold, HostGrant, Parcel, Secrets, Transport, TransportSettings},
+use angarium_domain::{
+    ids::{ConnectionId, TenantId},
+    transmission::{Auth, Blob, Fault, FaultKind, HttpRequest, Kv, Method, Reply, Segment, Transmission},
+};
+use angarium_transport::{
+    Call, Hold, HostGrant, Parcel, Secrets, Transport, TransportSettings, byte_budget::BytePermit, sealing::Secret,
 };
 use serde_json::{Value, json};
 use tokio::{

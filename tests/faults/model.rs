@@ -1,7 +1,7 @@
 //! The state machine of a delivery as a pure model, written from `docs/states.md` and not from the code: who is
 //! asked, what follows from an answer, and what becomes of a delivery whose worker is lost.
 
-use angarium::domain::{
+use angarium_domain::{
     delivery::DeliveryState,
     provider::Disposition,
     retry::RetryPolicy,

@@ -3,28 +3,25 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use angarium::{
-    clock, control,
-    domain::{
-        attempt::{Attempt, Origin, PastAttempt, Trigger},
-        audit::Actor,
-        delivery::DeliveryState,
-        ids::{AttemptId, ConnectionId, KeyId, MessageId, TenantId},
-        message::{Body, Message, NewMessage, Priority},
-        provider::Disposition,
-        recipients::Recipients,
-        retry::RetryPolicy,
-        route::{Candidate, OnUnknown, RouteSpec},
-    },
+use angarium::{app::control, clock, engine::recovery};
+use angarium_domain::{
+    attempt::{Attempt, Origin, PastAttempt, Trigger},
+    audit::Actor,
+    delivery::DeliveryState,
+    ids::{AttemptId, ConnectionId, KeyId, MessageId, TenantId},
+    message::{Body, Message, NewMessage, Priority},
     outcome::{self, Circumstances, Copies, NoRules, Outcome, host_verdict},
-    recovery,
+    provider::Disposition,
+    recipients::Recipients,
+    retry::RetryPolicy,
+    route::{Candidate, OnUnknown, RouteSpec},
     routing::{self, Facts, Situation, Standing},
-    store::{
-        attempt::{NewIntent, Settlement, attempt_list, attempt_settle, intent_insert, past_load},
-        delivery::{Deferral, delivery_defer},
-        message::{BirthLease, MessageRow, message_get, message_insert},
-        queue::{NewLease, lease_delete, lease_hold, lease_insert, lease_release},
-    },
+};
+use angarium_store::{
+    attempt::{NewIntent, Settlement, attempt_list, attempt_settle, intent_insert, past_load},
+    delivery::{Deferral, delivery_defer},
+    message::{BirthLease, MessageRow, message_get, message_insert},
+    queue::{NewLease, lease_delete, lease_hold, lease_insert, lease_release},
 };
 use fastrand::Rng;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -225,7 +222,7 @@ impl Real<'_> {
         &self,
         work: &Work,
         candidate: usize,
-        verdict: angarium::domain::attempt::Verdict,
+        verdict: angarium_domain::attempt::Verdict,
         outcome: &Outcome,
     ) -> Settlement {
         let now = clock::now();

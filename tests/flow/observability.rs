@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use angarium::telemetry::{Kind, METRICS};
+use angarium::node::telemetry::{Kind, METRICS};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use angarium::sealing::Keyring;
+use angarium_transport::sealing::Keyring;
 use serde_json::{Value, json};
 
 use crate::support::{gateway::TestGateway, sink::Sink};

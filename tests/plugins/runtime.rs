@@ -8,20 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use angarium::{
-    domain::{
-        callback::{CallbackContext, CallbackRequest, Check},
-        ids::TenantId,
-        message::MOST_CONTENT,
-        provider::{CallContext, Disposition, Item, Step},
-        receipt::Kind,
-        redaction::Redactor,
-        transmission::{Kv, Reply, Transmission},
-    },
-    runtime::{
-        CacheSettings, CallError, Called, Component, GuestFault, GuestFaultKind, Limits, QuarantineScope, Quarantined,
-        Registry, Runtime, RuntimeSettings,
-    },
+use angarium_domain::{
+    callback::{CallbackContext, CallbackRequest, Check},
+    ids::TenantId,
+    message::MOST_CONTENT,
+    provider::{CallContext, Disposition, Item, Step},
+    receipt::Kind,
+    redaction::Redactor,
+    transmission::{Kv, Reply, Transmission},
+};
+use angarium_runtime::{
+    CacheSettings, CallError, Called, Component, GuestFault, GuestFaultKind, Limits, QuarantineScope, Quarantined,
+    Registry, Runtime, RuntimeSettings,
 };
 use serde_json::json;
 

@@ -2,21 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use angarium::{
-    clock,
-    domain::{
-        attempt::{Attempt, Trigger, Verdict},
-        delivery::DeliveryState,
-        ids::{AttemptId, DeliveryId, MessageId, TenantId},
-        message::{Body, Idempotency, Message, NewMessage, Priority},
-        provider::Disposition,
-        recipients::Recipients,
-    },
-    store::{
-        attempt::{Settlement, attempt_list, attempt_settle},
-        message::{BirthLease, MessageRow, message_get, message_insert},
-        queue::{NewLease, Share, lease_hold, lease_insert, lease_recover, lease_renew, queue_claim, queue_lanes},
-    },
+use angarium::clock;
+use angarium_domain::{
+    attempt::{Attempt, Trigger, Verdict},
+    delivery::DeliveryState,
+    ids::{AttemptId, DeliveryId, MessageId, TenantId},
+    message::{Body, Idempotency, Message, NewMessage, Priority},
+    provider::Disposition,
+    recipients::Recipients,
+};
+use angarium_store::{
+    attempt::{Settlement, attempt_list, attempt_settle},
+    message::{BirthLease, MessageRow, message_get, message_insert},
+    queue::{NewLease, Share, lease_hold, lease_insert, lease_recover, lease_renew, queue_claim, queue_lanes},
 };
 use jiff::ToSpan;
 use uuid::Uuid;

@@ -8,13 +8,11 @@ use std::{
     time::Duration,
 };
 
-use angarium::{
-    domain::ids::{DeliveryId, TenantId},
-    store::{
-        self, Store,
-        queue::{Lane, Share, queue_claim, queue_lanes},
-        tenant::tenant_insert,
-    },
+use angarium_domain::ids::{DeliveryId, TenantId};
+use angarium_store::{
+    self as store, Store,
+    queue::{Lane, Share, queue_claim, queue_lanes},
+    tenant::tenant_insert,
 };
 use tokio::sync::OnceCell;
 use xtask::database::{Cluster, Options};

@@ -3,12 +3,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use angarium::{
-    domain::transmission::{FaultKind, Kv},
-    transport::{
-        Egress, Transport,
-        egress::{Lookup, Resolver},
-    },
+use angarium_domain::transmission::{FaultKind, Kv};
+use angarium_transport::{
+    Egress, Transport,
+    egress::{Lookup, Resolver},
 };
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 
@@ -340,7 +338,7 @@ async fn a_deadline_in_the_past_sends_nothing() {
 #[tokio::test]
 async fn closed_networks_and_other_hosts_are_refused() {
     let (address, mut requests) = answering(|_| ok("")).await;
-    let closed = Sender::with(angarium::transport::TransportSettings::default());
+    let closed = Sender::with(angarium_transport::TransportSettings::default());
     let fault = closed.post(&format!("http://{address}/"), vec![]).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::EgressRefused);
     assert!(fault.detail.contains("egress.allow"), "{fault}");

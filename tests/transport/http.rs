@@ -1,6 +1,6 @@
 //! Requests as they arrive, with every kind of credential.
 
-use angarium::domain::transmission::{Encoding, KeyFormat, Kv, Reply, Segment, Signature, SignatureAlgorithm};
+use angarium_domain::transmission::{Encoding, KeyFormat, Kv, Reply, Segment, Signature, SignatureAlgorithm};
 
 use super::{Auth, CANARY, Sender, Transmission, answering, ok, post};
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use angarium::domain::transmission::FaultKind;
+use angarium_domain::transmission::FaultKind;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use angarium::{byte_budget::ByteBudget, domain::ids::TenantId};
+use angarium_domain::ids::TenantId;
+use angarium_transport::byte_budget::ByteBudget;
 use tokio::io::AsyncReadExt;
 
 use super::{Reply, Segment, Sender, Transmission, TransportSettings, answering, ok, post, serve, settings};

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use angarium::domain::transmission::{FaultKind, OAuth2Grant};
+use angarium_domain::transmission::{FaultKind, OAuth2Grant};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::json;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use angarium::domain::transmission::{Blob, Dkim, FaultKind, Kv, SmtpSubmission, SmtpTls};
+use angarium_domain::transmission::{Blob, Dkim, FaultKind, Kv, SmtpSubmission, SmtpTls};
 use bytes::Bytes;
 
 use super::{

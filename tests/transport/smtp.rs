@@ -5,16 +5,11 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use angarium::{
-    byte_budget::ByteBudget,
-    domain::{
-        ids::TenantId,
-        transmission::{
-            Dkim, FaultKind, Kv, Mail, Mailbox, Reply, SmtpSubmission, SmtpTimeouts, SmtpTls, Transmission,
-        },
-    },
-    transport::{Hold, TransportSettings},
+use angarium_domain::{
+    ids::TenantId,
+    transmission::{Dkim, FaultKind, Kv, Mail, Mailbox, Reply, SmtpSubmission, SmtpTimeouts, SmtpTls, Transmission},
 };
+use angarium_transport::{Hold, TransportSettings, byte_budget::ByteBudget};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpListener,
@@ -72,7 +67,7 @@ fn impatient(port: u16) -> SmtpSubmission {
 pub(super) async fn submit(
     sender: &Sender,
     mail: SmtpSubmission,
-) -> Result<Reply, angarium::domain::transmission::Fault> {
+) -> Result<Reply, angarium_domain::transmission::Fault> {
     sender.send(Transmission::Smtp(Box::new(mail))).await
 }
 
@@ -272,12 +267,12 @@ async fn credentials_need_tls() {
 #[tokio::test]
 async fn closed_networks_and_other_hosts_are_refused() {
     let (port, mut told, _) = scripted(&[]).await;
-    let closed = Sender::with(angarium::transport::TransportSettings::default());
+    let closed = Sender::with(angarium_transport::TransportSettings::default());
     let fault = submit(&closed, submission(port)).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::EgressRefused);
     for host in ["127.1", "0x7f000001", "::1", "[::ffff:127.0.0.1]", "localhost."] {
         let mail = SmtpSubmission { host: host.to_owned(), ..submission(port) };
-        let mut closed = Sender::with(angarium::transport::TransportSettings::default());
+        let mut closed = Sender::with(angarium_transport::TransportSettings::default());
         closed.granted = vec![host.to_owned()];
         assert_eq!(submit(&closed, mail).await.unwrap_err().kind, FaultKind::EgressRefused, "{host}");
     }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use angarium::{domain::transmission::FaultKind, transport::TransportSettings};
+use angarium_domain::transmission::FaultKind;
+use angarium_transport::TransportSettings;
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::{
     RootCertStore, ServerConfig,
@@ -108,6 +109,6 @@ async fn a_client_certificate_opens_the_door() {
 #[test]
 fn a_bad_authority_file_is_named() {
     let settings = TransportSettings { extra_ca_pem: Some(b"nonsense".to_vec()), ..TransportSettings::default() };
-    let Err(error) = angarium::transport::Transport::new(settings) else { panic!("nonsense was taken") };
+    let Err(error) = angarium_transport::Transport::new(settings) else { panic!("nonsense was taken") };
     assert!(error.to_string().contains("BEGIN CERTIFICATE"), "{error}");
 }

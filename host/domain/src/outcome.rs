@@ -1,0 +1,511 @@
+//! What happens to a delivery after an attempt. Pure: the verdict, the past and the clock go in.
+
+mod decider;
+mod limit;
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+pub use self::{
+    decider::{Decider, NoRules, RetryDecision},
+    limit::{Bounds, Limit},
+};
+use crate::{
+    attempt::{FallbackReason, HOST_NOT_GRANTED, PastAttempt, SECRET_UNAVAILABLE, Verdict},
+    delivery::DeliveryState,
+    provider::Disposition,
+    retry::{LONGEST_ELAPSED_MS, RetryLimits, RetryPolicy},
+    route::OnUnknown,
+    routing,
+    transmission::{Fault, FaultKind},
+};
+
+/// The longest that a provider's `Retry-After` is followed.
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(6 * 3600);
+
+/// The longest between two looks whether the operator has mended what a delivery waits for.
+pub const LONGEST_WAIT_FOR_OPERATOR: Duration = Duration::from_secs(300);
+
+/// How long after its first due time a delivery is still tried.
+pub const LIFETIME: SignedDuration = SignedDuration::from_millis(LONGEST_ELAPSED_MS as i64);
+
+/// What happens next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The provider took it.
+    Sent,
+    /// The next candidate is asked at once.
+    FallBack(FallbackReason),
+    /// Again at this time.
+    Retry(Timestamp),
+    /// Nothing more of the gateway's own accord.
+    End(DeliveryState),
+}
+
+impl Outcome {
+    /// The state it leaves the delivery in; `None` while it is still being worked on.
+    #[must_use]
+    pub const fn state(&self) -> Option<DeliveryState> {
+        match self {
+            Self::Sent => Some(DeliveryState::Sent),
+            Self::FallBack(_) => None,
+            Self::Retry(_) => Some(DeliveryState::Queued),
+            Self::End(state) => Some(*state),
+        }
+    }
+}
+
+/// How the copies of a mail stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Copies {
+    /// There are none, or the recipient of the `To` header has not got the mail.
+    #[default]
+    None,
+    /// That recipient has it, and of the copies nobody waits.
+    Settled,
+    /// That recipient has it, and some copies were refused for now.
+    Waiting,
+    /// As `Waiting`, and a further transaction may take some of them at once.
+    Further,
+}
+
+/// What a decision looks at.
+#[derive(Debug, Clone)]
+pub struct Circumstances<'a> {
+    pub policy: &'a RetryPolicy,
+    pub limits: RetryLimits,
+    /// Who answers for a policy that leaves it to a rule.
+    pub rules: &'a dyn Decider,
+    pub on_unknown: OnUnknown,
+    /// Whether another candidate can be asked in this round.
+    pub another_candidate: bool,
+    /// Whether another one of this round only waits for its turn: it is asked before the delivery
+    /// ends.
+    pub another_in_turn: bool,
+    /// The attempts that count, this one last.
+    pub past: &'a [PastAttempt],
+    /// Whether a later round can ask anybody: some candidate did not refuse for good.
+    pub may_ask_again: bool,
+    pub copies: Copies,
+    pub first_due: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    pub now: Timestamp,
+    /// In 0..1.
+    pub chance: f64,
+}
+
+impl Circumstances<'_> {
+    /// What bounds the time of a retry.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            expires_at: self.expires_at,
+            first_due: self.first_due,
+            first_attempt: self.past.first().map(|it| it.started_at),
+            max_elapsed_ms: self.limits.max_elapsed_ms,
+        }
+    }
+
+    /// What the policy's rule says, if it has one that answers.
+    fn ruled(&self, verdict: &Verdict) -> Option<RetryDecision> {
+        match self.policy {
+            RetryPolicy::Custom { rule, .. } => self.rules.decide(rule, verdict, self),
+            RetryPolicy::None
+            | RetryPolicy::Linear { .. }
+            | RetryPolicy::Exponential { .. }
+            | RetryPolicy::Schedule { .. } => None,
+        }
+    }
+}
+
+/// Decides what follows an attempt.
+#[must_use]
+pub fn decide(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Outcome {
+    resolve(verdict, circumstances).0
+}
+
+/// Why the time is up, where that is what ends a delivery after an attempt.
+#[must_use]
+pub fn time_is_up(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<Limit> {
+    resolve(verdict, circumstances).1
+}
+
+/// An outcome, and the limit that it comes of.
+type Resolved = (Outcome, Option<Limit>);
+
+fn resolve(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+    let held = circumstances.on_unknown == OnUnknown::Hold;
+    match (verdict.disposition, circumstances.copies) {
+        (_, Copies::Settled) | (Disposition::Accepted, Copies::None) => (Outcome::Sent, None),
+        (Disposition::Unknown, _) if held => (Outcome::End(DeliveryState::Unknown), None),
+        (_, Copies::Further) => retry(Duration::ZERO, verdict, circumstances),
+        // No policy of the tenant's can say how long the operator takes.
+        _ if verdict.waits_for_operator() => by_policy(verdict, circumstances),
+        _ => match circumstances.ruled(verdict) {
+            Some(decision) => follow(decision, verdict, circumstances),
+            None => by_policy(verdict, circumstances),
+        },
+    }
+}
+
+fn by_policy(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+    let exhausted = given_up(last_word(verdict, circumstances));
+    if exhausted != DeliveryState::Unknown {
+        // A server that took the mail for somebody is asked again: others would defer its copies as well.
+        if circumstances.another_candidate && verdict.disposition != Disposition::Accepted {
+            return (Outcome::FallBack(fallback_reason(verdict.disposition)), None);
+        }
+        if !circumstances.may_ask_again {
+            return (Outcome::End(exhausted), None);
+        }
+    }
+    let resolved = match delay(verdict, circumstances) {
+        Some(delay) => retry(delay, verdict, circumstances),
+        None => (Outcome::End(exhausted), None),
+    };
+    match resolved {
+        (Outcome::End(DeliveryState::Failed), _) if circumstances.another_in_turn => {
+            (Outcome::FallBack(fallback_reason(verdict.disposition)), None)
+        }
+        resolved => resolved,
+    }
+}
+
+/// A rule has its way within what holds for every policy: what is unknown does not move, nobody is
+/// asked who refused for good, and a provider's `Retry-After` is waited for.
+fn follow(decision: RetryDecision, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+    let unknown = verdict.disposition == Disposition::Unknown;
+    match decision {
+        RetryDecision::GiveUp => (Outcome::End(given_up(verdict.disposition)), None),
+        RetryDecision::After(delay) if unknown || circumstances.may_ask_again => {
+            retry(delay.max(asked_for(verdict)), verdict, circumstances)
+        }
+        RetryDecision::After(_) | RetryDecision::FallBack => by_policy(verdict, circumstances),
+    }
+}
+
+/// What a delivery is once nothing more is tried after an answer of this kind.
+#[must_use]
+pub const fn given_up(last: Disposition) -> DeliveryState {
+    match last {
+        Disposition::Unknown => DeliveryState::Unknown,
+        Disposition::Accepted
+        | Disposition::RejectedPermanent
+        | Disposition::RejectedTransient
+        | Disposition::Throttled
+        | Disposition::AuthFailed
+        | Disposition::NotSent => DeliveryState::Failed,
+    }
+}
+
+/// Why another candidate is asked after such an answer.
+#[must_use]
+pub const fn fallback_reason(disposition: Disposition) -> FallbackReason {
+    match disposition {
+        Disposition::Throttled => FallbackReason::RateLimited,
+        Disposition::NotSent => FallbackReason::ProviderUnavailable,
+        Disposition::Accepted
+        | Disposition::RejectedPermanent
+        | Disposition::RejectedTransient
+        | Disposition::AuthFailed
+        | Disposition::Unknown => FallbackReason::PrimaryFailed,
+    }
+}
+
+/// What the last attempt that asked somebody came to: waiting for the operator says nothing of a request that is unknown.
+fn last_word(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Disposition {
+    let asked = || circumstances.past.iter().rev().find(|attempt| !attempt.waits_for_operator);
+    match verdict.waits_for_operator() {
+        true => asked().map_or(verdict.disposition, |attempt| attempt.disposition),
+        false => verdict.disposition,
+    }
+}
+
+/// The next round after this wait, unless the time is up by then.
+fn retry(wait: Duration, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+    let at = circumstances.now.checked_add(wait).unwrap_or(Timestamp::MAX);
+    match circumstances.bounds().limit(at) {
+        None => (Outcome::Retry(at), None),
+        Some(limit) => (Outcome::End(limit.ends_in(given_up(last_word(verdict, circumstances)))), Some(limit)),
+    }
+}
+
+/// How long the policy waits, or `None` when nothing more is tried.
+fn delay(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<Duration> {
+    if verdict.waits_for_operator() {
+        return Some(wait_for_operator(circumstances));
+    }
+    let made = routing::rounds_made(circumstances.past);
+    let by_policy = if verdict.disposition == Disposition::Throttled {
+        // It consumes no attempt, so it never exhausts the policy either: time ends it.
+        Some(circumstances.policy.throttled_delay(routing::rounds_walked(circumstances.past), circumstances.chance))
+    } else {
+        circumstances.policy.delay(made, circumstances.chance)
+    };
+    by_policy.map(|by_policy| asked_for(verdict).max(by_policy))
+}
+
+/// The wait for the operator: a second, twice as long each time, up to [`LONGEST_WAIT_FOR_OPERATOR`]. The tenant's
+/// policy is about providers, and would either give up or ask many times a second.
+fn wait_for_operator(circumstances: &Circumstances<'_>) -> Duration {
+    let waits = circumstances.past.iter().rev().take_while(|attempt| attempt.waits_for_operator).count();
+    let doublings = u32::try_from(waits.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    let wait = Duration::from_secs(1 << doublings).min(LONGEST_WAIT_FOR_OPERATOR);
+    wait.mul_f64(1.0 - circumstances.chance / 10.0)
+}
+
+/// The wait that the provider asks for.
+fn asked_for(verdict: &Verdict) -> Duration {
+    verdict.retry_after_ms.map(|ms| Duration::from_millis(ms).min(LONGEST_RETRY_AFTER)).unwrap_or_default()
+}
+
+/// The host's verdict where no definite answer came.
+#[must_use]
+pub fn judge_fault(fault: &Fault) -> Verdict {
+    let (disposition, code) = match fault.kind {
+        FaultKind::EgressRefused => (Disposition::RejectedPermanent, "egress_refused"),
+        FaultKind::InvalidTransmission => (Disposition::RejectedPermanent, "invalid_transmission"),
+        FaultKind::Unauthorized => (Disposition::AuthFailed, "unauthorized"),
+        FaultKind::SecretUnavailable => (Disposition::NotSent, SECRET_UNAVAILABLE),
+        FaultKind::HostNotGranted => (Disposition::NotSent, HOST_NOT_GRANTED),
+        FaultKind::Dns => (Disposition::NotSent, "dns"),
+        FaultKind::Connect => (Disposition::NotSent, "connect"),
+        FaultKind::Tls => (Disposition::NotSent, "tls"),
+        FaultKind::Timeout => (Disposition::NotSent, "timeout"),
+        FaultKind::Reset => (Disposition::NotSent, "reset"),
+        FaultKind::UnreadableAnswer => (Disposition::NotSent, "unreadable_answer"),
+    };
+    let disposition = if fault.may_have_been_sent { Disposition::Unknown } else { disposition };
+    host_verdict(disposition, code, fault.detail.clone())
+}
+
+/// A verdict of the host's own, in its vocabulary.
+#[must_use]
+pub fn host_verdict(disposition: Disposition, code: &str, detail: String) -> Verdict {
+    Verdict {
+        disposition,
+        status: None,
+        code: code.to_owned(),
+        unified_code: code.to_owned(),
+        detail,
+        external_id: None,
+        retry_after_ms: None,
+        cost: None,
+        units: None,
+        overridden: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{attempt::Trigger, ids::ConnectionId};
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn verdict(disposition: Disposition) -> Verdict {
+        host_verdict(disposition, "x", String::new())
+    }
+
+    fn past(disposition: Disposition, rounds: usize) -> Vec<PastAttempt> {
+        let attempt = PastAttempt {
+            connection: Some(ConnectionId::new()),
+            disposition,
+            waits_for_operator: false,
+            trigger: Trigger::Retry,
+            started_at: NOW,
+            round_closed: true,
+        };
+        vec![attempt; rounds]
+    }
+
+    fn after(verdict: &Verdict, change: impl FnOnce(&mut Circumstances<'_>)) -> Outcome {
+        after_rounds(1, verdict, change)
+    }
+
+    fn after_rounds(rounds: usize, verdict: &Verdict, change: impl FnOnce(&mut Circumstances<'_>)) -> Outcome {
+        let past = past(verdict.disposition, rounds);
+        let mut circumstances = Circumstances {
+            policy: &RetryPolicy::Linear { delay_ms: 1_000, max_attempts: 2 },
+            on_unknown: OnUnknown::Retry,
+            another_candidate: false,
+            another_in_turn: false,
+            past: &past,
+            may_ask_again: true,
+            copies: Copies::None,
+            first_due: NOW,
+            expires_at: None,
+            limits: RetryLimits::default(),
+            rules: &NoRules,
+            now: NOW,
+            chance: 0.0,
+        };
+        change(&mut circumstances);
+        decide(verdict, &circumstances)
+    }
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(ms).unwrap()
+    }
+
+    #[test]
+    fn only_what_certainly_was_not_taken_falls_back() {
+        use Disposition::*;
+        for disposition in [RejectedPermanent, RejectedTransient, Throttled, AuthFailed, NotSent] {
+            let outcome = after(&verdict(disposition), |it| it.another_candidate = true);
+            assert!(matches!(outcome, Outcome::FallBack(_)), "{disposition:?}: {outcome:?}");
+        }
+        let outcome = after(&verdict(Unknown), |it| it.another_candidate = true);
+        assert_eq!(outcome, Outcome::Retry(at(1_000)));
+    }
+
+    #[test]
+    fn an_unknown_is_held_when_the_route_says_so() {
+        let outcome = after(&verdict(Disposition::Unknown), |it| it.on_unknown = OnUnknown::Hold);
+        assert_eq!(outcome, Outcome::End(DeliveryState::Unknown));
+    }
+
+    #[test]
+    fn an_exhausted_policy_ends_in_failed_but_an_unknown_stays_unknown() {
+        let outcome = after_rounds(2, &verdict(Disposition::RejectedTransient), |_| ());
+        assert_eq!(outcome, Outcome::End(DeliveryState::Failed));
+        let outcome = after_rounds(2, &verdict(Disposition::Unknown), |_| ());
+        assert_eq!(outcome, Outcome::End(DeliveryState::Unknown));
+    }
+
+    #[test]
+    fn a_retry_after_is_followed_and_capped() {
+        let mut slow = verdict(Disposition::RejectedTransient);
+        slow.retry_after_ms = Some(7_000);
+        assert_eq!(after(&slow, |_| ()), Outcome::Retry(at(7_000)));
+        slow.retry_after_ms = Some(u64::MAX);
+        assert_eq!(after(&slow, |_| ()), Outcome::Retry(at(LONGEST_RETRY_AFTER.as_millis() as i64)));
+    }
+
+    #[test]
+    fn a_throttled_delivery_consumes_no_attempt() {
+        let throttled = verdict(Disposition::Throttled);
+        let outcomes = [1, 2, 5, 50].map(|rounds| after_rounds(rounds, &throttled, |_| ()));
+        assert_eq!(
+            outcomes,
+            [1_000, 2_000, 16_000, 600_000].map(|ms| Outcome::Retry(at(ms))),
+            "it waits longer each time"
+        );
+        let limits = RetryLimits { max_elapsed_ms: Some(60_000), ..RetryLimits::default() };
+        let outcome = after_rounds(50, &throttled, |it| it.limits = limits);
+        assert_eq!(outcome, Outcome::End(DeliveryState::Failed), "an end by time");
+    }
+
+    #[test]
+    fn what_only_the_operator_can_mend_consumes_no_attempt_and_is_asked_for_less_and_less() {
+        let lacking = host_verdict(Disposition::NotSent, SECRET_UNAVAILABLE, String::new());
+        let waits = |rounds: usize| {
+            let mut past = past(Disposition::NotSent, rounds);
+            past.iter_mut().for_each(|attempt| attempt.waits_for_operator = true);
+            after(&lacking, |it| it.past = past.leak())
+        };
+        assert_eq!([waits(1), waits(2), waits(5)], [at(1_000), at(2_000), at(16_000)].map(Outcome::Retry));
+        assert_eq!(waits(200), Outcome::Retry(at(300_000)), "the policy has two attempts");
+        let outcome = after(&lacking, |it| it.another_candidate = true);
+        assert_eq!(outcome, Outcome::FallBack(FallbackReason::ProviderUnavailable));
+        let outcome = after(&lacking, |it| it.limits.max_elapsed_ms = Some(999));
+        assert_eq!(outcome, Outcome::End(DeliveryState::Failed), "not beyond the delivery's time");
+    }
+
+    #[test]
+    fn copies_are_tried_again_and_never_make_a_failure_of_a_mail_that_was_sent() {
+        let sent = verdict(Disposition::Accepted);
+        let with = |copies, verdict: &Verdict, rounds| after_rounds(rounds, verdict, |it| it.copies = copies);
+        assert_eq!(with(Copies::None, &sent, 1), Outcome::Sent);
+        assert_eq!(with(Copies::Settled, &sent, 1), Outcome::Sent);
+        assert_eq!(with(Copies::Waiting, &sent, 1), Outcome::Retry(at(1_000)));
+        assert_eq!(with(Copies::Further, &sent, 9), Outcome::Retry(NOW), "a further transaction is no retry");
+        let refused = verdict(Disposition::RejectedTransient);
+        assert_eq!(with(Copies::Waiting, &refused, 1), Outcome::Retry(at(1_000)));
+        assert_eq!(with(Copies::Settled, &verdict(Disposition::RejectedPermanent), 1), Outcome::Sent);
+        let lost = after(&verdict(Disposition::Unknown), |it| {
+            (it.copies, it.on_unknown) = (Copies::Waiting, OnUnknown::Hold);
+        });
+        assert_eq!(lost, Outcome::End(DeliveryState::Unknown), "a copy may have come: a person looks");
+    }
+
+    #[test]
+    fn a_server_that_took_the_mail_is_asked_for_its_copies_again() {
+        let another = |it: &mut Circumstances<'_>| (it.copies, it.another_candidate) = (Copies::Waiting, true);
+        assert_eq!(after(&verdict(Disposition::Accepted), another), Outcome::Retry(at(1_000)));
+        assert!(matches!(after(&verdict(Disposition::NotSent), another), Outcome::FallBack(_)));
+    }
+
+    #[test]
+    fn a_retry_past_the_expiry_is_not_made() {
+        let outcome = after(&verdict(Disposition::NotSent), |it| it.expires_at = Some(at(1_000)));
+        assert_eq!(outcome, Outcome::End(DeliveryState::Expired));
+    }
+
+    #[test]
+    fn a_retry_that_would_begin_too_late_is_not_made() {
+        let limited = |ms| RetryLimits { max_elapsed_ms: Some(ms), ..RetryLimits::default() };
+        for disposition in [Disposition::RejectedTransient, Disposition::Throttled, Disposition::NotSent] {
+            let outcome = after(&verdict(disposition), |it| it.limits = limited(1_000));
+            assert_eq!(outcome, Outcome::Retry(at(1_000)), "just in time");
+            let outcome = after(&verdict(disposition), |it| it.limits = limited(999));
+            assert_eq!(outcome, Outcome::End(DeliveryState::Failed), "{disposition:?}");
+        }
+        let outcome = after(&verdict(Disposition::Unknown), |it| it.limits = limited(999));
+        assert_eq!(outcome, Outcome::End(DeliveryState::Unknown));
+        let outcome = after(&verdict(Disposition::NotSent), |it| {
+            (it.limits, it.another_candidate) = (limited(1), true);
+        });
+        assert!(matches!(outcome, Outcome::FallBack(_)), "whom it falls back to is asked at once");
+    }
+
+    #[test]
+    fn a_retry_after_beyond_the_time_limit_ends_it_and_says_so() {
+        let mut slow = verdict(Disposition::Throttled);
+        slow.retry_after_ms = Some(60_000);
+        let past = past(slow.disposition, 1);
+        let circumstances = Circumstances {
+            policy: &RetryPolicy::None,
+            on_unknown: OnUnknown::Retry,
+            another_candidate: false,
+            another_in_turn: false,
+            past: &past,
+            may_ask_again: true,
+            copies: Copies::None,
+            first_due: NOW,
+            expires_at: None,
+            limits: RetryLimits { max_elapsed_ms: Some(59_999), ..RetryLimits::default() },
+            rules: &NoRules,
+            now: NOW,
+            chance: 0.0,
+        };
+        assert_eq!(decide(&slow, &circumstances), Outcome::End(DeliveryState::Failed));
+        assert_eq!(time_is_up(&slow, &circumstances), Some(Limit::MaxElapsed { ms: 59_999 }));
+        let refused = verdict(Disposition::RejectedPermanent);
+        let circumstances = Circumstances { may_ask_again: false, ..circumstances };
+        assert_eq!(time_is_up(&refused, &circumstances), None, "it was not the time");
+    }
+
+    #[test]
+    fn who_only_waits_for_its_turn_is_asked_before_the_delivery_ends() {
+        let waits = |circumstances: &mut Circumstances<'_>| circumstances.another_in_turn = true;
+        let refused = verdict(Disposition::RejectedTransient);
+        assert_eq!(after(&refused, waits), Outcome::Retry(at(1_000)));
+        assert_eq!(after_rounds(2, &refused, waits), Outcome::FallBack(FallbackReason::PrimaryFailed));
+    }
+
+    #[test]
+    fn a_refusal_by_all_ends_at_once() {
+        let outcome = after(&verdict(Disposition::RejectedPermanent), |it| it.may_ask_again = false);
+        assert_eq!(outcome, Outcome::End(DeliveryState::Failed));
+    }
+
+    #[test]
+    fn a_fault_after_the_first_byte_is_unknown() {
+        let fault = |kind, may_have_been_sent| Fault { kind, detail: String::new(), may_have_been_sent };
+        assert_eq!(judge_fault(&fault(FaultKind::Timeout, true)).disposition, Disposition::Unknown);
+        assert_eq!(judge_fault(&fault(FaultKind::Timeout, false)).disposition, Disposition::NotSent);
+        assert_eq!(judge_fault(&fault(FaultKind::EgressRefused, false)).disposition, Disposition::RejectedPermanent);
+    }
+}

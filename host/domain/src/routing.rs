@@ -1,0 +1,587 @@
+//! Who is asked, and in which order. Pure: the route, the candidates' standing and the delivery's
+//! past go in, a plan with its reasons comes out. Nothing here does I/O; time, turn and chance are
+//! arguments.
+
+mod highest_reliability;
+mod least_cost;
+mod primary;
+#[cfg(test)]
+mod properties;
+mod round_robin;
+mod threshold;
+mod weighted_random;
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use crate::{
+    attempt::{FallbackReason, PastAttempt, Trigger},
+    ids::ConnectionId,
+    provider::{Cost, Disposition},
+    route::{Candidate, RouteSpec, Strategy},
+};
+
+/// What is known of a candidate of the route.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    pub connection: ConnectionId,
+    /// Why it can't be asked at all, if so.
+    pub barred: Option<Barred>,
+    pub facts: Facts,
+}
+
+/// What strategies go by.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Facts {
+    /// What this delivery would cost through it; `None` when nobody knows.
+    pub cost: Option<Estimate>,
+    pub record: Record,
+}
+
+/// A cost that is expected, and where it is taken from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Estimate {
+    pub cost: Cost,
+    pub basis: Basis,
+}
+
+/// Who says what a delivery costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The route's candidate.
+    Route,
+    /// What the provider's answers said lately.
+    Answers,
+    /// The provider's cost model.
+    PriceList,
+}
+
+impl Basis {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Route => "as the route says",
+            Self::Answers => "as its answers said lately",
+            Self::PriceList => "as the provider's price list says",
+        }
+    }
+}
+
+/// How a connection has done lately with this destination; what is long ago counts less and less.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Record {
+    /// How many answers are remembered.
+    pub answers: f64,
+    /// In 0..=1. Where nothing is remembered it is taken for perfect, so that it is tried.
+    pub success_rate: f64,
+    /// Of what it took; `None` where nothing is remembered.
+    pub latency_ms: Option<f64>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { answers: 0.0, success_rate: 1.0, latency_ms: None }
+    }
+}
+
+/// What a decision looks at beside the route and its candidates.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The attempts that count, oldest first.
+    pub past: &'a [PastAttempt],
+    /// Whom the delivery was to be handed to first, where that is on record.
+    pub first: Option<ConnectionId>,
+    /// Counts the deliveries of the route, from any start.
+    pub turn: u64,
+    /// In 0..1.
+    pub chance: f64,
+}
+
+/// Why a connection of the route can't be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Barred {
+    /// It was deleted after the route was written.
+    ConnectionMissing,
+    ConnectionDisabled,
+    ProviderMissing,
+    ChannelNotServed,
+    /// It refused this delivery for good.
+    RefusedBefore,
+    /// It was asked in this round and did not take it.
+    AskedThisRound,
+    /// A request to another connection began and has no answer; keys do not span providers.
+    UnknownElsewhere,
+    /// Another one was asked, and the route does not fall back.
+    FallbackOff,
+    /// It would cost more than the route allows.
+    CostCeiling,
+    /// It succeeds less often than the route asks for, and another one as often.
+    QualityThreshold,
+    /// Its circuit breaker is open, or others try it.
+    CircuitOpen,
+    /// It is asked as often as it may be.
+    RateLimited,
+}
+
+impl Barred {
+    /// Whether it may pass by itself, or by an operator's hand: worth waiting for.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::ConnectionDisabled | Self::ProviderMissing)
+    }
+
+    /// Whether it passes by itself, and only has to be waited for.
+    #[must_use]
+    pub const fn is_a_guard(self) -> bool {
+        matches!(self, Self::CircuitOpen | Self::RateLimited)
+    }
+
+    /// What an attempt says of it when another candidate serves for this reason; `None` where it
+    /// is no more than the delivery's own past, or the configuration.
+    #[must_use]
+    pub const fn fallback_reason(self) -> Option<FallbackReason> {
+        match self {
+            Self::CostCeiling => Some(FallbackReason::CostThreshold),
+            Self::QualityThreshold => Some(FallbackReason::QualityThreshold),
+            Self::CircuitOpen => Some(FallbackReason::CircuitOpen),
+            Self::RateLimited => Some(FallbackReason::RateLimited),
+            Self::ConnectionMissing
+            | Self::ConnectionDisabled
+            | Self::ProviderMissing
+            | Self::ChannelNotServed
+            | Self::RefusedBefore
+            | Self::AskedThisRound
+            | Self::UnknownElsewhere
+            | Self::FallbackOff => None,
+        }
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectionMissing => "the connection was deleted",
+            Self::ConnectionDisabled => "the connection is disabled",
+            Self::ProviderMissing => "its provider is not installed",
+            Self::ChannelNotServed => "its provider does not serve the channel",
+            Self::RefusedBefore => "it refused this delivery for good",
+            Self::AskedThisRound => "it was asked and did not take it",
+            Self::UnknownElsewhere => "another connection may have sent it",
+            Self::FallbackOff => "the route does not fall back",
+            Self::CostCeiling => "it costs more than the ceiling, or in another currency",
+            Self::QualityThreshold => "it succeeds less often than the route asks for",
+            Self::CircuitOpen => "its circuit breaker is open",
+            Self::RateLimited => "it is asked as often as it may be",
+        }
+    }
+}
+
+/// A candidate in its place.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Ranked {
+    pub connection: ConnectionId,
+    /// Higher is better; what it measures is the strategy's. `None` where there is nothing to go by.
+    pub score: Option<f64>,
+    pub reason: Cow<'static, str>,
+}
+
+/// A candidate that is passed over, and why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Skipped {
+    pub connection: ConnectionId,
+    pub reason: Barred,
+}
+
+/// What routing answers: whom to ask, in order, and who is passed over.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    pub strategy: &'static str,
+    pub candidates: Vec<Ranked>,
+    pub skipped: Vec<Skipped>,
+    /// Why the first serves in place of the one that otherwise would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instead: Option<FallbackReason>,
+}
+
+impl Plan {
+    /// Whom it asks.
+    #[must_use]
+    pub fn first(&self) -> Option<ConnectionId> {
+        self.candidates.first().map(|it| it.connection)
+    }
+
+    /// Has a candidate asked that a guard barred, and that has let it through since.
+    pub fn admit(&mut self, connection: ConnectionId) {
+        self.skipped.retain(|skipped| skipped.connection != connection);
+        let reason = Cow::Borrowed("was waited for: nobody else could be asked");
+        self.candidates.insert(0, Ranked { connection, score: None, reason });
+    }
+}
+
+/// A candidate as strategies see it.
+#[derive(Debug, Clone, Copy)]
+struct Contender<'a> {
+    candidate: &'a Candidate,
+    facts: &'a Facts,
+}
+
+impl Contender<'_> {
+    fn ranked(&self, score: Option<f64>, reason: impl Into<Cow<'static, str>>) -> Ranked {
+        Ranked { connection: self.candidate.connection, score, reason: reason.into() }
+    }
+}
+
+/// Orders the route's candidates for the next attempt. `standings` has one for each candidate, in
+/// the route's order.
+///
+/// A candidate is asked once a round; a round ends where the retry policy waits.
+#[must_use]
+pub fn plan(route: &RouteSpec, standings: &[Standing], situation: &Situation<'_>) -> Plan {
+    let contenders = contenders(route, standings);
+    let bars = bars(route, standings, situation.past, situation.first);
+    let with = |admits: fn(&Option<Barred>) -> bool| {
+        contenders.iter().zip(&bars).filter(move |(_, bar)| admits(bar)).map(|(contender, _)| *contender).collect()
+    };
+    let candidates = order(route, with(Option::is_none), situation);
+    let held_back = |bar: &Option<Barred>| bar.is_none_or(|bar| bar.fallback_reason().is_some());
+    let instead = bars.iter().flatten().any(|bar| bar.fallback_reason().is_some()).then(|| {
+        let first = order(route, with(held_back), situation).into_iter().next()?.connection;
+        let place = contenders.iter().position(|contender| contender.candidate.connection == first)?;
+        bars[place]?.fallback_reason()
+    });
+    let skipped = standings
+        .iter()
+        .zip(&bars)
+        .filter_map(|(standing, bar)| bar.map(|reason| Skipped { connection: standing.connection, reason }));
+    Plan { strategy: route.strategy.as_str(), candidates, skipped: skipped.collect(), instead: instead.flatten() }
+}
+
+/// Whether anybody can be asked, whoever is the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Prospect {
+    Nobody,
+    /// Once a circuit breaker lets something through.
+    OnceClosed,
+    /// As soon as its rate allows.
+    InTurn,
+    Now,
+}
+
+/// Whether anybody can be asked, whoever is the first.
+#[must_use]
+pub fn prospect(
+    route: &RouteSpec,
+    standings: &[Standing],
+    past: &[PastAttempt],
+    first: Option<ConnectionId>,
+) -> Prospect {
+    let each = bars(route, standings, past, first).into_iter().map(|bar| match bar {
+        None => Prospect::Now,
+        Some(Barred::RateLimited) => Prospect::InTurn,
+        Some(Barred::CircuitOpen) => Prospect::OnceClosed,
+        Some(_) => Prospect::Nobody,
+    });
+    each.max().unwrap_or(Prospect::Nobody)
+}
+
+fn contenders<'a>(route: &'a RouteSpec, standings: &'a [Standing]) -> Vec<Contender<'a>> {
+    let pairs = route.candidates.iter().zip(standings);
+    pairs.map(|(candidate, standing)| Contender { candidate, facts: &standing.facts }).collect()
+}
+
+/// Why each candidate can't be asked, or `None` where it can.
+fn bars(
+    route: &RouteSpec,
+    standings: &[Standing],
+    past: &[PastAttempt],
+    first: Option<ConnectionId>,
+) -> Vec<Option<Barred>> {
+    let contenders = contenders(route, standings);
+    let unanswered = unanswered(route, past, first);
+    let mut bars: Vec<_> = standings.iter().map(|standing| bar(route, standing, past, unanswered)).collect();
+    // Whoever may have it already is asked again, whatever has become of its price.
+    let fresh = unanswered.is_none();
+    if fresh {
+        threshold::bar_the_dear(route, &contenders, &mut bars);
+    }
+    // Who is not to be asked anyway is not waited for.
+    for (bar, standing) in bars.iter_mut().zip(standings) {
+        *bar = bar.or(standing.barred);
+    }
+    if fresh {
+        threshold::bar_the_unreliable(route, &contenders, &mut bars);
+    }
+    bars
+}
+
+/// The strategy's order; who only stands in comes after all others.
+fn order(route: &RouteSpec, contenders: Vec<Contender<'_>>, situation: &Situation<'_>) -> Vec<Ranked> {
+    let (serving, stand_ins): (Vec<_>, Vec<_>) =
+        contenders.into_iter().partition(|contender| contender.candidate.weight > 0);
+    let by_strategy = |contenders: &[Contender<'_>]| match route.strategy {
+        Strategy::Primary => primary::order(contenders),
+        Strategy::RoundRobin => round_robin::order(contenders, situation.turn),
+        Strategy::WeightedRandom => weighted_random::order(contenders, situation.chance),
+        Strategy::LeastCost => least_cost::order(route, contenders),
+        Strategy::HighestReliability => highest_reliability::order(contenders, situation.chance),
+    };
+    let mut ranked = by_strategy(&serving);
+    ranked.extend(by_strategy(&stand_ins).into_iter().map(|it| Ranked {
+        reason: format!("has no weight of its own: it only stands in ({})", it.reason).into(),
+        ..it
+    }));
+    ranked
+}
+
+fn bar(
+    route: &RouteSpec,
+    standing: &Standing,
+    past: &[PastAttempt],
+    unanswered: Option<ConnectionId>,
+) -> Option<Barred> {
+    let mine = |attempt: &&PastAttempt| attempt.connection == Some(standing.connection);
+    let refused =
+        |attempt: &PastAttempt| matches!(attempt.disposition, Disposition::RejectedPermanent | Disposition::AuthFailed);
+    if standing.barred.is_some_and(|barred| !barred.is_a_guard()) {
+        return standing.barred;
+    }
+    if unanswered.is_some_and(|it| it != standing.connection) {
+        return Some(Barred::UnknownElsewhere);
+    }
+    if past.iter().filter(mine).any(refused) {
+        return Some(Barred::RefusedBefore);
+    }
+    let asked_another = past.iter().any(|attempt| attempt.connection.is_some_and(|it| it != standing.connection));
+    if !route.fallback && asked_another {
+        return Some(Barred::FallbackOff);
+    }
+    this_round(past).iter().any(|attempt| mine(&attempt)).then_some(Barred::AskedThisRound)
+}
+
+/// The connection whose last request has no answer: only it may be asked again. Where a worker was
+/// lost with a fresh delivery and had not committed to anybody, that is whoever may be asked without.
+fn unanswered(route: &RouteSpec, past: &[PastAttempt], first: Option<ConnectionId>) -> Option<ConnectionId> {
+    let unknown = |attempt: &PastAttempt| attempt.disposition == Disposition::Unknown;
+    // What only waited for the operator asked nobody.
+    match past.iter().rev().find(|attempt| attempt.connection.is_some() && !attempt.waits_for_operator) {
+        Some(last) => unknown(last).then_some(last.connection).flatten(),
+        None => {
+            let lost_fresh = |attempt: &PastAttempt| unknown(attempt) && attempt.trigger == Trigger::Scheduled;
+            past.iter().any(lost_fresh).then(|| first.or_else(|| route.certain_first())).flatten()
+        }
+    }
+}
+
+/// The attempts since the last wait. An attempt is made in the round of the one before it only as
+/// a fallback; whatever else began an attempt began a round.
+fn this_round(past: &[PastAttempt]) -> &[PastAttempt] {
+    if past.last().is_some_and(|last| last.round_closed) {
+        return &[];
+    }
+    let start = past.iter().rposition(|attempt| attempt.trigger != Trigger::Fallback).unwrap_or(0);
+    &past[start..]
+}
+
+/// How many rounds consumed an attempt of the retry policy: those in which somebody was asked and
+/// not merely throttled. A lost worker (no connection) consumes none, and nor does a further transaction that took a
+/// mail for some more of its recipients.
+#[must_use]
+pub fn rounds_made(past: &[PastAttempt]) -> u32 {
+    let taken = past.iter().find(|attempt| attempt.disposition == Disposition::Accepted);
+    rounds(past, |attempt| match attempt.disposition {
+        Disposition::Throttled => false,
+        Disposition::Accepted => taken.is_some_and(|first| std::ptr::eq(first, attempt)),
+        _ => true,
+    })
+}
+
+/// How many rounds were walked, throttled ones too.
+#[must_use]
+pub fn rounds_walked(past: &[PastAttempt]) -> u32 {
+    rounds(past, |_| true)
+}
+
+/// How many rounds have an attempt that counts.
+fn rounds(past: &[PastAttempt], counts: impl Fn(&PastAttempt) -> bool) -> u32 {
+    let mut rounds = 0;
+    let mut counted = true;
+    for attempt in past {
+        if attempt.trigger != Trigger::Fallback {
+            counted = false;
+        }
+        if !counted && attempt.connection.is_some() && !attempt.waits_for_operator && counts(attempt) {
+            counted = true;
+            rounds += 1;
+        }
+    }
+    rounds
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    struct Case {
+        connections: Vec<ConnectionId>,
+        past: Vec<PastAttempt>,
+        fallback: bool,
+        first: Option<usize>,
+    }
+
+    impl Case {
+        fn of(count: usize) -> Self {
+            Self {
+                connections: (0..count).map(|_| ConnectionId::new()).collect(),
+                past: Vec::new(),
+                fallback: true,
+                first: None,
+            }
+        }
+
+        fn then(mut self, connection: usize, disposition: Disposition, trigger: Trigger) -> Self {
+            let connection = Some(self.connections[connection]);
+            self.past.push(PastAttempt {
+                connection,
+                disposition,
+                waits_for_operator: false,
+                trigger,
+                started_at: Timestamp::UNIX_EPOCH,
+                round_closed: false,
+            });
+            self
+        }
+
+        fn waited(mut self) -> Self {
+            self.past.last_mut().unwrap().round_closed = true;
+            self
+        }
+
+        fn plan(&self) -> Vec<usize> {
+            let candidates = self.connections.iter().map(|&connection| Candidate::new(connection)).collect();
+            let fallback = self.fallback;
+            let route = RouteSpec { candidates, fallback, ..RouteSpec::pinned(self.connections[0]) };
+            let standing = |&connection| Standing { connection, barred: None, facts: Facts::default() };
+            let standings: Vec<_> = self.connections.iter().map(standing).collect();
+            let first = self.first.map(|it| self.connections[it]);
+            plan(&route, &standings, &Situation { past: &self.past, first, turn: 0, chance: 0.5 })
+                .candidates
+                .iter()
+                .map(|ranked| self.connections.iter().position(|id| *id == ranked.connection).unwrap())
+                .collect()
+        }
+    }
+
+    use Disposition::{NotSent, RejectedPermanent, RejectedTransient, Throttled, Unknown};
+
+    #[test]
+    fn a_fresh_delivery_asks_in_the_order_listed() {
+        assert_eq!(Case::of(3).plan(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn who_was_asked_in_this_round_is_passed_over() {
+        let case = Case::of(3).then(0, NotSent, Trigger::Scheduled);
+        assert_eq!(case.plan(), [1, 2]);
+        let case = case.then(1, RejectedTransient, Trigger::Fallback);
+        assert_eq!(case.plan(), [2]);
+    }
+
+    #[test]
+    fn a_new_round_begins_with_all_but_those_who_refused_for_good() {
+        let case = Case::of(3)
+            .then(0, NotSent, Trigger::Scheduled)
+            .then(1, RejectedPermanent, Trigger::Fallback)
+            .then(2, RejectedTransient, Trigger::Fallback)
+            .waited();
+        assert_eq!(case.plan(), [0, 2]);
+    }
+
+    #[test]
+    fn an_unanswered_request_is_asked_of_nobody_else() {
+        let case = Case::of(3).then(1, Unknown, Trigger::Scheduled).waited();
+        assert_eq!(case.plan(), [1]);
+    }
+
+    #[test]
+    fn without_fallback_nobody_else_is_ever_asked() {
+        let mut case = Case::of(2).then(0, RejectedPermanent, Trigger::Scheduled).waited();
+        case.fallback = false;
+        assert_eq!(case.plan(), [0; 0]);
+    }
+
+    #[test]
+    fn a_throttled_round_is_not_counted() {
+        let case = Case::of(2)
+            .then(0, Throttled, Trigger::Scheduled)
+            .waited()
+            .then(0, NotSent, Trigger::Retry)
+            .then(1, Throttled, Trigger::Fallback)
+            .waited()
+            .then(0, Throttled, Trigger::Retry);
+        assert_eq!((rounds_made(&case.past), rounds_walked(&case.past)), (1, 3));
+    }
+
+    #[test]
+    fn a_worker_lost_with_a_fresh_delivery_may_have_asked_the_first_and_nobody_else() {
+        let mut case = Case::of(2);
+        let lost = |trigger| PastAttempt {
+            connection: None,
+            disposition: Unknown,
+            waits_for_operator: false,
+            trigger,
+            started_at: Timestamp::UNIX_EPOCH,
+            round_closed: true,
+        };
+        case.past.push(lost(Trigger::Scheduled));
+        assert_eq!(case.plan(), [0]);
+        case.first = Some(1);
+        assert_eq!(case.plan(), [1], "who was to be the first is on record");
+        case.first = None;
+        let case = case.then(0, NotSent, Trigger::Recovery);
+        assert_eq!(case.plan(), [1], "it has said that it has nothing");
+        let mut case = Case::of(2);
+        case.past.push(lost(Trigger::Recovery));
+        assert_eq!(case.plan(), [0, 1], "whoever is asked again is committed to first");
+    }
+
+    #[test]
+    fn what_a_guard_bars_is_waited_for_where_nobody_else_is_left_and_otherwise_stood_in_for() {
+        let connections: Vec<_> = (0..3).map(|_| ConnectionId::new()).collect();
+        let candidates = connections.iter().map(|&connection| Candidate::new(connection)).collect();
+        let route = RouteSpec { candidates, fallback: true, ..RouteSpec::pinned(connections[0]) };
+        let standing = |bars: [Option<Barred>; 3]| -> Vec<_> {
+            let pairs = connections.iter().zip(bars);
+            pairs.map(|(&connection, barred)| Standing { connection, barred, facts: Facts::default() }).collect()
+        };
+        let (open, limited) = (Some(Barred::CircuitOpen), Some(Barred::RateLimited));
+        let situation = Situation { past: &[], first: None, turn: 0, chance: 0.5 };
+        let served = plan(&route, &standing([open, limited, None]), &situation);
+        assert_eq!(
+            (served.candidates[0].connection, served.instead),
+            (connections[2], Some(FallbackReason::CircuitOpen))
+        );
+        let disabled = Some(Barred::ConnectionDisabled);
+        for (bars, expected) in [
+            ([open, limited, None], Prospect::Now),
+            ([open, limited, disabled], Prospect::InTurn),
+            ([open, disabled, disabled], Prospect::OnceClosed),
+            ([disabled; 3], Prospect::Nobody),
+        ] {
+            assert_eq!(prospect(&route, &standing(bars), &[], None), expected);
+        }
+        let refused = |connection| PastAttempt {
+            connection: Some(connection),
+            disposition: RejectedPermanent,
+            waits_for_operator: false,
+            trigger: Trigger::Scheduled,
+            started_at: Timestamp::UNIX_EPOCH,
+            round_closed: true,
+        };
+        let past = [refused(connections[0])];
+        let after = plan(&route, &standing([open, disabled, disabled]), &Situation { past: &past, ..situation });
+        assert_eq!(after.skipped[0].reason, Barred::RefusedBefore, "who refused for good is not waited for");
+    }
+}

@@ -1,0 +1,301 @@
+//! What holds of every strategy, whatever the route, its candidates and the chance are. The cases
+//! are drawn; another `ANGARIUM_SEED` draws others.
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use jiff::Timestamp;
+
+use super::*;
+use crate::provider::Cost;
+
+const ALL: [Strategy; 5] = [
+    Strategy::Primary,
+    Strategy::RoundRobin,
+    Strategy::WeightedRandom,
+    Strategy::LeastCost,
+    Strategy::HighestReliability,
+];
+
+/// Runs a property with a generator of which a failure tells the seed.
+fn holds(property: impl Fn(&mut Rng)) {
+    property(&mut crate::seed::rng());
+}
+
+fn dollars(micros: i64) -> Cost {
+    Cost { micros, currency: "USD".to_owned() }
+}
+
+fn maybe<T>(rng: &mut Rng, value: impl FnOnce(&mut Rng) -> T) -> Option<T> {
+    rng.bool().then(|| value(rng))
+}
+
+fn route(strategy: Strategy, weights: &[u32]) -> RouteSpec {
+    let candidate = |&weight| Candidate { weight, ..Candidate::new(ConnectionId::new()) };
+    let candidates = weights.iter().map(candidate).collect();
+    RouteSpec { candidates, strategy, fallback: true, ..RouteSpec::pinned(ConnectionId::new()) }
+}
+
+fn standing(connection: ConnectionId) -> Standing {
+    Standing { connection, barred: None, facts: Facts::default() }
+}
+
+fn standings(route: &RouteSpec) -> Vec<Standing> {
+    route.candidates.iter().map(|it| standing(it.connection)).collect()
+}
+
+/// Whatever a route and its candidates may be.
+fn anything(rng: &mut Rng) -> (RouteSpec, Vec<Standing>) {
+    let weights: Vec<_> = (0..rng.usize(1..=20)).map(|_| rng.u32(0..=100)).collect();
+    let mut route = route(ALL[rng.usize(..ALL.len())], &weights);
+    route.max_cost = maybe(rng, |rng| dollars(rng.i64(0..10_000)));
+    route.min_success_rate = maybe(rng, Rng::f64);
+    for candidate in &mut route.candidates {
+        candidate.max_cost = maybe(rng, |rng| dollars(rng.i64(0..10_000)));
+    }
+    let mut standings = standings(&route);
+    for standing in &mut standings {
+        standing.barred = maybe(rng, |_| Barred::ConnectionDisabled);
+        standing.facts = Facts {
+            cost: maybe(rng, |rng| {
+                let currency = if rng.u8(..) < 20 { "SEK" } else { "USD" }.to_owned();
+                Estimate { cost: Cost { micros: rng.i64(0..10_000), currency }, basis: Basis::PriceList }
+            }),
+            record: Record {
+                answers: rng.f64() * 200.0,
+                success_rate: rng.f64(),
+                latency_ms: maybe(rng, |rng| rng.f64() * 1e3),
+            },
+        };
+    }
+    (route, standings)
+}
+
+fn situation(rng: &mut Rng) -> Situation<'static> {
+    Situation { past: &[], first: None, turn: rng.u64(..), chance: rng.f64() }
+}
+
+/// How often each candidate is the first.
+fn firsts(route: &RouteSpec, standings: &[Standing], situations: impl Iterator<Item = Situation<'static>>) -> Vec<u32> {
+    let mut firsts: BTreeMap<ConnectionId, u32> = BTreeMap::new();
+    for situation in situations {
+        *firsts.entry(plan(route, standings, &situation).candidates[0].connection).or_default() += 1;
+    }
+    route.candidates.iter().map(|it| firsts.get(&it.connection).copied().unwrap_or(0)).collect()
+}
+
+#[test]
+fn everybody_is_in_a_plan_once_or_passed_over_with_a_reason() {
+    holds(|rng| {
+        for _ in 0..2_000 {
+            let (route, standings) = anything(rng);
+            let plan = plan(&route, &standings, &situation(rng));
+            let asked = plan.candidates.iter().map(|it| it.connection);
+            let mut named: Vec<_> = asked.chain(plan.skipped.iter().map(|it| it.connection)).collect();
+            let mut listed: Vec<_> = route.candidates.iter().map(|it| it.connection).collect();
+            named.sort();
+            listed.sort();
+            assert_eq!(named, listed);
+            assert!(plan.candidates.iter().all(|it| !it.reason.is_empty() && it.score.is_none_or(f64::is_finite)));
+        }
+    });
+}
+
+#[test]
+fn nobody_is_asked_beyond_a_ceiling() {
+    holds(|rng| {
+        for _ in 0..2_000 {
+            let (route, standings) = anything(rng);
+            for ranked in plan(&route, &standings, &situation(rng)).candidates {
+                let place = standings.iter().position(|it| it.connection == ranked.connection).unwrap();
+                let Some(Estimate { cost, .. }) = &standings[place].facts.cost else { continue };
+                for ceiling in [&route.max_cost, &route.candidates[place].max_cost].into_iter().flatten() {
+                    assert!(cost.currency == ceiling.currency && cost.micros <= ceiling.micros, "{cost} {ceiling}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_minimum_of_success_never_bars_everybody() {
+    holds(|rng| {
+        for _ in 0..2_000 {
+            let (route, standings) = anything(rng);
+            let plan = plan(&route, &standings, &situation(rng));
+            let barred = plan.skipped.iter().any(|it| it.reason == Barred::QualityThreshold);
+            assert!(!barred || !plan.candidates.is_empty());
+        }
+    });
+}
+
+#[test]
+fn who_only_stands_in_comes_last() {
+    holds(|rng| {
+        for _ in 0..2_000 {
+            let (route, standings) = anything(rng);
+            let weight = |id| route.candidates.iter().find(|it| it.connection == id).unwrap().weight;
+            let plan = plan(&route, &standings, &situation(rng));
+            assert!(plan.candidates.iter().map(|it| weight(it.connection) == 0).is_sorted());
+        }
+    });
+}
+
+#[test]
+fn round_robin_is_exact_over_each_cycle_and_never_far_from_it() {
+    holds(|rng| {
+        for _ in 0..50 {
+            let weights: Vec<_> = (0..rng.usize(1..=6)).map(|_| rng.u32(1..=12)).collect();
+            let route = route(Strategy::RoundRobin, &weights);
+            let (standings, total) = (standings(&route), weights.iter().sum::<u32>());
+            let start = rng.u64(..u64::MAX / 2);
+            let turns = |count: u32| {
+                (0..u64::from(count)).map(move |it| Situation { past: &[], first: None, turn: start + it, chance: 0.0 })
+            };
+            assert_eq!(firsts(&route, &standings, turns(total)), weights, "a whole cycle");
+            let some = rng.u32(1..3 * total);
+            for (count, weight) in firsts(&route, &standings, turns(some)).into_iter().zip(&weights) {
+                let fair = f64::from(some) * f64::from(*weight) / f64::from(total);
+                // From any start: no further than a candidate may be ahead plus behind.
+                assert!((f64::from(count) - fair).abs() <= weights.len() as f64, "{count} of {fair}: {weights:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn nodes_that_do_not_agree_are_fair_together() {
+    holds(|rng| {
+        let route = route(Strategy::RoundRobin, &[3, 1]);
+        let nodes: Vec<_> = (0..4).map(|_| (rng.u64(..u64::MAX / 2), rng.u64(50..150))).collect();
+        let total: u64 = nodes.iter().map(|(_, count)| count).sum();
+        let turns = nodes.iter().flat_map(|&(start, count)| start..start + count);
+        let firsts = firsts(
+            &route,
+            &standings(&route),
+            turns.map(|turn| Situation { past: &[], first: None, turn, chance: 0.0 }),
+        );
+        let fair = total as f64 * 0.75;
+        assert!((f64::from(firsts[0]) - fair).abs() <= nodes.len() as f64, "{firsts:?} of {total}");
+    });
+}
+
+#[test]
+fn lots_fall_as_the_weights_say_in_every_place() {
+    holds(|rng| {
+        let route = route(Strategy::WeightedRandom, &[5, 3, 2]);
+        let standings = standings(&route);
+        let (mut first, mut second) = ([0_u32; 3], [0_u32; 3]);
+        let draws = 20_000;
+        for _ in 0..draws {
+            let plan = plan(&route, &standings, &situation(rng));
+            let place =
+                |nth: usize| standings.iter().position(|it| it.connection == plan.candidates[nth].connection).unwrap();
+            first[place(0)] += 1;
+            second[place(1)] += 1;
+        }
+        // P(second = i) = Σⱼ wⱼ/10 · wᵢ/(10 − wⱼ)
+        for (found, expected) in [(first, [0.5, 0.3, 0.2]), (second, [0.3393, 0.3750, 0.2857])] {
+            for (count, share) in found.into_iter().zip(expected) {
+                let found = f64::from(count) / f64::from(draws);
+                // Six standard deviations.
+                assert!((found - share).abs() < 0.022, "{found} instead of {share}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_cheapest_comes_first_and_the_unknown_last() {
+    holds(|rng| {
+        for _ in 0..1_000 {
+            let (mut route, standings) = anything(rng);
+            (route.strategy, route.max_cost) = (Strategy::LeastCost, Some(dollars(10_000)));
+            route.candidates.iter_mut().for_each(|it| it.weight = 1);
+            let plan = plan(&route, &standings, &situation(rng));
+            let cost = |id| standings.iter().find(|it| it.connection == id).unwrap().facts.cost.clone();
+            let costs: Vec<_> = plan.candidates.iter().map(|it| cost(it.connection)).collect();
+            assert!(costs.is_sorted_by_key(|cost| cost.as_ref().map_or(i64::MAX, |it| it.cost.micros)), "{costs:?}");
+        }
+    });
+}
+
+#[test]
+fn nobody_starves_under_the_most_reliable() {
+    holds(|rng| {
+        let route = route(Strategy::HighestReliability, &[1, 1, 1, 1]);
+        let mut standings = standings(&route);
+        for (standing, success_rate) in standings.iter_mut().zip([0.99, 0.9, 0.5, 0.1]) {
+            standing.facts.record = Record { answers: 50.0, success_rate, latency_ms: None };
+        }
+        let mut asked = [0; 4];
+        for _ in 0..5_000 {
+            let plan = plan(&route, &standings, &situation(rng));
+            let place = standings.iter().position(|it| it.connection == plan.candidates[0].connection).unwrap();
+            asked[place] += 1;
+            // What is asked is known better; the rest is forgotten little by little.
+            standings[place].facts.record.answers += 1.0;
+            standings.iter_mut().for_each(|it| it.facts.record.answers *= 0.999);
+        }
+        assert!(asked.iter().all(|&count| count >= 10), "{asked:?}");
+        assert!(asked[0] > 4_800, "{asked:?}");
+    });
+}
+
+#[test]
+fn a_near_tie_goes_to_the_quicker() {
+    let route = route(Strategy::HighestReliability, &[1, 1, 1]);
+    let mut standings = standings(&route);
+    for (standing, (success_rate, ms)) in standings.iter_mut().zip([(0.990, 300.0), (0.985, 80.0), (0.97, 10.0)]) {
+        standing.facts.record = Record { answers: 100.0, success_rate, latency_ms: Some(ms) };
+    }
+    let plan = plan(&route, &standings, &Situation { past: &[], first: None, turn: 0, chance: 0.5 });
+    let order: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
+    assert_eq!(order, [1, 0, 2].map(|place: usize| standings[place].connection));
+    assert_eq!(plan.candidates[0].reason, "the most reliable: 98.5 % of the last 100.0 answers in 80 ms");
+}
+
+#[test]
+fn a_threshold_that_changes_who_serves_is_told() {
+    let mut route = route(Strategy::Primary, &[1, 1]);
+    let mut standings = standings(&route);
+    standings[0].facts.cost = Some(Estimate { cost: dollars(9), basis: Basis::Answers });
+    standings[1].facts.record = Record { answers: 50.0, success_rate: 0.5, latency_ms: None };
+    let situation = Situation { past: &[], first: None, turn: 0, chance: 0.5 };
+    route.max_cost = Some(dollars(8));
+    let dear = plan(&route, &standings, &situation);
+    assert_eq!(dear.candidates[0].connection, standings[1].connection);
+    assert_eq!(dear.instead, Some(FallbackReason::CostThreshold));
+    (route.max_cost, route.min_success_rate) = (None, Some(0.9));
+    let second = plan(&route, &standings, &situation);
+    assert_eq!(
+        (second.skipped[0].reason, second.instead),
+        (Barred::QualityThreshold, None),
+        "it would not have served"
+    );
+    standings.reverse();
+    route.candidates.reverse();
+    assert_eq!(plan(&route, &standings, &situation).instead, Some(FallbackReason::QualityThreshold));
+}
+
+#[test]
+fn who_may_have_it_already_is_asked_again_whatever_it_costs_by_now() {
+    let mut route = route(Strategy::LeastCost, &[1, 1]);
+    let mut standings = standings(&route);
+    standings[0].facts.cost = Some(Estimate { cost: dollars(9), basis: Basis::Answers });
+    route.max_cost = Some(dollars(8));
+    let connection = Some(standings[0].connection);
+    let (disposition, trigger) = (Disposition::Unknown, Trigger::Scheduled);
+    let past = [PastAttempt {
+        connection,
+        disposition,
+        waits_for_operator: false,
+        trigger,
+        started_at: Timestamp::UNIX_EPOCH,
+        round_closed: true,
+    }];
+    assert_eq!(prospect(&route, &standings, &past, None), Prospect::Now);
+    let plan = plan(&route, &standings, &Situation { past: &past, first: None, turn: 0, chance: 0.5 });
+    let asked: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
+    assert_eq!(asked, [standings[0].connection]);
+}

@@ -1,0 +1,125 @@
+//! `/v1/audit`: who did what to a tenant's messages, dead letters and rules, and why. `/v1/operator/audit`: who
+//! did what to providers, which serve all tenants.
+
+use axum::extract::State;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    auth::{AuditRead, Operator, Tenant},
+    json::Json,
+    page::{Page, Paging},
+    problem::Problem,
+    request::{Query, short_text},
+};
+use angarium_domain::{
+    audit::{Action, InvalidAction},
+    ids::AuditId,
+};
+use angarium_store::{
+    audit::{AuditFilter, AuditView, audit_list, operator_audit_list},
+    page::PageRows,
+};
+
+/// What somebody did.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditRecord)]
+pub struct AuditAnswer {
+    #[schema(example = "aud_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// The API key that was used; null where the gateway did it by itself.
+    #[schema(example = "key_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    key: Option<String>,
+    /// Its name then, or the part of the gateway.
+    actor: String,
+    #[schema(example = "message.resolved")]
+    action: String,
+    /// The id of what it was done to; empty where it was done to all that match.
+    subject: String,
+    /// What was, as far as it changed.
+    #[schema(value_type = Option<Object>)]
+    before: Option<Box<RawValue>>,
+    /// What is since then.
+    #[schema(value_type = Option<Object>)]
+    after: Option<Box<RawValue>>,
+    reason: Option<String>,
+    /// The request, as its answer's `X-Request-Id` named it.
+    request_id: Option<String>,
+}
+
+impl From<AuditView> for AuditAnswer {
+    fn from(view: AuditView) -> Self {
+        Self {
+            id: view.id.to_string(),
+            at: view.at,
+            key: view.key.map(|key| key.to_string()),
+            actor: view.actor,
+            action: view.action,
+            subject: view.subject,
+            before: view.before,
+            after: view.after,
+            reason: view.reason,
+            request_id: view.request,
+        }
+    }
+}
+
+/// List who did what, the newest first.
+#[utoipa::path(get, path = "/v1/audit", tag = "audit", operation_id = "listAudit",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("subject" = Option<String>, Query, description = "Only what was done to this: `msg_…`, `dlv_…`, `job_…`."),
+        ("action" = Option<String>, Query, description = "Only this action, such as `message.resolved`."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<AuditAnswer>)))]
+pub async fn list(
+    tenant: Tenant<AuditRead>,
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Json<Page<AuditAnswer>>, Problem> {
+    let (paging, filter) = asked(&mut query);
+    query.finish()?;
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let rows = audit_list(&mut txn, tenant.id, &filter, paging.after, paging.limit).await?;
+    Ok(Json(page(rows)))
+}
+
+/// List who did what to providers, the newest first.
+#[utoipa::path(get, path = "/v1/operator/audit", tag = "audit", operation_id = "listOperatorAudit",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("subject" = Option<String>, Query, description = "Only what was done to this: a provider's name."),
+        ("action" = Option<String>, Query, description = "Only this action, such as `provider.activated`."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<AuditAnswer>)))]
+pub async fn list_of_operators(
+    _: Tenant<Operator>,
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Json<Page<AuditAnswer>>, Problem> {
+    let (paging, filter) = asked(&mut query);
+    query.finish()?;
+    let mut txn = app.store.worker().await?;
+    let rows = operator_audit_list(&mut txn, &filter, paging.after, paging.limit).await?;
+    Ok(Json(page(rows)))
+}
+
+fn asked(query: &mut Query) -> (Paging<AuditId>, AuditFilter) {
+    let paging = Paging::of(query);
+    let filter = AuditFilter {
+        subject: query.take("subject", short_text),
+        action: query.take("action", |text| text.parse::<Action>().map_err(|error: InvalidAction| error.to_string())),
+    };
+    (paging, filter)
+}
+
+fn page(rows: PageRows<AuditView>) -> Page<AuditAnswer> {
+    Page::of(rows, |row| row.id.to_string(), AuditAnswer::from)
+}

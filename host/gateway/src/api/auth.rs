@@ -1,0 +1,184 @@
+//! Who asks, and whether they may. The tenant comes from the key and from nowhere else.
+
+use std::{marker::PhantomData, sync::Arc, time::Duration};
+
+use axum::{
+    extract::FromRequestParts,
+    http::{header, request::Parts},
+};
+use futures_util::FutureExt;
+
+use super::{
+    App,
+    body_budget::BodyOwner,
+    problem::Problem,
+    request::{Caller, RequestId},
+};
+use crate::{
+    clock, credential,
+    engine::lookup::{Lookup, Unanswered},
+};
+use angarium_domain::{
+    audit::Actor,
+    ids::TenantId,
+    key::{ApiKey, Scope},
+};
+use angarium_store::{self as store, Store};
+
+/// How long a look-up may take, the wait for others' included, before the request is told to come
+/// again.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+type Hash = [u8; 32];
+
+/// Finds keys by their hashes, and remembers them for a short while: for three seconds a revoked one
+/// still opens, where its end was not announced.
+pub struct Keys(Arc<Lookup<Hash, Arc<ApiKey>>>);
+
+impl Keys {
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        let ask = move |hashes: Vec<Hash>| {
+            let store = store.clone();
+            async move {
+                let mut txn = store.worker().await?;
+                let found = store::api_key::api_keys_find(&mut txn, &hashes).await?;
+                Ok(found.into_iter().map(|(hash, key)| (hash, Arc::new(key))).collect())
+            }
+            .boxed()
+        };
+        Self(Arc::new(Lookup::new(ask)))
+    }
+
+    /// The key with this hash, if it exists and is valid now.
+    async fn find(&self, hash: &Hash) -> Result<Option<Arc<ApiKey>>, Problem> {
+        match tokio::time::timeout(PATIENCE, self.0.find(hash)).await {
+            Ok(Ok(found)) => Ok(found.filter(|key| key.is_valid(clock::now()))),
+            Ok(Err(Unanswered::Busy)) => Err(Problem::unavailable("too many unknown keys are looked up at the moment")),
+            Ok(Err(Unanswered::Database)) | Err(_) => Err(Problem::unavailable("the database does not answer")),
+        }
+    }
+
+    /// Has a tenant's keys looked up again: one of them may have been revoked.
+    pub fn forget(&self, tenant: TenantId) {
+        self.0.doubt(|key| key.tenant == tenant);
+    }
+}
+
+/// What a handler asks of a key.
+pub trait Permission {
+    /// It has to have all of them.
+    const SCOPES: &'static [Scope];
+}
+
+macro_rules! permissions {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl Permission for $name {
+            const SCOPES: &'static [Scope] = &[Scope::$name];
+        }
+    )*};
+}
+
+permissions! {
+    /// Send, cancel, retry; deal with dead letters.
+    MessagesWrite;
+    /// Look at messages.
+    MessagesRead;
+    /// Change connections and their secrets.
+    ConnectionsWrite;
+    /// Look at connections.
+    ConnectionsRead;
+    /// Change routes.
+    RoutesWrite;
+    /// Look at routes.
+    RoutesRead;
+    /// Change rules and scripts.
+    RulesWrite;
+    /// Look at rules and scripts, and try them.
+    RulesRead;
+    /// Look at providers.
+    ProvidersRead;
+    /// Look at who did what.
+    AuditRead;
+    /// Install providers and grant hosts.
+    Operator;
+}
+
+/// Try rules and scripts on messages that were sent, and see what came of it. Whoever writes the script asks the messages
+/// any question, so that even a number that comes of it tells what they say.
+#[derive(Debug)]
+pub struct RulesReadOnMessages;
+
+impl Permission for RulesReadOnMessages {
+    const SCOPES: &'static [Scope] = &[Scope::RulesRead, Scope::MessagesRead];
+}
+
+/// The tenant of a request whose key allows `P`.
+#[derive(Debug)]
+pub struct Tenant<P> {
+    pub id: TenantId,
+    key: Arc<ApiKey>,
+    hash: Hash,
+    request: Option<RequestId>,
+    permission: PhantomData<P>,
+}
+
+impl<P> Tenant<P> {
+    /// Whether the key may do what is the operator's.
+    pub fn is_operator(&self) -> bool {
+        self.key.allows(Scope::Operator)
+    }
+
+    /// Who asks, for the record.
+    pub fn actor(&self) -> Actor {
+        let request = self.request.as_ref().map(|id| id.as_str().to_owned());
+        Actor { key: self.key.id, name: self.key.name.clone(), request }
+    }
+
+    /// Whether recipients, content and what providers say of them may be shown: what a key without `messages:read` did
+    /// to a message it is told without these.
+    pub fn reads_messages(&self) -> bool {
+        self.key.allows(Scope::MessagesRead)
+    }
+}
+
+impl<P: Permission> Tenant<P> {
+    /// Whether the key still opens what it opened: for requests that outlast the belief in it.
+    pub async fn is_still_allowed(&self, app: &App) -> bool {
+        let found = app.keys.find(&self.hash).await;
+        let allows = |key: &ApiKey| P::SCOPES.iter().all(|scope| key.allows(*scope));
+        found.is_ok_and(|key| key.is_some_and(|key| key.tenant == self.id && allows(&key)))
+    }
+}
+
+impl<P: Permission> FromRequestParts<App> for Tenant<P> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let text = bearer(parts).ok_or_else(|| {
+            Problem::unauthorized("send the header `Authorization: Bearer ak_…` with a key of `angarium key create`")
+        })?;
+        let hash = credential::hash(text);
+        let key = app.keys.find(&hash).await?;
+        let key = key.ok_or_else(|| Problem::unauthorized("the key is unknown, revoked or expired"))?;
+        if let Some(lacking) = P::SCOPES.iter().find(|scope| !key.allows(**scope)) {
+            return Err(Problem::forbidden(lacking.as_str()));
+        }
+        parts.extensions.insert(BodyOwner::Tenant(key.tenant));
+        if let Some(caller) = parts.extensions.get::<Caller>() {
+            caller.is(key.tenant);
+        }
+        let request = parts.extensions.get().cloned();
+        Ok(Self { id: key.tenant, key, hash, request, permission: PhantomData })
+    }
+}
+
+fn bearer(parts: &Parts) -> Option<&str> {
+    let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, text) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && text.starts_with(credential::PREFIX)).then_some(text)
+}

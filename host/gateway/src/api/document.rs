@@ -1,0 +1,300 @@
+//! The paths, and the OpenAPI document that comes of them. What every operation can answer is
+//! added here, once.
+
+use std::{collections::BTreeMap, mem};
+
+use utoipa::{
+    OpenApi, PartialSchema, ToSchema,
+    openapi::{
+        Content, Ref, RefOr, Response, ResponseBuilder, Schema,
+        path::{Operation, ParameterIn, PathItem},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use angarium_domain::callback::CALLBACK_PATH;
+
+use super::{
+    App, audit, backtest, callback, connection, dead_letter, event, guards, health, json::close_tagged, message,
+    operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route, rule, script, settings,
+    statistics, trial,
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Angarium",
+        description = "A self-hosted delivery gateway. Every error is a problem (RFC 9457) that names every bad field.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    servers((url = "/")),
+    tags(
+        (name = "messages", description = "What is sent, and what became of it."),
+        (name = "dead-letters", description = "What ended without success, and waits for a person."),
+        (name = "events", description = "What happens, as it happens."),
+        (name = "connections", description = "A tenant's accounts at providers."),
+        (name = "routes", description = "Which connection serves a channel."),
+        (name = "rules", description = "What is particular to some messages: conditions and scripts."),
+        (name = "settings", description = "What holds for all of a tenant's deliveries."),
+        (name = "providers", description = "The components that speak to the other side."),
+        (name = "statistics", description = "Counts, rates, latencies, cost and health."),
+        (name = "audit", description = "Who did what."),
+        (name = "callbacks", description = "What providers' services say later."),
+        (name = "operations", description = "For whoever runs the gateway."),
+    ),
+)]
+struct Head;
+
+/// Every documented path with its handler.
+pub fn routes() -> OpenApiRouter<App> {
+    let mut router = OpenApiRouter::with_openapi(Head::openapi())
+        .routes(routes!(message::list, message::create))
+        .routes(routes!(message::create_batch))
+        .routes(routes!(message::get))
+        .routes(routes!(message::attempts))
+        .routes(routes!(message::events))
+        .routes(routes!(message::decision))
+        .routes(routes!(message::cancel))
+        .routes(routes!(message::retry))
+        .routes(routes!(message::purge))
+        .routes(routes!(resolution::resolve))
+        .routes(routes!(dead_letter::list))
+        .routes(routes!(dead_letter::get))
+        .routes(routes!(dead_letter::replay))
+        .routes(routes!(dead_letter::discard))
+        .routes(routes!(dead_letter::discard_all))
+        .routes(routes!(dead_letter::list_replays, dead_letter::start_replay))
+        .routes(routes!(dead_letter::get_replay))
+        .routes(routes!(dead_letter::cancel_replay))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::list_of_operators))
+        .routes(routes!(event::list))
+        .routes(routes!(event::follow))
+        .routes(routes!(connection::list, connection::create))
+        .routes(routes!(connection::get, connection::update, connection::delete))
+        .routes(routes!(connection::rotate))
+        .routes(routes!(guards::set_breaker))
+        .routes(routes!(route::list, route::create))
+        .routes(routes!(route::get))
+        .routes(routes!(route::create_version))
+        .routes(routes!(route::activate))
+        .routes(routes!(route::rollback))
+        .routes(routes!(rule::list, rule::create))
+        .routes(routes!(rule::evaluate))
+        .routes(routes!(backtest::backtest))
+        .routes(routes!(rule::get, rule::put, rule::patch, rule::delete))
+        .routes(routes!(trial::rule::shadow))
+        .routes(routes!(trial::rule::canary))
+        .routes(routes!(trial::rule::promote))
+        .routes(routes!(trial::rule::rollback))
+        .routes(routes!(trial::rule::candidate, trial::rule::end))
+        .routes(routes!(trial::rule::differences))
+        .routes(routes!(trial::script::shadow))
+        .routes(routes!(trial::script::canary))
+        .routes(routes!(trial::script::candidate, trial::script::end))
+        .routes(routes!(trial::script::differences))
+        .routes(routes!(script::list))
+        .routes(routes!(script::get, script::retire))
+        .routes(routes!(script::reset))
+        .routes(routes!(script::versions, script::create_version))
+        .routes(routes!(script::promote))
+        .routes(routes!(script::rollback))
+        .routes(routes!(settings::get, settings::put))
+        .routes(routes!(provider::list, provider::install))
+        .routes(routes!(provider::get, provider::uninstall))
+        .routes(routes!(provider::uninstall_version))
+        .routes(routes!(provider::activate))
+        .routes(routes!(provider::rollback))
+        .routes(routes!(provider::grant))
+        .routes(routes!(statistics::show))
+        .routes(routes!(statistics::show_all))
+        .routes(routes!(health::providers))
+        .routes(routes!(callback::get, callback::post))
+        .merge(operations());
+    complete(router.get_openapi_mut());
+    router
+}
+
+/// What every node serves, whatever its roles are.
+pub fn operations() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(operation::live))
+        .routes(routes!(operation::ready))
+        .routes(routes!(operation::metrics))
+}
+
+/// Adds the key, the problem's schema, and the problems that any operation of a kind can answer.
+fn complete(document: &mut utoipa::openapi::OpenApi) {
+    let components = document.components.get_or_insert_default();
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("ak_…")
+        .description(Some("A key of `angarium key create`."))
+        .build();
+    components.security_schemes.insert("key".to_owned(), RefOr::T(SecurityScheme::Http(key)));
+    let mut schemas = Vec::new();
+    ProblemBody::schemas(&mut schemas);
+    components.schemas.extend(schemas);
+    components.schemas.insert(ProblemBody::name().into_owned(), ProblemBody::schema());
+    // Only a parameter refers to it, and the schemas of parameters are not collected.
+    components.schemas.insert(GrantsChoice::name().into_owned(), GrantsChoice::schema());
+    components.schemas.values_mut().for_each(close_tagged);
+    name_alternatives(&mut components.schemas);
+    for (path, item) in &mut document.paths.paths {
+        for operation in operations_of(item) {
+            add_problems(operation, path.starts_with("/v1/"), path.starts_with(CALLBACK_PATH));
+        }
+    }
+}
+
+/// Gives each alternative of a union with tags a schema of its own. Generators of clients find one that holds the union
+/// again, as a retry policy does, by its name alone.
+fn name_alternatives(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    let mut named = Vec::new();
+    for (union, schema) in schemas.iter_mut() {
+        let RefOr::T(Schema::OneOf(alternatives)) = schema else { continue };
+        for alternative in &mut alternatives.items {
+            let Some(tag) = tag_of(alternative) else { continue };
+            let name = format!("{union}{}", in_camel_case(&tag));
+            let reference = RefOr::Ref(Ref::from_schema_name(&name));
+            named.push((name, mem::replace(alternative, reference)));
+        }
+    }
+    schemas.extend(named);
+}
+
+/// The word that `type` has in an object.
+fn tag_of(schema: &RefOr<Schema>) -> Option<String> {
+    let RefOr::T(Schema::Object(object)) = schema else { return None };
+    let RefOr::T(Schema::Object(tag)) = object.properties.get("type")? else { return None };
+    tag.enum_values.as_ref()?.first()?.as_str().map(str::to_owned)
+}
+
+/// `round_robin` as `RoundRobin`.
+fn in_camel_case(word: &str) -> String {
+    word.split('_')
+        .filter_map(|part| Some(format!("{}{}", part.get(..1)?.to_ascii_uppercase(), part.get(1..)?)))
+        .collect()
+}
+
+fn operations_of(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete].into_iter().flatten()
+}
+
+/// A callback comes without a key, and in whatever form its service likes.
+fn add_problems(operation: &mut Operation, is_resource: bool, is_callback: bool) {
+    let with_key = is_resource && !is_callback;
+    let parameters = operation.parameters.as_deref().unwrap_or_default();
+    let stands_in = |place: &ParameterIn| {
+        parameters.iter().any(|it| matches!(it, RefOr::T(parameter) if parameter.parameter_in == *place))
+    };
+    let (by_name, by_query) = (stands_in(&ParameterIn::Path), stands_in(&ParameterIn::Query));
+    let body = operation.request_body.is_some();
+    let problems = [
+        (body || by_query || !by_name, "400", "The request can't be read, or a parameter is wrong."),
+        (with_key, "401", "The API key is missing or not valid."),
+        (with_key, "403", "The API key lacks the scope."),
+        (by_name, "404", "There is no such thing, or it belongs to somebody else."),
+        (body, "408", "The request came too slowly."),
+        (body, "413", "The body is too long."),
+        (body && !is_callback, "415", "The body is of another kind."),
+        (body && !is_callback, "422", "Fields of the body are wrong; `errors` names each."),
+        (true, "500", "The gateway failed."),
+        (is_resource, "503", "The gateway can't do this now; `Retry-After` says when to try again."),
+    ];
+    for (_, status, description) in problems.into_iter().filter(|(applies, ..)| *applies) {
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(problem(description)));
+    }
+    if with_key {
+        operation.security = Some(vec![SecurityRequirement::new("key", Vec::<String>::new())]);
+    }
+}
+
+fn problem(description: &str) -> Response {
+    let schema = Ref::from_schema_name(ProblemBody::name());
+    ResponseBuilder::new()
+        .description(description)
+        .content("application/problem+json", Content::new(Some(schema)))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_says_what_it_can_answer() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        assert_eq!(document["openapi"], "3.1.0");
+        let create = &document["paths"]["/v1/messages"]["post"];
+        for status in ["200", "202", "400", "401", "403", "413", "415", "422", "500", "503"] {
+            assert!(create["responses"][status].is_object(), "{status}");
+        }
+        assert_eq!(create["security"][0]["key"], serde_json::json!([]));
+        assert!(document["paths"]["/livez"]["get"]["responses"]["401"].is_null());
+        let callback = &document["paths"]["/v1/callbacks/{token}"]["post"];
+        assert_eq!(callback["security"], serde_json::json!([{}]));
+        for status in ["2XX", "400", "401", "404", "413", "502", "503"] {
+            assert!(callback["responses"][status].is_object(), "{status}");
+        }
+    }
+
+    #[test]
+    fn every_schema_that_is_referred_to_exists() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        let text = document.to_string();
+        for part in text.split("\"#/components/schemas/").skip(1) {
+            let name = part.split('"').next().unwrap();
+            assert!(schemas.contains_key(name), "{name}");
+        }
+    }
+
+    /// Every JSON body with its schema.
+    fn bodies(document: &serde_json::Value) -> Vec<(String, serde_json::Value)> {
+        let mut bodies = Vec::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+                if !schema.is_null() {
+                    bodies.push((format!("{method} {path}"), schema.clone()));
+                }
+            }
+        }
+        bodies
+    }
+
+    #[test]
+    fn every_body_has_an_example_that_is_one() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        let bodies = bodies(&document);
+        assert!(bodies.len() > 20, "{}", bodies.len());
+        for (operation, schema) in bodies {
+            let named = document.pointer(schema["$ref"].as_str().unwrap().trim_start_matches('#')).unwrap();
+            assert!(!named["example"].is_null(), "{operation} has no example");
+            let mut whole = schema.clone();
+            whole["components"] = document["components"].clone();
+            let validator = jsonschema::draft202012::options().should_validate_formats(true).build(&whole).unwrap();
+            let problems: Vec<_> = validator.iter_errors(&named["example"]).map(|it| it.to_string()).collect();
+            assert_eq!(problems, Vec::<String>::new(), "{operation}");
+        }
+    }
+
+    #[test]
+    fn what_holds_itself_has_a_name() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        let custom = &document["components"]["schemas"]["RetryPolicyCustom"]["properties"]["otherwise"];
+        assert_eq!(custom["$ref"], "#/components/schemas/RetryPolicy");
+        let policy = document["components"]["schemas"]["RetryPolicy"]["oneOf"].as_array().unwrap();
+        assert!(policy.iter().all(|it| it["$ref"].is_string()), "{policy:?}");
+    }
+
+    #[test]
+    fn the_documents_schemas_are_valid() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+            assert!(jsonschema::draft202012::meta::is_valid(schema), "{name}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Collects what is wrong with a request, so that one answer names all of it.
+
+use super::{
+    draft::Cut,
+    problem::{FieldProblem, MOST_PROBLEMS, Problem},
+};
+use angarium_domain::message::Channel;
+
+/// An answer has as much of a member's name at most, in characters.
+const MOST_NAME: usize = 128;
+
+/// The bad fields so far, and where in the body the checks stand.
+#[derive(Debug, Default)]
+pub struct Fields {
+    path: String,
+    problems: Vec<FieldProblem>,
+    /// What the checks don't see of the body.
+    cut: Cut,
+}
+
+impl Fields {
+    /// Fields for the checks of what is left of a body after its bad members were cut out.
+    pub fn after(problems: Vec<FieldProblem>, cut: Cut) -> Self {
+        Self { path: String::new(), problems, cut }
+    }
+
+    /// Runs checks one level deeper.
+    pub fn within<T>(&mut self, name: &str, checks: impl FnOnce(&mut Self) -> T) -> T {
+        let length = self.path.len();
+        self.path.push('/');
+        self.path.push_str(&escaped(name));
+        let result = checks(self);
+        self.path.truncate(length);
+        result
+    }
+
+    /// Runs checks on the elements of a list.
+    pub fn each<'a, T: 'a>(
+        &mut self,
+        name: &str,
+        items: impl IntoIterator<Item = &'a T>,
+        mut checks: impl FnMut(&mut Self, &'a T),
+    ) {
+        self.within(name, |fields| {
+            for (index, item) in items.into_iter().enumerate() {
+                fields.within(&index.to_string(), |fields| checks(fields, item));
+            }
+        });
+    }
+
+    /// The field where the checks stand is bad.
+    pub fn bad(&mut self, code: &str, detail: impl Into<String>) {
+        self.push(FieldProblem::new(&self.path, code, detail));
+    }
+
+    /// A field one level deeper is bad unless this holds.
+    pub fn check(&mut self, ok: bool, name: &str, code: &str, detail: impl FnOnce() -> String) {
+        if !ok {
+            self.within(name, |fields| fields.bad(code, detail()));
+        }
+    }
+
+    /// A field one level deeper is not there and has to be.
+    pub fn missing(&mut self, name: &str) {
+        self.check(false, name, "missing", || "must be given".to_owned());
+    }
+
+    /// What this pointer names is bad, wherever the checks stand: `query/limit`.
+    pub fn elsewhere(&mut self, pointer: impl Into<String>, code: &str, detail: impl Into<String>) {
+        self.push(FieldProblem::new(pointer, code, detail));
+    }
+
+    fn push(&mut self, mut problem: FieldProblem) {
+        if problem.pointer.starts_with('/') {
+            problem.pointer = self.cut.original(&problem.pointer);
+        }
+        let empty = problem.code == "empty" && self.cut.emptied(&problem.pointer);
+        if self.problems.len() < MOST_PROBLEMS && !empty && !self.cut.explains(&problem.pointer) {
+            self.problems.push(problem);
+        }
+    }
+
+    /// Whether nothing is wrong so far.
+    pub fn is_empty(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// All of it, or nothing.
+    pub fn into_problem(self) -> Option<Problem> {
+        if self.problems.is_empty() { None } else { Some(Problem::fields(self.problems)) }
+    }
+
+    /// What is wrong.
+    pub fn into_problems(self) -> Vec<FieldProblem> {
+        self.problems
+    }
+}
+
+/// A member's name in a JSON pointer (RFC 6901, section 3); of a long one, its beginning.
+pub fn escaped(name: &str) -> String {
+    match name.char_indices().nth(MOST_NAME) {
+        None => name.replace('~', "~0").replace('/', "~1"),
+        Some((end, _)) => format!("{}…", escaped(&name[..end])),
+    }
+}
+
+/// A member's name as it is, from a JSON pointer.
+pub fn unescaped(token: &str) -> String {
+    token.replace("~1", "/").replace("~0", "~")
+}
+
+/// A short text for the database and for logs: no control characters, of a length in these bounds.
+pub fn plain(fields: &mut Fields, name: &str, text: &str, most: usize) {
+    fields.within(name, |fields| {
+        if text.trim().is_empty() {
+            fields.bad("empty", "must have a character other than spaces, or be left out");
+        }
+        if text.chars().count() > most {
+            fields.bad("too_long", format!("must have at most {most} characters"));
+        }
+        if text.chars().any(char::is_control) {
+            fields.bad("control_character", "must have no control character, such as a line break");
+        }
+    });
+}
+
+/// A channel that has to be named.
+pub fn channel(fields: &mut Fields, name: Option<&str>) -> Option<Channel> {
+    let Some(name) = name else {
+        fields.missing("channel");
+        return None;
+    };
+    let parsed = name.parse::<Channel>();
+    if let Err(error) = &parsed {
+        fields.check(false, "channel", "wrong_format", || error.to_string());
+    }
+    parsed.ok()
+}
+
+/// What stands in paths where a uid could: `/v1/rules/evaluate` would be no rule. Two dots are a step up, and one is
+/// none, to whoever puts an address together (RFC 3986, section 5.2.4).
+const IN_PATHS: [&str; 7] = [".", "..", "backtest", "batch", "discards", "evaluate", "replays"];
+
+/// A client's own name for a resource: it works wherever the id does, so it must not look like one.
+pub fn uid(fields: &mut Fields, uid: &str) {
+    plain(fields, "uid", uid, 128);
+    fields.check(uid.trim() == uid || uid.trim().is_empty(), "uid", "wrong_format", || {
+        "must not begin or end with a space: it could not be told from another".to_owned()
+    });
+    fields.check(!looks_like_an_id(uid), "uid", "reserved", || {
+        "must not begin like an id of the gateway's own".to_owned()
+    });
+    fields.check(!IN_PATHS.contains(&uid), "uid", "reserved", || {
+        format!("is not allowed to be one of {}: they mean something else in paths", IN_PATHS.join(", "))
+    });
+    fields
+        .check(!uid.contains('/'), "uid", "reserved", || "must have no slash: it stands in paths as it is".to_owned());
+}
+
+fn looks_like_an_id(uid: &str) -> bool {
+    angarium_domain::ids::ALL_PREFIXES.iter().any(|prefix| uid.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_names_the_place() {
+        let mut fields = Fields::default();
+        fields.within("a/b", |fields| {
+            fields.each("c", &[1, 2], |fields, n| fields.check(*n == 1, "d", "x", String::new))
+        });
+        assert_eq!(fields.into_problems()[0].pointer, "/a~1b/c/1/d");
+    }
+
+    #[test]
+    fn a_uid_is_not_mistaken_for_an_id() {
+        let bad = |text: &str| {
+            let mut fields = Fields::default();
+            uid(&mut fields, text);
+            !fields.is_empty()
+        };
+        assert!(!bad("primary-smtp"));
+        for text in [
+            "",
+            " ",
+            " hook",
+            "hook\u{a0}",
+            "conn_x",
+            "route_1",
+            "a\nb",
+            "a/b",
+            "..",
+            ".",
+            "evaluate",
+            &"x".repeat(129),
+        ] {
+            assert!(bad(text), "{text:?}");
+        }
+        assert!(!bad("evaluate-2") && !bad("..."));
+    }
+
+    /// A path with a parameter, and another that has a word in its place.
+    #[test]
+    fn a_uid_is_no_word_that_stands_in_its_place() {
+        let document = serde_json::to_value(crate::api::openapi()).unwrap();
+        let paths: Vec<Vec<&str>> =
+            document["paths"].as_object().unwrap().keys().map(|path| path.split('/').collect()).collect();
+        let mut words = std::collections::BTreeSet::new();
+        for path in &paths {
+            for (place, _) in path.iter().enumerate().filter(|(_, part)| part.starts_with('{')) {
+                let beside = paths.iter().filter(|other| other.len() > place && other[..place] == path[..place]);
+                words.extend(beside.map(|other| other[place]).filter(|word| !word.starts_with('{')));
+            }
+        }
+        assert!(words.contains("evaluate"), "{words:?}");
+        assert!(words.iter().all(|word| IN_PATHS.contains(word)), "{words:?}");
+    }
+}

@@ -1,0 +1,616 @@
+//! Messages, attempts and events as clients see them.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+use utoipa::ToSchema;
+
+use super::{
+    super::auth::Tenant,
+    new::{ModeName, PriorityName, WantsName},
+};
+use angarium_domain::{
+    delivery::DeliveryState,
+    ids::{EventId, MessageId},
+    legs::{Leg, Legs, Mode, Wants},
+    message::{Follows, Message, Priority},
+    provider::{Cost, Disposition},
+    recipients::{MailRecipient, RecipientOutcome, RecipientRole, Recipients},
+};
+use angarium_rules::Account;
+use angarium_store::{
+    attempt::AttemptView,
+    event::EventView,
+    message::{DeliveryView, MessageView},
+};
+
+/// A message and where it stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Message)]
+pub struct MessageAnswer {
+    #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    #[schema(value_type = StateName)]
+    state: DeliveryState,
+    channel: String,
+    /// Null where the connection says it.
+    to: Option<String>,
+    #[schema(value_type = PriorityName)]
+    priority: Priority,
+    reference: Option<String>,
+    ordering_key: Option<String>,
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Box<RawValue>>,
+    /// The script that is asked whether it goes.
+    condition: Option<String>,
+    /// What it follows, where a script sent it.
+    follows: Option<FollowsAnswer>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    send_at: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    /// Since then recipient, content and attachments are gone.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    content_purged_at: Option<Timestamp>,
+    /// How it goes by its channel; of several, by the one that `state` speaks of.
+    delivery: DeliveryAnswer,
+    #[serde(flatten)]
+    several: Option<SeveralAnswer>,
+}
+
+/// What a message follows that a script's `on_outcome` sent.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Follows)]
+pub struct FollowsAnswer {
+    #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    message: String,
+    /// Whose end it follows.
+    delivery: String,
+    script: String,
+    /// 1 for one that follows a client's message, 2 for one that follows such a one; at most 3.
+    depth: u32,
+}
+
+/// What a message with several channels has besides.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SeveralAnswer {
+    #[schema(value_type = Option<ModeName>)]
+    mode: Mode,
+    #[schema(value_type = Option<WantsName>)]
+    wants: Wants,
+    /// One for each channel, in order; a channel whose turn has not come is `accepted`.
+    #[schema(required = false)]
+    deliveries: Vec<LegAnswer>,
+}
+
+/// How a message goes by one of several channels.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Leg)]
+pub struct LegAnswer {
+    /// Its place among the channels, from 0.
+    leg: u8,
+    channel: String,
+    /// With `wants: delivered`, and once it was sent: until when a receipt is waited for.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    receipt_until: Option<Timestamp>,
+    #[serde(flatten)]
+    delivery: DeliveryAnswer,
+}
+
+/// One leg of a message, or its only one.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Delivery)]
+pub struct DeliveryAnswer {
+    #[schema(example = "dlv_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    #[schema(value_type = StateName)]
+    state: DeliveryState,
+    /// Attempts so far.
+    attempts: u32,
+    /// Of the last attempt.
+    connection: Option<String>,
+    provider: Option<String>,
+    /// The provider's own id for it.
+    external_id: Option<String>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    next_attempt_at: Option<Timestamp>,
+    /// The provider's code, of the last attempt.
+    code: Option<String>,
+    /// The gateway's word for it.
+    unified_code: Option<String>,
+    detail: Option<String>,
+    /// What became of each recipient of a mail with copies, once some of them have it. Empty otherwise.
+    recipients: Vec<MailRecipientAnswer>,
+    cost: Option<CostAnswer>,
+    /// What people did with it, as the provider's service told: `read`, `clicked`, `replied`, `complained`,
+    /// `unsubscribed`.
+    engagement: Vec<String>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    finished_at: Option<Timestamp>,
+}
+
+/// A recipient of a mail with copies, and what became of it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MailRecipient)]
+pub struct MailRecipientAnswer {
+    #[schema(example = "bob@example.org")]
+    address: String,
+    #[schema(value_type = RecipientRoleName)]
+    role: RecipientRole,
+    #[schema(value_type = RecipientOutcomeName)]
+    outcome: RecipientOutcome,
+    /// The server's code.
+    #[schema(example = "451 4.7.1")]
+    code: String,
+    /// The server's text.
+    detail: String,
+    /// The number of the attempt that says so.
+    attempt: u32,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+}
+
+/// Where a recipient stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum RecipientRoleName {
+    To,
+    /// Of `cc` or `bcc`.
+    Copy,
+}
+
+/// What became of a recipient.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum RecipientOutcomeName {
+    /// The server took the mail for it.
+    Accepted,
+    /// Refused for now: it is tried again.
+    Deferred,
+    /// Refused for good, or not tried again.
+    Refused,
+}
+
+/// Money in millionths of a unit.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Cost)]
+pub struct CostAnswer {
+    micros: i64,
+    /// ISO 4217.
+    #[schema(example = "EUR")]
+    currency: String,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum StateName {
+    Accepted,
+    Scheduled,
+    Queued,
+    Sent,
+    Delivered,
+    Failed,
+    Bounced,
+    Expired,
+    Canceled,
+    Suppressed,
+    Unroutable,
+    Unknown,
+}
+
+/// What an answer of a provider means.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
+pub enum DispositionName {
+    Accepted,
+    RejectedPermanent,
+    RejectedTransient,
+    Throttled,
+    AuthFailed,
+    NotSent,
+    Unknown,
+}
+
+/// One try through one connection.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Attempt)]
+pub struct AttemptAnswer {
+    #[schema(example = "att_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    #[schema(example = "dlv_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    delivery: String,
+    /// Which of the message's channels, from 0.
+    leg: u8,
+    /// 1 for the first of its delivery.
+    number: u32,
+    /// `scheduled`, `retry`, `fallback`, `manual` or `recovery`.
+    trigger: String,
+    channel: String,
+    connection: Option<String>,
+    connection_uid: Option<String>,
+    provider: Option<String>,
+    provider_version: Option<String>,
+    /// SHA-256 of the component.
+    provider_digest: Option<String>,
+    route: Option<String>,
+    route_version: Option<i32>,
+    /// Why this candidate was asked after another one.
+    fallback_reason: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    started_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    finished_at: Timestamp,
+    /// From the first look at the delivery to the provider's word, in milliseconds.
+    duration_ms: f64,
+    #[schema(value_type = DispositionName)]
+    disposition: Disposition,
+    /// What the provider itself said, where an override understands its code otherwise.
+    overridden: Option<OverriddenAnswer>,
+    /// HTTP status or SMTP code.
+    status: Option<i32>,
+    /// The provider's own code.
+    code: Option<String>,
+    /// The gateway's word for it.
+    unified_code: Option<String>,
+    detail: Option<String>,
+    external_id: Option<String>,
+    cost: Option<CostAnswer>,
+    /// Such as the segments of a text message.
+    units: Option<i32>,
+    /// Time in the plugin, in microseconds.
+    plugin_micros: Option<i32>,
+    /// The plugin's memory at its highest, in bytes.
+    plugin_memory: Option<i64>,
+    /// What it came to for each recipient, where it went to several, or to copies alone. Empty otherwise.
+    recipients: Vec<MailRecipientAnswer>,
+}
+
+/// A provider's own classification, and who overrode it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OverriddenClassification)]
+pub struct OverriddenAnswer {
+    #[schema(value_type = DispositionName)]
+    disposition: Disposition,
+    /// `route` or `tenant`.
+    by: &'static str,
+}
+
+/// Something that happened to a message, or to a connection.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
+pub struct EventAnswer {
+    #[schema(example = "evt_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: String,
+    #[serde(rename = "type")]
+    #[schema(example = "message.sent")]
+    kind: String,
+    /// Null where it is a connection's.
+    #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    message: Option<String>,
+    delivery: Option<String>,
+    /// Whose it is, where it is a connection's: `connection.breaker_opened` and the like.
+    connection: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    #[schema(value_type = Option<Object>)]
+    data: Option<Box<RawValue>>,
+}
+
+/// Why each attempt went where it went.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Decision)]
+pub struct DecisionAnswer {
+    message: String,
+    /// What rules and scripts said when it was accepted: values with their rules, scores of connections, scripts'
+    /// answers. Null where there were none.
+    #[schema(value_type = Option<Object>)]
+    ruling: Option<Value>,
+    /// Every rule, hit or missed, and why: those that hold first. Empty where the rules have changed since.
+    #[schema(value_type = Vec<Object>)]
+    rules: Vec<Account>,
+    /// One an attempt; empty before the first.
+    decisions: Vec<AttemptDecision>,
+    /// What scripts said of its ends, and the messages that followed: one for each end at which one said something.
+    #[schema(value_type = Vec<Object>)]
+    follow_ups: Vec<Box<RawValue>>,
+}
+
+/// Why one attempt went where it went.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AttemptDecision {
+    /// Which of the message's channels, from 0.
+    leg: u8,
+    channel: String,
+    attempt: u32,
+    trigger: String,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    route: Option<String>,
+    route_version: Option<i32>,
+    /// The candidate that was asked.
+    connection: Option<String>,
+    provider: Option<String>,
+    fallback_reason: Option<String>,
+    /// The candidates in order, with the reasons; who was passed over, and why; and what each of the `scripts` said of
+    /// the candidates: scores, an order.
+    #[schema(value_type = Option<Object>)]
+    plan: Option<Box<RawValue>>,
+}
+
+impl From<&Follows> for FollowsAnswer {
+    fn from(follows: &Follows) -> Self {
+        let Follows { message, delivery, script, depth } = follows;
+        Self { message: message.to_string(), delivery: delivery.to_string(), script: script.clone(), depth: *depth }
+    }
+}
+
+impl From<Cost> for CostAnswer {
+    fn from(cost: Cost) -> Self {
+        Self { micros: cost.micros, currency: cost.currency }
+    }
+}
+
+impl MessageAnswer {
+    /// A message as it was accepted.
+    pub fn accepted(message: &Message) -> Self {
+        let later = message.due_at() > message.created_at;
+        let state = if later { DeliveryState::Scheduled } else { DeliveryState::Queued };
+        let fresh = |leg, state| DeliveryAnswer::fresh(message, leg, state);
+        let several = message.legs.as_deref().map(|legs| {
+            let at_first = legs.at_first();
+            let begun = at_first.map(|leg| (leg, None, fresh(leg, state)));
+            SeveralAnswer::new(message, legs, begun.collect())
+        });
+        Self::new(message, state, fresh(0, state), several)
+    }
+
+    fn new(message: &Message, state: DeliveryState, delivery: DeliveryAnswer, several: Option<SeveralAnswer>) -> Self {
+        Self {
+            id: message.id.to_string(),
+            state,
+            channel: message.channel.as_str().to_owned(),
+            to: message.body.to.as_ref().map(|to| to.address.clone()),
+            priority: message.priority,
+            reference: message.reference.clone(),
+            ordering_key: message.ordering_key.clone(),
+            metadata: message.body.metadata.clone(),
+            condition: message.body.condition.clone(),
+            follows: message.body.follows.as_ref().map(FollowsAnswer::from),
+            created_at: message.created_at,
+            send_at: message.send_at,
+            expires_at: message.expires_at,
+            content_purged_at: None,
+            delivery,
+            several,
+        }
+    }
+}
+
+impl SeveralAnswer {
+    /// Those legs that have begun, and for the others that their turn has not come.
+    fn new(message: &Message, legs: &Legs, begun: Vec<(u8, Option<Timestamp>, DeliveryAnswer)>) -> Self {
+        let mut begun = begun.into_iter().peekable();
+        let delivery = |leg: u8| {
+            let known = begun.next_if(|(number, ..)| *number == leg);
+            let (_, receipt_until, delivery) = known.unwrap_or_else(|| {
+                let fresh = DeliveryAnswer::fresh(message, leg, DeliveryState::Accepted);
+                (leg, None, DeliveryAnswer { next_attempt_at: None, ..fresh })
+            });
+            (receipt_until, delivery)
+        };
+        let with = |((leg, spec), (receipt_until, delivery)): ((u8, &Leg), _)| LegAnswer {
+            leg,
+            channel: spec.channel.as_str().to_owned(),
+            receipt_until,
+            delivery,
+        };
+        let deliveries = (0..).zip(&legs.legs).zip((0..legs.count()).map(delivery)).map(with).collect();
+        Self { mode: legs.mode, wants: legs.wants, deliveries }
+    }
+}
+
+impl DeliveryAnswer {
+    fn fresh(message: &Message, leg: u8, state: DeliveryState) -> Self {
+        Self {
+            id: message.id.leg(leg).to_string(),
+            state,
+            attempts: 0,
+            connection: None,
+            provider: None,
+            external_id: None,
+            next_attempt_at: Some(message.due_at()),
+            code: None,
+            unified_code: None,
+            detail: None,
+            recipients: Vec::new(),
+            cost: None,
+            engagement: Vec::new(),
+            finished_at: None,
+        }
+    }
+}
+
+impl From<MessageView> for MessageAnswer {
+    fn from(view: MessageView) -> Self {
+        let MessageView { message, content_purged_at, state, delivery, legs } = view;
+        let several = message.legs.as_deref().map(|spec| {
+            let begun = legs
+                .into_iter()
+                .map(|leg| (leg.id.leg_of(message.id), leg.receipt_until, DeliveryAnswer::new(&message, leg)));
+            SeveralAnswer::new(&message, spec, begun.collect())
+        });
+        let delivery = DeliveryAnswer::new(&message, delivery);
+        Self { content_purged_at, ..Self::new(&message, state, delivery, several) }
+    }
+}
+
+impl MessageAnswer {
+    /// The same for a key without `messages:read`: without the recipient, the metadata, and what providers said.
+    #[must_use]
+    pub fn without_content(mut self) -> Self {
+        (self.to, self.metadata) = (None, None);
+        let legs = self.several.iter_mut().flat_map(|several| &mut several.deliveries);
+        for delivery in legs.map(|leg| &mut leg.delivery).chain([&mut self.delivery]) {
+            (delivery.detail, delivery.recipients) = (None, Vec::new());
+        }
+        self
+    }
+
+    /// As much of it as a key may read that changed the message.
+    #[must_use]
+    pub fn shown_to<P>(self, tenant: &Tenant<P>) -> Self {
+        if tenant.reads_messages() { self } else { self.without_content() }
+    }
+}
+
+impl DeliveryAnswer {
+    fn new(message: &Message, delivery: DeliveryView) -> Self {
+        let waiting = !delivery.state.is_end() && delivery.attempts == 0;
+        Self {
+            id: delivery.id.to_string(),
+            state: delivery.state,
+            attempts: delivery.attempts,
+            connection: delivery.connection.map(|id| id.to_string()),
+            provider: delivery.provider,
+            external_id: delivery.external_id,
+            next_attempt_at: delivery.next_attempt_at.or_else(|| waiting.then(|| message.due_at())),
+            code: delivery.code,
+            unified_code: delivery.unified_code,
+            detail: delivery.detail,
+            recipients: recipients(&delivery.recipients),
+            cost: delivery.cost.map(CostAnswer::from),
+            engagement: delivery.engagement,
+            finished_at: delivery.finished_at,
+        }
+    }
+}
+
+impl AttemptAnswer {
+    /// An attempt of this message.
+    pub fn new(message: MessageId, view: AttemptView) -> Self {
+        Self {
+            id: view.id.to_string(),
+            delivery: view.delivery.to_string(),
+            leg: view.delivery.leg_of(message),
+            number: view.number,
+            trigger: view.trigger,
+            channel: view.channel,
+            connection: view.connection.map(|id| id.to_string()),
+            connection_uid: view.connection_uid,
+            provider: view.provider,
+            provider_version: view.provider_version,
+            provider_digest: view.provider_digest,
+            route: view.route.map(|id| id.to_string()),
+            route_version: view.route_version,
+            fallback_reason: view.fallback_reason,
+            started_at: view.started_at,
+            finished_at: view.finished_at,
+            duration_ms: view.finished_at.duration_since(view.started_at).as_secs_f64() * 1_000.0,
+            disposition: view.disposition,
+            overridden: view.overridden.map(|it| OverriddenAnswer { disposition: it.said, by: it.by.as_str() }),
+            status: view.status,
+            code: view.code,
+            unified_code: view.unified_code,
+            detail: view.detail,
+            external_id: view.external_id,
+            cost: view.cost.map(CostAnswer::from),
+            units: view.units,
+            plugin_micros: view.plugin_micros,
+            plugin_memory: view.plugin_memory,
+            recipients: recipients(&view.recipients),
+        }
+    }
+}
+
+impl EventAnswer {
+    /// A message's first event: its acceptance is the message itself and has no row in the outbox.
+    pub fn accepted(message: &Message) -> Self {
+        Self {
+            id: EventId::from(message.id.uuid()).to_string(),
+            kind: "message.accepted".to_owned(),
+            message: Some(message.id.to_string()),
+            delivery: Some(message.id.first_delivery().to_string()),
+            connection: None,
+            at: message.created_at,
+            data: None,
+        }
+    }
+}
+
+impl From<EventView> for EventAnswer {
+    fn from(view: EventView) -> Self {
+        Self {
+            id: view.id.to_string(),
+            kind: view.kind,
+            message: view.message.map(|id| id.to_string()),
+            delivery: view.delivery.map(|id| id.to_string()),
+            connection: view.connection.map(|id| id.to_string()),
+            at: view.at,
+            data: view.data.and_then(json),
+        }
+    }
+}
+
+impl DecisionAnswer {
+    /// What the attempts were decided by.
+    pub fn new(
+        message: &Message,
+        ruling: Option<Value>,
+        rules: Vec<Account>,
+        attempts: Vec<AttemptView>,
+        events: Vec<EventView>,
+    ) -> Self {
+        let follow_ups = events.into_iter().filter(|event| event.kind == "message.followed_up");
+        let decision = |attempt| AttemptDecision::new(message, attempt);
+        Self {
+            message: message.id.to_string(),
+            ruling,
+            rules,
+            decisions: attempts.into_iter().map(decision).collect(),
+            follow_ups: follow_ups.filter_map(|event| event.data.and_then(json)).collect(),
+        }
+    }
+}
+
+impl AttemptDecision {
+    fn new(message: &Message, view: AttemptView) -> Self {
+        Self {
+            leg: view.delivery.leg_of(message.id),
+            channel: view.channel,
+            attempt: view.number,
+            trigger: view.trigger,
+            at: view.started_at,
+            route: view.route.map(|id| id.to_string()),
+            route_version: view.route_version,
+            connection: view.connection.map(|id| id.to_string()),
+            provider: view.provider,
+            fallback_reason: view.fallback_reason,
+            plan: view.plan.and_then(json),
+        }
+    }
+}
+
+fn recipients(known: &Recipients) -> Vec<MailRecipientAnswer> {
+    let answer = |it: &MailRecipient| MailRecipientAnswer {
+        address: it.address.clone(),
+        role: it.role,
+        outcome: it.outcome,
+        code: it.code.clone(),
+        detail: it.detail.clone(),
+        attempt: it.attempt,
+        at: it.at,
+    };
+    known.iter().map(answer).collect()
+}
+
+/// JSON that the gateway itself wrote.
+fn json(text: String) -> Option<Box<RawValue>> {
+    RawValue::from_string(text).ok()
+}

@@ -1,0 +1,454 @@
+//! `/v1/providers`. The providers are the operator's and serve all tenants: a tenant's key may
+//! look, an operator's may change.
+
+use axum::{
+    extract::{Request, State},
+    http::{StatusCode, header},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    auth::{Operator, ProvidersRead, Tenant},
+    json::{Json, bytes},
+    page::Page,
+    problem::{Problem, ProblemBody},
+    request::{Query, UrlPath},
+};
+use crate::node::providers::{Activation, Grants, Installation, ProviderError};
+use angarium_domain::{
+    ids::TenantId,
+    provider::{Deduplication, SecretSpec},
+};
+use angarium_store::{
+    self as store, Connection as Db,
+    provider::{
+        StoredComponent, StoredProvider, TenantQuarantine, component_list, provider_get, provider_list,
+        tenant_quarantine_list,
+    },
+};
+
+/// A provider: what its active version, or else its newest, says of itself.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Provider)]
+pub struct ProviderAnswer {
+    #[schema(example = "email-smtp")]
+    name: String,
+    version: Option<String>,
+    summary: String,
+    channels: Vec<String>,
+    /// JSON Schema of a connection's `config`.
+    #[schema(value_type = Object)]
+    config_schema: serde_json::Value,
+    /// The secrets of its connections.
+    secrets: Vec<SecretSpecAnswer>,
+    /// Host patterns that it asks for.
+    declared_hosts: Vec<String>,
+    /// Host patterns that the operator granted; requests go nowhere else.
+    granted_hosts: Vec<String>,
+    /// Those that it declares and that are not granted: what would go there waits until they are.
+    missing_grants: Vec<String>,
+    /// Whether a repeated hand-off is recognised on the other side.
+    deduplicates: bool,
+    #[schema(value_type = Object)]
+    cost_model: serde_json::Value,
+    /// SHA-256 of the component that serves; null: none does.
+    active_digest: Option<String>,
+    /// What a rollback returns to.
+    previous_digest: Option<String>,
+    /// The newest first.
+    versions: Vec<ComponentAnswer>,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+}
+
+/// A secret that a provider's connections have.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SecretSpec)]
+pub struct SecretSpecAnswer {
+    name: String,
+    purpose: String,
+    required: bool,
+}
+
+/// A version of a provider.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ProviderVersion)]
+pub struct ComponentAnswer {
+    /// SHA-256 of the component.
+    digest: String,
+    version: String,
+    #[schema(value_type = String, format = DateTime)]
+    installed_at: Timestamp,
+    /// Set when it failed too often for several tenants; it does not serve until an operator activates it again.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    quarantined_at: Option<Timestamp>,
+    /// Why it does not serve, or does not serve the key's own tenant.
+    quarantine_reason: Option<String>,
+    /// Host patterns that it declares.
+    declared_hosts: Vec<String>,
+    /// Those of them that are not granted to the provider.
+    missing_grants: Vec<String>,
+    /// Set while it does not serve the key's own tenant, since it failed too often over that one's deliveries. The
+    /// version before does, if there is one.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    quarantined_until: Option<Timestamp>,
+    /// To an operator's key: the tenants that it does not serve now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantined_tenants: Option<Vec<String>>,
+}
+
+/// What becomes of the grants of other components.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "`activation` reads the words; this lists them in the document")]
+pub enum GrantsChoice {
+    Keep,
+    None,
+}
+
+/// A component's file.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "the handler reads the bytes; this describes them in the document")]
+pub struct ComponentFile(Vec<u8>);
+
+/// To which hosts a provider's requests may go.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Grants)]
+#[schema(example = json!({"hosts": ["api.twilio.com"]}))]
+pub struct GrantedHosts {
+    /// Patterns as its descriptor declares them: these and no others.
+    #[schema(max_items = 1000)]
+    hosts: Vec<String>,
+}
+
+/// Which version is to serve.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ProviderActivation)]
+#[schema(example = json!({"digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "grants": "keep"}))]
+pub struct ActivatedVersion {
+    /// SHA-256 of the component, as the provider's `versions` list it.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    digest: String,
+    /// Also where it is a lower version than the one that serves.
+    #[serde(default)]
+    allow_downgrade: bool,
+    /// What becomes of the hosts that the provider was granted for another component. Needed where there are any.
+    #[serde(default)]
+    #[schema(value_type = Option<GrantsChoice>)]
+    grants: Option<String>,
+}
+
+/// List the providers.
+#[utoipa::path(get, path = "/v1/providers", tag = "providers", operation_id = "listProviders",
+    responses((status = 200, description = "All of them.", body = Page<ProviderAnswer>)))]
+pub async fn list(
+    tenant: Tenant<ProvidersRead>,
+    State(app): State<App>,
+    query: Query,
+) -> Result<Json<Page<ProviderAnswer>>, Problem> {
+    query.finish()?;
+    let mut txn = app.store.worker().await?;
+    let viewer = Viewer::of(&tenant, &mut txn).await?;
+    let mut answers = Vec::new();
+    for provider in provider_list(&mut txn).await? {
+        answers.extend(answer(&mut txn, provider, &viewer).await?);
+    }
+    Ok(Json(Page::whole(answers)))
+}
+
+/// Show a provider.
+#[utoipa::path(get, path = "/v1/providers/{name}", tag = "providers", operation_id = "getProvider",
+    params(("name" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "The provider.", body = ProviderAnswer)))]
+pub async fn get(
+    tenant: Tenant<ProvidersRead>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<ProviderAnswer>, Problem> {
+    shown(&app, &tenant, &name).await.map(Json)
+}
+
+/// Install a provider component. It is admitted, or refused with the reason.
+///
+/// It serves once activated; the version before is kept for a rollback.
+#[utoipa::path(post, path = "/v1/providers", tag = "providers", operation_id = "installProvider",
+    params(
+        ("activate" = Option<bool>, Query, description = "Let it serve at once, on every node."),
+        ("allow_downgrade" = Option<bool>, Query,
+            description = "With `activate`: also where it is a lower version than the one that serves."),
+        ("replace" = Option<bool>, Query,
+            description = "Also where the same version is installed with other bytes; both are kept."),
+        ("grants" = Option<GrantsChoice>, Query,
+            description = "With `activate`: what becomes of the hosts that the provider was granted for another \
+                component: `keep`, if this one is to be trusted as that was, or `none`. Needed where there are any."),
+    ),
+    request_body(content = ComponentFile, content_type = "application/wasm", description = "The component."),
+    responses(
+        (status = 201, description = "It is installed.", body = ProviderAnswer),
+        (status = 409, description = "It may not take the place of what is there: the same version with other bytes, a lower \
+            version, or grants of another component.", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn install(
+    tenant: Tenant<Operator>,
+    State(app): State<App>,
+    mut query: Query,
+    request: Request,
+) -> Result<(StatusCode, Json<ProviderAnswer>), Problem> {
+    let replace = query.flag("replace");
+    let activation = activation(&mut query);
+    query.finish()?;
+    if request.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/wasm") {
+        return Err(Problem::request(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "The body is of another kind",
+            "send the component with the header `Content-Type: application/wasm`",
+        ));
+    }
+    let by = tenant.actor().as_operator();
+    let component = bytes(request, &app).await?;
+    let how = Installation { activation, replace };
+    let name = app.providers.install(component.bytes.clone(), how, &by).await?;
+    Ok((StatusCode::CREATED, Json(shown(&app, &tenant, &name).await?)))
+}
+
+/// How the component is to be put in service, if it is.
+fn activation(query: &mut Query) -> Option<Activation> {
+    let activate = query.flag("activate");
+    let allow_downgrade = query.flag("allow_downgrade");
+    let grants = query.take("grants", grants_named);
+    if !activate && allow_downgrade {
+        query.refuse("allow_downgrade", "is only allowed together with `activate=true`");
+    }
+    if !activate && grants.is_some() {
+        query.refuse("grants", "is only allowed together with `activate=true`");
+    }
+    activate.then_some(Activation { allow_downgrade, grants })
+}
+
+fn grants_named(text: &str) -> Result<Grants, String> {
+    match text {
+        "keep" => Ok(Grants::Keep),
+        "none" => Ok(Grants::None),
+        _ => Err("must be `keep` or `none`".to_owned()),
+    }
+}
+
+/// Let an installed version serve, on every node and out of whatever quarantine.
+#[utoipa::path(post, path = "/v1/providers/{name}/activate", tag = "providers", operation_id = "activateProvider",
+    params(("name" = String, Path, description = "Its name.")),
+    request_body = ActivatedVersion,
+    responses(
+        (status = 200, description = "It serves.", body = ProviderAnswer),
+        (status = 409, description = "It may not take the place of what serves: a lower version, or grants of another \
+            component.", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn activate(
+    tenant: Tenant<Operator>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Json(version): Json<ActivatedVersion>,
+) -> Result<Json<ProviderAnswer>, Problem> {
+    plain(&name)?;
+    let grants = version.grants.as_deref().map(grants_named).transpose();
+    let grants = grants.map_err(|detail| Problem::field("/grants", "invalid_value", detail))?;
+    let activation = Activation { allow_downgrade: version.allow_downgrade, grants };
+    app.providers.activate(&name, &version.digest, activation, &tenant.actor().as_operator()).await?;
+    shown(&app, &tenant, &name).await.map(Json)
+}
+
+/// Remove a provider with all of its versions. Refused while enabled connections are accounts at it.
+#[utoipa::path(delete, path = "/v1/providers/{name}", tag = "providers", operation_id = "uninstallProvider",
+    params(
+        ("name" = String, Path, description = "Its name."),
+        ("force" = Option<bool>, Query, description = "Also while enabled connections are accounts at it."),
+    ),
+    responses(
+        (status = 204, description = "It is gone, on every node."),
+        (status = 409, description = "Enabled connections are accounts at it.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn uninstall(
+    tenant: Tenant<Operator>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    query: Query,
+) -> Result<StatusCode, Problem> {
+    remove(&tenant, &app, &name, None, query).await
+}
+
+/// Remove a version of a provider. One that serves is refused while enabled connections are accounts at the provider.
+#[utoipa::path(delete, path = "/v1/providers/{name}/versions/{digest}", tag = "providers",
+    operation_id = "uninstallProviderVersion",
+    params(
+        ("name" = String, Path, description = "Its name."),
+        ("digest" = String, Path, description = "SHA-256 of the component."),
+        ("force" = Option<bool>, Query, description = "Also while enabled connections need it."),
+    ),
+    responses(
+        (status = 204, description = "It is gone, on every node."),
+        (status = 409, description = "Enabled connections need it.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn uninstall_version(
+    tenant: Tenant<Operator>,
+    State(app): State<App>,
+    UrlPath((name, digest)): UrlPath<(String, String)>,
+    query: Query,
+) -> Result<StatusCode, Problem> {
+    remove(&tenant, &app, &name, Some(&digest), query).await
+}
+
+async fn remove(
+    tenant: &Tenant<Operator>,
+    app: &App,
+    name: &str,
+    digest: Option<&str>,
+    mut query: Query,
+) -> Result<StatusCode, Problem> {
+    let force = query.flag("force");
+    query.finish()?;
+    [name, digest.unwrap_or_default()].into_iter().try_for_each(plain)?;
+    app.providers.uninstall(name, digest, force, &tenant.actor().as_operator()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Let the version before serve again; the two change places.
+#[utoipa::path(post, path = "/v1/providers/{name}/rollback", tag = "providers", operation_id = "rollbackProvider",
+    params(("name" = String, Path, description = "Its name.")),
+    responses(
+        (status = 200, description = "The version before serves.", body = ProviderAnswer),
+        (status = 409, description = "There is none.", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn rollback(
+    tenant: Tenant<Operator>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<ProviderAnswer>, Problem> {
+    plain(&name)?;
+    app.providers.rollback(&name, &tenant.actor().as_operator()).await?;
+    shown(&app, &tenant, &name).await.map(Json)
+}
+
+/// Say to which hosts a provider's requests may go: these and no others.
+#[utoipa::path(put, path = "/v1/providers/{name}/grants", tag = "providers", operation_id = "grantHosts",
+    params(("name" = String, Path, description = "Its name.")),
+    request_body = GrantedHosts,
+    responses((status = 200, description = "As it is now.", body = ProviderAnswer)))]
+pub async fn grant(
+    tenant: Tenant<Operator>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Json(grants): Json<GrantedHosts>,
+) -> Result<Json<ProviderAnswer>, Problem> {
+    plain(&name)?;
+    app.providers.grant(&name, &grants.hosts, &tenant.actor().as_operator()).await?;
+    shown(&app, &tenant, &name).await.map(Json)
+}
+
+/// Whom a provider is shown to: its own quarantines, and to an operator everybody's.
+struct Viewer {
+    tenant: TenantId,
+    is_operator: bool,
+    quarantines: Vec<TenantQuarantine>,
+}
+
+impl Viewer {
+    async fn of<P>(tenant: &Tenant<P>, db: &mut Db) -> store::Result<Self> {
+        let is_operator = tenant.is_operator();
+        let quarantines = tenant_quarantine_list(db, (!is_operator).then_some(tenant.id)).await?;
+        Ok(Self { tenant: tenant.id, is_operator, quarantines })
+    }
+
+    fn shown(&self, row: StoredComponent, granted: &[String]) -> ComponentAnswer {
+        let of_it = || self.quarantines.iter().filter(|it| it.digest == row.digest);
+        let own = of_it().find(|it| it.tenant == self.tenant);
+        ComponentAnswer {
+            missing_grants: not_granted(&row.descriptor.hosts, granted),
+            declared_hosts: row.descriptor.hosts,
+            quarantined_until: own.map(|it| it.until),
+            quarantined_tenants: self.is_operator.then(|| of_it().map(|it| it.tenant.to_string()).collect()),
+            digest: row.digest,
+            version: row.descriptor.version,
+            installed_at: row.created_at,
+            quarantined_at: row.quarantined_at,
+            quarantine_reason: row.quarantine_reason.or_else(|| own.map(|it| it.reason.clone())),
+        }
+    }
+}
+
+/// The declared patterns that are not granted.
+pub fn not_granted(declared: &[String], granted: &[String]) -> Vec<String> {
+    declared.iter().filter(|host| !granted.contains(host)).cloned().collect()
+}
+
+async fn shown<P>(app: &App, tenant: &Tenant<P>, name: &str) -> Result<ProviderAnswer, Problem> {
+    plain(name)?;
+    let mut txn = app.store.worker().await?;
+    let viewer = Viewer::of(tenant, &mut txn).await?;
+    let provider = provider_get(&mut txn, name).await?.ok_or_else(missing)?;
+    answer(&mut txn, provider, &viewer).await?.ok_or_else(missing)
+}
+
+/// A name that the database can be asked for.
+fn plain(name: &str) -> Result<(), Problem> {
+    if name.chars().any(char::is_control) { Err(missing()) } else { Ok(()) }
+}
+
+async fn answer(db: &mut Db, provider: StoredProvider, viewer: &Viewer) -> store::Result<Option<ProviderAnswer>> {
+    let versions = component_list(db, &provider.name).await?;
+    let active = versions.iter().find(|version| Some(&version.digest) == provider.active_digest.as_ref());
+    let Some(described) = active.or(versions.first()) else { return Ok(None) };
+    let descriptor = described.descriptor.clone();
+    Ok(Some(ProviderAnswer {
+        name: provider.name,
+        version: Some(descriptor.version),
+        summary: descriptor.summary,
+        channels: descriptor.channels,
+        config_schema: descriptor.config_schema,
+        secrets: descriptor.secrets.into_iter().map(SecretSpecAnswer::from).collect(),
+        missing_grants: not_granted(&descriptor.hosts, &provider.granted_hosts),
+        declared_hosts: descriptor.hosts,
+        deduplicates: descriptor.deduplication != Deduplication::None,
+        cost_model: descriptor.cost_model,
+        active_digest: provider.active_digest,
+        previous_digest: provider.previous_digest,
+        versions: versions.into_iter().map(|version| viewer.shown(version, &provider.granted_hosts)).collect(),
+        granted_hosts: provider.granted_hosts,
+        updated_at: provider.updated_at,
+    }))
+}
+
+impl From<SecretSpec> for SecretSpecAnswer {
+    fn from(spec: SecretSpec) -> Self {
+        Self { name: spec.name, purpose: spec.purpose, required: spec.required }
+    }
+}
+
+impl From<ProviderError> for Problem {
+    fn from(error: ProviderError) -> Self {
+        match error {
+            ProviderError::Refused(error) => Self::field("", "component_refused", error.to_string()).of_provider(),
+            ProviderError::Store(error) => error.into(),
+            ProviderError::Unknown(_) => missing(),
+            ProviderError::NoPrevious => Self::conflict("no_previous_version", error.to_string()),
+            ProviderError::VersionTaken { .. } => Self::conflict("version_taken", error.to_string()),
+            ProviderError::UnknownVersion(_) => Self::not_found("version of the provider"),
+            ProviderError::InUse { .. } => Self::conflict("provider_in_use", error.to_string()),
+            ProviderError::Downgrade { .. } => Self::conflict("downgrade", error.to_string()),
+            ProviderError::GrantsUnconfirmed(_) => Self::conflict("grants_unconfirmed", error.to_string()),
+            ProviderError::Undeclared(_) => Self::field("/hosts", "undeclared_host", error.to_string()),
+            ProviderError::Folder { .. } | ProviderError::Lost => Self::internal(&error),
+        }
+    }
+}
+
+fn missing() -> Problem {
+    Problem::not_found("provider")
+}

@@ -1,0 +1,100 @@
+//! `/v1/messages/{id}/resolve`: what a person knows of a delivery of which no definite answer came.
+
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    auth::{MessagesWrite, Tenant},
+    dead_letter::{MOST_REASON, hand},
+    draft::Draft,
+    fields::{Fields, plain},
+    json::Json,
+    message::MessageAnswer,
+    problem::{Problem, ProblemBody},
+    request::UrlPath,
+};
+use crate::app::control::dead_letter::{Resolved, WantedResolution};
+use angarium_domain::{delivery::DeliveryState, ids::MessageId};
+
+/// What became of an unknown delivery.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"as": "sent", "reason": "the provider's log shows it", "external_id": "SM1234"}))]
+pub struct Resolution {
+    r#as: ResolvedName,
+    /// Why; it is on record with the key that was used.
+    #[schema(min_length = 1, max_length = 500)]
+    reason: String,
+    /// The provider's own id for it, with `sent`.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
+    external_id: Option<String>,
+    /// Which one, where several deliveries of the message are unknown.
+    #[serde(default)]
+    #[schema(example = "dlv_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    delivery: Option<String>,
+}
+
+/// How an unknown delivery is resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResolvedName {
+    /// It was taken.
+    Sent,
+    /// It was not, and is not sent again.
+    Failed,
+    /// Send it again, through the same connection with the same key.
+    Again,
+}
+
+/// Say what became of a message that is `unknown`: a request began, and no definite answer came.
+///
+/// Look first, at the provider or the recipient. A receipt that comes later may still move it forward.
+#[utoipa::path(post, path = "/v1/messages/{id}/resolve", tag = "messages", operation_id = "resolveMessage",
+    params(("id" = String, Path, description = "`msg_…`")),
+    request_body = Resolution,
+    responses(
+        (status = 200, description = "It is resolved.", body = MessageAnswer),
+        (status = 409, description = "It is not unknown, or can't be sent again.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn resolve(
+    tenant: Tenant<MessagesWrite>,
+    State(app): State<App>,
+    UrlPath(id): UrlPath<String>,
+    Draft(new, fields): Draft<Resolution>,
+) -> Result<Json<MessageAnswer>, Problem> {
+    let wanted = wanted(new, fields)?;
+    let id: MessageId = id.parse().map_err(|_| Problem::not_found("message"))?;
+    let actor = tenant.actor();
+    let view = hand(&app, tenant.id, &actor).resolve(id, &wanted).await?;
+    let view = view.map_err(|refusal| refusal.into_problem("message"))?;
+    Ok(Json(MessageAnswer::from(view).shown_to(&tenant)))
+}
+
+fn wanted(new: Resolution, mut fields: Fields) -> Result<WantedResolution, Problem> {
+    plain(&mut fields, "reason", &new.reason, MOST_REASON);
+    if let Some(external_id) = &new.external_id {
+        plain(&mut fields, "external_id", external_id, 255);
+        fields.check(new.r#as == ResolvedName::Sent, "external_id", "not_sent", || {
+            "is only allowed together with `sent`".to_owned()
+        });
+    }
+    let delivery = new.delivery.map(|text| text.parse());
+    let is_id = delivery.as_ref().is_none_or(Result::is_ok);
+    fields.check(is_id, "delivery", "wrong_format", || "must be the id of a delivery".to_owned());
+    let resolution = match new.r#as {
+        ResolvedName::Sent => Resolved::As(DeliveryState::Sent),
+        ResolvedName::Failed => Resolved::As(DeliveryState::Failed),
+        ResolvedName::Again => Resolved::Again,
+    };
+    let wanted = WantedResolution {
+        resolution,
+        reason: new.reason,
+        external_id: new.external_id,
+        delivery: delivery.and_then(Result::ok),
+    };
+    fields.into_problem().map_or(Ok(wanted), Err)
+}

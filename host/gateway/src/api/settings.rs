@@ -1,0 +1,96 @@
+//! `/v1/settings`: what holds for all of a tenant's deliveries, whichever route they take.
+
+use axum::extract::State;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    auth::{RoutesRead, RoutesWrite, Tenant},
+    draft::Draft,
+    json::Json,
+    overrides::{self, Overrides},
+    problem::{Problem, ProblemBody},
+};
+use angarium_domain::settings::TenantSettings;
+use angarium_store::{
+    StoreError,
+    settings::{StoredSettings, settings_get, settings_put},
+    tenant::tenant_config_bump,
+};
+
+/// All settings: what is left out is as it was before anything was set.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewSettings, example = json!({
+    "version": 1, "overrides": {"21610": "permanent", "sms-twilio": {"30007": "transient"}}
+}))]
+pub struct NewSettings {
+    /// The version that this is a change of; refused where there is a later one. Left out, whatever there is is
+    /// replaced.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    version: Option<i64>,
+    /// What providers' codes mean, in place of what the providers say: by code, or by a provider's name and then its
+    /// codes. A route's own go before them.
+    #[serde(default)]
+    overrides: Overrides,
+}
+
+/// A tenant's settings.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Settings)]
+pub struct SettingsAnswer {
+    /// Grows with each change; 0 before the first.
+    version: i64,
+    overrides: Overrides,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    updated_at: Option<Timestamp>,
+}
+
+/// Show the settings.
+#[utoipa::path(get, path = "/v1/settings", tag = "settings", operation_id = "getSettings",
+    responses((status = 200, description = "The settings.", body = SettingsAnswer)))]
+pub async fn get(tenant: Tenant<RoutesRead>, State(app): State<App>) -> Result<Json<SettingsAnswer>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    Ok(Json(settings_get(&mut txn, tenant.id).await?.into()))
+}
+
+/// Replace the settings.
+#[utoipa::path(put, path = "/v1/settings", tag = "settings", operation_id = "putSettings",
+    request_body = NewSettings,
+    responses(
+        (status = 200, description = "As they are now.", body = SettingsAnswer),
+        (status = 409, description = "There is a later version.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn put(
+    tenant: Tenant<RoutesWrite>,
+    State(app): State<App>,
+    Draft(new, mut fields): Draft<NewSettings>,
+) -> Result<Json<SettingsAnswer>, Problem> {
+    let mut txn = app.store.tenant(tenant.id).await?;
+    let settings = TenantSettings { overrides: overrides::checked(new.overrides, &mut txn, &[], &mut fields).await? };
+    if let Some(problem) = fields.into_problem() {
+        return Err(problem);
+    }
+    let stored = settings_put(&mut txn, tenant.id, &settings, new.version).await?;
+    let stored = stored.ok_or_else(|| {
+        Problem::conflict("version_passed", "the settings have another version: read them again, and change those")
+    })?;
+    tenant_config_bump(&mut txn, tenant.id).await?;
+    txn.commit().await.map_err(StoreError::from)?;
+    app.changed(tenant.id).await;
+    Ok(Json(stored.into()))
+}
+
+impl From<StoredSettings> for SettingsAnswer {
+    fn from(stored: StoredSettings) -> Self {
+        Self {
+            version: stored.version,
+            overrides: overrides::shown(stored.settings.overrides),
+            updated_at: stored.updated_at,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The command line. `serve`, `migrate`, `tenant`, `key` and `secret` speak to the database, since they are
+//! an operator's; everything else speaks HTTP like any other client, and can do nothing more.
+
+mod audit;
+mod backtest;
+mod client;
+mod completions;
+mod config;
+mod connection;
+mod database;
+mod dead_letter;
+mod health;
+mod key;
+mod message;
+mod output;
+mod provider;
+mod route;
+mod rules;
+mod secret;
+mod send;
+mod serve;
+mod stats;
+mod tail;
+mod tenant;
+mod trial;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{node::config::ConfigError, node::telemetry::TelemetryError};
+use angarium_domain::ids::InvalidId;
+use angarium_store::StoreError;
+use output::Output;
+
+/// Angarium, a self-hosted delivery gateway.
+#[derive(Debug, Parser)]
+#[command(name = "angarium", version, arg_required_else_help = true)]
+struct Cli {
+    /// Print JSON instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM.
+    Serve(serve::Serve),
+    /// Bring the database's schema to this version.
+    Migrate(database::Access),
+    /// Tenants: who has messages, connections and routes of their own (on the database).
+    Tenant(tenant::Tenant),
+    /// API keys (on the database).
+    Key(key::Key),
+    /// Stored secrets under the key-encryption key (on the database).
+    Secret(secret::Secret),
+    /// A tenant's accounts at providers.
+    Connection(connection::Connection),
+    /// Which connection serves a channel.
+    Route(route::Route),
+    /// Declarative rules; and tests of a folder of scripts.
+    Rules(rules::Rules),
+    /// A tenant's scripts.
+    Scripts(rules::Scripts),
+    /// The provider components.
+    Provider(provider::Provider),
+    /// Send a message.
+    Send(Box<send::Send>),
+    /// Messages that were sent.
+    Message(message::Message),
+    /// Every try of a message.
+    Attempts(message::Attempts),
+    /// What ended without success: show it, try it again, discard it.
+    DeadLetters(dead_letter::DeadLetters),
+    /// Who did what to messages and dead letters.
+    Audit(audit::Audit),
+    /// Counts, rates, latencies and cost over a time.
+    Stats(Box<stats::Stats>),
+    /// How the connections fare: rates, latencies, the last error.
+    Health(health::Health),
+    /// Follow what happens, one line an event (with --json one object a line).
+    Tail(tail::Tail),
+    /// The gateway's configuration.
+    Config(config::Configuration),
+    /// Print the completions of a shell.
+    Completions(completions::Completions),
+}
+
+/// Why a command ended without success; the text is for the person who typed it.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Id(#[from] InvalidId),
+    #[error("{0}")]
+    Said(String),
+}
+
+impl CliError {
+    fn said(text: impl Into<String>) -> Self {
+        Self::Said(text.into())
+    }
+}
+
+/// So many tasks run before sockets are looked at again. A task may take a component's call, so that the usual 61 of
+/// them would make whoever has just come wait for milliseconds at each step.
+const POLLS_BETWEEN_EVENTS: u32 = 8;
+
+/// Runs the command of the process's arguments.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().event_interval(POLLS_BETWEEN_EVENTS).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&format!("the system gives no threads: {error}")),
+    };
+    match runtime.block_on(execute(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+async fn execute(cli: Cli) -> Result<(), CliError> {
+    let output = Output { json: cli.json };
+    match cli.command {
+        Command::Serve(command) => command.run().await,
+        Command::Migrate(access) => access.migrate(&output).await,
+        Command::Tenant(command) => command.run(&output).await,
+        Command::Key(command) => command.run(&output).await,
+        Command::Secret(command) => command.run(&output).await,
+        Command::Connection(command) => command.run(&output).await,
+        Command::Route(command) => command.run(&output).await,
+        Command::Rules(command) => command.run(&output).await,
+        Command::Scripts(command) => command.run(&output).await,
+        Command::Provider(command) => command.run(&output).await,
+        Command::Send(command) => command.run(&output).await,
+        Command::Message(command) => command.run(&output).await,
+        Command::Attempts(command) => command.run(&output).await,
+        Command::DeadLetters(command) => command.run(&output).await,
+        Command::Audit(command) => command.run(&output).await,
+        Command::Stats(command) => command.run(&output).await,
+        Command::Health(command) => command.run(&output).await,
+        Command::Tail(command) => command.run(&output).await,
+        Command::Config(command) => command.run(&output),
+        Command::Completions(command) => {
+            command.run(&output);
+            Ok(())
+        }
+    }
+}
+
+fn failed(reason: &str) -> ExitCode {
+    eprintln!("error: {reason}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

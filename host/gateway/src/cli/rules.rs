@@ -1,0 +1,324 @@
+//! `angarium rules …` and `angarium scripts …`
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    CliError,
+    backtest::Backtest,
+    client::{Client, segment},
+    connection::paged,
+    output::{Column, Output},
+    trial::{RuleTrial, ScriptTrial},
+};
+use crate::node::rulefolder;
+
+#[derive(Debug, Args)]
+pub struct Rules {
+    #[command(subcommand)]
+    command: RulesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum RulesCommand {
+    /// Compile the scripts of a folder and run their cases; no gateway is needed.
+    Test {
+        /// The folder, as `rules.folder` names it, with its `modules`.
+        #[arg(default_value = "rules")]
+        folder: PathBuf,
+    },
+    /// Show the rules, the newest first.
+    List {
+        /// Where the page before ended, as it says.
+        #[arg(long)]
+        cursor: Option<String>,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Show one.
+    Get {
+        /// The rule's id or uid.
+        rule: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Make a rule from a file of JSON; it counts at once.
+    Create {
+        file: PathBuf,
+        /// Your own name for it; works wherever the id does.
+        #[arg(long)]
+        uid: Option<String>,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Put a file of JSON in place of a rule.
+    Put {
+        /// The rule's id or uid.
+        rule: String,
+        file: PathBuf,
+        /// The version that it is a change of.
+        #[arg(long)]
+        version: Option<u32>,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Change a part of a rule by a file of JSON, a merge patch.
+    Patch {
+        /// The rule's id or uid.
+        rule: String,
+        file: PathBuf,
+        /// The version that it is a change of.
+        #[arg(long)]
+        version: Option<u32>,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Have a rule count again.
+    Enable {
+        /// The rule's id or uid.
+        rule: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Keep a rule, and have it do nothing.
+    Disable {
+        /// The rule's id or uid.
+        rule: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Delete a rule.
+    Delete {
+        /// The rule's id or uid.
+        rule: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Show what rules and scripts would say to a message, a file of JSON; nothing is sent.
+    Evaluate {
+        file: PathBuf,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Tell what would have become of messages that were sent, had a rule or script been another one.
+    Backtest(Box<Backtest>),
+    #[command(flatten)]
+    Trial(RuleTrial),
+}
+
+#[derive(Debug, Args)]
+pub struct Scripts {
+    #[command(subcommand)]
+    command: ScriptsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ScriptsCommand {
+    /// Show the scripts.
+    List {
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Show one as it stands, and whether its breaker has switched it off.
+    Get {
+        script: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Have a script asked again that its breaker has switched off, on every node.
+    Reset {
+        script: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Show the versions of one.
+    Versions {
+        script: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Add a version from a file; it does nothing until promoted.
+    Put {
+        script: String,
+        file: PathBuf,
+        /// A file of cases, as `rules/cases` has them.
+        #[arg(long)]
+        cases: Option<PathBuf>,
+        /// Promote it at once.
+        #[arg(long)]
+        promote: bool,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Let a version decide.
+    Promote {
+        script: String,
+        #[arg(long)]
+        version: u32,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Return to the version that decided before.
+    Rollback {
+        script: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Take a script out of service.
+    Retire {
+        script: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    #[command(flatten)]
+    Trial(ScriptTrial),
+}
+
+pub const RULES: &str = "/v1/rules";
+pub const RULE: [Column<'_>; 6] = [
+    ("id", "/id"),
+    ("uid", "/uid"),
+    ("version", "/version"),
+    ("name", "/rule/name"),
+    ("priority", "/rule/priority"),
+    ("active", "/rule/active"),
+];
+const ACCOUNT: [Column<'_>; 4] = [("rule", "/name"), ("hit", "/hit"), ("confidence", "/confidence"), ("why", "/why")];
+const EVALUATION: [Column<'_>; 5] = [
+    ("accepted", "/accepted"),
+    ("reason", "/refused/reason"),
+    ("channel", "/channel"),
+    ("priority", "/priority"),
+    ("send at", "/send_at"),
+];
+const SCRIPT: [Column<'_>; 5] = [
+    ("name", "/name"),
+    ("version", "/version"),
+    ("state", "/state"),
+    ("origin", "/origin"),
+    ("created", "/created_at"),
+];
+
+const STANDING: [Column<'_>; 6] = [
+    ("name", "/name"),
+    ("version", "/version"),
+    ("state", "/state"),
+    ("origin", "/origin"),
+    ("hooks", "/hooks"),
+    ("off since", "/off_since"),
+];
+
+impl Rules {
+    pub async fn run(self, output: &Output) -> Result<(), CliError> {
+        match self.command {
+            RulesCommand::Test { folder } => test(&folder, output)?,
+            RulesCommand::List { cursor, client } => output.list(&client.get(&paged(RULES, cursor)).await?, &RULE),
+            RulesCommand::Get { rule, client } => output.one(&client.get(&rule_path(&rule)).await?, &RULE),
+            RulesCommand::Create { file, uid, client } => {
+                let body = json!({"uid": uid, "rule": read_json(&file)?});
+                output.one(&client.post(RULES, &body).await?, &RULE);
+            }
+            RulesCommand::Put { rule, file, version, client } => {
+                let body = json!({"version": version, "rule": read_json(&file)?});
+                output.one(&client.put(&rule_path(&rule), &body).await?, &RULE);
+            }
+            RulesCommand::Backtest(backtest) => backtest.run(output).await?,
+            RulesCommand::Trial(trial) => trial.run(output).await?,
+            RulesCommand::Patch { rule, file, version, client } => {
+                let body = json!({"version": version, "rule": read_json(&file)?});
+                output.one(&client.patch(&rule_path(&rule), &body).await?, &RULE);
+            }
+            RulesCommand::Enable { rule, client } => output.one(&switch(&client, &rule, true).await?, &RULE),
+            RulesCommand::Disable { rule, client } => output.one(&switch(&client, &rule, false).await?, &RULE),
+            RulesCommand::Delete { rule, client } => drop(client.delete(&rule_path(&rule)).await?),
+            RulesCommand::Evaluate { file, client } => {
+                let answer = client.post(&format!("{RULES}/evaluate"), &read_json(&file)?).await?;
+                output.one(&answer, &EVALUATION);
+                if !output.json {
+                    output.rows(&answer["rules"], &ACCOUNT);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Scripts {
+    pub async fn run(self, output: &Output) -> Result<(), CliError> {
+        match self.command {
+            ScriptsCommand::List { client } => output.list(&client.get("/v1/scripts").await?, &SCRIPT),
+            ScriptsCommand::Get { script, client } => {
+                output.one(&client.get(&format!("/v1/scripts/{}", segment(&script))).await?, &STANDING);
+            }
+            ScriptsCommand::Reset { script, client } => {
+                output.one(&client.post(&script_path(&script, "reset"), &json!({})).await?, &STANDING);
+            }
+            ScriptsCommand::Versions { script, client } => {
+                output.list(&client.get(&script_path(&script, "versions")).await?, &SCRIPT);
+            }
+            ScriptsCommand::Put { script, file, cases, promote: at_once, client } => {
+                let mut body = json!({"source": read(&file)?});
+                if let Some(cases) = cases {
+                    body["cases"] = read_json(&cases)?["cases"].take();
+                }
+                let mut answer = client.post(&script_path(&script, "versions"), &body).await?;
+                if at_once {
+                    answer = promote(&client, &script, &answer["version"]).await?;
+                }
+                output.one(&answer, &SCRIPT);
+            }
+            ScriptsCommand::Promote { script, version, client } => {
+                output.one(&promote(&client, &script, &json!(version)).await?, &SCRIPT);
+            }
+            ScriptsCommand::Rollback { script, client } => {
+                output.one(&client.post(&script_path(&script, "rollback"), &json!({})).await?, &SCRIPT);
+            }
+            ScriptsCommand::Trial(trial) => trial.run(output).await?,
+            ScriptsCommand::Retire { script, client } => {
+                drop(client.delete(&format!("/v1/scripts/{}", segment(&script))).await?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn test(folder: &std::path::Path, output: &Output) -> Result<(), CliError> {
+    let unreadable = |error| CliError::said(format!("the folder {}: {error}", folder.display()));
+    let (mut passed, mut failed) = (0, 0);
+    let found = rulefolder::read(folder).map_err(unreadable)?;
+    for (script, tried) in found.tried() {
+        passed += tried.passed.len();
+        failed += tried.problems.len();
+        output.text(&format!("{}", script.file.display()));
+        tried.passed.iter().chain(&tried.problems).for_each(|line| output.text(&format!("  {line}")));
+    }
+    output.text(&format!("{passed} passed, {failed} failed"));
+    if failed == 0 { Ok(()) } else { Err(CliError::said("the scripts are not as their cases want them")) }
+}
+
+async fn switch(client: &Client, rule: &str, active: bool) -> Result<Value, CliError> {
+    client.patch(&rule_path(rule), &json!({"rule": {"active": active}})).await
+}
+
+async fn promote(client: &Client, script: &str, version: &Value) -> Result<Value, CliError> {
+    client.post(&script_path(script, "promote"), &json!({"version": version})).await
+}
+
+pub fn read(file: &std::path::Path) -> Result<String, CliError> {
+    std::fs::read_to_string(file).map_err(|error| CliError::said(format!("the file {}: {error}", file.display())))
+}
+
+pub fn read_json(file: &std::path::Path) -> Result<Value, CliError> {
+    let text = read(file)?;
+    serde_json::from_str(&text).map_err(|error| CliError::said(format!("the file {}: {error}", file.display())))
+}
+
+pub fn rule_path(rule: &str) -> String {
+    format!("{RULES}/{}", segment(rule))
+}
+
+pub fn script_path(script: &str, what: &str) -> String {
+    format!("/v1/scripts/{}/{what}", segment(script))
+}

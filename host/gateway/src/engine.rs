@@ -1,0 +1,17 @@
+//! What delivers: from a message that is handed in to its end in the ledger. It never imports `api` or `app`.
+
+pub mod admission;
+pub mod callbacks;
+pub mod dispatch;
+pub mod follow_up;
+pub mod gate;
+pub mod guards;
+pub mod ledger;
+pub mod legs;
+pub mod lookup;
+pub mod observations;
+pub mod queue;
+pub mod recovery;
+pub mod rule_runner;
+pub mod script_failures;
+pub mod trials;

@@ -1,0 +1,365 @@
+//! Takes messages in: one transaction holds the message, its idempotency record and its place in
+//! the queue or under this node's lease; only then is a 202 said.
+
+mod content;
+mod rules;
+mod writer;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use metrics::Histogram;
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::JoinSet,
+};
+
+use self::writer::Writer;
+use crate::{
+    clock,
+    engine::queue::{Foreseen, Foresight, Going, Handoff, Leases, Precedence, Room},
+    engine::rule_runner::{RuleRunner, patience},
+    engine::trials::Trials,
+    node::directory::{Directory, TenantConfig},
+    node::providers::Providers,
+};
+use angarium_domain::{
+    ids::TenantId,
+    message::{Channel, Idempotency, Message, NewMessage},
+    problem::Problem,
+};
+use angarium_rules::{
+    rulebook::Known,
+    ruling::{Failed, Refused},
+};
+use angarium_store::{
+    self as store, Store,
+    message::{idempotency_find, message_load},
+};
+use angarium_transport::byte_budget::{ByteBudget, BytePermit};
+
+/// How many writers share the work: few, so that batches grow under load.
+const WRITERS: usize = 2;
+
+/// Requests that wait for a writer before further ones wait at the door.
+const WAITING: usize = 4096;
+
+/// A request whose messages have more bytes together needs a permit for them.
+const LARGE: usize = 64 << 10;
+
+/// How long a batch waits for the database before its requests are told to come again.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// How long a COMMIT without an answer is asked after, beyond that.
+const DOUBT: Duration = Duration::from_millis(500);
+
+/// A message that is durable.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    pub message: Arc<Message>,
+    /// Its idempotency key was known: this is what the key stands for.
+    pub replayed: bool,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdmitError {
+    #[error("no route of channel `{}` is active: create one and activate it, or name a connection", .channel.as_str())]
+    NoRoute {
+        channel: Channel,
+        /// Which of several it is.
+        leg: Option<usize>,
+    },
+    /// No candidate takes such a message; each field is told. Nothing was stored.
+    #[error("no connection takes it: {}", told(.0))]
+    Content(Vec<Problem>),
+    /// Nothing was stored.
+    #[error("{}", in_words(.0))]
+    Refused(Refused),
+    /// What a script wants to follow could be sent by nobody.
+    #[error("{0}")]
+    Unsendable(String),
+    #[error("the idempotency key was used for another message: use a new key, or send the same message")]
+    KeyReused,
+    /// Nothing was stored, or it can't be told yet; the same idempotency key is safe to send again.
+    #[error("the database is not available: send again in a moment")]
+    Unavailable,
+    /// Nothing was stored.
+    #[error("too many large messages of this tenant are being stored: send again in a moment")]
+    Busy,
+    #[error("the database's disk is full")]
+    DiskFull,
+    #[error("the message could not be stored: {0}")]
+    Failed(String),
+}
+
+fn in_words(Refused { by, name, reason, failed }: &Refused) -> String {
+    let who = if by == name { format!("the script `{name}`") } else { format!("the rule `{name}` ({by})") };
+    match failed {
+        None => format!("{who} refuses it: {reason}"),
+        Some(Failed::Fault) => format!("{who} lets nothing through where it fails: {reason}"),
+        Some(Failed::NoTime) => {
+            format!("{who} lets nothing through unasked, and {reason}: nothing was stored; send again in a moment")
+        }
+    }
+}
+
+fn told(problems: &[Problem]) -> String {
+    problems.iter().map(|it| format!("`{}` {}", it.pointer, it.detail)).collect::<Vec<_>>().join("; ")
+}
+
+/// One answer for each message of a request, in order.
+type Answer = Vec<Result<Admitted, AdmitError>>;
+
+/// The same while some are still open.
+type Answers = Vec<Option<Result<Admitted, AdmitError>>>;
+
+/// What one request brings: messages of one tenant.
+struct Request {
+    tenant: TenantId,
+    messages: Vec<Accepted>,
+    answer: oneshot::Sender<Answer>,
+    before_others: Option<Arc<Going>>,
+}
+
+impl Request {
+    fn size(&self) -> usize {
+        self.messages.iter().map(|it| it.new.size()).sum()
+    }
+}
+
+/// A message that nobody refuses.
+struct Accepted {
+    new: NewMessage,
+    foreseen: Option<Box<Foreseen>>,
+}
+
+/// Where accepted deliveries go on this node.
+#[derive(Clone)]
+pub struct Outlet {
+    pub room: Arc<Room>,
+    pub leases: Arc<Leases>,
+    /// `None` on a node that does not dispatch: everything waits in the queue for others.
+    pub handoff: Option<Handoff>,
+    /// Likewise.
+    pub foresight: Option<Arc<dyn Foresight>>,
+    /// Rung when something due was left in the queue.
+    pub bell: Arc<Notify>,
+    pub precedence: Arc<Precedence>,
+    /// What large messages take their memory from while they are stored.
+    pub arrivals: Arc<ByteBudget>,
+}
+
+/// The way in.
+#[derive(Clone)]
+pub struct Admission {
+    store: Store,
+    directory: Arc<Directory>,
+    /// For what they tell of content.
+    providers: Arc<Providers>,
+    trials: Arc<Trials>,
+    rules: Arc<RuleRunner>,
+    precedence: Arc<Precedence>,
+    foresight: Option<Arc<dyn Foresight>>,
+    arrivals: Arc<ByteBudget>,
+    requests: mpsc::Sender<Request>,
+    time: Histogram,
+}
+
+impl Admission {
+    /// Starts the writers into `tasks`; they end when the last handle is dropped.
+    #[must_use]
+    pub fn start(
+        store: &Store,
+        directory: Arc<Directory>,
+        providers: Arc<Providers>,
+        trials: Arc<Trials>,
+        rules: Arc<RuleRunner>,
+        outlet: &Outlet,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let (requests, receiver) = mpsc::channel(WAITING);
+        let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
+        for _ in 0..WRITERS {
+            tasks.spawn(Writer::new(store.clone(), outlet.clone()).run(Arc::clone(&receiver)));
+        }
+        Self {
+            store: store.clone(),
+            directory,
+            providers,
+            trials,
+            rules,
+            precedence: Arc::clone(&outlet.precedence),
+            foresight: outlet.foresight.clone(),
+            arrivals: Arc::clone(&outlet.arrivals),
+            requests,
+            time: metrics::histogram!("angarium_accept_seconds"),
+        }
+    }
+
+    /// Takes messages of one tenant; one answer for each, in order.
+    pub async fn admit(&self, tenant: TenantId, mut messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
+        let count = messages.len();
+        let Ok(_permit) = self.permit(tenant, &messages) else { return vec![Err(AdmitError::Busy); count] };
+        let before_others = self.precedence.claim(tenant).map(Arc::new);
+        let (known, config) = match self.heard(tenant, &mut messages).await {
+            Ok(heard) => heard,
+            Err(error) => return vec![Err(error); count],
+        };
+        let (accepted, mut answers) = split(messages, known);
+        if accepted.is_empty() {
+            return answers.into_iter().flatten().collect();
+        }
+        let accepted = self.foreseen(tenant, &config, accepted).await;
+        let taken = accepted.len();
+        let began = Instant::now();
+        let (answer, answered) = oneshot::channel();
+        let stored = match self.requests.send(Request { tenant, messages: accepted, answer, before_others }).await {
+            Ok(()) => answered.await.unwrap_or_else(|_| vec![Err(AdmitError::Unavailable); taken]),
+            Err(_) => vec![Err(AdmitError::Unavailable); taken],
+        };
+        self.time.record(began.elapsed());
+        let mut stored = stored.into_iter();
+        for slot in answers.iter_mut().filter(|slot| slot.is_none()) {
+            *slot = stored.next();
+        }
+        answers.into_iter().flatten().collect()
+    }
+
+    /// What was accepted under a key, if it was this message.
+    ///
+    /// # Errors
+    /// [`AdmitError::Unavailable`] where the database can't tell.
+    pub async fn replayed(&self, tenant: TenantId, key: &Idempotency) -> Result<Option<Admitted>, AdmitError> {
+        self.stored(tenant, key).await.map_err(|_| AdmitError::Unavailable)
+    }
+
+    async fn stored(&self, tenant: TenantId, key: &Idempotency) -> store::Result<Option<Admitted>> {
+        let mut txn = self.store.tenant(tenant).await?;
+        let known = idempotency_find(&mut txn, tenant, &[&key.key]).await?;
+        let Some(known) = known.into_iter().find(|it| key.is_of(&it.fingerprint)) else { return Ok(None) };
+        let message = message_load(&mut txn, &[(tenant, known.message)]).await?.pop();
+        Ok(message.map(|(_, message)| Admitted { message: Arc::new(message), replayed: true }))
+    }
+
+    /// The permit for large messages while they are stored or tried out. They are in memory already, so nobody waits for
+    /// it.
+    ///
+    /// # Errors
+    /// [`AdmitError::Busy`] where the tenant has as many under way as it may.
+    pub fn permit(&self, tenant: TenantId, messages: &[NewMessage]) -> Result<Option<BytePermit>, AdmitError> {
+        let size = messages.iter().map(NewMessage::size).sum();
+        if size <= LARGE {
+            return Ok(None);
+        }
+        self.arrivals.try_take(tenant, size).map(Some).ok_or(AdmitError::Busy)
+    }
+
+    /// For each message what is known of it, or why it is not taken: nobody could send it, or rules refuse it. A key
+    /// that is known is answered as it was, whatever holds now.
+    async fn heard(
+        &self,
+        tenant: TenantId,
+        messages: &mut [NewMessage],
+    ) -> Result<(Vec<Result<Known, AdmitError>>, Arc<TenantConfig>), AdmitError> {
+        let (unroutable, config) = self.unroutable(tenant, messages).await?;
+        let mut judged = match &config.rulebook {
+            Some(book) => Box::pin(self.judged(tenant, book, messages)).await?,
+            None => {
+                messages.iter_mut().map(|new| Ok(Known { subject: new.subject.take(), ..Known::default() })).collect()
+            }
+        };
+        for ((new, judged), unroutable) in messages.iter().zip(&mut judged).zip(unroutable) {
+            if judged.is_ok()
+                && let Some(error) = unroutable.or_else(|| self.content_refused(tenant, &config, new))
+            {
+                *judged = Err(error);
+            }
+        }
+        self.excuse_known(tenant, messages, &mut judged).await?;
+        Ok((judged, config))
+    }
+
+    fn content_refused(&self, tenant: TenantId, config: &TenantConfig, new: &NewMessage) -> Option<AdmitError> {
+        let problems = self.content_problems(tenant, config, new);
+        (!problems.is_empty()).then_some(AdmitError::Content(problems))
+    }
+
+    /// The messages, each with whom it is handed to, if this node may deliver it at once.
+    async fn foreseen(
+        &self,
+        tenant: TenantId,
+        config: &Arc<TenantConfig>,
+        messages: Vec<(NewMessage, Known)>,
+    ) -> Vec<Accepted> {
+        let (now, until) = (clock::now(), Some(patience(messages.len())));
+        let mut accepted = Vec::with_capacity(messages.len());
+        for (mut new, known) in messages {
+            let known = Known { until, ..known };
+            let foresight = self.foresight.as_ref().filter(|_| may_start(&new.message, now));
+            let foreseen = match foresight {
+                Some(foresight) => foresight.foresee(tenant, config, &new.message, known).await,
+                None => None,
+            };
+            let foreseen = foreseen.map(Box::new);
+            new.message.body.first = foreseen.as_ref().and_then(|it| it.first);
+            accepted.push(Accepted { new, foreseen });
+            // Scripts may take their time, and a request may have a thousand messages: others are let through between.
+            tokio::task::coop::consume_budget().await;
+        }
+        accepted
+    }
+
+    /// For each message, whether its channel has no active route. What this node does not know is
+    /// read anew before it is refused: another node may just have made it.
+    async fn unroutable(
+        &self,
+        tenant: TenantId,
+        messages: &[NewMessage],
+    ) -> Result<(Vec<Option<AdmitError>>, Arc<TenantConfig>), AdmitError> {
+        let mut config = self.directory.tenant(tenant).await.map_err(|_| AdmitError::Unavailable)?;
+        if messages.iter().any(|new| no_route(&config, &new.message).is_some()) {
+            config = self.directory.reload(tenant).await.map_err(|_| AdmitError::Unavailable)?;
+        }
+        let unroutable = messages.iter().map(|new| no_route(&config, &new.message)).collect();
+        Ok((unroutable, config))
+    }
+}
+
+/// The first of a message's channels for which there is neither a connection nor a route.
+fn no_route(config: &TenantConfig, message: &Message) -> Option<AdmitError> {
+    let lacks = |channel: &Channel, connection: Option<_>| connection.is_none() && !config.routes.contains_key(channel);
+    let refusal = |channel: &Channel, leg| AdmitError::NoRoute { channel: channel.clone(), leg };
+    match &message.legs {
+        None => lacks(&message.channel, message.connection).then(|| refusal(&message.channel, None)),
+        Some(several) => {
+            let at = several.legs.iter().position(|leg| lacks(&leg.channel, leg.connection))?;
+            Some(refusal(&several.legs[at].channel, Some(at)))
+        }
+    }
+}
+
+/// Whether this node may deliver it at once: it is due, and waits for no turn.
+fn may_start(message: &Message, now: Timestamp) -> bool {
+    message.ordering_key.is_none() && message.due_at() <= now
+}
+
+/// What goes to the writers, and the answers with a gap for each of those.
+fn split(messages: Vec<NewMessage>, known: Vec<Result<Known, AdmitError>>) -> (Vec<(NewMessage, Known)>, Answers) {
+    let mut accepted = Vec::with_capacity(messages.len());
+    let answers = messages
+        .into_iter()
+        .zip(known)
+        .map(|(message, known)| match known {
+            Err(error) => Some(Err(error)),
+            Ok(known) => {
+                accepted.push((message, known));
+                None
+            }
+        })
+        .collect();
+    (accepted, answers)
+}

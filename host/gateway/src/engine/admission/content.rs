@@ -1,0 +1,156 @@
+//! Refuses at once what would be refused later: what no candidate of a message takes, as their providers' descriptors
+//! tell it. It must not call a component: a message whose providers tell nothing costs a look at each.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::Admission;
+use crate::node::directory::TenantConfig;
+use angarium_domain::{
+    ids::{ConnectionId, TenantId},
+    message::{Address, Attachment, Channel, Content, Message, NewMessage},
+    problem::Problem,
+    subject::beginning,
+};
+use angarium_rules::script::Hook;
+use angarium_runtime::Component;
+
+impl Admission {
+    /// What is wrong with the content of a message by whichever candidate it goes; nothing where one may take it.
+    #[must_use]
+    pub fn content_problems(&self, tenant: TenantId, config: &TenantConfig, new: &NewMessage) -> Vec<Problem> {
+        let message = &new.message;
+        let Some(legs) = &message.legs else {
+            let part = Part { channel: &message.channel, connection: message.connection, leg: 0 };
+            return self.part_problems(tenant, config, new, &part);
+        };
+        let mut problems = Vec::new();
+        for (number, leg) in (0..).zip(&legs.legs) {
+            let part = Part { channel: &leg.channel, connection: leg.connection, leg: number };
+            let place = format!("/channels/{number}");
+            let within = self.part_problems(tenant, config, new, &part).into_iter();
+            problems.extend(within.map(|it| Problem { pointer: format!("{place}{}", it.pointer), ..it }));
+        }
+        problems
+    }
+
+    fn part_problems(
+        &self,
+        tenant: TenantId,
+        config: &TenantConfig,
+        new: &NewMessage,
+        part: &Part<'_>,
+    ) -> Vec<Problem> {
+        let channel = part.channel.as_str();
+        let Some(components) = self.components(tenant, config, part) else { return Vec::new() };
+        let message = part.as_json(new);
+        let mut found: Vec<Problem> = Vec::new();
+        for component in components {
+            let mut problems = component.content_problems(channel, &message);
+            problems.retain(|it| it.code == "too_long" || !part.is_cut(new, &it.pointer));
+            if problems.is_empty() {
+                return Vec::new();
+            }
+            let known = |it: &Problem| found.iter().any(|known| known.pointer == it.pointer && known.code == it.code);
+            let further: Vec<_> = problems.into_iter().filter(|it| !known(it)).collect();
+            found.extend(further);
+        }
+        found
+    }
+
+    /// The components of all that may be asked, each once; `None` where one of them is not known, or does not tell what
+    /// it takes.
+    fn components(&self, tenant: TenantId, config: &TenantConfig, part: &Part<'_>) -> Option<Vec<Arc<Component>>> {
+        let mut components: Vec<Arc<Component>> = Vec::new();
+        for connection in candidates(config, part)? {
+            let endpoint = config.endpoints.get(&connection)?;
+            let component = self.providers.serving_for(&endpoint.connection.provider, tenant)?.component;
+            if !component.tells_content(part.channel.as_str()) {
+                return None;
+            }
+            if components.iter().all(|it| it.digest() != component.digest()) {
+                components.push(component);
+            }
+        }
+        Some(components)
+    }
+}
+
+/// Who may be asked; `None` where a script says that later.
+fn candidates(config: &TenantConfig, part: &Part<'_>) -> Option<Vec<ConnectionId>> {
+    if let Some(connection) = part.connection {
+        return Some(vec![connection]);
+    }
+    let route = config.routes.get(part.channel)?;
+    let is_open = config.rulebook.as_ref().is_some_and(|book| book.may_run(Hook::Route));
+    (!is_open).then(|| route.spec.candidates.iter().map(|it| it.connection).collect())
+}
+
+/// What goes by one channel.
+struct Part<'a> {
+    channel: &'a Channel,
+    connection: Option<ConnectionId>,
+    leg: u8,
+}
+
+impl Part<'_> {
+    fn of<'m>(&self, message: &'m Message) -> (&'m Option<Address>, &'m Content) {
+        let body = &message.body;
+        let further = usize::from(self.leg).checked_sub(1).and_then(|index| body.further.get(index));
+        further.map_or((&body.to, &body.content), |leg| (&leg.to, &leg.content))
+    }
+
+    /// Whether this names a text of which the schema sees the beginning alone.
+    fn is_cut(&self, new: &NewMessage, pointer: &str) -> bool {
+        let (_, content) = self.of(&new.message);
+        let texts = [("/content/text", &content.text), ("/content/html", &content.html)];
+        let cut = |text: &String| beginning(text).len() < text.len();
+        texts.into_iter().any(|(place, text)| place == pointer && text.as_ref().is_some_and(cut))
+    }
+
+    /// The message as a descriptor's schema has it: with the names of the API. Addresses are texts, a payload is only
+    /// there or not, of attachments there is what they are, and of long texts the beginning: a message may be large.
+    fn as_json(&self, new: &NewMessage) -> Value {
+        let (to, content) = self.of(&new.message);
+        let files = new.attachments.iter().filter(|file| file.leg == self.leg);
+        let mut message = Map::new();
+        put(&mut message, "to", to.as_ref().map(|to| json!(to.address)));
+        message.insert("content".to_owned(), content_as_json(content, files.map(file_as_json).collect()));
+        Value::Object(message)
+    }
+}
+
+fn content_as_json(content: &Content, attachments: Vec<Value>) -> Value {
+    let list = |list: Vec<Value>| Some(Value::Array(list)).filter(|list| *list != json!([]));
+    let people = |people: &[Address]| list(people.iter().map(|it| json!(it.address)).collect());
+    let mut members = Map::new();
+    put(&mut members, "from", content.from.as_ref().map(|it| json!(it.address)));
+    put(&mut members, "reply_to", people(&content.reply_to));
+    put(&mut members, "cc", people(&content.cc));
+    put(&mut members, "bcc", people(&content.bcc));
+    put(&mut members, "subject", content.subject.as_ref().map(|subject| json!(subject)));
+    put(&mut members, "text", content.text.as_deref().map(|text| json!(beginning(text))));
+    put(&mut members, "html", content.html.as_deref().map(|html| json!(beginning(html))));
+    put(&mut members, "payload", content.payload.as_ref().map(|_| json!(true)));
+    put(&mut members, "headers", Some(json!(content.headers)).filter(|_| !content.headers.is_empty()));
+    put(&mut members, "params", Some(json!(content.params)).filter(|_| !content.params.is_empty()));
+    put(&mut members, "media_urls", list(content.media_urls.iter().map(|url| json!(url)).collect()));
+    put(&mut members, "attachments", list(attachments));
+    Value::Object(members)
+}
+
+fn file_as_json(file: &Attachment) -> Value {
+    let mut members = Map::new();
+    put(&mut members, "name", Some(json!(file.name)));
+    put(&mut members, "media_type", Some(json!(file.media_type)));
+    put(&mut members, "content_id", file.content_id.as_ref().map(|id| json!(id)));
+    put(&mut members, "size", Some(json!(file.content.len())));
+    Value::Object(members)
+}
+
+fn put(members: &mut Map<String, Value>, name: &str, value: Option<Value>) {
+    if let Some(value) = value {
+        members.insert(name.to_owned(), value);
+    }
+}

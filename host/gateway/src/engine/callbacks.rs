@@ -1,0 +1,277 @@
+//! What services say later: a request to a connection's callback URL is read by the connection's
+//! provider, proved to be the service's, and its receipts are recorded with what they change.
+//!
+//! Nothing of a request is believed before its proof; it sends nothing and makes no attempt. A
+//! component that fails over a request is not held against it: anybody who knows the URL could take
+//! a provider out of service.
+
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod proof;
+mod record;
+mod sweep;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::time::timeout;
+
+pub use sweep::run as sweep;
+
+use self::{
+    proof::Evidence,
+    record::{Recorded, record},
+};
+use crate::{
+    clock,
+    engine::gate::Gate,
+    engine::lookup::Lookup,
+    node::directory::{Directory, Endpoint},
+    node::providers::{Providers, Serving},
+};
+use angarium_domain::{
+    callback::{Callback, CallbackContext, CallbackReply, CallbackRequest, PublicUrl},
+    ids::{ConnectionId, TenantId},
+    receipt::{Kind, Receipt},
+    transmission::Kv,
+};
+use angarium_runtime::{CallError, Called};
+use angarium_store::{
+    self as store, Store, StoreError,
+    connection::connections_of_tokens,
+    receipt::{ReceivedReceipt, pending_insert},
+};
+
+/// The longest token that is looked up.
+const MOST_TOKEN: usize = 128;
+/// How many callbacks a node handles at a time.
+pub const AT_A_TIME: usize = 64;
+/// How long a callback waits for its turn: services give up after some ten seconds.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a look-up may take, the wait for others' included.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// A request as it came.
+#[derive(Debug)]
+pub struct Incoming {
+    pub method: String,
+    /// The `Host` header.
+    pub host: String,
+    pub path_and_query: String,
+    /// Names in lower case.
+    pub headers: Vec<Kv>,
+    pub body: Bytes,
+}
+
+/// Who takes what comes to a token's callback URL.
+pub struct Receiver {
+    tenant: TenantId,
+    endpoint: Arc<Endpoint>,
+    serving: Serving,
+}
+
+impl Receiver {
+    /// Whose token it is.
+    #[must_use]
+    pub const fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+}
+
+/// Why a callback was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// No connection has this token, or its provider reads no callbacks.
+    #[error("there is no such callback")]
+    Unknown,
+    /// Nobody can say whose the token is.
+    #[error("the token could not be looked up")]
+    Unanswered,
+    /// Its turn did not come in time.
+    #[error("too many callbacks come at the same time")]
+    Busy,
+    /// None of its checks passed, and a secret that might prove it cannot be opened: the service shall send it again.
+    #[error("a secret of the connection cannot be opened")]
+    SecretUnavailable,
+    /// No version of the provider serves now.
+    #[error("no version of the provider serves now")]
+    NotServing,
+    /// The provider says that it is none of its service's.
+    #[error("{0}")]
+    Foreign(String),
+    /// None of its checks passed.
+    #[error("the request is not signed as the provider's service signs")]
+    NotGenuine,
+    /// The provider's component failed over it.
+    #[error("the provider's component failed over it")]
+    Broken,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The way in for callbacks.
+pub struct Callbacks {
+    store: Store,
+    directory: Arc<Directory>,
+    providers: Arc<Providers>,
+    pub public_url: PublicUrl,
+    tokens: Arc<Lookup<String, (TenantId, ConnectionId)>>,
+    /// A component's call takes a thread: few callbacks are handled at a time, tenants by turns.
+    gate: Arc<Gate>,
+}
+
+impl Callbacks {
+    #[must_use]
+    pub fn new(
+        store: Store,
+        directory: Arc<Directory>,
+        providers: Arc<Providers>,
+        public_url: PublicUrl,
+        gate: Arc<Gate>,
+    ) -> Self {
+        let asked = store.clone();
+        let ask = move |tokens: Vec<String>| {
+            let store = asked.clone();
+            async move {
+                let mut txn = store.worker().await?;
+                Ok(connections_of_tokens(&mut txn, &tokens).await?.into_iter().collect())
+            }
+            .boxed()
+        };
+        Self { store, directory, providers, public_url, tokens: Arc::new(Lookup::new(ask)), gate }
+    }
+
+    /// Who takes what comes to a token's callback URL.
+    ///
+    /// # Errors
+    /// When nobody does.
+    pub async fn receiver(&self, token: &str) -> Result<Receiver, Refused> {
+        let (tenant, connection) = self.connection(token).await?;
+        let endpoint = self.endpoint(tenant, connection).await?;
+        let serving = self.providers.serving(&endpoint.connection.provider).ok_or(Refused::NotServing)?;
+        if !serving.component.reads_callbacks() {
+            return Err(Refused::Unknown);
+        }
+        Ok(Receiver { tenant, endpoint, serving })
+    }
+
+    /// Takes a request to a token's callback URL, and answers what the service wants to hear.
+    ///
+    /// # Errors
+    /// When it is not believed, or what it says can't be recorded.
+    pub async fn receive(&self, receiver: Receiver, incoming: Incoming) -> Result<CallbackReply, Refused> {
+        let Receiver { tenant, endpoint, serving } = receiver;
+        // A burst waits: many services never repeat a callback that was refused.
+        let _turn = timeout(TURN_PATIENCE, self.gate.enter(tenant)).await.map_err(|_| Refused::Busy)?;
+        let connection = endpoint.connection.id;
+        let name = &endpoint.connection.provider;
+        let received = self.believe(&endpoint, serving, incoming).await;
+        let result = match &received {
+            Ok(_) => "taken",
+            Err(Refused::NotGenuine) => "not_genuine",
+            Err(Refused::Foreign(_)) => "foreign",
+            Err(_) => "failed",
+        };
+        metrics::counter!("angarium_callbacks_total", "provider" => name.clone(), "result" => result).increment(1);
+        let callback = received?;
+        for receipt in callback.receipts {
+            self.take(tenant, connection, receipt).await?;
+        }
+        Ok(callback.reply)
+    }
+
+    async fn connection(&self, token: &str) -> Result<(TenantId, ConnectionId), Refused> {
+        let is_one =
+            token.len() <= MOST_TOKEN && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        if !is_one {
+            return Err(Refused::Unknown);
+        }
+        let found = timeout(PATIENCE, self.tokens.find(&token.to_owned())).await;
+        found.ok().and_then(Result::ok).ok_or(Refused::Unanswered)?.ok_or(Refused::Unknown)
+    }
+
+    /// This node may not have heard of a new connection yet.
+    async fn endpoint(&self, tenant: TenantId, connection: ConnectionId) -> Result<Arc<Endpoint>, Refused> {
+        let known = self.directory.tenant(tenant).await?.endpoints.get(&connection).map(Arc::clone);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let anew = self.directory.reload(tenant).await?;
+        anew.endpoints.get(&connection).map(Arc::clone).ok_or(Refused::Unknown)
+    }
+
+    /// The callback, once one of its checks has passed.
+    async fn believe(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        serving: Serving,
+        incoming: Incoming,
+    ) -> Result<Callback, Refused> {
+        let may_be_unsigned = serving.component.descriptor().has_unsigned_callbacks();
+        let request = CallbackRequest {
+            method: incoming.method,
+            url: self.public_url.of_request(&incoming.host, &incoming.path_and_query),
+            headers: incoming.headers,
+            body: incoming.body.clone(),
+        };
+        let callback = read(Arc::clone(endpoint), serving, request).await?;
+        let evidence =
+            Evidence { body: &incoming.body, secrets: &endpoint.secrets, may_be_unsigned, now: clock::now() };
+        match proof::is_genuine(&callback, &evidence) {
+            true => Ok(callback),
+            false if !endpoint.secrets.closed().is_empty() => Err(Refused::SecretUnavailable),
+            false => Err(Refused::NotGenuine),
+        }
+    }
+
+    /// Records a receipt, or keeps it until its delivery's outcome is written.
+    async fn take(&self, tenant: TenantId, connection: ConnectionId, receipt: Receipt) -> store::Result<()> {
+        let received = ReceivedReceipt { tenant, connection, receipt, received_at: clock::now() };
+        let mut recorded = Recorded::Unmatched;
+        if received.receipt.names_a_delivery() {
+            let mut txn = self.store.tenant(tenant).await?;
+            recorded = record(&mut txn, &received, self.directory.asks_outcomes(tenant)).await?;
+            if recorded != Recorded::NotYet {
+                txn.commit().await?;
+            } else {
+                txn.rollback().await?;
+                // A person's message has an id of its own, which no delivery will ever have.
+                if received.receipt.kind == Kind::Inbound {
+                    recorded = Recorded::Unmatched;
+                } else {
+                    let mut txn = self.store.tenant(tenant).await?;
+                    pending_insert(&mut txn, &received).await?;
+                    txn.commit().await?;
+                }
+            }
+        }
+        record::count(&received.receipt.kind, recorded);
+        Ok(())
+    }
+}
+
+/// Off the threads that serve requests: a component may take its whole time over it.
+async fn read(endpoint: Arc<Endpoint>, serving: Serving, request: CallbackRequest) -> Result<Callback, Refused> {
+    let name = endpoint.connection.provider.clone();
+    let context = CallbackContext {
+        now_ms: clock::now().as_millisecond() as f64,
+        secrets: endpoint.secret_names.clone(),
+        redactor: Arc::clone(endpoint.secrets.redactor()),
+    };
+    let parse = move || serving.component.parse_callback(&context, endpoint.connection.config.get(), &request);
+    let parsed = tokio::task::spawn_blocking(parse).await.map_err(|_| Refused::Broken)?;
+    judge(&name, parsed)
+}
+
+fn judge(provider: &str, called: Called<Result<Callback, String>>) -> Result<Callback, Refused> {
+    match called.result {
+        Ok(Ok(callback)) => Ok(callback),
+        Ok(Err(refusal)) => Err(Refused::Foreign(refusal)),
+        Err(CallError::Broken(fault)) => {
+            tracing::warn!(provider.name = provider, %fault, "a provider's component failed over a callback");
+            Err(Refused::Broken)
+        }
+        Err(CallError::Judged(_)) => Err(Refused::Broken),
+    }
+}

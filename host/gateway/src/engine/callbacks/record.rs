@@ -1,0 +1,99 @@
+//! Records a receipt with what it changes, in the caller's transaction.
+
+use crate::engine::legs;
+use angarium_domain::{
+    delivery::DeliveryState,
+    receipt::{self, Kind},
+};
+use angarium_store::{
+    self as store, Connection,
+    follow_up::{Ended, follow_up_note_where_asked},
+    queue::{QueueEntry, queue_remove},
+    receipt::{
+        ReceiptTarget, ReceivedReceipt, receipt_engage, receipt_event, receipt_insert, receipt_move, receipt_target,
+    },
+    statistics::{EndCount, end_count},
+};
+
+/// What became of a receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// It moved its delivery to another state.
+    Moved,
+    /// It is kept, and the state stays.
+    Kept,
+    /// It was there already.
+    Repeated,
+    /// Its delivery is not known, or in a worker's hand: the caller rolls back, and it waits.
+    NotYet,
+    /// Nothing says which delivery it is about, or none ever will be.
+    Unmatched,
+}
+
+/// Records a receipt. With [`Recorded::NotYet`] the transaction must not be committed.
+///
+/// A delivery that waits for its next attempt is ended together with its entry in the queue; where
+/// that is not there a worker has it in hand, and its outcome is written first. So a receipt never
+/// ends what is under way.
+///
+/// `asks` says whether scripts may want to know of an end.
+pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt, asks: bool) -> store::Result<Recorded> {
+    let Some(target) = receipt_target(db, received).await? else { return Ok(Recorded::NotYet) };
+    let kind = &received.receipt.kind;
+    let to = receipt::apply_to(target.state, kind, target.is_current);
+    if !receipt_insert(db, target.delivery, received, to).await? {
+        return Ok(Recorded::Repeated);
+    }
+    if let Some(to) = to {
+        if target.is_leg {
+            legs::hold(db, received.tenant, target.message).await?;
+        }
+        if !may_move(db, &target, received).await? || !receipt_move(db, &target, received, to).await? {
+            return Ok(Recorded::NotYet);
+        }
+        receipt_event(db, &target, received, to.as_str()).await?;
+        let left =
+            target.state.is_end().then_some(EndCount { delivery: target.delivery, state: target.state, count: -1 });
+        let counts: Vec<_> =
+            left.into_iter().chain([EndCount { delivery: target.delivery, state: to, count: 1 }]).collect();
+        let moved = end_count(db, received.tenant, &counts).await?;
+        legs::advance(db, moved).await?;
+        if asks {
+            let ReceiptTarget { delivery, message, .. } = target;
+            follow_up_note_where_asked(db, &[Ended { tenant: received.tenant, delivery, message, state: to }]).await?;
+        }
+    }
+    if kind.is_engagement() {
+        receipt_engage(db, &target, received).await?;
+    }
+    if !kind.is_state() {
+        receipt_event(db, &target, received, kind.as_str()).await?;
+    }
+    Ok(if to.is_some() { Recorded::Moved } else { Recorded::Kept })
+}
+
+/// Takes what waits out of the queue; false for what a worker has.
+async fn may_move(db: &mut Connection, target: &ReceiptTarget, received: &ReceivedReceipt) -> store::Result<bool> {
+    if target.state != DeliveryState::Queued {
+        return Ok(true);
+    }
+    let Some(due_at) = target.next_attempt_at else { return Ok(false) };
+    let entry = QueueEntry { tenant: received.tenant, delivery: target.delivery, due_at, priority: target.priority };
+    queue_remove(db, &entry).await
+}
+
+/// One more receipt; names of a provider's own are counted together.
+pub(super) fn count(kind: &Kind, recorded: Recorded) {
+    let kind = match kind {
+        Kind::Other(_) => "other".to_owned(),
+        named => named.as_str().to_owned(),
+    };
+    let result = match recorded {
+        Recorded::Moved => "moved",
+        Recorded::Kept => "kept",
+        Recorded::Repeated => "repeated",
+        Recorded::NotYet => "waits",
+        Recorded::Unmatched => "unmatched",
+    };
+    metrics::counter!("angarium_receipts_total", "kind" => kind, "result" => result).increment(1);
+}

@@ -1,0 +1,537 @@
+//! Delivers: asks routing for a plan, the provider for a request, the transport to perform it, and
+//! tells the ledger what came of it. Each delivery is a task of its own and holds no plugin
+//! instance while it waits for an answer.
+
+mod admitted;
+mod attempt;
+mod budgets;
+mod condition;
+mod copies;
+mod entrance;
+mod facts;
+mod foresight;
+mod item;
+mod payload;
+mod preview;
+mod ruled;
+mod turns;
+
+use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
+
+use jiff::SignedDuration;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use self::{admitted::Admitted, budgets::Postponed, condition::Asked, entrance::Entered, ruled::Scripts};
+pub use self::{
+    budgets::Budgets,
+    preview::{LegPreview, Planned, Preview, PreviewRequest},
+    turns::Turns,
+};
+use crate::{
+    clock,
+    engine::gate::{Gate, Held},
+    engine::ledger::Ledger,
+    engine::observations::Observations,
+    engine::queue::Work,
+    engine::rule_runner::RuleRunner,
+    engine::trials::Trials,
+    node::directory::{ActiveRoute, Directory, Endpoint, TenantConfig},
+    node::providers::Providers,
+    node::telemetry::{self, Tracer},
+};
+use angarium_domain::{
+    attempt::{Attempt, PastAttempt, Trigger},
+    delivery::DeliveryState,
+    ids::{AttemptId, ConnectionId, RouteId, TenantId},
+    message::{DEEPEST_FOLLOW_UP, Message},
+    outcome::{self, Bounds, Circumstances, Outcome, host_verdict},
+    overrides,
+    provider::{Deduplication, Disposition},
+    recipients::Recipients,
+    route::{OnUnknown, RouteSpec},
+    routing::{self, Barred, Plan, Prospect, Situation},
+    settings::TenantSettings,
+    subject::Subject,
+};
+use angarium_rules::{rulebook::Known, ruling::Word, script::Given};
+use angarium_store::{Store, attempt::Settlement};
+use angarium_transport::{Transport, byte_budget::ByteBudget};
+
+/// How long a delivery waits before it asks again for what it needs.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Everything that a delivery needs.
+pub struct Dispatcher {
+    pub store: Store,
+    pub directory: Arc<Directory>,
+    /// Counts what candidates do, and asks those that are not followed.
+    pub trials: Arc<Trials>,
+    pub rules: Arc<RuleRunner>,
+    pub providers: Arc<Providers>,
+    pub transport: Arc<Transport>,
+    pub ledger: Ledger,
+    pub observations: Arc<Observations>,
+    pub turns: Turns,
+    pub budgets: Budgets,
+    /// What the contents of large messages take their memory from.
+    pub bytes: Arc<ByteBudget>,
+    /// Where deliveries wait for the processor, tenants in turn.
+    pub gate: Arc<Gate>,
+    pub tracer: Tracer,
+    /// One transmission's total time.
+    pub deadline: Duration,
+    /// Between two questions whether a message's condition holds.
+    pub condition_pause: SignedDuration,
+}
+
+/// A delivery whose next attempt is decided.
+struct Pending<'a> {
+    message: &'a Message,
+    known: Known,
+    /// The attempts that count, oldest first.
+    past: &'a [PastAttempt],
+}
+
+impl<'a> Pending<'a> {
+    fn of(work: &'a Work) -> Self {
+        Self { past: &work.past, ..Self::fresh(&work.message) }
+    }
+
+    /// One without any attempt.
+    fn fresh(message: &'a Message) -> Self {
+        Self { message, known: Known::default(), past: &[] }
+    }
+
+    /// As scripts see it.
+    fn subject(&mut self) -> Subject {
+        Subject::with(self.message, self.known.subject.take())
+    }
+}
+
+/// The route that a message follows.
+struct Course<'a> {
+    spec: Cow<'a, RouteSpec>,
+    settings: &'a TenantSettings,
+    route: Option<(RouteId, i32)>,
+    /// What rules give to connections.
+    favour: Vec<(ConnectionId, f64)>,
+    /// A script chose the candidates.
+    by_script: bool,
+    /// What scripts said of the candidates.
+    words: Vec<Word>,
+    /// What scripts did wrong.
+    faults: Vec<String>,
+}
+
+impl Dispatcher {
+    /// Delivers what comes in, until the other end closes.
+    pub async fn run(self: Arc<Self>, mut incoming: mpsc::UnboundedReceiver<Vec<Work>>, deliveries: TaskTracker) {
+        while let Some(batch) = incoming.recv().await {
+            for work in batch {
+                self.begin(work, &deliveries);
+            }
+        }
+    }
+
+    /// Delivers when it is the tenant's turn. What waits for it is under way already: whoever drains the node waits too.
+    fn begin(self: &Arc<Self>, work: Work, deliveries: &TaskTracker) {
+        let (this, deliveries, counted) = (Arc::clone(self), deliveries.clone(), deliveries.token());
+        self.gate.begin(work.tenant, move |held| {
+            deliveries.spawn(this.deliver(work, held));
+            drop(counted);
+        });
+    }
+
+    /// Walks the candidates until one takes the delivery, it waits, or it ends.
+    async fn deliver(self: Arc<Self>, mut work: Work, mut held: Held) {
+        // One that was put back amid a round goes on with it.
+        let mut fallback = work.fallback.take().or_else(|| {
+            let last = work.past.last().filter(|_| work.trigger == Trigger::Fallback)?;
+            Some(outcome::fallback_reason(last.disposition))
+        });
+        let mut turn = work.foreseen.as_ref().map(|it| it.turn);
+        loop {
+            let Some(config) = held.during(pin!(self.config(&work))).await else { return };
+            let Some(course) = Course::of(&config, &work.message) else {
+                return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
+            };
+            let asked = held.during(pin!(self.condition(&config, &work))).await;
+            let remark = match asked {
+                Asked::Goes(remark) => remark,
+                Asked::Waits(at) => {
+                    telemetry::condition_waits();
+                    return self.ledger.defer(work, at);
+                }
+                Asked::Expired(why) => return self.end(work, DeliveryState::Expired, "condition_not_met", &why),
+            };
+            let admitted = held.during(pin!(self.admitted(&config, &work))).await;
+            match admitted {
+                Admitted::Goes => {}
+                Admitted::Waits(at) => return self.ledger.defer(work, at),
+                Admitted::Ends(state, code, why) => return self.end(work, state, code, &why),
+            }
+            let (mut course, mut plan) = held.during(pin!(self.next(&config, course, &mut work, &mut turn))).await;
+            course.faults.extend(remark);
+            let Some(wanted) = self.wanted(&plan, &config, &work.message) else {
+                return self.nobody(work, &config, &course, &plan);
+            };
+            if work.message.expires_at.is_some_and(|at| at <= clock::now()) {
+                return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
+            }
+            let endpoint = Arc::clone(&config.endpoints[&wanted.connection]);
+            let mut attempt = match self.withheld(&work, &course, &endpoint) {
+                Some(withheld) => withheld,
+                None => {
+                    if let Err(postponed) = self.within_budget(&work, &course, &wanted) {
+                        return self.postpone(work, &endpoint, &postponed, describe(&plan, &course));
+                    }
+                    let entered = held.during(pin!(self.enter(&work, &endpoint, &wanted))).await;
+                    let mut entrance = match entered {
+                        Entered::In(entrance) => entrance,
+                        Entered::Refused(_) if wanted.is_free => continue,
+                        Entered::Refused(refusal) => {
+                            return self.put_off(work, &config, &course, &plan, &wanted, refusal);
+                        }
+                        Entered::Closed => return,
+                    };
+                    if !wanted.is_free {
+                        plan.admit(wanted.connection);
+                    }
+                    let permit = entrance.permit();
+                    let made = self.attempt(&work, &course, &endpoint, permit, &mut held).await;
+                    let Ok(mut attempt) = made else { return };
+                    let by_copies = copies::are_refused(&attempt);
+                    if !by_copies {
+                        entrance.record(&attempt.verdict);
+                    }
+                    if let Some(origin) = &mut attempt.origin {
+                        origin.at_recipient = by_copies || wanted.origin.is_some();
+                    }
+                    self.observe(&work.message, &attempt);
+                    self.spent(&work, &course, &wanted, &attempt);
+                    attempt
+                }
+            };
+            attempt.plan = describe(&plan, &course);
+            attempt.fallback_reason = fallback.take().or(plan.instead);
+            course.faults.iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
+            let outcome =
+                held.during(pin!(self.decide(&config, &course.spec, &mut work, &mut attempt, &endpoint))).await;
+            count(&work, &attempt, &outcome);
+            match outcome {
+                Outcome::FallBack(reason) => {
+                    self.ledger.record(settlement(&work, attempt, &outcome));
+                    work.attempts += 1;
+                    work.trigger = Trigger::Fallback;
+                    fallback = Some(reason);
+                }
+                Outcome::Sent | Outcome::Retry(_) | Outcome::End(_) => {
+                    return self.settle(settlement(&work, attempt, &outcome), work);
+                }
+            }
+        }
+    }
+
+    /// The tenant's configuration, however long the database is away; `None` once the delivery is
+    /// no longer this node's.
+    async fn config(&self, work: &Work) -> Option<Arc<TenantConfig>> {
+        loop {
+            match self.directory.tenant(work.tenant).await {
+                Ok(config) => return Some(config),
+                Err(error) => {
+                    tracing::warn!(%error, delivery.id = %work.delivery, "a delivery waits for its configuration");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+            if work.lease.is_lost() {
+                return None;
+            }
+        }
+    }
+
+    /// Whom a delivery asks, in order: as it was foreseen, or as it is decided now.
+    async fn next<'a>(
+        &self,
+        config: &Arc<TenantConfig>,
+        course: Course<'a>,
+        work: &mut Work,
+        turn: &mut Option<u64>,
+    ) -> (Course<'a>, Plan) {
+        match work.foreseen.take().filter(|it| it.holds(config)) {
+            Some(foreseen) => course.following(*foreseen),
+            None => self.decided(config, course, work.tenant, Pending::of(work), turn).await,
+        }
+    }
+
+    /// Whom a delivery asks, in order, as rules, scripts and the strategy have it. Its turn is taken once.
+    async fn decided<'a>(
+        &self,
+        config: &TenantConfig,
+        course: Course<'a>,
+        tenant: TenantId,
+        mut pending: Pending<'_>,
+        turn: &mut Option<u64>,
+    ) -> (Course<'a>, Plan) {
+        let course = self.ruled(config, course, tenant, &mut pending).await;
+        let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
+        let Pending { message, past, .. } = pending;
+        let situation = Situation { past, first: message.body.first, turn, chance: fastrand::f64() };
+        let mut plan = routing::plan(&course.spec, &self.standings(config, &course.spec, message), &situation);
+        course.prefer(&mut plan);
+        (course, plan)
+    }
+
+    /// Whether anybody can be asked, whoever is the first.
+    fn prospect(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Prospect {
+        let message = &work.message;
+        routing::prospect(spec, &self.standings(config, spec, message), &work.past, message.body.first)
+    }
+
+    /// What follows from an attempt; it becomes part of the delivery's past.
+    async fn decide(
+        &self,
+        config: &TenantConfig,
+        spec: &RouteSpec,
+        work: &mut Work,
+        attempt: &mut Attempt,
+        endpoint: &Endpoint,
+    ) -> Outcome {
+        work.recipients.learn(&attempt.recipients);
+        work.past.push(PastAttempt {
+            connection: attempt.origin.as_ref().map(|origin| origin.connection),
+            disposition: attempt.verdict.disposition,
+            waits_for_operator: attempt.verdict.waits_for_operator(),
+            trigger: attempt.trigger,
+            started_at: attempt.started_at,
+            round_closed: false,
+        });
+        let another = if spec.fallback { self.prospect(config, spec, work) } else { Prospect::Nobody };
+        if let Some(last) = work.past.last_mut() {
+            last.round_closed = true;
+        }
+        let again = self.prospect(config, spec, work);
+        let scripts = Scripts::new(self, config, work, endpoint);
+        let circumstances = Circumstances {
+            policy: &spec.retry,
+            limits: spec.retry_limits,
+            rules: &scripts,
+            on_unknown: self.on_unknown(spec, endpoint),
+            another_candidate: another == Prospect::Now,
+            another_in_turn: another == Prospect::InTurn,
+            past: &work.past,
+            may_ask_again: again != Prospect::Nobody,
+            copies: copies::after(work, attempt),
+            first_due: work.message.due_at(),
+            expires_at: work.message.expires_at,
+            now: clock::now(),
+            chance: fastrand::f64(),
+        };
+        let mut outcome = outcome::decide(&attempt.verdict, &circumstances);
+        let given = Given { now: circumstances.now, chance: circumstances.chance };
+        let mut fault = None;
+        if let Some((rule, facts)) = scripts.question(&attempt.verdict, &circumstances) {
+            fault = scripts.ask(&rule, &facts, given).await;
+            outcome = outcome::decide(&attempt.verdict, &circumstances);
+        }
+        if let Some(limit) = outcome::time_is_up(&attempt.verdict, &circumstances) {
+            add_reason(&mut attempt.verdict.detail, &limit.to_string());
+        }
+        fault.iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
+        if let (Outcome::FallBack(_), Some(last)) = (&outcome, work.past.last_mut()) {
+            last.round_closed = false;
+        }
+        copies::concluded(work, attempt, outcome)
+    }
+
+    /// The route's word, or else what the provider allows: a repetition that it recognises does no
+    /// harm.
+    fn on_unknown(&self, spec: &RouteSpec, endpoint: &Endpoint) -> OnUnknown {
+        let by_provider = || match self.deduplication(endpoint) {
+            Deduplication::Key => OnUnknown::Retry,
+            Deduplication::None => OnUnknown::Hold,
+        };
+        spec.on_unknown.unwrap_or_else(by_provider)
+    }
+
+    /// Whether whoever is lost with it leaves no more to be known than that it began: the same request may be repeated,
+    /// and is recognised.
+    fn may_be_asked_again(&self, spec: &RouteSpec, endpoint: &Endpoint) -> bool {
+        self.deduplication(endpoint) == Deduplication::Key && self.on_unknown(spec, endpoint) == OnUnknown::Retry
+    }
+
+    fn deduplication(&self, endpoint: &Endpoint) -> Deduplication {
+        self.providers
+            .serving_for(&endpoint.connection.provider, endpoint.tenant)
+            .map_or(Deduplication::None, |serving| serving.component.descriptor().deduplication)
+    }
+
+    /// Nobody can be asked, and none only has to be waited for: the delivery waits where that may pass, as the retry policy says.
+    fn nobody(&self, work: Work, config: &TenantConfig, course: &Course<'_>, plan: &Plan) {
+        let spec = &course.spec;
+        let may_pass = plan.skipped.iter().any(|skipped| skipped.reason.may_pass());
+        let made = u32::try_from(work.past.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let delay = may_pass.then(|| spec.retry.delay(made, fastrand::f64())).flatten();
+        let outcome = match delay.and_then(|delay| clock::now().checked_add(delay).ok()) {
+            Some(at) if bounds(&work, spec).limit(at).is_none() => Outcome::Retry(at),
+            _ => Outcome::End(DeliveryState::Unroutable),
+        };
+        let why = self.why_nobody(work.tenant, config, plan);
+        self.close(work, outcome, "no_candidate", &why, describe(plan, course));
+    }
+
+    /// Why each connection of the route is passed over; a provider that serves no version says why.
+    fn why_nobody(&self, tenant: TenantId, config: &TenantConfig, plan: &Plan) -> String {
+        if plan.skipped.is_empty() {
+            return "the route has no candidate".to_owned();
+        }
+        let why = plan.skipped.iter().map(|skipped| {
+            let endpoint = config.endpoints.get(&skipped.connection);
+            let reason = match (skipped.reason, endpoint) {
+                (Barred::ProviderMissing, Some(endpoint)) => {
+                    self.providers.absence(&endpoint.connection.provider, tenant)
+                }
+                (reason, _) => reason.as_str().to_owned(),
+            };
+            format!("{}: {reason}", config.name_of(skipped.connection))
+        });
+        format!("no connection of the route can be asked ({})", why.collect::<Vec<_>>().join("; "))
+    }
+
+    /// A retry for which there is no room now goes back to the queue, unless its time is up by then.
+    fn postpone(&self, work: Work, endpoint: &Endpoint, postponed: &Postponed, plan: Arc<str>) {
+        let (channel, provider) = (work.message.channel.as_str(), &endpoint.connection.provider);
+        match postponed {
+            Postponed::Until(at) => {
+                telemetry::lane(channel, provider).postponed();
+                self.ledger.defer(work, *at);
+            }
+            Postponed::Ended(state, limit) => {
+                let detail = format!("no room for a retry while the provider fails; {limit}");
+                self.close(work, Outcome::End(*state), "retry_budget", &detail, plan);
+            }
+        }
+    }
+
+    /// Ends a delivery of which nobody could be asked; the ledger says why.
+    fn end(&self, work: Work, state: DeliveryState, code: &str, detail: &str) {
+        self.close(work, Outcome::End(state), code, detail, Arc::from("{}"));
+    }
+
+    fn close(&self, mut work: Work, outcome: Outcome, code: &str, detail: &str, plan: Arc<str>) {
+        let now = clock::now();
+        let mut attempt = Attempt {
+            id: AttemptId::new(),
+            number: work.attempts + 1,
+            trigger: work.trigger,
+            origin: None,
+            plan,
+            started_at: now,
+            finished_at: now,
+            verdict: host_verdict(Disposition::NotSent, code, detail.to_owned()),
+            fallback_reason: None,
+            plugin_micros: 0,
+            plugin_memory: 0,
+            recipients: Recipients::default(),
+            further: false,
+        };
+        let outcome = copies::concluded(&mut work, &mut attempt, outcome);
+        count(&work, &attempt, &outcome);
+        self.settle(settlement(&work, attempt, &outcome), work);
+    }
+
+    fn settle(&self, settlement: Settlement, work: Work) {
+        let asks = work.message.depth() < DEEPEST_FOLLOW_UP && self.directory.asks_outcomes(work.tenant);
+        self.ledger.settle(settlement, work, asks);
+    }
+}
+
+impl<'a> Course<'a> {
+    /// The message's own connection, or its channel's active route.
+    fn of(config: &'a TenantConfig, message: &Message) -> Option<Self> {
+        let settings = &config.settings;
+        if let Some(connection) = message.connection {
+            return Some(Self::new(Cow::Owned(RouteSpec::pinned(connection)), settings, None));
+        }
+        let route: &ActiveRoute = config.routes.get(&message.channel)?;
+        Some(Self::new(Cow::Borrowed(&route.spec), settings, Some((route.id, route.version))))
+    }
+
+    const fn new(spec: Cow<'a, RouteSpec>, settings: &'a TenantSettings, route: Option<(RouteId, i32)>) -> Self {
+        Self { spec, settings, route, favour: Vec::new(), by_script: false, words: Vec::new(), faults: Vec::new() }
+    }
+
+    /// What holds of providers' codes.
+    fn overrides(&self) -> overrides::Standing<'_> {
+        overrides::Standing { route: &self.spec.overrides, tenant: &self.settings.overrides }
+    }
+}
+
+/// What bounds the time of a delivery's next attempt.
+fn bounds(work: &Work, spec: &RouteSpec) -> Bounds {
+    Bounds {
+        expires_at: work.message.expires_at,
+        first_due: work.message.due_at(),
+        first_attempt: work.past.first().map(|attempt| attempt.started_at),
+        max_elapsed_ms: spec.retry_limits.max_elapsed_ms,
+    }
+}
+
+fn add_reason(detail: &mut String, reason: &str) {
+    if !detail.is_empty() {
+        detail.push_str("; ");
+    }
+    detail.push_str(reason);
+}
+
+fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
+    Settlement {
+        tenant: work.tenant,
+        delivery: work.delivery,
+        message: work.message.id,
+        channel: work.message.channel.as_str().to_owned(),
+        priority: work.message.priority,
+        lease: work.lease.id,
+        state: outcome.state(),
+        next: match outcome {
+            Outcome::Retry(at) => Some((*at, Trigger::Retry)),
+            Outcome::Sent | Outcome::FallBack(_) | Outcome::End(_) => None,
+        },
+        deaths: work.deaths,
+        ordered: work.message.ordering_key.is_some(),
+        recipients: work.recipients.clone(),
+        attempt,
+    }
+}
+
+/// A plan with what scripts said before it was made.
+#[derive(Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    plan: &'a Plan,
+    scripts: &'a [Word],
+}
+
+fn describe(plan: &Plan, course: &Course<'_>) -> Arc<str> {
+    // A plan is plain data: it always has a JSON form.
+    let json = match course.words.as_slice() {
+        [] => serde_json::to_string(plan),
+        scripts => serde_json::to_string(&Described { plan, scripts }),
+    };
+    json.unwrap_or_default().into()
+}
+
+fn count(work: &Work, attempt: &Attempt, outcome: &Outcome) {
+    // A channel that nobody serves is any word that a client thinks of.
+    let (channel, provider) =
+        attempt.origin.as_ref().map_or(("", ""), |origin| (work.message.channel.as_str(), &*origin.provider));
+    let lane = telemetry::lane(channel, provider);
+    lane.attempted(attempt.verdict.disposition);
+    match outcome {
+        Outcome::FallBack(_) => {}
+        Outcome::Retry(_) => lane.retries(),
+        Outcome::Sent => lane.ended(DeliveryState::Sent),
+        Outcome::End(state) => lane.ended(*state),
+    }
+}

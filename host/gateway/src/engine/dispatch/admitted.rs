@@ -1,0 +1,107 @@
+//! A message that waits since something that may refuse it could not be asked: it is asked again before its first
+//! attempt, and goes only once that one says so.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::Dispatcher;
+use crate::{
+    clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures, node::directory::TenantConfig,
+};
+use angarium_domain::delivery::DeliveryState;
+use angarium_rules::{
+    rulebook::Heard,
+    ruling::{Failed, OnHold, Refused, Ruling},
+    script::Given,
+};
+
+/// What becomes of a delivery now.
+#[derive(Debug, PartialEq)]
+pub(super) enum Admitted {
+    Goes,
+    /// It is asked again then.
+    Waits(Timestamp),
+    /// It is refused, or its time was up; its code, and why.
+    Ends(DeliveryState, &'static str, String),
+}
+
+impl Dispatcher {
+    /// Asks again about a message that waits for it, and was not attempted yet.
+    pub(super) async fn admitted(&self, config: &TenantConfig, work: &Work) -> Admitted {
+        let message = &work.message;
+        let Some(book) = config.rulebook.as_ref().filter(|_| work.attempts == 0 && Ruling::is_on_hold(message)) else {
+            return Admitted::Goes;
+        };
+        let given = Given { now: clock::now(), chance: fastrand::f64() };
+        let ask = || book.hear_again(message, &given);
+        let heard = self.rules.ask(work.tenant, Instant::now() + PATIENCE, ask).await;
+        for failure in &heard.failures {
+            script_failures::report(&self.store, work.tenant, message.id, failure, "the message waits on");
+        }
+        let Heard { refused, on_hold, send_at, .. } = heard;
+        decided(refused, on_hold, send_at, given.now, message.expires_at)
+    }
+}
+
+/// Where nothing is known still, it waits; where it is refused, it ends.
+fn decided(
+    refused: Option<Refused>,
+    on_hold: Option<OnHold>,
+    send_at: Option<Timestamp>,
+    now: Timestamp,
+    expires_at: Option<Timestamp>,
+) -> Admitted {
+    let expired = expires_at.is_some_and(|end| end <= now);
+    match (refused, on_hold) {
+        (Some(Refused { name, reason, failed: None, .. }), _) => {
+            Admitted::Ends(DeliveryState::Failed, "refused_by_rule", format!("`{name}` refuses it: {reason}"))
+        }
+        (Some(Refused { name, reason, failed: Some(Failed::Fault), .. }), _) => {
+            Admitted::Ends(DeliveryState::Failed, "script_failed", format!("`{name}` could not be asked: {reason}"))
+        }
+        (_, Some(on_hold)) if expired => {
+            let why = format!("`{}` could not be asked before it expired: {}", on_hold.by, on_hold.reason);
+            Admitted::Ends(DeliveryState::Expired, "script_failed", why)
+        }
+        (Some(Refused { failed: Some(Failed::NoTime), .. }), _) => Admitted::Waits(later(now, send_at, expires_at)),
+        (None, _) => match send_at.filter(|at| *at > now) {
+            Some(at) => Admitted::Waits(later(now, Some(at), expires_at)),
+            None => Admitted::Goes,
+        },
+    }
+}
+
+/// A second from now at the earliest, and at the message's end at the latest.
+fn later(now: Timestamp, send_at: Option<Timestamp>, expires_at: Option<Timestamp>) -> Timestamp {
+    let soon = now.checked_add(std::time::Duration::from_secs(1)).unwrap_or(Timestamp::MAX);
+    let at = send_at.map_or(soon, |at| at.max(soon));
+    expires_at.filter(|end| *end > now).map_or(at, |end| at.min(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn it_goes_only_once_it_was_asked() {
+        let on_hold = || Some(OnHold { by: "gate".into(), reason: "it threw".into() });
+        let refused = |failed| Some(Refused { by: "gate".into(), name: "gate".into(), reason: "no".into(), failed });
+        let now = at(100);
+        assert_eq!(decided(None, None, None, now, None), Admitted::Goes);
+        let waits = |expires_at| decided(None, on_hold(), Some(at(160)), now, expires_at);
+        assert_eq!(waits(None), Admitted::Waits(at(160)));
+        assert_eq!(waits(Some(at(130))), Admitted::Waits(at(130)), "once more at the end");
+        assert!(matches!(waits(Some(at(100))), Admitted::Ends(DeliveryState::Expired, ..)));
+        for (failed, code) in [(None, "refused_by_rule"), (Some(Failed::Fault), "script_failed")] {
+            let ended = decided(refused(failed), None, None, now, None);
+            assert!(matches!(&ended, Admitted::Ends(DeliveryState::Failed, its, _) if *its == code), "{ended:?}");
+        }
+        let busy = decided(refused(Some(Failed::NoTime)), None, None, now, None);
+        assert_eq!(busy, Admitted::Waits(at(101)));
+    }
+}

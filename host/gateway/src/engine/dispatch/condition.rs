@@ -1,0 +1,86 @@
+//! A message that names a script's `condition`: before its first attempt it is asked whether the
+//! message goes, and again later while it says no.
+
+use std::{sync::Arc, time::Instant};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Dispatcher;
+use crate::{
+    clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures, node::directory::TenantConfig,
+};
+use angarium_rules::{
+    allowance::Spent,
+    script::{Given, Hook, facts::ContextFacts},
+    trial::Question,
+};
+
+/// What becomes of a delivery now.
+#[derive(Debug, PartialEq)]
+pub(super) enum Asked {
+    /// It goes; what has to be said of the condition, if anything.
+    Goes(Option<String>),
+    /// It is asked again then.
+    Waits(Timestamp),
+    /// Its time was up before the condition held.
+    Expired(String),
+}
+
+impl Dispatcher {
+    /// Asks a delivery's condition, where it has one and was not attempted yet.
+    pub(super) async fn condition(&self, config: &TenantConfig, work: &Work) -> Asked {
+        let message = &work.message;
+        let Some(script) = message.body.condition.as_deref().filter(|_| work.attempts == 0) else {
+            return Asked::Goes(None);
+        };
+        let given = Given { now: clock::now(), chance: fastrand::f64() };
+        let context = ContextFacts::of(message);
+        let book = config.rulebook.as_ref();
+        if let Some(book) = book.filter(|book| book.shadows(Hook::Condition).any(|it| it.subject == script)) {
+            let (message, script, context) = (Arc::clone(message), script.to_owned(), Box::new(context.clone()));
+            self.trials.ask(work.tenant, book, Question::Condition { message, script, context }, given);
+        }
+        let answer = match book.map(|book| book.for_message(message)) {
+            Some(serving) => {
+                let ask = || serving.condition(script, &context, &given);
+                self.rules.ask(work.tenant, Instant::now() + PATIENCE, ask).await
+            }
+            None => None,
+        };
+        match answer {
+            Some(Ok(true)) => Asked::Goes(None),
+            Some(Ok(false)) => again(script, message.expires_at, given.now, self.condition_pause),
+            // A moment later there may be time to ask.
+            Some(Err(failure)) if failure.fault.unasked() == Some(Spent::TenantTime) => {
+                script_failures::report(&self.store, work.tenant, message.id, &failure, "the message waits");
+                again(script, message.expires_at, given.now, self.condition_pause)
+            }
+            Some(Err(failure)) => Asked::Goes(book.map(|book| self.failed(book, work.tenant, &work.message, &failure))),
+            None => Asked::Goes(Some(format!("the condition `{script}` is not in service: it went without"))),
+        }
+    }
+}
+
+fn again(script: &str, expires_at: Option<Timestamp>, now: Timestamp, pause: SignedDuration) -> Asked {
+    if expires_at.is_some_and(|end| end <= now) {
+        return Asked::Expired(format!("the condition `{script}` did not hold before it expired"));
+    }
+    let next = now.checked_add(pause).unwrap_or(Timestamp::MAX);
+    Asked::Waits(expires_at.map_or(next, |end| next.min(end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_asked_again_until_it_expires() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let asked =
+            |expires_at: Option<i64>, now| again("open", expires_at.map(at), at(now), SignedDuration::from_secs(30));
+        assert_eq!(asked(None, 100), Asked::Waits(at(130)));
+        assert_eq!(asked(Some(200), 100), Asked::Waits(at(130)));
+        assert_eq!(asked(Some(110), 100), Asked::Waits(at(110)), "once more at the end");
+        assert!(matches!(asked(Some(110), 110), Asked::Expired(words) if words.contains("`open`")));
+    }
+}

@@ -1,0 +1,121 @@
+//! The way into a connection: a slot of this node's, memory for what is large, and the leave of its guard. Who is refused and
+//! has nobody else waits, a moment in memory and longer in the queue.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::SemaphorePermit;
+
+use super::{Course, Dispatcher, bounds, describe};
+use crate::{
+    clock,
+    engine::guards::{PATIENCE, Pass, Refusal},
+    engine::queue::Work,
+    node::directory::{Endpoint, TenantConfig},
+    node::telemetry,
+};
+use angarium_domain::{
+    attempt::{Trigger, Verdict},
+    delivery::DeliveryState,
+    ids::ConnectionId,
+    message::Message,
+    outcome::{Limit, Outcome},
+    provider::Disposition,
+    routing::Plan,
+};
+use angarium_transport::byte_budget::BytePermit;
+
+/// Whom a delivery asks next.
+pub(super) struct Wanted {
+    pub connection: ConnectionId,
+    /// Its guard bars nobody now; where it does after all, another may be asked. Otherwise there is nobody
+    /// else, and it is waited for.
+    pub is_free: bool,
+    /// Of the endpoint that the message names, where it does.
+    pub origin: Option<String>,
+}
+
+/// What became of an attempt to enter.
+pub(super) enum Entered<'a> {
+    In(Entrance<'a>),
+    Refused(Refusal),
+    /// The process ends, or the delivery is no longer this node's.
+    Closed,
+}
+
+/// A place in a connection, given back when it is dropped.
+pub(super) struct Entrance<'a> {
+    _slot: SemaphorePermit<'a>,
+    pass: Pass,
+    /// For the content of a large message.
+    permit: Option<BytePermit>,
+}
+
+impl Entrance<'_> {
+    /// The permit for the message's content, which the attempt gives back when that has left.
+    pub(super) const fn permit(&mut self) -> Option<BytePermit> {
+        self.permit.take()
+    }
+
+    /// Tells the guard what the attempt came to.
+    pub(super) fn record(self, verdict: &Verdict) {
+        self.pass.record(verdict);
+    }
+}
+
+impl Dispatcher {
+    /// The plan's first candidate, or else whoever's guard lets something through soonest.
+    pub(super) fn wanted(&self, plan: &Plan, config: &TenantConfig, message: &Message) -> Option<Wanted> {
+        let origin = |connection| self.named_origin(&config.endpoints[&connection], message);
+        if let Some(candidate) = plan.candidates.first() {
+            let connection = candidate.connection;
+            return Some(Wanted { connection, is_free: true, origin: origin(connection) });
+        }
+        let now = Instant::now();
+        let held = plan.skipped.iter().filter(|skipped| skipped.reason.is_a_guard()).map(|it| it.connection);
+        let held = held.map(|connection| Wanted { connection, is_free: false, origin: origin(connection) });
+        held.min_by_key(|it| config.endpoints[&it.connection].guard.opens_at(it.origin.as_deref(), now))
+    }
+
+    /// Enters a connection. The guard is asked last: what it grants is used at once.
+    pub(super) async fn enter<'a>(&self, work: &Work, endpoint: &'a Endpoint, wanted: &Wanted) -> Entered<'a> {
+        // Closed only when the process ends.
+        let Ok(slot) = endpoint.slots.acquire().await else { return Entered::Closed };
+        let Ok(permit) = self.permit(work).await else { return Entered::Closed };
+        self.ledger.writable().await;
+        let patience = if wanted.is_free { Duration::ZERO } else { PATIENCE };
+        match endpoint.guard.enter(wanted.origin.as_deref(), patience).await {
+            Ok(pass) => Entered::In(Entrance { _slot: slot, pass, permit }),
+            Err(refusal) => Entered::Refused(refusal),
+        }
+    }
+
+    /// Puts a delivery back until its connection may be asked, or until it expires. A retry by hand
+    /// waits as long as it takes; any other no longer than its route says, or deliveries live.
+    pub(super) fn put_off(
+        &self,
+        work: Work,
+        config: &TenantConfig,
+        course: &Course<'_>,
+        plan: &Plan,
+        wanted: &Wanted,
+        refusal: Refusal,
+    ) {
+        let guard = &config.endpoints[&wanted.connection].guard;
+        let wait = guard.put_off(wanted.origin.as_deref(), refusal).saturating_duration_since(Instant::now());
+        let at = clock::now().checked_add(wait).unwrap_or(jiff::Timestamp::MAX);
+        let limit = bounds(&work, &course.spec).limit(at);
+        if let Some(limit) = limit.filter(|limit| *limit != Limit::Expiry && work.trigger != Trigger::Manual) {
+            let unknown = work.past.last().is_some_and(|last| last.disposition == Disposition::Unknown);
+            let state = if unknown { DeliveryState::Unknown } else { DeliveryState::Failed };
+            let code = refusal.barred.fallback_reason().map_or("no_candidate", |reason| reason.as_str());
+            let why = format!("{}; {limit}", self.why_nobody(work.tenant, config, plan));
+            return self.close(work, Outcome::End(state), code, &why, describe(plan, course));
+        }
+        if let Some(reason) = refusal.barred.fallback_reason() {
+            telemetry::deferred(reason);
+        }
+        // What expires first ends then, and is not kept waiting.
+        let at = work.message.expires_at.map_or(at, |expires_at| at.min(expires_at));
+        self.ledger.defer(work, at);
+    }
+}

@@ -1,0 +1,106 @@
+//! What routing is told of a route's candidates: whether they can be asked, what they would cost,
+//! how they have done lately. Only what the route goes by is looked up.
+
+use std::time::Instant;
+
+use super::Dispatcher;
+use crate::{
+    engine::observations::Sighting,
+    node::directory::{Endpoint, TenantConfig},
+};
+use angarium_domain::{
+    attempt::Attempt,
+    country::Country,
+    destination::origin,
+    ids::ConnectionId,
+    message::Message,
+    price::{self, Price},
+    provider::Cost,
+    route::{Candidate, RouteSpec},
+    routing::{Barred, Basis, Estimate, Facts, Standing},
+};
+
+impl Dispatcher {
+    /// Where each candidate of a route stands for a message.
+    pub(super) fn standings(&self, config: &TenantConfig, spec: &RouteSpec, message: &Message) -> Vec<Standing> {
+        let standing = |candidate: &Candidate| Standing {
+            connection: candidate.connection,
+            barred: self.barred(config, candidate.connection, message),
+            facts: self.facts(config, spec, candidate, message),
+        };
+        spec.candidates.iter().map(standing).collect()
+    }
+
+    /// Why a connection can't be asked at all.
+    pub(super) fn barred(&self, config: &TenantConfig, connection: ConnectionId, message: &Message) -> Option<Barred> {
+        let Some(endpoint) = config.endpoints.get(&connection) else { return Some(Barred::ConnectionMissing) };
+        if !endpoint.connection.enabled {
+            return Some(Barred::ConnectionDisabled);
+        }
+        let Some(serving) = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant) else {
+            return Some(Barred::ProviderMissing);
+        };
+        let channel = message.channel.as_str();
+        let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
+        if !served {
+            return Some(Barred::ChannelNotServed);
+        }
+        endpoint.guard.standing(self.named_origin(endpoint, message).as_deref(), Instant::now())
+    }
+
+    /// The origin of the endpoint that a message names, where the connection's provider asks that one: its owner is another
+    /// than those of the connection's other endpoints.
+    pub(super) fn named_origin(&self, endpoint: &Endpoint, message: &Message) -> Option<String> {
+        let to = message.body.to.as_ref()?;
+        let serving = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant)?;
+        serving.component.descriptor().asks_recipients().then(|| origin(&to.address)).flatten()
+    }
+
+    fn facts(&self, config: &TenantConfig, spec: &RouteSpec, candidate: &Candidate, message: &Message) -> Facts {
+        let mut facts = Facts::default();
+        let Some(endpoint) = config.endpoints.get(&candidate.connection) else { return facts };
+        if spec.goes_by_cost() {
+            facts.cost = self.estimate(candidate, endpoint, message);
+        }
+        if spec.goes_by_record() {
+            facts.record = self.observations.read(candidate.connection, country(message), Instant::now());
+        }
+        facts
+    }
+
+    /// What a message would cost: by the route's word, else by what answers have said, else by the
+    /// provider's price list.
+    pub(super) fn estimate(&self, candidate: &Candidate, endpoint: &Endpoint, message: &Message) -> Option<Estimate> {
+        let estimate = |unit: Cost, units, basis| Some(Estimate { cost: unit.times(units)?, basis });
+        if let Some(unit) = candidate.cost.clone() {
+            return estimate(unit, price::units(message), Basis::Route);
+        }
+        let country = country(message);
+        if let Some(unit) = self.observations.unit_cost(candidate.connection, country, Instant::now()) {
+            return estimate(unit, price::units(message), Basis::Answers);
+        }
+        let serving = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant)?;
+        let price = Price::at(serving.component.descriptor(), message.channel.as_str(), country)?;
+        let units = price.units(message);
+        estimate(price.unit, units, Basis::PriceList)
+    }
+
+    /// Remembers what an attempt came to.
+    pub(super) fn observe(&self, message: &Message, attempt: &Attempt) {
+        let Some(origin) = &attempt.origin else { return };
+        let sighting = Sighting {
+            connection: origin.connection,
+            country: country(message),
+            verdict: &attempt.verdict,
+            at_recipient: origin.at_recipient,
+            took: attempt.finished_at.duration_since(attempt.started_at).try_into().unwrap_or_default(),
+            units: price::units(message),
+        };
+        self.observations.record(&sighting, Instant::now());
+    }
+}
+
+/// Where a message goes, as far as its address tells.
+pub(super) fn country(message: &Message) -> Option<Country> {
+    Country::of_address(message.channel.as_str(), message.body.recipient())
+}

@@ -1,0 +1,117 @@
+//! Whom a delivery is handed to, decided before it is written: then that is on record with it, and nothing has to be
+//! committed between its acceptance and its first request. And whom a message would be sent through if other rules were
+//! live, for playing messages through again.
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+
+use super::{Course, Dispatcher, Pending, ruled::follow_scripts};
+use crate::{
+    engine::queue::{Foreseen, Foresight},
+    node::directory::{Endpoint, TenantConfig},
+};
+use angarium_domain::{
+    ids::TenantId,
+    message::Message,
+    routing::{self, Barred, Plan, Situation},
+};
+use angarium_rules::{
+    rulebook::{Known, Rulebook},
+    script::Given,
+};
+
+/// How long it holds: what a delivery that waits longer would go by may be another by then. Breakers and limits are asked
+/// when it goes in any case.
+const LIFETIME: Duration = Duration::from_secs(10);
+
+impl Foreseen {
+    /// Whether it may still be followed.
+    pub(super) fn holds(&self, config: &Arc<TenantConfig>) -> bool {
+        Arc::ptr_eq(&self.config, config) && self.at.elapsed() < LIFETIME
+    }
+}
+
+impl Course<'_> {
+    /// The course that was foreseen, with its plan.
+    pub(super) fn following(mut self, foreseen: Foreseen) -> (Self, Plan) {
+        let Foreseen { plan, by_scripts, words, faults, .. } = foreseen;
+        if let Some(spec) = by_scripts {
+            (self.spec, self.by_script) = (Cow::Owned(*spec), true);
+        }
+        (Self { words, faults, ..self }, plan)
+    }
+}
+
+impl Foresight for Dispatcher {
+    fn foresee<'a>(
+        &'a self,
+        tenant: TenantId,
+        config: &'a Arc<TenantConfig>,
+        message: &'a Message,
+        known: Known,
+    ) -> BoxFuture<'a, Option<Foreseen>> {
+        Box::pin(self.foresee_first(tenant, config, message, known))
+    }
+}
+
+impl Dispatcher {
+    async fn foresee_first(
+        &self,
+        tenant: TenantId,
+        config: &Arc<TenantConfig>,
+        message: &Message,
+        known: Known,
+    ) -> Option<Foreseen> {
+        if message.legs.is_some() || message.body.condition.is_some() {
+            return None;
+        }
+        let course = Course::of(config, message).filter(|course| course.route.is_some())?;
+        let mut turn = None;
+        let pending = Pending { known, ..Pending::fresh(message) };
+        let (course, plan) = self.decided(config, course, tenant, pending, &mut turn).await;
+        let endpoint = config.endpoints.get(&plan.first()?)?;
+        Some(Foreseen {
+            first: self.may_be_asked_again(&course.spec, endpoint).then_some(endpoint.connection.id),
+            plan,
+            by_scripts: course.by_script.then(|| Box::new(course.spec.into_owned())),
+            words: course.words,
+            faults: course.faults,
+            turn: turn.unwrap_or_default(),
+            config: Arc::clone(config),
+            at: Instant::now(),
+        })
+    }
+
+    /// The connection that would be asked first if other rules were live. Nothing is asked, and what passes by itself,
+    /// as an open breaker, bars nobody.
+    #[must_use]
+    pub fn foreseen<'a>(
+        &self,
+        config: &'a TenantConfig,
+        book: &Rulebook,
+        message: &Message,
+        given: &Given,
+    ) -> Option<&'a Endpoint> {
+        let mut course = Course::of(config, message)?.favoured(config, message, None);
+        if course.route.is_some() {
+            let mut pending = Pending::fresh(message);
+            if let Some((subject, candidates)) = self.scripts_question(config, book, &course, &mut pending) {
+                follow_scripts(config, &mut course, book.route(&subject, candidates, given), &pending);
+            }
+        }
+        let mut standings = self.standings(config, &course.spec, message);
+        for standing in &mut standings {
+            standing.barred = standing.barred.filter(|barred: &Barred| !barred.is_a_guard());
+        }
+        let turn = (given.chance * 10_000.0) as u64;
+        let situation = Situation { past: &[], first: None, turn, chance: given.chance };
+        let mut plan = routing::plan(&course.spec, &standings, &situation);
+        course.prefer(&mut plan);
+        config.endpoints.get(&plan.first()?).map(|endpoint| &**endpoint)
+    }
+}

@@ -1,0 +1,211 @@
+//! A dry run: the plan, and the exact requests that would leave, with secrets redacted. It sends
+//! nothing and stores nothing.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{Course, Dispatcher, Pending, attempt::secrets_closed, item, payload::BODY_COPIES, ruled::follow_scripts};
+use crate::{
+    clock,
+    node::directory::{Endpoint, TenantConfig},
+    node::providers::Serving,
+};
+use angarium_domain::{
+    ids::{ConnectionId, TenantId},
+    message::{LARGE, Message, NewMessage},
+    provider::{CallContext, Step},
+    routing::{self, Plan, Situation},
+    sensitive::SensitiveTexts,
+};
+use angarium_rules::{ruling::Word, script::Given};
+use angarium_runtime::CallError;
+use angarium_store as store;
+use angarium_transport::describe;
+
+/// What would happen.
+#[derive(Debug, Clone, Serialize)]
+pub struct Preview {
+    /// `None` when no route serves the channel.
+    pub plan: Option<Planned>,
+    /// The first request of each candidate, in the plan's order.
+    pub requests: Vec<PreviewRequest>,
+}
+
+/// A plan, with what scripts said of the candidates before it was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Planned {
+    #[serde(flatten)]
+    pub plan: Plan,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scripts: Vec<Word>,
+    /// What of it can't be followed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// What would happen by one channel of a message that names several.
+#[derive(Debug, Serialize)]
+pub struct LegPreview {
+    pub leg: u8,
+    pub channel: String,
+    #[serde(flatten)]
+    pub preview: Preview,
+}
+
+/// What would leave through one connection, or why nothing would.
+#[derive(Debug, Clone, Serialize)]
+pub struct PreviewRequest {
+    pub connection: ConnectionId,
+    pub provider: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// A dry run shows so many bytes of a leg's requests, and one request at the least.
+const MOST_SHOWN: usize = 4 << 20;
+
+fn not_shown(config: &TenantConfig, connection: ConnectionId) -> Option<PreviewRequest> {
+    let provider = config.endpoints.get(&connection)?.connection.provider.clone();
+    let refused = Some("is not shown: the message is too large for more requests in one answer".to_owned());
+    Some(PreviewRequest { connection, provider, request: None, refused })
+}
+
+impl Dispatcher {
+    /// Plays a message through to the point where it would leave: by its first channel, and, where it
+    /// names several, by each of them.
+    ///
+    /// # Errors
+    /// When the tenant's configuration can't be read.
+    pub async fn preview(&self, tenant: TenantId, new: &NewMessage) -> store::Result<(Preview, Vec<LegPreview>)> {
+        let config = self.directory.tenant(tenant).await?;
+        let size = new.size();
+        let _permit = if size > LARGE { Some(self.bytes.take(tenant, BODY_COPIES * size).await) } else { None };
+        Ok(self.rules.try_out(tenant, || self.previews(&config, new)).await)
+    }
+
+    fn previews(&self, config: &TenantConfig, new: &NewMessage) -> (Preview, Vec<LegPreview>) {
+        let due_at = new.message.due_at();
+        let count = new.message.legs.as_ref().map_or(0, |legs| legs.count());
+        let legs = (0..count).map(|leg| {
+            let seen = NewMessage {
+                message: new.message.as_leg(leg, due_at),
+                idempotency: None,
+                attachments: new.attachments.iter().filter(|file| file.leg == leg).cloned().collect(),
+                subject: None,
+            };
+            let channel = seen.message.channel.as_str().to_owned();
+            LegPreview { leg, channel, preview: self.preview_of(config, &seen, leg) }
+        });
+        let legs: Vec<_> = legs.collect();
+        let first = match legs.first() {
+            Some(first) => first.preview.clone(),
+            None => self.preview_of(config, new, 0),
+        };
+        (first, legs)
+    }
+
+    fn preview_of(&self, config: &TenantConfig, new: &NewMessage, leg: u8) -> Preview {
+        let planned = self.planned(config, &new.message);
+        let candidates = planned.iter().flat_map(|it| &it.plan.candidates);
+        let most = (MOST_SHOWN / new.size()).max(1);
+        let shown = candidates.clone().take(most).filter_map(|it| self.request(config, it.connection, new, leg));
+        let rest = candidates.skip(most).filter_map(|it| not_shown(config, it.connection));
+        let requests = shown.chain(rest).collect();
+        Preview { plan: planned, requests }
+    }
+
+    /// Whom a message would ask, in order, and what scripts say to that; `None` where no route serves its channel.
+    #[must_use]
+    pub fn planned(&self, config: &TenantConfig, message: &Message) -> Option<Planned> {
+        let mut course = Course::of(config, message)?.favoured(config, message, None);
+        if let Some(book) = config.rulebook.as_ref().filter(|_| course.route.is_some()) {
+            // What fails here is nobody's traffic: it does not count against a script.
+            let given = Given { now: clock::now(), chance: fastrand::f64() };
+            let serving = book.for_message(message).rehearsal();
+            let mut pending = Pending::fresh(message);
+            if let Some((subject, candidates)) = self.scripts_question(config, &serving, &course, &mut pending) {
+                let asked = || serving.route(&subject, candidates, &given);
+                follow_scripts(config, &mut course, self.rules.as_for_a_message(asked).0, &pending);
+            }
+        }
+        let standings = self.standings(config, &course.spec, message);
+        let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));
+        let situation = Situation { past: &[], first: None, turn, chance: fastrand::f64() };
+        let mut plan = routing::plan(&course.spec, &standings, &situation);
+        course.prefer(&mut plan);
+        Some(Planned { plan, scripts: course.words, problems: course.faults })
+    }
+
+    fn request(
+        &self,
+        config: &TenantConfig,
+        connection: ConnectionId,
+        new: &NewMessage,
+        leg: u8,
+    ) -> Option<PreviewRequest> {
+        let endpoint = config.endpoints.get(&connection)?;
+        if let Some(verdict) = secrets_closed(endpoint) {
+            let (request, refused) = (None, Some(verdict.detail));
+            let provider = endpoint.connection.provider.clone();
+            return Some(PreviewRequest { connection, provider, request, refused });
+        }
+        let (request, refused) = match self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant) {
+            Some(serving) => shown(&serving, endpoint, new, leg),
+            None => (None, Some(self.providers.absence(&endpoint.connection.provider, endpoint.tenant))),
+        };
+        Some(PreviewRequest { connection, provider: endpoint.connection.provider.clone(), request, refused })
+    }
+}
+
+/// The first request, or why there is none, without what of the config is sensitive: who sends messages need not be
+/// one who reads connections.
+fn shown(
+    serving: &Serving,
+    endpoint: &Endpoint,
+    new: &NewMessage,
+    leg: u8,
+) -> (Option<serde_json::Value>, Option<String>) {
+    let sensitive = SensitiveTexts::of(serving.component.descriptor(), &endpoint.config);
+    match first_request(serving, endpoint, new, leg) {
+        Ok(mut request) => {
+            sensitive.hide(&mut request);
+            (Some(request), None)
+        }
+        Err(mut reason) => {
+            sensitive.hide_text(&mut reason);
+            (None, Some(reason))
+        }
+    }
+}
+
+fn first_request(
+    serving: &Serving,
+    endpoint: &Endpoint,
+    new: &NewMessage,
+    leg: u8,
+) -> Result<serde_json::Value, String> {
+    let blobs = item::blobs(new.attachments.clone());
+    let infos = blobs.iter().map(item::blob_info).collect();
+    let item = item::item(new.message.id.leg(leg), &new.message, &new.message.body.content, infos);
+    let context = CallContext {
+        now_ms: clock::now().as_millisecond() as f64,
+        attempt: 1,
+        seed: [0; 32],
+        secrets: endpoint.secret_names.clone(),
+        callback_url: endpoint.callback_url.clone().filter(|_| serving.component.reads_callbacks()),
+        redactor: Arc::clone(endpoint.secrets.redactor()),
+    };
+    let called = serving.component.prepare(&context, endpoint.connection.config.get(), &[item]);
+    match called.result {
+        Ok(Step::Send { transmission, .. }) => describe(&transmission, &blobs).map_err(|fault| fault.detail),
+        Ok(Step::Wait { .. }) => Err("the provider waits before it sends".to_owned()),
+        Ok(Step::Done(judgements)) => {
+            Err(judgements.into_iter().next().map_or_else(String::new, |judgement| judgement.message))
+        }
+        Err(CallError::Judged(judgement)) => Err(judgement.message),
+        Err(CallError::Broken(fault)) => Err(fault.to_string()),
+    }
+}

@@ -1,0 +1,323 @@
+//! Where rules and scripts have a say: the candidates and their order before the strategy, and what
+//! follows an attempt. Whatever fails there leaves what the route says.
+
+use std::{
+    borrow::Cow,
+    cmp::Ordering,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use super::{Course, Dispatcher, Pending, facts::country};
+use crate::{
+    clock,
+    engine::queue::Work,
+    engine::rule_runner::PATIENCE,
+    engine::script_failures,
+    node::directory::{Endpoint, TenantConfig},
+};
+use angarium_domain::{
+    attempt::Verdict,
+    ids::{ConnectionId, TenantId},
+    message::Message,
+    outcome::{Circumstances, Decider, RetryDecision},
+    provider::Disposition,
+    route::{Candidate, Strategy},
+    routing::{Estimate, Plan},
+    subject::Subject,
+};
+use angarium_rules::{
+    decision::Scored,
+    rulebook::{Failure, Routed, Rulebook},
+    ruling::Ruling,
+    script::{
+        Given, Hook, Retrial,
+        facts::{AttemptFacts, CandidateFacts, MessageFacts},
+    },
+    trial::Question,
+};
+
+impl Dispatcher {
+    /// A message's course as rules and scripts would have it; one that names its connection has it.
+    pub(super) async fn ruled<'a>(
+        &self,
+        config: &TenantConfig,
+        mut course: Course<'a>,
+        tenant: TenantId,
+        pending: &mut Pending<'_>,
+    ) -> Course<'a> {
+        if course.route.is_none() {
+            return course;
+        }
+        let message = pending.message;
+        course = course.favoured(config, message, pending.known.scores.take());
+        let Some(book) = &config.rulebook else { return course };
+        let given = Given { now: clock::now(), chance: fastrand::f64() };
+        if book.shadows(Hook::Route).next().is_some() {
+            let candidates = self.candidates(config, &course, message, |_| true);
+            let question = Question::Route { message: Arc::new(message.clone()), candidates };
+            self.trials.ask(tenant, book, question, given);
+        }
+        let serving = book.for_message(message);
+        let Some((subject, candidates)) = self.scripts_question(config, &serving, &course, pending) else {
+            return course;
+        };
+        let until = pending.known.until.unwrap_or_else(|| Instant::now() + PATIENCE);
+        let routed = self.rules.ask(tenant, until, || serving.route(&subject, candidates.clone(), &given)).await;
+        let failures = follow_scripts(config, &mut course, routed, pending);
+        course.faults.extend(failures.iter().map(|failure| self.failed(book, tenant, message, failure)));
+        course
+    }
+
+    /// What scripts are asked of the candidates; `None` where none is asked.
+    pub(super) fn scripts_question(
+        &self,
+        config: &TenantConfig,
+        book: &Rulebook,
+        course: &Course<'_>,
+        pending: &mut Pending<'_>,
+    ) -> Option<(Subject, Vec<CandidateFacts>)> {
+        book.with(Hook::Route).chain(book.with(Hook::Score)).next()?;
+        let candidates = self.candidates(config, course, pending.message, |facts| book.routes_by(facts));
+        Some((pending.subject(), candidates))
+    }
+
+    /// Reports what a script did wrong, and says it for the attempt.
+    pub(super) fn failed(&self, book: &Rulebook, tenant: TenantId, message: &Message, failure: &Failure) -> String {
+        self.trials.failed(tenant, book, message, &failure.script);
+        script_failures::report(&self.store, tenant, message.id, failure, "the route decides");
+        let what = if failure.fault.unasked().is_some() { "was not asked" } else { "failed" };
+        format!("the script {what}: {}", failure.fault)
+    }
+
+    /// A course's candidates, as scripts see them; facts that nobody reads are not looked up.
+    fn candidates(
+        &self,
+        config: &TenantConfig,
+        course: &Course<'_>,
+        message: &Message,
+        reads: impl Fn(&[&str]) -> bool,
+    ) -> Vec<CandidateFacts> {
+        let (by_cost, by_record) = (reads(&["cost", "currency"]), reads(&["success_rate", "answers", "latency_ms"]));
+        let by_bars = reads(&["barred"]);
+        let known = |candidate: &Candidate| {
+            let endpoint = config.endpoints.get(&candidate.connection)?;
+            let mut facts = candidate_facts(course, candidate, endpoint, message);
+            if by_cost && let Some(Estimate { cost, .. }) = self.estimate(candidate, endpoint, message) {
+                facts.cost = Some(cost.micros as f64 / 1e6);
+                facts.currency = Some(cost.currency);
+            }
+            if by_record {
+                let record = self.observations.read(candidate.connection, country(message), Instant::now());
+                facts.success_rate = (record.answers > 0.0).then_some(record.success_rate);
+                facts.answers = record.answers;
+                facts.latency_ms = record.latency_ms;
+            }
+            if by_bars {
+                let barred = self.barred(config, candidate.connection, message);
+                facts.barred = barred.map(|it| it.as_str().to_owned());
+            }
+            Some(facts)
+        };
+        course.spec.candidates.iter().filter_map(known).collect()
+    }
+}
+
+/// What is known of a candidate by its route and its rules.
+fn candidate_facts(
+    course: &Course<'_>,
+    candidate: &Candidate,
+    endpoint: &Endpoint,
+    message: &Message,
+) -> CandidateFacts {
+    CandidateFacts {
+        connection: endpoint.name(),
+        provider: endpoint.connection.provider.clone(),
+        channel: message.channel.as_str().to_owned(),
+        weight: Some(f64::from(candidate.weight)),
+        score: course.score(candidate.connection),
+        ..CandidateFacts::default()
+    }
+}
+
+/// Puts the candidates as scripts want them; tells what scripts did wrong.
+pub(super) fn follow_scripts(
+    config: &TenantConfig,
+    course: &mut Course<'_>,
+    routed: Routed,
+    pending: &Pending<'_>,
+) -> Vec<Failure> {
+    let Routed { order, words, failures } = routed;
+    course.words = words;
+    let Some(order) = order else { return failures };
+    let mut listed: Vec<Candidate> = Vec::with_capacity(order.len());
+    let known = |connection| course.spec.candidates.iter().find(|it| it.connection == connection).cloned();
+    for name in order {
+        let Some(endpoint) = config.connection(&name) else {
+            course.faults.push(format!("a script names `{name}`, which is no connection"));
+            continue;
+        };
+        let connection = endpoint.connection.id;
+        if listed.iter().all(|it| it.connection != connection) {
+            let candidate = known(connection).unwrap_or_else(|| Candidate::new(connection));
+            // Whom a script names is asked in its turn, whatever weight the route gave it.
+            listed.push(Candidate { weight: candidate.weight.max(1), ..candidate });
+        }
+    }
+    // Who may have it already is never taken off the list.
+    let unknown = pending.past.iter().filter(|it| it.disposition == Disposition::Unknown);
+    for connection in unknown.filter_map(|it| it.connection) {
+        if listed.iter().all(|it| it.connection != connection) {
+            listed.extend(known(connection));
+        }
+    }
+    course.by_scripts(listed);
+    failures
+}
+
+impl Course<'_> {
+    /// Has these candidates asked, in their order.
+    pub(super) fn by_scripts(&mut self, candidates: Vec<Candidate>) {
+        let spec = self.spec.to_mut();
+        spec.candidates = candidates;
+        spec.strategy = Strategy::Primary;
+        self.by_script = true;
+    }
+
+    /// The same with what rules gave to connections when the message was accepted: it is in the message, if it is not
+    /// known.
+    pub(super) fn favoured(mut self, config: &TenantConfig, message: &Message, scores: Option<Vec<Scored>>) -> Self {
+        if self.route.is_some() && message.body.ruling.is_some() {
+            self.favour = favour(config, scores.unwrap_or_else(|| Ruling::scores(message)));
+        }
+        // Where the strategy leaves the order to the route, it is the rules' from here on: who is first is certain.
+        if self.spec.strategy == Strategy::Primary
+            && !self.spec.candidates.is_sorted_by(|a, b| self.by_favour(a.connection, b.connection).is_le())
+        {
+            let mut candidates = self.spec.candidates.clone();
+            candidates.sort_by(|a, b| self.by_favour(a.connection, b.connection));
+            self.spec.to_mut().candidates = candidates;
+        }
+        self
+    }
+
+    /// What rules give a connection, where they have a word on it.
+    fn score(&self, connection: ConnectionId) -> Option<f64> {
+        self.favour.iter().find(|(it, _)| *it == connection).map(|(_, score)| *score)
+    }
+
+    /// Whom rules give more comes first.
+    fn by_favour(&self, a: ConnectionId, b: ConnectionId) -> Ordering {
+        let score = |connection| self.score(connection).unwrap_or_default();
+        score(b).total_cmp(&score(a))
+    }
+
+    /// Puts the candidates in the order of what rules give them; among equals the strategy's order stands. A script
+    /// had the rules' word before it.
+    pub(super) fn prefer(&self, plan: &mut Plan) {
+        if self.favour.is_empty() || self.by_script {
+            return;
+        }
+        plan.candidates.sort_by(|a, b| self.by_favour(a.connection, b.connection));
+        for candidate in &mut plan.candidates {
+            if let Some(score) = self.score(candidate.connection) {
+                candidate.reason = Cow::Owned(format!("rules give it {score:+}; {}", candidate.reason));
+            }
+        }
+    }
+
+    /// Whom every node asks first of a fresh delivery, where that is on record or else certain: a script may say
+    /// otherwise the next time.
+    pub(super) fn certain_first(&self, message: &Message) -> Option<ConnectionId> {
+        message.body.first.or_else(|| (!self.by_script).then(|| self.spec.certain_first()).flatten())
+    }
+}
+
+/// The connections that are there of those that rules gave something to.
+fn favour(config: &TenantConfig, scores: Vec<Scored>) -> Vec<(ConnectionId, f64)> {
+    let known = scores.into_iter().filter_map(|it| Some((config.connection(&it.connection)?.connection.id, it.score)));
+    known.collect()
+}
+
+/// Asks a script what follows an attempt, where the route leaves it to one: whoever decides is told first that nothing
+/// is said, and decides again once the script has answered.
+pub(super) struct Scripts<'a> {
+    pub dispatcher: &'a Dispatcher,
+    pub config: &'a TenantConfig,
+    pub work: &'a Work,
+    pub endpoint: &'a Endpoint,
+    /// The script that is to be asked.
+    wanted: OnceLock<String>,
+    said: OnceLock<RetryDecision>,
+}
+
+impl fmt::Debug for Scripts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scripts").finish_non_exhaustive()
+    }
+}
+
+impl Decider for Scripts<'_> {
+    fn decide(&self, rule: &str, _: &Verdict, _: &Circumstances<'_>) -> Option<RetryDecision> {
+        self.wanted.get_or_init(|| rule.to_owned());
+        self.said.get().copied()
+    }
+}
+
+impl<'a> Scripts<'a> {
+    pub fn new(dispatcher: &'a Dispatcher, config: &'a TenantConfig, work: &'a Work, endpoint: &'a Endpoint) -> Self {
+        Self { dispatcher, config, work, endpoint, wanted: OnceLock::new(), said: OnceLock::new() }
+    }
+
+    /// The script that is to be asked, if one is, and of what.
+    pub fn question(&self, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<(String, AttemptFacts)> {
+        let rule = self.wanted.get()?;
+        self.config.rulebook.as_ref()?;
+        Some((rule.clone(), self.facts(verdict, circumstances)))
+    }
+
+    /// Asks it; what went wrong, for the attempt.
+    pub async fn ask(&self, rule: &str, facts: &AttemptFacts, given: Given) -> Option<String> {
+        let book = self.config.rulebook.as_ref()?;
+        let Work { tenant, message, .. } = self.work;
+        if book.shadows(Hook::Retry).any(|it| it.subject == rule) {
+            let (message, script) = (Arc::clone(message), rule.to_owned());
+            let question = Question::Retry { message, script, attempt: Box::new(facts.clone()) };
+            self.dispatcher.trials.ask(*tenant, book, question, given);
+        }
+        let serving = book.for_message(message);
+        let until = Instant::now() + PATIENCE;
+        let said = match self.dispatcher.rules.ask(*tenant, until, || serving.retry(rule, facts, &given)).await? {
+            Ok(Retrial::Default) => return None,
+            Ok(Retrial::Retry { after }) => RetryDecision::After(after),
+            Ok(Retrial::GiveUp { .. }) => RetryDecision::GiveUp,
+            Ok(Retrial::FallBack { .. }) => RetryDecision::FallBack,
+            Err(failure) => return Some(self.dispatcher.failed(book, *tenant, message, &failure)),
+        };
+        self.said.get_or_init(|| said);
+        None
+    }
+
+    fn facts(&self, verdict: &Verdict, circumstances: &Circumstances<'_>) -> AttemptFacts {
+        let message = &self.work.message;
+        let made = u32::try_from(circumstances.past.len()).unwrap_or(u32::MAX);
+        let policy_wait = circumstances.policy.delay(made, circumstances.chance);
+        AttemptFacts {
+            number: self.work.attempts + 1,
+            connection: self.endpoint.name(),
+            provider: self.endpoint.connection.provider.clone(),
+            channel: message.channel.as_str().to_owned(),
+            disposition: verdict.disposition.as_str().to_owned(),
+            status: verdict.status,
+            code: verdict.code.clone(),
+            detail: verdict.detail.clone(),
+            retry_after: verdict.retry_after_ms.map(|ms| Duration::from_millis(ms).as_secs_f64()),
+            at: Some(circumstances.now),
+            policy_wait: policy_wait.map(|wait| wait.as_secs_f64()),
+            seconds_since_accepted: circumstances.now.duration_since(message.created_at).as_secs_f64(),
+            candidates_left: u32::from(circumstances.another_candidate),
+            message: MessageFacts::of(Subject::of(message)),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Where work waits for the processor: deliveries for a component's call, and messages for rules and scripts. Either
+//! takes it whole, so as many as there are waiting would stand before whoever comes next; here tenants are let in by
+//! turns. A delivery that has not begun waits as what it is, and becomes a task when it is let in.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::queue::Precedence;
+use angarium_domain::ids::TenantId;
+
+/// Lets so many in at a time.
+#[derive(Debug)]
+pub struct Gate {
+    queues: Mutex<Queues>,
+    precedence: Arc<Precedence>,
+}
+
+/// Leave to compute; dropping it lets the next one in.
+#[derive(Debug)]
+pub struct Pass(Arc<Gate>);
+
+/// A pass for as long as its holder computes: it is given back when that one has to wait.
+#[derive(Debug)]
+pub struct Held(Option<Pass>);
+
+/// What is done with a pass.
+type Call = Box<dyn FnOnce(Pass) + Send>;
+
+#[derive(Debug)]
+struct Queues {
+    free: usize,
+    /// Each tenant that waits, once, in the order of their turns.
+    turns: VecDeque<TenantId>,
+    waiting: HashMap<TenantId, Queue>,
+}
+
+/// One tenant's.
+#[derive(Default)]
+struct Queue {
+    /// They go first: what has begun is to end.
+    under_way: VecDeque<Call>,
+    new: VecDeque<Call>,
+}
+
+impl Gate {
+    #[must_use]
+    pub fn new(width: usize, precedence: Arc<Precedence>) -> Arc<Self> {
+        let queues = Queues { free: width, turns: VecDeque::new(), waiting: HashMap::new() };
+        Arc::new(Self { queues: Mutex::new(queues), precedence })
+    }
+
+    /// Lets those in that gave way, each time that it is over.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        while stop.run_until_cancelled(self.precedence.passed()).await.is_some() {
+            while let Some(call) = self.next_for_a_free_pass() {
+                call(Pass(Arc::clone(&self)));
+            }
+        }
+    }
+
+    fn next_for_a_free_pass(&self) -> Option<Call> {
+        let mut queues = self.queues();
+        if queues.free == 0 {
+            return None;
+        }
+        let call = queues.next(&self.precedence)?;
+        queues.free -= 1;
+        Some(call)
+    }
+
+    /// Waits for this tenant's turn, before those that have not begun.
+    pub async fn enter(self: &Arc<Self>, tenant: TenantId) -> Pass {
+        let called = {
+            let mut queues = self.queues();
+            if queues.take() {
+                return Pass(Arc::clone(self));
+            }
+            let (call, called) = oneshot::channel();
+            // One that does not wait any more drops the pass, and so lets the next one in.
+            queues.queue(tenant).under_way.push_back(Box::new(move |pass| drop(call.send(pass))));
+            called
+        };
+        // Whoever waits is called: a pass is never lost.
+        called.await.unwrap_or_else(|_| Pass(Arc::clone(self)))
+    }
+
+    /// Begins something when it is this tenant's turn.
+    pub fn begin(self: &Arc<Self>, tenant: TenantId, begin: impl FnOnce(Held) + Send + 'static) {
+        let mut queues = self.queues();
+        if !self.precedence.may_begin(tenant) || !queues.take() {
+            queues.queue(tenant).new.push_back(Box::new(|pass| begin(Held(Some(pass)))));
+            return;
+        }
+        drop(queues);
+        begin(Held(Some(Pass(Arc::clone(self)))));
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// Carries on a future, without the pass once that has to wait.
+    pub fn during<F: Future>(&mut self, mut future: Pin<&mut F>) -> impl Future<Output = F::Output> {
+        poll_fn(move |cx| {
+            let polled = future.as_mut().poll(cx);
+            if polled.is_pending() {
+                self.0 = None;
+            }
+            polled
+        })
+    }
+
+    /// The pass, if it is still held, or else another one.
+    pub async fn pass(&mut self, gate: &Arc<Gate>, tenant: TenantId) -> Pass {
+        match self.0.take() {
+            Some(pass) => pass,
+            None => gate.enter(tenant).await,
+        }
+    }
+}
+
+impl Queues {
+    /// Takes a free pass.
+    const fn take(&mut self) -> bool {
+        let free = self.free > 0;
+        self.free -= free as usize;
+        free
+    }
+
+    /// A tenant's queue, to stand in it.
+    fn queue(&mut self, tenant: TenantId) -> &mut Queue {
+        let queue = self.waiting.entry(tenant).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(tenant);
+        }
+        queue
+    }
+
+    /// Whose turn it is; the tenant's next one comes after all other tenants. Who has to give way begins nothing.
+    fn next(&mut self, precedence: &Precedence) -> Option<Call> {
+        for _ in 0..self.turns.len() {
+            let tenant = self.turns.pop_front()?;
+            let queue = self.waiting.get_mut(&tenant)?;
+            let begun = queue.under_way.pop_front();
+            let call = begun.or_else(|| queue.new.pop_front_if(|_| precedence.may_begin(tenant)));
+            if queue.is_empty() {
+                self.waiting.remove(&tenant);
+            } else {
+                self.turns.push_back(tenant);
+            }
+            if call.is_some() {
+                return call;
+            }
+        }
+        None
+    }
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.under_way.is_empty() && self.new.is_empty()
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("under_way", &self.under_way.len()).field("new", &self.new.len()).finish()
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut queues = self.0.queues();
+        let Some(call) = queues.next(&self.0.precedence) else {
+            queues.free += 1;
+            return;
+        };
+        drop(queues);
+        call(Self(Arc::clone(&self.0)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::engine::queue::Room;
+
+    /// Tenants that wait in this order, and the order in which they are let in.
+    async fn let_in(tenants: &[TenantId]) -> Vec<TenantId> {
+        let gate = Gate::new(1, Precedence::new(Room::new(1, usize::MAX)));
+        let mut first = Some(gate.enter(TenantId::new()).await);
+        let mut waiting: Vec<_> = tenants.iter().map(|tenant| (*tenant, Box::pin(gate.enter(*tenant)))).collect();
+        for (_, entering) in &mut waiting {
+            assert!(entering.as_mut().now_or_never().is_none());
+        }
+        let mut order = Vec::new();
+        while !waiting.is_empty() {
+            drop(first.take());
+            let called =
+                waiting.iter_mut().enumerate().find_map(|(at, (_, it))| Some((at, it.as_mut().now_or_never()?)));
+            let (at, pass) = called.expect("somebody is let in");
+            first = Some(pass);
+            order.push(waiting.remove(at).0);
+        }
+        order
+    }
+
+    #[tokio::test]
+    async fn a_long_queue_of_one_tenant_lets_another_pass() {
+        let (many, few) = (TenantId::new(), TenantId::new());
+        let order = let_in(&[many, many, many, many, few, few]).await;
+        assert_eq!(order, [many, few, many, few, many, many]);
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_goes_before_what_is_new_and_what_waits_holds_no_pass() {
+        let gate = Gate::new(1, Precedence::new(Room::new(1, usize::MAX)));
+        let tenant = TenantId::new();
+        let first = gate.enter(tenant).await;
+        let (begun, mut beginning) = oneshot::channel();
+        gate.begin(tenant, move |held| drop(begun.send(held)));
+        let mut under_way = Box::pin(gate.enter(tenant));
+        assert!(under_way.as_mut().now_or_never().is_none());
+        drop(first);
+        let pass = under_way.as_mut().now_or_never().expect("it goes first");
+        assert!(beginning.try_recv().is_err());
+        drop(pass);
+        let mut held = beginning.try_recv().expect("it is begun");
+        assert!(held.during(std::pin::pin!(std::future::ready(()))).now_or_never().is_some());
+        assert!(gate.enter(tenant).now_or_never().is_none(), "it computes on");
+        assert!(held.during(std::pin::pin!(std::future::pending::<()>())).now_or_never().is_none());
+        assert!(gate.enter(tenant).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_holds_much_begins_nothing_while_another_goes_before() {
+        let room = Room::new(1000, usize::MAX);
+        let (many, few) = (TenantId::new(), TenantId::new());
+        let _places = room.take(many, &[1; 500]);
+        let precedence = Precedence::new(room);
+        let gate = Gate::new(1, Arc::clone(&precedence));
+        let running = tokio::spawn(Arc::clone(&gate).run(CancellationToken::new()));
+        tokio::task::yield_now().await;
+        let before = precedence.claim(few).expect("it holds nothing");
+        let (begun, mut beginning) = oneshot::channel();
+        gate.begin(many, move |held| drop(begun.send(held)));
+        assert!(beginning.try_recv().is_err());
+        let other = gate.enter(many).await;
+        drop(other);
+        assert!(beginning.try_recv().is_err(), "what has begun goes on, and nothing else");
+        let (first, mut firsts) = oneshot::channel();
+        gate.begin(few, move |held| drop(first.send(held)));
+        drop(firsts.try_recv().expect("it goes before"));
+        drop(before);
+        beginning.await.expect("it is begun once that is over");
+        running.abort();
+    }
+
+    #[tokio::test]
+    async fn who_went_away_is_passed_over() {
+        let gate = Gate::new(1, Precedence::new(Room::new(1, usize::MAX)));
+        let tenant = TenantId::new();
+        let held = gate.enter(tenant).await;
+        let mut gone = Box::pin(gate.enter(tenant));
+        let mut waits = Box::pin(gate.enter(tenant));
+        assert!(gone.as_mut().now_or_never().is_none() && waits.as_mut().now_or_never().is_none());
+        drop(gone);
+        drop(held);
+        let let_in = waits.as_mut().now_or_never().expect("it is let in");
+        drop(let_in);
+        assert!(gate.enter(tenant).now_or_never().is_some(), "nobody is left, and the pass is free");
+    }
+}

@@ -1,0 +1,593 @@
+//! What keeps a connection from being asked too much: circuit breakers, and limits on the rate, that
+//! all nodes respect together. A delivery asks its node's memory; only changes of a breaker, its
+//! probes, and turns for the next moment of a limited rate go by the database. Where messages name
+//! the endpoint, each origin has a breaker and a pause of its own, on each node. Nothing here sends,
+//! or decides who is asked instead.
+
+mod brake;
+mod circuit;
+mod keeper;
+mod origins;
+mod pace;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+pub use self::keeper::{Keeper, breaker_take, look};
+use self::{
+    brake::Brake,
+    circuit::{CLAIM_PAUSE, Circuit, Gate, Known},
+    origins::Origins,
+    pace::{Pace, SOON, Turn, Turns},
+};
+use angarium_domain::{
+    attempt::Verdict,
+    breaker::{Cause, Phase, Step, Tally, weigh},
+    connection::Connection,
+    guards::{Guards as Settings, RateLimit},
+    ids::{ConnectionId, TenantId},
+    routing::Barred,
+};
+use angarium_store::{Store, breaker::StoredBreaker};
+
+/// How long a delivery that only one connection can serve waits for it in memory.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a delivery waits for the database's word, at most.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// The furthest that a delivery is put off; then it looks again.
+const FURTHEST: Duration = Duration::from_secs(900);
+
+/// One origin that messages name has this part of a connection's slots at most.
+const ORIGINS_PART: usize = 4;
+
+/// Between the deliveries that an open breaker has put off: they do not come back all at once.
+const SPREAD: Duration = Duration::from_millis(2);
+
+/// The guards of all connections that this node knows.
+pub struct Guards {
+    known: Mutex<Guarded>,
+    /// How long a probe may take until it no longer counts.
+    probe_lasts: Duration,
+    /// How many deliveries may be under way to one origin of a connection.
+    most_to_origin: usize,
+    reports: mpsc::UnboundedSender<Report>,
+    asks: mpsc::UnboundedSender<Arc<Guard>>,
+}
+
+#[derive(Default)]
+struct Guarded {
+    tenants: HashMap<TenantId, HashMap<ConnectionId, Arc<Guard>>>,
+    /// What the database said of breakers that are not closed, for connections that come to be known.
+    standing: HashMap<ConnectionId, StoredBreaker>,
+}
+
+/// Something that the keeper tells the other nodes.
+enum Report {
+    Step {
+        guard: Arc<Guard>,
+        step: Step,
+    },
+    /// The answer is the epoch of the breaker that a delivery may try.
+    Claim {
+        guard: Arc<Guard>,
+        answer: oneshot::Sender<Option<i64>>,
+    },
+    Pause {
+        guard: Arc<Guard>,
+        pause: Duration,
+    },
+}
+
+/// The guard of one connection.
+#[derive(Debug)]
+pub struct Guard {
+    tenant: TenantId,
+    connection: ConnectionId,
+    provider: String,
+    state: Mutex<State>,
+    /// What messages name, where they do.
+    origins: Mutex<Origins>,
+    reports: mpsc::UnboundedSender<Report>,
+    asks: mpsc::UnboundedSender<Arc<Guard>>,
+    /// Its breaker went on.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: Settings,
+    circuit: Circuit,
+    pace: Option<Pace>,
+    brake: Brake,
+    /// The last delivery that was put off, and until when.
+    put_off: Instant,
+}
+
+/// Why a delivery may not go through, and when that is over at the earliest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub barred: Barred,
+    pub until: Instant,
+    /// Only what goes to the same origin is refused.
+    of_origin: bool,
+}
+
+/// An origin that messages name and that this node leaves alone for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    pub origin: String,
+    pub barred: Barred,
+    pub until: Instant,
+    /// Why, in words, where its breaker is open.
+    pub detail: String,
+}
+
+/// What a node has seen of a connection.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sight {
+    pub phase: Phase,
+    pub tally: Tally,
+}
+
+impl Guards {
+    /// With whoever keeps them: its tasks are run by the gateway. `slots` is how many deliveries may be under way through a
+    /// connection; one origin that messages name has a part of them, so that one that answers late leaves some to others.
+    #[must_use]
+    pub fn new(store: Store, probe_lasts: Duration, slots: usize) -> (Arc<Self>, Keeper) {
+        let (reports, told) = mpsc::unbounded_channel();
+        let (asks, asked) = mpsc::unbounded_channel();
+        let most_to_origin = slots.div_ceil(ORIGINS_PART);
+        let guards = Arc::new(Self { known: Mutex::default(), probe_lasts, most_to_origin, reports, asks });
+        let keeper = Keeper::new(store, Arc::clone(&guards), probe_lasts, told, asked);
+        (guards, keeper)
+    }
+
+    /// The guards of all of a tenant's connections, in order. They outlive changes of configuration;
+    /// those of deleted connections go.
+    pub fn of(&self, tenant: TenantId, connections: &[Connection]) -> Vec<Arc<Guard>> {
+        let mut known = self.known();
+        let Guarded { tenants, standing } = &mut *known;
+        let mut old = tenants.remove(&tenant).unwrap_or_default();
+        let now = Instant::now();
+        let guards = connections.iter().map(|connection| {
+            let guard = old.remove(&connection.id).unwrap_or_else(|| {
+                let guard = Arc::new(self.fresh(tenant, connection, now));
+                if let Some(stored) = standing.get(&connection.id) {
+                    guard.learn(Some(stored), now, now);
+                }
+                guard
+            });
+            guard.set(connection.guards, now);
+            guard
+        });
+        let guards: Vec<_> = guards.collect();
+        tenants.insert(tenant, guards.iter().map(|guard| (guard.connection, Arc::clone(guard))).collect());
+        guards
+    }
+
+    /// What this node has seen of a connection lately; `None` where it has not asked it yet.
+    #[must_use]
+    pub fn sight(&self, tenant: TenantId, connection: ConnectionId) -> Option<Sight> {
+        let guard = self.known().tenants.get(&tenant)?.get(&connection).map(Arc::clone)?;
+        let state = guard.state();
+        let tally = state.circuit.tally(&state.settings.breaker, Instant::now());
+        Some(Sight { phase: state.circuit.phase(), tally })
+    }
+
+    /// The origins that messages name and that this node leaves alone, of a connection; those for longest first.
+    #[must_use]
+    pub fn left_alone(&self, tenant: TenantId, connection: ConnectionId) -> Vec<LeftAlone> {
+        let guard = self.known().tenants.get(&tenant).and_then(|guards| guards.get(&connection)).map(Arc::clone);
+        guard.map_or_else(Vec::new, |guard| {
+            let policy = guard.settings().breaker;
+            guard.origins().left_alone(&policy, Instant::now())
+        })
+    }
+
+    fn fresh(&self, tenant: TenantId, connection: &Connection, now: Instant) -> Guard {
+        Guard {
+            tenant,
+            connection: connection.id,
+            provider: connection.provider.clone(),
+            state: Mutex::new(State {
+                settings: Settings::default(),
+                circuit: Circuit::new(now),
+                pace: None,
+                brake: Brake::default(),
+                put_off: now,
+            }),
+            origins: Mutex::new(Origins::new(self.most_to_origin, self.probe_lasts, now)),
+            reports: self.reports.clone(),
+            asks: self.asks.clone(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Takes over what the database says of all breakers that are not closed or changed lately.
+    fn learn(&self, standing: Vec<StoredBreaker>, asked_at: Instant) {
+        let now = Instant::now();
+        let mut known = self.known();
+        known.standing = standing.into_iter().map(|stored| (stored.connection, stored)).collect();
+        for guard in known.tenants.values().flat_map(HashMap::values) {
+            guard.learn(known.standing.get(&guard.connection), asked_at, now);
+        }
+    }
+
+    /// How many connections of each provider this node sees closed.
+    fn closed(&self) -> HashMap<String, i64> {
+        let mut closed = HashMap::new();
+        for guard in self.known().tenants.values().flat_map(HashMap::values) {
+            let is_closed = guard.state().circuit.phase() == Phase::Closed;
+            *closed.entry(guard.provider.clone()).or_default() += i64::from(is_closed);
+        }
+        closed
+    }
+
+    fn known(&self) -> MutexGuard<'_, Guarded> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Everywhere `origin` is that of the endpoint that the message named, if it did.
+impl Guard {
+    /// Why a delivery that others could serve does not go through now.
+    #[must_use]
+    pub fn standing(&self, origin: Option<&str>, now: Instant) -> Option<Barred> {
+        self.refusal(origin, now).map(|refusal| refusal.barred)
+    }
+
+    /// When a delivery may go through at the earliest.
+    #[must_use]
+    pub fn opens_at(&self, origin: Option<&str>, now: Instant) -> Instant {
+        self.refusal(origin, now).map_or(now, |refusal| refusal.until)
+    }
+
+    fn refusal(&self, origin: Option<&str>, now: Instant) -> Option<Refusal> {
+        let (mine, policy) = {
+            let mut state = self.state();
+            (state.refusal(origin.is_some(), now), state.settings.breaker)
+        };
+        mine.or_else(|| self.origins().refusal(origin?, &policy, now))
+    }
+
+    /// Goes through, after a wait of `patience` at the most. What is refused is waited for elsewhere.
+    ///
+    /// # Errors
+    /// Why it does not go through by then.
+    pub async fn enter(self: &Arc<Self>, origin: Option<&str>, patience: Duration) -> Result<Pass, Refusal> {
+        let until = Instant::now() + patience.max(SOON);
+        let turn = self.turn(origin.is_some(), until).await?;
+        match origin {
+            Some(origin) => self.enter_origin(origin, until.max(turn)).await,
+            None => self.enter_connection(until.max(turn)).await,
+        }
+    }
+
+    async fn enter_connection(self: &Arc<Self>, until: Instant) -> Result<Pass, Refusal> {
+        loop {
+            let now = Instant::now();
+            let (gate, held) = {
+                let mut state = self.state();
+                let gate = state.gate(false, now);
+                if gate == Gate::Probe {
+                    state.circuit.claim();
+                }
+                let held = if gate == Gate::Open { state.brake.enter(now).err() } else { None };
+                (gate, held)
+            };
+            match gate {
+                Gate::Open => match held {
+                    None => return Ok(self.pass(None, None)),
+                    Some(again) if again > until => return Err(Refusal::rate(again)),
+                    Some(again) => sleep_until(again).await,
+                },
+                Gate::Probe => {
+                    if let Some(epoch) = self.claim().await {
+                        return Ok(self.pass(None, Some(epoch)));
+                    }
+                }
+                Gate::Shut(opens) if opens > until => return Err(Refusal::circuit(opens)),
+                Gate::Shut(opens) => {
+                    // Whoever closes it says so.
+                    let _ = tokio::time::timeout_at(opens.into(), self.changed.notified()).await;
+                }
+            }
+        }
+    }
+
+    async fn enter_origin(self: &Arc<Self>, origin: &str, until: Instant) -> Result<Pass, Refusal> {
+        loop {
+            let now = Instant::now();
+            let policy = self.settings().breaker;
+            let entered = self.origins().enter(origin, &policy, now);
+            match entered {
+                Ok(probe) => return Ok(self.pass(Some(origin), probe)),
+                Err(refusal) if refusal.until > until => return Err(refusal),
+                Err(refusal) => sleep_until(refusal.until).await,
+            }
+        }
+    }
+
+    /// Puts a delivery off that was refused: each a step later than the one before it.
+    pub fn put_off(&self, origin: Option<&str>, refusal: Refusal) -> Instant {
+        let now = Instant::now();
+        if let Some(origin) = origin.filter(|_| refusal.of_origin) {
+            return self.origins().put_off(origin, refusal.until, now);
+        }
+        let mut state = self.state();
+        let step = match refusal.barred {
+            Barred::RateLimited => state.pace.as_ref().map_or(SPREAD, |pace| pace.limit().step()),
+            _ => SPREAD,
+        };
+        let at = (state.put_off.max(now) + step).max(refusal.until).min(now + FURTHEST);
+        state.put_off = at;
+        at
+    }
+
+    /// Waits for a turn, where the rate is limited, until this time at the most; the time of the
+    /// turn is past then.
+    async fn turn(self: &Arc<Self>, named: bool, until: Instant) -> Result<Instant, Refusal> {
+        loop {
+            let now = Instant::now();
+            let (turn, asks) = {
+                let mut state = self.state();
+                if let Gate::Shut(opens) = state.gate(named, now)
+                    && opens > until
+                {
+                    return Err(Refusal::circuit(opens));
+                }
+                match (state.pause(named, now), &mut state.pace) {
+                    (Some(paused), _) => (Turn::Limited(paused), false),
+                    (None, None) => return Ok(now),
+                    (None, Some(pace)) => {
+                        let turn = pace.take(now, until);
+                        (turn, pace.asks(now))
+                    }
+                }
+            };
+            if asks {
+                // Its other end closes only when the node stops.
+                let _ = self.asks.send(Arc::clone(self));
+            }
+            match turn {
+                Turn::At(at) => {
+                    sleep_until(at).await;
+                    return Ok(at);
+                }
+                Turn::Limited(at) if at > until => return Err(Refusal::rate(at)),
+                Turn::Limited(at) => sleep_until(at).await,
+                Turn::Asked(answer) => {
+                    let patience = until.max(now + ANSWER);
+                    match tokio::time::timeout_at(patience.into(), answer).await {
+                        Ok(Ok(Ok(at))) => {
+                            sleep_until(at).await;
+                            return Ok(at);
+                        }
+                        Ok(Ok(Err(at))) => return Err(Refusal::rate(at)),
+                        Ok(Err(_)) | Err(_) => return Err(Refusal::rate(Instant::now() + ANSWER)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the other nodes whether this may be a probe; the epoch of the breaker, if so.
+    async fn claim(self: &Arc<Self>) -> Option<i64> {
+        let mut claiming = Claiming { guard: self, granted: false };
+        let (answer, granted) = oneshot::channel();
+        self.report(Report::Claim { guard: Arc::clone(self), answer });
+        let epoch = tokio::time::timeout(ANSWER, granted).await.ok()?.ok()?;
+        claiming.granted = epoch.is_some();
+        epoch
+    }
+
+    fn pass(self: &Arc<Self>, origin: Option<&str>, probe: Option<i64>) -> Pass {
+        Pass { guard: Arc::clone(self), origin: origin.map(Into::into), probe, told: false }
+    }
+
+    fn record(self: &Arc<Self>, verdict: &Verdict, probe: Option<i64>) {
+        let now = Instant::now();
+        let weight = weigh(verdict);
+        let (step, pause) = {
+            let mut state = self.state();
+            let State { settings, circuit, brake, .. } = &mut *state;
+            let step = circuit.record(weight, probe, || told_of(verdict), &settings.breaker, now);
+            (step, brake.record(verdict, weight, now))
+        };
+        if let Some(step) = step {
+            self.report(Report::Step { guard: Arc::clone(self), step });
+        }
+        if let Some(pause) = pause {
+            self.report(Report::Pause { guard: Arc::clone(self), pause });
+        }
+    }
+
+    fn record_origin(&self, origin: &str, verdict: &Verdict, probe: Option<i64>) {
+        let policy = self.settings().breaker;
+        let changed = self.origins().record(origin, verdict, probe, &policy, Instant::now());
+        let (connection, provider) = (self.connection, &self.provider);
+        match changed {
+            Some(Phase::Open) => tracing::warn!(
+                connection.id = %connection, provider.name = provider, endpoint.origin = origin, detail = told_of(verdict),
+                "an endpoint that messages name fails: this node leaves it alone for a while"
+            ),
+            Some(Phase::Closed) => tracing::info!(
+                connection.id = %connection, provider.name = provider, endpoint.origin = origin,
+                "an endpoint that messages name works again"
+            ),
+            Some(Phase::HalfOpen) | None => {}
+        }
+    }
+
+    /// A delivery that was let through was not made; `probe` is the epoch of one that was a probe.
+    fn returned(self: &Arc<Self>, origin: Option<&str>, probe: Option<i64>) {
+        if let Some(origin) = origin {
+            let policy = self.settings().breaker;
+            return self.origins().returned(origin, probe, &policy, Instant::now());
+        }
+        self.state().brake.returned();
+        if let Some(epoch) = probe {
+            self.report(Report::Step { guard: Arc::clone(self), step: Step::Returned { epoch } });
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // The keeper ends only when the node stops.
+        let _ = self.reports.send(report);
+    }
+
+    /// Takes over what its tenant set.
+    fn set(&self, settings: Settings, now: Instant) {
+        let mut state = self.state();
+        if state.settings.breaker.window_ms != settings.breaker.window_ms {
+            state.circuit.forget();
+        }
+        if state.pace.as_ref().map(Pace::limit) != settings.rate_limit {
+            state.pace = settings.rate_limit.map(|limit| Pace::new(limit, now));
+            state.put_off = now;
+        }
+        state.settings = settings;
+    }
+
+    fn settings(&self) -> Settings {
+        self.state().settings
+    }
+
+    /// Takes over what the database says; `None`: it has nothing but that it is closed.
+    fn learn(&self, stored: Option<&StoredBreaker>, asked_at: Instant, now: Instant) {
+        let mut state = self.state();
+        if let Some(stored) = stored {
+            state.brake.learn(stored.paused_until.map(|at| on_this_clock(at, stored, now)).filter(|at| *at > now));
+        }
+        let known = stored.map(|stored| Known {
+            phase: stored.breaker.phase,
+            epoch: stored.breaker.epoch,
+            until: stored.breaker.opened_until.map(|at| on_this_clock(at, stored, now)),
+            by_hand: stored.breaker.cause == Some(Cause::Manual),
+        });
+        if state.circuit.learn(known, asked_at) {
+            drop(state);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// How many turns the schedule is asked for, with the limit.
+    fn wanted(&self, now: Instant) -> Option<(RateLimit, u32)> {
+        let mut state = self.state();
+        let pace = state.pace.as_mut()?;
+        Some((pace.limit(), pace.wanted(now).max(1)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn origins(&self) -> MutexGuard<'_, Origins> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the message `named` the endpoint, only a person's word and the limit on the rate hold for the connection.
+impl State {
+    fn gate(&self, named: bool, now: Instant) -> Gate {
+        let policy = &self.settings.breaker;
+        if named { self.circuit.gate_by_hand(policy, now) } else { self.circuit.gate(policy, now) }
+    }
+
+    fn pause(&self, named: bool, now: Instant) -> Option<Instant> {
+        self.brake.until(now).filter(|_| !named)
+    }
+
+    fn refusal(&mut self, named: bool, now: Instant) -> Option<Refusal> {
+        if let Gate::Shut(until) = self.gate(named, now) {
+            return Some(Refusal::circuit(until));
+        }
+        let limited = self.pause(named, now).or_else(|| self.pace.as_mut().and_then(|pace| pace.limited(now)));
+        limited.map(Refusal::rate)
+    }
+}
+
+impl Refusal {
+    const fn circuit(until: Instant) -> Self {
+        Self { barred: Barred::CircuitOpen, until, of_origin: false }
+    }
+
+    const fn rate(until: Instant) -> Self {
+        Self { barred: Barred::RateLimited, until, of_origin: false }
+    }
+
+    const fn of_origin(self) -> Self {
+        Self { of_origin: true, ..self }
+    }
+}
+
+/// A delivery's leave to go through a connection; whoever has it says what came of it.
+#[must_use]
+pub struct Pass {
+    guard: Arc<Guard>,
+    /// What the message named.
+    origin: Option<Box<str>>,
+    /// The epoch of the breaker that it tries.
+    probe: Option<i64>,
+    told: bool,
+}
+
+impl Pass {
+    /// Tells what the attempt came to.
+    pub fn record(mut self, verdict: &Verdict) {
+        self.told = true;
+        match &self.origin {
+            Some(origin) => self.guard.record_origin(origin, verdict, self.probe),
+            None => self.guard.record(verdict, self.probe),
+        }
+    }
+}
+
+impl Drop for Pass {
+    /// It makes room; where nothing was asked, another delivery may try it.
+    fn drop(&mut self) {
+        if !self.told {
+            self.guard.returned(self.origin.as_deref(), self.probe);
+        }
+        if let Some(origin) = &self.origin {
+            self.guard.origins().left(origin);
+        }
+    }
+}
+
+/// A question whether a delivery may be a probe: however it ends, the next may ask.
+struct Claiming<'a> {
+    guard: &'a Guard,
+    granted: bool,
+}
+
+impl Drop for Claiming<'_> {
+    fn drop(&mut self) {
+        self.guard.state().circuit.claimed(self.granted, Instant::now());
+        self.guard.changed.notify_waiters();
+    }
+}
+
+/// What people read of why it opened.
+fn told_of(verdict: &Verdict) -> String {
+    let status = verdict.status.map(|status| format!(" {status}")).unwrap_or_default();
+    format!("the last answer: {}{status} ({})", verdict.disposition.as_str(), verdict.code)
+}
+
+/// A time of the database's clock on this node's.
+fn on_this_clock(at: jiff::Timestamp, stored: &StoredBreaker, now: Instant) -> Instant {
+    now + Duration::try_from(at.duration_since(stored.now)).unwrap_or_default()
+}
+
+async fn sleep_until(at: Instant) {
+    if at > Instant::now() {
+        tokio::time::sleep_until(at.into()).await;
+    }
+}

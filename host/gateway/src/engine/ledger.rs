@@ -1,0 +1,142 @@
+//! Writes what attempts came to: many deliveries in one transaction, each only under a lease that
+//! still stands. It decides nothing and sends nothing.
+
+mod writer;
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use uuid::Uuid;
+
+use self::writer::Writer;
+use crate::{
+    clock,
+    engine::queue::{Leases, Precedence, Work},
+};
+use angarium_store::{
+    Store,
+    attempt::{NewIntent, Settlement},
+    delivery::Deferral,
+};
+
+/// How many writers share the work. All outcomes under one lease go to one writer, in order, so that
+/// the lease's row never goes before the last of them is written.
+const WRITERS: usize = 2;
+
+/// The most entries of one transaction.
+const BATCH: usize = 500;
+
+/// What a writer is given.
+enum Entry {
+    /// An attempt after which the next candidate is asked.
+    Attempt { settlement: Box<Settlement> },
+    /// The last thing this node says of a delivery; its place in memory is free once it is written.
+    Outcome {
+        settlement: Box<Settlement>,
+        work: Work,
+        /// Whether scripts are to be asked what follows, should it have ended.
+        asks: bool,
+    },
+    /// The same without an attempt: it goes back to the queue as it came.
+    Deferral { deferral: Deferral, work: Work },
+    /// A request that waits until its intent is committed; false when its lease is lost.
+    Intent { intent: NewIntent, committed: oneshot::Sender<bool> },
+}
+
+/// The way into the ledger.
+#[derive(Clone)]
+pub struct Ledger {
+    writers: Arc<[mpsc::UnboundedSender<Entry>]>,
+    writable: watch::Receiver<bool>,
+}
+
+impl Ledger {
+    /// Starts the writers into `tasks`; they end when the last handle is dropped and all is written.
+    /// They ring `bell` when a turn went on: who comes next is in the queue.
+    #[must_use]
+    pub fn start(
+        store: &Store,
+        leases: &Arc<Leases>,
+        bell: &Arc<Notify>,
+        precedence: &Arc<Precedence>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let (writable_tx, writable) = watch::channel(true);
+        let writable_tx = Arc::new(writable_tx);
+        let writers = (0..WRITERS).map(|_| {
+            // Unbounded, but never longer than the node's room for deliveries.
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let writer = Writer::new(store.clone(), Arc::clone(leases), Arc::clone(bell), Arc::clone(&writable_tx));
+            tasks.spawn(writer.run(receiver, Arc::clone(precedence)));
+            sender
+        });
+        Self { writers: writers.collect(), writable }
+    }
+
+    /// Records an attempt of a delivery that is still being worked on.
+    pub fn record(&self, settlement: Settlement) {
+        let lease = settlement.lease;
+        self.send(lease, Entry::Attempt { settlement: Box::new(settlement) });
+    }
+
+    /// Records the attempt that ends this node's work on a delivery; `asks` says whether scripts want to know of its end.
+    pub fn settle(&self, settlement: Settlement, mut work: Work, asks: bool) {
+        work.before_others = None;
+        self.send(work.lease.id, Entry::Outcome { settlement: Box::new(settlement), work, asks });
+    }
+
+    /// Puts a delivery back into the queue, due at `at`, for it only waits: no attempt is made and
+    /// nothing is told. It comes back with the same past and trigger.
+    pub fn defer(&self, mut work: Work, at: Timestamp) {
+        work.before_others = None;
+        let deferral = Deferral {
+            tenant: work.tenant,
+            delivery: work.delivery,
+            message: work.message.id,
+            priority: work.message.priority,
+            lease: work.lease.id,
+            attempts: work.attempts,
+            deaths: work.deaths,
+            trigger: work.trigger,
+            wait: Duration::try_from(at.duration_since(clock::now())).unwrap_or_default(),
+        };
+        self.send(deferral.lease, Entry::Deferral { deferral, work });
+    }
+
+    /// Commits to a request before its first byte; false when the delivery is no longer this
+    /// node's.
+    pub async fn intend(&self, intent: NewIntent) -> bool {
+        let (committed, answer) = oneshot::channel();
+        self.send(intent.lease, Entry::Intent { intent, committed });
+        answer.await.unwrap_or(false)
+    }
+
+    /// Whether outcomes can be written now.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        *self.writable.borrow()
+    }
+
+    /// Waits until outcomes can be written: nothing is sent without a writable ledger.
+    pub async fn writable(&self) {
+        if self.is_writable() {
+            return;
+        }
+        let mut writable = self.writable.clone();
+        // An error means that the writers ended: the node stops.
+        let _ = writable.wait_for(|writable| *writable).await;
+    }
+
+    fn send(&self, lease: Uuid, entry: Entry) {
+        let writer = lease.as_u128() as usize % self.writers.len();
+        // The writers outlive every handle; a closed channel means that one panicked, and recovery
+        // then finds the delivery by its lease.
+        if self.writers[writer].send(entry).is_err() {
+            tracing::error!("a ledger writer has ended; its deliveries are recovered by their leases");
+        }
+    }
+}

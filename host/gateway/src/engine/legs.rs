@@ -1,0 +1,125 @@
+//! What a message's other channels do once one of its deliveries has moved, in the transaction in
+//! which that moved; and the wait for receipts. It decides by `domain/legs.rs`, and sends nothing.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use angarium_domain::{
+    delivery::DeliveryState,
+    ids::{MessageId, TenantId},
+    legs::{self, Begun, Receipt, Wants},
+};
+use angarium_store::{
+    self as store, Connection, Store, StoreError, failpoint,
+    legs::{
+        Closing, Course, Moved, leg_begin, leg_close, leg_forgo, legs_hold, legs_state, watch_due, watch_end, watch_set,
+    },
+};
+
+/// How often windows are looked at.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The most messages of one look.
+const BATCH: i64 = 500;
+
+/// Begins the legs that follow, closes those that are not needed any more, and writes what the
+/// messages have come to.
+pub async fn advance(db: &mut Connection, moved: Moved) -> store::Result<()> {
+    if moved.is_empty() {
+        return Ok(());
+    }
+    for mut course in legs_hold(db, &moved).await? {
+        let step = legs::step(&course.legs, &course.begun, course.may_begin);
+        for number in &step.close {
+            leg_close(db, &mut course, *number, Closing::Superseded).await?;
+        }
+        await_receipts(db, &course, &step.await_receipt).await?;
+        if let Some((number, reason)) = step.begin {
+            leg_begin(db, &course, number, reason).await?;
+            course.begun.push(fresh(number));
+        }
+        legs_state(db, &course, legs::state(&course.legs, &course.begun)).await?;
+    }
+    Ok(())
+}
+
+/// Holds a message with several channels until the transaction's end: before more than one of its
+/// deliveries is changed, so that no two wait for each other.
+pub async fn hold(db: &mut Connection, tenant: TenantId, message: MessageId) -> store::Result<()> {
+    legs_hold(db, &Moved::one(tenant, message)).await.map(drop)
+}
+
+/// Ends what of a message waits in the queue, and forgoes what has not begun. False when there was
+/// nothing that could be stopped.
+pub async fn cancel(db: &mut Connection, tenant: TenantId, message: MessageId) -> store::Result<bool> {
+    let Some(mut course) = legs_hold(db, &Moved::one(tenant, message)).await?.pop() else { return Ok(false) };
+    let numbers: Vec<u8> = course.begun.iter().filter(|it| !it.state.is_end()).map(|it| it.number).collect();
+    let mut closed = false;
+    for number in numbers {
+        closed |= leg_close(db, &mut course, number, Closing::Canceled).await?;
+    }
+    let waits = course.begun.iter().any(|it| it.receipt == Receipt::Awaited);
+    if !closed && !waits {
+        return Ok(false);
+    }
+    leg_forgo(db, &mut course).await?;
+    await_receipts(db, &course, &[]).await?;
+    legs_state(db, &course, legs::state(&course.legs, &course.begun)).await?;
+    Ok(true)
+}
+
+/// Only a message that wants to be delivered has any.
+async fn await_receipts(db: &mut Connection, course: &Course, numbers: &[u8]) -> store::Result<()> {
+    if course.legs.wants == Wants::Delivered { watch_set(db, course, numbers).await } else { Ok(()) }
+}
+
+const fn fresh(number: u8) -> Begun {
+    Begun { number, state: DeliveryState::Queued, handed_over: false, receipt: Receipt::NotAwaited }
+}
+
+/// Looks each second for receipts that have not come in time, until it is told to stop.
+pub async fn sweep(store: Store, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let full = match look(&store).await {
+            Ok(count) => count >= BATCH as usize,
+            Err(error) => {
+                tracing::warn!(%error, "missing receipts can't be looked for; the next look is in a second");
+                false
+            }
+        };
+        if !full {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+}
+
+/// One look, with a transaction a message, so that no two nodes wait for each other in a circle: where
+/// two look at the same one, the second finds it done. Tells how many messages there were.
+async fn look(store: &Store) -> store::Result<usize> {
+    let mut txn = store.worker().await?;
+    let due = watch_due(&mut txn, BATCH).await?;
+    txn.commit().await?;
+    for (tenant, message) in &due {
+        match move_on(store, *tenant, *message).await {
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            // One that the database refuses must not keep the others waiting.
+            Err(error) => tracing::warn!(%error, message.id = %message, "a missing receipt can't be acted on"),
+            Ok(()) => {}
+        }
+    }
+    Ok(due.len())
+}
+
+async fn move_on(store: &Store, tenant: TenantId, message: MessageId) -> store::Result<()> {
+    let mut txn = store.worker().await?;
+    advance(&mut txn, Moved::one(tenant, message)).await?;
+    watch_end(&mut txn, tenant, message).await?;
+    failpoint!(LegBeforeCommit);
+    txn.commit().await?;
+    failpoint!(LegAfterCommit);
+    Ok(())
+}

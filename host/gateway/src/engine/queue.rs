@@ -1,0 +1,96 @@
+//! What this node holds: its room for deliveries in memory, its leases, and the claims that fill
+//! the room from the database. It never sends and never decides an outcome.
+
+mod claim;
+mod lease;
+mod precedence;
+pub mod renew;
+mod room;
+mod shares;
+
+use std::{sync::Arc, time::Instant};
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+pub use self::{
+    claim::Claimer,
+    lease::{Lease, Leases},
+    precedence::{Going, Precedence},
+    room::{Place, Room},
+};
+use crate::node::directory::TenantConfig;
+use angarium_domain::{
+    attempt::{FallbackReason, PastAttempt, Trigger},
+    ids::{ConnectionId, DeliveryId, TenantId},
+    message::Message,
+    recipients::Recipients,
+    route::RouteSpec,
+    routing::Plan,
+};
+use angarium_rules::{rulebook::Known, ruling::Word};
+
+/// A delivery that this node holds.
+#[derive(Debug)]
+pub struct Work {
+    pub tenant: TenantId,
+    pub delivery: DeliveryId,
+    pub message: Arc<Message>,
+    pub lease: Arc<Lease>,
+    /// When the next attempt was due.
+    pub due_at: Timestamp,
+    /// The attempts that count, oldest first.
+    pub past: Vec<PastAttempt>,
+    /// What became so far of each recipient of a mail with copies.
+    pub recipients: Recipients,
+    /// Number of the last attempt.
+    pub attempts: u32,
+    /// Workers that died while they held it.
+    pub deaths: u32,
+    /// Why the next attempt is made.
+    pub trigger: Trigger,
+    /// Why this channel is tried, where another one was before it; of the first attempt.
+    pub fallback: Option<FallbackReason>,
+    /// Its room in memory, given back when it is dropped.
+    pub place: Place,
+    /// It goes before others' until it was attempted.
+    pub before_others: Option<Arc<Going>>,
+    /// What was decided of its first attempt before it was written.
+    pub foreseen: Option<Box<Foreseen>>,
+}
+
+/// Whom a delivery is to be handed to, decided before it was written.
+#[derive(Debug)]
+pub struct Foreseen {
+    pub plan: Plan,
+    /// The plan's first, where it is handed to it without an intent: that is on record with the message.
+    pub first: Option<ConnectionId>,
+    /// The route as scripts want it, where scripts had a say.
+    pub by_scripts: Option<Box<RouteSpec>>,
+    /// What scripts said of the candidates.
+    pub words: Vec<Word>,
+    /// What scripts did wrong.
+    pub faults: Vec<String>,
+    /// The delivery's turn among those of its route.
+    pub turn: u64,
+    /// What it was decided by: it holds of no other.
+    pub config: Arc<TenantConfig>,
+    pub at: Instant,
+}
+
+/// Decides whom a message is handed to, where anybody can be asked.
+pub trait Foresight: Send + Sync {
+    /// Whom a message that is about to be accepted will be handed to; `None` where that is not to be decided before it
+    /// is due, or where nobody can be asked.
+    fn foresee<'a>(
+        &'a self,
+        tenant: TenantId,
+        config: &'a Arc<TenantConfig>,
+        message: &'a Message,
+        known: Known,
+    ) -> BoxFuture<'a, Option<Foreseen>>;
+}
+
+/// Where deliveries go that this node holds: dispatch reads the other end.
+pub type Handoff = mpsc::UnboundedSender<Vec<Work>>;

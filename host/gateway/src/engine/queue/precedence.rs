@@ -1,0 +1,223 @@
+//! Who holds little of a busy node goes before who holds much: while its request is stored and what came in with it is
+//! sent, what is done for the others' deliveries is put off. Each time is short, and all of them are a small part of the
+//! whole, so that the others lose little by it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, watch};
+
+use super::Room;
+use angarium_domain::ids::TenantId;
+
+/// Others hold so many times as much as one who goes before them …
+const TIMES: usize = 8;
+
+/// … and so many deliveries at the least: fewer are soon done.
+const MANY: usize = 128;
+
+/// Nobody is put off for longer at a time: a database that is slow is no reason to do nothing.
+const LONGEST: Duration = Duration::from_millis(10);
+
+/// The others may be put off for a fourth of the time.
+const SHARE: u32 = 4;
+
+/// How much of that may gather.
+const CREDIT: Duration = Duration::from_millis(20);
+
+/// For so long after somebody went before others, others do less at a time.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// Who goes before whom on this node.
+#[derive(Debug)]
+pub struct Precedence {
+    room: Arc<Room>,
+    state: Mutex<State>,
+    /// Since when somebody goes before others.
+    since: watch::Sender<Option<Instant>>,
+    /// Told each time that somebody begins to.
+    begins: Notify,
+}
+
+/// Somebody goes before others for as long as this lives, and no longer than [`LONGEST`].
+#[derive(Debug)]
+pub struct Going {
+    precedence: Arc<Precedence>,
+    began: Instant,
+}
+
+#[derive(Debug)]
+struct State {
+    /// How many go before others since the same moment.
+    going: usize,
+    /// For how long others may still be put off, and as of when.
+    credit: Duration,
+    as_of: Instant,
+}
+
+impl Precedence {
+    #[must_use]
+    pub fn new(room: Arc<Room>) -> Arc<Self> {
+        let state = State { going: 0, credit: CREDIT, as_of: Instant::now() };
+        Arc::new(Self { room, state: Mutex::new(state), since: watch::channel(None).0, begins: Notify::new() })
+    }
+
+    /// Lets a tenant go before others, if it holds little and they hold much.
+    #[must_use]
+    pub fn claim(self: &Arc<Self>, tenant: TenantId) -> Option<Going> {
+        if !self.holds_little(tenant) {
+            return None;
+        }
+        let (now, mut state) = (Instant::now(), self.state());
+        let current = *self.since.borrow();
+        let began = match current.filter(|since| now.duration_since(*since) < LONGEST) {
+            Some(since) => since,
+            None => {
+                if current.is_some() {
+                    state.end(LONGEST, now);
+                }
+                state.gather(now);
+                if state.credit.is_zero() {
+                    self.since.send_replace(None);
+                    return None;
+                }
+                self.since.send_replace(Some(now));
+                self.begins.notify_one();
+                now
+            }
+        };
+        state.going += 1;
+        drop(state);
+        Some(Going { precedence: Arc::clone(self), began })
+    }
+
+    /// Whether a tenant's deliveries may begin now.
+    #[must_use]
+    pub fn may_begin(&self, tenant: TenantId) -> bool {
+        let goes_before = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() < LONGEST);
+        !goes_before(&self.since.borrow()) || self.holds_little(tenant)
+    }
+
+    /// How much of `most` is done at a time: a sixteenth where somebody lately went before others, for what has begun
+    /// can't be put off.
+    #[must_use]
+    pub fn portion(&self, most: usize) -> usize {
+        if self.state().as_of.elapsed() < LATELY { most.div_ceil(16) } else { most }
+    }
+
+    /// Waits while somebody goes before others.
+    pub async fn give_way(&self) {
+        if self.since.borrow().is_some() {
+            // Over once nobody does, or after the longest time; the sender is this one's own.
+            let _ = tokio::time::timeout(LONGEST, self.since.subscribe().wait_for(Option::is_none)).await;
+        }
+    }
+
+    /// Waits until somebody has gone before others. It is for one to wait, who misses none of them.
+    pub async fn passed(&self) {
+        self.begins.notified().await;
+        self.give_way().await;
+    }
+
+    fn holds_little(&self, tenant: TenantId) -> bool {
+        let taken = self.room.taken();
+        taken >= MANY && self.room.held(tenant).saturating_mul(TIMES) <= taken
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Nobody goes before others any more, after so long.
+    fn end(&mut self, lasted: Duration, now: Instant) {
+        *self = Self { going: 0, credit: self.credit.saturating_sub(lasted), as_of: now };
+    }
+
+    fn gather(&mut self, now: Instant) {
+        self.credit = CREDIT.min(self.credit + now.duration_since(self.as_of) / SHARE);
+        self.as_of = now;
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        let mut state = self.precedence.state();
+        if *self.precedence.since.borrow() != Some(self.began) {
+            // What it was part of is over.
+            return;
+        }
+        state.going -= 1;
+        if state.going == 0 {
+            let now = Instant::now();
+            state.end(now.duration_since(self.began).min(LONGEST), now);
+            self.precedence.since.send_replace(None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn busy_node() -> (Arc<Precedence>, TenantId, Vec<super::super::Place>) {
+        let room = Room::new(1000, usize::MAX);
+        let tenant = TenantId::new();
+        let places = room.take(tenant, &[1; 500]);
+        (Precedence::new(room), tenant, places)
+    }
+
+    #[tokio::test]
+    async fn who_holds_little_goes_before_who_holds_much() {
+        let (precedence, busy, _places) = busy_node();
+        let few = TenantId::new();
+        assert!(precedence.claim(busy).is_none());
+        assert!(precedence.may_begin(busy));
+        let (first, second) = (precedence.claim(few).unwrap(), precedence.claim(few).unwrap());
+        assert!(!precedence.may_begin(busy) && precedence.may_begin(few));
+        drop(first);
+        assert!(!precedence.may_begin(busy));
+        drop(second);
+        assert!(precedence.may_begin(busy));
+        precedence.give_way().await;
+    }
+
+    #[test]
+    fn a_node_with_little_to_do_puts_nobody_off() {
+        let room = Room::new(1000, usize::MAX);
+        let _places = room.take(TenantId::new(), &[1; MANY - 1]);
+        assert!(Precedence::new(room).claim(TenantId::new()).is_none());
+    }
+
+    #[tokio::test]
+    async fn nobody_is_put_off_for_long() {
+        let (precedence, busy, _places) = busy_node();
+        let going = precedence.claim(TenantId::new()).unwrap();
+        precedence.give_way().await;
+        assert!(precedence.may_begin(busy), "it goes on, however long the other's request takes");
+        let again = precedence.claim(TenantId::new()).unwrap();
+        assert!(!precedence.may_begin(busy), "the next one's is a time of its own");
+        drop(going);
+        assert!(!precedence.may_begin(busy));
+        drop(again);
+        assert!(precedence.may_begin(busy));
+    }
+
+    #[test]
+    fn the_others_lose_a_part_of_their_time_and_no_more() {
+        let mut state = State { going: 0, credit: Duration::ZERO, as_of: Instant::now() };
+        let began = state.as_of;
+        state.gather(began + Duration::from_millis(8));
+        assert_eq!(state.credit, Duration::from_millis(2));
+        state.gather(began + Duration::from_secs(9));
+        assert_eq!(state.credit, CREDIT);
+        let (precedence, _, _places) = busy_node();
+        precedence.state().credit = Duration::ZERO;
+        precedence.state().as_of = Instant::now() + Duration::from_secs(1);
+        assert!(precedence.claim(TenantId::new()).is_none());
+        assert_eq!(precedence.portion(500), 32);
+    }
+}

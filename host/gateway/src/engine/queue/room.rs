@@ -1,0 +1,287 @@
+//! How many deliveries this node holds at most, and how many bytes of their messages. What finds no room waits in the
+//! database.
+//!
+//! A tenant may hold a multiple of what is free: alone most of the room, and less of it the more
+//! tenants there are, so that there is always room for one more.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use angarium_domain::ids::TenantId;
+
+/// What just came in may hold so many times what is free: two thirds of the room.
+const BORN: usize = 2;
+
+/// What is claimed may hold more, three quarters: where there is a backlog, what comes in then goes
+/// behind it.
+const CLAIMED: usize = 3;
+
+/// A tenant that has something here is claimed for only when there is room for so many, or for a
+/// sixteenth: claims of a few cost as much as of many.
+const WORTH_IT: usize = 250;
+
+/// What a claim reckons with for a delivery, in bytes: how large its message is shows only once it is loaded.
+const RECKONED: usize = 64 << 10;
+
+/// So many tenants' counts are kept before those that hold nothing are forgotten.
+const KEPT: usize = 4096;
+
+/// The node's room for deliveries, shared by tenants.
+#[derive(Debug)]
+pub struct Room {
+    capacity: Size,
+    taken: Taken,
+    tenants: Mutex<HashMap<TenantId, Arc<Taken>>>,
+}
+
+/// So many deliveries with so many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size {
+    deliveries: usize,
+    bytes: usize,
+}
+
+/// What is taken by now.
+#[derive(Debug, Default)]
+struct Taken {
+    deliveries: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// One delivery's room; dropping it gives it back.
+#[derive(Debug)]
+pub struct Place {
+    room: Arc<Room>,
+    of_tenant: Arc<Taken>,
+    bytes: usize,
+}
+
+impl Room {
+    /// Room for so many deliveries whose messages have so many bytes together.
+    #[must_use]
+    pub fn new(deliveries: usize, bytes: usize) -> Arc<Self> {
+        let capacity = Size { deliveries, bytes };
+        Arc::new(Self { capacity, taken: Taken::default(), tenants: Mutex::default() })
+    }
+
+    /// Room for deliveries of a tenant that just came in, by the bytes of each one's message; or none at all.
+    #[must_use]
+    pub fn reserve(self: &Arc<Self>, tenant: TenantId, each: &[usize]) -> Option<Vec<Place>> {
+        let of_tenant = self.of_tenant(tenant);
+        let (held, free) = (of_tenant.size(), self.left());
+        // A tenant that holds nothing may always have one, however large.
+        let alone = held.deliveries == 0 && each.len() == 1 && free.bytes > 0;
+        let fits = each.len() <= most(held.deliveries, free.deliveries, BORN)
+            && (alone || each.iter().sum::<usize>() <= most(held.bytes, free.bytes, BORN));
+        fits.then(|| self.places(&of_tenant, each))
+    }
+
+    /// How many deliveries may be claimed for a tenant for which `taken` were claimed already.
+    #[must_use]
+    pub fn claimable(&self, tenant: TenantId, taken: usize) -> usize {
+        let (held, free) = (self.of_tenant(tenant).size(), self.left());
+        let reckoned = taken * RECKONED;
+        let by_count = most(held.deliveries + taken, free.deliveries.saturating_sub(taken), CLAIMED);
+        let bytes = most(held.bytes + reckoned, free.bytes.saturating_sub(reckoned), CLAIMED);
+        let first = usize::from(held.deliveries == 0 && taken == 0 && free.bytes > 0);
+        let most = by_count.min((bytes / RECKONED).max(first));
+        let worth_it = (self.claimable_at_once() / 16).clamp(1, WORTH_IT);
+        if held.deliveries > 0 && most < worth_it { 0 } else { most }
+    }
+
+    /// Room for what was claimed, whoever's it is, by the bytes of each one's message.
+    #[must_use]
+    pub fn take(self: &Arc<Self>, tenant: TenantId, each: &[usize]) -> Vec<Place> {
+        self.places(&self.of_tenant(tenant), each)
+    }
+
+    /// How many more deliveries may be claimed now.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        let left = self.left();
+        left.deliveries.min(left.bytes.div_ceil(RECKONED))
+    }
+
+    /// How many deliveries fit in all.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.capacity.deliveries
+    }
+
+    /// How many bytes of messages fit in all.
+    #[must_use]
+    pub const fn capacity_bytes(&self) -> usize {
+        self.capacity.bytes
+    }
+
+    /// How many deliveries are held.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.taken.deliveries.load(Ordering::Acquire)
+    }
+
+    /// How many bytes their messages have.
+    #[must_use]
+    pub fn taken_bytes(&self) -> usize {
+        self.taken.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many of the deliveries are a tenant's.
+    #[must_use]
+    pub fn held(&self, tenant: TenantId) -> usize {
+        self.tenants().get(&tenant).map_or(0, |taken| taken.size().deliveries)
+    }
+
+    fn left(&self) -> Size {
+        Size {
+            deliveries: self.capacity.deliveries.saturating_sub(self.taken()),
+            bytes: self.capacity.bytes.saturating_sub(self.taken_bytes()),
+        }
+    }
+
+    fn claimable_at_once(&self) -> usize {
+        self.capacity.deliveries.min(self.capacity.bytes / RECKONED)
+    }
+
+    fn places(self: &Arc<Self>, of_tenant: &Arc<Taken>, each: &[usize]) -> Vec<Place> {
+        let size = Size { deliveries: each.len(), bytes: each.iter().sum() };
+        self.taken.add(size);
+        of_tenant.add(size);
+        let place = |bytes: &usize| Place { room: Arc::clone(self), of_tenant: Arc::clone(of_tenant), bytes: *bytes };
+        each.iter().map(place).collect()
+    }
+
+    fn of_tenant(&self, tenant: TenantId) -> Arc<Taken> {
+        let mut tenants = self.tenants();
+        if tenants.len() >= KEPT {
+            tenants.retain(|_, taken| Arc::strong_count(taken) > 1);
+        }
+        Arc::clone(tenants.entry(tenant).or_default())
+    }
+
+    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<Taken>>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How much more somebody may have who holds so much: then it is `times` as much as what is left free. Who has nothing
+/// may always have one.
+fn most(held: usize, free: usize, times: usize) -> usize {
+    let most = free.saturating_mul(times).saturating_sub(held) / (times + 1);
+    most.max(usize::from(held == 0)).min(free)
+}
+
+impl Taken {
+    fn size(&self) -> Size {
+        Size { deliveries: self.deliveries.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
+
+    fn add(&self, size: Size) {
+        self.deliveries.fetch_add(size.deliveries, Ordering::AcqRel);
+        self.bytes.fetch_add(size.bytes, Ordering::Relaxed);
+    }
+
+    fn remove_one(&self, bytes: usize) {
+        self.deliveries.fetch_sub(1, Ordering::AcqRel);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.of_tenant.remove_one(self.bytes);
+        self.room.taken.remove_one(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MUCH: usize = 1 << 40;
+
+    #[test]
+    fn a_tenant_alone_gets_most_of_the_room_and_leaves_some() {
+        let room = Room::new(90, MUCH);
+        let (one, other) = (TenantId::new(), TenantId::new());
+        let held = room.reserve(one, &[1; 60]).unwrap();
+        assert!(room.reserve(one, &[1]).is_none());
+        let claimed = room.claimable(one, 0);
+        assert_eq!(claimed, 7, "a backlog may have more than what comes in");
+        let backlog = room.take(one, &vec![1; claimed]);
+        assert!(room.reserve(other, &[1; 10]).is_some());
+        drop((held, backlog));
+        assert_eq!((room.taken(), room.taken_bytes()), (0, 0));
+        assert!(room.reserve(one, &[1; 60]).is_some());
+    }
+
+    #[test]
+    fn however_many_tenants_hold_what_they_may_there_is_room_for_another() {
+        let room = Room::new(1000, MUCH);
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            let tenant = TenantId::new();
+            let most = room.claimable(tenant, 0);
+            assert!(most > 0, "{} are free", room.free());
+            held.extend(room.take(tenant, &vec![1; most.min(room.free() - 1)]));
+        }
+        assert!(room.free() > 0);
+    }
+
+    #[test]
+    fn a_place_that_is_free_is_claimed_for_whoever_has_nothing() {
+        let room = Room::new(1, MUCH);
+        let (one, other) = (TenantId::new(), TenantId::new());
+        let held = room.reserve(one, &[1]).unwrap();
+        assert_eq!(room.claimable(other, 0), 0);
+        drop(held);
+        assert_eq!(room.claimable(other, 0), 1);
+    }
+
+    #[test]
+    fn few_free_places_are_not_worth_a_claim() {
+        let room = Room::new(16_000, MUCH);
+        let tenant = TenantId::new();
+        let held = room.take(tenant, &vec![1; 11_950]);
+        assert_eq!(room.claimable(tenant, 0), 0);
+        drop(held);
+        assert_eq!(room.claimable(tenant, 0), 12_000);
+    }
+
+    #[test]
+    fn bytes_are_shared_as_deliveries_are() {
+        let room = Room::new(1000, 90 << 20);
+        let (one, other) = (TenantId::new(), TenantId::new());
+        let held = room.reserve(one, &[1 << 20; 60]).unwrap();
+        assert!(room.reserve(one, &[1 << 20]).is_none(), "it has two thirds of the bytes");
+        assert!(room.reserve(other, &[1 << 20; 10]).is_some());
+        drop(held);
+        assert!(room.reserve(one, &[1 << 20]).is_some());
+    }
+
+    #[test]
+    fn a_tenant_that_holds_nothing_may_have_one_however_large() {
+        let room = Room::new(1000, 1 << 20);
+        let (one, other) = (TenantId::new(), TenantId::new());
+        let large = room.reserve(one, &[3 << 20]).unwrap();
+        assert!(room.reserve(other, &[1]).is_none());
+        assert_eq!((room.claimable(other, 0), room.free()), (0, 0));
+        drop(large);
+        assert_eq!(room.reserve(other, &[1, 3 << 20]).map(|places| places.len()), None, "but no two");
+    }
+
+    #[test]
+    fn claims_reckon_with_large_messages() {
+        let room = Room::new(1000, 100 * RECKONED);
+        let tenant = TenantId::new();
+        assert_eq!(room.claimable(tenant, 0), 75);
+        let _held = room.take(tenant, &[RECKONED; 70]);
+        assert_eq!(room.free(), 30);
+        assert_eq!(room.claimable(TenantId::new(), 0), 22);
+    }
+}

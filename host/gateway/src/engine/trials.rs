@@ -1,0 +1,352 @@
+//! What comes of candidates while they are tried: counts of canaries and of what is live beside
+//! them, and shadows' differences. Nobody waits for any of it: a node counts in memory, asks
+//! shadows after the answer on a thread of their own, and writes down what it has each second.
+//! What a node that dies has not written yet is lost.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio_util::sync::CancellationToken;
+
+use crate::{clock, engine::rule_runner::RuleRunner, node::telemetry};
+use angarium_domain::{
+    ids::{DifferenceId, MessageId, TenantId, TrialId},
+    message::Message,
+    trial::{Arm, Counted, Kind},
+};
+use angarium_rules::{
+    rulebook::{Judgement, Rulebook},
+    ruling::Ruling,
+    script::Given,
+    trial::{Comparison, Question, Said, Trial, compare},
+};
+use angarium_store::{
+    self as store, Store,
+    trial::{DifferenceRow, TrialKey, difference_insert, trial_count_add, trial_message_add},
+};
+
+/// Questions that wait for shadows; what comes when there are so many is dropped, and counted.
+const WAITING: usize = 4096;
+/// The same of one tenant, so that there is room for others.
+const WAITING_OF_TENANT: usize = WAITING / 4;
+/// Questions that are answered in one go.
+const AT_ONCE: usize = 64;
+/// How long counts gather.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The most differences, and the most messages to follow, that a node writes down at a time.
+const MOST: usize = 1000;
+
+/// A question, and who is to be asked.
+struct Asked {
+    tenant: TenantId,
+    book: Arc<Rulebook>,
+    question: Question,
+    given: Given,
+}
+
+/// What is not written down yet.
+#[derive(Default)]
+struct Gathered {
+    counts: HashMap<(TrialKey, Arm, Counted), i64>,
+    messages: Vec<(TrialKey, MessageId, Arm)>,
+    differences: Vec<(TrialKey, DifferenceRow)>,
+}
+
+impl Gathered {
+    fn count(&mut self, trial: TrialKey, arm: Arm, what: Counted, number: usize) {
+        if number > 0 {
+            *self.counts.entry((trial, arm, what)).or_default() += i64::try_from(number).unwrap_or(i64::MAX);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.counts.is_empty() && self.messages.is_empty() && self.differences.is_empty()
+    }
+}
+
+/// This node's trials.
+pub struct Trials {
+    gathered: Mutex<Gathered>,
+    /// Questions of each tenant that wait.
+    waiting: Mutex<HashMap<TenantId, usize>>,
+    questions: mpsc::Sender<Asked>,
+}
+
+/// Asks the shadows, and writes down what was gathered.
+pub struct Recorder {
+    trials: Arc<Trials>,
+    rules: Arc<RuleRunner>,
+    store: Store,
+    questions: mpsc::Receiver<Asked>,
+}
+
+impl Trials {
+    #[must_use]
+    pub fn new(store: Store, rules: Arc<RuleRunner>) -> (Arc<Self>, Recorder) {
+        let (sender, questions) = mpsc::channel(WAITING);
+        let trials = Arc::new(Self { gathered: Mutex::default(), waiting: Mutex::default(), questions: sender });
+        let recorder = Recorder { trials: Arc::clone(&trials), rules, store, questions };
+        (trials, recorder)
+    }
+
+    /// Counts, for each canary, what came of a message that came in.
+    pub fn judged(&self, tenant: TenantId, book: &Rulebook, message: &Message, judgement: &Judgement) {
+        if book.canaries().next().is_none() {
+            return;
+        }
+        let Ruling { was, canaries, .. } = &judgement.ruling;
+        let (refused, held) = (judgement.refused.is_some(), was.send_at.is_some());
+        let mut gathered = self.gathered();
+        for trial in book.canaries() {
+            let (key, arm) = ((tenant, trial.id), trial.arm(canaries));
+            gathered.count(key, arm, Counted::Asked, 1);
+            gathered.count(key, arm, Counted::Refused, usize::from(refused));
+            gathered.count(key, arm, Counted::Held, usize::from(held && !refused));
+            gathered.count(key, arm, Counted::Faults, faults(trial, judgement));
+            if !refused && gathered.messages.len() < MOST {
+                gathered.messages.push((key, message.id, arm));
+            }
+        }
+    }
+
+    /// Counts a failure of a script in a later hook.
+    pub fn failed(&self, tenant: TenantId, book: &Rulebook, message: &Message, script: &str) {
+        let Some(trial) = book.canaries().find(|it| it.subject == script) else { return };
+        let canaries = Ruling::of(message).map(|it| it.canaries).unwrap_or_default();
+        self.gathered().count((tenant, trial.id), trial.arm(&canaries), Counted::Faults, 1);
+    }
+
+    /// Has shadows asked what those were asked who are live; whoever calls goes on at once.
+    pub fn ask(&self, tenant: TenantId, book: &Arc<Rulebook>, question: Question, given: Given) {
+        let asked = Asked { tenant, book: Arc::clone(book), question, given };
+        if !self.wait(tenant) {
+            return self.dropped(&asked);
+        }
+        let Err(TrySendError::Full(asked) | TrySendError::Closed(asked)) = self.questions.try_send(asked) else {
+            return;
+        };
+        self.waits_no_more(tenant);
+        self.dropped(&asked);
+    }
+
+    /// Counts one more question of a tenant's that waits, unless it has as many as one tenant may have.
+    fn wait(&self, tenant: TenantId) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.entry(tenant).or_default();
+        let fits = *count < WAITING_OF_TENANT;
+        *count += usize::from(fits);
+        fits
+    }
+
+    fn waits_no_more(&self, tenant: TenantId) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = waiting.get_mut(&tenant) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&tenant);
+            }
+        }
+    }
+
+    /// Counts a question that the shadows are not asked.
+    fn dropped(&self, asked: &Asked) {
+        asked.question.shadows(&asked.book).for_each(|trial| self.count_dropped(asked, trial.id));
+    }
+
+    fn count_dropped(&self, asked: &Asked, trial: TrialId) {
+        self.gathered().count((asked.tenant, trial), Arm::Candidate, Counted::Dropped, 1);
+        telemetry::shadow_dropped();
+    }
+
+    fn compared(&self, asked: &Asked, trial: TrialId, comparison: Comparison) {
+        let (key, mut gathered) = ((asked.tenant, trial), self.gathered());
+        gathered.count(key, Arm::Candidate, Counted::Asked, 1);
+        gathered.count(key, Arm::Candidate, Counted::Faults, comparison.faults);
+        let Some(difference) = comparison.difference else { return };
+        gathered.count(key, Arm::Candidate, Counted::Different, 1);
+        if gathered.differences.len() < MOST {
+            let row = DifferenceRow {
+                id: DifferenceId::new(),
+                message: asked.question.message().id,
+                hook: asked.question.hook().as_str().to_owned(),
+                live: json(&difference.live),
+                candidate: json(&difference.candidate),
+                at: clock::now(),
+            };
+            gathered.differences.push((key, row));
+        }
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How often what is tried, or what is live in its place, failed.
+fn faults(trial: &Trial, judgement: &Judgement) -> usize {
+    match trial.kind {
+        Kind::Script => judgement.failures.iter().filter(|it| it.script == trial.subject).count(),
+        Kind::Rule => {
+            let faults = judgement.ruling.decision.iter().flat_map(|decision| &decision.faults);
+            faults.filter(|it| it.rule.to_string() == trial.subject).count()
+        }
+    }
+}
+
+fn json(said: &Said) -> String {
+    // Texts with plain data always have a JSON form.
+    serde_json::to_string(said).unwrap_or_default()
+}
+
+impl Recorder {
+    /// Goes on until it is told to stop, and then writes down what is left.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut next = tokio::time::interval(PAUSE);
+        next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut asked = Vec::with_capacity(AT_ONCE);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = next.tick() => self.write().await,
+                count = self.questions.recv_many(&mut asked, AT_ONCE) => {
+                    if count == 0 {
+                        break;
+                    }
+                    self.answer(std::mem::take(&mut asked)).await;
+                }
+            }
+        }
+        self.write().await;
+    }
+
+    async fn answer(&self, asked: Vec<Asked>) {
+        for asked in asked {
+            self.trials.waits_no_more(asked.tenant);
+            for trial in asked.question.shadows(&asked.book) {
+                let compare = |time| compare(&asked.book, trial, &asked.question, &asked.given, time);
+                match self.rules.shadow(asked.tenant, compare).await {
+                    Some(comparison) => self.trials.compared(&asked, trial.id, comparison),
+                    None => self.trials.count_dropped(&asked, trial.id),
+                }
+            }
+        }
+    }
+
+    async fn write(&self) {
+        let gathered = std::mem::take(&mut *self.trials.gathered());
+        if gathered.is_empty() {
+            return;
+        }
+        if let Err(error) = write(&self.store, &gathered).await {
+            tracing::warn!(%error, "what came of candidates is not written down; their counts are tried again");
+            let mut later = self.trials.gathered();
+            for (what, number) in gathered.counts {
+                *later.counts.entry(what).or_default() += number;
+            }
+        }
+    }
+}
+
+async fn write(store: &Store, gathered: &Gathered) -> store::Result<()> {
+    let counts: Vec<_> =
+        gathered.counts.iter().map(|((trial, arm, what), number)| (*trial, *arm, *what, *number)).collect();
+    let mut txn = store.worker().await?;
+    trial_count_add(&mut txn, &counts).await?;
+    trial_message_add(&mut txn, &gathered.messages).await?;
+    difference_insert(&mut txn, &gathered.differences).await?;
+    txn.commit().await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{
+        engine::queue::{Precedence, Room},
+        engine::rule_runner::RuleTimes,
+    };
+    use angarium_domain::{
+        message::{Address, Body},
+        trial::Mode,
+    };
+    use angarium_rules::{
+        rulebook::Running,
+        script::{Modules, Script},
+        trial::Candidate,
+    };
+
+    const GIVEN: Given = Given { now: Timestamp::UNIX_EPOCH, chance: 0.5 };
+
+    fn book(mode: Mode, source: &str) -> Arc<Rulebook> {
+        let running = |version, source: &str| {
+            let script = Script::compile("gate", source, &Modules::none()).unwrap();
+            Arc::new(Running::new("gate".into(), version, source.into(), script.allowing(Duration::from_secs(5))))
+        };
+        let candidate = Candidate::Script(running(2, source));
+        let trial =
+            Trial { id: TrialId::new(), kind: Kind::Script, subject: "gate".into(), version: 2, mode, candidate };
+        let live = running(1, "fn admit(message) { allow() }");
+        Arc::new(Rulebook { rules: None, scripts: vec![live], trials: vec![trial], rehearses: false })
+    }
+
+    fn message(to: &str) -> Message {
+        Message::with_body(
+            "sms".parse().unwrap(),
+            Body { to: Some(Address { address: to.into(), name: None }), ..Body::default() },
+        )
+    }
+
+    fn trials() -> (Arc<Trials>, Recorder) {
+        let times = RuleTimes { message: Duration::from_secs(5), tenant: Duration::from_secs(60) };
+        let rules = RuleRunner::new(times, &Precedence::new(Room::new(1, 1 << 20)));
+        // Nothing is connected before the first use.
+        Trials::new(Store::new("postgres://nobody@localhost/none", 1).unwrap(), rules)
+    }
+
+    fn counted(trials: &Trials, arm: Arm, what: Counted) -> i64 {
+        let gathered = trials.gathered();
+        gathered.counts.iter().filter(|((_, it, of), _)| *it == arm && *of == what).map(|(_, count)| count).sum()
+    }
+
+    #[tokio::test]
+    async fn what_a_shadow_cannot_keep_up_with_is_dropped_and_counted() {
+        let ((trials, mut recorder), tenant) = (trials(), TenantId::new());
+        let book = book(Mode::Shadow, "fn admit(message) { refuse(\"no\") }");
+        for _ in 0..WAITING_OF_TENANT + 3 {
+            trials.ask(tenant, &book, Question::admit(&message("+4670")), GIVEN);
+        }
+        assert_eq!(counted(&trials, Arm::Candidate, Counted::Dropped), 3);
+        trials.ask(TenantId::new(), &book, Question::admit(&message("+4670")), GIVEN);
+        assert_eq!(counted(&trials, Arm::Candidate, Counted::Dropped), 3, "there is room for others");
+        let mut waiting = Vec::new();
+        recorder.questions.recv_many(&mut waiting, 5).await;
+        recorder.answer(waiting).await;
+        let both = [Counted::Asked, Counted::Different].map(|what| counted(&trials, Arm::Candidate, what));
+        assert_eq!((both, trials.gathered().differences.len()), ([5, 5], 5));
+    }
+
+    #[tokio::test]
+    async fn a_canary_and_what_is_live_are_counted_apart() {
+        let ((trials, _recorder), tenant) = (trials(), TenantId::new());
+        let book = book(
+            Mode::Canary { percentage: 50 },
+            "fn admit(message) { hold_until(add_seconds(now(), 60), \"later\") }",
+        );
+        for number in 0..100 {
+            let mut message = message(&format!("+4670{number}"));
+            let judgement = book.admit(&mut message, &GIVEN);
+            trials.judged(tenant, &book, &message, &judgement);
+        }
+        let of = |arm| [Counted::Asked, Counted::Held, Counted::Refused].map(|what| counted(&trials, arm, what));
+        let ([candidate, held, refused], [live, held_live, _]) = (of(Arm::Candidate), of(Arm::Live));
+        assert_eq!((candidate + live, held, held_live, refused), (100, candidate, 0, 0));
+        assert!((20..80).contains(&candidate), "{candidate}");
+        assert_eq!(trials.gathered().messages.len(), 100);
+    }
+}

@@ -1,0 +1,4 @@
+//! What runs by itself, beside the deliveries.
+
+pub mod maintenance;
+pub mod replay;

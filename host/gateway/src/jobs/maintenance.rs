@@ -1,0 +1,96 @@
+//! The housework of the tables: partitions made ahead, old idempotency keys forgotten, the queue
+//! and the dead letters measured, statistics folded into their roll-ups, the ledger kept as long as it is to be.
+
+mod retention;
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{node::config::Retention, node::telemetry};
+use angarium_domain::statistics::Grain;
+use angarium_store::{
+    self as store, Store,
+    dead_letter::dead_letter_depth,
+    maintenance::partitions_ensure,
+    message::idempotency_expire,
+    queue::queue_depth,
+    statistics::{stat_expire, stat_fold},
+    trial::trial_expire,
+};
+
+/// The queue is counted up to here; beyond, it is "at least".
+const COUNTED: i64 = 100_000;
+/// Dead letters are counted up to here.
+const DEAD: i64 = 10_000;
+/// The most deltas of one fold.
+const FOLDED: i64 = 10_000;
+/// How long deltas gather: reads take them in, so this is only about how few rows they fold to.
+const FOLD_PAUSE: Duration = Duration::from_secs(2);
+/// The most rows that one transaction forgets.
+const FORGOTTEN: i64 = 10_000;
+
+/// Does the housework until it is told to stop.
+pub async fn run(store: Store, retention: Retention, stop: CancellationToken) {
+    tokio::join!(keep_house(&store, &stop), fold(&store, &stop), retention::run(&store, &retention, &stop));
+}
+
+async fn keep_house(store: &Store, stop: &CancellationToken) {
+    let mut round = 0_u32;
+    while !stop.is_cancelled() {
+        if let Err(error) = work(store, round).await {
+            tracing::warn!(%error, "housework failed; it is tried again");
+        }
+        round = round.wrapping_add(1);
+        pause(Duration::from_secs(5), stop).await;
+    }
+}
+
+async fn work(store: &Store, round: u32) -> store::Result<()> {
+    let mut txn = store.worker().await?;
+    for depth in queue_depth(&mut txn, COUNTED).await? {
+        telemetry::queued(depth.priority, depth.waiting, depth.oldest_seconds);
+    }
+    if round.is_multiple_of(12) {
+        let dead = dead_letter_depth(&mut txn, DEAD).await?;
+        telemetry::dead_letters(dead.into_iter().map(|it| (it.channel, it.state, it.count)));
+        idempotency_expire(&mut txn).await?;
+        trial_expire(&mut txn).await?;
+        for grain in [Grain::Minute, Grain::Hour] {
+            stat_expire(&mut txn, grain, FORGOTTEN).await?;
+        }
+    }
+    if round.is_multiple_of(720) {
+        partitions_ensure(&mut txn).await?;
+    }
+    txn.commit().await?;
+    Ok(())
+}
+
+/// Folds statistics until it is told to stop.
+async fn fold(store: &Store, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        match fold_once(store).await {
+            Ok(folded) if folded == Some(FOLDED) => continue,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "statistics are not folded; it is tried again, and they are right meanwhile")
+            }
+        }
+        pause(FOLD_PAUSE, stop).await;
+    }
+}
+
+async fn fold_once(store: &Store) -> store::Result<Option<i64>> {
+    let mut txn = store.worker().await?;
+    let folded = stat_fold(&mut txn, FOLDED).await?;
+    txn.commit().await?;
+    Ok(folded)
+}
+
+async fn pause(length: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(length) => {}
+    }
+}

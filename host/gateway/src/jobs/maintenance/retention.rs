@@ -1,0 +1,111 @@
+//! Lets the ledger forget: content after its days, messages after theirs, whole weeks where all
+//! tenants' time is over. In small transactions, so that nobody waits for it.
+
+use tokio_util::sync::CancellationToken;
+
+use super::pause;
+use crate::node::config::{Retention, RetentionClass};
+use angarium_domain::ids::{MessageId, TenantId};
+use angarium_store::{
+    self as store, Connection as Db, Store,
+    retention::{
+        PurgedBy, content_due, content_purge, content_recall, content_remember, ledger_expire, partition_drop,
+        partition_list_over, retention_list, retention_lock,
+    },
+};
+
+/// The most messages of one transaction.
+const BATCH: i64 = 500;
+/// A week is dropped at once when its last day is over; what is deleted row by row before that would
+/// be deleted twice.
+const WEEK: u32 = 8;
+
+/// Looks after it until it is told to stop.
+pub(super) async fn run(store: &Store, retention: &Retention, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = round(store, retention, stop).await {
+            tracing::warn!(%error, "what is past its retention is still there; it is tried again");
+        }
+        pause(retention.interval(), stop).await;
+    }
+}
+
+async fn round(store: &Store, retention: &Retention, stop: &CancellationToken) -> store::Result<()> {
+    let longest = retention.longest_ledger_days();
+    drop_weeks(store, longest).await?;
+    let mut txn = store.worker().await?;
+    let tenants = retention_list(&mut txn).await?;
+    txn.commit().await?;
+    for (tenant, name) in tenants {
+        let Some(class) = retention.class(&name) else {
+            tracing::warn!(tenant.id = %tenant, class = name, "the configuration has no such retention class: the tenant's messages are kept as long as anybody's");
+            continue;
+        };
+        while !stop.is_cancelled() && purge(store, tenant, class).await? {}
+        purge_late(store, tenant).await?;
+        let days = if class.ledger_days == longest { longest + WEEK } else { class.ledger_days };
+        while !stop.is_cancelled() && expire(store, tenant, days).await? {}
+    }
+    Ok(())
+}
+
+async fn drop_weeks(store: &Store, days: u32) -> store::Result<()> {
+    let mut txn = store.worker().await?;
+    let over = partition_list_over(&mut txn, days).await?;
+    txn.commit().await?;
+    for partition in over {
+        let mut txn = store.worker().await?;
+        if !retention_lock(&mut txn).await? {
+            return Ok(());
+        }
+        partition_drop(&mut txn, &partition).await?;
+        txn.commit().await?;
+        tracing::info!(table = partition.parent, week = partition.week, "a week left the ledger");
+    }
+    Ok(())
+}
+
+/// One batch of those that were not looked at before; tells whether there may be more.
+async fn purge(store: &Store, tenant: TenantId, class: RetentionClass) -> store::Result<bool> {
+    let mut txn = store.worker().await?;
+    if !retention_lock(&mut txn).await? {
+        return Ok(false);
+    }
+    let due = content_due(&mut txn, tenant, class.content_days, BATCH).await?;
+    purge_ended(&mut txn, tenant, &due).await?;
+    txn.commit().await?;
+    Ok(due.len() as i64 == BATCH)
+}
+
+/// One batch of those that had not ended when it was their time.
+async fn purge_late(store: &Store, tenant: TenantId) -> store::Result<()> {
+    let mut txn = store.worker().await?;
+    if retention_lock(&mut txn).await? {
+        let late = content_recall(&mut txn, tenant, BATCH).await?;
+        purge_ended(&mut txn, tenant, &late).await?;
+    }
+    txn.commit().await?;
+    Ok(())
+}
+
+async fn purge_ended(db: &mut Db, tenant: TenantId, messages: &[MessageId]) -> store::Result<()> {
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let purged = content_purge(db, tenant, messages, PurgedBy::Retention).await?;
+    if purged.len() < messages.len() {
+        content_remember(db, tenant, messages).await?;
+    }
+    Ok(())
+}
+
+/// One batch; tells whether there may be more.
+async fn expire(store: &Store, tenant: TenantId, days: u32) -> store::Result<bool> {
+    let mut txn = store.worker().await?;
+    if !retention_lock(&mut txn).await? {
+        return Ok(false);
+    }
+    let gone = ledger_expire(&mut txn, tenant, days, BATCH).await?;
+    txn.commit().await?;
+    Ok(gone as i64 >= BATCH)
+}

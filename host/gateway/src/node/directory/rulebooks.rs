@@ -1,0 +1,306 @@
+//! The tenants' rules and scripts, compiled once for as long as they stay the same: other changes of
+//! a tenant's configuration are frequent, and a script's breaker belongs to its version.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use angarium_domain::{
+    ids::{RuleId, TenantId},
+    rule::RuleSpec,
+    trial::Kind,
+};
+use angarium_rules::{
+    RuleSet,
+    language::Language,
+    rulebook::{Rulebook, Running},
+    script::{Modules, Script, may_import},
+    trial::{Candidate, Trial},
+};
+use angarium_store::{
+    self as store, Connection as Db,
+    rule::{rule_specs, rulebook_stamp},
+    script::{LiveScript, module_list, script_live_list, script_resets},
+    trial::{self, TrialRow, trial_running},
+};
+
+/// A tenant's rules as they were read.
+pub(super) struct Read {
+    stamp: String,
+    /// `None` where nothing changed.
+    sources: Option<Sources>,
+}
+
+struct Sources {
+    rules: Arc<Vec<(RuleId, String)>>,
+    scripts: Vec<LiveScript>,
+    trials: Vec<trial::Running>,
+    modules: Arc<BTreeMap<String, String>>,
+    /// How often each script was switched on again by hand.
+    resets: HashMap<String, i32>,
+}
+
+/// What stands of a tenant.
+#[derive(Clone)]
+struct Known {
+    stamp: String,
+    book: Arc<Rulebook>,
+    /// What its rules were compiled from.
+    rules: Arc<Vec<(RuleId, String)>>,
+    /// What its scripts were compiled with.
+    modules: Arc<BTreeMap<String, String>>,
+    compiled_modules: Modules,
+}
+
+type Spec = (RuleId, RuleSpec);
+
+/// What is known, with what tells it from what comes later.
+#[derive(Default)]
+pub(super) struct Rulebooks(Mutex<HashMap<TenantId, Known>>);
+
+impl Rulebooks {
+    /// Reads what this node does not know yet; `None` for a tenant without rules.
+    pub async fn read(&self, db: &mut Db, tenant: TenantId) -> store::Result<Option<Read>> {
+        let Some(stamp) = rulebook_stamp(db, tenant).await? else { return Ok(None) };
+        if self.known(tenant).is_some_and(|known| known.stamp == stamp) {
+            return Ok(Some(Read { stamp, sources: None }));
+        }
+        let (rules, scripts) = (rule_specs(db, tenant).await?, script_live_list(db, tenant).await?);
+        let trials = trial_running(db, tenant).await?;
+        let (modules, resets) = (module_list(db, tenant).await?.into(), script_resets(db, tenant).await?);
+        let rules = rules.into();
+        Ok(Some(Read { stamp, sources: Some(Sources { rules, scripts, trials, modules, resets }) }))
+    }
+
+    /// What a tenant's messages are decided by. What does not compile, as a later version of the gateway may have
+    /// stored it, is left as it was.
+    pub async fn of(&self, tenant: TenantId, read: Option<Read>) -> Option<Arc<Rulebook>> {
+        let Some(Read { stamp, sources }) = read else {
+            self.books().remove(&tenant);
+            return None;
+        };
+        let standing = self.known(tenant);
+        let before = standing.as_ref().map(|known| Arc::clone(&known.book));
+        let Some(sources) = sources else { return before };
+        let compiled = tokio::task::spawn_blocking(move || compile(sources, standing.as_ref(), stamp)).await;
+        match compiled.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(known) => {
+                let book = Arc::clone(&known.book);
+                self.books().insert(tenant, known);
+                Some(book)
+            }
+            Err(error) => {
+                tracing::error!(tenant.id = %tenant, error, "rules that were stored don't compile: the last good ones go on");
+                before
+            }
+        }
+    }
+
+    fn known(&self, tenant: TenantId) -> Option<Known> {
+        self.books().get(&tenant).cloned()
+    }
+
+    fn books(&self) -> MutexGuard<'_, HashMap<TenantId, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What did not change is not compiled again.
+fn compile(sources: Sources, before: Option<&Known>, stamp: String) -> Result<Known, String> {
+    let Sources { rules, scripts, trials, modules, resets } = sources;
+    let same_rules = before.filter(|it| it.rules == rules).and_then(|it| it.book.rules.clone());
+    let compiled = match same_rules {
+        Some(same) => same,
+        None => specs(&rules).and_then(rule_set).or_else(|error| match before {
+            Some(_) => Err(error),
+            None => rules_as_far(&rules),
+        })?,
+    };
+    let same_modules = before.filter(|it| it.modules == modules).map(|it| it.compiled_modules.clone());
+    let workshop = Workshop {
+        before,
+        same_modules: same_modules.is_some(),
+        modules: same_modules.unwrap_or_else(|| Modules::stored(&modules)),
+        rules: &rules,
+        resets,
+    };
+    // What is tried in an operators' script's place is held to the same.
+    let is_operators = |name: &str| scripts.iter().any(|(it, .., operators)| it == name && *operators);
+    let trials = trials.into_iter().filter_map(|trial| workshop.trial(trial, is_operators)).collect();
+    let scripts = scripts.into_iter().filter_map(|script| workshop.running(script)).collect();
+    let compiled_modules = workshop.modules;
+    let book = Arc::new(Rulebook { rules: Some(compiled), scripts, trials, rehearses: false });
+    Ok(Known { stamp, book, rules, modules, compiled_modules })
+}
+
+/// What stands in for a script that does not compile and of which no good version is known here. Where it may let nothing
+/// through unasked every message meets a fault; otherwise it is as good as absent.
+fn stand_in(name: &str, version: i32, source: &str, operators: bool) -> Option<Arc<Running>> {
+    let fails = fails_of(source).or(operators.then_some("refuse"))?;
+    let closed =
+        format!("const FAILS = \"{fails}\"; fn admit(message) {{ throw \"the stored script does not compile\" }}");
+    let script = Script::stored(name, &closed, &Modules::none()).ok().filter(|_| source.contains("fn admit"))?;
+    let running = Running::new(name.to_owned(), version, source.into(), script);
+    Some(Arc::new(if operators { running.of_operators() } else { running }))
+}
+
+/// What a source that can't be compiled says of its faults.
+fn fails_of(source: &str) -> Option<&'static str> {
+    let said = source.split_once("FAILS")?.1.split('"').nth(1)?;
+    ["refuse", "hold", "open"].into_iter().find(|word| *word == said)
+}
+
+/// The rules that can be read, where some can't and none are known here: one that may let nothing through unasked stands
+/// there as one that fails.
+fn rules_as_far(rules: &[(RuleId, String)]) -> Result<Arc<RuleSet>, String> {
+    let readable = |rule: &(RuleId, String)| {
+        let alone = specs(std::slice::from_ref(rule)).and_then(|specs| rule_set(specs).map(drop));
+        let Err(error) = alone else { return specs(std::slice::from_ref(rule)).ok()?.pop() };
+        tracing::error!(rule.id = %rule.0, error, "a rule that was stored does not compile");
+        closed_rule(rule)
+    };
+    rule_set(rules.iter().filter_map(readable).collect())
+}
+
+fn closed_rule((id, json): &(RuleId, String)) -> Option<Spec> {
+    let stored: serde_json::Value = serde_json::from_str(json).ok()?;
+    let fails = ["refuse", "hold"].into_iter().find(|word| stored["fails"] == **word)?;
+    let closed = serde_json::json!({
+        "name": stored["name"].as_str().unwrap_or("a rule"), "active": stored["active"].as_bool().unwrap_or(true),
+        "fails": fails, "when": {"custom": {"expression": "[][0] == 1"}},
+        "then": {"refuse": {"reason": "the stored rule does not compile"}},
+    });
+    Some((*id, serde_json::from_value(closed).ok()?))
+}
+
+fn specs(rules: &[(RuleId, String)]) -> Result<Vec<Spec>, String> {
+    rules.iter().map(|(id, json)| Ok((*id, parsed(&id.to_string(), json)?))).collect()
+}
+
+/// Where scripts are made ready.
+struct Workshop<'a> {
+    before: Option<&'a Known>,
+    modules: Modules,
+    same_modules: bool,
+    rules: &'a [(RuleId, String)],
+    resets: HashMap<String, i32>,
+}
+
+impl<'a> Workshop<'a> {
+    /// A script in service: as it is known, with its failures, or made anew; what does not compile goes on as it was.
+    fn running(&self, (name, version, source, operators): LiveScript) -> Option<Arc<Running>> {
+        self.known_or_new(&name, version, &source, operators).or_else(|| {
+            let last = self.before.and_then(|it| it.book.scripts.iter().find(|it| it.name == name));
+            last.map(Arc::clone).or_else(|| stand_in(&name, version, &source, operators))
+        })
+    }
+
+    fn known_or_new(&self, name: &str, version: i32, source: &str, operators: bool) -> Option<Arc<Running>> {
+        let resets = self.resets.get(name).copied().unwrap_or_default();
+        let stays = |it: &&Arc<Running>| {
+            let same = it.name == name && it.version == version && *it.source == *source && it.resets == resets;
+            same && it.operators == operators && (self.same_modules || !may_import(source))
+        };
+        if let Some(known) = self.known().find(stays) {
+            return Some(Arc::clone(known));
+        }
+        match Script::stored(name, source, &self.modules) {
+            Ok(script) => {
+                let running = Running::new(name.to_owned(), version, source.into(), script).after_resets(resets);
+                Some(Arc::new(if operators { running.of_operators() } else { running }))
+            }
+            Err(error) => {
+                tracing::error!(%error, "a script that was stored does not compile: the last good version goes on");
+                None
+            }
+        }
+    }
+
+    /// What stood in service, and what was tried.
+    fn known(&self) -> impl Iterator<Item = &'a Arc<Running>> {
+        self.before
+            .into_iter()
+            .flat_map(|known| known.book.scripts.iter().chain(known.book.trials.iter().filter_map(Trial::script)))
+    }
+
+    /// A candidate; one that is not fit to be asked is left out.
+    fn trial(&self, (row, source): trial::Running, is_operators: impl Fn(&str) -> bool) -> Option<Trial> {
+        let TrialRow { id, kind, subject, version, mode, spec, .. } = row;
+        let candidate = match kind {
+            Kind::Script => {
+                Candidate::Script(self.known_or_new(&subject, version, &source?, is_operators(&subject))?)
+            }
+            Kind::Rule => match tried_rules(&subject, &spec.unwrap_or_default(), self.rules) {
+                Ok(rules) => Candidate::Rules(rules),
+                Err(error) => {
+                    tracing::error!(error, "a candidate that was stored does not compile: it is not tried");
+                    return None;
+                }
+            },
+        };
+        Some(Trial { id, kind, subject, version, mode, candidate })
+    }
+}
+
+/// All rules, with one of them as it would be.
+fn tried_rules(of: &str, spec: &str, rules: &[(RuleId, String)]) -> Result<Arc<RuleSet>, String> {
+    let spec = parsed(of, spec)?;
+    let of: RuleId = of.parse().map_err(|error| format!("{error}"))?;
+    let mut all = specs(rules)?;
+    all.retain(|(id, _)| *id != of);
+    all.push((of, spec));
+    rule_set(all)
+}
+
+fn rule_set(specs: Vec<Spec>) -> Result<Arc<RuleSet>, String> {
+    RuleSet::stored(specs, Box::new(Language::stored())).map(Arc::new).map_err(|problems| {
+        let each = problems.iter().take(5).map(|it| format!("{}: {}", it.pointer, it.detail));
+        each.collect::<Vec<_>>().join("; ")
+    })
+}
+
+fn parsed(id: &str, json: &str) -> Result<RuleSpec, String> {
+    serde_json::from_str(json).map_err(|error| format!("{id}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(rules: &[&str], scripts: &[(&str, bool)]) -> Known {
+        let rules: Vec<_> = rules.iter().map(|json| (RuleId::new(), (*json).to_owned())).collect();
+        let scripts = scripts.iter().enumerate();
+        let sources = Sources {
+            rules: rules.into(),
+            scripts: scripts
+                .map(|(at, (source, operators))| (format!("s{at}"), 1, (*source).to_owned(), *operators))
+                .collect(),
+            trials: Vec::new(),
+            modules: Arc::default(),
+            resets: HashMap::new(),
+        };
+        compile(sources, None, "stamp".to_owned()).unwrap()
+    }
+
+    /// A node that begins with rules that it can't read must not let through what they were there to stop.
+    #[test]
+    fn what_lets_nothing_through_unasked_stands_there_although_it_does_not_compile() {
+        let known = read(
+            &[
+                r#"{"name": "Good", "then": {"refuse": {"reason": "x"}}}"#,
+                r#"{"name": "Later", "fails": "refuse", "when": {"moon": "full"}, "then": {"refuse": {"reason": "x"}}}"#,
+                r#"{"name": "Open", "when": {"moon": "full"}, "then": {"refuse": {"reason": "x"}}}"#,
+            ],
+            &[
+                ("fn admit(message) { let x = ; }", true),
+                ("const FAILS = \"hold\";\nfn admit(message) { let x = ; }", false),
+                ("fn admit(message) { let x = ; }", false),
+                ("fn route(message, candidates) { let x = ; }", true),
+            ],
+        );
+        assert_eq!(known.book.rules.as_ref().unwrap().len(), 2, "the good one, and the one that must be asked");
+        let scripts: Vec<_> = known.book.scripts.iter().map(|it| (it.name.as_str(), it.fails.as_str())).collect();
+        assert_eq!(scripts, [("s0", "refuse"), ("s1", "hold")]);
+    }
+}

@@ -1,0 +1,297 @@
+//! What the rules that hold come to, and what each had to say in it.
+
+mod hits;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::hits::{Ending, Hit, Hits};
+use super::{
+    Rule,
+    allowance::Spent,
+    matching::{Match, level_name},
+};
+use angarium_domain::{
+    ids::RuleId,
+    message::{Channel, Priority},
+    rule::{Effect, Fails},
+};
+
+/// Faults that a decision lists.
+const MOST_FAULTS: usize = 20;
+
+/// What a tenant's rules say to a message. It is small enough to be kept with it; why each rule held
+/// or did not, [`explain`](super::RuleSet::explain) tells by looking again.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct RuleDecision {
+    /// Which rules were asked: the fingerprint of the set.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub rules: Arc<str>,
+    /// How many rules there are.
+    pub total: u32,
+    /// How many of them hold.
+    pub held: u32,
+    /// The message is not to be sent, for this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refuse: Option<Chosen<String>>,
+    /// In order of preference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Chosen<Vec<Channel>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<Chosen<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Chosen<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Chosen<Priority>>,
+    /// The connections that rules have a word on, the best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Scored>,
+    /// The highest risk weight of an industry that was met.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub risk: f64,
+    #[serde(default, skip_serializing_if = "Hits::is_empty")]
+    pub hits: Hits,
+    /// The rules of which it can't be said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+    /// Where there was no time left: the rules from this one on were not asked.
+    #[serde(skip)]
+    pub ended: Option<Ended>,
+    /// A rule that must not be passed over failed, or was not asked.
+    #[serde(skip)]
+    pub closed: Option<Closed>,
+}
+
+/// Where there was no time left for rules and scripts: what comes after it was not asked, and counts as if it were not
+/// there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// A rule's id, or a script's name.
+    pub at: String,
+    pub reason: Spent,
+}
+
+/// A rule of which it can't be said whether it refuses a message, and by which nothing is let through then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    pub rule: RuleId,
+    pub fails: Fails,
+    pub reason: String,
+}
+
+fn is_empty(text: &Arc<str>) -> bool {
+    text.is_empty()
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
+/// A value, and the rule that it is from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Chosen<T> {
+    pub value: T,
+    pub rule: RuleId,
+    /// In 0..=1.
+    pub confidence: f64,
+}
+
+/// A connection that rules have a word on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    /// As the rules name it: its id or uid.
+    pub connection: String,
+    /// Above -2 and below 2; higher is better.
+    pub score: f64,
+}
+
+/// A rule of which it can't be said whether it holds: it counts as one that does not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    pub rule: RuleId,
+    pub reason: String,
+}
+
+/// A rule that holds, while its effects are combined.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held<'a> {
+    pub rule: &'a Rule,
+    pub found: Match,
+}
+
+impl Held<'_> {
+    /// How specific the match is, and how much the rule counts.
+    pub fn confidence(&self) -> f64 {
+        self.found.specificity * self.rule.weight
+    }
+}
+
+/// What one rule adds to one connection's score.
+#[derive(Debug)]
+struct Contribution<'a> {
+    by: Held<'a>,
+    connection: &'a str,
+    score: f64,
+    /// Halved so often, since so many spoke before.
+    halvings: usize,
+}
+
+impl Contribution<'_> {
+    fn amount(&self) -> f64 {
+        // Of a rule set's ten thousand rules the twentieth no longer shows.
+        self.by.confidence() * self.score * 0.5_f64.powi(self.halvings.min(64) as i32)
+    }
+}
+
+/// The decision of a set.
+pub(super) fn combine(
+    fingerprint: &Arc<str>,
+    total: usize,
+    mut held: Vec<Held<'_>>,
+    faults: Vec<Fault>,
+) -> RuleDecision {
+    put_in_order(&mut held);
+    RuleDecision {
+        rules: Arc::clone(fingerprint),
+        total: count(total),
+        held: count(held.len()),
+        refuse: chosen(&held, |effect| effect.refuse.as_ref().map(|it| &it.reason)),
+        channels: chosen(&held, |effect| (!effect.channels.is_empty()).then_some(&effect.channels.0)),
+        sender: chosen(&held, |effect| effect.sender.as_ref()),
+        template: chosen(&held, |effect| effect.template.as_ref()),
+        priority: chosen(&held, |effect| effect.priority.as_ref()),
+        candidates: candidates(&contributions(&held)),
+        risk: rounded(held.iter().map(|it| it.found.risk).fold(0.0, f64::max)),
+        hits: held.iter().map(|it| Hit { rule: it.rule.id.into(), confidence: rounded(it.confidence()) }).collect(),
+        faults: faults.into_iter().take(MOST_FAULTS).collect(),
+        ended: None,
+        closed: None,
+    }
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+/// Higher priority, then higher confidence, then the older rule.
+pub(super) fn put_in_order(held: &mut [Held<'_>]) {
+    held.sort_unstable_by(|a, b| {
+        let confidence = || b.confidence().total_cmp(&a.confidence());
+        b.rule.priority.cmp(&a.rule.priority).then_with(confidence).then_with(|| a.rule.id.cmp(&b.rule.id))
+    });
+}
+
+/// Of the rules that set something, in order, those that have a say in it: whoever goes by a place
+/// has none where another of at least the same priority goes by a more specific one.
+fn with_a_say<'a>(held: &[Held<'a>], sets: impl Fn(&Effect) -> bool) -> Vec<Held<'a>> {
+    let setters: Vec<_> = held.iter().copied().filter(|it| sets(&it.rule.effect)).collect();
+    let mut deepest = 0;
+    let mut heard = Vec::with_capacity(setters.len());
+    for equals in setters.chunk_by(|a, b| a.rule.priority == b.rule.priority) {
+        deepest = equals.iter().map(|it| it.found.level).fold(deepest, u8::max);
+        heard.extend(equals.iter().filter(|it| it.found.level == 0 || it.found.level == deepest));
+    }
+    heard
+}
+
+fn chosen<T: Clone>(held: &[Held<'_>], value: impl Fn(&Effect) -> Option<&T>) -> Option<Chosen<T>> {
+    let first = *with_a_say(held, |effect| value(effect).is_some()).first()?;
+    let value = value(&first.rule.effect)?.clone();
+    Some(Chosen { value, rule: first.rule.id, confidence: rounded(first.confidence()) })
+}
+
+fn contributions<'a>(held: &[Held<'a>]) -> Vec<Contribution<'a>> {
+    let mut spoken: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut contributions = Vec::new();
+    for by in with_a_say(held, |effect| !effect.connections.is_empty()) {
+        for preference in by.rule.effect.connections.iter() {
+            let before = spoken.entry(&preference.connection).or_default();
+            let connection = &preference.connection;
+            contributions.push(Contribution { by, connection, score: preference.score, halvings: *before });
+            *before += 1;
+        }
+    }
+    contributions
+}
+
+fn candidates(contributions: &[Contribution<'_>]) -> Vec<Scored> {
+    let mut scores: BTreeMap<&str, f64> = BTreeMap::new();
+    for contribution in contributions {
+        *scores.entry(contribution.connection).or_default() += contribution.amount();
+    }
+    let scored = |(connection, score): (&str, f64)| Scored { connection: connection.to_owned(), score: rounded(score) };
+    let mut candidates: Vec<_> = scores.into_iter().map(scored).collect();
+    candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
+    candidates
+}
+
+/// Four digits are what a reader and a comparison need.
+pub(super) fn rounded(number: f64) -> f64 {
+    // Adding zero makes a negative zero a plain one.
+    (number * 1e4).round() / 1e4 + 0.0
+}
+
+/// What each rule that holds had to say in a decision, in the order of `held`, in words.
+pub(super) fn says(held: &[Held<'_>], decision: &RuleDecision) -> Vec<Vec<String>> {
+    let contributions = contributions(held);
+    held.iter().map(|it| say(it, held, decision, &contributions)).collect()
+}
+
+fn say(it: &Held<'_>, held: &[Held<'_>], decision: &RuleDecision, contributions: &[Contribution<'_>]) -> Vec<String> {
+    let effect = &it.rule.effect;
+    let channels = effect.channels.iter().map(Channel::as_str).collect::<Vec<_>>().join(", ");
+    let single = [
+        ("refuse", effect.refuse.as_ref().map(|it| it.reason.as_str()), by(&decision.refuse)),
+        ("channels", (!channels.is_empty()).then_some(channels.as_str()), by(&decision.channels)),
+        ("sender", effect.sender.as_deref(), by(&decision.sender)),
+        ("template", effect.template.as_deref(), by(&decision.template)),
+        ("priority", effect.priority.map(Priority::as_str), by(&decision.priority)),
+    ];
+    let mut says: Vec<_> = single
+        .into_iter()
+        .filter_map(|(field, value, winner)| {
+            let winner = held.iter().find(|other| Some(other.rule.id) == winner)?;
+            value.map(|value| format!("{field}: {value}{}", gives_way(it, winner)))
+        })
+        .collect();
+    let own = contributions.iter().filter(|contribution| contribution.by.rule.id == it.rule.id);
+    let before = says.len();
+    says.extend(own.map(scores));
+    if says.len() == before && !effect.connections.is_empty() {
+        says.push("connections: give way to a rule that goes by a more specific place".to_owned());
+    }
+    says
+}
+
+fn by<T>(chosen: &Option<Chosen<T>>) -> Option<RuleId> {
+    chosen.as_ref().map(|it| it.rule)
+}
+
+fn scores(contribution: &Contribution<'_>) -> String {
+    let Contribution { by, connection, score, halvings } = contribution;
+    let confidence = rounded(by.confidence());
+    let halved = if *halvings == 0 { String::new() } else { format!(" ÷ {}", 2_f64.powi((*halvings).min(64) as i32)) };
+    format!("{connection}: confidence {confidence} × {score}{halved} = {:+}", rounded(contribution.amount()))
+}
+
+/// Why another rule's value is taken, if it is.
+fn gives_way(it: &Held<'_>, winner: &Held<'_>) -> String {
+    if it.rule.id == winner.rule.id {
+        return String::new();
+    }
+    let (level, better) = (it.found.level, winner.found.level);
+    let (confidence, higher) = (rounded(it.confidence()), rounded(winner.confidence()));
+    let reason = if winner.rule.priority > it.rule.priority {
+        format!("priority {} over {}", winner.rule.priority, it.rule.priority)
+    } else if level > 0 && better > level {
+        format!("a more specific place, {} over {}", level_name(better), level_name(level))
+    } else if higher > confidence {
+        format!("confidence {higher} over {confidence}")
+    } else if higher < confidence {
+        "another rule goes by a more specific place than this one".to_owned()
+    } else {
+        "the older of two alike".to_owned()
+    };
+    format!(" gives way to `{}` ({reason})", winner.rule.name)
+}

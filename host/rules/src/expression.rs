@@ -1,0 +1,77 @@
+//! The seam to the language of custom conditions: rules know no more of it than this.
+
+use std::{any::Any, cell::RefCell, fmt::Debug};
+
+use jiff::Timestamp;
+
+use super::allowance::Spent;
+use angarium_domain::subject::Subject;
+
+/// An expression among those of one rule set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExpressionId(pub u32);
+
+/// Why an expression had no truth for a value: it threw, took too long, or was of another kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct ScriptFault {
+    pub reason: String,
+    /// It was not asked, since there was no time left.
+    pub unasked: Option<Spent>,
+}
+
+impl ScriptFault {
+    /// A fault of the expression's own.
+    #[must_use]
+    pub const fn new(reason: String) -> Self {
+        Self { reason, unasked: None }
+    }
+}
+
+impl From<Spent> for ScriptFault {
+    fn from(spent: Spent) -> Self {
+        Self { reason: spent.as_str().to_owned(), unasked: Some(spent) }
+    }
+}
+
+/// What the language has made of a message: kept between the expressions that are asked of it.
+pub type Memo = RefCell<Option<Box<dyn Any>>>;
+
+/// The expressions of one rule set.
+pub trait Expressions: Debug + Send + Sync {
+    /// Takes in an expression, once for all messages.
+    ///
+    /// # Errors
+    /// Why it is none, with its line and column.
+    fn compile(&mut self, source: &str) -> Result<ExpressionId, ScriptFault>;
+
+    /// Whether an expression holds of a message; `memo` is the same for all that are asked of it.
+    ///
+    /// # Errors
+    /// Where it came to no truth.
+    fn holds(
+        &self,
+        expression: ExpressionId,
+        subject: &Subject,
+        now: Timestamp,
+        memo: &Memo,
+    ) -> Result<bool, ScriptFault>;
+}
+
+/// Where there is no language: a rule with an expression is refused.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoExpressions;
+
+impl Expressions for NoExpressions {
+    fn compile(&mut self, _: &str) -> Result<ExpressionId, ScriptFault> {
+        Err(no_language())
+    }
+
+    fn holds(&self, _: ExpressionId, _: &Subject, _: Timestamp, _: &Memo) -> Result<bool, ScriptFault> {
+        Err(no_language())
+    }
+}
+
+fn no_language() -> ScriptFault {
+    ScriptFault::new("is not allowed here: there is no language of expressions".to_owned())
+}

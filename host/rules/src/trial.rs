@@ -1,0 +1,510 @@
+//! Candidates: what decides in place of what is live about a stable part of the recipients, or is
+//! asked beside it without being followed; and in what two answers differ.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    RuleSet,
+    allowance::{Grant, within},
+    rulebook::{Failure, Judgement, Rulebook, Running},
+    ruling::{Canary, Ruling},
+    script::{
+        Given, Hook, bucket,
+        facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts},
+    },
+};
+use angarium_domain::{
+    ids::{MessageId, TrialId},
+    message::{Body, Message, address::comparable},
+    subject::Subject,
+    trial::{Arm, Kind, Mode},
+};
+
+/// A candidate while it is tried.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    pub id: TrialId,
+    pub kind: Kind,
+    /// The script's name, or the rule's id.
+    pub subject: String,
+    /// Of the script; of a rule the one that it was a change of.
+    pub version: i32,
+    pub mode: Mode,
+    pub candidate: Candidate,
+}
+
+/// What takes the place of what is live.
+#[derive(Debug, Clone)]
+pub enum Candidate {
+    /// Of the script of its name.
+    Script(Arc<Running>),
+    /// Of all rules: the same with one of them as it would be.
+    Rules(Arc<RuleSet>),
+}
+
+impl Trial {
+    /// The version of a script that it is.
+    #[must_use]
+    pub const fn script(&self) -> Option<&Arc<Running>> {
+        match &self.candidate {
+            Candidate::Script(script) => Some(script),
+            Candidate::Rules(_) => None,
+        }
+    }
+
+    /// Whether it was switched off by its own failures: what is live decides then.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        match &self.candidate {
+            Candidate::Script(script) => script.off_since().is_some(),
+            Candidate::Rules(_) => false,
+        }
+    }
+
+    /// Whether it decides about messages to this recipient. The version plays no part, so that whoever is
+    /// in stays in while the percentage grows.
+    #[must_use]
+    pub fn takes(&self, recipient: &str) -> bool {
+        let share = |percentage: u8| bucket(&comparable(recipient), &self.subject) < i64::from(percentage) * 100;
+        self.mode.percentage().is_some_and(share) && !self.is_off()
+    }
+
+    /// The same with a breaker of its own.
+    #[must_use]
+    pub fn rehearsal(&self) -> Self {
+        let candidate = match &self.candidate {
+            Candidate::Script(script) => Candidate::Script(Arc::new(script.rehearsal())),
+            Candidate::Rules(rules) => Candidate::Rules(Arc::clone(rules)),
+        };
+        Self { candidate, ..self.clone() }
+    }
+
+    /// Who decided about a message.
+    #[must_use]
+    pub fn arm(&self, canaries: &[Canary]) -> Arm {
+        if canaries.iter().any(|it| it.trial == self.id) { Arm::Candidate } else { Arm::Live }
+    }
+
+    fn canary(&self) -> Canary {
+        Canary { trial: self.id, of: self.subject.clone(), version: self.version }
+    }
+
+    /// Whether it, or what is live in its place, has a say in a hook; scores are a part of the route.
+    fn has(&self, book: &Rulebook, hook: Hook) -> bool {
+        match &self.candidate {
+            Candidate::Rules(_) => hook == Hook::Admit,
+            Candidate::Script(script) => {
+                let has = |it: &Running| it.has(hook) || (hook == Hook::Route && it.has(Hook::Score));
+                has(script) || book.scripts.iter().any(|it| it.name == script.name && has(it))
+            }
+        }
+    }
+}
+
+impl Rulebook {
+    /// The same with a candidate in the place of what is live.
+    #[must_use]
+    pub fn trying(&self, candidate: &Candidate) -> Self {
+        let mut book = self.clone();
+        match candidate {
+            Candidate::Rules(rules) => book.rules = Some(Arc::clone(rules)),
+            Candidate::Script(script) => {
+                book.scripts.retain(|it| it.name != script.name);
+                let after = book.scripts.iter().position(|it| it.name > script.name);
+                book.scripts.insert(after.unwrap_or(book.scripts.len()), Arc::clone(script));
+            }
+        }
+        book
+    }
+
+    /// The same without what is tried beside it.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.trials.clear();
+        self
+    }
+
+    /// What decides about messages to somebody, and which canaries are in it.
+    #[must_use]
+    pub fn for_recipient(&self, subject: &Subject) -> (Cow<'_, Self>, Vec<Canary>) {
+        let taken = self.trials.iter().filter(|trial| trial.takes(subject.recipient()));
+        let in_place = |(book, mut canaries): (Cow<'_, Self>, Vec<Canary>), trial: &Trial| {
+            canaries.push(trial.canary());
+            (Cow::Owned(book.trying(&trial.candidate)), canaries)
+        };
+        taken.fold((Cow::Borrowed(self), Vec::new()), in_place)
+    }
+
+    /// What goes on to decide about a message: the canaries that it met when it was accepted, while they are tried.
+    #[must_use]
+    pub fn for_message(&self, message: &Message) -> Cow<'_, Self> {
+        if self.canaries().next().is_none() {
+            return Cow::Borrowed(self);
+        }
+        let met = Ruling::of(message).map(|ruling| ruling.canaries).unwrap_or_default();
+        let serving = self.canaries().filter(|trial| trial.arm(&met) == Arm::Candidate && !trial.is_off());
+        serving.fold(Cow::Borrowed(self), |book, trial| Cow::Owned(book.trying(&trial.candidate)))
+    }
+
+    /// The candidates that decide about a part of the recipients.
+    pub fn canaries(&self) -> impl Iterator<Item = &Trial> {
+        self.trials.iter().filter(|it| it.mode.percentage().is_some())
+    }
+
+    /// The candidates that are asked about this and not followed.
+    pub fn shadows(&self, hook: Hook) -> impl Iterator<Item = &Trial> {
+        self.trials.iter().filter(move |it| it.mode == Mode::Shadow && !it.is_off() && it.has(self, hook))
+    }
+}
+
+/// What a hook is asked, with all that it may go by.
+#[derive(Debug, Clone)]
+pub enum Question {
+    /// A message before rules had their say.
+    Admit(Box<Message>),
+    Route {
+        message: Arc<Message>,
+        candidates: Vec<CandidateFacts>,
+    },
+    Retry {
+        message: Arc<Message>,
+        script: String,
+        attempt: Box<AttemptFacts>,
+    },
+    /// Whether a message goes now, as the script that it names says.
+    Condition {
+        message: Arc<Message>,
+        script: String,
+        context: Box<ContextFacts>,
+    },
+    /// What follows a delivery that ended.
+    OnOutcome {
+        message: Box<Message>,
+        delivery: Box<DeliveryFacts>,
+    },
+}
+
+impl Question {
+    /// Whether a message that comes in is to be accepted, without what no rule looks at.
+    #[must_use]
+    pub fn admit(message: &Message) -> Self {
+        Self::Admit(Box::new(slim(message)))
+    }
+
+    /// What follows a delivery of a message, without what no script looks at.
+    #[must_use]
+    pub fn on_outcome(message: &Message, delivery: DeliveryFacts) -> Self {
+        Self::OnOutcome { message: Box::new(slim(message)), delivery: Box::new(delivery) }
+    }
+
+    #[must_use]
+    pub fn message(&self) -> &Message {
+        match self {
+            Self::Admit(message) | Self::OnOutcome { message, .. } => message,
+            Self::Route { message, .. } | Self::Retry { message, .. } | Self::Condition { message, .. } => message,
+        }
+    }
+
+    /// Those who are to be asked it and not followed.
+    pub fn shadows<'a>(&'a self, book: &'a Rulebook) -> impl Iterator<Item = &'a Trial> {
+        book.shadows(self.hook()).filter(|trial| match self {
+            Self::Admit(_) | Self::Route { .. } | Self::OnOutcome { .. } => true,
+            Self::Retry { script, .. } | Self::Condition { script, .. } => trial.subject == *script,
+        })
+    }
+
+    #[must_use]
+    pub const fn hook(&self) -> Hook {
+        match self {
+            Self::Admit(_) => Hook::Admit,
+            Self::Route { .. } => Hook::Route,
+            Self::Retry { .. } => Hook::Retry,
+            Self::Condition { .. } => Hook::Condition,
+            Self::OnOutcome { .. } => Hook::OnOutcome,
+        }
+    }
+}
+
+/// What rules and scripts look at of a message, and no more.
+fn slim(message: &Message) -> Message {
+    let Body { to, content, attributes, contact, context, ruling, .. } = &message.body;
+    let content = content.excerpt();
+    let (attributes, contact, context, ruling) = (attributes.clone(), contact.clone(), context.clone(), ruling.clone());
+    let body = Body { to: to.clone(), content, attributes, contact, context, ruling, ..Body::default() };
+    Message {
+        id: message.id,
+        created_at: message.created_at,
+        channel: message.channel.clone(),
+        priority: message.priority,
+        send_at: message.send_at,
+        expires_at: message.expires_at,
+        reference: message.reference.clone(),
+        ordering_key: None,
+        connection: message.connection,
+        body,
+        attachments: message.attachments,
+        legs: message.legs.clone(),
+        abridged: message.abridged,
+    }
+}
+
+/// What everybody together said, by members of known names.
+pub type Said = BTreeMap<&'static str, Value>;
+
+/// What a shadow would have said otherwise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    pub live: Said,
+    pub candidate: Said,
+}
+
+/// What came of asking a shadow.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    /// `None` where it says the same.
+    pub difference: Option<Difference>,
+    /// How often the candidate failed.
+    pub faults: usize,
+}
+
+/// Asks a shadow, and what was live once more, on the same facts and at the same time. What fails of what is live
+/// counts against nobody; the candidate's own failures switch it off in time. Each of both has the time of a message.
+#[must_use]
+pub fn compare(book: &Rulebook, trial: &Trial, question: &Question, given: &Given, time: Duration) -> Comparison {
+    let serving = match question {
+        Question::Admit(message) => book.for_recipient(&Subject::of(message)).0,
+        decided => book.for_message(decided.message()),
+    };
+    let live = serving.rehearsal().alone();
+    let candidate = live.trying(&trial.candidate);
+    let said = |book| within(Grant::of_message(time), || said(book, question, given)).0;
+    let ((live, _), (candidate, failures)) = (said(&live), said(&candidate));
+    let is_its = |script: &&String| trial.kind == Kind::Script && **script == trial.subject;
+    Comparison { difference: difference(&live, &candidate), faults: failures.iter().filter(is_its).count() }
+}
+
+/// The members in which two answers differ, each as it is in either; `None` where they are the same.
+#[must_use]
+pub fn difference(live: &Said, candidate: &Said) -> Option<Difference> {
+    let other = |one: &Said, other: &Said| -> Said {
+        let differs = |(name, value): &(&&'static str, &Value)| other.get(*name) != Some(*value);
+        one.iter().filter(differs).map(|(name, value)| (*name, value.clone())).collect()
+    };
+    let (live, candidate) = (other(live, candidate), other(candidate, live));
+    (!live.is_empty() || !candidate.is_empty()).then_some(Difference { live, candidate })
+}
+
+/// What a book says to a question, and the names of the scripts that failed.
+fn said(book: &Rulebook, question: &Question, given: &Given) -> (Said, Vec<String>) {
+    match question {
+        Question::Admit(message) => {
+            let mut message = Message::clone(message);
+            let judgement = book.admit(&mut message, given);
+            let failed = judgement.failures.iter().map(|it| it.script.clone()).collect();
+            (said_of(&message, &judgement), failed)
+        }
+        Question::Route { message, candidates } => {
+            let routed = book.route(&Subject::of(message), candidates.clone(), given);
+            let mut said = Said::new();
+            said.extend(routed.order.map(|order| ("candidates", json!(order))));
+            faults(&mut said, routed.failures.iter().map(|it| it.fault.to_string()));
+            (said, routed.failures.into_iter().map(|it| it.script).collect())
+        }
+        Question::Retry { script, attempt, .. } => of_one("retry", book.retry(script, attempt, given)),
+        Question::Condition { script, context, .. } => of_one("goes", book.condition(script, context, given)),
+        Question::OnOutcome { delivery, .. } => {
+            let (followed, failures) = book.on_outcome(delivery, given);
+            let speaking = followed.iter().filter(|it| !it.is_silent());
+            let mut said: Said = Said::new();
+            let follows: BTreeMap<_, _> = speaking.map(|it| (&it.script, &it.said)).collect();
+            said.extend((!follows.is_empty()).then(|| ("follows", json!(follows))));
+            faults(&mut said, failures.iter().map(|it| it.fault.to_string()));
+            (said, failures.into_iter().map(|it| it.script).collect())
+        }
+    }
+}
+
+/// What one script says, if it is there.
+fn of_one<T: Serialize>(member: &'static str, answer: Option<Result<T, Failure>>) -> (Said, Vec<String>) {
+    match answer {
+        None => (Said::new(), Vec::new()),
+        Some(Ok(answer)) => (Said::from([(member, json!(answer))]), Vec::new()),
+        Some(Err(failure)) => {
+            let mut said = Said::new();
+            faults(&mut said, [failure.fault.to_string()]);
+            (said, vec![failure.script])
+        }
+    }
+}
+
+/// What became of a message that came in.
+#[must_use]
+pub fn said_of(message: &Message, judgement: &Judgement) -> Said {
+    let mut said = Said::new();
+    if let Some(refused) = &judgement.refused {
+        said.insert("refused", json!({"by": refused.by, "name": refused.name, "reason": refused.reason}));
+    }
+    said.insert("priority", json!(message.priority));
+    said.extend(message.send_at.map(|at| ("send_at", json!(at))));
+    said.extend(message.body.content.from.as_ref().map(|from| ("sender", json!(from.address))));
+    let attributes = message.body.attributes.as_deref().and_then(|raw| serde_json::from_str(raw.get()).ok());
+    said.extend(attributes.map(|attributes: Value| ("attributes", attributes)));
+    if let Some(decision) = &judgement.ruling.decision {
+        said.extend(decision.channels.as_ref().map(|it| ("channels", json!(it.value))));
+        said.extend(decision.template.as_ref().map(|it| ("template", json!(it.value))));
+        let order: Vec<_> = decision.candidates.iter().map(|it| &it.connection).collect();
+        said.extend((!order.is_empty()).then(|| ("connections", json!(order))));
+    }
+    faults(&mut said, judgement.failures.iter().map(|it| it.fault.to_string()));
+    said
+}
+
+fn faults(said: &mut Said, faults: impl IntoIterator<Item = String>) {
+    let faults: Vec<_> = faults.into_iter().collect();
+    said.extend((!faults.is_empty()).then(|| ("faults", json!(faults))));
+}
+
+/// A number from 0 to below 1 that hangs on nothing but the message: for whoever plays it through again.
+#[must_use]
+pub fn chance_of(message: MessageId) -> f64 {
+    bucket(&message.to_string(), "chance") as f64 / 10_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{
+        language::Language,
+        script::{Modules, Script},
+    };
+    use angarium_domain::message::Address;
+    use angarium_domain::{ids::RuleId, message::Priority};
+
+    const GIVEN: Given = Given { now: Timestamp::UNIX_EPOCH, chance: 0.5 };
+    const TIME: Duration = Duration::from_secs(5);
+
+    fn message(to: &str) -> Message {
+        Message::with_body(
+            "sms".parse().unwrap(),
+            Body { to: Some(Address { address: to.into(), name: None }), ..Body::default() },
+        )
+    }
+
+    fn running(name: &str, version: i32, source: &str) -> Arc<Running> {
+        let script = Script::compile(name, source, &Modules::none()).unwrap();
+        let script = script.allowing(std::time::Duration::from_secs(5));
+        Arc::new(Running::new(name.to_owned(), version, source.into(), script))
+    }
+
+    fn trial(mode: Mode, source: &str) -> Trial {
+        let candidate = Candidate::Script(running("gate", 2, source));
+        Trial { id: TrialId::new(), kind: Kind::Script, subject: "gate".into(), version: 2, mode, candidate }
+    }
+
+    fn book(trial: Trial) -> Rulebook {
+        let live = running("gate", 1, "fn admit(message) { #{priority: \"high\"} }");
+        Rulebook { rules: None, scripts: vec![live], trials: vec![trial], rehearses: false }
+    }
+
+    fn set(then: Value) -> Arc<RuleSet> {
+        let spec = serde_json::from_value(json!({"name": "All", "then": then})).unwrap();
+        Arc::new(RuleSet::compile(vec![(RuleId::new(), spec)], Box::<Language>::default()).unwrap())
+    }
+
+    fn recipients() -> impl Iterator<Item = String> {
+        (0..1000).map(|number| format!("+4670{number:07}"))
+    }
+
+    #[test]
+    fn a_canary_keeps_who_was_in_when_it_grows() {
+        let source = "fn admit(message) { #{priority: \"low\"} }";
+        let (small, large) =
+            (trial(Mode::Canary { percentage: 10 }, source), trial(Mode::Canary { percentage: 40 }, source));
+        let taken: Vec<_> = recipients().filter(|it| small.takes(it)).collect();
+        assert!((60..140).contains(&taken.len()), "{}", taken.len());
+        assert!(taken.iter().all(|it| large.takes(it)));
+        assert!((340..460).contains(&recipients().filter(|it| large.takes(it)).count()));
+    }
+
+    #[test]
+    fn without_an_address_the_contact_decides() {
+        let source = "fn admit(message) { #{priority: \"low\"} }";
+        let book = book(trial(Mode::Canary { percentage: 50 }, source));
+        let taken = (0..100).filter(|number| {
+            let mut message = message("");
+            message.body.to = None;
+            message.body.contact =
+                serde_json::value::to_raw_value(&serde_json::json!({"id": format!("c{number}")})).ok();
+            book.admit(&mut message, &GIVEN);
+            message.priority == Priority::Low
+        });
+        assert!((25..75).contains(&taken.count()));
+    }
+
+    #[test]
+    fn a_message_meets_the_same_version_in_every_hook() {
+        let source = "fn admit(message) { #{priority: \"low\"} }";
+        let mut book = book(trial(Mode::Canary { percentage: 50 }, source));
+        let mut met = [0, 0];
+        for recipient in recipients().take(50) {
+            let mut message = message(&recipient);
+            let judgement = book.admit(&mut message, &GIVEN);
+            let taken = book.trials[0].takes(&recipient);
+            assert_eq!(message.priority, if taken { Priority::Low } else { Priority::High });
+            assert_eq!(judgement.ruling.scripts[0].version, if taken { 2 } else { 1 });
+            assert_eq!(book.for_message(&message).scripts[0].version, judgement.ruling.scripts[0].version);
+            met[usize::from(taken)] += 1;
+            // Later ones of the same recipient don't change what this one met.
+            book.trials[0].mode = Mode::Canary { percentage: 1 };
+            assert_eq!(book.for_message(&message).scripts[0].version, judgement.ruling.scripts[0].version);
+            book.trials[0].mode = Mode::Canary { percentage: 50 };
+        }
+        assert!(met.iter().all(|it| *it > 10), "{met:?}");
+    }
+
+    #[test]
+    fn a_shadow_tells_its_differences_and_changes_nothing() {
+        let refuses =
+            "fn admit(message) { if message.to.ends_with(\"1\") { return refuse(\"odd\") } #{priority: \"high\"} }";
+        let book = book(trial(Mode::Shadow, refuses));
+        let asked = |to: &str| compare(&book, &book.trials[0], &Question::admit(&message(to)), &GIVEN, TIME).difference;
+        assert_eq!(asked("+46700000002"), None);
+        let Difference { live, candidate } = asked("+46700000001").unwrap();
+        assert_eq!(live, Said::from([("priority", json!("high"))]));
+        assert_eq!(candidate["refused"]["reason"], "odd");
+        let mut kept = message("+46700000001");
+        assert!(book.admit(&mut kept, &GIVEN).refused.is_none());
+    }
+
+    #[test]
+    fn a_shadow_that_fails_is_switched_off_alone() {
+        let book = book(trial(Mode::Shadow, "fn admit(message) { throw \"no\" }"));
+        let question = Question::admit(&message("+46700000001"));
+        let faults: usize = (0..20).map(|_| compare(&book, &book.trials[0], &question, &GIVEN, TIME).faults).sum();
+        assert_eq!((faults, book.shadows(Hook::Admit).count()), (20, 0));
+        assert_eq!(book.scripts[0].off_since(), None);
+    }
+
+    #[test]
+    fn differences_of_rules_are_members_of_the_decision() {
+        let (live, candidate) = (set(json!({"channels": "sms"})), set(json!({"channels": "email", "sender": "ACME"})));
+        let trial = Trial {
+            id: TrialId::new(),
+            kind: Kind::Rule,
+            subject: "rule_1".into(),
+            version: 1,
+            mode: Mode::Shadow,
+            candidate: Candidate::Rules(candidate),
+        };
+        let book = Rulebook { rules: Some(live), scripts: Vec::new(), trials: vec![trial], rehearses: false };
+        let compared = compare(&book, &book.trials[0], &Question::admit(&message("+46700000001")), &GIVEN, TIME);
+        let Difference { live, candidate } = compared.difference.unwrap();
+        assert_eq!(live, Said::from([("channels", json!(["sms"]))]));
+        assert_eq!(candidate, Said::from([("channels", json!(["email"])), ("sender", json!("ACME"))]));
+    }
+}

@@ -1,0 +1,126 @@
+//! Ends of deliveries that scripts are to be asked about. Each stands here from the transaction that
+//! ended the delivery until all that follows from it is done.
+
+use jiff::Timestamp;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::{Result, message::parsed};
+use angarium_domain::{
+    delivery::DeliveryState,
+    ids::{DeliveryId, MessageId, TenantId},
+};
+
+/// A delivery that has just ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub tenant: TenantId,
+    pub delivery: DeliveryId,
+    pub message: MessageId,
+    pub state: DeliveryState,
+}
+
+/// Notes ends in the transaction that wrote them; one that was not written is left out.
+pub async fn follow_up_note(db: &mut PgConnection, ended: &[Ended]) -> Result<()> {
+    sqlx::query(
+        "insert into follow_up (tenant_id, delivery_id, message_id, state)
+         select ended.tenant_id, ended.delivery_id, ended.message_id, ended.state
+         from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[])
+           as ended (tenant_id, delivery_id, message_id, state)
+         join delivery d on d.tenant_id = ended.tenant_id and d.id = ended.delivery_id and d.state = ended.state
+         on conflict do nothing",
+    )
+    .bind(ended.iter().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
+    .bind(ended.iter().map(|it| it.delivery.uuid()).collect::<Vec<_>>())
+    .bind(ended.iter().map(|it| it.message.uuid()).collect::<Vec<_>>())
+    .bind(ended.iter().map(|it| it.state.as_str()).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The same where nobody knows the tenants' scripts: only of those that have one which may want to know.
+pub async fn follow_up_note_where_asked(db: &mut PgConnection, ended: &[Ended]) -> Result<()> {
+    let tenants: Vec<Uuid> = ended.iter().filter(|it| it.state.is_end()).map(|it| it.tenant.uuid()).collect();
+    if tenants.is_empty() {
+        return Ok(());
+    }
+    let asking: Vec<Uuid> = sqlx::query_scalar(
+        "select distinct t.id from tenant t where t.id = any ($1::uuid[]) and (
+           exists (select from script s
+             where s.tenant_id = t.id and s.state in ('live', 'canary') and s.source like '%on_outcome%')
+           or exists (select from operator_script o where o.live and o.kind = 'script' and o.scope in ('', t.name)
+             and o.source like '%on_outcome%'))",
+    )
+    .bind(tenants)
+    .fetch_all(&mut *db)
+    .await?;
+    let of_asking = |it: &&Ended| it.state.is_end() && asking.contains(&it.tenant.uuid());
+    let ended: Vec<Ended> = ended.iter().filter(of_asking).copied().collect();
+    if ended.is_empty() { Ok(()) } else { follow_up_note(db, &ended).await }
+}
+
+/// An end that somebody looks at now.
+#[derive(Debug, Clone)]
+pub struct DueFollowUp {
+    pub ended: Ended,
+    pub ended_at: Timestamp,
+    /// How often it was looked at, this time included.
+    pub tries: u32,
+    /// JSON: what scripts said, once they were asked.
+    pub answer: Option<String>,
+}
+
+/// Up to `limit` ends that are due; nobody else looks at them for some seconds, longer each time.
+pub async fn follow_up_claim(db: &mut PgConnection, limit: i64) -> Result<Vec<DueFollowUp>> {
+    let rows = sqlx::query(
+        "update follow_up f set tries = tries + 1, due_at = now() + least(tries + 1, 120) * interval '5 seconds'
+         where ctid = any (array (
+           select ctid from follow_up where due_at <= now() order by due_at limit $1 for update skip locked))
+         returning tenant_id, delivery_id, message_id, state, ended_at, tries, answer",
+    )
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(DueFollowUp {
+                ended: Ended {
+                    tenant: row.try_get::<Uuid, _>(0)?.into(),
+                    delivery: row.try_get::<Uuid, _>(1)?.into(),
+                    message: row.try_get::<Uuid, _>(2)?.into(),
+                    state: parsed(row.try_get(3)?)?,
+                },
+                ended_at: row.try_get::<jiff_sqlx::Timestamp, _>(4)?.to_jiff(),
+                tries: row.try_get::<i32, _>(5)?.unsigned_abs(),
+                answer: row.try_get(6)?,
+            })
+        })
+        .collect()
+}
+
+/// Keeps what scripts said, and tells what is kept: the first answer stands. `None` where all is done.
+pub async fn follow_up_answer(db: &mut PgConnection, ended: &Ended, answer: &str) -> Result<Option<String>> {
+    let kept = sqlx::query_scalar(
+        "update follow_up set answer = coalesce(answer, $4)
+         where tenant_id = $1 and delivery_id = $2 and state = $3 returning answer",
+    )
+    .bind(ended.tenant.uuid())
+    .bind(ended.delivery.uuid())
+    .bind(ended.state.as_str())
+    .bind(answer)
+    .fetch_optional(db)
+    .await?;
+    Ok(kept)
+}
+
+/// All of it is done; false where somebody else was first.
+pub async fn follow_up_end(db: &mut PgConnection, ended: &Ended) -> Result<bool> {
+    let done = sqlx::query("delete from follow_up where tenant_id = $1 and delivery_id = $2 and state = $3")
+        .bind(ended.tenant.uuid())
+        .bind(ended.delivery.uuid())
+        .bind(ended.state.as_str())
+        .execute(db)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}

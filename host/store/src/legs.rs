@@ -1,0 +1,379 @@
+//! Legs: the deliveries of a message that names several channels. What is decided about them is
+//! decided in `domain/legs.rs`.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use jiff::Timestamp;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::{
+    Result,
+    message::{legs_from, parsed},
+    queue::{QueueEntry, queue_remove},
+    statistics::{EndCount, end_count, minute_of},
+    time::micros,
+};
+use angarium_domain::{
+    attempt::FallbackReason,
+    delivery::DeliveryState,
+    ids::{DeliveryId, EventId, MessageId, TenantId},
+    legs::{Begun, Legs, Receipt},
+    message::{Message, Priority},
+};
+
+/// Messages with several channels of which a delivery has moved: what follows for the other ones is
+/// to be written in the same transaction.
+#[derive(Debug, Default)]
+#[must_use = "the message's other channels follow in the same transaction: `legs::advance`"]
+pub struct Moved(BTreeSet<(TenantId, MessageId)>);
+
+impl Moved {
+    /// One message, as if a delivery of it had moved.
+    pub fn one(tenant: TenantId, message: MessageId) -> Self {
+        Self(BTreeSet::from([(tenant, message)]))
+    }
+
+    /// Whether there is nothing to do, as for all messages with one channel.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<(TenantId, MessageId)> for Moved {
+    fn from_iter<T: IntoIterator<Item = (TenantId, MessageId)>>(messages: T) -> Self {
+        Self(messages.into_iter().collect())
+    }
+}
+
+/// A message with several channels, held until the transaction's end, with its legs as they stand.
+#[derive(Debug)]
+pub struct Course {
+    pub tenant: TenantId,
+    pub message: MessageId,
+    pub priority: Priority,
+    pub legs: Arc<Legs>,
+    pub state: Option<DeliveryState>,
+    /// Whether another leg could still begin: it has not expired, and its content is there.
+    pub may_begin: bool,
+    /// In order of their numbers.
+    pub begun: Vec<Begun>,
+    /// When each of those is due that waits in the queue.
+    due: Vec<Option<Timestamp>>,
+}
+
+/// Holds messages and reads how their legs stand. Nobody else decides about them meanwhile.
+///
+/// Whoever changes the rows of several legs holds the message first, so that no two wait for each
+/// other; a settlement, which has its own leg in hand, comes here after it.
+pub async fn legs_hold(db: &mut PgConnection, moved: &Moved) -> Result<Vec<Course>> {
+    let rows = sqlx::query(
+        "select m.tenant_id, m.id, m.legs::text as legs, m.priority, m.state,
+           m.content_purged_at is null and (m.expires_at is null or m.expires_at > now()) as may_begin
+         from unnest($1::uuid[], $2::uuid[]) as wanted (tenant_id, id)
+         join message m on m.tenant_id = wanted.tenant_id and m.id = wanted.id
+         where m.legs is not null order by m.tenant_id, m.id for no key update of m",
+    )
+    .bind(moved.0.iter().map(|(tenant, _)| tenant.uuid()).collect::<Vec<_>>())
+    .bind(moved.0.iter().map(|(_, message)| message.uuid()).collect::<Vec<_>>())
+    .fetch_all(&mut *db)
+    .await?;
+    let mut courses = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let mut course = Course {
+            tenant: row.try_get::<Uuid, _>("tenant_id")?.into(),
+            message: row.try_get::<Uuid, _>("id")?.into(),
+            priority: Priority::from_rank(row.try_get("priority")?),
+            legs: legs_from(row.try_get("legs")?)?,
+            state: row.try_get::<Option<&str>, _>("state")?.map(parsed).transpose()?,
+            may_begin: row.try_get("may_begin")?,
+            begun: Vec::new(),
+            due: Vec::new(),
+        };
+        legs_read(db, &mut course).await?;
+        courses.push(course);
+    }
+    Ok(courses)
+}
+
+/// Holds the messages of these deliveries that have several channels.
+pub async fn legs_hold_of(db: &mut PgConnection, tenant: TenantId, deliveries: &[DeliveryId]) -> Result<()> {
+    sqlx::query(
+        "select 1 from message m where m.tenant_id = $1 and m.legs is not null and m.id in (
+           select d.message_id from unnest($2::uuid[]) as wanted (id)
+           join delivery d on d.tenant_id = $1 and d.id = wanted.id)
+         order by m.id for no key update of m",
+    )
+    .bind(tenant.uuid())
+    .bind(deliveries.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Read once the message is held: what others committed before is seen.
+async fn legs_read(db: &mut PgConnection, course: &mut Course) -> Result<()> {
+    let rows = sqlx::query(
+        "select d.id, d.state, d.next_attempt_at, d.receipt_until is not null as awaited,
+           coalesce(d.receipt_until <= now(), false) as missing,
+           exists (select from attempt a where a.tenant_id = d.tenant_id and a.delivery_id = d.id
+             and a.number > d.counted_from and a.disposition = 'accepted') as handed_over
+         from delivery d where d.tenant_id = $1 and d.id >= $2 and d.id <= angarium_last_leg($2) order by d.id",
+    )
+    .bind(course.tenant.uuid())
+    .bind(course.message.uuid())
+    .fetch_all(db)
+    .await?;
+    for row in &rows {
+        course.begun.push(Begun {
+            number: DeliveryId::from(row.try_get::<Uuid, _>("id")?).leg_of(course.message),
+            state: parsed(row.try_get("state")?)?,
+            handed_over: row.try_get("handed_over")?,
+            receipt: match (row.try_get("awaited")?, row.try_get("missing")?) {
+                (false, _) => Receipt::NotAwaited,
+                (true, false) => Receipt::Awaited,
+                (true, true) => Receipt::Missing,
+            },
+        });
+        course.due.push(row.try_get::<Option<jiff_sqlx::Timestamp>, _>("next_attempt_at")?.map(|it| it.to_jiff()));
+    }
+    Ok(())
+}
+
+/// Writes the legs that begin with their messages, which were just inserted, and counts the further
+/// ones; those are queued, and the first one where its message is.
+pub async fn leg_insert(db: &mut PgConnection, tenant: TenantId, messages: &[&Message]) -> Result<()> {
+    let legs = || {
+        messages.iter().flat_map(|message| {
+            let legs = message.legs.as_deref();
+            legs.into_iter().flat_map(move |legs| legs.at_first().map(move |number| (*message, legs, number)))
+        })
+    };
+    sqlx::query(
+        "with input as (
+           select id, message_id, number, channel, priority,
+             timestamptz 'epoch' + due_at * interval '1 microsecond' as due_at,
+             timestamptz 'epoch' + minute * interval '1 microsecond' as minute
+           from unnest($2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::smallint[], $7::bigint[], $8::bigint[])
+             as t (id, message_id, number, channel, priority, due_at, minute)
+         ), begun as (
+           insert into delivery (tenant_id, id, message_id, state, attempts, next_attempt_at, trigger, begun_at, updated_at)
+           select $1, id, message_id, 'queued', 0, due_at, 'scheduled', due_at, now() from input
+         ), queued as (
+           insert into queue (tenant_id, delivery_id, due_at, priority)
+           select $1, id, due_at, priority from input where number > 0
+         )
+         insert into stat_delta (tenant_id, at, kind, word, channel, count)
+         select $1, minute, 'message', 'further', channel, count(*) from input where number > 0 group by minute, channel",
+    )
+    .bind(tenant.uuid())
+    .bind(legs().map(|(message, _, number)| message.id.leg(number).uuid()).collect::<Vec<_>>())
+    .bind(legs().map(|(message, ..)| message.id.uuid()).collect::<Vec<_>>())
+    .bind(legs().map(|(.., number)| i16::from(number)).collect::<Vec<_>>())
+    .bind(legs().map(|(_, legs, number)| channel(legs, number)).collect::<Vec<_>>())
+    .bind(legs().map(|(message, ..)| message.priority.rank()).collect::<Vec<_>>())
+    .bind(legs().map(|(message, ..)| micros(message.due_at())).collect::<Vec<_>>())
+    .bind(legs().map(|(message, ..)| minute_of(message.id.uuid())).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+fn channel(legs: &Legs, number: u8) -> &str {
+    legs.get(number).map_or("", |leg| leg.channel.as_str())
+}
+
+/// Begins a leg: it is due now. Written, counted and told of in one statement.
+pub async fn leg_begin(db: &mut PgConnection, course: &Course, number: u8, reason: FallbackReason) -> Result<()> {
+    sqlx::query(
+        "with begun as (
+           insert into delivery (tenant_id, id, message_id, state, attempts, next_attempt_at, trigger, begun_at, begun_by,
+             updated_at)
+           values ($1, $2, $3, 'queued', 0, now(), 'fallback', now(), $5, now())
+         ), queued as (
+           insert into queue (tenant_id, delivery_id, due_at, priority) values ($1, $2, now(), $6)
+         ), told as (
+           insert into event (tenant_id, message_id, id, delivery_id, type, at, data)
+           values ($1, $3, $7, $2, 'message.channel_fallback', now(),
+             json_build_object('leg', $9::int, 'channel', $4::text, 'reason', $5::text)::text)
+         )
+         insert into stat_delta (tenant_id, at, kind, word, channel, count)
+         values ($1, timestamptz 'epoch' + $8 * interval '1 microsecond', 'message', 'further', $4, 1)",
+    )
+    .bind(course.tenant.uuid())
+    .bind(course.message.leg(number).uuid())
+    .bind(course.message.uuid())
+    .bind(channel(&course.legs, number))
+    .bind(reason.as_str())
+    .bind(course.priority.rank())
+    .bind(EventId::new().uuid())
+    .bind(minute_of(course.message.uuid()))
+    .bind(i32::from(number))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Why a leg is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// Another channel has done what the message wants.
+    Superseded,
+    /// A person canceled the message.
+    Canceled,
+}
+
+impl Closing {
+    const fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Superseded => {
+                ("message.channel_superseded", "superseded", "another channel has done what the message wants")
+            }
+            Self::Canceled => ("message.canceled", "canceled", "it was canceled before it was sent"),
+        }
+    }
+}
+
+/// Ends a leg that waits in the queue; false when it is not there: a worker has it.
+pub async fn leg_close(db: &mut PgConnection, course: &mut Course, number: u8, why: Closing) -> Result<bool> {
+    let Some(place) = course.begun.iter().position(|it| it.number == number) else { return Ok(false) };
+    let Some(due_at) = course.due[place] else { return Ok(false) };
+    let delivery = course.message.leg(number);
+    let entry = QueueEntry { tenant: course.tenant, delivery, due_at, priority: course.priority };
+    if !queue_remove(db, &entry).await? {
+        return Ok(false);
+    }
+    let (event, code, detail) = why.words();
+    let state: String = sqlx::query_scalar(
+        "with closed as (
+           update delivery set state = angarium_canceled_state(recipients), code = $6, unified_code = $6, detail = $7,
+             recipients = angarium_recipients_canceled(recipients), next_attempt_at = null, trigger = null,
+             updated_at = now(), finished_at = now()
+           where tenant_id = $1 and id = $2
+           returning state
+         ), told as (
+         insert into event (tenant_id, message_id, id, delivery_id, type, at, data)
+         values ($1, $3, $4, $2, $5, now(), json_build_object('leg', $8::int, 'code', $6::text)::text)
+         )
+         select state from closed",
+    )
+    .bind(course.tenant.uuid())
+    .bind(delivery.uuid())
+    .bind(course.message.uuid())
+    .bind(EventId::new().uuid())
+    .bind(event)
+    .bind(code)
+    .bind(detail)
+    .bind(i32::from(number))
+    .fetch_one(&mut *db)
+    .await?;
+    let state = parsed(&state)?;
+    // It is this message that is being taken care of.
+    let _ = end_count(db, course.tenant, &[EndCount { delivery, state, count: 1 }]).await?;
+    course.begun[place].state = state;
+    Ok(true)
+}
+
+/// Writes the legs that have not begun as canceled, so that none of them ever will.
+pub async fn leg_forgo(db: &mut PgConnection, course: &mut Course) -> Result<()> {
+    let next = course.begun.iter().map(|it| it.number + 1).max().unwrap_or(0);
+    let left: Vec<u8> = (next..course.legs.count()).collect();
+    sqlx::query(
+        "with forgone as (
+           insert into delivery (tenant_id, id, message_id, state, attempts, code, unified_code, detail, begun_at,
+             updated_at, finished_at)
+           select $1, id, $2, 'canceled', 0, 'canceled', 'canceled', $6, now(), now(), now()
+           from unnest($3::uuid[]) as t (id)
+         )
+         -- It begins and ends at once.
+         insert into stat_delta (tenant_id, at, kind, word, channel, count)
+         select $1, timestamptz 'epoch' + $5 * interval '1 microsecond', kind, word, channel, count(*)
+         from unnest($4::text[]) as t (channel)
+         cross join (values ('message', 'further'), ('delivery', 'canceled')) as k (kind, word)
+         group by kind, word, channel",
+    )
+    .bind(course.tenant.uuid())
+    .bind(course.message.uuid())
+    .bind(left.iter().map(|number| course.message.leg(*number).uuid()).collect::<Vec<_>>())
+    .bind(left.iter().map(|number| channel(&course.legs, *number)).collect::<Vec<_>>())
+    .bind(minute_of(course.message.uuid()))
+    .bind(Closing::Canceled.words().2)
+    .execute(db)
+    .await?;
+    course.begun.extend(left.into_iter().map(|number| Begun {
+        number,
+        state: DeliveryState::Canceled,
+        handed_over: false,
+        receipt: Receipt::NotAwaited,
+    }));
+    course.due.resize(course.begun.len(), None);
+    Ok(())
+}
+
+/// Writes what a message's legs come to together, where that is another state than before.
+pub async fn legs_state(db: &mut PgConnection, course: &Course, state: Option<DeliveryState>) -> Result<()> {
+    if state == course.state {
+        return Ok(());
+    }
+    sqlx::query("update message set state = $3 where tenant_id = $1 and id = $2")
+        .bind(course.tenant.uuid())
+        .bind(course.message.uuid())
+        .bind(state.map(DeliveryState::as_str))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+// ── Receipts that are waited for ──────────────────────────────────────────────────────────────
+
+/// Waits for the receipt of these legs from now on, each for its window, and of no other one.
+pub async fn watch_set(db: &mut PgConnection, course: &Course, numbers: &[u8]) -> Result<()> {
+    let window = |number: &u8| course.legs.get(*number).and_then(|leg| leg.receipt_window).unwrap_or_default();
+    sqlx::query(
+        "with wanted as (
+           select id, seconds from unnest($3::uuid[], $4::bigint[]) as t (id, seconds)
+         ), over as (
+           delete from receipt_watch where tenant_id = $1 and delivery_id >= $2
+             and delivery_id <= angarium_last_leg($2) and delivery_id <> all ($3)
+         ), begun as (
+           update delivery d set receipt_until = now() + seconds * interval '1 second'
+           from wanted where d.tenant_id = $1 and d.id = wanted.id and d.receipt_until is null
+           returning d.id, d.receipt_until
+         )
+         insert into receipt_watch (tenant_id, delivery_id, message_id, due_at)
+         select $1, id, $2, receipt_until from begun
+         on conflict (tenant_id, delivery_id) do update set due_at = excluded.due_at",
+    )
+    .bind(course.tenant.uuid())
+    .bind(course.message.uuid())
+    .bind(numbers.iter().map(|number| course.message.leg(*number).uuid()).collect::<Vec<_>>())
+    .bind(numbers.iter().map(|number| i64::from(window(number))).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Up to `limit` messages of any tenants for whose receipt was waited long enough.
+pub async fn watch_due(db: &mut PgConnection, limit: i64) -> Result<Vec<(TenantId, MessageId)>> {
+    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "select tenant_id, message_id from receipt_watch where due_at <= now() order by due_at limit $1",
+    )
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|(tenant, message)| (tenant.into(), message.into())).collect())
+}
+
+/// Takes a message's watches away that are over: also where nothing is left of the message.
+pub async fn watch_end(db: &mut PgConnection, tenant: TenantId, message: MessageId) -> Result<()> {
+    sqlx::query(
+        "delete from receipt_watch where tenant_id = $1 and delivery_id >= $2 and delivery_id <= angarium_last_leg($2)
+           and due_at <= now()",
+    )
+    .bind(tenant.uuid())
+    .bind(message.uuid())
+    .execute(db)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,432 @@
+//! All the SQL, one file a table or aggregate; one function a query, named `noun_verb`, the
+//! connection first. The caller owns the transaction. Nothing here decides anything.
+
+pub mod api_key;
+pub mod attempt;
+pub mod audit;
+pub mod breaker;
+pub mod connection;
+pub mod dead_letter;
+pub mod delivery;
+pub mod event;
+pub mod failpoint;
+pub mod follow_up;
+pub mod legs;
+pub mod maintenance;
+pub mod message;
+pub mod ordering;
+pub mod page;
+pub mod provider;
+pub mod queue;
+pub mod rate;
+pub mod receipt;
+pub mod retention;
+pub mod route;
+pub mod rule;
+pub mod script;
+pub mod secret;
+pub mod settings;
+pub mod statistics;
+pub mod tenant;
+pub mod time;
+pub mod trial;
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    Connection as _, Executor, PgConnection, PgPool, Postgres,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+};
+
+use crate::failpoint::Injected;
+use angarium_domain::ids::TenantId;
+
+/// A connection to the database, as every query takes it: a transaction lends one.
+pub use sqlx::PgConnection as Connection;
+
+/// The schema's history; append-only.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// What the database says when it does not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It can't be reached, or does not take writes: try again later.
+    #[error("the database is not available: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// It has no room for what was asked: try again once an operator has made some.
+    #[error("the database's disk is full: {0}")]
+    Full(#[source] sqlx::Error),
+    /// A unique key or a check refused the row; the constraint's name says which.
+    #[error("the database refused the row: {constraint}")]
+    Conflict { constraint: String },
+    /// A tenant's configuration in service would be larger than it may be.
+    #[error("the tenant's configuration comes to {bytes} bytes")]
+    ConfigTooLarge { bytes: i64 },
+    #[error("the database failed: {0}")]
+    Failed(#[source] sqlx::Error),
+}
+
+/// A transaction; it rolls back when it is dropped.
+pub type Transaction<'a> = sqlx::Transaction<'a, Postgres>;
+
+/// The error of a connection that broke where it can't be told what was done.
+#[must_use]
+pub fn lost_connection() -> sqlx::Error {
+    sqlx::Error::WorkerCrashed
+}
+
+impl StoreError {
+    /// Whether the same may work later: by itself, or by an operator's hand.
+    #[must_use]
+    pub const fn passes(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Full(_))
+    }
+}
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Database(refusal) = &error {
+            if let Some(constraint) = refusal.constraint() {
+                return Self::Conflict { constraint: constraint.to_owned() };
+            }
+            return match refusal.code().as_deref() {
+                Some("53100") => Self::Full(error),
+                Some(code) if is_passing(code) => Self::Unavailable(error),
+                _ => Self::Failed(error),
+            };
+        }
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_) => Self::Unavailable(error),
+            other => Self::Failed(other),
+        }
+    }
+}
+
+/// A failpoint stands for a connection that broke there.
+impl From<Injected> for StoreError {
+    fn from(_: Injected) -> Self {
+        Self::Unavailable(lost_connection())
+    }
+}
+
+/// SQLSTATE classes that pass by themselves or by an operator's hand: connection exceptions (08),
+/// a read-only database (25006), no resources such as memory (53), a server that is starting or
+/// stopping (57P), I/O errors (58), a serialisation failure or deadlock (40).
+fn is_passing(code: &str) -> bool {
+    ["08", "53", "57P", "58", "40"].iter().any(|class| code.starts_with(class)) || code == "25006"
+}
+
+/// Which of the two roles a connection runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A tenant's request: row-level security shows it one tenant, or none.
+    App,
+    /// Queue, dispatch and ledger: crosses tenants.
+    Worker,
+}
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::App => "angarium_app",
+            Self::Worker => "angarium_worker",
+        }
+    }
+}
+
+/// The way to the database: a pool for tenants' requests, one for the gateway's own work.
+#[derive(Debug, Clone)]
+pub struct Store {
+    options: PgConnectOptions,
+    app: PgPool,
+    worker: PgPool,
+}
+
+impl Store {
+    /// Prepares both pools; nothing is connected before the first use.
+    pub fn new(url: &str, max_connections: u32) -> Result<Self> {
+        let options = connect_options(url)?;
+        Ok(Self {
+            app: pool(&options, Role::App, max_connections),
+            worker: pool(&options, Role::Worker, max_connections),
+            options,
+        })
+    }
+
+    /// A transaction that sees one tenant.
+    ///
+    /// It is begun in a task of its own: a request that is dropped while it waits must not hand
+    /// a connection with an open transaction back to the pool (sqlx #4385).
+    pub async fn tenant(&self, tenant: TenantId) -> Result<Transaction<'static>> {
+        self.begin(tenant, "begin").await
+    }
+
+    /// A transaction as one tenant that only reads, and whose statements all see the same moment: what consists of several
+    /// rows agrees with itself.
+    pub async fn snapshot(&self, tenant: TenantId) -> Result<Transaction<'static>> {
+        self.begin(tenant, "begin isolation level repeatable read, read only").await
+    }
+
+    async fn begin(&self, tenant: TenantId, statement: &'static str) -> Result<Transaction<'static>> {
+        let pool = self.app.clone();
+        uncancelled(async move {
+            let mut txn = pool.begin_with(statement).await?;
+            tenant_set(&mut txn, tenant).await?;
+            Ok(txn)
+        })
+        .await
+    }
+
+    /// A transaction as the worker role.
+    pub async fn worker(&self) -> Result<Transaction<'static>> {
+        let pool = self.worker.clone();
+        uncancelled(async move { Ok(pool.begin().await?) }).await
+    }
+
+    /// A connection of its own, outside the pools, for a task that keeps it.
+    pub async fn session(&self, role: Role) -> Result<Session> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        enter_role(&mut connection, role).await?;
+        Ok(Session(connection))
+    }
+
+    /// Listens for notifications on a connection of its own.
+    pub async fn listen(&self, channel: &str) -> Result<Listener> {
+        let mut listener = PgListener::connect_with(&self.worker).await?;
+        listener.listen(channel).await?;
+        Ok(Listener(listener))
+    }
+
+    /// Whether the database takes writes now.
+    pub async fn check_writable(&self) -> Result<()> {
+        let mut connection = self.worker.acquire().await?;
+        let read_only: bool =
+            sqlx::query_scalar("select pg_is_in_recovery() or current_setting('transaction_read_only')::bool")
+                .fetch_one(&mut *connection)
+                .await?;
+        if read_only { Err(StoreError::Unavailable(sqlx::Error::PoolClosed)) } else { Ok(()) }
+    }
+
+    /// The connections of a role's pool now.
+    #[must_use]
+    pub fn usage(&self, role: Role) -> PoolUsage {
+        let pool = match role {
+            Role::App => &self.app,
+            Role::Worker => &self.worker,
+        };
+        let (open, idle) = (pool.size() as usize, pool.num_idle());
+        PoolUsage { in_use: open.saturating_sub(idle), idle, max: pool.options().get_max_connections() }
+    }
+
+    /// Closes both pools.
+    pub async fn close(&self) {
+        self.app.close().await;
+        self.worker.close().await;
+    }
+}
+
+/// How many connections a pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUsage {
+    pub in_use: usize,
+    pub idle: usize,
+    pub max: u32,
+}
+
+/// A connection that one task keeps.
+#[derive(Debug)]
+pub struct Session(PgConnection);
+
+impl Session {
+    /// Gives back the memory that a large statement took.
+    pub fn shrink(&mut self) {
+        self.0.shrink_buffers();
+    }
+
+    /// Begins a transaction; it rolls back when it is dropped.
+    pub async fn begin(&mut self) -> Result<Transaction<'_>> {
+        Ok(self.0.begin().await?)
+    }
+
+    /// Begins a transaction that sees one tenant, both in one round trip.
+    pub async fn begin_as(&mut self, tenant: TenantId) -> Result<Transaction<'_>> {
+        let begin = format!("begin; set local angarium.tenant = '{}'", tenant.uuid());
+        Ok(self.0.begin_with(sqlx::AssertSqlSafe(begin)).await?)
+    }
+}
+
+/// Notifications of one channel.
+#[derive(Debug)]
+pub struct Listener(PgListener);
+
+impl Listener {
+    /// The next notification's payload.
+    pub async fn next(&mut self) -> Result<String> {
+        Ok(self.0.recv().await?.payload().to_owned())
+    }
+}
+
+/// The newest migration of this binary.
+fn newest_migration() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// Brings the schema to this version, and answers its version. `url` names a role that may create roles and tables. A
+/// schema of a later binary stays as it is: it serves this one too, and a way back must not fail here.
+pub async fn migrate(url: &str) -> Result<i64> {
+    let mut connection = PgConnection::connect_with(&connect_options(url)?).await?;
+    let version = match MIGRATIONS.run(&mut connection).await {
+        Ok(()) => newest_migration(),
+        Err(sqlx::migrate::MigrateError::VersionMissing(later)) if later > newest_migration() => later,
+        Err(sqlx::migrate::MigrateError::Execute(error)) => return Err(error.into()),
+        Err(other) => return Err(StoreError::Failed(sqlx::Error::Migrate(Box::new(other)))),
+    };
+    connection.close().await?;
+    Ok(version)
+}
+
+/// What keeps the gateway from working with a database that can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    #[error("the database has no schema: run `angarium migrate`")]
+    NoSchema,
+    #[error(
+        "the database's schema is at version {has}, and this version of the gateway needs {needs}: run `angarium migrate`"
+    )]
+    OldSchema { has: i64, needs: i64 },
+    #[error(
+        "the login role may not act as `angarium_app` and `angarium_worker`: grant it both, \
+         `grant angarium_app, angarium_worker to <role>`"
+    )]
+    NoMembership,
+}
+
+/// Whether the gateway can work with this database: asked before a pool is, whose connections enter
+/// a role and would only say that none could be had.
+pub async fn readiness(url: &str) -> Result<std::result::Result<(), NotReady>> {
+    let options = connect_options(url)?;
+    let connecting = PgConnection::connect_with(&options);
+    let mut connection = tokio::time::timeout(Duration::from_secs(5), connecting)
+        .await
+        .map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))??;
+    let row: (bool, bool) = sqlx::query_as(
+        "select to_regclass('lease') is not null,
+           coalesce(bool_and(pg_has_role(current_user, oid, 'member')) and count(*) = 2, false)
+         from pg_roles where rolname in ('angarium_app', 'angarium_worker')",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    let ready = match row {
+        (false, _) => Err(NotReady::NoSchema),
+        (true, false) => Err(NotReady::NoMembership),
+        (true, true) => is_new_enough(schema_version(&mut connection).await?),
+    };
+    connection.close().await?;
+    Ok(ready)
+}
+
+/// The newest migration that the database has; `None` where the worker may not know.
+async fn schema_version(db: &mut PgConnection) -> Result<Option<i64>> {
+    let may_know =
+        "select coalesce(has_table_privilege('angarium_worker', to_regclass('_sqlx_migrations'), 'select'), false)";
+    if !sqlx::query_scalar::<_, bool>(may_know).fetch_one(&mut *db).await? {
+        return Ok(None);
+    }
+    sqlx::query("set role angarium_worker").execute(&mut *db).await?;
+    Ok(sqlx::query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(db).await?)
+}
+
+/// A later schema serves an earlier binary, since migrations only add; an earlier schema serves no later binary.
+fn is_new_enough(has: Option<i64>) -> std::result::Result<(), NotReady> {
+    let needs = newest_migration();
+    match has {
+        Some(has) if has < needs => Err(NotReady::OldSchema { has, needs }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Sets the tenant for the rest of the transaction.
+pub async fn tenant_set(db: &mut PgConnection, tenant: TenantId) -> Result<()> {
+    sqlx::query("select set_config('angarium.tenant', $1, true)").bind(tenant.uuid().to_string()).execute(db).await?;
+    Ok(())
+}
+
+/// A transaction that writes, as the database names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransactionId(String);
+
+/// What a transaction came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionEnd {
+    Committed,
+    /// Or never begun: nothing of it is there.
+    Aborted,
+    /// The server has not heard yet that nobody waits for it.
+    Open,
+}
+
+/// What a transaction came to, asked on another connection.
+pub async fn transaction_end(db: &mut PgConnection, id: &TransactionId) -> Result<TransactionEnd> {
+    let asked = sqlx::query_scalar("select pg_xact_status($1::text::xid8)").bind(&id.0).fetch_one(db).await;
+    let status: Option<String> = match asked {
+        // A number that this server has not reached: it took over from one that was ahead.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("22023") => None,
+        asked => asked?,
+    };
+    Ok(match status.as_deref() {
+        Some("committed") => TransactionEnd::Committed,
+        Some("in progress") => TransactionEnd::Open,
+        _ => TransactionEnd::Aborted,
+    })
+}
+
+fn connect_options(url: &str) -> Result<PgConnectOptions> {
+    Ok(PgConnectOptions::from_str(url)?
+        .application_name("angarium")
+        // The few statements of the hot path are planned once; hash and merge joins only ever
+        // came from statistics of empty tables.
+        .options([
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("jit", "off"),
+        ]))
+}
+
+fn pool(options: &PgConnectOptions, role: Role, max_connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(2))
+        .after_connect(move |connection, _| Box::pin(enter_role(connection, role)))
+        // Whatever a dropped future left open ends here, so that no later statement joins it, and the memory that large
+        // rows took is given back: a connection keeps it otherwise.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                connection.execute("rollback").await?;
+                connection.shrink_buffers();
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(options.clone())
+}
+
+async fn enter_role(connection: &mut PgConnection, role: Role) -> Result<(), sqlx::Error> {
+    connection.execute("set client_min_messages = error").await?;
+    sqlx::query("select set_config('role', $1, false)").bind(role.name()).execute(connection).await?;
+    Ok(())
+}
+
+async fn uncancelled<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(_) => Err(StoreError::Unavailable(sqlx::Error::WorkerCrashed)),
+    }
+}

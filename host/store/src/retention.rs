@@ -1,0 +1,224 @@
+//! What leaves the ledger: content that is purged, messages whose time is over, whole weeks.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::Result;
+use angarium_domain::ids::{EventId, MessageId, TenantId};
+
+/// Whether the message `m` has a delivery, every one of its deliveries has ended, and no receipt is
+/// waited for after which another would begin. The legs of a message differ from it in the last four
+/// bits of their ids.
+const ENDED: &str = "exists (select from delivery d where d.tenant_id = m.tenant_id and d.id >= m.id
+    and d.id <= (left(m.id::text, 35) || 'f')::uuid)
+  and not exists (select from delivery d where d.tenant_id = m.tenant_id and d.id >= m.id
+    and d.id <= (left(m.id::text, 35) || 'f')::uuid and d.state = 'queued')
+  and not exists (select from receipt_watch w where w.tenant_id = m.tenant_id and w.delivery_id >= m.id
+    and w.delivery_id <= (left(m.id::text, 35) || 'f')::uuid)";
+
+/// Who had content purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PurgedBy {
+    /// A request of the tenant's.
+    Request,
+    /// Its retention class.
+    Retention,
+}
+
+impl PurgedBy {
+    const fn as_json(self) -> &'static str {
+        match self {
+            Self::Request => r#"{"by": "request"}"#,
+            Self::Retention => r#"{"by": "retention"}"#,
+        }
+    }
+}
+
+/// Takes recipient, content and attachments away from those messages that have ended, and the
+/// attempts' free text, in which providers like to repeat a recipient; tells which. What happened, to
+/// which effect, when and at what cost stays.
+pub async fn content_purge(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    messages: &[MessageId],
+    by: PurgedBy,
+) -> Result<Vec<MessageId>> {
+    let ids: Vec<Uuid> = messages.iter().map(|it| it.uuid()).collect();
+    // Whoever decides about a message's legs holds the message first.
+    sqlx::query("select from message where tenant_id = $1 and id = any ($2::uuid[]) order by id for no key update")
+        .bind(tenant.uuid())
+        .bind(&ids)
+        .execute(&mut *db)
+        .await?;
+    // A retry by hand opens a delivery again: it waits, or has been seen.
+    sqlx::query(
+        "select from unnest($2::uuid[]) as wanted (id)
+         join delivery d on d.tenant_id = $1 and d.id >= wanted.id and d.id <= (left(wanted.id::text, 35) || 'f')::uuid
+         order by d.id for update of d",
+    )
+    .bind(tenant.uuid())
+    .bind(&ids)
+    .execute(&mut *db)
+    .await?;
+    let sql = format!(
+        "with purged as (
+           update message m set recipient = '', body = '{{}}', excerpt = null, content_purged_at = now()
+           where m.tenant_id = $1 and m.id = any ($2::uuid[]) and m.content_purged_at is null and {ENDED}
+           returning m.id, (left(m.id::text, 35) || 'f')::uuid as last
+         ), files as (
+           delete from attachment f using purged where f.tenant_id = $1 and f.message_id >= purged.id and f.message_id <= purged.last
+         ), words as (
+           update attempt a set detail = null, recipients = null from purged
+           where a.tenant_id = $1 and a.delivery_id >= purged.id and a.delivery_id <= purged.last
+         ), last_words as (
+           update delivery d set detail = null, recipients = null from purged
+           where d.tenant_id = $1 and d.id >= purged.id and d.id <= purged.last
+         ), told as (
+           update event e set data = (e.data::jsonb - 'detail' - 'recipient')::text from purged
+           where e.tenant_id = $1 and e.message_id = purged.id and e.data is not null
+         ), receipts as (
+           update receipt r set recipient = null, message = '', detail = '{{}}' from purged
+           where r.tenant_id = $1 and r.delivery_id >= purged.id and r.delivery_id <= purged.last
+         ), shadows as (
+           delete from trial_difference t using purged where t.tenant_id = $1 and t.message_id = purged.id
+         ), audit as (
+           insert into event (tenant_id, message_id, id, delivery_id, type, at, data)
+           select $1, purged.id, fresh.event_id, null, 'message.content_purged', now(), $4
+           from purged join unnest($2::uuid[], $3::uuid[]) as fresh (id, event_id) on fresh.id = purged.id
+         )
+         select id from purged"
+    );
+    let purged: Vec<Uuid> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.uuid())
+        .bind(&ids)
+        .bind(ids.iter().map(|_| EventId::new().uuid()).collect::<Vec<_>>())
+        .bind(by.as_json())
+        .fetch_all(db)
+        .await?;
+    Ok(purged.into_iter().map(MessageId::from).collect())
+}
+
+/// Lets one node at a time do what follows, until the end of the transaction; false when another
+/// is at it.
+pub async fn retention_lock(db: &mut PgConnection) -> Result<bool> {
+    Ok(sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtext('angarium_retention'))").fetch_one(db).await?)
+}
+
+/// A tenant and the name of its retention class.
+pub async fn retention_list(db: &mut PgConnection) -> Result<Vec<(TenantId, String)>> {
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as("select id, retention_class from tenant order by id").fetch_all(db).await?;
+    Ok(rows.into_iter().map(|(id, class)| (id.into(), class)).collect())
+}
+
+/// Up to `limit` messages that are older than so many days and were not looked at before. The caller
+/// purges them, and remembers those that have not ended.
+pub async fn content_due(db: &mut PgConnection, tenant: TenantId, days: u32, limit: i64) -> Result<Vec<MessageId>> {
+    let due: Vec<Uuid> = sqlx::query_scalar(
+        "with due as (
+           select m.id from message m
+           where m.tenant_id = $1 and m.id < angarium_uuid_at(now() - $2 * interval '1 day')
+             and m.id > coalesce((select seen from content_seen where tenant_id = $1), '00000000-0000-0000-0000-000000000000')
+           order by m.id limit $3
+         ), seen as (
+           insert into content_seen as s (tenant_id, seen)
+           select $1, id from due order by id desc limit 1
+           on conflict (tenant_id) do update set seen = excluded.seen
+         )
+         select id from due",
+    )
+    .bind(tenant.uuid())
+    .bind(f64::from(days))
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    Ok(due.into_iter().map(MessageId::from).collect())
+}
+
+/// Up to `limit` of the messages that had not ended when they were looked at; they are no longer
+/// remembered.
+pub async fn content_recall(db: &mut PgConnection, tenant: TenantId, limit: i64) -> Result<Vec<MessageId>> {
+    let open: Vec<Uuid> = sqlx::query_scalar(
+        "delete from content_open where tenant_id = $1 and message_id = any (array (
+           select message_id from content_open where tenant_id = $1 order by remembered_at limit $2))
+         returning message_id",
+    )
+    .bind(tenant.uuid())
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    Ok(open.into_iter().map(MessageId::from).collect())
+}
+
+/// Keeps those of these messages in mind that still have their content: they have not ended.
+pub async fn content_remember(db: &mut PgConnection, tenant: TenantId, messages: &[MessageId]) -> Result<()> {
+    sqlx::query(
+        "insert into content_open (tenant_id, message_id)
+         select m.tenant_id, m.id from message m
+         where m.tenant_id = $1 and m.id = any ($2::uuid[]) and m.content_purged_at is null
+         on conflict do nothing",
+    )
+    .bind(tenant.uuid())
+    .bind(messages.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Deletes up to `limit` messages that are older than so many days and have ended, with all that
+/// the ledger has of them; tells how many.
+pub async fn ledger_expire(db: &mut PgConnection, tenant: TenantId, days: u32, limit: i64) -> Result<u64> {
+    let sql = format!(
+        "with old as materialized (
+           select m.id, (left(m.id::text, 35) || 'f')::uuid as last from message m
+           where m.tenant_id = $1 and m.id < angarium_uuid_at(now() - $2 * interval '1 day') and {ENDED}
+           order by m.id limit $3
+         ), files as (
+           delete from attachment f using old where f.tenant_id = $1 and f.message_id >= old.id and f.message_id <= old.last
+         ), facts as (
+           delete from event e using old where e.tenant_id = $1 and e.message_id = old.id
+         ), tries as (
+           delete from attempt a using old
+           where a.tenant_id = $1 and a.delivery_id >= old.id and a.delivery_id <= old.last
+         ), receipts as (
+           delete from receipt r using old
+           where r.tenant_id = $1 and r.delivery_id >= old.id and r.delivery_id <= old.last
+         ), legs as (
+           delete from delivery d using old where d.tenant_id = $1 and d.id >= old.id and d.id <= old.last
+         )
+         delete from message m using old where m.tenant_id = $1 and m.id = old.id"
+    );
+    let done =
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.uuid()).bind(f64::from(days)).bind(limit).execute(db).await?;
+    Ok(done.rows_affected())
+}
+
+/// A table of the ledger that holds one week.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    pub parent: String,
+    /// Such as `2026w20`.
+    pub week: String,
+}
+
+/// The tables of the weeks that ended more than so many days ago and in which everything has ended.
+pub async fn partition_list_over(db: &mut PgConnection, days: u32) -> Result<Vec<Partition>> {
+    let rows: Vec<(String, String)> =
+        sqlx::query_as("select parent, week from angarium_partitions_over(now() - $1 * interval '1 day')")
+            .bind(f64::from(days))
+            .fetch_all(db)
+            .await?;
+    Ok(rows.into_iter().map(|(parent, week)| Partition { parent, week }).collect())
+}
+
+/// Drops one, in a transaction of its own. It waits for others for two seconds at most, since they
+/// wait for it meanwhile.
+pub async fn partition_drop(db: &mut PgConnection, partition: &Partition) -> Result<()> {
+    sqlx::query("set local lock_timeout = '2s'").execute(&mut *db).await?;
+    sqlx::query("select angarium_partition_drop($1, $2)")
+        .bind(&partition.parent)
+        .bind(&partition.week)
+        .execute(db)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! A tenant's declarative rules, and what each of them was.
+
+use jiff::Timestamp;
+use sqlx::{FromRow, PgConnection};
+
+use super::{
+    Result,
+    message::corrupt,
+    page::{PageRows, one_more, page},
+};
+use angarium_domain::{
+    audit::Action,
+    ids::{RuleId, TenantId},
+    rule::RuleSpec,
+};
+
+/// A rule as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredRule {
+    pub id: RuleId,
+    pub uid: Option<String>,
+    /// Grows with each change.
+    pub version: i32,
+    pub spec: RuleSpec,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+type Row = (uuid::Uuid, Option<String>, i32, String, jiff_sqlx::Timestamp, jiff_sqlx::Timestamp);
+
+fn stored((id, uid, version, spec, created_at, updated_at): Row) -> Result<StoredRule> {
+    let spec = serde_json::from_str(&spec).map_err(corrupt)?;
+    let (created_at, updated_at) = (created_at.to_jiff(), updated_at.to_jiff());
+    Ok(StoredRule { id: id.into(), uid, version, spec, created_at, updated_at })
+}
+
+/// Tells the rules and the live scripts of a tenant, operators' too, from what they were; `None` where there are none.
+pub async fn rulebook_stamp(db: &mut PgConnection, tenant: TenantId) -> Result<Option<String>> {
+    let stamp = sqlx::query_scalar(
+        "select md5(string_agg(part, ',' order by part)) from (
+           select id || ' ' || version as part from rule where tenant_id = $1
+           union all
+           select name || ' ' || version from script where tenant_id = $1 and state = 'live'
+           union all
+           select 'reset ' || name || ' ' || number from script_reset where tenant_id = $1
+           union all
+           select kind || ' ' || scope || '/' || name || ' ' || version from operator_script
+           where live and scope in ('', (select name from tenant where id = $1))
+           union all
+           select id || ' ' || coalesce(percentage, 0) from trial where tenant_id = $1 and ended_at is null
+         ) as parts",
+    )
+    .bind(tenant.uuid())
+    .fetch_one(db)
+    .await?;
+    Ok(stamp)
+}
+
+/// The specifications of all rules, as JSON.
+pub async fn rule_specs(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<(RuleId, String)>> {
+    let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as("select id, spec from rule where tenant_id = $1 order by id")
+        .bind(tenant.uuid())
+        .fetch_all(db)
+        .await?;
+    Ok(rows.into_iter().map(|(id, spec)| (id.into(), spec)).collect())
+}
+
+/// When a tenant's rules changed after `from` and until `to`, in order.
+pub async fn rule_changes(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    from: Timestamp,
+    to: Timestamp,
+) -> Result<Vec<Timestamp>> {
+    let times: Vec<jiff_sqlx::Timestamp> = sqlx::query_scalar(
+        "select at from (
+           select created_at as at from rule_version where tenant_id = $1
+           union
+           select at from audit where tenant_id = $1 and action = $4
+         ) as changes where at > $2 and at <= $3 order by at",
+    )
+    .bind(tenant.uuid())
+    .bind(jiff_sqlx::Timestamp::from(from))
+    .bind(jiff_sqlx::Timestamp::from(to))
+    .bind(Action::RuleDeleted.as_str())
+    .fetch_all(db)
+    .await?;
+    Ok(times.into_iter().map(|at| at.to_jiff()).collect())
+}
+
+/// The specifications of all rules as they stood then, as JSON; of what was deleted the audit tells when.
+pub async fn rule_specs_at(db: &mut PgConnection, tenant: TenantId, at: Timestamp) -> Result<Vec<(RuleId, String)>> {
+    let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as(
+        "select rule_id, spec from (
+           select distinct on (rule_id) rule_id, spec from rule_version
+           where tenant_id = $1 and created_at <= $2 order by rule_id, version desc
+         ) as standing
+         where not exists (
+           select from audit where tenant_id = $1 and at <= $2 and action = $3
+             and subject = $4 || replace(rule_id::text, '-', ''))
+         order by rule_id",
+    )
+    .bind(tenant.uuid())
+    .bind(jiff_sqlx::Timestamp::from(at))
+    .bind(Action::RuleDeleted.as_str())
+    .bind(RuleId::PREFIX)
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|(id, spec)| (id.into(), spec)).collect())
+}
+
+/// How many rules a tenant has.
+pub async fn rule_count(db: &mut PgConnection, tenant: TenantId) -> Result<i64> {
+    let count = sqlx::query_scalar("select count(*) from rule where tenant_id = $1").bind(tenant.uuid());
+    Ok(count.fetch_one(db).await?)
+}
+
+/// Writes a rule and its version: a new one, or the next version of one that is there. `false` where the rule
+/// is not of the version before any more.
+pub async fn rule_put(db: &mut PgConnection, tenant: TenantId, rule: &StoredRule) -> Result<bool> {
+    // Plain data always has a JSON form.
+    let spec = serde_json::to_string(&rule.spec).unwrap_or_default();
+    let done = sqlx::query(
+        "with written as (
+           insert into rule as r (tenant_id, id, uid, version, spec, created_at, updated_at)
+           values ($1, $2, $3, $4, $5, $6, $7)
+           on conflict (tenant_id, id) do update set
+             uid = excluded.uid, version = excluded.version, spec = excluded.spec, updated_at = excluded.updated_at
+           where r.version = $4 - 1
+           returning id
+         )
+         insert into rule_version (tenant_id, rule_id, version, spec, created_at)
+         select $1, id, $4, $5, $7 from written",
+    )
+    .bind(tenant.uuid())
+    .bind(rule.id.uuid())
+    .bind(&rule.uid)
+    .bind(rule.version)
+    .bind(spec)
+    .bind(jiff_sqlx::Timestamp::from(rule.created_at))
+    .bind(jiff_sqlx::Timestamp::from(rule.updated_at))
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// The rules that are or were there whose ids end in one of these ways; each is of six bytes.
+pub async fn rule_ids_ending(db: &mut PgConnection, tenant: TenantId, endings: &[&[u8]]) -> Result<Vec<RuleId>> {
+    if endings.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar(
+        "select distinct rule_id from rule_version
+         where tenant_id = $1 and substring(uuid_send(rule_id) from 11) = any ($2)",
+    )
+    .bind(tenant.uuid())
+    .bind(endings)
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(RuleId::from).collect())
+}
+
+/// What a rule was in a version.
+pub async fn rule_version_get(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    id: RuleId,
+    version: i32,
+) -> Result<Option<RuleSpec>> {
+    let spec: Option<String> =
+        sqlx::query_scalar("select spec from rule_version where tenant_id = $1 and rule_id = $2 and version = $3")
+            .bind(tenant.uuid())
+            .bind(id.uuid())
+            .bind(version)
+            .fetch_optional(db)
+            .await?;
+    spec.map(|spec| serde_json::from_str(&spec).map_err(corrupt)).transpose()
+}
+
+/// The rule with this id, or with this uid.
+pub async fn rule_find(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    id: Option<RuleId>,
+    uid: &str,
+) -> Result<Option<StoredRule>> {
+    let row: Option<Row> = sqlx::query_as(
+        "select id, uid, version, spec, created_at, updated_at from rule
+         where tenant_id = $1 and (id = $2 or uid = $3)",
+    )
+    .bind(tenant.uuid())
+    .bind(id.map(RuleId::uuid))
+    .bind(uid)
+    .fetch_optional(db)
+    .await?;
+    row.map(stored).transpose()
+}
+
+const LISTED: &str = "select id, uid, version, spec, created_at, updated_at from rule
+   where tenant_id = $1 and id < $2 order by id desc limit $3";
+
+/// All of a tenant's rules, the newest first.
+pub async fn rule_list(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<StoredRule>> {
+    let rows: Vec<Row> =
+        sqlx::query_as(LISTED).bind(tenant.uuid()).bind(uuid::Uuid::max()).bind(i64::MAX).fetch_all(db).await?;
+    rows.into_iter().map(stored).collect()
+}
+
+/// A page of a tenant's rules from before `before`, the newest first.
+pub async fn rule_page(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    before: Option<RuleId>,
+    limit: u32,
+) -> Result<PageRows<StoredRule>> {
+    let rows = sqlx::query(LISTED)
+        .bind(tenant.uuid())
+        .bind(before.map_or(uuid::Uuid::max(), RuleId::uuid))
+        .bind(one_more(limit))
+        .fetch(db);
+    page(rows, limit, |row| stored(Row::from_row(row)?)).await
+}
+
+/// Deletes a rule; its versions stay.
+pub async fn rule_delete(db: &mut PgConnection, tenant: TenantId, id: RuleId) -> Result<()> {
+    sqlx::query("delete from rule where tenant_id = $1 and id = $2")
+        .bind(tenant.uuid())
+        .bind(id.uuid())
+        .execute(db)
+        .await?;
+    Ok(())
+}
