@@ -1,12 +1,12 @@
 //! The main job, from the request to the receiver and the ledger.
 
-mod control;
 mod crash;
 mod dead_letters;
 mod delivery;
 mod drain;
 mod guards;
 mod legs;
+mod message_actions;
 mod observability;
 mod ordering;
 mod receipts;

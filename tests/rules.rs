@@ -1,9 +1,9 @@
 //! What is particular: rules and scripts that are changed while the gateway runs.
 
 mod backtest;
-mod candidates;
 mod conditions;
 mod declarative;
+mod experiments;
 mod folder;
 mod follow_ups;
 mod scripts;

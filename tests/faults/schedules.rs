@@ -3,19 +3,19 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use angarium::{app::control, clock, engine::recovery};
+use angarium::{app::message_actions, clock, engine::recovery};
 use angarium_domain::{
     attempt::{Attempt, Origin, PastAttempt, Trigger},
     audit::Actor,
     delivery::DeliveryState,
     ids::{AttemptId, ConnectionId, KeyId, MessageId, TenantId},
     message::{Body, Message, NewMessage, Priority},
-    outcome::{self, Circumstances, Copies, NoRules, Outcome, host_verdict},
+    outcome::{self, Copies, NoRules, Outcome, RetryInput, host_verdict},
     provider::Disposition,
     recipients::Recipients,
     retry::RetryPolicy,
     route::{Candidate, OnUnknown, RouteSpec},
-    routing::{self, Facts, Situation, Standing},
+    routing::{self, CandidateState, Facts, PlanInput},
 };
 use angarium_store::{
     attempt::{NewIntent, Settlement, attempt_list, attempt_settle, intent_insert, past_load},
@@ -83,9 +83,9 @@ impl Real<'_> {
             .spec
             .candidates
             .iter()
-            .map(|it| Standing { connection: it.connection, barred: None, facts: Facts::default() })
+            .map(|it| CandidateState { connection: it.connection, barred: None, facts: Facts::default() })
             .collect();
-        let plan = routing::plan(&self.spec, &standings, &Situation { past, first: None, turn: 0, chance: 0.0 });
+        let plan = routing::plan(&self.spec, &standings, &PlanInput { past, first: None, turn: 0, chance: 0.0 });
         let first = plan.candidates.first()?.connection;
         self.spec.candidates.iter().position(|it| it.connection == first)
     }
@@ -157,7 +157,7 @@ impl Real<'_> {
         let verdict = host_verdict(disposition, "test", String::new());
         let outcome = outcome::decide(
             &verdict,
-            &Circumstances {
+            &RetryInput {
                 policy: &self.spec.retry,
                 on_unknown,
                 another_candidate: another,
@@ -439,14 +439,15 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
     match rng.u8(0..24) {
         0 => {
             real.log.push("cancel".into());
-            let done = control::cancel(&real.db.store, real.tenant, &somebody(), real.message).await.unwrap();
-            return same("cancel", matches!(done, control::Controlled::Done(_)), model.canceled());
+            let done = message_actions::cancel(&real.db.store, real.tenant, &somebody(), real.message).await.unwrap();
+            return same("cancel", matches!(done, message_actions::Controlled::Done(_)), model.canceled());
         }
         1 => {
             real.log.push("retry by hand".into());
-            let done =
-                control::retry(&real.db.store, &bell, real.tenant, &somebody(), real.message, None).await.unwrap();
-            return same("retry", matches!(done, control::Controlled::Done(_)), model.retried());
+            let done = message_actions::retry(&real.db.store, &bell, real.tenant, &somebody(), real.message, None)
+                .await
+                .unwrap();
+            return same("retry", matches!(done, message_actions::Controlled::Done(_)), model.retried());
         }
         2 | 3 if model.place != Place::LostWorker && !real.sleepers.is_empty() => {
             real.log.push("a late write".into());
@@ -484,9 +485,10 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
         }
         Place::End(_) => {
             real.log.push("retry by hand".into());
-            let done =
-                control::retry(&real.db.store, &bell, real.tenant, &somebody(), real.message, None).await.unwrap();
-            return same("retry", matches!(done, control::Controlled::Done(_)), model.retried());
+            let done = message_actions::retry(&real.db.store, &bell, real.tenant, &somebody(), real.message, None)
+                .await
+                .unwrap();
+            return same("retry", matches!(done, message_actions::Controlled::Done(_)), model.retried());
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use angarium::node::telemetry::{Kind, METRICS};
+use angarium::node::telemetry::{METRICS, MeasureKind};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -314,7 +314,7 @@ fn described(text: &str) {
     for sample in samples(text) {
         let family = |name: &str| METRICS.iter().find(|metric| metric.name == name);
         let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| sample.family.strip_suffix(suffix));
-        let histogram = base.and_then(family).filter(|metric| metric.kind == Kind::Histogram);
+        let histogram = base.and_then(family).filter(|metric| metric.kind == MeasureKind::Histogram);
         let metric = histogram.or_else(|| family(&sample.family));
         let metric = metric.unwrap_or_else(|| panic!("`{}` is not in METRICS", sample.family));
         let kind = format!("# TYPE {} {}", metric.name, format!("{:?}", metric.kind).to_lowercase());

@@ -9,16 +9,16 @@ use std::{
 };
 
 use angarium_domain::{
-    callback::{CallbackContext, CallbackRequest, Check},
+    callback::{CallbackCheck, CallbackContext, CallbackRequest},
     ids::TenantId,
     message::MOST_CONTENT,
     provider::{CallContext, Disposition, Item, Step},
-    receipt::Kind,
+    receipt::ReceiptKind,
     redaction::Redactor,
     transmission::{Kv, Reply, Transmission},
 };
 use angarium_runtime::{
-    CacheSettings, CallError, Called, Component, GuestFault, GuestFaultKind, Limits, QuarantineScope, Quarantined,
+    CacheSettings, CallError, CallLimits, Called, Component, GuestFault, GuestFaultKind, QuarantineScope, Quarantined,
     Registry, Runtime, RuntimeSettings,
 };
 use serde_json::json;
@@ -33,7 +33,7 @@ static FIXTURE: LazyLock<Arc<Component>> = LazyLock::new(|| admit(&file("fixture
 /// With time to spare, so that a slow machine reaches every other limit.
 static PATIENT_FIXTURE: LazyLock<Arc<Component>> = LazyLock::new(|| {
     let (deadline, patience) = (Duration::from_secs(20), Duration::from_secs(60));
-    let limits = Limits { deadline, patience, live_instances: 1, ..Limits::default() };
+    let limits = CallLimits { deadline, patience, live_instances: 1, ..CallLimits::default() };
     let runtime = Runtime::new(RuntimeSettings { limits, ..RuntimeSettings::default() }).unwrap();
     runtime.admit(&file("fixture")).unwrap()
 });
@@ -145,12 +145,15 @@ fn a_callback_is_read() {
         {"kind": "of_its_own", "delivery": "not an id", "external_id": "a\nb", "at_ms": -1.0}]"#;
     let (ctx, request) = callback("?check=unsigned", body);
     let read = FIXTURE.parse_callback(&ctx, CONFIG, &request).result.unwrap().unwrap();
-    assert_eq!(read.checks, [Check::Unsigned]);
+    assert_eq!(read.checks, [CallbackCheck::Unsigned]);
     let [first, second] = read.receipts.as_slice() else { panic!("{:?}", read.receipts) };
-    assert_eq!((&first.kind, first.unified_code.as_str(), first.detail.as_str()), (&Kind::Delivered, "ok", "{}"));
+    assert_eq!(
+        (&first.kind, first.unified_code.as_str(), first.detail.as_str()),
+        (&ReceiptKind::Delivered, "ok", "{}")
+    );
     assert!(first.delivery.is_some() && first.at.is_some());
     // What the other side may have brought in is left out where it can't be right.
-    assert_eq!(second.kind, Kind::Other("of_its_own".to_owned()));
+    assert_eq!(second.kind, ReceiptKind::Other("of_its_own".to_owned()));
     assert_eq!((second.delivery, &second.external_id, second.at), (None, &None, None));
     let (ctx, request) = callback("", "no JSON");
     let refused = FIXTURE.parse_callback(&ctx, CONFIG, &request).result.unwrap();
@@ -303,13 +306,13 @@ fn nothing_passes_from_one_call_to_the_next() {
 #[test]
 fn memory_is_measured_and_bounded() {
     let called = prepare_patiently("grow");
-    let limit = Limits::default().memory as u64;
+    let limit = CallLimits::default().memory as u64;
     assert!((limit / 2..=limit).contains(&called.usage.peak_memory), "{:?}", called.usage);
 }
 
 #[test]
 fn what_a_guest_is_given_is_bounded_too() {
-    let large = "x".repeat(Limits::default().input);
+    let large = "x".repeat(CallLimits::default().input);
     let Err(CallError::Judged(verdict)) = prepare(&large).result else { panic!("a large delivery was taken") };
     assert_eq!((verdict.disposition, verdict.unified_code.as_str()), (Disposition::RejectedPermanent, "too_large"));
 
@@ -351,7 +354,7 @@ fn a_compiled_component_is_kept_and_a_damaged_one_compiled_again() {
     let folder = tempfile::tempdir().unwrap();
     let settings = || RuntimeSettings {
         cache: Some(CacheSettings { folder: folder.path().to_owned(), key: [7; 32] }),
-        limits: Limits { live_instances: 1, ..Limits::default() },
+        limits: CallLimits { live_instances: 1, ..CallLimits::default() },
     };
     let admission = || {
         let began = Instant::now();

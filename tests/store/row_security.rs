@@ -53,7 +53,7 @@ async fn a_unique_key_begins_with_the_tenant() {
 async fn a_transaction_without_a_tenant_sees_nothing() {
     let db = Database::new().await;
     let tenant = db.tenant("one").await;
-    let mut session = db.store.session(angarium_store::Role::App).await.unwrap();
+    let mut session = db.store.session(angarium_store::DatabaseRole::App).await.unwrap();
     let mut txn = session.begin().await.unwrap();
     tenant_set(&mut txn, tenant).await.unwrap();
     txn.commit().await.unwrap();

@@ -11,7 +11,7 @@ use std::{
 use angarium_domain::ids::{DeliveryId, TenantId};
 use angarium_store::{
     self as store, Store,
-    queue::{Lane, Share, queue_claim, queue_lanes},
+    queue::{QueueLane, Share, queue_claim, queue_lanes},
     tenant::tenant_insert,
 };
 use tokio::sync::OnceCell;
@@ -118,7 +118,7 @@ impl Database {
 /// Takes what is due out of the queue, up to so many of each tenant and priority.
 pub async fn claim_due(db: &mut store::Connection, most: usize) -> Vec<(TenantId, DeliveryId)> {
     let lanes = queue_lanes(db, None, 1000).await.unwrap().into_iter().filter(|lane| lane.due);
-    let share = |lane: Lane| Share { tenant: lane.tenant, priority: lane.priority, count: most };
+    let share = |lane: QueueLane| Share { tenant: lane.tenant, priority: lane.priority, count: most };
     let claimed = queue_claim(db, &lanes.map(share).collect::<Vec<_>>()).await.unwrap();
     claimed.into_iter().map(|it| (it.tenant, it.delivery)).collect()
 }

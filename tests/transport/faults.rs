@@ -6,7 +6,7 @@ use std::{net::IpAddr, time::Duration};
 use angarium_domain::transmission::{FaultKind, Kv};
 use angarium_transport::{
     Egress, Transport,
-    egress::{Lookup, Resolver},
+    egress::{NameLookup, Resolver},
 };
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 
@@ -278,7 +278,7 @@ enum Names {
 }
 
 impl Resolver for Names {
-    fn lookup(&self, _: &str) -> Lookup {
+    fn lookup(&self, _: &str) -> NameLookup {
         let answer = match self {
             Self::Are(list) => Ok(list.split(' ').map(|text| text.parse::<IpAddr>().unwrap()).collect()),
             Self::Fail => Err("no such name".to_owned()),

@@ -8,7 +8,7 @@ mod fairness;
 mod figures;
 mod load;
 mod reference;
-mod ruled;
+mod rule_hooks;
 mod rules;
 mod scale;
 mod sink;
@@ -159,7 +159,7 @@ async fn measure(stage: &Stage, options: &Options) -> Result<Figures> {
         rules::measure(options, &mut figures)?;
     }
     if options.wants("ruled") {
-        ruled::measure(stage, options, &mut figures).await?;
+        rule_hooks::measure(stage, options, &mut figures).await?;
     }
     if options.wants("fairness") {
         fairness::measure(stage, &mut figures).await?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ids::{AttemptId, ConnectionId, RouteId},
-    overrides::Source,
+    overrides::OverrideSource,
     provider::{Cost, Disposition},
     recipients::Recipients,
 };
@@ -116,7 +116,7 @@ pub struct Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overridden {
     pub said: Disposition,
-    pub by: Source,
+    pub by: OverrideSource,
 }
 
 /// A secret of the connection is stored and cannot be opened.

@@ -58,7 +58,7 @@ const BUCKETS: usize = 10;
 /// What was seen of a connection lately: a ring of buckets, each a part of the policy's window.
 /// Times are counted from any beginning.
 #[derive(Debug, Clone, Default)]
-pub struct Window {
+pub struct BreakerWindow {
     buckets: [Bucket; BUCKETS],
     newest: u64,
     consecutive: u32,
@@ -72,14 +72,14 @@ struct Bucket {
 
 /// What a window comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tally {
+pub struct BreakerTally {
     pub answers: u32,
     pub failures: u32,
     /// The failures since the last good answer, however long ago.
     pub consecutive: u32,
 }
 
-impl Tally {
+impl BreakerTally {
     /// `None` where there was no answer.
     #[must_use]
     pub fn failure_rate(&self) -> Option<f64> {
@@ -87,7 +87,7 @@ impl Tally {
     }
 }
 
-impl Window {
+impl BreakerWindow {
     /// Counts an answer.
     pub fn count(&mut self, at: Duration, failed: bool, policy: &BreakerPolicy) {
         let newest = self.advance(at, policy);
@@ -99,11 +99,11 @@ impl Window {
 
     /// What it comes to at a time.
     #[must_use]
-    pub fn tally(&self, at: Duration, policy: &BreakerPolicy) -> Tally {
+    pub fn tally(&self, at: Duration, policy: &BreakerPolicy) -> BreakerTally {
         let mut seen = self.clone();
         seen.advance(at, policy);
         let sum = |part: fn(&Bucket) -> u32| seen.buckets.iter().map(part).fold(0, u32::saturating_add);
-        Tally { answers: sum(|it| it.answers), failures: sum(|it| it.failures), consecutive: seen.consecutive }
+        BreakerTally { answers: sum(|it| it.answers), failures: sum(|it| it.failures), consecutive: seen.consecutive }
     }
 
     /// Makes way for the bucket of a time, and tells its place.
@@ -166,7 +166,7 @@ impl FromStr for Cause {
 
 /// Whether what was seen is too much.
 #[must_use]
-pub fn judge(tally: &Tally, policy: &BreakerPolicy) -> Option<Cause> {
+pub fn judge(tally: &BreakerTally, policy: &BreakerPolicy) -> Option<Cause> {
     if tally.consecutive >= policy.consecutive_failures {
         return Some(Cause::ConsecutiveFailures);
     }
@@ -240,7 +240,7 @@ pub struct Breaker {
 
 /// Something that may change the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum BreakerStep {
     /// A node has seen too many failures; `within` is how long ago the first of them was at most.
     Trip { epoch: i64, within: Duration, cause: Cause, detail: String },
     /// A delivery would try it; if it is never heard of again, it counts for `lasts`.
@@ -259,7 +259,7 @@ pub enum Step {
 
 /// What came of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub enum BreakerEffect {
     /// It comes too late, or not now.
     None,
     /// It was noted.
@@ -287,62 +287,66 @@ impl Breaker {
     }
 
     /// Takes a step.
-    pub fn take(&mut self, step: Step, policy: &BreakerPolicy, now: Timestamp) -> Effect {
+    pub fn take(&mut self, step: BreakerStep, policy: &BreakerPolicy, now: Timestamp) -> BreakerEffect {
         match step {
-            Step::Trip { epoch, within, cause, detail } => {
+            BreakerStep::Trip { epoch, within, cause, detail } => {
                 // Failures of before it was closed say nothing of now.
                 let since_then = epoch == self.epoch || before(now, within) >= self.since;
                 if self.phase != Phase::Closed || !since_then {
-                    return Effect::None;
+                    return BreakerEffect::None;
                 }
                 self.open(cause, detail, policy, now)
             }
-            Step::Claim { lasts } => self.claim(lasts, policy, now),
-            Step::Passed { epoch } if self.probing(epoch) => {
+            BreakerStep::Claim { lasts } => self.claim(lasts, policy, now),
+            BreakerStep::Passed { epoch } if self.probing(epoch) => {
                 self.successes += 1;
                 if self.successes < policy.probes {
-                    return Effect::Noted;
+                    return BreakerEffect::Noted;
                 }
                 self.close("its probes went well".to_owned(), now)
             }
-            Step::Failed { epoch, cause, detail } if self.probing(epoch) => self.open(cause, detail, policy, now),
-            Step::Returned { epoch } if self.probing(epoch) => {
+            BreakerStep::Failed { epoch, cause, detail } if self.probing(epoch) => {
+                self.open(cause, detail, policy, now)
+            }
+            BreakerStep::Returned { epoch } if self.probing(epoch) => {
                 self.probes = self.probes.saturating_sub(1).max(self.successes);
-                Effect::Noted
+                BreakerEffect::Noted
             }
-            Step::Passed { .. } | Step::Failed { .. } | Step::Returned { .. } => Effect::None,
-            Step::Mended if self.phase == Phase::Open && self.cause == Some(Cause::AuthFailed) => {
+            BreakerStep::Passed { .. } | BreakerStep::Failed { .. } | BreakerStep::Returned { .. } => {
+                BreakerEffect::None
+            }
+            BreakerStep::Mended if self.phase == Phase::Open && self.cause == Some(Cause::AuthFailed) => {
                 self.opened_until = Some(now);
-                Effect::Noted
+                BreakerEffect::Noted
             }
-            Step::Mended => Effect::None,
-            Step::ByHand { open: true, reason } => {
+            BreakerStep::Mended => BreakerEffect::None,
+            BreakerStep::ByHand { open: true, reason } => {
                 self.enter(Phase::Open, now);
                 (self.opened_until, self.cause, self.detail) = (None, Some(Cause::Manual), reason);
-                Effect::Changed
+                BreakerEffect::Changed
             }
-            Step::ByHand { open: false, .. } if self.phase == Phase::Closed => Effect::None,
-            Step::ByHand { open: false, reason } => self.close(reason, now),
+            BreakerStep::ByHand { open: false, .. } if self.phase == Phase::Closed => BreakerEffect::None,
+            BreakerStep::ByHand { open: false, reason } => self.close(reason, now),
         }
     }
 
     /// As long as probes are under way or have gone well, no more than the policy says.
-    fn claim(&mut self, lasts: Duration, policy: &BreakerPolicy, now: Timestamp) -> Effect {
+    fn claim(&mut self, lasts: Duration, policy: &BreakerPolicy, now: Timestamp) -> BreakerEffect {
         let effect = match self.phase {
-            Phase::Closed => return Effect::None,
-            Phase::Open if self.opened_until.is_none_or(|until| until > now) => return Effect::None,
+            Phase::Closed => return BreakerEffect::None,
+            Phase::Open if self.opened_until.is_none_or(|until| until > now) => return BreakerEffect::None,
             Phase::Open => {
                 self.enter(Phase::HalfOpen, now);
-                Effect::Changed
+                BreakerEffect::Changed
             }
             Phase::HalfOpen => {
                 if self.probes_until.is_some_and(|until| until <= now) {
                     self.probes = self.successes;
                 }
                 if self.probes >= policy.probes {
-                    return Effect::None;
+                    return BreakerEffect::None;
                 }
-                Effect::Noted
+                BreakerEffect::Noted
             }
         };
         self.probes += 1;
@@ -354,18 +358,18 @@ impl Breaker {
         matches!(self.phase, Phase::HalfOpen) && self.epoch == epoch
     }
 
-    fn open(&mut self, cause: Cause, detail: String, policy: &BreakerPolicy, now: Timestamp) -> Effect {
+    fn open(&mut self, cause: Cause, detail: String, policy: &BreakerPolicy, now: Timestamp) -> BreakerEffect {
         self.enter(Phase::Open, now);
         self.openings = self.openings.saturating_add(1);
         self.opened_until = Some(after(now, open_time(policy, self.openings)));
         (self.cause, self.detail) = (Some(cause), detail);
-        Effect::Changed
+        BreakerEffect::Changed
     }
 
-    fn close(&mut self, detail: String, now: Timestamp) -> Effect {
+    fn close(&mut self, detail: String, now: Timestamp) -> BreakerEffect {
         self.enter(Phase::Closed, now);
         (self.openings, self.cause, self.detail) = (0, None, detail);
-        Effect::Changed
+        BreakerEffect::Changed
     }
 
     fn enter(&mut self, phase: Phase, now: Timestamp) {
@@ -401,17 +405,17 @@ mod tests {
         Timestamp::from_millisecond(ms).unwrap()
     }
 
-    fn trip(epoch: i64) -> Step {
+    fn trip(epoch: i64) -> BreakerStep {
         let within = Duration::from_secs(10);
-        Step::Trip { epoch, within, cause: Cause::FailureRate, detail: String::new() }
+        BreakerStep::Trip { epoch, within, cause: Cause::FailureRate, detail: String::new() }
     }
 
-    fn failed(epoch: i64) -> Step {
-        Step::Failed { epoch, cause: Cause::ProbeFailed, detail: String::new() }
+    fn failed(epoch: i64) -> BreakerStep {
+        BreakerStep::Failed { epoch, cause: Cause::ProbeFailed, detail: String::new() }
     }
 
-    fn claim() -> Step {
-        Step::Claim { lasts: LASTS }
+    fn claim() -> BreakerStep {
+        BreakerStep::Claim { lasts: LASTS }
     }
 
     fn seconds(count: u64) -> Duration {
@@ -420,7 +424,7 @@ mod tests {
 
     #[test]
     fn few_failures_or_long_ones_ago_are_no_judgement() {
-        let mut window = Window::default();
+        let mut window = BreakerWindow::default();
         for second in 0..3 {
             window.count(seconds(second), true, &POLICY);
         }
@@ -435,12 +439,12 @@ mod tests {
     #[test]
     fn failures_upon_failures_count_however_far_apart() {
         let policy = BreakerPolicy { consecutive_failures: 3, ..POLICY };
-        let mut window = Window::default();
+        let mut window = BreakerWindow::default();
         for hour in 0..3 {
             assert_eq!(judge(&window.tally(seconds(hour * 3600), &policy), &policy), None);
             window.count(seconds(hour * 3600), true, &policy);
         }
-        let judged = |window: &Window| judge(&window.tally(seconds(7200), &policy), &policy);
+        let judged = |window: &BreakerWindow| judge(&window.tally(seconds(7200), &policy), &policy);
         assert_eq!(judged(&window), Some(Cause::ConsecutiveFailures));
         window.count(seconds(7200), false, &policy);
         assert_eq!(judged(&window), None);
@@ -449,16 +453,20 @@ mod tests {
     #[test]
     fn it_opens_half_opens_after_its_time_and_closes_when_its_probes_go_well() {
         let mut breaker = Breaker::new(at(0));
-        assert_eq!(breaker.take(trip(0), &POLICY, at(0)), Effect::Changed);
-        assert_eq!(breaker.take(trip(0), &POLICY, at(1)), Effect::None, "another node was first");
-        assert_eq!(breaker.take(claim(), &POLICY, at(999)), Effect::None);
-        assert_eq!(breaker.take(claim(), &POLICY, at(1_000)), Effect::Changed);
-        assert_eq!(breaker.take(claim(), &POLICY, at(1_001)), Effect::Noted);
-        assert_eq!(breaker.take(claim(), &POLICY, at(1_002)), Effect::None, "two probes and no more");
-        assert_eq!(breaker.take(Step::Passed { epoch: 1 }, &POLICY, at(1_003)), Effect::None, "of another time");
-        assert_eq!(breaker.take(Step::Passed { epoch: 2 }, &POLICY, at(1_003)), Effect::Noted);
-        assert_eq!(breaker.take(claim(), &POLICY, at(1_004)), Effect::None, "what went well counts");
-        assert_eq!(breaker.take(Step::Passed { epoch: 2 }, &POLICY, at(1_005)), Effect::Changed);
+        assert_eq!(breaker.take(trip(0), &POLICY, at(0)), BreakerEffect::Changed);
+        assert_eq!(breaker.take(trip(0), &POLICY, at(1)), BreakerEffect::None, "another node was first");
+        assert_eq!(breaker.take(claim(), &POLICY, at(999)), BreakerEffect::None);
+        assert_eq!(breaker.take(claim(), &POLICY, at(1_000)), BreakerEffect::Changed);
+        assert_eq!(breaker.take(claim(), &POLICY, at(1_001)), BreakerEffect::Noted);
+        assert_eq!(breaker.take(claim(), &POLICY, at(1_002)), BreakerEffect::None, "two probes and no more");
+        assert_eq!(
+            breaker.take(BreakerStep::Passed { epoch: 1 }, &POLICY, at(1_003)),
+            BreakerEffect::None,
+            "of another time"
+        );
+        assert_eq!(breaker.take(BreakerStep::Passed { epoch: 2 }, &POLICY, at(1_003)), BreakerEffect::Noted);
+        assert_eq!(breaker.take(claim(), &POLICY, at(1_004)), BreakerEffect::None, "what went well counts");
+        assert_eq!(breaker.take(BreakerStep::Passed { epoch: 2 }, &POLICY, at(1_005)), BreakerEffect::Changed);
         assert_eq!((breaker.phase, breaker.openings), (Phase::Closed, 0));
     }
 
@@ -470,9 +478,9 @@ mod tests {
         for _ in 0..12 {
             let until = breaker.opened_until.unwrap();
             waits.push(until.duration_since(breaker.since).as_millis());
-            assert_eq!(breaker.take(claim(), &POLICY, until), Effect::Changed);
+            assert_eq!(breaker.take(claim(), &POLICY, until), BreakerEffect::Changed);
             let epoch = breaker.epoch;
-            assert_eq!(breaker.take(failed(epoch), &POLICY, until), Effect::Changed);
+            assert_eq!(breaker.take(failed(epoch), &POLICY, until), BreakerEffect::Changed);
         }
         assert_eq!(waits[..4], [1_000, 2_000, 4_000, 8_000]);
         assert_eq!(waits[11], 600_000);
@@ -488,34 +496,34 @@ mod tests {
         for _ in 0..2 {
             breaker.take(claim(), &POLICY, now);
         }
-        assert_eq!(breaker.take(Step::Returned { epoch: 2 }, &POLICY, now), Effect::Noted);
-        assert_eq!(breaker.take(claim(), &POLICY, now), Effect::Noted);
-        assert_eq!(breaker.take(claim(), &POLICY, now), Effect::None);
-        assert_eq!(breaker.take(claim(), &POLICY, after(now, LASTS)), Effect::Noted);
+        assert_eq!(breaker.take(BreakerStep::Returned { epoch: 2 }, &POLICY, now), BreakerEffect::Noted);
+        assert_eq!(breaker.take(claim(), &POLICY, now), BreakerEffect::Noted);
+        assert_eq!(breaker.take(claim(), &POLICY, now), BreakerEffect::None);
+        assert_eq!(breaker.take(claim(), &POLICY, after(now, LASTS)), BreakerEffect::Noted);
     }
 
     #[test]
     fn what_a_person_opened_stays_so_and_old_failures_do_not_open_what_was_closed() {
         let mut breaker = Breaker::new(at(0));
-        let by_hand = |open| Step::ByHand { open, reason: "maintenance".to_owned() };
-        assert_eq!(breaker.take(by_hand(true), &POLICY, at(0)), Effect::Changed);
-        assert_eq!(breaker.take(claim(), &POLICY, at(1_000_000_000)), Effect::None);
-        assert_eq!(breaker.take(by_hand(false), &POLICY, at(1_000_000_000)), Effect::Changed);
-        assert_eq!(breaker.take(by_hand(false), &POLICY, at(1_000_000_000)), Effect::None);
-        assert_eq!(breaker.take(trip(0), &POLICY, at(1_000_000_001)), Effect::None);
-        assert_eq!(breaker.take(trip(0), &POLICY, at(1_000_020_000)), Effect::Changed, "all of them are newer");
+        let by_hand = |open| BreakerStep::ByHand { open, reason: "maintenance".to_owned() };
+        assert_eq!(breaker.take(by_hand(true), &POLICY, at(0)), BreakerEffect::Changed);
+        assert_eq!(breaker.take(claim(), &POLICY, at(1_000_000_000)), BreakerEffect::None);
+        assert_eq!(breaker.take(by_hand(false), &POLICY, at(1_000_000_000)), BreakerEffect::Changed);
+        assert_eq!(breaker.take(by_hand(false), &POLICY, at(1_000_000_000)), BreakerEffect::None);
+        assert_eq!(breaker.take(trip(0), &POLICY, at(1_000_000_001)), BreakerEffect::None);
+        assert_eq!(breaker.take(trip(0), &POLICY, at(1_000_020_000)), BreakerEffect::Changed, "all of them are newer");
     }
 
     #[test]
     fn refused_credentials_are_tried_at_once_when_they_may_be_mended() {
         let mut breaker = Breaker::new(at(0));
         breaker.take(
-            Step::Trip { epoch: 0, within: LASTS, cause: Cause::AuthFailed, detail: String::new() },
+            BreakerStep::Trip { epoch: 0, within: LASTS, cause: Cause::AuthFailed, detail: String::new() },
             &POLICY,
             at(0),
         );
-        assert_eq!(breaker.take(Step::Mended, &POLICY, at(5)), Effect::Noted);
-        assert_eq!(breaker.take(claim(), &POLICY, at(5)), Effect::Changed);
+        assert_eq!(breaker.take(BreakerStep::Mended, &POLICY, at(5)), BreakerEffect::Noted);
+        assert_eq!(breaker.take(claim(), &POLICY, at(5)), BreakerEffect::Changed);
     }
 
     /// Whatever happens in whatever order, no more probes are out than the policy says, and it
@@ -531,33 +539,36 @@ mod tests {
             let step = match rng.u8(0..40) {
                 0..=5 => trip(epoch),
                 6..=20 => claim(),
-                21..=30 if out > 0 => Step::Passed { epoch },
+                21..=30 if out > 0 => BreakerStep::Passed { epoch },
                 31..=34 if out > 0 => failed(epoch),
-                35..=37 if out > 0 => Step::Returned { epoch },
-                38 => Step::ByHand { open: rng.bool(), reason: String::new() },
-                39 => Step::Mended,
+                35..=37 if out > 0 => BreakerStep::Returned { epoch },
+                38 => BreakerStep::ByHand { open: rng.bool(), reason: String::new() },
+                39 => BreakerStep::Mended,
                 _ => continue,
             };
             let old = breaker.clone();
             let effect = breaker.take(step.clone(), &POLICY, at(now));
-            assert_eq!(effect == Effect::Changed, breaker.epoch != old.epoch);
-            if effect == Effect::None {
+            assert_eq!(effect == BreakerEffect::Changed, breaker.epoch != old.epoch);
+            if effect == BreakerEffect::None {
                 assert_eq!(breaker, old);
             }
             out = match (&step, effect) {
-                (_, Effect::None) => out,
-                (Step::Claim { .. }, Effect::Changed) => 1,
+                (_, BreakerEffect::None) => out,
+                (BreakerStep::Claim { .. }, BreakerEffect::Changed) => 1,
                 // The lost ones no longer count.
-                (Step::Claim { .. }, _) if old.probes_until.is_some_and(|until| until <= at(now)) => 1,
-                (Step::Claim { .. }, _) => out + 1,
-                (Step::Passed { .. } | Step::Returned { .. }, Effect::Noted) => out - 1,
-                (_, Effect::Changed) => 0,
-                (_, Effect::Noted) => out,
+                (BreakerStep::Claim { .. }, _) if old.probes_until.is_some_and(|until| until <= at(now)) => 1,
+                (BreakerStep::Claim { .. }, _) => out + 1,
+                (BreakerStep::Passed { .. } | BreakerStep::Returned { .. }, BreakerEffect::Noted) => out - 1,
+                (_, BreakerEffect::Changed) => 0,
+                (_, BreakerEffect::Noted) => out,
             };
             assert!(out + breaker.successes <= POLICY.probes, "{out} probes are out: {breaker:?}");
             assert_eq!(breaker.phase == Phase::HalfOpen, breaker.probes_until.is_some());
             if breaker.phase == Phase::Closed && old.phase != Phase::Closed {
-                assert!(matches!(step, Step::Passed { .. } | Step::ByHand { open: false, .. }), "{step:?}");
+                assert!(
+                    matches!(step, BreakerStep::Passed { .. } | BreakerStep::ByHand { open: false, .. }),
+                    "{step:?}"
+                );
             }
         }
     }

@@ -117,7 +117,7 @@ pub struct Claim {
 
 /// What proves a request to be the service's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Check {
+pub enum CallbackCheck {
     Hmac(Hash, Claim),
     Signature(PublicKeyAlgorithm, Claim),
     /// A secret that the other side repeats.
@@ -148,7 +148,7 @@ pub struct CallbackReply {
 /// A callback as its provider reads it. Nothing of it is believed before one of the checks passes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Callback {
-    pub checks: Vec<Check>,
+    pub checks: Vec<CallbackCheck>,
     pub freshness: Option<Freshness>,
     pub receipts: Vec<Receipt>,
     pub reply: CallbackReply,

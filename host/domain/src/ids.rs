@@ -116,7 +116,7 @@ ids! {
     /// A record of who did what.
     AuditId = "aud_";
     /// A candidate while it is tried.
-    TrialId = "trial_";
+    ExperimentId = "experiment_";
     /// An answer of a shadow that was not that of what is live.
     DifferenceId = "diff_";
 }

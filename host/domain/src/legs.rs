@@ -11,7 +11,7 @@ pub const MOST: usize = 16;
 /// Which channels are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Mode {
+pub enum LegMode {
     /// One after another, until one has done what the message wants.
     #[default]
     First,
@@ -48,7 +48,7 @@ pub struct Leg {
 /// The channels of a message, in order of preference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Legs {
-    pub mode: Mode,
+    pub mode: LegMode,
     pub wants: Wants,
     /// 1 to 16; the place is the leg's number.
     pub legs: Vec<Leg>,
@@ -78,15 +78,15 @@ impl Legs {
     #[must_use]
     pub fn at_first(&self) -> std::ops::Range<u8> {
         match self.mode {
-            Mode::First => 0..1,
-            Mode::All => 0..self.count(),
+            LegMode::First => 0..1,
+            LegMode::All => 0..self.count(),
         }
     }
 }
 
 /// How it stands with the receipt of a leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receipt {
+pub enum LegReceipt {
     /// Nobody has begun to wait for it.
     NotAwaited,
     Awaited,
@@ -101,12 +101,12 @@ pub struct Begun {
     pub state: DeliveryState,
     /// Whether a provider took it, whatever was heard of it since.
     pub handed_over: bool,
-    pub receipt: Receipt,
+    pub receipt: LegReceipt,
 }
 
 /// What follows for a message from where its legs stand.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Step {
+pub struct LegStep {
     /// The leg that begins now, and why.
     pub begin: Option<(u8, FallbackReason)>,
     /// Legs that are not needed any more, as far as they still wait in the queue.
@@ -117,22 +117,22 @@ pub struct Step {
 
 /// Says what follows. `may_begin` is false once the message has expired or lost its content.
 #[must_use]
-pub fn step(legs: &Legs, begun: &[Begun], may_begin: bool) -> Step {
-    if legs.mode == Mode::All {
-        return Step::default();
+pub fn step(legs: &Legs, begun: &[Begun], may_begin: bool) -> LegStep {
+    if legs.mode == LegMode::All {
+        return LegStep::default();
     }
     if begun.iter().any(|it| is_reached(legs.wants, it.state)) {
         let waits = |it: &&Begun| !it.state.is_end();
-        return Step { close: begun.iter().filter(waits).map(|it| it.number).collect(), ..Step::default() };
+        return LegStep { close: begun.iter().filter(waits).map(|it| it.number).collect(), ..LegStep::default() };
     }
     let next = begun.iter().map(|it| it.number + 1).max().unwrap_or(0);
     // What a provider took counts as sent for good, whatever was heard of it since.
     let was_met = legs.wants == Wants::Sent && begun.iter().any(|it| it.handed_over);
     if was_met || !may_begin || next >= legs.count() {
-        return Step::default();
+        return LegStep::default();
     }
-    let waits = |it: &&Begun| awaits_receipt(legs.wants, it.state) && it.receipt != Receipt::Missing;
-    Step {
+    let waits = |it: &&Begun| awaits_receipt(legs.wants, it.state) && it.receipt != LegReceipt::Missing;
+    LegStep {
         begin: begun.iter().all(|it| is_given_up(legs.wants, it)).then(|| (next, reason(begun))),
         close: Vec::new(),
         await_receipt: begun.iter().filter(waits).map(|it| it.number).collect(),
@@ -148,12 +148,12 @@ pub fn state(legs: &Legs, begun: &[Begun]) -> Option<DeliveryState> {
     let any = |wanted: DeliveryState| begun.iter().any(|it| it.state == wanted).then_some(wanted);
     let is_open = begun.iter().any(|it| !it.state.is_end());
     match legs.mode {
-        Mode::First => any(DeliveryState::Delivered).or_else(|| any(DeliveryState::Sent)).or_else(|| {
+        LegMode::First => any(DeliveryState::Delivered).or_else(|| any(DeliveryState::Sent)).or_else(|| {
             let last = begun.iter().max_by_key(|it| it.number).map(|it| it.state);
             if is_open { None } else { any(DeliveryState::Unknown).or(last) }
         }),
-        Mode::All if is_open => None,
-        Mode::All => begun.iter().max_by_key(|it| (badness(it.state), u8::MAX - it.number)).map(|it| it.state),
+        LegMode::All if is_open => None,
+        LegMode::All => begun.iter().max_by_key(|it| (badness(it.state), u8::MAX - it.number)).map(|it| it.state),
     }
 }
 
@@ -161,13 +161,13 @@ pub fn state(legs: &Legs, begun: &[Begun]) -> Option<DeliveryState> {
 /// last that began, and, with `all`, each that failed.
 #[must_use]
 pub fn to_retry(legs: &Legs, begun: &[Begun], asked: Option<u8>) -> Vec<u8> {
-    let done = legs.mode == Mode::First && begun.iter().any(|it| is_reached(legs.wants, it.state));
+    let done = legs.mode == LegMode::First && begun.iter().any(|it| is_reached(legs.wants, it.state));
     let may = |it: &&Begun| it.state.may_be_retried() && !done;
     let numbers = begun.iter().filter(may).map(|it| it.number);
     match (asked, legs.mode) {
         (Some(asked), _) => numbers.filter(|number| *number == asked).collect(),
-        (None, Mode::All) => numbers.collect(),
-        (None, Mode::First) => {
+        (None, LegMode::All) => numbers.collect(),
+        (None, LegMode::First) => {
             let last = begun.iter().map(|it| it.number).max();
             let over = state(legs, begun).is_some_and(DeliveryState::may_be_retried);
             numbers.filter(|number| over && Some(*number) == last).collect()
@@ -190,7 +190,7 @@ const fn awaits_receipt(wants: Wants, state: DeliveryState) -> bool {
 }
 
 fn is_given_up(wants: Wants, leg: &Begun) -> bool {
-    has_failed(leg.state) || (awaits_receipt(wants, leg.state) && leg.receipt == Receipt::Missing)
+    has_failed(leg.state) || (awaits_receipt(wants, leg.state) && leg.receipt == LegReceipt::Missing)
 }
 
 const fn has_failed(state: DeliveryState) -> bool {
@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    fn legs(mode: Mode, wants: Wants, count: u8) -> Legs {
+    fn legs(mode: LegMode, wants: Wants, count: u8) -> Legs {
         let leg = |number| Leg {
             channel: format!("channel{number}").parse().unwrap(),
             connection: None,
@@ -243,12 +243,12 @@ mod tests {
     }
 
     fn leg(number: u8, state: DeliveryState) -> Begun {
-        Begun { number, state, handed_over: matches!(state, Sent | Delivered), receipt: Receipt::NotAwaited }
+        Begun { number, state, handed_over: matches!(state, Sent | Delivered), receipt: LegReceipt::NotAwaited }
     }
 
     #[test]
     fn a_failed_channel_is_followed_at_once_by_the_next() {
-        let two = legs(Mode::First, Wants::Sent, 2);
+        let two = legs(LegMode::First, Wants::Sent, 2);
         for failed in [Failed, Bounced, Expired, Unroutable] {
             let next = step(&two, &[leg(0, failed)], true).begin;
             assert_eq!(next, Some((1, FallbackReason::ChannelFailed)), "{failed:?}");
@@ -257,37 +257,37 @@ mod tests {
         for other in [Queued, Sent, Delivered, Unknown, Canceled] {
             assert_eq!(step(&two, &[leg(0, other)], true).begin, None, "{other:?}");
         }
-        assert_eq!(step(&two, &[leg(0, Failed), leg(1, Failed)], true), Step::default(), "there is no third");
+        assert_eq!(step(&two, &[leg(0, Failed), leg(1, Failed)], true), LegStep::default(), "there is no third");
     }
 
     #[test]
     fn what_a_provider_took_is_enough_for_a_message_that_wants_no_more() {
-        let two = legs(Mode::First, Wants::Sent, 2);
+        let two = legs(LegMode::First, Wants::Sent, 2);
         let returned = Begun { handed_over: true, ..leg(0, Bounced) };
-        assert_eq!(step(&two, &[returned], true), Step::default());
+        assert_eq!(step(&two, &[returned], true), LegStep::default());
         let heard_of = Begun { handed_over: false, ..leg(0, Bounced) };
         assert!(step(&two, &[heard_of], true).begin.is_some(), "a receipt said so of an unknown one");
     }
 
     #[test]
     fn a_missing_receipt_moves_on_and_one_in_time_stops() {
-        let two = legs(Mode::First, Wants::Delivered, 2);
+        let two = legs(LegMode::First, Wants::Delivered, 2);
         for state in [Sent, Unknown] {
             let sent = leg(0, state);
-            assert_eq!(step(&two, &[sent], true), Step { await_receipt: vec![0], ..Step::default() });
-            let waits = Begun { receipt: Receipt::Awaited, ..sent };
-            assert_eq!(step(&two, &[waits], true), Step { await_receipt: vec![0], ..Step::default() });
-            let missing = Begun { receipt: Receipt::Missing, ..sent };
+            assert_eq!(step(&two, &[sent], true), LegStep { await_receipt: vec![0], ..LegStep::default() });
+            let waits = Begun { receipt: LegReceipt::Awaited, ..sent };
+            assert_eq!(step(&two, &[waits], true), LegStep { await_receipt: vec![0], ..LegStep::default() });
+            let missing = Begun { receipt: LegReceipt::Missing, ..sent };
             assert_eq!(step(&two, &[missing], true).begin, Some((1, FallbackReason::NoReceipt)));
             let late = [Begun { state: Delivered, ..missing }, leg(1, Queued)];
-            assert_eq!(step(&two, &late, true), Step { close: vec![1], ..Step::default() });
+            assert_eq!(step(&two, &late, true), LegStep { close: vec![1], ..LegStep::default() });
         }
-        assert_eq!(step(&two, &[leg(0, Failed), leg(1, Sent)], true), Step::default(), "nobody comes after it");
+        assert_eq!(step(&two, &[leg(0, Failed), leg(1, Sent)], true), LegStep::default(), "nobody comes after it");
     }
 
     #[test]
     fn a_state_is_what_was_reached_or_what_holds_for_all() {
-        let first = legs(Mode::First, Wants::Delivered, 3);
+        let first = legs(LegMode::First, Wants::Delivered, 3);
         for (begun, expected) in [
             (vec![leg(0, Queued)], None),
             (vec![leg(0, Sent), leg(1, Queued)], Some(Sent)),
@@ -298,7 +298,7 @@ mod tests {
         ] {
             assert_eq!(state(&first, &begun), expected, "{begun:?}");
         }
-        let all = legs(Mode::All, Wants::Sent, 2);
+        let all = legs(LegMode::All, Wants::Sent, 2);
         for (states, expected) in [
             ([Sent, Queued], None),
             ([Sent, Delivered], Some(Sent)),
@@ -313,12 +313,12 @@ mod tests {
 
     #[test]
     fn a_retry_by_hand_means_what_failed() {
-        let first = legs(Mode::First, Wants::Delivered, 3);
+        let first = legs(LegMode::First, Wants::Delivered, 3);
         assert_eq!(to_retry(&first, &[leg(0, Failed), leg(1, Bounced)], None), [1]);
         assert_eq!(to_retry(&first, &[leg(0, Failed), leg(1, Bounced)], Some(0)), [0]);
         assert!(to_retry(&first, &[leg(0, Failed), leg(1, Delivered)], Some(0)).is_empty());
         assert!(to_retry(&first, &[leg(0, Failed), leg(1, Queued)], None).is_empty());
-        let all = legs(Mode::All, Wants::Sent, 3);
+        let all = legs(LegMode::All, Wants::Sent, 3);
         assert_eq!(to_retry(&all, &[leg(0, Failed), leg(1, Sent), leg(2, Unknown)], None), [0, 2]);
     }
 
@@ -329,7 +329,7 @@ mod tests {
         let mut random = crate::seed::rng();
         for _ in 0..20_000 {
             let wants = random.choice([Wants::Sent, Wants::Delivered]).unwrap();
-            let legs = legs(Mode::First, wants, random.u8(1..5));
+            let legs = legs(LegMode::First, wants, random.u8(1..5));
             let mut begun = vec![leg(0, Queued)];
             for _ in 0..random.u8(0..20) {
                 happens(&mut begun, &mut random);
@@ -363,8 +363,8 @@ mod tests {
         let leg = &mut begun[chosen];
         leg.state = match leg.state {
             Queued => random.choice([Queued, Sent, Failed, Expired, Unroutable, Unknown, Canceled]).unwrap(),
-            Sent | Unknown if leg.receipt == Receipt::Awaited && random.bool() => {
-                leg.receipt = Receipt::Missing;
+            Sent | Unknown if leg.receipt == LegReceipt::Awaited && random.bool() => {
+                leg.receipt = LegReceipt::Missing;
                 leg.state
             }
             Sent | Unknown => random.choice([leg.state, Delivered, Failed, Bounced]).unwrap(),
@@ -373,12 +373,12 @@ mod tests {
         leg.handed_over |= leg.state == Sent;
     }
 
-    fn apply(step: &Step, begun: &mut Vec<Begun>) {
+    fn apply(step: &LegStep, begun: &mut Vec<Begun>) {
         for number in &step.close {
             begun[usize::from(*number)].state = Canceled;
         }
         for number in &step.await_receipt {
-            begun[usize::from(*number)].receipt = Receipt::Awaited;
+            begun[usize::from(*number)].receipt = LegReceipt::Awaited;
         }
         if let Some((number, _)) = step.begin {
             begun.push(leg(number, Queued));

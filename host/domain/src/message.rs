@@ -13,8 +13,8 @@ use super::{
     ids::{ConnectionId, DeliveryId, MessageId},
     legs::Legs,
     one_or_many,
+    rule_input::{self, RuleInput},
     segments::segments,
-    subject::{self, Subject},
     trace::TraceContext,
 };
 
@@ -160,7 +160,7 @@ impl Content {
     #[must_use]
     pub fn excerpt(&self) -> Self {
         let text = self.text.as_deref();
-        let beginning = text.map(subject::beginning);
+        let beginning = text.map(rule_input::beginning);
         let cut = text.filter(|text| beginning.is_some_and(|beginning| beginning.len() < text.len()));
         Self {
             from: self.from.clone(),
@@ -401,7 +401,7 @@ pub struct NewMessage {
     pub idempotency: Option<Idempotency>,
     pub attachments: Vec<Attachment>,
     /// What the message says of itself, where that was read already.
-    pub subject: Option<Subject>,
+    pub subject: Option<RuleInput>,
 }
 
 impl NewMessage {
@@ -472,10 +472,10 @@ mod tests {
         for leg in [0, 1] {
             let excerpt = message.body.clone().content_of(leg);
             assert_eq!((&excerpt.from, &excerpt.subject), (&content.from, &content.subject));
-            assert_eq!(excerpt.text.unwrap(), "é".repeat(subject::MAX_TEXT));
+            assert_eq!(excerpt.text.unwrap(), "é".repeat(rule_input::MAX_TEXT));
             assert_eq!((excerpt.html, excerpt.payload.is_none()), (None, true));
         }
-        assert_eq!(Subject::of(&message), Subject::of(&whole), "rules see the same");
+        assert_eq!(RuleInput::of(&message), RuleInput::of(&whole), "rules see the same");
         assert_eq!(crate::price::units(&message), before, "and it costs the same");
     }
 

@@ -72,7 +72,7 @@ pub enum Copies {
 
 /// What a decision looks at.
 #[derive(Debug, Clone)]
-pub struct Circumstances<'a> {
+pub struct RetryInput<'a> {
     pub policy: &'a RetryPolicy,
     pub limits: RetryLimits,
     /// Who answers for a policy that leaves it to a rule.
@@ -95,7 +95,7 @@ pub struct Circumstances<'a> {
     pub chance: f64,
 }
 
-impl Circumstances<'_> {
+impl RetryInput<'_> {
     /// What bounds the time of a retry.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
@@ -121,20 +121,20 @@ impl Circumstances<'_> {
 
 /// Decides what follows an attempt.
 #[must_use]
-pub fn decide(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Outcome {
+pub fn decide(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Outcome {
     resolve(verdict, circumstances).0
 }
 
 /// Why the time is up, where that is what ends a delivery after an attempt.
 #[must_use]
-pub fn time_is_up(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<Limit> {
+pub fn time_is_up(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Option<Limit> {
     resolve(verdict, circumstances).1
 }
 
 /// An outcome, and the limit that it comes of.
 type Resolved = (Outcome, Option<Limit>);
 
-fn resolve(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+fn resolve(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Resolved {
     let held = circumstances.on_unknown == OnUnknown::Hold;
     match (verdict.disposition, circumstances.copies) {
         (_, Copies::Settled) | (Disposition::Accepted, Copies::None) => (Outcome::Sent, None),
@@ -149,7 +149,7 @@ fn resolve(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
     }
 }
 
-fn by_policy(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+fn by_policy(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Resolved {
     let exhausted = given_up(last_word(verdict, circumstances));
     if exhausted != DeliveryState::Unknown {
         // A server that took the mail for somebody is asked again: others would defer its copies as well.
@@ -174,7 +174,7 @@ fn by_policy(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
 
 /// A rule has its way within what holds for every policy: what is unknown does not move, nobody is
 /// asked who refused for good, and a provider's `Retry-After` is waited for.
-fn follow(decision: RetryDecision, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+fn follow(decision: RetryDecision, verdict: &Verdict, circumstances: &RetryInput<'_>) -> Resolved {
     let unknown = verdict.disposition == Disposition::Unknown;
     match decision {
         RetryDecision::GiveUp => (Outcome::End(given_up(verdict.disposition)), None),
@@ -214,7 +214,7 @@ pub const fn fallback_reason(disposition: Disposition) -> FallbackReason {
 }
 
 /// What the last attempt that asked somebody came to: waiting for the operator says nothing of a request that is unknown.
-fn last_word(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Disposition {
+fn last_word(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Disposition {
     let asked = || circumstances.past.iter().rev().find(|attempt| !attempt.waits_for_operator);
     match verdict.waits_for_operator() {
         true => asked().map_or(verdict.disposition, |attempt| attempt.disposition),
@@ -223,7 +223,7 @@ fn last_word(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Dispositio
 }
 
 /// The next round after this wait, unless the time is up by then.
-fn retry(wait: Duration, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Resolved {
+fn retry(wait: Duration, verdict: &Verdict, circumstances: &RetryInput<'_>) -> Resolved {
     let at = circumstances.now.checked_add(wait).unwrap_or(Timestamp::MAX);
     match circumstances.bounds().limit(at) {
         None => (Outcome::Retry(at), None),
@@ -232,7 +232,7 @@ fn retry(wait: Duration, verdict: &Verdict, circumstances: &Circumstances<'_>) -
 }
 
 /// How long the policy waits, or `None` when nothing more is tried.
-fn delay(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<Duration> {
+fn delay(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Option<Duration> {
     if verdict.waits_for_operator() {
         return Some(wait_for_operator(circumstances));
     }
@@ -248,7 +248,7 @@ fn delay(verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<Duratio
 
 /// The wait for the operator: a second, twice as long each time, up to [`LONGEST_WAIT_FOR_OPERATOR`]. The tenant's
 /// policy is about providers, and would either give up or ask many times a second.
-fn wait_for_operator(circumstances: &Circumstances<'_>) -> Duration {
+fn wait_for_operator(circumstances: &RetryInput<'_>) -> Duration {
     let waits = circumstances.past.iter().rev().take_while(|attempt| attempt.waits_for_operator).count();
     let doublings = u32::try_from(waits.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     let wait = Duration::from_secs(1 << doublings).min(LONGEST_WAIT_FOR_OPERATOR);
@@ -320,13 +320,13 @@ mod tests {
         vec![attempt; rounds]
     }
 
-    fn after(verdict: &Verdict, change: impl FnOnce(&mut Circumstances<'_>)) -> Outcome {
+    fn after(verdict: &Verdict, change: impl FnOnce(&mut RetryInput<'_>)) -> Outcome {
         after_rounds(1, verdict, change)
     }
 
-    fn after_rounds(rounds: usize, verdict: &Verdict, change: impl FnOnce(&mut Circumstances<'_>)) -> Outcome {
+    fn after_rounds(rounds: usize, verdict: &Verdict, change: impl FnOnce(&mut RetryInput<'_>)) -> Outcome {
         let past = past(verdict.disposition, rounds);
-        let mut circumstances = Circumstances {
+        let mut circumstances = RetryInput {
             policy: &RetryPolicy::Linear { delay_ms: 1_000, max_attempts: 2 },
             on_unknown: OnUnknown::Retry,
             another_candidate: false,
@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_server_that_took_the_mail_is_asked_for_its_copies_again() {
-        let another = |it: &mut Circumstances<'_>| (it.copies, it.another_candidate) = (Copies::Waiting, true);
+        let another = |it: &mut RetryInput<'_>| (it.copies, it.another_candidate) = (Copies::Waiting, true);
         assert_eq!(after(&verdict(Disposition::Accepted), another), Outcome::Retry(at(1_000)));
         assert!(matches!(after(&verdict(Disposition::NotSent), another), Outcome::FallBack(_)));
     }
@@ -465,7 +465,7 @@ mod tests {
         let mut slow = verdict(Disposition::Throttled);
         slow.retry_after_ms = Some(60_000);
         let past = past(slow.disposition, 1);
-        let circumstances = Circumstances {
+        let circumstances = RetryInput {
             policy: &RetryPolicy::None,
             on_unknown: OnUnknown::Retry,
             another_candidate: false,
@@ -483,13 +483,13 @@ mod tests {
         assert_eq!(decide(&slow, &circumstances), Outcome::End(DeliveryState::Failed));
         assert_eq!(time_is_up(&slow, &circumstances), Some(Limit::MaxElapsed { ms: 59_999 }));
         let refused = verdict(Disposition::RejectedPermanent);
-        let circumstances = Circumstances { may_ask_again: false, ..circumstances };
+        let circumstances = RetryInput { may_ask_again: false, ..circumstances };
         assert_eq!(time_is_up(&refused, &circumstances), None, "it was not the time");
     }
 
     #[test]
     fn who_only_waits_for_its_turn_is_asked_before_the_delivery_ends() {
-        let waits = |circumstances: &mut Circumstances<'_>| circumstances.another_in_turn = true;
+        let waits = |circumstances: &mut RetryInput<'_>| circumstances.another_in_turn = true;
         let refused = verdict(Disposition::RejectedTransient);
         assert_eq!(after(&refused, waits), Outcome::Retry(at(1_000)));
         assert_eq!(after_rounds(2, &refused, waits), Outcome::FallBack(FallbackReason::PrimaryFailed));

@@ -95,12 +95,12 @@ impl Overrides {
 /// Who overrode a classification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum OverrideSource {
     Route,
     Tenant,
 }
 
-impl Source {
+impl OverrideSource {
     /// The word in the API and in the database.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -116,7 +116,7 @@ impl Source {
 #[error("`{0}` does not override classifications")]
 pub struct InvalidSource(String);
 
-impl FromStr for Source {
+impl FromStr for OverrideSource {
     type Err = InvalidSource;
 
     fn from_str(text: &str) -> Result<Self, InvalidSource> {
@@ -129,12 +129,12 @@ impl FromStr for Source {
 
 /// The overrides that hold for a delivery: its route's go before the tenant's.
 #[derive(Debug, Clone, Copy)]
-pub struct Standing<'a> {
+pub struct EffectiveOverrides<'a> {
     pub route: &'a Overrides,
     pub tenant: &'a Overrides,
 }
 
-impl Standing<'_> {
+impl EffectiveOverrides<'_> {
     /// A provider's verdict as it is to be understood, with what the provider said kept beside it.
     #[must_use]
     pub fn apply(&self, provider: &str, mut verdict: Verdict) -> Verdict {
@@ -143,7 +143,7 @@ impl Standing<'_> {
             return verdict;
         }
         let of = |overrides: &Overrides, by| Some((overrides.meaning(provider, &verdict.code)?, by));
-        let found = of(self.route, Source::Route).or_else(|| of(self.tenant, Source::Tenant));
+        let found = of(self.route, OverrideSource::Route).or_else(|| of(self.tenant, OverrideSource::Tenant));
         if let Some((meaning, by)) = found
             && meaning.disposition() != said
         {
@@ -178,8 +178,8 @@ mod tests {
     }
 
     /// The disposition after these overrides, and whose word it is.
-    fn judged(route: &Overrides, tenant: &Overrides, said: Disposition) -> (Disposition, Option<Source>) {
-        let verdict = Standing { route, tenant }.apply("acme", verdict(said, "17"));
+    fn judged(route: &Overrides, tenant: &Overrides, said: Disposition) -> (Disposition, Option<OverrideSource>) {
+        let verdict = EffectiveOverrides { route, tenant }.apply("acme", verdict(said, "17"));
         if let Some(overridden) = verdict.overridden {
             assert_eq!(overridden.said, said, "what the provider said is kept");
         }
@@ -192,8 +192,8 @@ mod tests {
         let (none, route) = (Overrides::default(), overrides(serde_json::json!({"17": "throttled"})));
         let tenant = overrides(serde_json::json!({"acme": {"17": "permanent"}}));
         assert_eq!(judged(&none, &none, RejectedTransient), (RejectedTransient, None));
-        assert_eq!(judged(&none, &tenant, RejectedTransient), (RejectedPermanent, Some(Source::Tenant)));
-        assert_eq!(judged(&route, &tenant, RejectedTransient), (Throttled, Some(Source::Route)));
+        assert_eq!(judged(&none, &tenant, RejectedTransient), (RejectedPermanent, Some(OverrideSource::Tenant)));
+        assert_eq!(judged(&route, &tenant, RejectedTransient), (Throttled, Some(OverrideSource::Route)));
         assert_eq!(judged(&none, &tenant, RejectedPermanent), (RejectedPermanent, None), "nothing is overridden");
     }
 

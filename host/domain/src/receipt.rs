@@ -9,7 +9,7 @@ use super::{delivery::DeliveryState, ids::DeliveryId};
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ReceiptKind {
     /// The service has handed it on.
     Sent,
     /// It arrived.
@@ -35,7 +35,7 @@ pub enum Kind {
 #[error("a kind has 1 to 32 lower-case letters, digits and underscores and begins with a letter, such as `delivered`")]
 pub struct InvalidKind;
 
-impl Kind {
+impl ReceiptKind {
     const NAMED: [Self; 10] = [
         Self::Sent,
         Self::Delivered,
@@ -93,7 +93,7 @@ impl Kind {
     }
 }
 
-impl FromStr for Kind {
+impl FromStr for ReceiptKind {
     type Err = InvalidKind;
 
     fn from_str(text: &str) -> Result<Self, InvalidKind> {
@@ -108,7 +108,7 @@ impl FromStr for Kind {
 /// One thing that a service said.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Receipt {
-    pub kind: Kind,
+    pub kind: ReceiptKind,
     /// Where the callback brought it back.
     pub delivery: Option<DeliveryId>,
     /// The service's id of what it took.
@@ -161,14 +161,14 @@ impl Receipt {
 /// States are ranked and only climb, so receipts may come in any order and as often as they like:
 /// the end is the same. Nothing is above `delivered`.
 #[must_use]
-pub fn apply(state: DeliveryState, kind: &Kind) -> Option<DeliveryState> {
+pub fn apply(state: DeliveryState, kind: &ReceiptKind) -> Option<DeliveryState> {
     kind.state().filter(|to| rank(*to) > rank(state))
 }
 
 /// The same for a receipt that may be about an earlier attempt than the last one that counts. What
 /// that one failed by is history; that it arrived is not.
 #[must_use]
-pub fn apply_to(state: DeliveryState, kind: &Kind, is_current: bool) -> Option<DeliveryState> {
+pub fn apply_to(state: DeliveryState, kind: &ReceiptKind, is_current: bool) -> Option<DeliveryState> {
     apply(state, kind).filter(|to| is_current || *to == DeliveryState::Delivered)
 }
 
@@ -188,7 +188,7 @@ const fn rank(state: DeliveryState) -> u8 {
 mod tests {
     use super::*;
 
-    fn end(from: DeliveryState, kinds: &[Kind]) -> DeliveryState {
+    fn end(from: DeliveryState, kinds: &[ReceiptKind]) -> DeliveryState {
         kinds.iter().fold(from, |state, kind| apply(state, kind).unwrap_or(state))
     }
 
@@ -196,23 +196,23 @@ mod tests {
     fn a_receipt_moves_a_delivery_forward_only() {
         use DeliveryState::*;
         for (from, kind, to) in [
-            (Sent, Kind::Delivered, Some(Delivered)),
-            (Sent, Kind::Bounced, Some(Bounced)),
-            (Sent, Kind::Failed, Some(Failed)),
-            (Sent, Kind::Sent, None),
-            (Unknown, Kind::Sent, Some(Sent)),
-            (Unknown, Kind::Delivered, Some(Delivered)),
-            (Unknown, Kind::Failed, Some(Failed)),
-            (Queued, Kind::Sent, Some(Sent)),
-            (Queued, Kind::Delivered, Some(Delivered)),
-            (Delivered, Kind::Bounced, None),
-            (Delivered, Kind::Sent, None),
-            (Bounced, Kind::Delivered, Some(Delivered)),
-            (Canceled, Kind::Bounced, None),
-            (Canceled, Kind::Delivered, Some(Delivered)),
-            (Sent, Kind::Read, Some(Delivered)),
-            (Sent, Kind::Unsubscribed, None),
-            (Sent, Kind::Other("delayed".to_owned()), None),
+            (Sent, ReceiptKind::Delivered, Some(Delivered)),
+            (Sent, ReceiptKind::Bounced, Some(Bounced)),
+            (Sent, ReceiptKind::Failed, Some(Failed)),
+            (Sent, ReceiptKind::Sent, None),
+            (Unknown, ReceiptKind::Sent, Some(Sent)),
+            (Unknown, ReceiptKind::Delivered, Some(Delivered)),
+            (Unknown, ReceiptKind::Failed, Some(Failed)),
+            (Queued, ReceiptKind::Sent, Some(Sent)),
+            (Queued, ReceiptKind::Delivered, Some(Delivered)),
+            (Delivered, ReceiptKind::Bounced, None),
+            (Delivered, ReceiptKind::Sent, None),
+            (Bounced, ReceiptKind::Delivered, Some(Delivered)),
+            (Canceled, ReceiptKind::Bounced, None),
+            (Canceled, ReceiptKind::Delivered, Some(Delivered)),
+            (Sent, ReceiptKind::Read, Some(Delivered)),
+            (Sent, ReceiptKind::Unsubscribed, None),
+            (Sent, ReceiptKind::Other("delayed".to_owned()), None),
         ] {
             assert_eq!(apply(from, &kind), to, "{from:?} and {kind:?}");
         }
@@ -220,8 +220,8 @@ mod tests {
 
     #[test]
     fn what_an_earlier_attempt_failed_by_is_history() {
-        assert_eq!(apply_to(DeliveryState::Sent, &Kind::Failed, false), None);
-        assert_eq!(apply_to(DeliveryState::Sent, &Kind::Delivered, false), Some(DeliveryState::Delivered));
+        assert_eq!(apply_to(DeliveryState::Sent, &ReceiptKind::Failed, false), None);
+        assert_eq!(apply_to(DeliveryState::Sent, &ReceiptKind::Delivered, false), Some(DeliveryState::Delivered));
     }
 
     /// Any order of any receipts, repeated or not, ends at the same state, and never goes back.
@@ -230,11 +230,12 @@ mod tests {
         let mut random = crate::seed::rng();
         for _ in 0..20_000 {
             let from = random.choice(DeliveryState::ALL).unwrap();
-            let mut kinds: Vec<Kind> = (0..random.usize(0..7)).map(|_| random.choice(Kind::NAMED).unwrap()).collect();
+            let mut kinds: Vec<ReceiptKind> =
+                (0..random.usize(0..7)).map(|_| random.choice(ReceiptKind::NAMED).unwrap()).collect();
             let expected = end(from, &kinds);
             random.shuffle(&mut kinds);
             assert_eq!(end(from, &kinds), expected, "{from:?} and {kinds:?}");
-            let repeated: Vec<Kind> = kinds.iter().chain(&kinds).cloned().collect();
+            let repeated: Vec<ReceiptKind> = kinds.iter().chain(&kinds).cloned().collect();
             assert_eq!(end(from, &repeated), expected, "{from:?} and {kinds:?} twice");
             let mut state = from;
             for kind in &kinds {
@@ -247,17 +248,17 @@ mod tests {
 
     #[test]
     fn a_kind_is_a_word() {
-        assert_eq!("delivered".parse(), Ok(Kind::Delivered));
-        assert_eq!("delayed".parse(), Ok(Kind::Other("delayed".to_owned())));
+        assert_eq!("delivered".parse(), Ok(ReceiptKind::Delivered));
+        assert_eq!("delayed".parse(), Ok(ReceiptKind::Other("delayed".to_owned())));
         for bad in ["", "Delivered", "1st", "a b", &"x".repeat(33)] {
-            assert_eq!(bad.parse::<Kind>(), Err(InvalidKind), "{bad:?}");
+            assert_eq!(bad.parse::<ReceiptKind>(), Err(InvalidKind), "{bad:?}");
         }
     }
 
     #[test]
     fn a_repetition_has_the_same_hash_and_another_receipt_has_not() {
         let receipt = |external_id: &str, code: &str| Receipt {
-            kind: Kind::Delivered,
+            kind: ReceiptKind::Delivered,
             delivery: None,
             external_id: Some(external_id.to_owned()),
             recipient: None,

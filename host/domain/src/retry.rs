@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use self::budget::Budget;
+use self::budget::RetryBudget;
 
 /// How often, and after how long, a route tries again once none of its candidates took a delivery.
 /// One walk down the candidates is one attempt of the policy.
@@ -48,7 +48,7 @@ pub struct RetryLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_elapsed_ms: Option<u64>,
     #[serde(default)]
-    pub budget: Budget,
+    pub budget: RetryBudget,
 }
 
 const fn two() -> f64 {

@@ -24,10 +24,10 @@ use crate::{
 
 /// What is known of a candidate of the route.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Standing {
+pub struct CandidateState {
     pub connection: ConnectionId,
     /// Why it can't be asked at all, if so.
-    pub barred: Option<Barred>,
+    pub barred: Option<SkipReason>,
     pub facts: Facts,
 }
 
@@ -87,7 +87,7 @@ impl Default for Record {
 
 /// What a decision looks at beside the route and its candidates.
 #[derive(Debug, Clone, Copy)]
-pub struct Situation<'a> {
+pub struct PlanInput<'a> {
     /// The attempts that count, oldest first.
     pub past: &'a [PastAttempt],
     /// Whom the delivery was to be handed to first, where that is on record.
@@ -101,7 +101,7 @@ pub struct Situation<'a> {
 /// Why a connection of the route can't be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Barred {
+pub enum SkipReason {
     /// It was deleted after the route was written.
     ConnectionMissing,
     ConnectionDisabled,
@@ -125,7 +125,7 @@ pub enum Barred {
     RateLimited,
 }
 
-impl Barred {
+impl SkipReason {
     /// Whether it may pass by itself, or by an operator's hand: worth waiting for.
     #[must_use]
     pub const fn may_pass(self) -> bool {
@@ -190,7 +190,7 @@ pub struct Ranked {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Skipped {
     pub connection: ConnectionId,
-    pub reason: Barred,
+    pub reason: SkipReason,
 }
 
 /// What routing answers: whom to ask, in order, and who is passed over.
@@ -237,14 +237,14 @@ impl Contender<'_> {
 ///
 /// A candidate is asked once a round; a round ends where the retry policy waits.
 #[must_use]
-pub fn plan(route: &RouteSpec, standings: &[Standing], situation: &Situation<'_>) -> Plan {
+pub fn plan(route: &RouteSpec, standings: &[CandidateState], situation: &PlanInput<'_>) -> Plan {
     let contenders = contenders(route, standings);
     let bars = bars(route, standings, situation.past, situation.first);
-    let with = |admits: fn(&Option<Barred>) -> bool| {
+    let with = |admits: fn(&Option<SkipReason>) -> bool| {
         contenders.iter().zip(&bars).filter(move |(_, bar)| admits(bar)).map(|(contender, _)| *contender).collect()
     };
     let candidates = order(route, with(Option::is_none), situation);
-    let held_back = |bar: &Option<Barred>| bar.is_none_or(|bar| bar.fallback_reason().is_some());
+    let held_back = |bar: &Option<SkipReason>| bar.is_none_or(|bar| bar.fallback_reason().is_some());
     let instead = bars.iter().flatten().any(|bar| bar.fallback_reason().is_some()).then(|| {
         let first = order(route, with(held_back), situation).into_iter().next()?.connection;
         let place = contenders.iter().position(|contender| contender.candidate.connection == first)?;
@@ -259,7 +259,7 @@ pub fn plan(route: &RouteSpec, standings: &[Standing], situation: &Situation<'_>
 
 /// Whether anybody can be asked, whoever is the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Prospect {
+pub enum Availability {
     Nobody,
     /// Once a circuit breaker lets something through.
     OnceClosed,
@@ -272,20 +272,20 @@ pub enum Prospect {
 #[must_use]
 pub fn prospect(
     route: &RouteSpec,
-    standings: &[Standing],
+    standings: &[CandidateState],
     past: &[PastAttempt],
     first: Option<ConnectionId>,
-) -> Prospect {
+) -> Availability {
     let each = bars(route, standings, past, first).into_iter().map(|bar| match bar {
-        None => Prospect::Now,
-        Some(Barred::RateLimited) => Prospect::InTurn,
-        Some(Barred::CircuitOpen) => Prospect::OnceClosed,
-        Some(_) => Prospect::Nobody,
+        None => Availability::Now,
+        Some(SkipReason::RateLimited) => Availability::InTurn,
+        Some(SkipReason::CircuitOpen) => Availability::OnceClosed,
+        Some(_) => Availability::Nobody,
     });
-    each.max().unwrap_or(Prospect::Nobody)
+    each.max().unwrap_or(Availability::Nobody)
 }
 
-fn contenders<'a>(route: &'a RouteSpec, standings: &'a [Standing]) -> Vec<Contender<'a>> {
+fn contenders<'a>(route: &'a RouteSpec, standings: &'a [CandidateState]) -> Vec<Contender<'a>> {
     let pairs = route.candidates.iter().zip(standings);
     pairs.map(|(candidate, standing)| Contender { candidate, facts: &standing.facts }).collect()
 }
@@ -293,10 +293,10 @@ fn contenders<'a>(route: &'a RouteSpec, standings: &'a [Standing]) -> Vec<Conten
 /// Why each candidate can't be asked, or `None` where it can.
 fn bars(
     route: &RouteSpec,
-    standings: &[Standing],
+    standings: &[CandidateState],
     past: &[PastAttempt],
     first: Option<ConnectionId>,
-) -> Vec<Option<Barred>> {
+) -> Vec<Option<SkipReason>> {
     let contenders = contenders(route, standings);
     let unanswered = unanswered(route, past, first);
     let mut bars: Vec<_> = standings.iter().map(|standing| bar(route, standing, past, unanswered)).collect();
@@ -316,7 +316,7 @@ fn bars(
 }
 
 /// The strategy's order; who only stands in comes after all others.
-fn order(route: &RouteSpec, contenders: Vec<Contender<'_>>, situation: &Situation<'_>) -> Vec<Ranked> {
+fn order(route: &RouteSpec, contenders: Vec<Contender<'_>>, situation: &PlanInput<'_>) -> Vec<Ranked> {
     let (serving, stand_ins): (Vec<_>, Vec<_>) =
         contenders.into_iter().partition(|contender| contender.candidate.weight > 0);
     let by_strategy = |contenders: &[Contender<'_>]| match route.strategy {
@@ -336,10 +336,10 @@ fn order(route: &RouteSpec, contenders: Vec<Contender<'_>>, situation: &Situatio
 
 fn bar(
     route: &RouteSpec,
-    standing: &Standing,
+    standing: &CandidateState,
     past: &[PastAttempt],
     unanswered: Option<ConnectionId>,
-) -> Option<Barred> {
+) -> Option<SkipReason> {
     let mine = |attempt: &&PastAttempt| attempt.connection == Some(standing.connection);
     let refused =
         |attempt: &PastAttempt| matches!(attempt.disposition, Disposition::RejectedPermanent | Disposition::AuthFailed);
@@ -347,16 +347,16 @@ fn bar(
         return standing.barred;
     }
     if unanswered.is_some_and(|it| it != standing.connection) {
-        return Some(Barred::UnknownElsewhere);
+        return Some(SkipReason::UnknownElsewhere);
     }
     if past.iter().filter(mine).any(refused) {
-        return Some(Barred::RefusedBefore);
+        return Some(SkipReason::RefusedBefore);
     }
     let asked_another = past.iter().any(|attempt| attempt.connection.is_some_and(|it| it != standing.connection));
     if !route.fallback && asked_another {
-        return Some(Barred::FallbackOff);
+        return Some(SkipReason::FallbackOff);
     }
-    this_round(past).iter().any(|attempt| mine(&attempt)).then_some(Barred::AskedThisRound)
+    this_round(past).iter().any(|attempt| mine(&attempt)).then_some(SkipReason::AskedThisRound)
 }
 
 /// The connection whose last request has no answer: only it may be asked again. Where a worker was
@@ -463,10 +463,10 @@ mod tests {
             let candidates = self.connections.iter().map(|&connection| Candidate::new(connection)).collect();
             let fallback = self.fallback;
             let route = RouteSpec { candidates, fallback, ..RouteSpec::pinned(self.connections[0]) };
-            let standing = |&connection| Standing { connection, barred: None, facts: Facts::default() };
+            let standing = |&connection| CandidateState { connection, barred: None, facts: Facts::default() };
             let standings: Vec<_> = self.connections.iter().map(standing).collect();
             let first = self.first.map(|it| self.connections[it]);
-            plan(&route, &standings, &Situation { past: &self.past, first, turn: 0, chance: 0.5 })
+            plan(&route, &standings, &PlanInput { past: &self.past, first, turn: 0, chance: 0.5 })
                 .candidates
                 .iter()
                 .map(|ranked| self.connections.iter().position(|id| *id == ranked.connection).unwrap())
@@ -552,23 +552,23 @@ mod tests {
         let connections: Vec<_> = (0..3).map(|_| ConnectionId::new()).collect();
         let candidates = connections.iter().map(|&connection| Candidate::new(connection)).collect();
         let route = RouteSpec { candidates, fallback: true, ..RouteSpec::pinned(connections[0]) };
-        let standing = |bars: [Option<Barred>; 3]| -> Vec<_> {
+        let standing = |bars: [Option<SkipReason>; 3]| -> Vec<_> {
             let pairs = connections.iter().zip(bars);
-            pairs.map(|(&connection, barred)| Standing { connection, barred, facts: Facts::default() }).collect()
+            pairs.map(|(&connection, barred)| CandidateState { connection, barred, facts: Facts::default() }).collect()
         };
-        let (open, limited) = (Some(Barred::CircuitOpen), Some(Barred::RateLimited));
-        let situation = Situation { past: &[], first: None, turn: 0, chance: 0.5 };
+        let (open, limited) = (Some(SkipReason::CircuitOpen), Some(SkipReason::RateLimited));
+        let situation = PlanInput { past: &[], first: None, turn: 0, chance: 0.5 };
         let served = plan(&route, &standing([open, limited, None]), &situation);
         assert_eq!(
             (served.candidates[0].connection, served.instead),
             (connections[2], Some(FallbackReason::CircuitOpen))
         );
-        let disabled = Some(Barred::ConnectionDisabled);
+        let disabled = Some(SkipReason::ConnectionDisabled);
         for (bars, expected) in [
-            ([open, limited, None], Prospect::Now),
-            ([open, limited, disabled], Prospect::InTurn),
-            ([open, disabled, disabled], Prospect::OnceClosed),
-            ([disabled; 3], Prospect::Nobody),
+            ([open, limited, None], Availability::Now),
+            ([open, limited, disabled], Availability::InTurn),
+            ([open, disabled, disabled], Availability::OnceClosed),
+            ([disabled; 3], Availability::Nobody),
         ] {
             assert_eq!(prospect(&route, &standing(bars), &[], None), expected);
         }
@@ -581,7 +581,7 @@ mod tests {
             round_closed: true,
         };
         let past = [refused(connections[0])];
-        let after = plan(&route, &standing([open, disabled, disabled]), &Situation { past: &past, ..situation });
-        assert_eq!(after.skipped[0].reason, Barred::RefusedBefore, "who refused for good is not waited for");
+        let after = plan(&route, &standing([open, disabled, disabled]), &PlanInput { past: &past, ..situation });
+        assert_eq!(after.skipped[0].reason, SkipReason::RefusedBefore, "who refused for good is not waited for");
     }
 }

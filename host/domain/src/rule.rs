@@ -13,7 +13,7 @@ use super::{
     country::Country,
     message::{Channel, Priority},
     problem::{Problem, Problems},
-    subject::{Field, POSTAL_LENGTH, amount::Amount},
+    rule_input::{Field, POSTAL_LENGTH, amount::Amount},
 };
 
 /// Conditions within one another.
@@ -52,7 +52,7 @@ pub struct RuleSpec {
     /// Left out: it holds for every message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,
-    pub then: Effect,
+    pub then: RuleEffect,
     /// Where it refuses, and it can't be told whether it holds.
     #[serde(default, skip_serializing_if = "Fails::is_open")]
     pub fails: Fails,
@@ -177,7 +177,7 @@ pub struct CustomCondition {
 /// What follows from a match. At least one of them.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Effect {
+pub struct RuleEffect {
     /// In order of preference.
     #[serde(default, skip_serializing_if = "Many::is_empty")]
     pub channels: Many<Channel>,
@@ -191,7 +191,7 @@ pub struct Effect {
     pub priority: Option<Priority>,
     /// The message is not sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refuse: Option<Refusal>,
+    pub refuse: Option<RuleRefusal>,
 }
 
 /// A word for a connection, or against it. Its name alone is a word for it, with all it has.
@@ -236,7 +236,7 @@ impl<'de> Deserialize<'de> for Preference {
 /// Why a message is not sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Refusal {
+pub struct RuleRefusal {
     pub reason: String,
 }
 
@@ -400,8 +400,8 @@ fn check_names(problems: &mut Problems, condition: &Condition) {
     }
 }
 
-fn check_effect(problems: &mut Problems, effect: &Effect) {
-    if *effect == Effect::default() {
+fn check_effect(problems: &mut Problems, effect: &RuleEffect) {
+    if *effect == RuleEffect::default() {
         problems.bad("empty", "must have `channels`, `connections`, `sender`, `template`, `priority` or `refuse`");
     }
     let count = effect.channels.0.len();

@@ -117,13 +117,13 @@ impl Dimension {
 
 /// A time up to now over which a connection's health is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Window {
+pub enum StatisticsWindow {
     FiveMinutes,
     Hour,
     Day,
 }
 
-impl Window {
+impl StatisticsWindow {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::FiveMinutes, Self::Hour, Self::Day];
 

@@ -15,7 +15,7 @@ use angarium_domain::{
     ids::ConnectionId,
     provider::{Cost, Disposition},
     route::{Candidate, RouteSpec, Strategy},
-    routing::{self, Basis, Estimate, Facts, Record, Situation, Standing},
+    routing::{self, Basis, CandidateState, Estimate, Facts, PlanInput, Record},
 };
 use fastrand::Rng;
 
@@ -191,7 +191,7 @@ fn run(route: &RouteSpec, day: &[Moment], rng: &mut Rng) -> Takings {
         let now = begin + Duration::from_secs((nth * EVERY) as u64);
         let country = countries[moment.country];
         let standings = standings(route, moment, |connection| seen.read(connection, country, now));
-        let situation = Situation { past: &[], first: None, turn: nth as u64, chance: rng.f64() };
+        let situation = PlanInput { past: &[], first: None, turn: nth as u64, chance: rng.f64() };
         let mut spent = Duration::ZERO;
         for (asked, ranked) in routing::plan(route, &standings, &situation).candidates.into_iter().enumerate() {
             let connection = ranked.connection;
@@ -211,8 +211,8 @@ fn run(route: &RouteSpec, day: &[Moment], rng: &mut Rng) -> Takings {
 }
 
 /// What the gateway would know: today's prices, and what it has seen.
-fn standings(route: &RouteSpec, moment: &Moment, record: impl Fn(ConnectionId) -> Record) -> Vec<Standing> {
-    let standing = |(candidate, answer): (&Candidate, &Answer)| Standing {
+fn standings(route: &RouteSpec, moment: &Moment, record: impl Fn(ConnectionId) -> Record) -> Vec<CandidateState> {
+    let standing = |(candidate, answer): (&Candidate, &Answer)| CandidateState {
         connection: candidate.connection,
         barred: None,
         facts: Facts {

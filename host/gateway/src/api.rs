@@ -12,6 +12,7 @@ mod dead_letter;
 mod document;
 mod draft;
 mod event;
+mod experiment;
 mod fields;
 mod form;
 mod guards;
@@ -31,7 +32,6 @@ mod script;
 mod serve;
 mod settings;
 mod statistics;
-mod trial;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -44,13 +44,13 @@ use crate::{
     engine::admission::Admission,
     engine::callbacks::Callbacks,
     engine::dispatch::Dispatcher,
-    engine::gate::Gate,
-    engine::guards::Guards,
+    engine::fair_semaphore::FairSemaphore,
+    engine::guards::GuardRegistry,
     engine::rule_runner::RuleRunner,
-    node::directory::Directory,
-    node::node_health::NodeHealth,
+    node::health::NodeHealth,
     node::providers::Providers,
     node::telemetry::{Metrics, Tracer},
+    node::tenant_config::TenantConfigs,
 };
 use angarium_domain::ids::TenantId;
 use angarium_store::Store;
@@ -59,7 +59,7 @@ pub use auth::Keys;
 pub use body_budget::BodyBudget;
 pub use browsers::Browsers;
 pub use json::LONG_READERS;
-pub use serve::{Limits, ServerSettings};
+pub use serve::{ServerSettings, SocketLimits};
 
 /// What handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -68,11 +68,11 @@ pub struct App(Arc<Parts>);
 /// The parts of an [`App`].
 pub struct Parts {
     pub store: Store,
-    pub directory: Arc<Directory>,
+    pub tenant_configs: Arc<TenantConfigs>,
     /// What the node lacks, for `/readyz`.
-    pub node_health: Arc<NodeHealth>,
+    pub health: Arc<NodeHealth>,
     /// For what this node has seen of connections.
-    pub guards: Arc<Guards>,
+    pub guards: Arc<GuardRegistry>,
     pub admission: Admission,
     /// For dry runs.
     pub dispatcher: Arc<Dispatcher>,
@@ -99,7 +99,7 @@ pub struct Parts {
     /// How many bytes of answers are held at a time.
     pub answers: Arc<BodyBudget>,
     /// Where long bodies wait to be read, tenants by turns.
-    pub long_readers: Arc<Gate>,
+    pub long_readers: Arc<FairSemaphore>,
     pub browsers: Browsers,
 }
 
@@ -112,7 +112,7 @@ impl App {
     /// Lets this node and then all others see a committed change of a tenant's configuration.
     async fn changed(&self, tenant: TenantId) {
         self.keys.forget(tenant);
-        self.directory.renew(tenant).await;
+        self.tenant_configs.renew(tenant).await;
         // The others look each second anyway.
         if let Err(error) = self.store.announce_config(tenant).await {
             tracing::warn!(tenant.id = %tenant, %error, "a change of configuration is not announced");

@@ -1,4 +1,4 @@
 //! Use cases, one file a resource. A use case owns its transaction, its audit entry and the announcement of the change.
 //! It knows nothing of HTTP.
 
-pub mod control;
+pub mod message_actions;

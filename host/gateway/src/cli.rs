@@ -9,6 +9,7 @@ mod config;
 mod connection;
 mod database;
 mod dead_letter;
+mod experiment;
 mod health;
 mod key;
 mod message;
@@ -22,7 +23,6 @@ mod serve;
 mod stats;
 mod tail;
 mod tenant;
-mod trial;
 
 use std::process::ExitCode;
 
@@ -51,25 +51,25 @@ enum Command {
     /// Bring the database's schema to this version.
     Migrate(database::Access),
     /// Tenants: who has messages, connections and routes of their own (on the database).
-    Tenant(tenant::Tenant),
+    Tenant(tenant::TenantArgs),
     /// API keys (on the database).
     Key(key::Key),
     /// Stored secrets under the key-encryption key (on the database).
-    Secret(secret::Secret),
+    Secret(secret::SecretArgs),
     /// A tenant's accounts at providers.
-    Connection(connection::Connection),
+    Connection(connection::ConnectionArgs),
     /// Which connection serves a channel.
-    Route(route::Route),
+    Route(route::RouteArgs),
     /// Declarative rules; and tests of a folder of scripts.
-    Rules(rules::Rules),
+    Rules(rules::RulesArgs),
     /// A tenant's scripts.
-    Scripts(rules::Scripts),
+    Scripts(rules::ScriptsArgs),
     /// The provider components.
     Provider(provider::Provider),
     /// Send a message.
     Send(Box<send::Send>),
     /// Messages that were sent.
-    Message(message::Message),
+    Message(message::MessageArgs),
     /// Every try of a message.
     Attempts(message::Attempts),
     /// What ended without success: show it, try it again, discard it.
@@ -79,7 +79,7 @@ enum Command {
     /// Counts, rates, latencies and cost over a time.
     Stats(Box<stats::Stats>),
     /// How the connections fare: rates, latencies, the last error.
-    Health(health::Health),
+    Health(health::HealthArgs),
     /// Follow what happens, one line an event (with --json one object a line).
     Tail(tail::Tail),
     /// The gateway's configuration.

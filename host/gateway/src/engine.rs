@@ -3,8 +3,9 @@
 pub mod admission;
 pub mod callbacks;
 pub mod dispatch;
+pub mod experiments;
+pub mod fair_semaphore;
 pub mod follow_up;
-pub mod gate;
 pub mod guards;
 pub mod ledger;
 pub mod legs;
@@ -14,4 +15,3 @@ pub mod queue;
 pub mod recovery;
 pub mod rule_runner;
 pub mod script_failures;
-pub mod trials;

@@ -16,7 +16,7 @@ use angarium_domain::{
     country::Country,
     ids::RuleId,
     rule::RuleSpec,
-    subject::{Particulars, Subject},
+    rule_input::{Particulars, RuleInput},
 };
 use angarium_rules::{
     RuleSet,
@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn measure_script(name: &str, source: &str, subjects: &[Subject], time: Duration) -> Result<Value, Box<dyn Error>> {
+fn measure_script(name: &str, source: &str, subjects: &[RuleInput], time: Duration) -> Result<Value, Box<dyn Error>> {
     let script = Script::compile(name, source, &Modules::none())?;
     let candidate = |connection: &str| CandidateFacts {
         connection: connection.to_owned(),
@@ -87,7 +87,7 @@ fn measure_script(name: &str, source: &str, subjects: &[Subject], time: Duration
     Ok(json!({"script": name, "decisions_per_s": decisions as f64 / began.elapsed().as_secs_f64()}))
 }
 
-fn measure(rules: Vec<(RuleId, RuleSpec)>, subjects: &[Subject], time: Duration) -> Result<Value, Box<dyn Error>> {
+fn measure(rules: Vec<(RuleId, RuleSpec)>, subjects: &[RuleInput], time: Duration) -> Result<Value, Box<dyn Error>> {
     let count = rules.len();
     let began = Instant::now();
     let set = RuleSet::compile(rules, Box::new(NoExpressions)).map_err(|problems| format!("{problems:?}"))?;
@@ -114,7 +114,7 @@ fn measure(rules: Vec<(RuleId, RuleSpec)>, subjects: &[Subject], time: Duration)
 }
 
 /// A message of the shop's.
-fn subject(rng: &mut Rng) -> Result<Subject, String> {
+fn subject(rng: &mut Rng) -> Result<RuleInput, String> {
     let at = rng.usize(..COUNTRIES.len());
     let particulars = json!({
         "attributes": {"amount": rng.u32(1..5_000), "currency": CURRENCIES[at], "order": rng.u32(..)},
@@ -130,7 +130,7 @@ fn subject(rng: &mut Rng) -> Result<Subject, String> {
         },
     });
     let particulars: Particulars = serde_json::from_value(particulars).map_err(|error| error.to_string())?;
-    Subject::read(particulars, None::<Country>).map_err(|problems| format!("{problems:?}"))
+    RuleInput::read(particulars, None::<Country>).map_err(|problems| format!("{problems:?}"))
 }
 
 /// The ten that a tenant begins with are broad: each message meets some of them, however many rules

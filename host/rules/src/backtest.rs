@@ -6,17 +6,17 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use serde_json::json;
 
 use super::{
+    experiment::{Difference, Said, chance_of, difference, said_of},
     rulebook::{Judgement, Rulebook},
     ruling::Ruling,
     script::Given,
-    trial::{Difference, Said, chance_of, difference, said_of},
 };
 use angarium_domain::{
     country::Country,
     ids::MessageId,
     message::Message,
     provider::Cost,
-    subject::{Envelope, Subject},
+    rule_input::{MessageOutline, RuleInput},
 };
 
 /// Examples that a report has.
@@ -333,8 +333,8 @@ pub fn replay(book: &Rulebook, recorded: &Message, given: &Given) -> (Message, J
     let mut message = recorded.clone();
     was.undo(&mut message);
     if was.without_channel {
-        let Envelope { to, reference, .. } = Envelope::of(&message);
-        let subject = Subject::of(&message).within(Envelope { to, reference, ..Envelope::default() });
+        let MessageOutline { to, reference, .. } = MessageOutline::of(&message);
+        let subject = RuleInput::of(&message).within(MessageOutline { to, reference, ..MessageOutline::default() });
         message.channel = book.channel(&subject, given).unwrap_or(message.channel);
     }
     let judgement = book.admit(&mut message, given);

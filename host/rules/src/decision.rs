@@ -15,7 +15,7 @@ use super::{
 use angarium_domain::{
     ids::RuleId,
     message::{Channel, Priority},
-    rule::{Effect, Fails},
+    rule::{Fails, RuleEffect},
 };
 
 /// Faults that a decision lists.
@@ -184,7 +184,7 @@ pub(super) fn put_in_order(held: &mut [Held<'_>]) {
 
 /// Of the rules that set something, in order, those that have a say in it: whoever goes by a place
 /// has none where another of at least the same priority goes by a more specific one.
-fn with_a_say<'a>(held: &[Held<'a>], sets: impl Fn(&Effect) -> bool) -> Vec<Held<'a>> {
+fn with_a_say<'a>(held: &[Held<'a>], sets: impl Fn(&RuleEffect) -> bool) -> Vec<Held<'a>> {
     let setters: Vec<_> = held.iter().copied().filter(|it| sets(&it.rule.effect)).collect();
     let mut deepest = 0;
     let mut heard = Vec::with_capacity(setters.len());
@@ -195,7 +195,7 @@ fn with_a_say<'a>(held: &[Held<'a>], sets: impl Fn(&Effect) -> bool) -> Vec<Held
     heard
 }
 
-fn chosen<T: Clone>(held: &[Held<'_>], value: impl Fn(&Effect) -> Option<&T>) -> Option<Chosen<T>> {
+fn chosen<T: Clone>(held: &[Held<'_>], value: impl Fn(&RuleEffect) -> Option<&T>) -> Option<Chosen<T>> {
     let first = *with_a_say(held, |effect| value(effect).is_some()).first()?;
     let value = value(&first.rule.effect)?.clone();
     Some(Chosen { value, rule: first.rule.id, confidence: rounded(first.confidence()) })

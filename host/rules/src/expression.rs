@@ -5,7 +5,7 @@ use std::{any::Any, cell::RefCell, fmt::Debug};
 use jiff::Timestamp;
 
 use super::allowance::Spent;
-use angarium_domain::subject::Subject;
+use angarium_domain::rule_input::RuleInput;
 
 /// An expression among those of one rule set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,7 +52,7 @@ pub trait Expressions: Debug + Send + Sync {
     fn holds(
         &self,
         expression: ExpressionId,
-        subject: &Subject,
+        subject: &RuleInput,
         now: Timestamp,
         memo: &Memo,
     ) -> Result<bool, ScriptFault>;
@@ -67,7 +67,7 @@ impl Expressions for NoExpressions {
         Err(no_language())
     }
 
-    fn holds(&self, _: ExpressionId, _: &Subject, _: Timestamp, _: &Memo) -> Result<bool, ScriptFault> {
+    fn holds(&self, _: ExpressionId, _: &RuleInput, _: Timestamp, _: &Memo) -> Result<bool, ScriptFault> {
         Err(no_language())
     }
 }

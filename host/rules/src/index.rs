@@ -16,7 +16,7 @@ use super::{
     matching::Test,
     symbols::{Facts, Symbol},
 };
-use angarium_domain::subject::amount::Amount;
+use angarium_domain::rule_input::amount::Amount;
 
 /// So many rules are sooner looked at than told apart.
 const FEW: usize = 6;

@@ -1,6 +1,6 @@
 //! Which of many intervals an amount lies in, without a look at most of them.
 
-use angarium_domain::subject::amount::Amount;
+use angarium_domain::rule_input::amount::Amount;
 
 /// Intervals, both ends included, each with a rule's place.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use super::{
     expression::{ExpressionId, Expressions, Memo, ScriptFault},
     script::{Age, Expression, Given, Seen, facts::MessageFacts},
 };
-use angarium_domain::subject::Subject;
+use angarium_domain::rule_input::RuleInput;
 
 /// The expressions of one rule set, compiled. `chance()` stands still in them: the same message at the same time
 /// is always decided in the same way.
@@ -39,7 +39,7 @@ impl Expressions for Language {
     fn holds(
         &self,
         expression: ExpressionId,
-        subject: &Subject,
+        subject: &RuleInput,
         now: Timestamp,
         memo: &Memo,
     ) -> Result<bool, ScriptFault> {
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
     use crate::RuleSet;
-    use angarium_domain::{ids::RuleId, subject::Envelope};
+    use angarium_domain::{ids::RuleId, rule_input::MessageOutline};
 
     fn set(expressions: &[&str]) -> Result<RuleSet, Vec<angarium_domain::problem::Problem>> {
         let spec = |expression: &&str| {
@@ -75,9 +75,9 @@ mod tests {
         RuleSet::compile(expressions.iter().map(spec).collect(), Box::<Language>::default())
     }
 
-    fn subject(particulars: Value) -> Subject {
-        let subject = Subject::read(serde_json::from_value(particulars).unwrap(), None).unwrap();
-        subject.within(Envelope { channel: "sms".into(), to: "+46701234567".into(), ..Envelope::default() })
+    fn subject(particulars: Value) -> RuleInput {
+        let subject = RuleInput::read(serde_json::from_value(particulars).unwrap(), None).unwrap();
+        subject.within(MessageOutline { channel: "sms".into(), to: "+46701234567".into(), ..MessageOutline::default() })
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod allowance;
 pub mod backtest;
 pub mod cases;
 pub mod decision;
+pub mod experiment;
 pub mod expression;
 mod index;
 mod intervals;
@@ -21,7 +22,6 @@ pub mod rulebook;
 pub mod ruling;
 pub mod script;
 mod symbols;
-pub mod trial;
 mod words;
 
 use std::{
@@ -47,8 +47,8 @@ use angarium_domain::{
     ids::RuleId,
     message::Message,
     problem::{Problem, Problems},
-    rule::{Effect, Fails, RuleSpec},
-    subject::Subject,
+    rule::{Fails, RuleEffect, RuleSpec},
+    rule_input::RuleInput,
 };
 
 /// The clock is looked at each so many rules.
@@ -77,7 +77,7 @@ struct Rule {
     valid_from: Option<Timestamp>,
     valid_until: Option<Timestamp>,
     test: Test,
-    effect: Effect,
+    effect: RuleEffect,
     has_expression: bool,
     fails: Fails,
     /// Of its expression, while this set serves.
@@ -211,7 +211,7 @@ impl RuleSet {
 
     /// What the rules say to a message.
     #[must_use]
-    pub fn decide(&self, subject: &Subject, now: Timestamp) -> RuleDecision {
+    pub fn decide(&self, subject: &RuleInput, now: Timestamp) -> RuleDecision {
         let (facts, memo) = (self.symbols.facts(subject), Memo::default());
         let candidates = self.index.candidates(&facts);
         let candidates = candidates.iter().filter_map(|place| self.rules.get(*place as usize));
@@ -220,14 +220,14 @@ impl RuleSet {
 
     /// How many rules a decision on a message evaluates: those that the index can't rule out.
     #[must_use]
-    pub fn looked_at(&self, subject: &Subject) -> usize {
+    pub fn looked_at(&self, subject: &RuleInput) -> usize {
         self.index.candidates(&self.symbols.facts(subject)).len()
     }
 
     /// The decision, and of every rule why it holds or does not. It looks at each of them, which a
     /// decision alone does not.
     #[must_use]
-    pub fn explain(&self, subject: &Subject, now: Timestamp) -> Explanation {
+    pub fn explain(&self, subject: &RuleInput, now: Timestamp) -> Explanation {
         let (facts, memo) = (self.symbols.facts(subject), Memo::default());
         let case = self.case(subject, &facts, now, &memo);
         let decision = self.decide_among(self.rules.iter(), &case);
@@ -242,7 +242,7 @@ impl RuleSet {
         let Ruling { decision, was, ended, .. } = Ruling::of(message).unwrap_or_default();
         let mut before = message.clone();
         was.undo(&mut before);
-        let subject = Subject::of(&before).unaccepted();
+        let subject = RuleInput::of(&before).unaccepted();
         let Some(decision) = decision else { return self.explain(&subject, message.created_at).rules };
         let (facts, memo) = (self.symbols.facts(&subject), Memo::default());
         let case = self.case(&subject, &facts, message.created_at, &memo);
@@ -292,7 +292,7 @@ impl RuleSet {
         rules
     }
 
-    fn case<'a>(&'a self, subject: &'a Subject, facts: &'a Facts, now: Timestamp, memo: &'a Memo) -> Case<'a> {
+    fn case<'a>(&'a self, subject: &'a RuleInput, facts: &'a Facts, now: Timestamp, memo: &'a Memo) -> Case<'a> {
         Case { subject, facts, symbols: &self.symbols, expressions: &*self.expressions, now, memo }
     }
 
@@ -457,11 +457,11 @@ mod tests {
         uuid::Uuid::from_u128(number).into()
     }
 
-    fn subject(particulars: Value) -> Subject {
-        Subject::read(serde_json::from_value(particulars).unwrap(), None).unwrap()
+    fn subject(particulars: Value) -> RuleInput {
+        RuleInput::read(serde_json::from_value(particulars).unwrap(), None).unwrap()
     }
 
-    fn stockholm() -> Subject {
+    fn stockholm() -> RuleInput {
         subject(json!({
             "attributes": {"amount": 12, "currency": "EUR"},
             "contact": {"id": "c-1", "segment": ["vip"], "industry": "Gambling", "country": "SE", "region": "AB",
@@ -522,9 +522,9 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let rule = json!({"name": "x", "valid_from": at(10), "valid_until": at(20), "then": {"sender": "ACME"}});
         let set = set(&[rule, json!({"name": "off", "active": false, "then": {"sender": "OFF"}})]);
-        let sender = |now| set.decide(&Subject::default(), at(now)).sender.map(|it| it.value);
+        let sender = |now| set.decide(&RuleInput::default(), at(now)).sender.map(|it| it.value);
         assert_eq!([9, 10, 19, 20].map(sender).map(|it| it.is_some()), [false, true, true, false]);
-        let whys: Vec<_> = set.explain(&Subject::default(), at(20)).rules.into_iter().map(|it| it.why).collect();
+        let whys: Vec<_> = set.explain(&RuleInput::default(), at(20)).rules.into_iter().map(|it| it.why).collect();
         assert_eq!(whys, ["it was valid until 1970-01-01T00:00:20Z", "it is not active"]);
     }
 

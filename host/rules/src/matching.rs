@@ -11,7 +11,7 @@ use super::{
 use angarium_domain::{
     problem::Problems,
     rule::{AmountCondition, Condition, CustomerCondition, GeographyCondition, Many},
-    subject::{Field, Subject, amount::Amount},
+    rule_input::{Field, RuleInput, amount::Amount},
 };
 
 /// How specific what is hardly a condition is: none at all, and one that only excludes.
@@ -79,7 +79,7 @@ impl Match {
 /// What a condition is evaluated on.
 #[derive(Debug, Clone, Copy)]
 pub struct Case<'a> {
-    pub subject: &'a Subject,
+    pub subject: &'a RuleInput,
     pub facts: &'a Facts,
     pub symbols: &'a Symbols,
     pub expressions: &'a dyn Expressions,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 use angarium_domain::{
     rule::Condition,
-    subject::{Field, Particulars, amount::Amount},
+    rule_input::{Field, Particulars, amount::Amount},
 };
 
 const PLACES: [&str; 3] = ["SE", "US", "DE"];
@@ -37,7 +37,7 @@ impl Expressions for YesNo {
     fn holds(
         &self,
         id: expression::ExpressionId,
-        _: &Subject,
+        _: &RuleInput,
         _: Timestamp,
         _: &expression::Memo,
     ) -> Result<bool, ScriptFault> {
@@ -136,7 +136,7 @@ fn rules(rng: &mut Rng) -> Vec<(RuleId, RuleSpec)> {
     drawn.filter(|(_, spec)| spec.problems().is_empty()).collect()
 }
 
-fn subject(rng: &mut Rng) -> Subject {
+fn subject(rng: &mut Rng) -> RuleInput {
     let mut contact = members(rng, &[("segment", &WORDS)]);
     let choices: [(&str, &[&str]); 7] = [
         ("id", &["a", "B", "d"]),
@@ -157,12 +157,12 @@ fn subject(rng: &mut Rng) -> Subject {
         attributes.insert("amount".to_owned(), json!(rng.i64(-6..21)));
         attributes.insert("currency".to_owned(), json!(rng.choice(["EUR", "USD", "SEK"])));
     }
-    Subject::read(Particulars { attributes, contact, context: Map::new() }, None).unwrap()
+    RuleInput::read(Particulars { attributes, contact, context: Map::new() }, None).unwrap()
 }
 
 /// The meaning of a condition, word for word, without symbols, index or short cuts. `None` where an
 /// expression leaves it open.
-fn meaning(condition: &Condition, subject: &Subject) -> Option<bool> {
+fn meaning(condition: &Condition, subject: &RuleInput) -> Option<bool> {
     let is = |field: Field, texts: &[String]| {
         let said: Vec<_> = subject.texts(field).collect();
         let mut texts = texts.iter().map(|text| field.folded(text).unwrap());
@@ -202,7 +202,7 @@ fn meaning(condition: &Condition, subject: &Subject) -> Option<bool> {
     }
 }
 
-fn means(spec: &RuleSpec, subject: &Subject, now: Timestamp) -> Option<bool> {
+fn means(spec: &RuleSpec, subject: &RuleInput, now: Timestamp) -> Option<bool> {
     let in_time = spec.valid_from.is_none_or(|from| from <= now) && spec.valid_until.is_none_or(|until| now < until);
     if !spec.active || !in_time {
         return Some(false);
@@ -282,7 +282,7 @@ fn of_ten_thousand_rules_few_are_looked_at() {
     let set = RuleSet::compile(specs, Box::<YesNo>::default()).unwrap();
     let particulars = json!({"attributes": {"amount": 5000, "currency": "SEK"},
         "contact": {"id": "c400", "segment": "s6", "country": "SE", "postal_code": "11455"}});
-    let subject = Subject::read(serde_json::from_value(particulars).unwrap(), None).unwrap();
+    let subject = RuleInput::read(serde_json::from_value(particulars).unwrap(), None).unwrap();
     let looked_at = set.looked_at(&subject);
     assert!(looked_at < 50, "{looked_at}");
 }

@@ -14,18 +14,18 @@ use serde_json::value::RawValue;
 use super::{
     Account, RuleFailure, RuleSet,
     decision::{Closed, Ended, RuleDecision, Scored},
-    ruling::{Before, Canary, Failed, OnHold, Refused, Ruling, Was, Word},
+    experiment::{Candidate, Experiment},
+    ruling::{Before, Canary, Failed, HookRecord, OnHold, Original, Refused, Ruling},
     script::{
-        Admission, Breaker, Choice, FollowUp, Given, Hook, Retrial, Script, ScriptFault, Verdict,
+        Admission, Breaker, Choice, FollowUp, Given, Hook, RetryAnswer, Script, ScriptFault, Verdict,
         facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts},
     },
-    trial::{Candidate, Trial},
 };
 use angarium_domain::{
     ids::RuleId,
     message::{Address, Channel, Message, Priority},
     rule::Fails,
-    subject::{Object, Subject},
+    rule_input::{Object, RuleInput},
 };
 
 /// A script's version in service. It outlives what is known of a tenant's configuration, so that one
@@ -151,20 +151,20 @@ pub struct Judgement {
     /// Rules whose expressions have failed too often.
     pub failed_rules: Vec<RuleFailure>,
     /// What the message says of itself, unless scripts were asked, which may have changed that.
-    pub subject: Option<Subject>,
+    pub subject: Option<RuleInput>,
 }
 
 /// What is known of a message that was judged, so that it need not be read again.
 #[derive(Debug, Default)]
-pub struct Known {
-    pub subject: Option<Subject>,
+pub struct JudgedMessage {
+    pub subject: Option<RuleInput>,
     /// What rules gave to connections.
     pub scores: Option<Vec<Scored>>,
     /// Until when scripts that are asked further may wait for the tenant's time, where a request waits for them.
     pub until: Option<Instant>,
 }
 
-impl From<Judgement> for Known {
+impl From<Judgement> for JudgedMessage {
     fn from(judgement: Judgement) -> Self {
         let scores = judgement.ruling.decision.map(|decision| decision.candidates).unwrap_or_default();
         Self { subject: judgement.subject, scores: Some(scores), until: None }
@@ -178,7 +178,7 @@ pub struct Rulebook {
     /// By name.
     pub scripts: Vec<Arc<Running>>,
     /// What is tried beside them.
-    pub trials: Vec<Trial>,
+    pub experiments: Vec<Experiment>,
     /// What fails counts against nobody.
     pub rehearses: bool,
 }
@@ -197,7 +197,7 @@ pub struct Heard {
     /// As scripts would have them.
     priority: Option<Priority>,
     attributes: Option<Object>,
-    words: Vec<Word>,
+    words: Vec<HookRecord>,
     asks_scripts: bool,
 }
 
@@ -216,16 +216,19 @@ impl Rulebook {
     /// Whether there is nothing to ask.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rules.as_ref().is_none_or(|rules| rules.is_empty()) && self.scripts.is_empty() && self.trials.is_empty()
+        self.rules.as_ref().is_none_or(|rules| rules.is_empty())
+            && self.scripts.is_empty()
+            && self.experiments.is_empty()
     }
 
     /// Whether something may have to be run where a hook is asked, and the rules before it.
     #[must_use]
     pub fn may_run(&self, hook: Hook) -> bool {
-        let in_service = self.rules.iter().chain(self.trials.iter().filter_map(|trial| match &trial.candidate {
-            Candidate::Rules(rules) => Some(rules),
-            Candidate::Script(_) => None,
-        }));
+        let in_service =
+            self.rules.iter().chain(self.experiments.iter().filter_map(|experiment| match &experiment.candidate {
+                Candidate::Rules(rules) => Some(rules),
+                Candidate::Script(_) => None,
+            }));
         in_service.into_iter().any(|rules| rules.has_expressions()) || self.followed().any(|it| it.has(hook))
     }
 
@@ -233,15 +236,20 @@ impl Rulebook {
     #[must_use]
     pub fn rehearsal(&self) -> Self {
         let in_service = self.scripts.iter().filter(|it| it.off_since().is_none());
-        let trials = self.trials.iter().filter(|it| !it.is_off()).map(Trial::rehearsal);
+        let experiments = self.experiments.iter().filter(|it| !it.is_off()).map(Experiment::rehearsal);
         let scripts = in_service.map(|it| Arc::new(it.rehearsal()));
-        Self { rules: self.rules.clone(), scripts: scripts.collect(), trials: trials.collect(), rehearses: true }
+        Self {
+            rules: self.rules.clone(),
+            scripts: scripts.collect(),
+            experiments: experiments.collect(),
+            rehearses: true,
+        }
     }
 
     /// Of every rule why it holds of a message that is to be accepted, or does not.
     #[must_use]
     pub fn explain(&self, message: &Message, now: Timestamp) -> Vec<Account> {
-        let subject = Subject::of(message).unaccepted();
+        let subject = RuleInput::of(message).unaccepted();
         self.rules.as_ref().map(|rules| rules.explain(&subject, now).rules).unwrap_or_default()
     }
 
@@ -262,7 +270,7 @@ impl Rulebook {
 
     /// The channel of a message that names none: the rules' first, else what a script's `route` says.
     #[must_use]
-    pub fn channel(&self, subject: &Subject, given: &Given) -> Option<Channel> {
+    pub fn channel(&self, subject: &RuleInput, given: &Given) -> Option<Channel> {
         let (book, _) = self.for_recipient(subject);
         let by_rules = || book.rules.as_ref()?.decide(subject, given.now).channels?.value.into_iter().next();
         let by_scripts = || {
@@ -278,7 +286,7 @@ impl Rulebook {
     /// Asks everybody about a message that is to be accepted, and changes it as they say. What was said is
     /// written down in it.
     pub fn admit(&self, message: &mut Message, given: &Given) -> Judgement {
-        let subject = Subject::of(message).unaccepted();
+        let subject = RuleInput::of(message).unaccepted();
         let heard = self.hear(&subject, message, given);
         self.follow(heard, subject, message, given)
     }
@@ -286,7 +294,7 @@ impl Rulebook {
     /// Asks everybody about a message that is to be accepted. Nothing is changed but for what counts failures of
     /// scripts.
     #[must_use]
-    pub fn hear(&self, subject: &Subject, message: &Message, given: &Given) -> Heard {
+    pub fn hear(&self, subject: &RuleInput, message: &Message, given: &Given) -> Heard {
         let (book, canaries) = self.for_recipient(subject);
         let mut heard = Heard { canaries, ..Heard::default() };
         book.ask_rules(subject, given, &mut heard);
@@ -298,7 +306,7 @@ impl Rulebook {
     }
 
     /// Changes a message as everybody said, and writes it down in it.
-    pub fn follow(&self, heard: Heard, subject: Subject, message: &mut Message, given: &Given) -> Judgement {
+    pub fn follow(&self, heard: Heard, subject: RuleInput, message: &mut Message, given: &Given) -> Judgement {
         let before = Before::of(message);
         let Heard {
             decision, refused, on_hold, canaries, ended, priority, attributes, send_at, words, failures, ..
@@ -318,7 +326,7 @@ impl Rulebook {
             message.body.attributes = raw(&attributes);
         }
         message.send_at = message.send_at.max(send_at);
-        let was = Was::before(&before, message);
+        let was = Original::before(&before, message);
         let ruling = Ruling { decision, scripts: words, ended, on_hold, canaries, was };
         // Plain data always has a JSON form.
         message.body.ruling = serde_json::value::to_raw_value(&ruling).ok();
@@ -326,7 +334,7 @@ impl Rulebook {
         Judgement { ruling, refused, failures, failed_rules, subject }
     }
 
-    fn ask_rules(&self, subject: &Subject, given: &Given, heard: &mut Heard) {
+    fn ask_rules(&self, subject: &RuleInput, given: &Given, heard: &mut Heard) {
         let Some(rules) = self.rules.as_ref().filter(|rules| !rules.is_empty()) else { return };
         let decision = rules.decide(subject, given.now);
         let refused = |rule: RuleId, reason: String, failed| Refused {
@@ -348,7 +356,7 @@ impl Rulebook {
         heard.decision = Some(decision);
     }
 
-    fn ask_scripts(&self, subject: &Subject, message: &Message, given: &Given, heard: &mut Heard) {
+    fn ask_scripts(&self, subject: &RuleInput, message: &Message, given: &Given, heard: &mut Heard) {
         let mut facts = MessageFacts::of(subject.clone());
         let by_rules = heard.decision.as_ref().and_then(|decision| decision.priority.as_ref());
         facts.priority = by_rules.map_or(message.priority, |it| it.value).as_str().to_owned();
@@ -410,13 +418,13 @@ impl Rulebook {
         let was = Ruling::of(message).map(|ruling| ruling.was).unwrap_or_default();
         let mut before = message.clone();
         was.undo(&mut before);
-        let subject = Subject::of(&before).unaccepted();
+        let subject = RuleInput::of(&before).unaccepted();
         let book = self.for_message(message);
         book.into_owned().alone().hear(&subject, &before, given)
     }
 
     /// What the script of this name says after an attempt; `None` where there is none, or it is switched off.
-    pub fn retry(&self, script: &str, attempt: &AttemptFacts, given: &Given) -> Option<Result<Retrial, Failure>> {
+    pub fn retry(&self, script: &str, attempt: &AttemptFacts, given: &Given) -> Option<Result<RetryAnswer, Failure>> {
         let script = self.with(Hook::Retry).find(|it| it.name == script)?;
         Some(script.ask(given.now, |it| it.retry(attempt, given)).map_err(|failed| failure(script, failed)))
     }
@@ -448,7 +456,7 @@ impl Rulebook {
 
     /// All scripts that may decide about a message, canaries too.
     fn followed(&self) -> impl Iterator<Item = &Arc<Running>> {
-        self.scripts.iter().chain(self.canaries().filter_map(Trial::script))
+        self.scripts.iter().chain(self.canaries().filter_map(Experiment::script))
     }
 
     /// Whether a message goes now, as the script of this name says; `None` where there is none, or it is switched off.
@@ -465,7 +473,7 @@ impl Rulebook {
     }
 
     /// The candidates as scripts want them: their order and who is among them. `None` where nobody said anything.
-    pub fn route(&self, subject: &Subject, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
+    pub fn route(&self, subject: &RuleInput, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
         let (mut routed, mut ordered) = (Routed::default(), false);
         let facts = MessageFacts::of(subject.clone());
         for script in self.with(Hook::Score) {
@@ -530,7 +538,7 @@ pub struct Routed {
     /// Whom to ask, in this order and nobody else; by uid or id.
     pub order: Option<Vec<String>>,
     /// What each of them said, in the order in which they were asked.
-    pub words: Vec<Word>,
+    pub words: Vec<HookRecord>,
     pub failures: Vec<Failure>,
 }
 
@@ -539,7 +547,7 @@ fn heard<T: Serialize>(
     script: &Running,
     hook: Hook,
     answer: Result<T, (ScriptFault, Often)>,
-    words: &mut Vec<Word>,
+    words: &mut Vec<HookRecord>,
     failures: &mut Vec<Failure>,
 ) -> Option<T> {
     noted(script, hook, answer, words, failures).ok()
@@ -550,14 +558,14 @@ fn noted<T: Serialize>(
     script: &Running,
     hook: Hook,
     answer: Result<T, (ScriptFault, Often)>,
-    words: &mut Vec<Word>,
+    words: &mut Vec<HookRecord>,
     failures: &mut Vec<Failure>,
 ) -> Result<T, String> {
     let (answer, often) = match answer {
         Ok(answer) => (Ok(answer), Often::No),
         Err((fault, often)) => (Err(fault), often),
     };
-    words.push(Word::new(&script.name, script.version, hook, &answer));
+    words.push(HookRecord::new(&script.name, script.version, hook, &answer));
     answer.map_err(|fault| {
         let reason = fault.to_string();
         failures.push(failure(script, (fault, often)));
@@ -638,7 +646,7 @@ mod tests {
             let script = script.allowing(std::time::Duration::from_secs(5));
             Arc::new(Running::new((*name).to_owned(), 1, (*source).into(), script))
         });
-        Rulebook { rules: Some(Arc::new(rules)), scripts: scripts.collect(), trials: Vec::new(), rehearses: false }
+        Rulebook { rules: Some(Arc::new(rules)), scripts: scripts.collect(), experiments: Vec::new(), rehearses: false }
     }
 
     fn given() -> Given {
@@ -805,7 +813,7 @@ mod tests {
         let candidate =
             |name: &str, cost| CandidateFacts { connection: name.into(), cost: Some(cost), ..Default::default() };
         let candidates = vec![candidate("a", 3.0), candidate("b", 1.0), candidate("c", 2.0)];
-        let routed = book.route(&Subject::default(), candidates, &given());
+        let routed = book.route(&RuleInput::default(), candidates, &given());
         assert_eq!(routed.order.unwrap(), ["c", "a"]);
         let said: Vec<_> = routed.words.iter().map(|it| (&*it.hook, json!(it.answer).to_string())).collect();
         assert_eq!(said[0], ("score", r#"{"a":-3.0,"b":-1.0,"c":-2.0}"#.to_owned()));

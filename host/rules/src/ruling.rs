@@ -12,9 +12,9 @@ use super::{
     script::{Hook, ScriptFault},
 };
 use angarium_domain::{
-    ids::{RuleId, TrialId},
+    ids::{ExperimentId, RuleId},
     message::{Message, Priority},
-    subject::Object,
+    rule_input::Object,
 };
 
 /// What was said.
@@ -26,7 +26,7 @@ pub struct Ruling {
     pub decision: Option<RuleDecision>,
     /// By the scripts, in the order in which they were asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub scripts: Vec<Word>,
+    pub scripts: Vec<HookRecord>,
     /// From where on there was no time left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
@@ -37,8 +37,8 @@ pub struct Ruling {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub canaries: Vec<Canary>,
     /// How the message was before, as far as it was changed.
-    #[serde(skip_serializing_if = "Was::is_nothing")]
-    pub was: Was,
+    #[serde(skip_serializing_if = "Original::is_nothing")]
+    pub was: Original,
 }
 
 /// What could not be asked about a message that waits for it.
@@ -52,7 +52,7 @@ pub struct OnHold {
 /// A candidate that decided about a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
-    pub trial: TrialId,
+    pub experiment: ExperimentId,
     /// The script's name, or the rule's id.
     pub of: String,
     /// Of a rule the version that it was a change of.
@@ -62,7 +62,7 @@ pub struct Canary {
 /// What a message said itself where rules and scripts have changed it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Was {
+pub struct Original {
     /// It named no channel.
     #[serde(skip_serializing_if = "is_false")]
     pub without_channel: bool,
@@ -146,13 +146,13 @@ impl Ruling {
     /// Writes down that rules chose a message's channel.
     #[must_use]
     pub fn of_channel_chosen() -> Option<Box<RawValue>> {
-        let ruling = Self { was: Was { without_channel: true, ..Was::default() }, ..Self::default() };
+        let ruling = Self { was: Original { without_channel: true, ..Original::default() }, ..Self::default() };
         // Plain data always has a JSON form.
         serde_json::value::to_raw_value(&ruling).ok()
     }
 }
 
-impl Was {
+impl Original {
     fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
@@ -227,7 +227,7 @@ fn object_of(raw: Option<&RawValue>) -> Object {
 /// What one script said.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Word {
+pub struct HookRecord {
     pub script: String,
     pub version: i32,
     pub hook: Cow<'static, str>,
@@ -238,7 +238,7 @@ pub struct Word {
     pub fault: Option<String>,
 }
 
-impl Word {
+impl HookRecord {
     /// An answer, or a fault, as it is written down.
     pub fn new<T: Serialize>(script: &str, version: i32, hook: Hook, answer: &Result<T, ScriptFault>) -> Self {
         Self {
@@ -319,15 +319,15 @@ mod tests {
     }
 
     /// Changed as rules change it, written down, and changed back.
-    fn there_and_back(before: Option<Value>) -> (Message, Was) {
+    fn there_and_back(before: Option<Value>) -> (Message, Original) {
         let mut message = message(before);
         let known = Before::of(&message);
         message.priority = Priority::High;
         message.send_at = Some("2026-03-02T12:00:00Z".parse().unwrap());
         message.body.content.from = Some(Address { address: "ACME".into(), name: None });
         message.body.attributes = serde_json::value::to_raw_value(&json!({"seen": true})).ok();
-        let written = serde_json::to_string(&Was::before(&known, &message)).unwrap();
-        let was: Was = serde_json::from_str(&written).unwrap();
+        let written = serde_json::to_string(&Original::before(&known, &message)).unwrap();
+        let was: Original = serde_json::from_str(&written).unwrap();
         was.undo(&mut message);
         (message, was)
     }
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn what_was_not_changed_is_not_written_down() {
         let message = message(Some(json!({"amount": 5})));
-        let was = Was::before(&Before::of(&message), &message);
+        let was = Original::before(&Before::of(&message), &message);
         assert_eq!(serde_json::to_string(&was).unwrap(), "{}");
     }
 }

@@ -36,7 +36,7 @@ use jiff::Timestamp;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, ParseError, Position};
 use serde::Serialize;
 
-pub use answer::{Admission, Choice, FollowUp, FollowUpMessage, Retrial, Routing, Verdict};
+pub use answer::{Admission, Choice, FollowUp, FollowUpMessage, RetryAnswer, Routing, Verdict};
 pub use breaker::{Breaker, MAX_FAILURES, WINDOW};
 pub use engine::limits;
 pub use expression::{Expression, Seen};
@@ -283,7 +283,7 @@ const FAILS: &str = "FAILS";
 struct Memories {
     admit: Memory<Admission>,
     route: Memory<Routing>,
-    retry: Memory<Retrial>,
+    retry: Memory<RetryAnswer>,
     on_outcome: Memory<FollowUp>,
     condition: Memory<bool>,
     score: Memory<f64>,
@@ -388,8 +388,8 @@ impl Script {
     }
 
     /// What follows an attempt that did not succeed.
-    pub fn retry(&self, attempt: &AttemptFacts, given: &Given) -> Result<Retrial, ScriptFault> {
-        self.ask(Hook::Retry, given, &[Argument::One(attempt)], &self.memories.retry, Retrial::read)
+    pub fn retry(&self, attempt: &AttemptFacts, given: &Given) -> Result<RetryAnswer, ScriptFault> {
+        self.ask(Hook::Retry, given, &[Argument::One(attempt)], &self.memories.retry, RetryAnswer::read)
     }
 
     /// What follows a delivery that ended.
@@ -679,11 +679,11 @@ mod tests {
             let attempt = AttemptFacts { number: 3, ..AttemptFacts::default() };
             script(&format!("fn retry(attempt) {{ {body} }}")).retry(&attempt, &given())
         };
-        assert_eq!(retry("()"), Ok(Retrial::Default));
-        assert_eq!(retry("attempt.number * 10"), Ok(Retrial::Retry { after: Duration::from_secs(30) }));
-        assert_eq!(retry("retry_after(0.5)"), Ok(Retrial::Retry { after: Duration::from_millis(500) }));
-        assert_eq!(retry("give_up(\"enough\")"), Ok(Retrial::GiveUp { reason: Some("enough".into()) }));
-        assert_eq!(retry("\"fall_back\""), Ok(Retrial::FallBack { reason: None }));
+        assert_eq!(retry("()"), Ok(RetryAnswer::Default));
+        assert_eq!(retry("attempt.number * 10"), Ok(RetryAnswer::Retry { after: Duration::from_secs(30) }));
+        assert_eq!(retry("retry_after(0.5)"), Ok(RetryAnswer::Retry { after: Duration::from_millis(500) }));
+        assert_eq!(retry("give_up(\"enough\")"), Ok(RetryAnswer::GiveUp { reason: Some("enough".into()) }));
+        assert_eq!(retry("\"fall_back\""), Ok(RetryAnswer::FallBack { reason: None }));
         assert_eq!(retry("-1").expect_err("negative").kind, FaultKind::Answer("after".into()));
         assert_eq!(retry("1e12").expect_err("too long").kind, FaultKind::Answer("after".into()));
         assert_eq!(retry("true").expect_err("no answer").kind, FaultKind::Answer(String::new()));

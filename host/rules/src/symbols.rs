@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 
-use angarium_domain::subject::{Field, POSTAL_LENGTH, Subject, amount::Amount};
+use angarium_domain::rule_input::{Field, POSTAL_LENGTH, RuleInput, amount::Amount};
 
 /// A text of a field that some condition names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +40,7 @@ impl Symbols {
     }
 
     /// What the conditions can know of a message.
-    pub fn facts(&self, subject: &Subject) -> Facts {
+    pub fn facts(&self, subject: &RuleInput) -> Facts {
         let mut symbols = Vec::with_capacity(16);
         for (field, text) in subject.known() {
             let known = &self.by_text[field as usize];

@@ -86,7 +86,7 @@ pub(super) fn digest(bytes: &[u8]) -> String {
 pub(super) fn admit(
     sandbox: &Arc<Sandbox>,
     artifacts: Option<&ArtifactCache>,
-    compiler: &Compiler,
+    compiler: &ComponentCompiler,
     bytes: &[u8],
 ) -> Result<Arc<Component>, AdmissionError> {
     let border = inspection::inspect(bytes, sandbox.limits())?;
@@ -108,7 +108,7 @@ fn describe(sandbox: &Sandbox, linked: &Linked, digest: &str) -> Result<v1::RawD
 fn compiled(
     sandbox: &Arc<Sandbox>,
     artifacts: Option<&ArtifactCache>,
-    compiler: &Compiler,
+    compiler: &ComponentCompiler,
     bytes: &[u8],
     digest: &str,
 ) -> Result<Compiled, AdmissionError> {
@@ -129,11 +129,11 @@ fn compiled(
 /// abandoned: the caller gets an answer, one core stays busy until the compiler returns, and no
 /// second one joins it meanwhile.
 #[derive(Default)]
-pub(super) struct Compiler {
+pub(super) struct ComponentCompiler {
     turn: Arc<Mutex<()>>,
 }
 
-impl Compiler {
+impl ComponentCompiler {
     fn compile(&self, sandbox: &Arc<Sandbox>, bytes: &[u8]) -> Result<Compiled, AdmissionError> {
         let (done, finished) = mpsc::sync_channel(1);
         let awaited = Arc::new(());
@@ -178,15 +178,15 @@ impl Job {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, Runtime, RuntimeSettings};
+    use super::super::{CallLimits, Runtime, RuntimeSettings};
     use super::*;
 
     fn refusal(bytes: &[u8]) -> String {
-        refusal_under(Limits::default(), bytes)
+        refusal_under(CallLimits::default(), bytes)
     }
 
-    fn refusal_under(limits: Limits, bytes: &[u8]) -> String {
-        let limits = Limits { live_instances: 1, ..limits };
+    fn refusal_under(limits: CallLimits, bytes: &[u8]) -> String {
+        let limits = CallLimits { live_instances: 1, ..limits };
         let runtime = Runtime::new(RuntimeSettings { limits, ..RuntimeSettings::default() }).unwrap();
         runtime.admit(bytes).unwrap_err().to_string()
     }
@@ -261,22 +261,22 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_read() {
-        let limits = Limits { component: 10, ..Limits::default() };
+        let limits = CallLimits { component: 10, ..CallLimits::default() };
         assert_eq!(refusal_under(limits, &[0; 11]), "the component has 11 bytes, 10 are allowed");
     }
 
     #[test]
     fn what_is_too_complex_is_not_compiled() {
         let component = wat("(component (core module (func) (func nop nop nop nop)))");
-        let limits = Limits { functions: 1, ..Limits::default() };
+        let limits = CallLimits { functions: 1, ..CallLimits::default() };
         assert!(refusal_under(limits, &component).contains("more than 1 functions"));
-        let limits = Limits { function_body: 4, ..Limits::default() };
+        let limits = CallLimits { function_body: 4, ..CallLimits::default() };
         assert!(refusal_under(limits, &component).contains("a function of 6 bytes"));
     }
 
     #[test]
     fn a_changed_byte_is_refused() {
-        let limits = Limits { live_instances: 1, ..Limits::default() };
+        let limits = CallLimits { live_instances: 1, ..CallLimits::default() };
         let runtime = Runtime::new(RuntimeSettings { limits, ..RuntimeSettings::default() }).unwrap();
         let recorded = digest(b"one");
         let refusal = runtime.admit_recorded(b"two", &recorded).unwrap_err();

@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The evidence against one version, since it came into service.
 #[derive(Debug, Default)]
-pub(super) struct Evidence {
+pub(super) struct FaultEvidence {
     /// Whether there is a record: almost every call is a good one, and then this is all that is read.
     suspected: AtomicBool,
     records: Mutex<Records>,
@@ -56,7 +56,7 @@ pub(super) enum Conclusion {
     All,
 }
 
-impl Evidence {
+impl FaultEvidence {
     /// Whether a tenant does without the version now.
     pub(super) fn withholds_from(&self, tenant: TenantId, now: Instant) -> bool {
         self.is_suspected() && self.records().tenants.get(&tenant).is_some_and(|record| record.is_in_force(now))
@@ -122,13 +122,13 @@ impl Record {
 mod tests {
     use super::*;
 
-    fn faults(evidence: &Evidence, tenant: TenantId, count: u32, now: Instant) -> Option<Conclusion> {
+    fn faults(evidence: &FaultEvidence, tenant: TenantId, count: u32, now: Instant) -> Option<Conclusion> {
         (0..count).fold(None, |led_to, _| evidence.fault(tenant, now).or(led_to))
     }
 
     #[test]
     fn five_faults_in_a_row_take_it_from_their_tenant_alone() {
-        let (evidence, now) = (Evidence::default(), Instant::now());
+        let (evidence, now) = (FaultEvidence::default(), Instant::now());
         let (one, other) = (TenantId::new(), TenantId::new());
         assert_eq!(faults(&evidence, one, 4, now), None);
         evidence.good(other, now);
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_good_call_ends_the_row() {
-        let (evidence, now, one) = (Evidence::default(), Instant::now(), TenantId::new());
+        let (evidence, now, one) = (FaultEvidence::default(), Instant::now(), TenantId::new());
         for _ in 0..10 {
             assert_eq!(faults(&evidence, one, 4, now), None);
             evidence.good(one, now);
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn each_further_quarantine_in_a_row_lasts_twice_as_long() {
-        let (evidence, mut now, one) = (Evidence::default(), Instant::now(), TenantId::new());
+        let (evidence, mut now, one) = (FaultEvidence::default(), Instant::now(), TenantId::new());
         let mut lasted = Vec::new();
         for _ in 0..8 {
             let Some(Conclusion::Tenant(lasts)) = faults(&evidence, one, 5, now) else { panic!("no quarantine") };
@@ -168,13 +168,13 @@ mod tests {
     fn several_tenants_take_it_from_all_unless_somebody_is_well_served() {
         let now = Instant::now();
         let [one, two, three, well] = std::array::from_fn(|_| TenantId::new());
-        let evidence = Evidence::default();
+        let evidence = FaultEvidence::default();
         faults(&evidence, one, 5, now);
         faults(&evidence, two, 5, now);
         evidence.good(well, now);
         assert_eq!(faults(&evidence, three, 5, now), Some(Conclusion::Tenant(SHORTEST)));
 
-        let evidence = Evidence::default();
+        let evidence = FaultEvidence::default();
         faults(&evidence, one, 5, now);
         faults(&evidence, two, 5, now);
         assert_eq!(faults(&evidence, three, 5, now), Some(Conclusion::All));

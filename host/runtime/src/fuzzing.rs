@@ -1,7 +1,7 @@
 //! What the fuzz targets reach of the border with components. Not in a build for use.
 
 use super::{
-    Limits,
+    CallLimits,
     answer::{self, Outcomes},
     descriptor, inspection,
     v1::RawDescriptor,
@@ -10,7 +10,7 @@ use angarium_domain::provider::{Deduplication, Descriptor, SecretSpec, Step};
 
 /// Whether a file passes all that is checked before it is compiled.
 pub fn inspect(bytes: &[u8]) -> bool {
-    inspection::inspect(bytes, &Limits::default()).is_ok()
+    inspection::inspect(bytes, &CallLimits::default()).is_ok()
 }
 
 /// Whether a step passes; its texts are made harmless.

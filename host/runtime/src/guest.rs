@@ -9,7 +9,7 @@ use cpu_time::ThreadTime;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 
 use super::{
-    Limits,
+    CallLimits,
     call::{GuestFaultKind, Usage},
     sandbox::Sandbox,
     speech,
@@ -32,7 +32,7 @@ pub(super) enum Level {
 /// The host's side of one call; it lives in the store and goes with it.
 pub(super) struct Guest {
     provider: Arc<str>,
-    limits: Limits,
+    limits: CallLimits,
     /// CPU time that it may take.
     deadline: Duration,
     began: Instant,

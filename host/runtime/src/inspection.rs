@@ -5,7 +5,7 @@
 use wasmparser::{Encoding, Parser, Payload, Validator};
 use wasmtime::Engine;
 
-use super::{Limits, admission::AdmissionError, sandbox, v1};
+use super::{CallLimits, admission::AdmissionError, sandbox, v1};
 
 /// What stands at a component's border.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(super) struct Border {
 }
 
 /// Checks all that can be checked without compiling.
-pub(super) fn inspect(bytes: &[u8], limits: &Limits) -> Result<Border, AdmissionError> {
+pub(super) fn inspect(bytes: &[u8], limits: &CallLimits) -> Result<Border, AdmissionError> {
     if bytes.len() > limits.component {
         return Err(AdmissionError::TooLarge { size: bytes.len(), most: limits.component });
     }
@@ -46,7 +46,7 @@ fn malformed(error: wasmparser::BinaryReaderError) -> AdmissionError {
 }
 
 /// Walks the whole file, nested modules included; only the outermost border counts.
-fn survey(bytes: &[u8], limits: &Limits) -> Result<Border, AdmissionError> {
+fn survey(bytes: &[u8], limits: &CallLimits) -> Result<Border, AdmissionError> {
     let mut border = Border::default();
     let (mut depth, mut functions) = (0_u32, 0_u32);
     for payload in Parser::new(0).parse_all(bytes) {
@@ -75,7 +75,7 @@ fn survey(bytes: &[u8], limits: &Limits) -> Result<Border, AdmissionError> {
     Ok(border)
 }
 
-fn check_code(functions: u32, body: usize, limits: &Limits) -> Result<(), AdmissionError> {
+fn check_code(functions: u32, body: usize, limits: &CallLimits) -> Result<(), AdmissionError> {
     if functions > limits.functions {
         return Err(AdmissionError::TooComplex(format!("more than {} functions", limits.functions)));
     }

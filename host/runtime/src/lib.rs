@@ -3,7 +3,7 @@
 //! A guest is given plain data and returns plain data. Nothing here does network I/O, knows a
 //! secret or decides what happens to a delivery; wasmtime is known nowhere else. All of it
 //! blocks: a call takes some tens of microseconds and is killed after
-//! [`Limits::deadline`]; an admission takes as long as a compilation and belongs on a
+//! [`CallLimits::deadline`]; an admission takes as long as a compilation and belongs on a
 //! blocking thread.
 
 mod address_keyword;
@@ -42,7 +42,7 @@ pub const MAX_STATE: usize = 64 << 10;
 
 /// What a component and each of its calls may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct CallLimits {
     /// CPU time of one call, instantiation included, looked at every 10 ms. It is the thread's
     /// own time, so that a busy machine kills no innocent.
     pub deadline: Duration,
@@ -82,7 +82,7 @@ pub struct Limits {
     pub compilation: Duration,
 }
 
-impl Default for Limits {
+impl Default for CallLimits {
     fn default() -> Self {
         Self {
             deadline: Duration::from_millis(50),
@@ -105,7 +105,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl CallLimits {
     /// CPU time of one call that is given so many bytes.
     #[must_use]
     pub fn deadline_of(&self, input: usize) -> Duration {
@@ -118,7 +118,7 @@ impl Limits {
 pub struct RuntimeSettings {
     /// Without it each start compiles.
     pub cache: Option<CacheSettings>,
-    pub limits: Limits,
+    pub limits: CallLimits,
 }
 
 /// Where compiled components are kept between two starts.
@@ -155,7 +155,7 @@ pub enum RuntimeError {
 pub struct Runtime {
     sandbox: Arc<Sandbox>,
     artifacts: Option<ArtifactCache>,
-    compiler: admission::Compiler,
+    compiler: admission::ComponentCompiler,
 }
 
 impl Runtime {
@@ -167,11 +167,11 @@ impl Runtime {
         let sandbox = Sandbox::new(settings.limits)?;
         let cache = settings.cache.map(|cache| ArtifactCache::open(cache, sandbox.engine()));
         let artifacts = cache.transpose()?;
-        Ok(Self { sandbox, artifacts, compiler: admission::Compiler::default() })
+        Ok(Self { sandbox, artifacts, compiler: admission::ComponentCompiler::default() })
     }
 
     /// Turns a file into a component that can be called, or says why not. Blocks: compiling
-    /// takes up to [`Limits::compilation`].
+    /// takes up to [`CallLimits::compilation`].
     ///
     /// # Errors
     /// The first check that the file fails, in the order of [`AdmissionError`]'s cases.

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 
 use super::{
     Component,
-    evidence::{Conclusion, Evidence},
+    evidence::{Conclusion, FaultEvidence},
 };
 use angarium_domain::ids::TenantId;
 
@@ -37,7 +37,7 @@ struct Entry {
 #[derive(Clone)]
 struct Version {
     component: Arc<Component>,
-    evidence: Arc<Evidence>,
+    evidence: Arc<FaultEvidence>,
 }
 
 impl Version {

@@ -9,7 +9,7 @@ use std::{
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmFeatures};
 
-use super::{Limits, RuntimeError};
+use super::{CallLimits, RuntimeError};
 
 /// How often a running guest is looked at.
 const TICK: Duration = Duration::from_millis(10);
@@ -36,13 +36,13 @@ pub(super) const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
 /// clock runs as long as any of them may.
 pub(super) struct Sandbox {
     engine: Engine,
-    limits: Limits,
+    limits: CallLimits,
     places: Places,
     _ticker: Ticker,
 }
 
 impl Sandbox {
-    pub(super) fn new(limits: Limits) -> Result<Arc<Self>, RuntimeError> {
+    pub(super) fn new(limits: CallLimits) -> Result<Arc<Self>, RuntimeError> {
         let engine = Engine::new(&config(&limits)).map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
         let ticker = Ticker::start(engine.clone())?;
         let places = Places::new(limits.live_instances);
@@ -53,7 +53,7 @@ impl Sandbox {
         &self.engine
     }
 
-    pub(super) const fn limits(&self) -> &Limits {
+    pub(super) const fn limits(&self) -> &CallLimits {
         &self.limits
     }
 
@@ -64,7 +64,7 @@ impl Sandbox {
     }
 }
 
-fn config(limits: &Limits) -> Config {
+fn config(limits: &CallLimits) -> Config {
     let mut config = Config::new();
     config
         .concurrency_support(false)
@@ -80,7 +80,7 @@ fn config(limits: &Limits) -> Config {
     config
 }
 
-fn pool(limits: &Limits) -> PoolingAllocationConfig {
+fn pool(limits: &CallLimits) -> PoolingAllocationConfig {
     let live = limits.live_instances;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(live)

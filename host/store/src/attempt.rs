@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Result,
-    legs::Moved,
+    legs::LegTransition,
     message::{corrupt, parsed},
     ordering::ordering_pass,
     statistics::settlement_count,
@@ -81,7 +81,7 @@ impl Settlement {
 /// Writes attempts, the states and queue entries that follow, and their events, and counts them;
 /// removes the intents that they answer, and passes on the turns of those that have ended. The caller
 /// holds the leases, and has the legs of what moved go on.
-pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Result<Moved> {
+pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Result<LegTransition> {
     let attempts = || rows.iter().map(|row| &row.attempt);
     let origins = || rows.iter().map(|row| row.attempt.origin.as_ref());
     let verdicts = || rows.iter().map(|row| &row.attempt.verdict);

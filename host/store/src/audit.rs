@@ -21,7 +21,7 @@ use angarium_domain::{
 
 /// What a record says beside who and when.
 #[derive(Debug, Clone)]
-pub struct Deed {
+pub struct AuditEntry {
     pub action: Action,
     /// The id of what it was done to.
     pub subject: String,
@@ -31,7 +31,7 @@ pub struct Deed {
     pub reason: Option<String>,
 }
 
-impl Deed {
+impl AuditEntry {
     /// Something was done to this.
     pub fn new(action: Action, subject: impl ToString) -> Self {
         Self { action, subject: subject.to_string(), before: None, after: None, reason: None }
@@ -57,7 +57,7 @@ impl Deed {
 }
 
 /// Records a deed in the transaction that does it.
-pub async fn audit_insert(db: &mut PgConnection, tenant: TenantId, actor: &Actor, deed: &Deed) -> Result<()> {
+pub async fn audit_insert(db: &mut PgConnection, tenant: TenantId, actor: &Actor, entry: &AuditEntry) -> Result<()> {
     let statement = sqlx::query(
         "insert into audit (tenant_id, id, key_id, actor, action, subject, before, after, reason, request_id)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
@@ -66,12 +66,12 @@ pub async fn audit_insert(db: &mut PgConnection, tenant: TenantId, actor: &Actor
     .bind(AuditId::new().uuid())
     .bind(actor.key.uuid())
     .bind(&actor.name);
-    bind_deed(statement, deed).bind(actor.request.as_deref()).execute(db).await?;
+    bind_deed(statement, entry).bind(actor.request.as_deref()).execute(db).await?;
     Ok(())
 }
 
 /// Records what an operator, or the gateway by itself, did to what belongs to no tenant.
-pub async fn operator_audit_insert(db: &mut PgConnection, by: &OperatorActor, deed: &Deed) -> Result<()> {
+pub async fn operator_audit_insert(db: &mut PgConnection, by: &OperatorActor, entry: &AuditEntry) -> Result<()> {
     let statement = sqlx::query(
         "insert into operator_audit (id, key_id, actor, action, subject, before, after, reason, request_id)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -79,20 +79,20 @@ pub async fn operator_audit_insert(db: &mut PgConnection, by: &OperatorActor, de
     .bind(AuditId::new().uuid())
     .bind(by.key.map(KeyId::uuid))
     .bind(&by.name);
-    bind_deed(statement, deed).bind(by.request.as_deref()).execute(db).await?;
+    bind_deed(statement, entry).bind(by.request.as_deref()).execute(db).await?;
     Ok(())
 }
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// Binds what both audits record of a deed.
-fn bind_deed<'q>(statement: Statement<'q>, deed: &'q Deed) -> Statement<'q> {
+fn bind_deed<'q>(statement: Statement<'q>, entry: &'q AuditEntry) -> Statement<'q> {
     statement
-        .bind(deed.action.as_str())
-        .bind(&deed.subject)
-        .bind(deed.before.as_ref().map(Value::to_string))
-        .bind(deed.after.as_ref().map(Value::to_string))
-        .bind(deed.reason.as_deref())
+        .bind(entry.action.as_str())
+        .bind(&entry.subject)
+        .bind(entry.before.as_ref().map(Value::to_string))
+        .bind(entry.after.as_ref().map(Value::to_string))
+        .bind(entry.reason.as_deref())
 }
 
 /// A record as the API shows it.

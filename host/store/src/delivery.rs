@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     Result,
     attempt::int,
-    legs::Moved,
+    legs::LegTransition,
     message::parsed,
     statistics::{EndCount, end_count},
     time::micros,
@@ -86,7 +86,7 @@ pub async fn delivery_cancel(
     tenant: TenantId,
     message: MessageId,
     delivery: DeliveryId,
-) -> Result<Option<(DeliveryState, Moved)>> {
+) -> Result<Option<(DeliveryState, LegTransition)>> {
     let state: Option<String> = sqlx::query_scalar(
         "insert into delivery as d (tenant_id, id, message_id, state, attempts, updated_at, finished_at)
          values ($1, $2, $3, 'canceled', 0, now(), now())
@@ -141,7 +141,7 @@ pub async fn delivery_reopen_all(
     tenant: TenantId,
     deliveries: &[DeliveryId],
     how: Reopening<'_>,
-) -> Result<(Vec<Reopened>, Moved)> {
+) -> Result<(Vec<Reopened>, LegTransition)> {
     let rows = sqlx::query(
         "with ended as (
            select d.tenant_id, d.id, d.state, m.priority
@@ -197,7 +197,7 @@ pub async fn delivery_reopen(
     tenant: TenantId,
     delivery: DeliveryId,
     at: Timestamp,
-) -> Result<Option<Moved>> {
+) -> Result<Option<LegTransition>> {
     let from: Vec<_> = DeliveryState::ALL.into_iter().filter(|state| state.may_be_retried()).collect();
     let how = Reopening { from: &from, at, keeps_unknown: false, only_sendable: false, replay: None };
     let (reopened, moved) = delivery_reopen_all(db, tenant, &[delivery], how).await?;
@@ -220,7 +220,7 @@ pub async fn delivery_resolve(
     tenant: TenantId,
     delivery: DeliveryId,
     resolution: Resolution<'_>,
-) -> Result<Option<(DeliveryState, Moved)>> {
+) -> Result<Option<(DeliveryState, LegTransition)>> {
     let state: Option<String> = sqlx::query_scalar(
         "update delivery set state = case when angarium_canceled_state(recipients) = 'sent' then 'sent' else $3 end,
            recipients = angarium_recipients_canceled(recipients), detail = 'resolved by hand: ' || $4,

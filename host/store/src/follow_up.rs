@@ -13,7 +13,7 @@ use angarium_domain::{
 
 /// A delivery that has just ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub struct EndedDelivery {
     pub tenant: TenantId,
     pub delivery: DeliveryId,
     pub message: MessageId,
@@ -21,7 +21,7 @@ pub struct Ended {
 }
 
 /// Notes ends in the transaction that wrote them; one that was not written is left out.
-pub async fn follow_up_note(db: &mut PgConnection, ended: &[Ended]) -> Result<()> {
+pub async fn follow_up_note(db: &mut PgConnection, ended: &[EndedDelivery]) -> Result<()> {
     sqlx::query(
         "insert into follow_up (tenant_id, delivery_id, message_id, state)
          select ended.tenant_id, ended.delivery_id, ended.message_id, ended.state
@@ -40,7 +40,7 @@ pub async fn follow_up_note(db: &mut PgConnection, ended: &[Ended]) -> Result<()
 }
 
 /// The same where nobody knows the tenants' scripts: only of those that have one which may want to know.
-pub async fn follow_up_note_where_asked(db: &mut PgConnection, ended: &[Ended]) -> Result<()> {
+pub async fn follow_up_note_where_asked(db: &mut PgConnection, ended: &[EndedDelivery]) -> Result<()> {
     let tenants: Vec<Uuid> = ended.iter().filter(|it| it.state.is_end()).map(|it| it.tenant.uuid()).collect();
     if tenants.is_empty() {
         return Ok(());
@@ -55,15 +55,15 @@ pub async fn follow_up_note_where_asked(db: &mut PgConnection, ended: &[Ended]) 
     .bind(tenants)
     .fetch_all(&mut *db)
     .await?;
-    let of_asking = |it: &&Ended| it.state.is_end() && asking.contains(&it.tenant.uuid());
-    let ended: Vec<Ended> = ended.iter().filter(of_asking).copied().collect();
+    let of_asking = |it: &&EndedDelivery| it.state.is_end() && asking.contains(&it.tenant.uuid());
+    let ended: Vec<EndedDelivery> = ended.iter().filter(of_asking).copied().collect();
     if ended.is_empty() { Ok(()) } else { follow_up_note(db, &ended).await }
 }
 
 /// An end that somebody looks at now.
 #[derive(Debug, Clone)]
 pub struct DueFollowUp {
-    pub ended: Ended,
+    pub ended: EndedDelivery,
     pub ended_at: Timestamp,
     /// How often it was looked at, this time included.
     pub tries: u32,
@@ -85,7 +85,7 @@ pub async fn follow_up_claim(db: &mut PgConnection, limit: i64) -> Result<Vec<Du
     rows.iter()
         .map(|row| {
             Ok(DueFollowUp {
-                ended: Ended {
+                ended: EndedDelivery {
                     tenant: row.try_get::<Uuid, _>(0)?.into(),
                     delivery: row.try_get::<Uuid, _>(1)?.into(),
                     message: row.try_get::<Uuid, _>(2)?.into(),
@@ -100,7 +100,7 @@ pub async fn follow_up_claim(db: &mut PgConnection, limit: i64) -> Result<Vec<Du
 }
 
 /// Keeps what scripts said, and tells what is kept: the first answer stands. `None` where all is done.
-pub async fn follow_up_answer(db: &mut PgConnection, ended: &Ended, answer: &str) -> Result<Option<String>> {
+pub async fn follow_up_answer(db: &mut PgConnection, ended: &EndedDelivery, answer: &str) -> Result<Option<String>> {
     let kept = sqlx::query_scalar(
         "update follow_up set answer = coalesce(answer, $4)
          where tenant_id = $1 and delivery_id = $2 and state = $3 returning answer",
@@ -115,7 +115,7 @@ pub async fn follow_up_answer(db: &mut PgConnection, ended: &Ended, answer: &str
 }
 
 /// All of it is done; false where somebody else was first.
-pub async fn follow_up_end(db: &mut PgConnection, ended: &Ended) -> Result<bool> {
+pub async fn follow_up_end(db: &mut PgConnection, ended: &EndedDelivery) -> Result<bool> {
     let done = sqlx::query("delete from follow_up where tenant_id = $1 and delivery_id = $2 and state = $3")
         .bind(ended.tenant.uuid())
         .bind(ended.delivery.uuid())

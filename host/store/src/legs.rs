@@ -18,7 +18,7 @@ use angarium_domain::{
     attempt::FallbackReason,
     delivery::DeliveryState,
     ids::{DeliveryId, EventId, MessageId, TenantId},
-    legs::{Begun, Legs, Receipt},
+    legs::{Begun, LegReceipt, Legs},
     message::{Message, Priority},
 };
 
@@ -26,9 +26,9 @@ use angarium_domain::{
 /// to be written in the same transaction.
 #[derive(Debug, Default)]
 #[must_use = "the message's other channels follow in the same transaction: `legs::advance`"]
-pub struct Moved(BTreeSet<(TenantId, MessageId)>);
+pub struct LegTransition(BTreeSet<(TenantId, MessageId)>);
 
-impl Moved {
+impl LegTransition {
     /// One message, as if a delivery of it had moved.
     pub fn one(tenant: TenantId, message: MessageId) -> Self {
         Self(BTreeSet::from([(tenant, message)]))
@@ -41,7 +41,7 @@ impl Moved {
     }
 }
 
-impl FromIterator<(TenantId, MessageId)> for Moved {
+impl FromIterator<(TenantId, MessageId)> for LegTransition {
     fn from_iter<T: IntoIterator<Item = (TenantId, MessageId)>>(messages: T) -> Self {
         Self(messages.into_iter().collect())
     }
@@ -49,7 +49,7 @@ impl FromIterator<(TenantId, MessageId)> for Moved {
 
 /// A message with several channels, held until the transaction's end, with its legs as they stand.
 #[derive(Debug)]
-pub struct Course {
+pub struct HeldLegs {
     pub tenant: TenantId,
     pub message: MessageId,
     pub priority: Priority,
@@ -67,7 +67,7 @@ pub struct Course {
 ///
 /// Whoever changes the rows of several legs holds the message first, so that no two wait for each
 /// other; a settlement, which has its own leg in hand, comes here after it.
-pub async fn legs_hold(db: &mut PgConnection, moved: &Moved) -> Result<Vec<Course>> {
+pub async fn legs_hold(db: &mut PgConnection, moved: &LegTransition) -> Result<Vec<HeldLegs>> {
     let rows = sqlx::query(
         "select m.tenant_id, m.id, m.legs::text as legs, m.priority, m.state,
            m.content_purged_at is null and (m.expires_at is null or m.expires_at > now()) as may_begin
@@ -81,7 +81,7 @@ pub async fn legs_hold(db: &mut PgConnection, moved: &Moved) -> Result<Vec<Cours
     .await?;
     let mut courses = Vec::with_capacity(rows.len());
     for row in &rows {
-        let mut course = Course {
+        let mut course = HeldLegs {
             tenant: row.try_get::<Uuid, _>("tenant_id")?.into(),
             message: row.try_get::<Uuid, _>("id")?.into(),
             priority: Priority::from_rank(row.try_get("priority")?),
@@ -113,7 +113,7 @@ pub async fn legs_hold_of(db: &mut PgConnection, tenant: TenantId, deliveries: &
 }
 
 /// Read once the message is held: what others committed before is seen.
-async fn legs_read(db: &mut PgConnection, course: &mut Course) -> Result<()> {
+async fn legs_read(db: &mut PgConnection, course: &mut HeldLegs) -> Result<()> {
     let rows = sqlx::query(
         "select d.id, d.state, d.next_attempt_at, d.receipt_until is not null as awaited,
            coalesce(d.receipt_until <= now(), false) as missing,
@@ -131,9 +131,9 @@ async fn legs_read(db: &mut PgConnection, course: &mut Course) -> Result<()> {
             state: parsed(row.try_get("state")?)?,
             handed_over: row.try_get("handed_over")?,
             receipt: match (row.try_get("awaited")?, row.try_get("missing")?) {
-                (false, _) => Receipt::NotAwaited,
-                (true, false) => Receipt::Awaited,
-                (true, true) => Receipt::Missing,
+                (false, _) => LegReceipt::NotAwaited,
+                (true, false) => LegReceipt::Awaited,
+                (true, true) => LegReceipt::Missing,
             },
         });
         course.due.push(row.try_get::<Option<jiff_sqlx::Timestamp>, _>("next_attempt_at")?.map(|it| it.to_jiff()));
@@ -185,7 +185,7 @@ fn channel(legs: &Legs, number: u8) -> &str {
 }
 
 /// Begins a leg: it is due now. Written, counted and told of in one statement.
-pub async fn leg_begin(db: &mut PgConnection, course: &Course, number: u8, reason: FallbackReason) -> Result<()> {
+pub async fn leg_begin(db: &mut PgConnection, course: &HeldLegs, number: u8, reason: FallbackReason) -> Result<()> {
     sqlx::query(
         "with begun as (
            insert into delivery (tenant_id, id, message_id, state, attempts, next_attempt_at, trigger, begun_at, begun_by,
@@ -236,7 +236,7 @@ impl Closing {
 }
 
 /// Ends a leg that waits in the queue; false when it is not there: a worker has it.
-pub async fn leg_close(db: &mut PgConnection, course: &mut Course, number: u8, why: Closing) -> Result<bool> {
+pub async fn leg_close(db: &mut PgConnection, course: &mut HeldLegs, number: u8, why: Closing) -> Result<bool> {
     let Some(place) = course.begun.iter().position(|it| it.number == number) else { return Ok(false) };
     let Some(due_at) = course.due[place] else { return Ok(false) };
     let delivery = course.message.leg(number);
@@ -276,7 +276,7 @@ pub async fn leg_close(db: &mut PgConnection, course: &mut Course, number: u8, w
 }
 
 /// Writes the legs that have not begun as canceled, so that none of them ever will.
-pub async fn leg_forgo(db: &mut PgConnection, course: &mut Course) -> Result<()> {
+pub async fn leg_forgo(db: &mut PgConnection, course: &mut HeldLegs) -> Result<()> {
     let next = course.begun.iter().map(|it| it.number + 1).max().unwrap_or(0);
     let left: Vec<u8> = (next..course.legs.count()).collect();
     sqlx::query(
@@ -305,14 +305,14 @@ pub async fn leg_forgo(db: &mut PgConnection, course: &mut Course) -> Result<()>
         number,
         state: DeliveryState::Canceled,
         handed_over: false,
-        receipt: Receipt::NotAwaited,
+        receipt: LegReceipt::NotAwaited,
     }));
     course.due.resize(course.begun.len(), None);
     Ok(())
 }
 
 /// Writes what a message's legs come to together, where that is another state than before.
-pub async fn legs_state(db: &mut PgConnection, course: &Course, state: Option<DeliveryState>) -> Result<()> {
+pub async fn legs_state(db: &mut PgConnection, course: &HeldLegs, state: Option<DeliveryState>) -> Result<()> {
     if state == course.state {
         return Ok(());
     }
@@ -328,7 +328,7 @@ pub async fn legs_state(db: &mut PgConnection, course: &Course, state: Option<De
 // ── Receipts that are waited for ──────────────────────────────────────────────────────────────
 
 /// Waits for the receipt of these legs from now on, each for its window, and of no other one.
-pub async fn watch_set(db: &mut PgConnection, course: &Course, numbers: &[u8]) -> Result<()> {
+pub async fn watch_set(db: &mut PgConnection, course: &HeldLegs, numbers: &[u8]) -> Result<()> {
     let window = |number: &u8| course.legs.get(*number).and_then(|leg| leg.receipt_window).unwrap_or_default();
     sqlx::query(
         "with wanted as (

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod dead_letter;
 pub mod delivery;
 pub mod event;
+pub mod experiment;
 pub mod failpoint;
 pub mod follow_up;
 pub mod legs;
@@ -29,7 +30,6 @@ pub mod settings;
 pub mod statistics;
 pub mod tenant;
 pub mod time;
-pub mod trial;
 
 use std::{str::FromStr, time::Duration};
 
@@ -126,14 +126,14 @@ fn is_passing(code: &str) -> bool {
 
 /// Which of the two roles a connection runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum DatabaseRole {
     /// A tenant's request: row-level security shows it one tenant, or none.
     App,
     /// Queue, dispatch and ledger: crosses tenants.
     Worker,
 }
 
-impl Role {
+impl DatabaseRole {
     const fn name(self) -> &'static str {
         match self {
             Self::App => "angarium_app",
@@ -155,8 +155,8 @@ impl Store {
     pub fn new(url: &str, max_connections: u32) -> Result<Self> {
         let options = connect_options(url)?;
         Ok(Self {
-            app: pool(&options, Role::App, max_connections),
-            worker: pool(&options, Role::Worker, max_connections),
+            app: pool(&options, DatabaseRole::App, max_connections),
+            worker: pool(&options, DatabaseRole::Worker, max_connections),
             options,
         })
     }
@@ -192,10 +192,10 @@ impl Store {
     }
 
     /// A connection of its own, outside the pools, for a task that keeps it.
-    pub async fn session(&self, role: Role) -> Result<Session> {
+    pub async fn session(&self, role: DatabaseRole) -> Result<DatabaseSession> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
         enter_role(&mut connection, role).await?;
-        Ok(Session(connection))
+        Ok(DatabaseSession(connection))
     }
 
     /// Listens for notifications on a connection of its own.
@@ -217,10 +217,10 @@ impl Store {
 
     /// The connections of a role's pool now.
     #[must_use]
-    pub fn usage(&self, role: Role) -> PoolUsage {
+    pub fn usage(&self, role: DatabaseRole) -> PoolUsage {
         let pool = match role {
-            Role::App => &self.app,
-            Role::Worker => &self.worker,
+            DatabaseRole::App => &self.app,
+            DatabaseRole::Worker => &self.worker,
         };
         let (open, idle) = (pool.size() as usize, pool.num_idle());
         PoolUsage { in_use: open.saturating_sub(idle), idle, max: pool.options().get_max_connections() }
@@ -243,9 +243,9 @@ pub struct PoolUsage {
 
 /// A connection that one task keeps.
 #[derive(Debug)]
-pub struct Session(PgConnection);
+pub struct DatabaseSession(PgConnection);
 
-impl Session {
+impl DatabaseSession {
     /// Gives back the memory that a large statement took.
     pub fn shrink(&mut self) {
         self.0.shrink_buffers();
@@ -401,7 +401,7 @@ fn connect_options(url: &str) -> Result<PgConnectOptions> {
         ]))
 }
 
-fn pool(options: &PgConnectOptions, role: Role, max_connections: u32) -> PgPool {
+fn pool(options: &PgConnectOptions, role: DatabaseRole, max_connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(2))
@@ -418,7 +418,7 @@ fn pool(options: &PgConnectOptions, role: Role, max_connections: u32) -> PgPool 
         .connect_lazy_with(options.clone())
 }
 
-async fn enter_role(connection: &mut PgConnection, role: Role) -> Result<(), sqlx::Error> {
+async fn enter_role(connection: &mut PgConnection, role: DatabaseRole) -> Result<(), sqlx::Error> {
     connection.execute("set client_min_messages = error").await?;
     sqlx::query("select set_config('role', $1, false)").bind(role.name()).execute(connection).await?;
     Ok(())

@@ -347,7 +347,7 @@ impl MessageView {
             number: it.id.leg_of(self.message.id),
             state: it.state,
             handed_over: false,
-            receipt: legs::Receipt::NotAwaited,
+            receipt: legs::LegReceipt::NotAwaited,
         };
         self.legs.iter().map(begun).collect()
     }

@@ -31,7 +31,7 @@ pub struct QueueEntry {
 
 /// The deliveries of one tenant and priority in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lane {
+pub struct QueueLane {
     pub tenant: TenantId,
     pub priority: Priority,
     /// Whether its first is due.
@@ -41,7 +41,7 @@ pub struct Lane {
 /// Up to `limit` lanes of the tenants after this one, in order of tenant and priority.
 ///
 /// Each is found by one probe of the index, so that how many wait in a lane does not count.
-pub async fn queue_lanes(db: &mut PgConnection, after: Option<TenantId>, limit: usize) -> Result<Vec<Lane>> {
+pub async fn queue_lanes(db: &mut PgConnection, after: Option<TenantId>, limit: usize) -> Result<Vec<QueueLane>> {
     let rows: Vec<(Uuid, i16, bool)> = sqlx::query_as(
         "with recursive lane as (
            (select tenant_id, priority, due_at, 1 as number from queue where tenant_id > $1
@@ -61,7 +61,7 @@ pub async fn queue_lanes(db: &mut PgConnection, after: Option<TenantId>, limit: 
     .bind(i32::try_from(limit).unwrap_or(i32::MAX))
     .fetch_all(db)
     .await?;
-    let lane = |(tenant, rank, due): (Uuid, i16, bool)| Lane {
+    let lane = |(tenant, rank, due): (Uuid, i16, bool)| QueueLane {
         tenant: tenant.into(),
         priority: Priority::from_rank(rank),
         due,
@@ -261,7 +261,7 @@ pub async fn lease_renew(db: &mut PgConnection, length: Duration, leases: &[(Ten
 
 /// Leases that stand while a transaction lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldLease {
     pub leases: HashSet<Uuid>,
     /// The transaction, to be asked after should its COMMIT not be answered; `None` where no lease
     /// stood.
@@ -270,7 +270,7 @@ pub struct Held {
 
 /// Holds the leases that still stand until the transaction's end, so that recovery can't take them
 /// while outcomes are written under them; tells which those are.
-pub async fn lease_hold(db: &mut PgConnection, leases: &[(TenantId, Uuid)]) -> Result<Held> {
+pub async fn lease_hold(db: &mut PgConnection, leases: &[(TenantId, Uuid)]) -> Result<HeldLease> {
     let held: Vec<(Uuid, String)> = sqlx::query_as(
         "select l.id, pg_current_xact_id()::text from unnest($1::uuid[], $2::uuid[]) as held (tenant_id, id)
          join lease l on l.tenant_id = held.tenant_id and l.id = held.id
@@ -281,7 +281,7 @@ pub async fn lease_hold(db: &mut PgConnection, leases: &[(TenantId, Uuid)]) -> R
     .fetch_all(db)
     .await?;
     let transaction = held.first().map(|(_, id)| TransactionId(id.clone()));
-    Ok(Held { leases: held.into_iter().map(|(lease, _)| lease).collect(), transaction })
+    Ok(HeldLease { leases: held.into_iter().map(|(lease, _)| lease).collect(), transaction })
 }
 
 /// Takes deliveries out of leases that go on without them: each of a tenant and a lease. Whoever

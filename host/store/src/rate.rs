@@ -15,7 +15,7 @@ pub const AHEAD_MICROS: i32 = 100_000;
 
 /// Turns that a node would have.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted {
+pub struct RateRequest {
     pub tenant: TenantId,
     pub connection: ConnectionId,
     pub limit: RateLimit,
@@ -25,7 +25,7 @@ pub struct Wanted {
 /// Turns that a node has now. Times are microseconds from the statement's own, by the database's
 /// clock, negative before it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Granted {
+pub struct RateGrant {
     pub turns: u32,
     /// When the first of them may be used; each other is a step later.
     pub first_micros: f64,
@@ -37,7 +37,7 @@ pub struct Granted {
 ///
 /// A schedule moves on by a step for each turn. It lags behind the clock by no more than a burst
 /// (what was not used longer ago is lost), and runs ahead of it by no more than a moment.
-pub async fn rate_take(db: &mut PgConnection, wanted: &[Wanted]) -> Result<Vec<Granted>> {
+pub async fn rate_take(db: &mut PgConnection, wanted: &[RateRequest]) -> Result<Vec<RateGrant>> {
     let rows: Vec<(Uuid, Uuid, i32, f64, f64)> = sqlx::query_as(
         "with asked as (
            select tenant_id, connection_id, step, burst, turns,
@@ -75,12 +75,12 @@ pub async fn rate_take(db: &mut PgConnection, wanted: &[Wanted]) -> Result<Vec<G
     .bind(f64::from(AHEAD_MICROS))
     .fetch_all(db)
     .await?;
-    let granted = |it: &Wanted| {
+    let granted = |it: &RateRequest| {
         let row = rows.iter().find(|row| (row.0, row.1) == (it.tenant.uuid(), it.connection.uuid()));
-        row.map_or(Granted { turns: 0, first_micros: 0.0, next_micros: f64::from(AHEAD_MICROS) }, |row| {
+        row.map_or(RateGrant { turns: 0, first_micros: 0.0, next_micros: f64::from(AHEAD_MICROS) }, |row| {
             let (turns, step, until) = (row.2, row.3, row.4);
             let first_micros = until - f64::from(turns - 1) * step;
-            Granted { turns: turns.unsigned_abs(), first_micros, next_micros: until + step }
+            RateGrant { turns: turns.unsigned_abs(), first_micros, next_micros: until + step }
         })
     };
     Ok(wanted.iter().map(granted).collect())

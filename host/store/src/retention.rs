@@ -80,7 +80,7 @@ pub async fn content_purge(
            update receipt r set recipient = null, message = '', detail = '{{}}' from purged
            where r.tenant_id = $1 and r.delivery_id >= purged.id and r.delivery_id <= purged.last
          ), shadows as (
-           delete from trial_difference t using purged where t.tenant_id = $1 and t.message_id = purged.id
+           delete from experiment_difference t using purged where t.tenant_id = $1 and t.message_id = purged.id
          ), audit as (
            insert into event (tenant_id, message_id, id, delivery_id, type, at, data)
            select $1, purged.id, fresh.event_id, null, 'message.content_purged', now(), $4

@@ -15,7 +15,7 @@ use angarium_domain::{
 
 /// A route without its versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub struct RouteRow {
     pub id: RouteId,
     pub uid: Option<String>,
     pub channel: Channel,
@@ -46,7 +46,7 @@ struct Row {
     updated_at: jiff_sqlx::Timestamp,
 }
 
-impl TryFrom<Row> for Route {
+impl TryFrom<Row> for RouteRow {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self> {
@@ -74,7 +74,7 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> StoreErr
 }
 
 /// Inserts an inactive route.
-pub async fn route_insert(db: &mut PgConnection, tenant: TenantId, route: &Route) -> Result<()> {
+pub async fn route_insert(db: &mut PgConnection, tenant: TenantId, route: &RouteRow) -> Result<()> {
     sqlx::query(
         "insert into route (tenant_id, id, uid, channel, created_at, updated_at) values ($1, $2, $3, $4, $5, $6)",
     )
@@ -116,7 +116,7 @@ pub async fn route_find(
     tenant: TenantId,
     id: Option<RouteId>,
     uid: &str,
-) -> Result<Option<Route>> {
+) -> Result<Option<RouteRow>> {
     let row: Option<Row> = sqlx::query_as(
         "select id, uid, channel, active_version, previous_version, created_at, updated_at from route
          where tenant_id = $1 and (id = $2 or uid = $3)",
@@ -126,11 +126,11 @@ pub async fn route_find(
     .bind(uid)
     .fetch_optional(db)
     .await?;
-    row.map(Route::try_from).transpose()
+    row.map(RouteRow::try_from).transpose()
 }
 
 /// Reads a route again and locks it for the rest of the transaction.
-pub async fn route_lock(db: &mut PgConnection, tenant: TenantId, id: RouteId) -> Result<Route> {
+pub async fn route_lock(db: &mut PgConnection, tenant: TenantId, id: RouteId) -> Result<RouteRow> {
     let row: Row = sqlx::query_as(
         "select id, uid, channel, active_version, previous_version, created_at, updated_at from route
          where tenant_id = $1 and id = $2 for update",
@@ -139,7 +139,7 @@ pub async fn route_lock(db: &mut PgConnection, tenant: TenantId, id: RouteId) ->
     .bind(id.uuid())
     .fetch_one(db)
     .await?;
-    Route::try_from(row)
+    RouteRow::try_from(row)
 }
 
 /// How many of a route's versions are listed.
@@ -151,7 +151,7 @@ pub async fn route_list(
     tenant: TenantId,
     before: Option<RouteId>,
     limit: u32,
-) -> Result<PageRows<Route>> {
+) -> Result<PageRows<RouteRow>> {
     let rows = sqlx::query(
         "select id, uid, channel, active_version, previous_version, created_at, updated_at from route
          where tenant_id = $1 and ($2::uuid is null or id < $2) order by id desc limit $3",
@@ -160,7 +160,7 @@ pub async fn route_list(
     .bind(before.map(RouteId::uuid))
     .bind(one_more(limit))
     .fetch(db);
-    page(rows, limit, |row| Route::try_from(Row::from_row(row)?)).await
+    page(rows, limit, |row| RouteRow::try_from(Row::from_row(row)?)).await
 }
 
 /// The latest versions of these routes, at most [`LISTED_VERSIONS`] of each, each route's newest first.

@@ -47,7 +47,7 @@ pub async fn rulebook_stamp(db: &mut PgConnection, tenant: TenantId) -> Result<O
            select kind || ' ' || scope || '/' || name || ' ' || version from operator_script
            where live and scope in ('', (select name from tenant where id = $1))
            union all
-           select id || ' ' || coalesce(percentage, 0) from trial where tenant_id = $1 and ended_at is null
+           select id || ' ' || coalesce(percentage, 0) from experiment where tenant_id = $1 and ended_at is null
          ) as parts",
     )
     .bind(tenant.uuid())

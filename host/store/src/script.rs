@@ -7,8 +7,8 @@ use sqlx::PgConnection;
 
 use super::{Result, Store, event::event_insert};
 use angarium_domain::{
+    experiment::ExperimentMode,
     ids::{MessageId, TenantId},
-    trial::Mode,
 };
 
 /// A version of a script.
@@ -51,13 +51,13 @@ impl Store {
 
 /// What operators' files are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ScriptKind {
     Script,
     /// What scripts import.
     Module,
 }
 
-impl Kind {
+impl ScriptKind {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -245,7 +245,13 @@ pub async fn script_previous(db: &mut PgConnection, tenant: TenantId, name: &str
 }
 
 /// Makes a version the candidate, in place of whichever was. `false` where there is no such version, or it is live.
-pub async fn script_try(db: &mut PgConnection, tenant: TenantId, name: &str, version: i32, mode: Mode) -> Result<bool> {
+pub async fn script_try(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    name: &str,
+    version: i32,
+    mode: ExperimentMode,
+) -> Result<bool> {
     script_try_end(db, tenant, name).await?;
     let done = sqlx::query(
         "update script set state = $4, percentage = $5
@@ -289,7 +295,7 @@ pub async fn script_retire(db: &mut PgConnection, tenant: TenantId, name: &str) 
 /// An operators' file that is in service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorScript {
-    pub kind: Kind,
+    pub kind: ScriptKind,
     /// The tenant's name that it is for; empty for all.
     pub scope: String,
     pub name: String,
@@ -304,7 +310,7 @@ pub async fn operator_script_list(db: &mut PgConnection) -> Result<Vec<OperatorS
     .fetch_all(db)
     .await?;
     let live = |(is_module, scope, name, source)| {
-        let kind = if is_module { Kind::Module } else { Kind::Script };
+        let kind = if is_module { ScriptKind::Module } else { ScriptKind::Script };
         OperatorScript { kind, scope, name, source }
     };
     Ok(rows.into_iter().map(live).collect())
@@ -335,7 +341,7 @@ pub async fn operator_script_put(db: &mut PgConnection, put: &OperatorScript) ->
 }
 
 /// Takes an operators' script or module out of service.
-pub async fn operator_script_retire(db: &mut PgConnection, kind: Kind, scope: &str, name: &str) -> Result<()> {
+pub async fn operator_script_retire(db: &mut PgConnection, kind: ScriptKind, scope: &str, name: &str) -> Result<()> {
     sqlx::query("update operator_script set live = false where kind = $1 and scope = $2 and name = $3 and live")
         .bind(kind.as_str())
         .bind(scope)

@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, attempt::Settlement, legs::Moved, message::parsed, ordering::ordering_pass, time::micros};
+use super::{Result, attempt::Settlement, legs::LegTransition, message::parsed, ordering::ordering_pass, time::micros};
 use angarium_domain::{
     attempt::Attempt,
     delivery::DeliveryState,
     ids::{ConnectionId, DeliveryId, RouteId, TenantId},
     provider::Disposition,
-    statistics::{Counted, Dimension, Figures, Grain, Latency, Window},
+    statistics::{Counted, Dimension, Figures, Grain, Latency, StatisticsWindow},
 };
 
 /// The minute of an id's making, in microseconds since the epoch: an acceptance and all that
@@ -197,7 +197,7 @@ pub struct EndCount {
 /// receipt did. They count for what their last attempt counted for. Without this the statistics
 /// no longer agree with the ledger. What had not ended before also passes on its turn, where it has
 /// an ordering key; the caller has the legs of what moved go on.
-pub async fn end_count(db: &mut PgConnection, tenant: TenantId, ends: &[EndCount]) -> Result<Moved> {
+pub async fn end_count(db: &mut PgConnection, tenant: TenantId, ends: &[EndCount]) -> Result<LegTransition> {
     let moved: Vec<Uuid> = sqlx::query_scalar(
         "with counted as (
            insert into stat_delta (tenant_id, at, kind, word, channel, connection_id, provider, route_id, route_version,
@@ -430,7 +430,7 @@ pub async fn window_list(
     db: &mut PgConnection,
     tenant: TenantId,
     connections: &[ConnectionId],
-) -> Result<Vec<(ConnectionId, Window, Figures)>> {
+) -> Result<Vec<(ConnectionId, StatisticsWindow, Figures)>> {
     let rows = sqlx::query(
         "with spans as (
            select number, grain, date_trunc(grain, now() - length * interval '1 second', 'UTC') as before
@@ -454,15 +454,15 @@ pub async fn window_list(
     )
     .bind(tenant.uuid())
     .bind(connections.iter().map(|it| it.uuid()).collect::<Vec<_>>())
-    .bind(Window::ALL.map(|it| it.grain().as_str()).to_vec())
-    .bind(Window::ALL.map(Window::seconds).to_vec())
+    .bind(StatisticsWindow::ALL.map(|it| it.grain().as_str()).to_vec())
+    .bind(StatisticsWindow::ALL.map(StatisticsWindow::seconds).to_vec())
     .fetch_all(db)
     .await?;
-    let mut windows: Vec<(ConnectionId, Window, Figures)> = Vec::new();
+    let mut windows: Vec<(ConnectionId, StatisticsWindow, Figures)> = Vec::new();
     for row in &rows {
         let connection: ConnectionId = row.try_get::<Uuid, _>("connection_id")?.into();
         // Ordinality counts from 1.
-        let window = Window::ALL[row.try_get::<i64, _>("number")? as usize - 1];
+        let window = StatisticsWindow::ALL[row.try_get::<i64, _>("number")? as usize - 1];
         if windows.last().is_none_or(|(last, of, _)| (*last, *of) != (connection, window)) {
             windows.push((connection, window, Figures::default()));
         }
@@ -475,7 +475,7 @@ pub async fn window_list(
 
 /// The last attempt through a connection that was not accepted.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Failure {
+pub struct FailureCount {
     pub connection: ConnectionId,
     pub at: Timestamp,
     pub delivery: DeliveryId,
@@ -493,7 +493,7 @@ pub async fn failure_list(
     db: &mut PgConnection,
     tenant: TenantId,
     connections: &[ConnectionId],
-) -> Result<Vec<Failure>> {
+) -> Result<Vec<FailureCount>> {
     let rows = sqlx::query(
         "with last as (
            select distinct on (connection_id) connection_id, at, delivery_id, number
@@ -516,7 +516,7 @@ pub async fn failure_list(
     .await?;
     rows.iter()
         .map(|row| {
-            Ok(Failure {
+            Ok(FailureCount {
                 connection: row.try_get::<Uuid, _>("connection_id")?.into(),
                 at: row.try_get::<jiff_sqlx::Timestamp, _>("at")?.to_jiff(),
                 delivery: row.try_get::<Uuid, _>("delivery_id")?.into(),

@@ -15,7 +15,7 @@ pub const EVERY_TENANT: &str = "*";
 
 /// A tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tenant {
+pub struct TenantRow {
     pub id: TenantId,
     pub name: String,
     /// How long its messages are kept: a class of the configuration.
@@ -25,12 +25,12 @@ pub struct Tenant {
 
 type Row = (uuid::Uuid, String, String, jiff_sqlx::Timestamp);
 
-fn tenant((id, name, retention_class, created_at): Row) -> Tenant {
-    Tenant { id: id.into(), name, retention_class, created_at: created_at.to_jiff() }
+fn tenant((id, name, retention_class, created_at): Row) -> TenantRow {
+    TenantRow { id: id.into(), name, retention_class, created_at: created_at.to_jiff() }
 }
 
 /// Inserts a tenant; its name is unique.
-pub async fn tenant_insert(db: &mut PgConnection, id: TenantId, name: &str) -> Result<Tenant> {
+pub async fn tenant_insert(db: &mut PgConnection, id: TenantId, name: &str) -> Result<TenantRow> {
     let row =
         sqlx::query_as("insert into tenant (id, name) values ($1, $2) returning id, name, retention_class, created_at")
             .bind(id.uuid())
@@ -41,14 +41,14 @@ pub async fn tenant_insert(db: &mut PgConnection, id: TenantId, name: &str) -> R
 }
 
 /// All tenants, by name.
-pub async fn tenant_list(db: &mut PgConnection) -> Result<Vec<Tenant>> {
+pub async fn tenant_list(db: &mut PgConnection) -> Result<Vec<TenantRow>> {
     let rows =
         sqlx::query_as("select id, name, retention_class, created_at from tenant order by name").fetch_all(db).await?;
     Ok(rows.into_iter().map(tenant).collect())
 }
 
 /// The tenant of that name.
-pub async fn tenant_find(db: &mut PgConnection, name: &str) -> Result<Option<Tenant>> {
+pub async fn tenant_find(db: &mut PgConnection, name: &str) -> Result<Option<TenantRow>> {
     let row = sqlx::query_as("select id, name, retention_class, created_at from tenant where name = $1")
         .bind(name)
         .fetch_optional(db)
@@ -57,7 +57,7 @@ pub async fn tenant_find(db: &mut PgConnection, name: &str) -> Result<Option<Ten
 }
 
 /// Puts a tenant into another retention class.
-pub async fn tenant_classify(db: &mut PgConnection, id: TenantId, class: &str) -> Result<Tenant> {
+pub async fn tenant_classify(db: &mut PgConnection, id: TenantId, class: &str) -> Result<TenantRow> {
     let row = sqlx::query_as(
         "update tenant set retention_class = $2 where id = $1 returning id, name, retention_class, created_at",
     )

@@ -8,7 +8,7 @@ use std::{
 
 use ring::digest::{SHA256, digest};
 
-use super::{egress::Egress, fault::invalid, http::build_client, pool::Client, tls::TlsRoots};
+use super::{egress::Egress, fault::invalid, http::build_client, pool::PooledClient, tls::TlsRoots};
 use crate::sealing::Secret;
 use angarium_domain::transmission::Fault;
 
@@ -16,7 +16,7 @@ use angarium_domain::transmission::Fault;
 const CAPACITY: usize = 256;
 
 pub(super) struct Certificates {
-    clients: Mutex<HashMap<Vec<u8>, Client>>,
+    clients: Mutex<HashMap<Vec<u8>, PooledClient>>,
     egress: Arc<Egress>,
     roots: TlsRoots,
 }
@@ -27,7 +27,7 @@ impl Certificates {
     }
 
     /// The client for a secret that holds a certificate chain and its key.
-    pub(super) fn client(&self, name: &str, pem: &Secret) -> Result<Client, Fault> {
+    pub(super) fn client(&self, name: &str, pem: &Secret) -> Result<PooledClient, Fault> {
         let id = digest(&SHA256, pem.expose()).as_ref().to_vec();
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&id) {

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower_service::Service;
 
-use super::egress::{Egress, Refusal};
+use super::egress::{Egress, EgressRefusal};
 
 /// For the addresses of a name and for TLS, together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,10 +86,10 @@ struct GuardedResolver(Arc<Egress>);
 
 impl Service<Name> for GuardedResolver {
     type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = Refusal;
+    type Error = EgressRefusal;
     type Future = Pending<Self::Response, Self::Error>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), EgressRefusal>> {
         Poll::Ready(Ok(()))
     }
 

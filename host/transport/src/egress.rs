@@ -30,7 +30,7 @@ const LOOKUP_CAPACITY: usize = 4096;
 
 /// Why an address or a URL is refused; the text names the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum EgressRefusal {
     #[error("`{url}` is not a URL that can be called: {reason}")]
     Malformed { url: String, reason: String },
     #[error(
@@ -125,12 +125,12 @@ fn denial_v6(address: Ipv6Addr) -> Option<&'static str> {
 }
 
 /// Addresses of a name.
-pub type Lookup = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, String>> + Send>>;
+pub type NameLookup = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, String>> + Send>>;
 
 /// Turns names into addresses; tests put their own in place of the system's.
 pub trait Resolver: Send + Sync {
     /// All addresses of a name, unchecked.
-    fn lookup(&self, name: &str) -> Lookup;
+    fn lookup(&self, name: &str) -> NameLookup;
 }
 
 /// The system's resolver (`getaddrinfo`).
@@ -138,7 +138,7 @@ pub trait Resolver: Send + Sync {
 pub struct SystemResolver;
 
 impl Resolver for SystemResolver {
-    fn lookup(&self, name: &str) -> Lookup {
+    fn lookup(&self, name: &str) -> NameLookup {
         let name = name.to_owned();
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|error| error.to_string())?;
@@ -181,8 +181,8 @@ impl Egress {
     ///
     /// # Errors
     /// When it is not an absolute http or https URL, or leads to a denied address.
-    pub fn check_url(&self, url: &str) -> Result<Url, Refusal> {
-        let malformed = |reason: &str| Refusal::Malformed { url: shown(url), reason: reason.to_owned() };
+    pub fn check_url(&self, url: &str) -> Result<Url, EgressRefusal> {
+        let malformed = |reason: &str| EgressRefusal::Malformed { url: shown(url), reason: reason.to_owned() };
         let parsed = Url::parse(url).map_err(|error| malformed(&error.to_string()))?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(malformed("its scheme is neither http nor https"));
@@ -200,7 +200,7 @@ impl Egress {
     ///
     /// # Errors
     /// When its address is denied.
-    pub fn check_host<S: AsRef<str>>(&self, host: &Host<S>) -> Result<(), Refusal> {
+    pub fn check_host<S: AsRef<str>>(&self, host: &Host<S>) -> Result<(), EgressRefusal> {
         match host {
             Host::Ipv4(address) => self.check(&address.to_string(), (*address).into()),
             Host::Ipv6(address) => self.check(&address.to_string(), (*address).into()),
@@ -214,7 +214,7 @@ impl Egress {
     ///
     /// # Errors
     /// When the name has no address, or one that is denied.
-    pub async fn resolve(&self, name: &str) -> Result<Arc<[IpAddr]>, Refusal> {
+    pub async fn resolve(&self, name: &str) -> Result<Arc<[IpAddr]>, EgressRefusal> {
         let place = self.remembered(name);
         // Whoever comes while a look-up runs waits for it instead of starting another.
         let mut place = place.lock().await;
@@ -233,7 +233,7 @@ impl Egress {
     ///
     /// # Errors
     /// When the host is malformed, unknown or denied.
-    pub async fn addresses(&self, host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, Refusal> {
+    pub async fn addresses(&self, host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, EgressRefusal> {
         self.check_host(host)?;
         Ok(match host {
             Host::Ipv4(address) => vec![SocketAddr::from((*address, port))],
@@ -244,8 +244,8 @@ impl Egress {
         })
     }
 
-    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Refusal> {
-        let unresolved = |reason| Refusal::Unresolved { host: shown(name), reason };
+    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, EgressRefusal> {
+        let unresolved = |reason| EgressRefusal::Unresolved { host: shown(name), reason };
         let addresses = self.resolver.lookup(name).await.map_err(unresolved)?;
         if addresses.is_empty() {
             return Err(unresolved("it has no address".to_owned()));
@@ -254,9 +254,9 @@ impl Egress {
         Ok(addresses)
     }
 
-    fn check(&self, host: &str, address: IpAddr) -> Result<(), Refusal> {
+    fn check(&self, host: &str, address: IpAddr) -> Result<(), EgressRefusal> {
         match denial(address, &self.allow) {
-            Some(reason) => Err(Refusal::Denied { host: shown(host), address, reason }),
+            Some(reason) => Err(EgressRefusal::Denied { host: shown(host), address, reason }),
             None => Ok(()),
         }
     }
@@ -274,11 +274,11 @@ impl Egress {
 }
 
 /// Parses a host (no scheme, no port) as a URL's would be, or a bare IPv6 address.
-pub(super) fn parse_host(text: &str) -> Result<Host<String>, Refusal> {
+pub(super) fn parse_host(text: &str) -> Result<Host<String>, EgressRefusal> {
     if let Ok(address) = text.parse::<Ipv6Addr>() {
         return Ok(Host::Ipv6(address));
     }
-    Host::parse(text).map_err(|error| Refusal::Malformed { url: shown(text), reason: error.to_string() })
+    Host::parse(text).map_err(|error| EgressRefusal::Malformed { url: shown(text), reason: error.to_string() })
 }
 
 fn is_localhost(name: &str) -> bool {
@@ -585,7 +585,7 @@ mod tests {
     struct Names(&'static [&'static str]);
 
     impl Resolver for Names {
-        fn lookup(&self, _: &str) -> Lookup {
+        fn lookup(&self, _: &str) -> NameLookup {
             let found = self.0.iter().map(|text| text.parse().unwrap()).collect();
             Box::pin(async move { Ok(found) })
         }
@@ -595,7 +595,7 @@ mod tests {
     async fn a_name_with_one_denied_address_is_refused() {
         let egress = Egress::with_resolver(Vec::new(), Box::new(Names(&["93.184.216.34", "127.0.0.1"])));
         let refusal = egress.resolve("rebind.example").await.unwrap_err();
-        assert!(matches!(refusal, Refusal::Denied { address, .. } if address.is_loopback()));
+        assert!(matches!(refusal, EgressRefusal::Denied { address, .. } if address.is_loopback()));
         let egress = Egress::with_resolver(Vec::new(), Box::new(Names(&["93.184.216.34"])));
         assert_eq!(egress.resolve("fine.example").await.unwrap().len(), 1);
     }
@@ -604,7 +604,7 @@ mod tests {
     struct Rebinding(std::sync::atomic::AtomicUsize);
 
     impl Resolver for Rebinding {
-        fn lookup(&self, _: &str) -> Lookup {
+        fn lookup(&self, _: &str) -> NameLookup {
             let first = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
             let address = if first { Ipv4Addr::new(93, 184, 216, 34) } else { Ipv4Addr::LOCALHOST };
             Box::pin(async move { Ok(vec![address.into()]) })

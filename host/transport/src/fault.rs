@@ -1,6 +1,6 @@
 //! Short names for the ways in which a transmission ends without an answer.
 
-use super::egress::Refusal;
+use super::egress::EgressRefusal;
 use angarium_domain::transmission::{Fault, FaultKind};
 
 /// Nothing left: another try, here or elsewhere, sends nothing twice.
@@ -18,12 +18,12 @@ pub(super) fn invalid(detail: impl Into<String>) -> Fault {
     not_sent(FaultKind::InvalidTransmission, detail)
 }
 
-impl From<Refusal> for Fault {
-    fn from(refusal: Refusal) -> Self {
+impl From<EgressRefusal> for Fault {
+    fn from(refusal: EgressRefusal) -> Self {
         let kind = match &refusal {
-            Refusal::Malformed { .. } => FaultKind::InvalidTransmission,
-            Refusal::Denied { .. } => FaultKind::EgressRefused,
-            Refusal::Unresolved { .. } => FaultKind::Dns,
+            EgressRefusal::Malformed { .. } => FaultKind::InvalidTransmission,
+            EgressRefusal::Denied { .. } => FaultKind::EgressRefused,
+            EgressRefusal::Unresolved { .. } => FaultKind::Dns,
         };
         not_sent(kind, refusal.to_string())
     }

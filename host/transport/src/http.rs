@@ -33,10 +33,10 @@ use super::{
     Call,
     certificates::Certificates,
     connect::Connector,
-    egress::{Egress, Refusal},
+    egress::{Egress, EgressRefusal},
     fault::{invalid, maybe_sent, not_sent},
     oauth::{TokenRequest, Tokens},
-    pool::{Client, Failure},
+    pool::{PoolFailure, PooledClient},
     scrub::scrubbed,
     sigv4, splice,
     tls::TlsRoots,
@@ -80,8 +80,8 @@ const RESERVED_HEADERS: &[&str] = &[
 ];
 
 /// Sends HTTP requests.
-pub(super) struct Http {
-    client: Client,
+pub(super) struct HttpTransport {
+    client: PooledClient,
     certificates: Certificates,
     tokens: Tokens,
     egress: Arc<Egress>,
@@ -95,7 +95,7 @@ struct Draft {
     headers: HeaderMap,
     body: Bytes,
     /// Set when the request needs a client certificate.
-    client: Option<Client>,
+    client: Option<PooledClient>,
     /// Set when the request carries a token that an answer of 401 spoils.
     token: Option<Box<TokenRequest>>,
 }
@@ -103,7 +103,7 @@ struct Draft {
 /// The same as it leaves, with what its answer is read with.
 struct Ready {
     outgoing: Outgoing,
-    client: Option<Client>,
+    client: Option<PooledClient>,
     token: Option<Box<TokenRequest>>,
 }
 
@@ -116,7 +116,7 @@ pub(super) struct Outgoing {
     begun: Arc<AtomicBool>,
 }
 
-impl Http {
+impl HttpTransport {
     pub(super) fn new(egress: Arc<Egress>, roots: &TlsRoots, bytes: Arc<ByteBudget>) -> Self {
         Self {
             client: build_client(&egress, roots.client_config()),
@@ -256,8 +256,8 @@ fn carry_on(headers: &mut HeaderMap, trace: Option<&TraceContext>) {
 }
 
 /// A client with this TLS configuration, and with the rules that hold for every request.
-pub(super) fn build_client(egress: &Arc<Egress>, tls: rustls::ClientConfig) -> Client {
-    Client::new(Connector::new(egress, tls))
+pub(super) fn build_client(egress: &Arc<Egress>, tls: rustls::ClientConfig) -> PooledClient {
+    PooledClient::new(Connector::new(egress, tls))
 }
 
 /// Parses a URL and checks it against the guard and the grant.
@@ -270,11 +270,11 @@ pub(super) fn checked_url(egress: &Egress, url: &str, call: &Call<'_>) -> Result
 
 /// Sends a request and reads its answer, all before the deadline.
 pub(super) async fn send(
-    client: &Client,
+    client: &PooledClient,
     outgoing: Outgoing,
     room: AnswerRoom<'_>,
     deadline: Instant,
-) -> Result<Answer, Fault> {
+) -> Result<HttpAnswer, Fault> {
     if Instant::now() >= deadline {
         return Err(not_sent(FaultKind::Timeout, "the deadline passed before the request began"));
     }
@@ -297,7 +297,7 @@ pub(super) async fn send(
 }
 
 /// An answer with the permit for its bytes, where it is long.
-pub(super) type Answer = (Reply, Option<BytePermit>);
+pub(super) type HttpAnswer = (Reply, Option<BytePermit>);
 
 /// Whose answer is read, and what a long one takes its memory from.
 #[derive(Clone, Copy)]
@@ -387,7 +387,7 @@ async fn read(
     host: &str,
     room: AnswerRoom<'_>,
     deadline: Instant,
-) -> Result<Answer, Fault> {
+) -> Result<HttpAnswer, Fault> {
     let size: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if size > MAX_ANSWER_HEADERS {
         let detail = format!("the head of `{host}`'s answer is longer than {MAX_ANSWER_HEADERS} bytes");
@@ -491,14 +491,14 @@ fn answer_headers(headers: &HeaderMap) -> Vec<Kv> {
 }
 
 /// What went wrong before an answer's head was read.
-fn fault(failure: Failure, host: &str, begun: &AtomicBool) -> Fault {
+fn fault(failure: PoolFailure, host: &str, begun: &AtomicBool) -> Fault {
     match failure {
-        Failure::Connect(error) => connect_fault(&*error, host),
-        Failure::Refused(error) => not_sent(
+        PoolFailure::Connect(error) => connect_fault(&*error, host),
+        PoolFailure::Refused(error) => not_sent(
             FaultKind::Reset,
             format!("`{host}` refused the request before it processed any of it: {}", root_cause(&error)),
         ),
-        Failure::Exchange(error) => Fault {
+        PoolFailure::Exchange(error) => Fault {
             kind: answer_fault_kind(&error),
             detail: format!("the connection to `{host}` ended before an answer: {}", root_cause(&error)),
             may_have_been_sent: begun.load(Ordering::Relaxed),
@@ -507,7 +507,7 @@ fn fault(failure: Failure, host: &str, begun: &AtomicBool) -> Fault {
 }
 
 fn connect_fault(error: &(dyn Error + 'static), host: &str) -> Fault {
-    if let Some(refusal) = find::<Refusal>(error) {
+    if let Some(refusal) = find::<EgressRefusal>(error) {
         return refusal.clone().into();
     }
     let tls = find::<rustls::Error>(error).is_some() || tls_inside_io(error);
@@ -616,7 +616,8 @@ fn apply_sigv4(
     if let Some(session) = keys.session {
         headers.push(("x-amz-security-token", session));
     }
-    let signed = signer.sign(&sigv4::Signed { method: &draft.method, url: &draft.url, headers, body: &draft.body });
+    let signed =
+        signer.sign(&sigv4::SigV4Signature { method: &draft.method, url: &draft.url, headers, body: &draft.body });
     draft.headers.insert("x-amz-date", header_value("x-amz-date", signed.date.as_bytes())?);
     draft.headers.insert(AUTHORIZATION, sensitive(signed.authorization.as_bytes(), "access key")?);
     if let Some(session) = keys.session {

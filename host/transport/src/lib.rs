@@ -37,7 +37,7 @@ pub use self::{
     pool::usage,
     splice::{Secrets, key_bytes},
 };
-use self::{http::Http, smtp::Smtp, splice::Material, tls::TlsRoots};
+use self::{http::HttpTransport, smtp::Smtp, splice::Material, tls::TlsRoots};
 use crate::byte_budget::{ByteBudget, BytePermit};
 use angarium_domain::{
     ids::{ConnectionId, TenantId},
@@ -124,7 +124,7 @@ impl From<Transmission> for Parcel {
 
 /// The way out. One for the process: connections, tokens and look-ups are shared.
 pub struct Transport {
-    http: Http,
+    http: HttpTransport,
     smtp: Smtp,
 }
 
@@ -145,7 +145,7 @@ impl Transport {
     pub fn with_egress(settings: TransportSettings, egress: Egress) -> Result<Self, InvalidSettings> {
         let egress = Arc::new(egress);
         let roots = TlsRoots::new(settings.extra_ca_pem.as_deref()).map_err(InvalidSettings)?;
-        let http = Http::new(egress.clone(), &roots, settings.bytes);
+        let http = HttpTransport::new(egress.clone(), &roots, settings.bytes);
         Ok(Self { http, smtp: Smtp::new(egress, &roots, settings.ehlo_name, settings.stop) })
     }
 

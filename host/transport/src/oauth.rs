@@ -29,7 +29,7 @@ use super::{
     egress::Egress,
     fault::{invalid, not_sent},
     http::{AnswerRoom, Outgoing, basic, checked_url, send},
-    pool::Client,
+    pool::PooledClient,
 };
 use crate::sealing::Secret;
 use angarium_domain::{
@@ -189,7 +189,7 @@ impl Tokens {
     pub(super) async fn get(
         &self,
         request: &TokenRequest,
-        client: &Client,
+        client: &PooledClient,
         egress: &Egress,
         room: AnswerRoom<'_>,
         call: &Call<'_>,
@@ -230,7 +230,7 @@ impl Tokens {
 /// Asks the token endpoint. Whatever goes wrong, the delivery itself was not sent.
 async fn fetch(
     request: &TokenRequest,
-    client: &Client,
+    client: &PooledClient,
     egress: &Egress,
     room: AnswerRoom<'_>,
     call: &Call<'_>,

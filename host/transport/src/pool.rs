@@ -55,7 +55,7 @@ const READY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Connections that are opened alike and may be shared. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Client(Arc<Pool>);
+pub(super) struct PooledClient(Arc<Pool>);
 
 struct Pool {
     connector: Connector,
@@ -129,7 +129,7 @@ pub fn usage() -> (usize, usize) {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum PoolFailure {
     /// There is no connection; nothing was sent.
     Connect(ConnectError),
     /// The connection failed.
@@ -146,7 +146,7 @@ pub(super) struct InUse {
     _waiting: Counted,
 }
 
-impl Client {
+impl PooledClient {
     pub(super) fn new(connector: Connector) -> Self {
         Self(Arc::new(Pool { connector, kept: Mutex::default(), swept: AtomicBool::new(false) }))
     }
@@ -158,7 +158,7 @@ impl Client {
         &self,
         mut request: Box<Request<WatchedBody>>,
         begun: &AtomicBool,
-    ) -> Result<(Response<Incoming>, InUse), Failure> {
+    ) -> Result<(Response<Incoming>, InUse), PoolFailure> {
         let target = request.uri().clone();
         let origin = (target.scheme().cloned(), target.authority().cloned());
         let (mut opened, mut refused) = (0, false);
@@ -190,8 +190,8 @@ impl Client {
             }
             request = match unsent.or_else(|| copy.filter(|_| refused)) {
                 Some(again) if opened < 2 => again,
-                _ if refused => return Err(Failure::Refused(error)),
-                _ => return Err(Failure::Exchange(error)),
+                _ if refused => return Err(PoolFailure::Refused(error)),
+                _ => return Err(PoolFailure::Exchange(error)),
             };
         }
     }
@@ -291,14 +291,14 @@ impl Pool {
         kept.idle.pop().map(|(_, line)| Line::Http1(line))
     }
 
-    async fn open(self: &Arc<Self>, origin: &Origin, target: &Uri) -> Result<Line, Failure> {
+    async fn open(self: &Arc<Self>, origin: &Origin, target: &Uri) -> Result<Line, PoolFailure> {
         self.sweep();
         let http1 = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(origin).is_some_and(|it| it.http1);
-        let wire = self.connector.open(target.clone(), http1).await.map_err(Failure::Connect)?;
+        let wire = self.connector.open(target.clone(), http1).await.map_err(PoolFailure::Connect)?;
         if wire.inner().is_http2() {
-            return self.open_http2(origin, wire).await.map_err(Failure::Exchange);
+            return self.open_http2(origin, wire).await.map_err(PoolFailure::Exchange);
         }
-        let (sender, connection) = http1_builder().handshake(wire).await.map_err(Failure::Exchange)?;
+        let (sender, connection) = http1_builder().handshake(wire).await.map_err(PoolFailure::Exchange)?;
         // What ends a connection is told to the request that is on it. As a block of its own it would be held twice.
         let open = Counted::new(&OPEN);
         let connection = tokio::spawn(connection.map(move |_| drop(open))).abort_handle();

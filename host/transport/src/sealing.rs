@@ -67,14 +67,14 @@ impl fmt::Debug for Secret {
 
 /// Where a secret belongs: it opens nowhere else.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct SecretPlace<'a> {
     pub tenant: TenantId,
     pub connection: ConnectionId,
     pub name: &'a str,
     pub version: i32,
 }
 
-impl Place<'_> {
+impl SecretPlace<'_> {
     /// The parts of fixed length come first, so that no two places read the same.
     fn associated_data(&self) -> Vec<u8> {
         let mut data = VALUE_CONTEXT.to_vec();
@@ -190,7 +190,7 @@ impl Keyring {
     ///
     /// # Errors
     /// When the system's random source fails.
-    pub fn seal(&self, place: &Place<'_>, value: &Secret) -> Result<Sealed, SealingError> {
+    pub fn seal(&self, place: &SecretPlace<'_>, value: &Secret) -> Result<Sealed, SealingError> {
         let data_key = random::<KEY_LEN>()?;
         Ok(Sealed {
             key_id: self.current.clone(),
@@ -203,7 +203,7 @@ impl Keyring {
     ///
     /// # Errors
     /// When its key is unknown, or the row was changed or belongs elsewhere.
-    pub fn open(&self, place: &Place<'_>, sealed: &Sealed) -> Result<Secret, SealingError> {
+    pub fn open(&self, place: &SecretPlace<'_>, sealed: &Sealed) -> Result<Secret, SealingError> {
         let data_key = decrypt(self.key(&sealed.key_id)?, DATA_KEY_CONTEXT, &sealed.wrapped_key)?;
         let value = decrypt(&aes_key(&data_key)?, &place.associated_data(), &sealed.ciphertext)?;
         Ok(Secret(value))
@@ -311,9 +311,9 @@ mod tests {
         Keyring::from_base64(&keys.join("\n")).unwrap()
     }
 
-    fn place(name: &str) -> Place<'_> {
+    fn place(name: &str) -> SecretPlace<'_> {
         let tenant = TenantId::from(uuid::Uuid::from_u128(1));
-        Place { tenant, connection: ConnectionId::from(uuid::Uuid::from_u128(2)), name, version: 1 }
+        SecretPlace { tenant, connection: ConnectionId::from(uuid::Uuid::from_u128(2)), name, version: 1 }
     }
 
     #[test]
@@ -330,10 +330,10 @@ mod tests {
         let home = place("password");
         let sealed = ring.seal(&home, &Secret::new("hunter2")).unwrap();
         let elsewhere = [
-            Place { tenant: TenantId::new(), ..home },
-            Place { connection: ConnectionId::new(), ..home },
-            Place { name: "token", ..home },
-            Place { version: 2, ..home },
+            SecretPlace { tenant: TenantId::new(), ..home },
+            SecretPlace { connection: ConnectionId::new(), ..home },
+            SecretPlace { name: "token", ..home },
+            SecretPlace { version: 2, ..home },
         ];
         for other in elsewhere {
             assert_eq!(ring.open(&other, &sealed), Err(SealingError::Tampered), "{other:?}");

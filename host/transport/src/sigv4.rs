@@ -20,7 +20,7 @@ pub(super) struct Signer<'a> {
 
 /// The request as far as it is signed. `headers` are those that the signature covers beside
 /// `host` and `x-amz-date`, in lower case.
-pub(super) struct Signed<'a> {
+pub(super) struct SigV4Signature<'a> {
     pub(super) method: &'a Method,
     pub(super) url: &'a Url,
     pub(super) headers: Vec<(&'a str, &'a str)>,
@@ -35,7 +35,7 @@ pub(super) struct SignedHeaders {
 
 impl Signer<'_> {
     /// Signs a request.
-    pub(super) fn sign(&self, request: &Signed<'_>) -> SignedHeaders {
+    pub(super) fn sign(&self, request: &SigV4Signature<'_>) -> SignedHeaders {
         let date = self.now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ").to_string();
         let day = &date[..8];
         let scope = format!("{day}/{}/{}/aws4_request", self.region, self.service);
@@ -57,7 +57,7 @@ impl Signer<'_> {
         })
     }
 
-    fn canonical_request(&self, request: &Signed<'_>, date: &str) -> (String, String) {
+    fn canonical_request(&self, request: &SigV4Signature<'_>, date: &str) -> (String, String) {
         let host = authority(request.url);
         let mut headers = request.headers.clone();
         headers.push(("host", &host));
@@ -125,7 +125,7 @@ mod tests {
             now: "2015-08-30T12:36:00Z".parse().unwrap(),
         };
         let url = Url::parse(url).unwrap();
-        let signed = signer.sign(&Signed { method: &method, url: &url, headers, body: body.as_bytes() });
+        let signed = signer.sign(&SigV4Signature { method: &method, url: &url, headers, body: body.as_bytes() });
         assert_eq!(signed.date, "20150830T123600Z");
         signed.authorization.rsplit_once("Signature=").unwrap().1.to_owned()
     }

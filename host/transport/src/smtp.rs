@@ -33,8 +33,8 @@ use url::Host;
 use self::{
     envelope::Envelope,
     reply::ServerReply,
-    session::{Commitment, Patience, Session, Stop},
-    wire::{Stream, Wire},
+    session::{Commitment, Patience, SmtpSession, Stop},
+    wire::{SmtpWire, Stream},
 };
 use super::{
     Call,
@@ -86,7 +86,7 @@ pub(super) struct Smtp {
     unchecked_tls: TlsConnector,
     ehlo_name: String,
     stop: CancellationToken,
-    idle: Mutex<HashMap<Server, Vec<Session>>>,
+    idle: Mutex<HashMap<Server, Vec<SmtpSession>>>,
 }
 
 impl Smtp {
@@ -210,7 +210,7 @@ impl Smtp {
     async fn hand_over(
         &self,
         server: &Server,
-        mut session: Session,
+        mut session: SmtpSession,
         envelope: &mut Envelope,
         commitment: &Commitment<'_>,
     ) -> Result<ServerReply, Stop> {
@@ -227,13 +227,13 @@ impl Smtp {
         end
     }
 
-    fn take_idle(&self, server: &Server) -> Option<Session> {
+    fn take_idle(&self, server: &Server) -> Option<SmtpSession> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let sessions = idle.get_mut(server)?;
-        std::iter::from_fn(|| sessions.pop()).find(Session::is_fresh)
+        std::iter::from_fn(|| sessions.pop()).find(SmtpSession::is_fresh)
     }
 
-    fn keep(&self, server: &Server, mut session: Session) {
+    fn keep(&self, server: &Server, mut session: SmtpSession) {
         session.was_used();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let mut stale = Vec::new();
@@ -255,7 +255,12 @@ impl Smtp {
 
     /// Opens a session as the connection asks for it. Where any TLS will do, none does too: a server whose TLS fails is
     /// asked once more without it.
-    async fn connect(&self, server: &Server, password: Option<&Secret>, patience: Patience) -> Result<Session, Stop> {
+    async fn connect(
+        &self,
+        server: &Server,
+        password: Option<&Secret>,
+        patience: Patience,
+    ) -> Result<SmtpSession, Stop> {
         let mut session = match self.open(server, server.tls, patience).await {
             Err(Stop::Fault(fault)) if fault.kind == FaultKind::Tls && server.takes_any_tls() => {
                 self.open(server, Security::None, patience).await?
@@ -276,20 +281,20 @@ impl Smtp {
     }
 
     /// Connects to a checked address, secures the connection, and introduces itself.
-    async fn open(&self, server: &Server, tls: Security, patience: Patience) -> Result<Session, Stop> {
+    async fn open(&self, server: &Server, tls: Security, patience: Patience) -> Result<SmtpSession, Stop> {
         let tcp = self.dial(server).await?;
         if tls == Security::Implicit {
-            let secure = Wire::secure(self.secure(server, tcp, patience).await?);
-            let mut session = Session::greeted(server.host.clone(), secure, patience).await?;
+            let secure = SmtpWire::secure(self.secure(server, tcp, patience).await?);
+            let mut session = SmtpSession::greeted(server.host.clone(), secure, patience).await?;
             session.hello(&server.ehlo).await?;
             return Ok(session);
         }
-        let mut session = Session::greeted(server.host.clone(), Wire::plain(tcp), patience).await?;
+        let mut session = SmtpSession::greeted(server.host.clone(), SmtpWire::plain(tcp), patience).await?;
         session.hello(&server.ehlo).await?;
         let wanted = matches!(tls, Security::Starttls | Security::Opportunistic);
         if wanted && session.offers_starttls() && session.starttls(tls == Security::Opportunistic).await? {
-            let secure = Wire::secure(self.secure(server, session.into_stream(), patience).await?);
-            session = Session::over(server.host.clone(), secure, patience);
+            let secure = SmtpWire::secure(self.secure(server, session.into_stream(), patience).await?);
+            session = SmtpSession::over(server.host.clone(), secure, patience);
             session.hello(&server.ehlo).await?;
         }
         if tls == Security::Starttls && !session.is_secure() {

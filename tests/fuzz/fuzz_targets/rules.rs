@@ -5,7 +5,7 @@ use angarium::{
     domain::{
         ids::RuleId,
         rule::RuleSpec,
-        subject::{Particulars, Subject},
+        rule_input::{Particulars, Subject},
     },
     rules::{RuleSet, language::Language},
 };

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::Circumstances;
+use super::RetryInput;
 use crate::attempt::Verdict;
 
 /// What a rule says.
@@ -22,7 +22,7 @@ pub enum RetryDecision {
 pub trait Decider: fmt::Debug + Sync {
     /// What the rule of this name says; `None` where there is none, or it fails: then the policy's
     /// `otherwise` holds.
-    fn decide(&self, rule: &str, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<RetryDecision>;
+    fn decide(&self, rule: &str, verdict: &Verdict, circumstances: &RetryInput<'_>) -> Option<RetryDecision>;
 }
 
 /// There are no rules: every `custom` policy is what it is otherwise.
@@ -30,7 +30,7 @@ pub trait Decider: fmt::Debug + Sync {
 pub struct NoRules;
 
 impl Decider for NoRules {
-    fn decide(&self, _: &str, _: &Verdict, _: &Circumstances<'_>) -> Option<RetryDecision> {
+    fn decide(&self, _: &str, _: &Verdict, _: &RetryInput<'_>) -> Option<RetryDecision> {
         None
     }
 }
@@ -55,7 +55,7 @@ mod tests {
     struct ByCode;
 
     impl Decider for ByCode {
-        fn decide(&self, rule: &str, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<RetryDecision> {
+        fn decide(&self, rule: &str, verdict: &Verdict, circumstances: &RetryInput<'_>) -> Option<RetryDecision> {
             assert_eq!(circumstances.past.len(), 1, "it sees the attempts");
             match (rule, verdict.code.as_str()) {
                 ("by_code", "fall_back") => Some(RetryDecision::FallBack),
@@ -95,7 +95,7 @@ mod tests {
             }];
             let mut verdict = host_verdict(self.disposition, code, String::new());
             verdict.retry_after_ms = self.retry_after_ms;
-            let circumstances = Circumstances {
+            let circumstances = RetryInput {
                 policy: &policy,
                 limits: RetryLimits { max_elapsed_ms: Some(60_000), ..RetryLimits::default() },
                 rules: &ByCode,

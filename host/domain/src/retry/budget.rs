@@ -24,21 +24,21 @@ const FOR_AN_ACCEPTED_RETRY: f64 = 2.0;
 /// The retries that a route allows itself through one connection, on each node.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Budget {
+pub struct RetryBudget {
     /// Retries for each other request.
     pub share: f64,
     /// Retries a second beside it.
     pub min_per_second: f64,
 }
 
-impl Default for Budget {
+impl Default for RetryBudget {
     /// A fifth of the traffic, and ten a second.
     fn default() -> Self {
         Self { share: 0.2, min_per_second: 10.0 }
     }
 }
 
-impl Budget {
+impl RetryBudget {
     /// What is wrong with it: the field and the remedy.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
@@ -76,18 +76,18 @@ pub struct Allowance {
 impl Allowance {
     /// Before the first request.
     #[must_use]
-    pub fn new(budget: &Budget, now: Instant) -> Self {
+    pub fn new(budget: &RetryBudget, now: Instant) -> Self {
         Self { at: now, reserve: budget.reserve(), earned: 0.0, income: 0.0, queue_end: now }
     }
 
     /// A request that is no retry.
-    pub fn earn(&mut self, budget: &Budget, now: Instant) {
+    pub fn earn(&mut self, budget: &RetryBudget, now: Instant) {
         self.pass(budget, now);
         self.add(budget.share);
     }
 
     /// A retry that was accepted.
-    pub fn accepted(&mut self, budget: &Budget, now: Instant) {
+    pub fn accepted(&mut self, budget: &RetryBudget, now: Instant) {
         self.pass(budget, now);
         self.add(FOR_AN_ACCEPTED_RETRY);
     }
@@ -97,7 +97,7 @@ impl Allowance {
     /// # Errors
     /// With the time after which to ask again: each who is put off has a place behind the one
     /// before, as far as the longest wait reaches. `chance`, in 0..1, spreads those beyond it.
-    pub fn retry(&mut self, budget: &Budget, chance: f64, now: Instant) -> Result<(), Duration> {
+    pub fn retry(&mut self, budget: &RetryBudget, chance: f64, now: Instant) -> Result<(), Duration> {
         self.pass(budget, now);
         if self.earned + self.reserve < 1.0 {
             return Err(self.put_off(budget, chance, now));
@@ -114,7 +114,7 @@ impl Allowance {
         self.at
     }
 
-    fn put_off(&mut self, budget: &Budget, chance: f64, now: Instant) -> Duration {
+    fn put_off(&mut self, budget: &RetryBudget, chance: f64, now: Instant) -> Duration {
         let per_second = self.income / MEMORY.as_secs_f64() + budget.min_per_second;
         let place = self.queue_end.max(now) + Duration::from_secs_f64(1.0 / per_second);
         let wait = place.saturating_duration_since(now);
@@ -130,7 +130,7 @@ impl Allowance {
         self.income += amount;
     }
 
-    fn pass(&mut self, budget: &Budget, now: Instant) {
+    fn pass(&mut self, budget: &RetryBudget, now: Instant) {
         let seconds = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = self.at.max(now);
         let left = (-seconds / MEMORY.as_secs_f64()).exp();
@@ -144,7 +144,7 @@ impl Allowance {
 mod tests {
     use super::*;
 
-    const BUDGET: Budget = Budget { share: 0.2, min_per_second: 1.0 };
+    const BUDGET: RetryBudget = RetryBudget { share: 0.2, min_per_second: 1.0 };
 
     /// A client that retries whenever it may, at `rate` new requests a second; answers requests and
     /// retries.
@@ -193,7 +193,7 @@ mod tests {
     fn no_sequence_of_events_exceeds_what_was_earned() {
         let mut rng = crate::seed::rng();
         for _ in 0..200 {
-            let budget = Budget { share: rng.f64() * 2.0, min_per_second: 0.1 + rng.f64() * 20.0 };
+            let budget = RetryBudget { share: rng.f64() * 2.0, min_per_second: 0.1 + rng.f64() * 20.0 };
             let begin = Instant::now();
             let (mut now, mut allowance) = (begin, Allowance::new(&budget, begin));
             let (mut earned, mut retries) = (budget.reserve(), 0.0);
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_least_minimum_still_lets_each_through() {
-        let least = Budget { share: 0.0, min_per_second: 0.1 };
+        let least = RetryBudget { share: 0.0, min_per_second: 0.1 };
         assert!(least.problems().is_empty());
         let mut now = Instant::now();
         let mut allowance = Allowance::new(&least, now);
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn every_bad_field_is_named() {
-        let fields: Vec<_> = Budget { share: f64::NAN, min_per_second: 0.0 }.problems();
+        let fields: Vec<_> = RetryBudget { share: f64::NAN, min_per_second: 0.0 }.problems();
         assert_eq!(fields.iter().map(|it| it.0).collect::<Vec<_>>(), ["share", "min_per_second"]);
     }
 }

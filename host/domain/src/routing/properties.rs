@@ -36,16 +36,16 @@ fn route(strategy: Strategy, weights: &[u32]) -> RouteSpec {
     RouteSpec { candidates, strategy, fallback: true, ..RouteSpec::pinned(ConnectionId::new()) }
 }
 
-fn standing(connection: ConnectionId) -> Standing {
-    Standing { connection, barred: None, facts: Facts::default() }
+fn standing(connection: ConnectionId) -> CandidateState {
+    CandidateState { connection, barred: None, facts: Facts::default() }
 }
 
-fn standings(route: &RouteSpec) -> Vec<Standing> {
+fn standings(route: &RouteSpec) -> Vec<CandidateState> {
     route.candidates.iter().map(|it| standing(it.connection)).collect()
 }
 
 /// Whatever a route and its candidates may be.
-fn anything(rng: &mut Rng) -> (RouteSpec, Vec<Standing>) {
+fn anything(rng: &mut Rng) -> (RouteSpec, Vec<CandidateState>) {
     let weights: Vec<_> = (0..rng.usize(1..=20)).map(|_| rng.u32(0..=100)).collect();
     let mut route = route(ALL[rng.usize(..ALL.len())], &weights);
     route.max_cost = maybe(rng, |rng| dollars(rng.i64(0..10_000)));
@@ -55,7 +55,7 @@ fn anything(rng: &mut Rng) -> (RouteSpec, Vec<Standing>) {
     }
     let mut standings = standings(&route);
     for standing in &mut standings {
-        standing.barred = maybe(rng, |_| Barred::ConnectionDisabled);
+        standing.barred = maybe(rng, |_| SkipReason::ConnectionDisabled);
         standing.facts = Facts {
             cost: maybe(rng, |rng| {
                 let currency = if rng.u8(..) < 20 { "SEK" } else { "USD" }.to_owned();
@@ -71,12 +71,16 @@ fn anything(rng: &mut Rng) -> (RouteSpec, Vec<Standing>) {
     (route, standings)
 }
 
-fn situation(rng: &mut Rng) -> Situation<'static> {
-    Situation { past: &[], first: None, turn: rng.u64(..), chance: rng.f64() }
+fn situation(rng: &mut Rng) -> PlanInput<'static> {
+    PlanInput { past: &[], first: None, turn: rng.u64(..), chance: rng.f64() }
 }
 
 /// How often each candidate is the first.
-fn firsts(route: &RouteSpec, standings: &[Standing], situations: impl Iterator<Item = Situation<'static>>) -> Vec<u32> {
+fn firsts(
+    route: &RouteSpec,
+    standings: &[CandidateState],
+    situations: impl Iterator<Item = PlanInput<'static>>,
+) -> Vec<u32> {
     let mut firsts: BTreeMap<ConnectionId, u32> = BTreeMap::new();
     for situation in situations {
         *firsts.entry(plan(route, standings, &situation).candidates[0].connection).or_default() += 1;
@@ -123,7 +127,7 @@ fn a_minimum_of_success_never_bars_everybody() {
         for _ in 0..2_000 {
             let (route, standings) = anything(rng);
             let plan = plan(&route, &standings, &situation(rng));
-            let barred = plan.skipped.iter().any(|it| it.reason == Barred::QualityThreshold);
+            let barred = plan.skipped.iter().any(|it| it.reason == SkipReason::QualityThreshold);
             assert!(!barred || !plan.candidates.is_empty());
         }
     });
@@ -150,7 +154,7 @@ fn round_robin_is_exact_over_each_cycle_and_never_far_from_it() {
             let (standings, total) = (standings(&route), weights.iter().sum::<u32>());
             let start = rng.u64(..u64::MAX / 2);
             let turns = |count: u32| {
-                (0..u64::from(count)).map(move |it| Situation { past: &[], first: None, turn: start + it, chance: 0.0 })
+                (0..u64::from(count)).map(move |it| PlanInput { past: &[], first: None, turn: start + it, chance: 0.0 })
             };
             assert_eq!(firsts(&route, &standings, turns(total)), weights, "a whole cycle");
             let some = rng.u32(1..3 * total);
@@ -173,7 +177,7 @@ fn nodes_that_do_not_agree_are_fair_together() {
         let firsts = firsts(
             &route,
             &standings(&route),
-            turns.map(|turn| Situation { past: &[], first: None, turn, chance: 0.0 }),
+            turns.map(|turn| PlanInput { past: &[], first: None, turn, chance: 0.0 }),
         );
         let fair = total as f64 * 0.75;
         assert!((f64::from(firsts[0]) - fair).abs() <= nodes.len() as f64, "{firsts:?} of {total}");
@@ -249,7 +253,7 @@ fn a_near_tie_goes_to_the_quicker() {
     for (standing, (success_rate, ms)) in standings.iter_mut().zip([(0.990, 300.0), (0.985, 80.0), (0.97, 10.0)]) {
         standing.facts.record = Record { answers: 100.0, success_rate, latency_ms: Some(ms) };
     }
-    let plan = plan(&route, &standings, &Situation { past: &[], first: None, turn: 0, chance: 0.5 });
+    let plan = plan(&route, &standings, &PlanInput { past: &[], first: None, turn: 0, chance: 0.5 });
     let order: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
     assert_eq!(order, [1, 0, 2].map(|place: usize| standings[place].connection));
     assert_eq!(plan.candidates[0].reason, "the most reliable: 98.5 % of the last 100.0 answers in 80 ms");
@@ -261,7 +265,7 @@ fn a_threshold_that_changes_who_serves_is_told() {
     let mut standings = standings(&route);
     standings[0].facts.cost = Some(Estimate { cost: dollars(9), basis: Basis::Answers });
     standings[1].facts.record = Record { answers: 50.0, success_rate: 0.5, latency_ms: None };
-    let situation = Situation { past: &[], first: None, turn: 0, chance: 0.5 };
+    let situation = PlanInput { past: &[], first: None, turn: 0, chance: 0.5 };
     route.max_cost = Some(dollars(8));
     let dear = plan(&route, &standings, &situation);
     assert_eq!(dear.candidates[0].connection, standings[1].connection);
@@ -270,7 +274,7 @@ fn a_threshold_that_changes_who_serves_is_told() {
     let second = plan(&route, &standings, &situation);
     assert_eq!(
         (second.skipped[0].reason, second.instead),
-        (Barred::QualityThreshold, None),
+        (SkipReason::QualityThreshold, None),
         "it would not have served"
     );
     standings.reverse();
@@ -294,8 +298,8 @@ fn who_may_have_it_already_is_asked_again_whatever_it_costs_by_now() {
         started_at: Timestamp::UNIX_EPOCH,
         round_closed: true,
     }];
-    assert_eq!(prospect(&route, &standings, &past, None), Prospect::Now);
-    let plan = plan(&route, &standings, &Situation { past: &past, first: None, turn: 0, chance: 0.5 });
+    assert_eq!(prospect(&route, &standings, &past, None), Availability::Now);
+    let plan = plan(&route, &standings, &PlanInput { past: &past, first: None, turn: 0, chance: 0.5 });
     let asked: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
     assert_eq!(asked, [standings[0].connection]);
 }

@@ -1,7 +1,7 @@
 //! What a route asks of its candidates before any strategy ranks them: a ceiling on cost, a minimum
 //! of success.
 
-use super::{Barred, Contender};
+use super::{Contender, SkipReason};
 use crate::{provider::Cost, route::RouteSpec};
 
 /// Fewer answers than these are no judgement. A candidate that is not asked falls below them with
@@ -10,12 +10,12 @@ pub(super) const JUDGED_BY: f64 = 10.0;
 
 /// Bars who is estimated to cost more than the route or the candidate allows. An unknown cost is
 /// not barred: it becomes known by asking.
-pub(super) fn bar_the_dear(route: &RouteSpec, contenders: &[Contender<'_>], bars: &mut [Option<Barred>]) {
+pub(super) fn bar_the_dear(route: &RouteSpec, contenders: &[Contender<'_>], bars: &mut [Option<SkipReason>]) {
     for (contender, bar) in contenders.iter().zip(bars) {
         let Some(estimate) = &contender.facts.cost else { continue };
         let ceilings = [&route.max_cost, &contender.candidate.max_cost];
         if bar.is_none() && ceilings.into_iter().flatten().any(|ceiling| !within(&estimate.cost, ceiling)) {
-            *bar = Some(Barred::CostCeiling);
+            *bar = Some(SkipReason::CostCeiling);
         }
     }
 }
@@ -25,17 +25,17 @@ fn within(cost: &Cost, ceiling: &Cost) -> bool {
 }
 
 /// Bars who succeeds less often than the route asks for, as long as somebody else can be asked.
-pub(super) fn bar_the_unreliable(route: &RouteSpec, contenders: &[Contender<'_>], bars: &mut [Option<Barred>]) {
+pub(super) fn bar_the_unreliable(route: &RouteSpec, contenders: &[Contender<'_>], bars: &mut [Option<SkipReason>]) {
     let Some(minimum) = route.min_success_rate else { return };
     let below = |contender: &Contender<'_>| {
         let record = &contender.facts.record;
         record.answers >= JUDGED_BY && record.success_rate < minimum
     };
-    let open = |(contender, bar): (&Contender<'_>, &Option<Barred>)| bar.is_none() && !below(contender);
+    let open = |(contender, bar): (&Contender<'_>, &Option<SkipReason>)| bar.is_none() && !below(contender);
     if contenders.iter().zip(bars.iter()).any(open) {
         for (contender, bar) in contenders.iter().zip(bars) {
             if bar.is_none() && below(contender) {
-                *bar = Some(Barred::QualityThreshold);
+                *bar = Some(SkipReason::QualityThreshold);
             }
         }
     }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock,
-    node::directory::{Endpoint, TenantConfig},
+    node::tenant_config::{Endpoint, TenantConfig},
 };
 use angarium_domain::{
     country::Country,
@@ -34,10 +34,10 @@ use angarium_domain::{
 use angarium_rules::{
     RuleSet,
     backtest::{Asked, CostChange, Example, Flips, Move, Outcome, Place, Replayed, Report, Tally, given, replay},
+    experiment::Candidate,
     language::Language,
     rulebook::{Rulebook, Running},
     script::{Given, Modules},
-    trial::Candidate,
 };
 use angarium_store::{
     message::{AskedRow, Recorded, message_asked, message_history},
@@ -249,7 +249,7 @@ pub async fn backtest(
 ) -> Result<Json<BacktestAnswer>, Problem> {
     let limit = new.limit.unwrap_or(USUALLY);
     let since = new.since.max(Timestamp::UNIX_EPOCH);
-    let config = app.directory.reload(tenant.id).await?;
+    let config = app.tenant_configs.reload(tenant.id).await?;
     let (stored, modules) = stored(&app, tenant.id).await?;
     let live = config.rulebook.as_deref().map(|book| book.rehearsal().alone()).unwrap_or_default();
     let candidate = candidate(new, stored, modules, live.clone(), fields).await?;

@@ -15,7 +15,7 @@ use super::{
     problem::{Problem, ProblemBody},
     request::UrlPath,
 };
-use crate::engine::callbacks::{Incoming, Refused};
+use crate::engine::callbacks::{CallbackRefused, Incoming};
 use angarium_domain::{callback::CallbackReply, transmission::Kv};
 
 /// The longest body, in bytes; `http.max_body_bytes` may be less.
@@ -112,32 +112,32 @@ fn too_long() -> Problem {
     )
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
+impl From<CallbackRefused> for Problem {
+    fn from(refused: CallbackRefused) -> Self {
         match refused {
-            Refused::Unknown => Self::not_found("callback"),
-            Refused::Unanswered => Self::unavailable("the database does not answer"),
-            Refused::Busy => Self::unavailable("too many callbacks come at the same time"),
-            Refused::SecretUnavailable => {
+            CallbackRefused::Unknown => Self::not_found("callback"),
+            CallbackRefused::Unanswered => Self::unavailable("the database does not answer"),
+            CallbackRefused::Busy => Self::unavailable("too many callbacks come at the same time"),
+            CallbackRefused::SecretUnavailable => {
                 Self::unavailable("a secret of the connection cannot be opened, so the callback cannot be checked yet")
             }
-            Refused::NotServing => Self::unavailable("no version of the provider serves now"),
-            Refused::Foreign(why) => Self::malformed(why).of_provider(),
-            Refused::NotGenuine => Self::request(
+            CallbackRefused::NotServing => Self::unavailable("no version of the provider serves now"),
+            CallbackRefused::Foreign(why) => Self::malformed(why).of_provider(),
+            CallbackRefused::NotGenuine => Self::request(
                 StatusCode::UNAUTHORIZED,
                 "invalid_signature",
                 "The callback is not genuine",
                 "it is not signed as the provider's service signs, or too long ago; \
                  the service signs the URL that `http.public_url` begins",
             ),
-            Refused::Broken => Self::request(
+            CallbackRefused::Broken => Self::request(
                 StatusCode::BAD_GATEWAY,
                 "provider_failed",
                 "The provider failed",
                 "the provider's component failed over this callback; the gateway's log says how",
             )
             .of_provider(),
-            Refused::Store(error) => error.into(),
+            CallbackRefused::Store(error) => error.into(),
         }
     }
 }

@@ -41,7 +41,7 @@ use angarium_store::{
     },
     tenant::{tenant_config_bump, tenant_config_grow},
 };
-use angarium_transport::sealing::{Place, Secret};
+use angarium_transport::sealing::{Secret, SecretPlace};
 
 const MOST_SECRET_CHARACTERS: usize = 64 << 10;
 const MOST_CONFIG_BYTES: usize = 64 << 10;
@@ -518,7 +518,7 @@ async fn secret_store(
     value: &str,
     version: i32,
 ) -> Result<(), Problem> {
-    let place = Place { tenant, connection, name, version };
+    let place = SecretPlace { tenant, connection, name, version };
     let sealed = app.keyring.seal(&place, &Secret::new(value)).map_err(|error| Problem::internal(&error))?;
     Ok(secret_insert(db, tenant, connection, name, version, &sealed).await?)
 }

@@ -20,7 +20,7 @@ use super::{
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
 };
-use crate::app::control::dead_letter::{Hand, Refusal, WantedReplay};
+use crate::app::message_actions::dead_letter::{Hand, Refusal, WantedReplay};
 use angarium_domain::{
     audit::Actor,
     dead_letter::{DeadLetterFilter, certainly_unsent},

@@ -16,9 +16,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use angarium_domain::callback::CALLBACK_PATH;
 
 use super::{
-    App, audit, backtest, callback, connection, dead_letter, event, guards, health, json::close_tagged, message,
-    operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route, rule, script, settings,
-    statistics, trial,
+    App, audit, backtest, callback, connection, dead_letter, event, experiment, guards, health, json::close_tagged,
+    message, operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route, rule, script,
+    settings, statistics,
 };
 
 #[derive(OpenApi)]
@@ -84,16 +84,16 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(rule::evaluate))
         .routes(routes!(backtest::backtest))
         .routes(routes!(rule::get, rule::put, rule::patch, rule::delete))
-        .routes(routes!(trial::rule::shadow))
-        .routes(routes!(trial::rule::canary))
-        .routes(routes!(trial::rule::promote))
-        .routes(routes!(trial::rule::rollback))
-        .routes(routes!(trial::rule::candidate, trial::rule::end))
-        .routes(routes!(trial::rule::differences))
-        .routes(routes!(trial::script::shadow))
-        .routes(routes!(trial::script::canary))
-        .routes(routes!(trial::script::candidate, trial::script::end))
-        .routes(routes!(trial::script::differences))
+        .routes(routes!(experiment::rule::shadow))
+        .routes(routes!(experiment::rule::canary))
+        .routes(routes!(experiment::rule::promote))
+        .routes(routes!(experiment::rule::rollback))
+        .routes(routes!(experiment::rule::candidate, experiment::rule::end))
+        .routes(routes!(experiment::rule::differences))
+        .routes(routes!(experiment::script::shadow))
+        .routes(routes!(experiment::script::canary))
+        .routes(routes!(experiment::script::candidate, experiment::script::end))
+        .routes(routes!(experiment::script::differences))
         .routes(routes!(script::list))
         .routes(routes!(script::get, script::retire))
         .routes(routes!(script::reset))

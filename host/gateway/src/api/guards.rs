@@ -17,7 +17,7 @@ use super::{
 };
 use crate::engine::guards::{Sight, breaker_take, look};
 use angarium_domain::{
-    breaker::{Breaker, Cause, Phase, Step},
+    breaker::{Breaker, BreakerStep, Cause, Phase},
     guards as domain,
     ids::{ConnectionId, TenantId},
 };
@@ -240,7 +240,7 @@ pub async fn set_breaker(
     let connection = named(&mut txn, tenant.id, &name).await?;
     let open = matches!(action.action, ByHand::Open);
     let reason = action.reason.unwrap_or_else(|| "by hand".to_owned());
-    let step = Step::ByHand { open, reason };
+    let step = BreakerStep::ByHand { open, reason };
     let (stored, _) = breaker_take(&mut txn, tenant.id, connection.id, step, &connection.guards.breaker).await?;
     txn.commit().await.map_err(StoreError::from)?;
     // What is sent after the answer goes by it: a delivery that was refused meanwhile would wait long for nothing.
@@ -259,7 +259,7 @@ pub async fn mended(
     connection: ConnectionId,
     policy: &domain::BreakerPolicy,
 ) -> Result<(), Problem> {
-    breaker_take(db, tenant, connection, Step::Mended, policy).await?;
+    breaker_take(db, tenant, connection, BreakerStep::Mended, policy).await?;
     Ok(())
 }
 

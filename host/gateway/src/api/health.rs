@@ -23,8 +23,8 @@ use angarium_domain::{
     connection::Connection,
     ids::{ConnectionId, TenantId},
     provider::Disposition,
-    routing::Barred,
-    statistics::{Figures, Window},
+    routing::SkipReason,
+    statistics::{Figures, StatisticsWindow},
 };
 use angarium_store::{
     self as store, Connection as Db,
@@ -33,7 +33,7 @@ use angarium_store::{
     provider::{
         StoredComponent, StoredProvider, TenantQuarantine, component_list, provider_get, tenant_quarantine_list,
     },
-    statistics::{Failure, failure_list, window_list},
+    statistics::{FailureCount, failure_list, window_list},
 };
 
 /// How a connection fares.
@@ -68,7 +68,7 @@ pub struct EndpointAnswer {
     origin: String,
     /// `circuit_open` or `rate_limited`.
     #[schema(value_type = String)]
-    reason: Barred,
+    reason: SkipReason,
     #[schema(value_type = String, format = DateTime)]
     until: Timestamp,
     /// Why its breaker is open.
@@ -168,7 +168,7 @@ pub async fn providers(
     let mut failures: HashMap<_, _> = failures.into_iter().map(|it| (it.connection, it)).collect();
     let breakers = breaker_list(&mut txn, tenant.id, &ids).await?;
     let mut breakers: HashMap<_, _> = breakers.into_iter().map(|it| (it.connection, it.breaker)).collect();
-    let config = app.directory.tenant(tenant.id).await?;
+    let config = app.tenant_configs.tenant(tenant.id).await?;
     let closed = |id| config.endpoints.get(&id).map_or_else(Vec::new, |it| it.secrets.closed().to_vec());
     let endpoints = |connection| {
         let known = tenant.reads_messages().then(|| app.guards.left_alone(tenant.id, connection));
@@ -246,14 +246,14 @@ fn quarantine(component: StoredComponent, own: &[TenantQuarantine]) -> Option<Qu
     })
 }
 
-fn windows_of(rows: Vec<(ConnectionId, Window, Figures)>) -> HashMap<ConnectionId, WindowsAnswer> {
+fn windows_of(rows: Vec<(ConnectionId, StatisticsWindow, Figures)>) -> HashMap<ConnectionId, WindowsAnswer> {
     let mut windows: HashMap<ConnectionId, WindowsAnswer> = HashMap::new();
     for (connection, window, figures) in rows {
         let of_connection = windows.entry(connection).or_default();
         let place = match window {
-            Window::FiveMinutes => &mut of_connection.minutes,
-            Window::Hour => &mut of_connection.hour,
-            Window::Day => &mut of_connection.day,
+            StatisticsWindow::FiveMinutes => &mut of_connection.minutes,
+            StatisticsWindow::Hour => &mut of_connection.hour,
+            StatisticsWindow::Day => &mut of_connection.day,
         };
         *place = WindowAnswer {
             attempts: figures.attempts,
@@ -265,7 +265,7 @@ fn windows_of(rows: Vec<(ConnectionId, Window, Figures)>) -> HashMap<ConnectionI
 }
 
 impl LastErrorAnswer {
-    fn new(failure: Failure, with_detail: bool) -> Self {
+    fn new(failure: FailureCount, with_detail: bool) -> Self {
         Self {
             at: failure.at,
             delivery: failure.delivery.to_string(),

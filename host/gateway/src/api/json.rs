@@ -28,7 +28,7 @@ use super::{
     body_budget::{BodyOwner, BodyPermit, Full},
     form::Form,
     problem::{FieldProblem, Problem},
-    serve::{Refusal, TooSlow},
+    serve::{StrictRefusal, TooSlow},
 };
 use angarium_domain::ids::TenantId;
 
@@ -136,11 +136,11 @@ fn unread(error: &axum::Error) -> Problem {
         if let Some(slow) = error.downcast_ref::<TooSlow>() {
             return Problem::timeout(slow.to_string());
         }
-        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+        if let Some(refusal) = error.downcast_ref::<StrictRefusal>() {
             return refusal.problem();
         }
         let refusal = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(refusal) = refusal.and_then(|inner| inner.downcast_ref::<Refusal>()) {
+        if let Some(refusal) = refusal.and_then(|inner| inner.downcast_ref::<StrictRefusal>()) {
             return refusal.problem();
         }
         cause = error.source();

@@ -28,20 +28,20 @@ use super::{
     request::{Query, RequestId, Trace, UrlPath, short_text},
 };
 use crate::{
-    app::control::{self, Controlled},
+    app::message_actions::{self, Controlled},
     clock,
     engine::admission::{AdmitError, Admitted},
     engine::dispatch::{LegPreview, Planned, Preview, PreviewRequest},
     engine::rule_runner::patience,
-    node::directory::TenantConfig,
     node::telemetry::Side,
+    node::tenant_config::TenantConfig,
 };
 use angarium_domain::{
     delivery::DeliveryState,
     ids::{ConnectionId, MessageId, TenantId},
     legs::MOST as MOST_LEGS,
     message::{self, Channel, Idempotency},
-    subject::Subject,
+    rule_input::RuleInput,
 };
 use angarium_rules::{
     decision::Ending,
@@ -54,7 +54,7 @@ use angarium_store::{
     message::{MessageFilter, message_get, message_list},
     rule::rule_ids_ending,
 };
-use new::{Circumstances, Unfit};
+use new::{MessageContext, Unfit};
 pub use new::{NewMessage, PriorityName};
 use view::DecisionAnswer;
 pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
@@ -418,7 +418,7 @@ pub async fn decision(
     let endings: Vec<_> = endings.iter().map(Ending::as_bytes).collect();
     let held = rule_ids_ending(&mut txn, tenant.id, &endings).await?;
     drop(txn);
-    let config = app.directory.tenant(tenant.id).await?;
+    let config = app.tenant_configs.tenant(tenant.id).await?;
     let explain = || config.rulebook.as_ref().map(|book| book.explain_again(&view.message)).unwrap_or_default();
     let mut rules = match ruling.as_ref().is_some_and(|ruling| ruling.decision.is_some()) {
         true => app.rules.explain(tenant.id, explain).await,
@@ -447,7 +447,7 @@ pub async fn cancel(
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
     let id = message_id(&id)?;
-    controlled(&tenant, control::cancel(&app.store, tenant.id, &tenant.actor(), id).await?, "canceled")
+    controlled(&tenant, message_actions::cancel(&app.store, tenant.id, &tenant.actor(), id).await?, "canceled")
 }
 
 /// Try a message again by hand that has ended without success.
@@ -471,7 +471,7 @@ pub async fn retry(
     let leg = query.take("leg", leg_number);
     query.finish()?;
     let id = message_id(&id)?;
-    let done = control::retry(&app.store, &app.bell, tenant.id, &tenant.actor(), id, leg).await?;
+    let done = message_actions::retry(&app.store, &app.bell, tenant.id, &tenant.actor(), id, leg).await?;
     let answer = controlled(&tenant, done, "tried again")?;
     Ok((StatusCode::ACCEPTED, answer))
 }
@@ -491,7 +491,11 @@ pub async fn purge(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
-    controlled(&tenant, control::purge(&app.store, tenant.id, &tenant.actor(), message_id(&id)?).await?, "purged")
+    controlled(
+        &tenant,
+        message_actions::purge(&app.store, tenant.id, &tenant.actor(), message_id(&id)?).await?,
+        "purged",
+    )
 }
 
 fn controlled(tenant: &Tenant<MessagesWrite>, what: Controlled, done: &str) -> Result<Json<MessageAnswer>, Problem> {
@@ -572,10 +576,15 @@ fn read(
 ) -> Result<message::NewMessage, Unread> {
     let connection = |name: &str| -> Option<ConnectionId> { Some(config.connection(name)?.connection.id) };
     let given = Given { now: clock::now(), chance: fastrand::f64() };
-    let channel = |subject: &Subject| config.rulebook.as_ref()?.channel(subject, &given);
+    let channel = |subject: &RuleInput| config.rulebook.as_ref()?.channel(subject, &given);
     let condition = |name: &str| config.rulebook.as_ref().is_some_and(|book| book.has_condition(name));
-    let around =
-        Circumstances { now: given.now, header_key, connection: &connection, channel: &channel, condition: &condition };
+    let around = MessageContext {
+        now: given.now,
+        header_key,
+        connection: &connection,
+        channel: &channel,
+        condition: &condition,
+    };
     new.into_domain(fields, around)
         .map_err(|Unfit { fields, stands_for }| Unread { problem: Problem::fields(fields.into_problems()), stands_for })
 }
@@ -587,11 +596,11 @@ pub async fn knowing<'a>(
     tenant: TenantId,
     pinned: impl IntoIterator<Item = &'a str>,
 ) -> Result<std::sync::Arc<TenantConfig>, Problem> {
-    let config = app.directory.tenant(tenant).await?;
+    let config = app.tenant_configs.tenant(tenant).await?;
     if pinned.into_iter().all(|name| config.connection(name).is_some()) {
         return Ok(config);
     }
-    Ok(app.directory.reload(tenant).await?)
+    Ok(app.tenant_configs.reload(tenant).await?)
 }
 
 impl From<AdmitError> for Problem {

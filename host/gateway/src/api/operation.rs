@@ -54,7 +54,7 @@ pub async fn live() -> Json<Health> {
 pub async fn ready(State(app): State<App>) -> Result<Json<Health>, Problem> {
     match tokio::time::timeout(PATIENCE, app.store.check_writable()).await {
         Ok(Ok(())) if !app.providers.are_loaded() => Err(Problem::unavailable("the providers are not loaded yet")),
-        Ok(Ok(())) => match app.node_health.problem() {
+        Ok(Ok(())) => match app.health.problem() {
             None => Ok(Json(Health { status: "ok" })),
             Some(problem) => Err(Problem::unavailable(&problem)),
         },

@@ -21,7 +21,7 @@ const MOST_TEXT: usize = 1024;
 /// Who is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum ProblemSource {
     /// The request: change it.
     Request,
     /// The gateway: repeat it later.
@@ -67,7 +67,7 @@ pub struct ProblemBody<'a> {
     code: &'a str,
     /// As in the `X-Request-Id` header, and in the gateway's log.
     request_id: &'a str,
-    source: Source,
+    source: ProblemSource,
     /// The bad fields at once; at most 20.
     errors: &'a [FieldProblem],
 }
@@ -82,7 +82,7 @@ struct Parts {
     code: &'static str,
     title: &'static str,
     detail: String,
-    source: Source,
+    source: ProblemSource,
     errors: Vec<FieldProblem>,
     retry_after: Option<u32>,
 }
@@ -95,7 +95,7 @@ impl Problem {
             code,
             title,
             detail: detail.into(),
-            source: Source::Request,
+            source: ProblemSource::Request,
             errors: Vec::new(),
             retry_after: None,
         }))
@@ -179,7 +179,7 @@ impl Problem {
             code: "unavailable",
             title: "The gateway can't do this now",
             detail: detail.to_owned(),
-            source: Source::Gateway,
+            source: ProblemSource::Gateway,
             errors: Vec::new(),
             retry_after: Some(1),
         }))
@@ -204,7 +204,7 @@ impl Problem {
             code: "internal",
             title: "The gateway failed",
             detail: "the gateway's log has the reason under this request's id".to_owned(),
-            source: Source::Gateway,
+            source: ProblemSource::Gateway,
             errors: Vec::new(),
             retry_after: None,
         }))
@@ -213,7 +213,7 @@ impl Problem {
     /// The same problem, of a provider's making.
     #[must_use]
     pub fn of_provider(mut self) -> Self {
-        self.0.source = Source::Provider;
+        self.0.source = ProblemSource::Provider;
         self
     }
 

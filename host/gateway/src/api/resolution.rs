@@ -15,7 +15,7 @@ use super::{
     problem::{Problem, ProblemBody},
     request::UrlPath,
 };
-use crate::app::control::dead_letter::{Resolved, WantedResolution};
+use crate::app::message_actions::dead_letter::{Resolved, WantedResolution};
 use angarium_domain::{delivery::DeliveryState, ids::MessageId};
 
 /// What became of an unknown delivery.

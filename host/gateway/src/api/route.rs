@@ -33,8 +33,8 @@ use angarium_store::{
     connection::connection_lock,
     page::PageRows,
     route::{
-        Route, RouteVersion, route_activate, route_deactivate_others, route_find, route_insert, route_list, route_lock,
-        route_version_get, route_version_insert, route_versions,
+        RouteRow, RouteVersion, route_activate, route_deactivate_others, route_find, route_insert, route_list,
+        route_lock, route_version_get, route_version_insert, route_versions,
     },
     tenant::tenant_config_grow,
 };
@@ -259,7 +259,7 @@ pub enum OnUnknown {
 
 /// A route.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Route)]
+#[schema(as = RouteRow)]
 pub struct RouteAnswer {
     #[schema(example = "route_0192f0c1a2b37c4d8e5f60718293a4b5")]
     id: String,
@@ -316,7 +316,7 @@ pub async fn create(
     let now = clock::now();
     let (id, uid) = (RouteId::new(), new.uid);
     let route =
-        Route { id, uid, channel, active_version: None, previous_version: None, created_at: now, updated_at: now };
+        RouteRow { id, uid, channel, active_version: None, previous_version: None, created_at: now, updated_at: now };
     route_insert(&mut txn, tenant.id, &route).await.map_err(taken)?;
     route_version_insert(&mut txn, tenant.id, id, &spec).await?;
     let answer = answers(&mut txn, tenant.id, vec![route]).await?.remove(0);
@@ -437,7 +437,7 @@ pub async fn rollback(
 async fn put_in_service(
     db: &mut Db,
     tenant: TenantId,
-    route: &Route,
+    route: &RouteRow,
     wanted: &RouteVersion,
     previous: Option<i32>,
 ) -> Result<(), Problem> {
@@ -596,7 +596,7 @@ async fn usable(
 }
 
 /// The route of an id or uid.
-async fn named(db: &mut Db, tenant: TenantId, name: &str) -> Result<Route, Problem> {
+async fn named(db: &mut Db, tenant: TenantId, name: &str) -> Result<RouteRow, Problem> {
     if name.chars().any(char::is_control) {
         return Err(missing());
     }
@@ -604,7 +604,7 @@ async fn named(db: &mut Db, tenant: TenantId, name: &str) -> Result<Route, Probl
 }
 
 /// The same, kept from changing until the transaction ends.
-async fn locked(db: &mut Db, tenant: TenantId, name: &str) -> Result<Route, Problem> {
+async fn locked(db: &mut Db, tenant: TenantId, name: &str) -> Result<RouteRow, Problem> {
     let id = named(db, tenant, name).await?.id;
     Ok(route_lock(db, tenant, id).await?)
 }
@@ -614,7 +614,7 @@ async fn reread(db: &mut Db, tenant: TenantId, id: RouteId) -> Result<RouteAnswe
     Ok(answers(db, tenant, vec![route]).await?.remove(0))
 }
 
-async fn answers(db: &mut Db, tenant: TenantId, rows: Vec<Route>) -> store::Result<Vec<RouteAnswer>> {
+async fn answers(db: &mut Db, tenant: TenantId, rows: Vec<RouteRow>) -> store::Result<Vec<RouteAnswer>> {
     let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
     let mut versions: BTreeMap<RouteId, Vec<VersionAnswer>> = BTreeMap::new();
     for version in route_versions(db, tenant, &ids).await? {
@@ -623,7 +623,7 @@ async fn answers(db: &mut Db, tenant: TenantId, rows: Vec<Route>) -> store::Resu
     Ok(rows.into_iter().map(|row| answer(versions.remove(&row.id).unwrap_or_default(), row)).collect())
 }
 
-fn answer(versions: Vec<VersionAnswer>, row: Route) -> RouteAnswer {
+fn answer(versions: Vec<VersionAnswer>, row: RouteRow) -> RouteAnswer {
     RouteAnswer {
         id: row.id.to_string(),
         uid: row.uid,
@@ -719,7 +719,7 @@ impl Default for Retry {
 
 /// Whether a script of this name is live and says what follows an attempt.
 async fn decides_retries(app: &App, tenant: TenantId, script: &str) -> Result<bool, Problem> {
-    let config = app.directory.reload(tenant).await?;
+    let config = app.tenant_configs.reload(tenant).await?;
     let has = |book: &Rulebook| book.scripts.iter().any(|it| it.name == script && it.has(Hook::Retry));
     Ok(config.rulebook.as_deref().is_some_and(has))
 }
@@ -789,7 +789,7 @@ impl Retry {
     }
 }
 
-impl From<Budget> for retry::budget::Budget {
+impl From<Budget> for retry::budget::RetryBudget {
     fn from(budget: Budget) -> Self {
         let left_out = Self::default();
         Self {
@@ -799,8 +799,8 @@ impl From<Budget> for retry::budget::Budget {
     }
 }
 
-impl From<retry::budget::Budget> for Budget {
-    fn from(budget: retry::budget::Budget) -> Self {
+impl From<retry::budget::RetryBudget> for Budget {
+    fn from(budget: retry::budget::RetryBudget) -> Self {
         Self { share: Some(budget.share), min_per_second: Some(budget.min_per_second) }
     }
 }

@@ -15,12 +15,12 @@ use super::{
     App,
     auth::{RulesRead, RulesWrite, Tenant},
     draft::{self, Draft},
+    experiment,
     fields::{self, Fields},
     json::Json,
     page::{Page, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
-    trial,
 };
 use crate::clock;
 use angarium_domain::{
@@ -31,7 +31,7 @@ use angarium_domain::{
 use angarium_rules::{RuleSet, language::Language};
 use angarium_store::{
     Connection as Db, StoreError, Transaction,
-    audit::{Deed, audit_insert},
+    audit::{AuditEntry, audit_insert},
     rule::{StoredRule, rule_count, rule_delete, rule_find, rule_page, rule_put},
     tenant::{tenant_config_bump, tenant_config_grow},
 };
@@ -132,8 +132,8 @@ pub async fn create(
     let now = clock::now();
     let rule = StoredRule { id, uid: new.uid, version: 1, spec, created_at: now, updated_at: now };
     rule_put(&mut txn, tenant.id, &rule).await.map_err(taken)?;
-    let deed = Deed::new(Action::RuleCreated, id).after(value(&rule.spec));
-    done(&app, &tenant, txn, &deed).await?;
+    let entry = AuditEntry::new(Action::RuleCreated, id).after(value(&rule.spec));
+    done(&app, &tenant, txn, &entry).await?;
     Ok((StatusCode::CREATED, Json(rule.into())))
 }
 
@@ -241,12 +241,12 @@ async fn replace(
 ) -> Result<Json<RuleAnswer>, Problem> {
     let spec = checked(before.id, change.rule, fields)?;
     let version = change.version.unwrap_or(before.version);
-    let deed = Deed::new(Action::RuleChanged, before.id).before(value(&before.spec)).after(value(&spec));
+    let entry = AuditEntry::new(Action::RuleChanged, before.id).before(value(&before.spec)).after(value(&spec));
     let rule = StoredRule { version: version.saturating_add(1), spec, updated_at: clock::now(), ..before };
     if version != before.version || !rule_put(&mut txn, tenant.id, &rule).await? {
         return Err(passed());
     }
-    done(app, tenant, txn, &deed).await?;
+    done(app, tenant, txn, &entry).await?;
     Ok(Json(rule.into()))
 }
 
@@ -262,9 +262,9 @@ pub async fn delete(
     let mut txn = app.store.tenant(tenant.id).await?;
     let rule = named(&mut txn, tenant.id, &name).await?;
     rule_delete(&mut txn, tenant.id, rule.id).await?;
-    trial::rule::ended(&mut txn, tenant.id, rule.id).await?;
-    let deed = Deed::new(Action::RuleDeleted, rule.id).before(value(&rule.spec));
-    done(&app, &tenant, txn, &deed).await?;
+    experiment::rule::ended(&mut txn, tenant.id, rule.id).await?;
+    let entry = AuditEntry::new(Action::RuleDeleted, rule.id).before(value(&rule.spec));
+    done(&app, &tenant, txn, &entry).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -273,10 +273,10 @@ pub(super) async fn done(
     app: &App,
     tenant: &Tenant<RulesWrite>,
     mut txn: Transaction<'_>,
-    deed: &Deed,
+    entry: &AuditEntry,
 ) -> Result<(), Problem> {
-    audit_insert(&mut txn, tenant.id, &tenant.actor(), deed).await?;
-    match deed.after {
+    audit_insert(&mut txn, tenant.id, &tenant.actor(), entry).await?;
+    match entry.after {
         Some(_) => tenant_config_grow(&mut txn, tenant.id).await?,
         None => tenant_config_bump(&mut txn, tenant.id).await?,
     }

@@ -12,13 +12,13 @@ use super::{
     App,
     auth::{RulesRead, RulesWrite, Tenant},
     draft::Draft,
+    experiment,
     fields::Fields,
     json::Json,
     page::Page,
     problem::{Problem, ProblemBody},
     request::UrlPath,
     rule::{FailsName, done},
-    trial,
 };
 use angarium_domain::{audit::Action, ids::TenantId};
 use angarium_rules::{
@@ -27,7 +27,7 @@ use angarium_rules::{
 };
 use angarium_store::{
     Connection as Db,
-    audit::Deed,
+    audit::AuditEntry,
     script::{
         ScriptRow, module_list, operator_script_in_service, script_count, script_insert, script_list, script_previous,
         script_promote, script_reset, script_retire, script_versions,
@@ -165,13 +165,14 @@ pub async fn reset(
     let before = status(&app, tenant.id, &name).await?;
     let mut txn = app.store.tenant(tenant.id).await?;
     script_reset(&mut txn, tenant.id, &name).await?;
-    let deed = Deed::new(Action::ScriptReset, &name).before(serde_json::json!({ "off_since": before.off_since }));
-    done(&app, &tenant, txn, &deed).await?;
+    let entry =
+        AuditEntry::new(Action::ScriptReset, &name).before(serde_json::json!({ "off_since": before.off_since }));
+    done(&app, &tenant, txn, &entry).await?;
     Ok(Json(status(&app, tenant.id, &name).await?))
 }
 
 async fn status(app: &App, tenant: TenantId, name: &str) -> Result<ScriptStatus, Problem> {
-    let config = app.directory.tenant(tenant).await?;
+    let config = app.tenant_configs.tenant(tenant).await?;
     let running = config.rulebook.as_ref().and_then(|book| book.scripts.iter().find(|it| it.name == name));
     let rows = if existing(name).is_ok() {
         let mut txn = app.store.tenant(tenant).await?;
@@ -244,8 +245,8 @@ pub async fn create_version(
     let version = script_insert(&mut txn, tenant.id, &name, &new.source, cases).await?;
     let rows = script_versions(&mut txn, tenant.id, &name).await?;
     let answer = rows.into_iter().find(|row| row.version == version).ok_or_else(missing)?;
-    let deed = Deed::new(Action::ScriptAdded, &name).after(serde_json::json!({ "version": version }));
-    done(&app, &tenant, txn, &deed).await?;
+    let entry = AuditEntry::new(Action::ScriptAdded, &name).after(serde_json::json!({ "version": version }));
+    done(&app, &tenant, txn, &entry).await?;
     Ok((StatusCode::CREATED, Json(answer.into())))
 }
 
@@ -297,11 +298,11 @@ pub async fn retire(
     if script_versions(&mut txn, tenant.id, &name).await?.is_empty() {
         return Err(missing());
     }
-    let tried = trial::script::ended(&mut txn, tenant.id, &name).await?;
+    let tried = experiment::script::ended(&mut txn, tenant.id, &name).await?;
     let version = script_retire(&mut txn, tenant.id, &name).await?;
     if version.is_some() || tried.is_some() {
-        let deed = Deed::new(Action::ScriptRetired, &name).before(serde_json::json!({ "version": version }));
-        done(&app, &tenant, txn, &deed).await?;
+        let entry = AuditEntry::new(Action::ScriptRetired, &name).before(serde_json::json!({ "version": version }));
+        done(&app, &tenant, txn, &entry).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }
@@ -333,13 +334,13 @@ async fn put_in_service(
     if !script_promote(&mut txn, tenant.id, name, version).await? {
         return Err(Problem::field("/version", "unknown_version", "does not exist"));
     }
-    trial::script::promoted(&mut txn, tenant.id, name, version).await?;
+    experiment::script::promoted(&mut txn, tenant.id, name, version).await?;
     let rows = script_versions(&mut txn, tenant.id, name).await?;
     let answer = rows.into_iter().find(|row| row.version == version).ok_or_else(missing)?;
-    let deed = Deed::new(action, name)
+    let entry = AuditEntry::new(action, name)
         .before(serde_json::json!({ "version": before }))
         .after(serde_json::json!({ "version": version }));
-    done(app, tenant, txn, &deed).await?;
+    done(app, tenant, txn, &entry).await?;
     Ok(Json(answer.into()))
 }
 

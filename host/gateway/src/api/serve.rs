@@ -32,11 +32,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
-pub use self::{bodies::TooSlow, sockets::Limits, strict::Refusal};
+pub use self::{bodies::TooSlow, sockets::SocketLimits, strict::StrictRefusal};
 use self::{
     bodies::{AnswerBody, RequestBody},
     checked_stream::CheckedStream,
-    sockets::{End, Place, Socket, Sockets},
+    sockets::{End, RequestPlace, Socket, Sockets},
 };
 use super::problem::Problem;
 
@@ -56,7 +56,7 @@ const BUFFER: usize = 64 << 10;
 /// How the server treats its clients.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerSettings {
-    pub limits: Limits,
+    pub limits: SocketLimits,
     /// How long a request's body may take.
     pub body: Duration,
 }
@@ -106,7 +106,7 @@ fn swept(sockets: &Sockets) {
     metrics::gauge!("angarium_http_server_connections", "state" => "idle").set(idle as f64);
 }
 
-fn admitted(sockets: &Arc<Sockets>, address: SocketAddr) -> Option<Place> {
+fn admitted(sockets: &Arc<Sockets>, address: SocketAddr) -> Option<RequestPlace> {
     let place = sockets.admit(address.ip());
     let is_reserved = place.as_ref().is_none_or(|place| place.socket.is_reserved);
     if is_reserved {
@@ -134,7 +134,7 @@ fn refused(reason: &'static str) {
 }
 
 /// One socket, from its first byte to its last.
-async fn converse(stream: TcpStream, place: Place, service: Service) {
+async fn converse(stream: TcpStream, place: RequestPlace, service: Service) {
     // Small answers go out at once.
     let _ = stream.set_nodelay(true);
     let socket = Arc::clone(&place.socket);

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{
     CliError,
-    client::{Client, segment},
+    client::{ApiClient, segment},
     output::{Column, Output},
 };
 
@@ -24,7 +24,7 @@ pub struct Audit {
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 const COLUMNS: [Column<'_>; 6] = [

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    client::Client,
+    client::ApiClient,
     output::{Column, Output},
     rules::{RULES, read, read_json},
 };
@@ -34,7 +34,7 @@ pub struct Backtest {
     #[arg(long)]
     limit: Option<u32>,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 const SUMMARY: [Column<'_>; 10] = [

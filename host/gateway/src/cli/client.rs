@@ -11,7 +11,7 @@ use super::CliError;
 
 /// Which gateway, and as whom.
 #[derive(Args)]
-pub struct Client {
+pub struct ApiClient {
     /// The gateway's address.
     #[arg(long, env = "ANGARIUM_URL", default_value = "http://127.0.0.1:8080")]
     url: String,
@@ -20,13 +20,13 @@ pub struct Client {
     key: String,
 }
 
-impl std::fmt::Debug for Client {
+impl std::fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("url", &self.url).field("key", &"***").finish()
     }
 }
 
-impl Client {
+impl ApiClient {
     pub async fn get(&self, path: &str) -> Result<Value, CliError> {
         self.call(Method::GET, path, None).await
     }

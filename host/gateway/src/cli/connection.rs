@@ -8,12 +8,12 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{
     CliError,
-    client::{Client, segment},
+    client::{ApiClient, segment},
     output::{Column, Output},
 };
 
 #[derive(Debug, Args)]
-pub struct Connection {
+pub struct ConnectionArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -28,14 +28,14 @@ enum Command {
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Show one.
     Get {
         /// Its id or uid.
         connection: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Change a part of it.
     Update(Update),
@@ -44,7 +44,7 @@ enum Command {
         /// Its id or uid.
         connection: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Open its circuit breaker, so that nothing goes through it, or close it.
     Breaker {
@@ -56,7 +56,7 @@ enum Command {
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Give a secret a new value.
     RotateSecret {
@@ -71,7 +71,7 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         overlap_seconds: u32,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
 }
 
@@ -102,7 +102,7 @@ struct Create {
     guards: Option<Box<RawValue>>,
     #[command(flatten)]
     #[serde(skip)]
-    client: Client,
+    client: ApiClient,
 }
 
 #[derive(Debug, Args, Serialize)]
@@ -134,7 +134,7 @@ struct Update {
     secrets: Vec<(String, Option<String>)>,
     #[command(flatten)]
     #[serde(skip)]
-    client: Client,
+    client: ApiClient,
 }
 
 /// Of one connection there is room for more.
@@ -160,7 +160,7 @@ const COLUMNS: [Column<'_>; 6] = [
     ("config", "/config"),
 ];
 
-impl Connection {
+impl ConnectionArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             Command::Create(create) => create.run(output).await?,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{CliError, output::Output};
 use crate::node::config::{Config, Overrides};
-use angarium_store::{self as store, Store, tenant::Tenant};
+use angarium_store::{self as store, Store, tenant::TenantRow};
 use angarium_transport::sealing::Keyring;
 
 /// Which database.
@@ -58,7 +58,7 @@ impl Access {
 }
 
 /// The tenant of that name.
-pub async fn tenant_named(store: &Store, name: &str) -> Result<Tenant, CliError> {
+pub async fn tenant_named(store: &Store, name: &str) -> Result<TenantRow, CliError> {
     store::tenant::tenant_find(&mut *store.worker().await?, name)
         .await?
         .ok_or_else(|| CliError::said(format!("there is no tenant `{name}`: `angarium tenant list` shows them")))

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    client::{Client, segment},
+    client::{ApiClient, segment},
     connection::paged,
     message::{ATTEMPTS, name_connections},
     output::{Column, Output},
@@ -42,7 +42,7 @@ enum Command {
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Watch a replay until it ends.
     Watch(Job),
@@ -58,7 +58,7 @@ struct List {
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 #[derive(Debug, Args)]
@@ -66,7 +66,7 @@ struct One {
     /// `dlv_…`, or the message's `msg_…`
     id: String,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 #[derive(Debug, Args)]
@@ -74,7 +74,7 @@ struct Job {
     /// `job_…`
     id: String,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 #[derive(Debug, Args)]
@@ -100,7 +100,7 @@ struct Replay {
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 #[derive(Debug, Args)]
@@ -117,7 +117,7 @@ struct Discard {
     #[arg(long)]
     reason: String,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 /// Its fields are the request's.
@@ -327,7 +327,7 @@ impl Discard {
 
 /// A replay once it has ended, with a bar on a terminal. Whoever interrupts this stops watching, not
 /// the replay.
-async fn watch(client: &Client, mut replay: Value) -> Result<Value, CliError> {
+async fn watch(client: &ApiClient, mut replay: Value) -> Result<Value, CliError> {
     let path = format!("{REPLAYS}/{}", segment(replay["id"].as_str().unwrap_or_default()));
     let bar = bar(&replay);
     while replay["state"] == json!("running") {

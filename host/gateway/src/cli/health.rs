@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    client::Client,
+    client::ApiClient,
     connection::paged,
     output::{Column, Output},
     stats::{milliseconds, percent},
@@ -13,12 +13,12 @@ use super::{
 
 /// How the connections fare.
 #[derive(Debug, Args)]
-pub struct Health {
+pub struct HealthArgs {
     /// Where the page before ended, as it says.
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 const COLUMNS: [Column<'_>; 13] = [
@@ -37,7 +37,7 @@ const COLUMNS: [Column<'_>; 13] = [
     ("p99 ms", "/p99"),
 ];
 
-impl Health {
+impl HealthArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         let mut answer = self.client.get(&paged("/v1/health/providers", self.cursor)).await?;
         if !output.json {

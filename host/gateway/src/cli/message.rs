@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    client::{Client, segment},
+    client::{ApiClient, segment},
     output::{Column, Output},
 };
 
 #[derive(Debug, Args)]
-pub struct Message {
+pub struct MessageArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -63,7 +63,7 @@ struct List {
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 /// Its fields are the request's.
@@ -101,7 +101,7 @@ struct One {
     /// `msg_…`
     message: String,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 const COLUMNS: [Column<'_>; 8] = [
@@ -234,7 +234,7 @@ fn preview_one(answer: &Value, output: &Output) {
     }
 }
 
-impl Message {
+impl MessageArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             Command::List(list) => output.list(&list.client.get(&list.path()).await?, &COLUMNS),

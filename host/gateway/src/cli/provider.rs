@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     CliError,
-    client::{Client, segment},
+    client::{ApiClient, segment},
     output::{Column, Output},
 };
 
@@ -25,14 +25,14 @@ enum Command {
     /// Show the providers.
     List {
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Show one with its versions.
     Get {
         /// Its name.
         name: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Upload a component.
     Install {
@@ -52,7 +52,7 @@ enum Command {
         #[arg(long, requires = "activate", value_parser = ["keep", "none"])]
         grants: Option<String>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Let an installed version serve, out of whatever quarantine.
     Activate {
@@ -67,7 +67,7 @@ enum Command {
         #[arg(long, value_parser = ["keep", "none"])]
         grants: Option<String>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Remove a version, or a provider with all of its versions.
     Uninstall {
@@ -79,7 +79,7 @@ enum Command {
         #[arg(long)]
         force: bool,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Check a component without a gateway: it is admitted, described and called with a sample message.
     Check(check::Check),
@@ -88,7 +88,7 @@ enum Command {
         /// The provider's name.
         name: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Say to which hosts its requests may go: these and no others.
     Grant {
@@ -97,7 +97,7 @@ enum Command {
         /// As its descriptor declares them.
         hosts: Vec<String>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
 }
 

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    client::{Client, segment},
+    client::{ApiClient, segment},
     connection::{json_value, paged},
     output::{Column, Output},
 };
 
 #[derive(Debug, Args)]
-pub struct Route {
+pub struct RouteArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -26,14 +26,14 @@ enum Command {
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Show one with its versions.
     Get {
         /// The route's id or uid.
         route: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Let a version route its channel.
     Activate {
@@ -43,14 +43,14 @@ enum Command {
         #[arg(long)]
         version: u32,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Return to the version that was active before.
     Rollback {
         /// The route's id or uid.
         route: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
 }
 
@@ -75,7 +75,7 @@ struct Create {
     #[arg(long)]
     activate: bool,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 const COLUMNS: [Column<'_>; 5] = [
@@ -95,7 +95,7 @@ const VERSIONS: [Column<'_>; 6] = [
     ("created", "/created_at"),
 ];
 
-impl Route {
+impl RouteArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             Command::Create(create) => create.run(output).await?,
@@ -148,7 +148,7 @@ impl Create {
     }
 }
 
-async fn activate(client: &Client, route: &str, version: &Value) -> Result<Value, CliError> {
+async fn activate(client: &ApiClient, route: &str, version: &Value) -> Result<Value, CliError> {
     client.post(&format!("{}/activate", path(route)), &json!({"version": version})).await
 }
 

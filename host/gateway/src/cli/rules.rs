@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use super::{
     CliError,
     backtest::Backtest,
-    client::{Client, segment},
+    client::{ApiClient, segment},
     connection::paged,
+    experiment::{RuleExperiment, ScriptExperiment},
     output::{Column, Output},
-    trial::{RuleTrial, ScriptTrial},
 };
 use crate::node::rulefolder;
 
 #[derive(Debug, Args)]
-pub struct Rules {
+pub struct RulesArgs {
     #[command(subcommand)]
     command: RulesCommand,
 }
@@ -35,14 +35,14 @@ enum RulesCommand {
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Show one.
     Get {
         /// The rule's id or uid.
         rule: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Make a rule from a file of JSON; it counts at once.
     Create {
@@ -51,7 +51,7 @@ enum RulesCommand {
         #[arg(long)]
         uid: Option<String>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Put a file of JSON in place of a rule.
     Put {
@@ -62,7 +62,7 @@ enum RulesCommand {
         #[arg(long)]
         version: Option<u32>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Change a part of a rule by a file of JSON, a merge patch.
     Patch {
@@ -73,43 +73,43 @@ enum RulesCommand {
         #[arg(long)]
         version: Option<u32>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Have a rule count again.
     Enable {
         /// The rule's id or uid.
         rule: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Keep a rule, and have it do nothing.
     Disable {
         /// The rule's id or uid.
         rule: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Delete a rule.
     Delete {
         /// The rule's id or uid.
         rule: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Show what rules and scripts would say to a message, a file of JSON; nothing is sent.
     Evaluate {
         file: PathBuf,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Tell what would have become of messages that were sent, had a rule or script been another one.
     Backtest(Box<Backtest>),
     #[command(flatten)]
-    Trial(RuleTrial),
+    Experiment(RuleExperiment),
 }
 
 #[derive(Debug, Args)]
-pub struct Scripts {
+pub struct ScriptsArgs {
     #[command(subcommand)]
     command: ScriptsCommand,
 }
@@ -119,25 +119,25 @@ enum ScriptsCommand {
     /// Show the scripts.
     List {
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Show one as it stands, and whether its breaker has switched it off.
     Get {
         script: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Have a script asked again that its breaker has switched off, on every node.
     Reset {
         script: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Show the versions of one.
     Versions {
         script: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Add a version from a file; it does nothing until promoted.
     Put {
@@ -150,7 +150,7 @@ enum ScriptsCommand {
         #[arg(long)]
         promote: bool,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Let a version decide.
     Promote {
@@ -158,22 +158,22 @@ enum ScriptsCommand {
         #[arg(long)]
         version: u32,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Return to the version that decided before.
     Rollback {
         script: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Take a script out of service.
     Retire {
         script: String,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     #[command(flatten)]
-    Trial(ScriptTrial),
+    Experiment(ScriptExperiment),
 }
 
 pub const RULES: &str = "/v1/rules";
@@ -210,7 +210,7 @@ const STANDING: [Column<'_>; 6] = [
     ("off since", "/off_since"),
 ];
 
-impl Rules {
+impl RulesArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             RulesCommand::Test { folder } => test(&folder, output)?,
@@ -225,7 +225,7 @@ impl Rules {
                 output.one(&client.put(&rule_path(&rule), &body).await?, &RULE);
             }
             RulesCommand::Backtest(backtest) => backtest.run(output).await?,
-            RulesCommand::Trial(trial) => trial.run(output).await?,
+            RulesCommand::Experiment(experiment) => experiment.run(output).await?,
             RulesCommand::Patch { rule, file, version, client } => {
                 let body = json!({"version": version, "rule": read_json(&file)?});
                 output.one(&client.patch(&rule_path(&rule), &body).await?, &RULE);
@@ -245,7 +245,7 @@ impl Rules {
     }
 }
 
-impl Scripts {
+impl ScriptsArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             ScriptsCommand::List { client } => output.list(&client.get("/v1/scripts").await?, &SCRIPT),
@@ -275,7 +275,7 @@ impl Scripts {
             ScriptsCommand::Rollback { script, client } => {
                 output.one(&client.post(&script_path(&script, "rollback"), &json!({})).await?, &SCRIPT);
             }
-            ScriptsCommand::Trial(trial) => trial.run(output).await?,
+            ScriptsCommand::Experiment(experiment) => experiment.run(output).await?,
             ScriptsCommand::Retire { script, client } => {
                 drop(client.delete(&format!("/v1/scripts/{}", segment(&script))).await?);
             }
@@ -298,11 +298,11 @@ fn test(folder: &std::path::Path, output: &Output) -> Result<(), CliError> {
     if failed == 0 { Ok(()) } else { Err(CliError::said("the scripts are not as their cases want them")) }
 }
 
-async fn switch(client: &Client, rule: &str, active: bool) -> Result<Value, CliError> {
+async fn switch(client: &ApiClient, rule: &str, active: bool) -> Result<Value, CliError> {
     client.patch(&rule_path(rule), &json!({"rule": {"active": active}})).await
 }
 
-async fn promote(client: &Client, script: &str, version: &Value) -> Result<Value, CliError> {
+async fn promote(client: &ApiClient, script: &str, version: &Value) -> Result<Value, CliError> {
     client.post(&script_path(script, "promote"), &json!({"version": version})).await
 }
 

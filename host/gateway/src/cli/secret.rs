@@ -15,7 +15,7 @@ use angarium_transport::sealing::Keyring;
 const BATCH: i64 = 500;
 
 #[derive(Debug, Args)]
-pub struct Secret {
+pub struct SecretArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -34,7 +34,7 @@ enum Command {
     },
 }
 
-impl Secret {
+impl SecretArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             Command::Check { access } => check(&access, output).await,

@@ -9,7 +9,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     CliError,
-    client::Client,
+    client::ApiClient,
     connection::{as_object, pair, raw_json},
     message::{PATH, preview, show},
     output::Output,
@@ -99,7 +99,7 @@ pub struct Send {
     dry_run: bool,
     #[command(flatten)]
     #[serde(skip)]
-    client: Client,
+    client: ApiClient,
 }
 
 #[derive(Debug, Args, Serialize)]

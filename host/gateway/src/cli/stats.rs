@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    client::{Client, segment},
+    client::{ApiClient, segment},
     output::{Column, Output},
 };
 use crate::clock;
@@ -51,7 +51,7 @@ pub struct Stats {
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     CliError,
-    client::{Client, Followed, segment},
+    client::{ApiClient, Followed, segment},
     output::Output,
 };
 
@@ -24,7 +24,7 @@ pub struct Tail {
     #[arg(long)]
     after: Option<String>,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 impl Tail {

@@ -12,7 +12,7 @@ use angarium_domain::ids::TenantId;
 use angarium_store::{self as store, StoreError};
 
 #[derive(Debug, Args)]
-pub struct Tenant {
+pub struct TenantArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -48,7 +48,7 @@ enum Command {
 const COLUMNS: [(&str, &str); 4] =
     [("id", "/id"), ("name", "/name"), ("retention class", "/retention_class"), ("created", "/created_at")];
 
-impl Tenant {
+impl TenantArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             Command::Create { name, class, access } => create(&name, &class, &access, output).await,
@@ -87,7 +87,7 @@ async fn list(access: &Access, output: &Output) -> Result<(), CliError> {
     Ok(())
 }
 
-fn view(tenant: &store::tenant::Tenant) -> Value {
+fn view(tenant: &store::tenant::TenantRow) -> Value {
     json!({"id": tenant.id, "name": tenant.name, "retention_class": tenant.retention_class, "created_at": tenant.created_at})
 }
 

@@ -17,14 +17,16 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::writer::Writer;
+use self::writer::AdmissionWriter;
 use crate::{
     clock,
-    engine::queue::{Foreseen, Foresight, Going, Handoff, Leases, Precedence, Room},
+    engine::experiments::Experiments,
+    engine::queue::{
+        AcceptTimePlan, Capacity, FirstAttemptPlanner, Handoff, Leases, PriorityGuard, SmallTenantPriority,
+    },
     engine::rule_runner::{RuleRunner, patience},
-    engine::trials::Trials,
-    node::directory::{Directory, TenantConfig},
     node::providers::Providers,
+    node::tenant_config::{TenantConfig, TenantConfigs},
 };
 use angarium_domain::{
     ids::TenantId,
@@ -32,7 +34,7 @@ use angarium_domain::{
     problem::Problem,
 };
 use angarium_rules::{
-    rulebook::Known,
+    rulebook::JudgedMessage,
     ruling::{Failed, Refused},
 };
 use angarium_store::{
@@ -122,7 +124,7 @@ struct Request {
     tenant: TenantId,
     messages: Vec<Accepted>,
     answer: oneshot::Sender<Answer>,
-    before_others: Option<Arc<Going>>,
+    before_others: Option<Arc<PriorityGuard>>,
 }
 
 impl Request {
@@ -134,21 +136,21 @@ impl Request {
 /// A message that nobody refuses.
 struct Accepted {
     new: NewMessage,
-    foreseen: Option<Box<Foreseen>>,
+    foreseen: Option<Box<AcceptTimePlan>>,
 }
 
 /// Where accepted deliveries go on this node.
 #[derive(Clone)]
 pub struct Outlet {
-    pub room: Arc<Room>,
+    pub room: Arc<Capacity>,
     pub leases: Arc<Leases>,
     /// `None` on a node that does not dispatch: everything waits in the queue for others.
     pub handoff: Option<Handoff>,
     /// Likewise.
-    pub foresight: Option<Arc<dyn Foresight>>,
+    pub foresight: Option<Arc<dyn FirstAttemptPlanner>>,
     /// Rung when something due was left in the queue.
     pub bell: Arc<Notify>,
-    pub precedence: Arc<Precedence>,
+    pub precedence: Arc<SmallTenantPriority>,
     /// What large messages take their memory from while they are stored.
     pub arrivals: Arc<ByteBudget>,
 }
@@ -157,13 +159,13 @@ pub struct Outlet {
 #[derive(Clone)]
 pub struct Admission {
     store: Store,
-    directory: Arc<Directory>,
+    tenant_configs: Arc<TenantConfigs>,
     /// For what they tell of content.
     providers: Arc<Providers>,
-    trials: Arc<Trials>,
+    experiments: Arc<Experiments>,
     rules: Arc<RuleRunner>,
-    precedence: Arc<Precedence>,
-    foresight: Option<Arc<dyn Foresight>>,
+    precedence: Arc<SmallTenantPriority>,
+    foresight: Option<Arc<dyn FirstAttemptPlanner>>,
     arrivals: Arc<ByteBudget>,
     requests: mpsc::Sender<Request>,
     time: Histogram,
@@ -174,9 +176,9 @@ impl Admission {
     #[must_use]
     pub fn start(
         store: &Store,
-        directory: Arc<Directory>,
+        tenant_configs: Arc<TenantConfigs>,
         providers: Arc<Providers>,
-        trials: Arc<Trials>,
+        experiments: Arc<Experiments>,
         rules: Arc<RuleRunner>,
         outlet: &Outlet,
         tasks: &mut JoinSet<()>,
@@ -184,13 +186,13 @@ impl Admission {
         let (requests, receiver) = mpsc::channel(WAITING);
         let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
         for _ in 0..WRITERS {
-            tasks.spawn(Writer::new(store.clone(), outlet.clone()).run(Arc::clone(&receiver)));
+            tasks.spawn(AdmissionWriter::new(store.clone(), outlet.clone()).run(Arc::clone(&receiver)));
         }
         Self {
             store: store.clone(),
-            directory,
+            tenant_configs,
             providers,
-            trials,
+            experiments,
             rules,
             precedence: Arc::clone(&outlet.precedence),
             foresight: outlet.foresight.clone(),
@@ -264,13 +266,14 @@ impl Admission {
         &self,
         tenant: TenantId,
         messages: &mut [NewMessage],
-    ) -> Result<(Vec<Result<Known, AdmitError>>, Arc<TenantConfig>), AdmitError> {
+    ) -> Result<(Vec<Result<JudgedMessage, AdmitError>>, Arc<TenantConfig>), AdmitError> {
         let (unroutable, config) = self.unroutable(tenant, messages).await?;
         let mut judged = match &config.rulebook {
             Some(book) => Box::pin(self.judged(tenant, book, messages)).await?,
-            None => {
-                messages.iter_mut().map(|new| Ok(Known { subject: new.subject.take(), ..Known::default() })).collect()
-            }
+            None => messages
+                .iter_mut()
+                .map(|new| Ok(JudgedMessage { subject: new.subject.take(), ..JudgedMessage::default() }))
+                .collect(),
         };
         for ((new, judged), unroutable) in messages.iter().zip(&mut judged).zip(unroutable) {
             if judged.is_ok()
@@ -293,15 +296,15 @@ impl Admission {
         &self,
         tenant: TenantId,
         config: &Arc<TenantConfig>,
-        messages: Vec<(NewMessage, Known)>,
+        messages: Vec<(NewMessage, JudgedMessage)>,
     ) -> Vec<Accepted> {
         let (now, until) = (clock::now(), Some(patience(messages.len())));
         let mut accepted = Vec::with_capacity(messages.len());
         for (mut new, known) in messages {
-            let known = Known { until, ..known };
+            let known = JudgedMessage { until, ..known };
             let foresight = self.foresight.as_ref().filter(|_| may_start(&new.message, now));
             let foreseen = match foresight {
-                Some(foresight) => foresight.foresee(tenant, config, &new.message, known).await,
+                Some(foresight) => foresight.plan_first(tenant, config, &new.message, known).await,
                 None => None,
             };
             let foreseen = foreseen.map(Box::new);
@@ -320,9 +323,9 @@ impl Admission {
         tenant: TenantId,
         messages: &[NewMessage],
     ) -> Result<(Vec<Option<AdmitError>>, Arc<TenantConfig>), AdmitError> {
-        let mut config = self.directory.tenant(tenant).await.map_err(|_| AdmitError::Unavailable)?;
+        let mut config = self.tenant_configs.tenant(tenant).await.map_err(|_| AdmitError::Unavailable)?;
         if messages.iter().any(|new| no_route(&config, &new.message).is_some()) {
-            config = self.directory.reload(tenant).await.map_err(|_| AdmitError::Unavailable)?;
+            config = self.tenant_configs.reload(tenant).await.map_err(|_| AdmitError::Unavailable)?;
         }
         let unroutable = messages.iter().map(|new| no_route(&config, &new.message)).collect();
         Ok((unroutable, config))
@@ -348,7 +351,10 @@ fn may_start(message: &Message, now: Timestamp) -> bool {
 }
 
 /// What goes to the writers, and the answers with a gap for each of those.
-fn split(messages: Vec<NewMessage>, known: Vec<Result<Known, AdmitError>>) -> (Vec<(NewMessage, Known)>, Answers) {
+fn split(
+    messages: Vec<NewMessage>,
+    known: Vec<Result<JudgedMessage, AdmitError>>,
+) -> (Vec<(NewMessage, JudgedMessage)>, Answers) {
     let mut accepted = Vec::with_capacity(messages.len());
     let answers = messages
         .into_iter()

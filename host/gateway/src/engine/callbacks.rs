@@ -20,20 +20,20 @@ use tokio::time::timeout;
 pub use sweep::run as sweep;
 
 use self::{
-    proof::Evidence,
-    record::{Recorded, record},
+    proof::CallbackEvidence,
+    record::{RecordedReceipt, record},
 };
 use crate::{
     clock,
-    engine::gate::Gate,
+    engine::fair_semaphore::FairSemaphore,
     engine::lookup::Lookup,
-    node::directory::{Directory, Endpoint},
     node::providers::{Providers, Serving},
+    node::tenant_config::{Endpoint, TenantConfigs},
 };
 use angarium_domain::{
     callback::{Callback, CallbackContext, CallbackReply, CallbackRequest, PublicUrl},
     ids::{ConnectionId, TenantId},
-    receipt::{Kind, Receipt},
+    receipt::{Receipt, ReceiptKind},
     transmission::Kv,
 };
 use angarium_runtime::{CallError, Called};
@@ -81,7 +81,7 @@ impl Receiver {
 
 /// Why a callback was not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum CallbackRefused {
     /// No connection has this token, or its provider reads no callbacks.
     #[error("there is no such callback")]
     Unknown,
@@ -113,22 +113,22 @@ pub enum Refused {
 /// The way in for callbacks.
 pub struct Callbacks {
     store: Store,
-    directory: Arc<Directory>,
+    tenant_configs: Arc<TenantConfigs>,
     providers: Arc<Providers>,
     pub public_url: PublicUrl,
     tokens: Arc<Lookup<String, (TenantId, ConnectionId)>>,
     /// A component's call takes a thread: few callbacks are handled at a time, tenants by turns.
-    gate: Arc<Gate>,
+    gate: Arc<FairSemaphore>,
 }
 
 impl Callbacks {
     #[must_use]
     pub fn new(
         store: Store,
-        directory: Arc<Directory>,
+        tenant_configs: Arc<TenantConfigs>,
         providers: Arc<Providers>,
         public_url: PublicUrl,
-        gate: Arc<Gate>,
+        gate: Arc<FairSemaphore>,
     ) -> Self {
         let asked = store.clone();
         let ask = move |tokens: Vec<String>| {
@@ -139,19 +139,19 @@ impl Callbacks {
             }
             .boxed()
         };
-        Self { store, directory, providers, public_url, tokens: Arc::new(Lookup::new(ask)), gate }
+        Self { store, tenant_configs, providers, public_url, tokens: Arc::new(Lookup::new(ask)), gate }
     }
 
     /// Who takes what comes to a token's callback URL.
     ///
     /// # Errors
     /// When nobody does.
-    pub async fn receiver(&self, token: &str) -> Result<Receiver, Refused> {
+    pub async fn receiver(&self, token: &str) -> Result<Receiver, CallbackRefused> {
         let (tenant, connection) = self.connection(token).await?;
         let endpoint = self.endpoint(tenant, connection).await?;
-        let serving = self.providers.serving(&endpoint.connection.provider).ok_or(Refused::NotServing)?;
+        let serving = self.providers.serving(&endpoint.connection.provider).ok_or(CallbackRefused::NotServing)?;
         if !serving.component.reads_callbacks() {
-            return Err(Refused::Unknown);
+            return Err(CallbackRefused::Unknown);
         }
         Ok(Receiver { tenant, endpoint, serving })
     }
@@ -160,17 +160,17 @@ impl Callbacks {
     ///
     /// # Errors
     /// When it is not believed, or what it says can't be recorded.
-    pub async fn receive(&self, receiver: Receiver, incoming: Incoming) -> Result<CallbackReply, Refused> {
+    pub async fn receive(&self, receiver: Receiver, incoming: Incoming) -> Result<CallbackReply, CallbackRefused> {
         let Receiver { tenant, endpoint, serving } = receiver;
         // A burst waits: many services never repeat a callback that was refused.
-        let _turn = timeout(TURN_PATIENCE, self.gate.enter(tenant)).await.map_err(|_| Refused::Busy)?;
+        let _turn = timeout(TURN_PATIENCE, self.gate.enter(tenant)).await.map_err(|_| CallbackRefused::Busy)?;
         let connection = endpoint.connection.id;
         let name = &endpoint.connection.provider;
         let received = self.believe(&endpoint, serving, incoming).await;
         let result = match &received {
             Ok(_) => "taken",
-            Err(Refused::NotGenuine) => "not_genuine",
-            Err(Refused::Foreign(_)) => "foreign",
+            Err(CallbackRefused::NotGenuine) => "not_genuine",
+            Err(CallbackRefused::Foreign(_)) => "foreign",
             Err(_) => "failed",
         };
         metrics::counter!("angarium_callbacks_total", "provider" => name.clone(), "result" => result).increment(1);
@@ -181,24 +181,24 @@ impl Callbacks {
         Ok(callback.reply)
     }
 
-    async fn connection(&self, token: &str) -> Result<(TenantId, ConnectionId), Refused> {
+    async fn connection(&self, token: &str) -> Result<(TenantId, ConnectionId), CallbackRefused> {
         let is_one =
             token.len() <= MOST_TOKEN && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
         if !is_one {
-            return Err(Refused::Unknown);
+            return Err(CallbackRefused::Unknown);
         }
         let found = timeout(PATIENCE, self.tokens.find(&token.to_owned())).await;
-        found.ok().and_then(Result::ok).ok_or(Refused::Unanswered)?.ok_or(Refused::Unknown)
+        found.ok().and_then(Result::ok).ok_or(CallbackRefused::Unanswered)?.ok_or(CallbackRefused::Unknown)
     }
 
     /// This node may not have heard of a new connection yet.
-    async fn endpoint(&self, tenant: TenantId, connection: ConnectionId) -> Result<Arc<Endpoint>, Refused> {
-        let known = self.directory.tenant(tenant).await?.endpoints.get(&connection).map(Arc::clone);
+    async fn endpoint(&self, tenant: TenantId, connection: ConnectionId) -> Result<Arc<Endpoint>, CallbackRefused> {
+        let known = self.tenant_configs.tenant(tenant).await?.endpoints.get(&connection).map(Arc::clone);
         if let Some(known) = known {
             return Ok(known);
         }
-        let anew = self.directory.reload(tenant).await?;
-        anew.endpoints.get(&connection).map(Arc::clone).ok_or(Refused::Unknown)
+        let anew = self.tenant_configs.reload(tenant).await?;
+        anew.endpoints.get(&connection).map(Arc::clone).ok_or(CallbackRefused::Unknown)
     }
 
     /// The callback, once one of its checks has passed.
@@ -207,7 +207,7 @@ impl Callbacks {
         endpoint: &Arc<Endpoint>,
         serving: Serving,
         incoming: Incoming,
-    ) -> Result<Callback, Refused> {
+    ) -> Result<Callback, CallbackRefused> {
         let may_be_unsigned = serving.component.descriptor().has_unsigned_callbacks();
         let request = CallbackRequest {
             method: incoming.method,
@@ -217,28 +217,28 @@ impl Callbacks {
         };
         let callback = read(Arc::clone(endpoint), serving, request).await?;
         let evidence =
-            Evidence { body: &incoming.body, secrets: &endpoint.secrets, may_be_unsigned, now: clock::now() };
+            CallbackEvidence { body: &incoming.body, secrets: &endpoint.secrets, may_be_unsigned, now: clock::now() };
         match proof::is_genuine(&callback, &evidence) {
             true => Ok(callback),
-            false if !endpoint.secrets.closed().is_empty() => Err(Refused::SecretUnavailable),
-            false => Err(Refused::NotGenuine),
+            false if !endpoint.secrets.closed().is_empty() => Err(CallbackRefused::SecretUnavailable),
+            false => Err(CallbackRefused::NotGenuine),
         }
     }
 
     /// Records a receipt, or keeps it until its delivery's outcome is written.
     async fn take(&self, tenant: TenantId, connection: ConnectionId, receipt: Receipt) -> store::Result<()> {
         let received = ReceivedReceipt { tenant, connection, receipt, received_at: clock::now() };
-        let mut recorded = Recorded::Unmatched;
+        let mut recorded = RecordedReceipt::Unmatched;
         if received.receipt.names_a_delivery() {
             let mut txn = self.store.tenant(tenant).await?;
-            recorded = record(&mut txn, &received, self.directory.asks_outcomes(tenant)).await?;
-            if recorded != Recorded::NotYet {
+            recorded = record(&mut txn, &received, self.tenant_configs.asks_outcomes(tenant)).await?;
+            if recorded != RecordedReceipt::NotYet {
                 txn.commit().await?;
             } else {
                 txn.rollback().await?;
                 // A person's message has an id of its own, which no delivery will ever have.
-                if received.receipt.kind == Kind::Inbound {
-                    recorded = Recorded::Unmatched;
+                if received.receipt.kind == ReceiptKind::Inbound {
+                    recorded = RecordedReceipt::Unmatched;
                 } else {
                     let mut txn = self.store.tenant(tenant).await?;
                     pending_insert(&mut txn, &received).await?;
@@ -252,7 +252,11 @@ impl Callbacks {
 }
 
 /// Off the threads that serve requests: a component may take its whole time over it.
-async fn read(endpoint: Arc<Endpoint>, serving: Serving, request: CallbackRequest) -> Result<Callback, Refused> {
+async fn read(
+    endpoint: Arc<Endpoint>,
+    serving: Serving,
+    request: CallbackRequest,
+) -> Result<Callback, CallbackRefused> {
     let name = endpoint.connection.provider.clone();
     let context = CallbackContext {
         now_ms: clock::now().as_millisecond() as f64,
@@ -260,18 +264,18 @@ async fn read(endpoint: Arc<Endpoint>, serving: Serving, request: CallbackReques
         redactor: Arc::clone(endpoint.secrets.redactor()),
     };
     let parse = move || serving.component.parse_callback(&context, endpoint.connection.config.get(), &request);
-    let parsed = tokio::task::spawn_blocking(parse).await.map_err(|_| Refused::Broken)?;
+    let parsed = tokio::task::spawn_blocking(parse).await.map_err(|_| CallbackRefused::Broken)?;
     judge(&name, parsed)
 }
 
-fn judge(provider: &str, called: Called<Result<Callback, String>>) -> Result<Callback, Refused> {
+fn judge(provider: &str, called: Called<Result<Callback, String>>) -> Result<Callback, CallbackRefused> {
     match called.result {
         Ok(Ok(callback)) => Ok(callback),
-        Ok(Err(refusal)) => Err(Refused::Foreign(refusal)),
+        Ok(Err(refusal)) => Err(CallbackRefused::Foreign(refusal)),
         Err(CallError::Broken(fault)) => {
             tracing::warn!(provider.name = provider, %fault, "a provider's component failed over a callback");
-            Err(Refused::Broken)
+            Err(CallbackRefused::Broken)
         }
-        Err(CallError::Judged(_)) => Err(Refused::Broken),
+        Err(CallError::Judged(_)) => Err(CallbackRefused::Broken),
     }
 }

@@ -6,15 +6,15 @@ mod admitted;
 mod attempt;
 mod budgets;
 mod condition;
+mod connection_permit;
 mod copies;
-mod entrance;
 mod facts;
-mod foresight;
+mod first_attempt;
 mod item;
 mod payload;
 mod preview;
-mod ruled;
-mod turns;
+mod round_robin_counter;
+mod rule_hooks;
 
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
@@ -23,39 +23,41 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use self::{admitted::Admitted, budgets::Postponed, condition::Asked, entrance::Entered, ruled::Scripts};
+use self::{
+    admitted::Admitted, budgets::Postponed, condition::Asked, connection_permit::PermitAnswer, rule_hooks::Scripts,
+};
 pub use self::{
     budgets::Budgets,
     preview::{LegPreview, Planned, Preview, PreviewRequest},
-    turns::Turns,
+    round_robin_counter::RoundRobinCounter,
 };
 use crate::{
     clock,
-    engine::gate::{Gate, Held},
+    engine::experiments::Experiments,
+    engine::fair_semaphore::{FairSemaphore, HeldPermit},
     engine::ledger::Ledger,
     engine::observations::Observations,
     engine::queue::Work,
     engine::rule_runner::RuleRunner,
-    engine::trials::Trials,
-    node::directory::{ActiveRoute, Directory, Endpoint, TenantConfig},
     node::providers::Providers,
     node::telemetry::{self, Tracer},
+    node::tenant_config::{ActiveRoute, Endpoint, TenantConfig, TenantConfigs},
 };
 use angarium_domain::{
     attempt::{Attempt, PastAttempt, Trigger},
     delivery::DeliveryState,
     ids::{AttemptId, ConnectionId, RouteId, TenantId},
     message::{DEEPEST_FOLLOW_UP, Message},
-    outcome::{self, Bounds, Circumstances, Outcome, host_verdict},
+    outcome::{self, Bounds, Outcome, RetryInput, host_verdict},
     overrides,
     provider::{Deduplication, Disposition},
     recipients::Recipients,
     route::{OnUnknown, RouteSpec},
-    routing::{self, Barred, Plan, Prospect, Situation},
+    routing::{self, Availability, Plan, PlanInput, SkipReason},
+    rule_input::RuleInput,
     settings::TenantSettings,
-    subject::Subject,
 };
-use angarium_rules::{rulebook::Known, ruling::Word, script::Given};
+use angarium_rules::{rulebook::JudgedMessage, ruling::HookRecord, script::Given};
 use angarium_store::{Store, attempt::Settlement};
 use angarium_transport::{Transport, byte_budget::ByteBudget};
 
@@ -65,20 +67,20 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Everything that a delivery needs.
 pub struct Dispatcher {
     pub store: Store,
-    pub directory: Arc<Directory>,
+    pub tenant_configs: Arc<TenantConfigs>,
     /// Counts what candidates do, and asks those that are not followed.
-    pub trials: Arc<Trials>,
+    pub experiments: Arc<Experiments>,
     pub rules: Arc<RuleRunner>,
     pub providers: Arc<Providers>,
     pub transport: Arc<Transport>,
     pub ledger: Ledger,
     pub observations: Arc<Observations>,
-    pub turns: Turns,
+    pub turns: RoundRobinCounter,
     pub budgets: Budgets,
     /// What the contents of large messages take their memory from.
     pub bytes: Arc<ByteBudget>,
     /// Where deliveries wait for the processor, tenants in turn.
-    pub gate: Arc<Gate>,
+    pub gate: Arc<FairSemaphore>,
     pub tracer: Tracer,
     /// One transmission's total time.
     pub deadline: Duration,
@@ -89,7 +91,7 @@ pub struct Dispatcher {
 /// A delivery whose next attempt is decided.
 struct Pending<'a> {
     message: &'a Message,
-    known: Known,
+    known: JudgedMessage,
     /// The attempts that count, oldest first.
     past: &'a [PastAttempt],
 }
@@ -101,17 +103,17 @@ impl<'a> Pending<'a> {
 
     /// One without any attempt.
     fn fresh(message: &'a Message) -> Self {
-        Self { message, known: Known::default(), past: &[] }
+        Self { message, known: JudgedMessage::default(), past: &[] }
     }
 
     /// As scripts see it.
-    fn subject(&mut self) -> Subject {
-        Subject::with(self.message, self.known.subject.take())
+    fn subject(&mut self) -> RuleInput {
+        RuleInput::with(self.message, self.known.subject.take())
     }
 }
 
 /// The route that a message follows.
-struct Course<'a> {
+struct EffectiveRoute<'a> {
     spec: Cow<'a, RouteSpec>,
     settings: &'a TenantSettings,
     route: Option<(RouteId, i32)>,
@@ -120,7 +122,7 @@ struct Course<'a> {
     /// A script chose the candidates.
     by_script: bool,
     /// What scripts said of the candidates.
-    words: Vec<Word>,
+    words: Vec<HookRecord>,
     /// What scripts did wrong.
     faults: Vec<String>,
 }
@@ -145,7 +147,7 @@ impl Dispatcher {
     }
 
     /// Walks the candidates until one takes the delivery, it waits, or it ends.
-    async fn deliver(self: Arc<Self>, mut work: Work, mut held: Held) {
+    async fn deliver(self: Arc<Self>, mut work: Work, mut held: HeldPermit) {
         // One that was put back amid a round goes on with it.
         let mut fallback = work.fallback.take().or_else(|| {
             let last = work.past.last().filter(|_| work.trigger == Trigger::Fallback)?;
@@ -154,7 +156,7 @@ impl Dispatcher {
         let mut turn = work.foreseen.as_ref().map(|it| it.turn);
         loop {
             let Some(config) = held.during(pin!(self.config(&work))).await else { return };
-            let Some(course) = Course::of(&config, &work.message) else {
+            let Some(course) = EffectiveRoute::of(&config, &work.message) else {
                 return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
             };
             let asked = held.during(pin!(self.condition(&config, &work))).await;
@@ -189,12 +191,12 @@ impl Dispatcher {
                     }
                     let entered = held.during(pin!(self.enter(&work, &endpoint, &wanted))).await;
                     let mut entrance = match entered {
-                        Entered::In(entrance) => entrance,
-                        Entered::Refused(_) if wanted.is_free => continue,
-                        Entered::Refused(refusal) => {
+                        PermitAnswer::In(entrance) => entrance,
+                        PermitAnswer::Refused(_) if wanted.is_free => continue,
+                        PermitAnswer::Refused(refusal) => {
                             return self.put_off(work, &config, &course, &plan, &wanted, refusal);
                         }
-                        Entered::Closed => return,
+                        PermitAnswer::Closed => return,
                     };
                     if !wanted.is_free {
                         plan.admit(wanted.connection);
@@ -238,7 +240,7 @@ impl Dispatcher {
     /// no longer this node's.
     async fn config(&self, work: &Work) -> Option<Arc<TenantConfig>> {
         loop {
-            match self.directory.tenant(work.tenant).await {
+            match self.tenant_configs.tenant(work.tenant).await {
                 Ok(config) => return Some(config),
                 Err(error) => {
                     tracing::warn!(%error, delivery.id = %work.delivery, "a delivery waits for its configuration");
@@ -255,10 +257,10 @@ impl Dispatcher {
     async fn next<'a>(
         &self,
         config: &Arc<TenantConfig>,
-        course: Course<'a>,
+        course: EffectiveRoute<'a>,
         work: &mut Work,
         turn: &mut Option<u64>,
-    ) -> (Course<'a>, Plan) {
+    ) -> (EffectiveRoute<'a>, Plan) {
         match work.foreseen.take().filter(|it| it.holds(config)) {
             Some(foreseen) => course.following(*foreseen),
             None => self.decided(config, course, work.tenant, Pending::of(work), turn).await,
@@ -269,22 +271,22 @@ impl Dispatcher {
     async fn decided<'a>(
         &self,
         config: &TenantConfig,
-        course: Course<'a>,
+        course: EffectiveRoute<'a>,
         tenant: TenantId,
         mut pending: Pending<'_>,
         turn: &mut Option<u64>,
-    ) -> (Course<'a>, Plan) {
+    ) -> (EffectiveRoute<'a>, Plan) {
         let course = self.ruled(config, course, tenant, &mut pending).await;
         let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
         let Pending { message, past, .. } = pending;
-        let situation = Situation { past, first: message.body.first, turn, chance: fastrand::f64() };
+        let situation = PlanInput { past, first: message.body.first, turn, chance: fastrand::f64() };
         let mut plan = routing::plan(&course.spec, &self.standings(config, &course.spec, message), &situation);
         course.prefer(&mut plan);
         (course, plan)
     }
 
     /// Whether anybody can be asked, whoever is the first.
-    fn prospect(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Prospect {
+    fn prospect(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Availability {
         let message = &work.message;
         routing::prospect(spec, &self.standings(config, spec, message), &work.past, message.body.first)
     }
@@ -307,21 +309,21 @@ impl Dispatcher {
             started_at: attempt.started_at,
             round_closed: false,
         });
-        let another = if spec.fallback { self.prospect(config, spec, work) } else { Prospect::Nobody };
+        let another = if spec.fallback { self.prospect(config, spec, work) } else { Availability::Nobody };
         if let Some(last) = work.past.last_mut() {
             last.round_closed = true;
         }
         let again = self.prospect(config, spec, work);
         let scripts = Scripts::new(self, config, work, endpoint);
-        let circumstances = Circumstances {
+        let circumstances = RetryInput {
             policy: &spec.retry,
             limits: spec.retry_limits,
             rules: &scripts,
             on_unknown: self.on_unknown(spec, endpoint),
-            another_candidate: another == Prospect::Now,
-            another_in_turn: another == Prospect::InTurn,
+            another_candidate: another == Availability::Now,
+            another_in_turn: another == Availability::InTurn,
             past: &work.past,
-            may_ask_again: again != Prospect::Nobody,
+            may_ask_again: again != Availability::Nobody,
             copies: copies::after(work, attempt),
             first_due: work.message.due_at(),
             expires_at: work.message.expires_at,
@@ -368,7 +370,7 @@ impl Dispatcher {
     }
 
     /// Nobody can be asked, and none only has to be waited for: the delivery waits where that may pass, as the retry policy says.
-    fn nobody(&self, work: Work, config: &TenantConfig, course: &Course<'_>, plan: &Plan) {
+    fn nobody(&self, work: Work, config: &TenantConfig, course: &EffectiveRoute<'_>, plan: &Plan) {
         let spec = &course.spec;
         let may_pass = plan.skipped.iter().any(|skipped| skipped.reason.may_pass());
         let made = u32::try_from(work.past.len()).unwrap_or(u32::MAX).saturating_add(1);
@@ -389,7 +391,7 @@ impl Dispatcher {
         let why = plan.skipped.iter().map(|skipped| {
             let endpoint = config.endpoints.get(&skipped.connection);
             let reason = match (skipped.reason, endpoint) {
-                (Barred::ProviderMissing, Some(endpoint)) => {
+                (SkipReason::ProviderMissing, Some(endpoint)) => {
                     self.providers.absence(&endpoint.connection.provider, tenant)
                 }
                 (reason, _) => reason.as_str().to_owned(),
@@ -442,12 +444,12 @@ impl Dispatcher {
     }
 
     fn settle(&self, settlement: Settlement, work: Work) {
-        let asks = work.message.depth() < DEEPEST_FOLLOW_UP && self.directory.asks_outcomes(work.tenant);
+        let asks = work.message.depth() < DEEPEST_FOLLOW_UP && self.tenant_configs.asks_outcomes(work.tenant);
         self.ledger.settle(settlement, work, asks);
     }
 }
 
-impl<'a> Course<'a> {
+impl<'a> EffectiveRoute<'a> {
     /// The message's own connection, or its channel's active route.
     fn of(config: &'a TenantConfig, message: &Message) -> Option<Self> {
         let settings = &config.settings;
@@ -463,8 +465,8 @@ impl<'a> Course<'a> {
     }
 
     /// What holds of providers' codes.
-    fn overrides(&self) -> overrides::Standing<'_> {
-        overrides::Standing { route: &self.spec.overrides, tenant: &self.settings.overrides }
+    fn overrides(&self) -> overrides::EffectiveOverrides<'_> {
+        overrides::EffectiveOverrides { route: &self.spec.overrides, tenant: &self.settings.overrides }
     }
 }
 
@@ -510,10 +512,10 @@ fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
 struct Described<'a> {
     #[serde(flatten)]
     plan: &'a Plan,
-    scripts: &'a [Word],
+    scripts: &'a [HookRecord],
 }
 
-fn describe(plan: &Plan, course: &Course<'_>) -> Arc<str> {
+fn describe(plan: &Plan, course: &EffectiveRoute<'_>) -> Arc<str> {
     // A plan is plain data: it always has a JSON form.
     let json = match course.words.as_slice() {
         [] => serde_json::to_string(plan),

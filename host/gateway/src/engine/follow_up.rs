@@ -23,31 +23,31 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock,
     engine::admission::{Admission, AdmitError},
+    engine::experiments::Experiments,
     engine::rule_runner::{PATIENCE, RuleRunner},
     engine::script_failures,
-    engine::trials::Trials,
-    node::directory::{Directory, TenantConfig},
     node::telemetry,
+    node::tenant_config::{TenantConfig, TenantConfigs},
 };
 use angarium_domain::{
     ids::MessageId,
     message::{Content, DEEPEST_FOLLOW_UP, Follows, Idempotency, Message, NewMessage},
-    subject::Subject,
+    rule_input::RuleInput,
 };
 use angarium_rules::{
     allowance::Spent,
+    experiment::Question,
     rulebook::{Failure, Followed},
     script::{
         FollowUpMessage, Given, Hook,
         facts::{DeliveryFacts, MessageFacts},
     },
-    trial::Question,
 };
 use angarium_store::{
     self as store, Store, StoreError,
     event::event_insert_all,
     failpoint,
-    follow_up::{DueFollowUp, Ended, follow_up_answer, follow_up_claim, follow_up_end},
+    follow_up::{DueFollowUp, EndedDelivery, follow_up_answer, follow_up_claim, follow_up_end},
     message::{DeliveryView, MessageView, body_load, content_size, message_exists, message_get},
 };
 use angarium_transport::byte_budget::{ByteBudget, BytePermit};
@@ -64,9 +64,9 @@ const TRIES: u32 = 10;
 /// Whoever asks about ends.
 pub struct FollowUps {
     pub store: Store,
-    pub directory: Arc<Directory>,
+    pub tenant_configs: Arc<TenantConfigs>,
     pub admission: Admission,
-    pub trials: Arc<Trials>,
+    pub experiments: Arc<Experiments>,
     /// What the contents of large messages take their memory from.
     pub bytes: Arc<ByteBudget>,
     pub rules: Arc<RuleRunner>,
@@ -163,7 +163,7 @@ impl FollowUps {
     }
 
     async fn follow(&self, due: &DueFollowUp) -> store::Result<()> {
-        let config = self.directory.tenant(due.ended.tenant).await?;
+        let config = self.tenant_configs.tenant(due.ended.tenant).await?;
         let mut txn = self.store.tenant(due.ended.tenant).await?;
         let view = message_get(&mut txn, due.ended.tenant, due.ended.message).await?;
         txn.commit().await?;
@@ -225,7 +225,7 @@ impl FollowUps {
             return None;
         }
         if book.shadows(Hook::OnOutcome).next().is_some() {
-            self.trials.ask(scene.due.ended.tenant, book, Question::on_outcome(&scene.message, facts), given);
+            self.experiments.ask(scene.due.ended.tenant, book, Question::on_outcome(&scene.message, facts), given);
         }
         answer.scripts = followed.into_iter().filter(|it| !it.is_silent()).map(Said::from).collect();
         for failure in failures {
@@ -312,7 +312,7 @@ impl FollowUps {
         if !message.abridged {
             return Ok((Cow::Borrowed(&message.body.content), None));
         }
-        let Ended { tenant, delivery, .. } = scene.due.ended;
+        let EndedDelivery { tenant, delivery, .. } = scene.due.ended;
         let later = |_| AdmitError::Unavailable;
         let mut txn = self.store.tenant(tenant).await.map_err(later)?;
         let size = content_size(&mut txn, tenant, message.id, delivery).await.map_err(later)?;
@@ -358,7 +358,7 @@ impl<'a> Scene<'a> {
             currency: cost.map(|cost| cost.currency.clone()),
             seconds: self.due.ended_at.duration_since(self.whole.created_at).as_secs_f64(),
             follow_up: self.message.depth(),
-            message: MessageFacts::of(Subject::of(&self.message)),
+            message: MessageFacts::of(RuleInput::of(&self.message)),
         }
     }
 }

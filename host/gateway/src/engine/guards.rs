@@ -21,17 +21,17 @@ use tokio::sync::{Notify, mpsc, oneshot};
 pub use self::keeper::{Keeper, breaker_take, look};
 use self::{
     brake::Brake,
-    circuit::{CLAIM_PAUSE, Circuit, Gate, Known},
+    circuit::{CLAIM_PAUSE, Circuit, CircuitEntry, SharedBreaker},
     origins::Origins,
-    pace::{Pace, SOON, Turn, Turns},
+    pace::{RatePace, RateTurns, SOON, Turn},
 };
 use angarium_domain::{
     attempt::Verdict,
-    breaker::{Cause, Phase, Step, Tally, weigh},
+    breaker::{BreakerStep, BreakerTally, Cause, Phase, weigh},
     connection::Connection,
     guards::{Guards as Settings, RateLimit},
     ids::{ConnectionId, TenantId},
-    routing::Barred,
+    routing::SkipReason,
 };
 use angarium_store::{Store, breaker::StoredBreaker};
 
@@ -51,7 +51,7 @@ const ORIGINS_PART: usize = 4;
 const SPREAD: Duration = Duration::from_millis(2);
 
 /// The guards of all connections that this node knows.
-pub struct Guards {
+pub struct GuardRegistry {
     known: Mutex<Guarded>,
     /// How long a probe may take until it no longer counts.
     probe_lasts: Duration,
@@ -72,7 +72,7 @@ struct Guarded {
 enum Report {
     Step {
         guard: Arc<Guard>,
-        step: Step,
+        step: BreakerStep,
     },
     /// The answer is the epoch of the breaker that a delivery may try.
     Claim {
@@ -104,7 +104,7 @@ pub struct Guard {
 struct State {
     settings: Settings,
     circuit: Circuit,
-    pace: Option<Pace>,
+    pace: Option<RatePace>,
     brake: Brake,
     /// The last delivery that was put off, and until when.
     put_off: Instant,
@@ -112,8 +112,8 @@ struct State {
 
 /// Why a delivery may not go through, and when that is over at the earliest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    pub barred: Barred,
+pub struct GuardRefusal {
+    pub barred: SkipReason,
     pub until: Instant,
     /// Only what goes to the same origin is refused.
     of_origin: bool,
@@ -123,7 +123,7 @@ pub struct Refusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftAlone {
     pub origin: String,
-    pub barred: Barred,
+    pub barred: SkipReason,
     pub until: Instant,
     /// Why, in words, where its breaker is open.
     pub detail: String,
@@ -133,10 +133,10 @@ pub struct LeftAlone {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sight {
     pub phase: Phase,
-    pub tally: Tally,
+    pub tally: BreakerTally,
 }
 
-impl Guards {
+impl GuardRegistry {
     /// With whoever keeps them: its tasks are run by the gateway. `slots` is how many deliveries may be under way through a
     /// connection; one origin that messages name has a part of them, so that one that answers late leaves some to others.
     #[must_use]
@@ -239,7 +239,7 @@ impl Guards {
 impl Guard {
     /// Why a delivery that others could serve does not go through now.
     #[must_use]
-    pub fn standing(&self, origin: Option<&str>, now: Instant) -> Option<Barred> {
+    pub fn standing(&self, origin: Option<&str>, now: Instant) -> Option<SkipReason> {
         self.refusal(origin, now).map(|refusal| refusal.barred)
     }
 
@@ -249,7 +249,7 @@ impl Guard {
         self.refusal(origin, now).map_or(now, |refusal| refusal.until)
     }
 
-    fn refusal(&self, origin: Option<&str>, now: Instant) -> Option<Refusal> {
+    fn refusal(&self, origin: Option<&str>, now: Instant) -> Option<GuardRefusal> {
         let (mine, policy) = {
             let mut state = self.state();
             (state.refusal(origin.is_some(), now), state.settings.breaker)
@@ -261,7 +261,7 @@ impl Guard {
     ///
     /// # Errors
     /// Why it does not go through by then.
-    pub async fn enter(self: &Arc<Self>, origin: Option<&str>, patience: Duration) -> Result<Pass, Refusal> {
+    pub async fn enter(self: &Arc<Self>, origin: Option<&str>, patience: Duration) -> Result<GuardPass, GuardRefusal> {
         let until = Instant::now() + patience.max(SOON);
         let turn = self.turn(origin.is_some(), until).await?;
         match origin {
@@ -270,31 +270,31 @@ impl Guard {
         }
     }
 
-    async fn enter_connection(self: &Arc<Self>, until: Instant) -> Result<Pass, Refusal> {
+    async fn enter_connection(self: &Arc<Self>, until: Instant) -> Result<GuardPass, GuardRefusal> {
         loop {
             let now = Instant::now();
             let (gate, held) = {
                 let mut state = self.state();
                 let gate = state.gate(false, now);
-                if gate == Gate::Probe {
+                if gate == CircuitEntry::Probe {
                     state.circuit.claim();
                 }
-                let held = if gate == Gate::Open { state.brake.enter(now).err() } else { None };
+                let held = if gate == CircuitEntry::Open { state.brake.enter(now).err() } else { None };
                 (gate, held)
             };
             match gate {
-                Gate::Open => match held {
+                CircuitEntry::Open => match held {
                     None => return Ok(self.pass(None, None)),
-                    Some(again) if again > until => return Err(Refusal::rate(again)),
+                    Some(again) if again > until => return Err(GuardRefusal::rate(again)),
                     Some(again) => sleep_until(again).await,
                 },
-                Gate::Probe => {
+                CircuitEntry::Probe => {
                     if let Some(epoch) = self.claim().await {
                         return Ok(self.pass(None, Some(epoch)));
                     }
                 }
-                Gate::Shut(opens) if opens > until => return Err(Refusal::circuit(opens)),
-                Gate::Shut(opens) => {
+                CircuitEntry::Shut(opens) if opens > until => return Err(GuardRefusal::circuit(opens)),
+                CircuitEntry::Shut(opens) => {
                     // Whoever closes it says so.
                     let _ = tokio::time::timeout_at(opens.into(), self.changed.notified()).await;
                 }
@@ -302,7 +302,7 @@ impl Guard {
         }
     }
 
-    async fn enter_origin(self: &Arc<Self>, origin: &str, until: Instant) -> Result<Pass, Refusal> {
+    async fn enter_origin(self: &Arc<Self>, origin: &str, until: Instant) -> Result<GuardPass, GuardRefusal> {
         loop {
             let now = Instant::now();
             let policy = self.settings().breaker;
@@ -316,14 +316,14 @@ impl Guard {
     }
 
     /// Puts a delivery off that was refused: each a step later than the one before it.
-    pub fn put_off(&self, origin: Option<&str>, refusal: Refusal) -> Instant {
+    pub fn put_off(&self, origin: Option<&str>, refusal: GuardRefusal) -> Instant {
         let now = Instant::now();
         if let Some(origin) = origin.filter(|_| refusal.of_origin) {
             return self.origins().put_off(origin, refusal.until, now);
         }
         let mut state = self.state();
         let step = match refusal.barred {
-            Barred::RateLimited => state.pace.as_ref().map_or(SPREAD, |pace| pace.limit().step()),
+            SkipReason::RateLimited => state.pace.as_ref().map_or(SPREAD, |pace| pace.limit().step()),
             _ => SPREAD,
         };
         let at = (state.put_off.max(now) + step).max(refusal.until).min(now + FURTHEST);
@@ -333,15 +333,15 @@ impl Guard {
 
     /// Waits for a turn, where the rate is limited, until this time at the most; the time of the
     /// turn is past then.
-    async fn turn(self: &Arc<Self>, named: bool, until: Instant) -> Result<Instant, Refusal> {
+    async fn turn(self: &Arc<Self>, named: bool, until: Instant) -> Result<Instant, GuardRefusal> {
         loop {
             let now = Instant::now();
             let (turn, asks) = {
                 let mut state = self.state();
-                if let Gate::Shut(opens) = state.gate(named, now)
+                if let CircuitEntry::Shut(opens) = state.gate(named, now)
                     && opens > until
                 {
-                    return Err(Refusal::circuit(opens));
+                    return Err(GuardRefusal::circuit(opens));
                 }
                 match (state.pause(named, now), &mut state.pace) {
                     (Some(paused), _) => (Turn::Limited(paused), false),
@@ -361,7 +361,7 @@ impl Guard {
                     sleep_until(at).await;
                     return Ok(at);
                 }
-                Turn::Limited(at) if at > until => return Err(Refusal::rate(at)),
+                Turn::Limited(at) if at > until => return Err(GuardRefusal::rate(at)),
                 Turn::Limited(at) => sleep_until(at).await,
                 Turn::Asked(answer) => {
                     let patience = until.max(now + ANSWER);
@@ -370,8 +370,8 @@ impl Guard {
                             sleep_until(at).await;
                             return Ok(at);
                         }
-                        Ok(Ok(Err(at))) => return Err(Refusal::rate(at)),
-                        Ok(Err(_)) | Err(_) => return Err(Refusal::rate(Instant::now() + ANSWER)),
+                        Ok(Ok(Err(at))) => return Err(GuardRefusal::rate(at)),
+                        Ok(Err(_)) | Err(_) => return Err(GuardRefusal::rate(Instant::now() + ANSWER)),
                     }
                 }
             }
@@ -388,8 +388,8 @@ impl Guard {
         epoch
     }
 
-    fn pass(self: &Arc<Self>, origin: Option<&str>, probe: Option<i64>) -> Pass {
-        Pass { guard: Arc::clone(self), origin: origin.map(Into::into), probe, told: false }
+    fn pass(self: &Arc<Self>, origin: Option<&str>, probe: Option<i64>) -> GuardPass {
+        GuardPass { guard: Arc::clone(self), origin: origin.map(Into::into), probe, told: false }
     }
 
     fn record(self: &Arc<Self>, verdict: &Verdict, probe: Option<i64>) {
@@ -434,7 +434,7 @@ impl Guard {
         }
         self.state().brake.returned();
         if let Some(epoch) = probe {
-            self.report(Report::Step { guard: Arc::clone(self), step: Step::Returned { epoch } });
+            self.report(Report::Step { guard: Arc::clone(self), step: BreakerStep::Returned { epoch } });
         }
     }
 
@@ -449,8 +449,8 @@ impl Guard {
         if state.settings.breaker.window_ms != settings.breaker.window_ms {
             state.circuit.forget();
         }
-        if state.pace.as_ref().map(Pace::limit) != settings.rate_limit {
-            state.pace = settings.rate_limit.map(|limit| Pace::new(limit, now));
+        if state.pace.as_ref().map(RatePace::limit) != settings.rate_limit {
+            state.pace = settings.rate_limit.map(|limit| RatePace::new(limit, now));
             state.put_off = now;
         }
         state.settings = settings;
@@ -466,7 +466,7 @@ impl Guard {
         if let Some(stored) = stored {
             state.brake.learn(stored.paused_until.map(|at| on_this_clock(at, stored, now)).filter(|at| *at > now));
         }
-        let known = stored.map(|stored| Known {
+        let known = stored.map(|stored| SharedBreaker {
             phase: stored.breaker.phase,
             epoch: stored.breaker.epoch,
             until: stored.breaker.opened_until.map(|at| on_this_clock(at, stored, now)),
@@ -496,7 +496,7 @@ impl Guard {
 
 /// Where the message `named` the endpoint, only a person's word and the limit on the rate hold for the connection.
 impl State {
-    fn gate(&self, named: bool, now: Instant) -> Gate {
+    fn gate(&self, named: bool, now: Instant) -> CircuitEntry {
         let policy = &self.settings.breaker;
         if named { self.circuit.gate_by_hand(policy, now) } else { self.circuit.gate(policy, now) }
     }
@@ -505,22 +505,22 @@ impl State {
         self.brake.until(now).filter(|_| !named)
     }
 
-    fn refusal(&mut self, named: bool, now: Instant) -> Option<Refusal> {
-        if let Gate::Shut(until) = self.gate(named, now) {
-            return Some(Refusal::circuit(until));
+    fn refusal(&mut self, named: bool, now: Instant) -> Option<GuardRefusal> {
+        if let CircuitEntry::Shut(until) = self.gate(named, now) {
+            return Some(GuardRefusal::circuit(until));
         }
         let limited = self.pause(named, now).or_else(|| self.pace.as_mut().and_then(|pace| pace.limited(now)));
-        limited.map(Refusal::rate)
+        limited.map(GuardRefusal::rate)
     }
 }
 
-impl Refusal {
+impl GuardRefusal {
     const fn circuit(until: Instant) -> Self {
-        Self { barred: Barred::CircuitOpen, until, of_origin: false }
+        Self { barred: SkipReason::CircuitOpen, until, of_origin: false }
     }
 
     const fn rate(until: Instant) -> Self {
-        Self { barred: Barred::RateLimited, until, of_origin: false }
+        Self { barred: SkipReason::RateLimited, until, of_origin: false }
     }
 
     const fn of_origin(self) -> Self {
@@ -530,7 +530,7 @@ impl Refusal {
 
 /// A delivery's leave to go through a connection; whoever has it says what came of it.
 #[must_use]
-pub struct Pass {
+pub struct GuardPass {
     guard: Arc<Guard>,
     /// What the message named.
     origin: Option<Box<str>>,
@@ -539,7 +539,7 @@ pub struct Pass {
     told: bool,
 }
 
-impl Pass {
+impl GuardPass {
     /// Tells what the attempt came to.
     pub fn record(mut self, verdict: &Verdict) {
         self.told = true;
@@ -550,7 +550,7 @@ impl Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for GuardPass {
     /// It makes room; where nothing was asked, another delivery may try it.
     fn drop(&mut self) {
         if !self.told {

@@ -12,10 +12,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use self::writer::Writer;
+use self::writer::LedgerWriter;
 use crate::{
     clock,
-    engine::queue::{Leases, Precedence, Work},
+    engine::queue::{Leases, SmallTenantPriority, Work},
 };
 use angarium_store::{
     Store,
@@ -62,7 +62,7 @@ impl Ledger {
         store: &Store,
         leases: &Arc<Leases>,
         bell: &Arc<Notify>,
-        precedence: &Arc<Precedence>,
+        precedence: &Arc<SmallTenantPriority>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let (writable_tx, writable) = watch::channel(true);
@@ -70,7 +70,8 @@ impl Ledger {
         let writers = (0..WRITERS).map(|_| {
             // Unbounded, but never longer than the node's room for deliveries.
             let (sender, receiver) = mpsc::unbounded_channel();
-            let writer = Writer::new(store.clone(), Arc::clone(leases), Arc::clone(bell), Arc::clone(&writable_tx));
+            let writer =
+                LedgerWriter::new(store.clone(), Arc::clone(leases), Arc::clone(bell), Arc::clone(&writable_tx));
             tasks.spawn(writer.run(receiver, Arc::clone(precedence)));
             sender
         });

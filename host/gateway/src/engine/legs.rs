@@ -8,12 +8,13 @@ use tokio_util::sync::CancellationToken;
 use angarium_domain::{
     delivery::DeliveryState,
     ids::{MessageId, TenantId},
-    legs::{self, Begun, Receipt, Wants},
+    legs::{self, Begun, LegReceipt, Wants},
 };
 use angarium_store::{
     self as store, Connection, Store, StoreError, failpoint,
     legs::{
-        Closing, Course, Moved, leg_begin, leg_close, leg_forgo, legs_hold, legs_state, watch_due, watch_end, watch_set,
+        Closing, HeldLegs, LegTransition, leg_begin, leg_close, leg_forgo, legs_hold, legs_state, watch_due, watch_end,
+        watch_set,
     },
 };
 
@@ -25,7 +26,7 @@ const BATCH: i64 = 500;
 
 /// Begins the legs that follow, closes those that are not needed any more, and writes what the
 /// messages have come to.
-pub async fn advance(db: &mut Connection, moved: Moved) -> store::Result<()> {
+pub async fn advance(db: &mut Connection, moved: LegTransition) -> store::Result<()> {
     if moved.is_empty() {
         return Ok(());
     }
@@ -47,19 +48,19 @@ pub async fn advance(db: &mut Connection, moved: Moved) -> store::Result<()> {
 /// Holds a message with several channels until the transaction's end: before more than one of its
 /// deliveries is changed, so that no two wait for each other.
 pub async fn hold(db: &mut Connection, tenant: TenantId, message: MessageId) -> store::Result<()> {
-    legs_hold(db, &Moved::one(tenant, message)).await.map(drop)
+    legs_hold(db, &LegTransition::one(tenant, message)).await.map(drop)
 }
 
 /// Ends what of a message waits in the queue, and forgoes what has not begun. False when there was
 /// nothing that could be stopped.
 pub async fn cancel(db: &mut Connection, tenant: TenantId, message: MessageId) -> store::Result<bool> {
-    let Some(mut course) = legs_hold(db, &Moved::one(tenant, message)).await?.pop() else { return Ok(false) };
+    let Some(mut course) = legs_hold(db, &LegTransition::one(tenant, message)).await?.pop() else { return Ok(false) };
     let numbers: Vec<u8> = course.begun.iter().filter(|it| !it.state.is_end()).map(|it| it.number).collect();
     let mut closed = false;
     for number in numbers {
         closed |= leg_close(db, &mut course, number, Closing::Canceled).await?;
     }
-    let waits = course.begun.iter().any(|it| it.receipt == Receipt::Awaited);
+    let waits = course.begun.iter().any(|it| it.receipt == LegReceipt::Awaited);
     if !closed && !waits {
         return Ok(false);
     }
@@ -70,12 +71,12 @@ pub async fn cancel(db: &mut Connection, tenant: TenantId, message: MessageId) -
 }
 
 /// Only a message that wants to be delivered has any.
-async fn await_receipts(db: &mut Connection, course: &Course, numbers: &[u8]) -> store::Result<()> {
+async fn await_receipts(db: &mut Connection, course: &HeldLegs, numbers: &[u8]) -> store::Result<()> {
     if course.legs.wants == Wants::Delivered { watch_set(db, course, numbers).await } else { Ok(()) }
 }
 
 const fn fresh(number: u8) -> Begun {
-    Begun { number, state: DeliveryState::Queued, handed_over: false, receipt: Receipt::NotAwaited }
+    Begun { number, state: DeliveryState::Queued, handed_over: false, receipt: LegReceipt::NotAwaited }
 }
 
 /// Looks each second for receipts that have not come in time, until it is told to stop.
@@ -116,7 +117,7 @@ async fn look(store: &Store) -> store::Result<usize> {
 
 async fn move_on(store: &Store, tenant: TenantId, message: MessageId) -> store::Result<()> {
     let mut txn = store.worker().await?;
-    advance(&mut txn, Moved::one(tenant, message)).await?;
+    advance(&mut txn, LegTransition::one(tenant, message)).await?;
     watch_end(&mut txn, tenant, message).await?;
     failpoint!(LegBeforeCommit);
     txn.commit().await?;

@@ -336,7 +336,7 @@ mod tests {
     fn a_provider_that_recovered_is_found_again() {
         use angarium_domain::{
             route::{Candidate, RouteSpec, Strategy},
-            routing::{self, Facts, Situation, Standing},
+            routing::{self, CandidateState, Facts, PlanInput},
         };
         let mut rng = angarium_domain::seed::rng();
         let (best, other) = (ConnectionId::new(), ConnectionId::new());
@@ -347,12 +347,12 @@ mod tests {
         for second in 0..4 * 3600 {
             let now = begin + Duration::from_secs(second);
             let down = (3600..5400).contains(&second);
-            let standing = |connection| Standing {
+            let standing = |connection| CandidateState {
                 connection,
                 barred: None,
                 facts: Facts { cost: None, record: seen.read(connection, None, now) },
             };
-            let situation = Situation { past: &[], first: None, turn: second, chance: rng.f64() };
+            let situation = PlanInput { past: &[], first: None, turn: second, chance: rng.f64() };
             let plan = routing::plan(&route, &[other, best].map(standing), &situation);
             let connection = plan.candidates[0].connection;
             let takes = rng.f64() < if connection == other { 0.9 } else { 0.99 } && !(connection == best && down);

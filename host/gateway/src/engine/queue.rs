@@ -1,12 +1,12 @@
 //! What this node holds: its room for deliveries in memory, its leases, and the claims that fill
 //! the room from the database. It never sends and never decides an outcome.
 
+mod capacity;
 mod claim;
 mod lease;
-mod precedence;
 pub mod renew;
-mod room;
 mod shares;
+mod small_tenant_priority;
 
 use std::{sync::Arc, time::Instant};
 
@@ -15,12 +15,12 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 pub use self::{
+    capacity::{Capacity, Slot},
     claim::Claimer,
     lease::{Lease, Leases},
-    precedence::{Going, Precedence},
-    room::{Place, Room},
+    small_tenant_priority::{PriorityGuard, SmallTenantPriority},
 };
-use crate::node::directory::TenantConfig;
+use crate::node::tenant_config::TenantConfig;
 use angarium_domain::{
     attempt::{FallbackReason, PastAttempt, Trigger},
     ids::{ConnectionId, DeliveryId, TenantId},
@@ -29,7 +29,7 @@ use angarium_domain::{
     route::RouteSpec,
     routing::Plan,
 };
-use angarium_rules::{rulebook::Known, ruling::Word};
+use angarium_rules::{rulebook::JudgedMessage, ruling::HookRecord};
 
 /// A delivery that this node holds.
 #[derive(Debug)]
@@ -53,23 +53,23 @@ pub struct Work {
     /// Why this channel is tried, where another one was before it; of the first attempt.
     pub fallback: Option<FallbackReason>,
     /// Its room in memory, given back when it is dropped.
-    pub place: Place,
+    pub place: Slot,
     /// It goes before others' until it was attempted.
-    pub before_others: Option<Arc<Going>>,
+    pub before_others: Option<Arc<PriorityGuard>>,
     /// What was decided of its first attempt before it was written.
-    pub foreseen: Option<Box<Foreseen>>,
+    pub foreseen: Option<Box<AcceptTimePlan>>,
 }
 
 /// Whom a delivery is to be handed to, decided before it was written.
 #[derive(Debug)]
-pub struct Foreseen {
+pub struct AcceptTimePlan {
     pub plan: Plan,
     /// The plan's first, where it is handed to it without an intent: that is on record with the message.
     pub first: Option<ConnectionId>,
     /// The route as scripts want it, where scripts had a say.
     pub by_scripts: Option<Box<RouteSpec>>,
     /// What scripts said of the candidates.
-    pub words: Vec<Word>,
+    pub words: Vec<HookRecord>,
     /// What scripts did wrong.
     pub faults: Vec<String>,
     /// The delivery's turn among those of its route.
@@ -80,16 +80,16 @@ pub struct Foreseen {
 }
 
 /// Decides whom a message is handed to, where anybody can be asked.
-pub trait Foresight: Send + Sync {
+pub trait FirstAttemptPlanner: Send + Sync {
     /// Whom a message that is about to be accepted will be handed to; `None` where that is not to be decided before it
     /// is due, or where nobody can be asked.
-    fn foresee<'a>(
+    fn plan_first<'a>(
         &'a self,
         tenant: TenantId,
         config: &'a Arc<TenantConfig>,
         message: &'a Message,
-        known: Known,
-    ) -> BoxFuture<'a, Option<Foreseen>>;
+        known: JudgedMessage,
+    ) -> BoxFuture<'a, Option<AcceptTimePlan>>;
 }
 
 /// Where deliveries go that this node holds: dispatch reads the other end.

@@ -20,7 +20,7 @@ use angarium_store::{
     self as store, Store,
     attempt::{Settlement, attempt_settle},
     failpoint,
-    follow_up::{Ended, follow_up_note_where_asked},
+    follow_up::{EndedDelivery, follow_up_note_where_asked},
     queue::{Abandoned, lease_recover},
 };
 
@@ -32,7 +32,7 @@ const BATCH: i64 = 50;
 
 /// How often recovery looks, and how long it lets others go first.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct RecoveryPace {
     pub pause: Duration,
     /// How long every living node needs to renew its leases.
     pub renewal: Duration,
@@ -42,7 +42,7 @@ pub struct Pace {
 ///
 /// While the database was away no lease was renewed: once it is back, the living renew theirs
 /// first, and what has run out then is a lost worker's.
-pub async fn run(store: Store, bell: Arc<Notify>, pace: Pace, stop: CancellationToken) {
+pub async fn run(store: Store, bell: Arc<Notify>, pace: RecoveryPace, stop: CancellationToken) {
     let mut away = false;
     while !stop.is_cancelled() {
         let mut pause = pace.pause;
@@ -88,10 +88,10 @@ pub async fn recover(store: &Store) -> store::Result<usize> {
     Ok(settlements.len())
 }
 
-fn ended(settlement: &Settlement) -> Option<Ended> {
+fn ended(settlement: &Settlement) -> Option<EndedDelivery> {
     let Settlement { tenant, delivery, message, .. } = *settlement;
     let state = settlement.state.filter(|state| state.is_end())?;
-    Some(Ended { tenant, delivery, message, state })
+    Some(EndedDelivery { tenant, delivery, message, state })
 }
 
 /// What becomes of an abandoned delivery. Pure.

@@ -15,8 +15,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::tenant_time::TenantTimes;
 use crate::{
-    engine::gate::{Gate, Pass},
-    engine::queue::Precedence,
+    engine::fair_semaphore::{FairSemaphore, Permit},
+    engine::queue::SmallTenantPriority,
 };
 use angarium_domain::ids::TenantId;
 use angarium_rules::allowance::{Grant, at_hand, within};
@@ -69,10 +69,10 @@ pub struct RuleTimes {
 pub struct RuleRunner {
     times: RuleTimes,
     /// For messages.
-    live: Arc<Gate>,
+    live: Arc<FairSemaphore>,
     tenants: Mutex<TenantTimes>,
     /// For what nobody's message waits for.
-    tries: Arc<Gate>,
+    tries: Arc<FairSemaphore>,
     tried: Mutex<TenantTimes>,
     shadows: Mutex<TenantTimes>,
     /// When it was said last that a tenant's rules were not asked to the end.
@@ -81,19 +81,19 @@ pub struct RuleRunner {
 
 /// Leave to run something.
 struct Turn {
-    _pass: Option<Pass>,
+    _pass: Option<Permit>,
     grant: Grant,
 }
 
 impl RuleRunner {
     #[must_use]
-    pub fn new(times: RuleTimes, precedence: &Arc<Precedence>) -> Arc<Self> {
+    pub fn new(times: RuleTimes, precedence: &Arc<SmallTenantPriority>) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Arc::new(Self {
             times,
-            live: Gate::new((cores / 2).max(1), Arc::clone(precedence)),
+            live: FairSemaphore::new((cores / 2).max(1), Arc::clone(precedence)),
             tenants: Mutex::new(TenantTimes::of(times.tenant)),
-            tries: Gate::new(1, Arc::clone(precedence)),
+            tries: FairSemaphore::new(1, Arc::clone(precedence)),
             tried: Mutex::new(TenantTimes::of(TRIED)),
             shadows: Mutex::new(TenantTimes::of(times.tenant)),
             told: Mutex::default(),
@@ -224,12 +224,12 @@ fn off_the_workers<T>(work: impl FnOnce() -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::queue::Room;
+    use crate::engine::queue::Capacity;
 
     #[tokio::test]
     async fn a_tenant_that_tried_out_much_waits_and_another_does_not() {
         let times = RuleTimes { message: Duration::from_millis(20), tenant: Duration::from_millis(200) };
-        let runner = RuleRunner::new(times, &Precedence::new(Room::new(1, usize::MAX)));
+        let runner = RuleRunner::new(times, &SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
         let (one, other) = (TenantId::new(), TenantId::new());
         runner.try_out(one, || std::thread::sleep(TRIED * 2)).await;
         tokio::select! {

@@ -12,11 +12,11 @@ use angarium_domain::statistics::Grain;
 use angarium_store::{
     self as store, Store,
     dead_letter::dead_letter_depth,
+    experiment::experiment_expire,
     maintenance::partitions_ensure,
     message::idempotency_expire,
     queue::queue_depth,
     statistics::{stat_expire, stat_fold},
-    trial::trial_expire,
 };
 
 /// The queue is counted up to here; beyond, it is "at least".
@@ -55,7 +55,7 @@ async fn work(store: &Store, round: u32) -> store::Result<()> {
         let dead = dead_letter_depth(&mut txn, DEAD).await?;
         telemetry::dead_letters(dead.into_iter().map(|it| (it.channel, it.state, it.count)));
         idempotency_expire(&mut txn).await?;
-        trial_expire(&mut txn).await?;
+        experiment_expire(&mut txn).await?;
         for grain in [Grain::Minute, Grain::Hour] {
             stat_expire(&mut txn, grain, FORGOTTEN).await?;
         }

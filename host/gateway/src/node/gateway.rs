@@ -13,27 +13,27 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{self, App, BodyBudget, Browsers, Keys, Limits, Parts, ServerSettings},
+    api::{self, App, BodyBudget, Browsers, Keys, Parts, ServerSettings, SocketLimits},
     engine::admission::{Admission, Outlet},
     engine::callbacks::{self, Callbacks},
-    engine::dispatch::{Budgets, Dispatcher, Turns},
+    engine::dispatch::{Budgets, Dispatcher, RoundRobinCounter},
+    engine::experiments::Experiments,
+    engine::fair_semaphore::FairSemaphore,
     engine::follow_up::FollowUps,
-    engine::gate::Gate,
-    engine::guards::Guards,
+    engine::guards::GuardRegistry,
     engine::ledger::Ledger,
     engine::legs,
-    engine::queue::{Claimer, Foresight, Leases, Precedence, Room, Work, renew},
+    engine::queue::{Capacity, Claimer, FirstAttemptPlanner, Leases, SmallTenantPriority, Work, renew},
     engine::recovery,
     engine::rule_runner::{RuleRunner, RuleTimes},
-    engine::trials::Trials,
     jobs::maintenance,
     jobs::replay,
     node::config::{Config, Role},
-    node::directory::Directory,
-    node::node_health::NodeHealth,
+    node::health::NodeHealth,
     node::providers::Providers,
     node::rulefolder,
     node::telemetry::{Metrics, Tracer},
+    node::tenant_config::TenantConfigs,
 };
 use angarium_domain::callback::PublicUrl;
 use angarium_runtime::{CacheSettings, Runtime, RuntimeSettings};
@@ -112,7 +112,7 @@ fn server(config: &Config) -> Result<ServerSettings, StartError> {
     }
     let millis = |millis: u32| Duration::from_millis(millis.into());
     Ok(ServerSettings {
-        limits: Limits {
+        limits: SocketLimits {
             sockets,
             of_address: config.http.most_connections_of_address(sockets),
             header: millis(config.http.header_timeout_ms),
@@ -139,17 +139,17 @@ impl Gateway {
         let providers = Arc::new(load_providers(config, &store, &keyring).await?);
         let public_url = PublicUrl::new(config.http.public_url.as_deref());
         let slots = config.dispatch.max_in_flight_per_connection;
-        let (guards, keeper) = Guards::new(store.clone(), config.dispatch.deadline() * 2, slots);
+        let (guards, keeper) = GuardRegistry::new(store.clone(), config.dispatch.deadline() * 2, slots);
         keeper.look().await.map_err(|error| StartError::because("circuit breakers can't be read", error))?;
-        let directory =
-            Directory::new(store.clone(), Arc::clone(&keyring), slots, Arc::clone(&guards), public_url.clone());
-        let directory = Arc::new(directory);
+        let tenant_configs =
+            TenantConfigs::new(store.clone(), Arc::clone(&keyring), slots, Arc::clone(&guards), public_url.clone());
+        let tenant_configs = Arc::new(tenant_configs);
         let leases = Leases::new(config.queue.lease());
         // A third for what waits, one for large contents while requests are made of them, one for what comes in.
         let third = config.dispatch.max_in_flight_bytes / 3;
-        let room = Room::new(config.dispatch.max_in_flight, third);
+        let room = Capacity::new(config.dispatch.max_in_flight, third);
         let (bytes, arrivals) = (ByteBudget::new(third), ByteBudget::new(third));
-        let precedence = Precedence::new(Arc::clone(&room));
+        let precedence = SmallTenantPriority::new(Arc::clone(&room));
         let bell = Arc::new(Notify::new());
         let (handoff, incoming) = mpsc::unbounded_channel::<Vec<Work>>();
         let mut writers = JoinSet::new();
@@ -164,20 +164,20 @@ impl Gateway {
             tenant: Duration::from_millis(config.rules.tenant_time_ms.into()),
         };
         let rules = RuleRunner::new(times, &precedence);
-        let (trials, recorder) = Trials::new(store.clone(), Arc::clone(&rules));
+        let (experiments, recorder) = Experiments::new(store.clone(), Arc::clone(&rules));
         let dispatcher = Arc::new(Dispatcher {
             store: store.clone(),
-            directory: Arc::clone(&directory),
-            trials: Arc::clone(&trials),
+            tenant_configs: Arc::clone(&tenant_configs),
+            experiments: Arc::clone(&experiments),
             rules: Arc::clone(&rules),
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config, &bytes, &mails)?),
             ledger: Ledger::start(&store, &leases, &bell, &precedence, &mut writers),
             observations: Arc::default(),
-            turns: Turns::default(),
+            turns: RoundRobinCounter::default(),
             budgets: Budgets::default(),
             bytes: Arc::clone(&bytes),
-            gate: Gate::new(
+            gate: FairSemaphore::new(
                 std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get()),
                 Arc::clone(&precedence),
             ),
@@ -185,13 +185,13 @@ impl Gateway {
             deadline: config.dispatch.deadline(),
             condition_pause: SignedDuration::from_millis(config.rules.condition_interval_ms.into()),
         });
-        let callbacks_gate = Gate::new(callbacks::AT_A_TIME, Arc::clone(&precedence));
-        let long_readers = Gate::new(api::LONG_READERS, Arc::clone(&precedence));
+        let callbacks_gate = FairSemaphore::new(callbacks::AT_A_TIME, Arc::clone(&precedence));
+        let long_readers = FairSemaphore::new(api::LONG_READERS, Arc::clone(&precedence));
         sample_node(&metrics, &room, &leases, &deliveries);
         sample_bytes(&metrics, &room, &bytes, &arrivals);
         sample_connections(&metrics, &store, &dispatcher.ledger);
         let dispatches = config.roles.has(Role::Dispatch);
-        let foresight: Arc<dyn Foresight> = Arc::clone(&dispatcher) as _;
+        let foresight: Arc<dyn FirstAttemptPlanner> = Arc::clone(&dispatcher) as _;
         let outlet = Outlet {
             room: Arc::clone(&room),
             leases: Arc::clone(&leases),
@@ -203,9 +203,9 @@ impl Gateway {
         };
         let admission = Admission::start(
             &store,
-            Arc::clone(&directory),
+            Arc::clone(&tenant_configs),
             Arc::clone(&providers),
-            Arc::clone(&trials),
+            Arc::clone(&experiments),
             Arc::clone(&rules),
             &outlet,
             &mut writers,
@@ -227,9 +227,10 @@ impl Gateway {
             helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
             helpers.spawn(Arc::clone(&dispatcher.gate).run(rest.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
-            let (store, directory, admission) = (store.clone(), Arc::clone(&directory), admission.clone());
+            let (store, tenant_configs, admission) = (store.clone(), Arc::clone(&tenant_configs), admission.clone());
             let rules = Arc::clone(&rules);
-            helpers.spawn(FollowUps { store, directory, admission, trials, bytes, rules }.run(intake.clone()));
+            helpers
+                .spawn(FollowUps { store, tenant_configs, admission, experiments, bytes, rules }.run(intake.clone()));
         }
         if let Some(folder) = config.rules.folder.clone() {
             helpers.spawn(rulefolder::watch(folder, store.clone(), rest.clone()));
@@ -240,23 +241,28 @@ impl Gateway {
         helpers.spawn(maintenance::run(store.clone(), config.retention.clone(), rest.clone()));
         let keys = Arc::new(Keys::new(store.clone()));
         let heard = Arc::clone(&keys);
-        helpers.spawn(Arc::clone(&directory).watch(rest.clone(), move |tenant| heard.forget(tenant)));
+        helpers.spawn(Arc::clone(&tenant_configs).watch(rest.clone(), move |tenant| heard.forget(tenant)));
         helpers.spawn({
             let (providers, stop) = (Arc::clone(&providers), rest.clone());
             async move { providers.follow(stop).await }
         });
-        let callbacks =
-            Callbacks::new(store.clone(), Arc::clone(&directory), Arc::clone(&providers), public_url, callbacks_gate);
+        let callbacks = Callbacks::new(
+            store.clone(),
+            Arc::clone(&tenant_configs),
+            Arc::clone(&providers),
+            public_url,
+            callbacks_gate,
+        );
         let callbacks = Arc::new(callbacks);
         let folders = [("rules.folder", &config.rules.folder), ("providers.folder", &config.providers.folder)];
         let folders = folders.into_iter().filter_map(|(key, path)| Some((key, path.clone()?))).collect();
-        let node_health = Arc::new(NodeHealth::new(store.clone(), Arc::clone(&keyring), folders));
-        node_health.look().await.map_err(|error| StartError::because("the stored secrets cannot be counted", error))?;
-        helpers.spawn(Arc::clone(&node_health).run(rest.clone()));
+        let health = Arc::new(NodeHealth::new(store.clone(), Arc::clone(&keyring), folders));
+        health.look().await.map_err(|error| StartError::because("the stored secrets cannot be counted", error))?;
+        helpers.spawn(Arc::clone(&health).run(rest.clone()));
         let app = App::new(Parts {
             store: store.clone(),
-            directory,
-            node_health,
+            tenant_configs,
+            health,
             guards,
             admission,
             dispatcher,
@@ -362,7 +368,7 @@ fn transport(config: &Config, bytes: &Arc<ByteBudget>, mails: &CancellationToken
 }
 
 /// What this node holds, whenever somebody looks.
-fn sample_node(metrics: &Metrics, room: &Arc<Room>, leases: &Arc<Leases>, deliveries: &TaskTracker) {
+fn sample_node(metrics: &Metrics, room: &Arc<Capacity>, leases: &Arc<Leases>, deliveries: &TaskTracker) {
     metrics.sample(gauge!("angarium_room_taken"), {
         let room = Arc::clone(room);
         move || room.taken() as f64
@@ -377,7 +383,7 @@ fn sample_node(metrics: &Metrics, room: &Arc<Room>, leases: &Arc<Leases>, delive
 }
 
 /// The memory that messages take, whenever somebody looks.
-fn sample_bytes(metrics: &Metrics, room: &Arc<Room>, contents: &Arc<ByteBudget>, arrivals: &Arc<ByteBudget>) {
+fn sample_bytes(metrics: &Metrics, room: &Arc<Capacity>, contents: &Arc<ByteBudget>, arrivals: &Arc<ByteBudget>) {
     metrics.sample(gauge!("angarium_room_bytes_taken"), {
         let room = Arc::clone(room);
         move || room.taken_bytes() as f64
@@ -393,7 +399,7 @@ fn sample_bytes(metrics: &Metrics, room: &Arc<Room>, contents: &Arc<ByteBudget>,
 
 /// The ways to the database and to providers, whenever somebody looks.
 fn sample_connections(metrics: &Metrics, store: &Store, ledger: &Ledger) {
-    for (role, pool) in [(store::Role::App, "app"), (store::Role::Worker, "worker")] {
+    for (role, pool) in [(store::DatabaseRole::App, "app"), (store::DatabaseRole::Worker, "worker")] {
         let (busy, idle) = (store.clone(), store.clone());
         metrics.sample(gauge!("angarium_db_connections", "pool" => pool, "state" => "in_use"), move || {
             busy.usage(role).in_use as f64
@@ -410,10 +416,10 @@ fn sample_connections(metrics: &Metrics, store: &Store, ledger: &Ledger) {
 }
 
 /// Often enough that a lost worker's deliveries wait for its lease and not for the look.
-fn recovery_pace(config: &Config) -> recovery::Pace {
+fn recovery_pace(config: &Config) -> recovery::RecoveryPace {
     let lease = config.queue.lease();
     // Leases are renewed three times in their length.
-    recovery::Pace { pause: (lease / 4).min(Duration::from_secs(1)), renewal: lease / 2 }
+    recovery::RecoveryPace { pause: (lease / 4).min(Duration::from_secs(1)), renewal: lease / 2 }
 }
 
 async fn terminated() {

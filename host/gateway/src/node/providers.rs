@@ -35,7 +35,7 @@ use angarium_domain::{
 use angarium_runtime::{AdmissionError, Component, QuarantineScope, Quarantined, Registry, Runtime};
 use angarium_store::{
     Connection as Db, Store, StoreError,
-    audit::{Deed, operator_audit_insert},
+    audit::{AuditEntry, operator_audit_insert},
     provider::{
         StoredComponent, StoredProvider, component_bytes, component_delete, component_digests, component_granted,
         component_insert, component_list, component_quarantine, provider_activate, provider_delete, provider_grant,
@@ -302,11 +302,11 @@ impl Providers {
             let (version, digest) = (taken.descriptor.version.clone(), taken.digest.clone());
             return Err(ProviderError::VersionTaken { version, digest });
         }
-        let deed = match how.activation {
-            None => Deed::new(Action::ProviderInstalled, &descriptor.name).after(shown(new, None)),
+        let entry = match how.activation {
+            None => AuditEntry::new(Action::ProviderInstalled, &descriptor.name).after(shown(new, None)),
             Some(activation) => put_forward(&mut txn, activation, &provider, &versions, new).await?,
         };
-        operator_audit_insert(&mut txn, by, &deed).await?;
+        operator_audit_insert(&mut txn, by, &entry).await?;
         txn.commit().await.map_err(StoreError::from)?;
         if how.activation.is_some() {
             self.sync().await?;
@@ -330,8 +330,8 @@ impl Providers {
         let versions = component_list(&mut txn, name).await?;
         let version = versions.iter().find(|version| version.digest == digest);
         let version = version.ok_or_else(|| ProviderError::UnknownVersion(digest.to_owned()))?;
-        let deed = put_forward(&mut txn, activation, &provider, &versions, version).await?;
-        operator_audit_insert(&mut txn, by, &deed).await?;
+        let entry = put_forward(&mut txn, activation, &provider, &versions, version).await?;
+        operator_audit_insert(&mut txn, by, &entry).await?;
         txn.commit().await.map_err(StoreError::from)?;
         self.sync().await
     }
@@ -372,10 +372,10 @@ impl Providers {
             provider_delete(&mut txn, name).await?;
         }
         let before: Vec<_> = gone.iter().map(|version| shown(version, None)).collect();
-        let deed = Deed::new(Action::ProviderUninstalled, name)
+        let entry = AuditEntry::new(Action::ProviderUninstalled, name)
             .before(json!({"digest": provider.active_digest, "versions": before}))
             .after(json!({ "digest": active }));
-        operator_audit_insert(&mut txn, by, &deed).await?;
+        operator_audit_insert(&mut txn, by, &entry).await?;
         txn.commit().await.map_err(StoreError::from)?;
         self.sync().await
     }
@@ -389,10 +389,10 @@ impl Providers {
         let provider = locked(provider_lock(&mut txn, name).await?, name)?;
         let previous = provider.previous_digest.as_deref().ok_or(ProviderError::NoPrevious)?;
         activate(&mut txn, &provider, previous).await?;
-        let deed = Deed::new(Action::ProviderRolledBack, name)
+        let entry = AuditEntry::new(Action::ProviderRolledBack, name)
             .before(json!({"digest": provider.active_digest}))
             .after(json!({"digest": previous}));
-        operator_audit_insert(&mut txn, by, &deed).await?;
+        operator_audit_insert(&mut txn, by, &entry).await?;
         txn.commit().await.map_err(StoreError::from)?;
         self.sync().await
     }
@@ -414,10 +414,10 @@ impl Providers {
         if let Some(active) = &provider.active_digest {
             component_granted(&mut txn, active).await?;
         }
-        let deed = Deed::new(Action::ProviderGranted, name)
+        let entry = AuditEntry::new(Action::ProviderGranted, name)
             .before(json!({"granted_hosts": provider.granted_hosts}))
             .after(json!({"digest": provider.active_digest, "granted_hosts": hosts}));
-        operator_audit_insert(&mut txn, by, &deed).await?;
+        operator_audit_insert(&mut txn, by, &entry).await?;
         txn.commit().await.map_err(StoreError::from)?;
         self.sync().await
     }
@@ -686,11 +686,11 @@ async fn put_forward(
     provider: &StoredProvider,
     versions: &[StoredComponent],
     new: &StoredComponent,
-) -> Result<Deed, ProviderError> {
+) -> Result<AuditEntry, ProviderError> {
     let granted = activation::decide(activation, provider, versions, new)?;
-    let mut deed = Deed::new(Action::ProviderActivated, &provider.name).after(shown(new, Some(&granted.hosts)));
+    let mut entry = AuditEntry::new(Action::ProviderActivated, &provider.name).after(shown(new, Some(&granted.hosts)));
     let before = versions.iter().find(|version| Some(&version.digest) == provider.active_digest.as_ref());
-    deed.before = before.map(|before| shown(before, Some(&provider.granted_hosts)));
+    entry.before = before.map(|before| shown(before, Some(&provider.granted_hosts)));
     activate(db, provider, &new.digest).await?;
     if granted.hosts != provider.granted_hosts {
         provider_grant(db, &provider.name, &granted.hosts).await?;
@@ -698,7 +698,7 @@ async fn put_forward(
     if granted.given {
         component_granted(db, &new.digest).await?;
     }
-    Ok(deed)
+    Ok(entry)
 }
 
 /// Lets a version serve, out of whatever quarantine. The row's version grows even where it served
@@ -722,10 +722,10 @@ async fn quarantine(db: &mut Db, provider: &StoredProvider, found: &Quarantined)
     };
     let restored = found.restored.as_ref().filter(sound);
     provider_activate(db, &provider.name, restored.map(String::as_str), None).await?;
-    let deed = Deed::new(Action::ProviderQuarantined, &provider.name)
+    let entry = AuditEntry::new(Action::ProviderQuarantined, &provider.name)
         .before(json!({"digest": found.digest}))
         .after(json!({"digest": restored}));
-    operator_audit_insert(db, &OperatorActor::gateway("quarantine"), &deed).await
+    operator_audit_insert(db, &OperatorActor::gateway("quarantine"), &entry).await
 }
 
 /// A version as records of what was done show it.

@@ -21,7 +21,7 @@ use angarium_rules::{
 use angarium_store::{
     self as store, Store,
     script::{
-        Importer, Kind, OperatorScript, operator_script_list, operator_script_lock, operator_script_put,
+        Importer, OperatorScript, ScriptKind, operator_script_list, operator_script_lock, operator_script_put,
         operator_script_retire, script_importers,
     },
 };
@@ -250,7 +250,7 @@ struct Judged {
 
 /// What of a folder goes into service in place of what is live; what does not is logged, and the last good one goes on.
 fn judged(found: &Folder, live: Vec<OperatorScript>, importers: Vec<Importer>) -> Judged {
-    let (live_modules, live_scripts): (Vec<_>, Vec<_>) = live.into_iter().partition(|it| it.kind == Kind::Module);
+    let (live_modules, live_scripts): (Vec<_>, Vec<_>) = live.into_iter().partition(|it| it.kind == ScriptKind::Module);
     let before = live_modules.iter().map(|it| ((it.scope.clone(), it.name.clone()), it.source.clone())).collect();
     let (modules, refused) = review(&before, &found.sources(), &users(found, &live_scripts, importers));
     for Refused { scope, name, reason } in &refused {
@@ -264,7 +264,7 @@ fn judged(found: &Folder, live: Vec<OperatorScript>, importers: Vec<Importer>) -
     let mut puts: Vec<_> = modules
         .iter()
         .filter(|(key, source)| before.get(*key) != Some(*source))
-        .map(|((scope, name), source)| operators(Kind::Module, scope, name, source))
+        .map(|((scope, name), source)| operators(ScriptKind::Module, scope, name, source))
         .collect();
     for script in &found.scripts {
         let same = |it: &&OperatorScript| it.scope == script.scope && it.name == script.name;
@@ -272,7 +272,7 @@ fn judged(found: &Folder, live: Vec<OperatorScript>, importers: Vec<Importer>) -
         if let Some(problem) = tried.problems.first() {
             tracing::error!(problem, file = %script.file.display(), "an operators' script is refused: the last good version goes on");
         } else if live_scripts.iter().find(same).is_none_or(|it| it.source != script.source) {
-            puts.push(operators(Kind::Script, &script.scope, &script.name, &script.source));
+            puts.push(operators(ScriptKind::Script, &script.scope, &script.name, &script.source));
         }
     }
     let is_found = |it: &OperatorScript| found.scripts.iter().any(|s| s.scope == it.scope && s.name == it.name);
@@ -282,7 +282,7 @@ fn judged(found: &Folder, live: Vec<OperatorScript>, importers: Vec<Importer>) -
     Judged { puts, gone: gone_scripts.chain(gone_modules).collect() }
 }
 
-fn operators(kind: Kind, scope: &str, name: &str, source: &str) -> OperatorScript {
+fn operators(kind: ScriptKind, scope: &str, name: &str, source: &str) -> OperatorScript {
     OperatorScript { kind, scope: scope.to_owned(), name: name.to_owned(), source: source.to_owned() }
 }
 

@@ -9,8 +9,8 @@ use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
 pub use self::{
     measures::{
-        Kind, Lane, METRICS, Metric, Metrics, breaker_changed, breakers, condition_waits, dead_letters, deferred,
-        followed_up, lane, queued, requested, rule_failed, rules_unasked, script_failed, secrets_unavailable,
+        Lane, METRICS, MeasureKind, Metric, Metrics, breaker_changed, breakers, condition_waits, dead_letters,
+        deferred, followed_up, lane, queued, requested, rule_failed, rules_unasked, script_failed, secrets_unavailable,
         shadow_dropped, waited, withheld,
     },
     traces::{Side, Span, Tracer, Value},

@@ -75,7 +75,7 @@ pub struct Choice {
 /// What `retry` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
-pub enum Retrial {
+pub enum RetryAnswer {
     /// As the route's policy says.
     #[default]
     Default,
@@ -225,14 +225,14 @@ fn choice(at: At<'_>, item: &Dynamic) -> Reading<Choice> {
     Ok(choice)
 }
 
-impl Retrial {
+impl RetryAnswer {
     pub(super) fn read(answer: &Dynamic) -> Reading<Self> {
         if let Ok(seconds) = answer.as_int().map(|it| it as f64).or_else(|_| answer.as_float()) {
             return Ok(Self::Retry { after: wait("after", seconds)? });
         }
         let expected = "`()`, a number of seconds, a text or a map";
         let Some(mut members) = action_or_members(answer, expected)? else { return Ok(Self::Default) };
-        let retrial = match members.required_text("action")?.as_str() {
+        let reexperiment = match members.required_text("action")?.as_str() {
             "default" => Self::Default,
             "retry" => {
                 let seconds = members.number("after")?.ok_or_else(|| AnswerFault::new("after", "must be given"))?;
@@ -243,7 +243,7 @@ impl Retrial {
             _ => return Err(AnswerFault::new("action", "must be `default`, `retry`, `give_up` or `fall_back`")),
         };
         members.end()?;
-        Ok(retrial)
+        Ok(reexperiment)
     }
 }
 

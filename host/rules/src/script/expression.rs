@@ -121,7 +121,7 @@ mod tests {
             ("phone_country(to) == country", true),
             ("attributes.missing == ()", true),
             ("attributes.tags.some(|it| it == \"vip\")", true),
-            ("percent(to, \"trial\") < 100.0", true),
+            ("percent(to, \"experiment\") < 100.0", true),
         ] {
             assert_eq!(holds(source), Ok(expected), "{source}");
         }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use angarium_domain::{
     message::Message,
-    subject::{self, Envelope, Particulars, Subject},
+    rule_input::{self, MessageOutline, Particulars, RuleInput},
 };
 
 /// Free members of a message.
@@ -45,12 +45,12 @@ pub struct MessageFacts {
 impl MessageFacts {
     /// What scripts see of a message.
     #[must_use]
-    pub fn of(subject: Subject) -> Self {
-        let country = subject.texts(subject::Field::Country).next().map(str::to_owned);
+    pub fn of(subject: RuleInput) -> Self {
+        let country = subject.texts(rule_input::Field::Country).next().map(str::to_owned);
         let timezone = subject.timezone().map(str::to_owned);
         let (Particulars { attributes, contact, context }, envelope) = subject.into_parts();
-        let Envelope { id, channel, channels, to, sender, subject, text, reference, priority, .. } = envelope;
-        let Envelope { created_at, send_at, expires_at, .. } = envelope;
+        let MessageOutline { id, channel, channels, to, sender, subject, text, reference, priority, .. } = envelope;
+        let MessageOutline { created_at, send_at, expires_at, .. } = envelope;
         Self {
             id,
             channel,
@@ -163,7 +163,7 @@ impl ContextFacts {
     /// That of a message which is sent once.
     #[must_use]
     pub fn of(message: &Message) -> Self {
-        let facts = MessageFacts::of(Subject::of(message));
+        let facts = MessageFacts::of(RuleInput::of(message));
         Self { due_at: Some(message.due_at()), message: facts, ..Self::default() }
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use angarium_domain::{
     callback::{self as domain, Callback, CallbackContext, CallbackRequest},
-    receipt::{Kind, Receipt},
+    receipt::{Receipt, ReceiptKind},
     transmission::{KeyFormat, Kv},
 };
 
@@ -147,7 +147,7 @@ fn receipt(at: &str, given: wit::Event) -> Result<Receipt, Invalid> {
     })
 }
 
-fn kind(at: &str, text: &str) -> Result<Kind, Invalid> {
+fn kind(at: &str, text: &str) -> Result<ReceiptKind, Invalid> {
     text.parse().map_err(|_| {
         invalid(format!("{at}.kind"), format!("is {:?}, not a word such as `delivered`", answer::excerpt(text)))
     })
@@ -195,7 +195,7 @@ fn reply(given: wit::Reply) -> Result<domain::CallbackReply, Invalid> {
     Ok(domain::CallbackReply { status, content_type, body })
 }
 
-impl From<wit::Check> for domain::Check {
+impl From<wit::Check> for domain::CallbackCheck {
     fn from(given: wit::Check) -> Self {
         match given {
             wit::Check::Hmac(it) => {

@@ -10,7 +10,7 @@ const MAX_LINE: usize = 998;
 /// A mail, ready to be handed over.
 pub(super) struct Envelope {
     pub from: String,
-    pub recipients: Vec<Recipient>,
+    pub recipients: Vec<EnvelopeRecipient>,
     pub data: Vec<u8>,
     /// Whether an address needs SMTPUTF8.
     pub utf8: bool,
@@ -20,7 +20,7 @@ pub(super) struct Envelope {
     answers: Vec<RecipientReply>,
 }
 
-pub(super) struct Recipient {
+pub(super) struct EnvelopeRecipient {
     pub address: String,
     /// Stands in the `To` header: without it, the mail has no point.
     main: bool,
@@ -32,7 +32,7 @@ impl Envelope {
         let main = mail.message.to.iter().map(|to| mime::mailbox(&to.value)).collect::<Result<Vec<_>, _>>()?;
         let recipients = mail.rcpt_to.iter().map(|to| {
             let address = mime::mailbox(to)?;
-            Ok(Recipient { main: main.contains(&address), address })
+            Ok(EnvelopeRecipient { main: main.contains(&address), address })
         });
         let recipients = recipients.collect::<Result<Vec<_>, Fault>>()?;
         if recipients.is_empty() {
@@ -105,7 +105,7 @@ impl Envelope {
     }
 }
 
-impl Recipient {
+impl EnvelopeRecipient {
     fn reply(&self, answer: RecipientAnswer, reply: &ServerReply) -> RecipientReply {
         RecipientReply {
             address: self.address.clone(),

@@ -13,7 +13,7 @@ use url::Host;
 use super::{
     envelope::Envelope,
     reply::ServerReply,
-    wire::{Broken, MAX_COMMAND, Stream, Wire},
+    wire::{Broken, MAX_COMMAND, SmtpWire, Stream},
 };
 use crate::{
     Hold,
@@ -136,18 +136,18 @@ impl Offers {
 }
 
 /// An open connection, greeted and introduced.
-pub(super) struct Session {
+pub(super) struct SmtpSession {
     host: Host<String>,
-    wire: Wire,
+    wire: SmtpWire,
     offers: Offers,
     patience: Patience,
     mails: u32,
     used: Instant,
 }
 
-impl Session {
+impl SmtpSession {
     /// Waits for the greeting.
-    pub(super) async fn greeted(host: Host<String>, wire: Wire, patience: Patience) -> Result<Self, Stop> {
+    pub(super) async fn greeted(host: Host<String>, wire: SmtpWire, patience: Patience) -> Result<Self, Stop> {
         let mut session = Self::over(host, wire, patience);
         let greeting = session.wire.reply(patience.greeting).await;
         let greeting = greeting.map_err(|why| session.stop("the greeting", why))?;
@@ -156,7 +156,7 @@ impl Session {
     }
 
     /// A session that goes on over another stream.
-    pub(super) fn over(host: Host<String>, wire: Wire, patience: Patience) -> Self {
+    pub(super) fn over(host: Host<String>, wire: SmtpWire, patience: Patience) -> Self {
         Self { host, wire, offers: Offers::default(), patience, mails: 0, used: Instant::now() }
     }
 

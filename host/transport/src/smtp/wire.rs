@@ -24,7 +24,7 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// An open connection to a mail server.
-pub(super) struct Wire {
+pub(super) struct SmtpWire {
     stream: BufReader<Box<dyn Stream>>,
     is_secure: bool,
 }
@@ -48,7 +48,7 @@ impl From<io::Error> for Broken {
     }
 }
 
-impl Wire {
+impl SmtpWire {
     pub(super) fn plain(stream: impl Stream + 'static) -> Self {
         Self { stream: BufReader::with_capacity(READ_BUFFER, Box::new(stream)), is_secure: false }
     }
@@ -179,7 +179,7 @@ mod tests {
             ("", ""),
         ] {
             let (ours, mut theirs) = duplex(1024);
-            let mut wire = Wire::plain(ours);
+            let mut wire = SmtpWire::plain(ours);
             assert!(wire.data(data.as_bytes(), SECOND).await.is_ok());
             drop(wire);
             let mut seen = String::new();
@@ -193,7 +193,7 @@ mod tests {
         for length in [BLOCK - 3, BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK] {
             let data = format!("{}\r\n.b\r\n", "a".repeat(length - 2));
             let (ours, mut theirs) = duplex(8 * BLOCK);
-            let mut wire = Wire::plain(ours);
+            let mut wire = SmtpWire::plain(ours);
             assert!(wire.data(data.as_bytes(), SECOND).await.is_ok());
             drop(wire);
             let mut seen = String::new();
@@ -205,7 +205,7 @@ mod tests {
     #[tokio::test]
     async fn a_reply_that_nobody_asked_for_stops_the_next_command() {
         let (ours, mut theirs) = duplex(1024);
-        let mut wire = Wire::plain(ours);
+        let mut wire = SmtpWire::plain(ours);
         theirs.write_all(b"250 one\r\n250 two\r\n").await.unwrap();
         assert_eq!(wire.reply(SECOND).await.unwrap().text, "one");
         let broken = wire.command("DATA", SECOND).await.unwrap_err();
@@ -216,7 +216,7 @@ mod tests {
     #[tokio::test]
     async fn a_closed_connection_is_found_before_a_command() {
         let (ours, theirs) = duplex(1024);
-        let mut wire = Wire::plain(ours);
+        let mut wire = SmtpWire::plain(ours);
         assert!(wire.in_step().await.is_ok());
         drop(theirs);
         assert!(matches!(wire.command("NOOP", SECOND).await, Err(Broken::Closed)));
@@ -225,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn a_reply_that_breaks_off_is_told_by_its_code() {
         let (ours, mut theirs) = duplex(1024);
-        let mut wire = Wire::plain(ours);
+        let mut wire = SmtpWire::plain(ours);
         theirs.write_all(b"250-2.0.0 queued\r\n").await.unwrap();
         drop(theirs);
         let reply = wire.reply(SECOND).await.unwrap();

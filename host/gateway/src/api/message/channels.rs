@@ -9,7 +9,7 @@ use super::{
 };
 use angarium_domain::{
     ids::ConnectionId,
-    legs::{self, Leg, Legs, Mode, Wants},
+    legs::{self, Leg, LegMode, Legs, Wants},
 };
 
 /// For how long a receipt is waited for, if the message does not say, in seconds.
@@ -124,7 +124,7 @@ impl NewMessage {
 
     /// A receipt is only waited for where something follows from its absence.
     fn check_windows(&self, fields: &mut Fields) {
-        let all = self.mode == Some(Mode::All);
+        let all = self.mode == Some(LegMode::All);
         let wants = self.wants.unwrap_or_default();
         fields.check(!(all && wants == Wants::Delivered), "wants", "contradiction", || {
             "is not allowed to be `delivered` with `mode: all`, which tries every channel anyway".to_owned()
@@ -164,12 +164,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::message::new::{Circumstances, Unfit};
+    use crate::api::message::new::{MessageContext, Unfit};
     use angarium_domain::message;
 
     fn taken(body: &Value) -> Result<message::NewMessage, Vec<String>> {
         let new: NewMessage = serde_json::from_value(body.clone()).unwrap();
-        let around = Circumstances {
+        let around = MessageContext {
             now: jiff::Timestamp::UNIX_EPOCH,
             header_key: None,
             connection: &|_| None,
@@ -190,7 +190,7 @@ mod tests {
         .unwrap();
         let message = &new.message;
         let legs = message.legs.as_ref().unwrap();
-        assert_eq!((legs.mode, legs.wants), (Mode::First, Wants::Delivered));
+        assert_eq!((legs.mode, legs.wants), (LegMode::First, Wants::Delivered));
         assert_eq!((legs.legs[0].receipt_window, legs.legs[1].receipt_window), (Some(60), Some(5)));
         let at = message.created_at;
         let (mail, text) = (message.as_leg(0, at), message.as_leg(1, at));

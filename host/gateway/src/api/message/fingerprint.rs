@@ -13,7 +13,7 @@ use super::{
     new::{Content, NewMessage, Recipient},
 };
 use angarium_domain::{
-    legs::{Mode, Wants},
+    legs::{LegMode, Wants},
     message::{Idempotency, Priority},
 };
 
@@ -81,7 +81,7 @@ impl NewMessage {
         if !self.has_channels() {
             return;
         }
-        self.mode.take_if(|it| *it == Mode::default());
+        self.mode.take_if(|it| *it == LegMode::default());
         self.wants.take_if(|it| *it == Wants::default());
         self.channels.iter_mut().for_each(NewLeg::leave_out_defaults);
     }

@@ -18,12 +18,12 @@ use super::{
 use angarium_domain::{
     country::Country,
     ids::{ConnectionId, MessageId},
-    legs::{Mode, Wants},
+    legs::{LegMode, Wants},
     media_type::MediaType,
     message::{self, Body, Channel, Idempotency, LegBody, MAX_SUBJECT, MOST_CONTENT, Message, Priority, address},
     one_or_many,
     problem::Problem,
-    subject::{Envelope, Object, Particulars, Subject},
+    rule_input::{MessageOutline, Object, Particulars, RuleInput},
 };
 use angarium_rules::ruling::Ruling;
 
@@ -115,7 +115,7 @@ pub struct NewMessage {
     pub(super) channels: Vec<NewLeg>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<ModeName>)]
-    pub(super) mode: Option<Mode>,
+    pub(super) mode: Option<LegMode>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<WantsName>)]
     pub(super) wants: Option<Wants>,
@@ -256,14 +256,14 @@ pub struct Unfit {
 }
 
 /// What a message is checked against besides itself.
-pub struct Circumstances<'a> {
+pub struct MessageContext<'a> {
     pub now: Timestamp,
     /// The header `Idempotency-Key`, for a message that is sent alone.
     pub header_key: Option<String>,
     /// The connection of an id or uid, if the tenant has it.
     pub connection: &'a dyn Fn(&str) -> Option<ConnectionId>,
     /// The channel that rules choose for a message that names none.
-    pub channel: &'a dyn Fn(&Subject) -> Option<Channel>,
+    pub channel: &'a dyn Fn(&RuleInput) -> Option<Channel>,
     /// Whether a script of this name has a `condition`.
     pub condition: &'a dyn Fn(&str) -> bool,
 }
@@ -280,7 +280,7 @@ impl NewMessage {
     }
 
     /// The message, if all of it holds; else every bad field, with those that are known before.
-    pub fn into_domain(mut self, mut fields: Fields, around: Circumstances<'_>) -> Result<message::NewMessage, Unfit> {
+    pub fn into_domain(mut self, mut fields: Fields, around: MessageContext<'_>) -> Result<message::NewMessage, Unfit> {
         // What is not as it came stands for nothing.
         let is_whole = fields.is_empty();
         let idempotency = self.idempotency(around.header_key.as_deref(), &mut fields);
@@ -291,7 +291,7 @@ impl NewMessage {
     fn into_fit(
         self,
         mut fields: Fields,
-        around: Circumstances<'_>,
+        around: MessageContext<'_>,
         idempotency: Option<Idempotency>,
     ) -> Result<message::NewMessage, Fields> {
         self.check_times(around.now, &mut fields);
@@ -418,7 +418,7 @@ impl NewMessage {
 
     /// What the message says of itself to rules; `None` where it says nothing and asks for no channel, or says what
     /// can't be.
-    fn subject(&self, fields: &mut Fields) -> Option<Subject> {
+    fn subject(&self, fields: &mut Fields) -> Option<RuleInput> {
         let says_something = self.attributes.is_some() || self.contact.is_some() || self.context.is_some();
         if !says_something && (self.channel.is_some() || self.has_channels()) {
             return None;
@@ -436,12 +436,16 @@ impl NewMessage {
         let particulars = Particulars { attributes: attributes?, contact: contact?, context: context? };
         let to = self.to.as_ref().map_or("", Recipient::address);
         let kind = if to.starts_with('+') { "sms" } else { "email" };
-        let subject = Subject::read(particulars, Country::of_address(kind, to));
+        let subject = RuleInput::read(particulars, Country::of_address(kind, to));
         let bad = |problems: Vec<_>| {
             problems.into_iter().for_each(|it: Problem| fields.elsewhere(it.pointer, it.code, it.detail))
         };
         let subject = subject.map_err(bad).ok()?;
-        Some(subject.within(Envelope { to: to.to_owned(), reference: self.reference.clone(), ..Envelope::default() }))
+        Some(subject.within(MessageOutline {
+            to: to.to_owned(),
+            reference: self.reference.clone(),
+            ..MessageOutline::default()
+        }))
     }
 }
 
@@ -745,7 +749,7 @@ mod tests {
 
     fn taken(body: &str) -> Result<message::NewMessage, Fields> {
         let new: NewMessage = serde_json::from_str(body).unwrap();
-        let around = Circumstances {
+        let around = MessageContext {
             now: now(),
             header_key: None,
             connection: &|_| None,
@@ -872,7 +876,7 @@ mod tests {
     #[test]
     fn header_and_field_must_agree() {
         let new: NewMessage = serde_json::from_str(r#"{"channel": "webhook", "idempotency_key": "a"}"#).unwrap();
-        let around = Circumstances {
+        let around = MessageContext {
             now: now(),
             header_key: Some("b".into()),
             connection: &|_| None,

@@ -12,7 +12,7 @@ use super::{
 use angarium_domain::{
     delivery::DeliveryState,
     ids::{EventId, MessageId},
-    legs::{Leg, Legs, Mode, Wants},
+    legs::{Leg, LegMode, Legs, Wants},
     message::{Follows, Message, Priority},
     provider::{Cost, Disposition},
     recipients::{MailRecipient, RecipientOutcome, RecipientRole, Recipients},
@@ -77,7 +77,7 @@ pub struct FollowsAnswer {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SeveralAnswer {
     #[schema(value_type = Option<ModeName>)]
-    mode: Mode,
+    mode: LegMode,
     #[schema(value_type = Option<WantsName>)]
     wants: Wants,
     /// One for each channel, in order; a channel whose turn has not come is `accepted`.

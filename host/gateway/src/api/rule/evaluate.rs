@@ -14,10 +14,10 @@ use super::super::{
     message::{self, Asks, NewMessage, PriorityName},
     problem::Problem,
 };
-use crate::{clock, engine::dispatch::Planned, node::directory::TenantConfig};
+use crate::{clock, engine::dispatch::Planned, node::tenant_config::TenantConfig};
 use angarium_domain::{
     message::{Message, Priority},
-    subject::Subject,
+    rule_input::RuleInput,
 };
 use angarium_rules::{
     Account,
@@ -82,7 +82,7 @@ fn evaluated(app: &App, config: &TenantConfig, mut message: Message) -> Evaluati
     let given = Given { now: clock::now(), chance: fastrand::f64() };
     // What fails here is nobody's traffic: it does not count against a script.
     let book = config.rulebook.as_deref().map(Rulebook::rehearsal).unwrap_or_default();
-    let explain = || book.for_recipient(&Subject::of(&message)).0.explain(&message, given.now);
+    let explain = || book.for_recipient(&RuleInput::of(&message)).0.explain(&message, given.now);
     let rules = app.rules.as_for_an_explanation(explain);
     let (judgement, _) = app.rules.as_for_a_message(|| book.admit(&mut message, &given));
     let Judgement { ruling, refused, .. } = judgement;

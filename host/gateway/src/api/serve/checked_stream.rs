@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     sockets::Socket,
-    strict::{Refusal, Strict},
+    strict::{Strict, StrictRefusal},
 };
 
 /// The stream.
@@ -23,7 +23,7 @@ pub struct CheckedStream {
     stream: TcpStream,
     socket: Arc<Socket>,
     strict: Strict,
-    refusal: Option<Refusal>,
+    refusal: Option<StrictRefusal>,
     /// A handler has the request whose body was refused: its answer says so.
     is_refusal_answered: bool,
 }
@@ -43,7 +43,7 @@ impl CheckedStream {
     }
 
     /// Why nothing more is read of it, where no handler answers for it.
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<StrictRefusal> {
         self.refusal.filter(|_| !self.is_refusal_answered)
     }
 

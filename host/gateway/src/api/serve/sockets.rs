@@ -27,7 +27,7 @@ const CLOSED_SHARE: usize = 64;
 
 /// How many sockets there may be, and how long each may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct SocketLimits {
     pub sockets: usize,
     pub of_address: usize,
     /// From a head's first byte to its last.
@@ -199,7 +199,7 @@ impl Drop for Request {
 /// All sockets of the node.
 #[derive(Debug)]
 pub struct Sockets {
-    limits: Limits,
+    limits: SocketLimits,
     began: Instant,
     table: Mutex<Table>,
 }
@@ -214,26 +214,26 @@ struct Table {
 
 /// A socket's place in the table; dropping it gives it back.
 #[derive(Debug)]
-pub struct Place {
+pub struct RequestPlace {
     id: u64,
     sockets: Arc<Sockets>,
     pub socket: Arc<Socket>,
 }
 
-impl Drop for Place {
+impl Drop for RequestPlace {
     fn drop(&mut self) {
         self.sockets.table().remove(self.id);
     }
 }
 
 impl Sockets {
-    pub fn new(limits: Limits) -> Arc<Self> {
+    pub fn new(limits: SocketLimits) -> Arc<Self> {
         Arc::new(Self { limits, began: Instant::now(), table: Mutex::default() })
     }
 
     /// Takes a new socket in. At a limit those that have waited longest for a request make room; where
     /// none waits, the socket is a reserved one. `None` where all of those are taken too.
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<RequestPlace> {
         let client = client(address);
         let mut table = self.table();
         if table.count_of(client) >= self.limits.of_address {
@@ -250,7 +250,7 @@ impl Sockets {
             return None;
         }
         let (id, socket) = table.insert(Socket::new(client, is_full, self.began));
-        Some(Place { id, sockets: Arc::clone(self), socket })
+        Some(RequestPlace { id, sockets: Arc::clone(self), socket })
     }
 
     /// Closes some of the sockets that wait for a request: the process has no file descriptor left.
@@ -353,7 +353,7 @@ mod tests {
 
     fn sockets(sockets: usize, of_address: usize) -> Arc<Sockets> {
         let second = Duration::from_secs(1);
-        Sockets::new(Limits { sockets, of_address, header: second, idle: second })
+        Sockets::new(SocketLimits { sockets, of_address, header: second, idle: second })
     }
 
     fn address(last: u8) -> IpAddr {

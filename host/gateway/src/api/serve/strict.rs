@@ -20,7 +20,7 @@ const LONGEST_METHOD: usize = 32;
 
 /// Why a connection's bytes are refused; the connection ends with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum StrictRefusal {
     #[error("{0}")]
     Malformed(&'static str),
     #[error("the request line must have at most {LONGEST_REQUEST_LINE} bytes")]
@@ -29,7 +29,7 @@ pub enum Refusal {
     LargeHead,
 }
 
-impl Refusal {
+impl StrictRefusal {
     /// As the client is told.
     pub fn problem(self) -> Problem {
         let (status, code, title) = match self {
@@ -102,7 +102,7 @@ impl Strict {
     ///
     /// # Errors
     /// When the bytes have to be refused; nothing of the connection may be read after that.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), StrictRefusal> {
         while !bytes.is_empty() {
             bytes = match self.place {
                 Place::Body(left) | Place::Chunk(left) => self.skip(left, bytes),
@@ -127,7 +127,7 @@ impl Strict {
     }
 
     /// Reads up to the end of a line, if it is there.
-    fn read_line<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
+    fn read_line<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], StrictRefusal> {
         let end = memchr::memchr(b'\n', bytes);
         let part = &bytes[..end.unwrap_or(bytes.len())];
         self.check_length(part.len())?;
@@ -135,37 +135,37 @@ impl Strict {
         self.line.extend_from_slice(part);
         let Some(end) = end else { return Ok(&[]) };
         let line = std::mem::take(&mut self.line);
-        let line = line.strip_suffix(b"\r").ok_or(Refusal::Malformed("a line must end with CR LF"))?;
+        let line = line.strip_suffix(b"\r").ok_or(StrictRefusal::Malformed("a line must end with CR LF"))?;
         self.end_line(line)?;
         Ok(&bytes[end + 1..])
     }
 
     /// No control character may stand in a line but a tab; a CR ends it.
-    fn check_bytes(&self, part: &[u8]) -> Result<(), Refusal> {
+    fn check_bytes(&self, part: &[u8]) -> Result<(), StrictRefusal> {
         let after_end = self.line.last() == Some(&b'\r') && !part.is_empty();
         let text = part.strip_suffix(b"\r").unwrap_or(part);
         match after_end || text.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
-            true => Err(Refusal::Malformed("control characters are not allowed in the head")),
+            true => Err(StrictRefusal::Malformed("control characters are not allowed in the head")),
             false => Ok(()),
         }
     }
 
-    fn check_length(&mut self, more: usize) -> Result<(), Refusal> {
+    fn check_length(&mut self, more: usize) -> Result<(), StrictRefusal> {
         let line = self.line.len() + more;
         match self.place {
-            Place::RequestLine if line > LONGEST_REQUEST_LINE => Err(Refusal::LongRequestLine),
-            Place::RequestLine | Place::Field if self.head.bytes + line > LONGEST_HEAD => Err(Refusal::LargeHead),
-            Place::ChunkSize if line > LONGEST_CHUNK_SIZE + 1 => {
-                Err(Refusal::Malformed("a chunk size must have 1 to 16 hexadecimal digits; extensions are not allowed"))
-            }
-            Place::ChunkEnd if line > 1 => Err(Refusal::Malformed("a chunk must end with CR LF")),
-            Place::LastLine if line > 1 => Err(Refusal::Malformed("trailer fields are not allowed")),
+            Place::RequestLine if line > LONGEST_REQUEST_LINE => Err(StrictRefusal::LongRequestLine),
+            Place::RequestLine | Place::Field if self.head.bytes + line > LONGEST_HEAD => Err(StrictRefusal::LargeHead),
+            Place::ChunkSize if line > LONGEST_CHUNK_SIZE + 1 => Err(StrictRefusal::Malformed(
+                "a chunk size must have 1 to 16 hexadecimal digits; extensions are not allowed",
+            )),
+            Place::ChunkEnd if line > 1 => Err(StrictRefusal::Malformed("a chunk must end with CR LF")),
+            Place::LastLine if line > 1 => Err(StrictRefusal::Malformed("trailer fields are not allowed")),
             _ => Ok(()),
         }
     }
 
     /// A whole line, without its CR LF.
-    fn end_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
+    fn end_line(&mut self, line: &[u8]) -> Result<(), StrictRefusal> {
         self.head.bytes += line.len() + 2;
         self.place = match self.place {
             Place::RequestLine if line.is_empty() => self.head.skip_empty_line()?,
@@ -185,11 +185,11 @@ impl Strict {
 
 impl Head {
     /// One empty line before a request is let pass (RFC 9112, section 2.2).
-    fn skip_empty_line(&mut self) -> Result<Place, Refusal> {
+    fn skip_empty_line(&mut self) -> Result<Place, StrictRefusal> {
         self.empty_lines += 1;
         match self.empty_lines {
             1 => Ok(Place::RequestLine),
-            _ => Err(Refusal::Malformed("a request must begin with its request line")),
+            _ => Err(StrictRefusal::Malformed("a request must begin with its request line")),
         }
     }
 
@@ -198,8 +198,9 @@ impl Head {
         Self { empty_lines: before.empty_lines, ..self }
     }
 
-    fn request_line(&mut self, line: &[u8]) -> Result<Place, Refusal> {
-        let form = Refusal::Malformed("the request line must be `METHOD TARGET HTTP/1.1`, with one space between");
+    fn request_line(&mut self, line: &[u8]) -> Result<Place, StrictRefusal> {
+        let form =
+            StrictRefusal::Malformed("the request line must be `METHOD TARGET HTTP/1.1`, with one space between");
         let mut parts = line.split(|byte| *byte == b' ');
         let (Some(method), Some(target), Some(version), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -213,18 +214,19 @@ impl Head {
             return Err(form);
         }
         if method == b"CONNECT" {
-            return Err(Refusal::Malformed("the method CONNECT is not allowed"));
+            return Err(StrictRefusal::Malformed("the method CONNECT is not allowed"));
         }
         Ok(Place::Field)
     }
 
-    fn field(&mut self, line: &[u8]) -> Result<Place, Refusal> {
+    fn field(&mut self, line: &[u8]) -> Result<Place, StrictRefusal> {
         self.fields += 1;
         if self.fields > MOST_FIELDS {
-            return Err(Refusal::LargeHead);
+            return Err(StrictRefusal::LargeHead);
         }
-        let form =
-            Refusal::Malformed("a header field must be `Name: value` on one line, without a space before the colon");
+        let form = StrictRefusal::Malformed(
+            "a header field must be `Name: value` on one line, without a space before the colon",
+        );
         let colon = memchr::memchr(b':', line).ok_or(form)?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.is_empty() || !name.iter().copied().all(is_token) {
@@ -240,42 +242,42 @@ impl Head {
         Ok(Place::Field)
     }
 
-    fn content_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
+    fn content_length(&mut self, value: &[u8]) -> Result<(), StrictRefusal> {
         if self.length.is_some() {
-            return Err(Refusal::Malformed("a second `Content-Length` is not allowed"));
+            return Err(StrictRefusal::Malformed("a second `Content-Length` is not allowed"));
         }
         let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
         let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok());
-        self.length = Some(length.ok_or(Refusal::Malformed("`Content-Length` must be a decimal number"))?);
+        self.length = Some(length.ok_or(StrictRefusal::Malformed("`Content-Length` must be a decimal number"))?);
         Ok(())
     }
 
-    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Refusal> {
+    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), StrictRefusal> {
         if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
-            return Err(Refusal::Malformed("`Transfer-Encoding` must be `chunked`, once"));
+            return Err(StrictRefusal::Malformed("`Transfer-Encoding` must be `chunked`, once"));
         }
         self.is_chunked = true;
         Ok(())
     }
 
-    fn host(&mut self, value: &[u8]) -> Result<(), Refusal> {
+    fn host(&mut self, value: &[u8]) -> Result<(), StrictRefusal> {
         let is_host = value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte));
         if self.has_host || !is_host {
-            return Err(Refusal::Malformed("`Host` must be given once, as a host and perhaps a port"));
+            return Err(StrictRefusal::Malformed("`Host` must be given once, as a host and perhaps a port"));
         }
         self.has_host = true;
         Ok(())
     }
 
     /// What follows the head.
-    fn end(self) -> Result<Place, Refusal> {
+    fn end(self) -> Result<Place, StrictRefusal> {
         match (self.is_chunked, self.length) {
-            _ if self.is_http_11 && !self.has_host => Err(Refusal::Malformed("`Host` must be given")),
+            _ if self.is_http_11 && !self.has_host => Err(StrictRefusal::Malformed("`Host` must be given")),
             (true, Some(_)) => {
-                Err(Refusal::Malformed("`Content-Length` is not allowed together with `Transfer-Encoding`"))
+                Err(StrictRefusal::Malformed("`Content-Length` is not allowed together with `Transfer-Encoding`"))
             }
             (true, None) if !self.is_http_11 => {
-                Err(Refusal::Malformed("`Transfer-Encoding` is not allowed in HTTP/1.0"))
+                Err(StrictRefusal::Malformed("`Transfer-Encoding` is not allowed in HTTP/1.0"))
             }
             (true, None) => Ok(Place::ChunkSize),
             (false, None | Some(0)) => Ok(Place::RequestLine),
@@ -284,15 +286,15 @@ impl Head {
     }
 }
 
-fn chunk_size(line: &[u8]) -> Result<Place, Refusal> {
+fn chunk_size(line: &[u8]) -> Result<Place, StrictRefusal> {
     let digits = !line.is_empty() && line.iter().all(u8::is_ascii_hexdigit);
     let size = std::str::from_utf8(line).ok().filter(|_| digits).and_then(|text| u64::from_str_radix(text, 16).ok());
     match size {
         Some(0) => Ok(Place::LastLine),
         Some(size) => Ok(Place::Chunk(size)),
-        None => {
-            Err(Refusal::Malformed("a chunk size must have 1 to 16 hexadecimal digits; extensions are not allowed"))
-        }
+        None => Err(StrictRefusal::Malformed(
+            "a chunk size must have 1 to 16 hexadecimal digits; extensions are not allowed",
+        )),
     }
 }
 
@@ -305,12 +307,12 @@ fn is_token(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn fed(bytes: &[u8]) -> Result<Strict, Refusal> {
+    fn fed(bytes: &[u8]) -> Result<Strict, StrictRefusal> {
         let mut strict = Strict::new();
         strict.feed(bytes).map(|()| strict)
     }
 
-    fn fed_by_the_byte(bytes: &[u8]) -> Result<Strict, Refusal> {
+    fn fed_by_the_byte(bytes: &[u8]) -> Result<Strict, StrictRefusal> {
         let mut strict = Strict::new();
         bytes.iter().try_for_each(|byte| strict.feed(&[*byte])).map(|()| strict)
     }
@@ -399,7 +401,7 @@ mod tests {
         for bytes in bad {
             for strict in [fed(&bytes), fed_by_the_byte(&bytes)] {
                 let refusal = strict.err().unwrap_or_else(|| panic!("{:?}", String::from_utf8_lossy(&bytes)));
-                assert!(matches!(refusal, Refusal::Malformed(_)), "{refusal}");
+                assert!(matches!(refusal, StrictRefusal::Malformed(_)), "{refusal}");
             }
         }
     }
@@ -407,11 +409,11 @@ mod tests {
     #[test]
     fn a_head_has_an_end() {
         let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(LONGEST_REQUEST_LINE));
-        assert_eq!(fed(long.as_bytes()).err(), Some(Refusal::LongRequestLine));
-        assert_eq!(fed(&vec![b'a'; LONGEST_REQUEST_LINE + 1]).err(), Some(Refusal::LongRequestLine));
-        assert_eq!(fed(&request(&"X: y\r\n".repeat(MOST_FIELDS))).err(), Some(Refusal::LargeHead));
+        assert_eq!(fed(long.as_bytes()).err(), Some(StrictRefusal::LongRequestLine));
+        assert_eq!(fed(&vec![b'a'; LONGEST_REQUEST_LINE + 1]).err(), Some(StrictRefusal::LongRequestLine));
+        assert_eq!(fed(&request(&"X: y\r\n".repeat(MOST_FIELDS))).err(), Some(StrictRefusal::LargeHead));
         assert!(fed(&request(&"X: y\r\n".repeat(MOST_FIELDS - 1))).is_ok());
-        assert_eq!(fed(&request(&format!("X: {}", "y".repeat(LONGEST_HEAD)))).err(), Some(Refusal::LargeHead));
+        assert_eq!(fed(&request(&format!("X: {}", "y".repeat(LONGEST_HEAD)))).err(), Some(StrictRefusal::LargeHead));
         let many = request(&"X: y\r\n".repeat(50)).repeat(100);
         assert!(fed(&many).is_ok(), "each request has a head of its own");
     }

@@ -22,7 +22,7 @@ use angarium_domain::{
     provider::{CallContext, Item, Step},
     transmission::Mailbox,
 };
-use angarium_runtime::{CallError, Called, Component, Limits, Runtime, RuntimeSettings};
+use angarium_runtime::{CallError, CallLimits, Called, Component, Runtime, RuntimeSettings};
 use angarium_transport::describe;
 
 /// Check a component without a gateway.
@@ -71,7 +71,7 @@ impl Check {
     pub fn run(self, output: &Output) -> Result<(), CliError> {
         let file = self.component.display();
         let bytes = std::fs::read(&self.component).map_err(|error| CliError::said(format!("{file}: {error}")))?;
-        let limits = Limits { live_instances: 1, ..Limits::default() };
+        let limits = CallLimits { live_instances: 1, ..CallLimits::default() };
         let runtime = Runtime::new(RuntimeSettings { limits, ..RuntimeSettings::default() });
         let runtime = runtime.map_err(|error| CliError::said(error.to_string()))?;
         let began = Instant::now();

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::Admission;
-use crate::node::directory::TenantConfig;
+use crate::node::tenant_config::TenantConfig;
 use angarium_domain::{
     ids::{ConnectionId, TenantId},
     message::{Address, Attachment, Channel, Content, Message, NewMessage},
     problem::Problem,
-    subject::beginning,
+    rule_input::beginning,
 };
 use angarium_rules::script::Hook;
 use angarium_runtime::Component;

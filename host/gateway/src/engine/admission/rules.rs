@@ -7,12 +7,12 @@ use crate::{clock, engine::rule_runner::patience, engine::script_failures};
 use angarium_domain::{
     ids::{MessageId, TenantId},
     message::NewMessage,
-    subject::Subject,
+    rule_input::RuleInput,
 };
 use angarium_rules::{
-    rulebook::{Judgement, Known, Rulebook},
+    experiment::Question,
+    rulebook::{JudgedMessage, Judgement, Rulebook},
     script::{Given, Hook},
-    trial::Question,
 };
 use angarium_store::message::idempotency_find;
 
@@ -23,7 +23,7 @@ impl Admission {
         tenant: TenantId,
         book: &Arc<Rulebook>,
         messages: &mut [NewMessage],
-    ) -> Result<Vec<Result<Known, AdmitError>>, AdmitError> {
+    ) -> Result<Vec<Result<JudgedMessage, AdmitError>>, AdmitError> {
         let until = patience(messages.len());
         let mut judged = Vec::with_capacity(messages.len());
         for new in &mut *messages {
@@ -39,7 +39,7 @@ impl Admission {
         &self,
         tenant: TenantId,
         messages: &[NewMessage],
-        judged: &mut [Result<Known, AdmitError>],
+        judged: &mut [Result<JudgedMessage, AdmitError>],
     ) -> Result<(), AdmitError> {
         let keyed = |(new, judged): (&NewMessage, &Result<_, _>)| {
             judged.as_ref().err().and_then(|_| Some(new.idempotency.as_ref()?.key.clone()))
@@ -52,7 +52,7 @@ impl Admission {
         for (new, judged) in messages.iter().zip(judged).filter(|(_, judged)| judged.is_err()) {
             let key = new.idempotency.as_ref().map(|it| &it.key);
             if key.is_some_and(|key| known.contains(key)) {
-                *judged = Ok(Known::default());
+                *judged = Ok(JudgedMessage::default());
             }
         }
         Ok(())
@@ -64,16 +64,16 @@ impl Admission {
         tenant: TenantId,
         new: &mut NewMessage,
         until: Instant,
-    ) -> Result<Known, AdmitError> {
+    ) -> Result<JudgedMessage, AdmitError> {
         let NewMessage { message, subject, .. } = new;
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         let question = book.shadows(Hook::Admit).next().map(|_| Question::admit(message));
-        let subject = Subject::with(message, subject.take()).unaccepted();
+        let subject = RuleInput::with(message, subject.take()).unaccepted();
         let heard = self.rules.ask(tenant, until, || book.hear(&subject, message, &given)).await;
         let mut judgement = book.follow(heard, subject, message, &given);
-        self.trials.judged(tenant, book, message, &judgement);
+        self.experiments.judged(tenant, book, message, &judgement);
         if let Some(question) = question {
-            self.trials.ask(tenant, book, question, given);
+            self.experiments.ask(tenant, book, question, given);
         }
         self.report(tenant, message.id, &mut judgement);
         match judgement.refused.take() {

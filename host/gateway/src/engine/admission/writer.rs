@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Accepted, AdmitError, Admitted, Answer, Answers, DOUBT, Outlet, PATIENCE, Request, may_start};
 use crate::{
     clock,
-    engine::queue::{Foreseen, Going, Place, Work},
+    engine::queue::{AcceptTimePlan, PriorityGuard, Slot, Work},
 };
 use angarium_domain::{
     attempt::Trigger,
@@ -23,7 +23,7 @@ use angarium_domain::{
     recipients::Recipients,
 };
 use angarium_store::{
-    self as store, Role, Session, Store, StoreError, TransactionEnd, TransactionId, failpoint,
+    self as store, DatabaseRole, DatabaseSession, Store, StoreError, TransactionEnd, TransactionId, failpoint,
     legs::leg_insert,
     message::{
         BirthLease, KnownKey, MessageRow, attachment_insert, idempotency_find, message_exists, message_insert,
@@ -45,10 +45,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 type Receiver = Arc<Mutex<mpsc::Receiver<Request>>>;
 
-pub(super) struct Writer {
+pub(super) struct AdmissionWriter {
     store: Store,
     outlet: Outlet,
-    session: Option<Session>,
+    session: Option<DatabaseSession>,
     /// The transaction whose COMMIT was sent and not answered.
     in_doubt: Option<TransactionId>,
     sizes: Histogram,
@@ -68,12 +68,12 @@ struct Pending {
     json: Vec<u8>,
     excerpt: Option<Vec<u8>>,
     /// Room on this node; without it, the delivery waits in the queue.
-    place: Option<Place>,
+    place: Option<Slot>,
     /// The request that it belongs to, and its place among the request's messages.
     request: usize,
     index: usize,
-    before_others: Option<Arc<Going>>,
-    foreseen: Option<Box<Foreseen>>,
+    before_others: Option<Arc<PriorityGuard>>,
+    foreseen: Option<Box<AcceptTimePlan>>,
 }
 
 /// What a part came to, once committed.
@@ -89,7 +89,7 @@ struct Fresh {
     new: NewMessage,
     json: Vec<u8>,
     excerpt: Option<Vec<u8>>,
-    foreseen: Option<Box<Foreseen>>,
+    foreseen: Option<Box<AcceptTimePlan>>,
 }
 
 impl Fresh {
@@ -102,7 +102,7 @@ impl Fresh {
     }
 }
 
-impl Writer {
+impl AdmissionWriter {
     pub(super) fn new(store: Store, outlet: Outlet) -> Self {
         Self { store, outlet, session: None, in_doubt: None, sizes: metrics::histogram!("angarium_accept_batch_size") }
     }
@@ -167,7 +167,7 @@ impl Writer {
     }
 
     /// Room for all or none, so that a burst beyond it waits in the queue, in order.
-    fn reserve(&self, tenant: TenantId, each: &[usize]) -> Vec<Place> {
+    fn reserve(&self, tenant: TenantId, each: &[usize]) -> Vec<Slot> {
         let dispatches = self.outlet.handoff.is_some() && !each.is_empty();
         dispatches.then(|| self.outlet.room.reserve(tenant, each)).flatten().unwrap_or_default()
     }
@@ -222,7 +222,7 @@ impl Writer {
     async fn try_store(&mut self, parts: &[Part]) -> store::Result<Vec<Written>> {
         let session = match &mut self.session {
             Some(session) => session,
-            none => none.insert(self.store.session(Role::App).await?),
+            none => none.insert(self.store.session(DatabaseRole::App).await?),
         };
         let Some(first) = parts.first() else { return Ok(Vec::new()) };
         let mut txn = session.begin_as(first.tenant).await?;
@@ -268,7 +268,7 @@ impl Writer {
         transaction: &TransactionId,
         parts: &[Part],
     ) -> store::Result<Option<Vec<Written>>> {
-        let mut session = self.store.session(Role::App).await?;
+        let mut session = self.store.session(DatabaseRole::App).await?;
         let mut txn = session.begin().await?;
         match transaction_end(&mut txn, transaction).await? {
             TransactionEnd::Committed => {}

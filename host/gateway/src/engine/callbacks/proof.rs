@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use ring::{hmac, signature};
 
 use angarium_domain::callback::{
-    Callback, Check, Claim, Freshness, Hash, PublicKeyAlgorithm, SignatureEncoding, Signed,
+    Callback, CallbackCheck, Claim, Freshness, Hash, PublicKeyAlgorithm, SignatureEncoding, Signed,
 };
 use angarium_transport::{Secrets, key_bytes};
 
@@ -17,7 +17,7 @@ const LONGEST_TOLERANCE_MS: f64 = 24.0 * 3_600_000.0;
 
 /// What the checks look at.
 #[derive(Clone, Copy)]
-pub(super) struct Evidence<'a> {
+pub(super) struct CallbackEvidence<'a> {
     pub body: &'a [u8],
     pub secrets: &'a Secrets,
     /// Whether the provider says of itself that its service signs nothing.
@@ -26,7 +26,7 @@ pub(super) struct Evidence<'a> {
 }
 
 /// Whether one of the checks passes, and it was not signed too long ago.
-pub(super) fn is_genuine(callback: &Callback, evidence: &Evidence<'_>) -> bool {
+pub(super) fn is_genuine(callback: &Callback, evidence: &CallbackEvidence<'_>) -> bool {
     callback.freshness.is_none_or(|freshness| is_fresh(freshness, evidence.now))
         && callback.checks.iter().any(|check| passes(check, evidence))
 }
@@ -37,23 +37,23 @@ fn is_fresh(freshness: Freshness, now: Timestamp) -> bool {
     distance <= freshness.tolerance_ms.min(LONGEST_TOLERANCE_MS)
 }
 
-fn passes(check: &Check, evidence: &Evidence<'_>) -> bool {
+fn passes(check: &CallbackCheck, evidence: &CallbackEvidence<'_>) -> bool {
     match check {
-        Check::Hmac(hash, claim) => verifies(claim, evidence, |key, message, tag| {
+        CallbackCheck::Hmac(hash, claim) => verifies(claim, evidence, |key, message, tag| {
             hmac::verify(&hmac::Key::new(algorithm(*hash), key), message, tag).is_ok()
         }),
-        Check::Signature(algorithm, claim) => {
+        CallbackCheck::Signature(algorithm, claim) => {
             verifies(claim, evidence, |key, message, signature| verifies_publicly(*algorithm, key, message, signature))
         }
-        Check::Token { secret, given } => {
+        CallbackCheck::Token { secret, given } => {
             !given.is_empty() && evidence.secrets.valid(secret).iter().any(|known| is_same(known.expose(), given))
         }
-        Check::Unsigned => evidence.may_be_unsigned,
+        CallbackCheck::Unsigned => evidence.may_be_unsigned,
     }
 }
 
 /// Any value of the key that is valid now will do. An empty key proves nothing.
-fn verifies(claim: &Claim, evidence: &Evidence<'_>, verify: impl Fn(&[u8], &[u8], &[u8]) -> bool) -> bool {
+fn verifies(claim: &Claim, evidence: &CallbackEvidence<'_>, verify: impl Fn(&[u8], &[u8], &[u8]) -> bool) -> bool {
     let Some(expected) = decoded(&claim.expected, claim.encoding) else { return false };
     let mut message = Vec::new();
     for piece in &claim.message {
@@ -127,15 +127,20 @@ mod tests {
         Claim { key: "key".to_owned(), key_format, message, encoding, expected: expected.to_owned() }
     }
 
-    fn hmac_check(expected: &str) -> Check {
-        Check::Hmac(Hash::Sha256, claim(expected, SignatureEncoding::Hex, KeyFormat::Raw))
+    fn hmac_check(expected: &str) -> CallbackCheck {
+        CallbackCheck::Hmac(Hash::Sha256, claim(expected, SignatureEncoding::Hex, KeyFormat::Raw))
     }
 
-    fn holds(checks: Vec<Check>, freshness: Option<Freshness>, secrets: &Secrets, may_be_unsigned: bool) -> bool {
+    fn holds(
+        checks: Vec<CallbackCheck>,
+        freshness: Option<Freshness>,
+        secrets: &Secrets,
+        may_be_unsigned: bool,
+    ) -> bool {
         let reply = CallbackReply { status: 200, content_type: String::new(), body: String::new() };
         let callback = Callback { checks, freshness, receipts: Vec::new(), reply };
         let now = Timestamp::from_millisecond(1_000_000).unwrap();
-        is_genuine(&callback, &Evidence { body: BODY, secrets, may_be_unsigned, now })
+        is_genuine(&callback, &CallbackEvidence { body: BODY, secrets, may_be_unsigned, now })
     }
 
     #[test]
@@ -166,7 +171,7 @@ mod tests {
         let wrapped = [&hex::decode("302a300506032b6570032100").unwrap(), public].concat();
         let signed = STANDARD.encode(pair.sign(BODY).as_ref());
         let check = |expected: &str| {
-            vec![Check::Signature(
+            vec![CallbackCheck::Signature(
                 PublicKeyAlgorithm::Ed25519,
                 claim(expected, SignatureEncoding::Base64, KeyFormat::Base64),
             )]
@@ -179,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_token_is_the_whole_secret() {
-        let check = |given: &str| vec![Check::Token { secret: "key".to_owned(), given: given.to_owned() }];
+        let check = |given: &str| vec![CallbackCheck::Token { secret: "key".to_owned(), given: given.to_owned() }];
         let known = secrets(&[b"open sesame"]);
         assert!(holds(check("open sesame"), None, &known, false));
         for wrong in ["", "open sesam", "open sesame ", "OPEN SESAME"] {
@@ -190,8 +195,8 @@ mod tests {
 
     #[test]
     fn nothing_signed_is_believed_only_of_who_signs_nothing() {
-        assert!(holds(vec![Check::Unsigned], None, &Secrets::default(), true));
-        assert!(!holds(vec![Check::Unsigned], None, &Secrets::default(), false));
+        assert!(holds(vec![CallbackCheck::Unsigned], None, &Secrets::default(), true));
+        assert!(!holds(vec![CallbackCheck::Unsigned], None, &Secrets::default(), false));
         assert!(!holds(Vec::new(), None, &Secrets::default(), true), "no check at all");
     }
 

@@ -3,11 +3,11 @@
 use crate::engine::legs;
 use angarium_domain::{
     delivery::DeliveryState,
-    receipt::{self, Kind},
+    receipt::{self, ReceiptKind},
 };
 use angarium_store::{
     self as store, Connection,
-    follow_up::{Ended, follow_up_note_where_asked},
+    follow_up::{EndedDelivery, follow_up_note_where_asked},
     queue::{QueueEntry, queue_remove},
     receipt::{
         ReceiptTarget, ReceivedReceipt, receipt_engage, receipt_event, receipt_insert, receipt_move, receipt_target,
@@ -17,7 +17,7 @@ use angarium_store::{
 
 /// What became of a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Recorded {
+pub(super) enum RecordedReceipt {
     /// It moved its delivery to another state.
     Moved,
     /// It is kept, and the state stays.
@@ -30,26 +30,30 @@ pub(super) enum Recorded {
     Unmatched,
 }
 
-/// Records a receipt. With [`Recorded::NotYet`] the transaction must not be committed.
+/// Records a receipt. With [`RecordedReceipt::NotYet`] the transaction must not be committed.
 ///
 /// A delivery that waits for its next attempt is ended together with its entry in the queue; where
 /// that is not there a worker has it in hand, and its outcome is written first. So a receipt never
 /// ends what is under way.
 ///
 /// `asks` says whether scripts may want to know of an end.
-pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt, asks: bool) -> store::Result<Recorded> {
-    let Some(target) = receipt_target(db, received).await? else { return Ok(Recorded::NotYet) };
+pub(super) async fn record(
+    db: &mut Connection,
+    received: &ReceivedReceipt,
+    asks: bool,
+) -> store::Result<RecordedReceipt> {
+    let Some(target) = receipt_target(db, received).await? else { return Ok(RecordedReceipt::NotYet) };
     let kind = &received.receipt.kind;
     let to = receipt::apply_to(target.state, kind, target.is_current);
     if !receipt_insert(db, target.delivery, received, to).await? {
-        return Ok(Recorded::Repeated);
+        return Ok(RecordedReceipt::Repeated);
     }
     if let Some(to) = to {
         if target.is_leg {
             legs::hold(db, received.tenant, target.message).await?;
         }
         if !may_move(db, &target, received).await? || !receipt_move(db, &target, received, to).await? {
-            return Ok(Recorded::NotYet);
+            return Ok(RecordedReceipt::NotYet);
         }
         receipt_event(db, &target, received, to.as_str()).await?;
         let left =
@@ -60,7 +64,8 @@ pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt, asks
         legs::advance(db, moved).await?;
         if asks {
             let ReceiptTarget { delivery, message, .. } = target;
-            follow_up_note_where_asked(db, &[Ended { tenant: received.tenant, delivery, message, state: to }]).await?;
+            follow_up_note_where_asked(db, &[EndedDelivery { tenant: received.tenant, delivery, message, state: to }])
+                .await?;
         }
     }
     if kind.is_engagement() {
@@ -69,7 +74,7 @@ pub(super) async fn record(db: &mut Connection, received: &ReceivedReceipt, asks
     if !kind.is_state() {
         receipt_event(db, &target, received, kind.as_str()).await?;
     }
-    Ok(if to.is_some() { Recorded::Moved } else { Recorded::Kept })
+    Ok(if to.is_some() { RecordedReceipt::Moved } else { RecordedReceipt::Kept })
 }
 
 /// Takes what waits out of the queue; false for what a worker has.
@@ -83,17 +88,17 @@ async fn may_move(db: &mut Connection, target: &ReceiptTarget, received: &Receiv
 }
 
 /// One more receipt; names of a provider's own are counted together.
-pub(super) fn count(kind: &Kind, recorded: Recorded) {
+pub(super) fn count(kind: &ReceiptKind, recorded: RecordedReceipt) {
     let kind = match kind {
-        Kind::Other(_) => "other".to_owned(),
+        ReceiptKind::Other(_) => "other".to_owned(),
         named => named.as_str().to_owned(),
     };
     let result = match recorded {
-        Recorded::Moved => "moved",
-        Recorded::Kept => "kept",
-        Recorded::Repeated => "repeated",
-        Recorded::NotYet => "waits",
-        Recorded::Unmatched => "unmatched",
+        RecordedReceipt::Moved => "moved",
+        RecordedReceipt::Kept => "kept",
+        RecordedReceipt::Repeated => "repeated",
+        RecordedReceipt::NotYet => "waits",
+        RecordedReceipt::Unmatched => "unmatched",
     };
     metrics::counter!("angarium_receipts_total", "kind" => kind, "result" => result).increment(1);
 }

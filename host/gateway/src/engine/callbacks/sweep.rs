@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::record::{self, Recorded, record};
+use super::record::{self, RecordedReceipt, record};
 use angarium_store::{
     self as store, Store, StoreError,
     receipt::{ReceivedReceipt, pending_due, pending_postpone, pending_take},
@@ -61,7 +61,7 @@ async fn look(store: &Store, received: &ReceivedReceipt) -> store::Result<()> {
         return Ok(());
     }
     let recorded = record(&mut txn, received, true).await?;
-    if recorded != Recorded::NotYet {
+    if recorded != RecordedReceipt::NotYet {
         txn.commit().await?;
         record::count(&received.receipt.kind, recorded);
         return Ok(());
@@ -75,7 +75,7 @@ async fn postpone(store: &Store, received: &ReceivedReceipt) -> store::Result<()
     let dropped = pending_postpone(&mut txn, received).await?;
     txn.commit().await?;
     if dropped {
-        record::count(&received.receipt.kind, Recorded::Unmatched);
+        record::count(&received.receipt.kind, RecordedReceipt::Unmatched);
         tracing::debug!(
             connection.id = %received.connection,
             receipt.kind = received.receipt.kind.as_str(),

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 
 use super::Dispatcher;
 use crate::{
-    clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures, node::directory::TenantConfig,
+    clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures,
+    node::tenant_config::TenantConfig,
 };
 use angarium_domain::delivery::DeliveryState;
 use angarium_rules::{

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Course, Dispatcher, Held, PAUSE, add_reason, copies,
+    Dispatcher, EffectiveRoute, HeldPermit, PAUSE, add_reason, copies,
     facts::country,
     item,
     payload::{BLOB_COPIES, Lost, Payload},
@@ -15,15 +15,15 @@ use super::{
 use crate::{
     clock,
     engine::queue::{Lease, Work},
-    node::directory::Endpoint,
     node::providers::Serving,
     node::telemetry::{self, Lane, Side, Span},
+    node::tenant_config::Endpoint,
 };
 use angarium_domain::{
     attempt::{Attempt, HOST_NOT_GRANTED, Origin, SECRET_UNAVAILABLE, Trigger, Verdict},
     ids::AttemptId,
     outcome::{host_verdict, judge_fault},
-    overrides::Standing,
+    overrides::EffectiveOverrides,
     price::Price,
     provider::{CallContext, Cost, Disposition, Item, Judgement, Step},
     recipients::Recipients,
@@ -42,7 +42,7 @@ pub const MAX_STEPS: usize = 8;
 pub(super) struct Conversation<'a> {
     pub dispatcher: &'a Dispatcher,
     pub work: &'a Work,
-    pub overrides: Standing<'a>,
+    pub overrides: EffectiveOverrides<'a>,
     pub endpoint: &'a Endpoint,
     pub serving: &'a Serving,
     pub context: CallContext,
@@ -97,10 +97,10 @@ impl Dispatcher {
     pub(super) async fn attempt(
         &self,
         work: &Work,
-        course: &Course<'_>,
+        course: &EffectiveRoute<'_>,
         endpoint: &Endpoint,
         permit: Option<BytePermit>,
-        held: &mut Held,
+        held: &mut HeldPermit,
     ) -> Result<Attempt, Lost> {
         let mut span = self.begun(work, endpoint);
         let serving = self.providers.serving_for(&endpoint.connection.provider, work.tenant);
@@ -138,7 +138,7 @@ impl Dispatcher {
 
     /// The attempt of a delivery that does not leave, since a secret of its connection cannot be opened: without it the
     /// request would go unsigned, or without its credentials. No guard is asked: the connection is not to blame.
-    pub(super) fn withheld(&self, work: &Work, course: &Course<'_>, endpoint: &Endpoint) -> Option<Attempt> {
+    pub(super) fn withheld(&self, work: &Work, course: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Attempt> {
         let verdict = secrets_closed(endpoint)?;
         telemetry::withheld(SECRET_UNAVAILABLE);
         let serving = self.providers.serving_for(&endpoint.connection.provider, work.tenant);
@@ -191,7 +191,7 @@ impl Dispatcher {
     /// an unknown outcome is to be held, and for whoever is neither on record nor certain to be the first
     /// to be asked of a fresh delivery, so that an unknown request is never repeated through another
     /// connection.
-    async fn may_begin(&self, work: &Work, course: &Course<'_>, endpoint: &Endpoint) -> Option<Instant> {
+    async fn may_begin(&self, work: &Work, course: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Instant> {
         let deadline = self.covered(work).await?;
         let first = course.certain_first(&work.message) == Some(endpoint.connection.id);
         if first && work.attempts == 0 && self.may_be_asked_again(&course.spec, endpoint) {
@@ -233,12 +233,12 @@ impl Dispatcher {
     async fn converse(
         &self,
         work: &Work,
-        course: &Course<'_>,
+        course: &EffectiveRoute<'_>,
         endpoint: &Endpoint,
         serving: &Serving,
         payload: Payload,
         trace: Option<&TraceContext>,
-        held: &mut Held,
+        held: &mut HeldPermit,
     ) -> Result<Conversed, Lost> {
         let deadline = held.during(pin!(self.may_begin(work, course, endpoint))).await.ok_or(Lost)?;
         let mut conversation = Conversation {
@@ -272,7 +272,7 @@ impl Dispatcher {
 }
 
 impl Conversation<'_> {
-    async fn run(&mut self, held: &mut Held) -> Verdict {
+    async fn run(&mut self, held: &mut HeldPermit) -> Verdict {
         let mut answered: Option<Reply> = None;
         let mut step = self.prepare(held).await;
         for _ in 0..MAX_STEPS {
@@ -301,7 +301,7 @@ impl Conversation<'_> {
     }
 
     /// The item is gone before the request is under way: ten thousand may wait at a time.
-    async fn prepare(&mut self, held: &mut Held) -> Result<Step, CallError> {
+    async fn prepare(&mut self, held: &mut HeldPermit) -> Result<Step, CallError> {
         let _pass = held.pass(&self.dispatcher.gate, self.work.tenant).await;
         let config = self.endpoint.connection.config.get();
         let item = self.item();
@@ -507,7 +507,7 @@ fn context(endpoint: &Endpoint, serving: &Serving, attempt: u32) -> CallContext 
     }
 }
 
-fn origin(endpoint: &Endpoint, serving: Option<&Serving>, course: &Course<'_>) -> Origin {
+fn origin(endpoint: &Endpoint, serving: Option<&Serving>, course: &EffectiveRoute<'_>) -> Origin {
     Origin {
         connection: endpoint.connection.id,
         provider: endpoint.connection.provider.as_str().into(),

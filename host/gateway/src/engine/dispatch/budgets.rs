@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Course, Dispatcher, bounds, entrance::Wanted};
+use super::{Dispatcher, EffectiveRoute, bounds, connection_permit::PermitRequest};
 use crate::{clock, engine::queue::Work};
 use angarium_domain::{
     attempt::{Attempt, Trigger},
@@ -17,7 +17,7 @@ use angarium_domain::{
     ids::ConnectionId,
     outcome::{Limit, given_up},
     provider::Disposition,
-    retry::budget::{Allowance, Budget, MEMORY},
+    retry::budget::{Allowance, MEMORY, RetryBudget},
 };
 
 /// The most that are counted; beyond them those that were used lately.
@@ -40,7 +40,12 @@ pub(super) enum Postponed {
 
 impl Dispatcher {
     /// Counts the attempt that is about to begin. A retry for which nothing is left is put off.
-    pub(super) fn within_budget(&self, work: &Work, course: &Course<'_>, wanted: &Wanted) -> Result<(), Postponed> {
+    pub(super) fn within_budget(
+        &self,
+        work: &Work,
+        course: &EffectiveRoute<'_>,
+        wanted: &PermitRequest,
+    ) -> Result<(), Postponed> {
         let budget = &course.spec.retry_limits.budget;
         let Some(wait) = self.budgets.ask(budget, work, wanted) else { return Ok(()) };
         let at = clock::now().checked_add(wait).unwrap_or(Timestamp::MAX);
@@ -55,7 +60,7 @@ impl Dispatcher {
     }
 
     /// Takes note of what an attempt came to that is not part of the delivery's past yet.
-    pub(super) fn spent(&self, work: &Work, course: &Course<'_>, wanted: &Wanted, attempt: &Attempt) {
+    pub(super) fn spent(&self, work: &Work, course: &EffectiveRoute<'_>, wanted: &PermitRequest, attempt: &Attempt) {
         if attempt.verdict.disposition == Disposition::Accepted && kind(work, wanted.connection) == Kind::Retry {
             self.budgets.accepted(&course.spec.retry_limits.budget, wanted);
         }
@@ -64,7 +69,7 @@ impl Dispatcher {
 
 impl Budgets {
     /// How long the attempt has to wait, if it does.
-    fn ask(&self, budget: &Budget, work: &Work, wanted: &Wanted) -> Option<Duration> {
+    fn ask(&self, budget: &RetryBudget, work: &Work, wanted: &PermitRequest) -> Option<Duration> {
         let now = Instant::now();
         let mut known = self.known(now);
         let allowance = known.entry(key(wanted)).or_insert_with(|| Allowance::new(budget, now));
@@ -78,7 +83,7 @@ impl Budgets {
         }
     }
 
-    fn accepted(&self, budget: &Budget, wanted: &Wanted) {
+    fn accepted(&self, budget: &RetryBudget, wanted: &PermitRequest) {
         let now = Instant::now();
         if let Some(allowance) = self.known(now).get_mut(&key(wanted)) {
             allowance.accepted(budget, now);
@@ -94,7 +99,7 @@ impl Budgets {
     }
 }
 
-fn key(wanted: &Wanted) -> Key {
+fn key(wanted: &PermitRequest) -> Key {
     (wanted.connection, wanted.origin.as_deref().map(Into::into))
 }
 

@@ -7,12 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Dispatcher;
 use crate::{
-    clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures, node::directory::TenantConfig,
+    clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures,
+    node::tenant_config::TenantConfig,
 };
 use angarium_rules::{
     allowance::Spent,
+    experiment::Question,
     script::{Given, Hook, facts::ContextFacts},
-    trial::Question,
 };
 
 /// What becomes of a delivery now.
@@ -38,7 +39,7 @@ impl Dispatcher {
         let book = config.rulebook.as_ref();
         if let Some(book) = book.filter(|book| book.shadows(Hook::Condition).any(|it| it.subject == script)) {
             let (message, script, context) = (Arc::clone(message), script.to_owned(), Box::new(context.clone()));
-            self.trials.ask(work.tenant, book, Question::Condition { message, script, context }, given);
+            self.experiments.ask(work.tenant, book, Question::Condition { message, script, context }, given);
         }
         let answer = match book.map(|book| book.for_message(message)) {
             Some(serving) => {

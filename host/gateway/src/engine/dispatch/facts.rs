@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Dispatcher;
 use crate::{
     engine::observations::Sighting,
-    node::directory::{Endpoint, TenantConfig},
+    node::tenant_config::{Endpoint, TenantConfig},
 };
 use angarium_domain::{
     attempt::Attempt,
@@ -17,13 +17,13 @@ use angarium_domain::{
     price::{self, Price},
     provider::Cost,
     route::{Candidate, RouteSpec},
-    routing::{Barred, Basis, Estimate, Facts, Standing},
+    routing::{Basis, CandidateState, Estimate, Facts, SkipReason},
 };
 
 impl Dispatcher {
     /// Where each candidate of a route stands for a message.
-    pub(super) fn standings(&self, config: &TenantConfig, spec: &RouteSpec, message: &Message) -> Vec<Standing> {
-        let standing = |candidate: &Candidate| Standing {
+    pub(super) fn standings(&self, config: &TenantConfig, spec: &RouteSpec, message: &Message) -> Vec<CandidateState> {
+        let standing = |candidate: &Candidate| CandidateState {
             connection: candidate.connection,
             barred: self.barred(config, candidate.connection, message),
             facts: self.facts(config, spec, candidate, message),
@@ -32,18 +32,23 @@ impl Dispatcher {
     }
 
     /// Why a connection can't be asked at all.
-    pub(super) fn barred(&self, config: &TenantConfig, connection: ConnectionId, message: &Message) -> Option<Barred> {
-        let Some(endpoint) = config.endpoints.get(&connection) else { return Some(Barred::ConnectionMissing) };
+    pub(super) fn barred(
+        &self,
+        config: &TenantConfig,
+        connection: ConnectionId,
+        message: &Message,
+    ) -> Option<SkipReason> {
+        let Some(endpoint) = config.endpoints.get(&connection) else { return Some(SkipReason::ConnectionMissing) };
         if !endpoint.connection.enabled {
-            return Some(Barred::ConnectionDisabled);
+            return Some(SkipReason::ConnectionDisabled);
         }
         let Some(serving) = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant) else {
-            return Some(Barred::ProviderMissing);
+            return Some(SkipReason::ProviderMissing);
         };
         let channel = message.channel.as_str();
         let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
         if !served {
-            return Some(Barred::ChannelNotServed);
+            return Some(SkipReason::ChannelNotServed);
         }
         endpoint.guard.standing(self.named_origin(endpoint, message).as_deref(), Instant::now())
     }

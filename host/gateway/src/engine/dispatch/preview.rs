@@ -5,20 +5,23 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Course, Dispatcher, Pending, attempt::secrets_closed, item, payload::BODY_COPIES, ruled::follow_scripts};
+use super::{
+    Dispatcher, EffectiveRoute, Pending, attempt::secrets_closed, item, payload::BODY_COPIES,
+    rule_hooks::follow_scripts,
+};
 use crate::{
     clock,
-    node::directory::{Endpoint, TenantConfig},
     node::providers::Serving,
+    node::tenant_config::{Endpoint, TenantConfig},
 };
 use angarium_domain::{
     ids::{ConnectionId, TenantId},
     message::{LARGE, Message, NewMessage},
     provider::{CallContext, Step},
-    routing::{self, Plan, Situation},
+    routing::{self, Plan, PlanInput},
     sensitive::SensitiveTexts,
 };
-use angarium_rules::{ruling::Word, script::Given};
+use angarium_rules::{ruling::HookRecord, script::Given};
 use angarium_runtime::CallError;
 use angarium_store as store;
 use angarium_transport::describe;
@@ -38,7 +41,7 @@ pub struct Planned {
     #[serde(flatten)]
     pub plan: Plan,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub scripts: Vec<Word>,
+    pub scripts: Vec<HookRecord>,
     /// What of it can't be followed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
@@ -80,7 +83,7 @@ impl Dispatcher {
     /// # Errors
     /// When the tenant's configuration can't be read.
     pub async fn preview(&self, tenant: TenantId, new: &NewMessage) -> store::Result<(Preview, Vec<LegPreview>)> {
-        let config = self.directory.tenant(tenant).await?;
+        let config = self.tenant_configs.tenant(tenant).await?;
         let size = new.size();
         let _permit = if size > LARGE { Some(self.bytes.take(tenant, BODY_COPIES * size).await) } else { None };
         Ok(self.rules.try_out(tenant, || self.previews(&config, new)).await)
@@ -120,7 +123,7 @@ impl Dispatcher {
     /// Whom a message would ask, in order, and what scripts say to that; `None` where no route serves its channel.
     #[must_use]
     pub fn planned(&self, config: &TenantConfig, message: &Message) -> Option<Planned> {
-        let mut course = Course::of(config, message)?.favoured(config, message, None);
+        let mut course = EffectiveRoute::of(config, message)?.favoured(config, message, None);
         if let Some(book) = config.rulebook.as_ref().filter(|_| course.route.is_some()) {
             // What fails here is nobody's traffic: it does not count against a script.
             let given = Given { now: clock::now(), chance: fastrand::f64() };
@@ -133,7 +136,7 @@ impl Dispatcher {
         }
         let standings = self.standings(config, &course.spec, message);
         let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));
-        let situation = Situation { past: &[], first: None, turn, chance: fastrand::f64() };
+        let situation = PlanInput { past: &[], first: None, turn, chance: fastrand::f64() };
         let mut plan = routing::plan(&course.spec, &standings, &situation);
         course.prefer(&mut plan);
         Some(Planned { plan, scripts: course.words, problems: course.faults })

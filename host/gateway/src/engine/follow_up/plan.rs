@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use angarium_domain::{
     ids::MessageId,
     message::{Address, Body, Channel, Content, Follows, MAX_SUBJECT, Message, address},
-    subject,
+    rule_input,
 };
 use angarium_rules::script::{FollowUpMessage, facts::Object};
 
@@ -122,7 +122,11 @@ fn attributes(of: &Message, added: &Object) -> Result<Option<Box<RawValue>>, Str
     let mut all = own.unwrap_or_default();
     all.extend(added.clone());
     let raw = serde_json::value::to_raw_value(&all).map_err(|error| error.to_string())?;
-    if raw.get().len() > subject::MOST_BYTES { Err("its attributes exceed 16 KiB".to_owned()) } else { Ok(Some(raw)) }
+    if raw.get().len() > rule_input::MOST_BYTES {
+        Err("its attributes exceed 16 KiB".to_owned())
+    } else {
+        Ok(Some(raw))
+    }
 }
 
 fn check(channel: &Channel, to: Option<&Address>, wanted: &FollowUpMessage) -> Result<(), String> {

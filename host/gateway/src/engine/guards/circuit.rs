@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use angarium_domain::{
-    breaker::{Cause, Phase, Step, Tally, Weight, Window, judge, open_time},
+    breaker::{BreakerStep, BreakerTally, BreakerWindow, Cause, Phase, Weight, judge, open_time},
     guards::BreakerPolicy,
 };
 
@@ -16,7 +16,7 @@ const HELD: Duration = Duration::from_secs(60);
 
 /// Whether a delivery may go through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
+pub enum CircuitEntry {
     Open,
     /// If the other nodes agree: it would be a probe.
     Probe,
@@ -27,7 +27,7 @@ pub enum Gate {
 /// A breaker as this node knows it.
 #[derive(Debug)]
 pub struct Circuit {
-    window: Window,
+    window: BreakerWindow,
     /// What the window's times are counted from.
     origin: Instant,
     phase: Phase,
@@ -47,7 +47,7 @@ pub struct Circuit {
 
 /// The shared state, with its times on this node's clock.
 #[derive(Debug, Clone, Copy)]
-pub struct Known {
+pub struct SharedBreaker {
     pub phase: Phase,
     pub epoch: i64,
     pub until: Option<Instant>,
@@ -57,7 +57,7 @@ pub struct Known {
 impl Circuit {
     pub fn new(now: Instant) -> Self {
         Self {
-            window: Window::default(),
+            window: BreakerWindow::default(),
             origin: now,
             phase: Phase::Closed,
             epoch: 0,
@@ -74,13 +74,13 @@ impl Circuit {
         self.phase
     }
 
-    pub fn tally(&self, policy: &BreakerPolicy, now: Instant) -> Tally {
+    pub fn tally(&self, policy: &BreakerPolicy, now: Instant) -> BreakerTally {
         self.window.tally(self.time(now), policy)
     }
 
-    pub fn gate(&self, policy: &BreakerPolicy, now: Instant) -> Gate {
+    pub fn gate(&self, policy: &BreakerPolicy, now: Instant) -> CircuitEntry {
         if self.phase == Phase::Closed || !policy.enabled && !self.by_hand {
-            return Gate::Open;
+            return CircuitEntry::Open;
         }
         let shut_until = match (self.phase, self.until) {
             (Phase::Open, None) => now + HELD,
@@ -88,12 +88,12 @@ impl Circuit {
             _ if self.claiming || self.untold => now + CLAIM_PAUSE,
             _ => self.claim_at,
         };
-        if shut_until > now { Gate::Shut(shut_until) } else { Gate::Probe }
+        if shut_until > now { CircuitEntry::Shut(shut_until) } else { CircuitEntry::Probe }
     }
 
     /// The same for what goes to an origin that the message named: only a person shuts it.
-    pub fn gate_by_hand(&self, policy: &BreakerPolicy, now: Instant) -> Gate {
-        if self.by_hand { self.gate(policy, now) } else { Gate::Open }
+    pub fn gate_by_hand(&self, policy: &BreakerPolicy, now: Instant) -> CircuitEntry {
+        if self.by_hand { self.gate(policy, now) } else { CircuitEntry::Open }
     }
 
     /// Somebody asks for a probe; the others wait for the answer.
@@ -116,7 +116,7 @@ impl Circuit {
         detail: impl Fn() -> String,
         policy: &BreakerPolicy,
         now: Instant,
-    ) -> Option<Step> {
+    ) -> Option<BreakerStep> {
         if let Some(epoch) = probe {
             return Some(self.probed(weight, epoch, detail, policy, now));
         }
@@ -131,7 +131,7 @@ impl Circuit {
             Weight::Disabled => Cause::AuthFailed,
             Weight::Bad => judge(&self.window.tally(at, policy), policy)?,
         };
-        let step = Step::Trip {
+        let step = BreakerStep::Trip {
             epoch: self.epoch,
             within: at.min(Duration::from_millis(policy.window_ms)),
             cause,
@@ -148,17 +148,17 @@ impl Circuit {
         detail: impl Fn() -> String,
         policy: &BreakerPolicy,
         now: Instant,
-    ) -> Step {
+    ) -> BreakerStep {
         let cause = match weight {
-            Weight::Good => return Step::Passed { epoch },
-            Weight::Nothing => return Step::Returned { epoch },
+            Weight::Good => return BreakerStep::Passed { epoch },
+            Weight::Nothing => return BreakerStep::Returned { epoch },
             Weight::Bad => Cause::ProbeFailed,
             Weight::Disabled => Cause::AuthFailed,
         };
         if self.phase == Phase::HalfOpen && self.epoch == epoch {
             self.open(policy, now);
         }
-        Step::Failed { epoch, cause, detail: detail() }
+        BreakerStep::Failed { epoch, cause, detail: detail() }
     }
 
     /// At once here; how long it is for all, they agree upon.
@@ -174,7 +174,7 @@ impl Circuit {
     }
 
     /// Takes over what all nodes know; `None`: it is closed. Tells whether the phase is another.
-    pub fn learn(&mut self, known: Option<Known>, asked_at: Instant) -> bool {
+    pub fn learn(&mut self, known: Option<SharedBreaker>, asked_at: Instant) -> bool {
         if self.untold || asked_at < self.learned_at {
             return false;
         }
@@ -189,14 +189,14 @@ impl Circuit {
             None => (self.phase, self.until, self.by_hand) = (Phase::Closed, None, false),
         }
         if self.phase == Phase::Closed && was != Phase::Closed {
-            self.window = Window::default();
+            self.window = BreakerWindow::default();
         }
         was != self.phase
     }
 
     /// The window counts anew: its parts have another length.
     pub fn forget(&mut self) {
-        self.window = Window::default();
+        self.window = BreakerWindow::default();
     }
 
     fn time(&self, now: Instant) -> Duration {
@@ -228,24 +228,24 @@ mod tests {
             assert_eq!(circuit.record(Weight::Bad, None, String::new, &POLICY, now), None);
         }
         let step = circuit.record(Weight::Bad, None, String::new, &POLICY, now);
-        assert!(matches!(step, Some(Step::Trip { cause: Cause::ConsecutiveFailures, .. })), "{step:?}");
+        assert!(matches!(step, Some(BreakerStep::Trip { cause: Cause::ConsecutiveFailures, .. })), "{step:?}");
         circuit
     }
 
-    fn known(phase: Phase, epoch: i64, until: Option<Instant>) -> Option<Known> {
-        Some(Known { phase, epoch, until, by_hand: false })
+    fn known(phase: Phase, epoch: i64, until: Option<Instant>) -> Option<SharedBreaker> {
+        Some(SharedBreaker { phase, epoch, until, by_hand: false })
     }
 
     #[test]
     fn it_shuts_at_once_and_before_the_others_know() {
         let now = Instant::now();
         let mut circuit = tripped(now);
-        assert_eq!(circuit.gate(&POLICY, now), Gate::Shut(now + ms(1_000)));
+        assert_eq!(circuit.gate(&POLICY, now), CircuitEntry::Shut(now + ms(1_000)));
         assert!(!circuit.learn(None, now), "the look was before it was told");
         assert!(circuit.record(Weight::Bad, None, String::new, &POLICY, now).is_none(), "told once");
         circuit.told();
         circuit.learn(known(Phase::Open, 1, Some(now + ms(900))), now);
-        assert_eq!(circuit.gate(&POLICY, now), Gate::Shut(now + ms(900)));
+        assert_eq!(circuit.gate(&POLICY, now), CircuitEntry::Shut(now + ms(900)));
     }
 
     #[test]
@@ -254,18 +254,18 @@ mod tests {
         let mut circuit = tripped(now);
         circuit.told();
         circuit.learn(known(Phase::Open, 1, Some(now)), now);
-        assert_eq!(circuit.gate(&POLICY, now), Gate::Probe);
+        assert_eq!(circuit.gate(&POLICY, now), CircuitEntry::Probe);
         circuit.claim();
-        assert!(matches!(circuit.gate(&POLICY, now), Gate::Shut(_)));
+        assert!(matches!(circuit.gate(&POLICY, now), CircuitEntry::Shut(_)));
         circuit.claimed(false, now);
-        assert_eq!(circuit.gate(&POLICY, now), Gate::Shut(now + CLAIM_PAUSE));
-        assert_eq!(circuit.gate(&POLICY, now + CLAIM_PAUSE), Gate::Probe);
+        assert_eq!(circuit.gate(&POLICY, now), CircuitEntry::Shut(now + CLAIM_PAUSE));
+        assert_eq!(circuit.gate(&POLICY, now + CLAIM_PAUSE), CircuitEntry::Probe);
         circuit.claimed(true, now);
         circuit.learn(known(Phase::HalfOpen, 2, None), now);
         let step = circuit.record(Weight::Good, Some(2), String::new, &POLICY, now);
-        assert_eq!(step, Some(Step::Passed { epoch: 2 }));
+        assert_eq!(step, Some(BreakerStep::Passed { epoch: 2 }));
         assert!(circuit.learn(known(Phase::Closed, 3, None), now));
-        assert_eq!((circuit.gate(&POLICY, now), circuit.tally(&POLICY, now).answers), (Gate::Open, 0));
+        assert_eq!((circuit.gate(&POLICY, now), circuit.tally(&POLICY, now).answers), (CircuitEntry::Open, 0));
     }
 
     #[test]
@@ -275,8 +275,8 @@ mod tests {
         circuit.told();
         circuit.learn(known(Phase::HalfOpen, 2, None), now);
         let step = circuit.record(Weight::Bad, Some(2), String::new, &POLICY, now);
-        assert!(matches!(step, Some(Step::Failed { epoch: 2, cause: Cause::ProbeFailed, .. })), "{step:?}");
-        assert!(matches!(circuit.gate(&POLICY, now), Gate::Shut(_)));
+        assert!(matches!(step, Some(BreakerStep::Failed { epoch: 2, cause: Cause::ProbeFailed, .. })), "{step:?}");
+        assert!(matches!(circuit.gate(&POLICY, now), CircuitEntry::Shut(_)));
     }
 
     #[test]
@@ -284,7 +284,7 @@ mod tests {
         let now = Instant::now();
         let mut circuit = Circuit::new(now);
         let step = circuit.record(Weight::Disabled, None, String::new, &POLICY, now);
-        assert!(matches!(step, Some(Step::Trip { cause: Cause::AuthFailed, .. })), "{step:?}");
+        assert!(matches!(step, Some(BreakerStep::Trip { cause: Cause::AuthFailed, .. })), "{step:?}");
     }
 
     #[test]
@@ -295,8 +295,8 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(circuit.record(Weight::Bad, None, String::new, &off, now), None);
         }
-        circuit.learn(Some(Known { phase: Phase::Open, epoch: 1, until: None, by_hand: true }), now);
-        assert_eq!(circuit.gate(&off, now), Gate::Shut(now + HELD));
+        circuit.learn(Some(SharedBreaker { phase: Phase::Open, epoch: 1, until: None, by_hand: true }), now);
+        assert_eq!(circuit.gate(&off, now), CircuitEntry::Shut(now + HELD));
         assert!(!circuit.learn(known(Phase::Closed, 0, None), now), "older than what is known");
     }
 }

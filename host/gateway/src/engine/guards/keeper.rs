@@ -10,10 +10,10 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Guard, Guards, Report, Turns};
+use super::{Guard, GuardRegistry, RateTurns, Report};
 use crate::node::telemetry;
 use angarium_domain::{
-    breaker::{Breaker, Cause, Effect, Phase, Step},
+    breaker::{Breaker, BreakerEffect, BreakerStep, Cause, Phase},
     guards::BreakerPolicy,
     ids::{ConnectionId, TenantId},
 };
@@ -23,7 +23,7 @@ use angarium_store::{
         BREAKER_CHANNEL, StoredBreaker, breaker_count, breaker_event_insert, breaker_lock, breaker_pause, breaker_save,
         breaker_standing,
     },
-    rate::{Granted, Wanted, rate_take},
+    rate::{RateGrant, RateRequest, rate_take},
 };
 
 /// How often what others did is looked for, should a notification be lost.
@@ -38,7 +38,7 @@ const BATCH: usize = 500;
 /// The tasks of a node's guards.
 pub struct Keeper {
     store: Store,
-    guards: Arc<Guards>,
+    guards: Arc<GuardRegistry>,
     /// How long a probe may take until it no longer counts.
     probe_lasts: Duration,
     told: mpsc::UnboundedReceiver<Report>,
@@ -48,7 +48,7 @@ pub struct Keeper {
 impl Keeper {
     pub(super) fn new(
         store: Store,
-        guards: Arc<Guards>,
+        guards: Arc<GuardRegistry>,
         probe_lasts: Duration,
         told: mpsc::UnboundedReceiver<Report>,
         asked: mpsc::UnboundedReceiver<Arc<Guard>>,
@@ -80,7 +80,7 @@ impl Keeper {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn look(store: &Store, guards: &Guards) -> store::Result<()> {
+pub async fn look(store: &Store, guards: &GuardRegistry) -> store::Result<()> {
     let asked_at = Instant::now();
     let mut txn = store.worker().await?;
     let standing = breaker_standing(&mut txn).await?;
@@ -90,7 +90,7 @@ pub async fn look(store: &Store, guards: &Guards) -> store::Result<()> {
 }
 
 /// Reads what others did, as they tell of it or with the next look.
-async fn watch(store: &Store, guards: &Guards) {
+async fn watch(store: &Store, guards: &GuardRegistry) {
     let mut listener = None;
     let mut shown = HashSet::new();
     loop {
@@ -104,7 +104,7 @@ async fn watch(store: &Store, guards: &Guards) {
 
 async fn watch_once(
     store: &Store,
-    guards: &Guards,
+    guards: &GuardRegistry,
     listener: &mut Option<store::Listener>,
     shown: &mut HashSet<(String, Phase)>,
 ) -> store::Result<()> {
@@ -125,7 +125,7 @@ async fn watch_once(
 }
 
 /// Shows how many breakers are in which state; what was shown once goes on, down to 0.
-fn show(guards: &Guards, counts: Vec<(String, Phase, i64)>, shown: &mut HashSet<(String, Phase)>) {
+fn show(guards: &GuardRegistry, counts: Vec<(String, Phase, i64)>, shown: &mut HashSet<(String, Phase)>) {
     let closed = guards.closed().into_iter().map(|(provider, count)| (provider, Phase::Closed, count));
     let mut now: HashMap<(String, Phase), i64> = HashMap::new();
     for (provider, phase, count) in closed.chain(counts) {
@@ -148,14 +148,14 @@ async fn tell(store: &Store, probe_lasts: Duration, mut told: mpsc::UnboundedRec
                 }
             }
             Report::Claim { guard, answer } => {
-                let granted = told_step(store, &guard, Step::Claim { lasts: probe_lasts }).await;
+                let granted = told_step(store, &guard, BreakerStep::Claim { lasts: probe_lasts }).await;
                 let granted = granted.unwrap_or_else(|error| {
                     tracing::warn!(%error, connection.id = %guard.connection, "nobody tries it: the database fails");
                     None
                 });
                 // A delivery that no longer waits for the answer is no probe: another may be.
                 if let (Err(_), Some(epoch)) = (answer.send(granted), granted) {
-                    insist(store, &guard, Step::Returned { epoch }).await;
+                    insist(store, &guard, BreakerStep::Returned { epoch }).await;
                 }
             }
             Report::Step { guard, step } => insist(store, &guard, step).await,
@@ -164,7 +164,7 @@ async fn tell(store: &Store, probe_lasts: Duration, mut told: mpsc::UnboundedRec
 }
 
 /// However long the database is away: meanwhile this node goes by what it has seen itself.
-async fn insist(store: &Store, guard: &Guard, step: Step) {
+async fn insist(store: &Store, guard: &Guard, step: BreakerStep) {
     loop {
         match told_step(store, guard, step.clone()).await {
             Ok(_) => return,
@@ -189,7 +189,7 @@ async fn told_pause(store: &Store, guard: &Guard, pause: Duration) -> store::Res
 
 /// Takes a step of the shared breaker, tells of a new phase, and takes over what it is then. Tells
 /// the epoch that the step was in time for, if it was.
-async fn told_step(store: &Store, guard: &Guard, step: Step) -> store::Result<Option<i64>> {
+async fn told_step(store: &Store, guard: &Guard, step: BreakerStep) -> store::Result<Option<i64>> {
     let asked_at = Instant::now();
     let policy = guard.settings().breaker;
     let mut txn = store.worker().await?;
@@ -197,13 +197,13 @@ async fn told_step(store: &Store, guard: &Guard, step: Step) -> store::Result<Op
     txn.commit().await?;
     guard.state().circuit.told();
     guard.learn(Some(&stored), asked_at, Instant::now());
-    if effect == Effect::Changed {
+    if effect == BreakerEffect::Changed {
         report(guard, &stored.breaker);
         if let Err(error) = store.announce_breaker(guard.connection).await {
             tracing::warn!(%error, "a change of a circuit breaker is not announced; other nodes look each second");
         }
     }
-    Ok((effect != Effect::None).then_some(stored.breaker.epoch))
+    Ok((effect != BreakerEffect::None).then_some(stored.breaker.epoch))
 }
 
 /// Takes a step of a breaker within a transaction, with the event of a new phase.
@@ -214,15 +214,15 @@ pub async fn breaker_take(
     db: &mut store::Connection,
     tenant: TenantId,
     connection: ConnectionId,
-    step: Step,
+    step: BreakerStep,
     policy: &BreakerPolicy,
-) -> store::Result<(StoredBreaker, Effect)> {
+) -> store::Result<(StoredBreaker, BreakerEffect)> {
     let mut stored = breaker_lock(db, tenant, connection).await?;
     let effect = stored.breaker.take(step, policy, stored.now);
-    if effect != Effect::None {
+    if effect != BreakerEffect::None {
         breaker_save(db, tenant, connection, &stored.breaker).await?;
     }
-    if effect == Effect::Changed {
+    if effect == BreakerEffect::Changed {
         breaker_event_insert(db, tenant, connection, &stored.breaker).await?;
     }
     Ok((stored, effect))
@@ -278,14 +278,14 @@ async fn ask(store: &Store, guards: Vec<Arc<Guard>>) -> Vec<(Instant, Arc<Guard>
     let mut seen = HashSet::new();
     let wanted = guards.into_iter().filter(|guard| seen.insert(guard.connection)).filter_map(|guard| {
         let (limit, turns) = guard.wanted(now)?;
-        Some((Wanted { tenant: guard.tenant, connection: guard.connection, limit, turns }, guard))
+        Some((RateRequest { tenant: guard.tenant, connection: guard.connection, limit, turns }, guard))
     });
     let (wanted, guards): (Vec<_>, Vec<_>) = wanted.unzip();
     if wanted.is_empty() {
         return Vec::new();
     }
     let granted = take(store, &wanted).await;
-    // Turns are no earlier by this clock than by the database's.
+    // RateTurns are no earlier by this clock than by the database's.
     let now = Instant::now();
     let granted = match granted {
         Ok(granted) => granted,
@@ -302,24 +302,24 @@ async fn ask(store: &Store, guards: Vec<Arc<Guard>>) -> Vec<(Instant, Arc<Guard>
     again.collect()
 }
 
-async fn take(store: &Store, wanted: &[Wanted]) -> store::Result<Vec<Granted>> {
+async fn take(store: &Store, wanted: &[RateRequest]) -> store::Result<Vec<RateGrant>> {
     let mut txn = store.worker().await?;
     let granted = rate_take(&mut txn, wanted).await?;
     txn.commit().await?;
     Ok(granted)
 }
 
-fn turns(granted: &Granted, now: Instant) -> Turns {
+fn turns(granted: &RateGrant, now: Instant) -> RateTurns {
     let at = |micros: f64| match Duration::try_from_secs_f64(micros.abs() / 1e6) {
         Ok(time) if micros < 0.0 => now.checked_sub(time).unwrap_or(now),
         Ok(time) => now + time,
         Err(_) => now,
     };
-    Turns { count: granted.turns, first: at(granted.first_micros), next: at(granted.next_micros) }
+    RateTurns { count: granted.turns, first: at(granted.first_micros), next: at(granted.next_micros) }
 }
 
 impl Guard {
-    fn granted(&self, turns: Turns, asked: u32, now: Instant) -> Option<Instant> {
+    fn granted(&self, turns: RateTurns, asked: u32, now: Instant) -> Option<Instant> {
         self.state().pace.as_mut()?.granted(turns, asked, now)
     }
 

@@ -9,13 +9,13 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{CLAIM_PAUSE, FURTHEST, LeftAlone, Refusal, SPREAD, brake::Brake, told_of};
+use super::{CLAIM_PAUSE, FURTHEST, GuardRefusal, LeftAlone, SPREAD, brake::Brake, told_of};
 use angarium_domain::{
     attempt::Verdict,
-    breaker::{Breaker, Cause, Effect, Phase, Step, Weight, Window, judge, weigh_recipient},
+    breaker::{Breaker, BreakerEffect, BreakerStep, BreakerWindow, Cause, Phase, Weight, judge, weigh_recipient},
     guards::BreakerPolicy,
     provider::Disposition,
-    routing::Barred,
+    routing::SkipReason,
 };
 
 /// The most origins of one connection that are known; beyond them those that were not asked for longest are forgotten.
@@ -45,7 +45,7 @@ struct UnderWay {
 
 #[derive(Debug)]
 struct Origin {
-    window: Window,
+    window: BreakerWindow,
     breaker: Breaker,
     brake: Brake,
     /// The last delivery that was put off, and until when.
@@ -60,13 +60,13 @@ impl Origins {
     }
 
     /// Why nothing goes to an origin now. What it lets through, [`enter`](Self::enter) does too.
-    pub fn refusal(&self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Option<Refusal> {
+    pub fn refusal(&self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Option<GuardRefusal> {
         if self.under_way.get(origin).is_some_and(|it| it.count >= self.most) {
-            return Some(Refusal::rate(now + FULL_PAUSE).of_origin());
+            return Some(GuardRefusal::rate(now + FULL_PAUSE).of_origin());
         }
         let known = self.known.get(origin)?;
         if let Some(until) = known.brake.until(now) {
-            return Some(Refusal::rate(until).of_origin());
+            return Some(GuardRefusal::rate(until).of_origin());
         }
         let breaker = &known.breaker;
         let until = match breaker.phase {
@@ -77,14 +77,14 @@ impl Origins {
                 if breaker.probes < policy.probes || have_lapsed { now } else { now + CLAIM_PAUSE }
             }
         };
-        (policy.enabled && until > now).then(|| Refusal::circuit(until).of_origin())
+        (policy.enabled && until > now).then(|| GuardRefusal::circuit(until).of_origin())
     }
 
     /// The origins to which nothing goes now, those that wait longest first.
     pub fn left_alone(&self, policy: &BreakerPolicy, now: Instant) -> Vec<LeftAlone> {
         let left_alone = |(origin, known): (&str, &Origin)| {
-            let Refusal { barred, until, .. } = self.refusal(origin, policy, now)?;
-            let detail = if barred == Barred::CircuitOpen { known.breaker.detail.clone() } else { String::new() };
+            let GuardRefusal { barred, until, .. } = self.refusal(origin, policy, now)?;
+            let detail = if barred == SkipReason::CircuitOpen { known.breaker.detail.clone() } else { String::new() };
             Some(LeftAlone { origin: origin.to_string(), barred, until, detail })
         };
         let mut all: Vec<_> =
@@ -98,12 +98,12 @@ impl Origins {
     ///
     /// # Errors
     /// Why it does not go now.
-    pub fn enter(&mut self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Result<Option<i64>, Refusal> {
+    pub fn enter(&mut self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Result<Option<i64>, GuardRefusal> {
         if let Some(refusal) = self.refusal(origin, policy, now) {
             return Err(refusal);
         }
         if let Some(known) = self.known.get_mut(origin) {
-            known.brake.enter(now).map_err(|again| Refusal::rate(again).of_origin())?;
+            known.brake.enter(now).map_err(|again| GuardRefusal::rate(again).of_origin())?;
         }
         let probe = self.probe(origin, policy, now);
         self.under_way.entry(origin.into()).or_insert(UnderWay { count: 0, put_off: now }).count += 1;
@@ -124,7 +124,8 @@ impl Origins {
         let (at, lasts) = (self.time(now), self.probe_lasts);
         let known = self.known.get_mut(origin)?;
         known.used = now;
-        let claimed = policy.enabled && known.breaker.take(Step::Claim { lasts }, policy, at) != Effect::None;
+        let claimed =
+            policy.enabled && known.breaker.take(BreakerStep::Claim { lasts }, policy, at) != BreakerEffect::None;
         claimed.then_some(known.breaker.epoch)
     }
 
@@ -149,7 +150,7 @@ impl Origins {
         known.count(weight, verdict, probe, policy, at);
         let phase = known.breaker.phase;
         if phase == Phase::Closed && was != Phase::Closed {
-            known.window = Window::default();
+            known.window = BreakerWindow::default();
         }
         if known.is_idle(policy, at, now) {
             self.known.remove(origin);
@@ -163,7 +164,7 @@ impl Origins {
         let Some(known) = self.known.get_mut(origin) else { return };
         known.brake.returned();
         if let Some(epoch) = probe {
-            known.breaker.take(Step::Returned { epoch }, policy, at);
+            known.breaker.take(BreakerStep::Returned { epoch }, policy, at);
         }
     }
 
@@ -183,7 +184,7 @@ impl Origins {
         }
         let began = self.time(now);
         self.known.entry(origin.into()).or_insert_with(|| Origin {
-            window: Window::default(),
+            window: BreakerWindow::default(),
             breaker: Breaker::new(began),
             brake: Brake::default(),
             put_off: now,
@@ -212,10 +213,10 @@ impl Origin {
     fn count(&mut self, weight: Weight, verdict: &Verdict, probe: Option<i64>, policy: &BreakerPolicy, now: Timestamp) {
         if let Some(epoch) = probe {
             let step = match weight {
-                Weight::Good => Step::Passed { epoch },
-                Weight::Nothing => Step::Returned { epoch },
+                Weight::Good => BreakerStep::Passed { epoch },
+                Weight::Nothing => BreakerStep::Returned { epoch },
                 Weight::Bad | Weight::Disabled => {
-                    Step::Failed { epoch, cause: Cause::ProbeFailed, detail: told_of(verdict) }
+                    BreakerStep::Failed { epoch, cause: Cause::ProbeFailed, detail: told_of(verdict) }
                 }
             };
             self.breaker.take(step, policy, now);
@@ -229,7 +230,7 @@ impl Origin {
         self.window.count(time, weight != Weight::Good, policy);
         if let Some(cause) = judge(&self.window.tally(time, policy), policy) {
             let (epoch, within) = (self.breaker.epoch, Duration::from_millis(policy.window_ms));
-            self.breaker.take(Step::Trip { epoch, within, cause, detail: told_of(verdict) }, policy, now);
+            self.breaker.take(BreakerStep::Trip { epoch, within, cause, detail: told_of(verdict) }, policy, now);
         }
     }
 
@@ -304,7 +305,7 @@ mod tests {
         let now = Instant::now();
         let mut origins = tripped(now);
         let refusal = origins.refusal(ILL, &POLICY, now).unwrap();
-        assert_eq!((refusal.barred, refusal.until), (Barred::CircuitOpen, now + ms(1_000)));
+        assert_eq!((refusal.barred, refusal.until), (SkipReason::CircuitOpen, now + ms(1_000)));
         assert_eq!(origins.enter(ILL, &POLICY, now), Err(refusal));
         let [left_alone] = <[_; 1]>::try_from(origins.left_alone(&POLICY, now)).unwrap();
         assert_eq!((left_alone.origin.as_str(), left_alone.until), (ILL, refusal.until));
@@ -359,7 +360,7 @@ mod tests {
         let slow = Verdict { retry_after_ms: Some(5_000), ..verdict(Disposition::Throttled, "rate_limited") };
         assert_eq!(origins.record(ILL, &slow, None, &POLICY, now), None);
         let refusal = origins.refusal(ILL, &POLICY, now).unwrap();
-        assert_eq!((refusal.barred, refusal.until), (Barred::RateLimited, now + ms(5_000)));
+        assert_eq!((refusal.barred, refusal.until), (SkipReason::RateLimited, now + ms(5_000)));
         assert_eq!(origins.refusal(WELL, &POLICY, now), None);
         let places = [(); 2].map(|()| origins.put_off(ILL, refusal.until, now));
         assert_eq!(places, [refusal.until, refusal.until + SPREAD]);
@@ -377,7 +378,7 @@ mod tests {
             assert_eq!(enter(&mut origins, ILL), Ok(None));
         }
         let refusal = enter(&mut origins, ILL).unwrap_err();
-        assert_eq!((refusal.barred, refusal.until), (Barred::RateLimited, now + FULL_PAUSE));
+        assert_eq!((refusal.barred, refusal.until), (SkipReason::RateLimited, now + FULL_PAUSE));
         assert_eq!(origins.refusal(ILL, &POLICY, now), Some(refusal));
         let places = [(); 2].map(|()| origins.put_off(ILL, refusal.until, now));
         assert_eq!(places, [refusal.until, refusal.until + SPREAD], "they do not come back all at once");

@@ -28,19 +28,19 @@ pub enum Turn {
     /// At this time, or at once where it is past.
     At(Instant),
     /// Nobody knows yet: the schedule is asked.
-    Asked(oneshot::Receiver<Reply>),
+    Asked(oneshot::Receiver<PaceReply>),
     /// There is none before this time.
     Limited(Instant),
 }
 
 /// When a delivery's turn is, or before when it has none.
-pub type Reply = Result<Instant, Instant>;
+pub type PaceReply = Result<Instant, Instant>;
 
 #[derive(Debug)]
 struct Waiter {
     /// A turn after this is none.
     until: Instant,
-    reply: oneshot::Sender<Reply>,
+    reply: oneshot::Sender<PaceReply>,
 }
 
 /// Turns that follow each other.
@@ -53,7 +53,7 @@ struct Block {
 
 /// Turns as the schedule gave them, on this node's clock.
 #[derive(Debug, Clone, Copy)]
-pub struct Turns {
+pub struct RateTurns {
     pub count: u32,
     pub first: Instant,
     /// When the next turn that nobody has comes.
@@ -62,7 +62,7 @@ pub struct Turns {
 
 /// A node's part of a limited rate.
 #[derive(Debug)]
-pub struct Pace {
+pub struct RatePace {
     limit: RateLimit,
     blocks: VecDeque<Block>,
     waiters: VecDeque<Waiter>,
@@ -75,7 +75,7 @@ pub struct Pace {
     asked_at: Instant,
 }
 
-impl Pace {
+impl RatePace {
     pub const fn new(limit: RateLimit, now: Instant) -> Self {
         Self {
             limit,
@@ -152,7 +152,7 @@ impl Pace {
     }
 
     /// What the schedule gave; answers when it is to be asked again, if so.
-    pub fn granted(&mut self, turns: Turns, asked: u32, now: Instant) -> Option<Instant> {
+    pub fn granted(&mut self, turns: RateTurns, asked: u32, now: Instant) -> Option<Instant> {
         (self.used, self.asked_at) = (0, now);
         if turns.count > 0 {
             self.blocks.push_back(Block { next: turns.first, left: turns.count, granted_at: now });
@@ -232,12 +232,12 @@ mod tests {
         Duration::from_millis(count)
     }
 
-    fn pace(now: Instant) -> Pace {
-        Pace::new(RateLimit { per_second: 100.0, burst: 1 }, now)
+    fn pace(now: Instant) -> RatePace {
+        RatePace::new(RateLimit { per_second: 100.0, burst: 1 }, now)
     }
 
-    fn turns(count: u32, first: Instant) -> Turns {
-        Turns { count, first, next: first + ms(10) * count }
+    fn turns(count: u32, first: Instant) -> RateTurns {
+        RateTurns { count, first, next: first + ms(10) * count }
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(pace.limited(now), None, "it may have one");
         let Turn::Asked(mut hasty) = pace.take(now, now + SOON) else { panic!("nothing is known yet") };
         pace.asks(now);
-        pace.granted(Turns { count: 0, first: now, next: now + ms(500) }, 1, now);
+        pace.granted(RateTurns { count: 0, first: now, next: now + ms(500) }, 1, now);
         assert_eq!(hasty.try_recv().unwrap(), Err(now + ms(500)));
         assert_eq!(pace.limited(now), Some(now + ms(500)));
         assert!(matches!(pace.take(now, now + SOON), Turn::Limited(at) if at == now + ms(500)));

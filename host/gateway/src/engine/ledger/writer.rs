@@ -9,35 +9,35 @@ use uuid::Uuid;
 use super::{BATCH, Entry};
 use crate::{
     engine::legs,
-    engine::queue::{Leases, Precedence},
+    engine::queue::{Leases, SmallTenantPriority},
 };
 use angarium_domain::ids::{DeliveryId, TenantId};
 use angarium_store::{
-    self as store, Role, Session, Store, StoreError, TransactionEnd, TransactionId,
+    self as store, DatabaseRole, DatabaseSession, Store, StoreError, TransactionEnd, TransactionId,
     attempt::{NewIntent, Settlement, attempt_settle, intent_insert},
     delivery::{Deferral, delivery_defer},
     failpoint,
-    follow_up::{Ended, follow_up_note},
-    queue::{Held, lease_delete, lease_hold, lease_release},
+    follow_up::{EndedDelivery, follow_up_note},
+    queue::{HeldLease, lease_delete, lease_hold, lease_release},
     transaction_end,
 };
 
 /// How long a writer waits before it asks a failing database again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) struct Writer {
+pub(super) struct LedgerWriter {
     store: Store,
     leases: Arc<Leases>,
     /// Rung when something due was left in the queue.
     bell: Arc<Notify>,
     writable: Arc<watch::Sender<bool>>,
-    session: Option<Session>,
+    session: Option<DatabaseSession>,
     sizes: Histogram,
     /// The transaction whose COMMIT was sent and not answered, and the leases that it held.
     in_doubt: Option<(TransactionId, HashSet<Uuid>)>,
 }
 
-impl Writer {
+impl LedgerWriter {
     pub(super) fn new(
         store: Store,
         leases: Arc<Leases>,
@@ -55,7 +55,11 @@ impl Writer {
         }
     }
 
-    pub(super) async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>, precedence: Arc<Precedence>) {
+    pub(super) async fn run(
+        mut self,
+        mut entries: mpsc::UnboundedReceiver<Entry>,
+        precedence: Arc<SmallTenantPriority>,
+    ) {
         let mut batch = Vec::with_capacity(BATCH);
         while entries.recv_many(&mut batch, precedence.portion(BATCH)).await > 0 {
             precedence.give_way().await;
@@ -103,7 +107,7 @@ impl Writer {
     async fn try_write(&mut self, batch: &[Entry], finished: &[(TenantId, Uuid)]) -> store::Result<HashSet<Uuid>> {
         let session = match &mut self.session {
             Some(session) => session,
-            none => none.insert(self.store.session(Role::Worker).await?),
+            none => none.insert(self.store.session(DatabaseRole::Worker).await?),
         };
         let mut txn = session.begin().await?;
         if let Some((transaction, held)) = &self.in_doubt {
@@ -117,13 +121,13 @@ impl Writer {
                 TransactionEnd::Aborted => self.in_doubt = None,
             }
         }
-        let Held { leases: held, transaction } = lease_hold(&mut txn, &leases_of(batch)).await?;
+        let HeldLease { leases: held, transaction } = lease_hold(&mut txn, &leases_of(batch)).await?;
         let settlements: Vec<&Settlement> =
             batch.iter().filter_map(Entry::settlement).filter(|it| held.contains(&it.lease)).collect();
         if !settlements.is_empty() {
             let moved = attempt_settle(&mut txn, &settlements).await?;
             legs::advance(&mut txn, moved).await?;
-            let ended: Vec<Ended> =
+            let ended: Vec<EndedDelivery> =
                 batch.iter().filter(|it| held.contains(&it.lease().1)).filter_map(Entry::ended).collect();
             if !ended.is_empty() {
                 follow_up_note(&mut txn, &ended).await?;
@@ -168,11 +172,11 @@ impl Entry {
     }
 
     /// An end that scripts are to be asked about.
-    fn ended(&self) -> Option<Ended> {
+    fn ended(&self) -> Option<EndedDelivery> {
         let Self::Outcome { settlement, asks: true, .. } = self else { return None };
         let Settlement { tenant, delivery, message, .. } = **settlement;
         let state = settlement.state.filter(|state| state.is_end())?;
-        Some(Ended { tenant, delivery, message, state })
+        Some(EndedDelivery { tenant, delivery, message, state })
     }
 
     fn deferral(&self) -> Option<&Deferral> {

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Handoff, Leases, Precedence, Room, Work, shares::shares};
+use super::{Capacity, Handoff, Leases, SmallTenantPriority, Work, shares::shares};
 use angarium_domain::{
     attempt::Trigger,
     ids::{DeliveryId, MessageId, TenantId},
@@ -21,7 +21,7 @@ use angarium_store::{
     attempt::{Past, past_load},
     failpoint,
     message::message_load,
-    queue::{Claimed, Lane, NewLease, Share, lease_insert, queue_claim, queue_lanes},
+    queue::{Claimed, NewLease, QueueLane, Share, lease_insert, queue_claim, queue_lanes},
 };
 
 /// The most deliveries of one claim.
@@ -36,10 +36,10 @@ const ROUNDS: usize = 3;
 /// Claims due deliveries as long as there is room.
 pub struct Claimer {
     pub store: Store,
-    pub room: Arc<Room>,
+    pub room: Arc<Capacity>,
     pub leases: Arc<Leases>,
     pub handoff: Handoff,
-    pub precedence: Arc<Precedence>,
+    pub precedence: Arc<SmallTenantPriority>,
     /// Rung when something due was put into the queue, on this node or another.
     pub bell: Arc<Notify>,
     /// How long an idle claimer waits for the bell.
@@ -159,7 +159,7 @@ fn next_trigger(past: &Past) -> Trigger {
 
 /// What is seen of the queue at a time.
 struct Walk {
-    lanes: Vec<Lane>,
+    lanes: Vec<QueueLane>,
     /// Whether that is all there is.
     whole: bool,
 }
@@ -187,7 +187,7 @@ impl Walk {
 
     /// The last tenant of a walk that was broken off may have lanes that were not seen: it is the
     /// next walk's.
-    fn of(mut lanes: Vec<Lane>) -> Self {
+    fn of(mut lanes: Vec<QueueLane>) -> Self {
         let whole = lanes.len() < WALK;
         if let (false, Some(last)) = (whole, lanes.last().copied()) {
             lanes.retain(|lane| lane.tenant != last.tenant);

@@ -2,7 +2,7 @@
 //! than the others, who get something all the same. Pure.
 
 use angarium_domain::{ids::TenantId, message::Priority};
-use angarium_store::queue::{Lane, Share};
+use angarium_store::queue::{QueueLane, Share};
 
 /// Every so manieth place of a tenant's part belongs to this priority; one that nobody of it needs
 /// is another's. So 8 : 4 : 2 : 1 where all wait.
@@ -21,7 +21,7 @@ const CYCLE: usize = 16;
 /// Parts of `limit` deliveries for the lanes that are due, in the order in which tenants are walked;
 /// `room` says how many a tenant may have. `chance`, from 0 to 1, is where in their pattern the
 /// priorities stand: it matters where a part is a small one.
-pub fn shares(lanes: &[Lane], limit: usize, room: impl Fn(TenantId) -> usize, chance: f64) -> Vec<Share> {
+pub fn shares(lanes: &[QueueLane], limit: usize, room: impl Fn(TenantId) -> usize, chance: f64) -> Vec<Share> {
     let due: Vec<_> = lanes.iter().filter(|lane| lane.due).copied().collect();
     // A tenant's lanes stand beside each other.
     let tenants: Vec<_> = due.chunk_by(|one, next| one.tenant == next.tenant).collect();
@@ -51,8 +51,8 @@ fn parts(caps: &[usize], limit: usize) -> Vec<usize> {
 
 /// Each place goes to the priority whose own is the next; of two to the less pressing, which comes
 /// less often.
-fn by_priority(lanes: &[Lane], part: usize, phase: usize) -> Vec<Share> {
-    let share = |lane: &Lane| Share { tenant: lane.tenant, priority: lane.priority, count: 0 };
+fn by_priority(lanes: &[QueueLane], part: usize, phase: usize) -> Vec<Share> {
+    let share = |lane: &QueueLane| Share { tenant: lane.tenant, priority: lane.priority, count: 0 };
     let mut shares: Vec<_> = lanes.iter().map(share).collect();
     let next = |share: &Share| {
         let stride = stride(share.priority);
@@ -70,8 +70,8 @@ fn by_priority(lanes: &[Lane], part: usize, phase: usize) -> Vec<Share> {
 mod tests {
     use super::*;
 
-    fn lane(tenant: TenantId, priority: Priority) -> Lane {
-        Lane { tenant, priority, due: true }
+    fn lane(tenant: TenantId, priority: Priority) -> QueueLane {
+        QueueLane { tenant, priority, due: true }
     }
 
     fn counts(shares: &[Share]) -> Vec<usize> {
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn what_is_due_later_or_has_no_room_gets_nothing() {
         let [one, other] = [TenantId::new(), TenantId::new()];
-        let later = Lane { due: false, ..lane(one, Priority::Urgent) };
+        let later = QueueLane { due: false, ..lane(one, Priority::Urgent) };
         let lanes = [later, lane(other, Priority::Normal)];
         assert!(shares(&lanes, 500, |_| 0, 0.0).is_empty());
         assert_eq!(shares(&lanes, 5, |_| 9, 0.0), [Share { tenant: other, priority: Priority::Normal, count: 5 }]);

@@ -25,7 +25,7 @@ use angarium_domain::{
 
 /// What a metric measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MeasureKind {
     Counter,
     Gauge,
     Histogram,
@@ -35,18 +35,18 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: MeasureKind,
     pub labels: &'static [&'static str],
     pub what: &'static str,
 }
 
-const fn metric(kind: Kind, name: &'static str, labels: &'static [&'static str], what: &'static str) -> Metric {
+const fn metric(kind: MeasureKind, name: &'static str, labels: &'static [&'static str], what: &'static str) -> Metric {
     Metric { name, kind, labels, what }
 }
 
 /// All of them, as `docs/operators.md` lists them.
 pub const METRICS: &[Metric] = {
-    use Kind::{Counter, Gauge, Histogram};
+    use MeasureKind::{Counter, Gauge, Histogram};
     &[
         metric(
             Histogram,
@@ -342,9 +342,9 @@ impl Metrics {
 
 fn describe(metric: &Metric) {
     match metric.kind {
-        Kind::Counter => metrics::describe_counter!(metric.name, metric.what),
-        Kind::Gauge => metrics::describe_gauge!(metric.name, metric.what),
-        Kind::Histogram => metrics::describe_histogram!(metric.name, metric.what),
+        MeasureKind::Counter => metrics::describe_counter!(metric.name, metric.what),
+        MeasureKind::Gauge => metrics::describe_gauge!(metric.name, metric.what),
+        MeasureKind::Histogram => metrics::describe_histogram!(metric.name, metric.what),
     }
 }
 
@@ -601,7 +601,7 @@ mod tests {
         for metric in METRICS {
             let name = metric.name;
             assert!(name.starts_with("angarium_"), "{name}");
-            assert_eq!(metric.kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            assert_eq!(metric.kind == MeasureKind::Counter, name.ends_with("_total"), "{name}");
         }
     }
 }

@@ -35,9 +35,9 @@ const OF_TIME: &[(&str, usize, &[usize])] = &[
 ];
 
 /// What there is in every script: each name with the numbers of its parameters, and whether one of these is a function.
-type Known = HashMap<String, BTreeMap<usize, bool>>;
+type KnownFunctions = HashMap<String, BTreeMap<usize, bool>>;
 
-static KNOWN: LazyLock<Known> = LazyLock::new(|| {
+static KNOWN: LazyLock<KnownFunctions> = LazyLock::new(|| {
     let all = engine::build(Library::default()).collect_fn_metadata(
         None,
         |it| {
@@ -46,7 +46,7 @@ static KNOWN: LazyLock<Known> = LazyLock::new(|| {
         },
         true,
     );
-    let mut known = Known::new();
+    let mut known = KnownFunctions::new();
     for (name, parameters, takes_function) in all {
         *known.entry(name).or_default().entry(parameters).or_default() |= takes_function;
     }

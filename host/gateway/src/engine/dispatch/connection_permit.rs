@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::SemaphorePermit;
 
-use super::{Course, Dispatcher, bounds, describe};
+use super::{Dispatcher, EffectiveRoute, bounds, describe};
 use crate::{
     clock,
-    engine::guards::{PATIENCE, Pass, Refusal},
+    engine::guards::{GuardPass, GuardRefusal, PATIENCE},
     engine::queue::Work,
-    node::directory::{Endpoint, TenantConfig},
     node::telemetry,
+    node::tenant_config::{Endpoint, TenantConfig},
 };
 use angarium_domain::{
     attempt::{Trigger, Verdict},
@@ -25,7 +25,7 @@ use angarium_domain::{
 use angarium_transport::byte_budget::BytePermit;
 
 /// Whom a delivery asks next.
-pub(super) struct Wanted {
+pub(super) struct PermitRequest {
     pub connection: ConnectionId,
     /// Its guard bars nobody now; where it does after all, another may be asked. Otherwise there is nobody
     /// else, and it is waited for.
@@ -35,22 +35,22 @@ pub(super) struct Wanted {
 }
 
 /// What became of an attempt to enter.
-pub(super) enum Entered<'a> {
-    In(Entrance<'a>),
-    Refused(Refusal),
+pub(super) enum PermitAnswer<'a> {
+    In(ConnectionPermit<'a>),
+    Refused(GuardRefusal),
     /// The process ends, or the delivery is no longer this node's.
     Closed,
 }
 
 /// A place in a connection, given back when it is dropped.
-pub(super) struct Entrance<'a> {
+pub(super) struct ConnectionPermit<'a> {
     _slot: SemaphorePermit<'a>,
-    pass: Pass,
+    pass: GuardPass,
     /// For the content of a large message.
     permit: Option<BytePermit>,
 }
 
-impl Entrance<'_> {
+impl ConnectionPermit<'_> {
     /// The permit for the message's content, which the attempt gives back when that has left.
     pub(super) const fn permit(&mut self) -> Option<BytePermit> {
         self.permit.take()
@@ -64,28 +64,33 @@ impl Entrance<'_> {
 
 impl Dispatcher {
     /// The plan's first candidate, or else whoever's guard lets something through soonest.
-    pub(super) fn wanted(&self, plan: &Plan, config: &TenantConfig, message: &Message) -> Option<Wanted> {
+    pub(super) fn wanted(&self, plan: &Plan, config: &TenantConfig, message: &Message) -> Option<PermitRequest> {
         let origin = |connection| self.named_origin(&config.endpoints[&connection], message);
         if let Some(candidate) = plan.candidates.first() {
             let connection = candidate.connection;
-            return Some(Wanted { connection, is_free: true, origin: origin(connection) });
+            return Some(PermitRequest { connection, is_free: true, origin: origin(connection) });
         }
         let now = Instant::now();
         let held = plan.skipped.iter().filter(|skipped| skipped.reason.is_a_guard()).map(|it| it.connection);
-        let held = held.map(|connection| Wanted { connection, is_free: false, origin: origin(connection) });
+        let held = held.map(|connection| PermitRequest { connection, is_free: false, origin: origin(connection) });
         held.min_by_key(|it| config.endpoints[&it.connection].guard.opens_at(it.origin.as_deref(), now))
     }
 
     /// Enters a connection. The guard is asked last: what it grants is used at once.
-    pub(super) async fn enter<'a>(&self, work: &Work, endpoint: &'a Endpoint, wanted: &Wanted) -> Entered<'a> {
+    pub(super) async fn enter<'a>(
+        &self,
+        work: &Work,
+        endpoint: &'a Endpoint,
+        wanted: &PermitRequest,
+    ) -> PermitAnswer<'a> {
         // Closed only when the process ends.
-        let Ok(slot) = endpoint.slots.acquire().await else { return Entered::Closed };
-        let Ok(permit) = self.permit(work).await else { return Entered::Closed };
+        let Ok(slot) = endpoint.slots.acquire().await else { return PermitAnswer::Closed };
+        let Ok(permit) = self.permit(work).await else { return PermitAnswer::Closed };
         self.ledger.writable().await;
         let patience = if wanted.is_free { Duration::ZERO } else { PATIENCE };
         match endpoint.guard.enter(wanted.origin.as_deref(), patience).await {
-            Ok(pass) => Entered::In(Entrance { _slot: slot, pass, permit }),
-            Err(refusal) => Entered::Refused(refusal),
+            Ok(pass) => PermitAnswer::In(ConnectionPermit { _slot: slot, pass, permit }),
+            Err(refusal) => PermitAnswer::Refused(refusal),
         }
     }
 
@@ -95,10 +100,10 @@ impl Dispatcher {
         &self,
         work: Work,
         config: &TenantConfig,
-        course: &Course<'_>,
+        course: &EffectiveRoute<'_>,
         plan: &Plan,
-        wanted: &Wanted,
-        refusal: Refusal,
+        wanted: &PermitRequest,
+        refusal: GuardRefusal,
     ) {
         let guard = &config.endpoints[&wanted.connection].guard;
         let wait = guard.put_off(wanted.origin.as_deref(), refusal).saturating_duration_since(Instant::now());

@@ -7,22 +7,22 @@ use std::{
 };
 
 use angarium_domain::{
+    experiment::ExperimentKind,
     ids::{RuleId, TenantId},
     rule::RuleSpec,
-    trial::Kind,
 };
 use angarium_rules::{
     RuleSet,
+    experiment::{Candidate, Experiment},
     language::Language,
     rulebook::{Rulebook, Running},
     script::{Modules, Script, may_import},
-    trial::{Candidate, Trial},
 };
 use angarium_store::{
     self as store, Connection as Db,
+    experiment::{self, ExperimentRow, experiment_running},
     rule::{rule_specs, rulebook_stamp},
     script::{LiveScript, module_list, script_live_list, script_resets},
-    trial::{self, TrialRow, trial_running},
 };
 
 /// A tenant's rules as they were read.
@@ -35,7 +35,7 @@ pub(super) struct Read {
 struct Sources {
     rules: Arc<Vec<(RuleId, String)>>,
     scripts: Vec<LiveScript>,
-    trials: Vec<trial::Running>,
+    experiments: Vec<experiment::RunningExperiment>,
     modules: Arc<BTreeMap<String, String>>,
     /// How often each script was switched on again by hand.
     resets: HashMap<String, i32>,
@@ -43,7 +43,7 @@ struct Sources {
 
 /// What stands of a tenant.
 #[derive(Clone)]
-struct Known {
+struct LoadedRulebook {
     stamp: String,
     book: Arc<Rulebook>,
     /// What its rules were compiled from.
@@ -57,7 +57,7 @@ type Spec = (RuleId, RuleSpec);
 
 /// What is known, with what tells it from what comes later.
 #[derive(Default)]
-pub(super) struct Rulebooks(Mutex<HashMap<TenantId, Known>>);
+pub(super) struct Rulebooks(Mutex<HashMap<TenantId, LoadedRulebook>>);
 
 impl Rulebooks {
     /// Reads what this node does not know yet; `None` for a tenant without rules.
@@ -67,10 +67,10 @@ impl Rulebooks {
             return Ok(Some(Read { stamp, sources: None }));
         }
         let (rules, scripts) = (rule_specs(db, tenant).await?, script_live_list(db, tenant).await?);
-        let trials = trial_running(db, tenant).await?;
+        let experiments = experiment_running(db, tenant).await?;
         let (modules, resets) = (module_list(db, tenant).await?.into(), script_resets(db, tenant).await?);
         let rules = rules.into();
-        Ok(Some(Read { stamp, sources: Some(Sources { rules, scripts, trials, modules, resets }) }))
+        Ok(Some(Read { stamp, sources: Some(Sources { rules, scripts, experiments, modules, resets }) }))
     }
 
     /// What a tenant's messages are decided by. What does not compile, as a later version of the gateway may have
@@ -97,18 +97,18 @@ impl Rulebooks {
         }
     }
 
-    fn known(&self, tenant: TenantId) -> Option<Known> {
+    fn known(&self, tenant: TenantId) -> Option<LoadedRulebook> {
         self.books().get(&tenant).cloned()
     }
 
-    fn books(&self) -> MutexGuard<'_, HashMap<TenantId, Known>> {
+    fn books(&self) -> MutexGuard<'_, HashMap<TenantId, LoadedRulebook>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What did not change is not compiled again.
-fn compile(sources: Sources, before: Option<&Known>, stamp: String) -> Result<Known, String> {
-    let Sources { rules, scripts, trials, modules, resets } = sources;
+fn compile(sources: Sources, before: Option<&LoadedRulebook>, stamp: String) -> Result<LoadedRulebook, String> {
+    let Sources { rules, scripts, experiments, modules, resets } = sources;
     let same_rules = before.filter(|it| it.rules == rules).and_then(|it| it.book.rules.clone());
     let compiled = match same_rules {
         Some(same) => same,
@@ -127,11 +127,12 @@ fn compile(sources: Sources, before: Option<&Known>, stamp: String) -> Result<Kn
     };
     // What is tried in an operators' script's place is held to the same.
     let is_operators = |name: &str| scripts.iter().any(|(it, .., operators)| it == name && *operators);
-    let trials = trials.into_iter().filter_map(|trial| workshop.trial(trial, is_operators)).collect();
+    let experiments =
+        experiments.into_iter().filter_map(|experiment| workshop.experiment(experiment, is_operators)).collect();
     let scripts = scripts.into_iter().filter_map(|script| workshop.running(script)).collect();
     let compiled_modules = workshop.modules;
-    let book = Arc::new(Rulebook { rules: Some(compiled), scripts, trials, rehearses: false });
-    Ok(Known { stamp, book, rules, modules, compiled_modules })
+    let book = Arc::new(Rulebook { rules: Some(compiled), scripts, experiments, rehearses: false });
+    Ok(LoadedRulebook { stamp, book, rules, modules, compiled_modules })
 }
 
 /// What stands in for a script that does not compile and of which no good version is known here. Where it may let nothing
@@ -180,7 +181,7 @@ fn specs(rules: &[(RuleId, String)]) -> Result<Vec<Spec>, String> {
 
 /// Where scripts are made ready.
 struct Workshop<'a> {
-    before: Option<&'a Known>,
+    before: Option<&'a LoadedRulebook>,
     modules: Modules,
     same_modules: bool,
     rules: &'a [(RuleId, String)],
@@ -219,19 +220,23 @@ impl<'a> Workshop<'a> {
 
     /// What stood in service, and what was tried.
     fn known(&self) -> impl Iterator<Item = &'a Arc<Running>> {
-        self.before
-            .into_iter()
-            .flat_map(|known| known.book.scripts.iter().chain(known.book.trials.iter().filter_map(Trial::script)))
+        self.before.into_iter().flat_map(|known| {
+            known.book.scripts.iter().chain(known.book.experiments.iter().filter_map(Experiment::script))
+        })
     }
 
     /// A candidate; one that is not fit to be asked is left out.
-    fn trial(&self, (row, source): trial::Running, is_operators: impl Fn(&str) -> bool) -> Option<Trial> {
-        let TrialRow { id, kind, subject, version, mode, spec, .. } = row;
+    fn experiment(
+        &self,
+        (row, source): experiment::RunningExperiment,
+        is_operators: impl Fn(&str) -> bool,
+    ) -> Option<Experiment> {
+        let ExperimentRow { id, kind, subject, version, mode, spec, .. } = row;
         let candidate = match kind {
-            Kind::Script => {
+            ExperimentKind::Script => {
                 Candidate::Script(self.known_or_new(&subject, version, &source?, is_operators(&subject))?)
             }
-            Kind::Rule => match tried_rules(&subject, &spec.unwrap_or_default(), self.rules) {
+            ExperimentKind::Rule => match tried_rules(&subject, &spec.unwrap_or_default(), self.rules) {
                 Ok(rules) => Candidate::Rules(rules),
                 Err(error) => {
                     tracing::error!(error, "a candidate that was stored does not compile: it is not tried");
@@ -239,7 +244,7 @@ impl<'a> Workshop<'a> {
                 }
             },
         };
-        Some(Trial { id, kind, subject, version, mode, candidate })
+        Some(Experiment { id, kind, subject, version, mode, candidate })
     }
 }
 
@@ -268,7 +273,7 @@ fn parsed(id: &str, json: &str) -> Result<RuleSpec, String> {
 mod tests {
     use super::*;
 
-    fn read(rules: &[&str], scripts: &[(&str, bool)]) -> Known {
+    fn read(rules: &[&str], scripts: &[(&str, bool)]) -> LoadedRulebook {
         let rules: Vec<_> = rules.iter().map(|json| (RuleId::new(), (*json).to_owned())).collect();
         let scripts = scripts.iter().enumerate();
         let sources = Sources {
@@ -276,7 +281,7 @@ mod tests {
             scripts: scripts
                 .map(|(at, (source, operators))| (format!("s{at}"), 1, (*source).to_owned(), *operators))
                 .collect(),
-            trials: Vec::new(),
+            experiments: Vec::new(),
             modules: Arc::default(),
             resets: HashMap::new(),
         };

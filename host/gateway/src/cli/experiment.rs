@@ -7,21 +7,21 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    client::Client,
+    client::ApiClient,
     connection::paged,
     output::{Column, Output},
     rules::{RULE, read_json, rule_path, script_path},
 };
 
 #[derive(Debug, Subcommand)]
-pub enum ScriptTrial {
+pub enum ScriptExperiment {
     /// Have a version asked beside the one that is live; it is not followed.
     Shadow {
         script: String,
         #[arg(long)]
         version: u32,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Let a version decide about a part of the recipients.
     Canary {
@@ -32,7 +32,7 @@ pub enum ScriptTrial {
         #[arg(long)]
         percentage: u8,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Show how the candidate fares beside what is live.
     Candidate(Named),
@@ -43,7 +43,7 @@ pub enum ScriptTrial {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum RuleTrial {
+pub enum RuleExperiment {
     /// Have a change of a rule, a file of JSON, asked beside what is live; it is not followed.
     Shadow {
         /// The rule's id or uid.
@@ -51,7 +51,7 @@ pub enum RuleTrial {
         /// Left out: as its candidate has it.
         file: Option<PathBuf>,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Let a change of a rule, a file of JSON, count for a part of the recipients.
     Canary {
@@ -63,7 +63,7 @@ pub enum RuleTrial {
         #[arg(long)]
         percentage: u8,
         #[command(flatten)]
-        client: Client,
+        client: ApiClient,
     },
     /// Put a rule's candidate in its place.
     Promote(Named),
@@ -82,7 +82,7 @@ pub struct Named {
     /// The script's name; the rule's id or uid.
     name: String,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 #[derive(Debug, Args)]
@@ -93,7 +93,7 @@ pub struct Paged {
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
-    client: Client,
+    client: ApiClient,
 }
 
 const CANDIDATE: [Column<'_>; 8] = [
@@ -117,7 +117,7 @@ const ARM: [Column<'_>; 6] = [
 const DIFFERENCE: [Column<'_>; 5] =
     [("at", "/at"), ("message", "/message"), ("hook", "/hook"), ("live", "/live"), ("candidate", "/candidate")];
 
-impl ScriptTrial {
+impl ScriptExperiment {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self {
             Self::Shadow { script, version, client } => {
@@ -141,7 +141,7 @@ impl ScriptTrial {
     }
 }
 
-impl RuleTrial {
+impl RuleExperiment {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         let path = |rule: &str, what: &str| format!("{}/{what}", rule_path(rule));
         match self {

@@ -2,7 +2,7 @@
 //! have a meaning that rules know.
 
 pub mod amount;
-mod envelope;
+mod outline;
 
 use std::io;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::amount::Amount;
-pub use self::envelope::{Envelope, MAX_TEXT, beginning};
+pub use self::outline::{MAX_TEXT, MessageOutline, beginning};
 use super::{
     country::Country,
     folding::{composed, folded},
@@ -151,7 +151,7 @@ impl Particulars {
 /// A message as rules see it: what it says of itself, with what they know read and brought into the
 /// form in which it is compared.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Subject {
+pub struct RuleInput {
     particulars: Particulars,
     /// Where its address lies.
     destination: Option<Country>,
@@ -160,10 +160,10 @@ pub struct Subject {
     language: Option<String>,
     /// In the order of the fields.
     known: Vec<(Field, String)>,
-    envelope: Envelope,
+    envelope: MessageOutline,
 }
 
-impl Subject {
+impl RuleInput {
     /// A message that was taken. It never fails: a member that can't be read, as one that was stored before rules were,
     /// is there as it came and matches no condition.
     #[must_use]
@@ -182,7 +182,7 @@ impl Subject {
                 Self::known_of(particulars, destination, Problems::default()).0
             }
         };
-        Self { envelope: Envelope::of(message), ..subject }
+        Self { envelope: MessageOutline::of(message), ..subject }
     }
 
     /// The same before it is accepted.
@@ -193,7 +193,7 @@ impl Subject {
 
     /// The same with what the message is otherwise.
     #[must_use]
-    pub fn within(self, envelope: Envelope) -> Self {
+    pub fn within(self, envelope: MessageOutline) -> Self {
         Self { envelope, ..self }
     }
 
@@ -223,7 +223,7 @@ impl Subject {
         let Reader { mut known, problems, .. } = reader;
         known.sort();
         known.dedup();
-        let envelope = Envelope::default();
+        let envelope = MessageOutline::default();
         (Self { particulars, destination, amount, timezone, language, known, envelope }, problems)
     }
 
@@ -235,13 +235,13 @@ impl Subject {
 
     /// What it says of itself, and what it is beside.
     #[must_use]
-    pub fn into_parts(self) -> (Particulars, Envelope) {
+    pub fn into_parts(self) -> (Particulars, MessageOutline) {
         (self.particulars, self.envelope)
     }
 
     /// What the message is beside what it says of itself.
     #[must_use]
-    pub const fn envelope(&self) -> &Envelope {
+    pub const fn envelope(&self) -> &MessageOutline {
         &self.envelope
     }
 
@@ -472,11 +472,11 @@ mod tests {
     use super::*;
     use crate::message::{Address, Body};
 
-    fn read(value: Value) -> Result<Subject, Vec<Problem>> {
-        Subject::read(serde_json::from_value(value).unwrap(), Country::of_address("sms", "+46701234567"))
+    fn read(value: Value) -> Result<RuleInput, Vec<Problem>> {
+        RuleInput::read(serde_json::from_value(value).unwrap(), Country::of_address("sms", "+46701234567"))
     }
 
-    fn texts(subject: &Subject, field: Field) -> Vec<&str> {
+    fn texts(subject: &RuleInput, field: Field) -> Vec<&str> {
         subject.texts(field).collect()
     }
 
@@ -511,11 +511,11 @@ mod tests {
         let to = Some(Address { address: "+46701234567".into(), name: None });
         let mut message = Message::with_body("sms".parse().unwrap(), Body { to, ..Body::default() });
         let known = || read(json!({"attributes": {"amount": 5}})).unwrap();
-        let same = Subject::with(&message, Some(known()));
+        let same = RuleInput::with(&message, Some(known()));
         assert_eq!((same.amount(), texts(&same, Field::Country)), (Some("5".parse().unwrap()), vec!["SE"]));
         assert_eq!(same.envelope().to, "+46701234567");
         message.channel = "push".parse().unwrap();
-        let other = Subject::with(&message, Some(known()));
+        let other = RuleInput::with(&message, Some(known()));
         assert_eq!((other.amount(), texts(&other, Field::Country)), (Some("5".parse().unwrap()), vec![]));
     }
 
@@ -565,7 +565,7 @@ mod tests {
         );
         let contact = serde_json::value::to_raw_value(&contact).unwrap();
         let body = Body { contact: Some(contact), ..Body::default() };
-        let stored = Subject::of(&Message::with_body("sms".parse().unwrap(), body));
+        let stored = RuleInput::of(&Message::with_body("sms".parse().unwrap(), body));
         assert_eq!((texts(&stored, Field::City), stored.timezone(), stored.language()), (vec!["lund"], None, None));
         assert_eq!(texts(&stored, Field::Country), Vec::<&str>::new());
     }

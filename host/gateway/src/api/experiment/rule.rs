@@ -16,20 +16,20 @@ use super::{
         request::{Query, UrlPath},
         rule::{RuleAnswer, RuleDocument, checked, done, named, passed, value},
     },
-    CandidateAnswer, DifferenceAnswer, begin, canary_of, differences_of, new_trial, none, running, shown,
+    CandidateAnswer, DifferenceAnswer, begin, canary_of, differences_of, new_experiment, none, running, shown,
 };
 use crate::clock;
 use angarium_domain::{
     audit::Action,
+    experiment::{ExperimentKind, ExperimentMode},
     ids::{DifferenceId, RuleId, TenantId},
     rule::RuleSpec,
-    trial::{Kind, Mode},
 };
 use angarium_store::{
     Connection as Db, Transaction,
-    audit::Deed,
+    audit::AuditEntry,
+    experiment::{ExperimentRow, experiment_end},
     rule::{StoredRule, rule_put, rule_version_get},
-    trial::{TrialRow, trial_end},
 };
 
 /// A rule as it would be.
@@ -81,7 +81,7 @@ pub async fn shadow(
     UrlPath(name): UrlPath<String>,
     Draft(new, fields): Draft<NewRuleShadow>,
 ) -> Result<Json<CandidateAnswer>, Problem> {
-    tried(&app, &tenant, &name, new.rule, Mode::Shadow, fields).await
+    tried(&app, &tenant, &name, new.rule, ExperimentMode::Shadow, fields).await
 }
 
 /// Let a change of a rule count for a part of the recipients, always the same ones.
@@ -160,7 +160,7 @@ pub async fn candidate(
 ) -> Result<Json<CandidateAnswer>, Problem> {
     let mut txn = app.store.tenant(tenant.id).await?;
     let rule = named(&mut txn, tenant.id, &name).await?;
-    Ok(Json(shown(&mut txn, tenant.id, Kind::Rule, &rule.id.to_string()).await?))
+    Ok(Json(shown(&mut txn, tenant.id, ExperimentKind::Rule, &rule.id.to_string()).await?))
 }
 
 /// Try the candidate no longer. What came of it can be read for thirty days.
@@ -175,8 +175,8 @@ pub async fn end(
     let mut txn = app.store.tenant(tenant.id).await?;
     let rule = named(&mut txn, tenant.id, &name).await?;
     let row = ended(&mut txn, tenant.id, rule.id).await?.ok_or_else(none)?;
-    let deed = Deed::new(Action::RuleCandidateEnded, rule.id).before(told(&spec_of(&row)?, row.mode));
-    done(&app, &tenant, txn, &deed).await?;
+    let entry = AuditEntry::new(Action::RuleCandidateEnded, rule.id).before(told(&spec_of(&row)?, row.mode));
+    done(&app, &tenant, txn, &entry).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -199,7 +199,7 @@ pub async fn differences(
     query.finish()?;
     let mut txn = app.store.tenant(tenant.id).await?;
     let rule = named(&mut txn, tenant.id, &name).await?;
-    Ok(Json(differences_of(&mut txn, tenant.id, Kind::Rule, &rule.id.to_string(), &paging).await?))
+    Ok(Json(differences_of(&mut txn, tenant.id, ExperimentKind::Rule, &rule.id.to_string(), &paging).await?))
 }
 
 async fn tried(
@@ -207,7 +207,7 @@ async fn tried(
     tenant: &Tenant<RulesWrite>,
     name: &str,
     spec: Option<RuleSpec>,
-    mode: Mode,
+    mode: ExperimentMode,
     fields: Fields,
 ) -> Result<Json<CandidateAnswer>, Problem> {
     let mut txn = app.store.tenant(tenant.id).await?;
@@ -215,18 +215,22 @@ async fn tried(
     let subject = rule.id.to_string();
     let spec = match spec {
         Some(spec) => Some(spec),
-        None => running(&mut txn, tenant.id, Kind::Rule, &subject).await?.map(|row| spec_of(&row)).transpose()?,
+        None => {
+            running(&mut txn, tenant.id, ExperimentKind::Rule, &subject).await?.map(|row| spec_of(&row)).transpose()?
+        }
     };
     let spec = checked(rule.id, spec, fields)?;
     // Plain data always has a JSON form.
     let text = serde_json::to_string(&spec).unwrap_or_default();
-    begin(&mut txn, tenant.id, &new_trial(Kind::Rule, subject.clone(), rule.version, mode, Some(text))).await?;
-    let answer = shown(&mut txn, tenant.id, Kind::Rule, &subject).await?;
+    begin(&mut txn, tenant.id, &new_experiment(ExperimentKind::Rule, subject.clone(), rule.version, mode, Some(text)))
+        .await?;
+    let answer = shown(&mut txn, tenant.id, ExperimentKind::Rule, &subject).await?;
     let action = match mode {
-        Mode::Shadow => Action::RuleShadowed,
-        Mode::Canary { .. } => Action::RuleCanaried,
+        ExperimentMode::Shadow => Action::RuleShadowed,
+        ExperimentMode::Canary { .. } => Action::RuleCanaried,
     };
-    done(app, tenant, txn, &Deed::new(action, rule.id).before(value(&rule.spec)).after(told(&spec, mode))).await?;
+    done(app, tenant, txn, &AuditEntry::new(action, rule.id).before(value(&rule.spec)).after(told(&spec, mode)))
+        .await?;
     Ok(Json(answer))
 }
 
@@ -239,27 +243,27 @@ async fn replaced(
     spec: RuleSpec,
     action: Action,
 ) -> Result<Json<RuleAnswer>, Problem> {
-    let deed = Deed::new(action, before.id).before(value(&before.spec)).after(value(&spec));
+    let entry = AuditEntry::new(action, before.id).before(value(&before.spec)).after(value(&spec));
     let version = before.version.saturating_add(1);
     let rule = StoredRule { version, spec, updated_at: clock::now(), ..before };
     if !rule_put(&mut txn, tenant.id, &rule).await? {
         return Err(passed());
     }
-    done(app, tenant, txn, &deed).await?;
+    done(app, tenant, txn, &entry).await?;
     Ok(Json(rule.into()))
 }
 
 /// Ends what is tried of a rule; tells what it was.
-pub async fn ended(db: &mut Db, tenant: TenantId, rule: RuleId) -> Result<Option<TrialRow>, Problem> {
-    let Some(row) = running(db, tenant, Kind::Rule, &rule.to_string()).await? else { return Ok(None) };
-    trial_end(db, tenant, row.id).await?;
+pub async fn ended(db: &mut Db, tenant: TenantId, rule: RuleId) -> Result<Option<ExperimentRow>, Problem> {
+    let Some(row) = running(db, tenant, ExperimentKind::Rule, &rule.to_string()).await? else { return Ok(None) };
+    experiment_end(db, tenant, row.id).await?;
     Ok(Some(row))
 }
 
-fn spec_of(row: &TrialRow) -> Result<RuleSpec, Problem> {
+fn spec_of(row: &ExperimentRow) -> Result<RuleSpec, Problem> {
     serde_json::from_str(row.spec.as_deref().unwrap_or_default()).map_err(|error| Problem::internal(&error))
 }
 
-fn told(spec: &RuleSpec, mode: Mode) -> serde_json::Value {
+fn told(spec: &RuleSpec, mode: ExperimentMode) -> serde_json::Value {
     serde_json::json!({ "rule": value(spec), "mode": mode.as_str(), "percentage": mode.percentage() })
 }

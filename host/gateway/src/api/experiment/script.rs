@@ -16,18 +16,18 @@ use super::{
         rule::done,
         script::{Promotion, existing, missing, still_compiles},
     },
-    CandidateAnswer, DifferenceAnswer, begin, canary_of, differences_of, new_trial, none, running, shown,
+    CandidateAnswer, DifferenceAnswer, begin, canary_of, differences_of, new_experiment, none, running, shown,
 };
 use angarium_domain::{
     audit::Action,
+    experiment::{ExperimentKind, ExperimentMode},
     ids::{DifferenceId, TenantId},
-    trial::{Kind, Mode},
 };
 use angarium_store::{
     Connection as Db,
-    audit::Deed,
+    audit::AuditEntry,
+    experiment::{ExperimentRow, experiment_end},
     script::{script_try, script_try_end, script_versions},
-    trial::{TrialRow, trial_end},
 };
 
 /// Which version, and for how many of the recipients.
@@ -58,7 +58,7 @@ pub async fn shadow(
     UrlPath(name): UrlPath<String>,
     Json(Promotion { version }): Json<Promotion>,
 ) -> Result<Json<CandidateAnswer>, Problem> {
-    tried(&app, &tenant, &name, version, Mode::Shadow).await
+    tried(&app, &tenant, &name, version, ExperimentMode::Shadow).await
 }
 
 /// Let a version decide about a part of the recipients, always the same ones.
@@ -92,7 +92,7 @@ pub async fn candidate(
 ) -> Result<Json<CandidateAnswer>, Problem> {
     existing(&name)?;
     let mut txn = app.store.tenant(tenant.id).await?;
-    Ok(Json(shown(&mut txn, tenant.id, Kind::Script, &name).await?))
+    Ok(Json(shown(&mut txn, tenant.id, ExperimentKind::Script, &name).await?))
 }
 
 /// Try the candidate no longer. What came of it can be read for thirty days.
@@ -107,8 +107,8 @@ pub async fn end(
     existing(&name)?;
     let mut txn = app.store.tenant(tenant.id).await?;
     let row = ended(&mut txn, tenant.id, &name).await?.ok_or_else(none)?;
-    let deed = Deed::new(Action::ScriptCandidateEnded, &name).before(told(row.version, row.mode));
-    done(&app, &tenant, txn, &deed).await?;
+    let entry = AuditEntry::new(Action::ScriptCandidateEnded, &name).before(told(row.version, row.mode));
+    done(&app, &tenant, txn, &entry).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -131,7 +131,7 @@ pub async fn differences(
     query.finish()?;
     existing(&name)?;
     let mut txn = app.store.tenant(tenant.id).await?;
-    Ok(Json(differences_of(&mut txn, tenant.id, Kind::Script, &name, &paging).await?))
+    Ok(Json(differences_of(&mut txn, tenant.id, ExperimentKind::Script, &name, &paging).await?))
 }
 
 async fn tried(
@@ -139,7 +139,7 @@ async fn tried(
     tenant: &Tenant<RulesWrite>,
     name: &str,
     version: i32,
-    mode: Mode,
+    mode: ExperimentMode,
 ) -> Result<Json<CandidateAnswer>, Problem> {
     existing(name)?;
     let mut txn = app.store.tenant(tenant.id).await?;
@@ -153,33 +153,33 @@ async fn tried(
         return Err(Problem::field("/version", "already_live", "must be another version than the one that is live"));
     }
     still_compiles(&mut txn, tenant.id, Some(row.clone())).await?;
-    begin(&mut txn, tenant.id, &new_trial(Kind::Script, name.to_owned(), version, mode, None)).await?;
-    let answer = shown(&mut txn, tenant.id, Kind::Script, name).await?;
+    begin(&mut txn, tenant.id, &new_experiment(ExperimentKind::Script, name.to_owned(), version, mode, None)).await?;
+    let answer = shown(&mut txn, tenant.id, ExperimentKind::Script, name).await?;
     let action = match mode {
-        Mode::Shadow => Action::ScriptShadowed,
-        Mode::Canary { .. } => Action::ScriptCanaried,
+        ExperimentMode::Shadow => Action::ScriptShadowed,
+        ExperimentMode::Canary { .. } => Action::ScriptCanaried,
     };
-    done(app, tenant, txn, &Deed::new(action, name).after(told(version, mode))).await?;
+    done(app, tenant, txn, &AuditEntry::new(action, name).after(told(version, mode))).await?;
     Ok(Json(answer))
 }
 
 /// Ends what is tried of a script; tells what it was.
-pub async fn ended(db: &mut Db, tenant: TenantId, name: &str) -> Result<Option<TrialRow>, Problem> {
-    let Some(row) = running(db, tenant, Kind::Script, name).await? else { return Ok(None) };
-    trial_end(db, tenant, row.id).await?;
+pub async fn ended(db: &mut Db, tenant: TenantId, name: &str) -> Result<Option<ExperimentRow>, Problem> {
+    let Some(row) = running(db, tenant, ExperimentKind::Script, name).await? else { return Ok(None) };
+    experiment_end(db, tenant, row.id).await?;
     script_try_end(db, tenant, name).await?;
     Ok(Some(row))
 }
 
 /// A version has become live: it is a candidate no longer.
 pub async fn promoted(db: &mut Db, tenant: TenantId, name: &str, version: i32) -> Result<(), Problem> {
-    let running = running(db, tenant, Kind::Script, name).await?;
+    let running = running(db, tenant, ExperimentKind::Script, name).await?;
     match running.filter(|it| it.version == version) {
-        Some(row) => Ok(trial_end(db, tenant, row.id).await?),
+        Some(row) => Ok(experiment_end(db, tenant, row.id).await?),
         None => Ok(()),
     }
 }
 
-fn told(version: i32, mode: Mode) -> serde_json::Value {
+fn told(version: i32, mode: ExperimentMode) -> serde_json::Value {
     serde_json::json!({ "version": version, "mode": mode.as_str(), "percentage": mode.percentage() })
 }

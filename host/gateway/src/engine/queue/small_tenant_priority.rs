@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::Room;
+use super::Capacity;
 use angarium_domain::ids::TenantId;
 
 /// Others hold so many times as much as one who goes before them …
@@ -32,8 +32,8 @@ const LATELY: Duration = Duration::from_secs(1);
 
 /// Who goes before whom on this node.
 #[derive(Debug)]
-pub struct Precedence {
-    room: Arc<Room>,
+pub struct SmallTenantPriority {
+    room: Arc<Capacity>,
     state: Mutex<State>,
     /// Since when somebody goes before others.
     since: watch::Sender<Option<Instant>>,
@@ -43,8 +43,8 @@ pub struct Precedence {
 
 /// Somebody goes before others for as long as this lives, and no longer than [`LONGEST`].
 #[derive(Debug)]
-pub struct Going {
-    precedence: Arc<Precedence>,
+pub struct PriorityGuard {
+    precedence: Arc<SmallTenantPriority>,
     began: Instant,
 }
 
@@ -57,16 +57,16 @@ struct State {
     as_of: Instant,
 }
 
-impl Precedence {
+impl SmallTenantPriority {
     #[must_use]
-    pub fn new(room: Arc<Room>) -> Arc<Self> {
+    pub fn new(room: Arc<Capacity>) -> Arc<Self> {
         let state = State { going: 0, credit: CREDIT, as_of: Instant::now() };
         Arc::new(Self { room, state: Mutex::new(state), since: watch::channel(None).0, begins: Notify::new() })
     }
 
     /// Lets a tenant go before others, if it holds little and they hold much.
     #[must_use]
-    pub fn claim(self: &Arc<Self>, tenant: TenantId) -> Option<Going> {
+    pub fn claim(self: &Arc<Self>, tenant: TenantId) -> Option<PriorityGuard> {
         if !self.holds_little(tenant) {
             return None;
         }
@@ -90,7 +90,7 @@ impl Precedence {
         };
         state.going += 1;
         drop(state);
-        Some(Going { precedence: Arc::clone(self), began })
+        Some(PriorityGuard { precedence: Arc::clone(self), began })
     }
 
     /// Whether a tenant's deliveries may begin now.
@@ -143,7 +143,7 @@ impl State {
     }
 }
 
-impl Drop for Going {
+impl Drop for PriorityGuard {
     fn drop(&mut self) {
         let mut state = self.precedence.state();
         if *self.precedence.since.borrow() != Some(self.began) {
@@ -163,11 +163,11 @@ impl Drop for Going {
 mod tests {
     use super::*;
 
-    fn busy_node() -> (Arc<Precedence>, TenantId, Vec<super::super::Place>) {
-        let room = Room::new(1000, usize::MAX);
+    fn busy_node() -> (Arc<SmallTenantPriority>, TenantId, Vec<super::super::Slot>) {
+        let room = Capacity::new(1000, usize::MAX);
         let tenant = TenantId::new();
         let places = room.take(tenant, &[1; 500]);
-        (Precedence::new(room), tenant, places)
+        (SmallTenantPriority::new(room), tenant, places)
     }
 
     #[tokio::test]
@@ -187,9 +187,9 @@ mod tests {
 
     #[test]
     fn a_node_with_little_to_do_puts_nobody_off() {
-        let room = Room::new(1000, usize::MAX);
+        let room = Capacity::new(1000, usize::MAX);
         let _places = room.take(TenantId::new(), &[1; MANY - 1]);
-        assert!(Precedence::new(room).claim(TenantId::new()).is_none());
+        assert!(SmallTenantPriority::new(room).claim(TenantId::new()).is_none());
     }
 
     #[tokio::test]

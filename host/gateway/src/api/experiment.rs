@@ -17,15 +17,15 @@ use super::{
     rule::RuleDocument,
 };
 use angarium_domain::{
-    ids::{DifferenceId, TenantId, TrialId},
+    experiment::{Arm, ExperimentCount, ExperimentKind, ExperimentMode},
+    ids::{DifferenceId, ExperimentId, TenantId},
     rule::RuleSpec,
-    trial::{Arm, Counted, Kind, Mode},
 };
 use angarium_store::{
     Connection as Db, StoreError,
-    trial::{
-        DifferenceRow, TrialRow, difference_list, trial_begin, trial_counts, trial_end, trial_endings, trial_last,
-        trial_resize,
+    experiment::{
+        DifferenceRow, ExperimentRow, difference_list, experiment_begin, experiment_counts, experiment_end,
+        experiment_endings, experiment_last, experiment_resize,
     },
 };
 
@@ -103,38 +103,38 @@ pub struct DifferenceAnswer {
 }
 
 /// A canary of this size.
-fn canary_of(percentage: i32, fields: &mut Fields) -> Mode {
+fn canary_of(percentage: i32, fields: &mut Fields) -> ExperimentMode {
     let fits = (1..=99).contains(&percentage);
     fields.check(fits, "percentage", "out_of_range", || "must be a whole number from 1 to 99".to_owned());
-    Mode::Canary { percentage: u8::try_from(percentage).unwrap_or(1) }
+    ExperimentMode::Canary { percentage: u8::try_from(percentage).unwrap_or(1) }
 }
 
 /// Lets something be tried: what is tried already goes on, with another percentage; anything else begins anew, and
 /// ends whichever was there before.
-async fn begin(db: &mut Db, tenant: TenantId, wanted: &TrialRow) -> Result<(), Problem> {
+async fn begin(db: &mut Db, tenant: TenantId, wanted: &ExperimentRow) -> Result<(), Problem> {
     let running = running(db, tenant, wanted.kind, &wanted.subject).await?;
-    let same = |it: &&TrialRow| {
+    let same = |it: &&ExperimentRow| {
         it.version == wanted.version && it.spec == wanted.spec && it.mode.as_str() == wanted.mode.as_str()
     };
     if let Some(same) = running.as_ref().filter(same) {
         if let Some(percentage) = wanted.mode.percentage() {
-            trial_resize(db, tenant, same.id, percentage).await?;
+            experiment_resize(db, tenant, same.id, percentage).await?;
         }
         return Ok(());
     }
     if let Some(other) = running {
-        trial_end(db, tenant, other.id).await?;
+        experiment_end(db, tenant, other.id).await?;
     }
-    trial_begin(db, tenant, wanted).await.map_err(taken)
+    experiment_begin(db, tenant, wanted).await.map_err(taken)
 }
 
 fn taken(error: StoreError) -> Problem {
     match error {
-        StoreError::Conflict { constraint } if constraint == "trial_of_rules" => Problem::conflict(
+        StoreError::Conflict { constraint } if constraint == "experiment_of_rules" => Problem::conflict(
             "another_candidate",
             "another rule has a candidate: one of a tenant's rules is tried at a time",
         ),
-        StoreError::Conflict { constraint } if constraint == "trial_of_script" => {
+        StoreError::Conflict { constraint } if constraint == "experiment_of_script" => {
             Problem::conflict("another_candidate", "another candidate of the script came first")
         }
         other => other.into(),
@@ -142,13 +142,24 @@ fn taken(error: StoreError) -> Problem {
 }
 
 /// What is tried of a script or rule now.
-async fn running(db: &mut Db, tenant: TenantId, kind: Kind, subject: &str) -> Result<Option<TrialRow>, Problem> {
-    Ok(trial_last(db, tenant, kind, subject).await?.filter(|it| it.ended_at.is_none()))
+async fn running(
+    db: &mut Db,
+    tenant: TenantId,
+    kind: ExperimentKind,
+    subject: &str,
+) -> Result<Option<ExperimentRow>, Problem> {
+    Ok(experiment_last(db, tenant, kind, subject).await?.filter(|it| it.ended_at.is_none()))
 }
 
-fn new_trial(kind: Kind, subject: String, version: i32, mode: Mode, spec: Option<String>) -> TrialRow {
-    TrialRow {
-        id: TrialId::new(),
+fn new_experiment(
+    kind: ExperimentKind,
+    subject: String,
+    version: i32,
+    mode: ExperimentMode,
+    spec: Option<String>,
+) -> ExperimentRow {
+    ExperimentRow {
+        id: ExperimentId::new(),
         kind,
         subject,
         version,
@@ -164,27 +175,27 @@ fn none() -> Problem {
 }
 
 /// How a candidate fares, or the last one did.
-async fn shown(db: &mut Db, tenant: TenantId, kind: Kind, subject: &str) -> Result<CandidateAnswer, Problem> {
-    let row = trial_last(db, tenant, kind, subject).await?.ok_or_else(none)?;
+async fn shown(db: &mut Db, tenant: TenantId, kind: ExperimentKind, subject: &str) -> Result<CandidateAnswer, Problem> {
+    let row = experiment_last(db, tenant, kind, subject).await?.ok_or_else(none)?;
     let (mut candidate, mut live) = (ArmAnswer::default(), ArmAnswer::default());
     let (mut different, mut dropped) = (0, 0);
-    for (arm, what, count) in trial_counts(db, tenant, row.id).await? {
+    for (arm, what, count) in experiment_counts(db, tenant, row.id).await? {
         let arm = if arm == Arm::Candidate.as_str() { &mut candidate } else { &mut live };
         let places = [
-            (Counted::Asked, &mut arm.asked),
-            (Counted::Refused, &mut arm.refused),
-            (Counted::Held, &mut arm.held),
-            (Counted::Faults, &mut arm.faults),
-            (Counted::Different, &mut different),
-            (Counted::Dropped, &mut dropped),
+            (ExperimentCount::Asked, &mut arm.asked),
+            (ExperimentCount::Refused, &mut arm.refused),
+            (ExperimentCount::Held, &mut arm.held),
+            (ExperimentCount::Faults, &mut arm.faults),
+            (ExperimentCount::Different, &mut different),
+            (ExperimentCount::Dropped, &mut dropped),
         ];
         places.into_iter().filter(|(counted, _)| counted.as_str() == what).for_each(|(_, place)| *place += count);
     }
-    for (arm, state, count) in trial_endings(db, tenant, row.id).await? {
+    for (arm, state, count) in experiment_endings(db, tenant, row.id).await? {
         let arm = if arm == Arm::Candidate.as_str() { &mut candidate } else { &mut live };
         arm.deliveries.insert(state, count);
     }
-    let TrialRow { subject: of, version, mode, spec, started_at, ended_at, .. } = row;
+    let ExperimentRow { subject: of, version, mode, spec, started_at, ended_at, .. } = row;
     let rule = spec.and_then(|spec| serde_json::from_str(&spec).ok());
     let percentage = mode.percentage();
     let mode = if percentage.is_some() { ModeAnswer::Canary } else { ModeAnswer::Shadow };
@@ -207,11 +218,11 @@ async fn shown(db: &mut Db, tenant: TenantId, kind: Kind, subject: &str) -> Resu
 async fn differences_of(
     db: &mut Db,
     tenant: TenantId,
-    kind: Kind,
+    kind: ExperimentKind,
     subject: &str,
     paging: &Paging<DifferenceId>,
 ) -> Result<Page<DifferenceAnswer>, Problem> {
-    let row = trial_last(db, tenant, kind, subject).await?.ok_or_else(none)?;
+    let row = experiment_last(db, tenant, kind, subject).await?.ok_or_else(none)?;
     let rows = difference_list(db, tenant, row.id, paging.after, paging.limit).await?;
     Ok(Page::of(rows, |row| row.id.to_string(), DifferenceAnswer::from))
 }

@@ -9,33 +9,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Course, Dispatcher, Pending, facts::country};
+use super::{Dispatcher, EffectiveRoute, Pending, facts::country};
 use crate::{
     clock,
     engine::queue::Work,
     engine::rule_runner::PATIENCE,
     engine::script_failures,
-    node::directory::{Endpoint, TenantConfig},
+    node::tenant_config::{Endpoint, TenantConfig},
 };
 use angarium_domain::{
     attempt::Verdict,
     ids::{ConnectionId, TenantId},
     message::Message,
-    outcome::{Circumstances, Decider, RetryDecision},
+    outcome::{Decider, RetryDecision, RetryInput},
     provider::Disposition,
     route::{Candidate, Strategy},
     routing::{Estimate, Plan},
-    subject::Subject,
+    rule_input::RuleInput,
 };
 use angarium_rules::{
     decision::Scored,
+    experiment::Question,
     rulebook::{Failure, Routed, Rulebook},
     ruling::Ruling,
     script::{
-        Given, Hook, Retrial,
+        Given, Hook, RetryAnswer,
         facts::{AttemptFacts, CandidateFacts, MessageFacts},
     },
-    trial::Question,
 };
 
 impl Dispatcher {
@@ -43,10 +43,10 @@ impl Dispatcher {
     pub(super) async fn ruled<'a>(
         &self,
         config: &TenantConfig,
-        mut course: Course<'a>,
+        mut course: EffectiveRoute<'a>,
         tenant: TenantId,
         pending: &mut Pending<'_>,
-    ) -> Course<'a> {
+    ) -> EffectiveRoute<'a> {
         if course.route.is_none() {
             return course;
         }
@@ -57,7 +57,7 @@ impl Dispatcher {
         if book.shadows(Hook::Route).next().is_some() {
             let candidates = self.candidates(config, &course, message, |_| true);
             let question = Question::Route { message: Arc::new(message.clone()), candidates };
-            self.trials.ask(tenant, book, question, given);
+            self.experiments.ask(tenant, book, question, given);
         }
         let serving = book.for_message(message);
         let Some((subject, candidates)) = self.scripts_question(config, &serving, &course, pending) else {
@@ -75,9 +75,9 @@ impl Dispatcher {
         &self,
         config: &TenantConfig,
         book: &Rulebook,
-        course: &Course<'_>,
+        course: &EffectiveRoute<'_>,
         pending: &mut Pending<'_>,
-    ) -> Option<(Subject, Vec<CandidateFacts>)> {
+    ) -> Option<(RuleInput, Vec<CandidateFacts>)> {
         book.with(Hook::Route).chain(book.with(Hook::Score)).next()?;
         let candidates = self.candidates(config, course, pending.message, |facts| book.routes_by(facts));
         Some((pending.subject(), candidates))
@@ -85,7 +85,7 @@ impl Dispatcher {
 
     /// Reports what a script did wrong, and says it for the attempt.
     pub(super) fn failed(&self, book: &Rulebook, tenant: TenantId, message: &Message, failure: &Failure) -> String {
-        self.trials.failed(tenant, book, message, &failure.script);
+        self.experiments.failed(tenant, book, message, &failure.script);
         script_failures::report(&self.store, tenant, message.id, failure, "the route decides");
         let what = if failure.fault.unasked().is_some() { "was not asked" } else { "failed" };
         format!("the script {what}: {}", failure.fault)
@@ -95,7 +95,7 @@ impl Dispatcher {
     fn candidates(
         &self,
         config: &TenantConfig,
-        course: &Course<'_>,
+        course: &EffectiveRoute<'_>,
         message: &Message,
         reads: impl Fn(&[&str]) -> bool,
     ) -> Vec<CandidateFacts> {
@@ -126,7 +126,7 @@ impl Dispatcher {
 
 /// What is known of a candidate by its route and its rules.
 fn candidate_facts(
-    course: &Course<'_>,
+    course: &EffectiveRoute<'_>,
     candidate: &Candidate,
     endpoint: &Endpoint,
     message: &Message,
@@ -144,7 +144,7 @@ fn candidate_facts(
 /// Puts the candidates as scripts want them; tells what scripts did wrong.
 pub(super) fn follow_scripts(
     config: &TenantConfig,
-    course: &mut Course<'_>,
+    course: &mut EffectiveRoute<'_>,
     routed: Routed,
     pending: &Pending<'_>,
 ) -> Vec<Failure> {
@@ -176,7 +176,7 @@ pub(super) fn follow_scripts(
     failures
 }
 
-impl Course<'_> {
+impl EffectiveRoute<'_> {
     /// Has these candidates asked, in their order.
     pub(super) fn by_scripts(&mut self, candidates: Vec<Candidate>) {
         let spec = self.spec.to_mut();
@@ -259,7 +259,7 @@ impl fmt::Debug for Scripts<'_> {
 }
 
 impl Decider for Scripts<'_> {
-    fn decide(&self, rule: &str, _: &Verdict, _: &Circumstances<'_>) -> Option<RetryDecision> {
+    fn decide(&self, rule: &str, _: &Verdict, _: &RetryInput<'_>) -> Option<RetryDecision> {
         self.wanted.get_or_init(|| rule.to_owned());
         self.said.get().copied()
     }
@@ -271,7 +271,7 @@ impl<'a> Scripts<'a> {
     }
 
     /// The script that is to be asked, if one is, and of what.
-    pub fn question(&self, verdict: &Verdict, circumstances: &Circumstances<'_>) -> Option<(String, AttemptFacts)> {
+    pub fn question(&self, verdict: &Verdict, circumstances: &RetryInput<'_>) -> Option<(String, AttemptFacts)> {
         let rule = self.wanted.get()?;
         self.config.rulebook.as_ref()?;
         Some((rule.clone(), self.facts(verdict, circumstances)))
@@ -284,22 +284,22 @@ impl<'a> Scripts<'a> {
         if book.shadows(Hook::Retry).any(|it| it.subject == rule) {
             let (message, script) = (Arc::clone(message), rule.to_owned());
             let question = Question::Retry { message, script, attempt: Box::new(facts.clone()) };
-            self.dispatcher.trials.ask(*tenant, book, question, given);
+            self.dispatcher.experiments.ask(*tenant, book, question, given);
         }
         let serving = book.for_message(message);
         let until = Instant::now() + PATIENCE;
         let said = match self.dispatcher.rules.ask(*tenant, until, || serving.retry(rule, facts, &given)).await? {
-            Ok(Retrial::Default) => return None,
-            Ok(Retrial::Retry { after }) => RetryDecision::After(after),
-            Ok(Retrial::GiveUp { .. }) => RetryDecision::GiveUp,
-            Ok(Retrial::FallBack { .. }) => RetryDecision::FallBack,
+            Ok(RetryAnswer::Default) => return None,
+            Ok(RetryAnswer::Retry { after }) => RetryDecision::After(after),
+            Ok(RetryAnswer::GiveUp { .. }) => RetryDecision::GiveUp,
+            Ok(RetryAnswer::FallBack { .. }) => RetryDecision::FallBack,
             Err(failure) => return Some(self.dispatcher.failed(book, *tenant, message, &failure)),
         };
         self.said.get_or_init(|| said);
         None
     }
 
-    fn facts(&self, verdict: &Verdict, circumstances: &Circumstances<'_>) -> AttemptFacts {
+    fn facts(&self, verdict: &Verdict, circumstances: &RetryInput<'_>) -> AttemptFacts {
         let message = &self.work.message;
         let made = u32::try_from(circumstances.past.len()).unwrap_or(u32::MAX);
         let policy_wait = circumstances.policy.delay(made, circumstances.chance);
@@ -317,7 +317,7 @@ impl<'a> Scripts<'a> {
             policy_wait: policy_wait.map(|wait| wait.as_secs_f64()),
             seconds_since_accepted: circumstances.now.duration_since(message.created_at).as_secs_f64(),
             candidates_left: u32::from(circumstances.another_candidate),
-            message: MessageFacts::of(Subject::of(message)),
+            message: MessageFacts::of(RuleInput::of(message)),
         }
     }
 }

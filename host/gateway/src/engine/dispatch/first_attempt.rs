@@ -10,18 +10,18 @@ use std::{
 
 use futures_util::future::BoxFuture;
 
-use super::{Course, Dispatcher, Pending, ruled::follow_scripts};
+use super::{Dispatcher, EffectiveRoute, Pending, rule_hooks::follow_scripts};
 use crate::{
-    engine::queue::{Foreseen, Foresight},
-    node::directory::{Endpoint, TenantConfig},
+    engine::queue::{AcceptTimePlan, FirstAttemptPlanner},
+    node::tenant_config::{Endpoint, TenantConfig},
 };
 use angarium_domain::{
     ids::TenantId,
     message::Message,
-    routing::{self, Barred, Plan, Situation},
+    routing::{self, Plan, PlanInput, SkipReason},
 };
 use angarium_rules::{
-    rulebook::{Known, Rulebook},
+    rulebook::{JudgedMessage, Rulebook},
     script::Given,
 };
 
@@ -29,17 +29,17 @@ use angarium_rules::{
 /// when it goes in any case.
 const LIFETIME: Duration = Duration::from_secs(10);
 
-impl Foreseen {
+impl AcceptTimePlan {
     /// Whether it may still be followed.
     pub(super) fn holds(&self, config: &Arc<TenantConfig>) -> bool {
         Arc::ptr_eq(&self.config, config) && self.at.elapsed() < LIFETIME
     }
 }
 
-impl Course<'_> {
+impl EffectiveRoute<'_> {
     /// The course that was foreseen, with its plan.
-    pub(super) fn following(mut self, foreseen: Foreseen) -> (Self, Plan) {
-        let Foreseen { plan, by_scripts, words, faults, .. } = foreseen;
+    pub(super) fn following(mut self, foreseen: AcceptTimePlan) -> (Self, Plan) {
+        let AcceptTimePlan { plan, by_scripts, words, faults, .. } = foreseen;
         if let Some(spec) = by_scripts {
             (self.spec, self.by_script) = (Cow::Owned(*spec), true);
         }
@@ -47,35 +47,35 @@ impl Course<'_> {
     }
 }
 
-impl Foresight for Dispatcher {
-    fn foresee<'a>(
+impl FirstAttemptPlanner for Dispatcher {
+    fn plan_first<'a>(
         &'a self,
         tenant: TenantId,
         config: &'a Arc<TenantConfig>,
         message: &'a Message,
-        known: Known,
-    ) -> BoxFuture<'a, Option<Foreseen>> {
-        Box::pin(self.foresee_first(tenant, config, message, known))
+        known: JudgedMessage,
+    ) -> BoxFuture<'a, Option<AcceptTimePlan>> {
+        Box::pin(self.plan_first_attempt(tenant, config, message, known))
     }
 }
 
 impl Dispatcher {
-    async fn foresee_first(
+    async fn plan_first_attempt(
         &self,
         tenant: TenantId,
         config: &Arc<TenantConfig>,
         message: &Message,
-        known: Known,
-    ) -> Option<Foreseen> {
+        known: JudgedMessage,
+    ) -> Option<AcceptTimePlan> {
         if message.legs.is_some() || message.body.condition.is_some() {
             return None;
         }
-        let course = Course::of(config, message).filter(|course| course.route.is_some())?;
+        let course = EffectiveRoute::of(config, message).filter(|course| course.route.is_some())?;
         let mut turn = None;
         let pending = Pending { known, ..Pending::fresh(message) };
         let (course, plan) = self.decided(config, course, tenant, pending, &mut turn).await;
         let endpoint = config.endpoints.get(&plan.first()?)?;
-        Some(Foreseen {
+        Some(AcceptTimePlan {
             first: self.may_be_asked_again(&course.spec, endpoint).then_some(endpoint.connection.id),
             plan,
             by_scripts: course.by_script.then(|| Box::new(course.spec.into_owned())),
@@ -97,7 +97,7 @@ impl Dispatcher {
         message: &Message,
         given: &Given,
     ) -> Option<&'a Endpoint> {
-        let mut course = Course::of(config, message)?.favoured(config, message, None);
+        let mut course = EffectiveRoute::of(config, message)?.favoured(config, message, None);
         if course.route.is_some() {
             let mut pending = Pending::fresh(message);
             if let Some((subject, candidates)) = self.scripts_question(config, book, &course, &mut pending) {
@@ -106,10 +106,10 @@ impl Dispatcher {
         }
         let mut standings = self.standings(config, &course.spec, message);
         for standing in &mut standings {
-            standing.barred = standing.barred.filter(|barred: &Barred| !barred.is_a_guard());
+            standing.barred = standing.barred.filter(|barred: &SkipReason| !barred.is_a_guard());
         }
         let turn = (given.chance * 10_000.0) as u64;
-        let situation = Situation { past: &[], first: None, turn, chance: given.chance };
+        let situation = PlanInput { past: &[], first: None, turn, chance: given.chance };
         let mut plan = routing::plan(&course.spec, &standings, &situation);
         course.prefer(&mut plan);
         config.endpoints.get(&plan.first()?).map(|endpoint| &**endpoint)

@@ -17,10 +17,10 @@ use angarium_domain::{
 };
 use angarium_store::{
     self as store, Store, Transaction,
-    audit::{Deed, audit_insert},
+    audit::{AuditEntry, audit_insert},
     delivery::{delivery_cancel, delivery_reopen},
     event::event_insert,
-    follow_up::{Ended, follow_up_note_where_asked},
+    follow_up::{EndedDelivery, follow_up_note_where_asked},
     message::{MessageView, message_get},
     queue::{QueueEntry, queue_insert, queue_remove},
     retention::{PurgedBy, content_purge},
@@ -63,12 +63,12 @@ pub async fn cancel(store: &Store, tenant: TenantId, actor: &Actor, id: MessageI
         return Ok(Controlled::NotNow(view.delivery.state));
     };
     legs::advance(&mut txn, moved).await?;
-    let ended = Ended { tenant, delivery: view.delivery.id, message: id, state };
+    let ended = EndedDelivery { tenant, delivery: view.delivery.id, message: id, state };
     follow_up_note_where_asked(&mut txn, &[ended]).await?;
     // A mail whose copies alone were canceled was sent.
     let event = if state == DeliveryState::Sent { "message.sent" } else { "message.canceled" };
     event_insert(&mut txn, tenant, id, event, None).await?;
-    audit_insert(&mut txn, tenant, actor, &Deed::new(Action::MessageCanceled, id)).await?;
+    audit_insert(&mut txn, tenant, actor, &AuditEntry::new(Action::MessageCanceled, id)).await?;
     let view = message_get(&mut txn, tenant, id).await?;
     txn.commit().await?;
     Ok(view.map_or(Controlled::NotFound, |view| Controlled::Done(Box::new(view))))
@@ -85,7 +85,7 @@ async fn cancel_legs(
     if !legs::cancel(&mut txn, tenant, id).await? {
         return Ok(Controlled::NotNow(view.state));
     }
-    audit_insert(&mut txn, tenant, actor, &Deed::new(Action::MessageCanceled, id)).await?;
+    audit_insert(&mut txn, tenant, actor, &AuditEntry::new(Action::MessageCanceled, id)).await?;
     let view = message_get(&mut txn, tenant, id).await?;
     txn.commit().await?;
     Ok(view.map_or(Controlled::NotFound, |view| Controlled::Done(Box::new(view))))
@@ -118,8 +118,8 @@ pub async fn retry(
     }
     queue_insert(&mut txn, &opened).await?;
     event_insert(&mut txn, tenant, id, "message.retry_requested", None).await?;
-    let deed = Deed::new(Action::MessageRetried, id).before(json!({"state": view.state}));
-    audit_insert(&mut txn, tenant, actor, &deed).await?;
+    let entry = AuditEntry::new(Action::MessageRetried, id).before(json!({"state": view.state}));
+    audit_insert(&mut txn, tenant, actor, &entry).await?;
     let view = message_get(&mut txn, tenant, id).await?;
     // Read once the delivery's row is held: a purge holds it, too.
     if view.as_ref().is_some_and(|view| view.content_purged_at.is_some()) {
@@ -140,7 +140,7 @@ pub async fn purge(store: &Store, tenant: TenantId, actor: &Actor, id: MessageId
         return Ok(Controlled::NotNow(view.state));
     }
     if !purged.is_empty() {
-        audit_insert(&mut txn, tenant, actor, &Deed::new(Action::ContentPurged, id)).await?;
+        audit_insert(&mut txn, tenant, actor, &AuditEntry::new(Action::ContentPurged, id)).await?;
     }
     txn.commit().await?;
     Ok(Controlled::Done(Box::new(view)))

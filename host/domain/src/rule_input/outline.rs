@@ -9,7 +9,7 @@ pub const MAX_TEXT: usize = 8 * 1024;
 
 /// A message's outside, as its first channel sees it.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Envelope {
+pub struct MessageOutline {
     /// Empty while it is not accepted.
     pub id: String,
     pub channel: String,
@@ -27,7 +27,7 @@ pub struct Envelope {
     pub expires_at: Option<Timestamp>,
 }
 
-impl Envelope {
+impl MessageOutline {
     /// That of a message.
     #[must_use]
     pub fn of(message: &Message) -> Self {

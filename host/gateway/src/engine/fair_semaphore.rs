@@ -13,26 +13,26 @@ use std::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::queue::Precedence;
+use crate::engine::queue::SmallTenantPriority;
 use angarium_domain::ids::TenantId;
 
 /// Lets so many in at a time.
 #[derive(Debug)]
-pub struct Gate {
+pub struct FairSemaphore {
     queues: Mutex<Queues>,
-    precedence: Arc<Precedence>,
+    precedence: Arc<SmallTenantPriority>,
 }
 
 /// Leave to compute; dropping it lets the next one in.
 #[derive(Debug)]
-pub struct Pass(Arc<Gate>);
+pub struct Permit(Arc<FairSemaphore>);
 
 /// A pass for as long as its holder computes: it is given back when that one has to wait.
 #[derive(Debug)]
-pub struct Held(Option<Pass>);
+pub struct HeldPermit(Option<Permit>);
 
 /// What is done with a pass.
-type Call = Box<dyn FnOnce(Pass) + Send>;
+type Call = Box<dyn FnOnce(Permit) + Send>;
 
 #[derive(Debug)]
 struct Queues {
@@ -50,9 +50,9 @@ struct Queue {
     new: VecDeque<Call>,
 }
 
-impl Gate {
+impl FairSemaphore {
     #[must_use]
-    pub fn new(width: usize, precedence: Arc<Precedence>) -> Arc<Self> {
+    pub fn new(width: usize, precedence: Arc<SmallTenantPriority>) -> Arc<Self> {
         let queues = Queues { free: width, turns: VecDeque::new(), waiting: HashMap::new() };
         Arc::new(Self { queues: Mutex::new(queues), precedence })
     }
@@ -61,7 +61,7 @@ impl Gate {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(self.precedence.passed()).await.is_some() {
             while let Some(call) = self.next_for_a_free_pass() {
-                call(Pass(Arc::clone(&self)));
+                call(Permit(Arc::clone(&self)));
             }
         }
     }
@@ -77,11 +77,11 @@ impl Gate {
     }
 
     /// Waits for this tenant's turn, before those that have not begun.
-    pub async fn enter(self: &Arc<Self>, tenant: TenantId) -> Pass {
+    pub async fn enter(self: &Arc<Self>, tenant: TenantId) -> Permit {
         let called = {
             let mut queues = self.queues();
             if queues.take() {
-                return Pass(Arc::clone(self));
+                return Permit(Arc::clone(self));
             }
             let (call, called) = oneshot::channel();
             // One that does not wait any more drops the pass, and so lets the next one in.
@@ -89,18 +89,18 @@ impl Gate {
             called
         };
         // Whoever waits is called: a pass is never lost.
-        called.await.unwrap_or_else(|_| Pass(Arc::clone(self)))
+        called.await.unwrap_or_else(|_| Permit(Arc::clone(self)))
     }
 
     /// Begins something when it is this tenant's turn.
-    pub fn begin(self: &Arc<Self>, tenant: TenantId, begin: impl FnOnce(Held) + Send + 'static) {
+    pub fn begin(self: &Arc<Self>, tenant: TenantId, begin: impl FnOnce(HeldPermit) + Send + 'static) {
         let mut queues = self.queues();
         if !self.precedence.may_begin(tenant) || !queues.take() {
-            queues.queue(tenant).new.push_back(Box::new(|pass| begin(Held(Some(pass)))));
+            queues.queue(tenant).new.push_back(Box::new(|pass| begin(HeldPermit(Some(pass)))));
             return;
         }
         drop(queues);
-        begin(Held(Some(Pass(Arc::clone(self)))));
+        begin(HeldPermit(Some(Permit(Arc::clone(self)))));
     }
 
     fn queues(&self) -> MutexGuard<'_, Queues> {
@@ -108,7 +108,7 @@ impl Gate {
     }
 }
 
-impl Held {
+impl HeldPermit {
     /// Carries on a future, without the pass once that has to wait.
     pub fn during<F: Future>(&mut self, mut future: Pin<&mut F>) -> impl Future<Output = F::Output> {
         poll_fn(move |cx| {
@@ -121,7 +121,7 @@ impl Held {
     }
 
     /// The pass, if it is still held, or else another one.
-    pub async fn pass(&mut self, gate: &Arc<Gate>, tenant: TenantId) -> Pass {
+    pub async fn pass(&mut self, gate: &Arc<FairSemaphore>, tenant: TenantId) -> Permit {
         match self.0.take() {
             Some(pass) => pass,
             None => gate.enter(tenant).await,
@@ -147,7 +147,7 @@ impl Queues {
     }
 
     /// Whose turn it is; the tenant's next one comes after all other tenants. Who has to give way begins nothing.
-    fn next(&mut self, precedence: &Precedence) -> Option<Call> {
+    fn next(&mut self, precedence: &SmallTenantPriority) -> Option<Call> {
         for _ in 0..self.turns.len() {
             let tenant = self.turns.pop_front()?;
             let queue = self.waiting.get_mut(&tenant)?;
@@ -178,7 +178,7 @@ impl fmt::Debug for Queue {
     }
 }
 
-impl Drop for Pass {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut queues = self.0.queues();
         let Some(call) = queues.next(&self.0.precedence) else {
@@ -195,11 +195,11 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::engine::queue::Room;
+    use crate::engine::queue::Capacity;
 
     /// Tenants that wait in this order, and the order in which they are let in.
     async fn let_in(tenants: &[TenantId]) -> Vec<TenantId> {
-        let gate = Gate::new(1, Precedence::new(Room::new(1, usize::MAX)));
+        let gate = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
         let mut first = Some(gate.enter(TenantId::new()).await);
         let mut waiting: Vec<_> = tenants.iter().map(|tenant| (*tenant, Box::pin(gate.enter(*tenant)))).collect();
         for (_, entering) in &mut waiting {
@@ -226,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_under_way_goes_before_what_is_new_and_what_waits_holds_no_pass() {
-        let gate = Gate::new(1, Precedence::new(Room::new(1, usize::MAX)));
+        let gate = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
         let tenant = TenantId::new();
         let first = gate.enter(tenant).await;
         let (begun, mut beginning) = oneshot::channel();
@@ -246,11 +246,11 @@ mod tests {
 
     #[tokio::test]
     async fn who_holds_much_begins_nothing_while_another_goes_before() {
-        let room = Room::new(1000, usize::MAX);
+        let room = Capacity::new(1000, usize::MAX);
         let (many, few) = (TenantId::new(), TenantId::new());
         let _places = room.take(many, &[1; 500]);
-        let precedence = Precedence::new(room);
-        let gate = Gate::new(1, Arc::clone(&precedence));
+        let precedence = SmallTenantPriority::new(room);
+        let gate = FairSemaphore::new(1, Arc::clone(&precedence));
         let running = tokio::spawn(Arc::clone(&gate).run(CancellationToken::new()));
         tokio::task::yield_now().await;
         let before = precedence.claim(few).expect("it holds nothing");
@@ -270,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_went_away_is_passed_over() {
-        let gate = Gate::new(1, Precedence::new(Room::new(1, usize::MAX)));
+        let gate = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
         let tenant = TenantId::new();
         let held = gate.enter(tenant).await;
         let mut gone = Box::pin(gate.enter(tenant));

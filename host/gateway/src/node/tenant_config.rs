@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::rulebooks::Rulebooks;
 use crate::{
     clock,
-    engine::guards::{Guard, Guards},
+    engine::guards::{Guard, GuardRegistry},
 };
 use angarium_domain::{
     callback::PublicUrl,
@@ -40,7 +40,7 @@ use angarium_store::{
 };
 use angarium_transport::{
     Secrets,
-    sealing::{Keyring, Place, SealingError, Secret},
+    sealing::{Keyring, SealingError, Secret, SecretPlace},
 };
 
 /// A connection that deliveries can go through.
@@ -110,7 +110,7 @@ impl TenantConfig {
 
 /// What this node knows of a tenant.
 #[derive(Clone, Default)]
-struct Known {
+struct LoadedTenant {
     config: Option<Arc<TenantConfig>>,
     /// How often it changed.
     changes: u64,
@@ -129,13 +129,13 @@ enum Changed {
 }
 
 /// The tenants' configuration as this node knows it.
-pub struct Directory {
+pub struct TenantConfigs {
     store: Store,
     keyring: Arc<Keyring>,
     slots: Slots,
-    guards: Arc<Guards>,
+    guards: Arc<GuardRegistry>,
     public_url: PublicUrl,
-    tenants: Mutex<HashMap<TenantId, Known>>,
+    tenants: Mutex<HashMap<TenantId, LoadedTenant>>,
     rulebooks: Rulebooks,
     /// Tells operators' scripts from what they were at the last look.
     operators: Mutex<Option<String>>,
@@ -143,9 +143,15 @@ pub struct Directory {
     told_of_secrets: Mutex<HashSet<ConnectionId>>,
 }
 
-impl Directory {
+impl TenantConfigs {
     #[must_use]
-    pub fn new(store: Store, keyring: Arc<Keyring>, slots: usize, guards: Arc<Guards>, public_url: PublicUrl) -> Self {
+    pub fn new(
+        store: Store,
+        keyring: Arc<Keyring>,
+        slots: usize,
+        guards: Arc<GuardRegistry>,
+        public_url: PublicUrl,
+    ) -> Self {
         let (slots, tenants, rulebooks) = (Slots::new(slots), Mutex::default(), Rulebooks::default());
         let (operators, told_of_secrets) = (Mutex::default(), Mutex::default());
         Self { store, keyring, slots, guards, public_url, tenants, rulebooks, operators, told_of_secrets }
@@ -162,7 +168,7 @@ impl Directory {
 
     /// Reads it unless somebody does already: thousands may ask at a time.
     async fn read_once(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
-        let Known { reading, failures, .. } = self.known(tenant);
+        let LoadedTenant { reading, failures, .. } = self.known(tenant);
         let turn = reading.lock().await;
         if let Some(fresh) = self.fresh(tenant) {
             return Ok(fresh);
@@ -353,7 +359,7 @@ impl Directory {
     fn open_all(&self, tenant: TenantId, stored: Vec<StoredSecret>) -> HashMap<ConnectionId, Secrets> {
         let mut values: BTreeMap<(ConnectionId, String), Result<Vec<Secret>, SealingError>> = BTreeMap::new();
         for it in stored {
-            let place = Place { tenant, connection: it.connection, name: &it.name, version: it.version };
+            let place = SecretPlace { tenant, connection: it.connection, name: &it.name, version: it.version };
             let value = self.keyring.open(&place, &it.sealed);
             let known = values.entry((it.connection, it.name)).or_insert_with(|| Ok(Vec::new()));
             match (known, value) {
@@ -413,7 +419,7 @@ impl Directory {
         self.told_of_secrets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known(&self, tenant: TenantId) -> Known {
+    fn known(&self, tenant: TenantId) -> LoadedTenant {
         self.tenants().entry(tenant).or_default().clone()
     }
 
@@ -430,7 +436,7 @@ impl Directory {
         tenants.iter().filter(|(_, it)| it.config.is_some()).map(|(tenant, _)| *tenant).collect()
     }
 
-    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Known>> {
+    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, LoadedTenant>> {
         self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

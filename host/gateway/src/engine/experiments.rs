@@ -14,19 +14,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{clock, engine::rule_runner::RuleRunner, node::telemetry};
 use angarium_domain::{
-    ids::{DifferenceId, MessageId, TenantId, TrialId},
+    experiment::{Arm, ExperimentCount, ExperimentKind},
+    ids::{DifferenceId, ExperimentId, MessageId, TenantId},
     message::Message,
-    trial::{Arm, Counted, Kind},
 };
 use angarium_rules::{
+    experiment::{Comparison, Experiment, Question, Said, compare},
     rulebook::{Judgement, Rulebook},
     ruling::Ruling,
     script::Given,
-    trial::{Comparison, Question, Said, Trial, compare},
 };
 use angarium_store::{
     self as store, Store,
-    trial::{DifferenceRow, TrialKey, difference_insert, trial_count_add, trial_message_add},
+    experiment::{DifferenceRow, ExperimentKey, difference_insert, experiment_count_add, experiment_message_add},
 };
 
 /// Questions that wait for shadows; what comes when there are so many is dropped, and counted.
@@ -51,15 +51,15 @@ struct Asked {
 /// What is not written down yet.
 #[derive(Default)]
 struct Gathered {
-    counts: HashMap<(TrialKey, Arm, Counted), i64>,
-    messages: Vec<(TrialKey, MessageId, Arm)>,
-    differences: Vec<(TrialKey, DifferenceRow)>,
+    counts: HashMap<(ExperimentKey, Arm, ExperimentCount), i64>,
+    messages: Vec<(ExperimentKey, MessageId, Arm)>,
+    differences: Vec<(ExperimentKey, DifferenceRow)>,
 }
 
 impl Gathered {
-    fn count(&mut self, trial: TrialKey, arm: Arm, what: Counted, number: usize) {
+    fn count(&mut self, experiment: ExperimentKey, arm: Arm, what: ExperimentCount, number: usize) {
         if number > 0 {
-            *self.counts.entry((trial, arm, what)).or_default() += i64::try_from(number).unwrap_or(i64::MAX);
+            *self.counts.entry((experiment, arm, what)).or_default() += i64::try_from(number).unwrap_or(i64::MAX);
         }
     }
 
@@ -68,8 +68,8 @@ impl Gathered {
     }
 }
 
-/// This node's trials.
-pub struct Trials {
+/// This node's experiments.
+pub struct Experiments {
     gathered: Mutex<Gathered>,
     /// Questions of each tenant that wait.
     waiting: Mutex<HashMap<TenantId, usize>>,
@@ -78,19 +78,19 @@ pub struct Trials {
 
 /// Asks the shadows, and writes down what was gathered.
 pub struct Recorder {
-    trials: Arc<Trials>,
+    experiments: Arc<Experiments>,
     rules: Arc<RuleRunner>,
     store: Store,
     questions: mpsc::Receiver<Asked>,
 }
 
-impl Trials {
+impl Experiments {
     #[must_use]
     pub fn new(store: Store, rules: Arc<RuleRunner>) -> (Arc<Self>, Recorder) {
         let (sender, questions) = mpsc::channel(WAITING);
-        let trials = Arc::new(Self { gathered: Mutex::default(), waiting: Mutex::default(), questions: sender });
-        let recorder = Recorder { trials: Arc::clone(&trials), rules, store, questions };
-        (trials, recorder)
+        let experiments = Arc::new(Self { gathered: Mutex::default(), waiting: Mutex::default(), questions: sender });
+        let recorder = Recorder { experiments: Arc::clone(&experiments), rules, store, questions };
+        (experiments, recorder)
     }
 
     /// Counts, for each canary, what came of a message that came in.
@@ -101,12 +101,12 @@ impl Trials {
         let Ruling { was, canaries, .. } = &judgement.ruling;
         let (refused, held) = (judgement.refused.is_some(), was.send_at.is_some());
         let mut gathered = self.gathered();
-        for trial in book.canaries() {
-            let (key, arm) = ((tenant, trial.id), trial.arm(canaries));
-            gathered.count(key, arm, Counted::Asked, 1);
-            gathered.count(key, arm, Counted::Refused, usize::from(refused));
-            gathered.count(key, arm, Counted::Held, usize::from(held && !refused));
-            gathered.count(key, arm, Counted::Faults, faults(trial, judgement));
+        for experiment in book.canaries() {
+            let (key, arm) = ((tenant, experiment.id), experiment.arm(canaries));
+            gathered.count(key, arm, ExperimentCount::Asked, 1);
+            gathered.count(key, arm, ExperimentCount::Refused, usize::from(refused));
+            gathered.count(key, arm, ExperimentCount::Held, usize::from(held && !refused));
+            gathered.count(key, arm, ExperimentCount::Faults, faults(experiment, judgement));
             if !refused && gathered.messages.len() < MOST {
                 gathered.messages.push((key, message.id, arm));
             }
@@ -115,9 +115,9 @@ impl Trials {
 
     /// Counts a failure of a script in a later hook.
     pub fn failed(&self, tenant: TenantId, book: &Rulebook, message: &Message, script: &str) {
-        let Some(trial) = book.canaries().find(|it| it.subject == script) else { return };
+        let Some(experiment) = book.canaries().find(|it| it.subject == script) else { return };
         let canaries = Ruling::of(message).map(|it| it.canaries).unwrap_or_default();
-        self.gathered().count((tenant, trial.id), trial.arm(&canaries), Counted::Faults, 1);
+        self.gathered().count((tenant, experiment.id), experiment.arm(&canaries), ExperimentCount::Faults, 1);
     }
 
     /// Has shadows asked what those were asked who are live; whoever calls goes on at once.
@@ -154,20 +154,20 @@ impl Trials {
 
     /// Counts a question that the shadows are not asked.
     fn dropped(&self, asked: &Asked) {
-        asked.question.shadows(&asked.book).for_each(|trial| self.count_dropped(asked, trial.id));
+        asked.question.shadows(&asked.book).for_each(|experiment| self.count_dropped(asked, experiment.id));
     }
 
-    fn count_dropped(&self, asked: &Asked, trial: TrialId) {
-        self.gathered().count((asked.tenant, trial), Arm::Candidate, Counted::Dropped, 1);
+    fn count_dropped(&self, asked: &Asked, experiment: ExperimentId) {
+        self.gathered().count((asked.tenant, experiment), Arm::Candidate, ExperimentCount::Dropped, 1);
         telemetry::shadow_dropped();
     }
 
-    fn compared(&self, asked: &Asked, trial: TrialId, comparison: Comparison) {
-        let (key, mut gathered) = ((asked.tenant, trial), self.gathered());
-        gathered.count(key, Arm::Candidate, Counted::Asked, 1);
-        gathered.count(key, Arm::Candidate, Counted::Faults, comparison.faults);
+    fn compared(&self, asked: &Asked, experiment: ExperimentId, comparison: Comparison) {
+        let (key, mut gathered) = ((asked.tenant, experiment), self.gathered());
+        gathered.count(key, Arm::Candidate, ExperimentCount::Asked, 1);
+        gathered.count(key, Arm::Candidate, ExperimentCount::Faults, comparison.faults);
         let Some(difference) = comparison.difference else { return };
-        gathered.count(key, Arm::Candidate, Counted::Different, 1);
+        gathered.count(key, Arm::Candidate, ExperimentCount::Different, 1);
         if gathered.differences.len() < MOST {
             let row = DifferenceRow {
                 id: DifferenceId::new(),
@@ -187,12 +187,12 @@ impl Trials {
 }
 
 /// How often what is tried, or what is live in its place, failed.
-fn faults(trial: &Trial, judgement: &Judgement) -> usize {
-    match trial.kind {
-        Kind::Script => judgement.failures.iter().filter(|it| it.script == trial.subject).count(),
-        Kind::Rule => {
+fn faults(experiment: &Experiment, judgement: &Judgement) -> usize {
+    match experiment.kind {
+        ExperimentKind::Script => judgement.failures.iter().filter(|it| it.script == experiment.subject).count(),
+        ExperimentKind::Rule => {
             let faults = judgement.ruling.decision.iter().flat_map(|decision| &decision.faults);
-            faults.filter(|it| it.rule.to_string() == trial.subject).count()
+            faults.filter(|it| it.rule.to_string() == experiment.subject).count()
         }
     }
 }
@@ -225,25 +225,25 @@ impl Recorder {
 
     async fn answer(&self, asked: Vec<Asked>) {
         for asked in asked {
-            self.trials.waits_no_more(asked.tenant);
-            for trial in asked.question.shadows(&asked.book) {
-                let compare = |time| compare(&asked.book, trial, &asked.question, &asked.given, time);
+            self.experiments.waits_no_more(asked.tenant);
+            for experiment in asked.question.shadows(&asked.book) {
+                let compare = |time| compare(&asked.book, experiment, &asked.question, &asked.given, time);
                 match self.rules.shadow(asked.tenant, compare).await {
-                    Some(comparison) => self.trials.compared(&asked, trial.id, comparison),
-                    None => self.trials.count_dropped(&asked, trial.id),
+                    Some(comparison) => self.experiments.compared(&asked, experiment.id, comparison),
+                    None => self.experiments.count_dropped(&asked, experiment.id),
                 }
             }
         }
     }
 
     async fn write(&self) {
-        let gathered = std::mem::take(&mut *self.trials.gathered());
+        let gathered = std::mem::take(&mut *self.experiments.gathered());
         if gathered.is_empty() {
             return;
         }
         if let Err(error) = write(&self.store, &gathered).await {
             tracing::warn!(%error, "what came of candidates is not written down; their counts are tried again");
-            let mut later = self.trials.gathered();
+            let mut later = self.experiments.gathered();
             for (what, number) in gathered.counts {
                 *later.counts.entry(what).or_default() += number;
             }
@@ -253,10 +253,10 @@ impl Recorder {
 
 async fn write(store: &Store, gathered: &Gathered) -> store::Result<()> {
     let counts: Vec<_> =
-        gathered.counts.iter().map(|((trial, arm, what), number)| (*trial, *arm, *what, *number)).collect();
+        gathered.counts.iter().map(|((experiment, arm, what), number)| (*experiment, *arm, *what, *number)).collect();
     let mut txn = store.worker().await?;
-    trial_count_add(&mut txn, &counts).await?;
-    trial_message_add(&mut txn, &gathered.messages).await?;
+    experiment_count_add(&mut txn, &counts).await?;
+    experiment_message_add(&mut txn, &gathered.messages).await?;
     difference_insert(&mut txn, &gathered.differences).await?;
     txn.commit().await?;
     Ok(())
@@ -268,31 +268,37 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::queue::{Precedence, Room},
+        engine::queue::{Capacity, SmallTenantPriority},
         engine::rule_runner::RuleTimes,
     };
     use angarium_domain::{
+        experiment::ExperimentMode,
         message::{Address, Body},
-        trial::Mode,
     };
     use angarium_rules::{
+        experiment::Candidate,
         rulebook::Running,
         script::{Modules, Script},
-        trial::Candidate,
     };
 
     const GIVEN: Given = Given { now: Timestamp::UNIX_EPOCH, chance: 0.5 };
 
-    fn book(mode: Mode, source: &str) -> Arc<Rulebook> {
+    fn book(mode: ExperimentMode, source: &str) -> Arc<Rulebook> {
         let running = |version, source: &str| {
             let script = Script::compile("gate", source, &Modules::none()).unwrap();
             Arc::new(Running::new("gate".into(), version, source.into(), script.allowing(Duration::from_secs(5))))
         };
         let candidate = Candidate::Script(running(2, source));
-        let trial =
-            Trial { id: TrialId::new(), kind: Kind::Script, subject: "gate".into(), version: 2, mode, candidate };
+        let experiment = Experiment {
+            id: ExperimentId::new(),
+            kind: ExperimentKind::Script,
+            subject: "gate".into(),
+            version: 2,
+            mode,
+            candidate,
+        };
         let live = running(1, "fn admit(message) { allow() }");
-        Arc::new(Rulebook { rules: None, scripts: vec![live], trials: vec![trial], rehearses: false })
+        Arc::new(Rulebook { rules: None, scripts: vec![live], experiments: vec![experiment], rehearses: false })
     }
 
     fn message(to: &str) -> Message {
@@ -302,51 +308,55 @@ mod tests {
         )
     }
 
-    fn trials() -> (Arc<Trials>, Recorder) {
+    fn experiments() -> (Arc<Experiments>, Recorder) {
         let times = RuleTimes { message: Duration::from_secs(5), tenant: Duration::from_secs(60) };
-        let rules = RuleRunner::new(times, &Precedence::new(Room::new(1, 1 << 20)));
+        let rules = RuleRunner::new(times, &SmallTenantPriority::new(Capacity::new(1, 1 << 20)));
         // Nothing is connected before the first use.
-        Trials::new(Store::new("postgres://nobody@localhost/none", 1).unwrap(), rules)
+        Experiments::new(Store::new("postgres://nobody@localhost/none", 1).unwrap(), rules)
     }
 
-    fn counted(trials: &Trials, arm: Arm, what: Counted) -> i64 {
-        let gathered = trials.gathered();
+    fn counted(experiments: &Experiments, arm: Arm, what: ExperimentCount) -> i64 {
+        let gathered = experiments.gathered();
         gathered.counts.iter().filter(|((_, it, of), _)| *it == arm && *of == what).map(|(_, count)| count).sum()
     }
 
     #[tokio::test]
     async fn what_a_shadow_cannot_keep_up_with_is_dropped_and_counted() {
-        let ((trials, mut recorder), tenant) = (trials(), TenantId::new());
-        let book = book(Mode::Shadow, "fn admit(message) { refuse(\"no\") }");
+        let ((experiments, mut recorder), tenant) = (experiments(), TenantId::new());
+        let book = book(ExperimentMode::Shadow, "fn admit(message) { refuse(\"no\") }");
         for _ in 0..WAITING_OF_TENANT + 3 {
-            trials.ask(tenant, &book, Question::admit(&message("+4670")), GIVEN);
+            experiments.ask(tenant, &book, Question::admit(&message("+4670")), GIVEN);
         }
-        assert_eq!(counted(&trials, Arm::Candidate, Counted::Dropped), 3);
-        trials.ask(TenantId::new(), &book, Question::admit(&message("+4670")), GIVEN);
-        assert_eq!(counted(&trials, Arm::Candidate, Counted::Dropped), 3, "there is room for others");
+        assert_eq!(counted(&experiments, Arm::Candidate, ExperimentCount::Dropped), 3);
+        experiments.ask(TenantId::new(), &book, Question::admit(&message("+4670")), GIVEN);
+        assert_eq!(counted(&experiments, Arm::Candidate, ExperimentCount::Dropped), 3, "there is room for others");
         let mut waiting = Vec::new();
         recorder.questions.recv_many(&mut waiting, 5).await;
         recorder.answer(waiting).await;
-        let both = [Counted::Asked, Counted::Different].map(|what| counted(&trials, Arm::Candidate, what));
-        assert_eq!((both, trials.gathered().differences.len()), ([5, 5], 5));
+        let both = [ExperimentCount::Asked, ExperimentCount::Different]
+            .map(|what| counted(&experiments, Arm::Candidate, what));
+        assert_eq!((both, experiments.gathered().differences.len()), ([5, 5], 5));
     }
 
     #[tokio::test]
     async fn a_canary_and_what_is_live_are_counted_apart() {
-        let ((trials, _recorder), tenant) = (trials(), TenantId::new());
+        let ((experiments, _recorder), tenant) = (experiments(), TenantId::new());
         let book = book(
-            Mode::Canary { percentage: 50 },
+            ExperimentMode::Canary { percentage: 50 },
             "fn admit(message) { hold_until(add_seconds(now(), 60), \"later\") }",
         );
         for number in 0..100 {
             let mut message = message(&format!("+4670{number}"));
             let judgement = book.admit(&mut message, &GIVEN);
-            trials.judged(tenant, &book, &message, &judgement);
+            experiments.judged(tenant, &book, &message, &judgement);
         }
-        let of = |arm| [Counted::Asked, Counted::Held, Counted::Refused].map(|what| counted(&trials, arm, what));
+        let of = |arm| {
+            [ExperimentCount::Asked, ExperimentCount::Held, ExperimentCount::Refused]
+                .map(|what| counted(&experiments, arm, what))
+        };
         let ([candidate, held, refused], [live, held_live, _]) = (of(Arm::Candidate), of(Arm::Live));
         assert_eq!((candidate + live, held, held_live, refused), (100, candidate, 0, 0));
         assert!((20..80).contains(&candidate), "{candidate}");
-        assert_eq!(trials.gathered().messages.len(), 100);
+        assert_eq!(experiments.gathered().messages.len(), 100);
     }
 }

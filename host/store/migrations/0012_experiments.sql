@@ -2,7 +2,7 @@
 
 alter table script add constraint script_percentage check ((state = 'canary') = (percentage is not null));
 
-create table trial (
+create table experiment (
   tenant_id   uuid not null references tenant,
   id          uuid not null,
   kind        text not null check (kind in ('script', 'rule')),
@@ -22,35 +22,35 @@ create table trial (
   check ((kind = 'rule') = (spec is not null))
 );
 -- A script has one candidate at a time, and so have the rules of a tenant together.
-create unique index trial_of_script on trial (tenant_id, subject) where kind = 'script' and ended_at is null;
-create unique index trial_of_rules on trial (tenant_id) where kind = 'rule' and ended_at is null;
-create index trial_subject on trial (tenant_id, kind, subject, id);
+create unique index experiment_of_script on experiment (tenant_id, subject) where kind = 'script' and ended_at is null;
+create unique index experiment_of_rules on experiment (tenant_id) where kind = 'rule' and ended_at is null;
+create index experiment_subject on experiment (tenant_id, kind, subject, id);
 
 -- What nodes have counted; each adds its own every second.
-create table trial_count (
+create table experiment_count (
   tenant_id   uuid not null,
-  trial_id    uuid not null,
+  experiment_id    uuid not null,
   arm         text not null check (arm in ('live', 'candidate')),
   what        text not null,
   count       bigint not null,
-  primary key (tenant_id, trial_id, arm, what),
-  foreign key (tenant_id, trial_id) references trial on delete cascade
+  primary key (tenant_id, experiment_id, arm, what),
+  foreign key (tenant_id, experiment_id) references experiment on delete cascade
 );
 
 -- Messages whose deliveries are followed: how they ended, the ledger tells.
-create table trial_message (
+create table experiment_message (
   tenant_id   uuid not null,
-  trial_id    uuid not null,
+  experiment_id    uuid not null,
   message_id  uuid not null,
   arm         text not null check (arm in ('live', 'candidate')),
-  primary key (tenant_id, trial_id, message_id),
-  foreign key (tenant_id, trial_id) references trial on delete cascade
+  primary key (tenant_id, experiment_id, message_id),
+  foreign key (tenant_id, experiment_id) references experiment on delete cascade
 );
 
 -- What a shadow would have said otherwise; the latest ones.
-create table trial_difference (
+create table experiment_difference (
   tenant_id   uuid not null,
-  trial_id    uuid not null,
+  experiment_id    uuid not null,
   id          uuid not null,
   message_id  uuid not null,
   hook        text not null,
@@ -58,17 +58,17 @@ create table trial_difference (
   live        text not null,
   candidate   text not null,
   at          timestamptz not null,
-  primary key (tenant_id, trial_id, id),
-  foreign key (tenant_id, trial_id) references trial on delete cascade
+  primary key (tenant_id, experiment_id, id),
+  foreign key (tenant_id, experiment_id) references experiment on delete cascade
 );
 -- Whoever purges a message's content purges what was said of it.
-create index trial_difference_message on trial_difference (tenant_id, message_id);
+create index experiment_difference_message on experiment_difference (tenant_id, message_id);
 
 do $$
 declare
   name text;
 begin
-  foreach name in array array['trial', 'trial_count', 'trial_message', 'trial_difference'] loop
+  foreach name in array array['experiment', 'experiment_count', 'experiment_message', 'experiment_difference'] loop
     execute format('alter table %I enable row level security', name);
     execute format('alter table %I force row level security', name);
     execute format('create policy tenant_rows on %I to angarium_app using (tenant_id = angarium_tenant()) with check (tenant_id = angarium_tenant())', name);
@@ -78,6 +78,6 @@ begin
   end loop;
 end $$;
 
-grant insert on trial to angarium_app;
-grant update (percentage, ended_at) on trial to angarium_app;
-grant delete on trial_difference to angarium_app;
+grant insert on experiment to angarium_app;
+grant update (percentage, ended_at) on experiment to angarium_app;
+grant delete on experiment_difference to angarium_app;

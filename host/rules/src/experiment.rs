@@ -17,22 +17,22 @@ use super::{
     },
 };
 use angarium_domain::{
-    ids::{MessageId, TrialId},
+    experiment::{Arm, ExperimentKind, ExperimentMode},
+    ids::{ExperimentId, MessageId},
     message::{Body, Message, address::comparable},
-    subject::Subject,
-    trial::{Arm, Kind, Mode},
+    rule_input::RuleInput,
 };
 
 /// A candidate while it is tried.
 #[derive(Debug, Clone)]
-pub struct Trial {
-    pub id: TrialId,
-    pub kind: Kind,
+pub struct Experiment {
+    pub id: ExperimentId,
+    pub kind: ExperimentKind,
     /// The script's name, or the rule's id.
     pub subject: String,
     /// Of the script; of a rule the one that it was a change of.
     pub version: i32,
-    pub mode: Mode,
+    pub mode: ExperimentMode,
     pub candidate: Candidate,
 }
 
@@ -45,7 +45,7 @@ pub enum Candidate {
     Rules(Arc<RuleSet>),
 }
 
-impl Trial {
+impl Experiment {
     /// The version of a script that it is.
     #[must_use]
     pub const fn script(&self) -> Option<&Arc<Running>> {
@@ -85,11 +85,11 @@ impl Trial {
     /// Who decided about a message.
     #[must_use]
     pub fn arm(&self, canaries: &[Canary]) -> Arm {
-        if canaries.iter().any(|it| it.trial == self.id) { Arm::Candidate } else { Arm::Live }
+        if canaries.iter().any(|it| it.experiment == self.id) { Arm::Candidate } else { Arm::Live }
     }
 
     fn canary(&self) -> Canary {
-        Canary { trial: self.id, of: self.subject.clone(), version: self.version }
+        Canary { experiment: self.id, of: self.subject.clone(), version: self.version }
     }
 
     /// Whether it, or what is live in its place, has a say in a hook; scores are a part of the route.
@@ -123,17 +123,17 @@ impl Rulebook {
     /// The same without what is tried beside it.
     #[must_use]
     pub fn alone(mut self) -> Self {
-        self.trials.clear();
+        self.experiments.clear();
         self
     }
 
     /// What decides about messages to somebody, and which canaries are in it.
     #[must_use]
-    pub fn for_recipient(&self, subject: &Subject) -> (Cow<'_, Self>, Vec<Canary>) {
-        let taken = self.trials.iter().filter(|trial| trial.takes(subject.recipient()));
-        let in_place = |(book, mut canaries): (Cow<'_, Self>, Vec<Canary>), trial: &Trial| {
-            canaries.push(trial.canary());
-            (Cow::Owned(book.trying(&trial.candidate)), canaries)
+    pub fn for_recipient(&self, subject: &RuleInput) -> (Cow<'_, Self>, Vec<Canary>) {
+        let taken = self.experiments.iter().filter(|experiment| experiment.takes(subject.recipient()));
+        let in_place = |(book, mut canaries): (Cow<'_, Self>, Vec<Canary>), experiment: &Experiment| {
+            canaries.push(experiment.canary());
+            (Cow::Owned(book.trying(&experiment.candidate)), canaries)
         };
         taken.fold((Cow::Borrowed(self), Vec::new()), in_place)
     }
@@ -145,18 +145,21 @@ impl Rulebook {
             return Cow::Borrowed(self);
         }
         let met = Ruling::of(message).map(|ruling| ruling.canaries).unwrap_or_default();
-        let serving = self.canaries().filter(|trial| trial.arm(&met) == Arm::Candidate && !trial.is_off());
-        serving.fold(Cow::Borrowed(self), |book, trial| Cow::Owned(book.trying(&trial.candidate)))
+        let serving =
+            self.canaries().filter(|experiment| experiment.arm(&met) == Arm::Candidate && !experiment.is_off());
+        serving.fold(Cow::Borrowed(self), |book, experiment| Cow::Owned(book.trying(&experiment.candidate)))
     }
 
     /// The candidates that decide about a part of the recipients.
-    pub fn canaries(&self) -> impl Iterator<Item = &Trial> {
-        self.trials.iter().filter(|it| it.mode.percentage().is_some())
+    pub fn canaries(&self) -> impl Iterator<Item = &Experiment> {
+        self.experiments.iter().filter(|it| it.mode.percentage().is_some())
     }
 
     /// The candidates that are asked about this and not followed.
-    pub fn shadows(&self, hook: Hook) -> impl Iterator<Item = &Trial> {
-        self.trials.iter().filter(move |it| it.mode == Mode::Shadow && !it.is_off() && it.has(self, hook))
+    pub fn shadows(&self, hook: Hook) -> impl Iterator<Item = &Experiment> {
+        self.experiments
+            .iter()
+            .filter(move |it| it.mode == ExperimentMode::Shadow && !it.is_off() && it.has(self, hook))
     }
 }
 
@@ -209,10 +212,10 @@ impl Question {
     }
 
     /// Those who are to be asked it and not followed.
-    pub fn shadows<'a>(&'a self, book: &'a Rulebook) -> impl Iterator<Item = &'a Trial> {
-        book.shadows(self.hook()).filter(|trial| match self {
+    pub fn shadows<'a>(&'a self, book: &'a Rulebook) -> impl Iterator<Item = &'a Experiment> {
+        book.shadows(self.hook()).filter(|experiment| match self {
             Self::Admit(_) | Self::Route { .. } | Self::OnOutcome { .. } => true,
-            Self::Retry { script, .. } | Self::Condition { script, .. } => trial.subject == *script,
+            Self::Retry { script, .. } | Self::Condition { script, .. } => experiment.subject == *script,
         })
     }
 
@@ -273,16 +276,22 @@ pub struct Comparison {
 /// Asks a shadow, and what was live once more, on the same facts and at the same time. What fails of what is live
 /// counts against nobody; the candidate's own failures switch it off in time. Each of both has the time of a message.
 #[must_use]
-pub fn compare(book: &Rulebook, trial: &Trial, question: &Question, given: &Given, time: Duration) -> Comparison {
+pub fn compare(
+    book: &Rulebook,
+    experiment: &Experiment,
+    question: &Question,
+    given: &Given,
+    time: Duration,
+) -> Comparison {
     let serving = match question {
-        Question::Admit(message) => book.for_recipient(&Subject::of(message)).0,
+        Question::Admit(message) => book.for_recipient(&RuleInput::of(message)).0,
         decided => book.for_message(decided.message()),
     };
     let live = serving.rehearsal().alone();
-    let candidate = live.trying(&trial.candidate);
+    let candidate = live.trying(&experiment.candidate);
     let said = |book| within(Grant::of_message(time), || said(book, question, given)).0;
     let ((live, _), (candidate, failures)) = (said(&live), said(&candidate));
-    let is_its = |script: &&String| trial.kind == Kind::Script && **script == trial.subject;
+    let is_its = |script: &&String| experiment.kind == ExperimentKind::Script && **script == experiment.subject;
     Comparison { difference: difference(&live, &candidate), faults: failures.iter().filter(is_its).count() }
 }
 
@@ -307,7 +316,7 @@ fn said(book: &Rulebook, question: &Question, given: &Given) -> (Said, Vec<Strin
             (said_of(&message, &judgement), failed)
         }
         Question::Route { message, candidates } => {
-            let routed = book.route(&Subject::of(message), candidates.clone(), given);
+            let routed = book.route(&RuleInput::of(message), candidates.clone(), given);
             let mut said = Said::new();
             said.extend(routed.order.map(|order| ("candidates", json!(order))));
             faults(&mut said, routed.failures.iter().map(|it| it.fault.to_string()));
@@ -401,14 +410,21 @@ mod tests {
         Arc::new(Running::new(name.to_owned(), version, source.into(), script))
     }
 
-    fn trial(mode: Mode, source: &str) -> Trial {
+    fn experiment(mode: ExperimentMode, source: &str) -> Experiment {
         let candidate = Candidate::Script(running("gate", 2, source));
-        Trial { id: TrialId::new(), kind: Kind::Script, subject: "gate".into(), version: 2, mode, candidate }
+        Experiment {
+            id: ExperimentId::new(),
+            kind: ExperimentKind::Script,
+            subject: "gate".into(),
+            version: 2,
+            mode,
+            candidate,
+        }
     }
 
-    fn book(trial: Trial) -> Rulebook {
+    fn book(experiment: Experiment) -> Rulebook {
         let live = running("gate", 1, "fn admit(message) { #{priority: \"high\"} }");
-        Rulebook { rules: None, scripts: vec![live], trials: vec![trial], rehearses: false }
+        Rulebook { rules: None, scripts: vec![live], experiments: vec![experiment], rehearses: false }
     }
 
     fn set(then: Value) -> Arc<RuleSet> {
@@ -423,8 +439,10 @@ mod tests {
     #[test]
     fn a_canary_keeps_who_was_in_when_it_grows() {
         let source = "fn admit(message) { #{priority: \"low\"} }";
-        let (small, large) =
-            (trial(Mode::Canary { percentage: 10 }, source), trial(Mode::Canary { percentage: 40 }, source));
+        let (small, large) = (
+            experiment(ExperimentMode::Canary { percentage: 10 }, source),
+            experiment(ExperimentMode::Canary { percentage: 40 }, source),
+        );
         let taken: Vec<_> = recipients().filter(|it| small.takes(it)).collect();
         assert!((60..140).contains(&taken.len()), "{}", taken.len());
         assert!(taken.iter().all(|it| large.takes(it)));
@@ -434,7 +452,7 @@ mod tests {
     #[test]
     fn without_an_address_the_contact_decides() {
         let source = "fn admit(message) { #{priority: \"low\"} }";
-        let book = book(trial(Mode::Canary { percentage: 50 }, source));
+        let book = book(experiment(ExperimentMode::Canary { percentage: 50 }, source));
         let taken = (0..100).filter(|number| {
             let mut message = message("");
             message.body.to = None;
@@ -449,20 +467,20 @@ mod tests {
     #[test]
     fn a_message_meets_the_same_version_in_every_hook() {
         let source = "fn admit(message) { #{priority: \"low\"} }";
-        let mut book = book(trial(Mode::Canary { percentage: 50 }, source));
+        let mut book = book(experiment(ExperimentMode::Canary { percentage: 50 }, source));
         let mut met = [0, 0];
         for recipient in recipients().take(50) {
             let mut message = message(&recipient);
             let judgement = book.admit(&mut message, &GIVEN);
-            let taken = book.trials[0].takes(&recipient);
+            let taken = book.experiments[0].takes(&recipient);
             assert_eq!(message.priority, if taken { Priority::Low } else { Priority::High });
             assert_eq!(judgement.ruling.scripts[0].version, if taken { 2 } else { 1 });
             assert_eq!(book.for_message(&message).scripts[0].version, judgement.ruling.scripts[0].version);
             met[usize::from(taken)] += 1;
             // Later ones of the same recipient don't change what this one met.
-            book.trials[0].mode = Mode::Canary { percentage: 1 };
+            book.experiments[0].mode = ExperimentMode::Canary { percentage: 1 };
             assert_eq!(book.for_message(&message).scripts[0].version, judgement.ruling.scripts[0].version);
-            book.trials[0].mode = Mode::Canary { percentage: 50 };
+            book.experiments[0].mode = ExperimentMode::Canary { percentage: 50 };
         }
         assert!(met.iter().all(|it| *it > 10), "{met:?}");
     }
@@ -471,8 +489,9 @@ mod tests {
     fn a_shadow_tells_its_differences_and_changes_nothing() {
         let refuses =
             "fn admit(message) { if message.to.ends_with(\"1\") { return refuse(\"odd\") } #{priority: \"high\"} }";
-        let book = book(trial(Mode::Shadow, refuses));
-        let asked = |to: &str| compare(&book, &book.trials[0], &Question::admit(&message(to)), &GIVEN, TIME).difference;
+        let book = book(experiment(ExperimentMode::Shadow, refuses));
+        let asked =
+            |to: &str| compare(&book, &book.experiments[0], &Question::admit(&message(to)), &GIVEN, TIME).difference;
         assert_eq!(asked("+46700000002"), None);
         let Difference { live, candidate } = asked("+46700000001").unwrap();
         assert_eq!(live, Said::from([("priority", json!("high"))]));
@@ -483,9 +502,9 @@ mod tests {
 
     #[test]
     fn a_shadow_that_fails_is_switched_off_alone() {
-        let book = book(trial(Mode::Shadow, "fn admit(message) { throw \"no\" }"));
+        let book = book(experiment(ExperimentMode::Shadow, "fn admit(message) { throw \"no\" }"));
         let question = Question::admit(&message("+46700000001"));
-        let faults: usize = (0..20).map(|_| compare(&book, &book.trials[0], &question, &GIVEN, TIME).faults).sum();
+        let faults: usize = (0..20).map(|_| compare(&book, &book.experiments[0], &question, &GIVEN, TIME).faults).sum();
         assert_eq!((faults, book.shadows(Hook::Admit).count()), (20, 0));
         assert_eq!(book.scripts[0].off_since(), None);
     }
@@ -493,16 +512,16 @@ mod tests {
     #[test]
     fn differences_of_rules_are_members_of_the_decision() {
         let (live, candidate) = (set(json!({"channels": "sms"})), set(json!({"channels": "email", "sender": "ACME"})));
-        let trial = Trial {
-            id: TrialId::new(),
-            kind: Kind::Rule,
+        let experiment = Experiment {
+            id: ExperimentId::new(),
+            kind: ExperimentKind::Rule,
             subject: "rule_1".into(),
             version: 1,
-            mode: Mode::Shadow,
+            mode: ExperimentMode::Shadow,
             candidate: Candidate::Rules(candidate),
         };
-        let book = Rulebook { rules: Some(live), scripts: Vec::new(), trials: vec![trial], rehearses: false };
-        let compared = compare(&book, &book.trials[0], &Question::admit(&message("+46700000001")), &GIVEN, TIME);
+        let book = Rulebook { rules: Some(live), scripts: Vec::new(), experiments: vec![experiment], rehearses: false };
+        let compared = compare(&book, &book.experiments[0], &Question::admit(&message("+46700000001")), &GIVEN, TIME);
         let Difference { live, candidate } = compared.difference.unwrap();
         assert_eq!(live, Said::from([("channels", json!(["sms"]))]));
         assert_eq!(candidate, Said::from([("channels", json!(["email"])), ("sender", json!("ACME"))]));

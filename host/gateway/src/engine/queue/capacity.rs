@@ -33,7 +33,7 @@ const KEPT: usize = 4096;
 
 /// The node's room for deliveries, shared by tenants.
 #[derive(Debug)]
-pub struct Room {
+pub struct Capacity {
     capacity: Size,
     taken: Taken,
     tenants: Mutex<HashMap<TenantId, Arc<Taken>>>,
@@ -55,13 +55,13 @@ struct Taken {
 
 /// One delivery's room; dropping it gives it back.
 #[derive(Debug)]
-pub struct Place {
-    room: Arc<Room>,
+pub struct Slot {
+    room: Arc<Capacity>,
     of_tenant: Arc<Taken>,
     bytes: usize,
 }
 
-impl Room {
+impl Capacity {
     /// Room for so many deliveries whose messages have so many bytes together.
     #[must_use]
     pub fn new(deliveries: usize, bytes: usize) -> Arc<Self> {
@@ -71,7 +71,7 @@ impl Room {
 
     /// Room for deliveries of a tenant that just came in, by the bytes of each one's message; or none at all.
     #[must_use]
-    pub fn reserve(self: &Arc<Self>, tenant: TenantId, each: &[usize]) -> Option<Vec<Place>> {
+    pub fn reserve(self: &Arc<Self>, tenant: TenantId, each: &[usize]) -> Option<Vec<Slot>> {
         let of_tenant = self.of_tenant(tenant);
         let (held, free) = (of_tenant.size(), self.left());
         // A tenant that holds nothing may always have one, however large.
@@ -96,7 +96,7 @@ impl Room {
 
     /// Room for what was claimed, whoever's it is, by the bytes of each one's message.
     #[must_use]
-    pub fn take(self: &Arc<Self>, tenant: TenantId, each: &[usize]) -> Vec<Place> {
+    pub fn take(self: &Arc<Self>, tenant: TenantId, each: &[usize]) -> Vec<Slot> {
         self.places(&self.of_tenant(tenant), each)
     }
 
@@ -148,11 +148,11 @@ impl Room {
         self.capacity.deliveries.min(self.capacity.bytes / RECKONED)
     }
 
-    fn places(self: &Arc<Self>, of_tenant: &Arc<Taken>, each: &[usize]) -> Vec<Place> {
+    fn places(self: &Arc<Self>, of_tenant: &Arc<Taken>, each: &[usize]) -> Vec<Slot> {
         let size = Size { deliveries: each.len(), bytes: each.iter().sum() };
         self.taken.add(size);
         of_tenant.add(size);
-        let place = |bytes: &usize| Place { room: Arc::clone(self), of_tenant: Arc::clone(of_tenant), bytes: *bytes };
+        let place = |bytes: &usize| Slot { room: Arc::clone(self), of_tenant: Arc::clone(of_tenant), bytes: *bytes };
         each.iter().map(place).collect()
     }
 
@@ -192,7 +192,7 @@ impl Taken {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.of_tenant.remove_one(self.bytes);
         self.room.taken.remove_one(self.bytes);
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_tenant_alone_gets_most_of_the_room_and_leaves_some() {
-        let room = Room::new(90, MUCH);
+        let room = Capacity::new(90, MUCH);
         let (one, other) = (TenantId::new(), TenantId::new());
         let held = room.reserve(one, &[1; 60]).unwrap();
         assert!(room.reserve(one, &[1]).is_none());
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn however_many_tenants_hold_what_they_may_there_is_room_for_another() {
-        let room = Room::new(1000, MUCH);
+        let room = Capacity::new(1000, MUCH);
         let mut held = Vec::new();
         for _ in 0..20 {
             let tenant = TenantId::new();
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_place_that_is_free_is_claimed_for_whoever_has_nothing() {
-        let room = Room::new(1, MUCH);
+        let room = Capacity::new(1, MUCH);
         let (one, other) = (TenantId::new(), TenantId::new());
         let held = room.reserve(one, &[1]).unwrap();
         assert_eq!(room.claimable(other, 0), 0);
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn few_free_places_are_not_worth_a_claim() {
-        let room = Room::new(16_000, MUCH);
+        let room = Capacity::new(16_000, MUCH);
         let tenant = TenantId::new();
         let held = room.take(tenant, &vec![1; 11_950]);
         assert_eq!(room.claimable(tenant, 0), 0);
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn bytes_are_shared_as_deliveries_are() {
-        let room = Room::new(1000, 90 << 20);
+        let room = Capacity::new(1000, 90 << 20);
         let (one, other) = (TenantId::new(), TenantId::new());
         let held = room.reserve(one, &[1 << 20; 60]).unwrap();
         assert!(room.reserve(one, &[1 << 20]).is_none(), "it has two thirds of the bytes");
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_tenant_that_holds_nothing_may_have_one_however_large() {
-        let room = Room::new(1000, 1 << 20);
+        let room = Capacity::new(1000, 1 << 20);
         let (one, other) = (TenantId::new(), TenantId::new());
         let large = room.reserve(one, &[3 << 20]).unwrap();
         assert!(room.reserve(other, &[1]).is_none());
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn claims_reckon_with_large_messages() {
-        let room = Room::new(1000, 100 * RECKONED);
+        let room = Capacity::new(1000, 100 * RECKONED);
         let tenant = TenantId::new();
         assert_eq!(room.claimable(tenant, 0), 75);
         let _held = room.take(tenant, &[RECKONED; 70]);

@@ -14,9 +14,9 @@ const MOST_ROUTES: usize = 100_000;
 
 /// The turns of this node's routes.
 #[derive(Debug, Default)]
-pub struct Turns(Mutex<HashMap<RouteId, u64>>);
+pub struct RoundRobinCounter(Mutex<HashMap<RouteId, u64>>);
 
-impl Turns {
+impl RoundRobinCounter {
     /// The turn of a delivery; the next one has another.
     pub(super) fn take(&self, route: RouteId) -> u64 {
         let mut turns = self.turns();
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn each_delivery_of_a_route_has_the_next_turn() {
-        let turns = Turns::default();
+        let turns = RoundRobinCounter::default();
         let (one, other) = (RouteId::new(), RouteId::new());
         let first = turns.upcoming(one);
         assert_eq!(turns.take(one), first);

@@ -16,14 +16,14 @@ use angarium_domain::{
 };
 use angarium_store::{
     self as store, Connection, Store,
-    audit::{Deed, audit_insert},
+    audit::{AuditEntry, audit_insert},
     dead_letter::{
         DeadLetter, LetterId, NewReplay, Replay, dead_letter_count, dead_letter_discard, dead_letter_get,
         dead_letter_next, delivery_unknown, replay_cancel, replay_get, replay_insert,
     },
     delivery::{Reopening, Resolution, delivery_reopen_all, delivery_resolve},
     event::event_insert_all,
-    follow_up::{Ended, follow_up_note_where_asked},
+    follow_up::{EndedDelivery, follow_up_note_where_asked},
     legs::legs_hold_of,
     message::{MessageView, message_get},
     queue::{QueueEntry, queue_insert},
@@ -77,10 +77,10 @@ impl Hand<'_> {
         if !self.reopen(&mut txn, letter.delivery, &DeliveryState::DEAD).await? {
             return Ok(Err(Refusal::NotNow(letter.state)));
         }
-        let deed = Deed::new(Action::DeadLetterReplayed, letter.delivery)
+        let entry = AuditEntry::new(Action::DeadLetterReplayed, letter.delivery)
             .before(json!({"state": letter.state}))
             .because(reason);
-        audit_insert(&mut txn, self.tenant, self.actor, &deed).await?;
+        audit_insert(&mut txn, self.tenant, self.actor, &entry).await?;
         let view = message_get(&mut txn, self.tenant, letter.message).await?;
         txn.commit().await?;
         self.bell.notify_one();
@@ -98,10 +98,10 @@ impl Hand<'_> {
             return Ok(Err(Refusal::Discarded));
         }
         tell(&mut txn, self.tenant, &discarded, "message.discarded", Some(json!({"reason": reason}))).await?;
-        let deed = Deed::new(Action::DeadLetterDiscarded, letter.delivery)
+        let entry = AuditEntry::new(Action::DeadLetterDiscarded, letter.delivery)
             .before(json!({"state": letter.state}))
             .because(Some(reason));
-        audit_insert(&mut txn, self.tenant, self.actor, &deed).await?;
+        audit_insert(&mut txn, self.tenant, self.actor, &entry).await?;
         let letter = dead_letter_get(&mut txn, self.tenant, LetterId::Delivery(letter.delivery)).await?;
         txn.commit().await?;
         Ok(letter.ok_or(Refusal::NotFound))
@@ -114,10 +114,10 @@ impl Hand<'_> {
         let next = dead_letter_next(&mut txn, self.tenant, filter, None, DISCARDED).await?;
         let discarded = dead_letter_discard(&mut txn, self.tenant, &next, reason).await?;
         tell(&mut txn, self.tenant, &discarded, "message.discarded", Some(json!({"reason": reason}))).await?;
-        let deed = Deed::new(Action::DeadLettersDiscarded, "")
+        let entry = AuditEntry::new(Action::DeadLettersDiscarded, "")
             .after(json!({"filter": filter, "discarded": discarded.len()}))
             .because(Some(reason));
-        audit_insert(&mut txn, self.tenant, self.actor, &deed).await?;
+        audit_insert(&mut txn, self.tenant, self.actor, &entry).await?;
         txn.commit().await?;
         Ok((discarded.len(), next.len() == DISCARDED as usize))
     }
@@ -135,8 +135,8 @@ impl Hand<'_> {
         replay_insert(&mut txn, self.tenant, &new).await?;
         let about =
             json!({"filter": new.filter, "rate_per_second": rate_per_second, "limit": most, "matched": matched});
-        let deed = Deed::new(Action::ReplayStarted, new.id).after(about).because(new.reason.as_deref());
-        audit_insert(&mut txn, self.tenant, self.actor, &deed).await?;
+        let entry = AuditEntry::new(Action::ReplayStarted, new.id).after(about).because(new.reason.as_deref());
+        audit_insert(&mut txn, self.tenant, self.actor, &entry).await?;
         let replay = replay_get(&mut txn, self.tenant, new.id).await?;
         txn.commit().await?;
         Ok(replay)
@@ -146,7 +146,7 @@ impl Hand<'_> {
     pub async fn cancel_replay(&self, id: JobId) -> Handled<Replay> {
         let mut txn = self.store.tenant(self.tenant).await?;
         if replay_cancel(&mut txn, self.tenant, id).await? {
-            audit_insert(&mut txn, self.tenant, self.actor, &Deed::new(Action::ReplayCanceled, id)).await?;
+            audit_insert(&mut txn, self.tenant, self.actor, &AuditEntry::new(Action::ReplayCanceled, id)).await?;
         } else if replay_get(&mut txn, self.tenant, id).await?.is_some() {
             return Ok(Err(Refusal::Ended));
         }
@@ -178,11 +178,11 @@ impl Hand<'_> {
         if !done {
             return Ok(Err(Refusal::NotNow(view.delivery.state)));
         }
-        let deed = Deed::new(Action::MessageResolved, message)
+        let entry = AuditEntry::new(Action::MessageResolved, message)
             .before(json!({"delivery": delivery, "state": DeliveryState::Unknown}))
             .after(json!({"state": wanted.resolution.state(), "external_id": wanted.external_id}))
             .because(Some(&wanted.reason));
-        audit_insert(&mut txn, self.tenant, self.actor, &deed).await?;
+        audit_insert(&mut txn, self.tenant, self.actor, &entry).await?;
         let view = message_get(&mut txn, self.tenant, message).await?;
         txn.commit().await?;
         self.bell.notify_one();
@@ -216,7 +216,7 @@ impl Hand<'_> {
         let resolved = delivery_resolve(db, self.tenant, delivery, resolution).await?;
         let Some((state, moved)) = resolved else { return Ok(false) };
         legs::advance(db, moved).await?;
-        follow_up_note_where_asked(db, &[Ended { tenant: self.tenant, delivery, message, state }]).await?;
+        follow_up_note_where_asked(db, &[EndedDelivery { tenant: self.tenant, delivery, message, state }]).await?;
         let kind = if state == DeliveryState::Sent { "message.sent" } else { "message.failed" };
         let data = json!({"resolved_by": self.actor.name, "detail": wanted.reason});
         tell(db, self.tenant, &[(message, delivery)], kind, Some(data)).await?;

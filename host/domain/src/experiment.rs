@@ -2,12 +2,12 @@
 
 /// What a candidate is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ExperimentKind {
     Script,
     Rule,
 }
 
-impl Kind {
+impl ExperimentKind {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -19,14 +19,14 @@ impl Kind {
 
 /// What a candidate may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum ExperimentMode {
     /// It is asked, and not followed.
     Shadow,
     /// It decides about a part of the recipients.
     Canary { percentage: u8 },
 }
 
-impl Mode {
+impl ExperimentMode {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -64,7 +64,7 @@ impl Arm {
 
 /// What is counted of an arm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Counted {
+pub enum ExperimentCount {
     /// It had its say on a message that came in; of a shadow: on a hook's question.
     Asked,
     Refused,
@@ -77,7 +77,7 @@ pub enum Counted {
     Dropped,
 }
 
-impl Counted {
+impl ExperimentCount {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
