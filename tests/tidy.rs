@@ -6,122 +6,76 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// For each part of the gateway, what it may import with `use crate::`. Everything may import
-/// `domain`, `clock`, `failpoint` and `seed`.
+/// For each part of the gateway crate, what it may import with `use crate::`. The other crates' edges are in their
+/// `Cargo.toml`. A part is a module, or a folder's module in `app`, `engine`, `jobs` and `node`. Everything may import
+/// `clock`.
 const EDGES: &[(&str, &[&str])] = &[
-    ("domain", &[]),
     ("clock", &[]),
-    ("failpoint", &[]),
-    // For tests alone.
-    ("seed", &[]),
     ("credential", &[]),
-    ("byte_budget", &[]),
-    ("routing", &[]),
-    ("allocator", &[]),
-    ("rules", &["allocator"]),
-    ("outcome", &["routing"]),
-    ("observations", &["routing"]),
-    ("runtime", &[]),
-    ("sealing", &[]),
-    ("transport", &["byte_budget", "sealing"]),
-    ("store", &["sealing"]),
-    ("config", &["sealing"]),
-    // As `clock`: whoever does something worth a look may say so.
+    // What a node knows and is made of.
+    ("config", &[]),
     ("telemetry", &["config"]),
-    ("guards", &["store", "routing", "telemetry"]),
-    ("directory", &["store", "guards", "rules", "sealing", "transport"]),
-    ("providers", &["store", "runtime", "config", "telemetry"]),
-    ("queue", &["store", "directory", "routing", "rules"]),
-    ("gate", &["queue"]),
-    ("rule_runner", &["gate", "queue", "rules"]),
-    ("experiments", &["rule_runner", "rules", "store", "telemetry"]),
-    ("script_failures", &["rules", "store", "telemetry"]),
+    ("health", &["telemetry"]),
+    ("providers", &["config", "telemetry"]),
+    ("tenant_config", &["guards"]),
+    ("rulefolder", &[]),
+    // The engine.
+    ("observations", &[]),
+    ("lookup", &[]),
+    ("legs", &[]),
+    ("guards", &["telemetry"]),
+    ("script_failures", &["telemetry"]),
+    ("queue", &["tenant_config"]),
+    ("fair_semaphore", &["queue"]),
+    ("rule_runner", &["fair_semaphore", "queue"]),
+    ("experiments", &["rule_runner", "telemetry"]),
     (
         "admission",
-        &[
-            "byte_budget",
-            "store",
-            "directory",
-            "providers",
-            "queue",
-            "rule_runner",
-            "rules",
-            "runtime",
-            "script_failures",
-            "telemetry",
-            "experiments",
-        ],
+        &["experiments", "providers", "queue", "rule_runner", "script_failures", "telemetry", "tenant_config"],
     ),
-    ("rulefolder", &["rules", "store"]),
-    (
-        "follow_up",
-        &[
-            "admission",
-            "byte_budget",
-            "store",
-            "directory",
-            "rule_runner",
-            "rules",
-            "script_failures",
-            "telemetry",
-            "experiments",
-        ],
-    ),
-    ("legs", &["store"]),
-    ("lookup", &["store"]),
-    ("ledger", &["legs", "store", "queue"]),
+    ("follow_up", &["admission", "experiments", "rule_runner", "script_failures", "telemetry", "tenant_config"]),
+    ("ledger", &["legs", "queue"]),
     (
         "dispatch",
         &[
-            "byte_budget",
-            "store",
-            "directory",
-            "gate",
+            "experiments",
+            "fair_semaphore",
             "guards",
-            "providers",
-            "queue",
-            "routing",
-            "runtime",
-            "transport",
-            "outcome",
-            "rule_runner",
-            "rules",
             "ledger",
             "observations",
+            "providers",
+            "queue",
+            "rule_runner",
             "script_failures",
             "telemetry",
-            "experiments",
+            "tenant_config",
         ],
     ),
-    ("recovery", &["legs", "store", "outcome"]),
-    ("control", &["legs", "store"]),
-    ("replay", &["legs", "store"]),
-    ("callbacks", &["gate", "legs", "lookup", "store", "directory", "providers", "runtime", "sealing", "transport"]),
-    ("maintenance", &["config", "store", "telemetry"]),
-    ("node_health", &["sealing", "store", "telemetry"]),
+    ("recovery", &["legs"]),
+    ("callbacks", &["fair_semaphore", "legs", "lookup", "providers", "tenant_config"]),
+    // Jobs.
+    ("replay", &["legs"]),
+    ("maintenance", &["config", "telemetry"]),
+    // Use cases, and who calls them.
+    ("message_actions", &["legs"]),
     (
         "api",
         &[
             "admission",
             "callbacks",
             "config",
-            "control",
             "credential",
-            "directory",
             "dispatch",
-            "gate",
+            "fair_semaphore",
             "guards",
+            "health",
             "lookup",
-            "node_health",
+            "message_actions",
             "providers",
             "queue",
-            "routing",
             "rule_runner",
-            "rules",
-            "runtime",
-            "sealing",
-            "store",
             "telemetry",
+            "tenant_config",
         ],
     ),
     (
@@ -129,50 +83,34 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "admission",
             "api",
-            "byte_budget",
             "callbacks",
             "config",
-            "directory",
             "dispatch",
+            "experiments",
+            "fair_semaphore",
             "follow_up",
-            "gate",
             "guards",
+            "health",
             "ledger",
             "legs",
             "maintenance",
-            "node_health",
             "providers",
             "queue",
             "recovery",
             "replay",
             "rule_runner",
             "rulefolder",
-            "runtime",
-            "sealing",
-            "store",
             "telemetry",
-            "transport",
-            "experiments",
+            "tenant_config",
         ],
     ),
-    (
-        "cli",
-        &[
-            "config",
-            "credential",
-            "gateway",
-            "rulefolder",
-            "runtime",
-            "sealing",
-            "store",
-            "telemetry",
-            // To show the request that a component describes; nothing is sent.
-            "transport",
-        ],
-    ),
+    ("cli", &["config", "credential", "gateway", "rulefolder", "telemetry"]),
 ];
 
-/// Where a third-party crate may be named.
+/// The folders of the gateway crate whose modules are parts.
+const FOLDERS: [&str; 4] = ["app", "engine", "jobs", "node"];
+
+/// Where a third-party crate may be named: in which crates of the host, or parts of the gateway crate.
 const FENCES: &[(&str, &[&str])] = &[
     ("axum", &["api"]),
     ("utoipa", &["api"]),
@@ -196,19 +134,32 @@ const FENCES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
 ];
 
+/// A file of the host: its part, its path within `host`, its text.
 fn sources() -> Vec<(String, PathBuf, String)> {
-    let root = xtask::project::root().join("host/src");
+    let root = xtask::project::root().join("host");
     let mut files = Vec::new();
-    collect(&root, &mut files);
+    for krate in fs::read_dir(&root).unwrap() {
+        collect(&krate.unwrap().path().join("src"), &mut files);
+    }
     files
         .into_iter()
         .map(|file| {
-            let inner = file.strip_prefix(&root).unwrap().to_path_buf();
-            let part = inner.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
             let text = fs::read_to_string(&file).unwrap();
-            (part, inner, text)
+            let inner = file.strip_prefix(&root).unwrap().to_path_buf();
+            (part_of(&inner), inner, text)
         })
         .collect()
+}
+
+/// `gateway/src/engine/queue/claim.rs` is of `queue`, `gateway/src/api/route.rs` of `api`, `rules/src/index.rs` of `rules`.
+fn part_of(file: &Path) -> String {
+    let names: Vec<_> = file.iter().map(|it| it.to_string_lossy().trim_end_matches(".rs").to_owned()).collect();
+    let place = match names.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["gateway", _, folder, _, ..] if FOLDERS.contains(&folder) => 3,
+        ["gateway", ..] => 2,
+        _ => 0,
+    };
+    names[place].clone()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
@@ -222,23 +173,46 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The parts of the gateway that a file names, with the line: `use crate::{a, b::c}` over several
-/// lines, and `crate::a::…` in place.
+/// The parts of the gateway crate that a file names, with the line: `use crate::{a, b::c}` over several lines, and
+/// `crate::a::…` in place.
 fn imports(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    let mut rest = text;
-    let mut line = 1;
-    while let Some(at) = rest.find("crate::") {
-        line += rest[..at].matches('\n').count();
-        rest = &rest[at + "crate::".len()..];
-        if let Some(group) = rest.strip_prefix('{') {
-            let end = closing(group);
-            found.extend(top_level(&group[..end]).into_iter().map(|name| (line, name)));
-        } else {
-            found.push((line, name_of(rest)));
-        }
+    for (at, _) in text.match_indices("crate::") {
+        let line = text[..at].matches('\n').count() + 1;
+        let mut paths = Vec::new();
+        leaves(&text[at + "crate::".len()..], &mut Vec::new(), &mut paths);
+        found.extend(paths.into_iter().map(|path| {
+            let place = usize::from(path.len() > 1 && FOLDERS.contains(&path[0].as_str()));
+            (line, path[place].clone())
+        }));
     }
     found
+}
+
+/// The paths that a tree of imports begins with, two names of each.
+fn leaves(tree: &str, prefix: &mut Vec<String>, paths: &mut Vec<Vec<String>>) {
+    let depth = prefix.len();
+    let mut rest = tree;
+    while prefix.len() < depth + 2 {
+        let name = name_of(rest);
+        if name.is_empty() {
+            break;
+        }
+        rest = &rest[name.len()..];
+        prefix.push(name);
+        let Some(further) = rest.strip_prefix("::") else { break };
+        rest = further;
+    }
+    match rest.strip_prefix('{') {
+        Some(group) if prefix.len() < 2 => {
+            for part in top_level(&group[..closing(group)]) {
+                leaves(part, prefix, paths);
+            }
+        }
+        _ if !prefix.is_empty() => paths.push(prefix.clone()),
+        _ => {}
+    }
+    prefix.truncate(depth);
 }
 
 fn closing(group: &str) -> usize {
@@ -256,7 +230,7 @@ fn closing(group: &str) -> usize {
     group.len()
 }
 
-fn top_level(group: &str) -> Vec<String> {
+fn top_level(group: &str) -> Vec<&str> {
     let mut depth = 0;
     let parts = group.split(|c| {
         match c {
@@ -266,7 +240,7 @@ fn top_level(group: &str) -> Vec<String> {
         }
         c == ',' && depth == 0
     });
-    parts.map(|part| name_of(part.trim())).filter(|name| !name.is_empty()).collect()
+    parts.map(str::trim).filter(|part| !part.is_empty()).collect()
 }
 
 fn name_of(text: &str) -> String {
@@ -277,7 +251,8 @@ fn name_of(text: &str) -> String {
 fn imports_follow_the_flow() {
     let mut wrong = Vec::new();
     for (part, file, text) in sources() {
-        if part == "main" || part == "lib" {
+        let no_part = ["main", "lib"].contains(&part.as_str()) || FOLDERS.contains(&part.as_str());
+        if !file.starts_with("gateway") || no_part {
             continue;
         }
         let Some((_, allowed)) = EDGES.iter().find(|(name, _)| *name == part) else {
@@ -289,9 +264,7 @@ fn imports_follow_the_flow() {
         };
         let shipped = text.split("#[cfg(test)]").next().unwrap_or_default();
         for (line, name) in imports(shipped) {
-            let free = name == part
-                || name == "domain"
-                || (["clock", "failpoint", "seed"].contains(&name.as_str()) && part != "domain");
+            let free = name == part || name == "clock";
             if !free && EDGES.iter().any(|(known, _)| *known == name) && !allowed.contains(&name.as_str()) {
                 wrong.push(format!("{}:{line}: `{part}` may not import `{name}`", file.display()));
             }
@@ -338,7 +311,7 @@ fn every_module_says_what_it_is() {
 /// What `cargo xtask fuzz` runs with fresh seeds is what draws its cases.
 #[test]
 fn every_test_that_draws_its_cases_is_run_with_fresh_seeds() {
-    for (folder, listed) in [("host/src", xtask::fuzz::PROPERTIES), ("tests", xtask::fuzz::SCENARIOS)] {
+    for (folder, listed) in [("host", xtask::fuzz::PROPERTIES), ("tests", xtask::fuzz::SCENARIOS)] {
         let root = xtask::project::root().join(folder);
         let mut files = Vec::new();
         collect(&root, &mut files);

@@ -83,7 +83,7 @@ impl Real<'_> {
             .spec
             .candidates
             .iter()
-            .map(|it| CandidateState { connection: it.connection, barred: None, facts: Facts::default() })
+            .map(|it| CandidateState { connection: it.connection, skip: None, facts: Facts::default() })
             .collect();
         let plan = routing::plan(&self.spec, &standings, &PlanInput { past, first: None, turn: 0, chance: 0.0 });
         let first = plan.candidates.first()?.connection;

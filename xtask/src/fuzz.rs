@@ -20,19 +20,19 @@ const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
 /// The folder of the targets: a workspace of its own, which a normal build does not look at.
 const TARGETS: &str = "tests/fuzz";
 
-/// The modules under `host/src` whose tests draw their cases; a test of the map holds the list to the sources.
+/// The modules under `host` whose tests draw their cases; a test of the map holds the list to the sources.
 pub const PROPERTIES: &[&str] = &[
-    "api/form",
-    "domain/breaker",
-    "domain/legs",
-    "domain/receipt",
-    "domain/retry/budget",
-    "observations",
-    "routing/properties",
-    "rules/intervals",
-    "rules/properties",
-    "rules/script/hostile_programs",
-    "transport/smtp/reply",
+    "domain/src/breaker",
+    "domain/src/legs",
+    "domain/src/receipt",
+    "domain/src/retry/budget",
+    "domain/src/routing/properties",
+    "gateway/src/api/form",
+    "gateway/src/engine/observations",
+    "rules/src/intervals",
+    "rules/src/properties",
+    "rules/src/script/hostile_programs",
+    "transport/src/smtp/reply",
 ];
 
 /// The modules under `tests` whose scenarios do.
@@ -112,7 +112,8 @@ fn repeat(time: Duration, tests: &dyn Fn() -> Command) -> Result<()> {
 
 fn properties() -> Command {
     let mut command = project::cargo();
-    command.args(["test", "--quiet", "--package", "angarium", "--lib", "--"]).args(filters(PROPERTIES));
+    let modules: Vec<_> = PROPERTIES.iter().filter_map(|file| Some(file.split_once("/src/")?.1)).collect();
+    command.args(["test", "--quiet", "--workspace", "--lib", "--"]).args(filters(&modules));
     command
 }
 

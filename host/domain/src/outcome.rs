@@ -121,51 +121,51 @@ impl RetryInput<'_> {
 
 /// Decides what follows an attempt.
 #[must_use]
-pub fn decide(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Outcome {
-    resolve(verdict, circumstances).0
+pub fn decide(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Outcome {
+    resolve(verdict, retry_input).0
 }
 
 /// Why the time is up, where that is what ends a delivery after an attempt.
 #[must_use]
-pub fn time_is_up(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Option<Limit> {
-    resolve(verdict, circumstances).1
+pub fn time_is_up(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Option<Limit> {
+    resolve(verdict, retry_input).1
 }
 
 /// An outcome, and the limit that it comes of.
 type Resolved = (Outcome, Option<Limit>);
 
-fn resolve(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Resolved {
-    let held = circumstances.on_unknown == OnUnknown::Hold;
-    match (verdict.disposition, circumstances.copies) {
+fn resolve(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
+    let held = retry_input.on_unknown == OnUnknown::Hold;
+    match (verdict.disposition, retry_input.copies) {
         (_, Copies::Settled) | (Disposition::Accepted, Copies::None) => (Outcome::Sent, None),
         (Disposition::Unknown, _) if held => (Outcome::End(DeliveryState::Unknown), None),
-        (_, Copies::Further) => retry(Duration::ZERO, verdict, circumstances),
+        (_, Copies::Further) => retry(Duration::ZERO, verdict, retry_input),
         // No policy of the tenant's can say how long the operator takes.
-        _ if verdict.waits_for_operator() => by_policy(verdict, circumstances),
-        _ => match circumstances.ruled(verdict) {
-            Some(decision) => follow(decision, verdict, circumstances),
-            None => by_policy(verdict, circumstances),
+        _ if verdict.waits_for_operator() => by_policy(verdict, retry_input),
+        _ => match retry_input.ruled(verdict) {
+            Some(decision) => follow(decision, verdict, retry_input),
+            None => by_policy(verdict, retry_input),
         },
     }
 }
 
-fn by_policy(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Resolved {
-    let exhausted = given_up(last_word(verdict, circumstances));
+fn by_policy(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
+    let exhausted = given_up(last_word(verdict, retry_input));
     if exhausted != DeliveryState::Unknown {
         // A server that took the mail for somebody is asked again: others would defer its copies as well.
-        if circumstances.another_candidate && verdict.disposition != Disposition::Accepted {
+        if retry_input.another_candidate && verdict.disposition != Disposition::Accepted {
             return (Outcome::FallBack(fallback_reason(verdict.disposition)), None);
         }
-        if !circumstances.may_ask_again {
+        if !retry_input.may_ask_again {
             return (Outcome::End(exhausted), None);
         }
     }
-    let resolved = match delay(verdict, circumstances) {
-        Some(delay) => retry(delay, verdict, circumstances),
+    let resolved = match delay(verdict, retry_input) {
+        Some(delay) => retry(delay, verdict, retry_input),
         None => (Outcome::End(exhausted), None),
     };
     match resolved {
-        (Outcome::End(DeliveryState::Failed), _) if circumstances.another_in_turn => {
+        (Outcome::End(DeliveryState::Failed), _) if retry_input.another_in_turn => {
             (Outcome::FallBack(fallback_reason(verdict.disposition)), None)
         }
         resolved => resolved,
@@ -174,14 +174,14 @@ fn by_policy(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Resolved {
 
 /// A rule has its way within what holds for every policy: what is unknown does not move, nobody is
 /// asked who refused for good, and a provider's `Retry-After` is waited for.
-fn follow(decision: RetryDecision, verdict: &Verdict, circumstances: &RetryInput<'_>) -> Resolved {
+fn follow(decision: RetryDecision, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
     let unknown = verdict.disposition == Disposition::Unknown;
     match decision {
         RetryDecision::GiveUp => (Outcome::End(given_up(verdict.disposition)), None),
-        RetryDecision::After(delay) if unknown || circumstances.may_ask_again => {
-            retry(delay.max(asked_for(verdict)), verdict, circumstances)
+        RetryDecision::After(delay) if unknown || retry_input.may_ask_again => {
+            retry(delay.max(asked_for(verdict)), verdict, retry_input)
         }
-        RetryDecision::After(_) | RetryDecision::FallBack => by_policy(verdict, circumstances),
+        RetryDecision::After(_) | RetryDecision::FallBack => by_policy(verdict, retry_input),
     }
 }
 
@@ -214,8 +214,8 @@ pub const fn fallback_reason(disposition: Disposition) -> FallbackReason {
 }
 
 /// What the last attempt that asked somebody came to: waiting for the operator says nothing of a request that is unknown.
-fn last_word(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Disposition {
-    let asked = || circumstances.past.iter().rev().find(|attempt| !attempt.waits_for_operator);
+fn last_word(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Disposition {
+    let asked = || retry_input.past.iter().rev().find(|attempt| !attempt.waits_for_operator);
     match verdict.waits_for_operator() {
         true => asked().map_or(verdict.disposition, |attempt| attempt.disposition),
         false => verdict.disposition,
@@ -223,36 +223,36 @@ fn last_word(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Disposition {
 }
 
 /// The next round after this wait, unless the time is up by then.
-fn retry(wait: Duration, verdict: &Verdict, circumstances: &RetryInput<'_>) -> Resolved {
-    let at = circumstances.now.checked_add(wait).unwrap_or(Timestamp::MAX);
-    match circumstances.bounds().limit(at) {
+fn retry(wait: Duration, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
+    let at = retry_input.now.checked_add(wait).unwrap_or(Timestamp::MAX);
+    match retry_input.bounds().limit(at) {
         None => (Outcome::Retry(at), None),
-        Some(limit) => (Outcome::End(limit.ends_in(given_up(last_word(verdict, circumstances)))), Some(limit)),
+        Some(limit) => (Outcome::End(limit.ends_in(given_up(last_word(verdict, retry_input)))), Some(limit)),
     }
 }
 
 /// How long the policy waits, or `None` when nothing more is tried.
-fn delay(verdict: &Verdict, circumstances: &RetryInput<'_>) -> Option<Duration> {
+fn delay(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Option<Duration> {
     if verdict.waits_for_operator() {
-        return Some(wait_for_operator(circumstances));
+        return Some(wait_for_operator(retry_input));
     }
-    let made = routing::rounds_made(circumstances.past);
+    let made = routing::rounds_made(retry_input.past);
     let by_policy = if verdict.disposition == Disposition::Throttled {
         // It consumes no attempt, so it never exhausts the policy either: time ends it.
-        Some(circumstances.policy.throttled_delay(routing::rounds_walked(circumstances.past), circumstances.chance))
+        Some(retry_input.policy.throttled_delay(routing::rounds_walked(retry_input.past), retry_input.chance))
     } else {
-        circumstances.policy.delay(made, circumstances.chance)
+        retry_input.policy.delay(made, retry_input.chance)
     };
     by_policy.map(|by_policy| asked_for(verdict).max(by_policy))
 }
 
 /// The wait for the operator: a second, twice as long each time, up to [`LONGEST_WAIT_FOR_OPERATOR`]. The tenant's
 /// policy is about providers, and would either give up or ask many times a second.
-fn wait_for_operator(circumstances: &RetryInput<'_>) -> Duration {
-    let waits = circumstances.past.iter().rev().take_while(|attempt| attempt.waits_for_operator).count();
+fn wait_for_operator(retry_input: &RetryInput<'_>) -> Duration {
+    let waits = retry_input.past.iter().rev().take_while(|attempt| attempt.waits_for_operator).count();
     let doublings = u32::try_from(waits.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     let wait = Duration::from_secs(1 << doublings).min(LONGEST_WAIT_FOR_OPERATOR);
-    wait.mul_f64(1.0 - circumstances.chance / 10.0)
+    wait.mul_f64(1.0 - retry_input.chance / 10.0)
 }
 
 /// The wait that the provider asks for.
@@ -326,7 +326,7 @@ mod tests {
 
     fn after_rounds(rounds: usize, verdict: &Verdict, change: impl FnOnce(&mut RetryInput<'_>)) -> Outcome {
         let past = past(verdict.disposition, rounds);
-        let mut circumstances = RetryInput {
+        let mut retry_input = RetryInput {
             policy: &RetryPolicy::Linear { delay_ms: 1_000, max_attempts: 2 },
             on_unknown: OnUnknown::Retry,
             another_candidate: false,
@@ -341,8 +341,8 @@ mod tests {
             now: NOW,
             chance: 0.0,
         };
-        change(&mut circumstances);
-        decide(verdict, &circumstances)
+        change(&mut retry_input);
+        decide(verdict, &retry_input)
     }
 
     fn at(ms: i64) -> Timestamp {
@@ -465,7 +465,7 @@ mod tests {
         let mut slow = verdict(Disposition::Throttled);
         slow.retry_after_ms = Some(60_000);
         let past = past(slow.disposition, 1);
-        let circumstances = RetryInput {
+        let retry_input = RetryInput {
             policy: &RetryPolicy::None,
             on_unknown: OnUnknown::Retry,
             another_candidate: false,
@@ -480,16 +480,16 @@ mod tests {
             now: NOW,
             chance: 0.0,
         };
-        assert_eq!(decide(&slow, &circumstances), Outcome::End(DeliveryState::Failed));
-        assert_eq!(time_is_up(&slow, &circumstances), Some(Limit::MaxElapsed { ms: 59_999 }));
+        assert_eq!(decide(&slow, &retry_input), Outcome::End(DeliveryState::Failed));
+        assert_eq!(time_is_up(&slow, &retry_input), Some(Limit::MaxElapsed { ms: 59_999 }));
         let refused = verdict(Disposition::RejectedPermanent);
-        let circumstances = RetryInput { may_ask_again: false, ..circumstances };
-        assert_eq!(time_is_up(&refused, &circumstances), None, "it was not the time");
+        let retry_input = RetryInput { may_ask_again: false, ..retry_input };
+        assert_eq!(time_is_up(&refused, &retry_input), None, "it was not the time");
     }
 
     #[test]
     fn who_only_waits_for_its_turn_is_asked_before_the_delivery_ends() {
-        let waits = |circumstances: &mut RetryInput<'_>| circumstances.another_in_turn = true;
+        let waits = |retry_input: &mut RetryInput<'_>| retry_input.another_in_turn = true;
         let refused = verdict(Disposition::RejectedTransient);
         assert_eq!(after(&refused, waits), Outcome::Retry(at(1_000)));
         assert_eq!(after_rounds(2, &refused, waits), Outcome::FallBack(FallbackReason::PrimaryFailed));

@@ -27,7 +27,7 @@ use crate::{
 pub struct CandidateState {
     pub connection: ConnectionId,
     /// Why it can't be asked at all, if so.
-    pub barred: Option<SkipReason>,
+    pub skip: Option<SkipReason>,
     pub facts: Facts,
 }
 
@@ -237,23 +237,22 @@ impl Contender<'_> {
 ///
 /// A candidate is asked once a round; a round ends where the retry policy waits.
 #[must_use]
-pub fn plan(route: &RouteSpec, standings: &[CandidateState], situation: &PlanInput<'_>) -> Plan {
-    let contenders = contenders(route, standings);
-    let bars = bars(route, standings, situation.past, situation.first);
+pub fn plan(route: &RouteSpec, candidate_states: &[CandidateState], plan_input: &PlanInput<'_>) -> Plan {
+    let contenders = contenders(route, candidate_states);
+    let bars = bars(route, candidate_states, plan_input.past, plan_input.first);
     let with = |admits: fn(&Option<SkipReason>) -> bool| {
         contenders.iter().zip(&bars).filter(move |(_, bar)| admits(bar)).map(|(contender, _)| *contender).collect()
     };
-    let candidates = order(route, with(Option::is_none), situation);
+    let candidates = order(route, with(Option::is_none), plan_input);
     let held_back = |bar: &Option<SkipReason>| bar.is_none_or(|bar| bar.fallback_reason().is_some());
     let instead = bars.iter().flatten().any(|bar| bar.fallback_reason().is_some()).then(|| {
-        let first = order(route, with(held_back), situation).into_iter().next()?.connection;
+        let first = order(route, with(held_back), plan_input).into_iter().next()?.connection;
         let place = contenders.iter().position(|contender| contender.candidate.connection == first)?;
         bars[place]?.fallback_reason()
     });
-    let skipped = standings
-        .iter()
-        .zip(&bars)
-        .filter_map(|(standing, bar)| bar.map(|reason| Skipped { connection: standing.connection, reason }));
+    let skipped = candidate_states.iter().zip(&bars).filter_map(|(candidate_state, bar)| {
+        bar.map(|reason| Skipped { connection: candidate_state.connection, reason })
+    });
     Plan { strategy: route.strategy.as_str(), candidates, skipped: skipped.collect(), instead: instead.flatten() }
 }
 
@@ -270,13 +269,13 @@ pub enum Availability {
 
 /// Whether anybody can be asked, whoever is the first.
 #[must_use]
-pub fn prospect(
+pub fn availability(
     route: &RouteSpec,
-    standings: &[CandidateState],
+    candidate_states: &[CandidateState],
     past: &[PastAttempt],
     first: Option<ConnectionId>,
 ) -> Availability {
-    let each = bars(route, standings, past, first).into_iter().map(|bar| match bar {
+    let each = bars(route, candidate_states, past, first).into_iter().map(|bar| match bar {
         None => Availability::Now,
         Some(SkipReason::RateLimited) => Availability::InTurn,
         Some(SkipReason::CircuitOpen) => Availability::OnceClosed,
@@ -285,29 +284,30 @@ pub fn prospect(
     each.max().unwrap_or(Availability::Nobody)
 }
 
-fn contenders<'a>(route: &'a RouteSpec, standings: &'a [CandidateState]) -> Vec<Contender<'a>> {
-    let pairs = route.candidates.iter().zip(standings);
-    pairs.map(|(candidate, standing)| Contender { candidate, facts: &standing.facts }).collect()
+fn contenders<'a>(route: &'a RouteSpec, candidate_states: &'a [CandidateState]) -> Vec<Contender<'a>> {
+    let pairs = route.candidates.iter().zip(candidate_states);
+    pairs.map(|(candidate, candidate_state)| Contender { candidate, facts: &candidate_state.facts }).collect()
 }
 
 /// Why each candidate can't be asked, or `None` where it can.
 fn bars(
     route: &RouteSpec,
-    standings: &[CandidateState],
+    candidate_states: &[CandidateState],
     past: &[PastAttempt],
     first: Option<ConnectionId>,
 ) -> Vec<Option<SkipReason>> {
-    let contenders = contenders(route, standings);
+    let contenders = contenders(route, candidate_states);
     let unanswered = unanswered(route, past, first);
-    let mut bars: Vec<_> = standings.iter().map(|standing| bar(route, standing, past, unanswered)).collect();
+    let mut bars: Vec<_> =
+        candidate_states.iter().map(|candidate_state| bar(route, candidate_state, past, unanswered)).collect();
     // Whoever may have it already is asked again, whatever has become of its price.
     let fresh = unanswered.is_none();
     if fresh {
         threshold::bar_the_dear(route, &contenders, &mut bars);
     }
     // Who is not to be asked anyway is not waited for.
-    for (bar, standing) in bars.iter_mut().zip(standings) {
-        *bar = bar.or(standing.barred);
+    for (bar, candidate_state) in bars.iter_mut().zip(candidate_states) {
+        *bar = bar.or(candidate_state.skip);
     }
     if fresh {
         threshold::bar_the_unreliable(route, &contenders, &mut bars);
@@ -316,15 +316,15 @@ fn bars(
 }
 
 /// The strategy's order; who only stands in comes after all others.
-fn order(route: &RouteSpec, contenders: Vec<Contender<'_>>, situation: &PlanInput<'_>) -> Vec<Ranked> {
+fn order(route: &RouteSpec, contenders: Vec<Contender<'_>>, plan_input: &PlanInput<'_>) -> Vec<Ranked> {
     let (serving, stand_ins): (Vec<_>, Vec<_>) =
         contenders.into_iter().partition(|contender| contender.candidate.weight > 0);
     let by_strategy = |contenders: &[Contender<'_>]| match route.strategy {
         Strategy::Primary => primary::order(contenders),
-        Strategy::RoundRobin => round_robin::order(contenders, situation.turn),
-        Strategy::WeightedRandom => weighted_random::order(contenders, situation.chance),
+        Strategy::RoundRobin => round_robin::order(contenders, plan_input.turn),
+        Strategy::WeightedRandom => weighted_random::order(contenders, plan_input.chance),
         Strategy::LeastCost => least_cost::order(route, contenders),
-        Strategy::HighestReliability => highest_reliability::order(contenders, situation.chance),
+        Strategy::HighestReliability => highest_reliability::order(contenders, plan_input.chance),
     };
     let mut ranked = by_strategy(&serving);
     ranked.extend(by_strategy(&stand_ins).into_iter().map(|it| Ranked {
@@ -336,23 +336,24 @@ fn order(route: &RouteSpec, contenders: Vec<Contender<'_>>, situation: &PlanInpu
 
 fn bar(
     route: &RouteSpec,
-    standing: &CandidateState,
+    candidate_state: &CandidateState,
     past: &[PastAttempt],
     unanswered: Option<ConnectionId>,
 ) -> Option<SkipReason> {
-    let mine = |attempt: &&PastAttempt| attempt.connection == Some(standing.connection);
+    let mine = |attempt: &&PastAttempt| attempt.connection == Some(candidate_state.connection);
     let refused =
         |attempt: &PastAttempt| matches!(attempt.disposition, Disposition::RejectedPermanent | Disposition::AuthFailed);
-    if standing.barred.is_some_and(|barred| !barred.is_a_guard()) {
-        return standing.barred;
+    if candidate_state.skip.is_some_and(|skip| !skip.is_a_guard()) {
+        return candidate_state.skip;
     }
-    if unanswered.is_some_and(|it| it != standing.connection) {
+    if unanswered.is_some_and(|it| it != candidate_state.connection) {
         return Some(SkipReason::UnknownElsewhere);
     }
     if past.iter().filter(mine).any(refused) {
         return Some(SkipReason::RefusedBefore);
     }
-    let asked_another = past.iter().any(|attempt| attempt.connection.is_some_and(|it| it != standing.connection));
+    let asked_another =
+        past.iter().any(|attempt| attempt.connection.is_some_and(|it| it != candidate_state.connection));
     if !route.fallback && asked_another {
         return Some(SkipReason::FallbackOff);
     }
@@ -463,10 +464,10 @@ mod tests {
             let candidates = self.connections.iter().map(|&connection| Candidate::new(connection)).collect();
             let fallback = self.fallback;
             let route = RouteSpec { candidates, fallback, ..RouteSpec::pinned(self.connections[0]) };
-            let standing = |&connection| CandidateState { connection, barred: None, facts: Facts::default() };
-            let standings: Vec<_> = self.connections.iter().map(standing).collect();
+            let candidate_state = |&connection| CandidateState { connection, skip: None, facts: Facts::default() };
+            let candidate_states: Vec<_> = self.connections.iter().map(candidate_state).collect();
             let first = self.first.map(|it| self.connections[it]);
-            plan(&route, &standings, &PlanInput { past: &self.past, first, turn: 0, chance: 0.5 })
+            plan(&route, &candidate_states, &PlanInput { past: &self.past, first, turn: 0, chance: 0.5 })
                 .candidates
                 .iter()
                 .map(|ranked| self.connections.iter().position(|id| *id == ranked.connection).unwrap())
@@ -552,13 +553,13 @@ mod tests {
         let connections: Vec<_> = (0..3).map(|_| ConnectionId::new()).collect();
         let candidates = connections.iter().map(|&connection| Candidate::new(connection)).collect();
         let route = RouteSpec { candidates, fallback: true, ..RouteSpec::pinned(connections[0]) };
-        let standing = |bars: [Option<SkipReason>; 3]| -> Vec<_> {
+        let candidate_state = |bars: [Option<SkipReason>; 3]| -> Vec<_> {
             let pairs = connections.iter().zip(bars);
-            pairs.map(|(&connection, barred)| CandidateState { connection, barred, facts: Facts::default() }).collect()
+            pairs.map(|(&connection, skip)| CandidateState { connection, skip, facts: Facts::default() }).collect()
         };
         let (open, limited) = (Some(SkipReason::CircuitOpen), Some(SkipReason::RateLimited));
-        let situation = PlanInput { past: &[], first: None, turn: 0, chance: 0.5 };
-        let served = plan(&route, &standing([open, limited, None]), &situation);
+        let plan_input = PlanInput { past: &[], first: None, turn: 0, chance: 0.5 };
+        let served = plan(&route, &candidate_state([open, limited, None]), &plan_input);
         assert_eq!(
             (served.candidates[0].connection, served.instead),
             (connections[2], Some(FallbackReason::CircuitOpen))
@@ -570,7 +571,7 @@ mod tests {
             ([open, disabled, disabled], Availability::OnceClosed),
             ([disabled; 3], Availability::Nobody),
         ] {
-            assert_eq!(prospect(&route, &standing(bars), &[], None), expected);
+            assert_eq!(availability(&route, &candidate_state(bars), &[], None), expected);
         }
         let refused = |connection| PastAttempt {
             connection: Some(connection),
@@ -581,7 +582,8 @@ mod tests {
             round_closed: true,
         };
         let past = [refused(connections[0])];
-        let after = plan(&route, &standing([open, disabled, disabled]), &PlanInput { past: &past, ..situation });
+        let after =
+            plan(&route, &candidate_state([open, disabled, disabled]), &PlanInput { past: &past, ..plan_input });
         assert_eq!(after.skipped[0].reason, SkipReason::RefusedBefore, "who refused for good is not waited for");
     }
 }

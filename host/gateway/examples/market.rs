@@ -190,12 +190,12 @@ fn run(route: &RouteSpec, day: &[Moment], rng: &mut Rng) -> Takings {
     for (nth, moment) in day.iter().enumerate() {
         let now = begin + Duration::from_secs((nth * EVERY) as u64);
         let country = countries[moment.country];
-        let standings = standings(route, moment, |connection| seen.read(connection, country, now));
-        let situation = PlanInput { past: &[], first: None, turn: nth as u64, chance: rng.f64() };
+        let candidate_states = candidate_states(route, moment, |connection| seen.read(connection, country, now));
+        let plan_input = PlanInput { past: &[], first: None, turn: nth as u64, chance: rng.f64() };
         let mut spent = Duration::ZERO;
-        for (asked, ranked) in routing::plan(route, &standings, &situation).candidates.into_iter().enumerate() {
+        for (asked, ranked) in routing::plan(route, &candidate_states, &plan_input).candidates.into_iter().enumerate() {
             let connection = ranked.connection;
-            let Some(place) = standings.iter().position(|it| it.connection == connection) else { continue };
+            let Some(place) = candidate_states.iter().position(|it| it.connection == connection) else { continue };
             let answer = moment.answers[place];
             spent += answer.took;
             let verdict = verdict(answer);
@@ -211,16 +211,20 @@ fn run(route: &RouteSpec, day: &[Moment], rng: &mut Rng) -> Takings {
 }
 
 /// What the gateway would know: today's prices, and what it has seen.
-fn standings(route: &RouteSpec, moment: &Moment, record: impl Fn(ConnectionId) -> Record) -> Vec<CandidateState> {
-    let standing = |(candidate, answer): (&Candidate, &Answer)| CandidateState {
+fn candidate_states(
+    route: &RouteSpec,
+    moment: &Moment,
+    record: impl Fn(ConnectionId) -> Record,
+) -> Vec<CandidateState> {
+    let candidate_state = |(candidate, answer): (&Candidate, &Answer)| CandidateState {
         connection: candidate.connection,
-        barred: None,
+        skip: None,
         facts: Facts {
             cost: Some(Estimate { cost: dollars(answer.micros), basis: Basis::PriceList }),
             record: record(candidate.connection),
         },
     };
-    route.candidates.iter().zip(&moment.answers).map(standing).collect()
+    route.candidates.iter().zip(&moment.answers).map(candidate_state).collect()
 }
 
 fn dollars(micros: i64) -> Cost {

@@ -197,7 +197,7 @@ pub struct Heard {
     /// As scripts would have them.
     priority: Option<Priority>,
     attributes: Option<Object>,
-    words: Vec<HookRecord>,
+    hook_records: Vec<HookRecord>,
     asks_scripts: bool,
 }
 
@@ -309,7 +309,17 @@ impl Rulebook {
     pub fn follow(&self, heard: Heard, subject: RuleInput, message: &mut Message, given: &Given) -> Judgement {
         let before = Before::of(message);
         let Heard {
-            decision, refused, on_hold, canaries, ended, priority, attributes, send_at, words, failures, ..
+            decision,
+            refused,
+            on_hold,
+            canaries,
+            ended,
+            priority,
+            attributes,
+            send_at,
+            hook_records,
+            failures,
+            ..
         } = heard;
         let failed_rules = match (&decision, self.rehearses) {
             (Some(decision), false) => {
@@ -327,7 +337,7 @@ impl Rulebook {
         }
         message.send_at = message.send_at.max(send_at);
         let was = Original::before(&before, message);
-        let ruling = Ruling { decision, scripts: words, ended, on_hold, canaries, was };
+        let ruling = Ruling { decision, scripts: hook_records, ended, on_hold, canaries, was };
         // Plain data always has a JSON form.
         message.body.ruling = serde_json::value::to_raw_value(&ruling).ok();
         let subject = (!heard.asks_scripts).then_some(subject);
@@ -367,7 +377,7 @@ impl Rulebook {
             if let (None, Some(reason)) = (&heard.ended, unasked) {
                 heard.ended = Some(Ended { at: script.name.clone(), reason });
             }
-            let answer = noted(script, Hook::Admit, answer, &mut heard.words, &mut heard.failures);
+            let answer = noted(script, Hook::Admit, answer, &mut heard.hook_records, &mut heard.failures);
             let Admission { verdict, priority, attributes } = match answer {
                 Ok(admission) => admission,
                 Err(reason) => match script.fails {
@@ -486,7 +496,7 @@ impl Rulebook {
             });
             let scores: BTreeMap<_, _> = scored.iter().map(|it| (it.connection.clone(), it.score)).collect();
             let answer = answer.map(|()| scores);
-            if heard(script, Hook::Score, answer, &mut routed.words, &mut routed.failures).is_some() {
+            if heard(script, Hook::Score, answer, &mut routed.hook_records, &mut routed.failures).is_some() {
                 scored.sort_by(|a, b| b.score.unwrap_or_default().total_cmp(&a.score.unwrap_or_default()));
                 candidates = scored;
                 ordered = true;
@@ -494,7 +504,8 @@ impl Rulebook {
         }
         for script in self.with(Hook::Route) {
             let answer = script.ask(given.now, |it| it.route(&facts, &candidates, given));
-            let Some(routing) = heard(script, Hook::Route, answer, &mut routed.words, &mut routed.failures) else {
+            let Some(routing) = heard(script, Hook::Route, answer, &mut routed.hook_records, &mut routed.failures)
+            else {
                 continue;
             };
             let Some(choices) = routing.candidates else { continue };
@@ -538,7 +549,7 @@ pub struct Routed {
     /// Whom to ask, in this order and nobody else; by uid or id.
     pub order: Option<Vec<String>>,
     /// What each of them said, in the order in which they were asked.
-    pub words: Vec<HookRecord>,
+    pub hook_records: Vec<HookRecord>,
     pub failures: Vec<Failure>,
 }
 
@@ -547,10 +558,10 @@ fn heard<T: Serialize>(
     script: &Running,
     hook: Hook,
     answer: Result<T, (ScriptFault, Often)>,
-    words: &mut Vec<HookRecord>,
+    hook_records: &mut Vec<HookRecord>,
     failures: &mut Vec<Failure>,
 ) -> Option<T> {
-    noted(script, hook, answer, words, failures).ok()
+    noted(script, hook, answer, hook_records, failures).ok()
 }
 
 /// The same; why it said nothing, if it didn't.
@@ -558,14 +569,14 @@ fn noted<T: Serialize>(
     script: &Running,
     hook: Hook,
     answer: Result<T, (ScriptFault, Often)>,
-    words: &mut Vec<HookRecord>,
+    hook_records: &mut Vec<HookRecord>,
     failures: &mut Vec<Failure>,
 ) -> Result<T, String> {
     let (answer, often) = match answer {
         Ok(answer) => (Ok(answer), Often::No),
         Err((fault, often)) => (Err(fault), often),
     };
-    words.push(HookRecord::new(&script.name, script.version, hook, &answer));
+    hook_records.push(HookRecord::new(&script.name, script.version, hook, &answer));
     answer.map_err(|fault| {
         let reason = fault.to_string();
         failures.push(failure(script, (fault, often)));
@@ -815,7 +826,7 @@ mod tests {
         let candidates = vec![candidate("a", 3.0), candidate("b", 1.0), candidate("c", 2.0)];
         let routed = book.route(&RuleInput::default(), candidates, &given());
         assert_eq!(routed.order.unwrap(), ["c", "a"]);
-        let said: Vec<_> = routed.words.iter().map(|it| (&*it.hook, json!(it.answer).to_string())).collect();
+        let said: Vec<_> = routed.hook_records.iter().map(|it| (&*it.hook, json!(it.answer).to_string())).collect();
         assert_eq!(said[0], ("score", r#"{"a":-3.0,"b":-1.0,"c":-2.0}"#.to_owned()));
         assert!(said[1].0 == "route" && said[1].1.contains(r#""connection":"c""#), "{said:?}");
     }

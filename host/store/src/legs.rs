@@ -79,9 +79,9 @@ pub async fn legs_hold(db: &mut PgConnection, moved: &LegTransition) -> Result<V
     .bind(moved.0.iter().map(|(_, message)| message.uuid()).collect::<Vec<_>>())
     .fetch_all(&mut *db)
     .await?;
-    let mut courses = Vec::with_capacity(rows.len());
+    let mut held = Vec::with_capacity(rows.len());
     for row in &rows {
-        let mut course = HeldLegs {
+        let mut held_legs = HeldLegs {
             tenant: row.try_get::<Uuid, _>("tenant_id")?.into(),
             message: row.try_get::<Uuid, _>("id")?.into(),
             priority: Priority::from_rank(row.try_get("priority")?),
@@ -91,10 +91,10 @@ pub async fn legs_hold(db: &mut PgConnection, moved: &LegTransition) -> Result<V
             begun: Vec::new(),
             due: Vec::new(),
         };
-        legs_read(db, &mut course).await?;
-        courses.push(course);
+        legs_read(db, &mut held_legs).await?;
+        held.push(held_legs);
     }
-    Ok(courses)
+    Ok(held)
 }
 
 /// Holds the messages of these deliveries that have several channels.
@@ -113,7 +113,7 @@ pub async fn legs_hold_of(db: &mut PgConnection, tenant: TenantId, deliveries: &
 }
 
 /// Read once the message is held: what others committed before is seen.
-async fn legs_read(db: &mut PgConnection, course: &mut HeldLegs) -> Result<()> {
+async fn legs_read(db: &mut PgConnection, held_legs: &mut HeldLegs) -> Result<()> {
     let rows = sqlx::query(
         "select d.id, d.state, d.next_attempt_at, d.receipt_until is not null as awaited,
            coalesce(d.receipt_until <= now(), false) as missing,
@@ -121,13 +121,13 @@ async fn legs_read(db: &mut PgConnection, course: &mut HeldLegs) -> Result<()> {
              and a.number > d.counted_from and a.disposition = 'accepted') as handed_over
          from delivery d where d.tenant_id = $1 and d.id >= $2 and d.id <= angarium_last_leg($2) order by d.id",
     )
-    .bind(course.tenant.uuid())
-    .bind(course.message.uuid())
+    .bind(held_legs.tenant.uuid())
+    .bind(held_legs.message.uuid())
     .fetch_all(db)
     .await?;
     for row in &rows {
-        course.begun.push(Begun {
-            number: DeliveryId::from(row.try_get::<Uuid, _>("id")?).leg_of(course.message),
+        held_legs.begun.push(Begun {
+            number: DeliveryId::from(row.try_get::<Uuid, _>("id")?).leg_of(held_legs.message),
             state: parsed(row.try_get("state")?)?,
             handed_over: row.try_get("handed_over")?,
             receipt: match (row.try_get("awaited")?, row.try_get("missing")?) {
@@ -136,7 +136,7 @@ async fn legs_read(db: &mut PgConnection, course: &mut HeldLegs) -> Result<()> {
                 (true, true) => LegReceipt::Missing,
             },
         });
-        course.due.push(row.try_get::<Option<jiff_sqlx::Timestamp>, _>("next_attempt_at")?.map(|it| it.to_jiff()));
+        held_legs.due.push(row.try_get::<Option<jiff_sqlx::Timestamp>, _>("next_attempt_at")?.map(|it| it.to_jiff()));
     }
     Ok(())
 }
@@ -185,7 +185,7 @@ fn channel(legs: &Legs, number: u8) -> &str {
 }
 
 /// Begins a leg: it is due now. Written, counted and told of in one statement.
-pub async fn leg_begin(db: &mut PgConnection, course: &HeldLegs, number: u8, reason: FallbackReason) -> Result<()> {
+pub async fn leg_begin(db: &mut PgConnection, held_legs: &HeldLegs, number: u8, reason: FallbackReason) -> Result<()> {
     sqlx::query(
         "with begun as (
            insert into delivery (tenant_id, id, message_id, state, attempts, next_attempt_at, trigger, begun_at, begun_by,
@@ -201,14 +201,14 @@ pub async fn leg_begin(db: &mut PgConnection, course: &HeldLegs, number: u8, rea
          insert into stat_delta (tenant_id, at, kind, word, channel, count)
          values ($1, timestamptz 'epoch' + $8 * interval '1 microsecond', 'message', 'further', $4, 1)",
     )
-    .bind(course.tenant.uuid())
-    .bind(course.message.leg(number).uuid())
-    .bind(course.message.uuid())
-    .bind(channel(&course.legs, number))
+    .bind(held_legs.tenant.uuid())
+    .bind(held_legs.message.leg(number).uuid())
+    .bind(held_legs.message.uuid())
+    .bind(channel(&held_legs.legs, number))
     .bind(reason.as_str())
-    .bind(course.priority.rank())
+    .bind(held_legs.priority.rank())
     .bind(EventId::new().uuid())
-    .bind(minute_of(course.message.uuid()))
+    .bind(minute_of(held_legs.message.uuid()))
     .bind(i32::from(number))
     .execute(db)
     .await?;
@@ -236,11 +236,11 @@ impl Closing {
 }
 
 /// Ends a leg that waits in the queue; false when it is not there: a worker has it.
-pub async fn leg_close(db: &mut PgConnection, course: &mut HeldLegs, number: u8, why: Closing) -> Result<bool> {
-    let Some(place) = course.begun.iter().position(|it| it.number == number) else { return Ok(false) };
-    let Some(due_at) = course.due[place] else { return Ok(false) };
-    let delivery = course.message.leg(number);
-    let entry = QueueEntry { tenant: course.tenant, delivery, due_at, priority: course.priority };
+pub async fn leg_close(db: &mut PgConnection, held_legs: &mut HeldLegs, number: u8, why: Closing) -> Result<bool> {
+    let Some(place) = held_legs.begun.iter().position(|it| it.number == number) else { return Ok(false) };
+    let Some(due_at) = held_legs.due[place] else { return Ok(false) };
+    let delivery = held_legs.message.leg(number);
+    let entry = QueueEntry { tenant: held_legs.tenant, delivery, due_at, priority: held_legs.priority };
     if !queue_remove(db, &entry).await? {
         return Ok(false);
     }
@@ -258,9 +258,9 @@ pub async fn leg_close(db: &mut PgConnection, course: &mut HeldLegs, number: u8,
          )
          select state from closed",
     )
-    .bind(course.tenant.uuid())
+    .bind(held_legs.tenant.uuid())
     .bind(delivery.uuid())
-    .bind(course.message.uuid())
+    .bind(held_legs.message.uuid())
     .bind(EventId::new().uuid())
     .bind(event)
     .bind(code)
@@ -270,15 +270,15 @@ pub async fn leg_close(db: &mut PgConnection, course: &mut HeldLegs, number: u8,
     .await?;
     let state = parsed(&state)?;
     // It is this message that is being taken care of.
-    let _ = end_count(db, course.tenant, &[EndCount { delivery, state, count: 1 }]).await?;
-    course.begun[place].state = state;
+    let _ = end_count(db, held_legs.tenant, &[EndCount { delivery, state, count: 1 }]).await?;
+    held_legs.begun[place].state = state;
     Ok(true)
 }
 
 /// Writes the legs that have not begun as canceled, so that none of them ever will.
-pub async fn leg_forgo(db: &mut PgConnection, course: &mut HeldLegs) -> Result<()> {
-    let next = course.begun.iter().map(|it| it.number + 1).max().unwrap_or(0);
-    let left: Vec<u8> = (next..course.legs.count()).collect();
+pub async fn leg_forgo(db: &mut PgConnection, held_legs: &mut HeldLegs) -> Result<()> {
+    let next = held_legs.begun.iter().map(|it| it.number + 1).max().unwrap_or(0);
+    let left: Vec<u8> = (next..held_legs.legs.count()).collect();
     sqlx::query(
         "with forgone as (
            insert into delivery (tenant_id, id, message_id, state, attempts, code, unified_code, detail, begun_at,
@@ -293,32 +293,32 @@ pub async fn leg_forgo(db: &mut PgConnection, course: &mut HeldLegs) -> Result<(
          cross join (values ('message', 'further'), ('delivery', 'canceled')) as k (kind, word)
          group by kind, word, channel",
     )
-    .bind(course.tenant.uuid())
-    .bind(course.message.uuid())
-    .bind(left.iter().map(|number| course.message.leg(*number).uuid()).collect::<Vec<_>>())
-    .bind(left.iter().map(|number| channel(&course.legs, *number)).collect::<Vec<_>>())
-    .bind(minute_of(course.message.uuid()))
+    .bind(held_legs.tenant.uuid())
+    .bind(held_legs.message.uuid())
+    .bind(left.iter().map(|number| held_legs.message.leg(*number).uuid()).collect::<Vec<_>>())
+    .bind(left.iter().map(|number| channel(&held_legs.legs, *number)).collect::<Vec<_>>())
+    .bind(minute_of(held_legs.message.uuid()))
     .bind(Closing::Canceled.words().2)
     .execute(db)
     .await?;
-    course.begun.extend(left.into_iter().map(|number| Begun {
+    held_legs.begun.extend(left.into_iter().map(|number| Begun {
         number,
         state: DeliveryState::Canceled,
         handed_over: false,
         receipt: LegReceipt::NotAwaited,
     }));
-    course.due.resize(course.begun.len(), None);
+    held_legs.due.resize(held_legs.begun.len(), None);
     Ok(())
 }
 
 /// Writes what a message's legs come to together, where that is another state than before.
-pub async fn legs_state(db: &mut PgConnection, course: &HeldLegs, state: Option<DeliveryState>) -> Result<()> {
-    if state == course.state {
+pub async fn legs_state(db: &mut PgConnection, held_legs: &HeldLegs, state: Option<DeliveryState>) -> Result<()> {
+    if state == held_legs.state {
         return Ok(());
     }
     sqlx::query("update message set state = $3 where tenant_id = $1 and id = $2")
-        .bind(course.tenant.uuid())
-        .bind(course.message.uuid())
+        .bind(held_legs.tenant.uuid())
+        .bind(held_legs.message.uuid())
         .bind(state.map(DeliveryState::as_str))
         .execute(db)
         .await?;
@@ -328,8 +328,8 @@ pub async fn legs_state(db: &mut PgConnection, course: &HeldLegs, state: Option<
 // ── Receipts that are waited for ──────────────────────────────────────────────────────────────
 
 /// Waits for the receipt of these legs from now on, each for its window, and of no other one.
-pub async fn watch_set(db: &mut PgConnection, course: &HeldLegs, numbers: &[u8]) -> Result<()> {
-    let window = |number: &u8| course.legs.get(*number).and_then(|leg| leg.receipt_window).unwrap_or_default();
+pub async fn watch_set(db: &mut PgConnection, held_legs: &HeldLegs, numbers: &[u8]) -> Result<()> {
+    let window = |number: &u8| held_legs.legs.get(*number).and_then(|leg| leg.receipt_window).unwrap_or_default();
     sqlx::query(
         "with wanted as (
            select id, seconds from unnest($3::uuid[], $4::bigint[]) as t (id, seconds)
@@ -345,9 +345,9 @@ pub async fn watch_set(db: &mut PgConnection, course: &HeldLegs, numbers: &[u8])
          select $1, id, $2, receipt_until from begun
          on conflict (tenant_id, delivery_id) do update set due_at = excluded.due_at",
     )
-    .bind(course.tenant.uuid())
-    .bind(course.message.uuid())
-    .bind(numbers.iter().map(|number| course.message.leg(*number).uuid()).collect::<Vec<_>>())
+    .bind(held_legs.tenant.uuid())
+    .bind(held_legs.message.uuid())
+    .bind(numbers.iter().map(|number| held_legs.message.leg(*number).uuid()).collect::<Vec<_>>())
     .bind(numbers.iter().map(|number| i64::from(window(number))).collect::<Vec<_>>())
     .execute(db)
     .await?;

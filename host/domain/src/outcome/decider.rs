@@ -22,7 +22,7 @@ pub enum RetryDecision {
 pub trait Decider: fmt::Debug + Sync {
     /// What the rule of this name says; `None` where there is none, or it fails: then the policy's
     /// `otherwise` holds.
-    fn decide(&self, rule: &str, verdict: &Verdict, circumstances: &RetryInput<'_>) -> Option<RetryDecision>;
+    fn decide(&self, rule: &str, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Option<RetryDecision>;
 }
 
 /// There are no rules: every `custom` policy is what it is otherwise.
@@ -55,8 +55,8 @@ mod tests {
     struct ByCode;
 
     impl Decider for ByCode {
-        fn decide(&self, rule: &str, verdict: &Verdict, circumstances: &RetryInput<'_>) -> Option<RetryDecision> {
-            assert_eq!(circumstances.past.len(), 1, "it sees the attempts");
+        fn decide(&self, rule: &str, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Option<RetryDecision> {
+            assert_eq!(retry_input.past.len(), 1, "it sees the attempts");
             match (rule, verdict.code.as_str()) {
                 ("by_code", "fall_back") => Some(RetryDecision::FallBack),
                 ("by_code", "give_up") => Some(RetryDecision::GiveUp),
@@ -95,7 +95,7 @@ mod tests {
             }];
             let mut verdict = host_verdict(self.disposition, code, String::new());
             verdict.retry_after_ms = self.retry_after_ms;
-            let circumstances = RetryInput {
+            let retry_input = RetryInput {
                 policy: &policy,
                 limits: RetryLimits { max_elapsed_ms: Some(60_000), ..RetryLimits::default() },
                 rules: &ByCode,
@@ -110,7 +110,7 @@ mod tests {
                 now,
                 chance: 0.0,
             };
-            decide(&verdict, &circumstances)
+            decide(&verdict, &retry_input)
         }
     }
 

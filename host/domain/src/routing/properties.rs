@@ -36,12 +36,12 @@ fn route(strategy: Strategy, weights: &[u32]) -> RouteSpec {
     RouteSpec { candidates, strategy, fallback: true, ..RouteSpec::pinned(ConnectionId::new()) }
 }
 
-fn standing(connection: ConnectionId) -> CandidateState {
-    CandidateState { connection, barred: None, facts: Facts::default() }
+fn candidate_state(connection: ConnectionId) -> CandidateState {
+    CandidateState { connection, skip: None, facts: Facts::default() }
 }
 
-fn standings(route: &RouteSpec) -> Vec<CandidateState> {
-    route.candidates.iter().map(|it| standing(it.connection)).collect()
+fn candidate_states(route: &RouteSpec) -> Vec<CandidateState> {
+    route.candidates.iter().map(|it| candidate_state(it.connection)).collect()
 }
 
 /// Whatever a route and its candidates may be.
@@ -53,10 +53,10 @@ fn anything(rng: &mut Rng) -> (RouteSpec, Vec<CandidateState>) {
     for candidate in &mut route.candidates {
         candidate.max_cost = maybe(rng, |rng| dollars(rng.i64(0..10_000)));
     }
-    let mut standings = standings(&route);
-    for standing in &mut standings {
-        standing.barred = maybe(rng, |_| SkipReason::ConnectionDisabled);
-        standing.facts = Facts {
+    let mut candidate_states = candidate_states(&route);
+    for candidate_state in &mut candidate_states {
+        candidate_state.skip = maybe(rng, |_| SkipReason::ConnectionDisabled);
+        candidate_state.facts = Facts {
             cost: maybe(rng, |rng| {
                 let currency = if rng.u8(..) < 20 { "SEK" } else { "USD" }.to_owned();
                 Estimate { cost: Cost { micros: rng.i64(0..10_000), currency }, basis: Basis::PriceList }
@@ -68,22 +68,22 @@ fn anything(rng: &mut Rng) -> (RouteSpec, Vec<CandidateState>) {
             },
         };
     }
-    (route, standings)
+    (route, candidate_states)
 }
 
-fn situation(rng: &mut Rng) -> PlanInput<'static> {
+fn plan_input(rng: &mut Rng) -> PlanInput<'static> {
     PlanInput { past: &[], first: None, turn: rng.u64(..), chance: rng.f64() }
 }
 
 /// How often each candidate is the first.
 fn firsts(
     route: &RouteSpec,
-    standings: &[CandidateState],
+    candidate_states: &[CandidateState],
     situations: impl Iterator<Item = PlanInput<'static>>,
 ) -> Vec<u32> {
     let mut firsts: BTreeMap<ConnectionId, u32> = BTreeMap::new();
-    for situation in situations {
-        *firsts.entry(plan(route, standings, &situation).candidates[0].connection).or_default() += 1;
+    for plan_input in situations {
+        *firsts.entry(plan(route, candidate_states, &plan_input).candidates[0].connection).or_default() += 1;
     }
     route.candidates.iter().map(|it| firsts.get(&it.connection).copied().unwrap_or(0)).collect()
 }
@@ -92,8 +92,8 @@ fn firsts(
 fn everybody_is_in_a_plan_once_or_passed_over_with_a_reason() {
     holds(|rng| {
         for _ in 0..2_000 {
-            let (route, standings) = anything(rng);
-            let plan = plan(&route, &standings, &situation(rng));
+            let (route, candidate_states) = anything(rng);
+            let plan = plan(&route, &candidate_states, &plan_input(rng));
             let asked = plan.candidates.iter().map(|it| it.connection);
             let mut named: Vec<_> = asked.chain(plan.skipped.iter().map(|it| it.connection)).collect();
             let mut listed: Vec<_> = route.candidates.iter().map(|it| it.connection).collect();
@@ -109,10 +109,10 @@ fn everybody_is_in_a_plan_once_or_passed_over_with_a_reason() {
 fn nobody_is_asked_beyond_a_ceiling() {
     holds(|rng| {
         for _ in 0..2_000 {
-            let (route, standings) = anything(rng);
-            for ranked in plan(&route, &standings, &situation(rng)).candidates {
-                let place = standings.iter().position(|it| it.connection == ranked.connection).unwrap();
-                let Some(Estimate { cost, .. }) = &standings[place].facts.cost else { continue };
+            let (route, candidate_states) = anything(rng);
+            for ranked in plan(&route, &candidate_states, &plan_input(rng)).candidates {
+                let place = candidate_states.iter().position(|it| it.connection == ranked.connection).unwrap();
+                let Some(Estimate { cost, .. }) = &candidate_states[place].facts.cost else { continue };
                 for ceiling in [&route.max_cost, &route.candidates[place].max_cost].into_iter().flatten() {
                     assert!(cost.currency == ceiling.currency && cost.micros <= ceiling.micros, "{cost} {ceiling}");
                 }
@@ -125,10 +125,10 @@ fn nobody_is_asked_beyond_a_ceiling() {
 fn a_minimum_of_success_never_bars_everybody() {
     holds(|rng| {
         for _ in 0..2_000 {
-            let (route, standings) = anything(rng);
-            let plan = plan(&route, &standings, &situation(rng));
-            let barred = plan.skipped.iter().any(|it| it.reason == SkipReason::QualityThreshold);
-            assert!(!barred || !plan.candidates.is_empty());
+            let (route, candidate_states) = anything(rng);
+            let plan = plan(&route, &candidate_states, &plan_input(rng));
+            let skip = plan.skipped.iter().any(|it| it.reason == SkipReason::QualityThreshold);
+            assert!(!skip || !plan.candidates.is_empty());
         }
     });
 }
@@ -137,9 +137,9 @@ fn a_minimum_of_success_never_bars_everybody() {
 fn who_only_stands_in_comes_last() {
     holds(|rng| {
         for _ in 0..2_000 {
-            let (route, standings) = anything(rng);
+            let (route, candidate_states) = anything(rng);
             let weight = |id| route.candidates.iter().find(|it| it.connection == id).unwrap().weight;
-            let plan = plan(&route, &standings, &situation(rng));
+            let plan = plan(&route, &candidate_states, &plan_input(rng));
             assert!(plan.candidates.iter().map(|it| weight(it.connection) == 0).is_sorted());
         }
     });
@@ -151,14 +151,14 @@ fn round_robin_is_exact_over_each_cycle_and_never_far_from_it() {
         for _ in 0..50 {
             let weights: Vec<_> = (0..rng.usize(1..=6)).map(|_| rng.u32(1..=12)).collect();
             let route = route(Strategy::RoundRobin, &weights);
-            let (standings, total) = (standings(&route), weights.iter().sum::<u32>());
+            let (candidate_states, total) = (candidate_states(&route), weights.iter().sum::<u32>());
             let start = rng.u64(..u64::MAX / 2);
             let turns = |count: u32| {
                 (0..u64::from(count)).map(move |it| PlanInput { past: &[], first: None, turn: start + it, chance: 0.0 })
             };
-            assert_eq!(firsts(&route, &standings, turns(total)), weights, "a whole cycle");
+            assert_eq!(firsts(&route, &candidate_states, turns(total)), weights, "a whole cycle");
             let some = rng.u32(1..3 * total);
-            for (count, weight) in firsts(&route, &standings, turns(some)).into_iter().zip(&weights) {
+            for (count, weight) in firsts(&route, &candidate_states, turns(some)).into_iter().zip(&weights) {
                 let fair = f64::from(some) * f64::from(*weight) / f64::from(total);
                 // From any start: no further than a candidate may be ahead plus behind.
                 assert!((f64::from(count) - fair).abs() <= weights.len() as f64, "{count} of {fair}: {weights:?}");
@@ -176,7 +176,7 @@ fn nodes_that_do_not_agree_are_fair_together() {
         let turns = nodes.iter().flat_map(|&(start, count)| start..start + count);
         let firsts = firsts(
             &route,
-            &standings(&route),
+            &candidate_states(&route),
             turns.map(|turn| PlanInput { past: &[], first: None, turn, chance: 0.0 }),
         );
         let fair = total as f64 * 0.75;
@@ -188,13 +188,14 @@ fn nodes_that_do_not_agree_are_fair_together() {
 fn lots_fall_as_the_weights_say_in_every_place() {
     holds(|rng| {
         let route = route(Strategy::WeightedRandom, &[5, 3, 2]);
-        let standings = standings(&route);
+        let candidate_states = candidate_states(&route);
         let (mut first, mut second) = ([0_u32; 3], [0_u32; 3]);
         let draws = 20_000;
         for _ in 0..draws {
-            let plan = plan(&route, &standings, &situation(rng));
-            let place =
-                |nth: usize| standings.iter().position(|it| it.connection == plan.candidates[nth].connection).unwrap();
+            let plan = plan(&route, &candidate_states, &plan_input(rng));
+            let place = |nth: usize| {
+                candidate_states.iter().position(|it| it.connection == plan.candidates[nth].connection).unwrap()
+            };
             first[place(0)] += 1;
             second[place(1)] += 1;
         }
@@ -213,11 +214,11 @@ fn lots_fall_as_the_weights_say_in_every_place() {
 fn the_cheapest_comes_first_and_the_unknown_last() {
     holds(|rng| {
         for _ in 0..1_000 {
-            let (mut route, standings) = anything(rng);
+            let (mut route, candidate_states) = anything(rng);
             (route.strategy, route.max_cost) = (Strategy::LeastCost, Some(dollars(10_000)));
             route.candidates.iter_mut().for_each(|it| it.weight = 1);
-            let plan = plan(&route, &standings, &situation(rng));
-            let cost = |id| standings.iter().find(|it| it.connection == id).unwrap().facts.cost.clone();
+            let plan = plan(&route, &candidate_states, &plan_input(rng));
+            let cost = |id| candidate_states.iter().find(|it| it.connection == id).unwrap().facts.cost.clone();
             let costs: Vec<_> = plan.candidates.iter().map(|it| cost(it.connection)).collect();
             assert!(costs.is_sorted_by_key(|cost| cost.as_ref().map_or(i64::MAX, |it| it.cost.micros)), "{costs:?}");
         }
@@ -228,18 +229,18 @@ fn the_cheapest_comes_first_and_the_unknown_last() {
 fn nobody_starves_under_the_most_reliable() {
     holds(|rng| {
         let route = route(Strategy::HighestReliability, &[1, 1, 1, 1]);
-        let mut standings = standings(&route);
-        for (standing, success_rate) in standings.iter_mut().zip([0.99, 0.9, 0.5, 0.1]) {
-            standing.facts.record = Record { answers: 50.0, success_rate, latency_ms: None };
+        let mut candidate_states = candidate_states(&route);
+        for (candidate_state, success_rate) in candidate_states.iter_mut().zip([0.99, 0.9, 0.5, 0.1]) {
+            candidate_state.facts.record = Record { answers: 50.0, success_rate, latency_ms: None };
         }
         let mut asked = [0; 4];
         for _ in 0..5_000 {
-            let plan = plan(&route, &standings, &situation(rng));
-            let place = standings.iter().position(|it| it.connection == plan.candidates[0].connection).unwrap();
+            let plan = plan(&route, &candidate_states, &plan_input(rng));
+            let place = candidate_states.iter().position(|it| it.connection == plan.candidates[0].connection).unwrap();
             asked[place] += 1;
             // What is asked is known better; the rest is forgotten little by little.
-            standings[place].facts.record.answers += 1.0;
-            standings.iter_mut().for_each(|it| it.facts.record.answers *= 0.999);
+            candidate_states[place].facts.record.answers += 1.0;
+            candidate_states.iter_mut().for_each(|it| it.facts.record.answers *= 0.999);
         }
         assert!(asked.iter().all(|&count| count >= 10), "{asked:?}");
         assert!(asked[0] > 4_800, "{asked:?}");
@@ -249,46 +250,48 @@ fn nobody_starves_under_the_most_reliable() {
 #[test]
 fn a_near_tie_goes_to_the_quicker() {
     let route = route(Strategy::HighestReliability, &[1, 1, 1]);
-    let mut standings = standings(&route);
-    for (standing, (success_rate, ms)) in standings.iter_mut().zip([(0.990, 300.0), (0.985, 80.0), (0.97, 10.0)]) {
-        standing.facts.record = Record { answers: 100.0, success_rate, latency_ms: Some(ms) };
+    let mut candidate_states = candidate_states(&route);
+    for (candidate_state, (success_rate, ms)) in
+        candidate_states.iter_mut().zip([(0.990, 300.0), (0.985, 80.0), (0.97, 10.0)])
+    {
+        candidate_state.facts.record = Record { answers: 100.0, success_rate, latency_ms: Some(ms) };
     }
-    let plan = plan(&route, &standings, &PlanInput { past: &[], first: None, turn: 0, chance: 0.5 });
+    let plan = plan(&route, &candidate_states, &PlanInput { past: &[], first: None, turn: 0, chance: 0.5 });
     let order: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
-    assert_eq!(order, [1, 0, 2].map(|place: usize| standings[place].connection));
+    assert_eq!(order, [1, 0, 2].map(|place: usize| candidate_states[place].connection));
     assert_eq!(plan.candidates[0].reason, "the most reliable: 98.5 % of the last 100.0 answers in 80 ms");
 }
 
 #[test]
 fn a_threshold_that_changes_who_serves_is_told() {
     let mut route = route(Strategy::Primary, &[1, 1]);
-    let mut standings = standings(&route);
-    standings[0].facts.cost = Some(Estimate { cost: dollars(9), basis: Basis::Answers });
-    standings[1].facts.record = Record { answers: 50.0, success_rate: 0.5, latency_ms: None };
-    let situation = PlanInput { past: &[], first: None, turn: 0, chance: 0.5 };
+    let mut candidate_states = candidate_states(&route);
+    candidate_states[0].facts.cost = Some(Estimate { cost: dollars(9), basis: Basis::Answers });
+    candidate_states[1].facts.record = Record { answers: 50.0, success_rate: 0.5, latency_ms: None };
+    let plan_input = PlanInput { past: &[], first: None, turn: 0, chance: 0.5 };
     route.max_cost = Some(dollars(8));
-    let dear = plan(&route, &standings, &situation);
-    assert_eq!(dear.candidates[0].connection, standings[1].connection);
+    let dear = plan(&route, &candidate_states, &plan_input);
+    assert_eq!(dear.candidates[0].connection, candidate_states[1].connection);
     assert_eq!(dear.instead, Some(FallbackReason::CostThreshold));
     (route.max_cost, route.min_success_rate) = (None, Some(0.9));
-    let second = plan(&route, &standings, &situation);
+    let second = plan(&route, &candidate_states, &plan_input);
     assert_eq!(
         (second.skipped[0].reason, second.instead),
         (SkipReason::QualityThreshold, None),
         "it would not have served"
     );
-    standings.reverse();
+    candidate_states.reverse();
     route.candidates.reverse();
-    assert_eq!(plan(&route, &standings, &situation).instead, Some(FallbackReason::QualityThreshold));
+    assert_eq!(plan(&route, &candidate_states, &plan_input).instead, Some(FallbackReason::QualityThreshold));
 }
 
 #[test]
 fn who_may_have_it_already_is_asked_again_whatever_it_costs_by_now() {
     let mut route = route(Strategy::LeastCost, &[1, 1]);
-    let mut standings = standings(&route);
-    standings[0].facts.cost = Some(Estimate { cost: dollars(9), basis: Basis::Answers });
+    let mut candidate_states = candidate_states(&route);
+    candidate_states[0].facts.cost = Some(Estimate { cost: dollars(9), basis: Basis::Answers });
     route.max_cost = Some(dollars(8));
-    let connection = Some(standings[0].connection);
+    let connection = Some(candidate_states[0].connection);
     let (disposition, trigger) = (Disposition::Unknown, Trigger::Scheduled);
     let past = [PastAttempt {
         connection,
@@ -298,8 +301,8 @@ fn who_may_have_it_already_is_asked_again_whatever_it_costs_by_now() {
         started_at: Timestamp::UNIX_EPOCH,
         round_closed: true,
     }];
-    assert_eq!(prospect(&route, &standings, &past, None), Availability::Now);
-    let plan = plan(&route, &standings, &PlanInput { past: &past, first: None, turn: 0, chance: 0.5 });
+    assert_eq!(availability(&route, &candidate_states, &past, None), Availability::Now);
+    let plan = plan(&route, &candidate_states, &PlanInput { past: &past, first: None, turn: 0, chance: 0.5 });
     let asked: Vec<_> = plan.candidates.iter().map(|it| it.connection).collect();
-    assert_eq!(asked, [standings[0].connection]);
+    assert_eq!(asked, [candidate_states[0].connection]);
 }

@@ -439,7 +439,8 @@ impl Run<'_> {
     fn outcome(&self, book: &Rulebook, recorded: &Message, given: &Given) -> Outcome {
         let (message, judgement) = self.app.rules.as_for_a_message(|| replay(book, recorded, given)).0;
         let accepted = judgement.refused.is_none();
-        let endpoint = || self.app.dispatcher.foreseen(&self.config, &book.rehearsal(), &message, given);
+        let endpoint =
+            || self.app.dispatcher.backtest_first_connection(&self.config, &book.rehearsal(), &message, given);
         let endpoint = || self.app.rules.as_for_a_message(endpoint).0;
         let endpoint: Option<&Endpoint> = accepted.then(endpoint).flatten();
         let place = Place {

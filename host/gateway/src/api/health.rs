@@ -197,7 +197,7 @@ fn endpoints(left_alone: Vec<LeftAlone>) -> Vec<EndpointAnswer> {
     let (now, here) = (clock::now(), Instant::now());
     let answer = |it: LeftAlone| EndpointAnswer {
         origin: it.origin,
-        reason: it.barred,
+        reason: it.skip,
         until: now.checked_add(it.until.saturating_duration_since(here)).unwrap_or(Timestamp::MAX),
         detail: Some(it.detail).filter(|detail| !detail.is_empty()),
     };

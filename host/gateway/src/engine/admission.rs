@@ -136,13 +136,13 @@ impl Request {
 /// A message that nobody refuses.
 struct Accepted {
     new: NewMessage,
-    foreseen: Option<Box<AcceptTimePlan>>,
+    first_attempt: Option<Box<AcceptTimePlan>>,
 }
 
 /// Where accepted deliveries go on this node.
 #[derive(Clone)]
 pub struct Outlet {
-    pub room: Arc<Capacity>,
+    pub capacity: Arc<Capacity>,
     pub leases: Arc<Leases>,
     /// `None` on a node that does not dispatch: everything waits in the queue for others.
     pub handoff: Option<Handoff>,
@@ -150,7 +150,7 @@ pub struct Outlet {
     pub foresight: Option<Arc<dyn FirstAttemptPlanner>>,
     /// Rung when something due was left in the queue.
     pub bell: Arc<Notify>,
-    pub precedence: Arc<SmallTenantPriority>,
+    pub small_tenants: Arc<SmallTenantPriority>,
     /// What large messages take their memory from while they are stored.
     pub arrivals: Arc<ByteBudget>,
 }
@@ -164,7 +164,7 @@ pub struct Admission {
     providers: Arc<Providers>,
     experiments: Arc<Experiments>,
     rules: Arc<RuleRunner>,
-    precedence: Arc<SmallTenantPriority>,
+    small_tenants: Arc<SmallTenantPriority>,
     foresight: Option<Arc<dyn FirstAttemptPlanner>>,
     arrivals: Arc<ByteBudget>,
     requests: mpsc::Sender<Request>,
@@ -194,7 +194,7 @@ impl Admission {
             providers,
             experiments,
             rules,
-            precedence: Arc::clone(&outlet.precedence),
+            small_tenants: Arc::clone(&outlet.small_tenants),
             foresight: outlet.foresight.clone(),
             arrivals: Arc::clone(&outlet.arrivals),
             requests,
@@ -206,7 +206,7 @@ impl Admission {
     pub async fn admit(&self, tenant: TenantId, mut messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
         let count = messages.len();
         let Ok(_permit) = self.permit(tenant, &messages) else { return vec![Err(AdmitError::Busy); count] };
-        let before_others = self.precedence.claim(tenant).map(Arc::new);
+        let before_others = self.small_tenants.claim(tenant).map(Arc::new);
         let (known, config) = match self.heard(tenant, &mut messages).await {
             Ok(heard) => heard,
             Err(error) => return vec![Err(error); count],
@@ -215,7 +215,7 @@ impl Admission {
         if accepted.is_empty() {
             return answers.into_iter().flatten().collect();
         }
-        let accepted = self.foreseen(tenant, &config, accepted).await;
+        let accepted = self.first_attempt(tenant, &config, accepted).await;
         let taken = accepted.len();
         let began = Instant::now();
         let (answer, answered) = oneshot::channel();
@@ -292,7 +292,7 @@ impl Admission {
     }
 
     /// The messages, each with whom it is handed to, if this node may deliver it at once.
-    async fn foreseen(
+    async fn first_attempt(
         &self,
         tenant: TenantId,
         config: &Arc<TenantConfig>,
@@ -303,13 +303,13 @@ impl Admission {
         for (mut new, known) in messages {
             let known = JudgedMessage { until, ..known };
             let foresight = self.foresight.as_ref().filter(|_| may_start(&new.message, now));
-            let foreseen = match foresight {
+            let first_attempt = match foresight {
                 Some(foresight) => foresight.plan_first(tenant, config, &new.message, known).await,
                 None => None,
             };
-            let foreseen = foreseen.map(Box::new);
-            new.message.body.first = foreseen.as_ref().and_then(|it| it.first);
-            accepted.push(Accepted { new, foreseen });
+            let first_attempt = first_attempt.map(Box::new);
+            new.message.body.first = first_attempt.as_ref().and_then(|it| it.first);
+            accepted.push(Accepted { new, first_attempt });
             // Scripts may take their time, and a request may have a thousand messages: others are let through between.
             tokio::task::coop::consume_budget().await;
         }

@@ -118,7 +118,7 @@ pub struct Callbacks {
     pub public_url: PublicUrl,
     tokens: Arc<Lookup<String, (TenantId, ConnectionId)>>,
     /// A component's call takes a thread: few callbacks are handled at a time, tenants by turns.
-    gate: Arc<FairSemaphore>,
+    semaphore: Arc<FairSemaphore>,
 }
 
 impl Callbacks {
@@ -128,7 +128,7 @@ impl Callbacks {
         tenant_configs: Arc<TenantConfigs>,
         providers: Arc<Providers>,
         public_url: PublicUrl,
-        gate: Arc<FairSemaphore>,
+        semaphore: Arc<FairSemaphore>,
     ) -> Self {
         let asked = store.clone();
         let ask = move |tokens: Vec<String>| {
@@ -139,7 +139,7 @@ impl Callbacks {
             }
             .boxed()
         };
-        Self { store, tenant_configs, providers, public_url, tokens: Arc::new(Lookup::new(ask)), gate }
+        Self { store, tenant_configs, providers, public_url, tokens: Arc::new(Lookup::new(ask)), semaphore }
     }
 
     /// Who takes what comes to a token's callback URL.
@@ -163,7 +163,7 @@ impl Callbacks {
     pub async fn receive(&self, receiver: Receiver, incoming: Incoming) -> Result<CallbackReply, CallbackRefused> {
         let Receiver { tenant, endpoint, serving } = receiver;
         // A burst waits: many services never repeat a callback that was refused.
-        let _turn = timeout(TURN_PATIENCE, self.gate.enter(tenant)).await.map_err(|_| CallbackRefused::Busy)?;
+        let _turn = timeout(TURN_PATIENCE, self.semaphore.enter(tenant)).await.map_err(|_| CallbackRefused::Busy)?;
         let connection = endpoint.connection.id;
         let name = &endpoint.connection.provider;
         let received = self.believe(&endpoint, serving, incoming).await;

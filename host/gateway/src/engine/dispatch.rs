@@ -80,7 +80,7 @@ pub struct Dispatcher {
     /// What the contents of large messages take their memory from.
     pub bytes: Arc<ByteBudget>,
     /// Where deliveries wait for the processor, tenants in turn.
-    pub gate: Arc<FairSemaphore>,
+    pub semaphore: Arc<FairSemaphore>,
     pub tracer: Tracer,
     /// One transmission's total time.
     pub deadline: Duration,
@@ -122,7 +122,7 @@ struct EffectiveRoute<'a> {
     /// A script chose the candidates.
     by_script: bool,
     /// What scripts said of the candidates.
-    words: Vec<HookRecord>,
+    hook_records: Vec<HookRecord>,
     /// What scripts did wrong.
     faults: Vec<String>,
 }
@@ -140,7 +140,7 @@ impl Dispatcher {
     /// Delivers when it is the tenant's turn. What waits for it is under way already: whoever drains the node waits too.
     fn begin(self: &Arc<Self>, work: Work, deliveries: &TaskTracker) {
         let (this, deliveries, counted) = (Arc::clone(self), deliveries.clone(), deliveries.token());
-        self.gate.begin(work.tenant, move |held| {
+        self.semaphore.begin(work.tenant, move |held| {
             deliveries.spawn(this.deliver(work, held));
             drop(counted);
         });
@@ -153,10 +153,10 @@ impl Dispatcher {
             let last = work.past.last().filter(|_| work.trigger == Trigger::Fallback)?;
             Some(outcome::fallback_reason(last.disposition))
         });
-        let mut turn = work.foreseen.as_ref().map(|it| it.turn);
+        let mut turn = work.first_attempt.as_ref().map(|it| it.turn);
         loop {
             let Some(config) = held.during(pin!(self.config(&work))).await else { return };
-            let Some(course) = EffectiveRoute::of(&config, &work.message) else {
+            let Some(effective) = EffectiveRoute::of(&config, &work.message) else {
                 return self.end(work, DeliveryState::Unroutable, "no_route", "no route of this channel is active");
             };
             let asked = held.during(pin!(self.condition(&config, &work))).await;
@@ -174,27 +174,28 @@ impl Dispatcher {
                 Admitted::Waits(at) => return self.ledger.defer(work, at),
                 Admitted::Ends(state, code, why) => return self.end(work, state, code, &why),
             }
-            let (mut course, mut plan) = held.during(pin!(self.next(&config, course, &mut work, &mut turn))).await;
-            course.faults.extend(remark);
+            let (mut effective, mut plan) =
+                held.during(pin!(self.next(&config, effective, &mut work, &mut turn))).await;
+            effective.faults.extend(remark);
             let Some(wanted) = self.wanted(&plan, &config, &work.message) else {
-                return self.nobody(work, &config, &course, &plan);
+                return self.nobody(work, &config, &effective, &plan);
             };
             if work.message.expires_at.is_some_and(|at| at <= clock::now()) {
                 return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
             }
             let endpoint = Arc::clone(&config.endpoints[&wanted.connection]);
-            let mut attempt = match self.withheld(&work, &course, &endpoint) {
+            let mut attempt = match self.withheld(&work, &effective, &endpoint) {
                 Some(withheld) => withheld,
                 None => {
-                    if let Err(postponed) = self.within_budget(&work, &course, &wanted) {
-                        return self.postpone(work, &endpoint, &postponed, describe(&plan, &course));
+                    if let Err(postponed) = self.within_budget(&work, &effective, &wanted) {
+                        return self.postpone(work, &endpoint, &postponed, describe(&plan, &effective));
                     }
                     let entered = held.during(pin!(self.enter(&work, &endpoint, &wanted))).await;
                     let mut entrance = match entered {
                         PermitAnswer::In(entrance) => entrance,
                         PermitAnswer::Refused(_) if wanted.is_free => continue,
                         PermitAnswer::Refused(refusal) => {
-                            return self.put_off(work, &config, &course, &plan, &wanted, refusal);
+                            return self.put_off(work, &config, &effective, &plan, &wanted, refusal);
                         }
                         PermitAnswer::Closed => return,
                     };
@@ -202,7 +203,7 @@ impl Dispatcher {
                         plan.admit(wanted.connection);
                     }
                     let permit = entrance.permit();
-                    let made = self.attempt(&work, &course, &endpoint, permit, &mut held).await;
+                    let made = self.attempt(&work, &effective, &endpoint, permit, &mut held).await;
                     let Ok(mut attempt) = made else { return };
                     let by_copies = copies::are_refused(&attempt);
                     if !by_copies {
@@ -212,15 +213,15 @@ impl Dispatcher {
                         origin.at_recipient = by_copies || wanted.origin.is_some();
                     }
                     self.observe(&work.message, &attempt);
-                    self.spent(&work, &course, &wanted, &attempt);
+                    self.spent(&work, &effective, &wanted, &attempt);
                     attempt
                 }
             };
-            attempt.plan = describe(&plan, &course);
+            attempt.plan = describe(&plan, &effective);
             attempt.fallback_reason = fallback.take().or(plan.instead);
-            course.faults.iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
+            effective.faults.iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
             let outcome =
-                held.during(pin!(self.decide(&config, &course.spec, &mut work, &mut attempt, &endpoint))).await;
+                held.during(pin!(self.decide(&config, &effective.spec, &mut work, &mut attempt, &endpoint))).await;
             count(&work, &attempt, &outcome);
             match outcome {
                 Outcome::FallBack(reason) => {
@@ -257,13 +258,13 @@ impl Dispatcher {
     async fn next<'a>(
         &self,
         config: &Arc<TenantConfig>,
-        course: EffectiveRoute<'a>,
+        effective: EffectiveRoute<'a>,
         work: &mut Work,
         turn: &mut Option<u64>,
     ) -> (EffectiveRoute<'a>, Plan) {
-        match work.foreseen.take().filter(|it| it.holds(config)) {
-            Some(foreseen) => course.following(*foreseen),
-            None => self.decided(config, course, work.tenant, Pending::of(work), turn).await,
+        match work.first_attempt.take().filter(|it| it.holds(config)) {
+            Some(first_attempt) => effective.following(*first_attempt),
+            None => self.decided(config, effective, work.tenant, Pending::of(work), turn).await,
         }
     }
 
@@ -271,24 +272,25 @@ impl Dispatcher {
     async fn decided<'a>(
         &self,
         config: &TenantConfig,
-        course: EffectiveRoute<'a>,
+        effective: EffectiveRoute<'a>,
         tenant: TenantId,
         mut pending: Pending<'_>,
         turn: &mut Option<u64>,
     ) -> (EffectiveRoute<'a>, Plan) {
-        let course = self.ruled(config, course, tenant, &mut pending).await;
-        let turn = *turn.get_or_insert_with(|| course.route.map_or(0, |(route, _)| self.turns.take(route)));
+        let effective = self.ruled(config, effective, tenant, &mut pending).await;
+        let turn = *turn.get_or_insert_with(|| effective.route.map_or(0, |(route, _)| self.turns.take(route)));
         let Pending { message, past, .. } = pending;
-        let situation = PlanInput { past, first: message.body.first, turn, chance: fastrand::f64() };
-        let mut plan = routing::plan(&course.spec, &self.standings(config, &course.spec, message), &situation);
-        course.prefer(&mut plan);
-        (course, plan)
+        let plan_input = PlanInput { past, first: message.body.first, turn, chance: fastrand::f64() };
+        let mut plan =
+            routing::plan(&effective.spec, &self.candidate_states(config, &effective.spec, message), &plan_input);
+        effective.prefer(&mut plan);
+        (effective, plan)
     }
 
     /// Whether anybody can be asked, whoever is the first.
-    fn prospect(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Availability {
+    fn availability(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Availability {
         let message = &work.message;
-        routing::prospect(spec, &self.standings(config, spec, message), &work.past, message.body.first)
+        routing::availability(spec, &self.candidate_states(config, spec, message), &work.past, message.body.first)
     }
 
     /// What follows from an attempt; it becomes part of the delivery's past.
@@ -309,13 +311,13 @@ impl Dispatcher {
             started_at: attempt.started_at,
             round_closed: false,
         });
-        let another = if spec.fallback { self.prospect(config, spec, work) } else { Availability::Nobody };
+        let another = if spec.fallback { self.availability(config, spec, work) } else { Availability::Nobody };
         if let Some(last) = work.past.last_mut() {
             last.round_closed = true;
         }
-        let again = self.prospect(config, spec, work);
+        let again = self.availability(config, spec, work);
         let scripts = Scripts::new(self, config, work, endpoint);
-        let circumstances = RetryInput {
+        let retry_input = RetryInput {
             policy: &spec.retry,
             limits: spec.retry_limits,
             rules: &scripts,
@@ -330,14 +332,14 @@ impl Dispatcher {
             now: clock::now(),
             chance: fastrand::f64(),
         };
-        let mut outcome = outcome::decide(&attempt.verdict, &circumstances);
-        let given = Given { now: circumstances.now, chance: circumstances.chance };
+        let mut outcome = outcome::decide(&attempt.verdict, &retry_input);
+        let given = Given { now: retry_input.now, chance: retry_input.chance };
         let mut fault = None;
-        if let Some((rule, facts)) = scripts.question(&attempt.verdict, &circumstances) {
+        if let Some((rule, facts)) = scripts.question(&attempt.verdict, &retry_input) {
             fault = scripts.ask(&rule, &facts, given).await;
-            outcome = outcome::decide(&attempt.verdict, &circumstances);
+            outcome = outcome::decide(&attempt.verdict, &retry_input);
         }
-        if let Some(limit) = outcome::time_is_up(&attempt.verdict, &circumstances) {
+        if let Some(limit) = outcome::time_is_up(&attempt.verdict, &retry_input) {
             add_reason(&mut attempt.verdict.detail, &limit.to_string());
         }
         fault.iter().for_each(|fault| add_reason(&mut attempt.verdict.detail, fault));
@@ -370,8 +372,8 @@ impl Dispatcher {
     }
 
     /// Nobody can be asked, and none only has to be waited for: the delivery waits where that may pass, as the retry policy says.
-    fn nobody(&self, work: Work, config: &TenantConfig, course: &EffectiveRoute<'_>, plan: &Plan) {
-        let spec = &course.spec;
+    fn nobody(&self, work: Work, config: &TenantConfig, effective: &EffectiveRoute<'_>, plan: &Plan) {
+        let spec = &effective.spec;
         let may_pass = plan.skipped.iter().any(|skipped| skipped.reason.may_pass());
         let made = u32::try_from(work.past.len()).unwrap_or(u32::MAX).saturating_add(1);
         let delay = may_pass.then(|| spec.retry.delay(made, fastrand::f64())).flatten();
@@ -380,7 +382,7 @@ impl Dispatcher {
             _ => Outcome::End(DeliveryState::Unroutable),
         };
         let why = self.why_nobody(work.tenant, config, plan);
-        self.close(work, outcome, "no_candidate", &why, describe(plan, course));
+        self.close(work, outcome, "no_candidate", &why, describe(plan, effective));
     }
 
     /// Why each connection of the route is passed over; a provider that serves no version says why.
@@ -461,7 +463,15 @@ impl<'a> EffectiveRoute<'a> {
     }
 
     const fn new(spec: Cow<'a, RouteSpec>, settings: &'a TenantSettings, route: Option<(RouteId, i32)>) -> Self {
-        Self { spec, settings, route, favour: Vec::new(), by_script: false, words: Vec::new(), faults: Vec::new() }
+        Self {
+            spec,
+            settings,
+            route,
+            favour: Vec::new(),
+            by_script: false,
+            hook_records: Vec::new(),
+            faults: Vec::new(),
+        }
     }
 
     /// What holds of providers' codes.
@@ -515,9 +525,9 @@ struct Described<'a> {
     scripts: &'a [HookRecord],
 }
 
-fn describe(plan: &Plan, course: &EffectiveRoute<'_>) -> Arc<str> {
+fn describe(plan: &Plan, effective: &EffectiveRoute<'_>) -> Arc<str> {
     // A plan is plain data: it always has a JSON form.
-    let json = match course.words.as_slice() {
+    let json = match effective.hook_records.as_slice() {
         [] => serde_json::to_string(plan),
         scripts => serde_json::to_string(&Described { plan, scripts }),
     };

@@ -20,7 +20,7 @@ use angarium_domain::ids::TenantId;
 #[derive(Debug)]
 pub struct FairSemaphore {
     queues: Mutex<Queues>,
-    precedence: Arc<SmallTenantPriority>,
+    small_tenants: Arc<SmallTenantPriority>,
 }
 
 /// Leave to compute; dropping it lets the next one in.
@@ -52,14 +52,14 @@ struct Queue {
 
 impl FairSemaphore {
     #[must_use]
-    pub fn new(width: usize, precedence: Arc<SmallTenantPriority>) -> Arc<Self> {
+    pub fn new(width: usize, small_tenants: Arc<SmallTenantPriority>) -> Arc<Self> {
         let queues = Queues { free: width, turns: VecDeque::new(), waiting: HashMap::new() };
-        Arc::new(Self { queues: Mutex::new(queues), precedence })
+        Arc::new(Self { queues: Mutex::new(queues), small_tenants })
     }
 
     /// Lets those in that gave way, each time that it is over.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        while stop.run_until_cancelled(self.precedence.passed()).await.is_some() {
+        while stop.run_until_cancelled(self.small_tenants.passed()).await.is_some() {
             while let Some(call) = self.next_for_a_free_pass() {
                 call(Permit(Arc::clone(&self)));
             }
@@ -71,7 +71,7 @@ impl FairSemaphore {
         if queues.free == 0 {
             return None;
         }
-        let call = queues.next(&self.precedence)?;
+        let call = queues.next(&self.small_tenants)?;
         queues.free -= 1;
         Some(call)
     }
@@ -95,7 +95,7 @@ impl FairSemaphore {
     /// Begins something when it is this tenant's turn.
     pub fn begin(self: &Arc<Self>, tenant: TenantId, begin: impl FnOnce(HeldPermit) + Send + 'static) {
         let mut queues = self.queues();
-        if !self.precedence.may_begin(tenant) || !queues.take() {
+        if !self.small_tenants.may_begin(tenant) || !queues.take() {
             queues.queue(tenant).new.push_back(Box::new(|pass| begin(HeldPermit(Some(pass)))));
             return;
         }
@@ -121,10 +121,10 @@ impl HeldPermit {
     }
 
     /// The pass, if it is still held, or else another one.
-    pub async fn pass(&mut self, gate: &Arc<FairSemaphore>, tenant: TenantId) -> Permit {
+    pub async fn pass(&mut self, semaphore: &Arc<FairSemaphore>, tenant: TenantId) -> Permit {
         match self.0.take() {
             Some(pass) => pass,
-            None => gate.enter(tenant).await,
+            None => semaphore.enter(tenant).await,
         }
     }
 }
@@ -147,12 +147,12 @@ impl Queues {
     }
 
     /// Whose turn it is; the tenant's next one comes after all other tenants. Who has to give way begins nothing.
-    fn next(&mut self, precedence: &SmallTenantPriority) -> Option<Call> {
+    fn next(&mut self, small_tenants: &SmallTenantPriority) -> Option<Call> {
         for _ in 0..self.turns.len() {
             let tenant = self.turns.pop_front()?;
             let queue = self.waiting.get_mut(&tenant)?;
             let begun = queue.under_way.pop_front();
-            let call = begun.or_else(|| queue.new.pop_front_if(|_| precedence.may_begin(tenant)));
+            let call = begun.or_else(|| queue.new.pop_front_if(|_| small_tenants.may_begin(tenant)));
             if queue.is_empty() {
                 self.waiting.remove(&tenant);
             } else {
@@ -181,7 +181,7 @@ impl fmt::Debug for Queue {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut queues = self.0.queues();
-        let Some(call) = queues.next(&self.0.precedence) else {
+        let Some(call) = queues.next(&self.0.small_tenants) else {
             queues.free += 1;
             return;
         };
@@ -199,9 +199,9 @@ mod tests {
 
     /// Tenants that wait in this order, and the order in which they are let in.
     async fn let_in(tenants: &[TenantId]) -> Vec<TenantId> {
-        let gate = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
-        let mut first = Some(gate.enter(TenantId::new()).await);
-        let mut waiting: Vec<_> = tenants.iter().map(|tenant| (*tenant, Box::pin(gate.enter(*tenant)))).collect();
+        let semaphore = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
+        let mut first = Some(semaphore.enter(TenantId::new()).await);
+        let mut waiting: Vec<_> = tenants.iter().map(|tenant| (*tenant, Box::pin(semaphore.enter(*tenant)))).collect();
         for (_, entering) in &mut waiting {
             assert!(entering.as_mut().now_or_never().is_none());
         }
@@ -226,12 +226,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_under_way_goes_before_what_is_new_and_what_waits_holds_no_pass() {
-        let gate = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
+        let semaphore = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
         let tenant = TenantId::new();
-        let first = gate.enter(tenant).await;
+        let first = semaphore.enter(tenant).await;
         let (begun, mut beginning) = oneshot::channel();
-        gate.begin(tenant, move |held| drop(begun.send(held)));
-        let mut under_way = Box::pin(gate.enter(tenant));
+        semaphore.begin(tenant, move |held| drop(begun.send(held)));
+        let mut under_way = Box::pin(semaphore.enter(tenant));
         assert!(under_way.as_mut().now_or_never().is_none());
         drop(first);
         let pass = under_way.as_mut().now_or_never().expect("it goes first");
@@ -239,29 +239,29 @@ mod tests {
         drop(pass);
         let mut held = beginning.try_recv().expect("it is begun");
         assert!(held.during(std::pin::pin!(std::future::ready(()))).now_or_never().is_some());
-        assert!(gate.enter(tenant).now_or_never().is_none(), "it computes on");
+        assert!(semaphore.enter(tenant).now_or_never().is_none(), "it computes on");
         assert!(held.during(std::pin::pin!(std::future::pending::<()>())).now_or_never().is_none());
-        assert!(gate.enter(tenant).now_or_never().is_some());
+        assert!(semaphore.enter(tenant).now_or_never().is_some());
     }
 
     #[tokio::test]
     async fn who_holds_much_begins_nothing_while_another_goes_before() {
-        let room = Capacity::new(1000, usize::MAX);
+        let capacity = Capacity::new(1000, usize::MAX);
         let (many, few) = (TenantId::new(), TenantId::new());
-        let _places = room.take(many, &[1; 500]);
-        let precedence = SmallTenantPriority::new(room);
-        let gate = FairSemaphore::new(1, Arc::clone(&precedence));
-        let running = tokio::spawn(Arc::clone(&gate).run(CancellationToken::new()));
+        let _places = capacity.take(many, &[1; 500]);
+        let small_tenants = SmallTenantPriority::new(capacity);
+        let semaphore = FairSemaphore::new(1, Arc::clone(&small_tenants));
+        let running = tokio::spawn(Arc::clone(&semaphore).run(CancellationToken::new()));
         tokio::task::yield_now().await;
-        let before = precedence.claim(few).expect("it holds nothing");
+        let before = small_tenants.claim(few).expect("it holds nothing");
         let (begun, mut beginning) = oneshot::channel();
-        gate.begin(many, move |held| drop(begun.send(held)));
+        semaphore.begin(many, move |held| drop(begun.send(held)));
         assert!(beginning.try_recv().is_err());
-        let other = gate.enter(many).await;
+        let other = semaphore.enter(many).await;
         drop(other);
         assert!(beginning.try_recv().is_err(), "what has begun goes on, and nothing else");
         let (first, mut firsts) = oneshot::channel();
-        gate.begin(few, move |held| drop(first.send(held)));
+        semaphore.begin(few, move |held| drop(first.send(held)));
         drop(firsts.try_recv().expect("it goes before"));
         drop(before);
         beginning.await.expect("it is begun once that is over");
@@ -270,16 +270,16 @@ mod tests {
 
     #[tokio::test]
     async fn who_went_away_is_passed_over() {
-        let gate = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
+        let semaphore = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
         let tenant = TenantId::new();
-        let held = gate.enter(tenant).await;
-        let mut gone = Box::pin(gate.enter(tenant));
-        let mut waits = Box::pin(gate.enter(tenant));
+        let held = semaphore.enter(tenant).await;
+        let mut gone = Box::pin(semaphore.enter(tenant));
+        let mut waits = Box::pin(semaphore.enter(tenant));
         assert!(gone.as_mut().now_or_never().is_none() && waits.as_mut().now_or_never().is_none());
         drop(gone);
         drop(held);
         let let_in = waits.as_mut().now_or_never().expect("it is let in");
         drop(let_in);
-        assert!(gate.enter(tenant).now_or_never().is_some(), "nobody is left, and the pass is free");
+        assert!(semaphore.enter(tenant).now_or_never().is_some(), "nobody is left, and the pass is free");
     }
 }

@@ -65,7 +65,7 @@ pub struct GuardRegistry {
 struct Guarded {
     tenants: HashMap<TenantId, HashMap<ConnectionId, Arc<Guard>>>,
     /// What the database said of breakers that are not closed, for connections that come to be known.
-    standing: HashMap<ConnectionId, StoredBreaker>,
+    candidate_state: HashMap<ConnectionId, StoredBreaker>,
 }
 
 /// Something that the keeper tells the other nodes.
@@ -113,7 +113,7 @@ struct State {
 /// Why a delivery may not go through, and when that is over at the earliest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuardRefusal {
-    pub barred: SkipReason,
+    pub skip: SkipReason,
     pub until: Instant,
     /// Only what goes to the same origin is refused.
     of_origin: bool,
@@ -123,7 +123,7 @@ pub struct GuardRefusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftAlone {
     pub origin: String,
-    pub barred: SkipReason,
+    pub skip: SkipReason,
     pub until: Instant,
     /// Why, in words, where its breaker is open.
     pub detail: String,
@@ -153,13 +153,13 @@ impl GuardRegistry {
     /// those of deleted connections go.
     pub fn of(&self, tenant: TenantId, connections: &[Connection]) -> Vec<Arc<Guard>> {
         let mut known = self.known();
-        let Guarded { tenants, standing } = &mut *known;
+        let Guarded { tenants, candidate_state } = &mut *known;
         let mut old = tenants.remove(&tenant).unwrap_or_default();
         let now = Instant::now();
         let guards = connections.iter().map(|connection| {
             let guard = old.remove(&connection.id).unwrap_or_else(|| {
                 let guard = Arc::new(self.fresh(tenant, connection, now));
-                if let Some(stored) = standing.get(&connection.id) {
+                if let Some(stored) = candidate_state.get(&connection.id) {
                     guard.learn(Some(stored), now, now);
                 }
                 guard
@@ -211,12 +211,12 @@ impl GuardRegistry {
     }
 
     /// Takes over what the database says of all breakers that are not closed or changed lately.
-    fn learn(&self, standing: Vec<StoredBreaker>, asked_at: Instant) {
+    fn learn(&self, candidate_state: Vec<StoredBreaker>, asked_at: Instant) {
         let now = Instant::now();
         let mut known = self.known();
-        known.standing = standing.into_iter().map(|stored| (stored.connection, stored)).collect();
+        known.candidate_state = candidate_state.into_iter().map(|stored| (stored.connection, stored)).collect();
         for guard in known.tenants.values().flat_map(HashMap::values) {
-            guard.learn(known.standing.get(&guard.connection), asked_at, now);
+            guard.learn(known.candidate_state.get(&guard.connection), asked_at, now);
         }
     }
 
@@ -239,8 +239,8 @@ impl GuardRegistry {
 impl Guard {
     /// Why a delivery that others could serve does not go through now.
     #[must_use]
-    pub fn standing(&self, origin: Option<&str>, now: Instant) -> Option<SkipReason> {
-        self.refusal(origin, now).map(|refusal| refusal.barred)
+    pub fn candidate_state(&self, origin: Option<&str>, now: Instant) -> Option<SkipReason> {
+        self.refusal(origin, now).map(|refusal| refusal.skip)
     }
 
     /// When a delivery may go through at the earliest.
@@ -273,16 +273,16 @@ impl Guard {
     async fn enter_connection(self: &Arc<Self>, until: Instant) -> Result<GuardPass, GuardRefusal> {
         loop {
             let now = Instant::now();
-            let (gate, held) = {
+            let (semaphore, held) = {
                 let mut state = self.state();
-                let gate = state.gate(false, now);
-                if gate == CircuitEntry::Probe {
+                let semaphore = state.semaphore(false, now);
+                if semaphore == CircuitEntry::Probe {
                     state.circuit.claim();
                 }
-                let held = if gate == CircuitEntry::Open { state.brake.enter(now).err() } else { None };
-                (gate, held)
+                let held = if semaphore == CircuitEntry::Open { state.brake.enter(now).err() } else { None };
+                (semaphore, held)
             };
-            match gate {
+            match semaphore {
                 CircuitEntry::Open => match held {
                     None => return Ok(self.pass(None, None)),
                     Some(again) if again > until => return Err(GuardRefusal::rate(again)),
@@ -322,7 +322,7 @@ impl Guard {
             return self.origins().put_off(origin, refusal.until, now);
         }
         let mut state = self.state();
-        let step = match refusal.barred {
+        let step = match refusal.skip {
             SkipReason::RateLimited => state.pace.as_ref().map_or(SPREAD, |pace| pace.limit().step()),
             _ => SPREAD,
         };
@@ -338,7 +338,7 @@ impl Guard {
             let now = Instant::now();
             let (turn, asks) = {
                 let mut state = self.state();
-                if let CircuitEntry::Shut(opens) = state.gate(named, now)
+                if let CircuitEntry::Shut(opens) = state.semaphore(named, now)
                     && opens > until
                 {
                     return Err(GuardRefusal::circuit(opens));
@@ -496,9 +496,9 @@ impl Guard {
 
 /// Where the message `named` the endpoint, only a person's word and the limit on the rate hold for the connection.
 impl State {
-    fn gate(&self, named: bool, now: Instant) -> CircuitEntry {
+    fn semaphore(&self, named: bool, now: Instant) -> CircuitEntry {
         let policy = &self.settings.breaker;
-        if named { self.circuit.gate_by_hand(policy, now) } else { self.circuit.gate(policy, now) }
+        if named { self.circuit.gate_by_hand(policy, now) } else { self.circuit.semaphore(policy, now) }
     }
 
     fn pause(&self, named: bool, now: Instant) -> Option<Instant> {
@@ -506,7 +506,7 @@ impl State {
     }
 
     fn refusal(&mut self, named: bool, now: Instant) -> Option<GuardRefusal> {
-        if let CircuitEntry::Shut(until) = self.gate(named, now) {
+        if let CircuitEntry::Shut(until) = self.semaphore(named, now) {
             return Some(GuardRefusal::circuit(until));
         }
         let limited = self.pause(named, now).or_else(|| self.pace.as_mut().and_then(|pace| pace.limited(now)));
@@ -516,11 +516,11 @@ impl State {
 
 impl GuardRefusal {
     const fn circuit(until: Instant) -> Self {
-        Self { barred: SkipReason::CircuitOpen, until, of_origin: false }
+        Self { skip: SkipReason::CircuitOpen, until, of_origin: false }
     }
 
     const fn rate(until: Instant) -> Self {
-        Self { barred: SkipReason::RateLimited, until, of_origin: false }
+        Self { skip: SkipReason::RateLimited, until, of_origin: false }
     }
 
     const fn of_origin(self) -> Self {

@@ -62,7 +62,7 @@ impl Ledger {
         store: &Store,
         leases: &Arc<Leases>,
         bell: &Arc<Notify>,
-        precedence: &Arc<SmallTenantPriority>,
+        small_tenants: &Arc<SmallTenantPriority>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let (writable_tx, writable) = watch::channel(true);
@@ -72,7 +72,7 @@ impl Ledger {
             let (sender, receiver) = mpsc::unbounded_channel();
             let writer =
                 LedgerWriter::new(store.clone(), Arc::clone(leases), Arc::clone(bell), Arc::clone(&writable_tx));
-            tasks.spawn(writer.run(receiver, Arc::clone(precedence)));
+            tasks.spawn(writer.run(receiver, Arc::clone(small_tenants)));
             sender
         });
         Self { writers: writers.collect(), writable }

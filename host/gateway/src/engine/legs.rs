@@ -30,17 +30,17 @@ pub async fn advance(db: &mut Connection, moved: LegTransition) -> store::Result
     if moved.is_empty() {
         return Ok(());
     }
-    for mut course in legs_hold(db, &moved).await? {
-        let step = legs::step(&course.legs, &course.begun, course.may_begin);
+    for mut held_legs in legs_hold(db, &moved).await? {
+        let step = legs::step(&held_legs.legs, &held_legs.begun, held_legs.may_begin);
         for number in &step.close {
-            leg_close(db, &mut course, *number, Closing::Superseded).await?;
+            leg_close(db, &mut held_legs, *number, Closing::Superseded).await?;
         }
-        await_receipts(db, &course, &step.await_receipt).await?;
+        await_receipts(db, &held_legs, &step.await_receipt).await?;
         if let Some((number, reason)) = step.begin {
-            leg_begin(db, &course, number, reason).await?;
-            course.begun.push(fresh(number));
+            leg_begin(db, &held_legs, number, reason).await?;
+            held_legs.begun.push(fresh(number));
         }
-        legs_state(db, &course, legs::state(&course.legs, &course.begun)).await?;
+        legs_state(db, &held_legs, legs::state(&held_legs.legs, &held_legs.begun)).await?;
     }
     Ok(())
 }
@@ -54,25 +54,27 @@ pub async fn hold(db: &mut Connection, tenant: TenantId, message: MessageId) -> 
 /// Ends what of a message waits in the queue, and forgoes what has not begun. False when there was
 /// nothing that could be stopped.
 pub async fn cancel(db: &mut Connection, tenant: TenantId, message: MessageId) -> store::Result<bool> {
-    let Some(mut course) = legs_hold(db, &LegTransition::one(tenant, message)).await?.pop() else { return Ok(false) };
-    let numbers: Vec<u8> = course.begun.iter().filter(|it| !it.state.is_end()).map(|it| it.number).collect();
+    let Some(mut held_legs) = legs_hold(db, &LegTransition::one(tenant, message)).await?.pop() else {
+        return Ok(false);
+    };
+    let numbers: Vec<u8> = held_legs.begun.iter().filter(|it| !it.state.is_end()).map(|it| it.number).collect();
     let mut closed = false;
     for number in numbers {
-        closed |= leg_close(db, &mut course, number, Closing::Canceled).await?;
+        closed |= leg_close(db, &mut held_legs, number, Closing::Canceled).await?;
     }
-    let waits = course.begun.iter().any(|it| it.receipt == LegReceipt::Awaited);
+    let waits = held_legs.begun.iter().any(|it| it.receipt == LegReceipt::Awaited);
     if !closed && !waits {
         return Ok(false);
     }
-    leg_forgo(db, &mut course).await?;
-    await_receipts(db, &course, &[]).await?;
-    legs_state(db, &course, legs::state(&course.legs, &course.begun)).await?;
+    leg_forgo(db, &mut held_legs).await?;
+    await_receipts(db, &held_legs, &[]).await?;
+    legs_state(db, &held_legs, legs::state(&held_legs.legs, &held_legs.begun)).await?;
     Ok(true)
 }
 
 /// Only a message that wants to be delivered has any.
-async fn await_receipts(db: &mut Connection, course: &HeldLegs, numbers: &[u8]) -> store::Result<()> {
-    if course.legs.wants == Wants::Delivered { watch_set(db, course, numbers).await } else { Ok(()) }
+async fn await_receipts(db: &mut Connection, held_legs: &HeldLegs, numbers: &[u8]) -> store::Result<()> {
+    if held_legs.legs.wants == Wants::Delivered { watch_set(db, held_legs, numbers).await } else { Ok(()) }
 }
 
 const fn fresh(number: u8) -> Begun {

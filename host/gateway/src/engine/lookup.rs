@@ -294,12 +294,12 @@ mod tests {
 
     fn numbers(permits: usize) -> Numbers {
         let (questions, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(permits)));
-        let (count, gate) = (Arc::clone(&questions), Arc::clone(&answers));
+        let (count, semaphore) = (Arc::clone(&questions), Arc::clone(&answers));
         let ask = move |keys: Vec<u32>| {
             count.fetch_add(1, Ordering::SeqCst);
-            let gate = Arc::clone(&gate);
+            let semaphore = Arc::clone(&semaphore);
             async move {
-                gate.acquire().await.unwrap().forget();
+                semaphore.acquire().await.unwrap().forget();
                 Ok(keys.into_iter().filter(|key| key % 2 == 0).map(|key| (key, key)).collect())
             }
             .boxed()

@@ -324,8 +324,8 @@ mod tests {
     #[test]
     fn it_does_not_grow_without_end() {
         let mut seen = Seen::nothing();
-        for place in 0..MOST_TALLIES + 10 {
-            seen.connection = ConnectionId::from(uuid::Uuid::from_u128(place as u128));
+        for slot in 0..MOST_TALLIES + 10 {
+            seen.connection = ConnectionId::from(uuid::Uuid::from_u128(slot as u128));
             seen.taken("", 1);
         }
         assert!(seen.tallies.0.len() <= MOST_TALLIES);
@@ -347,13 +347,13 @@ mod tests {
         for second in 0..4 * 3600 {
             let now = begin + Duration::from_secs(second);
             let down = (3600..5400).contains(&second);
-            let standing = |connection| CandidateState {
+            let candidate_state = |connection| CandidateState {
                 connection,
-                barred: None,
+                skip: None,
                 facts: Facts { cost: None, record: seen.read(connection, None, now) },
             };
-            let situation = PlanInput { past: &[], first: None, turn: second, chance: rng.f64() };
-            let plan = routing::plan(&route, &[other, best].map(standing), &situation);
+            let plan_input = PlanInput { past: &[], first: None, turn: second, chance: rng.f64() };
+            let plan = routing::plan(&route, &[other, best].map(candidate_state), &plan_input);
             let connection = plan.candidates[0].connection;
             let takes = rng.f64() < if connection == other { 0.9 } else { 0.99 } && !(connection == best && down);
             let verdict = verdict(if takes { Disposition::Accepted } else { Disposition::NotSent }, "", None);

@@ -53,11 +53,11 @@ pub struct Work {
     /// Why this channel is tried, where another one was before it; of the first attempt.
     pub fallback: Option<FallbackReason>,
     /// Its room in memory, given back when it is dropped.
-    pub place: Slot,
+    pub slot: Slot,
     /// It goes before others' until it was attempted.
     pub before_others: Option<Arc<PriorityGuard>>,
     /// What was decided of its first attempt before it was written.
-    pub foreseen: Option<Box<AcceptTimePlan>>,
+    pub first_attempt: Option<Box<AcceptTimePlan>>,
 }
 
 /// Whom a delivery is to be handed to, decided before it was written.
@@ -69,7 +69,7 @@ pub struct AcceptTimePlan {
     /// The route as scripts want it, where scripts had a say.
     pub by_scripts: Option<Box<RouteSpec>>,
     /// What scripts said of the candidates.
-    pub words: Vec<HookRecord>,
+    pub hook_records: Vec<HookRecord>,
     /// What scripts did wrong.
     pub faults: Vec<String>,
     /// The delivery's turn among those of its route.

@@ -87,13 +87,13 @@ struct Turn {
 
 impl RuleRunner {
     #[must_use]
-    pub fn new(times: RuleTimes, precedence: &Arc<SmallTenantPriority>) -> Arc<Self> {
+    pub fn new(times: RuleTimes, small_tenants: &Arc<SmallTenantPriority>) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Arc::new(Self {
             times,
-            live: FairSemaphore::new((cores / 2).max(1), Arc::clone(precedence)),
+            live: FairSemaphore::new((cores / 2).max(1), Arc::clone(small_tenants)),
             tenants: Mutex::new(TenantTimes::of(times.tenant)),
-            tries: FairSemaphore::new(1, Arc::clone(precedence)),
+            tries: FairSemaphore::new(1, Arc::clone(small_tenants)),
             tried: Mutex::new(TenantTimes::of(TRIED)),
             shadows: Mutex::new(TenantTimes::of(times.tenant)),
             told: Mutex::default(),

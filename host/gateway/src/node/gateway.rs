@@ -147,9 +147,9 @@ impl Gateway {
         let leases = Leases::new(config.queue.lease());
         // A third for what waits, one for large contents while requests are made of them, one for what comes in.
         let third = config.dispatch.max_in_flight_bytes / 3;
-        let room = Capacity::new(config.dispatch.max_in_flight, third);
+        let capacity = Capacity::new(config.dispatch.max_in_flight, third);
         let (bytes, arrivals) = (ByteBudget::new(third), ByteBudget::new(third));
-        let precedence = SmallTenantPriority::new(Arc::clone(&room));
+        let small_tenants = SmallTenantPriority::new(Arc::clone(&capacity));
         let bell = Arc::new(Notify::new());
         let (handoff, incoming) = mpsc::unbounded_channel::<Vec<Work>>();
         let mut writers = JoinSet::new();
@@ -163,7 +163,7 @@ impl Gateway {
             message: Duration::from_millis(config.rules.message_time_ms.into()),
             tenant: Duration::from_millis(config.rules.tenant_time_ms.into()),
         };
-        let rules = RuleRunner::new(times, &precedence);
+        let rules = RuleRunner::new(times, &small_tenants);
         let (experiments, recorder) = Experiments::new(store.clone(), Arc::clone(&rules));
         let dispatcher = Arc::new(Dispatcher {
             store: store.clone(),
@@ -172,33 +172,33 @@ impl Gateway {
             rules: Arc::clone(&rules),
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config, &bytes, &mails)?),
-            ledger: Ledger::start(&store, &leases, &bell, &precedence, &mut writers),
+            ledger: Ledger::start(&store, &leases, &bell, &small_tenants, &mut writers),
             observations: Arc::default(),
             turns: RoundRobinCounter::default(),
             budgets: Budgets::default(),
             bytes: Arc::clone(&bytes),
-            gate: FairSemaphore::new(
+            semaphore: FairSemaphore::new(
                 std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get()),
-                Arc::clone(&precedence),
+                Arc::clone(&small_tenants),
             ),
             tracer: tracer.clone(),
             deadline: config.dispatch.deadline(),
             condition_pause: SignedDuration::from_millis(config.rules.condition_interval_ms.into()),
         });
-        let callbacks_gate = FairSemaphore::new(callbacks::AT_A_TIME, Arc::clone(&precedence));
-        let long_readers = FairSemaphore::new(api::LONG_READERS, Arc::clone(&precedence));
-        sample_node(&metrics, &room, &leases, &deliveries);
-        sample_bytes(&metrics, &room, &bytes, &arrivals);
+        let callbacks_gate = FairSemaphore::new(callbacks::AT_A_TIME, Arc::clone(&small_tenants));
+        let long_readers = FairSemaphore::new(api::LONG_READERS, Arc::clone(&small_tenants));
+        sample_node(&metrics, &capacity, &leases, &deliveries);
+        sample_bytes(&metrics, &capacity, &bytes, &arrivals);
         sample_connections(&metrics, &store, &dispatcher.ledger);
         let dispatches = config.roles.has(Role::Dispatch);
         let foresight: Arc<dyn FirstAttemptPlanner> = Arc::clone(&dispatcher) as _;
         let outlet = Outlet {
-            room: Arc::clone(&room),
+            capacity: Arc::clone(&capacity),
             leases: Arc::clone(&leases),
             handoff: dispatches.then(|| handoff.clone()),
             foresight: dispatches.then_some(foresight),
             bell: Arc::clone(&bell),
-            precedence: Arc::clone(&precedence),
+            small_tenants: Arc::clone(&small_tenants),
             arrivals: Arc::clone(&arrivals),
         };
         let admission = Admission::start(
@@ -213,10 +213,10 @@ impl Gateway {
         if dispatches {
             let claimer = Claimer {
                 store: store.clone(),
-                room,
+                capacity,
                 leases: Arc::clone(&leases),
                 handoff,
-                precedence,
+                small_tenants,
                 bell: Arc::clone(&bell),
                 poll: config.queue.poll(),
             };
@@ -225,7 +225,7 @@ impl Gateway {
             helpers.spawn(callbacks::sweep(store.clone(), intake.clone()));
             helpers.spawn(legs::sweep(store.clone(), intake.clone()));
             helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
-            helpers.spawn(Arc::clone(&dispatcher.gate).run(rest.clone()));
+            helpers.spawn(Arc::clone(&dispatcher.semaphore).run(rest.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
             let (store, tenant_configs, admission) = (store.clone(), Arc::clone(&tenant_configs), admission.clone());
             let rules = Arc::clone(&rules);
@@ -368,12 +368,12 @@ fn transport(config: &Config, bytes: &Arc<ByteBudget>, mails: &CancellationToken
 }
 
 /// What this node holds, whenever somebody looks.
-fn sample_node(metrics: &Metrics, room: &Arc<Capacity>, leases: &Arc<Leases>, deliveries: &TaskTracker) {
+fn sample_node(metrics: &Metrics, capacity: &Arc<Capacity>, leases: &Arc<Leases>, deliveries: &TaskTracker) {
     metrics.sample(gauge!("angarium_room_taken"), {
-        let room = Arc::clone(room);
-        move || room.taken() as f64
+        let capacity = Arc::clone(capacity);
+        move || capacity.taken() as f64
     });
-    gauge!("angarium_room_capacity").set(room.capacity() as f64);
+    gauge!("angarium_room_capacity").set(capacity.capacity() as f64);
     metrics.sample(gauge!("angarium_leases_held"), {
         let leases = Arc::clone(leases);
         move || leases.count() as f64
@@ -383,12 +383,12 @@ fn sample_node(metrics: &Metrics, room: &Arc<Capacity>, leases: &Arc<Leases>, de
 }
 
 /// The memory that messages take, whenever somebody looks.
-fn sample_bytes(metrics: &Metrics, room: &Arc<Capacity>, contents: &Arc<ByteBudget>, arrivals: &Arc<ByteBudget>) {
+fn sample_bytes(metrics: &Metrics, capacity: &Arc<Capacity>, contents: &Arc<ByteBudget>, arrivals: &Arc<ByteBudget>) {
     metrics.sample(gauge!("angarium_room_bytes_taken"), {
-        let room = Arc::clone(room);
-        move || room.taken_bytes() as f64
+        let capacity = Arc::clone(capacity);
+        move || capacity.taken_bytes() as f64
     });
-    gauge!("angarium_room_bytes_capacity").set(room.capacity_bytes() as f64);
+    gauge!("angarium_room_bytes_capacity").set(capacity.capacity_bytes() as f64);
     for (budget, of) in [(contents, "contents"), (arrivals, "arrivals")] {
         let (taken, waiting) = (Arc::clone(budget), Arc::clone(budget));
         metrics.sample(gauge!("angarium_large_bytes_taken", "of" => of), move || taken.taken() as f64);

@@ -28,9 +28,9 @@ impl Admission {
         let mut problems = Vec::new();
         for (number, leg) in (0..).zip(&legs.legs) {
             let part = Part { channel: &leg.channel, connection: leg.connection, leg: number };
-            let place = format!("/channels/{number}");
+            let pointer = format!("/channels/{number}");
             let within = self.part_problems(tenant, config, new, &part).into_iter();
-            problems.extend(within.map(|it| Problem { pointer: format!("{place}{}", it.pointer), ..it }));
+            problems.extend(within.map(|it| Problem { pointer: format!("{pointer}{}", it.pointer), ..it }));
         }
         problems
     }
@@ -106,7 +106,7 @@ impl Part<'_> {
         let (_, content) = self.of(&new.message);
         let texts = [("/content/text", &content.text), ("/content/html", &content.html)];
         let cut = |text: &String| beginning(text).len() < text.len();
-        texts.into_iter().any(|(place, text)| place == pointer && text.as_ref().is_some_and(cut))
+        texts.into_iter().any(|(slot, text)| slot == pointer && text.as_ref().is_some_and(cut))
     }
 
     /// The message as a descriptor's schema has it: with the names of the API. Addresses are texts, a payload is only

@@ -68,12 +68,12 @@ struct Pending {
     json: Vec<u8>,
     excerpt: Option<Vec<u8>>,
     /// Room on this node; without it, the delivery waits in the queue.
-    place: Option<Slot>,
+    slot: Option<Slot>,
     /// The request that it belongs to, and its place among the request's messages.
     request: usize,
     index: usize,
     before_others: Option<Arc<PriorityGuard>>,
-    foreseen: Option<Box<AcceptTimePlan>>,
+    first_attempt: Option<Box<AcceptTimePlan>>,
 }
 
 /// What a part came to, once committed.
@@ -89,16 +89,16 @@ struct Fresh {
     new: NewMessage,
     json: Vec<u8>,
     excerpt: Option<Vec<u8>>,
-    foreseen: Option<Box<AcceptTimePlan>>,
+    first_attempt: Option<Box<AcceptTimePlan>>,
 }
 
 impl Fresh {
     /// A large message is abridged from here on. A body is plain data: it always has a JSON form.
-    fn of(Accepted { mut new, foreseen }: Accepted) -> Self {
+    fn of(Accepted { mut new, first_attempt }: Accepted) -> Self {
         let json = |new: &NewMessage| serde_json::to_vec(&new.message.body).unwrap_or_default();
         let whole = json(&new);
         let excerpt = new.message.abridge().then(|| json(&new));
-        Self { new, json: whole, excerpt, foreseen }
+        Self { new, json: whole, excerpt, first_attempt }
     }
 }
 
@@ -157,10 +157,10 @@ impl AdmissionWriter {
             let part =
                 parts.entry(tenant).or_insert_with(|| Part { tenant, lease: Uuid::now_v7(), messages: Vec::new() });
             for (index, it) in messages.into_iter().enumerate() {
-                let place = if starts(&it) { places.next() } else { None };
+                let slot = if starts(&it) { places.next() } else { None };
                 let before_others = before_others.clone();
-                let Fresh { new, json, excerpt, foreseen } = it;
-                part.messages.push(Pending { new, json, excerpt, place, request, index, before_others, foreseen });
+                let Fresh { new, json, excerpt, first_attempt } = it;
+                part.messages.push(Pending { new, json, excerpt, slot, request, index, before_others, first_attempt });
             }
         }
         (parts.into_values().collect(), senders)
@@ -169,7 +169,7 @@ impl AdmissionWriter {
     /// Room for all or none, so that a burst beyond it waits in the queue, in order.
     fn reserve(&self, tenant: TenantId, each: &[usize]) -> Vec<Slot> {
         let dispatches = self.outlet.handoff.is_some() && !each.is_empty();
-        dispatches.then(|| self.outlet.room.reserve(tenant, each)).flatten().unwrap_or_default()
+        dispatches.then(|| self.outlet.capacity.reserve(tenant, each)).flatten().unwrap_or_default()
     }
 
     /// Writes all parts in one transaction. A session that had broken while nobody used it is
@@ -288,12 +288,11 @@ impl AdmissionWriter {
     /// Hands a committed part over and answers its requests.
     fn close(&self, part: Part, written: &Written, asked_at: Instant, answers: &mut [Answers]) {
         let Part { tenant, lease, messages } = part;
-        let born =
-            messages.iter().filter(|it| it.place.is_some() && written.fresh.contains(&it.new.message.id)).count();
+        let born = messages.iter().filter(|it| it.slot.is_some() && written.fresh.contains(&it.new.message.id)).count();
         let held = (born > 0).then(|| self.outlet.leases.take(tenant, lease, born, asked_at));
         let mut work = Vec::with_capacity(born);
         let mut queued_now = false;
-        for Pending { new, place, request, index, before_others, foreseen, .. } in messages {
+        for Pending { new, slot, request, index, before_others, first_attempt, .. } in messages {
             if !written.fresh.contains(&new.message.id) {
                 answers[request][index] = Some(replay(&new, written));
                 continue;
@@ -302,8 +301,8 @@ impl AdmissionWriter {
             answers[request][index] = Some(Ok(Admitted { message: Arc::clone(&message), replayed: false }));
             // Further channels that begin now wait in the queue.
             queued_now |= message.legs.as_ref().is_some_and(|legs| legs.at_first().len() > 1);
-            match (place, &held) {
-                (Some(place), Some(lease)) => work.push(Work {
+            match (slot, &held) {
+                (Some(slot), Some(lease)) => work.push(Work {
                     tenant,
                     delivery: message.id.first_delivery(),
                     due_at: message.due_at(),
@@ -315,9 +314,9 @@ impl AdmissionWriter {
                     deaths: 0,
                     trigger: Trigger::Scheduled,
                     fallback: None,
-                    place,
+                    slot,
                     before_others,
-                    foreseen,
+                    first_attempt,
                 }),
                 _ => queued_now |= message.send_at.is_none(),
             }
@@ -357,7 +356,7 @@ fn first_leg(message: Arc<Message>) -> Arc<Message> {
 }
 
 fn rows(part: &Part) -> Vec<MessageRow<'_>> {
-    let row = |it: &Pending| it.new.message.ordering_key.is_none().then_some(it.place.is_none());
+    let row = |it: &Pending| it.new.message.ordering_key.is_none().then_some(it.slot.is_none());
     part.messages
         .iter()
         .map(|it| MessageRow { new: &it.new, json: &it.json, excerpt: it.excerpt.as_deref(), queued: row(it) })

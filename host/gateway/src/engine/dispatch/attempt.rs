@@ -97,7 +97,7 @@ impl Dispatcher {
     pub(super) async fn attempt(
         &self,
         work: &Work,
-        course: &EffectiveRoute<'_>,
+        effective: &EffectiveRoute<'_>,
         endpoint: &Endpoint,
         permit: Option<BytePermit>,
         held: &mut HeldPermit,
@@ -112,7 +112,7 @@ impl Dispatcher {
                 Conversed::nothing(host_verdict(Disposition::NotSent, "provider_missing", absence))
             }
             Some(serving) => match held.during(pin!(self.payload(work, permit))).await? {
-                Ok(payload) => self.converse(work, course, endpoint, serving, payload, span.context(), held).await?,
+                Ok(payload) => self.converse(work, effective, endpoint, serving, payload, span.context(), held).await?,
                 Err(verdict) => Conversed::nothing(verdict),
             },
         };
@@ -123,7 +123,7 @@ impl Dispatcher {
             id: AttemptId::new(),
             number,
             trigger: work.trigger,
-            origin: Some(origin(endpoint, serving.as_ref(), course)),
+            origin: Some(origin(endpoint, serving.as_ref(), effective)),
             plan: Arc::from(""),
             started_at,
             finished_at,
@@ -138,7 +138,7 @@ impl Dispatcher {
 
     /// The attempt of a delivery that does not leave, since a secret of its connection cannot be opened: without it the
     /// request would go unsigned, or without its credentials. No guard is asked: the connection is not to blame.
-    pub(super) fn withheld(&self, work: &Work, course: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Attempt> {
+    pub(super) fn withheld(&self, work: &Work, effective: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Attempt> {
         let verdict = secrets_closed(endpoint)?;
         telemetry::withheld(SECRET_UNAVAILABLE);
         let serving = self.providers.serving_for(&endpoint.connection.provider, work.tenant);
@@ -149,7 +149,7 @@ impl Dispatcher {
             id: AttemptId::new(),
             number: work.attempts + 1,
             trigger: work.trigger,
-            origin: Some(origin(endpoint, serving.as_ref(), course)),
+            origin: Some(origin(endpoint, serving.as_ref(), effective)),
             plan: Arc::from(""),
             started_at: now,
             finished_at: now,
@@ -191,10 +191,10 @@ impl Dispatcher {
     /// an unknown outcome is to be held, and for whoever is neither on record nor certain to be the first
     /// to be asked of a fresh delivery, so that an unknown request is never repeated through another
     /// connection.
-    async fn may_begin(&self, work: &Work, course: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Instant> {
+    async fn may_begin(&self, work: &Work, effective: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Instant> {
         let deadline = self.covered(work).await?;
-        let first = course.certain_first(&work.message) == Some(endpoint.connection.id);
-        if first && work.attempts == 0 && self.may_be_asked_again(&course.spec, endpoint) {
+        let first = effective.certain_first(&work.message) == Some(endpoint.connection.id);
+        if first && work.attempts == 0 && self.may_be_asked_again(&effective.spec, endpoint) {
             return Some(deadline);
         }
         let intent = NewIntent {
@@ -204,7 +204,7 @@ impl Dispatcher {
             number: work.attempts + 1,
             connection: endpoint.connection.id,
             provider: endpoint.connection.provider.clone(),
-            hold: self.on_unknown(&course.spec, endpoint) == OnUnknown::Hold,
+            hold: self.on_unknown(&effective.spec, endpoint) == OnUnknown::Hold,
             trigger: work.trigger,
             started_at: clock::now(),
         };
@@ -233,18 +233,18 @@ impl Dispatcher {
     async fn converse(
         &self,
         work: &Work,
-        course: &EffectiveRoute<'_>,
+        effective: &EffectiveRoute<'_>,
         endpoint: &Endpoint,
         serving: &Serving,
         payload: Payload,
         trace: Option<&TraceContext>,
         held: &mut HeldPermit,
     ) -> Result<Conversed, Lost> {
-        let deadline = held.during(pin!(self.may_begin(work, course, endpoint))).await.ok_or(Lost)?;
+        let deadline = held.during(pin!(self.may_begin(work, effective, endpoint))).await.ok_or(Lost)?;
         let mut conversation = Conversation {
             dispatcher: self,
             work,
-            overrides: course.overrides(),
+            overrides: effective.overrides(),
             endpoint,
             serving,
             context: context(endpoint, serving, work.attempts + 1),
@@ -302,7 +302,7 @@ impl Conversation<'_> {
 
     /// The item is gone before the request is under way: ten thousand may wait at a time.
     async fn prepare(&mut self, held: &mut HeldPermit) -> Result<Step, CallError> {
-        let _pass = held.pass(&self.dispatcher.gate, self.work.tenant).await;
+        let _pass = held.pass(&self.dispatcher.semaphore, self.work.tenant).await;
         let config = self.endpoint.connection.config.get();
         let item = self.item();
         let span = self.dispatcher.tracer.child("plugin.prepare", Side::Internal, self.trace);
@@ -320,7 +320,7 @@ impl Conversation<'_> {
     }
 
     async fn interpret(&mut self, state: &[u8], reply: &Reply) -> Result<Step, CallError> {
-        let _pass = self.dispatcher.gate.enter(self.work.tenant).await;
+        let _pass = self.dispatcher.semaphore.enter(self.work.tenant).await;
         let config = self.endpoint.connection.config.get();
         self.context.now_ms = clock::now().as_millisecond() as f64;
         let span = self.dispatcher.tracer.child("plugin.interpret", Side::Internal, self.trace);
@@ -507,13 +507,13 @@ fn context(endpoint: &Endpoint, serving: &Serving, attempt: u32) -> CallContext 
     }
 }
 
-fn origin(endpoint: &Endpoint, serving: Option<&Serving>, course: &EffectiveRoute<'_>) -> Origin {
+fn origin(endpoint: &Endpoint, serving: Option<&Serving>, effective: &EffectiveRoute<'_>) -> Origin {
     Origin {
         connection: endpoint.connection.id,
         provider: endpoint.connection.provider.as_str().into(),
         provider_version: serving.map(|it| it.component.descriptor().version.as_str().into()),
         provider_digest: serving.map(|it| it.component.digest().into()),
-        route: course.route,
+        route: effective.route,
         at_recipient: false,
     }
 }

@@ -43,14 +43,14 @@ impl Dispatcher {
     pub(super) fn within_budget(
         &self,
         work: &Work,
-        course: &EffectiveRoute<'_>,
+        effective: &EffectiveRoute<'_>,
         wanted: &PermitRequest,
     ) -> Result<(), Postponed> {
-        let budget = &course.spec.retry_limits.budget;
+        let budget = &effective.spec.retry_limits.budget;
         let Some(wait) = self.budgets.ask(budget, work, wanted) else { return Ok(()) };
         let at = clock::now().checked_add(wait).unwrap_or(Timestamp::MAX);
         let last = work.past.iter().rev().find(|attempt| attempt.connection.is_some());
-        Err(match bounds(work, &course.spec).limit(at) {
+        Err(match bounds(work, &effective.spec).limit(at) {
             None => Postponed::Until(at),
             Some(limit) => {
                 let exhausted = given_up(last.map_or(Disposition::NotSent, |attempt| attempt.disposition));
@@ -60,9 +60,9 @@ impl Dispatcher {
     }
 
     /// Takes note of what an attempt came to that is not part of the delivery's past yet.
-    pub(super) fn spent(&self, work: &Work, course: &EffectiveRoute<'_>, wanted: &PermitRequest, attempt: &Attempt) {
+    pub(super) fn spent(&self, work: &Work, effective: &EffectiveRoute<'_>, wanted: &PermitRequest, attempt: &Attempt) {
         if attempt.verdict.disposition == Disposition::Accepted && kind(work, wanted.connection) == Kind::Retry {
-            self.budgets.accepted(&course.spec.retry_limits.budget, wanted);
+            self.budgets.accepted(&effective.spec.retry_limits.budget, wanted);
         }
     }
 }

@@ -82,6 +82,6 @@ mod tests {
         assert_eq!(asked(None, 100), Asked::Waits(at(130)));
         assert_eq!(asked(Some(200), 100), Asked::Waits(at(130)));
         assert_eq!(asked(Some(110), 100), Asked::Waits(at(110)), "once more at the end");
-        assert!(matches!(asked(Some(110), 110), Asked::Expired(words) if words.contains("`open`")));
+        assert!(matches!(asked(Some(110), 110), Asked::Expired(hook_records) if hook_records.contains("`open`")));
     }
 }

@@ -100,7 +100,7 @@ impl Dispatcher {
         &self,
         work: Work,
         config: &TenantConfig,
-        course: &EffectiveRoute<'_>,
+        effective: &EffectiveRoute<'_>,
         plan: &Plan,
         wanted: &PermitRequest,
         refusal: GuardRefusal,
@@ -108,15 +108,15 @@ impl Dispatcher {
         let guard = &config.endpoints[&wanted.connection].guard;
         let wait = guard.put_off(wanted.origin.as_deref(), refusal).saturating_duration_since(Instant::now());
         let at = clock::now().checked_add(wait).unwrap_or(jiff::Timestamp::MAX);
-        let limit = bounds(&work, &course.spec).limit(at);
+        let limit = bounds(&work, &effective.spec).limit(at);
         if let Some(limit) = limit.filter(|limit| *limit != Limit::Expiry && work.trigger != Trigger::Manual) {
             let unknown = work.past.last().is_some_and(|last| last.disposition == Disposition::Unknown);
             let state = if unknown { DeliveryState::Unknown } else { DeliveryState::Failed };
-            let code = refusal.barred.fallback_reason().map_or("no_candidate", |reason| reason.as_str());
+            let code = refusal.skip.fallback_reason().map_or("no_candidate", |reason| reason.as_str());
             let why = format!("{}; {limit}", self.why_nobody(work.tenant, config, plan));
-            return self.close(work, Outcome::End(state), code, &why, describe(plan, course));
+            return self.close(work, Outcome::End(state), code, &why, describe(plan, effective));
         }
-        if let Some(reason) = refusal.barred.fallback_reason() {
+        if let Some(reason) = refusal.skip.fallback_reason() {
             telemetry::deferred(reason);
         }
         // What expires first ends then, and is not kept waiting.

@@ -22,17 +22,22 @@ use angarium_domain::{
 
 impl Dispatcher {
     /// Where each candidate of a route stands for a message.
-    pub(super) fn standings(&self, config: &TenantConfig, spec: &RouteSpec, message: &Message) -> Vec<CandidateState> {
-        let standing = |candidate: &Candidate| CandidateState {
+    pub(super) fn candidate_states(
+        &self,
+        config: &TenantConfig,
+        spec: &RouteSpec,
+        message: &Message,
+    ) -> Vec<CandidateState> {
+        let candidate_state = |candidate: &Candidate| CandidateState {
             connection: candidate.connection,
-            barred: self.barred(config, candidate.connection, message),
+            skip: self.skip(config, candidate.connection, message),
             facts: self.facts(config, spec, candidate, message),
         };
-        spec.candidates.iter().map(standing).collect()
+        spec.candidates.iter().map(candidate_state).collect()
     }
 
     /// Why a connection can't be asked at all.
-    pub(super) fn barred(
+    pub(super) fn skip(
         &self,
         config: &TenantConfig,
         connection: ConnectionId,
@@ -50,7 +55,7 @@ impl Dispatcher {
         if !served {
             return Some(SkipReason::ChannelNotServed);
         }
-        endpoint.guard.standing(self.named_origin(endpoint, message).as_deref(), Instant::now())
+        endpoint.guard.candidate_state(self.named_origin(endpoint, message).as_deref(), Instant::now())
     }
 
     /// The origin of the endpoint that a message names, where the connection's provider asks that one: its owner is another

@@ -38,12 +38,12 @@ impl AcceptTimePlan {
 
 impl EffectiveRoute<'_> {
     /// The course that was foreseen, with its plan.
-    pub(super) fn following(mut self, foreseen: AcceptTimePlan) -> (Self, Plan) {
-        let AcceptTimePlan { plan, by_scripts, words, faults, .. } = foreseen;
+    pub(super) fn following(mut self, first_attempt: AcceptTimePlan) -> (Self, Plan) {
+        let AcceptTimePlan { plan, by_scripts, hook_records, faults, .. } = first_attempt;
         if let Some(spec) = by_scripts {
             (self.spec, self.by_script) = (Cow::Owned(*spec), true);
         }
-        (Self { words, faults, ..self }, plan)
+        (Self { hook_records, faults, ..self }, plan)
     }
 }
 
@@ -70,17 +70,17 @@ impl Dispatcher {
         if message.legs.is_some() || message.body.condition.is_some() {
             return None;
         }
-        let course = EffectiveRoute::of(config, message).filter(|course| course.route.is_some())?;
+        let effective = EffectiveRoute::of(config, message).filter(|effective| effective.route.is_some())?;
         let mut turn = None;
         let pending = Pending { known, ..Pending::fresh(message) };
-        let (course, plan) = self.decided(config, course, tenant, pending, &mut turn).await;
+        let (effective, plan) = self.decided(config, effective, tenant, pending, &mut turn).await;
         let endpoint = config.endpoints.get(&plan.first()?)?;
         Some(AcceptTimePlan {
-            first: self.may_be_asked_again(&course.spec, endpoint).then_some(endpoint.connection.id),
+            first: self.may_be_asked_again(&effective.spec, endpoint).then_some(endpoint.connection.id),
             plan,
-            by_scripts: course.by_script.then(|| Box::new(course.spec.into_owned())),
-            words: course.words,
-            faults: course.faults,
+            by_scripts: effective.by_script.then(|| Box::new(effective.spec.into_owned())),
+            hook_records: effective.hook_records,
+            faults: effective.faults,
             turn: turn.unwrap_or_default(),
             config: Arc::clone(config),
             at: Instant::now(),
@@ -90,28 +90,28 @@ impl Dispatcher {
     /// The connection that would be asked first if other rules were live. Nothing is asked, and what passes by itself,
     /// as an open breaker, bars nobody.
     #[must_use]
-    pub fn foreseen<'a>(
+    pub fn backtest_first_connection<'a>(
         &self,
         config: &'a TenantConfig,
         book: &Rulebook,
         message: &Message,
         given: &Given,
     ) -> Option<&'a Endpoint> {
-        let mut course = EffectiveRoute::of(config, message)?.favoured(config, message, None);
-        if course.route.is_some() {
+        let mut effective = EffectiveRoute::of(config, message)?.favoured(config, message, None);
+        if effective.route.is_some() {
             let mut pending = Pending::fresh(message);
-            if let Some((subject, candidates)) = self.scripts_question(config, book, &course, &mut pending) {
-                follow_scripts(config, &mut course, book.route(&subject, candidates, given), &pending);
+            if let Some((subject, candidates)) = self.scripts_question(config, book, &effective, &mut pending) {
+                follow_scripts(config, &mut effective, book.route(&subject, candidates, given), &pending);
             }
         }
-        let mut standings = self.standings(config, &course.spec, message);
-        for standing in &mut standings {
-            standing.barred = standing.barred.filter(|barred: &SkipReason| !barred.is_a_guard());
+        let mut candidate_states = self.candidate_states(config, &effective.spec, message);
+        for candidate_state in &mut candidate_states {
+            candidate_state.skip = candidate_state.skip.filter(|skip: &SkipReason| !skip.is_a_guard());
         }
         let turn = (given.chance * 10_000.0) as u64;
-        let situation = PlanInput { past: &[], first: None, turn, chance: given.chance };
-        let mut plan = routing::plan(&course.spec, &standings, &situation);
-        course.prefer(&mut plan);
+        let plan_input = PlanInput { past: &[], first: None, turn, chance: given.chance };
+        let mut plan = routing::plan(&effective.spec, &candidate_states, &plan_input);
+        effective.prefer(&mut plan);
         config.endpoints.get(&plan.first()?).map(|endpoint| &**endpoint)
     }
 }

@@ -123,23 +123,23 @@ impl Dispatcher {
     /// Whom a message would ask, in order, and what scripts say to that; `None` where no route serves its channel.
     #[must_use]
     pub fn planned(&self, config: &TenantConfig, message: &Message) -> Option<Planned> {
-        let mut course = EffectiveRoute::of(config, message)?.favoured(config, message, None);
-        if let Some(book) = config.rulebook.as_ref().filter(|_| course.route.is_some()) {
+        let mut effective = EffectiveRoute::of(config, message)?.favoured(config, message, None);
+        if let Some(book) = config.rulebook.as_ref().filter(|_| effective.route.is_some()) {
             // What fails here is nobody's traffic: it does not count against a script.
             let given = Given { now: clock::now(), chance: fastrand::f64() };
             let serving = book.for_message(message).rehearsal();
             let mut pending = Pending::fresh(message);
-            if let Some((subject, candidates)) = self.scripts_question(config, &serving, &course, &mut pending) {
+            if let Some((subject, candidates)) = self.scripts_question(config, &serving, &effective, &mut pending) {
                 let asked = || serving.route(&subject, candidates, &given);
-                follow_scripts(config, &mut course, self.rules.as_for_a_message(asked).0, &pending);
+                follow_scripts(config, &mut effective, self.rules.as_for_a_message(asked).0, &pending);
             }
         }
-        let standings = self.standings(config, &course.spec, message);
-        let turn = course.route.map_or(0, |(route, _)| self.turns.upcoming(route));
-        let situation = PlanInput { past: &[], first: None, turn, chance: fastrand::f64() };
-        let mut plan = routing::plan(&course.spec, &standings, &situation);
-        course.prefer(&mut plan);
-        Some(Planned { plan, scripts: course.words, problems: course.faults })
+        let candidate_states = self.candidate_states(config, &effective.spec, message);
+        let turn = effective.route.map_or(0, |(route, _)| self.turns.upcoming(route));
+        let plan_input = PlanInput { past: &[], first: None, turn, chance: fastrand::f64() };
+        let mut plan = routing::plan(&effective.spec, &candidate_states, &plan_input);
+        effective.prefer(&mut plan);
+        Some(Planned { plan, scripts: effective.hook_records, problems: effective.faults })
     }
 
     fn request(

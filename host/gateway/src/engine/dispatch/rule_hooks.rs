@@ -43,31 +43,31 @@ impl Dispatcher {
     pub(super) async fn ruled<'a>(
         &self,
         config: &TenantConfig,
-        mut course: EffectiveRoute<'a>,
+        mut effective: EffectiveRoute<'a>,
         tenant: TenantId,
         pending: &mut Pending<'_>,
     ) -> EffectiveRoute<'a> {
-        if course.route.is_none() {
-            return course;
+        if effective.route.is_none() {
+            return effective;
         }
         let message = pending.message;
-        course = course.favoured(config, message, pending.known.scores.take());
-        let Some(book) = &config.rulebook else { return course };
+        effective = effective.favoured(config, message, pending.known.scores.take());
+        let Some(book) = &config.rulebook else { return effective };
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         if book.shadows(Hook::Route).next().is_some() {
-            let candidates = self.candidates(config, &course, message, |_| true);
+            let candidates = self.candidates(config, &effective, message, |_| true);
             let question = Question::Route { message: Arc::new(message.clone()), candidates };
             self.experiments.ask(tenant, book, question, given);
         }
         let serving = book.for_message(message);
-        let Some((subject, candidates)) = self.scripts_question(config, &serving, &course, pending) else {
-            return course;
+        let Some((subject, candidates)) = self.scripts_question(config, &serving, &effective, pending) else {
+            return effective;
         };
         let until = pending.known.until.unwrap_or_else(|| Instant::now() + PATIENCE);
         let routed = self.rules.ask(tenant, until, || serving.route(&subject, candidates.clone(), &given)).await;
-        let failures = follow_scripts(config, &mut course, routed, pending);
-        course.faults.extend(failures.iter().map(|failure| self.failed(book, tenant, message, failure)));
-        course
+        let failures = follow_scripts(config, &mut effective, routed, pending);
+        effective.faults.extend(failures.iter().map(|failure| self.failed(book, tenant, message, failure)));
+        effective
     }
 
     /// What scripts are asked of the candidates; `None` where none is asked.
@@ -75,11 +75,11 @@ impl Dispatcher {
         &self,
         config: &TenantConfig,
         book: &Rulebook,
-        course: &EffectiveRoute<'_>,
+        effective: &EffectiveRoute<'_>,
         pending: &mut Pending<'_>,
     ) -> Option<(RuleInput, Vec<CandidateFacts>)> {
         book.with(Hook::Route).chain(book.with(Hook::Score)).next()?;
-        let candidates = self.candidates(config, course, pending.message, |facts| book.routes_by(facts));
+        let candidates = self.candidates(config, effective, pending.message, |facts| book.routes_by(facts));
         Some((pending.subject(), candidates))
     }
 
@@ -95,7 +95,7 @@ impl Dispatcher {
     fn candidates(
         &self,
         config: &TenantConfig,
-        course: &EffectiveRoute<'_>,
+        effective: &EffectiveRoute<'_>,
         message: &Message,
         reads: impl Fn(&[&str]) -> bool,
     ) -> Vec<CandidateFacts> {
@@ -103,7 +103,7 @@ impl Dispatcher {
         let by_bars = reads(&["barred"]);
         let known = |candidate: &Candidate| {
             let endpoint = config.endpoints.get(&candidate.connection)?;
-            let mut facts = candidate_facts(course, candidate, endpoint, message);
+            let mut facts = candidate_facts(effective, candidate, endpoint, message);
             if by_cost && let Some(Estimate { cost, .. }) = self.estimate(candidate, endpoint, message) {
                 facts.cost = Some(cost.micros as f64 / 1e6);
                 facts.currency = Some(cost.currency);
@@ -115,18 +115,18 @@ impl Dispatcher {
                 facts.latency_ms = record.latency_ms;
             }
             if by_bars {
-                let barred = self.barred(config, candidate.connection, message);
-                facts.barred = barred.map(|it| it.as_str().to_owned());
+                let skip = self.skip(config, candidate.connection, message);
+                facts.barred = skip.map(|it| it.as_str().to_owned());
             }
             Some(facts)
         };
-        course.spec.candidates.iter().filter_map(known).collect()
+        effective.spec.candidates.iter().filter_map(known).collect()
     }
 }
 
 /// What is known of a candidate by its route and its rules.
 fn candidate_facts(
-    course: &EffectiveRoute<'_>,
+    effective: &EffectiveRoute<'_>,
     candidate: &Candidate,
     endpoint: &Endpoint,
     message: &Message,
@@ -136,7 +136,7 @@ fn candidate_facts(
         provider: endpoint.connection.provider.clone(),
         channel: message.channel.as_str().to_owned(),
         weight: Some(f64::from(candidate.weight)),
-        score: course.score(candidate.connection),
+        score: effective.score(candidate.connection),
         ..CandidateFacts::default()
     }
 }
@@ -144,18 +144,18 @@ fn candidate_facts(
 /// Puts the candidates as scripts want them; tells what scripts did wrong.
 pub(super) fn follow_scripts(
     config: &TenantConfig,
-    course: &mut EffectiveRoute<'_>,
+    effective: &mut EffectiveRoute<'_>,
     routed: Routed,
     pending: &Pending<'_>,
 ) -> Vec<Failure> {
-    let Routed { order, words, failures } = routed;
-    course.words = words;
+    let Routed { order, hook_records, failures } = routed;
+    effective.hook_records = hook_records;
     let Some(order) = order else { return failures };
     let mut listed: Vec<Candidate> = Vec::with_capacity(order.len());
-    let known = |connection| course.spec.candidates.iter().find(|it| it.connection == connection).cloned();
+    let known = |connection| effective.spec.candidates.iter().find(|it| it.connection == connection).cloned();
     for name in order {
         let Some(endpoint) = config.connection(&name) else {
-            course.faults.push(format!("a script names `{name}`, which is no connection"));
+            effective.faults.push(format!("a script names `{name}`, which is no connection"));
             continue;
         };
         let connection = endpoint.connection.id;
@@ -172,7 +172,7 @@ pub(super) fn follow_scripts(
             listed.extend(known(connection));
         }
     }
-    course.by_scripts(listed);
+    effective.by_scripts(listed);
     failures
 }
 
@@ -271,10 +271,10 @@ impl<'a> Scripts<'a> {
     }
 
     /// The script that is to be asked, if one is, and of what.
-    pub fn question(&self, verdict: &Verdict, circumstances: &RetryInput<'_>) -> Option<(String, AttemptFacts)> {
+    pub fn question(&self, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Option<(String, AttemptFacts)> {
         let rule = self.wanted.get()?;
         self.config.rulebook.as_ref()?;
-        Some((rule.clone(), self.facts(verdict, circumstances)))
+        Some((rule.clone(), self.facts(verdict, retry_input)))
     }
 
     /// Asks it; what went wrong, for the attempt.
@@ -299,10 +299,10 @@ impl<'a> Scripts<'a> {
         None
     }
 
-    fn facts(&self, verdict: &Verdict, circumstances: &RetryInput<'_>) -> AttemptFacts {
+    fn facts(&self, verdict: &Verdict, retry_input: &RetryInput<'_>) -> AttemptFacts {
         let message = &self.work.message;
-        let made = u32::try_from(circumstances.past.len()).unwrap_or(u32::MAX);
-        let policy_wait = circumstances.policy.delay(made, circumstances.chance);
+        let made = u32::try_from(retry_input.past.len()).unwrap_or(u32::MAX);
+        let policy_wait = retry_input.policy.delay(made, retry_input.chance);
         AttemptFacts {
             number: self.work.attempts + 1,
             connection: self.endpoint.name(),
@@ -313,10 +313,10 @@ impl<'a> Scripts<'a> {
             code: verdict.code.clone(),
             detail: verdict.detail.clone(),
             retry_after: verdict.retry_after_ms.map(|ms| Duration::from_millis(ms).as_secs_f64()),
-            at: Some(circumstances.now),
+            at: Some(retry_input.now),
             policy_wait: policy_wait.map(|wait| wait.as_secs_f64()),
-            seconds_since_accepted: circumstances.now.duration_since(message.created_at).as_secs_f64(),
-            candidates_left: u32::from(circumstances.another_candidate),
+            seconds_since_accepted: retry_input.now.duration_since(message.created_at).as_secs_f64(),
+            candidates_left: u32::from(retry_input.another_candidate),
             message: MessageFacts::of(RuleInput::of(message)),
         }
     }

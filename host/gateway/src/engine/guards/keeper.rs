@@ -83,9 +83,9 @@ impl Keeper {
 pub async fn look(store: &Store, guards: &GuardRegistry) -> store::Result<()> {
     let asked_at = Instant::now();
     let mut txn = store.worker().await?;
-    let standing = breaker_standing(&mut txn).await?;
+    let candidate_state = breaker_standing(&mut txn).await?;
     drop(txn);
-    guards.learn(standing, asked_at);
+    guards.learn(candidate_state, asked_at);
     Ok(())
 }
 

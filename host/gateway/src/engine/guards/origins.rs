@@ -83,9 +83,9 @@ impl Origins {
     /// The origins to which nothing goes now, those that wait longest first.
     pub fn left_alone(&self, policy: &BreakerPolicy, now: Instant) -> Vec<LeftAlone> {
         let left_alone = |(origin, known): (&str, &Origin)| {
-            let GuardRefusal { barred, until, .. } = self.refusal(origin, policy, now)?;
-            let detail = if barred == SkipReason::CircuitOpen { known.breaker.detail.clone() } else { String::new() };
-            Some(LeftAlone { origin: origin.to_string(), barred, until, detail })
+            let GuardRefusal { skip, until, .. } = self.refusal(origin, policy, now)?;
+            let detail = if skip == SkipReason::CircuitOpen { known.breaker.detail.clone() } else { String::new() };
+            Some(LeftAlone { origin: origin.to_string(), skip, until, detail })
         };
         let mut all: Vec<_> =
             self.known.iter().map(|(origin, known)| (&**origin, known)).filter_map(left_alone).collect();
@@ -305,7 +305,7 @@ mod tests {
         let now = Instant::now();
         let mut origins = tripped(now);
         let refusal = origins.refusal(ILL, &POLICY, now).unwrap();
-        assert_eq!((refusal.barred, refusal.until), (SkipReason::CircuitOpen, now + ms(1_000)));
+        assert_eq!((refusal.skip, refusal.until), (SkipReason::CircuitOpen, now + ms(1_000)));
         assert_eq!(origins.enter(ILL, &POLICY, now), Err(refusal));
         let [left_alone] = <[_; 1]>::try_from(origins.left_alone(&POLICY, now)).unwrap();
         assert_eq!((left_alone.origin.as_str(), left_alone.until), (ILL, refusal.until));
@@ -360,7 +360,7 @@ mod tests {
         let slow = Verdict { retry_after_ms: Some(5_000), ..verdict(Disposition::Throttled, "rate_limited") };
         assert_eq!(origins.record(ILL, &slow, None, &POLICY, now), None);
         let refusal = origins.refusal(ILL, &POLICY, now).unwrap();
-        assert_eq!((refusal.barred, refusal.until), (SkipReason::RateLimited, now + ms(5_000)));
+        assert_eq!((refusal.skip, refusal.until), (SkipReason::RateLimited, now + ms(5_000)));
         assert_eq!(origins.refusal(WELL, &POLICY, now), None);
         let places = [(); 2].map(|()| origins.put_off(ILL, refusal.until, now));
         assert_eq!(places, [refusal.until, refusal.until + SPREAD]);
@@ -378,7 +378,7 @@ mod tests {
             assert_eq!(enter(&mut origins, ILL), Ok(None));
         }
         let refusal = enter(&mut origins, ILL).unwrap_err();
-        assert_eq!((refusal.barred, refusal.until), (SkipReason::RateLimited, now + FULL_PAUSE));
+        assert_eq!((refusal.skip, refusal.until), (SkipReason::RateLimited, now + FULL_PAUSE));
         assert_eq!(origins.refusal(ILL, &POLICY, now), Some(refusal));
         let places = [(); 2].map(|()| origins.put_off(ILL, refusal.until, now));
         assert_eq!(places, [refusal.until, refusal.until + SPREAD], "they do not come back all at once");

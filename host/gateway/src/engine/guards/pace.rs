@@ -250,8 +250,8 @@ mod tests {
         assert_eq!(wanted, 1);
         assert_eq!(pace.granted(turns(5, now), wanted, now), None);
         assert_eq!(first.try_recv().unwrap(), Ok(now));
-        for place in 1..5 {
-            assert!(matches!(pace.take(now, now + ms(1_000)), Turn::At(at) if at == now + ms(10) * place));
+        for slot in 1..5 {
+            assert!(matches!(pace.take(now, now + ms(1_000)), Turn::At(at) if at == now + ms(10) * slot));
         }
         assert!(matches!(pace.take(now, now), Turn::Asked(_)));
     }
@@ -307,8 +307,8 @@ mod tests {
         let now = Instant::now();
         let mut pace = pace(now);
         pace.granted(turns(10, now), 10, now);
-        for place in 0..8 {
-            assert!(matches!(pace.take(now + ms(10) * place, now + ms(1_000)), Turn::At(_)));
+        for slot in 0..8 {
+            assert!(matches!(pace.take(now + ms(10) * slot, now + ms(1_000)), Turn::At(_)));
         }
         let wanted = pace.wanted(now + ms(80));
         assert!((6..=10).contains(&wanted), "{wanted}");

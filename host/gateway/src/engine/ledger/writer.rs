@@ -58,11 +58,11 @@ impl LedgerWriter {
     pub(super) async fn run(
         mut self,
         mut entries: mpsc::UnboundedReceiver<Entry>,
-        precedence: Arc<SmallTenantPriority>,
+        small_tenants: Arc<SmallTenantPriority>,
     ) {
         let mut batch = Vec::with_capacity(BATCH);
-        while entries.recv_many(&mut batch, precedence.portion(BATCH)).await > 0 {
-            precedence.give_way().await;
+        while entries.recv_many(&mut batch, small_tenants.portion(BATCH)).await > 0 {
+            small_tenants.give_way().await;
             self.sizes.record(batch.len() as f64);
             let finished = finished_leases(&batch);
             self.write(std::mem::take(&mut batch), &finished).await;

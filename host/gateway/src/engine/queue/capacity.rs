@@ -56,7 +56,7 @@ struct Taken {
 /// One delivery's room; dropping it gives it back.
 #[derive(Debug)]
 pub struct Slot {
-    room: Arc<Capacity>,
+    capacity: Arc<Capacity>,
     of_tenant: Arc<Taken>,
     bytes: usize,
 }
@@ -152,8 +152,8 @@ impl Capacity {
         let size = Size { deliveries: each.len(), bytes: each.iter().sum() };
         self.taken.add(size);
         of_tenant.add(size);
-        let place = |bytes: &usize| Slot { room: Arc::clone(self), of_tenant: Arc::clone(of_tenant), bytes: *bytes };
-        each.iter().map(place).collect()
+        let slot = |bytes: &usize| Slot { capacity: Arc::clone(self), of_tenant: Arc::clone(of_tenant), bytes: *bytes };
+        each.iter().map(slot).collect()
     }
 
     fn of_tenant(&self, tenant: TenantId) -> Arc<Taken> {
@@ -195,7 +195,7 @@ impl Taken {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.of_tenant.remove_one(self.bytes);
-        self.room.taken.remove_one(self.bytes);
+        self.capacity.taken.remove_one(self.bytes);
     }
 }
 
@@ -207,81 +207,81 @@ mod tests {
 
     #[test]
     fn a_tenant_alone_gets_most_of_the_room_and_leaves_some() {
-        let room = Capacity::new(90, MUCH);
+        let capacity = Capacity::new(90, MUCH);
         let (one, other) = (TenantId::new(), TenantId::new());
-        let held = room.reserve(one, &[1; 60]).unwrap();
-        assert!(room.reserve(one, &[1]).is_none());
-        let claimed = room.claimable(one, 0);
+        let held = capacity.reserve(one, &[1; 60]).unwrap();
+        assert!(capacity.reserve(one, &[1]).is_none());
+        let claimed = capacity.claimable(one, 0);
         assert_eq!(claimed, 7, "a backlog may have more than what comes in");
-        let backlog = room.take(one, &vec![1; claimed]);
-        assert!(room.reserve(other, &[1; 10]).is_some());
+        let backlog = capacity.take(one, &vec![1; claimed]);
+        assert!(capacity.reserve(other, &[1; 10]).is_some());
         drop((held, backlog));
-        assert_eq!((room.taken(), room.taken_bytes()), (0, 0));
-        assert!(room.reserve(one, &[1; 60]).is_some());
+        assert_eq!((capacity.taken(), capacity.taken_bytes()), (0, 0));
+        assert!(capacity.reserve(one, &[1; 60]).is_some());
     }
 
     #[test]
     fn however_many_tenants_hold_what_they_may_there_is_room_for_another() {
-        let room = Capacity::new(1000, MUCH);
+        let capacity = Capacity::new(1000, MUCH);
         let mut held = Vec::new();
         for _ in 0..20 {
             let tenant = TenantId::new();
-            let most = room.claimable(tenant, 0);
-            assert!(most > 0, "{} are free", room.free());
-            held.extend(room.take(tenant, &vec![1; most.min(room.free() - 1)]));
+            let most = capacity.claimable(tenant, 0);
+            assert!(most > 0, "{} are free", capacity.free());
+            held.extend(capacity.take(tenant, &vec![1; most.min(capacity.free() - 1)]));
         }
-        assert!(room.free() > 0);
+        assert!(capacity.free() > 0);
     }
 
     #[test]
     fn a_place_that_is_free_is_claimed_for_whoever_has_nothing() {
-        let room = Capacity::new(1, MUCH);
+        let capacity = Capacity::new(1, MUCH);
         let (one, other) = (TenantId::new(), TenantId::new());
-        let held = room.reserve(one, &[1]).unwrap();
-        assert_eq!(room.claimable(other, 0), 0);
+        let held = capacity.reserve(one, &[1]).unwrap();
+        assert_eq!(capacity.claimable(other, 0), 0);
         drop(held);
-        assert_eq!(room.claimable(other, 0), 1);
+        assert_eq!(capacity.claimable(other, 0), 1);
     }
 
     #[test]
     fn few_free_places_are_not_worth_a_claim() {
-        let room = Capacity::new(16_000, MUCH);
+        let capacity = Capacity::new(16_000, MUCH);
         let tenant = TenantId::new();
-        let held = room.take(tenant, &vec![1; 11_950]);
-        assert_eq!(room.claimable(tenant, 0), 0);
+        let held = capacity.take(tenant, &vec![1; 11_950]);
+        assert_eq!(capacity.claimable(tenant, 0), 0);
         drop(held);
-        assert_eq!(room.claimable(tenant, 0), 12_000);
+        assert_eq!(capacity.claimable(tenant, 0), 12_000);
     }
 
     #[test]
     fn bytes_are_shared_as_deliveries_are() {
-        let room = Capacity::new(1000, 90 << 20);
+        let capacity = Capacity::new(1000, 90 << 20);
         let (one, other) = (TenantId::new(), TenantId::new());
-        let held = room.reserve(one, &[1 << 20; 60]).unwrap();
-        assert!(room.reserve(one, &[1 << 20]).is_none(), "it has two thirds of the bytes");
-        assert!(room.reserve(other, &[1 << 20; 10]).is_some());
+        let held = capacity.reserve(one, &[1 << 20; 60]).unwrap();
+        assert!(capacity.reserve(one, &[1 << 20]).is_none(), "it has two thirds of the bytes");
+        assert!(capacity.reserve(other, &[1 << 20; 10]).is_some());
         drop(held);
-        assert!(room.reserve(one, &[1 << 20]).is_some());
+        assert!(capacity.reserve(one, &[1 << 20]).is_some());
     }
 
     #[test]
     fn a_tenant_that_holds_nothing_may_have_one_however_large() {
-        let room = Capacity::new(1000, 1 << 20);
+        let capacity = Capacity::new(1000, 1 << 20);
         let (one, other) = (TenantId::new(), TenantId::new());
-        let large = room.reserve(one, &[3 << 20]).unwrap();
-        assert!(room.reserve(other, &[1]).is_none());
-        assert_eq!((room.claimable(other, 0), room.free()), (0, 0));
+        let large = capacity.reserve(one, &[3 << 20]).unwrap();
+        assert!(capacity.reserve(other, &[1]).is_none());
+        assert_eq!((capacity.claimable(other, 0), capacity.free()), (0, 0));
         drop(large);
-        assert_eq!(room.reserve(other, &[1, 3 << 20]).map(|places| places.len()), None, "but no two");
+        assert_eq!(capacity.reserve(other, &[1, 3 << 20]).map(|places| places.len()), None, "but no two");
     }
 
     #[test]
     fn claims_reckon_with_large_messages() {
-        let room = Capacity::new(1000, 100 * RECKONED);
+        let capacity = Capacity::new(1000, 100 * RECKONED);
         let tenant = TenantId::new();
-        assert_eq!(room.claimable(tenant, 0), 75);
-        let _held = room.take(tenant, &[RECKONED; 70]);
-        assert_eq!(room.free(), 30);
-        assert_eq!(room.claimable(TenantId::new(), 0), 22);
+        assert_eq!(capacity.claimable(tenant, 0), 75);
+        let _held = capacity.take(tenant, &[RECKONED; 70]);
+        assert_eq!(capacity.free(), 30);
+        assert_eq!(capacity.claimable(TenantId::new(), 0), 22);
     }
 }

@@ -36,10 +36,10 @@ const ROUNDS: usize = 3;
 /// Claims due deliveries as long as there is room.
 pub struct Claimer {
     pub store: Store,
-    pub room: Arc<Capacity>,
+    pub capacity: Arc<Capacity>,
     pub leases: Arc<Leases>,
     pub handoff: Handoff,
-    pub precedence: Arc<SmallTenantPriority>,
+    pub small_tenants: Arc<SmallTenantPriority>,
     /// Rung when something due was put into the queue, on this node or another.
     pub bell: Arc<Notify>,
     /// How long an idle claimer waits for the bell.
@@ -53,7 +53,7 @@ impl Claimer {
     pub async fn run(self, stop: CancellationToken) {
         let mut after = None;
         while !stop.is_cancelled() {
-            self.precedence.give_way().await;
+            self.small_tenants.give_way().await;
             let more = self.claim(&mut after).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "claiming failed; it goes on when the database answers");
                 false
@@ -70,7 +70,7 @@ impl Claimer {
 
     /// One claim, for the tenants behind `after` first; tells whether there may be more to claim.
     async fn claim(&self, after: &mut Option<TenantId>) -> store::Result<bool> {
-        let limit = self.room.free().min(BATCH);
+        let limit = self.capacity.free().min(BATCH);
         if limit == 0 {
             return Ok(false);
         }
@@ -100,8 +100,8 @@ impl Claimer {
         let mut take = Take::default();
         for round in 0..ROUNDS {
             let taken = |tenant| take.claimed.iter().filter(|it| it.tenant == tenant).count();
-            let room = |tenant| self.room.claimable(tenant, taken(tenant));
-            let shares = shares(&lanes, limit - take.claimed.len(), room, fastrand::f64());
+            let capacity = |tenant| self.capacity.claimable(tenant, taken(tenant));
+            let shares = shares(&lanes, limit - take.claimed.len(), capacity, fastrand::f64());
             if round == 0 {
                 take.served = shares.iter().map(|share| share.tenant).collect();
                 take.served.dedup();
@@ -125,9 +125,9 @@ impl Claimer {
             let of = |(id, _): &(DeliveryId, u32)| Some((*id, message_of(*id, pasts.get(id), &mut messages)?));
             let found: Vec<(DeliveryId, Message)> = lease.deliveries.iter().filter_map(of).collect();
             let each: Vec<_> = found.iter().map(|(_, message)| message.size()).collect();
-            let places = self.room.take(lease.tenant, &each);
+            let places = self.capacity.take(lease.tenant, &each);
             let held = self.leases.take(lease.tenant, lease.id, found.len(), asked_at);
-            let work = found.into_iter().zip(places).map(|((delivery, message), place)| {
+            let work = found.into_iter().zip(places).map(|((delivery, message), slot)| {
                 let mut past = pasts.remove(&delivery);
                 let next = past.as_ref().and_then(|past| past.next_attempt_at);
                 Work {
@@ -142,9 +142,9 @@ impl Claimer {
                     fallback: past.as_ref().filter(|past| past.attempts == 0).and_then(|past| past.begun_by),
                     recipients: past.as_mut().map(|past| std::mem::take(&mut past.recipients)).unwrap_or_default(),
                     past: past.map(|past| past.counted).unwrap_or_default(),
-                    place,
+                    slot,
                     before_others: None,
-                    foreseen: None,
+                    first_attempt: None,
                 }
             });
             // The other end closes only when the node stops; recovery then takes the lease.

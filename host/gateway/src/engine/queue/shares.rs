@@ -21,11 +21,11 @@ const CYCLE: usize = 16;
 /// Parts of `limit` deliveries for the lanes that are due, in the order in which tenants are walked;
 /// `room` says how many a tenant may have. `chance`, from 0 to 1, is where in their pattern the
 /// priorities stand: it matters where a part is a small one.
-pub fn shares(lanes: &[QueueLane], limit: usize, room: impl Fn(TenantId) -> usize, chance: f64) -> Vec<Share> {
+pub fn shares(lanes: &[QueueLane], limit: usize, capacity: impl Fn(TenantId) -> usize, chance: f64) -> Vec<Share> {
     let due: Vec<_> = lanes.iter().filter(|lane| lane.due).copied().collect();
     // A tenant's lanes stand beside each other.
     let tenants: Vec<_> = due.chunk_by(|one, next| one.tenant == next.tenant).collect();
-    let caps: Vec<_> = tenants.iter().map(|lanes| room(lanes[0].tenant)).collect();
+    let caps: Vec<_> = tenants.iter().map(|lanes| capacity(lanes[0].tenant)).collect();
     let phase = (chance * CYCLE as f64) as usize % CYCLE;
     let parts = parts(&caps, limit);
     tenants.into_iter().zip(parts).flat_map(|(lanes, part)| by_priority(lanes, part, phase)).collect()
@@ -92,8 +92,8 @@ mod tests {
     fn tenants_get_equal_parts_and_what_one_has_no_room_for_is_the_others() {
         let tenants = tenants(3);
         let lanes: Vec<_> = tenants.iter().map(|it| lane(*it, Priority::Normal)).collect();
-        let room = |tenant| if tenant == tenants[0] { 20 } else { 1000 };
-        let shares = shares(&lanes, 500, room, 0.0);
+        let capacity = |tenant| if tenant == tenants[0] { 20 } else { 1000 };
+        let shares = shares(&lanes, 500, capacity, 0.0);
         assert_eq!(counts(&shares), [20, 240, 240]);
     }
 

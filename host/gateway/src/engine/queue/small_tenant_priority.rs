@@ -33,7 +33,7 @@ const LATELY: Duration = Duration::from_secs(1);
 /// Who goes before whom on this node.
 #[derive(Debug)]
 pub struct SmallTenantPriority {
-    room: Arc<Capacity>,
+    capacity: Arc<Capacity>,
     state: Mutex<State>,
     /// Since when somebody goes before others.
     since: watch::Sender<Option<Instant>>,
@@ -44,7 +44,7 @@ pub struct SmallTenantPriority {
 /// Somebody goes before others for as long as this lives, and no longer than [`LONGEST`].
 #[derive(Debug)]
 pub struct PriorityGuard {
-    precedence: Arc<SmallTenantPriority>,
+    small_tenants: Arc<SmallTenantPriority>,
     began: Instant,
 }
 
@@ -59,9 +59,9 @@ struct State {
 
 impl SmallTenantPriority {
     #[must_use]
-    pub fn new(room: Arc<Capacity>) -> Arc<Self> {
+    pub fn new(capacity: Arc<Capacity>) -> Arc<Self> {
         let state = State { going: 0, credit: CREDIT, as_of: Instant::now() };
-        Arc::new(Self { room, state: Mutex::new(state), since: watch::channel(None).0, begins: Notify::new() })
+        Arc::new(Self { capacity, state: Mutex::new(state), since: watch::channel(None).0, begins: Notify::new() })
     }
 
     /// Lets a tenant go before others, if it holds little and they hold much.
@@ -90,7 +90,7 @@ impl SmallTenantPriority {
         };
         state.going += 1;
         drop(state);
-        Some(PriorityGuard { precedence: Arc::clone(self), began })
+        Some(PriorityGuard { small_tenants: Arc::clone(self), began })
     }
 
     /// Whether a tenant's deliveries may begin now.
@@ -122,8 +122,8 @@ impl SmallTenantPriority {
     }
 
     fn holds_little(&self, tenant: TenantId) -> bool {
-        let taken = self.room.taken();
-        taken >= MANY && self.room.held(tenant).saturating_mul(TIMES) <= taken
+        let taken = self.capacity.taken();
+        taken >= MANY && self.capacity.held(tenant).saturating_mul(TIMES) <= taken
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -145,8 +145,8 @@ impl State {
 
 impl Drop for PriorityGuard {
     fn drop(&mut self) {
-        let mut state = self.precedence.state();
-        if *self.precedence.since.borrow() != Some(self.began) {
+        let mut state = self.small_tenants.state();
+        if *self.small_tenants.since.borrow() != Some(self.began) {
             // What it was part of is over.
             return;
         }
@@ -154,7 +154,7 @@ impl Drop for PriorityGuard {
         if state.going == 0 {
             let now = Instant::now();
             state.end(now.duration_since(self.began).min(LONGEST), now);
-            self.precedence.since.send_replace(None);
+            self.small_tenants.since.send_replace(None);
         }
     }
 }
@@ -164,46 +164,46 @@ mod tests {
     use super::*;
 
     fn busy_node() -> (Arc<SmallTenantPriority>, TenantId, Vec<super::super::Slot>) {
-        let room = Capacity::new(1000, usize::MAX);
+        let capacity = Capacity::new(1000, usize::MAX);
         let tenant = TenantId::new();
-        let places = room.take(tenant, &[1; 500]);
-        (SmallTenantPriority::new(room), tenant, places)
+        let places = capacity.take(tenant, &[1; 500]);
+        (SmallTenantPriority::new(capacity), tenant, places)
     }
 
     #[tokio::test]
     async fn who_holds_little_goes_before_who_holds_much() {
-        let (precedence, busy, _places) = busy_node();
+        let (small_tenants, busy, _places) = busy_node();
         let few = TenantId::new();
-        assert!(precedence.claim(busy).is_none());
-        assert!(precedence.may_begin(busy));
-        let (first, second) = (precedence.claim(few).unwrap(), precedence.claim(few).unwrap());
-        assert!(!precedence.may_begin(busy) && precedence.may_begin(few));
+        assert!(small_tenants.claim(busy).is_none());
+        assert!(small_tenants.may_begin(busy));
+        let (first, second) = (small_tenants.claim(few).unwrap(), small_tenants.claim(few).unwrap());
+        assert!(!small_tenants.may_begin(busy) && small_tenants.may_begin(few));
         drop(first);
-        assert!(!precedence.may_begin(busy));
+        assert!(!small_tenants.may_begin(busy));
         drop(second);
-        assert!(precedence.may_begin(busy));
-        precedence.give_way().await;
+        assert!(small_tenants.may_begin(busy));
+        small_tenants.give_way().await;
     }
 
     #[test]
     fn a_node_with_little_to_do_puts_nobody_off() {
-        let room = Capacity::new(1000, usize::MAX);
-        let _places = room.take(TenantId::new(), &[1; MANY - 1]);
-        assert!(SmallTenantPriority::new(room).claim(TenantId::new()).is_none());
+        let capacity = Capacity::new(1000, usize::MAX);
+        let _places = capacity.take(TenantId::new(), &[1; MANY - 1]);
+        assert!(SmallTenantPriority::new(capacity).claim(TenantId::new()).is_none());
     }
 
     #[tokio::test]
     async fn nobody_is_put_off_for_long() {
-        let (precedence, busy, _places) = busy_node();
-        let going = precedence.claim(TenantId::new()).unwrap();
-        precedence.give_way().await;
-        assert!(precedence.may_begin(busy), "it goes on, however long the other's request takes");
-        let again = precedence.claim(TenantId::new()).unwrap();
-        assert!(!precedence.may_begin(busy), "the next one's is a time of its own");
+        let (small_tenants, busy, _places) = busy_node();
+        let going = small_tenants.claim(TenantId::new()).unwrap();
+        small_tenants.give_way().await;
+        assert!(small_tenants.may_begin(busy), "it goes on, however long the other's request takes");
+        let again = small_tenants.claim(TenantId::new()).unwrap();
+        assert!(!small_tenants.may_begin(busy), "the next one's is a time of its own");
         drop(going);
-        assert!(!precedence.may_begin(busy));
+        assert!(!small_tenants.may_begin(busy));
         drop(again);
-        assert!(precedence.may_begin(busy));
+        assert!(small_tenants.may_begin(busy));
     }
 
     #[test]
@@ -214,10 +214,10 @@ mod tests {
         assert_eq!(state.credit, Duration::from_millis(2));
         state.gather(began + Duration::from_secs(9));
         assert_eq!(state.credit, CREDIT);
-        let (precedence, _, _places) = busy_node();
-        precedence.state().credit = Duration::ZERO;
-        precedence.state().as_of = Instant::now() + Duration::from_secs(1);
-        assert!(precedence.claim(TenantId::new()).is_none());
-        assert_eq!(precedence.portion(500), 32);
+        let (small_tenants, _, _places) = busy_node();
+        small_tenants.state().credit = Duration::ZERO;
+        small_tenants.state().as_of = Instant::now() + Duration::from_secs(1);
+        assert!(small_tenants.claim(TenantId::new()).is_none());
+        assert_eq!(small_tenants.portion(500), 32);
     }
 }

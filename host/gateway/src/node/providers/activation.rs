@@ -80,12 +80,12 @@ pub(super) fn same_version<'a>(versions: &'a [StoredComponent], new: &StoredComp
 fn higher<'a>(provider: &StoredProvider, versions: &'a [StoredComponent], new: &StoredComponent) -> Option<&'a str> {
     let active = versions.iter().find(|version| Some(&version.digest) == provider.active_digest.as_ref());
     let others = || versions.iter().filter(|version| version.digest != new.digest);
-    let standing = active.or_else(|| others().max_by(|a, b| precedence(a, b)))?;
-    (precedence(standing, new) == Ordering::Greater).then_some(standing.descriptor.version.as_str())
+    let standing = active.or_else(|| others().max_by(|a, b| small_tenants(a, b)))?;
+    (small_tenants(standing, new) == Ordering::Greater).then_some(standing.descriptor.version.as_str())
 }
 
 /// By semantic version; a build's metadata says nothing of the order.
-fn precedence(a: &StoredComponent, b: &StoredComponent) -> Ordering {
+fn small_tenants(a: &StoredComponent, b: &StoredComponent) -> Ordering {
     let version = |component: &StoredComponent| Version::parse(&component.descriptor.version).ok();
     match (version(a), version(b)) {
         (Some(a), Some(b)) => a.cmp_precedence(&b),
