@@ -1,4 +1,4 @@
-//! What real servers, clients and people do: situations from public bug reports.
+//! The behaviour of real servers, clients and people: situations from public bug reports.
 //!
 //! Each scenario stands for a kind of fault, and holds the right behaviour for later changes.
 
@@ -7,5 +7,6 @@ mod copies;
 mod guides;
 mod http;
 mod operators;
+mod packaging;
 mod rules;
 mod smtp;

@@ -12,9 +12,11 @@ mod dead_letter;
 mod experiment;
 mod health;
 mod key;
+mod man;
 mod message;
 mod output;
 mod provider;
+mod ready;
 mod route;
 mod rules;
 mod secret;
@@ -50,7 +52,7 @@ enum Command {
     Serve(serve::Serve),
     /// Bring the database's schema to this version.
     Migrate(database::Access),
-    /// Tenants: who has messages, connections and routes of their own (on the database).
+    /// Tenants, with messages, connections and routes of their own (on the database).
     Tenant(tenant::TenantArgs),
     /// API keys (on the database).
     Key(key::Key),
@@ -72,23 +74,27 @@ enum Command {
     Message(message::MessageArgs),
     /// Every try of a message.
     Attempts(message::Attempts),
-    /// What ended without success: show it, try it again, discard it.
+    /// Deliveries that ended without success: show, replay or discard them.
     DeadLetters(dead_letter::DeadLetters),
-    /// Who did what to messages and dead letters.
+    /// The audit of messages and dead letters.
     Audit(audit::Audit),
     /// Counts, rates, latencies and cost over a time.
     Stats(Box<stats::Stats>),
     /// How the connections fare: rates, latencies, the last error.
     Health(health::HealthArgs),
+    /// Whether a node can serve; for health checks.
+    Ready(ready::ReadyArgs),
     /// Follow what happens, one line an event (with --json one object a line).
     Tail(tail::Tail),
     /// The gateway's configuration.
     Config(config::Configuration),
     /// Print the completions of a shell.
     Completions(completions::Completions),
+    /// Write the manual, a page for each command.
+    Man(man::ManPages),
 }
 
-/// Why a command ended without success; the text is for the person who typed it.
+/// The reason for which a command ended without success; the text is for the person that typed it.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error(transparent)]
@@ -109,8 +115,8 @@ impl CliError {
     }
 }
 
-/// So many tasks run before sockets are looked at again. A task may take a component's call, so that the usual 61 of
-/// them would make whoever has just come wait for milliseconds at each step.
+/// The number of tasks that run before sockets are looked at again. A task may make a component's call, so with the
+/// usual 61 of them, new arrivals would wait for milliseconds at each step.
 const POLLS_BETWEEN_EVENTS: u32 = 8;
 
 /// Runs the command of the process's arguments.
@@ -148,12 +154,14 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Audit(command) => command.run(&output).await,
         Command::Stats(command) => command.run(&output).await,
         Command::Health(command) => command.run(&output).await,
+        Command::Ready(command) => command.run(&output).await,
         Command::Tail(command) => command.run(&output).await,
         Command::Config(command) => command.run(&output),
         Command::Completions(command) => {
             command.run(&output);
             Ok(())
         }
+        Command::Man(command) => command.run(),
     }
 }
 

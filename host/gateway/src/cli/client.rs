@@ -9,12 +9,37 @@ use serde_json::Value;
 
 use super::CliError;
 
-/// Which gateway, and as whom.
-#[derive(Args)]
-pub struct ApiClient {
+/// Time for a call of the API, its body included.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Time for the answer about readiness: the node itself waits up to two seconds for its database.
+const READY_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The address of a gateway.
+#[derive(Debug, Args)]
+pub struct GatewayAddress {
     /// The gateway's address.
     #[arg(long, env = "ANGARIUM_URL", default_value = "http://127.0.0.1:8080")]
     url: String,
+}
+
+impl GatewayAddress {
+    /// Asks the node whether it can serve; the error says why it cannot.
+    pub async fn ready(&self) -> Result<Value, CliError> {
+        let address = self.of("/readyz");
+        answer(&address, builder().timeout(READY_TIMEOUT), |http| http.get(&address)).await
+    }
+
+    fn of(&self, path: &str) -> String {
+        format!("{}{path}", self.url.trim_end_matches('/'))
+    }
+}
+
+/// The address of a gateway, and the key.
+#[derive(Args)]
+pub struct ApiClient {
+    #[command(flatten)]
+    gateway: GatewayAddress,
     /// The API key.
     #[arg(long, env = "ANGARIUM_KEY", hide_env_values = true)]
     key: String,
@@ -22,7 +47,7 @@ pub struct ApiClient {
 
 impl std::fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("url", &self.url).field("key", &"***").finish()
+        f.debug_struct("ApiClient").field("gateway", &self.gateway).field("key", &"***").finish()
     }
 }
 
@@ -56,7 +81,7 @@ impl ApiClient {
 
     /// Opens a stream of events, from behind `last` on.
     pub async fn follow(&self, path: &str, last: Option<&str>) -> Result<Followed, NotFollowed> {
-        let address = self.address(path);
+        let address = self.gateway.of(path);
         let passing = |error: reqwest::Error| NotFollowed { reason: unreachable(&address, &error), is_final: false };
         // Longer than the gateway is ever silent.
         let http = builder().connect_timeout(Duration::from_secs(10)).read_timeout(Duration::from_secs(60));
@@ -74,23 +99,16 @@ impl ApiClient {
         Err(NotFollowed { reason, is_final: status.is_client_error() })
     }
 
-    fn address(&self, path: &str) -> String {
-        format!("{}{path}", self.url.trim_end_matches('/'))
-    }
-
     async fn call(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Value, CliError> {
-        let address = self.address(path);
-        let unreachable = |error: reqwest::Error| unreachable(&address, &error);
-        let http = builder().timeout(Duration::from_secs(120)).build().map_err(unreachable)?;
-        let mut request = http.request(method, &address).bearer_auth(&self.key);
-        if let Some((media_type, bytes)) = body {
-            request = request.header(header::CONTENT_TYPE, media_type).body(bytes);
-        }
-        let answer = request.send().await.map_err(unreachable)?;
-        let status = answer.status();
-        let bytes = answer.bytes().await.map_err(unreachable)?;
-        let value: Value = if bytes.is_empty() { Value::Null } else { parse(&address, &bytes)? };
-        if status.is_success() { Ok(value) } else { Err(refusal(status.as_u16(), &value)) }
+        let address = self.gateway.of(path);
+        answer(&address, builder().timeout(CALL_TIMEOUT), |http| {
+            let request = http.request(method, &address).bearer_auth(&self.key);
+            match body {
+                Some((media_type, bytes)) => request.header(header::CONTENT_TYPE, media_type).body(bytes),
+                None => request,
+            }
+        })
+        .await
     }
 }
 
@@ -98,7 +116,7 @@ impl ApiClient {
 pub struct Followed(reqwest::Response);
 
 impl Followed {
-    /// What comes next; `None` when it has ended, or broke.
+    /// Returns the next bytes; `None` when the stream has ended or broke.
     pub async fn next(&mut self) -> Option<bytes::Bytes> {
         self.0.chunk().await.ok().flatten()
     }
@@ -112,9 +130,24 @@ pub struct NotFollowed {
 }
 
 fn builder() -> reqwest::ClientBuilder {
-    // An error says that a provider is installed already, which is what is wanted.
+    // An error says that a crypto provider is installed already, which is the aim.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
+}
+
+/// Sends a request and reads its answer; a problem is an error.
+async fn answer(
+    address: &str,
+    http: reqwest::ClientBuilder,
+    request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
+) -> Result<Value, CliError> {
+    let unreachable = |error: reqwest::Error| unreachable(address, &error);
+    let http = http.build().map_err(unreachable)?;
+    let answer = request(&http).send().await.map_err(unreachable)?;
+    let status = answer.status();
+    let bytes = answer.bytes().await.map_err(unreachable)?;
+    let value: Value = if bytes.is_empty() { Value::Null } else { parse(address, &bytes)? };
+    if status.is_success() { Ok(value) } else { Err(refusal(status.as_u16(), &value)) }
 }
 
 fn written(body: &impl Serialize) -> Result<Vec<u8>, CliError> {
@@ -141,7 +174,7 @@ fn unreachable(address: &str, error: &reqwest::Error) -> CliError {
     CliError::said(format!("{address} can't be asked: {reason}; `--url` or ANGARIUM_URL names the gateway"))
 }
 
-/// The problem as lines: what it is, then each bad field.
+/// Returns the problem as lines: its title, then each invalid field.
 fn refusal(status: u16, problem: &Value) -> CliError {
     let text = |pointer: &str| problem.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let mut lines = format!("{status} {}: {}", text("/code"), text("/detail"));
