@@ -1,4 +1,4 @@
-//! What is particular: rules and scripts that are changed while the gateway runs.
+//! Rules and scripts that are changed while the gateway runs.
 
 mod backtest;
 mod conditions;

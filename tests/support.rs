@@ -1,4 +1,4 @@
-//! What scenarios stand on: a real PostgreSQL, real gateway processes, real receivers.
+//! The fixtures of scenarios: a real PostgreSQL, real gateway processes, real receivers.
 
 pub mod audit;
 pub mod authority;

@@ -308,7 +308,7 @@ fn every_module_says_what_it_is() {
     assert!(silent.is_empty(), "no `//!` at the top of {silent:?}");
 }
 
-/// What `cargo xtask fuzz` runs with fresh seeds is what draws its cases.
+/// Every randomised test is in the list that `cargo xtask fuzz` runs with fresh seeds.
 #[test]
 fn every_test_that_draws_its_cases_is_run_with_fresh_seeds() {
     for (folder, listed) in [("host", xtask::fuzz::PROPERTIES), ("tests", xtask::fuzz::SCENARIOS)] {

@@ -1,4 +1,4 @@
-//! What an address looks like: one rule each for the gateway's API, its transport and the providers.
+//! The syntax of addresses: one rule each for the gateway's API, its transport and the providers.
 //!
 //! The gateway and the components are built in different workspaces; both link with this crate, so that what the API
 //! takes is what a provider takes. It decides about texts alone and must not depend on anything.

@@ -143,7 +143,7 @@ impl Document {
             let body_without = changed(&|object| drop(object.remove(name)));
             let missing = required.contains(&name.as_str()).then(|| (format!("{pointer}/{name}"), "missing"));
             let is_tag = name == "type" && schema["properties"]["type"]["enum"].is_array();
-            // What lies within itself was gone through where it stands first.
+            // A list within itself was already tried at its first position.
             let is_there = body.pointer(pointer).is_some_and(|object| object.get(name).is_some());
             if !is_tag && is_there {
                 cases.push(Case { body: body_without, expected: missing });

@@ -34,7 +34,7 @@ async fn a_connection_lives_from_its_creation_to_its_end() {
     gateway.post("/v1/connections", &body).await.expect(201);
 }
 
-/// Whoever reads a configuration while it changes must not hand what it read to those who ask after the change.
+/// A request that reads a configuration during a change must not pass it on to requests that come after the change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_holds_once_it_is_answered_however_much_is_under_way() {
     const EACH: usize = 20;
@@ -66,7 +66,7 @@ async fn what_the_provider_does_not_take_is_named() {
     for pointer in ["/uid", "/config/url", "/secrets/pass", "/secrets/signing_key"] {
         assert!(pointers.contains(&pointer), "{pointer} is not in {pointers:?}");
     }
-    // What is of a wrong form hides nothing of it.
+    // A field of a wrong form hides none of the other faults.
     let body = json!({"uid": "a/b", "provider": "webhook", "enabled": "yes", "config": {"url": 7}, "tenant_id": "B",
         "secrets": {"pass": "x", "signing_key": 7}});
     let problem = gateway.post("/v1/connections", &body).await.expect(422);

@@ -83,7 +83,7 @@ async fn form_and_meaning_are_checked_together() {
     assert_eq!(listed(&batch["data"][0]["error"]), every);
     assert_eq!(listed(&batch["data"][1]["error"]), ["/channel:no_route"]);
 
-    // What was cut out is not missed, and what is missing is said once.
+    // A member that was cut out is not reported as missing, and a missing one is reported once.
     let body = json!({"to": {"adress": "x"}, "expires_at": "2020-01-01T00:00:00Z", "channel": 7});
     let found = fields(gateway.post("/v1/messages", &body).await, 422);
     assert_eq!(

@@ -111,7 +111,7 @@ async fn an_installed_version_is_activated_by_its_digest_and_uninstalled() {
         "downgrade"
     );
 
-    // What serves stays while connections need it; what does not may go.
+    // A version that serves stays while connections need it; any other may go.
     let uninstall = async |path: String| {
         gateway.call_as(&operator, Method::DELETE, &format!("/v1/providers/webhook{path}"), None).await
     };

@@ -1,4 +1,4 @@
-//! What a node serves by its roles.
+//! The paths that a node serves, by its roles.
 
 use crate::support::gateway::{TestGateway, client};
 

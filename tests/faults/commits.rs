@@ -201,8 +201,8 @@ async fn killed_after_a_2xx_of_whom_rules_put_first_nobody_else_is_asked() {
     only_the_second_is_asked(gateway, sink).await;
 }
 
-/// Whom a script puts first is on record with the message, whoever it would put first later: here it changes its mind
-/// before the lost worker's lease can end.
+/// A message records the candidate that a script puts first, whatever the script answers later: here it changes its
+/// answer before the lost worker's lease can end.
 #[tokio::test]
 async fn killed_after_a_2xx_of_whom_a_script_put_first_nobody_else_is_asked() {
     let (gateway, sink) = with_two("retry").await;

@@ -13,7 +13,7 @@ use crate::support::{
     sink::{Reply, Sink},
 };
 
-/// What a refusal may take; the gateway's own patience is two seconds.
+/// The time for a refusal; the gateway's own patience is two seconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 const CONFIG: &str = "[dispatch]\ndeadline_ms = 1000\nmax_in_flight_per_connection = 2\n[queue]\nlease_ms = 3000\n";
@@ -62,7 +62,7 @@ async fn a_restart_of_postgres_is_a_503_within_two_seconds_and_passes_by_itself(
     audit(&gateway, &sink, &accepted).await;
 }
 
-/// What a failover leaves behind for a while: a server that answers, and takes no writes.
+/// A server as a failover leaves it for a while: it answers, and takes no writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_takes_no_writes_is_a_503_and_passes_by_itself() {
     let (gateway, sink) = (on_its_own_server("").await, Sink::start().await);

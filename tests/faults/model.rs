@@ -11,7 +11,7 @@ use angarium_domain::{
 /// Worker deaths that quarantine.
 const DEATHS: u32 = 3;
 
-/// What the model knows of the route.
+/// The model's view of the route.
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub candidates: usize,
@@ -59,7 +59,7 @@ pub enum Place {
     End(DeliveryState),
 }
 
-/// What came of an answer.
+/// The result of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     AskAnother,
@@ -75,13 +75,13 @@ pub struct Model {
     /// All attempts on record: who was asked, if that is known, and what came of it.
     pub attempts: Vec<(Option<usize>, Disposition)>,
     pub deaths: u32,
-    /// Who is being asked, where that was committed before the request.
+    /// The candidate that is being asked, if that was committed before the request.
     pub intent: Option<usize>,
     /// Since the last retry by hand:
     made: Made,
 }
 
-/// What counts of the past.
+/// The part of the past that counts.
 #[derive(Debug, Clone, Default)]
 struct Made {
     attempts: u32,
@@ -121,7 +121,7 @@ impl Model {
         }
     }
 
-    /// Whom the worker asks. An unknown request is only ever repeated where it went.
+    /// Returns the candidate that the worker asks. An unknown request is only ever repeated where it went.
     pub fn candidate(&self) -> Option<usize> {
         (0..self.rules.candidates).find(|it| self.is_open(*it))
     }
@@ -202,7 +202,7 @@ impl Model {
         self.made.this_round_counts = false;
     }
 
-    /// Whoever would be asked is open or limited: it waits, and nothing else changes.
+    /// The candidate is open or limited: the delivery waits, and nothing else changes.
     pub fn put_off(&mut self) {
         assert_eq!(self.place, Place::Worker);
         self.place = Place::Queue { due: false };

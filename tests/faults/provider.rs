@@ -39,7 +39,7 @@ fn ok(kind: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-/// What became of a message to this address, where an unknown is held.
+/// Returns the end of a message to this address on a route that holds unknown deliveries.
 async fn held(gateway: &TestGateway, provider: &str, address: SocketAddr) -> Value {
     let uid = format!("bad-{}", address.port());
     let (channel, config, secrets) = match provider {

@@ -1,4 +1,4 @@
-//! One tenant's backlog and another's ten messages; the pressing and the others. What is asserted are orders and
+//! One tenant's backlog beside another's ten messages; urgent messages beside others. The tests assert orders and
 //! counts; the benchmark `fairness` has the times.
 
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::support::{
 const CONFIG: &str = "[dispatch]\nmax_in_flight = 64\n[queue]\npoll_ms = 20\n";
 const BACKLOG: usize = 20_000;
 const FEW: usize = 10;
-/// What may come before the last of the few: what was in hand, and a claim or two.
+/// The most deliveries before the last of the ten: those under way, and a claim or two.
 const BEFORE: usize = 300;
 
 fn batch(count: usize, priority: &str, send_at: Option<jiff::Timestamp>) -> Value {

@@ -1,4 +1,4 @@
-//! What is refused at acceptance, and what is one message.
+//! Refusals at acceptance, and the identity of messages.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -265,7 +265,7 @@ async fn a_uid_is_never_another_path() {
             assert_eq!(refused(gateway.post(path, &body).await), ["/uid:reserved"], "{path} {uid}");
         }
     }
-    // Whatever is taken can be asked for by its name, once it is written as a URL has it (RFC 3986, section 2).
+    // Every accepted uid can be requested by its name, in the form of a URL (RFC 3986, section 2).
     for uid in ["evaluate-2", "a b", "50%", "what?", "#1", "ö", "a%2Fb", "+", "...", "versions"] {
         gateway.post("/v1/rules", &json!({"uid": uid, "rule": rule})).await.expect(201);
         let written: String = uid.bytes().map(|byte| format!("%{byte:02X}")).collect();

@@ -115,7 +115,7 @@ async fn a_copy_that_is_never_taken_is_given_up_with_the_policy_and_the_mail_was
     assert_eq!((&view["state"], server.mails().len()), (&json!("sent"), 1), "{view}");
     assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:refused"]);
     assert_eq!(view["delivery"]["recipients"][1]["detail"], "Greylisted; it is not tried again");
-    // What the delivery says of itself is what the mail's own attempt came to.
+    // The delivery shows the result of the mail's own attempt.
     assert_eq!(view["delivery"]["unified_code"], "ok", "{view}");
     assert!(view["delivery"]["external_id"].is_string(), "{view}");
     assert!(event_types(&gateway, &id).await.contains(&"message.recipient_refused".to_owned()));
@@ -254,7 +254,7 @@ async fn attachments_keep_the_parameters_of_their_media_type() {
     }
     // A mail in a mail stands as it is; its dot is doubled on the way.
     assert!(text.contains("Subject: Forwarded\r\n\r\nHi\r\n..\r\n"), "{text}");
-    // What would have to be encoded is refused, and not changed.
+    // A part that would need an encoding is refused, and not changed.
     for (media_type, content) in [("message/rfc822", "Subject: \u{e9}".as_bytes()), ("multipart/mixed", b"--x--")] {
         let mail = json!({"channel": "email", "to": "ann@example.org", "content": {"text": "x", "attachments": [file(media_type, content)]}});
         let refused = gateway.post("/v1/messages", &mail).await.expect(422);

@@ -1,4 +1,4 @@
-//! What the guides tell people to run is run here, as it stands there.
+//! The guides' programs are run here, as they stand there.
 
 use std::{
     fs,

@@ -159,7 +159,7 @@ async fn one_customers_endpoint_stops_nobody_elses() {
         assert_eq!(gateway.settled(&fine).await["state"], "sent", "{path}");
         assert_eq!(gateway.attempts(&fine).await, ["hooks:accepted"], "{path}");
     }
-    // What fails is left alone itself.
+    // The failing endpoint itself is not asked.
     gateway.logged(0, "an endpoint that messages name fails").await;
     let waits = gateway.send(&message_to(&ill.url("/other"))).await;
     let uuid = uuid::Uuid::try_parse(waits.trim_start_matches("msg_")).unwrap();

@@ -35,7 +35,7 @@ async fn with_both_keys(gateway: &mut TestGateway, old: &str) {
     gateway.take_over().await;
 }
 
-/// What `/readyz` says while it refuses.
+/// Waits until `/readyz` refuses with this text.
 async fn unready(gateway: &TestGateway, text: &str) {
     let client = client();
     eventually(&format!("`/readyz` saying `{text}`"), || async {
@@ -119,7 +119,7 @@ async fn another_candidate_takes_what_a_closed_secret_holds_back() {
     assert_eq!(sink.received_at("/other").len(), 1);
 }
 
-/// What is set anew stands on the node's own key: the old value is not missed, and the node serves.
+/// A secret that is set again uses the node's own key: the old value is not missed, and the node serves.
 #[tokio::test]
 async fn a_secret_that_is_set_anew_opens_again() {
     let (mut gateway, sink) = (TestGateway::start().await, Sink::start().await);
@@ -208,7 +208,7 @@ async fn a_folder_that_vanishes_makes_the_node_not_ready_until_it_is_back() {
     let away = folder.path().join("away");
     fs::rename(&rules, &away).unwrap();
     unready(&gateway, "`rules.folder` names it").await;
-    // What was live stays so: the folder may only be unmounted for a moment.
+    // The folder's content stays live: the folder may only be unmounted for a moment.
     gateway.webhook(&Sink::start().await, "/").await;
     let refused = gateway.post("/v1/messages", &hook()).await;
     assert_eq!(refused.status.as_u16(), 422, "{}", refused.body);

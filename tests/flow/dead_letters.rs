@@ -270,7 +270,7 @@ async fn a_replay_goes_on_when_its_node_is_killed_and_moves_each_once() {
     let told =
         "select count(*) || '/' || count(distinct delivery_id) from event where type = 'message.retry_requested'";
     assert_eq!(gateway.db.sql(told).await.trim(), format!("{COUNT}/{COUNT}"));
-    // What its worker took along is labelled.
+    // The attempts that the lost worker held are labelled.
     let unlabelled = "select count(*) from (select delivery_id from attempt where number > 1
                       group by 1 having count(*) > 1 and not bool_or(disposition = 'unknown')) as twice";
     assert_eq!(gateway.db.sql(unlabelled).await.trim(), "0");

@@ -31,7 +31,7 @@ async fn route(gateway: &TestGateway, connections: &[&str]) {
     gateway.route("webhook", json!({"candidates": candidates, "retry": retry})).await;
 }
 
-/// What is known of a connection's breaker.
+/// Returns the known state of a connection's breaker.
 async fn breaker(gateway: &TestGateway, uid: &str) -> Value {
     let health = gateway.get("/v1/health/providers").await;
     let all = health["data"].as_array().unwrap();
@@ -241,7 +241,7 @@ async fn a_limited_rate_is_kept_by_all_nodes_together_and_reached() {
         assert_eq!(gateway.attempts(id).await, ["a:accepted"], "waiting is no attempt");
     }
     assert_eq!(sink.received().len(), ids.len() + 2, "nothing was sent twice");
-    // What is a tenth of a second late comes with what is in time.
+    // A delivery that is a tenth of a second late counts with those in time.
     for (count, at) in times.iter().enumerate() {
         let allowed = BURST + RATE * ((*at - times[0]).as_secs_f64() + 0.1);
         assert!(count as f64 <= allowed, "{count} by {:?}: {allowed} are allowed", *at - times[0]);

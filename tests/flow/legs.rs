@@ -37,7 +37,7 @@ impl Scene {
         self.sink.answers("/mail", [Reply::status(400)]);
     }
 
-    /// What a connection's service says of a delivery.
+    /// Sends the service's report about a delivery.
     async fn says(&self, connection: &str, kind: &str, delivery: &str) {
         let url = self.gateway.get(&format!("/v1/connections/{connection}")).await["callback_url"].clone();
         let body = json!([{"kind": kind, "delivery": delivery}]).to_string();
@@ -63,7 +63,7 @@ impl Scene {
         list["data"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// What the ledger says of each attempt: its channel, trigger, and why it was made in place of another.
+    /// Returns the ledger's record of each attempt: its channel, trigger, and fallback reason.
     async fn attempts(&self, id: &str) -> Vec<String> {
         let list = self.gateway.attempt_list(id).await;
         let word = |it: &Value, name: &str| it[name].as_str().unwrap_or("-").to_owned();

@@ -1,4 +1,4 @@
-//! What an operator sees: metrics, traces, events, and what the configuration comes to.
+//! The operator's view: metrics, traces, events, and the effective configuration.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -153,7 +153,7 @@ async fn what_its_caller_does_not_record_is_handed_on_and_not_exported() {
     let (id, _) = send_within(&gateway, &[("traceparent", &unrecorded)]).await;
     gateway.settled(&id).await;
     assert_eq!(sink.received_at("/in")[0].header("traceparent"), unrecorded);
-    // What came after it is exported, so that it would have been, too.
+    // A later span is exported, so an earlier one would have been, too.
     let (_, later) = send_within(&gateway, &[]).await;
     spans(&collector, later.split('-').nth(1).unwrap(), 2).await;
     assert!(collector.trace(TRACE).is_empty());
@@ -473,7 +473,7 @@ async fn tail_prints_a_line_an_event() {
     assert_eq!(names, ["at", "connection", "data", "delivery", "id", "message", "type"]);
     assert_eq!(event["message"], second);
     assert_eq!(event["data"]["attempt"], 1);
-    // What happens from now on comes, too.
+    // Later events arrive, too.
     let third = gateway.send(&hook()).await;
     let mut rest = String::new();
     while !rest.contains(&third) {

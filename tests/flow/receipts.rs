@@ -1,4 +1,4 @@
-//! What services say later: receipts that come once, a hundred times, too early, in any order, forged or malformed.
+//! Later reports of services: receipts that come once, a hundred times, too early, in any order, forged or malformed.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl Scene {
         id
     }
 
-    /// What the service says, and what it is answered.
+    /// Sends the service's events, and returns the status of the answer.
     async fn says(&self, events: &Value) -> u16 {
         self.posts("", TOKEN, events.to_string()).await
     }

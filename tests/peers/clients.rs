@@ -18,7 +18,7 @@ async fn output(mut command: Command) -> Output {
     tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the peer can be run")
 }
 
-/// What it printed, once it has ended well.
+/// Returns the printed text of a program that has ended well.
 #[track_caller]
 fn said(output: &Output) -> String {
     let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

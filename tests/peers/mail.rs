@@ -175,7 +175,7 @@ async fn dkimpy_verifies_the_signatures() {
     }
 }
 
-/// What would begin a header, an address or a command of its own.
+/// Texts that would begin a header, an address or a command.
 const BREAKS: [&str; 4] = ["\r\nBcc: v@example.org", "\nBcc: v@example.org", "\rBcc: v@example.org", "\r\n.\r\n"];
 
 #[tokio::test]
@@ -251,7 +251,7 @@ async fn a_smuggling_body_is_one_mail() {
     }
 }
 
-/// What some server takes for the end of a mail.
+/// Texts that some server takes for the end of a mail.
 pub const SMUGGLES: [&str; 7] = ["\n.\n", "\r.\r", "\n.\r\n", "\r\n.\r\n", "\r\n.\n", "\r\n.\r", "\r.\n"];
 
 /// A body that goes on with a mail of its own, if anything takes that for the end.

@@ -17,14 +17,14 @@ use crate::support::{
     sink::{Reply, Sink},
 };
 
-/// What a healthy gateway has nothing to show for; everything else on the dashboard has data.
+/// Panels that a healthy gateway has no data for; all others on the dashboard have data.
 const MAY_BE_EMPTY: &[&str] = &["Circuit breakers"];
 
 fn operations(file: &str) -> PathBuf {
     project::root().join("operations").join(file)
 }
 
-/// What `promtool` says, which has to be that all is well.
+/// Runs `promtool`, which must report no fault.
 #[track_caller]
 fn promtool(program: &Path, arguments: &[&str], input: &str) -> String {
     let mut command = Command::new(program.join("promtool"));
@@ -184,7 +184,7 @@ fn rules(group: &Value) -> impl Iterator<Item = &Value> {
     group["rules"].as_array().into_iter().flatten()
 }
 
-/// What only the reader of the metrics can know: that they go away.
+/// An alert that only the reader of the metrics can raise: the gateway is gone.
 #[tokio::test]
 async fn a_gateway_that_is_gone_raises_its_alert() {
     let Some(program) = peer::prometheus() else { return };

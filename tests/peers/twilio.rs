@@ -102,7 +102,7 @@ async fn texts_are_as_twilio_wants_them() {
     ] {
         let attempt = attempt(&gateway, message).await;
         assert_eq!((&attempt["disposition"], &attempt["status"]), (&json!("accepted"), &json!(201)), "{attempt}");
-        // What Twilio's specification gives as its example of an answer.
+        // The example of an answer in Twilio's specification.
         assert_eq!((&attempt["external_id"], &attempt["units"]), (&json!(format!("SM{}", "a".repeat(32))), &json!(1)));
     }
 }
@@ -123,7 +123,7 @@ async fn credentials_that_are_refused_are_an_auth_failure() {
     assert!(!attempt.to_string().contains(UNREADABLE_TOKEN), "{attempt}");
 }
 
-/// What Twilio's library signs this request with.
+/// Returns the signature by Twilio's library for this request.
 fn signed(url: &str, params: &Value, algorithm: &str) -> Option<String> {
     let mut command = Command::new(peer::python()?);
     command.arg(peer::script("sign_twilio.py")).stdin(Stdio::piped()).stdout(Stdio::piped());

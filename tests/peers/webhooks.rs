@@ -23,7 +23,7 @@ fn secret(prefix: &str, byte: u8) -> String {
     format!("{prefix}{}", STANDARD.encode([byte; 32]))
 }
 
-/// What the verifiers say of a request: for each secret and each seed, whether it verifies.
+/// Returns the verifiers' answers to a request: for each secret and each seed, whether it verifies.
 fn verified(request: &Received, secrets: &[&str], seeds: &[&str]) -> Option<Value> {
     let headers = request.headers.iter().map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap())));
     let input = json!({

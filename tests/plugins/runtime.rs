@@ -152,7 +152,7 @@ fn a_callback_is_read() {
         (&ReceiptKind::Delivered, "ok", "{}")
     );
     assert!(first.delivery.is_some() && first.at.is_some());
-    // What the other side may have brought in is left out where it can't be right.
+    // Data that the other side may have brought in is left out if it cannot be right.
     assert_eq!(second.kind, ReceiptKind::Other("of_its_own".to_owned()));
     assert_eq!((second.delivery, &second.external_id, second.at), (None, &None, None));
     let (ctx, request) = callback("", "no JSON");
@@ -322,7 +322,7 @@ fn what_a_guest_is_given_is_bounded_too() {
     assert_eq!((verdict.disposition, verdict.unified_code.as_str()), (Disposition::Unknown, "unreadable_answer"));
 }
 
-/// Whatever is accepted is within the limits of a call, however much it grows as JSON.
+/// Every accepted message is within the limits of a call, however much it grows as JSON.
 #[test]
 fn the_largest_content_is_no_fault() {
     let webhook = admit(&file("webhook"));

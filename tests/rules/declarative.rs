@@ -216,7 +216,7 @@ async fn every_bad_field_is_named() {
     );
 }
 
-/// What was stored before there were rules about it, or by another hand, harms nothing.
+/// Attributes that were stored before rules existed, or by other means, harm nothing.
 #[tokio::test]
 async fn stored_attributes_that_cannot_be_read_harm_nothing() {
     let (gateway, sink) = with_two(1).await;

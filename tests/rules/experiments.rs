@@ -148,7 +148,7 @@ async fn a_shadow_changes_nothing_and_records_just_the_differences() {
     };
     assert!(printed("candidate").contains("shadow") && printed("differences").contains(&odd));
 
-    // What it fails at is nobody's but its own.
+    // The failure counts only for the variant itself.
     let third = add(&gateway, "gate", "fn admit(message) { throw \"broken\" }").await;
     gateway.post("/v1/scripts/gate/shadow", &json!({"version": third})).await.expect(200);
     assert_eq!(gateway.get("/v1/scripts/gate/differences").await["data"], json!([]), "another candidate begins anew");
@@ -158,7 +158,7 @@ async fn a_shadow_changes_nothing_and_records_just_the_differences() {
         (gateway.get("/v1/scripts/gate/candidate").await["candidate"]["faults"] == 1).then_some(())
     })
     .await;
-    // Whoever purges the message purges what was said of it.
+    // A purge of the message also purges its differences.
     gateway.call(Method::DELETE, &format!("/v1/messages/{id}/content"), None).await.expect(200);
     assert_eq!(gateway.get("/v1/scripts/gate/differences").await["data"], json!([]));
     gateway.call(Method::DELETE, "/v1/scripts/gate/candidate", None).await.expect(204);

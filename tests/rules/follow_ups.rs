@@ -1,4 +1,4 @@
-//! What follows deliveries that ended: `on_outcome` is asked once, and what it wants is sent once, whoever dies.
+//! Follow-ups of ended deliveries: `on_outcome` is asked once, and its messages are sent once, whichever node dies.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::signature::{Ed25519KeyPair, KeyPair};

@@ -85,7 +85,7 @@ async fn route_orders_removes_and_adds_candidates() {
     assert_eq!(gateway.settled(&id).await["state"], "sent");
     assert_eq!(gateway.attempts(&id).await, ["c:rejected_transient", "b:accepted"]);
     assert_eq!(sink.received_at("/a").len(), 0);
-    // What was said and what was done with it.
+    // The script's answer, and its effect.
     let decision = gateway.get(&format!("/v1/messages/{id}/decision")).await;
     let plan = &decision["decisions"][1]["plan"];
     let word = &plan["scripts"][0];

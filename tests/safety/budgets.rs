@@ -243,7 +243,7 @@ async fn an_operators_script_that_fails_lets_nothing_through() {
         (gateway.post("/v1/messages", &message(json!(true))).await.status == 422).then_some(())
     })
     .await;
-    // What makes it fail, more often than a script may fail.
+    // Messages that make the script fail, more often than it may.
     for _ in 0..25 {
         let refused = gateway.post("/v1/messages", &message(json!("perhaps"))).await.expect(422);
         assert_eq!(refused["code"], "script_failed", "{refused}");

@@ -42,7 +42,7 @@ async fn said(gateway: &TestGateway, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// What is answered until the gateway closes the socket.
+/// Returns the bytes until the gateway closes the socket.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let closed = timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
@@ -53,7 +53,7 @@ async fn rest(stream: &mut TcpStream) -> String {
     text
 }
 
-/// What is answered to the end of one answer with a `Content-Length`; empty where the socket is closed.
+/// Returns the bytes of one answer with a `Content-Length`; empty if the socket is closed.
 async fn answer(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let read = async {
@@ -388,7 +388,7 @@ async fn an_idle_connection_costs_little_memory() {
         }
         open
     };
-    // What the allocator keeps for the next ones is not the connections'.
+    // Memory that the allocator keeps for the next requests does not belong to the connections.
     let request = get("/livez");
     drop(join_all((0..50).map(|_| said(&gateway, &request))).await);
     let before = resident(&gateway);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::gateway::{Answer, TestGateway, client};
 
-/// What a value is refused for that is beyond a bound.
+/// The codes for a value beyond a limit.
 const BEYOND: [&str; 6] = ["too_long", "too_short", "too_large", "out_of_range", "wrong_length", "empty"];
 
 /// Makes a whole body out of one member's value.
@@ -40,7 +40,7 @@ impl Document {
         Self(gateway.get("/openapi.json").await)
     }
 
-    /// A schema with what it refers to.
+    /// Returns a schema with its references resolved.
     fn resolved<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
         while let Some(name) = schema["$ref"].as_str() {
             schema = self.0.pointer(name.trim_start_matches('#')).expect("a schema");
@@ -222,7 +222,7 @@ fn kinds(schema: &Value) -> Vec<&str> {
     }
 }
 
-/// What a value may be besides null.
+/// Returns the allowed alternatives of a value besides null.
 fn alternatives(schema: &Value) -> Vec<&Value> {
     schema["oneOf"].as_array().into_iter().flatten().filter(|it| it["type"] != "null").collect()
 }

@@ -1,5 +1,5 @@
-//! What a node holds in memory is bounded in bytes, with a share for each tenant: large messages leave memory while their
-//! deliveries wait, and none is lost by it.
+//! Memory of a node is limited in bytes, with a share for each tenant: large messages leave memory while their
+//! deliveries wait, and none is lost.
 
 use std::{
     collections::HashSet,

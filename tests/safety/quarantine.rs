@@ -68,7 +68,7 @@ async fn what_one_tenant_sends_takes_no_provider_from_another() {
     assert_eq!(sink.received_at("/evil").len(), 0);
 }
 
-/// What the service answers is content, too: a tenant's own endpoint decides it.
+/// The service's answer is content, too: a tenant's own endpoint decides it.
 #[tokio::test]
 async fn a_version_that_fails_over_each_answer_is_in_quarantine_for_the_tenant() {
     let (mut gateway, sink) = (TestGateway::start().await, Sink::start().await);

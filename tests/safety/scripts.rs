@@ -8,8 +8,7 @@ use crate::{
     support::{gateway::TestGateway, sink::Sink},
 };
 
-/// What a node may use beside what it uses anyway, in bytes: several runs at a time, each with what its last operation
-/// needs.
+/// The most additional memory of a node, in bytes: several runs at a time, each with the need of its last operation.
 const MOST: usize = 256 << 20;
 
 const SINCE: &str = "2020-01-01T00:00:00Z";

@@ -95,7 +95,7 @@ async fn secrets_change_with_the_rest_of_a_connection() {
     assert_eq!(named(&problem.expect(422)), expected);
     let view = change(&gateway, "hook", json!({"secrets": {"signing_key": OTHER_KEY}})).await.expect(200);
     assert_eq!(view["secrets"][0]["version"], 2);
-    // What the provider needs can't go.
+    // A value that the provider needs cannot be removed.
     let config = json!({"account_sid": ACCOUNT, "base_url": own.url("")});
     gateway.connection("texts", "sms-twilio", config, json!({"auth_token": "canary-7f3e9a"})).await;
     let problem = change(&gateway, "texts", json!({"secrets": {"auth_token": null}})).await.expect(422);
@@ -151,7 +151,7 @@ async fn a_webhooks_headers_and_credentials_go_to_its_own_origin_alone() {
     for name in ["authorization", "x-token", "x-env"] {
         assert!(other.received()[0].headers.get(name).is_none(), "{name}");
     }
-    // Who may send need not be one who may read the connection.
+    // A sender need not be a reader of the connection.
     let key = gateway.key_with("messages:write");
     let dry = gateway.call_as(&key, Method::POST, "/v1/messages?dry_run=true", Some(&hook(None))).await.expect(200);
     let shown = dry["requests"][0]["request"]["headers"].as_array().unwrap();
@@ -177,7 +177,7 @@ fn percent(text: &str) -> String {
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// What a service may make of a credential that it repeats.
+/// Returns the spellings in which a service may repeat a credential.
 fn spellings(secret: &str) -> Vec<String> {
     let pair = format!("{ACCOUNT}:{secret}");
     let upper: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
@@ -213,7 +213,7 @@ fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What would give the secret away to a reader, in the text as it is and as it is decoded.
+/// Asserts that no form of the secret is in the text, neither as it is nor decoded.
 #[track_caller]
 fn assert_hidden(text: &str, secret: &str, place: &str) {
     for spelling in spellings(secret) {

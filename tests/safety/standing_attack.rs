@@ -29,9 +29,9 @@ use crate::support::{
 
 /// How long the attack lasts.
 const ATTACK: Duration = Duration::from_secs(30);
-/// What the other tenant sends, a second.
+/// The other tenant's messages, a second.
 const RATE: u32 = 20;
-/// What the node may hold at most, in MiB.
+/// The most memory of the node, in MiB.
 const MEMORY_MIB: usize = 600;
 
 /// The attacking tenant: a key, the gateway's address, and a flag that ends it.
@@ -44,7 +44,7 @@ struct Attacker {
     answers: Arc<Answers>,
 }
 
-/// What the attacker was told.
+/// The answers to the attacker.
 #[derive(Default)]
 struct Answers {
     taken: AtomicUsize,
@@ -243,7 +243,7 @@ fn attack(attacker: &Attacker, address: SocketAddr, callback: String) -> JoinSet
     tasks
 }
 
-/// What became of the other tenant's messages.
+/// The fate of the other tenant's messages.
 struct Sent {
     /// The times from the request to the receiver's door.
     times: Vec<Duration>,
@@ -324,7 +324,7 @@ async fn a_tenant_that_attacks_in_every_way_at_once_is_not_noticed_by_another() 
     let end = Instant::now() + ATTACK;
     let (Sent { mut times, ids, failures }, livez) = tokio::join!(victim(&gateway, &sink, end), lives(&gateway, end));
     attacker.stop.store(true, Ordering::Relaxed);
-    // What is still under way, such as a backtest over all that was sent, is given up.
+    // Tasks still under way, such as a backtest over all sent messages, are aborted.
     tasks.shutdown().await;
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];

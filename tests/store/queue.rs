@@ -162,7 +162,7 @@ async fn a_claim_takes_the_share_of_each_and_the_longest_due_first() {
     of_one.sort_unstable();
     assert_eq!(of_one, many[..3].iter().map(|it| it.message.id.first_delivery()).collect::<Vec<_>>());
     assert_eq!(claimed.iter().filter(|it| it.tenant == other).count(), 1);
-    // What one has taken and not committed, another passes over.
+    // A second transaction skips rows that another has taken and not committed.
     let mut second = db.store.worker().await.unwrap();
     let claimed = queue_claim(&mut second, &shares).await.unwrap();
     assert!(claimed.iter().all(|it| it.tenant == one && !of_one.contains(&it.delivery)), "{claimed:?}");

@@ -32,7 +32,7 @@ pub const NOTHING: &str = "nothing";
 /// `dot` for a whole mail.
 pub struct MailScript {
     pub port: u16,
-    /// What it is told, a line each; a mail is one line, and `end` is the end of a connection.
+    /// The received lines; a mail is one line, and `end` is the end of a connection.
     pub told: UnboundedReceiver<String>,
     pub connections: Arc<AtomicUsize>,
     /// Releases an answer that is held.
@@ -63,7 +63,7 @@ impl MailScript {
         Self { port, told, connections, release }
     }
 
-    /// What it was told until now.
+    /// Returns the lines that were received until now.
     pub fn heard(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.told.try_recv().ok()).collect()
     }

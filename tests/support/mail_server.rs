@@ -55,12 +55,12 @@ impl MailServer {
         String::from_utf8(std::fs::read(self.folder.path().join(format!("raw-{number}.eml"))).unwrap()).unwrap()
     }
 
-    /// What the next mails are answered; `hang up` is no answer at all.
+    /// Sets the answers to the next mails; `hang up` is no answer at all.
     pub fn answers(&self, answers: &[&str]) {
         std::fs::write(self.folder.path().join("answers"), answers.join("\n")).unwrap();
     }
 
-    /// What dkimpy finds when it asks for the key.
+    /// Sets the record that dkimpy finds when it asks for the key.
     pub fn publish(&self, record: &str) {
         std::fs::write(self.folder.path().join("dns.txt"), record).unwrap();
     }
@@ -78,7 +78,7 @@ pub fn header<'a>(mail: &'a Value, name: &str) -> Vec<&'a str> {
 /// A key pair for DKIM.
 pub struct DkimKey {
     pub pem: String,
-    /// What its owner publishes.
+    /// The record that its owner publishes.
     pub record: String,
 }
 

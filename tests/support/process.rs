@@ -1,4 +1,4 @@
-//! What the system says of a process.
+//! The system's data about a process.
 
 /// The most memory that a process has had resident so far, in bytes.
 pub fn peak_memory(process: u32) -> usize {

@@ -25,7 +25,7 @@ pub struct Proxy {
     delay: Arc<AtomicU64>,
 }
 
-/// Whose connection it is, by a statement that it has prepared.
+/// The owner of a connection, by a statement that it has prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
     /// Takes messages in.

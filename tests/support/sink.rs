@@ -31,7 +31,7 @@ impl Received {
     }
 }
 
-/// What a path answers.
+/// The answer of a path.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: u16,

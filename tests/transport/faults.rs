@@ -116,7 +116,7 @@ async fn many_headers_are_read_and_too_many_are_no_answer() {
     assert_eq!(Sender::new().fault(&format!("http://{address}/")).await, (FaultKind::UnreadableAnswer, true));
 }
 
-/// What servers in the field write, though RFC 9112 does not allow all of it.
+/// Heads that servers in the field write, though RFC 9112 does not allow all of them.
 #[tokio::test]
 async fn an_odd_head_is_read_by_its_status() {
     for (name, answer) in [
@@ -181,7 +181,7 @@ async fn where_a_body_ends_is_no_reason_to_doubt_its_status() {
     }
 }
 
-/// What was said beyond an answer must not be read as the next one's.
+/// Bytes beyond an answer must not be read as the next one's.
 #[tokio::test]
 async fn what_is_said_beyond_an_answer_is_nobodys() {
     let (address, _requests) = answering(|_| {

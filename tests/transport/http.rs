@@ -4,7 +4,7 @@ use angarium_domain::transmission::{Encoding, KeyFormat, Kv, Reply, Segment, Sig
 
 use super::{Auth, CANARY, Sender, Transmission, answering, ok, post};
 
-/// What the server saw of one request.
+/// Returns the server's view of one request.
 async fn arrived(sender: &Sender, auth: Vec<Auth>) -> String {
     let (address, mut requests) = answering(|_| ok("")).await;
     sender.post(&format!("http://{address}/in?a=b"), auth).await.unwrap();

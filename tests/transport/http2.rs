@@ -37,7 +37,7 @@ const REFUSED_STREAM: u32 = 7;
 const HTTP_1_1_REQUIRED: u32 = 13;
 const NO_ERROR: u32 = 0;
 
-/// What the server does with a request that has come in whole.
+/// The server's reaction to a complete request.
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Answer,

@@ -1,4 +1,4 @@
-//! What is large leaves memory as it is written, and what is long waits for memory before it is read.
+//! A large content leaves memory as it is written, and a long answer waits for memory before it is read.
 
 use std::{sync::Arc, time::Duration};
 

@@ -540,7 +540,7 @@ async fn opportunistic_tls_that_fails_is_gone_without() {
         let opportunistic = SmtpSubmission { tls: SmtpTls::Opportunistic, ..submission(server.port) };
         let result = submit(&Sender::new(), opportunistic).await;
         if answer.contains("no TLS") {
-            // What comes before TLS begins may be somebody's who stands between.
+            // Bytes before TLS begins may come from an attacker in between.
             let fault = result.unwrap_err();
             assert_eq!((fault.kind, fault.may_have_been_sent), (FaultKind::UnreadableAnswer, false));
         } else {

@@ -28,7 +28,7 @@ use crate::project::{self, Profile};
 use figures::Figures;
 use stage::Stage;
 
-/// What to measure, and how long.
+/// The measurements to make, and their length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     pub json: bool,
@@ -40,7 +40,7 @@ pub struct Options {
     pub debug: bool,
 }
 
-/// What `--only` takes.
+/// The names that `--only` takes.
 pub const NAMES: [&str; 10] = [
     "end_to_end",
     "latency",

@@ -1,8 +1,8 @@
 //! The development database: `DATABASE_URL` if it is set, else a private PostgreSQL cluster.
 //!
-//! The private cluster is a real server, started from the binaries on this machine, in a data folder of the project,
-//! on a Unix socket that only its user can reach, without TCP and never as root. It ends with this process, however
-//! this process ends ([`Lifeline`]). What a killed run left behind is stopped at the next start.
+//! The private cluster is a real server, started from the binaries on this machine, in a data folder of the project, on
+//! a Unix socket that only its user can reach, without TCP and never as root. It ends with this process, however this
+//! process ends ([`Lifeline`]). A server that a killed run left behind is stopped at the next start.
 
 mod binaries;
 mod place;

@@ -46,7 +46,7 @@ pub const SCENARIOS: &[&str] = &[
     "store/row_security",
 ];
 
-/// What the command line asks for.
+/// The command line's request.
 #[derive(Debug, PartialEq)]
 struct Wanted<'a> {
     name: Option<&'a str>,
@@ -142,7 +142,7 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Runs a target. What it finds beyond the seeds is kept under `target/fuzz`, and what makes it fail is shown.
+/// Runs a target. Findings beyond the seeds are kept under `target/fuzz`; inputs that make it fail are shown.
 fn fuzz(target: &str, time: Duration) -> Result<()> {
     let cargo_fuzz = CARGO_FUZZ.installed()?;
     let kept = project::target().join("fuzz");

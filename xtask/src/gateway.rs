@@ -17,7 +17,7 @@ use crate::api::Api;
 use crate::http::Client;
 use crate::lifeline::{Lifeline, Stop};
 
-/// What a gateway is started with.
+/// The settings of a started gateway.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub binary: PathBuf,
@@ -31,7 +31,7 @@ pub struct Settings {
     /// Names its files, and the node.
     pub name: String,
     pub listen: SocketAddr,
-    /// What its log shows: the bench wants less.
+    /// The filter of its log: the bench wants less.
     pub log_filter: &'static str,
     /// Further tables of the configuration, as TOML.
     pub extra: String,

@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 pub enum Stop {
     /// The polite one, which most servers drain at.
     Term,
-    /// What PostgreSQL calls a fast shutdown.
+    /// PostgreSQL's fast shutdown.
     Interrupt,
 }
 

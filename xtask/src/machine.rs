@@ -1,4 +1,4 @@
-//! What this machine is: the user, the programs on it, and its package manager.
+//! The properties of this machine: the user, the programs on it, and its package manager.
 
 use std::io::IsTerminal;
 use std::os::unix::fs::PermissionsExt;
@@ -84,10 +84,10 @@ fn download(packages: &Packages, folder: &Path) -> Result<bool> {
     Ok(status.success())
 }
 
-/// What a step needs from the distribution, under each package manager's names.
+/// The distribution's packages for a step, under each package manager's names.
 #[derive(Clone, Copy, Debug)]
 pub struct Packages {
-    /// What it is, for people.
+    /// Its description for people.
     pub what: &'static str,
     /// Debian's and Ubuntu's packages.
     pub apt: &'static [&'static str],

@@ -17,7 +17,7 @@ const ALLOWED_IMPORT: &str = "angarium:provider/log@1.0.0";
 
 /// Builds every provider and answers with the components' files, in the order of their names.
 ///
-/// `root` is the repository's root. What is up to date is left alone.
+/// `root` is the repository's root. Components that are up to date are not built again.
 ///
 /// # Errors
 /// The target can't be installed, the providers don't compile, or a component imports more than

@@ -1,4 +1,4 @@
-//! What a command tells while it works. Standard error, so that standard output stays for results.
+//! The progress messages of a command. They go to standard error, so that standard output stays for results.
 
 use std::fmt::Display;
 

@@ -18,7 +18,7 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |folder| root().join(folder))
 }
 
-/// What the demo keeps between runs.
+/// Returns the folder that the demo keeps between runs.
 pub fn state() -> PathBuf {
     root().join(".angarium")
 }

@@ -80,7 +80,8 @@ fn test_workspace(peers: &Peers, filters: &[&str]) -> Result<()> {
     run_showing_results(&mut command)
 }
 
-/// What the runner prints is the result: standard output, where whoever reads its closing lines looks.
+/// Runs the tests, whose output is the result: it goes to standard output, because readers look there for the closing
+/// lines.
 fn run_showing_results(command: &mut std::process::Command) -> Result<()> {
     let line = project::line(command);
     let status = command.stdin(std::process::Stdio::null()).status()?;

@@ -75,7 +75,7 @@ pub enum FallbackReason {
     QualityThreshold,
     /// The message's channel before this one did not deliver it.
     ChannelFailed,
-    /// No receipt came for what was sent by the channel before this one.
+    /// No receipt arrived for the message on the channel before this one.
     NoReceipt,
 }
 
@@ -95,7 +95,7 @@ impl FallbackReason {
     }
 }
 
-/// What an attempt came to, whoever judged it: the provider, or the host where no answer came.
+/// The result of an attempt, as judged by the provider, or by the host if no answer came.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     pub disposition: Disposition,
@@ -112,7 +112,7 @@ pub struct Verdict {
     pub overridden: Option<Overridden>,
 }
 
-/// What a provider said itself, where an override says otherwise.
+/// The provider's own classification, where an override replaces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overridden {
     pub said: Disposition,
@@ -130,17 +130,17 @@ pub fn waits_for_operator(disposition: Disposition, code: &str) -> bool {
     disposition == Disposition::NotSent && [SECRET_UNAVAILABLE, HOST_NOT_GRANTED].contains(&code)
 }
 
-/// What a message or its recipient is refused for, in unified codes.
+/// Unified codes that refuse the message or its recipient.
 const OF_THE_MESSAGE: &[&str] =
     &["invalid_recipient", "unsubscribed", "invalid_content", "too_large", "not_found", "gone", "expired"];
-/// What this gateway itself refuses or lacks.
+/// Unified codes for refusals and lacks of this gateway itself.
 const OF_THE_GATEWAY: &[&str] =
     &["provider_missing", "attachments_unavailable", "egress_refused", "invalid_transmission"];
 /// Unified codes of a definite no that may pass.
 const REFUSALS: &[&str] = &["unauthorized", "forbidden", "rejected"];
 
 impl Verdict {
-    /// Whether what was refused is the message or its recipient: any connection would be told so.
+    /// Whether the refusal concerns the message or its recipient: any connection would refuse it.
     #[must_use]
     pub fn blames_message(&self) -> bool {
         let refused = matches!(self.disposition, Disposition::RejectedPermanent | Disposition::RejectedTransient);
@@ -163,8 +163,9 @@ impl Verdict {
         }
     }
 
-    /// Whether it speaks for the connection or against it; `None` where the fault lies with the recipient, the message or
-    /// this gateway. `at_recipient`: an endpoint that the message named answered, whose every failure is its own.
+    /// Whether the verdict counts for the connection or against it; `None` if the fault lies with the recipient, the
+    /// message or this gateway. `at_recipient`: an endpoint that the message named answered, and each of its failures
+    /// is its own.
     #[must_use]
     pub fn is_success(&self, at_recipient: bool) -> Option<bool> {
         if self.disposition == Disposition::Accepted {
@@ -180,7 +181,7 @@ impl Verdict {
     }
 }
 
-/// Who made an attempt possible: the provider's build and the route's version.
+/// The provider's build and the route's version behind an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     pub connection: ConnectionId,
@@ -213,9 +214,9 @@ pub struct Attempt {
     pub plugin_micros: u32,
     /// Peak memory of the plugin, bytes.
     pub plugin_memory: u64,
-    /// What it came to for each recipient, where it went to several or to some of several.
+    /// The result for each recipient, if the attempt went to several or to some of several.
     pub recipients: Recipients,
-    /// Whether a further transaction may take at once who was one recipient too many for this one.
+    /// Whether a further transaction may at once take the recipients that were too many for this one.
     pub further: bool,
 }
 
@@ -227,7 +228,7 @@ impl Attempt {
     }
 }
 
-/// What routing remembers of an earlier attempt.
+/// The parts of an earlier attempt that routing remembers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastAttempt {
     pub connection: Option<ConnectionId>,

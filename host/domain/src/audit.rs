@@ -1,10 +1,10 @@
-//! Who did what: what an audit record says of a person's doing.
+//! The audit: actors, actions and their records.
 
 use std::str::FromStr;
 
 use super::ids::KeyId;
 
-/// Who asks.
+/// The author of a request: a key with its name, and the request's id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
     pub key: KeyId,
@@ -22,7 +22,7 @@ impl Actor {
     }
 }
 
-/// Who changes what belongs to no tenant: an operator's key, or a part of the gateway.
+/// The author of a change that belongs to no tenant: an operator's key, or a part of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorActor {
     pub key: Option<KeyId>,
@@ -40,7 +40,7 @@ impl OperatorActor {
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// What was done.
+        /// An action that the audit records.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Action {
             $($(#[$doc])* $name,)*

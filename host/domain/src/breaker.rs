@@ -1,5 +1,5 @@
-//! The circuit breaker of a connection. Pure: which answers speak against a provider, when they are
-//! too many, and what becomes of the state that all nodes share.
+//! The circuit breaker of a connection. Pure: the answers that count against a provider, the thresholds, and the
+//! transitions of the state that all nodes share.
 
 use std::{str::FromStr, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{attempt::Verdict, guards::BreakerPolicy, provider::Disposition};
 /// only where the policy's own time is.
 const LONGEST_OPEN: Duration = Duration::from_secs(600);
 
-/// What an answer says about the provider.
+/// The effect of an answer on the provider's breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weight {
     /// It works.
@@ -32,7 +32,7 @@ pub fn weigh(verdict: &Verdict) -> Weight {
     }
     match verdict.disposition {
         Disposition::Accepted | Disposition::RejectedPermanent => Weight::Good,
-        // Whoever refuses a message for what it is works.
+        // A provider that refuses a message for its content works.
         Disposition::RejectedTransient if verdict.blames_message() => Weight::Good,
         Disposition::RejectedTransient | Disposition::NotSent | Disposition::Unknown => Weight::Bad,
         Disposition::AuthFailed => Weight::Disabled,
@@ -55,8 +55,8 @@ pub fn weigh_recipient(verdict: &Verdict) -> Weight {
 
 const BUCKETS: usize = 10;
 
-/// What was seen of a connection lately: a ring of buckets, each a part of the policy's window.
-/// Times are counted from any beginning.
+/// Recent answers of a connection: a ring of buckets, each a part of the policy's window. Times count from an arbitrary
+/// start.
 #[derive(Debug, Clone, Default)]
 pub struct BreakerWindow {
     buckets: [Bucket; BUCKETS],
@@ -70,7 +70,7 @@ struct Bucket {
     failures: u32,
 }
 
-/// What a window comes to.
+/// The totals of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BreakerTally {
     pub answers: u32,
@@ -97,7 +97,7 @@ impl BreakerWindow {
         self.consecutive = if failed { self.consecutive.saturating_add(1) } else { 0 };
     }
 
-    /// What it comes to at a time.
+    /// Returns the totals at a time.
     #[must_use]
     pub fn tally(&self, at: Duration, policy: &BreakerPolicy) -> BreakerTally {
         let mut seen = self.clone();
@@ -164,7 +164,7 @@ impl FromStr for Cause {
     }
 }
 
-/// Whether what was seen is too much.
+/// Whether the observed failures are too many.
 #[must_use]
 pub fn judge(tally: &BreakerTally, policy: &BreakerPolicy) -> Option<Cause> {
     if tally.consecutive >= policy.consecutive_failures {
@@ -182,7 +182,7 @@ pub fn open_time(policy: &BreakerPolicy, openings: u32) -> Duration {
     doubled.min(LONGEST_OPEN.max(first))
 }
 
-/// Where a breaker stands.
+/// The phase of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Phase {
     /// All goes through.
@@ -219,7 +219,7 @@ impl FromStr for Phase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breaker {
     pub phase: Phase,
-    /// Grows with each change of the phase: who speaks of an older one is too late.
+    /// Grows with each change of the phase: a message about an older one is too late.
     pub epoch: i64,
     pub since: Timestamp,
     /// While it is open: when it is tried again. `None`: when a person says so.
@@ -232,7 +232,7 @@ pub struct Breaker {
     pub detail: String,
     /// While it is half open: probes that were let through and count.
     pub probes: u32,
-    /// Those of them that went well.
+    /// The number of successful probes.
     pub successes: u32,
     /// When those without an answer no longer count.
     pub probes_until: Option<Timestamp>,
@@ -251,13 +251,13 @@ pub enum BreakerStep {
     Failed { epoch: i64, cause: Cause, detail: String },
     /// A probe tells nothing: it was not made, or its answer says nothing of the provider.
     Returned { epoch: i64 },
-    /// What it is open for may be mended: it is tried at once.
+    /// The cause of the opening may be repaired: the breaker tries it at once.
     Mended,
     /// A person opens or closes it.
     ByHand { open: bool, reason: String },
 }
 
-/// What came of a step.
+/// The effect of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerEffect {
     /// It comes too late, or not now.
@@ -269,7 +269,7 @@ pub enum BreakerEffect {
 }
 
 impl Breaker {
-    /// One of which nothing is known.
+    /// Returns the breaker of an unknown connection.
     #[must_use]
     pub const fn new(now: Timestamp) -> Self {
         Self {
@@ -526,8 +526,8 @@ mod tests {
         assert_eq!(breaker.take(claim(), &POLICY, at(5)), BreakerEffect::Changed);
     }
 
-    /// Whatever happens in whatever order, no more probes are out than the policy says, and it
-    /// closes only by them or by a person.
+    /// After any steps in any order, no more probes are out than the policy allows, and the breaker closes only by them
+    /// or by a person.
     #[test]
     fn any_steps_leave_it_sound() {
         let mut rng = crate::seed::rng();

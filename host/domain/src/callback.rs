@@ -10,10 +10,10 @@ use super::{
     transmission::{KeyFormat, Kv},
 };
 
-/// What a callback's path begins with; the connection's token follows.
+/// The beginning of a callback's path; the connection's token follows.
 pub const CALLBACK_PATH: &str = "/v1/callbacks/";
 
-/// Where others find this gateway; nothing, where nobody said so.
+/// The address at which others reach this gateway; empty if it is not configured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PublicUrl(Option<String>);
 
@@ -24,7 +24,7 @@ impl PublicUrl {
         Self(base.map(|base| base.trim_end_matches('/').to_owned()))
     }
 
-    /// What every address of the gateway begins with, as others know it.
+    /// The beginning of every address of the gateway, as others know it.
     #[must_use]
     pub fn base(&self) -> Option<&str> {
         self.0.as_deref()
@@ -53,7 +53,7 @@ impl PublicUrl {
     }
 }
 
-/// A request as it came; nobody has checked it.
+/// A request as it came, not yet verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallbackRequest {
     pub method: String,
@@ -63,14 +63,14 @@ pub struct CallbackRequest {
     pub body: Bytes,
 }
 
-/// What a provider knows beside the request and its connection's config.
+/// The provider's input beside the request and its connection's config.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallbackContext {
     /// Milliseconds since the epoch.
     pub now_ms: f64,
     /// Names of the secrets that the connection has.
     pub secrets: Vec<String>,
-    /// Hides the connection's secrets in what the guest logs; no guest sees it.
+    /// Hides the connection's secrets in the guest's log; no guest sees it.
     pub redactor: Arc<Redactor>,
 }
 
@@ -95,7 +95,7 @@ pub enum SignatureEncoding {
     Base64Url,
 }
 
-/// A piece of what was signed.
+/// A piece of the signed text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signed {
     Text(String),
@@ -115,7 +115,7 @@ pub struct Claim {
     pub expected: String,
 }
 
-/// What proves a request to be the service's.
+/// A check that proves a request to be the service's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallbackCheck {
     Hmac(Hash, Claim),
@@ -136,7 +136,7 @@ pub struct Freshness {
     pub tolerance_ms: f64,
 }
 
-/// What the other side is answered.
+/// The answer to the other side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallbackReply {
     pub status: u16,

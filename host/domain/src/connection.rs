@@ -19,7 +19,7 @@ pub struct Connection {
     pub config: Box<RawValue>,
     pub enabled: bool,
     pub guards: Guards,
-    /// What its callback URL ends with: random, and known to its service alone.
+    /// The end of its callback URL: random, and known only to its service.
     pub callback_token: String,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,

@@ -8,7 +8,7 @@ use std::fmt;
 use calling_codes::CALLING_CODES;
 use codes::CODES;
 
-/// Domains of countries that are sold all over the world: they tell nothing of where somebody is.
+/// Domains of countries that are sold all over the world: they do not locate their owner.
 const SOLD_ABROAD: &[&str] = &[
     "ac", "ag", "ai", "am", "cc", "co", "eu", "fm", "gg", "io", "la", "ly", "me", "nu", "pw", "sc", "sh", "to", "tv",
     "vc", "ws",
@@ -33,7 +33,7 @@ impl Country {
         }
     }
 
-    /// Whether these two letters, whatever their case, are those of a country.
+    /// Whether these two letters, in any case, are those of a country.
     #[must_use]
     pub fn exists(letters: &str) -> bool {
         let letters: Result<[u8; 2], _> = letters.as_bytes().try_into();

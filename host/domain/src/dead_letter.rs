@@ -51,13 +51,13 @@ impl Default for DeadLetterFilter {
     }
 }
 
-/// The states of what is replayed where nobody says which: not what may have been sent already.
+/// The default states of a replay: without those that may have been sent already.
 #[must_use]
 pub fn certainly_unsent() -> Vec<DeliveryState> {
     DeliveryState::DEAD.into_iter().filter(|state| *state != DeliveryState::Unknown).collect()
 }
 
-/// Where a replay stands.
+/// The state of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayState {

@@ -1,7 +1,8 @@
 //! Where a connection's requests go, as far as its config decides. Pure.
 //!
-//! A secret is given for the destinations that its connection has then. Whoever may change the config must not be able
-//! to send it elsewhere, and read it there: a change that brings a destination of its own asks for the secrets anew.
+//! A secret is given for the destinations that its connection has at that time. A person that may change the config
+//! must not be able to redirect the secret and read it elsewhere, so a change that adds a destination requires the
+//! secrets again.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +37,7 @@ impl<'a> Schema<'a> {
         Self { hosts: &descriptor.hosts, properties: descriptor.config_schema["properties"].as_object() }
     }
 
-    /// The fields of which each change is a new destination. Those that hold a host are compared as hosts.
+    /// The fields of which each change is a new destination. Fields with a host are compared as hosts.
     fn fields_that_decide(&self) -> impl Iterator<Item = &'a str> {
         let any_host = self.hosts.iter().any(|pattern| pattern.starts_with("*."));
         let hosts: Vec<&str> = self.host_fields().collect();
@@ -52,7 +53,7 @@ impl<'a> Schema<'a> {
         self.hosts.iter().filter_map(|pattern| pattern.strip_prefix("{config.")?.strip_suffix('}'))
     }
 
-    /// What a field holds, or is by default; dots lead into objects.
+    /// The value of a field, or its default; dots lead into objects.
     fn value<'c>(&self, config: &'c Value, field: &str) -> Option<&'c Value>
     where
         'a: 'c,

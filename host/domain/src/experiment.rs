@@ -1,6 +1,6 @@
-//! Candidates: what is tried beside what is live, and what is counted of it.
+//! Experiments: variants that are tried beside the live version, and their counts.
 
-/// What a candidate is of.
+/// The kind of document that is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExperimentKind {
     Script,
@@ -17,7 +17,7 @@ impl ExperimentKind {
     }
 }
 
-/// What a candidate may do.
+/// The effect that a variant may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExperimentMode {
     /// It is asked, and not followed.
@@ -45,7 +45,7 @@ impl ExperimentMode {
     }
 }
 
-/// Who decided about a message.
+/// The version that decided about a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Arm {
     Live,
@@ -62,7 +62,7 @@ impl Arm {
     }
 }
 
-/// What is counted of an arm.
+/// A figure that is counted for an arm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExperimentCount {
     /// It had its say on a message that came in; of a shadow: on a hook's question.
@@ -71,7 +71,7 @@ pub enum ExperimentCount {
     Held,
     /// Runs that failed.
     Faults,
-    /// Answers of a shadow that were not those of what is live.
+    /// Answers of a shadow that differ from the live ones.
     Different,
     /// Questions that a shadow was not asked, since it could not keep up.
     Dropped,

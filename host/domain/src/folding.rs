@@ -1,4 +1,4 @@
-//! Texts in the form in which rules compare them: whatever their case, and however their accents are encoded.
+//! Texts in the form in which rules compare them: without regard to case, and however their accents are encoded.
 //!
 //! It knows no language. Full case folding (Unicode, 3.13) has `Straße` equal `STRASSE`, and every `i` with a dot equal
 //! every `I` without one; so Turkish `ı` and `İ`, which it leaves apart from both, are letters of their own.

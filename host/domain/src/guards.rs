@@ -1,5 +1,4 @@
-//! What keeps a connection from being asked too much: its circuit breaker's policy and its limit on
-//! the rate, as a tenant sets them.
+//! Limits on asking a connection: its circuit breaker's policy and its rate limit, as a tenant sets them.
 
 use std::time::Duration;
 
@@ -58,7 +57,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// A burst of what a second allows.
+    /// Returns a limit whose burst is the allowance of a second.
     #[must_use]
     pub fn per_second(per_second: f64) -> Self {
         Self { per_second, burst: (per_second.ceil() as u32).max(1) }
@@ -75,7 +74,7 @@ impl RateLimit {
 const LONGEST_MS: u64 = 3_600_000;
 
 impl BreakerPolicy {
-    /// What is wrong with it: the field and the remedy, for each that is.
+    /// Returns each invalid field with its requirement.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
         let checks = [
@@ -91,7 +90,7 @@ impl BreakerPolicy {
 }
 
 impl RateLimit {
-    /// What is wrong with it: the field and the remedy, for each that is.
+    /// Returns each invalid field with its requirement.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
         let checks = [

@@ -1,5 +1,5 @@
-//! Typed identifiers: a prefix that says what it names, and a UUIDv7 body, so that ids sort by
-//! the time of their making and the database can partition by them.
+//! Typed identifiers: a prefix that names the kind, and a UUIDv7 body, so that ids sort by the time of their creation
+//! and the database can partition by them.
 
 use std::{fmt, str::FromStr};
 
@@ -21,7 +21,7 @@ macro_rules! ids {
         pub struct $name(Uuid);
 
         impl $name {
-            /// What every id of this kind begins with.
+            /// The prefix of every id of this kind.
             pub const PREFIX: &'static str = $prefix;
 
             /// A new id that sorts after those made before it.
@@ -95,7 +95,7 @@ macro_rules! ids {
 ids! {
     /// The isolation boundary: everything belongs to one tenant.
     TenantId = "ten_";
-    /// What a client asked to be delivered to one recipient.
+    /// A message that a client asked to be delivered to one recipient.
     MessageId = "msg_";
     /// One leg of a message. The first leg's body is the message's.
     DeliveryId = "dlv_";
@@ -105,7 +105,7 @@ ids! {
     ConnectionId = "conn_";
     /// A channel's routing configuration.
     RouteId = "route_";
-    /// What is particular to some messages: a condition and what follows from it.
+    /// A rule: a condition and its consequences for particular messages.
     RuleId = "rule_";
     /// A fact in the outbox.
     EventId = "evt_";
@@ -113,11 +113,11 @@ ids! {
     KeyId = "key_";
     /// Work that goes on after its request: a replay of dead letters.
     JobId = "job_";
-    /// A record of who did what.
+    /// An audit entry.
     AuditId = "aud_";
     /// A candidate while it is tried.
     ExperimentId = "experiment_";
-    /// An answer of a shadow that was not that of what is live.
+    /// A differing answer of a shadow.
     DifferenceId = "diff_";
 }
 

@@ -1,4 +1,4 @@
-//! What an API key allows. The key's text is never kept.
+//! The scopes of an API key. The key's text is never stored.
 
 use std::str::FromStr;
 

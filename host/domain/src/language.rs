@@ -1,4 +1,4 @@
-//! Tags of languages (BCP 47), as far as what they name exists.
+//! Language tags (BCP 47), checked as far as their parts can be known.
 
 use super::country::Country;
 
@@ -22,8 +22,8 @@ const LONGEST: usize = 35;
 
 /// Whether a tag names a language: `sv`, `pt-BR`, `zh-Hant-TW`, with `-` or `_`.
 ///
-/// Two letters must be those of a language, or in its region of a country. Of three letters (ISO 639-3, of which there
-/// are thousands) and of other parts only the form is looked at.
+/// Two letters must be those of a language, or, as its region, of a country. Three letters (ISO 639-3, with thousands
+/// of languages) and other parts are checked only by their form.
 #[must_use]
 pub fn exists(tag: &str) -> bool {
     let mut parts = tag.split(['-', '_']);
@@ -34,7 +34,7 @@ pub fn exists(tag: &str) -> bool {
         _ => false,
     };
     let is_part = |part: &str| (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    // What follows a part of one letter, an extension, is no region.
+    // A part of one letter begins an extension; the parts after it are no region.
     let mut regions = parts.clone().take_while(|part| part.len() > 1).filter(|part| part.len() == 2);
     known && tag.len() <= LONGEST && parts.all(is_part) && regions.all(Country::exists)
 }

@@ -1,5 +1,5 @@
-//! A message with several channels: each is a leg, and one function says what the others do when one
-//! of them has moved. Pure.
+//! A message with several channels: each is a leg, and one function decides about the others when one of them has
+//! moved. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,14 +12,14 @@ pub const MOST: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LegMode {
-    /// One after another, until one has done what the message wants.
+    /// One after another, until one has reached the wanted result.
     #[default]
     First,
     /// All of them, at once.
     All,
 }
 
-/// What has to be reached before no further channel is tried.
+/// The result after which no further channel is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wants {
@@ -84,38 +84,38 @@ impl Legs {
     }
 }
 
-/// How it stands with the receipt of a leg.
+/// The state of the wait for a leg's receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LegReceipt {
-    /// Nobody has begun to wait for it.
+    /// The wait has not begun.
     NotAwaited,
     Awaited,
     /// It has not come within its window.
     Missing,
 }
 
-/// A leg that has begun, as it stands.
+/// A leg that has begun, with its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begun {
     pub number: u8,
     pub state: DeliveryState,
-    /// Whether a provider took it, whatever was heard of it since.
+    /// Whether a provider took it, whatever receipts said since.
     pub handed_over: bool,
     pub receipt: LegReceipt,
 }
 
-/// What follows for a message from where its legs stand.
+/// The next step of a message, derived from the states of its legs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LegStep {
     /// The leg that begins now, and why.
     pub begin: Option<(u8, FallbackReason)>,
     /// Legs that are not needed any more, as far as they still wait in the queue.
     pub close: Vec<u8>,
-    /// Legs whose receipt is waited for from here on; of no other one.
+    /// Legs whose receipt is waited for from here on, and no others.
     pub await_receipt: Vec<u8>,
 }
 
-/// Says what follows. `may_begin` is false once the message has expired or lost its content.
+/// Returns the next step. `may_begin` is false once the message has expired or lost its content.
 #[must_use]
 pub fn step(legs: &Legs, begun: &[Begun], may_begin: bool) -> LegStep {
     if legs.mode == LegMode::All {
@@ -126,7 +126,7 @@ pub fn step(legs: &Legs, begun: &[Begun], may_begin: bool) -> LegStep {
         return LegStep { close: begun.iter().filter(waits).map(|it| it.number).collect(), ..LegStep::default() };
     }
     let next = begun.iter().map(|it| it.number + 1).max().unwrap_or(0);
-    // What a provider took counts as sent for good, whatever was heard of it since.
+    // A leg that a provider took counts as sent for good, whatever receipts said since.
     let was_met = legs.wants == Wants::Sent && begun.iter().any(|it| it.handed_over);
     if was_met || !may_begin || next >= legs.count() {
         return LegStep::default();
@@ -141,8 +141,8 @@ pub fn step(legs: &Legs, begun: &[Begun], may_begin: bool) -> LegStep {
 
 /// The message's state, once it has one: what its legs come to together.
 ///
-/// With `first` it is what was reached: `delivered` or `sent` by any leg, whatever became of the
-/// others. With `all` it is what can be said of every leg, so the worst of them.
+/// With `first`, returns the best result: `delivered` or `sent` by any leg, whatever became of the others. With `all`,
+/// returns the worst state, which holds for every leg.
 #[must_use]
 pub fn state(legs: &Legs, begun: &[Begun]) -> Option<DeliveryState> {
     let any = |wanted: DeliveryState| begun.iter().any(|it| it.state == wanted).then_some(wanted);
@@ -157,8 +157,8 @@ pub fn state(legs: &Legs, begun: &[Begun]) -> Option<DeliveryState> {
     }
 }
 
-/// The legs that a person who asks for another attempt means: this one, or else, with `first`, the
-/// last that began, and, with `all`, each that failed.
+/// Returns the legs that a retry by hand means: the named one; otherwise with `first` the last that began, and with
+/// `all` each that failed.
 #[must_use]
 pub fn to_retry(legs: &Legs, begun: &[Begun], asked: Option<u8>) -> Vec<u8> {
     let done = legs.mode == LegMode::First && begun.iter().any(|it| is_reached(legs.wants, it.state));
@@ -175,7 +175,7 @@ pub fn to_retry(legs: &Legs, begun: &[Begun], asked: Option<u8>) -> Vec<u8> {
     }
 }
 
-/// Whether that is what the message wants.
+/// Whether the message wants this state.
 const fn is_reached(wants: Wants, state: DeliveryState) -> bool {
     match wants {
         Wants::Sent => matches!(state, DeliveryState::Sent | DeliveryState::Delivered),
@@ -183,8 +183,8 @@ const fn is_reached(wants: Wants, state: DeliveryState) -> bool {
     }
 }
 
-/// What may have been sent is only followed by another leg once a receipt is missing that the
-/// message wants; else it would be sent twice in silence.
+/// After a leg that may have been sent, another one follows only once a wanted receipt is missing; otherwise the
+/// message would be sent twice in silence.
 const fn awaits_receipt(wants: Wants, state: DeliveryState) -> bool {
     matches!(wants, Wants::Delivered) && matches!(state, DeliveryState::Sent | DeliveryState::Unknown)
 }
@@ -322,8 +322,8 @@ mod tests {
         assert_eq!(to_retry(&all, &[leg(0, Failed), leg(1, Sent), leg(2, Unknown)], None), [0, 2]);
     }
 
-    /// Whatever becomes of the legs, in whatever order: they begin one after another, one at a time, none after the
-    /// message has what it wants, and none is left out while it has not.
+    /// Whatever happens to the legs, in any order: they begin one after another, one at a time, none after the message
+    /// has its wanted result, and none is left out before that.
     #[test]
     fn legs_follow_each_other_until_the_message_has_what_it_wants() {
         let mut random = crate::seed::rng();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The longest, in bytes: it stands in one line of a header.
+/// The longest, in bytes: it must fit in one line of a header.
 pub const MAX_MEDIA_TYPE: usize = 255;
 
 /// The longest line that may stand in a mail unencoded, in bytes (RFC 5322, 2.1.1).
@@ -40,8 +40,8 @@ impl MediaType {
         matches!(self.kind.as_str(), "message" | "multipart")
     }
 
-    /// Whether such a content can stand in a mail as it is: US-ASCII in short lines, and what has parts says how they
-    /// are parted.
+    /// Whether this content can be in a mail unencoded: US-ASCII in short lines, and a content with parts states their
+    /// boundary.
     #[must_use]
     pub fn may_stand_unencoded(&self, content: &[u8]) -> bool {
         let parted = self.kind != "multipart" || self.parameters.iter().any(|(name, _)| name == "boundary");
@@ -89,7 +89,7 @@ fn parameters(mut rest: &str) -> Option<Vec<(String, String)>> {
     }
 }
 
-/// A token, or a text between quotes; and what stands behind it.
+/// Reads a token, or a quoted text, and returns the rest.
 fn value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([';', ' ', '\t']).unwrap_or(text.len());

@@ -1,4 +1,4 @@
-//! What a client asked to be delivered to one recipient.
+//! A message: the content that a client asked to be delivered to one recipient.
 
 pub mod address;
 
@@ -18,19 +18,19 @@ use super::{
     trace::TraceContext,
 };
 
-/// The longest subject, in characters: what a line of a mail may hold (RFC 5322, 2.1.1).
+/// The longest subject, in characters: the length of a mail's line (RFC 5322, 2.1.1).
 pub const MAX_SUBJECT: usize = 998;
-/// The most content that goes to one recipient, in bytes as JSON and without attachments. A
-/// component is given no more than that, so that what it makes of it stays within its limits.
+/// The most content for one recipient, in bytes as JSON and without attachments. A component receives no more, so that
+/// its result stays within its limits.
 pub const MOST_CONTENT: usize = 8 << 20;
 
-/// A message whose contents have more bytes is abridged in memory: the whole is read when a request is made of it.
+/// A message with more bytes of content is abridged in memory: the whole is read when a request is made of it.
 pub const LARGE: usize = 16 << 10;
 
-/// What a message takes in memory beside its texts, with what is kept of its delivery, in bytes.
+/// Memory of a message beside its texts, with its delivery's data, in bytes.
 const RECORD: usize = 2 << 10;
 
-/// How pressing a message is: of what a tenant has waiting, the more pressing get the larger part.
+/// The urgency of a message: more urgent messages get the larger part of a tenant's share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
@@ -56,7 +56,7 @@ impl Priority {
         }
     }
 
-    /// The inverse of [`Priority::rank`]; what is out of range is low.
+    /// The inverse of [`Priority::rank`]; a number out of range is low.
     #[must_use]
     pub const fn from_rank(rank: i16) -> Self {
         match rank {
@@ -123,7 +123,7 @@ pub struct Address {
     pub name: Option<String>,
 }
 
-/// What is to be delivered. Which fields count depends on the channel.
+/// The content to deliver. The channel decides which fields count.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Content {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,7 +156,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// What rules, scripts and cost models look at: whom it is from, the subject, the beginning of the text.
+    /// Returns the parts that rules, scripts and cost models read: sender, subject and the beginning of the text.
     #[must_use]
     pub fn excerpt(&self) -> Self {
         let text = self.text.as_deref();
@@ -189,14 +189,14 @@ impl Address {
     }
 }
 
-/// Messages that follow one another go no further than this: what the last one comes to, nobody is asked about.
+/// The longest chain of follow-ups: the end of the last one is not asked about.
 pub const DEEPEST_FOLLOW_UP: u32 = 3;
 
-/// What a message follows that a script sent.
+/// The origin of a message that a script sent as a follow-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Follows {
     pub message: MessageId,
-    /// Whose end it was.
+    /// The delivery whose end caused it.
     pub delivery: DeliveryId,
     /// The script's name.
     pub script: String,
@@ -211,40 +211,40 @@ pub struct Body {
     pub to: Option<Address>,
     #[serde(default)]
     pub content: Content,
-    /// What rules look at.
+    /// The subject matter, for rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Box<RawValue>>,
-    /// What the client says of the recipient, for rules.
+    /// The client's data about the recipient, for rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact: Option<Box<RawValue>>,
-    /// What the client says of the occasion, for rules.
+    /// The client's data about the occasion, for rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Box<RawValue>>,
-    /// What rules said to it when it was accepted, as they wrote it down.
+    /// The answers of rules and scripts at acceptance, as they were stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ruling: Option<Box<RawValue>>,
-    /// Whom it is handed to first without an intent, as it was decided before it was written: should the worker be lost
-    /// that has it then, nobody else may be asked before there is an answer.
+    /// The first connection, if it was decided and stored at acceptance without an intent. If the worker is lost, no
+    /// other connection may be asked before this one has answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<ConnectionId>,
-    /// What it follows, where a script sent it.
+    /// The origin, if a script sent the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<Follows>,
-    /// The script whose `condition` is asked before it is sent.
+    /// The script whose `condition` is asked before the message is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
     /// The client's own, handed back as it came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Box<RawValue>>,
-    /// The trace that it was accepted in; the gateway's own, and shown to nobody.
+    /// The trace in which it was accepted; the gateway's own, and never shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceContext>,
-    /// What goes by the second channel and by those after it.
+    /// The contents for the second channel and those after it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub further: Vec<LegBody>,
 }
 
-/// What goes by a further channel of a message.
+/// The content for a further channel of a message.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LegBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -256,7 +256,7 @@ pub struct LegBody {
 }
 
 impl Body {
-    /// The content that goes by the channel of this leg.
+    /// Returns the content for the channel of this leg.
     #[must_use]
     pub fn content_of(self, leg: u8) -> Content {
         match usize::from(leg).checked_sub(1) {
@@ -293,14 +293,14 @@ pub struct Attachment {
     pub content: Bytes,
 }
 
-/// A client's key for one acceptance, and what it stood for.
+/// A client's key for one acceptance, and the digest of its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
     /// 1 to 255 characters.
     pub key: String,
     /// SHA-256 of the request: the same key with another one is refused.
     pub fingerprint: [u8; 32],
-    /// The same as earlier versions made it, where it differs: what they stored within the last day is known by it.
+    /// The digest of earlier versions, if it differs: messages stored within the last day are recognised by it.
     pub former: Option<[u8; 32]>,
 }
 
@@ -353,7 +353,7 @@ impl Message {
         self.abridged || self.attachments > 0
     }
 
-    /// What it takes in memory, in bytes.
+    /// Memory that it takes, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         RECORD + self.body.contents().map(Content::size).sum::<usize>() + self.body.objects_size()
@@ -394,18 +394,18 @@ impl Message {
     }
 }
 
-/// A message to be accepted, with what is stored beside it.
+/// A message to be accepted, with the rows that are stored beside it.
 #[derive(Debug, Clone)]
 pub struct NewMessage {
     pub message: Message,
     pub idempotency: Option<Idempotency>,
     pub attachments: Vec<Attachment>,
-    /// What the message says of itself, where that was read already.
+    /// The rules' input, if it was parsed already.
     pub subject: Option<RuleInput>,
 }
 
 impl NewMessage {
-    /// What it takes in memory, in bytes, its attachments included.
+    /// Memory that it takes, in bytes, with its attachments.
     #[must_use]
     pub fn size(&self) -> usize {
         self.message.size() + self.attachments.iter().map(|file| file.content.len()).sum::<usize>()

@@ -1,4 +1,4 @@
-//! What happens to a delivery after an attempt. Pure: the verdict, the past and the clock go in.
+//! The decision after an attempt. Pure: the verdict, the past and the clock are arguments.
 
 mod decider;
 mod limit;
@@ -24,13 +24,13 @@ use crate::{
 /// The longest that a provider's `Retry-After` is followed.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(6 * 3600);
 
-/// The longest between two looks whether the operator has mended what a delivery waits for.
+/// The longest time between two checks whether the operator has removed the cause of a wait.
 pub const LONGEST_WAIT_FOR_OPERATOR: Duration = Duration::from_secs(300);
 
 /// How long after its first due time a delivery is still tried.
 pub const LIFETIME: SignedDuration = SignedDuration::from_millis(LONGEST_ELAPSED_MS as i64);
 
-/// What happens next.
+/// The next step of a delivery.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// The provider took it.
@@ -62,7 +62,7 @@ pub enum Copies {
     /// There are none, or the recipient of the `To` header has not got the mail.
     #[default]
     None,
-    /// That recipient has it, and of the copies nobody waits.
+    /// The recipient has it, and no copy waits.
     Settled,
     /// That recipient has it, and some copies were refused for now.
     Waiting,
@@ -70,12 +70,12 @@ pub enum Copies {
     Further,
 }
 
-/// What a decision looks at.
+/// The input of a retry decision.
 #[derive(Debug, Clone)]
 pub struct RetryInput<'a> {
     pub policy: &'a RetryPolicy,
     pub limits: RetryLimits,
-    /// Who answers for a policy that leaves it to a rule.
+    /// Answers for a policy that leaves the decision to a rule.
     pub rules: &'a dyn Decider,
     pub on_unknown: OnUnknown,
     /// Whether another candidate can be asked in this round.
@@ -96,7 +96,7 @@ pub struct RetryInput<'a> {
 }
 
 impl RetryInput<'_> {
-    /// What bounds the time of a retry.
+    /// Returns the time limits of a retry.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         Bounds {
@@ -107,7 +107,7 @@ impl RetryInput<'_> {
         }
     }
 
-    /// What the policy's rule says, if it has one that answers.
+    /// Returns the answer of the policy's rule, if it has one that answers.
     fn ruled(&self, verdict: &Verdict) -> Option<RetryDecision> {
         match self.policy {
             RetryPolicy::Custom { rule, .. } => self.rules.decide(rule, verdict, self),
@@ -119,7 +119,7 @@ impl RetryInput<'_> {
     }
 }
 
-/// Decides what follows an attempt.
+/// Decides the next step after an attempt.
 #[must_use]
 pub fn decide(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Outcome {
     resolve(verdict, retry_input).0
@@ -152,7 +152,7 @@ fn resolve(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
 fn by_policy(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
     let exhausted = given_up(last_word(verdict, retry_input));
     if exhausted != DeliveryState::Unknown {
-        // A server that took the mail for somebody is asked again: others would defer its copies as well.
+        // A server that took the mail for one recipient is asked again: others would defer its copies as well.
         if retry_input.another_candidate && verdict.disposition != Disposition::Accepted {
             return (Outcome::FallBack(fallback_reason(verdict.disposition)), None);
         }
@@ -172,8 +172,8 @@ fn by_policy(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
     }
 }
 
-/// A rule has its way within what holds for every policy: what is unknown does not move, nobody is
-/// asked who refused for good, and a provider's `Retry-After` is waited for.
+/// Applies a rule's answer within the limits of every policy: an unknown delivery does not move, a candidate that
+/// refused for good is not asked, and a provider's `Retry-After` is respected.
 fn follow(decision: RetryDecision, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
     let unknown = verdict.disposition == Disposition::Unknown;
     match decision {
@@ -185,7 +185,7 @@ fn follow(decision: RetryDecision, verdict: &Verdict, retry_input: &RetryInput<'
     }
 }
 
-/// What a delivery is once nothing more is tried after an answer of this kind.
+/// Returns the state of a delivery after an answer of this kind, once nothing more is tried.
 #[must_use]
 pub const fn given_up(last: Disposition) -> DeliveryState {
     match last {
@@ -213,7 +213,8 @@ pub const fn fallback_reason(disposition: Disposition) -> FallbackReason {
     }
 }
 
-/// What the last attempt that asked somebody came to: waiting for the operator says nothing of a request that is unknown.
+/// Returns the disposition of the last attempt that asked a provider. An attempt that waited for the operator says
+/// nothing about an earlier unknown request.
 fn last_word(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Disposition {
     let asked = || retry_input.past.iter().rev().find(|attempt| !attempt.waits_for_operator);
     match verdict.waits_for_operator() {

@@ -1,7 +1,7 @@
-//! What a tenant says that a provider's codes mean, in place of what the provider says. Pure.
+//! Overrides: a tenant's meaning of providers' codes in place of the provider's own. Pure.
 //!
-//! Only a definite refusal can be called another: what was accepted stays accepted, and what may
-//! have been taken stays unknown, so that no override makes a delivery go out twice unseen.
+//! Only a definite refusal can be overridden: an acceptance stays one, and an unknown outcome stays unknown, so that no
+//! override sends a delivery twice unnoticed.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -18,7 +18,7 @@ pub const MOST_CODES: usize = 500;
 /// The longest code, in characters.
 pub const LONGEST_CODE: usize = 64;
 
-/// What a code is to mean. There is no word for an acceptance.
+/// The meaning of a code. An acceptance cannot be expressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Meaning {
@@ -35,7 +35,7 @@ pub enum Meaning {
 }
 
 impl Meaning {
-    /// What an answer with the code comes to.
+    /// Returns the disposition of an answer with the code.
     #[must_use]
     pub const fn disposition(self) -> Disposition {
         match self {
@@ -48,7 +48,7 @@ impl Meaning {
     }
 }
 
-/// One entry: a code of whatever provider, or a provider with its codes.
+/// One entry: a code of any provider, or a provider with its codes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Override {
@@ -56,13 +56,14 @@ pub enum Override {
     Provider(BTreeMap<String, Meaning>),
 }
 
-/// Codes and what they are to mean: `{"21610": "permanent", "acme": {"17": "throttled"}}`.
+/// Codes and their meanings: `{"21610": "permanent", "acme": {"17": "throttled"}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Overrides(pub BTreeMap<String, Override>);
 
 impl Overrides {
-    /// What a provider's code is to mean; what names the provider goes before what names none.
+    /// Returns the meaning of a provider's code. An entry under the provider's name takes precedence over a general
+    /// one.
     #[must_use]
     pub fn meaning(&self, provider: &str, code: &str) -> Option<Meaning> {
         if let Some(Override::Provider(codes)) = self.0.get(provider)
@@ -92,7 +93,7 @@ impl Overrides {
     }
 }
 
-/// Who overrode a classification.
+/// The origin of an override.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OverrideSource {
@@ -111,7 +112,7 @@ impl OverrideSource {
     }
 }
 
-/// A text that names nobody who overrides.
+/// A text that names no source of an override.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` does not override classifications")]
 pub struct InvalidSource(String);
@@ -135,7 +136,7 @@ pub struct EffectiveOverrides<'a> {
 }
 
 impl EffectiveOverrides<'_> {
-    /// A provider's verdict as it is to be understood, with what the provider said kept beside it.
+    /// Returns a provider's verdict with its overridden meaning, and keeps the provider's own beside it.
     #[must_use]
     pub fn apply(&self, provider: &str, mut verdict: Verdict) -> Verdict {
         let said = verdict.disposition;
@@ -177,7 +178,7 @@ mod tests {
         }
     }
 
-    /// The disposition after these overrides, and whose word it is.
+    /// Returns the disposition after these overrides, and the source of the override.
     fn judged(route: &Overrides, tenant: &Overrides, said: Disposition) -> (Disposition, Option<OverrideSource>) {
         let verdict = EffectiveOverrides { route, tenant }.apply("acme", verdict(said, "17"));
         if let Some(overridden) = verdict.overridden {

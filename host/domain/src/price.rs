@@ -1,4 +1,4 @@
-//! What a delivery costs by a provider's cost model.
+//! The cost of a delivery by its provider's cost model.
 //!
 //! `{"currency": "USD", "per": "segment", "micros": 7900}`, with `"countries": {"SE": 45000}` for
 //! destinations that cost otherwise, and `"channels": {"mms": {…}}` for channels that do: members
@@ -13,11 +13,11 @@ use super::{
     segments::segments,
 };
 
-/// What one unit costs.
+/// The price of one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Price {
     pub unit: Cost,
-    /// What is counted: `message`, `segment`, `page` …
+    /// The unit: `message`, `segment`, `page` …
     pub per: String,
 }
 
@@ -42,7 +42,7 @@ impl Price {
 }
 
 impl Cost {
-    /// So many times as much; `None` beyond what can be counted.
+    /// Returns a multiple; `None` if it is out of range.
     #[must_use]
     pub fn times(&self, count: u32) -> Option<Self> {
         Some(Self { micros: self.micros.checked_mul(count.into())?, currency: self.currency.clone() })
@@ -59,7 +59,7 @@ pub fn units(message: &Message) -> u32 {
     }
 }
 
-/// What is wrong with a model: the member, and why.
+/// Returns each invalid member of a model with its requirement.
 #[must_use]
 pub fn problems(model: &serde_json::Map<String, Value>) -> Vec<(String, &'static str)> {
     let mut problems = Vec::new();

@@ -1,4 +1,4 @@
-//! What is wrong with a document, wherever it came from: all of it at once.
+//! The faults of a document from any source, all of them at once.
 
 /// Something bad, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct Problem {
     pub detail: String,
 }
 
-/// Collects what is bad; knows where the checks stand.
+/// Collects faults; knows the position of the checks.
 #[derive(Debug, Default)]
 pub struct Problems {
     path: String,

@@ -1,4 +1,4 @@
-//! What a provider says of itself and of an answer, free of any version of the WIT.
+//! A provider's descriptor and its judgement of an answer, independent of any version of the WIT.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -13,7 +13,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretSpec {
     pub name: String,
-    /// One sentence for the person who fills it in.
+    /// One sentence for the person that enters the value.
     pub purpose: String,
     pub required: bool,
 }
@@ -28,7 +28,7 @@ pub enum Deduplication {
     Key,
 }
 
-/// What a provider says of itself, after validation.
+/// A provider's description, after validation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Descriptor {
     pub name: String,
@@ -60,7 +60,7 @@ impl Descriptor {
     }
 }
 
-/// Everything that is not deterministic comes to a guest as data.
+/// All input of a guest that is not deterministic, as data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallContext {
     /// Milliseconds since the epoch.
@@ -72,7 +72,7 @@ pub struct CallContext {
     pub secrets: Vec<String>,
     /// Where the service can call back, for a provider that reads callbacks.
     pub callback_url: Option<String>,
-    /// Hides the connection's secrets in what the guest logs; no guest sees it.
+    /// Hides the connection's secrets in the guest's log; no guest sees it.
     pub redactor: Arc<Redactor>,
 }
 
@@ -108,7 +108,7 @@ pub struct Item {
     pub blobs: Vec<BlobInfo>,
 }
 
-/// What an answer means.
+/// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Disposition {
@@ -199,7 +199,7 @@ pub struct Judgement {
     pub units: Option<u32>,
 }
 
-/// What a guest wants next.
+/// The guest's next request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     Send { transmission: Transmission, state: Vec<u8> },

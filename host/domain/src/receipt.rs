@@ -1,4 +1,4 @@
-//! What a service says later of a delivery, and what the delivery becomes by it.
+//! Receipts: a service's later reports about a delivery, and their effect on its state.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{delivery::DeliveryState, ids::DeliveryId};
 
-/// What happened.
+/// The reported event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ReceiptKind {
     /// The service has handed it on.
@@ -66,14 +66,14 @@ impl ReceiptKind {
         }
     }
 
-    /// Whether it is what a person did with it: kept as a set beside the state.
+    /// Whether it is an action of the recipient: such receipts are kept as a set beside the state.
     #[must_use]
     pub const fn is_engagement(&self) -> bool {
         matches!(self, Self::Read | Self::Clicked | Self::Replied | Self::Complained | Self::Unsubscribed)
     }
 
-    /// The state that it speaks of. Who reads, clicks, replies or complains has it, whether or not
-    /// the service says that it arrived.
+    /// Returns the reported state. A recipient that reads, clicks, replies or complains has the message, even if the
+    /// service did not report its arrival.
     const fn state(&self) -> Option<DeliveryState> {
         match self {
             Self::Sent => Some(DeliveryState::Sent),
@@ -111,7 +111,7 @@ pub struct Receipt {
     pub kind: ReceiptKind,
     /// Where the callback brought it back.
     pub delivery: Option<DeliveryId>,
-    /// The service's id of what it took.
+    /// The service's id of the message.
     pub external_id: Option<String>,
     pub recipient: Option<String>,
     /// By the service's clock.
@@ -126,7 +126,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// What a repetition has in common with the first: all that was said.
+    /// Returns the digest of the whole report, by which a repetition is recognised.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
@@ -156,7 +156,7 @@ impl Receipt {
     }
 }
 
-/// What a delivery becomes by a receipt; `None` where it stays what it is.
+/// Returns the new state of a delivery after a receipt; `None` if it does not change.
 ///
 /// States are ranked and only climb, so receipts may come in any order and as often as they like:
 /// the end is the same. Nothing is above `delivered`.
@@ -165,14 +165,14 @@ pub fn apply(state: DeliveryState, kind: &ReceiptKind) -> Option<DeliveryState> 
     kind.state().filter(|to| rank(*to) > rank(state))
 }
 
-/// The same for a receipt that may be about an earlier attempt than the last one that counts. What
-/// that one failed by is history; that it arrived is not.
+/// Does the same for a receipt that may concern an earlier attempt than the last counted one. Its failure is history;
+/// its arrival is not.
 #[must_use]
 pub fn apply_to(state: DeliveryState, kind: &ReceiptKind, is_current: bool) -> Option<DeliveryState> {
     apply(state, kind).filter(|to| is_current || *to == DeliveryState::Delivered)
 }
 
-/// An end that the gateway came to by itself is only corrected by the news that it arrived.
+/// Returns the rank of a state. Only a report of arrival corrects an end that the gateway set by itself.
 const fn rank(state: DeliveryState) -> u8 {
     match state {
         DeliveryState::Accepted | DeliveryState::Scheduled | DeliveryState::Queued | DeliveryState::Unknown => 0,

@@ -1,4 +1,4 @@
-//! What became of each recipient of a delivery that goes to several: a mail and its copies.
+//! The outcome for each recipient of a delivery to several: a mail and its copies.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use super::{
 /// The longest text of a server that is kept of a recipient, in characters.
 const LONGEST_DETAIL: usize = 300;
 
-/// What became of a recipient, the best first.
+/// The outcome for a recipient, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecipientOutcome {
@@ -23,7 +23,7 @@ pub enum RecipientOutcome {
     Refused,
 }
 
-/// A recipient stands in the `To` header, or gets a copy.
+/// The role of a recipient: named in the `To` header, or a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecipientRole {
@@ -35,7 +35,7 @@ pub enum RecipientRole {
 /// One recipient, and the last that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MailRecipient {
-    /// As it stands in the envelope.
+    /// The address as in the envelope.
     pub address: String,
     pub role: RecipientRole,
     pub outcome: RecipientOutcome,
@@ -54,7 +54,7 @@ pub struct MailRecipient {
 pub struct Recipients(Vec<MailRecipient>);
 
 impl Recipients {
-    /// What a server answered for each recipient in an attempt that it accepted.
+    /// Returns the server's answer for each recipient of an accepted attempt.
     #[must_use]
     pub fn answered(replies: Vec<RecipientReply>, attempt: u32, at: Timestamp) -> Self {
         let recipient = |reply: RecipientReply| MailRecipient {
@@ -91,7 +91,7 @@ impl Recipients {
         self.0.len()
     }
 
-    /// Takes over what is newer.
+    /// Takes over newer outcomes.
     pub fn learn(&mut self, news: &Self) {
         for recipient in &news.0 {
             match self.0.iter_mut().find(|known| address::are_same(&known.address, &recipient.address)) {
@@ -117,7 +117,7 @@ impl Recipients {
         self.0.iter().any(|it| it.role == RecipientRole::To)
     }
 
-    /// Whether somebody is to be tried again.
+    /// Whether a recipient is to be tried again.
     #[must_use]
     pub fn are_waiting(&self) -> bool {
         self.0.iter().any(|it| it.outcome == RecipientOutcome::Deferred)
@@ -151,7 +151,7 @@ impl Recipients {
     }
 }
 
-/// A server's text on one line, without what a database or a terminal would stumble over.
+/// Returns a server's text on one line, without characters that a database or a terminal cannot handle.
 fn plain(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -1,9 +1,9 @@
 //! Hides secrets in texts of others, however they are written there. Pure.
 //!
-//! The other side of a request, a provider's component and a caller may repeat a secret as it is, escaped (for JSON,
-//! for a URL, for HTML, for a mail), or in base64 or hex. What is found is replaced by `***`. A secret shorter than
-//! [`SHORTEST`] bytes is not looked for: it would be found where nobody put it. Nor is a part of a secret, or one that
-//! was compressed, encrypted or turned around.
+//! The other side of a request, a provider's component and a caller may repeat a secret in plain form, escaped (for
+//! JSON, for a URL, for HTML, for a mail), or in base64 or hex. Each occurrence is replaced by `***`. A secret shorter
+//! than [`SHORTEST`] bytes is not looked for, because it would match unrelated text. Neither is a part of a secret, or
+//! one that was compressed, encrypted or reversed.
 
 mod view;
 
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use self::view::View;
 
-/// What stands in a secret's place.
+/// The text in place of a secret.
 pub const HIDDEN: &str = "***";
 /// The fewest bytes of a secret that are looked for.
 pub const SHORTEST: usize = 6;
@@ -145,7 +145,7 @@ fn forms(value: &[u8], needles: &mut Vec<Needle>) {
     if value.contains(&b' ') {
         add(value.iter().map(|byte| if *byte == b' ' { b'+' } else { *byte }).collect(), false);
     }
-    // What looks like an escape in the value itself is decoded with the text around it.
+    // An escape-like sequence in the value itself is decoded with the text around it.
     if let Some(view) = View::decoded(value, b"\\%&") {
         add(view.bytes, false);
     }

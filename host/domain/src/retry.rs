@@ -40,7 +40,7 @@ pub enum RetryPolicy {
     },
 }
 
-/// What holds whatever the policy says.
+/// Limits that apply to every policy.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryLimits {
@@ -59,7 +59,7 @@ const fn half() -> f64 {
     0.5
 }
 
-/// How long a delivery is tried at most, whatever its route says: 72 hours.
+/// The longest time in which a delivery is tried, on any route: 72 hours.
 pub const LONGEST_ELAPSED_MS: u64 = 72 * 3600 * 1000;
 
 /// The longest wait that a policy may name: 31 days.
@@ -100,9 +100,9 @@ impl RetryPolicy {
         Some(Duration::from_millis(ms.min(LONGEST_DELAY_MS)))
     }
 
-    /// The wait after so many rounds (1 or more), the last of which was throttled: it grows as the policy's does, and as
-    /// that round consumes no attempt it has no end. A policy that does not grow, or that has ended, doubles it each time,
-    /// up to [`LONGEST_GROWN_MS`].
+    /// Returns the wait after this number of rounds (1 or more), the last of which was throttled. It grows as the
+    /// policy's does, and has no end, because that round consumes no attempt. A policy that does not grow, or that has
+    /// ended, doubles it each time, up to [`LONGEST_GROWN_MS`].
     #[must_use]
     pub fn throttled_delay(&self, rounds: u32, chance: f64) -> Duration {
         let rounds = rounds.max(1);
@@ -122,7 +122,7 @@ impl RetryPolicy {
         Duration::from_millis(ms.min(LONGEST_DELAY_MS))
     }
 
-    /// What is wrong with it: the field and the remedy, for each that is.
+    /// Returns each invalid field with its requirement.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();

@@ -22,8 +22,7 @@ pub enum Strategy {
     WeightedRandom,
     /// The cheapest for this delivery first.
     LeastCost,
-    /// Whoever has done best lately with this destination; now and then another, to learn how it
-    /// does.
+    /// The candidate with the best recent record for this destination; now and then another, to learn how it performs.
     HighestReliability,
 }
 
@@ -41,7 +40,7 @@ impl Strategy {
     }
 }
 
-/// What to do when a request began and no definite answer came.
+/// The reaction to a request that began and got no definite answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnknown {
@@ -66,11 +65,10 @@ impl OnUnknown {
 #[serde(deny_unknown_fields)]
 pub struct Candidate {
     pub connection: ConnectionId,
-    /// Its share under the strategies that share; 0: it only stands in for the others, whatever the
-    /// strategy is.
+    /// Its share under the strategies with shares; with 0 it only stands in for the others, under every strategy.
     #[serde(default = "one")]
     pub weight: u32,
-    /// What a unit (a message, or a segment of one) costs, in place of what its provider says.
+    /// The price of a unit (a message, or a segment of one), in place of the provider's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<Cost>,
     /// The most that a delivery through it may cost, beside the route's own ceiling.
@@ -98,17 +96,17 @@ pub struct RouteSpec {
     pub candidates: Vec<Candidate>,
     #[serde(default)]
     pub strategy: Strategy,
-    /// The most that a delivery may cost: whoever is estimated to cost more is not asked.
+    /// The highest cost of a delivery: a candidate with a higher estimate is not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cost: Option<Cost>,
-    /// In 0..=1: whoever succeeded less often lately is not asked while another succeeds as often.
+    /// In 0..=1: a candidate with a lower recent success rate is not asked while another one reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_success_rate: Option<f64>,
     #[serde(default)]
     pub retry: RetryPolicy,
     #[serde(default)]
     pub retry_limits: RetryLimits,
-    /// What providers' codes are to mean, before what the tenant says.
+    /// The meaning of providers' codes; it takes precedence over the tenant's.
     #[serde(default, skip_serializing_if = "Overrides::is_empty")]
     pub overrides: Overrides,
     /// Whether the next candidate serves at once when one did not take the delivery.
@@ -124,7 +122,7 @@ const fn yes() -> bool {
 }
 
 impl RouteSpec {
-    /// What a message that names its own connection is routed by.
+    /// Returns the route of a message that names its own connection.
     #[must_use]
     pub fn pinned(connection: ConnectionId) -> Self {
         Self {
@@ -140,7 +138,7 @@ impl RouteSpec {
         }
     }
 
-    /// Whether anything of it hangs on what a delivery costs.
+    /// Whether any decision of it depends on a delivery's cost.
     #[must_use]
     pub fn goes_by_cost(&self) -> bool {
         self.strategy == Strategy::LeastCost
@@ -154,8 +152,8 @@ impl RouteSpec {
         self.strategy == Strategy::HighestReliability || self.min_success_rate.is_some()
     }
 
-    /// Whom every node asks first of a fresh delivery, where that hangs neither on turns nor on
-    /// chance nor on what a node has seen.
+    /// Returns the candidate that every node asks first for a fresh delivery, if neither turns, chance nor a node's
+    /// observations decide it.
     #[must_use]
     pub fn certain_first(&self) -> Option<ConnectionId> {
         let as_listed = self.strategy == Strategy::Primary && !self.goes_by_cost() && !self.goes_by_record();

@@ -1,6 +1,6 @@
-//! Who is asked, and in which order. Pure: the route, the candidates' standing and the delivery's
-//! past go in, a plan with its reasons comes out. Nothing here does I/O; time, turn and chance are
-//! arguments.
+//! Routing: the order of a route's candidates for a delivery. Pure: the route, the candidates' states and the
+//! delivery's past are arguments, and the result is a plan with its reasons. Nothing here does I/O; time, turn and
+//! chance are arguments.
 
 mod highest_reliability;
 mod least_cost;
@@ -22,7 +22,7 @@ use crate::{
     route::{Candidate, RouteSpec, Strategy},
 };
 
-/// What is known of a candidate of the route.
+/// The known state of a route's candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CandidateState {
     pub connection: ConnectionId,
@@ -31,10 +31,10 @@ pub struct CandidateState {
     pub facts: Facts,
 }
 
-/// What strategies go by.
+/// The data that strategies use.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Facts {
-    /// What this delivery would cost through it; `None` when nobody knows.
+    /// The estimated cost of this delivery through it; `None` if it is unknown.
     pub cost: Option<Estimate>,
     pub record: Record,
 }
@@ -46,12 +46,12 @@ pub struct Estimate {
     pub basis: Basis,
 }
 
-/// Who says what a delivery costs.
+/// The source of an estimated cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Basis {
     /// The route's candidate.
     Route,
-    /// What the provider's answers said lately.
+    /// The provider's recent answers.
     Answers,
     /// The provider's cost model.
     PriceList,
@@ -68,14 +68,14 @@ impl Basis {
     }
 }
 
-/// How a connection has done lately with this destination; what is long ago counts less and less.
+/// A connection's recent record with this destination; older answers count less and less.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Record {
     /// How many answers are remembered.
     pub answers: f64,
     /// In 0..=1. Where nothing is remembered it is taken for perfect, so that it is tried.
     pub success_rate: f64,
-    /// Of what it took; `None` where nothing is remembered.
+    /// The latency of its accepted requests; `None` if none is remembered.
     pub latency_ms: Option<f64>,
 }
 
@@ -85,12 +85,12 @@ impl Default for Record {
     }
 }
 
-/// What a decision looks at beside the route and its candidates.
+/// The input of a decision beside the route and its candidates.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanInput<'a> {
     /// The attempts that count, oldest first.
     pub past: &'a [PastAttempt],
-    /// Whom the delivery was to be handed to first, where that is on record.
+    /// The recorded first connection of the delivery, if there is one.
     pub first: Option<ConnectionId>,
     /// Counts the deliveries of the route, from any start.
     pub turn: u64,
@@ -138,8 +138,8 @@ impl SkipReason {
         matches!(self, Self::CircuitOpen | Self::RateLimited)
     }
 
-    /// What an attempt says of it when another candidate serves for this reason; `None` where it
-    /// is no more than the delivery's own past, or the configuration.
+    /// Returns the attempt's reason if another candidate serves because of this one; `None` if it is only the
+    /// delivery's own past, or the configuration.
     #[must_use]
     pub const fn fallback_reason(self) -> Option<FallbackReason> {
         match self {
@@ -181,7 +181,7 @@ impl SkipReason {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Ranked {
     pub connection: ConnectionId,
-    /// Higher is better; what it measures is the strategy's. `None` where there is nothing to go by.
+    /// Higher is better; the strategy defines its meaning. `None` without data.
     pub score: Option<f64>,
     pub reason: Cow<'static, str>,
 }
@@ -193,7 +193,7 @@ pub struct Skipped {
     pub reason: SkipReason,
 }
 
-/// What routing answers: whom to ask, in order, and who is passed over.
+/// The result of routing: the candidates in order, and the skipped ones.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     pub strategy: &'static str,
@@ -205,7 +205,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whom it asks.
+    /// Returns the first candidate to ask.
     #[must_use]
     pub fn first(&self) -> Option<ConnectionId> {
         self.candidates.first().map(|it| it.connection)
@@ -256,7 +256,7 @@ pub fn plan(route: &RouteSpec, candidate_states: &[CandidateState], plan_input: 
     Plan { strategy: route.strategy.as_str(), candidates, skipped: skipped.collect(), instead: instead.flatten() }
 }
 
-/// Whether anybody can be asked, whoever is the first.
+/// Whether any candidate can be asked, whichever is the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Availability {
     Nobody,
@@ -267,7 +267,7 @@ pub enum Availability {
     Now,
 }
 
-/// Whether anybody can be asked, whoever is the first.
+/// Returns whether any candidate can be asked, whichever is the first.
 #[must_use]
 pub fn availability(
     route: &RouteSpec,
@@ -300,12 +300,12 @@ fn bars(
     let unanswered = unanswered(route, past, first);
     let mut bars: Vec<_> =
         candidate_states.iter().map(|candidate_state| bar(route, candidate_state, past, unanswered)).collect();
-    // Whoever may have it already is asked again, whatever has become of its price.
+    // A candidate that may already have the delivery is asked again, whatever its price is now.
     let fresh = unanswered.is_none();
     if fresh {
         threshold::bar_the_dear(route, &contenders, &mut bars);
     }
-    // Who is not to be asked anyway is not waited for.
+    // A candidate that is excluded anyway is not waited for.
     for (bar, candidate_state) in bars.iter_mut().zip(candidate_states) {
         *bar = bar.or(candidate_state.skip);
     }
@@ -315,7 +315,7 @@ fn bars(
     bars
 }
 
-/// The strategy's order; who only stands in comes after all others.
+/// Returns the strategy's order; stand-ins come after all others.
 fn order(route: &RouteSpec, contenders: Vec<Contender<'_>>, plan_input: &PlanInput<'_>) -> Vec<Ranked> {
     let (serving, stand_ins): (Vec<_>, Vec<_>) =
         contenders.into_iter().partition(|contender| contender.candidate.weight > 0);
@@ -360,11 +360,11 @@ fn bar(
     this_round(past).iter().any(|attempt| mine(&attempt)).then_some(SkipReason::AskedThisRound)
 }
 
-/// The connection whose last request has no answer: only it may be asked again. Where a worker was
-/// lost with a fresh delivery and had not committed to anybody, that is whoever may be asked without.
+/// Returns the connection whose last request has no answer: only it may be asked again. If a worker was lost with a
+/// fresh delivery and had committed no intent, that is the candidate that may be asked without one.
 fn unanswered(route: &RouteSpec, past: &[PastAttempt], first: Option<ConnectionId>) -> Option<ConnectionId> {
     let unknown = |attempt: &PastAttempt| attempt.disposition == Disposition::Unknown;
-    // What only waited for the operator asked nobody.
+    // An attempt that only waited for the operator asked no candidate.
     match past.iter().rev().find(|attempt| attempt.connection.is_some() && !attempt.waits_for_operator) {
         Some(last) => unknown(last).then_some(last.connection).flatten(),
         None => {
@@ -374,8 +374,8 @@ fn unanswered(route: &RouteSpec, past: &[PastAttempt], first: Option<ConnectionI
     }
 }
 
-/// The attempts since the last wait. An attempt is made in the round of the one before it only as
-/// a fallback; whatever else began an attempt began a round.
+/// Returns the attempts since the last wait. Only a fallback belongs to the round of the attempt before it; every other
+/// attempt began a round.
 fn this_round(past: &[PastAttempt]) -> &[PastAttempt] {
     if past.last().is_some_and(|last| last.round_closed) {
         return &[];
@@ -384,9 +384,9 @@ fn this_round(past: &[PastAttempt]) -> &[PastAttempt] {
     &past[start..]
 }
 
-/// How many rounds consumed an attempt of the retry policy: those in which somebody was asked and
-/// not merely throttled. A lost worker (no connection) consumes none, and nor does a further transaction that took a
-/// mail for some more of its recipients.
+/// Returns how many rounds consumed an attempt of the retry policy: those in which a candidate was asked and not merely
+/// throttled. A lost worker (no connection) consumes none, nor does a further transaction that took a mail for some
+/// more of its recipients.
 #[must_use]
 pub fn rounds_made(past: &[PastAttempt]) -> u32 {
     let taken = past.iter().find(|attempt| attempt.disposition == Disposition::Accepted);

@@ -1,5 +1,4 @@
-//! What is particular: a condition on what a message says of itself, and what follows where it
-//! holds.
+//! Rules: a condition on a message, and the consequences if it holds.
 
 mod many;
 
@@ -58,7 +57,7 @@ pub struct RuleSpec {
     pub fails: Fails,
 }
 
-/// What becomes of a message where what may refuse it fails, or is not asked for lack of time.
+/// The fate of a message whose refusing rule or script fails, or is not asked for lack of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fails {
@@ -96,7 +95,7 @@ const fn yes() -> bool {
     true
 }
 
-/// What has to be so. A condition on what a message does not say does not hold.
+/// A requirement on a message. A condition on data that the message lacks does not hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Condition {
@@ -123,7 +122,7 @@ pub struct AmountCondition {
     pub currency: Many<String>,
 }
 
-/// Who the recipient is: each member that is given has to hold.
+/// A requirement on the recipient: each given member must hold.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CustomerCondition {
@@ -137,7 +136,7 @@ pub struct CustomerCondition {
     pub kind: Many<String>,
 }
 
-/// What the recipient does for a living.
+/// A requirement on the recipient's industry.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndustryCondition {
@@ -161,12 +160,12 @@ pub struct GeographyCondition {
     pub region: Many<String>,
     #[serde(default, skip_serializing_if = "Many::is_empty")]
     pub city: Many<String>,
-    /// What the postal code begins with.
+    /// The beginning of the postal code.
     #[serde(default, skip_serializing_if = "Many::is_empty")]
     pub postal_prefix: Many<String>,
 }
 
-/// What none of the others can say.
+/// A requirement that no other condition can express.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CustomCondition {
@@ -174,7 +173,7 @@ pub struct CustomCondition {
     pub expression: String,
 }
 
-/// What follows from a match. At least one of them.
+/// The consequences of a match; at least one of them.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleEffect {
@@ -241,7 +240,7 @@ pub struct RuleRefusal {
 }
 
 impl RuleSpec {
-    /// What is wrong with it, all of it. Expressions are looked at by whoever compiles them.
+    /// Returns all faults of the rule. Expressions are checked when they are compiled.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Problems::default();
@@ -269,7 +268,7 @@ impl RuleSpec {
         problems.check(refuses, "fails", "not_allowed", "is only allowed together with `then.refuse`");
     }
 
-    /// Names what it asks for that does not exist. A rule that was stored before this was looked at goes on.
+    /// Reports required names that do not exist. A rule that was stored before this check continues.
     pub fn check_names(&self, problems: &mut Problems) {
         if let Some(when) = &self.when {
             problems.within("when", |problems| check_names(problems, when));

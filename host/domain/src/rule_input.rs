@@ -1,5 +1,4 @@
-//! What a message says of itself to rules: three objects of the client's own, in which some members
-//! have a meaning that rules know.
+//! The rules' input: three objects of the client's own, in which some members have a meaning for rules.
 
 pub mod amount;
 mod outline;
@@ -22,11 +21,11 @@ use super::{
 
 /// Of the three objects together, as JSON without spaces.
 pub const MOST_BYTES: usize = 16 * 1024;
-/// Of each object, those of objects within it counted too.
+/// The members of each object, including those of nested objects.
 pub const MOST_MEMBERS: usize = 64;
 /// Objects and lists within one another; the object itself is the first.
 pub const DEEPEST: usize = 4;
-/// What counts of a postal code.
+/// The compared length of a postal code.
 pub const POSTAL_LENGTH: usize = 10;
 /// Of a member that rules know.
 pub const LONGEST_TEXT: usize = 256;
@@ -36,7 +35,7 @@ pub const MOST_SEGMENTS: usize = 32;
 /// An object of the client's own.
 pub type Object = Map<String, Value>;
 
-/// What a condition may ask for a text of.
+/// A text field that a condition may test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
     Customer,
@@ -79,8 +78,8 @@ impl Field {
         }
     }
 
-    /// The form in which texts are compared ([`folding`](super::folding)): a customer's id with its case, postal codes
-    /// without spaces and hyphens, all others whatever their case. `None` where it can't be one.
+    /// Returns the form in which texts are compared ([`folding`](super::folding)): a customer's id with its case,
+    /// postal codes without spaces and hyphens, all others without case. `None` if the text cannot be one.
     #[must_use]
     pub fn folded(self, text: &str) -> Option<String> {
         let text = text.trim();
@@ -96,7 +95,7 @@ impl Field {
         (!form.is_empty() && text.chars().count() <= LONGEST_TEXT).then_some(form)
     }
 
-    /// What a text of it has to be.
+    /// Returns the requirement on a text of this field.
     #[must_use]
     pub const fn expected(self) -> &'static str {
         match self {
@@ -110,8 +109,8 @@ impl Field {
     }
 }
 
-/// Codes are shown in capitals, as they are written. What has other letters than ASCII's stays in its folded form: to
-/// make capitals of these is not the same in all languages.
+/// Shows codes in capitals, as they are written. A text with letters outside ASCII stays in its folded form, because
+/// capitals differ between languages.
 fn capital(folded: String) -> String {
     if folded.is_ascii() { folded.to_ascii_uppercase() } else { folded }
 }
@@ -125,11 +124,11 @@ fn letters(text: &str, count: usize) -> Option<String> {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Particulars {
-    /// What the message is about: `amount`, `currency`, and whatever else.
+    /// The subject matter of the message: `amount`, `currency`, and any other members.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub attributes: Object,
-    /// Whom it is for: `id`, `segment`, `type`, `industry`, `country`, `region`, `city`,
-    /// `postal_code`, `timezone`, `language`, and whatever else.
+    /// The recipient: `id`, `segment`, `type`, `industry`, `country`, `region`, `city`, `postal_code`, `timezone`,
+    /// `language`, and any other members.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub contact: Object,
     /// The circumstances; a member of a contact's that the contact lacks is looked for here.
@@ -138,7 +137,7 @@ pub struct Particulars {
 }
 
 impl Particulars {
-    /// Those of a message that was taken; what can't be read says nothing.
+    /// Returns the objects of an accepted message; an unreadable one counts as empty.
     fn of(message: &Message) -> Self {
         let object = |raw: &Option<Box<serde_json::value::RawValue>>| {
             raw.as_ref().and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
@@ -148,8 +147,8 @@ impl Particulars {
     }
 }
 
-/// A message as rules see it: what it says of itself, with what they know read and brought into the
-/// form in which it is compared.
+/// A message as rules see it: its data, with the members known to rules parsed and in the form in which they are
+/// compared.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RuleInput {
     particulars: Particulars,
@@ -171,7 +170,8 @@ impl RuleInput {
         Self::with(message, None)
     }
 
-    /// The same of one whose objects were read already, before its channel was known or rules had their say.
+    /// Returns the same for a message whose objects were parsed already, before its channel was known or rules were
+    /// asked.
     #[must_use]
     pub fn with(message: &Message, read: Option<Self>) -> Self {
         let destination = Country::of_address(message.channel.as_str(), message.body.recipient());
@@ -191,14 +191,14 @@ impl RuleInput {
         Self { envelope: self.envelope.unaccepted(), ..self }
     }
 
-    /// The same with what the message is otherwise.
+    /// Returns the same with the message's outline.
     #[must_use]
     pub fn within(self, envelope: MessageOutline) -> Self {
         Self { envelope, ..self }
     }
 
-    /// Reads what a message says. `destination` is where its address lies, and stands in where the
-    /// contact does not tell its country.
+    /// Parses a message's data. `destination` is the country of its address, and is used if the contact does not state
+    /// one.
     ///
     /// # Errors
     /// Everything that is too large, too deep, or not what its name promises.
@@ -209,7 +209,7 @@ impl RuleInput {
         problems.unless_any(subject)
     }
 
-    /// The same of what is not too large: what is right with it, and what is wrong.
+    /// Parses data within the size limit: returns the valid members and the faults.
     fn known_of(particulars: Particulars, destination: Option<Country>, problems: Problems) -> (Self, Problems) {
         let mut reader = Reader { particulars: &particulars, known: Vec::new(), problems };
         let amount = reader.amount();
@@ -233,20 +233,19 @@ impl RuleInput {
         &self.particulars
     }
 
-    /// What it says of itself, and what it is beside.
+    /// Returns the client's objects and the outline.
     #[must_use]
     pub fn into_parts(self) -> (Particulars, MessageOutline) {
         (self.particulars, self.envelope)
     }
 
-    /// What the message is beside what it says of itself.
+    /// Returns the outline: the message's own data beside the client's objects.
     #[must_use]
     pub const fn envelope(&self) -> &MessageOutline {
         &self.envelope
     }
 
-    /// What tells its recipient from others: the address, or where it has none the contact's `id`; empty where it has
-    /// neither.
+    /// Returns the recipient's identity: the address, or without one the contact's `id`; empty without either.
     #[must_use]
     pub fn recipient(&self) -> &str {
         match self.envelope.to.as_str() {
@@ -276,8 +275,8 @@ impl RuleInput {
         self.known.iter().map(|(field, text)| (*field, text.as_str()))
     }
 
-    /// What it says of a field, in the form in which texts are compared. A region has two: with its
-    /// country (`US-CA`) and without.
+    /// Returns the texts of a field, in the form in which texts are compared. A region has two: with its country
+    /// (`US-CA`) and without.
     pub fn texts(&self, field: Field) -> impl Iterator<Item = &str> {
         self.known().filter(move |(it, _)| *it == field).map(|(_, text)| text)
     }
@@ -291,7 +290,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A member of the contact, or of the context that stands in; with the object it is in.
+    /// Returns a member of the contact, or of the context in its place; with the name of the object.
     fn member(&self, name: &str) -> Option<(&'static str, &'a Value)> {
         let Particulars { contact, context, .. } = self.particulars;
         let found = |object: &'a Object| object.get(name).filter(|value| !value.is_null());
@@ -317,7 +316,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Keeps the text, or says what is wrong with it.
+    /// Keeps the text, or reports its fault.
     fn know(&mut self, field: Field, (object, member): (&str, &str), value: &Value) -> Option<String> {
         // A number is what some have for an id or a postal code.
         let number = value.as_u64().filter(|_| matches!(field, Field::Customer | Field::Postal));
@@ -423,7 +422,7 @@ fn check_size(particulars: &Particulars, problems: &mut Problems) {
                 problems.bad("too_deep", format!("must have objects and lists at most {DEEPEST} deep (got {depth})"));
             }
         });
-        // What is left out takes no room.
+        // An empty object takes no memory.
         bytes += if object.is_empty() { 0 } else { length(object) };
     }
     if bytes > MOST_BYTES {

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-/// Any number does; what it draws is what a normal run tries.
+/// The default seed, an arbitrary number: a normal run draws from it.
 const DEFAULT: u64 = 427_465_849;
 
 /// A generator from the seed in `ANGARIUM_SEED`, which a failure shows; `cargo xtask fuzz` gives fresh ones.

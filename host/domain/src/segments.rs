@@ -1,5 +1,5 @@
-//! How many segments a text takes as an SMS. An estimate, for a price before it is sent: what was
-//! billed stands in the provider's answer.
+//! The number of segments of an SMS text. It is an estimate, for a price before sending: the provider's answer has the
+//! billed number.
 
 /// Characters of one septet in the GSM 7-bit alphabet (3GPP TS 23.038, 6.2.1), beside ASCII's.
 const GSM: &str = "£¥èéùìòÇØøÅåΔΦΓΛΩΠΨΣΘΞÆæßÉ¤¡ÄÖÑÜ§¿äöñüà";
@@ -9,8 +9,8 @@ const ESCAPED: &str = "\u{c}^{}\\[~]|€";
 /// The segments of a text: one for up to 160 septets, or 70 UTF-16 units where a character is not in the alphabet;
 /// beyond that as many as hold up to 153 septets, or 67 units, each.
 ///
-/// A character is never split: an escape that does not fit with what it escapes begins the next segment, and so does a
-/// surrogate with its pair (3GPP TS 23.040, 9.2.3.24.1).
+/// Returns the number of segments. A character is never split: an escape that does not fit with its character begins
+/// the next segment, and so does a surrogate with its pair (3GPP TS 23.040, 9.2.3.24.1).
 #[must_use]
 pub fn segments(text: &str) -> u32 {
     if text.chars().all(|char| septets(char).is_some()) {
@@ -69,7 +69,7 @@ mod tests {
         }
     }
 
-    /// Texts of which public calculators and bug reports tell the number of segments.
+    /// Texts with numbers of segments from public calculators and bug reports.
     #[test]
     fn known_texts_take_as_many_as_others_say() {
         let digits = |count: usize| "1234567890".chars().cycle().take(count).collect::<String>();
@@ -85,7 +85,7 @@ mod tests {
             (format!("😜{}", digits(69)), 2),
             (digits(307), 3),
             (format!("😜{}", digits(133)), 3),
-            // 306 septets, of which 152 fit into a segment of 153.
+            // 306 septets; 152 of them fit into a segment of 153.
             ("]".repeat(153), 3),
             (fox, 3),
             ("|".repeat(69) + "∞", 1),

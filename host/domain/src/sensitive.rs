@@ -1,4 +1,4 @@
-//! What of a connection's config is as good as a secret. Pure.
+//! Fields of a connection's config that are as sensitive as a secret. Pure.
 
 use serde_json::Value;
 
@@ -7,8 +7,7 @@ use super::{
     redaction::{HIDDEN, Redactor},
 };
 
-/// A property of the config's schema that says whether the field's texts are to be shown to nobody but readers of the
-/// config itself.
+/// The property of the config's schema by which only readers of the config itself see the field's texts.
 const SENSITIVE: &str = "sensitive";
 
 /// The texts that a dry run does not show: those of fields that the provider's schema marks with `"sensitive": true`.
@@ -19,7 +18,7 @@ pub struct SensitiveTexts<'a> {
 }
 
 impl<'a> SensitiveTexts<'a> {
-    /// Those of a connection's config.
+    /// Returns the texts of a connection's config.
     #[must_use]
     pub fn of(descriptor: &Descriptor, config: &'a Value) -> Self {
         let mut texts = Vec::new();

@@ -1,4 +1,4 @@
-//! What holds for all of a tenant's deliveries, whichever route they take.
+//! Settings for all of a tenant's deliveries, on any route.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +8,6 @@ use super::overrides::Overrides;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TenantSettings {
-    /// What providers' codes are to mean; a route's own go before them.
+    /// The meaning of providers' codes; a route's own takes precedence.
     pub overrides: Overrides,
 }

@@ -1,5 +1,4 @@
-//! What is counted of messages, deliveries and attempts: buckets of time, a histogram of
-//! latencies, and the figures that come of them. Pure.
+//! Figures of messages, deliveries and attempts: buckets of time, a histogram of latencies, and the results. Pure.
 
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
@@ -53,8 +52,8 @@ impl Grain {
     #[must_use]
     pub fn floor(self, at: Timestamp) -> Timestamp {
         let into = at.as_second().rem_euclid(self.seconds());
-        // A time's own second, or one less than a day before it: out of range only at the very
-        // beginning of what can be told.
+        // The second of the time, or at most a day before it: out of range only at the very beginning of representable
+        // times.
         Timestamp::from_second(at.as_second() - into).unwrap_or(Timestamp::MIN)
     }
 
@@ -78,7 +77,7 @@ impl FromStr for Grain {
     }
 }
 
-/// What statistics can be told apart by.
+/// A property by which statistics can be grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dimension {
     Channel,
@@ -115,7 +114,7 @@ impl Dimension {
     }
 }
 
-/// A time up to now over which a connection's health is told.
+/// A window up to now for a connection's health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatisticsWindow {
     FiveMinutes,
@@ -146,15 +145,15 @@ impl StatisticsWindow {
     }
 }
 
-/// The first step ends here, in microseconds; what is below reads as half of it.
+/// The end of the first step, in microseconds; a lower value reads as half of it.
 const FIRST_STEP: f64 = 125.0;
 /// Each step is 2^(1/4) as long as the one before.
 const STEPS_A_DOUBLING: f64 = 4.0;
 /// The last step begins at some twelve minutes: longer than any attempt may take.
 const STEPS: usize = 92;
 
-/// How many attempts took how long: a count for each of 92 steps, every one 19 % longer than the one
-/// before. A quantile is told as the middle of its step, so it is off by 9.1 % at most.
+/// A histogram of attempts by duration: a count for each of 92 steps, every one 19 % longer than the one before. A
+/// quantile is given as the middle of its step, so it is off by at most 9.1 %.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Latency(Vec<i32>);
 
@@ -242,7 +241,7 @@ pub enum Counted {
     },
 }
 
-/// What messages, their deliveries and their attempts came to in some time.
+/// The figures of messages, their deliveries and their attempts in some time.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Figures {
     pub accepted: i64,
@@ -251,7 +250,7 @@ pub struct Figures {
     /// Deliveries by the state in which they ended.
     pub states: BTreeMap<&'static str, i64>,
     pub attempts: i64,
-    /// Attempts that failed for what the message, its recipient or the gateway did wrong.
+    /// Attempts that failed because of the message, its recipient or the gateway.
     pub excused: i64,
     /// Attempts by what their answers meant.
     pub dispositions: BTreeMap<&'static str, i64>,
@@ -265,7 +264,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Adds what was counted `count` times.
+    /// Adds these figures `count` times.
     pub fn add(&mut self, counted: &Counted, count: i64) {
         match counted {
             Counted::Accepted => self.accepted += count,
@@ -307,8 +306,8 @@ impl Figures {
         part(self.state("sent") + self.state("delivered"), self.ended() - self.state("canceled"))
     }
 
-    /// Of the deliveries that a provider took, the part of which a receipt says that it arrived; `None` where no receipt
-    /// came, since nobody knows.
+    /// Returns the part of the accepted deliveries with a receipt of arrival; `None` without any receipt, because the
+    /// part is then unknown.
     #[must_use]
     pub fn delivery_rate(&self) -> Option<f64> {
         let (delivered, bounced) = (self.state("delivered"), self.state("bounced"));

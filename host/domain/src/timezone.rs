@@ -1,11 +1,11 @@
 //! Time zones by their IANA names.
 //!
-//! They come from the system's database, which is the first to know of a government's change, or from the one within
-//! the program where the system has none. What was found is kept in memory.
+//! Time zones come from the system's database, which receives governments' changes first, or from the one within the
+//! program if the system has none. Found zones are kept in memory.
 
 use jiff::tz::TimeZone;
 
-/// The zone of this name, whatever its case; `None` where there is none.
+/// Returns the zone of this name, in any case; `None` if it does not exist.
 #[must_use]
 pub fn named(name: &str) -> Option<TimeZone> {
     TimeZone::get(name).ok()

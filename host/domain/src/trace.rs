@@ -11,14 +11,14 @@ const MOST_STATE_MEMBERS: usize = 32;
 /// The flags that are known: sampled, and that the trace's id is random.
 const KNOWN_FLAGS: u8 = 0b11;
 
-/// A place in a trace: the parent of what comes next.
+/// A position in a trace: the parent of the next span.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Stored", into = "Stored")]
 pub struct TraceContext {
     pub trace: u128,
     pub span: u64,
     pub flags: u8,
-    /// What other systems along the way want to be told again: `tracestate`.
+    /// Data that other systems on the path want passed on: `tracestate`.
     pub state: Option<Arc<str>>,
 }
 
@@ -43,7 +43,7 @@ impl TraceContext {
         ((is_known || is_later) && context.trace != 0 && context.span != 0).then_some(context)
     }
 
-    /// Whether whoever began the trace wants it recorded.
+    /// Whether the creator of the trace wants it recorded.
     #[must_use]
     pub const fn is_sampled(&self) -> bool {
         self.flags & 1 == 1

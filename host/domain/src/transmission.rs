@@ -1,5 +1,5 @@
-//! What a provider asks the host to send, and what came back: the contract's records in the
-//! gateway's own words, free of any version of the WIT.
+//! A provider's request and its answer: the contract's records in the gateway's own types, independent of any version
+//! of the WIT.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -183,7 +183,7 @@ pub struct SmtpTimeouts {
     pub end_ms: Option<u32>,
 }
 
-/// What leaves the gateway.
+/// A request that leaves the gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Transmission {
     Http(Box<HttpRequest>),
@@ -250,7 +250,7 @@ pub enum Reply {
         /// Names in lower case.
         headers: Vec<Kv>,
         body: Bytes,
-        /// Why `body` is not the whole of it, if so: the status stands, and what is missing was cut.
+        /// The reason for which `body` is not complete, if so: the status counts, and the rest was cut.
         cut: Option<Box<str>>,
     },
     Smtp {
@@ -258,17 +258,17 @@ pub enum Reply {
         /// Enhanced status code (RFC 3463).
         enhanced: Option<String>,
         text: String,
-        /// What each recipient was answered; empty where the server took the mail for nobody.
+        /// The answer for each recipient; empty if the server took the mail for none.
         recipients: Vec<RecipientReply>,
     },
 }
 
-/// What a server answered for one recipient of a mail that it took for somebody.
+/// A server's answer for one recipient of a mail that it took for at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecipientReply {
     /// As it stood in the envelope.
     pub address: String,
-    /// Stands in the `To` header.
+    /// Whether it is in the `To` header.
     pub main: bool,
     pub answer: RecipientAnswer,
     pub code: u16,
@@ -277,7 +277,7 @@ pub struct RecipientReply {
     pub text: String,
 }
 
-/// What a server's answer means for one recipient.
+/// The meaning of a server's answer for one recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecipientAnswer {
     Accepted,
@@ -297,7 +297,7 @@ impl Reply {
         }
     }
 
-    /// What each recipient was answered, which a provider's component does not see.
+    /// Takes the answers for each recipient, which a provider's component does not see.
     #[must_use]
     pub fn take_recipients(&mut self) -> Vec<RecipientReply> {
         match self {
@@ -316,7 +316,7 @@ impl Reply {
     }
 }
 
-/// What kept a transmission from a definite answer.
+/// The cause that prevented a definite answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {

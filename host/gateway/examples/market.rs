@@ -1,7 +1,6 @@
-//! How the strategies do in a market that changes: `cargo run --release --example market`, or with
-//! a seed after it. Four providers deliver text messages to three countries for a day; they break
-//! down, recover, slow down and change their prices. Every strategy meets the same day with the
-//! gateway's own routing, and what each came to is printed as a table.
+//! Simulates the strategies in a changing market: `cargo run --release --example market`, optionally with a seed. Four
+//! providers deliver text messages to three countries for a day; they break down, recover, slow down and change their
+//! prices. Every strategy meets the same day with the gateway's own routing, and a table shows the results.
 
 use std::{
     env,
@@ -28,7 +27,7 @@ const RECIPIENTS: [(&str, u32); 3] = [("+46701234567", 60), ("+4741234567", 30),
 const NAMES: [&str; 4] = ["cheap", "solid", "quick", "plain"];
 const PROVIDERS: usize = NAMES.len();
 
-/// What a provider does on an ordinary day.
+/// A provider's behaviour on an ordinary day.
 struct Habits {
     reliability: f64,
     latency_ms: f64,
@@ -47,7 +46,7 @@ const fn habits() -> [Habits; PROVIDERS] {
     ]
 }
 
-/// What one provider would do with one message.
+/// One provider's answer to one message.
 #[derive(Clone, Copy)]
 struct Answer {
     taken: bool,
@@ -55,7 +54,7 @@ struct Answer {
     micros: i64,
 }
 
-/// A message, and what each provider would do with it: the same whichever strategy asks.
+/// A message, and each provider's answer to it: the same for every strategy.
 struct Moment {
     country: usize,
     answers: [Answer; PROVIDERS],
@@ -72,7 +71,7 @@ struct Provider<'a> {
     habits: &'a Habits,
     /// By country.
     breakdowns: [Vec<Breakdown>; RECIPIENTS.len()],
-    /// From when on its price is so many times what it was.
+    /// The time of a price change, and its factor.
     repriced: (usize, f64),
     /// The middle of two slow hours.
     slow: usize,
@@ -127,7 +126,7 @@ fn country(rng: &mut Rng) -> usize {
     RECIPIENTS.iter().position(falls_into).unwrap_or(0)
 }
 
-/// What a strategy came to.
+/// The results of a strategy.
 #[derive(Default)]
 struct Takings {
     delivered: usize,
@@ -210,7 +209,7 @@ fn run(route: &RouteSpec, day: &[Moment], rng: &mut Rng) -> Takings {
     takings
 }
 
-/// What the gateway would know: today's prices, and what it has seen.
+/// Returns the gateway's knowledge: today's prices, and its observations.
 fn candidate_states(
     route: &RouteSpec,
     moment: &Moment,
@@ -250,7 +249,7 @@ fn verdict(Answer { taken, micros, .. }: Answer) -> Verdict {
     }
 }
 
-/// What a provider alone would have delivered that day.
+/// Returns the results that a provider alone would have had that day.
 fn alone(provider: usize, day: &[Moment]) -> Takings {
     let mut takings = Takings::default();
     for answer in day.iter().map(|moment| moment.answers[provider]).filter(|answer| answer.taken) {
@@ -291,8 +290,7 @@ fn main() {
 mod tests {
     use super::*;
 
-    /// What highest_reliability has taken by the first asked, against what one could have known only
-    /// afterwards.
+    /// Compares the share that `highest_reliability` delivers at the first try with the best choice in hindsight.
     fn compare(habits: &[Habits; PROVIDERS]) {
         for seed in [1, 2, 3, 5, 8, 13] {
             let mut rng = Rng::with_seed(seed);

@@ -1,5 +1,5 @@
-//! The HTTP API: extract, call once, wrap. Handlers decide nothing; what they need of the rest of
-//! the gateway stands in [`App`].
+//! The HTTP API: extract, call once, wrap. Handlers decide nothing; [`App`] has the parts of the gateway that they
+//! need.
 
 mod audit;
 mod auth;
@@ -61,7 +61,7 @@ pub use browsers::Browsers;
 pub use json::LONG_READERS;
 pub use serve::{ServerSettings, SocketLimits};
 
-/// What handlers work with. Cheap to clone.
+/// The state that handlers share. It is cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<Parts>);
 
@@ -69,9 +69,9 @@ pub struct App(Arc<Parts>);
 pub struct Parts {
     pub store: Store,
     pub tenant_configs: Arc<TenantConfigs>,
-    /// What the node lacks, for `/readyz`.
+    /// The node's deficiencies, for `/readyz`.
     pub health: Arc<NodeHealth>,
-    /// For what this node has seen of connections.
+    /// This node's observations of connections.
     pub guards: Arc<GuardRegistry>,
     pub admission: Admission,
     /// For dry runs.
@@ -81,8 +81,7 @@ pub struct Parts {
     pub providers: Arc<Providers>,
     pub callbacks: Arc<Callbacks>,
     pub keyring: Arc<Keyring>,
-    /// The keys that were seen lately; whoever hears that a tenant's configuration changed calls
-    /// [`Keys::forget`].
+    /// The recently seen keys; every observer of a change of a tenant's configuration calls [`Keys::forget`].
     pub keys: Arc<Keys>,
     /// Rung when something due was put into the queue.
     pub bell: Arc<Notify>,

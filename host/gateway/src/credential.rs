@@ -4,16 +4,16 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// What every key begins with, so that scanners of leaked secrets find it.
+/// The prefix of every key, so that scanners of leaked secrets find it.
 pub const PREFIX: &str = "ak_";
 
 /// A new key.
 pub struct Credential {
     /// Shown once.
     pub text: Zeroizing<String>,
-    /// What is stored.
+    /// The stored digest.
     pub hash: [u8; 32],
-    /// What is shown of it afterwards.
+    /// The part that is shown afterwards.
     pub hint: String,
 }
 
@@ -27,7 +27,7 @@ impl Credential {
     }
 }
 
-/// What a connection's callback URL ends with: 256 bits that nobody guesses.
+/// Returns the end of a connection's callback URL: 256 random bits.
 #[must_use]
 pub fn callback_token() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())

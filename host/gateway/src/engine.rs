@@ -1,4 +1,4 @@
-//! What delivers: from a message that is handed in to its end in the ledger. It never imports `api` or `app`.
+//! The delivery engine: from an accepted message to its end in the ledger. It never imports `api` or `app`.
 
 pub mod admission;
 pub mod callbacks;

@@ -1,4 +1,4 @@
-//! What runs by itself, beside the deliveries.
+//! Jobs that run by themselves, beside the deliveries.
 
 pub mod maintenance;
 pub mod replay;

@@ -1,4 +1,4 @@
-//! What a node consists of: its configuration, its view of tenants and providers, telemetry, and the assembly.
+//! The parts of a node: its configuration, its view of tenants and providers, telemetry, and the assembly.
 
 pub mod config;
 pub mod gateway;

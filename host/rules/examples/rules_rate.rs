@@ -1,9 +1,9 @@
-//! What declarative rules and a `route` script cost a message: `cargo run --release --example rules_rate`, or with the
-//! seconds for each measurement after it. For 10, 1,000 and 10,000 rules of a shop that delivers to
-//! five countries it prints, a line of JSON each, how many decisions a second one core takes, how
-//! many rules are looked at for a message and how many hold of it on average, and how long they took
-//! to load. Last, how often a second one core asks the ready scripts for geographic routing, which reads little and
-//! remembers, and for an A/B split, which reads whom a message is for and is run for each; with three candidates.
+//! Measures the cost of declarative rules and a `route` script for a message: `cargo run --release --example
+//! rules_rate`, optionally with the seconds for each measurement. For 10, 1,000 and 10,000 rules of a shop that
+//! delivers to five countries it prints a line of JSON each: decisions a second on one core, rules examined for a
+//! message, rules that hold on average, and the time to load them. Finally it prints how often a second one core asks
+//! the ready scripts for geographic routing, which reads little, and for an A/B split, which reads the recipient; both
+//! with three candidates.
 
 use std::{
     env,
@@ -154,8 +154,8 @@ fn broad(number: usize) -> Value {
     }
 }
 
-/// Four in ten are about named customers, three about places, two about what a customer and an
-/// order are like, and one combines conditions.
+/// Four in ten rules name customers, three places, two test properties of a customer and an order, and one combines
+/// conditions.
 fn particular(number: usize, rng: &mut Rng) -> Value {
     let at = rng.usize(..COUNTRIES.len());
     let country = COUNTRIES[at];

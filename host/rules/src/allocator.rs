@@ -17,8 +17,8 @@ thread_local! {
     static BALANCE: Cell<isize> = const { Cell::new(0) };
 }
 
-/// The bytes that this thread has allocated since it began, less those that it has freed. It is below zero where the
-/// thread frees what others have allocated: only the difference between two moments says something.
+/// Returns the bytes that this thread has allocated since it began, minus those that it has freed. The value is
+/// negative if the thread frees memory of others: only the difference between two moments is meaningful.
 #[must_use]
 pub fn balance() -> isize {
     BALANCE.get()

@@ -10,14 +10,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// What rules without expressions may use where nothing else is to be asked: so little that an async worker can do it.
+/// The time for rules without expressions if nothing else is asked: short enough for an async worker.
 const AT_HAND: Duration = Duration::from_millis(1);
 
-/// What is charged at most between two looks at the clock: a busy machine uses up nobody's time.
+/// The most that is charged between two looks at the clock: a busy machine uses up no tenant's time.
 const MOST_BETWEEN: Duration = Duration::from_micros(500);
 
-/// Nothing lasts longer by the clock, whatever was charged, unless its limit on time is longer: a run may wait where it
-/// does not work.
+/// The longest run by the clock, whatever was charged, unless its limit on time is longer: a run may wait without
+/// working.
 pub(super) const LONGEST: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -28,9 +28,9 @@ thread_local! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spent {
-    /// Those of this message have used up what they have together.
+    /// The message's time is used up.
     MessageTime,
-    /// Those of the tenant have used up what they have in a second.
+    /// The tenant's time in this second is used up.
     TenantTime,
     /// Nothing is run here: it is to be asked again where that is possible.
     #[serde(skip)]
@@ -59,7 +59,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// What a message's rules and scripts may use.
+    /// Returns the allowance for a message's rules and scripts.
     #[must_use]
     pub const fn of_message(time: Duration) -> Self {
         Self { time, runs: true, cause: Spent::MessageTime }
@@ -100,7 +100,7 @@ impl Allowance {
     }
 }
 
-/// Does something within an allowance; tells beside what it came to how much was used.
+/// Does something within an allowance; also returns the used time.
 pub fn within<T>(grant: Grant, work: impl FnOnce() -> T) -> (T, Duration) {
     let (answer, allowance) = measured(grant, work);
     (answer, grant.time.saturating_sub(allowance.left))
@@ -114,7 +114,7 @@ pub fn at_hand<T>(work: impl FnOnce() -> T) -> Option<T> {
 }
 
 fn measured<T>(grant: Grant, work: impl FnOnce() -> T) -> (T, Allowance) {
-    /// What is used within is used of what is around it too.
+    /// Time used within is also charged to the surrounding allowance.
     struct Restore(Option<Allowance>);
     impl Drop for Restore {
         fn drop(&mut self) {

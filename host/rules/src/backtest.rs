@@ -1,5 +1,5 @@
-//! What would have become of messages that were sent, had a candidate been live. A tally of many
-//! messages, one after another, in bounded memory.
+//! The results that sent messages would have had with a variant: a tally of many messages, one after another, in
+//! bounded memory.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -28,12 +28,12 @@ const MOST_MOVES: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub channel: String,
-    /// Its uid, or else its id; `None` where nobody can be asked.
+    /// Its uid, or else its id; `None` if no connection can be asked.
     pub connection: Option<String>,
     pub provider: Option<String>,
 }
 
-/// What becomes of a message.
+/// The fate of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     pub said: Said,
@@ -81,7 +81,7 @@ pub struct Asked {
 pub struct Replayed {
     pub message: MessageId,
     pub country: Option<Country>,
-    /// With what is live.
+    /// The result with the live version.
     pub before: Outcome,
     /// With the candidate.
     pub after: Outcome,
@@ -95,7 +95,7 @@ pub struct Example {
     pub difference: Difference,
 }
 
-/// What is known of a connection.
+/// The record of a connection.
 #[derive(Debug, Clone, Default)]
 struct Record {
     ended: u64,
@@ -160,7 +160,7 @@ impl Flips {
 }
 
 impl Tally {
-    /// A message whose content is gone: nothing can be said of it.
+    /// Counts a message whose content is purged: its decision is unknown.
     pub const fn purged(&mut self) {
         self.looked_at += 1;
         self.purged += 1;
@@ -190,7 +190,7 @@ impl Tally {
         }
     }
 
-    /// What it comes to.
+    /// Returns the report.
     #[must_use]
     pub fn report(self) -> Report {
         let (costs, cost_unknown) = self.costs();
@@ -213,7 +213,8 @@ impl Tally {
         }
     }
 
-    /// What the messages that go elsewhere cost before and after; and of how many of them that is not known.
+    /// Returns the costs of the messages that go elsewhere, before and after; and the number of those with unknown
+    /// cost.
     fn costs(&self) -> (Vec<CostChange>, u64) {
         let (mut changes, mut unknown) = (BTreeMap::<String, CostChange>::new(), 0);
         for ((from, to, country), count) in &self.shifts {
@@ -232,7 +233,7 @@ impl Tally {
         (changes.into_values().collect(), unknown)
     }
 
-    /// `None` where it is not known; nothing where nobody is asked.
+    /// `None` if it is unknown; zero if no connection is asked.
     fn cost(&self, connection: Option<&String>, country: Option<Country>) -> Option<Option<(&str, f64)>> {
         let Some(connection) = connection else { return Some(None) };
         let there = self.record(connection, country).and_then(Record::mean_cost);
@@ -248,7 +249,7 @@ impl Tally {
         let mut change = DeliveryChange::default();
         let (mut before, mut after) = (0.0, 0.0);
         for ((from, to, _), count) in &self.shifts {
-            // Who refuses wants no delivery.
+            // A refused message has no delivery.
             let (Some(from), Some(to)) = (from, to) else { continue };
             let rate = |connection: &String| self.record(connection, None).and_then(Record::rate);
             match rate(from).zip(rate(to)) {
@@ -276,7 +277,7 @@ pub struct Move {
     pub count: u64,
 }
 
-/// What messages that go elsewhere cost, in one currency.
+/// The cost of messages that go elsewhere, in one currency.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CostChange {
     pub currency: String,
@@ -301,7 +302,7 @@ pub struct DeliveryChange {
     pub unknown: u64,
 }
 
-/// What a backtest says.
+/// The result of a backtest.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub looked_at: u64,
@@ -311,7 +312,7 @@ pub struct Report {
     pub failed: u64,
     pub refused: Flips,
     pub held: Flips,
-    /// Those of most messages first.
+    /// The moves with the most messages first.
     pub moves: Vec<Move>,
     pub costs: Vec<CostChange>,
     pub cost_unknown: u64,

@@ -10,8 +10,7 @@
 //! }]}
 //! ```
 //!
-//! What is expected may name a part of the decision: members that it does not name are not looked
-//! at.
+//! The expected value may name a part of the decision: other members are ignored.
 
 use std::{
     fmt,
@@ -27,17 +26,17 @@ use super::script::{
     facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts},
 };
 
-/// What a case may take: nobody waits for it, and the machine may be busy. The limit on operations
-/// is that of a real run.
+/// The time of a case: no delivery waits for it, and the machine may be busy. The limit on operations is that of a real
+/// run.
 const TIME: Duration = Duration::from_millis(250);
 
-/// What all cases of a suite may take together.
+/// The time of all cases of a suite together.
 const TOGETHER: Duration = Duration::from_secs(10);
 
 /// The most cases of a suite.
 const MOST: usize = 500;
 
-/// Characters of what is shown of a value that is not as expected.
+/// The shown characters of an unexpected value.
 const SHOWN: usize = 1_000;
 
 /// The cases of one file.
@@ -80,7 +79,7 @@ pub struct Case {
     pub expect_fault: Option<String>,
 }
 
-/// What became of a case.
+/// The result of a case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
     pub case: String,
@@ -329,7 +328,7 @@ mod tests {
         }
     }
 
-    /// What the pages show compiles.
+    /// The scripts in the docs compile.
     #[test]
     fn the_scripts_of_the_pages_compile() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");

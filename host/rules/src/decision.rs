@@ -1,4 +1,4 @@
-//! What the rules that hold come to, and what each had to say in it.
+//! The decision of the rules that hold, and each rule's part in it.
 
 mod hits;
 
@@ -21,8 +21,8 @@ use angarium_domain::{
 /// Faults that a decision lists.
 const MOST_FAULTS: usize = 20;
 
-/// What a tenant's rules say to a message. It is small enough to be kept with it; why each rule held
-/// or did not, [`explain`](super::RuleSet::explain) tells by looking again.
+/// The rules' answer to a message. It is small enough to be stored with it; [`explain`](super::RuleSet::explain) gives
+/// the reasons of each rule by evaluating again.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct RuleDecision {
     /// Which rules were asked: the fingerprint of the set.
@@ -52,7 +52,7 @@ pub struct RuleDecision {
     pub risk: f64,
     #[serde(default, skip_serializing_if = "Hits::is_empty")]
     pub hits: Hits,
-    /// The rules of which it can't be said.
+    /// The undecided rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
     /// Where there was no time left: the rules from this one on were not asked.
@@ -63,8 +63,7 @@ pub struct RuleDecision {
     pub closed: Option<Closed>,
 }
 
-/// Where there was no time left for rules and scripts: what comes after it was not asked, and counts as if it were not
-/// there.
+/// The point at which the time for rules and scripts ended: those after it were not asked, and count as absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// A rule's id, or a script's name.
@@ -72,7 +71,7 @@ pub struct Ended {
     pub reason: Spent,
 }
 
-/// A rule of which it can't be said whether it refuses a message, and by which nothing is let through then.
+/// A rule that may refuse the message and cannot be decided, so that nothing is let through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
     pub rule: RuleId,
@@ -106,7 +105,7 @@ pub struct Scored {
     pub score: f64,
 }
 
-/// A rule of which it can't be said whether it holds: it counts as one that does not.
+/// An undecided rule: it counts as one that does not hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
     pub rule: RuleId,
@@ -127,7 +126,7 @@ impl Held<'_> {
     }
 }
 
-/// What one rule adds to one connection's score.
+/// One rule's contribution to one connection's score.
 #[derive(Debug)]
 struct Contribution<'a> {
     by: Held<'a>,
@@ -182,8 +181,8 @@ pub(super) fn put_in_order(held: &mut [Held<'_>]) {
     });
 }
 
-/// Of the rules that set something, in order, those that have a say in it: whoever goes by a place
-/// has none where another of at least the same priority goes by a more specific one.
+/// Returns, of the rules that set something, in order, those that count: a geographic rule is ignored when another of
+/// equal or higher priority matches a more specific place.
 fn with_a_say<'a>(held: &[Held<'a>], sets: impl Fn(&RuleEffect) -> bool) -> Vec<Held<'a>> {
     let setters: Vec<_> = held.iter().copied().filter(|it| sets(&it.rule.effect)).collect();
     let mut deepest = 0;
@@ -226,13 +225,13 @@ fn candidates(contributions: &[Contribution<'_>]) -> Vec<Scored> {
     candidates
 }
 
-/// Four digits are what a reader and a comparison need.
+/// Rounds to four digits, enough for a reader and a comparison.
 pub(super) fn rounded(number: f64) -> f64 {
     // Adding zero makes a negative zero a plain one.
     (number * 1e4).round() / 1e4 + 0.0
 }
 
-/// What each rule that holds had to say in a decision, in the order of `held`, in words.
+/// Returns the part of each rule that holds in a decision, in the order of `held`, in words.
 pub(super) fn says(held: &[Held<'_>], decision: &RuleDecision) -> Vec<Vec<String>> {
     let contributions = contributions(held);
     held.iter().map(|it| say(it, held, decision, &contributions)).collect()

@@ -1,5 +1,5 @@
-//! Candidates: what decides in place of what is live about a stable part of the recipients, or is
-//! asked beside it without being followed; and in what two answers differ.
+//! Experiments: a variant that decides in place of the live version for a stable part of the recipients, or is asked
+//! beside it without being followed; and the differences of two answers.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ pub struct Experiment {
     pub candidate: Candidate,
 }
 
-/// What takes the place of what is live.
+/// The version that replaces the live one.
 #[derive(Debug, Clone)]
 pub enum Candidate {
     /// Of the script of its name.
@@ -55,7 +55,7 @@ impl Experiment {
         }
     }
 
-    /// Whether it was switched off by its own failures: what is live decides then.
+    /// Whether it was switched off by its own failures: the live version decides then.
     #[must_use]
     pub fn is_off(&self) -> bool {
         match &self.candidate {
@@ -64,8 +64,8 @@ impl Experiment {
         }
     }
 
-    /// Whether it decides about messages to this recipient. The version plays no part, so that whoever is
-    /// in stays in while the percentage grows.
+    /// Whether it decides about messages to this recipient. The version is not part of the hash, so that a recipient
+    /// stays in while the percentage grows.
     #[must_use]
     pub fn takes(&self, recipient: &str) -> bool {
         let share = |percentage: u8| bucket(&comparable(recipient), &self.subject) < i64::from(percentage) * 100;
@@ -82,7 +82,7 @@ impl Experiment {
         Self { candidate, ..self.clone() }
     }
 
-    /// Who decided about a message.
+    /// Returns the arm that decided about a message.
     #[must_use]
     pub fn arm(&self, canaries: &[Canary]) -> Arm {
         if canaries.iter().any(|it| it.experiment == self.id) { Arm::Candidate } else { Arm::Live }
@@ -92,7 +92,7 @@ impl Experiment {
         Canary { experiment: self.id, of: self.subject.clone(), version: self.version }
     }
 
-    /// Whether it, or what is live in its place, has a say in a hook; scores are a part of the route.
+    /// Whether it, or the live version in its place, has this hook; scores belong to the route.
     fn has(&self, book: &Rulebook, hook: Hook) -> bool {
         match &self.candidate {
             Candidate::Rules(_) => hook == Hook::Admit,
@@ -105,7 +105,7 @@ impl Experiment {
 }
 
 impl Rulebook {
-    /// The same with a candidate in the place of what is live.
+    /// Returns the same with a variant in place of the live version.
     #[must_use]
     pub fn trying(&self, candidate: &Candidate) -> Self {
         let mut book = self.clone();
@@ -120,14 +120,14 @@ impl Rulebook {
         book
     }
 
-    /// The same without what is tried beside it.
+    /// Returns the same without its experiments.
     #[must_use]
     pub fn alone(mut self) -> Self {
         self.experiments.clear();
         self
     }
 
-    /// What decides about messages to somebody, and which canaries are in it.
+    /// Returns the rule book for a recipient, and the canaries that include it.
     #[must_use]
     pub fn for_recipient(&self, subject: &RuleInput) -> (Cow<'_, Self>, Vec<Canary>) {
         let taken = self.experiments.iter().filter(|experiment| experiment.takes(subject.recipient()));
@@ -138,7 +138,8 @@ impl Rulebook {
         taken.fold((Cow::Borrowed(self), Vec::new()), in_place)
     }
 
-    /// What goes on to decide about a message: the canaries that it met when it was accepted, while they are tried.
+    /// Returns the rule book that continues to decide about a message: with the canaries of its acceptance, while they
+    /// run.
     #[must_use]
     pub fn for_message(&self, message: &Message) -> Cow<'_, Self> {
         if self.canaries().next().is_none() {
@@ -163,7 +164,7 @@ impl Rulebook {
     }
 }
 
-/// What a hook is asked, with all that it may go by.
+/// A hook's question, with all of its input.
 #[derive(Debug, Clone)]
 pub enum Question {
     /// A message before rules had their say.
@@ -183,7 +184,7 @@ pub enum Question {
         script: String,
         context: Box<ContextFacts>,
     },
-    /// What follows a delivery that ended.
+    /// Asks for the follow-ups of a delivery that ended.
     OnOutcome {
         message: Box<Message>,
         delivery: Box<DeliveryFacts>,
@@ -191,13 +192,13 @@ pub enum Question {
 }
 
 impl Question {
-    /// Whether a message that comes in is to be accepted, without what no rule looks at.
+    /// Asks whether an incoming message is to be accepted, without the parts that no rule reads.
     #[must_use]
     pub fn admit(message: &Message) -> Self {
         Self::Admit(Box::new(slim(message)))
     }
 
-    /// What follows a delivery of a message, without what no script looks at.
+    /// Returns the question after a delivery's end, without the parts that no script reads.
     #[must_use]
     pub fn on_outcome(message: &Message, delivery: DeliveryFacts) -> Self {
         Self::OnOutcome { message: Box::new(slim(message)), delivery: Box::new(delivery) }
@@ -211,7 +212,7 @@ impl Question {
         }
     }
 
-    /// Those who are to be asked it and not followed.
+    /// Returns the shadows to ask, whose answers are not followed.
     pub fn shadows<'a>(&'a self, book: &'a Rulebook) -> impl Iterator<Item = &'a Experiment> {
         book.shadows(self.hook()).filter(|experiment| match self {
             Self::Admit(_) | Self::Route { .. } | Self::OnOutcome { .. } => true,
@@ -231,7 +232,7 @@ impl Question {
     }
 }
 
-/// What rules and scripts look at of a message, and no more.
+/// Returns the parts of a message that rules and scripts read.
 fn slim(message: &Message) -> Message {
     let Body { to, content, attributes, contact, context, ruling, .. } = &message.body;
     let content = content.excerpt();
@@ -254,17 +255,17 @@ fn slim(message: &Message) -> Message {
     }
 }
 
-/// What everybody together said, by members of known names.
+/// The answers of all scripts together, by members of known names.
 pub type Said = BTreeMap<&'static str, Value>;
 
-/// What a shadow would have said otherwise.
+/// A differing answer of a shadow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     pub live: Said,
     pub candidate: Said,
 }
 
-/// What came of asking a shadow.
+/// The result of asking a shadow.
 #[derive(Debug, Default)]
 pub struct Comparison {
     /// `None` where it says the same.
@@ -273,8 +274,8 @@ pub struct Comparison {
     pub faults: usize,
 }
 
-/// Asks a shadow, and what was live once more, on the same facts and at the same time. What fails of what is live
-/// counts against nobody; the candidate's own failures switch it off in time. Each of both has the time of a message.
+/// Asks a shadow, and the live version once more, on the same facts and at the same time. Failures of the live version
+/// do not count; the variant's own failures switch it off in time. Each has the time of a message.
 #[must_use]
 pub fn compare(
     book: &Rulebook,
@@ -306,7 +307,7 @@ pub fn difference(live: &Said, candidate: &Said) -> Option<Difference> {
     (!live.is_empty() || !candidate.is_empty()).then_some(Difference { live, candidate })
 }
 
-/// What a book says to a question, and the names of the scripts that failed.
+/// Returns a book's answer to a question, and the names of the scripts that failed.
 fn said(book: &Rulebook, question: &Question, given: &Given) -> (Said, Vec<String>) {
     match question {
         Question::Admit(message) => {
@@ -336,7 +337,7 @@ fn said(book: &Rulebook, question: &Question, given: &Given) -> (Said, Vec<Strin
     }
 }
 
-/// What one script says, if it is there.
+/// Returns the answer of one script, if there is one.
 fn of_one<T: Serialize>(member: &'static str, answer: Option<Result<T, Failure>>) -> (Said, Vec<String>) {
     match answer {
         None => (Said::new(), Vec::new()),
@@ -349,7 +350,7 @@ fn of_one<T: Serialize>(member: &'static str, answer: Option<Result<T, Failure>>
     }
 }
 
-/// What became of a message that came in.
+/// Returns the decision about an incoming message.
 #[must_use]
 pub fn said_of(message: &Message, judgement: &Judgement) -> Said {
     let mut said = Said::new();
@@ -376,7 +377,7 @@ fn faults(said: &mut Said, faults: impl IntoIterator<Item = String>) {
     said.extend((!faults.is_empty()).then(|| ("faults", json!(faults))));
 }
 
-/// A number from 0 to below 1 that hangs on nothing but the message: for whoever plays it through again.
+/// Returns a number from 0 to below 1 that depends only on the message: for playing it again.
 #[must_use]
 pub fn chance_of(message: MessageId) -> f64 {
     bucket(&message.to_string(), "chance") as f64 / 10_000.0
@@ -477,7 +478,7 @@ mod tests {
             assert_eq!(judgement.ruling.scripts[0].version, if taken { 2 } else { 1 });
             assert_eq!(book.for_message(&message).scripts[0].version, judgement.ruling.scripts[0].version);
             met[usize::from(taken)] += 1;
-            // Later ones of the same recipient don't change what this one met.
+            // Later versions of the same rule do not change the recorded one.
             book.experiments[0].mode = ExperimentMode::Canary { percentage: 1 };
             assert_eq!(book.for_message(&message).scripts[0].version, judgement.ruling.scripts[0].version);
             book.experiments[0].mode = ExperimentMode::Canary { percentage: 50 };

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::allowance::Spent;
 use angarium_domain::rule_input::RuleInput;
 
-/// An expression among those of one rule set.
+/// An expression within one rule set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ExpressionId(pub u32);
 
@@ -34,7 +34,7 @@ impl From<Spent> for ScriptFault {
     }
 }
 
-/// What the language has made of a message: kept between the expressions that are asked of it.
+/// The language's form of a message: kept between the expressions about it.
 pub type Memo = RefCell<Option<Box<dyn Any>>>;
 
 /// The expressions of one rule set.
@@ -48,7 +48,7 @@ pub trait Expressions: Debug + Send + Sync {
     /// Whether an expression holds of a message; `memo` is the same for all that are asked of it.
     ///
     /// # Errors
-    /// Where it came to no truth.
+    /// When it returns no boolean.
     fn holds(
         &self,
         expression: ExpressionId,

@@ -1,9 +1,8 @@
-//! Which rules can hold of a message at all: a tree over what they ask for.
+//! The rules that may hold for a message: a tree over their requirements.
 //!
-//! Of what a rule can't hold without (a text of a field, or an amount within bounds) the rarest
-//! among its neighbours is what it is found by; where many are found by the same, they are told
-//! apart by what else they ask for, level by level. Rules that ask for nothing of the kind (only
-//! `not`, an expression, nothing at all) are looked at for every message.
+//! A rule is found by the rarest among its neighbours of its necessary requirements (a text of a field, or an amount
+//! within bounds). Rules that share one are separated by their other requirements, level by level. Rules without any
+//! (only `not`, an expression, nothing at all) are examined for every message.
 
 use std::{
     collections::HashMap,
@@ -27,7 +26,7 @@ const MOST_KEYS_BELOW: usize = 8;
 /// Entries of the tree for each rule, on average: what lists of alternatives cost is bounded.
 const ENTRIES_A_RULE: usize = 64;
 
-/// What a message can have that a rule needs.
+/// A property of a message that a rule needs.
 #[derive(Debug, Clone, Copy)]
 enum Key {
     Text(Symbol),
@@ -67,7 +66,7 @@ impl Hasher for Spread {
     }
 }
 
-/// The rules of a tenant by what they ask for.
+/// The rules of a tenant by their requirements.
 #[derive(Debug, Default)]
 pub struct Index {
     always: Vec<u32>,
@@ -144,7 +143,7 @@ struct Census {
 }
 
 impl Census {
-    /// Of what can be used to tell them apart.
+    /// Counts the usable requirements.
     fn of(entries: &[Entry], most_keys: usize) -> Self {
         let mut census = Self::default();
         let usable = entries.iter().flat_map(|it| &it.requirements).filter(|keys| keys.len() <= most_keys);
@@ -171,13 +170,13 @@ impl Census {
         }
     }
 
-    /// What the fewest others ask for too, of what has few enough alternatives.
+    /// Returns the requirement that the fewest other rules share, among those with few enough alternatives.
     fn rarest(&self, entry: &Entry, most_keys: usize) -> Option<usize> {
         let usable = entry.requirements.iter().enumerate().filter(|(_, keys)| keys.len() <= most_keys);
         usable.min_by_key(|(_, keys)| self.company(keys)).map(|(at, _)| at)
     }
 
-    /// How many rules one has to look at who has what one of these stands for, at worst.
+    /// Returns the number of rules to examine in the worst case for a message with one of these keys.
     fn company(&self, keys: &[Key]) -> usize {
         let of_key = |key: &Key| match key {
             Key::Text(symbol) => self.texts.get(symbol).copied().unwrap_or_default(),
@@ -188,7 +187,7 @@ impl Census {
     }
 }
 
-/// What a test can't hold without.
+/// Returns the requirements without which a test cannot hold.
 fn requirements(test: &Test, census: &Census) -> Vec<Requirement> {
     match test {
         Test::Always | Test::Not(_) | Test::Custom(_) => Vec::new(),

@@ -5,7 +5,7 @@ use angarium_domain::rule_input::amount::Amount;
 /// Intervals, both ends included, each with a rule's place.
 #[derive(Debug, Default)]
 pub struct Intervals {
-    /// By their lower end: a binary tree whose root is the middle, and so on downwards.
+    /// The intervals by their lower end: a binary tree whose root is the middle, and so on downwards.
     sorted: Vec<Interval>,
     /// For the root at each place, the highest end in its tree.
     highest: Vec<Amount>,

@@ -9,8 +9,8 @@ use super::{
 };
 use angarium_domain::rule_input::RuleInput;
 
-/// The expressions of one rule set, compiled. `chance()` stands still in them: the same message at the same time
-/// is always decided in the same way.
+/// The compiled expressions of one rule set. `chance()` does not change in them: the same message at the same time is
+/// always decided in the same way.
 #[derive(Debug, Default)]
 pub struct Language {
     expressions: Vec<Expression>,

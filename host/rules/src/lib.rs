@@ -1,5 +1,5 @@
-//! What is particular: conditions that tenants change while the gateway runs. Pure: what a message
-//! says of itself and the time go in, a decision with its reasons comes out.
+//! The rule language: conditions that tenants change while the gateway runs. Pure: the message's data and the time go
+//! in, a decision with its reasons comes out.
 //!
 //! A tenant's rules are compiled when they are loaded and shared by all of its messages; nothing
 //! here does I/O or reads a clock.
@@ -88,7 +88,7 @@ struct Rule {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Explanation {
     pub decision: RuleDecision,
-    /// Those that hold first, those of them that count first; then all others, the oldest first.
+    /// The rules that hold first, of them those that count first; then all others, the oldest first.
     pub rules: Vec<Account>,
 }
 
@@ -97,13 +97,13 @@ pub struct Explanation {
 pub struct RuleFailure {
     pub rule: RuleId,
     pub name: String,
-    /// What it did wrong last.
+    /// Its last fault.
     pub reason: String,
     /// It is asked no more.
     pub switched_off: bool,
 }
 
-/// What a rule had to do with a decision.
+/// A rule's part in a decision.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Account {
     pub rule: RuleId,
@@ -114,14 +114,13 @@ pub struct Account {
     pub confidence: Option<f64>,
     /// Why it holds or does not.
     pub why: String,
-    /// What followed from it, and what gave way to another rule.
+    /// Its consequences, and those that gave way to another rule.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub says: Vec<String>,
 }
 
 impl RuleSet {
-    /// Makes a tenant's rules ready: what they test is indexed, so that a message meets only those
-    /// that may hold of it.
+    /// Compiles a tenant's rules: their tests are indexed, so that a message meets only rules that may hold.
     ///
     /// # Errors
     /// Everything that is wrong with any of them; pointers begin with the rule's id.
@@ -202,14 +201,14 @@ impl RuleSet {
         failures.collect()
     }
 
-    /// Tells this set from any other: a decision names it, so that whoever explains one later knows
-    /// whether the rules are still the same.
+    /// Returns the fingerprint of this set: a decision names it, so that a later explanation knows whether the rules
+    /// are still the same.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// What the rules say to a message.
+    /// Returns the rules' answer to a message.
     #[must_use]
     pub fn decide(&self, subject: &RuleInput, now: Timestamp) -> RuleDecision {
         let (facts, memo) = (self.symbols.facts(subject), Memo::default());
@@ -235,8 +234,8 @@ impl RuleSet {
         Explanation { decision, rules }
     }
 
-    /// Of every rule why it held of a message when it was accepted, or did not: as it was before anybody had a say. A
-    /// rule that failed then, or was not asked, has done so whatever it would say now.
+    /// Explains for every rule why it held for a message at acceptance, or did not: with the message as it was before
+    /// rules and scripts changed it. A rule that failed then, or was not asked, keeps that result.
     #[must_use]
     pub fn explain_accepted(&self, message: &Message) -> Vec<Account> {
         let Ruling { decision, was, ended, .. } = Ruling::of(message).unwrap_or_default();
@@ -353,7 +352,7 @@ impl Rule {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it does to a message where it can't be asked, unless that is nothing.
+    /// Returns the effect on a message if the rule cannot be asked, unless there is none.
     fn closed(&self, reason: &str) -> Option<Closed> {
         let closed = || Closed { rule: self.id, fails: self.fails, reason: reason.to_owned() };
         (!self.fails.is_open()).then(closed)

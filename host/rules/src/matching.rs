@@ -14,7 +14,7 @@ use angarium_domain::{
     rule_input::{Field, RuleInput, amount::Amount},
 };
 
-/// How specific what is hardly a condition is: none at all, and one that only excludes.
+/// The specificity of an empty or merely excluding condition.
 const HARDLY: f64 = 0.1;
 const ONE_BOUND: f64 = 0.4;
 const TWO_BOUNDS: f64 = 0.6;
@@ -61,7 +61,7 @@ impl Match {
         Self { specificity, level: 0, risk: 0.0 }
     }
 
-    /// Both hold and were asked for: what is left open shrinks with each.
+    /// Combines two matches that had to hold together: the remaining uncertainty shrinks with each.
     fn and(self, other: Self) -> Self {
         Self { specificity: 1.0 - (1.0 - self.specificity) * (1.0 - other.specificity), ..self.or(other) }
     }
@@ -76,7 +76,7 @@ impl Match {
     }
 }
 
-/// What a condition is evaluated on.
+/// The data on which a condition is evaluated.
 #[derive(Debug, Clone, Copy)]
 pub struct Case<'a> {
     pub subject: &'a RuleInput,
@@ -99,7 +99,7 @@ impl Compiler<'_> {
         match condition {
             Condition::All(parts) => {
                 let mut tests = self.parts("all", parts);
-                // What is cheap and what rules out most comes before any expression.
+                // Cheap tests, and those that exclude most, come before any expression.
                 tests.sort_by_key(Test::has_expression);
                 Test::All(tests)
             }
@@ -188,7 +188,7 @@ impl Test {
     /// The match, if it holds, with words for why or why not.
     ///
     /// # Errors
-    /// Where an expression came to no truth: then nothing is known of the whole.
+    /// When an expression returns no boolean: then the whole is undecided.
     pub fn evaluate<W: Words>(&self, case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
         match self {
             Self::Always => Ok((Some(Match::plain(HARDLY)), W::say(|| "it holds for every message".to_owned()))),
@@ -206,8 +206,8 @@ impl Test {
     }
 }
 
-/// What does not hold decides, whatever is not known of the others; so whether a rule is looked at
-/// at all never changes what it comes to.
+/// A part that does not hold decides, whatever is unknown about the others. Whether a rule is examined at all therefore
+/// never changes its result.
 fn all<W: Words>(parts: &[Test], case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
     let mut whole = Ok(Match::plain(0.0));
     let mut reasons = Vec::with_capacity(parts.len());
@@ -224,7 +224,7 @@ fn all<W: Words>(parts: &[Test], case: &Case<'_>) -> Result<(Option<Match>, W), 
     whole.map(|whole| (Some(whole), W::join(reasons, ", ")))
 }
 
-/// What holds decides, whatever is not known of the others.
+/// A part that holds decides, whatever is unknown about the others.
 fn any<W: Words>(parts: &[Test], case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
     let (mut whole, mut fault): (Option<Match>, _) = (None, None);
     let (mut held, mut missed) = (Vec::new(), Vec::new());

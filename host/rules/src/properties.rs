@@ -1,5 +1,4 @@
-//! What holds of every rule set and message, whatever they are. The cases are drawn; another
-//! `ANGARIUM_SEED` draws others.
+//! Properties of every rule set and message. The cases are drawn; another `ANGARIUM_SEED` draws others.
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
@@ -16,7 +15,7 @@ const CITIES: [&str; 3] = ["Stockholm", "Uppsala", "Los Angeles"];
 const CODES: [&str; 6] = ["1", "11", "114", "114 55", "9", "90-2"];
 const WORDS: [&str; 5] = ["a", "B", "c", "D", "e"];
 
-/// Runs a property with a generator of which a failure tells the seed.
+/// Runs a property with a generator; a failure prints the seed.
 fn holds(property: impl Fn(&mut Rng)) {
     property(&mut angarium_domain::seed::rng());
 }

@@ -1,4 +1,4 @@
-//! The language reference, written from the interpreter itself: what it lists is what there is.
+//! The language reference, generated from the interpreter: it lists exactly the existing functions.
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -182,7 +182,8 @@ fn limits_table(out: &mut String) {
 /// Numbers that the interpreter knows and no script ever holds: its own are `i64` and `f64`.
 const NEVER_MET: [&str; 10] = ["i8", "u8", "i16", "u16", "i32", "u32", "u64", "i128", "u128", "f32"];
 
-/// Each function once, by name; operators, what the interpreter uses itself, and what no script could call are left out.
+/// Returns each function once, by name; operators, the interpreter's internal functions, and those that no script can
+/// call are left out.
 fn functions(engine: &rhai::Engine) -> Vec<Function> {
     let text = engine.gen_fn_metadata_to_json(true).unwrap_or_default();
     let mut functions = serde_json::from_str::<Metadata>(&text).map(|it| it.functions).unwrap_or_default();
@@ -194,7 +195,7 @@ fn functions(engine: &rhai::Engine) -> Vec<Function> {
 }
 
 impl Function {
-    /// Whether a script could have what it is called with.
+    /// Whether a script can have the function's arguments.
     fn can_be_met(&self) -> bool {
         let kinds = self.params.iter().filter_map(|it| it.kind.as_deref());
         let mut words = kinds.flat_map(|kind| kind.split(|c: char| !c.is_ascii_alphanumeric()));

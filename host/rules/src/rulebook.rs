@@ -28,17 +28,17 @@ use angarium_domain::{
     rule_input::{Object, RuleInput},
 };
 
-/// A script's version in service. It outlives what is known of a tenant's configuration, so that one
-/// that was switched off stays so.
+/// A script's version in service. It outlives a tenant's loaded configuration, so that a version that was switched off
+/// stays off.
 #[derive(Debug)]
 pub struct Running {
     pub name: String,
     pub version: i32,
-    /// What it was compiled from.
+    /// Its source.
     pub source: Arc<str>,
     /// How often it was switched on again by hand.
     pub resets: i32,
-    /// What becomes of a message where its `admit` fails.
+    /// The fate of a message if its `admit` fails.
     pub fails: Fails,
     /// It is of the operators' folder, or tried in the place of one of these.
     pub operators: bool,
@@ -68,7 +68,7 @@ impl Running {
         self
     }
 
-    /// What it defines.
+    /// Returns the hooks that it defines.
     #[must_use]
     pub fn hooks(&self) -> &[Hook] {
         self.script.hooks()
@@ -99,8 +99,8 @@ impl Running {
         self.breaker().off_since()
     }
 
-    /// Asks one hook; a fault of its own counts against the version. One by which nothing is let through unasked is
-    /// never switched off: that it has failed so often is told each time.
+    /// Asks one hook; its own fault counts against the version. A script that lets nothing through unasked is never
+    /// switched off: repeated failures are reported each time.
     fn ask<T>(
         &self,
         now: Timestamp,
@@ -142,7 +142,7 @@ pub enum Often {
     StaysClosed,
 }
 
-/// What came of asking everybody about a message.
+/// The result of asking all rules and scripts about a message.
 #[derive(Debug, Default)]
 pub struct Judgement {
     pub ruling: Ruling,
@@ -150,15 +150,15 @@ pub struct Judgement {
     pub failures: Vec<Failure>,
     /// Rules whose expressions have failed too often.
     pub failed_rules: Vec<RuleFailure>,
-    /// What the message says of itself, unless scripts were asked, which may have changed that.
+    /// The rules' input, unless scripts were asked, which may have changed it.
     pub subject: Option<RuleInput>,
 }
 
-/// What is known of a message that was judged, so that it need not be read again.
+/// The parsed data of a judged message, so that it need not be parsed again.
 #[derive(Debug, Default)]
 pub struct JudgedMessage {
     pub subject: Option<RuleInput>,
-    /// What rules gave to connections.
+    /// The rules' scores of connections.
     pub scores: Option<Vec<Scored>>,
     /// Until when scripts that are asked further may wait for the tenant's time, where a request waits for them.
     pub until: Option<Instant>,
@@ -171,19 +171,19 @@ impl From<Judgement> for JudgedMessage {
     }
 }
 
-/// What a tenant's messages are decided by.
+/// The rules and scripts of a tenant's messages.
 #[derive(Debug, Clone, Default)]
 pub struct Rulebook {
     pub rules: Option<Arc<RuleSet>>,
     /// By name.
     pub scripts: Vec<Arc<Running>>,
-    /// What is tried beside them.
+    /// The experiments beside them.
     pub experiments: Vec<Experiment>,
-    /// What fails counts against nobody.
+    /// Whether failures do not count.
     pub rehearses: bool,
 }
 
-/// What everybody says to a message that is to be accepted.
+/// The answers of all rules and scripts to a message that is to be accepted.
 #[derive(Debug, Default)]
 pub struct Heard {
     pub refused: Option<Refused>,
@@ -268,7 +268,7 @@ impl Rulebook {
         self.scripts.iter().map(|it| &**it).filter(serves)
     }
 
-    /// The channel of a message that names none: the rules' first, else what a script's `route` says.
+    /// Returns the channel of a message that names none: the rules' first, else the answer of a script's `route`.
     #[must_use]
     pub fn channel(&self, subject: &RuleInput, given: &Given) -> Option<Channel> {
         let (book, _) = self.for_recipient(subject);
@@ -283,16 +283,15 @@ impl Rulebook {
         by_rules().or_else(by_scripts)
     }
 
-    /// Asks everybody about a message that is to be accepted, and changes it as they say. What was said is
-    /// written down in it.
+    /// Asks all rules and scripts about a message that is to be accepted, applies their answers, and records them in
+    /// it.
     pub fn admit(&self, message: &mut Message, given: &Given) -> Judgement {
         let subject = RuleInput::of(message).unaccepted();
         let heard = self.hear(&subject, message, given);
         self.follow(heard, subject, message, given)
     }
 
-    /// Asks everybody about a message that is to be accepted. Nothing is changed but for what counts failures of
-    /// scripts.
+    /// Asks all rules and scripts about a message that is to be accepted. It changes only the scripts' failure counts.
     #[must_use]
     pub fn hear(&self, subject: &RuleInput, message: &Message, given: &Given) -> Heard {
         let (book, canaries) = self.for_recipient(subject);
@@ -305,7 +304,7 @@ impl Rulebook {
         heard
     }
 
-    /// Changes a message as everybody said, and writes it down in it.
+    /// Applies all answers to a message, and records them in it.
     pub fn follow(&self, heard: Heard, subject: RuleInput, message: &mut Message, given: &Given) -> Judgement {
         let before = Before::of(message);
         let Heard {
@@ -433,19 +432,19 @@ impl Rulebook {
         book.into_owned().alone().hear(&subject, &before, given)
     }
 
-    /// What the script of this name says after an attempt; `None` where there is none, or it is switched off.
+    /// Returns the answer of the script of this name after an attempt; `None` if it does not exist, or is switched off.
     pub fn retry(&self, script: &str, attempt: &AttemptFacts, given: &Given) -> Option<Result<RetryAnswer, Failure>> {
         let script = self.with(Hook::Retry).find(|it| it.name == script)?;
         Some(script.ask(given.now, |it| it.retry(attempt, given)).map_err(|failed| failure(script, failed)))
     }
 
-    /// Whether a script wants to know how deliveries end, be it to compare what it would have follow.
+    /// Whether a script asks about the ends of deliveries, including shadows.
     #[must_use]
     pub fn asks_outcomes(&self) -> bool {
         self.followed().any(|it| it.has(Hook::OnOutcome)) || self.shadows(Hook::OnOutcome).next().is_some()
     }
 
-    /// What each script says of a delivery that ended.
+    /// Returns each script's answer to a delivery that ended.
     #[must_use]
     pub fn on_outcome(&self, delivery: &DeliveryFacts, given: &Given) -> (Vec<Followed>, Vec<Failure>) {
         let (mut followed, mut failures) = (Vec::new(), Vec::new());
@@ -482,7 +481,7 @@ impl Rulebook {
         scripts.any(|it| facts.iter().any(|fact| it.script.reads(fact)))
     }
 
-    /// The candidates as scripts want them: their order and who is among them. `None` where nobody said anything.
+    /// Returns the candidates by the scripts' answers: their order and selection. `None` if no script answered.
     pub fn route(&self, subject: &RuleInput, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
         let (mut routed, mut ordered) = (Routed::default(), false);
         let facts = MessageFacts::of(subject.clone());
@@ -527,7 +526,7 @@ fn chosen(mut candidates: Vec<CandidateFacts>, choices: Vec<Choice>) -> Vec<Cand
     choices.into_iter().map(choose).collect()
 }
 
-/// What a script said of a delivery that ended.
+/// A script's answer to a delivery that ended.
 #[derive(Debug)]
 pub struct Followed {
     pub script: String,
@@ -543,17 +542,17 @@ impl Followed {
     }
 }
 
-/// What scripts said of a delivery's candidates.
+/// The scripts' answers about a delivery's candidates.
 #[derive(Debug, Default)]
 pub struct Routed {
-    /// Whom to ask, in this order and nobody else; by uid or id.
+    /// The candidates to ask, in this order and no others; by uid or id.
     pub order: Option<Vec<String>>,
-    /// What each of them said, in the order in which they were asked.
+    /// The answer of each, in the order in which they were asked.
     pub hook_records: Vec<HookRecord>,
     pub failures: Vec<Failure>,
 }
 
-/// Writes down what a script said; its answer, if it has one.
+/// Records a script's answer; returns it, if there is one.
 fn heard<T: Serialize>(
     script: &Running,
     hook: Hook,
@@ -588,7 +587,7 @@ fn failure(script: &Running, (fault, often): (ScriptFault, Often)) -> Failure {
     Failure { script: script.name.clone(), version: script.version, fault, often }
 }
 
-/// What rules want of a message that is accepted.
+/// Applies the rules' consequences to a message that is accepted.
 fn follow_rules(message: &mut Message, decision: &RuleDecision) {
     if let Some(priority) = &decision.priority {
         message.priority = priority.value;
@@ -601,7 +600,7 @@ fn follow_rules(message: &mut Message, decision: &RuleDecision) {
     }
 }
 
-/// A rule's sender stands where the message names none; one that is no mail address is none of a mail.
+/// Uses a rule's sender if the message names none; for a mail only if it is a mail address.
 fn send_from(message: &mut Message, sender: &str) {
     let fits = message.channel.as_str() != "email" || sender.contains('@');
     if fits && message.body.content.from.is_none() {
@@ -609,7 +608,7 @@ fn send_from(message: &mut Message, sender: &str) {
     }
 }
 
-/// A rule's template stands where the message names none: as a parameter, which a provider with templates knows.
+/// Uses a rule's template if the message names none: as a parameter, for a provider with templates.
 fn use_template(message: &mut Message, template: &str) {
     let further = message.body.further.iter_mut().map(|further| &mut further.content);
     for content in std::iter::once(&mut message.body.content).chain(further) {
@@ -793,7 +792,7 @@ mod tests {
         assert!(judgement.refused.is_none());
         let kept = Ruling::of(&message).unwrap();
         assert_eq!(kept.ended, Some(ended));
-        // What must not be passed over closes.
+        // A script that must be asked refuses when it fails.
         let closed = "const FAILS = \"refuse\"; fn admit(message) { allow() }";
         let (judgement, _) = judge(&book(&rules, &[("gate", closed)]));
         assert_eq!(judgement.refused.unwrap().by, "gate");

@@ -1,4 +1,4 @@
-//! What rules and scripts said to a message when it was accepted: it is kept with the message.
+//! The answers of rules and scripts at acceptance, as they are stored with the message.
 
 use std::borrow::Cow;
 
@@ -17,7 +17,7 @@ use angarium_domain::{
     rule_input::Object,
 };
 
-/// What was said.
+/// The stored answers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ruling {
@@ -33,7 +33,7 @@ pub struct Ruling {
     /// It waits since something that may refuse it could not be asked: it is asked again before the message goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_hold: Option<OnHold>,
-    /// The canaries that decided about it in place of what was live, and go on to do so.
+    /// The canaries that decided about it in place of the live versions, and continue to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub canaries: Vec<Canary>,
     /// How the message was before, as far as it was changed.
@@ -41,7 +41,7 @@ pub struct Ruling {
     pub was: Original,
 }
 
-/// What could not be asked about a message that waits for it.
+/// The question that a held message waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OnHold {
     /// A rule's id, or a script's name.
@@ -59,7 +59,7 @@ pub struct Canary {
     pub version: i32,
 }
 
-/// What a message said itself where rules and scripts have changed it.
+/// The message's own values that rules and scripts have changed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Original {
@@ -93,7 +93,7 @@ const fn is_false(value: &bool) -> bool {
 }
 
 impl Ruling {
-    /// What is written down in a message, if anything.
+    /// Returns the stored ruling of a message, if there is one.
     #[must_use]
     pub fn of(message: &Message) -> Option<Self> {
         serde_json::from_str(message.body.ruling.as_ref()?.get()).ok()
@@ -115,7 +115,7 @@ impl Ruling {
         value
     }
 
-    /// What the rules gave to connections, of all that is written down in a message.
+    /// Returns only the rules' scores of connections from a message's stored ruling.
     #[must_use]
     pub fn scores(message: &Message) -> Vec<Scored> {
         #[derive(Deserialize)]
@@ -157,7 +157,7 @@ impl Original {
         *self == Self::default()
     }
 
-    /// What a message said that is another one now.
+    /// Returns the previous values that are different now.
     #[must_use]
     pub fn before(before: &Before, message: &Message) -> Self {
         let due = before.send_at.map_or(Due::AtOnce, Due::At);
@@ -172,7 +172,7 @@ impl Original {
         }
     }
 
-    /// Makes a message again what it said itself.
+    /// Restores a message's own values.
     pub fn undo(&self, message: &mut Message) {
         if self.without_sender {
             message.body.content.from = None;
@@ -193,7 +193,7 @@ impl Original {
     }
 }
 
-/// What rules may change of a message, as it was.
+/// The values of a message that rules may change, as they were.
 #[derive(Debug)]
 pub struct Before {
     without_channel: bool,
@@ -224,7 +224,7 @@ fn object_of(raw: Option<&RawValue>) -> Object {
     raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
 }
 
-/// What one script said.
+/// The answer of one script.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HookRecord {
@@ -233,7 +233,7 @@ pub struct HookRecord {
     pub hook: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
-    /// Why it said nothing: what would have been without it stands.
+    /// The reason for a missing answer: the declared default applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
 }
@@ -254,7 +254,7 @@ impl HookRecord {
 /// The longest answer that is kept, in bytes.
 const MOST_ANSWER: usize = 16 << 10;
 
-/// What a script answered, as JSON.
+/// A script's answer, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Answer(Box<RawValue>);
@@ -289,7 +289,7 @@ pub struct Refused {
     pub failed: Option<Failed>,
 }
 
-/// Why nothing is known of what may refuse a message.
+/// The reason for which a refusing rule or script gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failed {
     /// It failed.

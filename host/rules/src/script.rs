@@ -1,9 +1,8 @@
 //! Scripts: what operators and tenants decide in the Rhai language.
 //!
-//! A script is a source with functions of known names, the [`Hook`]s. It gets plain data and
-//! answers plain data; time and chance are given to it, and there is nothing else that it could
-//! reach. It runs on its caller's thread, within [`limits`], and whatever it does wrong is a
-//! [`ScriptFault`] by which the caller takes its declared default.
+//! A script is a source with functions of known names, the [`Hook`]s. It receives plain data and returns plain data;
+//! time and chance are arguments, and nothing else can be reached. It runs on its caller's thread, within [`limits`],
+//! and each failure is a [`ScriptFault`], after which the caller uses its declared default.
 
 mod answer;
 mod arguments;
@@ -51,14 +50,14 @@ use memory::Memory;
 use reads::Reads;
 use top::Top;
 
-// What the reference is written from.
+// The sources of the generated reference.
 pub(super) use engine::{build as build_engine, vocabulary_only as vocabulary_engine};
 pub(super) use expression::variables as expression_variables;
 pub(super) use modules::Library;
 // By which canaries split recipients too.
 pub(super) use vocabulary::bucket;
 
-/// What a decision may go by beside its facts.
+/// The input of a decision beside its facts.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Given {
     pub now: Timestamp,
@@ -94,7 +93,7 @@ impl Hook {
         }
     }
 
-    /// What it is called with.
+    /// Returns the names of its parameters.
     #[must_use]
     pub const fn parameters(self) -> &'static [&'static str] {
         match self {
@@ -144,7 +143,7 @@ impl ScriptError {
     }
 }
 
-/// Where an error came from, and what it says without its place.
+/// Returns the origin of an error, and its text without the place.
 fn innermost(error: &EvalAltResult) -> (Position, String) {
     let mut error = error;
     let mut position = error.position();
@@ -165,11 +164,11 @@ fn innermost(error: &EvalAltResult) -> (Position, String) {
     (position, reason.chars().take(MAX_REASON).collect())
 }
 
-/// What the language calls a data race: a method holds on to the variable that it is called on a part of.
+/// The language calls this a data race: a method holds the variable on whose part it is called.
 const IN_USE: &str = "a function that is asked of a part of a variable is not allowed to use that variable: hand it over \
     as in `some(list, function)`, or keep the part in a variable of its own";
 
-/// The longest reason of a fault, in characters: what a script throws may be long.
+/// The longest reason of a fault, in characters: a script may throw a long text.
 const MAX_REASON: usize = 512;
 
 /// A limit that a script met.
@@ -215,11 +214,11 @@ impl Limit {
     }
 }
 
-/// What kind of fault it is.
+/// The kind of a fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
-    /// It threw, or did what can't be done.
+    /// It threw, or did something impossible.
     Thrown,
     Limit(Limit),
     /// Its answer is not one: the field that is wrong, empty for the whole of it.
@@ -228,7 +227,7 @@ pub enum FaultKind {
     Broken,
 }
 
-/// Whether a source is about to be taken, or is in service: what is in service goes on although a later version of the
+/// Whether a source is about to be stored, or is in service: a live source continues although a later version of the
 /// gateway would refuse it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Age {
@@ -237,7 +236,7 @@ pub enum Age {
     Stored,
 }
 
-/// What a script did wrong in a run.
+/// A script's fault in a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{script}{} in `{function}`: {reason}", place(*.line, *.column))]
 pub struct ScriptFault {
@@ -275,10 +274,10 @@ pub struct Script {
     time: Duration,
 }
 
-/// The constant by which a script says what becomes of a message where its `admit` fails.
+/// The constant by which a script states the fate of a message if its `admit` fails.
 const FAILS: &str = "FAILS";
 
-/// What each hook has answered.
+/// The remembered answers of each hook.
 #[derive(Default)]
 struct Memories {
     admit: Memory<Admission>,
@@ -336,7 +335,7 @@ impl Script {
         })
     }
 
-    /// With another limit on time than [`limits::TIME`]: where nobody waits for it.
+    /// Returns the same with another limit on time than [`limits::TIME`]: for runs that no message waits for.
     #[must_use]
     pub const fn allowing(mut self, time: Duration) -> Self {
         self.time = time;
@@ -348,7 +347,7 @@ impl Script {
         &self.name
     }
 
-    /// What it defines.
+    /// Returns the hooks that it defines.
     #[must_use]
     pub fn hooks(&self) -> &[Hook] {
         &self.hooks
@@ -359,7 +358,7 @@ impl Script {
         self.hooks.contains(&hook)
     }
 
-    /// What it says itself becomes of a message where its `admit` fails.
+    /// Returns the script's own `FAILS`: the fate of a message if its `admit` fails.
     #[must_use]
     pub const fn fails(&self) -> Option<Fails> {
         self.fails
@@ -376,7 +375,7 @@ impl Script {
         self.ask(Hook::Admit, given, &[Argument::One(message)], &self.memories.admit, Admission::read)
     }
 
-    /// Who is asked, in which order, through which channels.
+    /// Orders the candidates and chooses the channels.
     pub fn route(
         &self,
         message: &MessageFacts,
@@ -387,12 +386,12 @@ impl Script {
         self.ask(Hook::Route, given, &arguments, &self.memories.route, Routing::read)
     }
 
-    /// What follows an attempt that did not succeed.
+    /// Decides the reaction to an attempt that did not succeed.
     pub fn retry(&self, attempt: &AttemptFacts, given: &Given) -> Result<RetryAnswer, ScriptFault> {
         self.ask(Hook::Retry, given, &[Argument::One(attempt)], &self.memories.retry, RetryAnswer::read)
     }
 
-    /// What follows a delivery that ended.
+    /// Decides the follow-ups of a delivery that ended.
     pub fn on_outcome(&self, delivery: &DeliveryFacts, given: &Given) -> Result<FollowUp, ScriptFault> {
         self.ask(Hook::OnOutcome, given, &[Argument::One(delivery)], &self.memories.on_outcome, FollowUp::read)
     }
@@ -407,8 +406,7 @@ impl Script {
         self.ask(Hook::Score, given, &[Argument::One(candidate)], &self.memories.score, answer::read_score)
     }
 
-    /// What it answers: from memory, where the facts that it reads are those of an earlier run which went by nothing
-    /// else.
+    /// Returns its answer: from memory, if an earlier run read the same facts and used nothing else.
     fn ask<T: Clone + Serialize>(
         &self,
         hook: Hook,
@@ -432,7 +430,7 @@ impl Script {
         Ok(answer)
     }
 
-    /// Calls the function; says beside its answer whether that goes by the facts alone.
+    /// Calls the function; also returns whether its answer depends on the facts alone.
     fn run<T>(
         &self,
         hook: Hook,
@@ -449,11 +447,11 @@ impl Script {
     }
 }
 
-/// What the language's functions answer.
+/// The result of the language's functions.
 type Fallible<T> = Result<T, Box<EvalAltResult>>;
 
 /// Runs one function within its limits, and reads its answer there too. A limit that was met counts, whatever the
-/// function made of it; and a panic in the interpreter ends the run, not the process.
+/// function returned; and a panic in the interpreter ends the run, not the process.
 fn run<T>(
     script: &str,
     function: &str,
@@ -540,7 +538,7 @@ fn hooks_of(name: &str, source: &str, tree: &AST) -> Result<Vec<Hook>, ScriptErr
     Ok(found)
 }
 
-/// What a script's [`FAILS`] says.
+/// Reads a script's [`FAILS`].
 fn fails_of(name: &str, source: &str, value: &Dynamic) -> Result<Fails, ScriptError> {
     let text = value.as_immutable_string_ref().ok();
     let fails = [Fails::Open, Fails::Refuse, Fails::Hold];

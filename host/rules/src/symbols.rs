@@ -34,12 +34,12 @@ impl Symbols {
         symbol
     }
 
-    /// What it stands for.
+    /// Returns its text.
     pub fn text(&self, symbol: Symbol) -> &str {
         self.texts.get(symbol.0 as usize).map_or("", |text| &**text)
     }
 
-    /// What the conditions can know of a message.
+    /// Returns the facts of a message that the conditions can test.
     pub fn facts(&self, subject: &RuleInput) -> Facts {
         let mut symbols = Vec::with_capacity(16);
         for (field, text) in subject.known() {
@@ -51,14 +51,14 @@ impl Symbols {
     }
 }
 
-/// What a text is looked up as: a postal code as all it begins with, shortest first.
+/// Returns the forms in which a text is looked up: a postal code by all of its beginnings, shortest first.
 fn prefixes(field: Field, text: &str) -> impl Iterator<Item = &str> {
     let is_postal = field == Field::Postal;
     let ends = text.char_indices().map(|(at, c)| at + c.len_utf8()).take(if is_postal { POSTAL_LENGTH } else { 0 });
     ends.map(move |end| &text[..end]).chain((!is_postal).then_some(text))
 }
 
-/// What the conditions of a rule set can know of a message.
+/// The facts of a message that the conditions of a rule set can test.
 #[derive(Debug)]
 pub struct Facts {
     /// In the order of the fields; of a postal code the shortest prefix first.

@@ -1,4 +1,4 @@
-//! Words for explanations, which cost nothing where nobody reads them.
+//! Words for explanations, which cost nothing if they are not read.
 
 /// Either a text or nothing at all.
 pub trait Words: Sized {
@@ -19,7 +19,7 @@ impl Words for () {
     fn wrap(self, _: impl FnOnce(&str) -> String) {}
 }
 
-/// Where somebody asks why.
+/// The implementation for explanations.
 impl Words for String {
     fn say(words: impl FnOnce() -> String) -> Self {
         words()

@@ -1,4 +1,4 @@
-//! What a component costs a delivery: `cargo run --release --example plugin_cost -- FILE [CONFIG]`.
+//! Measures the cost of a component for a delivery: `cargo run --release --example plugin_cost -- FILE [CONFIG]`.
 
 use std::{env, error::Error, fs, time::Instant};
 

@@ -1,5 +1,5 @@
-//! The keyword `address` of providers' schemas: `mailbox`, `e164` or `sms_sender`. What an address looks like is then no
-//! pattern of the provider's own, but the gateway's rule.
+//! The keyword `address` of providers' schemas: `mailbox`, `e164` or `sms_sender`. The syntax of an address is then the
+//! gateway's rule, and no pattern of the provider's own.
 
 use jsonschema::{Keyword, ValidationError, paths::Location};
 use serde_json::{Map, Value};
@@ -9,7 +9,7 @@ use angarium_domain::message::address::{is_e164, is_mailbox, is_sms_sender};
 /// Its name in a schema.
 pub(super) const ADDRESS: &str = "address";
 
-/// What a text is held against.
+/// The rule that a text is checked against.
 struct Address {
     is_one: fn(&str) -> bool,
     requirement: &'static str,
@@ -40,7 +40,7 @@ impl<'i> Keyword<'i> for Address {
         if self.is_valid(instance) { Ok(()) } else { Err(ValidationError::custom(self.requirement)) }
     }
 
-    /// As `pattern`: what is no text is another keyword's affair.
+    /// Like `pattern`: other keywords check a value that is no text.
     fn is_valid(&self, instance: &'i Value) -> bool {
         instance.as_str().is_none_or(self.is_one)
     }

@@ -1,5 +1,5 @@
-//! The way of a file to a component that may be called. Each check is cheaper, and trusts more,
-//! than the next; the first that fails names what is wrong.
+//! The way from a file to a component that may be called. Each check is cheaper, and trusts more, than the next; the
+//! first that fails names the fault.
 
 use std::{
     fmt::Write as _,
@@ -21,7 +21,7 @@ use super::{
     v1::{self, Linked},
 };
 
-/// Cranelift recurses over what it compiles.
+/// Cranelift recurses over the compiled code.
 const COMPILER_STACK: usize = 16 << 20;
 
 /// Why a file is not a component that can serve. In the order of the checks.
@@ -77,7 +77,7 @@ fn problems(problems: &[DescriptorProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What a component is known by: SHA-256 in hexadecimal.
+/// Returns a component's digest: SHA-256 in hexadecimal.
 pub(super) fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
@@ -124,10 +124,9 @@ fn compiled(
 
 /// One compilation at a time, on a thread of its own.
 ///
-/// A compilation can't be interrupted, so its bounds are those on what it is given: the size of
-/// the file, of each function and their number, all checked before. What still takes too long is
-/// abandoned: the caller gets an answer, one core stays busy until the compiler returns, and no
-/// second one joins it meanwhile.
+/// A compilation cannot be interrupted, so the limits apply to its input: the size of the file, the size of each
+/// function and their number, all checked before. A compilation that still takes too long is abandoned: the caller gets
+/// an answer, one core stays busy until the compiler returns, and no second one joins it meanwhile.
 #[derive(Default)]
 pub(super) struct ComponentCompiler {
     turn: Arc<Mutex<()>>,
@@ -168,7 +167,7 @@ struct Job {
 }
 
 impl Job {
-    /// Nothing when nobody waits for it any more.
+    /// Returns nothing when the caller no longer waits.
     fn run(self) -> Option<wasmtime::Result<Compiled>> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.awaited.upgrade()?;

@@ -1,6 +1,6 @@
-//! What a guest may answer. A step passes here before anyone acts on it: what no honest guest
-//! returns is refused by the field's name, what only the other side's answer brought in (an
-//! overlong message, a NUL) is made harmless.
+//! Checks a guest's answer. A step passes here before it is followed: values that no honest guest returns are refused
+//! by the field's name, and values that only the other side's answer can bring (an overlong message, a NUL) are made
+//! harmless.
 
 use url::Url;
 
@@ -21,7 +21,7 @@ pub(super) const MAX_CODE: usize = 128;
 pub(super) const MAX_MESSAGE: usize = 1 << 10;
 const MAX_EXTERNAL_ID: usize = 1 << 10;
 
-/// A field of an answer that is not what the contract allows.
+/// A field of an answer that the contract does not allow.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` {problem}")]
 pub(super) struct Invalid {
@@ -138,7 +138,7 @@ pub(super) fn cost(at: &str, micros: f64, currency: String) -> Result<Cost, Inva
     Ok(Cost { micros, currency })
 }
 
-/// An `ext` that is not a JSON object would fail whoever reads it later.
+/// An `ext` that is not a JSON object would fail its later readers.
 pub(super) fn ext(at: &str, text: &str) -> Checked {
     if text == "{}" || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok() {
         return Ok(());
@@ -217,7 +217,7 @@ fn headers(field: &str, headers: &[Kv]) -> Checked {
     })
 }
 
-/// A token (RFC 9110, 5.6.2); a mail's field names are a superset that nobody uses.
+/// A token (RFC 9110, 5.6.2); a mail's field names are a superset, whose rest is unused.
 fn header_name(field: &str, name: &str) -> Checked {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if !name.is_empty() && name.len() <= 128 && name.bytes().all(is_token) {

@@ -1,10 +1,9 @@
 //! Compiled components, kept between two starts.
 //!
-//! An artifact is native code that the host runs with its own rights, so it is loaded only from
-//! the host's own folder (0700, files 0600), and only if its HMAC-SHA256 fits this component,
-//! this runtime and these settings. The key is the installation's and not in the folder: whoever
-//! holds it could run code anyway. What fails the check is compiled again and replaced; nothing
-//! here can fail an admission.
+//! An artifact is native code that the host runs with its own rights, so it is loaded only from the host's own folder
+//! (0700, files 0600), and only if its HMAC-SHA256 fits this component, this runtime and these settings. The key
+//! belongs to the installation and is not in the folder; its holder could run code anyway. An artifact that fails the
+//! check is compiled again and replaced; no failure here can stop an admission.
 
 use std::{
     collections::HashSet,
@@ -139,7 +138,7 @@ impl std::hash::Hasher for Sha256Hasher {
     }
 
     fn finish(&self) -> u64 {
-        // The first half of what `finalize` gives; nobody here asks for it.
+        // The first half of the digest; the second is not used here.
         self.0.clone().finalize().iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
     }
 }

@@ -14,15 +14,15 @@ use angarium_domain::{provider::Judgement, redaction::Redactor};
 /// A fault's detail is cut here, in bytes.
 const MAX_DETAIL: usize = 1 << 10;
 
-/// What a call gave and what it took. The usage stands beside the result, since a call that
-/// failed used something too.
+/// The result of a call and its usage. The usage stands beside the result, because a call that failed used something
+/// too.
 #[derive(Debug)]
 pub struct Called<T> {
     pub result: Result<T, CallError>,
     pub usage: Usage,
 }
 
-/// What a call took.
+/// The resources that a call used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// CPU time, instantiation and the way of the data in and out included.
@@ -54,7 +54,7 @@ pub struct GuestFault {
     pub detail: String,
 }
 
-/// What kind of failure; the word stands in the attempt.
+/// The kind of a failure; its word stands in the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GuestFaultKind {
     /// It panicked or broke a rule of the machine.
@@ -67,7 +67,7 @@ pub enum GuestFaultKind {
     Output,
     /// It wants to carry more than [`super::MAX_STATE`] to the next step.
     State,
-    /// What it returned is not what the contract allows.
+    /// The contract does not allow the returned value.
     InvalidAnswer,
     /// The transmission that it describes can't be one: a URL, a header or an address is
     /// malformed. Often the message or the connection brought that in, so it doesn't speak
@@ -104,7 +104,7 @@ impl GuestFaultKind {
 }
 
 impl CallError {
-    /// Whether it speaks against the component: what [`super::Registry::report`] is told.
+    /// Whether it counts against the component: the argument of [`super::Registry::report`].
     #[must_use]
     pub const fn is_the_guests(&self) -> bool {
         match self {
@@ -150,8 +150,8 @@ fn fault(guest: &Guest, error: &wasmtime::Error) -> GuestFault {
     GuestFault { kind, detail }
 }
 
-/// What ended a call that the host didn't stop. The runtime gives a type to traps only; the
-/// rest are refusals of what the guest returned.
+/// Returns the cause of a call's end that the host did not stop. The runtime gives a type to traps only; the others are
+/// refusals of the guest's return value.
 fn kind(error: &wasmtime::Error) -> GuestFaultKind {
     if error.is::<wasmtime::PoolConcurrencyLimitError>() || error.is::<std::io::Error>() {
         return GuestFaultKind::Host;

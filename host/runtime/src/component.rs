@@ -1,4 +1,4 @@
-//! A provider's component, admitted: what it is, and the two calls that a delivery makes.
+//! A provider's admitted component: its description, and the two calls that a delivery makes.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -67,7 +67,7 @@ impl Component {
         &self.digest
     }
 
-    /// What the component says of itself.
+    /// Returns the component's descriptor.
     #[must_use]
     pub const fn descriptor(&self) -> &Descriptor {
         &self.descriptor
@@ -85,7 +85,7 @@ impl Component {
         &self.imports
     }
 
-    /// What the schema refuses of a connection's config; nothing if it is valid.
+    /// Returns the schema's faults of a connection's config; empty if it is valid.
     #[must_use]
     pub fn validate_config(&self, config: &Value) -> Vec<ConfigProblem> {
         let problem = |error: jsonschema::ValidationError<'_>| ConfigProblem {
@@ -101,13 +101,13 @@ impl Component {
         self.secrets.get(name).is_none_or(|schema| schema.is_valid(&Value::from(value)))
     }
 
-    /// Whether the descriptor tells what it takes of messages by this channel.
+    /// Whether the descriptor has a schema of messages by this channel.
     #[must_use]
     pub fn tells_content(&self, channel: &str) -> bool {
         self.content.contains_key(channel)
     }
 
-    /// What the descriptor says that it refuses of a message by this channel.
+    /// Returns the faults of a message by this channel, by the descriptor's schema.
     #[must_use]
     pub fn content_problems(&self, channel: &str, message: &Value) -> Vec<Problem> {
         self.content.get(channel).map(|form| form.problems(message)).unwrap_or_default()
@@ -151,8 +151,8 @@ impl Component {
         self.linked.callbacks().is_some()
     }
 
-    /// Reads what the service says later; the inner error is its sentence on why the request is none
-    /// of the service's. A component that reads no callbacks fails as the host's mistake.
+    /// Reads a callback; the inner error is the component's sentence on why the request does not come from its service.
+    /// A component that reads no callbacks fails as the host's mistake.
     #[must_use]
     pub fn parse_callback(
         &self,
@@ -197,7 +197,7 @@ impl fmt::Debug for Component {
     }
 }
 
-/// The request left, and its answer is more than a guest is given: nobody can say what it means.
+/// The request left, and its answer is larger than a guest may receive: its meaning is unknown.
 fn unreadable(input: usize) -> Judgement {
     judged(
         Disposition::Unknown,
@@ -224,7 +224,7 @@ fn refused<T>(error: CallError) -> Called<T> {
     Called { result: Err(error), usage: Usage::default() }
 }
 
-/// Judges what a call gave, and hides the connection's secrets in it.
+/// Judges a call's result, and hides the connection's secrets in it.
 fn settle(answered: Result<Answered, GuestFault>, expected: Outcomes, redactor: &Redactor) -> Result<Step, CallError> {
     let fault = |fault: GuestFault| CallError::Broken(speech::fault(fault, redactor));
     match answered.map_err(fault)?.map_err(|invalid| fault(invalid.into()))? {
@@ -253,7 +253,7 @@ fn read(parsed: Result<Parsed, GuestFault>, redactor: &Redactor) -> Result<Resul
 
 // ── How much a guest is given ─────────────────────────────────────────────────────────────
 
-/// What a record costs beside its texts.
+/// The memory of a record beside its texts.
 const RECORD: usize = 64;
 
 fn size_of_item(item: &Item) -> usize {

@@ -1,4 +1,4 @@
-//! What a provider takes of a message, where its descriptor tells it by a JSON Schema for each channel.
+//! A provider's requirements on messages, if its descriptor has a JSON Schema for each channel.
 
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::Value;
@@ -37,7 +37,7 @@ impl ContentForm {
         Problem { pointer, code: code(keyword), detail }
     }
 
-    /// The provider's own words: `refusal` of the schema whose keyword failed, or of one around it.
+    /// Returns the provider's own words: `refusal` of the schema whose keyword failed, or of one around it.
     fn refusal(&self, place: &str) -> Option<String> {
         let mut around = place;
         while let Some((outer, _)) = around.rsplit_once('/') {
@@ -64,7 +64,7 @@ fn code(keyword: &str) -> &'static str {
     }
 }
 
-/// What a keyword of this value requires, in words.
+/// Returns the requirement of a keyword with this value, in words.
 fn requirement(keyword: &str, value: Option<&Value>) -> String {
     let value = value.map(Value::to_string).unwrap_or_default();
     match keyword {

@@ -1,4 +1,4 @@
-//! What a provider may say of itself. All problems are found at once, each by its field.
+//! Checks a provider's descriptor. All faults are found at once, each by its field.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -36,13 +36,13 @@ pub struct DescriptorProblem {
 pub(super) struct Described {
     pub(super) descriptor: Descriptor,
     pub(super) config: Validator,
-    /// Of the secrets whose form it tells.
+    /// The schemas of secrets, for those with a declared form.
     pub(super) secrets: BTreeMap<String, Validator>,
-    /// Of the channels of which it tells what it takes.
+    /// The schemas of messages, for channels with one.
     pub(super) content: BTreeMap<String, ContentForm>,
 }
 
-/// Collects what is wrong.
+/// Collects faults.
 #[derive(Default)]
 struct Problems(Vec<DescriptorProblem>);
 
@@ -186,7 +186,7 @@ fn secret_schemas(
     compiled
 }
 
-/// What it takes of messages, by channel: `ext.content`.
+/// Returns its schemas of messages, by channel: `ext.content`.
 fn content_schemas(
     problems: &mut Problems,
     ext: &Map<String, Value>,
@@ -235,7 +235,7 @@ fn hosts(problems: &mut Problems, hosts: &[String], schema: &Map<String, Value>)
     }
 }
 
-/// A wildcard needs two labels behind it, so that nobody asks for all of `*.com`.
+/// A wildcard needs two labels behind it, so that no component asks for all of `*.com`.
 fn is_host(pattern: &str) -> bool {
     let (name, labels) = match pattern.strip_prefix("*.") {
         Some(rest) => (rest, 2),

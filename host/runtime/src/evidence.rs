@@ -1,7 +1,6 @@
-//! What speaks against one version of a provider, counted for each tenant apart. Content can make
-//! a component fail, so the faults of one tenant's deliveries take the version from that tenant
-//! alone; only several tenants, with no good call between them, take it from all. Time is an
-//! argument.
+//! The evidence against one version of a provider, counted for each tenant apart. Content can make a component fail, so
+//! the faults of one tenant's deliveries take the version from that tenant alone; only several tenants, with no good
+//! call between them, take it from all. Time is an argument.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +32,7 @@ pub(super) struct FaultEvidence {
 #[derive(Debug, Default)]
 struct Records {
     tenants: BTreeMap<TenantId, Record>,
-    /// The tenants whose quarantine began since anybody's last good call.
+    /// The tenants whose quarantine began since any tenant's last good call.
     votes: BTreeSet<TenantId>,
 }
 
@@ -47,7 +46,7 @@ struct Record {
     until: Option<Instant>,
 }
 
-/// What a fault led to.
+/// The consequence of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Conclusion {
     /// The tenant does without the version for so long.

@@ -1,4 +1,4 @@
-//! What the fuzz targets reach of the border with components. Not in a build for use.
+//! The access of the fuzz targets to the border with components. It is not in a build for use.
 
 use super::{
     CallLimits,
@@ -18,7 +18,7 @@ pub fn check_step(step: &mut Step) -> bool {
     answer::step(step, Outcomes::Exactly(1)).is_ok()
 }
 
-/// What a component says of itself, if it may.
+/// Returns a component's descriptor, if it is valid.
 pub fn check_descriptor(texts: [String; 8]) -> Option<Descriptor> {
     let [name, version, channel, config_schema, secret, host, cost_model, ext] = texts;
     let raw = RawDescriptor {

@@ -1,4 +1,4 @@
-//! What the host keeps for one call: the guest's log, its memory and its time.
+//! The host's data for one call: the guest's log, its memory and its time.
 
 use std::{
     sync::Arc,
@@ -42,12 +42,12 @@ pub(super) struct Guest {
     peak_memory: usize,
     lines: u32,
     last_error: Option<String>,
-    /// Hides the connection's secrets in what the guest logs.
+    /// Hides the connection's secrets in the guest's log.
     redactor: Arc<Redactor>,
     stopped: Option<GuestFaultKind>,
 }
 
-/// Why the host stopped a guest; the kind stands in [`Guest::stopped`].
+/// The reason for which the host stopped a guest; [`Guest::stopped`] has the kind.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Stopped(String);

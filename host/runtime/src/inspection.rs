@@ -7,7 +7,7 @@ use wasmtime::Engine;
 
 use super::{CallLimits, admission::AdmissionError, sandbox, v1};
 
-/// What stands at a component's border.
+/// The imports and exports of a component.
 #[derive(Debug, Default)]
 pub(super) struct Border {
     pub(super) imports: Vec<String>,
@@ -27,7 +27,7 @@ pub(super) fn inspect(bytes: &[u8], limits: &CallLimits) -> Result<Border, Admis
     Ok(border)
 }
 
-/// Tells the wrong kinds of file apart, so that the answer says what was given.
+/// Distinguishes the wrong kinds of file, so that the answer names the given one.
 fn is_component(bytes: &[u8]) -> Result<(), AdmissionError> {
     if Engine::detect_precompiled(bytes).is_some() || bytes.starts_with(b"\x7fELF") {
         return Err(AdmissionError::Precompiled);

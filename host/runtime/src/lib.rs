@@ -40,7 +40,7 @@ use angarium_domain::message::MOST_CONTENT;
 /// The most that a guest may carry from one step to the next, in bytes.
 pub const MAX_STATE: usize = 64 << 10;
 
-/// What a component and each of its calls may use.
+/// The limits of a component and of each of its calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallLimits {
     /// CPU time of one call, instantiation included, looked at every 10 ms. It is the thread's
@@ -61,12 +61,11 @@ pub struct CallLimits {
     pub table_elements: usize,
     /// Core instances of one component.
     pub instances: u32,
-    /// What one call may be given, in bytes. Whatever is accepted fits: a message's content has at
-    /// most [`MOST_CONTENT`], and a connection's config and the addresses come on top.
+    /// The most input of one call, in bytes. Every accepted message fits: its content has at most [`MOST_CONTENT`], and
+    /// a connection's config and the addresses come on top.
     pub input: usize,
-    /// What one call may return, in bytes as the host would hold it. A request holds what the call
-    /// was given and more: escaped for JSON it is accounted for by [`MOST_CONTENT`] already, as a
-    /// form it has three bytes for one.
+    /// The most output of one call, in bytes as the host would hold it. A request repeats the call's input and more:
+    /// [`MOST_CONTENT`] already counts its JSON escapes, and as a form one byte becomes three.
     pub output: usize,
     /// Log lines of one call; further ones are dropped.
     pub log_lines: u32,
@@ -76,7 +75,7 @@ pub struct CallLimits {
     pub component: usize,
     /// Functions of a component.
     pub functions: u32,
-    /// Code of one function, in bytes. What a compilation costs grows faster than this.
+    /// The most code of one function, in bytes. The cost of a compilation grows faster than this.
     pub function_body: u32,
     /// How long an admission waits for a compilation.
     pub compilation: Duration,
@@ -125,8 +124,8 @@ pub struct RuntimeSettings {
 #[derive(Clone)]
 pub struct CacheSettings {
     pub folder: PathBuf,
-    /// Authenticates what is kept there, so that whoever can write the folder can't have the gateway
-    /// run code: derived from the gateway's own key, and never written down.
+    /// Authenticates the stored artifacts, so that a writer of the folder cannot make the gateway run code: derived
+    /// from the gateway's own key, and never stored.
     pub key: [u8; 32],
 }
 
@@ -150,8 +149,7 @@ pub enum RuntimeError {
     CacheFolder { folder: PathBuf, source: io::Error },
 }
 
-/// The sandbox that components are admitted to. Cheap to share; components keep what they need
-/// of it alive.
+/// The sandbox for components. It is cheap to share; components keep the needed parts of it alive.
 pub struct Runtime {
     sandbox: Arc<Sandbox>,
     artifacts: Option<ArtifactCache>,
@@ -179,8 +177,8 @@ impl Runtime {
         admission::admit(&self.sandbox, self.artifacts.as_ref(), &self.compiler, bytes)
     }
 
-    /// Removes the compiled components that are kept and that nobody will ask for: those of other
-    /// components than these (by SHA-256, hexadecimal), and those of another runtime. Blocks.
+    /// Removes compiled components that are not needed any more: those of other components than these (by SHA-256,
+    /// hexadecimal), and those of another runtime. Blocks.
     pub fn prune(&self, installed: &HashSet<String>) {
         if let Some(artifacts) = &self.artifacts {
             artifacts.prune(installed);

@@ -1,5 +1,5 @@
-//! Which version of each provider serves whom. It lives in memory and reads without a lock; the
-//! database says what is active across nodes, and whoever follows it calls [`Registry::serve`].
+//! The versions of each provider that serve. The registry lives in memory and reads without a lock; the database has
+//! the active versions of all nodes, and its follower calls [`Registry::serve`].
 //!
 //! A delivery keeps the component that it began with, so a swap disturbs none.
 
@@ -21,7 +21,7 @@ use angarium_domain::ids::TenantId;
 #[derive(Default)]
 pub struct Registry {
     providers: ArcSwap<BTreeMap<String, Arc<Entry>>>,
-    /// Held by whoever changes the map; readers never wait for it.
+    /// Held while the map is changed; readers never wait for it.
     changing: Mutex<()>,
 }
 
@@ -46,16 +46,16 @@ impl Version {
     }
 }
 
-/// Who does without a version.
+/// The scope of a quarantine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuarantineScope {
-    /// One tenant, whose deliveries it failed over, for so long; others saw no fault, or too few.
+    /// One tenant, whose deliveries it failed, for this time; others saw no fault, or too few.
     Tenant(TenantId, Duration),
-    /// Everybody, until the version is activated again.
+    /// All tenants, until the version is activated again.
     All,
 }
 
-/// What a report led to.
+/// The consequence of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
     pub digest: String,
@@ -83,7 +83,7 @@ impl Registry {
         Self::default()
     }
 
-    /// The version that serves now, whoever may do without it.
+    /// Returns the version that serves now, regardless of tenants in quarantine.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<Component>> {
         Some(Arc::clone(&self.providers.load().get(name)?.active.as_ref()?.component))
@@ -96,8 +96,8 @@ impl Registry {
         Some(Arc::clone(&self.providers.load().get(name)?.serving(tenant, now)?.component))
     }
 
-    /// Puts a version in service under its descriptor's name, with another one behind it. Whatever
-    /// was held against them, for one tenant or for all, is forgotten, and so are other versions.
+    /// Puts a version in service under its descriptor's name, with another one behind it. All evidence against them,
+    /// for one tenant or for all, is forgotten, and so are other versions.
     pub fn serve(&self, active: Arc<Component>, previous: Option<Arc<Component>>) {
         self.change(&active.descriptor().name.clone(), |entry| {
             for component in previous.iter().chain([&active]) {
@@ -123,9 +123,9 @@ impl Registry {
         self.providers.load().iter().map(|(name, entry)| entry.listed(name)).collect()
     }
 
-    /// Takes note of how a tenant's call of a version ended: `healthy` unless the fault speaks
-    /// against the component (see [`super::CallError::is_the_guests`]). Whatever else a quarantine
-    /// does, the tenant is served by the version before from now on, if there is one.
+    /// Records the end of a tenant's call of a version: `healthy` unless the fault is the component's (see
+    /// [`super::CallError::is_the_guests`]). In every quarantine, the tenant gets the previous version from now on, if
+    /// there is one.
     pub fn report(
         &self,
         name: &str,

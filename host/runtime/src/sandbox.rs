@@ -14,14 +14,14 @@ use super::{CallLimits, RuntimeError};
 /// How often a running guest is looked at.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What stays resident of a memory between two calls; the rest goes back to the system.
+/// The part of a memory that stays resident between two calls; the rest returns to the system.
 const KEEP_RESIDENT: usize = 2 << 20;
 
 /// A guest needs no more stack than this; a recursion without end traps soon.
 const GUEST_STACK: usize = 512 << 10;
 
-/// The WebAssembly that guests may use: what compilers emit for `wasm32-unknown-unknown`, and
-/// components. Every further proposal is code in the sandbox that nobody here needs.
+/// The WebAssembly features that guests may use: those that compilers emit for `wasm32-unknown-unknown`, and
+/// components. Every further proposal would be unused code in the sandbox.
 pub(super) const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
     .union(WasmFeatures::SIGN_EXTENSION)
@@ -134,7 +134,7 @@ struct Places {
     freed: Condvar,
 }
 
-/// Waking nobody is a system call too, so those who wait are counted.
+/// Counts the waiters, because waking none is a system call too.
 struct Count {
     free: u32,
     waiting: u32,

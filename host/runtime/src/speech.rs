@@ -1,5 +1,5 @@
-//! What a guest says, without the connection's secrets. A guest never sees a secret, but what a server echoes in a
-//! form that nobody looks for may be one once the guest has decoded it.
+//! A guest's texts, without the connection's secrets. A guest never sees a secret, but a server may echo one in a form
+//! that the gateway does not search, and the guest may decode it.
 
 use super::{call::GuestFault, guest::cut};
 use angarium_domain::{
@@ -8,7 +8,7 @@ use angarium_domain::{
     redaction::Redactor,
 };
 
-/// A text is cut here before it is searched, in bytes: well above what is kept of it, so that no part of a secret is
+/// A text is cut here before it is searched, in bytes: well above its stored length, so that no part of a secret is
 /// left at the end.
 const MAX_TEXT: usize = 16 << 10;
 
@@ -27,7 +27,7 @@ pub(super) fn judgement(judgement: &mut Judgement, redactor: &Redactor) {
         .for_each(|said| text(said, redactor));
 }
 
-/// What a callback says. Its checks stay: what they hold is compared, and goes nowhere.
+/// Redacts a callback. Its checks stay: their values are compared, and go nowhere.
 pub(super) fn callback(callback: &mut Callback, redactor: &Redactor) {
     for receipt in &mut callback.receipts {
         let said = [&mut receipt.code, &mut receipt.message, &mut receipt.detail];

@@ -38,7 +38,7 @@ pub(super) struct Linked {
     callbacks: Option<callbacks::Reader>,
 }
 
-/// What a call gave, before it is judged: the guest's step or its verdict on all deliveries.
+/// The result of a call, before it is judged: the guest's step, or its verdict on all deliveries.
 pub(super) type Answered = Result<Result<domain::Step, domain::Judgement>, Invalid>;
 
 impl Linked {
@@ -154,7 +154,7 @@ impl From<log::Level> for Level {
 
 // ── To the guest ──────────────────────────────────────────────────────────────────────────
 
-/// What an `ext` holds where the contract names no member.
+/// The content of an `ext` without members of the contract.
 const NO_EXT: &str = "{}";
 
 impl From<&domain::CallContext> for wit::Context {

@@ -1,5 +1,5 @@
-//! Who did what: rows that are added in the transaction of what they tell of, and never changed. A
-//! tenant's records are its own; what is done to providers, which serve all tenants, is the operators'.
+//! The audit: entries that are added in the transaction of their change, and never changed. A tenant's entries are its
+//! own; changes of providers, which serve all tenants, are in the operators' audit.
 
 use jiff::Timestamp;
 use serde_json::{Value, value::RawValue};
@@ -19,13 +19,13 @@ use angarium_domain::{
     ids::{AuditId, KeyId, TenantId},
 };
 
-/// What a record says beside who and when.
+/// An audit entry beside its actor and time.
 #[derive(Debug, Clone)]
 pub struct AuditEntry {
     pub action: Action,
-    /// The id of what it was done to.
+    /// The id of the changed thing.
     pub subject: String,
-    /// What was, and what is, as far as it changed. Secrets don't belong here.
+    /// The previous and the new value, as far as they differ. They must not contain secrets.
     pub before: Option<Value>,
     pub after: Option<Value>,
     pub reason: Option<String>,
@@ -70,7 +70,7 @@ pub async fn audit_insert(db: &mut PgConnection, tenant: TenantId, actor: &Actor
     Ok(())
 }
 
-/// Records what an operator, or the gateway by itself, did to what belongs to no tenant.
+/// Records a change by an operator, or by the gateway itself, of something that belongs to no tenant.
 pub async fn operator_audit_insert(db: &mut PgConnection, by: &OperatorActor, entry: &AuditEntry) -> Result<()> {
     let statement = sqlx::query(
         "insert into operator_audit (id, key_id, actor, action, subject, before, after, reason, request_id)
@@ -104,7 +104,7 @@ pub struct AuditView {
     pub key: Option<KeyId>,
     pub actor: String,
     pub request: Option<String>,
-    /// One of [`Action`], or what a later version did.
+    /// One of [`Action`], or the action of a later version.
     pub action: String,
     pub subject: String,
     pub before: Option<Box<RawValue>>,

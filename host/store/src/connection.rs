@@ -74,7 +74,7 @@ pub async fn connection_insert(db: &mut PgConnection, tenant: TenantId, connecti
     Ok(())
 }
 
-/// Writes what may change of a connection.
+/// Writes the changeable parts of a connection.
 pub async fn connection_update(db: &mut PgConnection, tenant: TenantId, connection: &Connection) -> Result<()> {
     sqlx::query(
         "update connection set uid = $3, name = $4, config = $5, enabled = $6, updated_at = $7, guards = $8
@@ -93,7 +93,7 @@ pub async fn connection_update(db: &mut PgConnection, tenant: TenantId, connecti
     Ok(())
 }
 
-/// The defaults are not written down: who has not said anything has whatever they are.
+/// Returns the stored form of guards; defaults are not stored, so that later defaults apply.
 fn stored(guards: &Guards) -> Option<String> {
     // Plain data always has a JSON form.
     (*guards != Guards::default()).then(|| serde_json::to_string(guards).unwrap_or_default())
@@ -118,7 +118,7 @@ pub async fn connection_find(
     row.map(Connection::try_from).transpose()
 }
 
-/// Whose callbacks a token brings. It is asked before any tenant is known.
+/// Returns the connections whose callbacks the tokens bring. It is asked before any tenant is known.
 pub async fn connections_of_tokens(
     db: &mut PgConnection,
     tokens: &[String],

@@ -52,7 +52,7 @@ pub struct DeadLetter {
     pub discard_reason: Option<String>,
 }
 
-/// What a dead letter is called by.
+/// The id by which a dead letter is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LetterId {
     Delivery(DeliveryId),
@@ -62,8 +62,8 @@ pub enum LetterId {
 /// The states of dead letters, as the index has them: a parameter would not be matched with it.
 const DEAD: &str = "d.tenant_id = $1 and d.state in ('failed', 'bounced', 'expired', 'unroutable', 'unknown')";
 
-/// What a filter says, by the parameters that [`filtered`] binds. The attempt and the message are
-/// looked up only where the filter asks for something of theirs.
+/// The conditions of a filter, with the parameters that [`filtered`] binds. The attempt and the message are looked up
+/// only if the filter needs them.
 const MATCHES: &str = "d.discarded_at is null and d.state = any ($2::text[])
   and angarium_leg_counts(d.tenant_id, d.id, d.message_id, d.begun_at)
   and ($3::uuid is null or d.connection_id = $3) and ($4::text is null or d.provider = $4)
@@ -100,7 +100,7 @@ const COLUMNS: &str = "d.id, d.message_id, d.state, d.attempts, d.connection_id,
   d.detail, d.finished_at, d.discarded_at, d.discard_reason, m.recipient, m.reference, m.created_at, m.expires_at,
   m.content_purged_at, a.route_id, coalesce(a.channel, m.channel) as channel, c.uid as connection_uid";
 
-/// What [`COLUMNS`] are taken from.
+/// The tables of [`COLUMNS`].
 const TABLES: &str = "delivery d join message m on m.tenant_id = d.tenant_id and m.id = d.message_id
   left join attempt a on a.tenant_id = d.tenant_id and a.delivery_id = d.id and a.number = d.attempts
   left join connection c on c.tenant_id = d.tenant_id and c.id = d.connection_id";
@@ -243,7 +243,7 @@ fn legs_of(message: MessageId) -> (Uuid, Uuid) {
 /// Dead letters of one channel and state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterCount {
-    /// Empty where nobody could be asked: the word may be anything then.
+    /// Empty if no connection could be asked: the word is then arbitrary.
     pub channel: String,
     pub state: DeliveryState,
     pub count: i64,
@@ -282,7 +282,7 @@ pub struct NewReplay {
     pub matched: i64,
 }
 
-/// A replay and where it stands.
+/// A replay and its state.
 #[derive(Debug, Clone)]
 pub struct Replay {
     pub tenant: TenantId,
@@ -368,7 +368,7 @@ pub async fn replay_list(
     page(rows, limit, replay_from).await
 }
 
-/// What became of the deliveries that these replays opened and nobody has opened since, by state.
+/// Returns the present states of the deliveries that these replays opened and that were not opened again since.
 pub async fn replay_outcomes(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -389,7 +389,7 @@ pub async fn replay_outcomes(
     Ok(outcomes)
 }
 
-/// Stops a replay that runs; what it has opened stays open. False when it does not run.
+/// Stops a running replay; deliveries that it has opened stay open. False if it does not run.
 pub async fn replay_cancel(db: &mut PgConnection, tenant: TenantId, id: JobId) -> Result<bool> {
     let done = sqlx::query(
         "update replay_job set state = 'canceled', finished_at = now()
@@ -402,8 +402,7 @@ pub async fn replay_cancel(db: &mut PgConnection, tenant: TenantId, id: JobId) -
     Ok(done.rows_affected() > 0)
 }
 
-/// Holds the replay of any tenant whose next step has been due for longest, until this transaction
-/// ends: no other node has it then.
+/// Locks the replay of any tenant with the longest due step, until this transaction ends: no other node has it then.
 pub async fn replay_claim(db: &mut PgConnection) -> Result<Option<Replay>> {
     let row = sqlx::query(
         "select * from replay_job where state = 'running' and next_at <= now()
@@ -414,7 +413,7 @@ pub async fn replay_claim(db: &mut PgConnection) -> Result<Option<Replay>> {
     row.as_ref().map(replay_from).transpose()
 }
 
-/// What a step did.
+/// The result of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplayStep {
     /// The last delivery that it looked at; `None` when nothing was left.
@@ -423,8 +422,8 @@ pub struct ReplayStep {
     pub skipped: i64,
 }
 
-/// Records a step in its own transaction, and when the next is due: by the rate, for what this one
-/// moved. A step that found nothing finishes the replay.
+/// Records a step in its own transaction, and the next due time: by the rate, for the number of moved deliveries. A
+/// step that found nothing finishes the replay.
 pub async fn replay_advance(db: &mut PgConnection, replay: &Replay, step: ReplayStep) -> Result<()> {
     sqlx::query(
         "update replay_job set started_at = coalesce(started_at, now()), replayed = replayed + $3,

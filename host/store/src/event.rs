@@ -17,7 +17,7 @@ pub struct EventView {
     /// `None` where it is not a message's.
     pub message: Option<MessageId>,
     pub delivery: Option<DeliveryId>,
-    /// Whose it is, where it is a connection's.
+    /// The connection of an event about one.
     pub connection: Option<ConnectionId>,
     /// Such as `message.sent`.
     pub kind: String,
@@ -62,7 +62,7 @@ pub struct EventWindow<'a> {
     pub limit: u32,
 }
 
-/// A tenant's events within a window, in the order of their ids, which is that of time.
+/// Returns a tenant's events within a window, in the order of their ids, which is that of time.
 pub async fn event_page(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -82,7 +82,7 @@ pub async fn event_page(
     page(rows, window.limit, event_from).await
 }
 
-/// Records what a person did to a message.
+/// Records a person's action on a message.
 pub async fn event_insert(
     db: &mut PgConnection,
     tenant: TenantId,

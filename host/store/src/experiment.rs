@@ -1,4 +1,4 @@
-//! Candidates that are tried, and what came of them.
+//! Experiments and their results.
 
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
@@ -125,7 +125,7 @@ pub async fn experiment_resize(
     Ok(())
 }
 
-/// Ends a candidate's experiment; what came of it stays for a while.
+/// Ends an experiment; its results stay for a while.
 pub async fn experiment_end(db: &mut PgConnection, tenant: TenantId, id: ExperimentId) -> Result<()> {
     sqlx::query(
         "update experiment set ended_at = clock_timestamp() where tenant_id = $1 and id = $2 and ended_at is null",
@@ -137,7 +137,7 @@ pub async fn experiment_end(db: &mut PgConnection, tenant: TenantId, id: Experim
     Ok(())
 }
 
-/// What was counted of a candidate, by arm and by what it is.
+/// Returns the counts of an experiment, by arm and by figure.
 pub async fn experiment_counts(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -169,7 +169,7 @@ pub async fn experiment_endings(
     Ok(rows)
 }
 
-/// An answer of a shadow that was not that of what is live.
+/// A differing answer of a shadow.
 #[derive(Debug, Clone)]
 pub struct DifferenceRow {
     pub id: DifferenceId,
@@ -211,10 +211,10 @@ pub async fn difference_list(
     page(rows, limit, row).await
 }
 
-/// A candidate's experiment, and whose it is.
+/// An experiment and its tenant.
 pub type ExperimentKey = (TenantId, ExperimentId);
 
-/// Adds what a node has counted. What is of an experiment that is gone is left out, here and below.
+/// Adds a node's counts. Counts of an experiment that is gone are left out, here and below.
 pub async fn experiment_count_add(
     db: &mut PgConnection,
     counts: &[(ExperimentKey, Arm, ExperimentCount, i64)],
@@ -279,7 +279,7 @@ pub async fn difference_insert(db: &mut PgConnection, differences: &[(Experiment
     Ok(())
 }
 
-/// Forgets experiments that ended thirty days ago, and what is more than is kept of those that run.
+/// Removes experiments that ended thirty days ago, and the excess data of running ones.
 pub async fn experiment_expire(db: &mut PgConnection) -> Result<()> {
     sqlx::query("delete from experiment where ended_at < now() - interval '30 days'").execute(&mut *db).await?;
     sqlx::query(

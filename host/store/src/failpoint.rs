@@ -43,24 +43,24 @@ mod armed {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum Point {
         AcceptBeforeCommit,
-        /// The messages are durable, and nobody has been told.
+        /// The messages are durable, and the client is not answered yet.
         AcceptAfterCommit,
         ClaimBeforeCommit,
         /// The deliveries are this node's, and none has begun.
         ClaimAfterCommit,
         /// The request may begin, and has not.
         IntentAfterCommit,
-        /// The provider has answered, and nobody knows.
+        /// The provider has answered, and nothing is recorded yet.
         OutcomeBeforeCommit,
         OutcomeAfterCommit,
         RecoveryBeforeCommit,
         RecoveryAfterCommit,
         LegBeforeCommit,
-        /// A channel follows one whose receipt is missing.
+        /// A channel follows one without its wanted receipt.
         LegAfterCommit,
-        /// Scripts were asked what follows, and nothing of it is accepted.
+        /// Scripts were asked for follow-ups, and none is accepted yet.
         FollowUpAfterAnswer,
-        /// What follows is accepted, and the end is not done with.
+        /// The follow-up is accepted, and the end is not marked as done.
         FollowUpBeforeCommit,
     }
 
@@ -141,7 +141,7 @@ mod armed {
         Some(Armed { point, action, at: at?, passes: AtomicU32::new(0) })
     }
 
-    /// Does what the point is armed with, if this is the pass for it.
+    /// Triggers the armed action of the point, if this is its pass.
     pub async fn pass(point: Point) -> Result<(), Injected> {
         for armed in ARMED.iter().filter(|armed| armed.point == point) {
             if armed.passes.fetch_add(1, Ordering::Relaxed) + 1 != armed.at {

@@ -1,5 +1,5 @@
-//! Ends of deliveries that scripts are to be asked about. Each stands here from the transaction that
-//! ended the delivery until all that follows from it is done.
+//! Ends of deliveries that scripts are to be asked about. Each is here from the transaction that ended the delivery
+//! until all of its follow-ups are done.
 
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
@@ -39,7 +39,7 @@ pub async fn follow_up_note(db: &mut PgConnection, ended: &[EndedDelivery]) -> R
     Ok(())
 }
 
-/// The same where nobody knows the tenants' scripts: only of those that have one which may want to know.
+/// Does the same if the tenants' scripts are unknown: only for tenants with such a script.
 pub async fn follow_up_note_where_asked(db: &mut PgConnection, ended: &[EndedDelivery]) -> Result<()> {
     let tenants: Vec<Uuid> = ended.iter().filter(|it| it.state.is_end()).map(|it| it.tenant.uuid()).collect();
     if tenants.is_empty() {
@@ -60,18 +60,18 @@ pub async fn follow_up_note_where_asked(db: &mut PgConnection, ended: &[EndedDel
     if ended.is_empty() { Ok(()) } else { follow_up_note(db, &ended).await }
 }
 
-/// An end that somebody looks at now.
+/// An end that is being handled.
 #[derive(Debug, Clone)]
 pub struct DueFollowUp {
     pub ended: EndedDelivery,
     pub ended_at: Timestamp,
     /// How often it was looked at, this time included.
     pub tries: u32,
-    /// JSON: what scripts said, once they were asked.
+    /// JSON: the scripts' answers, once they were asked.
     pub answer: Option<String>,
 }
 
-/// Up to `limit` ends that are due; nobody else looks at them for some seconds, longer each time.
+/// Returns up to `limit` due ends; no other node handles them for some seconds, longer each time.
 pub async fn follow_up_claim(db: &mut PgConnection, limit: i64) -> Result<Vec<DueFollowUp>> {
     let rows = sqlx::query(
         "update follow_up f set tries = tries + 1, due_at = now() + least(tries + 1, 120) * interval '5 seconds'
@@ -99,7 +99,7 @@ pub async fn follow_up_claim(db: &mut PgConnection, limit: i64) -> Result<Vec<Du
         .collect()
 }
 
-/// Keeps what scripts said, and tells what is kept: the first answer stands. `None` where all is done.
+/// Stores the scripts' answers, and returns the stored ones: the first answer stands. `None` if all is done.
 pub async fn follow_up_answer(db: &mut PgConnection, ended: &EndedDelivery, answer: &str) -> Result<Option<String>> {
     let kept = sqlx::query_scalar(
         "update follow_up set answer = coalesce(answer, $4)
@@ -114,7 +114,7 @@ pub async fn follow_up_answer(db: &mut PgConnection, ended: &EndedDelivery, answ
     Ok(kept)
 }
 
-/// All of it is done; false where somebody else was first.
+/// Marks an end as done; false if another node was first.
 pub async fn follow_up_end(db: &mut PgConnection, ended: &EndedDelivery) -> Result<bool> {
     let done = sqlx::query("delete from follow_up where tenant_id = $1 and delivery_id = $2 and state = $3")
         .bind(ended.tenant.uuid())

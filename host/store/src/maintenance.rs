@@ -1,4 +1,4 @@
-//! Partitions, and what a node leaves behind.
+//! Partitions, and the leftovers of nodes.
 
 use sqlx::PgConnection;
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! Ordering keys: whose turn it is, and who stands in line.
+//! Ordering keys: the present turn of each, and the lines.
 //!
 //! A delivery with a key is in the queue, or in a worker's hand, only while it is its turn. The turn
 //! goes to the next in the transaction that ends it.
@@ -45,8 +45,8 @@ pub async fn ordering_join(db: &mut PgConnection, entrants: &[(&str, QueueEntry)
     Ok(())
 }
 
-/// Holds the keys until the transaction's end, and tells whose turn it is with each: the first
-/// entrant's where nobody was there.
+/// Locks the keys until the transaction's end, and returns the present turn of each: the first entrant's if the line
+/// was empty.
 async fn ordering_open(
     db: &mut PgConnection,
     entrants: &[(&str, QueueEntry)],
@@ -71,7 +71,7 @@ async fn ordering_open(
     Ok(turns.into_iter().map(|(tenant, key, delivery)| ((tenant, key), delivery)).collect())
 }
 
-/// The keys of those of these messages' deliveries that have one.
+/// Returns the keys of these messages' deliveries that have one.
 pub async fn ordering_key_find(
     db: &mut PgConnection,
     deliveries: &[(TenantId, DeliveryId)],
@@ -89,8 +89,8 @@ pub async fn ordering_key_find(
     Ok(rows.into_iter().map(|(delivery, key)| (delivery.into(), key)).collect())
 }
 
-/// Takes the turn from deliveries that have ended, and puts those who come next into the queue.
-/// What had no turn, or has no key, changes nothing.
+/// Takes the turn from deliveries that have ended, and puts the next ones into the queue. Deliveries without a turn or
+/// a key change nothing.
 pub async fn ordering_pass(db: &mut PgConnection, ended: &[(TenantId, DeliveryId)]) -> Result<()> {
     let tenants = || ended.iter().map(|(tenant, _)| tenant.uuid()).collect::<Vec<_>>();
     let deliveries = || ended.iter().map(|(_, delivery)| delivery.uuid()).collect::<Vec<_>>();
@@ -106,7 +106,7 @@ pub async fn ordering_pass(db: &mut PgConnection, ended: &[(TenantId, DeliveryId
     if held.is_empty() {
         return Ok(());
     }
-    // A statement of its own: it sees who joined until the keys were held.
+    // A statement of its own: it sees the deliveries that joined until the keys were locked.
     sqlx::query(
         "with turn as (
            select o.tenant_id, o.key, next.place, next.delivery_id, next.due_at, next.priority

@@ -1,4 +1,4 @@
-//! Pages of lists: so many rows, and so many bytes. What is listed may be large, and a page is held in memory.
+//! Pages of lists: a limited number of rows, and of bytes, because entries may be large and a page is held in memory.
 
 use std::pin::pin;
 
@@ -18,7 +18,7 @@ pub struct PageRows<T> {
     pub more: bool,
 }
 
-/// What a statement is limited to: one row more than a page, so that it is known whether others follow.
+/// Returns the limit of a statement: one row more than a page, so that it is known whether others follow.
 pub(super) const fn one_more(limit: u32) -> i64 {
     limit as i64 + 1
 }

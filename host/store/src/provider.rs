@@ -37,7 +37,7 @@ pub struct TenantQuarantine {
 pub struct StoredProvider {
     pub name: String,
     pub active_digest: Option<String>,
-    /// What a rollback returns to.
+    /// The digest that a rollback returns to.
     pub previous_digest: Option<String>,
     pub granted_hosts: Vec<String>,
     /// Grows with each change, so that other nodes see it.
@@ -94,7 +94,7 @@ impl TryFrom<ComponentRow> for StoredComponent {
     }
 }
 
-/// Keeps a component and makes its provider known; what is there already stays as it is.
+/// Stores a component and registers its provider; existing ones stay as they are.
 pub async fn component_insert(
     db: &mut PgConnection,
     digest: &str,
@@ -153,7 +153,7 @@ pub async fn component_delete(db: &mut PgConnection, digest: &str) -> Result<()>
     Ok(())
 }
 
-/// Forgets a provider whose components are gone.
+/// Deletes a provider whose components are gone.
 pub async fn provider_delete(db: &mut PgConnection, name: &str) -> Result<()> {
     sqlx::query("delete from provider where name = $1").bind(name).execute(db).await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! The queue: what is due later or was left behind, and its leases.
+//! The queue: deliveries that are due later or were left behind, and their leases.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -85,8 +85,8 @@ pub struct Claimed {
     pub priority: Priority,
 }
 
-/// Takes due deliveries out of the queue: of each lane the first ones, as many as its share says.
-/// They belong to nobody until [`lease_insert`] in the same transaction.
+/// Takes due deliveries out of the queue: of each lane the first ones, by its share. They have no owner until
+/// [`lease_insert`] in the same transaction.
 pub async fn queue_claim(db: &mut PgConnection, shares: &[Share]) -> Result<Vec<Claimed>> {
     let rows: Vec<(Uuid, Uuid, i16)> = sqlx::query_as(
         "delete from queue where ctid = any (array (
@@ -145,8 +145,8 @@ pub async fn queue_insert(db: &mut PgConnection, entries: &[QueueEntry]) -> Resu
     Ok(())
 }
 
-/// Takes one delivery out of its key's line or out of the queue, if it waits there; `due_at` is what
-/// it was put in with.
+/// Takes one delivery out of its key's line or out of the queue, if it waits there; `due_at` is the due time of its
+/// entry.
 pub async fn queue_remove(db: &mut PgConnection, entry: &QueueEntry) -> Result<bool> {
     // The line first: from there one goes into the queue, and not back.
     if ordering_leave(db, entry.tenant, entry.delivery).await? {
@@ -165,7 +165,7 @@ pub async fn queue_remove(db: &mut PgConnection, entry: &QueueEntry) -> Result<b
     Ok(done.rows_affected() > 0)
 }
 
-/// What waits in the queue with one priority.
+/// The waiting deliveries of one priority.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueueDepth {
     pub priority: Priority,
@@ -284,8 +284,8 @@ pub async fn lease_hold(db: &mut PgConnection, leases: &[(TenantId, Uuid)]) -> R
     Ok(HeldLease { leases: held.into_iter().map(|(lease, _)| lease).collect(), transaction })
 }
 
-/// Takes deliveries out of leases that go on without them: each of a tenant and a lease. Whoever
-/// recovers such a lease does not find them there.
+/// Takes deliveries out of leases that continue without them: each of a tenant and a lease. A recovery of such a lease
+/// does not find them there.
 pub async fn lease_release(db: &mut PgConnection, released: &[(TenantId, Uuid, DeliveryId)]) -> Result<()> {
     sqlx::query(
         "with released as (
@@ -340,7 +340,7 @@ pub struct Abandoned {
     pub attempts: u32,
     /// Workers that died while they held it, before this one.
     pub deaths: u32,
-    /// What the lost worker had committed to, if the provider can't recognise a repetition.
+    /// The lost worker's committed intent, if the provider cannot recognise a repetition.
     pub intent: Option<Intent>,
     /// Whether it has an ordering key.
     pub ordered: bool,
@@ -357,9 +357,9 @@ pub struct Intent {
     pub started_at: Timestamp,
 }
 
-/// Ends up to `limit` leases that ran out, and tells what they left without an outcome.
+/// Ends up to `limit` expired leases, and returns their deliveries without an outcome.
 ///
-/// Their deliveries belong to nobody until the caller requeues or ends them in this transaction.
+/// Their deliveries have no owner until the caller requeues or ends them in this transaction.
 pub async fn lease_recover(db: &mut PgConnection, limit: i64) -> Result<Vec<Abandoned>> {
     let rows = sqlx::query(
         "with dead as (

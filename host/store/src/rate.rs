@@ -29,14 +29,14 @@ pub struct RateGrant {
     pub turns: u32,
     /// When the first of them may be used; each other is a step later.
     pub first_micros: f64,
-    /// When the next turn that nobody has comes.
+    /// The time of the next free turn.
     pub next_micros: f64,
 }
 
 /// Takes turns for several connections, each once, in one statement; answers them in that order.
 ///
-/// A schedule moves on by a step for each turn. It lags behind the clock by no more than a burst
-/// (what was not used longer ago is lost), and runs ahead of it by no more than a moment.
+/// A schedule moves on by a step for each turn. It lags behind the clock by no more than a burst (turns unused for
+/// longer are lost), and runs ahead of it by no more than a moment.
 pub async fn rate_take(db: &mut PgConnection, wanted: &[RateRequest]) -> Result<Vec<RateGrant>> {
     let rows: Vec<(Uuid, Uuid, i32, f64, f64)> = sqlx::query_as(
         "with asked as (

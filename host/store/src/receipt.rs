@@ -25,14 +25,14 @@ pub struct ReceivedReceipt {
     pub received_at: Timestamp,
 }
 
-/// The delivery that a receipt is about, as it stands.
+/// The delivery of a receipt, with its state.
 #[derive(Debug, Clone)]
 pub struct ReceiptTarget {
     pub delivery: DeliveryId,
     pub message: MessageId,
     pub state: DeliveryState,
     pub priority: Priority,
-    /// Where it stands in the queue, if it does.
+    /// Its due time in the queue, if it is there.
     pub next_attempt_at: Option<Timestamp>,
     /// Whether it is about the last attempt that counts, as far as can be told.
     pub is_current: bool,
@@ -271,8 +271,8 @@ pub async fn pending_take(db: &mut PgConnection, received: &ReceivedReceipt) -> 
     Ok(done.rows_affected() > 0)
 }
 
-/// Puts the next look off: by a second, and by more the longer it has waited, up to ten minutes.
-/// What has waited for a day is dropped; tells whether it was.
+/// Postpones the next look: by a second, and by more the longer the receipt has waited, up to ten minutes. Drops a
+/// receipt that has waited for a day; returns whether it did.
 pub async fn pending_postpone(db: &mut PgConnection, received: &ReceivedReceipt) -> Result<bool> {
     let dropped: Option<bool> = sqlx::query_scalar(
         "with old as (

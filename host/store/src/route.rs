@@ -20,7 +20,7 @@ pub struct RouteRow {
     pub uid: Option<String>,
     pub channel: Channel,
     pub active_version: Option<i32>,
-    /// What a rollback returns to.
+    /// The version that a rollback returns to.
     pub previous_version: Option<i32>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -216,7 +216,7 @@ pub async fn route_active_list(db: &mut PgConnection, tenant: TenantId) -> Resul
         .collect()
 }
 
-/// Makes a version the active one, or none; what was active becomes what a rollback returns to.
+/// Makes a version the active one, or none; the previously active one becomes the target of a rollback.
 pub async fn route_activate(
     db: &mut PgConnection,
     tenant: TenantId,

@@ -1,4 +1,4 @@
-//! A tenant's declarative rules, and what each of them was.
+//! A tenant's declarative rules, with all versions.
 
 use jiff::Timestamp;
 use sqlx::{FromRow, PgConnection};
@@ -14,7 +14,7 @@ use angarium_domain::{
     rule::RuleSpec,
 };
 
-/// A rule as it stands.
+/// A rule with its state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredRule {
     pub id: RuleId,
@@ -34,7 +34,8 @@ fn stored((id, uid, version, spec, created_at, updated_at): Row) -> Result<Store
     Ok(StoredRule { id: id.into(), uid, version, spec, created_at, updated_at })
 }
 
-/// Tells the rules and the live scripts of a tenant, operators' too, from what they were; `None` where there are none.
+/// Returns a stamp of a tenant's rules and live scripts, operators' too, that changes with them; `None` if there are
+/// none.
 pub async fn rulebook_stamp(db: &mut PgConnection, tenant: TenantId) -> Result<Option<String>> {
     let stamp = sqlx::query_scalar(
         "select md5(string_agg(part, ',' order by part)) from (
@@ -88,7 +89,7 @@ pub async fn rule_changes(
     Ok(times.into_iter().map(|at| at.to_jiff()).collect())
 }
 
-/// The specifications of all rules as they stood then, as JSON; of what was deleted the audit tells when.
+/// Returns the specifications of all rules at a time, as JSON; the audit has the times of deletions.
 pub async fn rule_specs_at(db: &mut PgConnection, tenant: TenantId, at: Timestamp) -> Result<Vec<(RuleId, String)>> {
     let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as(
         "select rule_id, spec from (
@@ -144,7 +145,7 @@ pub async fn rule_put(db: &mut PgConnection, tenant: TenantId, rule: &StoredRule
     Ok(done.rows_affected() > 0)
 }
 
-/// The rules that are or were there whose ids end in one of these ways; each is of six bytes.
+/// Returns the present and former rules whose ids end in one of these ways; each is of six bytes.
 pub async fn rule_ids_ending(db: &mut PgConnection, tenant: TenantId, endings: &[&[u8]]) -> Result<Vec<RuleId>> {
     if endings.is_empty() {
         return Ok(Vec::new());
@@ -160,7 +161,7 @@ pub async fn rule_ids_ending(db: &mut PgConnection, tenant: TenantId, endings: &
     Ok(ids.into_iter().map(RuleId::from).collect())
 }
 
-/// What a rule was in a version.
+/// Returns a rule as it was in a version.
 pub async fn rule_version_get(
     db: &mut PgConnection,
     tenant: TenantId,

@@ -34,7 +34,7 @@ impl ScriptRow {
 }
 
 impl Store {
-    /// Records what became of a script or a rule at this message.
+    /// Records an event of a script or a rule at this message.
     pub async fn script_event(
         &self,
         tenant: TenantId,
@@ -49,11 +49,11 @@ impl Store {
     }
 }
 
-/// What operators' files are.
+/// The kind of an operators' file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ScriptKind {
     Script,
-    /// What scripts import.
+    /// A source that scripts import.
     Module,
 }
 
@@ -87,7 +87,8 @@ pub async fn script_live_list(db: &mut PgConnection, tenant: TenantId) -> Result
     Ok(rows)
 }
 
-/// What a tenant's scripts can import: sources by name, those for the tenant in place of those for all.
+/// Returns the modules that a tenant's scripts can import: sources by name, those for the tenant in place of those for
+/// all.
 pub async fn module_list(db: &mut PgConnection, tenant: TenantId) -> Result<BTreeMap<String, String>> {
     let rows: Vec<(String, String)> = sqlx::query_as(
         "select distinct on (name) name, source from operator_script
@@ -133,7 +134,7 @@ pub struct Importer {
     pub cases: Option<String>,
 }
 
-/// All of them: whoever changes a module breaks none.
+/// Returns all importers: a change of a module must break none.
 pub async fn script_importers(db: &mut PgConnection) -> Result<Vec<Importer>> {
     let rows = sqlx::query_as(
         "select t.name as tenant, s.name, s.source, s.cases from script s join tenant t on t.id = s.tenant_id
@@ -170,7 +171,7 @@ pub async fn script_count(db: &mut PgConnection, tenant: TenantId) -> Result<i64
     Ok(count.fetch_one(db).await?)
 }
 
-/// Of each script the version that stands: the live one, or the latest; by name, after `after`.
+/// Returns the standing version of each script: the live one, or the latest; by name, after `after`.
 pub async fn script_list(db: &mut PgConnection, tenant: TenantId, after: &str, limit: u32) -> Result<Vec<ScriptRow>> {
     let rows = sqlx::query_as(
         "select distinct on (name) name, version, source, cases, state, percentage, created_at from script
@@ -184,8 +185,8 @@ pub async fn script_list(db: &mut PgConnection, tenant: TenantId, after: &str, l
     Ok(rows)
 }
 
-/// The operators' scripts that a tenant's messages are asked about: those for the tenant in place of those for all, but
-/// for those in whose place a live one of its own stands.
+/// Returns the operators' scripts for a tenant's messages: those for the tenant in place of those for all, except those
+/// that a live one of its own replaces.
 pub async fn operator_script_in_service(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<ScriptRow>> {
     let rows = sqlx::query_as(
         "select distinct on (o.name) o.name, o.version, o.source, null::text as cases, 'live' as state,
@@ -316,8 +317,7 @@ pub async fn operator_script_list(db: &mut PgConnection) -> Result<Vec<OperatorS
     Ok(rows.into_iter().map(live).collect())
 }
 
-/// Nobody else changes operators' scripts until the transaction's end: two nodes that read the same folder store it
-/// once.
+/// Locks operators' scripts until the transaction's end: two nodes that read the same folder store it once.
 pub async fn operator_script_lock(db: &mut PgConnection) -> Result<()> {
     sqlx::query("select pg_advisory_xact_lock(hashtext('operator_script'))").execute(db).await?;
     Ok(())
@@ -351,7 +351,7 @@ pub async fn operator_script_retire(db: &mut PgConnection, kind: ScriptKind, sco
     Ok(())
 }
 
-/// Tells the operators' live scripts from what they were.
+/// Returns a stamp of the operators' live scripts that changes with them.
 pub async fn operator_script_stamp(db: &mut PgConnection) -> Result<Option<String>> {
     let stamp = sqlx::query_scalar(
         "select md5(string_agg(kind || ' ' || scope || '/' || name || ' ' || version, ',' order by kind, scope, name))

@@ -1,4 +1,4 @@
-//! Connections' secrets, encrypted. What opens them is in `sealing`.
+//! Connections' secrets, encrypted. `sealing` opens them.
 
 use jiff::Timestamp;
 use sqlx::PgConnection;
@@ -119,8 +119,8 @@ pub async fn secret_retire(
     Ok(())
 }
 
-/// Some secrets of any tenant that stand on another key than `key_id`, kept from changing until
-/// the transaction ends; what others keep is passed over.
+/// Returns some secrets of any tenant under another key than `key_id`, locked until the transaction ends; rows that
+/// others have locked are skipped.
 pub async fn secret_lock_of_other_keys(
     db: &mut PgConnection,
     key_id: &str,
@@ -178,7 +178,7 @@ pub struct SecretTally {
     pub closed: i64,
 }
 
-/// Counts the secrets of all tenants that are valid now; `keys` are those of this node.
+/// Counts the currently valid secrets of all tenants; `keys` are those of this node.
 pub async fn secret_tally(db: &mut PgConnection, keys: &[String]) -> Result<SecretTally> {
     let (all, closed) = sqlx::query_as(
         "select count(*), count(*) filter (where key_id <> all ($1))
@@ -190,7 +190,7 @@ pub async fn secret_tally(db: &mut PgConnection, keys: &[String]) -> Result<Secr
     Ok(SecretTally { all, closed })
 }
 
-/// Deletes what no overlap keeps any more.
+/// Deletes secrets whose overlap is over.
 pub async fn secret_delete_expired(db: &mut PgConnection, tenant: TenantId, connection: ConnectionId) -> Result<()> {
     sqlx::query("delete from secret where tenant_id = $1 and connection_id = $2 and valid_until <= now()")
         .bind(tenant.uuid())

@@ -86,7 +86,7 @@ pub const MOST_CONFIG: i64 = 32 << 20;
 /// Counts a change that may add to a tenant's configuration in service.
 ///
 /// # Errors
-/// [`StoreError::ConfigTooLarge`] when it comes to more than [`MOST_CONFIG`] now.
+/// [`StoreError::ConfigTooLarge`] if it exceeds [`MOST_CONFIG`] now.
 pub async fn tenant_config_grow(db: &mut PgConnection, tenant: TenantId) -> Result<()> {
     let bytes: i64 = sqlx::query_scalar(
         "select coalesce(sum(bytes), 0)::bigint from (
@@ -111,8 +111,8 @@ pub async fn tenant_config_grow(db: &mut PgConnection, tenant: TenantId) -> Resu
 }
 
 impl Store {
-    /// Announces a committed change of a tenant's configuration to all nodes. It stands outside
-    /// the transaction: a notification takes a lock that every commit of the database waits for.
+    /// Announces a committed change of a tenant's configuration to all nodes. It is outside the transaction: a
+    /// notification takes a lock that every commit of the database waits for.
     pub async fn announce_config(&self, tenant: TenantId) -> Result<()> {
         sqlx::query("select pg_notify($1, $2)")
             .bind(CONFIG_CHANNEL)

@@ -1,5 +1,5 @@
-//! What a request in flight costs in memory, and a request in CPU time:
-//! `cargo run --release --example transport_cost`.
+//! Measures the memory of a request in flight, and the CPU time of a request: `cargo run --release --example
+//! transport_cost`.
 //!
 //! The receiver is a process of its own (the same program), so that only the sender is measured.
 

@@ -1,8 +1,8 @@
 //! The memory for large contents that are being worked on: how many bytes of it this node uses at a
 //! time, and which tenant's turn is next. It counts and waits; it never reads or sends anything.
 //!
-//! A tenant may hold a multiple of what is free. A tenant that holds nothing always gets its turn, so
-//! that the largest content is worked on in the end, however much smaller ones come and go.
+//! A tenant may hold a multiple of the free bytes. A tenant that holds nothing always gets its turn, so that the
+//! largest content is processed in the end, however many smaller ones come.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use angarium_domain::ids::TenantId;
 
-/// A tenant may hold so many times what is left free: two thirds of the budget when it is alone.
+/// The factor of the free bytes that a tenant may hold: two thirds of the budget when it is alone.
 const SHARE: usize = 2;
 
 /// So many others may go before a tenant for which there are not enough bytes yet. Then they wait until it has got them.
@@ -45,7 +45,7 @@ struct State {
     tenants: HashMap<TenantId, Account>,
 }
 
-/// What one tenant holds and waits for.
+/// The bytes that one tenant holds and waits for.
 #[derive(Debug, Default)]
 struct Account {
     held: usize,
@@ -78,7 +78,8 @@ impl ByteBudget {
         Arc::new(Self { capacity, state: Mutex::default() })
     }
 
-    /// Waits until the tenant may hold so many more bytes. What exceeds the whole budget counts as the whole budget.
+    /// Waits until the tenant may hold this number of bytes more. A number above the whole budget counts as the whole
+    /// budget.
     pub async fn take(self: &Arc<Self>, tenant: TenantId, bytes: usize) -> BytePermit {
         let bytes = bytes.min(self.capacity);
         let (answer, answered) = oneshot::channel();
@@ -125,7 +126,7 @@ impl ByteBudget {
         self.hand_out(granted);
     }
 
-    /// Answers without the lock: a permit that nobody takes any more comes back at once.
+    /// Answers without the lock: a permit whose receiver is gone returns at once.
     fn hand_out(self: &Arc<Self>, granted: Vec<Granted>) {
         for Granted { tenant, request } in granted {
             let permit = BytePermit { budget: Arc::clone(self), tenant, bytes: request.bytes };
@@ -139,7 +140,7 @@ impl ByteBudget {
 }
 
 impl BytePermit {
-    /// How many bytes it stands for.
+    /// Returns the number of its bytes.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes
@@ -209,7 +210,7 @@ impl State {
                 self.overtake(&short);
                 return self.admit(tenant);
             }
-            // Others hold what it waits for; any other tenant waits for what it holds itself.
+            // Others hold the bytes that it waits for; any other tenant waits for its own.
             if account.held == 0 {
                 if request.overtaken >= OVERTAKEN {
                     return None;

@@ -1,5 +1,5 @@
-//! HTTP clients with a client certificate: one each, kept by the digest of certificate and key,
-//! so that only who holds the same key shares its connections.
+//! HTTP clients with a client certificate: one each, kept by the digest of certificate and key, so that only holders of
+//! the same key share its connections.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,4 @@
-//! Shows what a transmission would send, for dry runs. No secret's value is read: its place
-//! shows `***`.
+//! Shows a transmission for dry runs. No secret's value is read: its place shows `***`.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};

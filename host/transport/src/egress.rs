@@ -69,7 +69,7 @@ const DENIED_V4: &[(Ipv4Net, &str)] = &[
     (v4(240, 0, 0, 0, 4), "reserved"),
 ];
 
-/// Inside 2000::/3; whatever lies outside of it is denied as a whole.
+/// Denied networks inside 2000::/3; addresses outside of it are all denied.
 const DENIED_V6: &[(Ipv6Net, &str)] = &[
     (v6(0x2001, 0, 0, 23), "reserved for protocols (Teredo, ORCHID, benchmarks)"),
     (v6(0x2001, 0xdb8, 0, 32), "for documentation"),
@@ -84,7 +84,7 @@ pub fn is_public(address: IpAddr) -> bool {
     denial(address, &[]).is_none()
 }
 
-/// Why an address may not be called: what it is, or what an IPv4 address embedded in it is, as far as the
+/// Returns why an address may not be called, by its own network or by that of an embedded IPv4 address, as far as the
 /// operator's networks do not open it.
 ///
 /// An IPv6 network of the operator's opens the IPv6 address alone, an IPv4 network the embedded address alone:
@@ -106,8 +106,8 @@ fn denial_v4(address: Ipv4Addr) -> Option<&'static str> {
     DENIED_V4.iter().find(|(net, _)| net.contains(&address)).map(|(_, reason)| *reason)
 }
 
-/// What an IPv6 address is by itself, whatever is embedded in it. NAT64's well-known prefix is as public as the
-/// IPv4 address that it leads to.
+/// Returns why an IPv6 address itself is not public, apart from any embedded address. NAT64's well-known prefix is as
+/// public as the IPv4 address that it leads to.
 fn denial_v6(address: Ipv6Addr) -> Option<&'static str> {
     if embedded::NAT64.contains(&address) {
         return None;
@@ -176,8 +176,8 @@ impl Egress {
         Self { allow, resolver, lookup_lifetime: LOOKUP_LIFETIME, lookups: Mutex::default() }
     }
 
-    /// Parses a URL as the client will, and checks what can be checked without DNS: the scheme,
-    /// user names (which hide the real host from readers), and addresses in any notation.
+    /// Parses a URL as the client will, and makes the checks without DNS: the scheme, user names (which hide the real
+    /// host from readers), and addresses in any notation.
     ///
     /// # Errors
     /// When it is not an absolute http or https URL, or leads to a denied address.
@@ -216,7 +216,7 @@ impl Egress {
     /// When the name has no address, or one that is denied.
     pub async fn resolve(&self, name: &str) -> Result<Arc<[IpAddr]>, EgressRefusal> {
         let place = self.remembered(name);
-        // Whoever comes while a look-up runs waits for it instead of starting another.
+        // A caller that arrives while a look-up runs waits for it instead of starting another.
         let mut place = place.lock().await;
         if let Some((at, addresses)) = &*place
             && at.elapsed() < self.lookup_lifetime
@@ -291,8 +291,8 @@ fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
-/// The hosts that one provider's requests may go to for one connection: what the provider
-/// declares and the operator granted, both as patterns.
+/// The hosts of one provider's requests for one connection: those that the provider declares and the operator granted,
+/// both as patterns.
 #[derive(Debug, Clone, Copy)]
 pub struct HostGrant<'a> {
     /// Names the provider in errors.
@@ -311,8 +311,8 @@ impl HostGrant<'_> {
     /// Whether a host, as a parsed URL names it, may be called.
     ///
     /// # Errors
-    /// A sentence that names the host and the remedy. What is declared and not granted may be granted yet; what is not
-    /// declared never goes.
+    /// Returns a fault that names the host and the remedy. A declared host that is not granted may be granted yet; an
+    /// undeclared one never is.
     pub fn check(&self, host: &str) -> Result<(), Fault> {
         if !host_granted(self.declared, self.config, self.to, host) {
             let detail = format!(
@@ -332,8 +332,8 @@ impl HostGrant<'_> {
         Ok(())
     }
 
-    /// The command that grants a host: it replaces the whole list, so it repeats what is granted,
-    /// and takes patterns in the words of the descriptor.
+    /// Returns the command that grants a host: it replaces the whole list, so it repeats the present grants, and uses
+    /// the descriptor's patterns.
     fn remedy(&self, host: &str) -> String {
         let means = |pattern: &&String| pattern_means(pattern, self.config, self.to, host);
         let needed = self.declared.iter().find(means);
@@ -569,7 +569,7 @@ mod tests {
         let refused = |text: &str, networks: &[&str]| denial(text.parse().unwrap(), &allowing(networks)).is_some();
         // A mapped address is the IPv4 address, however it is written.
         assert!(!refused("::ffff:10.0.0.1", &["10.0.0.0/8"]));
-        // Any other form goes by a relay, with networks of its own behind it.
+        // Any other form leads to a relay, with its own networks behind it.
         for form in ["64:ff9b::10.0.0.1", "2002:a00:1::1", "2606:4700::5efe:10.0.0.1", "fd00::5efe:10.0.0.1"] {
             assert!(refused(form, &["10.0.0.0/8"]), "{form}");
             assert!(refused(form, &["::/0"]), "{form}: the address in it stays closed");

@@ -1,4 +1,4 @@
-//! What the fuzz targets reach of the transport. Not in a build for use.
+//! The access of the fuzz targets to the transport. It is not in a build for use.
 
 use super::{
     mime,

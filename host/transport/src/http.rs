@@ -1,6 +1,6 @@
-//! HTTP requests over pooled connections: one client for everybody, no redirects, no proxy from
-//! the environment, one deadline, capped answers. Once an answer's head is there, its status decides: a body that is
-//! too long, breaks off or does not come in time is cut, and the answer says so.
+//! HTTP requests over pooled connections: one shared client, no redirects, no proxy from the environment, one deadline,
+//! capped answers. Once an answer's head is there, its status decides: a body that is too long, breaks off or does not
+//! come in time is cut, and the answer says so.
 //!
 //! Credentials are applied here and appear in no error.
 
@@ -63,8 +63,8 @@ pub(super) const MAX_ANSWER_HEADERS: usize = 64 * 1024;
 pub(super) const MAX_ANSWER_HEADER_COUNT: usize = 1_000;
 const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(concat!("angarium/", env!("CARGO_PKG_VERSION")));
 
-/// What the host alone writes: a provider that set them could reach another virtual host than
-/// the one granted, or smuggle a second request.
+/// Headers that only the host writes: a provider that set them could reach another virtual host than the granted one,
+/// or smuggle a second request.
 const RESERVED_HEADERS: &[&str] = &[
     "host",
     "content-length",
@@ -212,7 +212,7 @@ impl HttpTransport {
             Auth::Signatures { header, separator, signatures } => {
                 let value = splice::signatures(signatures, separator, &draft.body, material)?;
                 let mut value = header_value(header, value.as_bytes())?;
-                // Who reads it in an attempt could send the same request again.
+                // A reader of an attempt with this value could send the same request again.
                 value.set_sensitive(true);
                 draft.headers.insert(header_name(header)?, value);
             }
@@ -299,7 +299,7 @@ pub(super) async fn send(
 /// An answer with the permit for its bytes, where it is long.
 pub(super) type HttpAnswer = (Reply, Option<BytePermit>);
 
-/// Whose answer is read, and what a long one takes its memory from.
+/// The tenant whose answer is read, and the memory for a long one.
 #[derive(Clone, Copy)]
 pub(super) struct AnswerRoom<'a> {
     pub(super) bytes: &'a Arc<ByteBudget>,
@@ -332,7 +332,7 @@ impl Draft {
 }
 
 impl Outgoing {
-    /// What no answer may show again.
+    /// Returns the values that no answer may repeat.
     fn credentials(&self) -> Vec<HeaderValue> {
         self.request.headers().values().filter(|value| value.is_sensitive()).cloned().collect()
     }
@@ -354,8 +354,7 @@ impl Outgoing {
     }
 }
 
-/// A body that notes when the client first looks at it: that is when it is about to write the
-/// request to a connection that stands.
+/// A body that notes when the client first reads it: it is then about to write the request to an open connection.
 #[derive(Clone)]
 pub(super) struct WatchedBody {
     bytes: Option<Bytes>,
@@ -421,12 +420,12 @@ impl AnswerBody {
     /// Reads to the end.
     ///
     /// # Errors
-    /// Why not all of it was read. What was read stays.
+    /// Reads the body; on failure returns the reason. The part that was read stays.
     async fn fill(&mut self, room: AnswerRoom<'_>) -> Result<(), String> {
         let length = self.incoming.size_hint().exact().and_then(|length| usize::try_from(length).ok());
         let expected = length.unwrap_or(MAX_ANSWER).min(MAX_ANSWER);
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut self.incoming).poll_frame(cx)).await {
-            // Anything else is trailers, which nobody asks for.
+            // Any other frame has trailers, which are not used.
             let Ok(mut chunk) = frame.map_err(|error| root_cause(&error))?.into_data() else { continue };
             let left = MAX_ANSWER - self.got.len();
             let too_long = chunk.len() > left;
@@ -490,7 +489,7 @@ fn answer_headers(headers: &HeaderMap) -> Vec<Kv> {
     headers.iter().map(|(name, value)| Kv { name: name.as_str().to_owned(), value: text(value) }).collect()
 }
 
-/// What went wrong before an answer's head was read.
+/// Returns the fault before an answer's head was read.
 fn fault(failure: PoolFailure, host: &str, begun: &AtomicBool) -> Fault {
     match failure {
         PoolFailure::Connect(error) => connect_fault(&*error, host),
@@ -528,7 +527,7 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
     chain(error).find_map(|error| error.downcast_ref::<E>())
 }
 
-/// An I/O error hides what it wraps from `source`.
+/// An I/O error hides its inner error from `source`.
 fn tls_inside_io(error: &(dyn Error + 'static)) -> bool {
     chain(error).filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref()).any(|inner| {
         inner.is::<rustls::Error>() || inner.downcast_ref::<io::Error>().is_some_and(|io| tls_inside_io(io))

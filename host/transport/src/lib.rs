@@ -1,9 +1,8 @@
-//! What leaves the gateway: it performs what a provider described, with the secrets that the
-//! provider only named, to the hosts that were granted, over pooled connections.
+//! The transport: it performs a provider's described request, with the secrets that the provider only named, to the
+//! granted hosts, over pooled connections.
 //!
-//! It decides nothing about a delivery: it answers what came back, or a [`Fault`] that says
-//! whether the other side may have received enough to act on. It stores nothing and logs nothing,
-//! and no secret is in what it answers.
+//! It decides nothing about a delivery: it returns the answer, or a [`Fault`] that says whether the other side may have
+//! received enough to act on. It stores nothing and logs nothing, and no secret is in its results.
 
 pub mod byte_budget;
 mod certificates;
@@ -55,7 +54,7 @@ pub struct TransportSettings {
     /// The name that SMTP's EHLO gives where a provider leaves it to the host; empty for
     /// `localhost`.
     pub ehlo_name: String,
-    /// What long answers take their memory from.
+    /// The memory for long answers.
     pub bytes: Arc<ByteBudget>,
     /// When the process stops: mails that were not handed over by then are broken off.
     pub stop: CancellationToken,
@@ -66,7 +65,7 @@ pub struct TransportSettings {
 #[error("{0}")]
 pub struct InvalidSettings(String);
 
-/// What goes with a transmission.
+/// The data that accompanies a transmission.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
     pub tenant: TenantId,
@@ -75,12 +74,12 @@ pub struct Call<'a> {
     pub grant: HostGrant<'a>,
     /// An HTTP request ends by then: connecting, sending and reading the answer. A mail has the times of its steps.
     pub deadline: Instant,
-    /// What must stand for a mail to be handed over after a long conversation; `None` where nobody else can have the
-    /// delivery.
+    /// The lease that must hold for a mail to be handed over after a long conversation; `None` if no other node can
+    /// have the delivery.
     pub hold: Option<&'a dyn Hold>,
     /// The wall clock, for signatures and assertions that carry a date.
     pub now: Timestamp,
-    /// What an HTTP request carries on as `traceparent` and `tracestate`; no signature covers it.
+    /// The `traceparent` and `tracestate` of an HTTP request; no signature covers them.
     pub trace: Option<&'a TraceContext>,
 }
 
@@ -107,7 +106,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// A transmission with what it refers to. All of it leaves memory as it is written to the other side.
+/// A transmission with its referenced data. All of it leaves memory as it is written to the other side.
 #[derive(Debug)]
 pub struct Parcel {
     pub transmission: Transmission,
@@ -149,8 +148,8 @@ impl Transport {
         Ok(Self { http, smtp: Smtp::new(egress, &roots, settings.ehlo_name, settings.stop) })
     }
 
-    /// Performs a transmission and answers what the other side said, whatever it said. It is gone once it is on its
-    /// way: ten thousand may wait for their answers at a time.
+    /// Performs a transmission and returns the other side's answer. The parcel is gone once it is on its way: ten
+    /// thousand may wait for their answers at a time.
     ///
     /// # Errors
     /// A [`Fault`] when there was no definite answer; `may_have_been_sent` is false only where

@@ -47,7 +47,8 @@ const RESERVED_HEADERS: &[&str] = &[
     "dkim-signature",
 ];
 
-/// What DKIM covers: what a reader sees of a mail, what says how its body is read, and what a client calls.
+/// The headers that DKIM covers: those that a reader sees, those that define how the body is read, and those that a
+/// client calls.
 const SIGNED_HEADERS: &[&str] = &[
     "From",
     "To",
@@ -114,8 +115,8 @@ fn signature(key: impl SigningKey, dkim: &Dkim, mail: &[u8]) -> Result<String, m
         .selector(dkim.selector.as_str())
         .headers(SIGNED_HEADERS.iter().chain(SIGNED_HEADERS).copied());
     let header = signer.sign(mail)?.to_header();
-    // A fold between the signature and the semicolon after it is legal, but some verifiers
-    // (dkimpy 1.1) leave it in what they hash.
+    // A fold between the signature and the semicolon after it is legal, but some verifiers (dkimpy 1.1) include it in
+    // their hash.
     Ok(match header.strip_suffix("\r\n\t;\r\n") {
         Some(unfolded) => format!("{unfolded};\r\n"),
         None => header,
@@ -225,7 +226,7 @@ fn address_of(mailbox: &Mailbox) -> Result<Address<'static>, Fault> {
     Ok(Address::new_address(name, self::mailbox(&mailbox.value)?))
 }
 
-/// A mail address as it stands in headers and in SMTP: the domain in ASCII (IDNA).
+/// Returns a mail address in the form of headers and SMTP: the domain in ASCII (IDNA).
 pub(super) fn mailbox(text: &str) -> Result<String, Fault> {
     let refused = || invalid(format!("`{}` is not a mail address", text.escape_debug()));
     let (local, domain) = text.rsplit_once('@').filter(|_| address::is_mailbox(text)).ok_or_else(refused)?;

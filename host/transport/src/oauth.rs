@@ -37,9 +37,9 @@ use angarium_domain::{
     transmission::{Auth, Fault, FaultKind, OAuth2Grant, Reply},
 };
 
-/// A token is fetched anew this long before it expires.
+/// The time before its expiry at which a token is fetched again.
 const MARGIN: Duration = Duration::from_secs(60);
-/// How long a token lasts whose answer does not say.
+/// The lifetime of a token whose answer states none.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
 /// The most tokens that are kept; with one more, all are forgotten.
 const CAPACITY: usize = 10_000;
@@ -119,7 +119,7 @@ impl TokenRequest {
         Ok(TokenForm { body: Zeroizing::new(form.finish()), authorization })
     }
 
-    /// RFC 7523: a JWT, signed with RS256, that stands for the service account.
+    /// RFC 7523: a JWT, signed with RS256, that represents the service account.
     fn assertion(&self, account: &str, call: &Call<'_>) -> Result<Zeroizing<String>, Fault> {
         let unusable =
             |reason: &str| invalid(format!("the secret `{}` is no service account: {reason}", self.credential));
@@ -148,14 +148,14 @@ impl TokenRequest {
     }
 }
 
-/// What the token endpoint is sent.
+/// The form for the token endpoint.
 struct TokenForm {
     body: Zeroizing<String>,
     /// Where the grant authenticates by a header.
     authorization: Option<Zeroizing<Vec<u8>>>,
 }
 
-/// What Google's JSON holds of a service account.
+/// The part of Google's JSON that describes a service account.
 #[derive(Deserialize)]
 struct ServiceAccount {
     client_email: String,
@@ -177,7 +177,7 @@ struct Token {
     expires: Instant,
 }
 
-/// Whoever comes while a token is fetched waits for it.
+/// A caller that arrives while a token is fetched waits for it.
 type Place = Arc<tokio::sync::Mutex<Option<Token>>>;
 
 /// The tokens in use.
@@ -227,7 +227,7 @@ impl Tokens {
     }
 }
 
-/// Asks the token endpoint. Whatever goes wrong, the delivery itself was not sent.
+/// Asks the token endpoint. After any failure, the delivery itself was not sent.
 async fn fetch(
     request: &TokenRequest,
     client: &PooledClient,

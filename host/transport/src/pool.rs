@@ -1,9 +1,8 @@
 //! Kept connections, and requests over them.
 //!
-//! A request that waits for its answer holds hyper's end of its connection and nothing else, since
-//! ten thousand may wait at a time. The pool decides nothing about an answer, and never repeats a
-//! request of which a byte may have left, unless the other side says that it has processed none of it: HTTP/2 can
-//! (RFC 9113, 8.7).
+//! A request that waits for its answer holds only hyper's end of its connection, because ten thousand may wait at a
+//! time. The pool decides nothing about an answer, and never repeats a request of which a byte may have left, unless
+//! the other side says that it has processed none of it: HTTP/2 can (RFC 9113, 8.7).
 
 use std::{
     collections::HashMap,
@@ -38,7 +37,7 @@ static WAITING: AtomicUsize = AtomicUsize::new(0);
 /// Connections by HTTP/2 that were ever opened.
 static OPENED: AtomicUsize = AtomicUsize::new(0);
 
-/// How long a connection is kept that nobody uses.
+/// The time for which an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept for each host.
 const IDLE_PER_HOST: usize = 1024;
@@ -63,7 +62,7 @@ struct Pool {
     swept: AtomicBool,
 }
 
-/// Scheme, host and port: who shares a connection.
+/// Scheme, host and port: requests with the same ones share connections.
 type Origin = (Option<Scheme>, Option<Authority>);
 
 /// The connections of one origin.
@@ -71,9 +70,9 @@ type Origin = (Option<Scheme>, Option<Authority>);
 struct Kept {
     /// HTTP/1.1: the last that was used is the first that is taken.
     idle: Vec<(Instant, Http1)>,
-    /// HTTP/2: one for everybody.
+    /// HTTP/2: one shared connection.
     shared: Option<(Instant, Http2)>,
-    /// The other side asked for HTTP/1.1 in place of HTTP/2. It is asked anew once no connection is left.
+    /// The other side asked for HTTP/1.1 in place of HTTP/2. HTTP/2 is tried again once no connection is left.
     http1: bool,
 }
 
@@ -90,8 +89,8 @@ struct Http2 {
     number: usize,
 }
 
-/// One end of an HTTP/1.1 connection. hyper goes on writing a request that was given up for as long as the other side
-/// keeps it waiting: with this end, such a connection and what it has still to write go too.
+/// One end of an HTTP/1.1 connection. hyper continues to write a dropped request for as long as the other side delays
+/// it: dropping this end also closes such a connection with its unwritten data.
 struct Http1 {
     sender: http1::SendRequest<WatchedBody>,
     connection: AbortHandle,
@@ -197,8 +196,8 @@ impl PooledClient {
     }
 }
 
-/// The reason, where the other side says that it has processed nothing of the request: REFUSED_STREAM, HTTP_1_1_REQUIRED,
-/// or a GOAWAY whose last stream comes before this one. What this end finds wrong is none.
+/// Returns the reason if the other side says that it has processed nothing of the request: REFUSED_STREAM,
+/// HTTP_1_1_REQUIRED, or a GOAWAY whose last stream comes before this one. A fault that this end finds is none.
 fn refusal(error: &hyper::Error) -> Option<h2::Reason> {
     let found = std::iter::successors(error.source(), |error| (*error).source())
         .find_map(|error| error.downcast_ref::<h2::Error>())?;
@@ -221,7 +220,7 @@ impl InUse {
         }
     }
 
-    /// Has nobody else given this connection, should it be shared, nor another of its kind where the other side wants
+    /// Gives this connection to no other request, if it is shared, and no other of its kind if the other side wants
     /// HTTP/1.1.
     fn forget(&self, reason: h2::Reason) {
         let Line::Http2(line) = &self.line else { return };
@@ -255,7 +254,7 @@ impl Line {
         }
     }
 
-    /// What is sent again where the other side refuses the request unread, which HTTP/1.1 can't.
+    /// Returns a copy of the request to send again if the other side refuses it unread, which HTTP/1.1 cannot.
     fn copy_of(&self, request: &Request<WatchedBody>) -> Option<Box<Request<WatchedBody>>> {
         let may_be_refused = matches!(self, Self::Http2(_));
         let is_short = request.body().size_hint().upper().is_some_and(|size| size <= REPEATABLE);
@@ -299,7 +298,8 @@ impl Pool {
             return self.open_http2(origin, wire).await.map_err(PoolFailure::Exchange);
         }
         let (sender, connection) = http1_builder().handshake(wire).await.map_err(PoolFailure::Exchange)?;
-        // What ends a connection is told to the request that is on it. As a block of its own it would be held twice.
+        // The request on a connection gets the cause of the connection's end. As a block of its own it would be held
+        // twice.
         let open = Counted::new(&OPEN);
         let connection = tokio::spawn(connection.map(move |_| drop(open))).abort_handle();
         Ok(Line::Http1(Http1 { sender, connection }))
@@ -320,12 +320,12 @@ impl Pool {
         let kept = kept.entry(origin.clone()).or_default();
         kept.forget_the_stale();
         let line = Http2 { sender, number: OPENED.fetch_add(1, Ordering::Relaxed) };
-        // Whoever came first has the one that stays.
+        // The first connection stays.
         let (_, shared) = kept.shared.get_or_insert((Instant::now(), line));
         Ok(Line::Http2(shared.clone()))
     }
 
-    /// Starts the task that closes what nobody uses, once; it ends with the pool.
+    /// Starts the task that closes unused connections, once; it ends with the pool.
     fn sweep(self: &Arc<Self>) {
         if self.swept.swap(true, Ordering::Relaxed) {
             return;
@@ -356,8 +356,8 @@ fn limit_interim_answers(request: &mut Request<WatchedBody>, connection: AbortHa
     });
 }
 
-/// Servers in the field write heads that RFC 9112 does not allow; the status decides all the same, so what can be read of
-/// such a head is.
+/// Servers in the field write heads that RFC 9112 does not allow; the status still decides, so the readable parts of
+/// such a head are used.
 fn http1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
@@ -370,7 +370,7 @@ fn http1_builder() -> http1::Builder {
 }
 
 impl Kept {
-    /// Forgets what is closed or was not used for long. The longest idle come first.
+    /// Removes closed and long unused connections. The longest idle come first.
     fn forget_the_stale(&mut self) {
         let stale =
             self.idle.iter().take_while(|(since, line)| since.elapsed() > IDLE_TIMEOUT || line.sender.is_closed());

@@ -1,5 +1,5 @@
-//! Removes secrets from answers: a server that echoes what it was sent must not put a credential
-//! into a plugin's memory, an attempt or a log.
+//! Removes secrets from answers: a server that echoes its request must not put a credential into a plugin's memory, an
+//! attempt or a log.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ const LARGE: usize = 64 << 10;
 /// The answer without the connection's secrets, nor the credentials and signatures that were sent.
 pub(super) async fn scrubbed(reply: Reply, secrets: &Secrets, sent: &[impl AsRef<[u8]>]) -> Reply {
     let sent = Redactor::of(sent.iter().flat_map(|value| parts(value.as_ref())));
-    // What was made of a secret goes first, since it holds the secret.
+    // A value derived from a secret is replaced first, because it contains the secret.
     let redactors: Vec<Arc<Redactor>> =
         [Arc::new(sent), Arc::clone(secrets.redactor())].into_iter().filter(|it| !it.is_empty()).collect();
     if redactors.is_empty() {
@@ -60,7 +60,7 @@ fn clean(reply: Reply, redactors: &[Arc<Redactor>]) -> Reply {
     }
 }
 
-/// What follows a header's scheme, and the long parts of a list in it: `v1,…`, `Signature=…`.
+/// Returns the text after a header's scheme, and the long parts of a list in it: `v1,…`, `Signature=…`.
 fn parts(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let credential = value.rsplit(|byte| *byte == b' ').next();
     let listed = value.split(|byte| b" ,;".contains(byte)).flat_map(|part| {

@@ -39,7 +39,7 @@ impl Secret {
         Self(Zeroizing::new(value.into()))
     }
 
-    /// The bytes, for the one who applies them.
+    /// Returns the bytes, for applying them.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -120,7 +120,7 @@ pub enum SealingError {
 pub struct Keyring {
     current: String,
     keys: HashMap<String, LessSafeKey>,
-    /// What keys for other purposes are derived from: the current key's, by HKDF (RFC 5869).
+    /// The root of keys for other purposes: derived from the current key by HKDF (RFC 5869).
     root: Prk,
 }
 
@@ -209,8 +209,8 @@ impl Keyring {
         Ok(Secret(value))
     }
 
-    /// Wraps the data key anew with the current key: what a rotation does to each row, while
-    /// others read it. `None` when the row stands on the current key already.
+    /// Wraps the data key with the current key: a rotation does this to each row, while others read it. `None` if the
+    /// row already uses the current key.
     ///
     /// # Errors
     /// When its key is unknown, or the row was changed.

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::splice::percent_encode;
 
-/// Whose signature, and for what.
+/// The identity and the scope of a signature.
 pub(super) struct Signer<'a> {
     pub(super) access_key: &'a str,
     pub(super) secret_key: &'a str,

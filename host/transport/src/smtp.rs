@@ -1,13 +1,13 @@
 //! Mail submission (RFC 5321, RFC 6409) over pooled connections.
 //!
-//! The server commits to a mail only after the line that ends its data. That line is sent on its own, after everything else
-//! has left: a fault before it is `not sent`, one after it is unknown. Only the reply to it accepts a mail, and only 354 lets
-//! data follow. A server whose replies do not follow the commands is left at once.
+//! The server commits to a mail only after the line that ends its data. That line is sent separately, after everything
+//! else has left: a fault before it is `not sent`, one after it is unknown. Only the reply to it accepts a mail, and
+//! only 354 lets data follow. The session ends at once if a server's replies do not follow the commands.
 //!
-//! Where a server refuses some recipients: if one of the `To` header is refused, the transaction is reset, nothing is sent,
-//! and the refusal is the answer, so that a retry or a fallback sends nothing twice. If only others are refused (copies,
-//! hidden or not), the mail goes to the rest, and the answer says of each recipient what the server said: the caller tries
-//! those again that were refused for now (RFC 5321, 4.5.4.1), in an attempt of their own.
+//! If a server refuses some recipients: when one of the `To` header is refused, the transaction is reset, nothing is
+//! sent, and the refusal is the answer, so that a retry or a fallback sends nothing twice. When only others are refused
+//! (copies, hidden or not), the mail goes to the rest, and the answer has the server's reply for each recipient: the
+//! caller repeats those that were refused for now (RFC 5321, 4.5.4.1), in a separate attempt.
 //!
 //! A mail has the time of each step (RFC 5321, 4.5.3.2) in place of the call's deadline. Its data is gone while it waits for
 //! the last reply.
@@ -53,8 +53,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that all steps of a submission may take together.
 const LONGEST_SUBMISSION: Duration = Duration::from_secs(3600);
 
-/// What makes two submissions share a connection. The password's digest stands for it, so that
-/// only who knows the same password shares.
+/// The properties by which two submissions share a connection. The password's digest is one, so that only submissions
+/// with the same password share it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Server {
     host: Host<String>,
@@ -253,8 +253,8 @@ impl Smtp {
         }
     }
 
-    /// Opens a session as the connection asks for it. Where any TLS will do, none does too: a server whose TLS fails is
-    /// asked once more without it.
+    /// Opens a session by the connection's settings. With opportunistic TLS, a server whose TLS fails is asked once
+    /// more without it.
     async fn connect(
         &self,
         server: &Server,

@@ -54,7 +54,7 @@ impl Secrets {
         self.names().chain(self.closed.iter().map(String::as_str))
     }
 
-    /// What hides every value of every secret.
+    /// Returns the redactor of every value of every secret.
     #[must_use]
     pub fn redactor(&self) -> &Arc<Redactor> {
         let values = || self.named.iter().flat_map(|(_, values)| values).map(Secret::expose);
@@ -101,7 +101,7 @@ impl FromIterator<(String, Vec<Secret>)> for Secrets {
     }
 }
 
-/// What segments refer to.
+/// The data that segments refer to.
 #[derive(Clone, Copy)]
 pub(super) struct Material<'a> {
     pub(super) secrets: &'a Secrets,
@@ -195,7 +195,7 @@ fn ed25519(name: &str, key: &[u8]) -> Result<Ed25519KeyPair, Fault> {
     pair.map_err(|_| invalid(format!("the secret `{name}` is not an Ed25519 key")))
 }
 
-/// The bytes of a key that stands in a secret; `None` where it is not in that form.
+/// Returns the bytes of a key in a secret; `None` if it is not in that form.
 #[must_use]
 pub fn key_bytes(format: KeyFormat, secret: &Secret) -> Option<Zeroizing<Vec<u8>>> {
     let text = secret.expose();

@@ -1,4 +1,4 @@
-//! Whom the gateway trusts: Mozilla's roots, and the operator's own.
+//! The trusted certificate authorities: Mozilla's roots, and the operator's own.
 
 use std::sync::Arc;
 
@@ -77,7 +77,7 @@ fn versions(provider: Arc<CryptoProvider>) -> ConfigBuilder<ClientConfig, WantsV
         .expect("ring supports TLS 1.2 and 1.3")
 }
 
-/// Takes any certificate; who has it must have its key.
+/// Takes any certificate; its sender must have its key.
 #[derive(Debug)]
 struct AnyCertificate(WebPkiSupportedAlgorithms);
 

@@ -1,4 +1,4 @@
-//! What a server's reply means, by its code (RFC 5321, 4.2) and its enhanced code (RFC 3463).
+//! The meaning of a server's reply, by its code (RFC 5321, 4.2) and its enhanced code (RFC 3463).
 
 use angarium_provider::{Disposition, Outcome, SmtpReply, code};
 

@@ -34,7 +34,7 @@ fn check(header: &Kv) -> Result<(), Outcome> {
     check_no_control(&header.value, &field)
 }
 
-/// What the gateway writes itself, what servers on the way write, and what frames the MIME form.
+/// Whether the gateway writes this header itself, or servers on the way do, or it frames the MIME form.
 fn is_structured(name: &str) -> bool {
     const STRUCTURED: [&str; 17] = [
         "from",

@@ -1,4 +1,4 @@
-//! What is handed to the server.
+//! The submission that is handed to the server.
 
 use std::fmt::Write as _;
 
@@ -54,8 +54,8 @@ fn sender(config: &Config, delivery: &Delivery) -> Result<Address, Outcome> {
     Ok(sender)
 }
 
-/// Whom failures are reported to: as the message says, else the connection, else the sender. `<>` is nobody: what
-/// answers or notifies by itself must not be answered (RFC 5321, 4.5.5; RFC 3834, 3).
+/// The address for failure reports: the message's, else the connection's, else the sender. `<>` is no address:
+/// automatic answers and notices must not be answered (RFC 5321, 4.5.5; RFC 3834, 3).
 fn return_path(config: &Config, delivery: &Delivery, sender: &Address) -> Result<String, Outcome> {
     let path = match (delivery.param("return_path"), config.return_path.as_deref()) {
         (Some(NOBODY), _) | (None, Some(NOBODY)) => return Ok(String::new()),

@@ -1,4 +1,4 @@
-//! What a service says later: the request that came in, and what is told of it.
+//! Callbacks: a service's later reports, from the request to the events.
 
 use serde::de::DeserializeOwned;
 
@@ -90,7 +90,7 @@ impl Callback {
         self
     }
 
-    /// What the service is answered.
+    /// Sets the answer to the service.
     #[must_use]
     pub fn reply(mut self, status: u16, content_type: &str, body: impl Into<String>) -> Self {
         self.reply = Reply { status, content_type: content_type.into(), body: body.into() };
@@ -137,7 +137,7 @@ impl Event {
         self
     }
 
-    /// The service's id of what it took.
+    /// The service's id of the message.
     #[must_use]
     pub fn external_id(mut self, id: impl Into<String>) -> Self {
         self.external_id = Some(id.into());
@@ -159,7 +159,7 @@ impl Event {
         self
     }
 
-    /// What else is worth keeping: an object.
+    /// Adds further data worth keeping: an object.
     #[must_use]
     pub fn detail(mut self, detail: &serde_json::Value) -> Self {
         self.detail = detail.to_string();

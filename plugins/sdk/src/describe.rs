@@ -49,9 +49,9 @@ impl Descriptor {
         self.with_ext(|ext| ext["secrets"][name] = json!({ "type": "string", "pattern": pattern }))
     }
 
-    /// JSON Schema (2020-12, of the type `object`) of what the provider takes of messages by this channel. What no
-    /// candidate takes is refused when a message is sent, before it is accepted; `refusal` beside a keyword is what the
-    /// sender is told. A text that is no JSON is refused with the component.
+    /// Sets the JSON Schema (2020-12, of the type `object`) of messages by this channel. A message that satisfies no
+    /// candidate's schema is refused before it is accepted; `refusal` beside a keyword is the error text. A schema that
+    /// is no JSON is refused with the component.
     #[must_use]
     pub fn content_schema(self, channel: &str, schema: &str) -> Self {
         let schema = serde_json::from_str(schema).unwrap_or(Value::Null);
@@ -84,7 +84,7 @@ impl Descriptor {
         self
     }
 
-    /// What one delivery costs where answers don't say it; see the contract's `cost-model`.
+    /// Sets the cost of one delivery if answers do not state it; see the contract's `cost-model`.
     #[must_use]
     pub fn cost_model(mut self, model: impl ToString) -> Self {
         self.cost_model = model.to_string();

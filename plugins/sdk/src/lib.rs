@@ -27,7 +27,7 @@ mod outcome;
 mod request;
 pub mod vectors;
 
-/// What an address looks like, as the gateway has it.
+/// The syntax of addresses, as in the gateway.
 pub use angarium_address as address;
 pub use bindings::plugin as contract;
 pub use bindings::plugin::{

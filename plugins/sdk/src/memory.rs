@@ -1,7 +1,6 @@
-//! The guest's allocator. An instance lives for one call, so the first mebibyte comes from memory
-//! that the component is born with, one allocation after the other: growing a memory costs the
-//! host two changes of its page tables, and giving blocks back costs code. What a call needs
-//! beyond that comes from the standard allocator.
+//! The guest's allocator. An instance lives for one call, so the first mebibyte comes from the component's initial
+//! memory, one allocation after the other: growing a memory costs the host two changes of its page tables, and
+//! returning blocks costs code. Further memory of a call comes from the standard allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, UnsafeCell};

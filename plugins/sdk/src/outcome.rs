@@ -88,7 +88,7 @@ impl Outcome {
         self
     }
 
-    /// What it cost, in millionths of the currency's unit.
+    /// Sets the cost, in millionths of the currency's unit.
     #[must_use]
     pub fn cost(mut self, micros: f64, currency: impl Into<String>) -> Self {
         self.cost = Some(Cost { micros, currency: currency.into() });
@@ -111,9 +111,9 @@ impl From<Outcome> for Step {
 }
 
 impl Outcome {
-    /// What an HTTP status means where a provider says nothing more: 2xx is accepted; 429 is
-    /// throttled; 401 is refused credentials; 408, 425 and 5xx are worth another try; 410 is gone;
-    /// anything else, a redirect among it, is final. `Retry-After` is honoured.
+    /// Returns the default meaning of an HTTP status: 2xx is accepted; 429 is throttled; 401 is refused credentials;
+    /// 408, 425 and 5xx are worth another try; 410 is gone; any other, also a redirect, is final. `Retry-After` is
+    /// honoured.
     ///
     /// 403 says that this request is not allowed, which is the recipient's or the sender's matter more often than the
     /// credentials': a provider whose service answers bad credentials with it says so itself.

@@ -1,4 +1,4 @@
-//! What the guide shows is the example, and the example passes the vectors that the guide shows.
+//! The guide's example is the SDK's example, and the example passes the vectors that the guide shows.
 
 #[path = "../examples/minimal.rs"]
 mod minimal;

@@ -1,4 +1,4 @@
-//! What Twilio's answer means.
+//! The meaning of Twilio's answer.
 
 use angarium_provider::{Context, Cost, HttpResponse, Outcome, Reply, code};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ const MAX_MESSAGE: usize = 300;
 /// No message costs more, in any currency.
 const MAX_PRICE: f64 = 1e6;
 
-/// What is read of a message that was created.
+/// The fields that are read of a created message.
 #[derive(Deserialize)]
 struct Created {
     sid: String,
@@ -24,7 +24,7 @@ struct Created {
     error_message: Option<String>,
 }
 
-/// What is read of a refusal.
+/// The fields that are read of a refusal.
 #[derive(Deserialize)]
 struct Refused {
     code: u32,

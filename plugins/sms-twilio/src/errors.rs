@@ -15,7 +15,8 @@ pub fn unified(error: u32) -> &'static str {
     meaning(error).map_or(code::REJECTED, |(_, unified)| unified)
 }
 
-/// Whatever hangs on the account is an `auth_failed`: no message of this connection will pass.
+/// Returns the meaning of an error. An error of the account is an `auth_failed`: no message of this connection will
+/// pass.
 fn meaning(error: u32) -> Option<(Disposition, &'static str)> {
     Some(match error {
         // Wrong credentials; access denied; test credentials.

@@ -1,4 +1,4 @@
-//! What Twilio reports of a message: its status callbacks, and their signature.
+//! Twilio's reports about a message: its status callbacks, and their signature.
 //!
 //! The signature is over the URL as Twilio knows it and the form's fields, sorted; the port may or
 //! may not be in it, so both are tried. Twilio adds fields without notice: all of them are signed,
@@ -18,7 +18,7 @@ const SIGNATURE: &str = "x-twilio-signature";
 /// Says where another algorithm than HMAC-SHA1 was used.
 const SETTINGS: &str = "x-twilio-webhooks-signature-settings";
 
-/// What a service of Twilio's expects for a message that came in: no answer.
+/// The answer that Twilio expects for an incoming message: none.
 const NO_ANSWER: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response/>";
 
 type Form = Vec<(String, String)>;

@@ -1,4 +1,4 @@
-//! What an endpoint's answer means.
+//! The meaning of an endpoint's answer.
 
 use angarium_provider::{Context, HttpResponse, Outcome, Reply, code};
 

@@ -161,7 +161,7 @@ fn header_fault(name: &str, value: &str) -> Option<&'static str> {
     value.chars().any(|c| c.is_control() && c != '\t').then_some("has a control character in its value")
 }
 
-/// What says who we are, how the body is framed, or what the signature covers.
+/// Whether the header names the sender, frames the body, or is covered by the signature.
 fn is_reserved(name: &str) -> bool {
     const RESERVED: [&str; 10] = [
         "host",

@@ -1,4 +1,5 @@
-//! What a component may answer, say of itself and report: what passes holds what the rest of the gateway relies on.
+//! A component's answer, descriptor and reports: every accepted one satisfies the assumptions of the rest of the
+//! gateway.
 #![no_main]
 
 use angarium::{

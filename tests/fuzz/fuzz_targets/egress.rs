@@ -14,7 +14,7 @@ fuzz_target!(|text: &str| {
     let address: Option<IpAddr> = match url.host() {
         Some(Host::Ipv4(address)) => Some(address.into()),
         Some(Host::Ipv6(address)) => Some(address.into()),
-        // What a resolver would still read as an address is none of a name's forms.
+        // A name must not have a form that a resolver would still read as an address.
         Some(Host::Domain(name)) => name.trim_end_matches('.').parse().ok(),
         None => panic!("{url} has no host"),
     };

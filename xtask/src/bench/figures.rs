@@ -1,11 +1,11 @@
-//! What was measured, beside what it should be.
+//! The measured figures, beside their targets.
 
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 
 use crate::progress::note;
 
-/// What a figure should be.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug)]
 pub enum Target {
     AtLeast(f64),

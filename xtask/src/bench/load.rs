@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::http::Client;
 
-/// What came of it.
+/// The results.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
     /// Answered 2xx.
@@ -32,7 +32,7 @@ impl Tally {
     }
 }
 
-/// What is sent: each connection goes round by itself, and each begins at another place.
+/// The requests to send: each connection repeats them by itself, and each begins at another place.
 #[derive(Clone)]
 pub struct Requests(Arc<[Vec<u8>]>);
 

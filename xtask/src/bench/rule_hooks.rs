@@ -1,5 +1,5 @@
-//! What a tenant's rules and scripts cost end to end, beside a tenant without any; and what a change of them under load
-//! does to latency.
+//! The end-to-end cost of a tenant's rules and scripts, beside a tenant without any; and the effect of a change under
+//! load on latency.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -185,7 +185,7 @@ async fn reloads(
     Ok(())
 }
 
-/// What is measured while a rule or a script changes each [`PAUSE`].
+/// Measures while a rule or a script changes each [`PAUSE`].
 async fn amid_changes(
     scripted: &Api,
     changes: &mut u32,

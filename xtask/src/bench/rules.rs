@@ -1,5 +1,5 @@
-//! What declarative rules cost a message: decisions a second on one core, and how that falls with
-//! the number of rules; and the same of a script.
+//! The cost of declarative rules for a message: decisions a second on one core, and their decline with the number of
+//! rules; and the same of a script.
 
 use std::process::{Command, Stdio};
 

@@ -80,7 +80,7 @@ fn stop(nodes: Vec<Gateway>) -> Result<()> {
     nodes.into_iter().try_for_each(Gateway::stop)
 }
 
-/// What the killed node held is settled once nothing waits and nobody holds anything.
+/// Waits until the killed node's deliveries are settled: nothing waits and no lease is held.
 async fn until_all_is_settled(stage: &Stage) -> Result<Duration> {
     let began = Instant::now();
     let open = "select (select count(*) from queue) + (select count(*) from lease)";

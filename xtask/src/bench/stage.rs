@@ -1,4 +1,4 @@
-//! What every measurement stands on: a durable cluster, a migrated template, gateways with one tenant.
+//! The fixtures of every measurement: a durable cluster, a migrated template, gateways with one tenant.
 
 use std::net::TcpListener;
 use std::path::PathBuf;

@@ -102,7 +102,7 @@ impl Costs {
         }
     }
 
-    /// What so many messages took since.
+    /// Returns the resources that this number of messages used since.
     pub fn since(&self, before: &Self, messages: u64) -> Spent {
         let plugin = self.plugin.zip(before.plugin).filter(|((_, count), (_, fewer))| count > fewer);
         Spent {
@@ -138,7 +138,7 @@ impl Spent {
         }
     }
 
-    /// What each message took, as figures whose names begin like this.
+    /// Reports the resources for each message, as figures whose names begin with `prefix`.
     pub fn report(&self, prefix: &str, figures: &mut Figures) {
         let shares = [
             ("gateway_cpu_us_per_message", self.gateway),

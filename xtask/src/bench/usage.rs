@@ -1,4 +1,4 @@
-//! What the processes used: CPU and memory, from /proc (Linux; elsewhere the figures are left out).
+//! The resources that processes used: CPU and memory, from /proc (Linux; elsewhere the figures are left out).
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the demo sends, and how each message should end.
+//! The demo's messages, and their expected ends.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ impl Receivers {
     }
 }
 
-/// What an attempt of the message should show.
+/// The expected result of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Expected {
     Direct,
@@ -60,7 +60,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What is wrong with it, if anything.
+    /// Returns its fault, if there is one.
     pub fn complaint(&self) -> Option<String> {
         let title = self.title;
         if self.state != "sent" && self.state != "delivered" {

@@ -13,7 +13,7 @@ use super::{LONGEST_HEAD, head_end, header};
 
 const LARGEST_BODY: usize = 32 * 1024 * 1024;
 
-/// What arrived.
+/// A request that arrived.
 #[derive(Debug)]
 pub struct Request<'a> {
     pub method: &'a str,
@@ -30,7 +30,7 @@ impl Request<'_> {
     }
 }
 
-/// What to answer, and when.
+/// The answer, and its delay.
 #[derive(Clone, Debug)]
 pub struct Reply {
     status: u16,

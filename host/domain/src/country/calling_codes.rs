@@ -1,6 +1,5 @@
-//! Which country a telephone number's first digits belong to: the codes that ITU-T E.164 assigns,
-//! the area codes by which the countries of code 1 are told apart, and the ranges by which a
-//! territory is told from the country whose code it shares.
+//! The country of a telephone number's first digits: the codes that ITU-T E.164 assigns, the area codes that separate
+//! the countries of code 1, and the ranges that separate a territory from the country with the same code.
 
 /// The first digits of a number and the country's ISO 3166-1 code, in the order of the digits as
 /// numbers; of several that fit the longest counts.

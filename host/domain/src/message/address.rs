@@ -1,4 +1,4 @@
-//! What can be an address, whoever says it: a client, or a script whose message follows another.
+//! The syntax of addresses, for clients and for scripts that send follow-ups.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ pub fn is_needed(channel: &str) -> bool {
     matches!(channel, "email" | "sms" | "mms" | "whatsapp")
 }
 
-/// What is wrong with an address: a code, and what it is or has.
+/// Returns the fault of an address: a code and the requirement.
 #[must_use]
 pub fn fault(address: &str, mail: bool) -> Option<(&'static str, &'static str)> {
     if address.is_empty() {
@@ -29,8 +29,8 @@ pub fn fault(address: &str, mail: bool) -> Option<(&'static str, &'static str)> 
     }
 }
 
-/// An address in the form in which two of them are compared: the domain of a mail address in lower case and in ASCII
-/// (IDNA), its local part as it is (RFC 5321, 2.4). Whatever is no mail address stays as it is.
+/// The form in which two addresses are compared: the domain of a mail address in lower case and in ASCII (IDNA), its
+/// local part unchanged (RFC 5321, 2.4). Any other address stays as it is.
 #[must_use]
 pub fn comparable(address: &str) -> Cow<'_, str> {
     match address.rsplit_once('@') {
@@ -56,7 +56,7 @@ pub fn spellings(address: &str) -> Vec<String> {
     own.filter(|own| *own != ascii).into_iter().chain([ascii.clone()]).collect()
 }
 
-/// A domain as it stands in an envelope; `None` where it has no such form. An address literal stays as it is.
+/// Returns a domain in its form for an envelope; `None` if it has none. An address literal stays as it is.
 #[must_use]
 pub fn ascii_domain(domain: &str) -> Option<String> {
     if domain.starts_with('[') { Some(domain.to_ascii_lowercase()) } else { idna::domain_to_ascii(domain).ok() }

@@ -1,15 +1,15 @@
-//! Where a rule decides what follows an attempt: the policy `custom` names one.
+//! The access to rules that decide the next step after an attempt: the policy `custom` names one.
 
 use std::{fmt, time::Duration};
 
 use super::RetryInput;
 use crate::attempt::Verdict;
 
-/// What a rule says.
+/// A rule's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// Again after this wait, or after the provider's `Retry-After` where that is longer; nobody
-    /// else is asked before.
+    /// Again after this wait, or after the provider's `Retry-After` if that is longer; no other candidate is asked
+    /// before.
     After(Duration),
     /// The next candidate; where there is none, as the policy's `otherwise` says.
     FallBack,
@@ -17,15 +17,15 @@ pub enum RetryDecision {
     GiveUp,
 }
 
-/// Whoever knows the rules. It is asked after each attempt that was not accepted and is not held,
-/// and is told all that the other policies go by.
+/// The access to rules. It is asked after each attempt that was neither accepted nor held, with the same input as the
+/// other policies.
 pub trait Decider: fmt::Debug + Sync {
-    /// What the rule of this name says; `None` where there is none, or it fails: then the policy's
-    /// `otherwise` holds.
+    /// Returns the answer of the rule of this name; `None` if it does not exist or fails: then the policy's `otherwise`
+    /// applies.
     fn decide(&self, rule: &str, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Option<RetryDecision>;
 }
 
-/// There are no rules: every `custom` policy is what it is otherwise.
+/// There are no rules: every `custom` policy uses its `otherwise`.
 #[derive(Debug, Clone, Copy)]
 pub struct NoRules;
 
@@ -50,7 +50,7 @@ mod tests {
         route::OnUnknown,
     };
 
-    /// Knows one rule, `by_code`: the verdict's code is what it says.
+    /// Knows one rule, `by_code`: the verdict's code is its answer.
     #[derive(Debug)]
     struct ByCode;
 

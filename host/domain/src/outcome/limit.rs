@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::LIFETIME;
 use crate::delivery::DeliveryState;
 
-/// What bounds the time at which an attempt begins.
+/// Limits on the time at which an attempt begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     pub expires_at: Option<Timestamp>,
@@ -43,8 +43,8 @@ impl Bounds {
 }
 
 impl Limit {
-    /// The end of a delivery that otherwise would end in `exhausted`. What is unknown stays unknown:
-    /// an expiry must not hide that it may have been sent.
+    /// Returns the end of a delivery that would otherwise end in `exhausted`. An unknown delivery stays unknown,
+    /// because an expiry must not hide that it may have been sent.
     #[must_use]
     pub fn ends_in(self, exhausted: DeliveryState) -> DeliveryState {
         if self == Self::Expiry && exhausted != DeliveryState::Unknown { DeliveryState::Expired } else { exhausted }

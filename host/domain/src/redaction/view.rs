@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// Decoded bytes, and for each of them where its spelling stands in the text that they were decoded from.
+/// Decoded bytes, and for each of them the position of its spelling in the original text.
 pub(super) struct View {
     pub(super) bytes: Vec<u8>,
     starts: Vec<u32>,
@@ -68,7 +68,7 @@ impl View {
     }
 }
 
-/// What an escape stands for: the first `length` of the bytes, spelled with so many.
+/// The meaning of an escape: the first `length` of the bytes, and the number of bytes that spell it.
 struct Escape {
     bytes: [u8; 4],
     length: usize,
@@ -118,7 +118,7 @@ fn short_escape(letter: u8) -> Option<u8> {
     })
 }
 
-/// What follows `\u`: four digits (perhaps of a surrogate, with its other half behind it), or digits in braces.
+/// Reads the text after `\u`: four digits (perhaps of a surrogate, followed by its other half), or digits in braces.
 fn code_unit(rest: &[u8]) -> Option<Escape> {
     if let [b'{', rest @ ..] = rest {
         let end = rest.iter().take(8).position(|byte| *byte == b'}')?;
@@ -133,7 +133,7 @@ fn code_unit(rest: &[u8]) -> Option<Escape> {
     Escape::char(0x1_0000 + ((first - 0xd800) << 10) + low, 12)
 }
 
-/// What follows `&`: a number, or one of XML's five names.
+/// Reads the text after `&`: a number, or one of XML's five names.
 fn reference(rest: &[u8]) -> Option<Escape> {
     let end = rest.iter().take(10).position(|byte| *byte == b';')?;
     let code = match &rest[..end] {

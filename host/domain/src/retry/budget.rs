@@ -1,15 +1,15 @@
 //! How many of the requests to a connection may be retries: a share of its other requests, and a
 //! few a second beside it. Pure: time and chance are arguments.
 //!
-//! What is earned and not used is forgotten, so that a quiet hour is no licence for a storm. A retry
-//! that is accepted gives its place back and makes room for another one: where half of them succeed
-//! the budget binds nobody, and after an outage their number doubles with each round trip.
+//! Unused budget is forgotten, so that a quiet hour permits no storm. An accepted retry returns its place and makes
+//! room for another one: if half of them succeed, the budget limits nothing, and after an outage their number doubles
+//! with each round trip.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// After so long a third of what was earned is left; so much of the minimum can be saved up.
+/// The time after which a third of the earned budget is left; the minimum can be saved up for as long.
 pub const MEMORY: Duration = Duration::from_secs(10);
 
 /// The longest that a retry is put off before it asks again.
@@ -18,7 +18,7 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The shortest.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
-/// What an accepted retry earns: its own place and another.
+/// The gain of an accepted retry: its own place and another.
 const FOR_AN_ACCEPTED_RETRY: f64 = 2.0;
 
 /// The retries that a route allows itself through one connection, on each node.
@@ -39,7 +39,7 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// What is wrong with it: the field and the remedy.
+    /// Returns each invalid field with its requirement.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
         let mut problems = Vec::new();
@@ -59,7 +59,7 @@ impl RetryBudget {
     }
 }
 
-/// What is left of a budget through one connection.
+/// The remaining budget of one connection.
 #[derive(Debug, Clone)]
 pub struct Allowance {
     at: Instant,
@@ -67,9 +67,9 @@ pub struct Allowance {
     reserve: f64,
     /// By other requests, and by retries that were accepted.
     earned: f64,
-    /// The same without what was used: tells how many come in.
+    /// The income alone, without the used part: it shows the rate of requests.
     income: f64,
-    /// Until when the places of those who were put off reach.
+    /// The time up to which the postponed retries have places.
     queue_end: Instant,
 }
 
@@ -95,8 +95,8 @@ impl Allowance {
     /// A retry, if there is one left.
     ///
     /// # Errors
-    /// With the time after which to ask again: each who is put off has a place behind the one
-    /// before, as far as the longest wait reaches. `chance`, in 0..1, spreads those beyond it.
+    /// Returns the time after which to ask again: each postponed retry has a place behind the one before, up to the
+    /// longest wait. `chance`, in 0..1, spreads those beyond it.
     pub fn retry(&mut self, budget: &RetryBudget, chance: f64, now: Instant) -> Result<(), Duration> {
         self.pass(budget, now);
         if self.earned + self.reserve < 1.0 {

@@ -1,4 +1,4 @@
-//! `highest_reliability`: whoever has done best lately with this destination.
+//! `highest_reliability`: the candidate with the best recent record for this destination.
 
 use std::cmp::Ordering;
 
@@ -13,8 +13,8 @@ pub(super) const ALIKE: f64 = 0.01;
 /// By success rate, the quickest first among those as good as the best; the score is the rate. Once
 /// in a while, as chance has it, the one that least is known of is asked before all others.
 ///
-/// A provider that failed is thus asked again and again, and what it did before is forgotten with
-/// time: one that has recovered is found.
+/// Orders the candidates. A provider that failed is asked again now and then, and its past is forgotten with time: a
+/// recovered one is found.
 pub(super) fn order(contenders: &[Contender<'_>], chance: f64) -> Vec<Ranked> {
     let rate = |it: &Contender<'_>| it.facts.record.success_rate;
     let best = contenders.iter().map(rate).fold(0.0, f64::max);

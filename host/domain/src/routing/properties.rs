@@ -1,5 +1,5 @@
-//! What holds of every strategy, whatever the route, its candidates and the chance are. The cases
-//! are drawn; another `ANGARIUM_SEED` draws others.
+//! Properties of every strategy, for any route, candidates and chance. The cases are drawn; another `ANGARIUM_SEED`
+//! draws others.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ const ALL: [Strategy; 5] = [
     Strategy::HighestReliability,
 ];
 
-/// Runs a property with a generator of which a failure tells the seed.
+/// Runs a property with a generator; a failure prints the seed.
 fn holds(property: impl Fn(&mut Rng)) {
     property(&mut crate::seed::rng());
 }
@@ -44,7 +44,7 @@ fn candidate_states(route: &RouteSpec) -> Vec<CandidateState> {
     route.candidates.iter().map(|it| candidate_state(it.connection)).collect()
 }
 
-/// Whatever a route and its candidates may be.
+/// Draws a random route with random candidates.
 fn anything(rng: &mut Rng) -> (RouteSpec, Vec<CandidateState>) {
     let weights: Vec<_> = (0..rng.usize(1..=20)).map(|_| rng.u32(0..=100)).collect();
     let mut route = route(ALL[rng.usize(..ALL.len())], &weights);
@@ -238,7 +238,7 @@ fn nobody_starves_under_the_most_reliable() {
             let plan = plan(&route, &candidate_states, &plan_input(rng));
             let place = candidate_states.iter().position(|it| it.connection == plan.candidates[0].connection).unwrap();
             asked[place] += 1;
-            // What is asked is known better; the rest is forgotten little by little.
+            // An asked candidate becomes better known; the others are forgotten little by little.
             candidate_states[place].facts.record.answers += 1.0;
             candidate_states.iter_mut().for_each(|it| it.facts.record.answers *= 0.999);
         }

@@ -22,8 +22,7 @@ pub(super) fn order(contenders: &[Contender<'_>], turn: u64) -> Vec<Ranked> {
     places.into_iter().enumerate().map(ranked).collect()
 }
 
-/// What each has to its credit at a turn: every turn each gains its weight, and the one with the
-/// most pays for all.
+/// Returns each candidate's credit at a turn. Every turn each gains its weight, and the one with the most pays for all.
 fn credits(weights: &[u32], turn: u64) -> Vec<i64> {
     let shared = weights.iter().copied().filter(|&weight| weight > 0).fold(0, gcd).max(1);
     let gains: Vec<_> = weights.iter().map(|weight| i64::from(weight / shared)).collect();

@@ -1,5 +1,4 @@
-//! What a route asks of its candidates before any strategy ranks them: a ceiling on cost, a minimum
-//! of success.
+//! A route's requirements on its candidates before any strategy ranks them: a maximum cost, a minimum success rate.
 
 use super::{Contender, SkipReason};
 use crate::{provider::Cost, route::RouteSpec};
@@ -8,8 +7,8 @@ use crate::{provider::Cost, route::RouteSpec};
 /// time, and is asked again.
 pub(super) const JUDGED_BY: f64 = 10.0;
 
-/// Bars who is estimated to cost more than the route or the candidate allows. An unknown cost is
-/// not barred: it becomes known by asking.
+/// Excludes candidates whose estimated cost exceeds the route's or the candidate's limit. An unknown cost is not
+/// excluded: it becomes known by asking.
 pub(super) fn bar_the_dear(route: &RouteSpec, contenders: &[Contender<'_>], bars: &mut [Option<SkipReason>]) {
     for (contender, bar) in contenders.iter().zip(bars) {
         let Some(estimate) = &contender.facts.cost else { continue };
@@ -24,7 +23,7 @@ fn within(cost: &Cost, ceiling: &Cost) -> bool {
     cost.currency == ceiling.currency && cost.micros <= ceiling.micros
 }
 
-/// Bars who succeeds less often than the route asks for, as long as somebody else can be asked.
+/// Excludes candidates below the route's success rate, as long as another one can be asked.
 pub(super) fn bar_the_unreliable(route: &RouteSpec, contenders: &[Contender<'_>], bars: &mut [Option<SkipReason>]) {
     let Some(minimum) = route.min_success_rate else { return };
     let below = |contender: &Contender<'_>| {

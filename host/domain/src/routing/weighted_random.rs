@@ -2,9 +2,8 @@
 
 use super::{Contender, Ranked};
 
-/// Draws all of them, one after another, with one number in 0..1: where it falls within the share
-/// of the one that it draws is again a number in 0..1, for the next draw. The score is the share of
-/// what was left to draw from.
+/// Draws all of them, one after another, with one number in 0..1: its position within the share of the drawn one is
+/// again a number in 0..1, for the next draw. The score is the share of the remaining total.
 pub(super) fn order(contenders: &[Contender<'_>], mut chance: f64) -> Vec<Ranked> {
     let mut left: Vec<_> = contenders.iter().collect();
     let mut ranked = Vec::with_capacity(left.len());
@@ -19,7 +18,7 @@ pub(super) fn order(contenders: &[Contender<'_>], mut chance: f64) -> Vec<Ranked
     ranked
 }
 
-/// Whose share the number falls into, how large the share is, and where in it the number falls.
+/// Returns the candidate into whose share the number falls, the size of that share, and the position within it.
 fn draw(left: &[&Contender<'_>], total: f64, chance: f64) -> (usize, f64, f64) {
     let mut begin = 0.0;
     for (place, contender) in left.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What a message is beside what it says of itself: what expressions and scripts see of it.
+//! The outline of a message: the data beside the client's objects that expressions and scripts see.
 
 use jiff::Timestamp;
 
@@ -28,7 +28,7 @@ pub struct MessageOutline {
 }
 
 impl MessageOutline {
-    /// That of a message.
+    /// Returns the outline of a message.
     #[must_use]
     pub fn of(message: &Message) -> Self {
         let content = &message.body.content;
@@ -60,7 +60,7 @@ impl MessageOutline {
     }
 }
 
-/// What is looked at of a text.
+/// Returns the examined beginning of a text.
 pub fn beginning(text: &str) -> &str {
     // A text that has no more bytes has no more characters.
     let end = if text.len() > MAX_TEXT { text.char_indices().nth(MAX_TEXT) } else { None };

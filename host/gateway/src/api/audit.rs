@@ -1,5 +1,5 @@
-//! `/v1/audit`: who did what to a tenant's messages, dead letters and rules, and why. `/v1/operator/audit`: who
-//! did what to providers, which serve all tenants.
+//! `/v1/audit`: changes of a tenant's messages, dead letters and rules, with author and reason. `/v1/operator/audit`:
+//! changes of providers, which serve all tenants.
 
 use axum::extract::State;
 use jiff::Timestamp;
@@ -24,7 +24,7 @@ use angarium_store::{
     page::PageRows,
 };
 
-/// What somebody did.
+/// An action of a key or a part of the gateway.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AuditRecord)]
 pub struct AuditAnswer {
@@ -39,12 +39,12 @@ pub struct AuditAnswer {
     actor: String,
     #[schema(example = "message.resolved")]
     action: String,
-    /// The id of what it was done to; empty where it was done to all that match.
+    /// The id of the changed thing; empty if the action concerned all that match.
     subject: String,
-    /// What was, as far as it changed.
+    /// The previous value, as far as it changed.
     #[schema(value_type = Option<Object>)]
     before: Option<Box<RawValue>>,
-    /// What is since then.
+    /// The new value.
     #[schema(value_type = Option<Object>)]
     after: Option<Box<RawValue>>,
     reason: Option<String>,
@@ -69,7 +69,7 @@ impl From<AuditView> for AuditAnswer {
     }
 }
 
-/// List who did what, the newest first.
+/// List audit entries, the newest first.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", operation_id = "listAudit",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
@@ -90,7 +90,7 @@ pub async fn list(
     Ok(Json(page(rows)))
 }
 
-/// List who did what to providers, the newest first.
+/// List audit entries about providers, the newest first.
 #[utoipa::path(get, path = "/v1/operator/audit", tag = "audit", operation_id = "listOperatorAudit",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),

@@ -1,4 +1,4 @@
-//! Who asks, and whether they may. The tenant comes from the key and from nowhere else.
+//! Authentication and authorisation. The tenant comes only from the key.
 
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
@@ -25,8 +25,7 @@ use angarium_domain::{
 };
 use angarium_store::{self as store, Store};
 
-/// How long a look-up may take, the wait for others' included, before the request is told to come
-/// again.
+/// The time of a look-up, including the wait for others, after which the client is asked to repeat the request.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
 type Hash = [u8; 32];
@@ -65,7 +64,7 @@ impl Keys {
     }
 }
 
-/// What a handler asks of a key.
+/// The permission that a handler requires of a key.
 pub trait Permission {
     /// It has to have all of them.
     const SCOPES: &'static [Scope];
@@ -102,14 +101,14 @@ permissions! {
     RulesRead;
     /// Look at providers.
     ProvidersRead;
-    /// Look at who did what.
+    /// Read the audit.
     AuditRead;
     /// Install providers and grant hosts.
     Operator;
 }
 
-/// Try rules and scripts on messages that were sent, and see what came of it. Whoever writes the script asks the messages
-/// any question, so that even a number that comes of it tells what they say.
+/// Try rules and scripts on sent messages, and see the results. A script can ask the messages any question, so even a
+/// resulting number reveals their content.
 #[derive(Debug)]
 pub struct RulesReadOnMessages;
 
@@ -128,26 +127,26 @@ pub struct Tenant<P> {
 }
 
 impl<P> Tenant<P> {
-    /// Whether the key may do what is the operator's.
+    /// Whether the key may act as the operator.
     pub fn is_operator(&self) -> bool {
         self.key.allows(Scope::Operator)
     }
 
-    /// Who asks, for the record.
+    /// Returns the key and the request, for the audit.
     pub fn actor(&self) -> Actor {
         let request = self.request.as_ref().map(|id| id.as_str().to_owned());
         Actor { key: self.key.id, name: self.key.name.clone(), request }
     }
 
-    /// Whether recipients, content and what providers say of them may be shown: what a key without `messages:read` did
-    /// to a message it is told without these.
+    /// Whether recipients, content and providers' texts about them may be shown. A key without `messages:read` gets the
+    /// answer to its actions on a message without these.
     pub fn reads_messages(&self) -> bool {
         self.key.allows(Scope::MessagesRead)
     }
 }
 
 impl<P: Permission> Tenant<P> {
-    /// Whether the key still opens what it opened: for requests that outlast the belief in it.
+    /// Whether the key still has its permission: for requests that outlast its cached lookup.
     pub async fn is_still_allowed(&self, app: &App) -> bool {
         let found = app.keys.find(&self.hash).await;
         let allows = |key: &ApiKey| P::SCOPES.iter().all(|scope| key.allows(*scope));

@@ -52,10 +52,10 @@ const MOST: u32 = 100_000;
 const PAGE: u32 = 50;
 /// How long messages are played before others have their turn.
 const AT_ONCE: Duration = Duration::from_millis(20);
-/// A report comes after so long, of what has been looked at by then.
+/// The time after which a report is returned, with the messages examined by then.
 const PATIENCE: Duration = Duration::from_secs(45);
 const MOST_RULES: usize = 100;
-/// A candidate's limit on time: nobody's message waits for it.
+/// A variant's time limit: no message waits for it.
 const TIME: Duration = Duration::from_millis(100);
 
 /// The tenants that have one on this node: one at a time each.
@@ -80,7 +80,7 @@ fn under_way() -> MutexGuard<'static, BTreeSet<TenantId>> {
     UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is to be tried on messages that were sent: rules, a script, or both.
+/// The rules, the script, or both to try on sent messages.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
@@ -109,7 +109,7 @@ pub struct NewBacktest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleTry {
-    /// The rule whose place it takes, by id or uid; left out, it is a further one.
+    /// The rule that it replaces, by id or uid; left out, it is an additional one.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 128)]
     of: Option<String>,
@@ -129,7 +129,7 @@ pub struct ScriptTry {
     source: String,
 }
 
-/// What would have become of messages that were sent. Messages that were refused are not on record.
+/// The results that sent messages would have had. Refused messages are not on record.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Backtest)]
 pub struct BacktestAnswer {
@@ -142,7 +142,7 @@ pub struct BacktestAnswer {
     #[schema(value_type = Option<String>, format = DateTime)]
     reached: Option<Timestamp>,
     looked_at: u64,
-    /// Of them: those whose content is purged, of which nothing can be said.
+    /// The part whose content is purged: their decision is unknown.
     purged: u64,
     /// Of them: those that would have become something else.
     changed: u64,
@@ -182,17 +182,17 @@ pub struct MoveAnswer {
 #[schema(as = BacktestPlace)]
 pub struct PlaceAnswer {
     channel: String,
-    /// Its uid, or else its id; null where nobody can be asked.
+    /// Its uid, or else its id; null if no connection can be asked.
     connection: Option<String>,
     provider: Option<String>,
 }
 
-/// What the messages that go elsewhere cost, by the mean of what their connections took for the country.
+/// The cost of messages that go elsewhere, by the mean of their connections' costs for the country.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = BacktestCost)]
 pub struct CostAnswer {
     by_currency: Vec<CostChangeAnswer>,
-    /// Messages that go elsewhere of which it is not recorded what a connection takes.
+    /// Messages that go elsewhere with an unknown cost of a connection.
     unknown: u64,
 }
 
@@ -206,7 +206,7 @@ pub struct CostChangeAnswer {
     difference: f64,
 }
 
-/// How often deliveries ended well, 0 to 1, through the connections that the messages go by that go elsewhere.
+/// The share of deliveries that ended well, 0 to 1, through the connections of the messages that go elsewhere.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = BacktestRate)]
 pub struct RateAnswer {
@@ -216,7 +216,7 @@ pub struct RateAnswer {
     difference: Option<f64>,
     /// Of so many messages.
     messages: u64,
-    /// Messages that go elsewhere of whose connections nothing is recorded.
+    /// Messages that go elsewhere through connections without a record.
     unknown: u64,
 }
 
@@ -225,7 +225,7 @@ pub struct RateAnswer {
 #[schema(as = BacktestExample)]
 pub struct ExampleAnswer {
     message: String,
-    /// The members of the decision that differ, as what is live has them.
+    /// The differing members of the decision, as the live version has them.
     #[schema(value_type = Object)]
     before: BTreeMap<&'static str, serde_json::Value>,
     /// The same as the candidate has them.
@@ -233,8 +233,8 @@ pub struct ExampleAnswer {
     after: BTreeMap<&'static str, serde_json::Value>,
 }
 
-/// Play messages that were sent through what is live and through rules or a script as they would be, and tell in what
-/// they differ. Nothing is sent. It needs the scopes `rules:read` and `messages:read`.
+/// Play sent messages through the live version and through changed rules or a changed script, and report the
+/// differences. Nothing is sent. It needs the scopes `rules:read` and `messages:read`.
 #[utoipa::path(post, path = "/v1/rules/backtest", tag = "rules", operation_id = "backtestRules",
     request_body = NewBacktest,
     responses(
@@ -271,7 +271,7 @@ async fn stored(app: &App, tenant: TenantId) -> Result<(Vec<StoredRule>, ModuleS
     Ok((rule_list(&mut txn, tenant).await?, module_list(&mut txn, tenant).await?))
 }
 
-/// What would be live, or all that is wrong with it.
+/// Returns the rule book with the variant, or all of its faults.
 async fn candidate(
     new: NewBacktest,
     stored: Vec<StoredRule>,
@@ -452,7 +452,7 @@ impl Run<'_> {
     }
 }
 
-/// Messages, the newest first, and who was asked for them.
+/// Messages, the newest first, and the connections that were asked for them.
 type Page = (Vec<Recorded>, Vec<AskedRow>);
 
 impl BacktestAnswer {

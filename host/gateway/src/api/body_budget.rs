@@ -1,6 +1,5 @@
-//! How many bytes of bodies this node holds at a time, those of requests and those of answers apart, and whose they
-//! are. A tenant may hold as much as stays free, so that some is left for any other. Callbacks and requests without a
-//! key have a small part, which they share alike.
+//! Byte limits for bodies of this node, separate for requests and answers, with their owners. A tenant may hold as much
+//! as stays free, so that some is left for any other. Callbacks and requests without a key share a small part.
 
 use std::{
     collections::HashMap,
@@ -21,7 +20,7 @@ const KEYLESS_PART: usize = 8;
 /// Answers of at most this many bytes are not counted: the limit of connections bounds them.
 const SMALL_ANSWER: usize = 16 << 10;
 
-/// Whose body it is. The layer that knows puts it among the request's extensions.
+/// The owner of a body. The layer that knows the owner puts it among the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BodyOwner {
     Tenant(TenantId),
@@ -60,7 +59,7 @@ struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-/// What one body holds; dropping it gives it back.
+/// The bytes that one body holds; dropping the permit returns them.
 #[derive(Debug)]
 pub struct BodyPermit {
     budget: Arc<BodyBudget>,

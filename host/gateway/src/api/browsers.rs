@@ -1,5 +1,5 @@
-//! What browsers are told: nothing of the API is kept, framed or guessed at, and only the origins that
-//! the operator names may call it from a page of theirs (CORS).
+//! Headers for browsers: no answer of the API is stored, framed or sniffed, and only origins that the operator names
+//! may call it from their pages (CORS).
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use axum::{
 
 use angarium_domain::callback::CALLBACK_PATH;
 
-/// What is not markup of ours runs nothing and loads nothing.
+/// Content other than the gateway's own markup runs nothing and loads nothing.
 const POLICY: HeaderValue =
     HeaderValue::from_static("default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
 /// The reference's own files, and requests to this gateway. Its images are data URLs, and it styles elements in place.

@@ -1,5 +1,5 @@
-//! `/v1/callbacks`: where providers' services say what became of deliveries. They have no API key:
-//! the path's token says whose they are, and a signature that they are genuine.
+//! `/v1/callbacks`: reports of providers' services about deliveries. They have no API key: the path's token names the
+//! owner, and a signature proves them.
 
 use axum::{
     body::Body,

@@ -84,7 +84,7 @@ pub struct NewConnection {
     guards: Option<Guards>,
 }
 
-/// What changes of a connection; what is left out stays.
+/// A change of a connection; members that are left out stay.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"name": "The shop's hook", "config": {"url": "https://example.com/hook"}, "secrets": {"authorization": null}}))]
@@ -104,9 +104,9 @@ pub struct ConnectionChange {
     /// Its circuit breaker's policy and its limit on the rate; the whole new ones.
     #[serde(default)]
     guards: Option<Guards>,
-    /// New values, which hold at once and without an overlap; null deletes a secret. A `config` that sends requests to
-    /// another destination (scheme, host, port or kind of TLS) has to come with every secret that the connection has,
-    /// one or the other way: nobody reads a secret by having it sent elsewhere.
+    /// New values, which apply at once and without an overlap; null deletes a secret. A `config` that sends requests to
+    /// another destination (scheme, host, port or kind of TLS) must come with every secret of the connection, set or
+    /// deleted: no secret can be read by redirecting it.
     #[serde(default)]
     secrets: BTreeMap<String, Option<String>>,
 }
@@ -124,7 +124,7 @@ pub struct NewSecret {
     overlap_seconds: Option<u32>,
 }
 
-/// What keeps messages from leaving through a connection.
+/// A cause that keeps messages from leaving through a connection.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ConnectionWarning)]
 pub struct WarningAnswer {
@@ -137,7 +137,7 @@ pub struct WarningAnswer {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Connection)]
 pub struct ConnectionAnswer {
-    /// What keeps messages from leaving through it now; empty where nothing does.
+    /// Causes that keep messages from leaving through it now; empty if there are none.
     warnings: Vec<WarningAnswer>,
     #[schema(example = "conn_0192f0c1a2b37c4d8e5f60718293a4b5")]
     id: String,
@@ -149,9 +149,9 @@ pub struct ConnectionAnswer {
     enabled: bool,
     /// With all defaults.
     guards: Guards,
-    /// Where the provider's service says what became of deliveries; a path, where nobody set the gateway's
-    /// `http.public_url`. Null for a provider that reads no callbacks. Whoever knows it can speak to the gateway as
-    /// that service, unless the service signs what it says.
+    /// The URL for the service's reports about deliveries; only a path if the gateway's `http.public_url` is not set.
+    /// Null for a provider that reads no callbacks. Unless the service signs its reports, everybody with this URL can
+    /// pose as the service.
     #[schema(example = "https://angarium.example.org/v1/callbacks/kVq1…")]
     callback_url: Option<String>,
     /// Their values are never shown.
@@ -385,7 +385,7 @@ impl NewConnection {
 type SecretChanges = BTreeMap<String, Option<String>>;
 
 impl ConnectionChange {
-    /// The connection as it becomes, and what becomes of the secrets that it `has`.
+    /// Applies the change, and returns the new connection and the fate of its secrets.
     fn apply(
         self,
         app: &App,
@@ -425,7 +425,7 @@ fn check_destination(
     secrets: &SecretChanges,
     has: &[String],
 ) {
-    // What can't be read is named elsewhere, and takes no effect.
+    // An unreadable document is reported elsewhere, and has no effect here.
     let (Ok(before), Ok(after)) = (serde_json::from_str(before.get()), serde_json::from_str(after.get())) else {
         return;
     };
@@ -498,7 +498,7 @@ fn check_secrets(fields: &mut Fields, component: &Component, secrets: &BTreeMap<
     });
 }
 
-/// What is said of a secret's value does not repeat it.
+/// The error text about a secret's value does not repeat the value.
 fn check_value(fields: &mut Fields, field: &str, component: &Component, spec: &SecretSpec, value: &str) {
     if !(1..=MOST_SECRET_CHARACTERS).contains(&value.chars().count()) {
         return fields.check(false, field, "wrong_length", || "must have 1 to 65536 characters".to_owned());

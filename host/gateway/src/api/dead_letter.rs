@@ -38,7 +38,7 @@ use filter::{Filter, FilterParams};
 
 /// The longest reason, in characters.
 pub const MOST_REASON: usize = 500;
-/// As fast as a replay is where nobody says how fast.
+/// The default rate of a replay.
 const DEFAULT_RATE: u32 = 50;
 const HIGHEST_RATE: u32 = 1_000;
 /// More than a ledger holds.
@@ -89,7 +89,7 @@ pub struct DeadLetterAnswer {
     history: Option<Vec<AttemptAnswer>>,
 }
 
-/// What a replay is asked for with.
+/// The options of a replay.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"reason": "the address was corrected at the provider's"}))]
@@ -100,7 +100,7 @@ pub struct ReplayRequest {
     reason: Option<String>,
 }
 
-/// What a dead letter is discarded with.
+/// The options of a discard.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"reason": "the customer has called"}))]
@@ -121,7 +121,7 @@ pub struct NewDiscard {
     reason: String,
 }
 
-/// What came of it.
+/// The result of a discard.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Discarded {
     discarded: usize,
@@ -168,9 +168,9 @@ pub struct ReplayAnswer {
     matched: i64,
     /// How many it has opened for another attempt, each once.
     replayed: i64,
-    /// How many it passed over: they have expired, their content was purged, or somebody was quicker.
+    /// The number of skipped ones: they have expired, their content was purged, or another action came first.
     skipped: i64,
-    /// Where those that it opened, and nobody has opened since, stand now.
+    /// The present states of those that it opened and that were not opened again since.
     #[schema(example = json!({"sent": 940, "queued": 3}))]
     outcomes: BTreeMap<String, i64>,
     #[schema(value_type = String, format = DateTime)]
@@ -183,8 +183,8 @@ pub struct ReplayAnswer {
 
 /// List dead letters, those of the newest messages first.
 ///
-/// What ended as `failed`, `bounced`, `expired`, `unroutable` or `unknown` is one until it is replayed, discarded, or
-/// resolved, or a receipt says that it arrived.
+/// A delivery that ended as `failed`, `bounced`, `expired`, `unroutable` or `unknown` is a dead letter until it is
+/// replayed, discarded or resolved, or a receipt says that it arrived.
 #[utoipa::path(get, path = "/v1/dead-letters", tag = "dead-letters", operation_id = "listDeadLetters",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
@@ -368,7 +368,7 @@ pub async fn get_replay(
     Ok(Json(ReplayAnswer::new(replay, outcomes.unwrap_or_default())))
 }
 
-/// Stop a replay; what it has opened stays open.
+/// Stop a replay; deliveries that it has opened stay open.
 #[utoipa::path(post, path = "/v1/dead-letters/replays/{id}/cancel", tag = "dead-letters", operation_id = "cancelReplay",
     params(("id" = String, Path, description = "`job_…`")),
     responses(
@@ -391,7 +391,7 @@ pub async fn cancel_replay(
 const LETTER: &str = "dead letter";
 const REPLAY: &str = "replay";
 
-/// What does it, for this tenant and in this name.
+/// Returns the use cases for this tenant, in the name of this actor.
 pub fn hand<'a>(app: &'a App, tenant: TenantId, actor: &'a Actor) -> Hand<'a> {
     Hand { store: &app.store, bell: &app.bell, tenant, actor }
 }
@@ -431,7 +431,7 @@ async fn checked(
 }
 
 impl Refusal {
-    /// What a client is told; `what` is the thing that was asked for.
+    /// Turns it into a problem for the client; `what` is the requested thing.
     pub fn into_problem(self, what: &str) -> Problem {
         match self {
             Self::NotFound => Problem::not_found(what),

@@ -1,5 +1,4 @@
-//! The paths, and the OpenAPI document that comes of them. What every operation can answer is
-//! added here, once.
+//! The paths, and the OpenAPI document of them. Answers that every operation can give are added here, once.
 
 use std::{collections::BTreeMap, mem};
 
@@ -116,7 +115,7 @@ pub fn routes() -> OpenApiRouter<App> {
     router
 }
 
-/// What every node serves, whatever its roles are.
+/// The paths that every node serves, in every role.
 pub fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(operation::live))
@@ -182,7 +181,7 @@ fn operations_of(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete].into_iter().flatten()
 }
 
-/// A callback comes without a key, and in whatever form its service likes.
+/// A callback comes without a key, and in any form of its service.
 fn add_problems(operation: &mut Operation, is_resource: bool, is_callback: bool) {
     let with_key = is_resource && !is_callback;
     let parameters = operation.parameters.as_deref().unwrap_or_default();

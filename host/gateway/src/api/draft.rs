@@ -21,8 +21,8 @@ use super::{
 /// How often something is cut out of a body: where a member is, its object may be the next.
 const MOST_CUTS: usize = 4;
 
-/// What could be read of a body, and what is wrong with the rest of it. The checks go on with
-/// these fields; only if they end empty is the value the body.
+/// The readable part of a body, and the faults of the rest. Further checks use these fields; the value counts as the
+/// body only if the faults end empty.
 #[derive(Debug)]
 pub struct Draft<T>(pub T, pub Fields);
 
@@ -51,9 +51,9 @@ pub fn read<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<Dr
     }
 }
 
-/// What is left of a body without its bad members, if that is of the type.
+/// Returns the body without its invalid members, if that has the type.
 fn rest<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8], problems: &[FieldProblem]) -> Option<(T, Cut)> {
-    // What is only beyond a bound can be read, and leaves nothing out.
+    // A value that only exceeds a limit can be read whole.
     if let Ok(whole) = serde_json::from_slice(bytes) {
         return Some((whole, Cut::of_nothing(problems)));
     }
@@ -72,17 +72,17 @@ fn rest<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8], problems: &[Fiel
     None
 }
 
-/// What was cut out of a body.
+/// The invalid members that were cut out of a body.
 #[derive(Debug, Default)]
 pub struct Cut {
-    /// Pointers into the whole body: what was cut, and what was missing.
+    /// Pointers into the whole body: the cut and the missing members.
     members: Vec<String>,
     /// The elements among them: for each list, the indices in the whole body.
     elements: BTreeMap<String, BTreeSet<usize>>,
 }
 
 impl Cut {
-    /// Nothing is cut, and what is wrong with these members is told already.
+    /// Returns an empty cut; the faults of these members are already reported.
     fn of_nothing(problems: &[FieldProblem]) -> Self {
         let members = problems.iter().map(|problem| problem.pointer.clone()).filter(|pointer| !pointer.is_empty());
         Self { members: members.collect(), elements: BTreeMap::new() }
@@ -138,7 +138,7 @@ impl Cut {
         self.elements.contains_key(pointer) || self.members.iter().any(|cut| is_within(pointer, cut))
     }
 
-    /// Whether something of what this names was cut: it need not have been empty.
+    /// Whether a part of this value was cut: it need not have been empty.
     pub fn emptied(&self, pointer: &str) -> bool {
         self.members.iter().any(|cut| is_within(cut, pointer))
     }

@@ -37,8 +37,8 @@ use angarium_store::{
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// How old an event is when it is shown: so long an outcome may take to be committed after its
-/// events were named, and none comes to stand behind a cursor that went past it.
+/// The age at which an event is shown: an outcome may take this long to be committed after its events got their ids, so
+/// that none appears behind a cursor that has passed it.
 const SETTLED: SignedDuration = SignedDuration::from_secs(2);
 /// How often a stream looks for more.
 const LOOK: Duration = Duration::from_millis(500);
@@ -106,7 +106,7 @@ pub async fn follow(
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response())
 }
 
-/// What a list or a stream is asked for.
+/// The parameters of a list or a stream.
 struct Asked {
     after: Option<EventId>,
     kinds: Vec<String>,
@@ -130,7 +130,7 @@ fn position(text: &str) -> Result<EventId, String> {
     position.ok_or_else(|| "must be an event's id, or a time such as `2027-01-31T09:00:00Z`".to_owned())
 }
 
-/// The words of a list; what is no type matches nothing.
+/// Returns the words of a list; an unknown type matches nothing.
 fn kinds(text: &str) -> Result<Vec<String>, String> {
     let is_kind = |word: &&str| {
         (1..=64).contains(&word.len()) && word.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_' | b'.'))
@@ -201,7 +201,7 @@ impl Follower {
         let mut txn = self.app.store.tenant(self.place.tenant).await?;
         let window = self.asked.window(self.after, LOOKED_AT);
         let found = event_page(&mut txn, self.place.tenant, &window).await?;
-        // What is settled and was not found is not asked for again.
+        // A settled event that was not found is not asked for again.
         self.after = match found.rows.last() {
             Some(event) if found.more => event.id,
             _ => self.after.max(window.before),

@@ -1,4 +1,4 @@
-//! Candidates of scripts and rules: what is tried, and how it fares beside what is live.
+//! Experiments with scripts and rules: the variants, and their results beside the live versions.
 
 pub mod rule;
 pub mod script;
@@ -40,7 +40,7 @@ pub enum ModeAnswer {
     Canary,
 }
 
-/// What is tried in place of what is live, or was last, and what came of it. Nodes add what they counted each second.
+/// The variant under trial, or the last one, and its results. Nodes add their counts each second.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TriedCandidate)]
 pub struct CandidateAnswer {
@@ -60,9 +60,9 @@ pub struct CandidateAnswer {
     #[schema(value_type = Option<String>, format = DateTime)]
     ended_at: Option<Timestamp>,
     candidate: ArmAnswer,
-    /// What was live meanwhile; of a shadow nothing is counted here.
+    /// The live version's figures in the same time; nothing is counted here for a shadow.
     live: ArmAnswer,
-    /// A shadow's answers that were not those of what is live; the latest 1,000 are kept.
+    /// A shadow's differing answers; the latest 1,000 are kept.
     different: i64,
     /// Questions that a shadow was not asked, since it could not keep up.
     dropped: i64,
@@ -84,7 +84,7 @@ pub struct ArmAnswer {
     deliveries: BTreeMap<String, i64>,
 }
 
-/// What a shadow would have said otherwise.
+/// A differing answer of a shadow.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Difference)]
 pub struct DifferenceAnswer {
@@ -109,8 +109,8 @@ fn canary_of(percentage: i32, fields: &mut Fields) -> ExperimentMode {
     ExperimentMode::Canary { percentage: u8::try_from(percentage).unwrap_or(1) }
 }
 
-/// Lets something be tried: what is tried already goes on, with another percentage; anything else begins anew, and
-/// ends whichever was there before.
+/// Begins an experiment. If the same variant already runs, it continues with another percentage; any other variant
+/// starts over, and ends the previous experiment.
 async fn begin(db: &mut Db, tenant: TenantId, wanted: &ExperimentRow) -> Result<(), Problem> {
     let running = running(db, tenant, wanted.kind, &wanted.subject).await?;
     let same = |it: &&ExperimentRow| {
@@ -141,7 +141,7 @@ fn taken(error: StoreError) -> Problem {
     }
 }
 
-/// What is tried of a script or rule now.
+/// Returns the running experiment of a script or rule.
 async fn running(
     db: &mut Db,
     tenant: TenantId,
@@ -230,7 +230,7 @@ async fn differences_of(
 impl From<DifferenceRow> for DifferenceAnswer {
     fn from(row: DifferenceRow) -> Self {
         let DifferenceRow { id, message, hook, live, candidate, at } = row;
-        // What was written as an object is one.
+        // The text was written as an object.
         let object = |text: String| RawValue::from_string(text).unwrap_or_default();
         let (live, candidate) = (object(live), object(candidate));
         Self { id: id.to_string(), message: message.to_string(), hook, live, candidate, at }

@@ -1,4 +1,4 @@
-//! Collects what is wrong with a request, so that one answer names all of it.
+//! Collects the faults of a request, so that one answer names all of them.
 
 use super::{
     draft::Cut,
@@ -14,12 +14,12 @@ const MOST_NAME: usize = 128;
 pub struct Fields {
     path: String,
     problems: Vec<FieldProblem>,
-    /// What the checks don't see of the body.
+    /// The part of the body that the checks don't see.
     cut: Cut,
 }
 
 impl Fields {
-    /// Fields for the checks of what is left of a body after its bad members were cut out.
+    /// Returns fields for the checks of a body without its cut members.
     pub fn after(problems: Vec<FieldProblem>, cut: Cut) -> Self {
         Self { path: String::new(), problems, cut }
     }
@@ -65,7 +65,7 @@ impl Fields {
         self.check(false, name, "missing", || "must be given".to_owned());
     }
 
-    /// What this pointer names is bad, wherever the checks stand: `query/limit`.
+    /// Reports a fault at this pointer, independent of the current position: `query/limit`.
     pub fn elsewhere(&mut self, pointer: impl Into<String>, code: &str, detail: impl Into<String>) {
         self.push(FieldProblem::new(pointer, code, detail));
     }
@@ -90,7 +90,7 @@ impl Fields {
         if self.problems.is_empty() { None } else { Some(Problem::fields(self.problems)) }
     }
 
-    /// What is wrong.
+    /// Returns the faults.
     pub fn into_problems(self) -> Vec<FieldProblem> {
         self.problems
     }
@@ -137,8 +137,8 @@ pub fn channel(fields: &mut Fields, name: Option<&str>) -> Option<Channel> {
     parsed.ok()
 }
 
-/// What stands in paths where a uid could: `/v1/rules/evaluate` would be no rule. Two dots are a step up, and one is
-/// none, to whoever puts an address together (RFC 3986, section 5.2.4).
+/// Words that paths have in a uid's place: `/v1/rules/evaluate` would not reach a rule. One dot and two dots change the
+/// path (RFC 3986, section 5.2.4).
 const IN_PATHS: [&str; 7] = [".", "..", "backtest", "batch", "discards", "evaluate", "replays"];
 
 /// A client's own name for a resource: it works wherever the id does, so it must not look like one.

@@ -1,7 +1,7 @@
 //! Holds a request to the OpenAPI document: types, members, and every bound, in one place.
 //!
-//! The reader walks the JSON as it comes and builds no tree, so that a long body costs its length and no more, and
-//! stops at [`MOST_PROBLEMS`]. It must not know what a member means: that is the handler's to check.
+//! The reader walks the JSON as it comes and builds no tree, so that a long body costs only its length, and stops at
+//! [`MOST_PROBLEMS`]. It must not know the meaning of a member: the handler checks that.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -27,7 +27,7 @@ use super::{
 /// How deep alternatives with a tag may lie within each other: each level reads its text again.
 const MOST_NESTED: usize = 16;
 
-/// What a value may be, as its schema says.
+/// The allowed form of a value, by its schema.
 #[derive(Debug)]
 pub struct Form {
     /// The schemas that others refer to.
@@ -63,13 +63,13 @@ mod kind {
 struct Node {
     /// Another schema's name, which says all.
     reference: Option<String>,
-    /// Alternatives; what they say is all that is said.
+    /// The alternatives; the node has no other requirement.
     one_of: Vec<Self>,
     kinds: u8,
     members: Vec<Member>,
     others: Others,
     properties: Range,
-    /// What the elements of a list are.
+    /// The form of a list's elements.
     items: Option<Box<Self>>,
     length: Range,
     characters: Range,
@@ -89,7 +89,7 @@ struct Member {
     required: bool,
 }
 
-/// What members are that the schema does not name.
+/// The form of members that the schema does not name.
 #[derive(Debug, Default)]
 enum Others {
     #[default]
@@ -114,7 +114,7 @@ enum Format {
 }
 
 impl Form {
-    /// The form of a body's type. An error names a schema that says what this reader does not know.
+    /// Returns the form of a body's type. An error names a schema with a keyword that this reader does not know.
     pub fn of<T: ToSchema>() -> Result<Self, String> {
         let mut schemas = vec![(T::name().into_owned(), T::schema())];
         T::schemas(&mut schemas);
@@ -198,7 +198,7 @@ impl Form {
         node.one_of.iter().fold(node.kinds, |kinds, node| kinds | self.kinds(node))
     }
 
-    /// What a value of this kind may be: the node itself, or the alternatives that take it.
+    /// Returns the nodes that accept a value of this kind: the node itself, or its matching alternatives.
     fn accepting<'a>(&'a self, node: &'a Node, kind: u8) -> SmallVec<[&'a Node; 2]> {
         let node = self.resolved(node);
         if node.one_of.is_empty() {
@@ -289,7 +289,7 @@ impl Node {
         self.reference.is_none() && self.kinds == kind::ANY && self.children().next().is_none()
     }
 
-    /// What is wrong with a text.
+    /// Returns the fault of a text.
     fn text_fault(&self, text: &str) -> Option<(&'static str, String)> {
         if !self.choices.is_empty() && !self.choices.iter().any(|choice| choice == text) {
             return Some(("not_a_choice", must_be_one_of(&self.choices)));
@@ -321,12 +321,12 @@ impl Node {
         }
     }
 
-    /// What is wrong with an object of so many members.
+    /// Returns the fault of an object with this number of members.
     fn members_fault(&self, count: u64) -> Option<(&'static str, String)> {
         self.properties.fault(count, "member").map(|(_, detail)| ("invalid", detail))
     }
 
-    /// What is wrong with a number.
+    /// Returns the fault of a number.
     fn number_fault(&self, number: f64) -> Option<(&'static str, String)> {
         let (least, most) = match self.format {
             Format::Int32 => (Some(f64::from(i32::MIN)), Some(f64::from(i32::MAX))),
@@ -362,7 +362,7 @@ impl Range {
 }
 
 impl Format {
-    /// What a handler decodes, and so checks, is none of the reader's.
+    /// Texts that a handler decodes and checks are not checked by the reader.
     fn read(name: &str) -> Result<Self, String> {
         match name {
             "int32" => Ok(Self::Int32),
@@ -417,7 +417,7 @@ fn must_be_one_of<'a>(words: impl IntoIterator<Item = &'a String>) -> String {
     format!("must be one of {}", words.join(", "))
 }
 
-/// Where the reader stands, and what it found.
+/// The reader's position and findings.
 struct Reader<'f> {
     form: &'f Form,
     path: String,
@@ -442,7 +442,7 @@ impl<'f> Reader<'f> {
         fault.map_or(Ok(()), |(code, detail)| self.push("", code, detail))
     }
 
-    /// Reads something within the value at which the reader stands.
+    /// Reads a part of the present value.
     fn within<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> T) -> T {
         let length = self.path.len();
         self.path.push('/');
@@ -453,7 +453,7 @@ impl<'f> Reader<'f> {
     }
 }
 
-/// One value and what it must be.
+/// One value and its form.
 struct At<'f, 'r> {
     node: &'f Node,
     reader: &'r mut Reader<'f>,
@@ -591,7 +591,7 @@ impl<'de> Visitor<'de> for At<'_, '_> {
                 None => return reader.note(node.length.fault(count, "element")),
             }
         }
-        // What lies beyond the bound is only counted.
+        // Elements beyond the limit are only counted.
         while list.next_element::<IgnoredAny>()?.is_some() {
             count += 1;
         }
@@ -674,7 +674,7 @@ mod tests {
         serde_json::to_value(crate::api::openapi()).unwrap()
     }
 
-    /// The schemas of all JSON bodies and of all parameters, with what they belong to.
+    /// Returns the schemas of all JSON bodies and of all parameters, with their operations.
     fn schemas(document: &Value) -> Vec<(String, Value)> {
         let mut found = Vec::new();
         for (path, item) in document["paths"].as_object().unwrap() {
@@ -701,7 +701,7 @@ mod tests {
         }
     }
 
-    /// A schema with what it refers to.
+    /// Returns a schema with its references resolved.
     fn resolved<'a>(mut schema: &'a Value, document: &'a Value) -> &'a Value {
         while let Some(name) = schema["$ref"].as_str() {
             schema = document.pointer(name.trim_start_matches('#')).unwrap();
@@ -792,7 +792,7 @@ mod tests {
         rng.choice(values).unwrap()
     }
 
-    /// jsonschema is another program that knows JSON Schema: on whatever is drawn, both must agree.
+    /// jsonschema is an independent implementation of JSON Schema: on every drawn value, both must agree.
     #[test]
     fn the_reader_refuses_what_json_schema_refuses() {
         let (document, mut rng) = (document(), angarium_domain::seed::rng());
@@ -825,7 +825,7 @@ mod tests {
     fn a_body_of_a_million_faults_is_read_to_the_twentieth() {
         let closed = json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": false});
         let unknown: String = (0..1_000_000).map(|n| format!("\"x{n}\":0,")).collect();
-        // It is not JSON at its end, which nobody gets to see.
+        // The text is invalid JSON only at its end, which no reader reaches.
         assert_eq!(problems_of(&closed, &format!("{{{unknown}")).len(), MOST_PROBLEMS);
         let twice = format!("{{{}\"a\":\"\"}}", "\"a\":\"\",".repeat(1_000_000));
         assert_eq!(problems_of(&closed, &twice), [("/a".to_owned(), "duplicate".to_owned())]);

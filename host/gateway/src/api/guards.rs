@@ -1,4 +1,4 @@
-//! A connection's guards in the API: what a tenant sets of them, and its circuit breaker by hand.
+//! A connection's guards in the API: its settings, and its circuit breaker by hand.
 
 use axum::extract::State;
 use jiff::Timestamp;
@@ -23,11 +23,11 @@ use angarium_domain::{
 };
 use angarium_store::{Connection as Db, StoreError};
 
-/// What keeps a connection from being asked too much.
+/// The limits on asking a connection.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Guards {
-    /// What is left out has its default.
+    /// Members that are left out have their defaults.
     #[serde(default)]
     breaker: Option<BreakerPolicy>,
     /// Left out: as fast as it goes.
@@ -81,7 +81,7 @@ pub struct RateLimit {
 }
 
 impl Guards {
-    /// What they come to; what is wrong is named.
+    /// Returns the guards, and reports each invalid field.
     pub fn checked(self, fields: &mut Fields) -> domain::Guards {
         let breaker = self.breaker.unwrap_or_default().filled();
         let rate_limit = self.rate_limit.map(|limit| {
@@ -137,19 +137,19 @@ impl From<domain::Guards> for Guards {
     }
 }
 
-/// What a person does to a circuit breaker.
+/// An action of a person on a circuit breaker.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"action": "open", "reason": "the service is moved tonight"}))]
 pub struct BreakerAction {
     action: ByHand,
-    /// For people; it stands in the event.
+    /// A text for people; the event carries it.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 256)]
     reason: Option<String>,
 }
 
-/// What is done.
+/// The action.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ByHand {
@@ -174,13 +174,13 @@ pub struct BreakerAnswer {
     cause: Option<&'static str>,
     /// The same in words.
     detail: Option<String>,
-    /// What the node that answers has seen within the breaker's window; null where it has seen nothing.
+    /// The observations of the answering node within the breaker's window; null if it has none.
     failure_rate: Option<f64>,
     /// The failures that the node that answers has seen since the last success.
     consecutive_failures: u32,
 }
 
-/// Where a circuit breaker stands.
+/// The state of a circuit breaker.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {
@@ -219,7 +219,7 @@ impl BreakerAnswer {
 
 /// Open or close a connection's circuit breaker by hand.
 ///
-/// What a person opens stays open until it is closed by hand.
+/// A breaker that a person opens stays open until a person closes it.
 #[utoipa::path(post, path = "/v1/connections/{connection}/breaker", tag = "connections", operation_id = "setBreaker",
     params(("connection" = String, Path, description = "`conn_…` or its uid")),
     request_body = BreakerAction,
@@ -243,7 +243,7 @@ pub async fn set_breaker(
     let step = BreakerStep::ByHand { open, reason };
     let (stored, _) = breaker_take(&mut txn, tenant.id, connection.id, step, &connection.guards.breaker).await?;
     txn.commit().await.map_err(StoreError::from)?;
-    // What is sent after the answer goes by it: a delivery that was refused meanwhile would wait long for nothing.
+    // Deliveries sent after the answer must see the change: one that was refused meanwhile would wait long for nothing.
     if let Err(error) = look(&app.store, &app.guards).await {
         tracing::warn!(connection.id = %connection.id, %error, "this node learns of a changed circuit breaker later");
     }

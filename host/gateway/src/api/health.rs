@@ -51,8 +51,8 @@ pub struct HealthAnswer {
     /// The last attempt that was not accepted.
     last_error: Option<LastErrorAnswer>,
     breaker: BreakerAnswer,
-    /// The secrets that are stored and that the answering node cannot open: nothing leaves through the connection until it
-    /// has their key again, or they are set anew.
+    /// The stored secrets that the answering node cannot open: nothing leaves through the connection until the node has
+    /// their key again, or they are set again.
     unavailable_secrets: Vec<String>,
     /// Endpoints that messages named and that the node that answers leaves alone for now, at most 20 and those for longest
     /// first. They name recipients: empty for a key without `messages:read`.
@@ -117,8 +117,8 @@ pub struct WindowsAnswer {
 #[schema(as = HealthWindow)]
 pub struct WindowAnswer {
     attempts: i64,
-    /// Of those that say something of the connection, the part that was accepted; null if there was none. What failed for
-    /// the message, its recipient, an endpoint that the message named or the gateway is left out.
+    /// The accepted part of the attempts that say something about the connection; null if there were none. Failures of
+    /// the message, its recipient, an endpoint that the message named, or the gateway are left out.
     success_rate: Option<f64>,
     latency_ms: Option<LatencyAnswer>,
 }
@@ -139,7 +139,7 @@ pub struct LastErrorAnswer {
     status: Option<i32>,
     code: Option<String>,
     unified_code: Option<String>,
-    /// What the provider said, which may name the recipient: null for a key without `messages:read`, and once the
+    /// The provider's text, which may name the recipient: null for a key without `messages:read`, and once the
     /// message's content was purged.
     detail: Option<String>,
 }
@@ -190,7 +190,7 @@ pub async fn providers(
     Ok(Json(Page::of(page, |row| row.id.to_string(), view)))
 }
 
-/// At most so many endpoints that are left alone are told.
+/// The most endpoints that are listed as not asked.
 const MOST_ENDPOINTS: usize = 20;
 
 fn endpoints(left_alone: Vec<LeftAlone>) -> Vec<EndpointAnswer> {

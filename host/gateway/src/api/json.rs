@@ -1,4 +1,5 @@
-//! Bodies in and out. A body is held to its form in the document, and then parsed straight into its type.
+//! JSON bodies in and out. A body is checked against its schema in the document, and then parsed straight into its
+//! type.
 
 use std::{
     any::TypeId,
@@ -32,11 +33,10 @@ use super::{
 };
 use angarium_domain::ids::TenantId;
 
-/// A body that is longer than this, in bytes, is read off the async workers, and named is what is wrong with its form
-/// alone.
+/// A body longer than this, in bytes, is read off the async workers, and only the faults of its form are reported.
 pub const LONG: usize = 64 << 10;
 
-/// How many long bodies are read at a time: what a reader builds of a body is in memory that often.
+/// The number of long bodies that are read at a time: each reader holds its data in memory.
 pub const LONG_READERS: usize = 4;
 
 /// A request's body as a value, or an answer's.
@@ -52,7 +52,7 @@ impl<T: DeserializeOwned + ToSchema + Send + 'static> FromRequest<App> for Json<
     }
 }
 
-/// Reads what is so many bytes long: where it is long, off the async workers, tenants by turns.
+/// Reads a body of this length: a long one off the async workers, tenants by turns.
 pub async fn read_apart<T: Send + 'static>(
     app: &App,
     tenant: TenantId,
@@ -82,7 +82,7 @@ pub async fn body(request: Request, app: &App) -> Result<HeldBody, Problem> {
 /// The whole body, if it is not too long. Of one that is, as much again is read and dropped: a
 /// connection that is closed on unread bytes takes its answer with it.
 pub async fn bytes(request: Request, app: &App) -> Result<HeldBody, Problem> {
-    // Whoever sends a body has shown a key first: its extractor says whose the body is.
+    // A request with a body has shown a key before: its extractor names the body's owner.
     let Some(&BodyOwner::Tenant(tenant)) = request.extensions().get() else {
         return Err(Problem::internal(&"a body is read before its key"));
     };
@@ -183,12 +183,12 @@ pub fn malformed(error: &serde_json::Error) -> Problem {
     Problem::malformed(format!("the body is not JSON: {error}"))
 }
 
-/// What a body's type does not take though its form lets it pass.
+/// Returns the fault of a body that satisfies its schema and that its type refuses.
 pub fn unnamed(error: &serde_json::Error) -> FieldProblem {
     FieldProblem::new("", "invalid", without_value(&error.to_string()))
 }
 
-/// serde repeats a string or number that it refuses; it stands in backquotes or quotes.
+/// Removes the refused string or number that serde repeats; it is in backquotes or quotes.
 fn without_value(message: &str) -> String {
     match message.split_once(", expected ") {
         Some((_, expected)) => format!("must be {expected}"),
@@ -223,7 +223,7 @@ fn form<T: ToSchema + 'static>() -> Option<Arc<Form>> {
     made
 }
 
-/// Says of a tagged enum's alternatives what `deny_unknown_fields` means: the derive leaves it out.
+/// Adds the meaning of `deny_unknown_fields` to a tagged enum's alternatives: the derive leaves it out.
 pub fn close_tagged(schema: &mut RefOr<Schema>) {
     let RefOr::T(Schema::OneOf(alternatives)) = schema else { return };
     for alternative in &mut alternatives.items {

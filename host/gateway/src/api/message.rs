@@ -131,8 +131,8 @@ fn accepted(admitted: &Admitted) -> Response {
     response
 }
 
-/// What was accepted under the key of a message that can't be taken now: it may have expired meanwhile, or its
-/// connection be gone.
+/// Returns the message that was accepted under the key, if the repeated one cannot be taken now: it may have expired,
+/// or its connection be gone.
 async fn answered_before(app: &App, tenant: TenantId, unread: Unread) -> Result<Admitted, Problem> {
     let known = match &unread.stands_for {
         Some(key) => app.admission.replayed(tenant, key).await?,
@@ -141,10 +141,10 @@ async fn answered_before(app: &App, tenant: TenantId, unread: Unread) -> Result<
     known.ok_or_else(|| unread.into())
 }
 
-/// What a dry run answers.
+/// The answer to a dry run.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DryRun {
-    /// The candidates in order, with the reasons, and what scripts say of them; null when no route serves the channel.
+    /// The candidates in order, with the reasons and the scripts' answers; null if no route serves the channel.
     #[schema(value_type = Option<Object>)]
     plan: Option<Planned>,
     /// The first request of each candidate, secrets redacted, or why there is none.
@@ -171,7 +171,7 @@ pub struct NewBatch {
     messages: Vec<NewMessage>,
 }
 
-/// The same as it is read: each message is held to its own form, since what is wrong with one is no other's concern.
+/// The same as it is read: each message is checked separately, so that a fault of one does not affect the others.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Batch {
@@ -179,16 +179,16 @@ pub struct Batch {
     messages: Vec<Box<RawValue>>,
 }
 
-/// What came of each message, in order.
+/// The result for each message, in order.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BatchAnswer {
     data: Vec<BatchResult>,
 }
 
-/// What came of one message: `message` or `error`.
+/// The result for one message: `message` or `error`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BatchResult {
-    /// What a request of its own would have been answered with.
+    /// The status of the answer to a separate request.
     #[schema(example = 202)]
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -215,7 +215,7 @@ impl<const MOST: usize> FromRequestParts<App> for HeaderKey<MOST> {
 
 /// Send up to 1,000 messages.
 ///
-/// Each has a result of its own: what is wrong with one keeps no other from being accepted.
+/// Each message has its own result: a fault of one does not affect the others.
 #[utoipa::path(post, path = "/v1/messages/batch", tag = "messages", operation_id = "createMessages",
     params(
         ("Idempotency-Key" = Option<String>, Header, max_length = 250,
@@ -353,7 +353,7 @@ pub async fn list(
     Ok(Json(Page::of(rows, |row| row.message.id.to_string(), MessageAnswer::from)))
 }
 
-/// Show a message and where it stands.
+/// Show a message and its state.
 #[utoipa::path(get, path = "/v1/messages/{id}", tag = "messages", operation_id = "getMessage",
     params(("id" = String, Path, description = "`msg_…`")),
     responses((status = 200, description = "The message.", body = MessageAnswer)))]
@@ -399,8 +399,8 @@ pub async fn events(
     Ok(Json(Page::whole(iter::once(accepted).chain(events.into_iter().map(EventAnswer::from)).collect())))
 }
 
-/// Show why a message went where it went: what rules said, for each attempt the route, the candidates and the reasons,
-/// and what followed its end.
+/// Show the decisions about a message: the rules' answers, for each attempt the route, the candidates and the reasons,
+/// and the follow-ups of its end.
 #[utoipa::path(get, path = "/v1/messages/{id}/decision", tag = "messages", operation_id = "getDecision",
     params(("id" = String, Path, description = "`msg_…`")),
     responses((status = 200, description = "One decision an attempt.", body = DecisionAnswer)))]
@@ -478,7 +478,7 @@ pub async fn retry(
 
 /// Take a message's content out of the ledger: recipient, content, attachments and the attempts' free text.
 ///
-/// What happened to it stays. It has to have ended, and can't be tried again afterwards.
+/// The record of its delivery stays. The message must have ended, and cannot be tried again afterwards.
 #[utoipa::path(delete, path = "/v1/messages/{id}/content", tag = "messages", operation_id = "purgeMessage",
     params(("id" = String, Path, description = "`msg_…`")),
     responses(
@@ -539,7 +539,7 @@ pub enum Asks {
 #[derive(Debug)]
 pub struct Unread {
     problem: Problem,
-    /// Its key, and what that stands for.
+    /// Its idempotency key, and the message behind it.
     stands_for: Option<Box<Idempotency>>,
 }
 
@@ -589,8 +589,8 @@ fn read(
         .map_err(|Unfit { fields, stands_for }| Unread { problem: Problem::fields(fields.into_problems()), stands_for })
 }
 
-/// The tenant's configuration, read anew if it lacks a connection that a message names: another
-/// node may just have made it.
+/// Returns the tenant's configuration, read again if it lacks a connection that a message names: another node may just
+/// have created it.
 pub async fn knowing<'a>(
     app: &App,
     tenant: TenantId,

@@ -1,5 +1,4 @@
-//! What an operator's tools ask: whether the node lives, whether it can serve, how it fares; and
-//! the reference of the API.
+//! The paths for an operator's tools: liveness, readiness and metrics; and the reference of the API.
 
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use super::{
     request::SharedAnswer,
 };
 
-/// What is answered even where all connections are taken.
+/// Paths that are answered even if all connections are taken.
 pub const OPERATORS_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 /// How long the database has to answer.

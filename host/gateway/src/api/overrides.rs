@@ -1,4 +1,4 @@
-//! What a tenant or a route says that providers' codes mean: the form, and its checks.
+//! Overrides of providers' codes by a tenant or a route: the form, and its checks.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use angarium_store::{Connection as Db, provider::provider_get};
 /// By a provider's code, or by a provider's name and then its codes.
 pub type Overrides = BTreeMap<String, Override>;
 
-/// What a code means; or, under a provider's name, what its codes mean.
+/// The meaning of a code; or, under a provider's name, the meanings of its codes.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Override {
@@ -20,7 +20,7 @@ pub enum Override {
     Provider(BTreeMap<String, Meaning>),
 }
 
-/// What an answer with a code means. An answer that accepts, and one that leaves it unknown whether the message was
+/// The meaning of an answer with a code. Accepting answers, and those that leave it unknown whether the message was
 /// taken, are never overridden.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -33,7 +33,7 @@ pub enum Meaning {
     Throttled,
     /// The connection's credentials are refused.
     AuthFailed,
-    /// It may have been taken: what the route does `on_unknown` follows.
+    /// The other side may have taken it: the route's `on_unknown` applies.
     Unknown,
 }
 

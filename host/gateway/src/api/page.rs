@@ -42,7 +42,7 @@ pub struct Page<T: ToSchema> {
 }
 
 impl<T: ToSchema> Page<T> {
-    /// What is shown of a page's rows. `id` tells what the cursor is made of.
+    /// Turns rows into a page. `id` gives the text of the cursor.
     pub fn of<Row>(page: PageRows<Row>, id: impl Fn(&Row) -> String, view: impl FnMut(Row) -> T) -> Self {
         let PageRows { rows, more } = page;
         let next_cursor = rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(id(row)));

@@ -1,5 +1,5 @@
-//! What a client is told when something is wrong: RFC 9457, one form for every error. This is
-//! the one place where an error becomes a status, and where the gateway's own are logged.
+//! Problems: RFC 9457, one form for every error. This is the only place that turns an error into a status, and that
+//! logs the gateway's own.
 
 use std::fmt;
 
@@ -13,12 +13,12 @@ use utoipa::ToSchema;
 
 use angarium_store::{StoreError, tenant::MOST_CONFIG};
 
-/// As many bad fields are listed at most: nobody reads more, and a body may have millions.
+/// The most invalid fields that are listed: a body may have millions.
 pub const MOST_PROBLEMS: usize = 20;
 /// The longest pointer or detail of a bad field, in characters.
 const MOST_TEXT: usize = 1024;
 
-/// Who is at fault.
+/// The side that caused the problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemSource {
@@ -157,7 +157,7 @@ impl Problem {
         Self::request(StatusCode::FORBIDDEN, "missing_scope", "The API key does not allow this", detail)
     }
 
-    /// 404: it doesn't exist, or belongs to somebody else; which, is nobody's business.
+    /// 404: it does not exist, or belongs to another tenant; the answer does not say which.
     pub fn not_found(what: &str) -> Self {
         Self::request(StatusCode::NOT_FOUND, "not_found", "Not found", format!("there is no such {what}"))
     }
@@ -296,7 +296,7 @@ impl From<StoreError> for Problem {
     }
 }
 
-/// No more problems, and none at more length, than somebody reads.
+/// Limits the number and the length of problems to a readable amount.
 fn within_bounds(mut errors: Vec<FieldProblem>) -> Vec<FieldProblem> {
     errors.truncate(MOST_PROBLEMS);
     for error in &mut errors {

@@ -30,7 +30,7 @@ use angarium_store::{
     },
 };
 
-/// A provider: what its active version, or else its newest, says of itself.
+/// A provider: the description of its active version, or else of its newest.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Provider)]
 pub struct ProviderAnswer {
@@ -56,7 +56,7 @@ pub struct ProviderAnswer {
     cost_model: serde_json::Value,
     /// SHA-256 of the component that serves; null: none does.
     active_digest: Option<String>,
-    /// What a rollback returns to.
+    /// The digest that a rollback returns to.
     previous_digest: Option<String>,
     /// The newest first.
     versions: Vec<ComponentAnswer>,
@@ -89,7 +89,7 @@ pub struct ComponentAnswer {
     quarantine_reason: Option<String>,
     /// Host patterns that it declares.
     declared_hosts: Vec<String>,
-    /// Those of them that are not granted to the provider.
+    /// The declared hosts that are not granted to the provider.
     missing_grants: Vec<String>,
     /// Set while it does not serve the key's own tenant, since it failed too often over that one's deliveries. The
     /// version before does, if there is one.
@@ -100,7 +100,7 @@ pub struct ComponentAnswer {
     quarantined_tenants: Option<Vec<String>>,
 }
 
-/// What becomes of the grants of other components.
+/// The decision about grants of other components.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(dead_code, reason = "`activation` reads the words; this lists them in the document")]
@@ -138,7 +138,7 @@ pub struct ActivatedVersion {
     /// Also where it is a lower version than the one that serves.
     #[serde(default)]
     allow_downgrade: bool,
-    /// What becomes of the hosts that the provider was granted for another component. Needed where there are any.
+    /// The decision about hosts that the provider was granted for another component. Required if there are any.
     #[serde(default)]
     #[schema(value_type = Option<GrantsChoice>)]
     grants: Option<String>,
@@ -240,7 +240,7 @@ fn grants_named(text: &str) -> Result<Grants, String> {
     }
 }
 
-/// Let an installed version serve, on every node and out of whatever quarantine.
+/// Put an installed version in service, on every node and out of any quarantine.
 #[utoipa::path(post, path = "/v1/providers/{name}/activate", tag = "providers", operation_id = "activateProvider",
     params(("name" = String, Path, description = "Its name.")),
     request_body = ActivatedVersion,
@@ -352,7 +352,7 @@ pub async fn grant(
     shown(&app, &tenant, &name).await.map(Json)
 }
 
-/// Whom a provider is shown to: its own quarantines, and to an operator everybody's.
+/// The reader of a provider: a tenant sees its own quarantines, an operator everybody's.
 struct Viewer {
     tenant: TenantId,
     is_operator: bool,

@@ -1,5 +1,5 @@
-//! What surrounds every request: its id, a panic caught, the problem written out, the metrics.
-//! And the parts of a request that are not its body.
+//! The layers around every request: its id, a caught panic, the written problem, the metrics. And the parts of a
+//! request beside its body.
 
 use std::{
     collections::HashMap,
@@ -36,7 +36,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Headers of which a second value would be read by some and not by others.
+/// Headers whose second value some readers would use and others ignore.
 const ONCE: [HeaderName; 4] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
@@ -52,7 +52,7 @@ pub struct RequestId(Arc<str>);
 #[derive(Debug, Clone)]
 pub struct Trace(Option<TraceContext>);
 
-/// The tenant whose key a request has shown, once it is known.
+/// The tenant of the request's key, once it is known.
 #[derive(Debug, Clone, Default)]
 pub struct Caller(Arc<OnceLock<TenantId>>);
 
@@ -106,7 +106,7 @@ impl<S: Sync> FromRequestParts<S> for Trace {
     }
 }
 
-/// The caller's place in a trace; what can't be read counts as absent.
+/// Returns the caller's position in a trace; an unreadable one counts as absent.
 fn caller(headers: &HeaderMap) -> Option<TraceContext> {
     let mut parents = headers.get_all(TRACEPARENT).iter();
     let (Some(parent), None) = (parents.next(), parents.next()) else { return None };
@@ -114,7 +114,7 @@ fn caller(headers: &HeaderMap) -> Option<TraceContext> {
     TraceContext::parse(parent.to_str().ok()?, Some(states.join(",")).as_deref().filter(|it| !it.is_empty()))
 }
 
-/// The span of a request to the API. What an operator's tools ask every few seconds is not traced.
+/// Returns the span of a request to the API. Requests of an operator's tools, every few seconds, are not traced.
 fn span(app: &App, request: &Request, route: &str, id: &RequestId) -> Span {
     if !route.starts_with("/v1/") {
         return Span::default();
@@ -219,7 +219,7 @@ pub async fn method_not_allowed() -> Problem {
     )
 }
 
-/// Parts of the path. What can't be one of them names nothing.
+/// Parts of the path. An impossible part leads to 404.
 #[derive(Debug)]
 pub struct UrlPath<T>(pub T);
 
@@ -234,7 +234,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for UrlPath
     }
 }
 
-/// The document's parameters that stand in queries and headers: what each operation, `post /v1/messages`, takes.
+/// The document's parameters in queries and headers, for each operation such as `post /v1/messages`.
 type Parameters = HashMap<String, Vec<Parameter>>;
 
 struct Parameter {
@@ -243,7 +243,7 @@ struct Parameter {
     form: Form,
 }
 
-/// What the document says of every parameter.
+/// The document's schemas of all parameters.
 static PARAMETERS: LazyLock<Parameters> = LazyLock::new(|| {
     parameters(&serde_json::to_value(super::openapi()).unwrap_or_default()).unwrap_or_else(|error| {
         tracing::error!(error, "a parameter's schema is not valid");
@@ -272,8 +272,8 @@ fn parameters(document: &Value) -> Result<Parameters, String> {
     Ok(all)
 }
 
-/// The query's parameters, each taken once by its name. What the document says of them, and of the operation's
-/// headers, is checked before.
+/// The query's parameters, each taken once by its name. Their schemas, and those of the operation's headers, are
+/// checked before.
 #[derive(Debug)]
 pub struct Query {
     pairs: Vec<(String, String)>,
@@ -300,7 +300,7 @@ impl Query {
     /// Holds a parameter to the document.
     fn check(&mut self, known: &Parameter, headers: &HeaderMap) {
         let (place, text) = match known.in_header {
-            // What is no text, is its handler's to refuse.
+            // A value that is no text is left to its handler.
             true => ("header", headers.get(&known.name).and_then(|value| value.to_str().ok())),
             false => ("query", self.pairs.iter().find(|(name, _)| *name == known.name).map(|(_, text)| text.as_str())),
         };
@@ -338,7 +338,7 @@ impl Query {
         self.fields.elsewhere(format!("query/{name}"), "invalid", detail);
     }
 
-    /// Refuses what was bad, unknown or given twice.
+    /// Refuses invalid, unknown and repeated parameters.
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in &self.pairs {
             let name: String = name.chars().filter(|c| !c.is_control()).collect();

@@ -1,4 +1,4 @@
-//! `/v1/messages/{id}/resolve`: what a person knows of a delivery of which no definite answer came.
+//! `/v1/messages/{id}/resolve`: a person's decision about a delivery without a definite answer.
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use super::{
 use crate::app::message_actions::dead_letter::{Resolved, WantedResolution};
 use angarium_domain::{delivery::DeliveryState, ids::MessageId};
 
-/// What became of an unknown delivery.
+/// A person's decision about an unknown delivery.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"as": "sent", "reason": "the provider's log shows it", "external_id": "SM1234"}))]
@@ -49,7 +49,7 @@ pub enum ResolvedName {
     Again,
 }
 
-/// Say what became of a message that is `unknown`: a request began, and no definite answer came.
+/// Resolve a message that is `unknown`: a request began, and no definite answer came.
 ///
 /// Look first, at the provider or the recipient. A receipt that comes later may still move it forward.
 #[utoipa::path(post, path = "/v1/messages/{id}/resolve", tag = "messages", operation_id = "resolveMessage",

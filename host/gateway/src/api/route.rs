@@ -95,18 +95,17 @@ pub struct Spec {
     candidates: Vec<Candidate>,
     #[serde(default)]
     strategy: Strategy,
-    /// The most that a delivery may cost: whoever is estimated to cost more, or in another currency,
-    /// is not asked.
+    /// The highest cost of a delivery: a candidate with a higher estimate, or with another currency, is not asked.
     #[serde(default)]
     max_cost: Option<Money>,
-    /// In 0..1: whoever succeeded less often lately is not asked while another succeeds as often.
+    /// In 0..1: a candidate with a lower recent success rate is not asked while another one reaches it.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 1)]
     min_success_rate: Option<f64>,
     #[serde(default)]
     retry: Retry,
-    /// What providers' codes mean, in place of what the providers say: by code, or by a provider's name and then its
-    /// codes. They go before the tenant's settings.
+    /// The meaning of providers' codes, in place of the providers' own: by code, or by a provider's name and then its
+    /// codes. It takes precedence over the tenant's settings.
     #[serde(default)]
     overrides: Overrides,
     /// Whether the next candidate serves at once when one did not take the delivery; true, if left out.
@@ -125,12 +124,12 @@ pub struct Candidate {
     /// Its id or uid.
     #[schema(min_length = 1, max_length = 128)]
     connection: String,
-    /// Its share under `round_robin` and `weighted_random`; 1, if left out. With 0 it only stands in
-    /// for the others, whatever the strategy is.
+    /// Its share under `round_robin` and `weighted_random`; 1 by default. With 0 it only stands in for the others,
+    /// under every strategy.
     #[serde(default)]
     #[schema(maximum = 100)]
     weight: Option<u32>,
-    /// What a unit costs (a message, or a segment of one), in place of what its provider says.
+    /// The price of a unit (a message, or a segment of one), in place of the provider's own.
     #[serde(default)]
     cost: Option<Money>,
     /// The most that a delivery through it may cost, beside the route's own ceiling.
@@ -163,8 +162,8 @@ pub enum Strategy {
     WeightedRandom {},
     /// The cheapest for this delivery first; unknown costs come last.
     LeastCost {},
-    /// Whoever has succeeded most often lately with the destination's country, the quickest of those
-    /// that are alike; one in fifty deliveries asks another, to learn how it does.
+    /// The candidate with the best recent success rate for the destination's country, the fastest of equal ones; one in
+    /// fifty deliveries asks another, to learn how it performs.
     HighestReliability {},
 }
 
@@ -227,13 +226,13 @@ pub enum Retry {
     Custom {
         #[schema(min_length = 1, max_length = 128)]
         rule: String,
-        /// What holds where the rule does not answer; its limits hold for the rule, too.
+        /// The policy if the rule does not answer; its limits apply to the rule, too.
         #[schema(no_recursion)]
         otherwise: Box<Retry>,
     },
 }
 
-/// How many of the requests through one connection may be retries, on each node. It binds nobody while at least half
+/// The share of retries among the requests through one connection, on each node. It limits nothing while at least half
 /// of the retries succeed.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -249,7 +248,7 @@ pub struct Budget {
     min_per_second: Option<f64>,
 }
 
-/// What to do when a request began and no definite answer came.
+/// The reaction to a request that began and got no definite answer.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnknown {
@@ -267,7 +266,7 @@ pub struct RouteAnswer {
     channel: String,
     /// Null: it does nothing.
     active_version: Option<i32>,
-    /// What a rollback returns to.
+    /// The version that a rollback returns to.
     previous_version: Option<i32>,
     latest_version: Option<i32>,
     /// The newest first, at most 20.
@@ -455,7 +454,7 @@ async fn put_in_service(
 }
 
 impl Spec {
-    /// The specification with ids in place of uids; what is wrong with it goes to `fields`.
+    /// Returns the specification with ids in place of uids; its faults go to `fields`.
     async fn checked(
         self,
         app: &App,
@@ -517,7 +516,7 @@ impl Candidate {
     }
 }
 
-/// Checks what is in bounds or not, whoever it belongs to.
+/// Checks numbers against their limits.
 fn check_numbers(spec: &RouteSpec, fields: &mut Fields) {
     let rate = spec.min_success_rate.is_none_or(|rate| (0.0..=1.0).contains(&rate));
     fields.check(rate, "min_success_rate", "out_of_range", || "must be 0 to 1".to_owned());
@@ -717,7 +716,7 @@ impl Default for Retry {
     }
 }
 
-/// Whether a script of this name is live and says what follows an attempt.
+/// Whether a script of this name is live and has the hook `retry`.
 async fn decides_retries(app: &App, tenant: TenantId, script: &str) -> Result<bool, Problem> {
     let config = app.tenant_configs.reload(tenant).await?;
     let has = |book: &Rulebook| book.scripts.iter().any(|it| it.name == script && it.has(Hook::Retry));
@@ -733,7 +732,7 @@ impl Retry {
         }
     }
 
-    /// Refuses a rule that nobody wrote, and one in the place of another.
+    /// Refuses a rule that does not exist, and one inside another.
     fn check_rules(&self, known: bool, fields: &mut Fields) {
         let Self::Custom { otherwise, .. } = self else { return };
         fields.check(known, "rule", "unknown_rule", || {

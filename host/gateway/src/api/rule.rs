@@ -57,7 +57,7 @@ pub struct NewRule {
     rule: Option<RuleSpec>,
 }
 
-/// A rule in place of what it was.
+/// A rule that replaces the previous one.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"version": 3, "rule": {
@@ -65,8 +65,7 @@ pub struct NewRule {
     "then": {"connections": ["sms-nordic"], "priority": "high"}
 }}))]
 pub struct RuleChange {
-    /// The version that this is a change of; refused where there is a later one. Left out, whatever there is is
-    /// replaced.
+    /// The version that this changes; refused if there is a later one. Left out, any version is replaced.
     #[serde(default)]
     #[schema(minimum = 1)]
     version: Option<i32>,
@@ -75,7 +74,7 @@ pub struct RuleChange {
     rule: Option<RuleSpec>,
 }
 
-/// A part of a rule in place of what it was.
+/// A change of a part of a rule.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"version": 3, "rule": {"active": false}}))]
@@ -169,7 +168,7 @@ pub async fn get(
     Ok(Json(named(&mut txn, tenant.id, &name).await?.into()))
 }
 
-/// Put a rule in place of what it was.
+/// Replace a rule.
 #[utoipa::path(put, path = "/v1/rules/{rule}", tag = "rules", operation_id = "putRule",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     request_body = RuleChange,
@@ -231,7 +230,7 @@ fn merge(target: &mut Value, patch: Map<String, Value>) {
     }
 }
 
-/// Writes what a rule is from now on.
+/// Writes the new version of a rule.
 async fn replace(
     app: &App,
     tenant: &Tenant<RulesWrite>,
@@ -250,7 +249,7 @@ async fn replace(
     Ok(Json(rule.into()))
 }
 
-/// Delete a rule. What it was stays in the record.
+/// Delete a rule. Its last form stays in the audit.
 #[utoipa::path(delete, path = "/v1/rules/{rule}", tag = "rules", operation_id = "deleteRule",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     responses((status = 204, description = "It is gone.")))]
@@ -312,7 +311,7 @@ pub(super) async fn named(db: &mut Db, tenant: TenantId, name: &str) -> Result<S
     rule_find(db, tenant, name.parse().ok(), name).await?.ok_or_else(missing)
 }
 
-/// Somebody was faster.
+/// The rule has changed since.
 pub(super) fn passed() -> Problem {
     Problem::conflict("version_passed", "the rule has another version: read it again, and change that")
 }

@@ -50,7 +50,7 @@ pub struct NewScriptVersion {
     /// In Rhai; at most 65,536 characters.
     #[schema(min_length = 1, max_length = 65536)]
     source: String,
-    /// Facts and what is expected of them: a version of which one fails is refused.
+    /// Facts and the expected decisions: a version that fails one is refused.
     #[serde(default)]
     #[schema(value_type = Vec<Object>, required = false)]
     cases: Option<Box<RawValue>>,
@@ -83,7 +83,7 @@ pub struct ScriptAnswer {
     created_at: Timestamp,
 }
 
-/// A script as it stands.
+/// A script with its state.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Script)]
 pub struct ScriptStatus {
@@ -95,17 +95,17 @@ pub struct ScriptStatus {
     #[schema(value_type = ScriptOrigin)]
     origin: &'static str,
     source: String,
-    /// What it defines, where it is in service: `admit`, `route`, …
+    /// The hooks that it defines, if it is in service: `admit`, `route`, …
     hooks: Vec<&'static str>,
     /// Since when its breaker has had it switched off on the node that answers; null where it is asked.
     #[schema(value_type = Option<String>, format = DateTime)]
     off_since: Option<Timestamp>,
-    /// What becomes of a message where its `admit` fails or is not asked; null where it is not in service.
+    /// The fate of a message whose `admit` fails or is not asked; null if the script is not in service.
     #[schema(value_type = Option<FailsName>)]
     fails: Option<&'static str>,
 }
 
-/// Whose a script is.
+/// The owner of a script.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(dead_code, reason = "answers have the values; this lists them in the document")]
@@ -141,7 +141,7 @@ pub async fn list(tenant: Tenant<RulesRead>, State(app): State<App>) -> Result<J
     Ok(Json(Page::whole(all)))
 }
 
-/// Show a script as it stands: one of the tenant's own, or an operators' that is asked about the tenant's messages.
+/// Show a script with its state: one of the tenant's own, or an operators' that is asked about the tenant's messages.
 #[utoipa::path(get, path = "/v1/scripts/{script}", tag = "rules", operation_id = "getScript",
     params(("script" = String, Path, description = "Its name.")),
     responses((status = 200, description = "The script.", body = ScriptStatus)))]
@@ -215,7 +215,7 @@ pub async fn versions(
     Ok(Json(Page::whole(rows.into_iter().map(ScriptAnswer::from).collect())))
 }
 
-/// Add a version, which does nothing until promoted. One that does not compile, or of which a case fails, is refused.
+/// Add a version, which has no effect until it is promoted. A version that does not compile or fails a case is refused.
 #[utoipa::path(post, path = "/v1/scripts/{script}/versions", tag = "rules", operation_id = "createScriptVersion",
     params(("script" = String, Path, description = "Its name: small letters, digits, `-` and `_`.",
         pattern = "^[a-z][a-z0-9_-]{0,63}$")),
@@ -404,7 +404,7 @@ pub(super) fn source_fits(source: &str, fields: &mut Fields) -> bool {
     fits
 }
 
-/// A source that compiles; what is wrong with it is said with its place.
+/// Compiles a source; its faults are reported with their place.
 pub(super) fn compiled(name: &str, source: &str, modules: &Modules, fields: &mut Fields) -> Option<Script> {
     let compiled = Script::compile(name, source, modules);
     let place = |error: &ScriptError| {

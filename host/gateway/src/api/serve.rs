@@ -1,5 +1,5 @@
-//! The HTTP server: accepts sockets within limits, reads requests in their strict form and in time, and
-//! ends what takes too long. What a request means, it does not know.
+//! The HTTP server: it accepts sockets within limits, reads requests in their strict form and in time, and ends slow
+//! ones. It does not know the meaning of a request.
 
 mod bodies;
 mod checked_stream;
@@ -150,13 +150,13 @@ async fn converse(stream: TcpStream, place: RequestPlace, service: Service) {
 }
 
 async fn converse_http1(stream: CheckedStream, socket: Arc<Socket>, service: Service) {
-    // The sweep over all sockets stands for hyper's own timer.
+    // The sweep over all sockets replaces hyper's own timer.
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BUFFER).header_read_timeout(None);
     let mut connection = builder.serve_connection(TokioIo::new(stream), service);
     let late = loop {
         tokio::select! {
-            // What went wrong on the way is the client's, and the stream says how.
+            // A fault on the way belongs to the client, and the stream reports it.
             _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break None,
             end = socket.told() => match end {
                 End::Graceful => Pin::new(&mut connection).graceful_shutdown(),
@@ -238,7 +238,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let answer = self.router.clone().call(request);
         Box::pin(async move {
             let Ok(mut response) = answer.await;
-            // What is left of the body is not read: the client may not send its next request after it.
+            // The rest of the body is not read: the client may not send its next request after it.
             if !is_read.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

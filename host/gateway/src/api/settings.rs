@@ -20,20 +20,19 @@ use angarium_store::{
     tenant::tenant_config_bump,
 };
 
-/// All settings: what is left out is as it was before anything was set.
+/// All settings: members that are left out return to their defaults.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewSettings, example = json!({
     "version": 1, "overrides": {"21610": "permanent", "sms-twilio": {"30007": "transient"}}
 }))]
 pub struct NewSettings {
-    /// The version that this is a change of; refused where there is a later one. Left out, whatever there is is
-    /// replaced.
+    /// The version that this changes; refused if there is a later one. Left out, any version is replaced.
     #[serde(default)]
     #[schema(minimum = 0)]
     version: Option<i64>,
-    /// What providers' codes mean, in place of what the providers say: by code, or by a provider's name and then its
-    /// codes. A route's own go before them.
+    /// The meaning of providers' codes, in place of the providers' own: by code, or by a provider's name and then its
+    /// codes. A route's own takes precedence.
     #[serde(default)]
     overrides: Overrides,
 }

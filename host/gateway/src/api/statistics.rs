@@ -1,5 +1,4 @@
-//! `/v1/stats`: what was accepted, what became of it, how long it took and what it cost. Read from
-//! roll-ups, never from the ledger.
+//! `/v1/stats`: accepted messages, their states, times and costs. Read from roll-ups, never from the ledger.
 
 use std::{
     cmp::Reverse,
@@ -94,7 +93,7 @@ enum DimensionName {
     Tenant,
 }
 
-/// What was counted in a range of time.
+/// The figures of a range of time.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Stats)]
 pub struct StatsAnswer {
@@ -130,8 +129,8 @@ pub struct BucketAnswer {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = StatsGroup)]
 pub struct GroupAnswer {
-    /// The channel, the connection's id, …; null for what has none, such as attempts for which no connection could be
-    /// asked.
+    /// The channel, the connection's id, …; null for entries without one, such as attempts for which no connection
+    /// could be asked.
     key: Option<String>,
     /// The `uid` of a connection or route, the name of a tenant.
     name: Option<String>,
@@ -145,7 +144,7 @@ pub struct GroupAnswer {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Figures)]
 pub struct FiguresAnswer {
-    /// Messages; null where they are told apart by what is not known at their acceptance.
+    /// Messages; null if the grouping is unknown at their acceptance.
     accepted: Option<i64>,
     /// Further channels that began, of messages that name several; null as `accepted`.
     further: Option<i64>,
@@ -227,7 +226,7 @@ async fn named_tenant(query: &mut Query, db: &mut Db) -> Result<Option<TenantId>
     Ok(found.map(|tenant| tenant.id))
 }
 
-/// Reads the query; what is wrong with it, its `finish` tells.
+/// Reads the query; its `finish` reports the faults.
 async fn asked(query: &mut Query, tenant: Option<TenantId>, db: &mut Db) -> Result<StatQuery, Problem> {
     let now = clock::now();
     let (grain, from, to) = range(query, now);

@@ -1,5 +1,4 @@
-//! What a person does to a message: cancel it, ask for another attempt, or have its content purged. Each
-//! is on record with who did it.
+//! A person's actions on a message: cancel it, ask for another attempt, or purge its content. Each is in the audit.
 
 pub mod dead_letter;
 
@@ -26,7 +25,7 @@ use angarium_store::{
     retention::{PurgedBy, content_purge},
 };
 
-/// What came of it.
+/// The result of an action.
 #[derive(Debug)]
 pub enum Controlled {
     /// It was done: the message as it is now.
@@ -65,7 +64,7 @@ pub async fn cancel(store: &Store, tenant: TenantId, actor: &Actor, id: MessageI
     legs::advance(&mut txn, moved).await?;
     let ended = EndedDelivery { tenant, delivery: view.delivery.id, message: id, state };
     follow_up_note_where_asked(&mut txn, &[ended]).await?;
-    // A mail whose copies alone were canceled was sent.
+    // A mail with only its copies canceled was sent.
     let event = if state == DeliveryState::Sent { "message.sent" } else { "message.canceled" };
     event_insert(&mut txn, tenant, id, event, None).await?;
     audit_insert(&mut txn, tenant, actor, &AuditEntry::new(Action::MessageCanceled, id)).await?;

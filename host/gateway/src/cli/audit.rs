@@ -8,16 +8,16 @@ use super::{
     output::{Column, Output},
 };
 
-/// Who did what, the newest first.
+/// The audit, the newest entry first.
 #[derive(Debug, Args)]
 pub struct Audit {
-    /// Only what was done to this: `msg_…`, `dlv_…`, `job_…`, or a provider's name.
+    /// Only entries about this subject: `msg_…`, `dlv_…`, `job_…`, or a provider's name.
     #[arg(long)]
     subject: Option<String>,
     /// Only this action, such as `message.resolved`.
     #[arg(long)]
     action: Option<String>,
-    /// What was done to providers, which are no tenant's; needs a key with the scope `operator`.
+    /// Changes of providers, which belong to no tenant; needs a key with the scope `operator`.
     #[arg(long)]
     operator: bool,
     /// Where the page before ended, as it says.

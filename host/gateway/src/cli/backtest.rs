@@ -21,7 +21,7 @@ pub struct Backtest {
     /// them, and then each takes the place of the rule of its uid or id.
     #[arg(long, value_name = "FILE")]
     rule: PathBuf,
-    /// The id or uid of the rule whose place a single one takes.
+    /// The id or uid of the rule that a single one replaces.
     #[arg(long)]
     of: Option<String>,
     /// The script's name, where the file has another.

@@ -1,4 +1,4 @@
-//! `angarium completions`: what a shell needs to complete the command line.
+//! `angarium completions`: the completion script of a shell.
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;

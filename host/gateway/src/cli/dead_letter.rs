@@ -28,7 +28,7 @@ pub struct DeadLetters {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show them, those of the newest messages first.
+    /// Show dead letters, those of the newest messages first.
     List(Box<List>),
     /// Show one with every try.
     Show(One),
@@ -46,7 +46,7 @@ enum Command {
     },
     /// Watch a replay until it ends.
     Watch(Job),
-    /// Stop a replay; what it has opened stays open.
+    /// Stop a replay; deliveries that it has opened stay open.
     Stop(Job),
 }
 
@@ -159,7 +159,7 @@ struct Filter {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     recipient: Option<String>,
-    /// Only those of messages with this reference.
+    /// Only dead letters of messages with this reference.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<String>,
@@ -325,8 +325,7 @@ impl Discard {
     }
 }
 
-/// A replay once it has ended, with a bar on a terminal. Whoever interrupts this stops watching, not
-/// the replay.
+/// Waits for the end of a replay, with a bar on a terminal. An interruption stops the display, not the replay.
 async fn watch(client: &ApiClient, mut replay: Value) -> Result<Value, CliError> {
     let path = format!("{REPLAYS}/{}", segment(replay["id"].as_str().unwrap_or_default()));
     let bar = bar(&replay);

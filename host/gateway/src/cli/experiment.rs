@@ -34,7 +34,7 @@ pub enum ScriptExperiment {
         #[command(flatten)]
         client: ApiClient,
     },
-    /// Show how the candidate fares beside what is live.
+    /// Show the variant's results beside the live version's.
     Candidate(Named),
     /// Show where a shadow's answers differ, the latest first.
     Differences(Paged),
@@ -44,7 +44,7 @@ pub enum ScriptExperiment {
 
 #[derive(Debug, Subcommand)]
 pub enum RuleExperiment {
-    /// Have a change of a rule, a file of JSON, asked beside what is live; it is not followed.
+    /// Ask a change of a rule, a file of JSON, beside the live version; it is not followed.
     Shadow {
         /// The rule's id or uid.
         rule: String,
@@ -69,7 +69,7 @@ pub enum RuleExperiment {
     Promote(Named),
     /// Return to the version of a rule before.
     Rollback(Named),
-    /// Show how a rule's candidate fares beside what is live.
+    /// Show the results of a rule's variant beside the live version's.
     Candidate(Named),
     /// Show where a shadow's decisions differ, the latest first.
     Differences(Paged),

@@ -48,7 +48,7 @@ impl HealthArgs {
     }
 }
 
-/// Adds what the table shows: rates as percentages, latencies of the last hour, the error in a line.
+/// Adds the table's values: rates as percentages, latencies of the last hour, the error in a line.
 fn annotate(health: &mut Value) {
     let shown = if health["uid"].is_null() { &health["connection"] } else { &health["uid"] }.clone();
     let windows = health["windows"].clone();

@@ -51,7 +51,7 @@ struct Create {
     /// For people.
     #[arg(long, default_value = "")]
     name: String,
-    /// What it allows, with commas between; everything of the tenant's own, if left out.
+    /// Its scopes, separated by commas; all scopes of a tenant by default.
     #[arg(long, value_delimiter = ',')]
     scopes: Vec<Scope>,
     /// Let it install providers and grant hosts, too, for all tenants.

@@ -28,7 +28,7 @@ enum Command {
     Events(One),
     /// Show why each attempt went where it went.
     Decision(One),
-    /// Stop what has not begun.
+    /// Cancel a message that has not begun.
     Cancel(One),
     /// Try again by hand.
     Retry {
@@ -38,7 +38,7 @@ enum Command {
         #[arg(long)]
         leg: Option<u8>,
     },
-    /// Say what became of one that is `unknown`.
+    /// Resolve a message that is `unknown`.
     Resolve(Resolve),
     /// Take recipient, content and attachments of one that has ended out of the ledger.
     Purge(One),
@@ -167,7 +167,7 @@ const CANDIDATES: [Column<'_>; 2] = [("candidate", "/connection"), ("reason", "/
 
 const PASSED_OVER: [Column<'_>; 2] = [("passed over", "/connection"), ("reason", "/reason")];
 
-/// Of HTTP and of SMTP: what a request lacks is left out.
+/// Columns of HTTP and of SMTP: those that a request lacks are left out.
 const REQUEST: [Column<'_>; 16] = [
     ("connection", "/connection"),
     ("provider", "/provider"),
@@ -333,8 +333,8 @@ fn said(answer: &Value) -> Value {
     Value::Array(rows)
 }
 
-/// A row for each connection that a decision considered: who was asked, who would have been next,
-/// who was passed over, and why.
+/// Returns a row for each connection that a decision considered: the asked, the next and the skipped ones, with
+/// reasons.
 fn considered(decisions: &Value) -> Value {
     let mut rows = Vec::new();
     for decision in decisions.as_array().into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! What a command prints: a table for people, JSON for machines.
+//! A command's output: a table for people, JSON for machines.
 
 use std::{
     fmt::Display,
@@ -13,7 +13,7 @@ pub struct Output {
     pub json: bool,
 }
 
-/// A column's title and where its value stands, as a JSON pointer.
+/// A column's title and the JSON pointer of its value.
 pub type Column<'a> = (&'a str, &'a str);
 
 impl Output {
@@ -69,7 +69,7 @@ fn rows(list: &Value, columns: &[Column<'_>], width: Option<u16>) -> String {
     let rows: Vec<_> = list.as_array().into_iter().flatten().collect();
     let whole = Layout::of(&rows, columns, Times::Whole);
     let Some(width) = width.filter(|width| !whole.fits(*width)) else { return whole.table(width).to_string() };
-    // A column in which nothing stands goes first, and silently.
+    // An empty column is removed first, silently.
     let is_told = |(_, pointer): &Column<'_>| rows.iter().any(|row| !cell(row, pointer, Times::Short).is_empty());
     let (mut kept, mut left_out) = (Vec::new(), Vec::new());
     for column in columns.iter().copied().filter(is_told) {
@@ -165,8 +165,8 @@ fn table(titles: &[&str], rows: Vec<Vec<String>>, width: Option<u16>) -> Table {
     table
 }
 
-/// How wide each column has to be, margins included, for no id, digest or time of it to be broken: what is broken can't
-/// be copied. Other words are broken only where they are long.
+/// Returns the width of each column, margins included, that breaks no id, digest or time of it: a broken one cannot be
+/// copied. Other words are broken only if they are long.
 fn longest_words(titles: &[&str], rows: &[Vec<String>]) -> Vec<u16> {
     let mut widths = vec![0; rows.iter().map(Vec::len).chain([titles.len()]).max().unwrap_or(0)];
     let titles = titles.iter().copied().enumerate();
@@ -196,7 +196,7 @@ fn unbroken(word: &str) -> usize {
     if is_id || bare.parse::<jiff::Timestamp>().is_ok() { length } else { length.min(LONGEST_WORD) }
 }
 
-/// What stands under a pointer; of a time the second is enough.
+/// Returns the value under a pointer; times are cut to the second.
 fn cell(row: &Value, pointer: &str, times: Times) -> String {
     let Some(value) = row.pointer(pointer) else { return String::new() };
     let time = value.as_str().filter(|_| pointer.ends_with("_at") || pointer == "/at");

@@ -47,14 +47,14 @@ enum Command {
         /// Also where the same version is installed with other bytes.
         #[arg(long)]
         replace: bool,
-        /// What becomes of the hosts that the provider was granted for another component: `keep` them, if this one is
-        /// to be trusted as that was, or grant `none` yet.
+        /// The decision about hosts that the provider was granted for another component: `keep` them if you trust the
+        /// new one as the old, or grant `none` yet.
         #[arg(long, requires = "activate", value_parser = ["keep", "none"])]
         grants: Option<String>,
         #[command(flatten)]
         client: ApiClient,
     },
-    /// Let an installed version serve, out of whatever quarantine.
+    /// Put an installed version in service, out of any quarantine.
     Activate {
         /// The provider's name.
         name: String,
@@ -63,7 +63,7 @@ enum Command {
         /// Also where it is a lower version than the one that serves.
         #[arg(long)]
         allow_downgrade: bool,
-        /// What becomes of the hosts that the provider was granted for another component.
+        /// The decision about hosts that the provider was granted for another component.
         #[arg(long, value_parser = ["keep", "none"])]
         grants: Option<String>,
         #[command(flatten)]
@@ -227,8 +227,8 @@ fn one(provider: Value, output: &Output) {
     output.one(&readable(provider, output), &COLUMNS);
 }
 
-/// A provider, or a page of them, with what the table shows beside what the API says: the version
-/// that serves, if one does, and which are in quarantine.
+/// Returns a provider, or a page of them, with the table's additional values: the version that serves, if one does, and
+/// those in quarantine.
 fn readable(mut answer: Value, output: &Output) -> Value {
     if output.json {
         return answer;

@@ -56,7 +56,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Create {
-    /// The channel whose messages it routes, such as `email`.
+    /// The channel that it routes, such as `email`.
     #[arg(long, required_unless_present = "route")]
     channel: Option<String>,
     /// Your own name for it; works wherever the id does.

@@ -96,7 +96,7 @@ enum RulesCommand {
         #[command(flatten)]
         client: ApiClient,
     },
-    /// Show what rules and scripts would say to a message, a file of JSON; nothing is sent.
+    /// Show the answers of rules and scripts to a message, a file of JSON; nothing is sent.
     Evaluate {
         file: PathBuf,
         #[command(flatten)]
@@ -121,7 +121,7 @@ enum ScriptsCommand {
         #[command(flatten)]
         client: ApiClient,
     },
-    /// Show one as it stands, and whether its breaker has switched it off.
+    /// Show a script with its state, and whether its breaker has switched it off.
     Get {
         script: String,
         #[command(flatten)]

@@ -1,5 +1,4 @@
-//! `angarium secret …`, on the database: what the operator does with all tenants' secrets. No value
-//! is decrypted here.
+//! `angarium secret …`, on the database: the operator's commands for all tenants' secrets. No value is decrypted here.
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -11,7 +10,7 @@ use angarium_store::{
 };
 use angarium_transport::sealing::Keyring;
 
-/// Secrets of one transaction: few enough that nobody waits for them.
+/// The secrets of one transaction: few enough that no other transaction waits long for them.
 const BATCH: i64 = 500;
 
 #[derive(Debug, Args)]

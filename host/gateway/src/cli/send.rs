@@ -37,7 +37,7 @@ pub struct Send {
     #[arg(long, requires = "channels")]
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<String>,
-    /// What stops the next channel: `sent` or `delivered`.
+    /// The result that stops the next channel: `sent` or `delivered`.
     #[arg(long, requires = "channels")]
     #[serde(skip_serializing_if = "Option::is_none")]
     wants: Option<String>,
@@ -57,7 +57,7 @@ pub struct Send {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     send_at: Option<String>,
-    /// Not after: what was not sent by then expires.
+    /// The latest time to send: after it the message expires.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
@@ -73,11 +73,11 @@ pub struct Send {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     ordering_key: Option<String>,
-    /// What it is about, for rules: a JSON object.
+    /// The subject matter, for rules: a JSON object.
     #[arg(long, value_parser = raw_json)]
     #[serde(skip_serializing_if = "Option::is_none")]
     attributes: Option<Box<RawValue>>,
-    /// Whom it is for, for rules: a JSON object.
+    /// The recipient's data, for rules: a JSON object.
     #[arg(long, value_parser = raw_json)]
     #[serde(skip_serializing_if = "Option::is_none")]
     contact: Option<Box<RawValue>>,
@@ -89,7 +89,7 @@ pub struct Send {
     #[arg(long, value_parser = raw_json)]
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<Box<RawValue>>,
-    /// A script whose `condition` is asked when it is due.
+    /// A script whose `condition` is asked when the message is due.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     condition: Option<String>,
@@ -112,11 +112,11 @@ struct Content {
     #[arg(long)]
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "one_or_more")]
     reply_to: Vec<Recipient>,
-    /// Who gets a copy; more than once for several.
+    /// A recipient of a copy; repeat it for several.
     #[arg(long)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cc: Vec<Recipient>,
-    /// Who gets a copy unseen by the others; more than once for several.
+    /// A recipient of a blind copy; repeat it for several.
     #[arg(long)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     bcc: Vec<Recipient>,
@@ -238,7 +238,7 @@ fn inline(text: &str) -> Result<Attachment, String> {
     Ok(Attachment { content_id: Some(id.to_owned()), ..attached(file)? })
 }
 
-/// What an ending usually stands for.
+/// Returns the usual media type of a file's extension.
 fn media_type_of(file: &Path) -> &'static str {
     let ending = file.extension().map(|it| it.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     match ending.as_str() {
@@ -321,7 +321,7 @@ mod tests {
         assert!(Line::try_parse_from(["send", "--key", "ak_x", "--attach", "/nowhere/x"]).is_err());
     }
 
-    /// Whatever the document's `NewMessage` has can be given.
+    /// Every field of the document's `NewMessage` has a flag.
     #[test]
     fn every_field_of_a_message_can_be_given() {
         let document = serde_json::to_value(crate::api::openapi()).unwrap();

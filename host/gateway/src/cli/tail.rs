@@ -28,8 +28,8 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Prints events until it is interrupted. What is wrong with the question ends it; a gateway
-    /// that is away does not, once it has answered.
+    /// Prints events until it is interrupted. An invalid request ends it; a gateway that is away does not, once it has
+    /// answered.
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         let mut last: Option<String> = None;
         let mut answered = false;
@@ -59,7 +59,7 @@ impl Tail {
     }
 }
 
-/// Prints what comes until the stream ends, however it ends.
+/// Prints events until the stream ends, however it ends.
 async fn print(mut stream: Followed, output: &Output, last: &mut Option<String>) {
     let mut reader = Reader::default();
     while let Some(bytes) = stream.next().await {
@@ -87,7 +87,7 @@ fn line(event: &Value) -> String {
     line
 }
 
-/// Reads server-sent events, of which the data is JSON, from bytes that end anywhere.
+/// Reads server-sent events with JSON data from bytes that end anywhere.
 #[derive(Default)]
 struct Reader {
     rest: Vec<u8>,

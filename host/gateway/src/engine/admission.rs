@@ -52,7 +52,7 @@ const WAITING: usize = 4096;
 /// A request whose messages have more bytes together needs a permit for them.
 const LARGE: usize = 64 << 10;
 
-/// How long a batch waits for the database before its requests are told to come again.
+/// The time that a batch waits for the database before its clients are asked to repeat their requests.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// How long a COMMIT without an answer is asked after, beyond that.
@@ -62,7 +62,7 @@ const DOUBT: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct Admitted {
     pub message: Arc<Message>,
-    /// Its idempotency key was known: this is what the key stands for.
+    /// Whether its idempotency key was known: then this is the message behind the key.
     pub replayed: bool,
 }
 
@@ -75,13 +75,13 @@ pub enum AdmitError {
         /// Which of several it is.
         leg: Option<usize>,
     },
-    /// No candidate takes such a message; each field is told. Nothing was stored.
+    /// No candidate takes such a message; the answer names each field. Nothing was stored.
     #[error("no connection takes it: {}", told(.0))]
     Content(Vec<Problem>),
     /// Nothing was stored.
     #[error("{}", in_words(.0))]
     Refused(Refused),
-    /// What a script wants to follow could be sent by nobody.
+    /// No candidate could send a follow-up of a script.
     #[error("{0}")]
     Unsendable(String),
     #[error("the idempotency key was used for another message: use a new key, or send the same message")]
@@ -119,7 +119,7 @@ type Answer = Vec<Result<Admitted, AdmitError>>;
 /// The same while some are still open.
 type Answers = Vec<Option<Result<Admitted, AdmitError>>>;
 
-/// What one request brings: messages of one tenant.
+/// The messages of one request, of one tenant.
 struct Request {
     tenant: TenantId,
     messages: Vec<Accepted>,
@@ -133,7 +133,7 @@ impl Request {
     }
 }
 
-/// A message that nobody refuses.
+/// A message without a refusal.
 struct Accepted {
     new: NewMessage,
     first_attempt: Option<Box<AcceptTimePlan>>,
@@ -151,7 +151,7 @@ pub struct Outlet {
     /// Rung when something due was left in the queue.
     pub bell: Arc<Notify>,
     pub small_tenants: Arc<SmallTenantPriority>,
-    /// What large messages take their memory from while they are stored.
+    /// The memory for large messages while they are stored.
     pub arrivals: Arc<ByteBudget>,
 }
 
@@ -160,7 +160,7 @@ pub struct Outlet {
 pub struct Admission {
     store: Store,
     tenant_configs: Arc<TenantConfigs>,
-    /// For what they tell of content.
+    /// The source of the descriptors' content schemas.
     providers: Arc<Providers>,
     experiments: Arc<Experiments>,
     rules: Arc<RuleRunner>,
@@ -231,7 +231,7 @@ impl Admission {
         answers.into_iter().flatten().collect()
     }
 
-    /// What was accepted under a key, if it was this message.
+    /// Returns the message that was accepted under a key, if it was this message.
     ///
     /// # Errors
     /// [`AdmitError::Unavailable`] where the database can't tell.
@@ -247,8 +247,8 @@ impl Admission {
         Ok(message.map(|(_, message)| Admitted { message: Arc::new(message), replayed: true }))
     }
 
-    /// The permit for large messages while they are stored or tried out. They are in memory already, so nobody waits for
-    /// it.
+    /// Returns the permit for large messages while they are stored or tried. They are in memory already, so it is
+    /// granted without a wait.
     ///
     /// # Errors
     /// [`AdmitError::Busy`] where the tenant has as many under way as it may.
@@ -260,8 +260,8 @@ impl Admission {
         self.arrivals.try_take(tenant, size).map(Some).ok_or(AdmitError::Busy)
     }
 
-    /// For each message what is known of it, or why it is not taken: nobody could send it, or rules refuse it. A key
-    /// that is known is answered as it was, whatever holds now.
+    /// Returns for each message its parsed data, or the reason for its refusal: no candidate could send it, or rules
+    /// refuse it. A known key returns its first answer, whatever holds now.
     async fn heard(
         &self,
         tenant: TenantId,
@@ -291,7 +291,7 @@ impl Admission {
         (!problems.is_empty()).then_some(AdmitError::Content(problems))
     }
 
-    /// The messages, each with whom it is handed to, if this node may deliver it at once.
+    /// Returns the messages, each with the plan of its first attempt, if this node may deliver it at once.
     async fn first_attempt(
         &self,
         tenant: TenantId,
@@ -316,8 +316,8 @@ impl Admission {
         accepted
     }
 
-    /// For each message, whether its channel has no active route. What this node does not know is
-    /// read anew before it is refused: another node may just have made it.
+    /// Returns for each message whether its channel has no active route. Before a refusal, the node reads its
+    /// configuration again, because another node may just have created the route.
     async fn unroutable(
         &self,
         tenant: TenantId,
@@ -350,7 +350,7 @@ fn may_start(message: &Message, now: Timestamp) -> bool {
     message.ordering_key.is_none() && message.due_at() <= now
 }
 
-/// What goes to the writers, and the answers with a gap for each of those.
+/// Separates the messages for the writers from the finished answers, with a gap for each of them.
 fn split(
     messages: Vec<NewMessage>,
     known: Vec<Result<JudgedMessage, AdmitError>>,

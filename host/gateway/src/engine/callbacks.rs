@@ -1,9 +1,9 @@
-//! What services say later: a request to a connection's callback URL is read by the connection's
-//! provider, proved to be the service's, and its receipts are recorded with what they change.
+//! Callbacks: the connection's provider reads a request to its callback URL, the gateway proves it to be the service's,
+//! and records its receipts with their effects.
 //!
-//! Nothing of a request is believed before its proof; it sends nothing and makes no attempt. A
-//! component that fails over a request is not held against it: anybody who knows the URL could take
-//! a provider out of service.
+//! Nothing of a request is trusted before its proof; this module sends nothing and makes no attempt. A component's
+//! failure over a request does not count against it: anybody with the URL could otherwise take a provider out of
+//! service.
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -64,7 +64,7 @@ pub struct Incoming {
     pub body: Bytes,
 }
 
-/// Who takes what comes to a token's callback URL.
+/// The connection that receives the callbacks of a token.
 pub struct Receiver {
     tenant: TenantId,
     endpoint: Arc<Endpoint>,
@@ -72,7 +72,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Whose token it is.
+    /// Returns the tenant of the token.
     #[must_use]
     pub const fn tenant(&self) -> TenantId {
         self.tenant
@@ -85,7 +85,7 @@ pub enum CallbackRefused {
     /// No connection has this token, or its provider reads no callbacks.
     #[error("there is no such callback")]
     Unknown,
-    /// Nobody can say whose the token is.
+    /// The owner of the token cannot be determined.
     #[error("the token could not be looked up")]
     Unanswered,
     /// Its turn did not come in time.
@@ -142,10 +142,10 @@ impl Callbacks {
         Self { store, tenant_configs, providers, public_url, tokens: Arc::new(Lookup::new(ask)), semaphore }
     }
 
-    /// Who takes what comes to a token's callback URL.
+    /// Finds the connection of a token's callback URL.
     ///
     /// # Errors
-    /// When nobody does.
+    /// When no connection has the token.
     pub async fn receiver(&self, token: &str) -> Result<Receiver, CallbackRefused> {
         let (tenant, connection) = self.connection(token).await?;
         let endpoint = self.endpoint(tenant, connection).await?;
@@ -156,10 +156,10 @@ impl Callbacks {
         Ok(Receiver { tenant, endpoint, serving })
     }
 
-    /// Takes a request to a token's callback URL, and answers what the service wants to hear.
+    /// Takes a request to a token's callback URL, and returns the service's expected answer.
     ///
     /// # Errors
-    /// When it is not believed, or what it says can't be recorded.
+    /// When the request is not verified, or its events cannot be recorded.
     pub async fn receive(&self, receiver: Receiver, incoming: Incoming) -> Result<CallbackReply, CallbackRefused> {
         let Receiver { tenant, endpoint, serving } = receiver;
         // A burst waits: many services never repeat a callback that was refused.

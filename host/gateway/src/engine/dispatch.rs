@@ -1,6 +1,5 @@
-//! Delivers: asks routing for a plan, the provider for a request, the transport to perform it, and
-//! tells the ledger what came of it. Each delivery is a task of its own and holds no plugin
-//! instance while it waits for an answer.
+//! Delivers: asks routing for a plan, the provider for a request, the transport to perform it, and hands the result to
+//! the ledger. Each delivery is a task of its own and holds no plugin instance while it waits for an answer.
 
 mod admitted;
 mod attempt;
@@ -61,7 +60,7 @@ use angarium_rules::{rulebook::JudgedMessage, ruling::HookRecord, script::Given}
 use angarium_store::{Store, attempt::Settlement};
 use angarium_transport::{Transport, byte_budget::ByteBudget};
 
-/// How long a delivery waits before it asks again for what it needs.
+/// The time after which a delivery asks again for a missing resource.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Everything that a delivery needs.
@@ -77,7 +76,7 @@ pub struct Dispatcher {
     pub observations: Arc<Observations>,
     pub turns: RoundRobinCounter,
     pub budgets: Budgets,
-    /// What the contents of large messages take their memory from.
+    /// The memory for the contents of large messages.
     pub bytes: Arc<ByteBudget>,
     /// Where deliveries wait for the processor, tenants in turn.
     pub semaphore: Arc<FairSemaphore>,
@@ -117,18 +116,18 @@ struct EffectiveRoute<'a> {
     spec: Cow<'a, RouteSpec>,
     settings: &'a TenantSettings,
     route: Option<(RouteId, i32)>,
-    /// What rules give to connections.
+    /// The rules' scores of connections.
     favour: Vec<(ConnectionId, f64)>,
     /// A script chose the candidates.
     by_script: bool,
-    /// What scripts said of the candidates.
+    /// The scripts' answers about the candidates.
     hook_records: Vec<HookRecord>,
-    /// What scripts did wrong.
+    /// The scripts' faults.
     faults: Vec<String>,
 }
 
 impl Dispatcher {
-    /// Delivers what comes in, until the other end closes.
+    /// Delivers incoming work until the other end closes.
     pub async fn run(self: Arc<Self>, mut incoming: mpsc::UnboundedReceiver<Vec<Work>>, deliveries: TaskTracker) {
         while let Some(batch) = incoming.recv().await {
             for work in batch {
@@ -137,7 +136,8 @@ impl Dispatcher {
         }
     }
 
-    /// Delivers when it is the tenant's turn. What waits for it is under way already: whoever drains the node waits too.
+    /// Delivers in the tenant's turn. A waiting delivery already counts as under way, so that a drain of the node waits
+    /// for it.
     fn begin(self: &Arc<Self>, work: Work, deliveries: &TaskTracker) {
         let (this, deliveries, counted) = (Arc::clone(self), deliveries.clone(), deliveries.token());
         self.semaphore.begin(work.tenant, move |held| {
@@ -254,7 +254,7 @@ impl Dispatcher {
         }
     }
 
-    /// Whom a delivery asks, in order: as it was foreseen, or as it is decided now.
+    /// Returns the candidates of a delivery in order, as planned at acceptance or planned now.
     async fn next<'a>(
         &self,
         config: &Arc<TenantConfig>,
@@ -268,7 +268,7 @@ impl Dispatcher {
         }
     }
 
-    /// Whom a delivery asks, in order, as rules, scripts and the strategy have it. Its turn is taken once.
+    /// Returns the candidates of a delivery in order, by rules, scripts and the strategy. It takes one turn.
     async fn decided<'a>(
         &self,
         config: &TenantConfig,
@@ -287,13 +287,13 @@ impl Dispatcher {
         (effective, plan)
     }
 
-    /// Whether anybody can be asked, whoever is the first.
+    /// Returns whether any candidate can be asked, whichever is the first.
     fn availability(&self, config: &TenantConfig, spec: &RouteSpec, work: &Work) -> Availability {
         let message = &work.message;
         routing::availability(spec, &self.candidate_states(config, spec, message), &work.past, message.body.first)
     }
 
-    /// What follows from an attempt; it becomes part of the delivery's past.
+    /// Decides the next step after an attempt, and adds the attempt to the delivery's past.
     async fn decide(
         &self,
         config: &TenantConfig,
@@ -349,8 +349,8 @@ impl Dispatcher {
         copies::concluded(work, attempt, outcome)
     }
 
-    /// The route's word, or else what the provider allows: a repetition that it recognises does no
-    /// harm.
+    /// Returns the route's decision, or else the provider's default: a repetition that the other side recognises does
+    /// no harm.
     fn on_unknown(&self, spec: &RouteSpec, endpoint: &Endpoint) -> OnUnknown {
         let by_provider = || match self.deduplication(endpoint) {
             Deduplication::Key => OnUnknown::Retry,
@@ -359,8 +359,7 @@ impl Dispatcher {
         spec.on_unknown.unwrap_or_else(by_provider)
     }
 
-    /// Whether whoever is lost with it leaves no more to be known than that it began: the same request may be repeated,
-    /// and is recognised.
+    /// Whether a crash during the attempt can be recovered by resending, because the provider deduplicates.
     fn may_be_asked_again(&self, spec: &RouteSpec, endpoint: &Endpoint) -> bool {
         self.deduplication(endpoint) == Deduplication::Key && self.on_unknown(spec, endpoint) == OnUnknown::Retry
     }
@@ -371,7 +370,8 @@ impl Dispatcher {
             .map_or(Deduplication::None, |serving| serving.component.descriptor().deduplication)
     }
 
-    /// Nobody can be asked, and none only has to be waited for: the delivery waits where that may pass, as the retry policy says.
+    /// Handles a delivery without any candidate to ask or wait for: it waits if the cause can pass, as the retry policy
+    /// says.
     fn nobody(&self, work: Work, config: &TenantConfig, effective: &EffectiveRoute<'_>, plan: &Plan) {
         let spec = &effective.spec;
         let may_pass = plan.skipped.iter().any(|skipped| skipped.reason.may_pass());
@@ -418,7 +418,7 @@ impl Dispatcher {
         }
     }
 
-    /// Ends a delivery of which nobody could be asked; the ledger says why.
+    /// Ends a delivery for which no candidate could be asked; the ledger records the reason.
     fn end(&self, work: Work, state: DeliveryState, code: &str, detail: &str) {
         self.close(work, Outcome::End(state), code, detail, Arc::from("{}"));
     }
@@ -474,13 +474,13 @@ impl<'a> EffectiveRoute<'a> {
         }
     }
 
-    /// What holds of providers' codes.
+    /// Returns the effective overrides of providers' codes.
     fn overrides(&self) -> overrides::EffectiveOverrides<'_> {
         overrides::EffectiveOverrides { route: &self.spec.overrides, tenant: &self.settings.overrides }
     }
 }
 
-/// What bounds the time of a delivery's next attempt.
+/// Returns the time limits of a delivery's next attempt.
 fn bounds(work: &Work, spec: &RouteSpec) -> Bounds {
     Bounds {
         expires_at: work.message.expires_at,
@@ -517,7 +517,7 @@ fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
     }
 }
 
-/// A plan with what scripts said before it was made.
+/// A plan with the scripts' answers before it.
 #[derive(Serialize)]
 struct Described<'a> {
     #[serde(flatten)]
@@ -535,7 +535,7 @@ fn describe(plan: &Plan, effective: &EffectiveRoute<'_>) -> Arc<str> {
 }
 
 fn count(work: &Work, attempt: &Attempt, outcome: &Outcome) {
-    // A channel that nobody serves is any word that a client thinks of.
+    // A channel that no provider serves is an arbitrary word of a client.
     let (channel, provider) =
         attempt.origin.as_ref().map_or(("", ""), |origin| (work.message.channel.as_str(), &*origin.provider));
     let lane = telemetry::lane(channel, provider);

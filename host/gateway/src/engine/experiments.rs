@@ -1,7 +1,6 @@
-//! What comes of candidates while they are tried: counts of canaries and of what is live beside
-//! them, and shadows' differences. Nobody waits for any of it: a node counts in memory, asks
-//! shadows after the answer on a thread of their own, and writes down what it has each second.
-//! What a node that dies has not written yet is lost.
+//! Results of experiments: counts of canaries and of the live versions beside them, and shadows' differences. No
+//! delivery waits for them: a node counts in memory, asks shadows after the answer on a thread of their own, and writes
+//! its counts each second. A node that dies loses its unwritten counts.
 
 use std::{
     collections::HashMap,
@@ -29,7 +28,7 @@ use angarium_store::{
     experiment::{DifferenceRow, ExperimentKey, difference_insert, experiment_count_add, experiment_message_add},
 };
 
-/// Questions that wait for shadows; what comes when there are so many is dropped, and counted.
+/// The most questions that wait for shadows; further ones are dropped, and counted.
 const WAITING: usize = 4096;
 /// The same of one tenant, so that there is room for others.
 const WAITING_OF_TENANT: usize = WAITING / 4;
@@ -40,7 +39,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The most differences, and the most messages to follow, that a node writes down at a time.
 const MOST: usize = 1000;
 
-/// A question, and who is to be asked.
+/// A question, and the shadows to ask.
 struct Asked {
     tenant: TenantId,
     book: Arc<Rulebook>,
@@ -48,7 +47,7 @@ struct Asked {
     given: Given,
 }
 
-/// What is not written down yet.
+/// The counts that are not written yet.
 #[derive(Default)]
 struct Gathered {
     counts: HashMap<(ExperimentKey, Arm, ExperimentCount), i64>,
@@ -76,7 +75,7 @@ pub struct Experiments {
     questions: mpsc::Sender<Asked>,
 }
 
-/// Asks the shadows, and writes down what was gathered.
+/// Asks the shadows, and writes the gathered counts.
 pub struct Recorder {
     experiments: Arc<Experiments>,
     rules: Arc<RuleRunner>,
@@ -93,7 +92,7 @@ impl Experiments {
         (experiments, recorder)
     }
 
-    /// Counts, for each canary, what came of a message that came in.
+    /// Counts, for each canary, the result of an incoming message.
     pub fn judged(&self, tenant: TenantId, book: &Rulebook, message: &Message, judgement: &Judgement) {
         if book.canaries().next().is_none() {
             return;
@@ -120,7 +119,7 @@ impl Experiments {
         self.gathered().count((tenant, experiment.id), experiment.arm(&canaries), ExperimentCount::Faults, 1);
     }
 
-    /// Has shadows asked what those were asked who are live; whoever calls goes on at once.
+    /// Asks shadows the question of the live versions; the caller continues at once.
     pub fn ask(&self, tenant: TenantId, book: &Arc<Rulebook>, question: Question, given: Given) {
         let asked = Asked { tenant, book: Arc::clone(book), question, given };
         if !self.wait(tenant) {
@@ -186,7 +185,7 @@ impl Experiments {
     }
 }
 
-/// How often what is tried, or what is live in its place, failed.
+/// Returns the number of failures of the variant, or of the live version in its place.
 fn faults(experiment: &Experiment, judgement: &Judgement) -> usize {
     match experiment.kind {
         ExperimentKind::Script => judgement.failures.iter().filter(|it| it.script == experiment.subject).count(),
@@ -203,7 +202,7 @@ fn json(said: &Said) -> String {
 }
 
 impl Recorder {
-    /// Goes on until it is told to stop, and then writes down what is left.
+    /// Runs until it is stopped, and then writes the remaining counts.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut next = tokio::time::interval(PAUSE);
         next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

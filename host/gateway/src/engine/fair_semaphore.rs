@@ -1,6 +1,6 @@
-//! Where work waits for the processor: deliveries for a component's call, and messages for rules and scripts. Either
-//! takes it whole, so as many as there are waiting would stand before whoever comes next; here tenants are let in by
-//! turns. A delivery that has not begun waits as what it is, and becomes a task when it is let in.
+//! The wait for the processor: deliveries for a component's call, and messages for rules and scripts. Either takes a
+//! whole core, so without turns every waiting one would delay the next arrival; here tenants are served by turns. A
+//! delivery that has not begun waits as plain data, and becomes a task when it gets a permit.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -31,7 +31,7 @@ pub struct Permit(Arc<FairSemaphore>);
 #[derive(Debug)]
 pub struct HeldPermit(Option<Permit>);
 
-/// What is done with a pass.
+/// The use of a permit.
 type Call = Box<dyn FnOnce(Permit) + Send>;
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ struct Queues {
 /// One tenant's.
 #[derive(Default)]
 struct Queue {
-    /// They go first: what has begun is to end.
+    /// These go first: work that has begun should end.
     under_way: VecDeque<Call>,
     new: VecDeque<Call>,
 }
@@ -88,7 +88,7 @@ impl FairSemaphore {
             queues.queue(tenant).under_way.push_back(Box::new(move |pass| drop(call.send(pass))));
             called
         };
-        // Whoever waits is called: a pass is never lost.
+        // Every waiter is called: no permit is lost.
         called.await.unwrap_or_else(|_| Permit(Arc::clone(self)))
     }
 
@@ -146,7 +146,8 @@ impl Queues {
         queue
     }
 
-    /// Whose turn it is; the tenant's next one comes after all other tenants. Who has to give way begins nothing.
+    /// Returns the next call in turn; the tenant's next one comes after all other tenants. A tenant that must give way
+    /// begins nothing.
     fn next(&mut self, small_tenants: &SmallTenantPriority) -> Option<Call> {
         for _ in 0..self.turns.len() {
             let tenant = self.turns.pop_front()?;

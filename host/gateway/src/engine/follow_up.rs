@@ -1,9 +1,8 @@
-//! What follows deliveries that ended: scripts' `on_outcome` is asked, and the messages that it wants
-//! are accepted as a client's are.
+//! Follow-ups of ended deliveries: scripts' `on_outcome` is asked, and its messages are accepted like a client's.
 //!
-//! An end stands in the database since the transaction that wrote it. What scripts said of it is
-//! written there, with the ids of the messages, before the first of those is accepted: whoever dies
-//! in between, nobody is asked twice and nothing is sent twice or lost.
+//! An end is in the database since the transaction that wrote it. The scripts' answers are stored there, with the ids
+//! of the messages, before the first message is accepted. After a crash at any point, no script is asked twice, and no
+//! message is sent twice or lost.
 
 mod plan;
 
@@ -61,13 +60,13 @@ const BATCH: i64 = 32;
 /// A message that the database refuses so often is given up, and the event says so.
 const TRIES: u32 = 10;
 
-/// Whoever asks about ends.
+/// Asks scripts about ends.
 pub struct FollowUps {
     pub store: Store,
     pub tenant_configs: Arc<TenantConfigs>,
     pub admission: Admission,
     pub experiments: Arc<Experiments>,
-    /// What the contents of large messages take their memory from.
+    /// The memory for the contents of large messages.
     pub bytes: Arc<ByteBudget>,
     pub rules: Arc<RuleRunner>,
 }
@@ -75,14 +74,14 @@ pub struct FollowUps {
 /// How often a large content is in memory at a time, at the most, until the message that follows is stored.
 const COPIES: usize = 4;
 
-/// What scripts said of an end.
+/// The scripts' answers to an end.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Answer {
     asked_at: Timestamp,
     scripts: Vec<Said>,
 }
 
-/// What one of them said.
+/// The answer of one script.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Said {
@@ -93,10 +92,10 @@ struct Said {
     fault: Option<String>,
 }
 
-/// What is known of what scripts say.
+/// The known state of the scripts' answers.
 enum WasSaid {
     Words(Answer),
-    /// Nobody says anything.
+    /// No script answers.
     Nothing,
     /// There was no time to ask.
     Later,
@@ -123,7 +122,7 @@ struct Scene<'a> {
 }
 
 impl FollowUps {
-    /// Looks for ends until it is told to stop.
+    /// Looks for ends until it is stopped.
     pub async fn run(self, stop: CancellationToken) {
         let this = Arc::new(self);
         while !stop.is_cancelled() {
@@ -184,7 +183,7 @@ impl FollowUps {
         self.end(due, Some(told)).await
     }
 
-    /// What scripts said, asked now if nobody was.
+    /// Returns the scripts' answers, asking them now if they were not asked yet.
     async fn answer(&self, scene: &Scene<'_>) -> store::Result<WasSaid> {
         let kept = match &scene.due.answer {
             Some(kept) => Some(kept.clone()),
@@ -208,7 +207,7 @@ impl FollowUps {
         })
     }
 
-    /// What scripts say; `None` where the tenant has no time left for them, and they are asked later.
+    /// Returns the scripts' answers; `None` if the tenant has no time left for them, and they are asked later.
     async fn ask(&self, scene: &Scene<'_>) -> Option<Answer> {
         let asked_at = clock::now();
         let mut answer = Answer { asked_at, scripts: Vec::new() };
@@ -237,7 +236,7 @@ impl FollowUps {
         Some(answer)
     }
 
-    /// Has all messages accepted, and tells what came of them; `None` where it is to be tried again.
+    /// Has all messages accepted, and returns the results; `None` if it is to be tried again.
     async fn send_all(&self, scene: &Scene<'_>, answer: &Answer) -> store::Result<Option<Value>> {
         let known = self.known(scene, answer).await?;
         let (mut scripts, mut number) = (Vec::new(), 0);
@@ -323,7 +322,7 @@ impl FollowUps {
         Ok((Cow::Owned(body.content_of(delivery.leg_of(message.id))), Some(permit)))
     }
 
-    /// Nothing is left to do of an end; the message's events tell what was done.
+    /// Marks an end as done; the message's events record the results.
     async fn end(&self, due: &DueFollowUp, told: Option<Value>) -> store::Result<()> {
         let mut txn = self.store.worker().await?;
         if follow_up_end(&mut txn, &due.ended).await?

@@ -1,8 +1,7 @@
-//! What keeps a connection from being asked too much: circuit breakers, and limits on the rate, that
-//! all nodes respect together. A delivery asks its node's memory; only changes of a breaker, its
-//! probes, and turns for the next moment of a limited rate go by the database. Where messages name
-//! the endpoint, each origin has a breaker and a pause of its own, on each node. Nothing here sends,
-//! or decides who is asked instead.
+//! Limits on asking a connection: circuit breakers and rate limits, which all nodes respect together. A delivery asks
+//! its node's memory; only a breaker's changes, its probes, and turns for the next moment of a limited rate use the
+//! database. If messages name the endpoint, each origin has a breaker and a pause of its own, on each node. This module
+//! neither sends nor chooses another connection.
 
 mod brake;
 mod circuit;
@@ -64,7 +63,7 @@ pub struct GuardRegistry {
 #[derive(Default)]
 struct Guarded {
     tenants: HashMap<TenantId, HashMap<ConnectionId, Arc<Guard>>>,
-    /// What the database said of breakers that are not closed, for connections that come to be known.
+    /// Breakers that are not closed, as the database has them, for connections that become known.
     candidate_state: HashMap<ConnectionId, StoredBreaker>,
 }
 
@@ -92,7 +91,7 @@ pub struct Guard {
     connection: ConnectionId,
     provider: String,
     state: Mutex<State>,
-    /// What messages name, where they do.
+    /// The origins that messages name.
     origins: Mutex<Origins>,
     reports: mpsc::UnboundedSender<Report>,
     asks: mpsc::UnboundedSender<Arc<Guard>>,
@@ -129,7 +128,7 @@ pub struct LeftAlone {
     pub detail: String,
 }
 
-/// What a node has seen of a connection.
+/// A node's observations of a connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sight {
     pub phase: Phase,
@@ -137,8 +136,9 @@ pub struct Sight {
 }
 
 impl GuardRegistry {
-    /// With whoever keeps them: its tasks are run by the gateway. `slots` is how many deliveries may be under way through a
-    /// connection; one origin that messages name has a part of them, so that one that answers late leaves some to others.
+    /// Returns the guards and their keeper, whose tasks the gateway runs. `slots` is the number of deliveries that may
+    /// be under way through a connection; one origin that messages name gets a part of them, so that a slow one leaves
+    /// some to others.
     #[must_use]
     pub fn new(store: Store, probe_lasts: Duration, slots: usize) -> (Arc<Self>, Keeper) {
         let (reports, told) = mpsc::unbounded_channel();
@@ -149,8 +149,8 @@ impl GuardRegistry {
         (guards, keeper)
     }
 
-    /// The guards of all of a tenant's connections, in order. They outlive changes of configuration;
-    /// those of deleted connections go.
+    /// Returns the guards of all of a tenant's connections, in order. They outlive changes of configuration; those of
+    /// deleted connections are removed.
     pub fn of(&self, tenant: TenantId, connections: &[Connection]) -> Vec<Arc<Guard>> {
         let mut known = self.known();
         let Guarded { tenants, candidate_state } = &mut *known;
@@ -172,7 +172,7 @@ impl GuardRegistry {
         guards
     }
 
-    /// What this node has seen of a connection lately; `None` where it has not asked it yet.
+    /// Returns this node's recent observations of a connection; `None` if it has not asked it yet.
     #[must_use]
     pub fn sight(&self, tenant: TenantId, connection: ConnectionId) -> Option<Sight> {
         let guard = self.known().tenants.get(&tenant)?.get(&connection).map(Arc::clone)?;
@@ -210,7 +210,7 @@ impl GuardRegistry {
         }
     }
 
-    /// Takes over what the database says of all breakers that are not closed or changed lately.
+    /// Takes over the database's state of all breakers that are not closed or changed lately.
     fn learn(&self, candidate_state: Vec<StoredBreaker>, asked_at: Instant) {
         let now = Instant::now();
         let mut known = self.known();
@@ -235,7 +235,7 @@ impl GuardRegistry {
     }
 }
 
-/// Everywhere `origin` is that of the endpoint that the message named, if it did.
+/// In all methods, `origin` is that of the endpoint that the message named, if it did.
 impl Guard {
     /// Why a delivery that others could serve does not go through now.
     #[must_use]
@@ -257,7 +257,7 @@ impl Guard {
         mine.or_else(|| self.origins().refusal(origin?, &policy, now))
     }
 
-    /// Goes through, after a wait of `patience` at the most. What is refused is waited for elsewhere.
+    /// Takes a permit, after a wait of at most `patience`. A refused delivery waits elsewhere.
     ///
     /// # Errors
     /// Why it does not go through by then.
@@ -295,7 +295,7 @@ impl Guard {
                 }
                 CircuitEntry::Shut(opens) if opens > until => return Err(GuardRefusal::circuit(opens)),
                 CircuitEntry::Shut(opens) => {
-                    // Whoever closes it says so.
+                    // A breaker that closes notifies its waiters.
                     let _ = tokio::time::timeout_at(opens.into(), self.changed.notified()).await;
                 }
             }
@@ -460,7 +460,7 @@ impl Guard {
         self.state().settings
     }
 
-    /// Takes over what the database says; `None`: it has nothing but that it is closed.
+    /// Takes over the database's state; `None` means that the breaker is closed.
     fn learn(&self, stored: Option<&StoredBreaker>, asked_at: Instant, now: Instant) {
         let mut state = self.state();
         if let Some(stored) = stored {
@@ -528,11 +528,11 @@ impl GuardRefusal {
     }
 }
 
-/// A delivery's leave to go through a connection; whoever has it says what came of it.
+/// A delivery's permit to use a connection; its holder reports the result.
 #[must_use]
 pub struct GuardPass {
     guard: Arc<Guard>,
-    /// What the message named.
+    /// The origin that the message named.
     origin: Option<Box<str>>,
     /// The epoch of the breaker that it tries.
     probe: Option<i64>,
@@ -540,7 +540,7 @@ pub struct GuardPass {
 }
 
 impl GuardPass {
-    /// Tells what the attempt came to.
+    /// Reports the attempt's result.
     pub fn record(mut self, verdict: &Verdict) {
         self.told = true;
         match &self.origin {
@@ -575,7 +575,7 @@ impl Drop for Claiming<'_> {
     }
 }
 
-/// What people read of why it opened.
+/// Returns the reason for the opening that people read.
 fn told_of(verdict: &Verdict) -> String {
     let status = verdict.status.map(|status| format!(" {status}")).unwrap_or_default();
     format!("the last answer: {}{status} ({})", verdict.disposition.as_str(), verdict.code)

@@ -1,5 +1,5 @@
-//! Writes what attempts came to: many deliveries in one transaction, each only under a lease that
-//! still stands. It decides nothing and sends nothing.
+//! Writes the results of attempts: many deliveries in one transaction, each only under a lease that still exists. It
+//! decides nothing and sends nothing.
 
 mod writer;
 
@@ -30,15 +30,15 @@ const WRITERS: usize = 2;
 /// The most entries of one transaction.
 const BATCH: usize = 500;
 
-/// What a writer is given.
+/// The input of a writer.
 enum Entry {
     /// An attempt after which the next candidate is asked.
     Attempt { settlement: Box<Settlement> },
-    /// The last thing this node says of a delivery; its place in memory is free once it is written.
+    /// The last entry of this node about a delivery; its place in memory is free once it is written.
     Outcome {
         settlement: Box<Settlement>,
         work: Work,
-        /// Whether scripts are to be asked what follows, should it have ended.
+        /// Whether scripts are to be asked for follow-ups, if it has ended.
         asks: bool,
     },
     /// The same without an attempt: it goes back to the queue as it came.
@@ -55,8 +55,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Starts the writers into `tasks`; they end when the last handle is dropped and all is written.
-    /// They ring `bell` when a turn went on: who comes next is in the queue.
+    /// Starts the writers into `tasks`; they end when the last handle is dropped and all is written. They ring `bell`
+    /// when a turn passed on: the next delivery is in the queue.
     #[must_use]
     pub fn start(
         store: &Store,
@@ -90,8 +90,8 @@ impl Ledger {
         self.send(work.lease.id, Entry::Outcome { settlement: Box::new(settlement), work, asks });
     }
 
-    /// Puts a delivery back into the queue, due at `at`, for it only waits: no attempt is made and
-    /// nothing is told. It comes back with the same past and trigger.
+    /// Puts a delivery back into the queue, due at `at`: it only waits, without an attempt or an event. It comes back
+    /// with the same past and trigger.
     pub fn defer(&self, mut work: Work, at: Timestamp) {
         work.before_others = None;
         let deferral = Deferral {

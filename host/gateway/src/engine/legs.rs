@@ -1,5 +1,5 @@
-//! What a message's other channels do once one of its deliveries has moved, in the transaction in
-//! which that moved; and the wait for receipts. It decides by `domain/legs.rs`, and sends nothing.
+//! A message's other channels after one of its deliveries has moved, in the same transaction; and the wait for
+//! receipts. It decides by `domain/legs.rs`, and sends nothing.
 
 use std::time::Duration;
 
@@ -24,8 +24,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The most messages of one look.
 const BATCH: i64 = 500;
 
-/// Begins the legs that follow, closes those that are not needed any more, and writes what the
-/// messages have come to.
+/// Begins the legs that follow, closes those that are no longer needed, and writes the messages' states.
 pub async fn advance(db: &mut Connection, moved: LegTransition) -> store::Result<()> {
     if moved.is_empty() {
         return Ok(());
@@ -51,8 +50,7 @@ pub async fn hold(db: &mut Connection, tenant: TenantId, message: MessageId) -> 
     legs_hold(db, &LegTransition::one(tenant, message)).await.map(drop)
 }
 
-/// Ends what of a message waits in the queue, and forgoes what has not begun. False when there was
-/// nothing that could be stopped.
+/// Ends the waiting legs of a message, and drops those that have not begun. False if nothing could be stopped.
 pub async fn cancel(db: &mut Connection, tenant: TenantId, message: MessageId) -> store::Result<bool> {
     let Some(mut held_legs) = legs_hold(db, &LegTransition::one(tenant, message)).await?.pop() else {
         return Ok(false);
@@ -81,7 +79,7 @@ const fn fresh(number: u8) -> Begun {
     Begun { number, state: DeliveryState::Queued, handed_over: false, receipt: LegReceipt::NotAwaited }
 }
 
-/// Looks each second for receipts that have not come in time, until it is told to stop.
+/// Looks each second for receipts that have not come in time, until it is stopped.
 pub async fn sweep(store: Store, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let full = match look(&store).await {

@@ -1,9 +1,8 @@
-//! Look-ups by keys that strangers choose, such as API keys and callback tokens: many at a time in one
-//! question to the database, each key asked for once however many wait for it, and what was found, or
-//! not found, remembered for a moment.
+//! Look-ups by keys that strangers choose, such as API keys and callback tokens: many at a time in one question to the
+//! database, each key asked for once however many wait for it. Found and missing keys are remembered for a moment.
 //!
-//! Keys that were found before and keys that were not stand in two lines, so that no flood of guesses
-//! delays who is known. It knows nothing of what it looks up.
+//! Known keys and new keys are in two queues, so that no flood of guesses delays known ones. This module does not know
+//! the meaning of a key.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,11 +16,11 @@ use tokio::{sync::oneshot, time::timeout};
 
 use angarium_store as store;
 
-/// How long what was found is believed without asking again.
+/// The time for which a found value is used without asking again.
 const BELIEVED: Duration = Duration::from_secs(3);
 /// After this it is asked again, while it is still believed.
 const RENEWED: Duration = Duration::from_secs(1);
-/// How long what was not found counts as absent.
+/// The time for which a missing key counts as absent.
 const ABSENT: Duration = Duration::from_secs(2);
 /// How long a key counts as known after it was found.
 const KNOWN: Duration = Duration::from_secs(3600);
@@ -39,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Asks the database for many keys.
 type Ask<K, V> = Box<dyn Fn(Vec<K>) -> BoxFuture<'static, store::Result<HashMap<K, V>>> + Send + Sync>;
 
-/// Why nothing can be said of a key.
+/// The reason for which a key cannot be looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
     #[error("the database does not answer")]
@@ -97,7 +96,7 @@ impl<K, V> Default for State<K, V> {
     }
 }
 
-/// What is to be done for a key.
+/// The next step for a key.
 enum Step<V> {
     Answered(Option<V>),
     Refused,
@@ -234,7 +233,7 @@ impl<K: Clone + Eq + Hash, V: Clone> State<K, V> {
         for key in keys {
             let answer = found.as_ref().map(|found| found.get(&key).cloned()).map_err(|error| *error);
             for waiting in self.pending.remove(&key).unwrap_or_default() {
-                // Who asked may have gone.
+                // The caller may be gone.
                 let _ = waiting.send(answer.clone());
             }
             match answer {
@@ -266,7 +265,7 @@ impl<K> Line<K> {
     }
 }
 
-/// What is remembered does not grow for ever: at the limit what is old goes, and then everything.
+/// Limits the memory: at the limit old entries are removed, and then all of them.
 fn make_room<K: Eq + Hash, V>(map: &mut HashMap<K, V>, is_new: impl Fn(&V) -> bool) {
     if map.len() >= MOST_REMEMBERED {
         map.retain(|_, value| is_new(value));

@@ -1,9 +1,8 @@
-//! What this node has seen of its connections lately: how often each took what it was asked to
-//! take, how quickly, and at which cost, by the destination's country. Strategies go by it.
+//! A node's recent observations of its connections: success, latency and cost, by the destination's country. Strategies
+//! use them.
 //!
-//! It is kept in memory and forgotten: half of it in [`HALF_LIFE`]. A node that starts knows
-//! nothing and takes everybody for good until they are seen to fail; nothing but the order in which
-//! candidates are asked hangs on it.
+//! Observations are kept in memory and forgotten: half of them in [`HALF_LIFE`]. A node that starts takes every
+//! connection for good until it fails; only the order of candidates depends on observations.
 
 use std::{
     collections::HashMap,
@@ -20,7 +19,7 @@ pub const HALF_LIFE: Duration = Duration::from_secs(600);
 /// shows sooner than time forgets.
 pub const MOST_ANSWERS: f64 = 200.0;
 
-/// The most connections and countries; beyond them what was not seen for longest is forgotten.
+/// The most connections and countries; beyond them those not seen for longest are forgotten.
 const MOST_TALLIES: usize = 50_000;
 
 /// One answer of a connection, or the lack of one.
@@ -81,8 +80,8 @@ impl Tallies {
         }
     }
 
-    /// How a connection has done with a country. What it does elsewhere counts as one answer more,
-    /// so that there is something to go by where little is known.
+    /// Returns the record of a connection with a country. Its record elsewhere counts as one more answer, so that there
+    /// is some data if little is known.
     #[must_use]
     pub fn read(&self, connection: ConnectionId, country: Option<Country>, now: Instant) -> Record {
         let of = |country| self.0.get(&(connection, country)).map(|tally: &Tally| tally.at(now));
@@ -95,7 +94,7 @@ impl Tallies {
         }
     }
 
-    /// What a unit has cost on average: to the country, else anywhere.
+    /// Returns the average cost of a unit: to the country, otherwise anywhere.
     #[must_use]
     pub fn unit_cost(&self, connection: ConnectionId, country: Option<Country>, now: Instant) -> Option<Cost> {
         let of = |country| self.0.get(&(connection, country)).and_then(|tally: &Tally| tally.at(now).unit_cost());
@@ -112,7 +111,7 @@ impl Tallies {
     }
 }
 
-/// What counts of the answers seen, as of a time.
+/// The weight of the observed answers, as of a time.
 #[derive(Debug, Clone)]
 struct Tally {
     at: Instant,
@@ -120,7 +119,7 @@ struct Tally {
     successes: f64,
     /// Of the successes.
     latency_ms: f64,
-    /// Of those whose cost is known.
+    /// The units with known cost.
     units: f64,
     micros: f64,
     currency: String,
@@ -153,7 +152,7 @@ impl Tally {
         self.micros += cost.micros as f64;
     }
 
-    /// What is left of it at a later time.
+    /// Returns the remaining weight at a later time.
     fn at(&self, now: Instant) -> Self {
         let age = now.saturating_duration_since(self.at);
         let mut left = self.clone();
@@ -168,7 +167,7 @@ impl Tally {
         }
     }
 
-    /// With one answer beside those seen, of which so much is a success.
+    /// Returns the record with one more answer beside those seen, which is a success by this share.
     fn record(&self, otherwise: f64, latency_ms: Option<f64>) -> Record {
         let known = self.successes > 0.01;
         Record {

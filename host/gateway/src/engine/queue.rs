@@ -1,5 +1,5 @@
-//! What this node holds: its room for deliveries in memory, its leases, and the claims that fill
-//! the room from the database. It never sends and never decides an outcome.
+//! The deliveries that this node holds: its capacity in memory, its leases, and the claims that fill the capacity from
+//! the database. It never sends and never decides an outcome.
 
 mod capacity;
 mod claim;
@@ -42,7 +42,7 @@ pub struct Work {
     pub due_at: Timestamp,
     /// The attempts that count, oldest first.
     pub past: Vec<PastAttempt>,
-    /// What became so far of each recipient of a mail with copies.
+    /// The outcome so far for each recipient of a mail with copies.
     pub recipients: Recipients,
     /// Number of the last attempt.
     pub attempts: u32,
@@ -56,11 +56,11 @@ pub struct Work {
     pub slot: Slot,
     /// It goes before others' until it was attempted.
     pub before_others: Option<Arc<PriorityGuard>>,
-    /// What was decided of its first attempt before it was written.
+    /// The plan of its first attempt, decided before it was written.
     pub first_attempt: Option<Box<AcceptTimePlan>>,
 }
 
-/// Whom a delivery is to be handed to, decided before it was written.
+/// The plan of a delivery's first attempt, decided before the delivery was written.
 #[derive(Debug)]
 pub struct AcceptTimePlan {
     pub plan: Plan,
@@ -68,21 +68,21 @@ pub struct AcceptTimePlan {
     pub first: Option<ConnectionId>,
     /// The route as scripts want it, where scripts had a say.
     pub by_scripts: Option<Box<RouteSpec>>,
-    /// What scripts said of the candidates.
+    /// The scripts' answers about the candidates.
     pub hook_records: Vec<HookRecord>,
-    /// What scripts did wrong.
+    /// The scripts' faults.
     pub faults: Vec<String>,
     /// The delivery's turn among those of its route.
     pub turn: u64,
-    /// What it was decided by: it holds of no other.
+    /// The configuration of the decision; the plan is valid only with it.
     pub config: Arc<TenantConfig>,
     pub at: Instant,
 }
 
-/// Decides whom a message is handed to, where anybody can be asked.
+/// Plans the first attempt of a message, if any candidate can be asked.
 pub trait FirstAttemptPlanner: Send + Sync {
-    /// Whom a message that is about to be accepted will be handed to; `None` where that is not to be decided before it
-    /// is due, or where nobody can be asked.
+    /// Returns the plan of a message that is about to be accepted; `None` if it is not to be decided before the message
+    /// is due, or if no connection can be asked.
     fn plan_first<'a>(
         &'a self,
         tenant: TenantId,

@@ -1,5 +1,5 @@
-//! Takes over what lost workers held: ends their leases, records what can't be known as unknown,
-//! and puts the deliveries back or ends them.
+//! Takes over the deliveries of lost workers: ends their leases, records unknowable outcomes as unknown, and requeues
+//! or ends the deliveries.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,10 +38,10 @@ pub struct RecoveryPace {
     pub renewal: Duration,
 }
 
-/// Looks for leases that ran out, until it is told to stop.
+/// Looks for expired leases until it is stopped.
 ///
-/// While the database was away no lease was renewed: once it is back, the living renew theirs
-/// first, and what has run out then is a lost worker's.
+/// While the database was away no lease was renewed: once it is back, living nodes renew theirs first, and leases that
+/// have expired then belong to lost workers.
 pub async fn run(store: Store, bell: Arc<Notify>, pace: RecoveryPace, stop: CancellationToken) {
     let mut away = false;
     while !stop.is_cancelled() {
@@ -94,7 +94,7 @@ fn ended(settlement: &Settlement) -> Option<EndedDelivery> {
     Some(EndedDelivery { tenant, delivery, message, state })
 }
 
-/// What becomes of an abandoned delivery. Pure.
+/// Decides about an abandoned delivery. Pure.
 ///
 /// A request may have begun, so an attempt says `unknown`. It is tried again unless its provider
 /// could not recognise the repetition and the route holds such deliveries, or too many workers died
@@ -143,7 +143,7 @@ fn resolve(abandoned: Abandoned, now: Timestamp) -> Settlement {
             recipients: Recipients::default(),
             further: false,
         },
-        // What is on record of them stays.
+        // Their recorded outcomes stay.
         recipients: Recipients::default(),
         state: Some(if poison || hold { DeliveryState::Unknown } else { DeliveryState::Queued }),
         next: (!poison && !hold).then_some((now, Trigger::Recovery)),

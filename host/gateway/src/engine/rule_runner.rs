@@ -1,7 +1,7 @@
-//! Where rules and scripts are asked. What costs hardly anything, rules without expressions and answers that are
-//! remembered, is asked on the spot. All else is run off the async workers, a few at a time, tenants in turn; a message
-//! and a tenant have so much time for it. Where that is used up, what was not asked counts as if it were not there, but
-//! for what lets nothing through unasked. It decides nothing itself.
+//! Runs rules and scripts. Cheap questions, rules without expressions and remembered answers, are answered on the spot.
+//! All others run off the async workers, a few at a time, tenants in turn; a message and a tenant have a time limit for
+//! them. After that, rules and scripts that were not asked count as absent, except those that let nothing through
+//! unasked. It decides nothing itself.
 
 mod tenant_time;
 
@@ -40,13 +40,13 @@ const HELD: u32 = 4;
 /// How often a question that waits for the tenant's time looks for some.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What explaining a decision may take: the rules that are left then are said not to have been looked at.
+/// The time for explaining a decision: the remaining rules are then reported as not examined.
 const EXPLAINING: Duration = Duration::from_millis(200);
 
-/// What all cases of a script may take: those that are left then fail.
+/// The time for all cases of a script: the remaining cases then fail.
 const CASES: Duration = Duration::from_secs(2);
 
-/// What a tenant may try out in a second, by the clock.
+/// The time for a tenant's trials in a second, by the clock.
 const TRIED: Duration = Duration::from_millis(500);
 
 /// How long nothing is tried out after something was, at most.
@@ -60,7 +60,7 @@ const NEWS: Duration = Duration::from_secs(60);
 pub struct RuleTimes {
     /// All rules and scripts of a message together.
     pub message: Duration,
-    /// All those of a tenant in a second, on this node.
+    /// The time of all those of a tenant in a second, on this node.
     pub tenant: Duration,
 }
 
@@ -71,7 +71,7 @@ pub struct RuleRunner {
     /// For messages.
     live: Arc<FairSemaphore>,
     tenants: Mutex<TenantTimes>,
-    /// For what nobody's message waits for.
+    /// The permits for trials, for which no message waits.
     tries: Arc<FairSemaphore>,
     tried: Mutex<TenantTimes>,
     shadows: Mutex<TenantTimes>,
@@ -133,7 +133,7 @@ impl RuleRunner {
         let answer = off_the_workers(work);
         let took = began.elapsed();
         times(&self.tried).charge(tenant, took, Instant::now());
-        // Messages have the processor for as long; who asked does not wait for that.
+        // Messages have the processor for as long; the caller does not wait for that.
         tokio::spawn(async move {
             tokio::time::sleep(took.min(LONGEST_REST)).await;
             drop(pass);
@@ -159,8 +159,8 @@ impl RuleRunner {
         within(Grant::of_message(CASES), work).0
     }
 
-    /// The same where what comes of it is not needed, and is done within so many times what a message has: `None` where
-    /// the tenant has used up what it has for that.
+    /// Does the same for a shadow, whose result is not needed: it must end within a multiple of a message's time;
+    /// `None` if the tenant's time for that is used up.
     pub async fn shadow<T>(&self, tenant: TenantId, work: impl FnOnce(Duration) -> T) -> Option<T> {
         if !times(&self.shadows).has(tenant, Instant::now()) {
             return None;
@@ -170,7 +170,7 @@ impl RuleRunner {
         Some(off_the_workers(|| charged(&self.shadows, tenant, grant, || work(self.times.message))))
     }
 
-    /// Does something within the time that a message has, on this thread: for what is tried out.
+    /// Does something within the time of a message, on this thread: for trials.
     pub fn as_for_a_message<T>(&self, work: impl FnOnce() -> T) -> (T, Duration) {
         within(Grant::of_message(self.times.message), work)
     }
@@ -206,7 +206,7 @@ fn times(of: &Mutex<TenantTimes>) -> MutexGuard<'_, TenantTimes> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Does something within an allowance, and charges the tenant with what it used.
+/// Does something within an allowance, and charges the tenant with the used time.
 fn charged<T>(to: &Mutex<TenantTimes>, tenant: TenantId, grant: Grant, work: impl FnOnce() -> T) -> T {
     let began = Instant::now();
     let (answer, used) = within(grant, work);

@@ -1,5 +1,5 @@
-//! What is done where a script or a rule's expression went wrong, or was not asked for lack of time, whoever asked it: it
-//! is logged, counted and, where it happens too often, recorded as an event.
+//! The reaction to a script or expression that failed, or was not asked for lack of time: it is logged, counted and, if
+//! it happens too often, recorded as an event.
 
 use crate::node::telemetry;
 use angarium_domain::ids::{MessageId, TenantId};
@@ -10,8 +10,8 @@ use angarium_rules::{
 };
 use angarium_store::Store;
 
-/// Reports what a script did wrong at a message, and what happened `instead`. One that was not asked has done nothing
-/// wrong: it is counted.
+/// Reports a script's fault at a message, and what happened `instead`. A script that was not asked has no fault: it is
+/// counted.
 pub fn report(store: &Store, tenant: TenantId, message: MessageId, failure: &Failure, instead: &str) {
     let Failure { script, version, fault, often } = failure;
     if let Some(spent) = fault.unasked() {

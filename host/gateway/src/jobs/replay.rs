@@ -30,7 +30,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 /// How long a job waits after a step that failed, in seconds.
 const AFTER_FAILURE: f64 = 10.0;
 
-/// Takes steps of replays until it is told to stop. `bell` tells this node's claimer of what is due.
+/// Takes steps of replays until it is stopped. `bell` wakes this node's claimer for due deliveries.
 pub async fn run(store: Store, bell: Arc<Notify>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let pause = match step(&store).await {

@@ -1,5 +1,5 @@
-//! What a node needs beside the database: keys that open the stored secrets, and the folders that the configuration
-//! names. Each change is said once; while something is lacking the node is not ready.
+//! The node's needs beside the database: keys that open the stored secrets, and the folders that the configuration
+//! names. Each change is logged once; while something is missing, the node is not ready.
 //!
 //! It mends nothing and sends nothing.
 
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The secrets are counted at each of so many looks.
 const LOOKS_A_COUNT: u32 = 10;
 
-/// What this node needs and may lack.
+/// The needs of this node and their state.
 pub struct NodeHealth {
     store: Store,
     keyring: Arc<Keyring>,
@@ -32,7 +32,7 @@ pub struct NodeHealth {
     lacks: Mutex<Lacks>,
 }
 
-/// What is lacking, as it was seen last.
+/// The missing needs, as last observed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Lacks {
     secrets: SecretTally,

@@ -1,10 +1,9 @@
 //! The providers that serve on this node: the runtime's components, with the hosts that the
 //! operator granted to each.
 //!
-//! The database says which component of a provider is active; every node follows it. A change is
-//! written there first and then taken up by [`Providers::sync`], on the node that made it as on
-//! all others. What serves on the node is compared with the database at each look, so that
-//! whatever keeps them apart passes.
+//! The database says which component of a provider is active; every node follows it. A change is written there first
+//! and then applied by [`Providers::sync`], on the node that made it as on all others. Each look compares the node's
+//! providers with the database, so that any difference disappears.
 
 mod activation;
 
@@ -111,9 +110,9 @@ pub struct Providers {
     store: Store,
     runtime: Arc<Runtime>,
     registry: Registry,
-    /// What is known beside the components.
+    /// The state beside the components.
     kept: ArcSwap<HashMap<String, Kept>>,
-    /// What was taken up of each provider's row.
+    /// The applied state of each provider's row.
     taken_up: Mutex<HashMap<String, TakenUp>>,
     /// One look at a time.
     looking: tokio::sync::Mutex<()>,
@@ -124,7 +123,7 @@ pub struct Providers {
     found: Notify,
 }
 
-/// What a node keeps of a provider's row.
+/// The part of a provider's row that a node keeps.
 #[derive(Clone)]
 struct Kept {
     granted: Arc<[String]>,
@@ -132,7 +131,7 @@ struct Kept {
     absence: Arc<str>,
 }
 
-/// What a node knows of a provider's row.
+/// A node's view of a provider's row.
 #[derive(Clone, Copy)]
 struct TakenUp {
     version: i64,
@@ -146,8 +145,8 @@ struct LoadFailure {
     again: Instant,
 }
 
-/// A quarantine that this node has found, with the version of the provider's row that it went by:
-/// whoever changes the row later knows better.
+/// A quarantine that this node has found, with the version of the provider's row at that time: a later change of the
+/// row takes precedence.
 #[derive(Clone)]
 struct FoundQuarantine {
     name: String,
@@ -172,7 +171,7 @@ impl Providers {
         }
     }
 
-    /// The version of a provider that serves now, for what is no tenant's delivery.
+    /// Returns the version of a provider that serves now, for calls without a tenant's delivery.
     #[must_use]
     pub fn serving(&self, name: &str) -> Option<Serving> {
         self.with_grants(name, self.registry.get(name)?)
@@ -247,7 +246,7 @@ impl Providers {
         self.found.notify_one();
     }
 
-    /// Brings what the database says is active into service, then the folder's components.
+    /// Puts the components that the database has as active into service, then the folder's.
     ///
     /// # Errors
     /// When the database or the folder can't be read. A component that is refused is logged and
@@ -265,7 +264,7 @@ impl Providers {
         Ok(())
     }
 
-    /// Follows the database and writes quarantines down, until it is told to stop.
+    /// Follows the database and writes quarantines, until it is stopped.
     pub async fn follow(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -281,8 +280,7 @@ impl Providers {
         }
     }
 
-    /// Takes a component in; with an activation it serves from now on, on every node, and whatever
-    /// quarantine it was in is over.
+    /// Installs a component; with an activation it serves from now on, on every node, and leaves any quarantine.
     ///
     /// # Errors
     /// When the component is refused, or may not take the place of what serves, or the database
@@ -314,7 +312,7 @@ impl Providers {
         Ok(descriptor.name.clone())
     }
 
-    /// Lets an installed version serve, out of whatever quarantine.
+    /// Puts an installed version in service, out of any quarantine.
     ///
     /// # Errors
     /// When there is no such version, or it may not take the place of what serves, or the database fails.
@@ -422,7 +420,7 @@ impl Providers {
         self.sync().await
     }
 
-    /// Writes down what this node has found, and takes up what the database says.
+    /// Writes this node's findings, and applies the database's state.
     ///
     /// # Errors
     /// When the database can't be read or written.
@@ -439,7 +437,7 @@ impl Providers {
         Ok(())
     }
 
-    /// Takes out of service what was uninstalled.
+    /// Takes uninstalled providers out of service.
     fn let_go(&self, providers: &[StoredProvider]) {
         let is_there = |name: &String| providers.iter().any(|provider| provider.name == *name);
         let gone: Vec<_> = self.taken_up().keys().filter(|name| !is_there(name)).cloned().collect();
@@ -585,7 +583,7 @@ impl Providers {
         if component.digest() == digest { Ok(component) } else { Err(ProviderError::Unknown(digest.to_owned())) }
     }
 
-    /// Forgets the compiled code of what is no longer installed.
+    /// Removes the compiled code of components that are no longer installed.
     async fn prune(&self) -> Result<(), ProviderError> {
         let mut txn = self.store.worker().await?;
         let installed = component_digests(&mut txn).await?.into_iter().collect();
@@ -600,8 +598,8 @@ impl Providers {
         Ok(admitted.map_err(|_| ProviderError::Lost)??)
     }
 
-    /// A file that the database knows already changes nothing: an operator may have gone back from
-    /// it since. One that may not take the place of what serves is left alone, at each start anew.
+    /// Installs a file of the folder. A file that the database knows already changes nothing: an operator may have
+    /// rolled it back since. A component that may not replace the one that serves is left alone, at each start again.
     async fn install_file(&self, path: &Path, grant: FolderGrant) -> Result<(), ProviderError> {
         let bytes =
             tokio::fs::read(path).await.map_err(|error| ProviderError::Folder { path: path.to_owned(), error })?;
@@ -633,7 +631,7 @@ impl Providers {
         }
     }
 
-    /// Writes down what was found, so that people, other nodes and the next start know of it.
+    /// Writes the found quarantines, so that people, other nodes and the next start know of them.
     async fn write_quarantines(&self) -> Result<(), ProviderError> {
         loop {
             let Some(found) = self.quarantines().front().cloned() else { return Ok(()) };
@@ -679,7 +677,7 @@ impl Providers {
     }
 }
 
-/// Lets a version serve with the grants that it may have; answers what was done.
+/// Puts a version in service with its allowed grants; returns the action.
 async fn put_forward(
     db: &mut Db,
     activation: Activation,
@@ -701,8 +699,8 @@ async fn put_forward(
     Ok(entry)
 }
 
-/// Lets a version serve, out of whatever quarantine. The row's version grows even where it served
-/// already, so that every node begins anew with it.
+/// Puts a version in service, out of any quarantine. The row's version grows even if it served already, so that every
+/// node starts over with it.
 async fn activate(db: &mut Db, provider: &StoredProvider, digest: &str) -> Result<(), StoreError> {
     component_quarantine(db, digest, None).await?;
     tenant_quarantine_lift(db, digest).await?;
@@ -728,7 +726,7 @@ async fn quarantine(db: &mut Db, provider: &StoredProvider, found: &Quarantined)
     operator_audit_insert(db, &OperatorActor::gateway("quarantine"), &entry).await
 }
 
-/// A version as records of what was done show it.
+/// Returns a version in the form of audit entries.
 fn shown(version: &StoredComponent, granted: Option<&[String]>) -> Value {
     let descriptor = &version.descriptor;
     let secrets: Vec<_> = descriptor.secrets.iter().map(|secret| &secret.name).collect();

@@ -1,6 +1,6 @@
-//! Operators' scripts and the modules that scripts import: files of a folder, for all tenants or for
-//! one. A file that was saved is live within a second, on every node: the database carries it there.
-//! One that does not compile, or whose cases fail, changes nothing.
+//! Operators' scripts and the modules that scripts import: files of a folder, for all tenants or for one. A saved file
+//! is live within a second, on every node: the database carries it there. A file that does not compile, or whose cases
+//! fail, changes nothing.
 
 mod modules;
 
@@ -30,14 +30,14 @@ use angarium_store::{
 const PAUSE: Duration = Duration::from_millis(300);
 const CASES: &str = "cases";
 const MODULES: &str = "modules";
-/// What a volume of its own has at its root, and nobody but root may read.
+/// The folder at the root of a separate volume, which only root may read.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// What a folder has.
+/// The content of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Folder {
     pub scripts: Vec<Found>,
-    /// What scripts import.
+    /// The modules that scripts import.
     pub modules: Vec<Found>,
 }
 
@@ -53,12 +53,12 @@ pub struct Found {
     pub cases: Option<String>,
 }
 
-/// What trying a script or a module came to.
+/// The result of trying a script or a module.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tried {
     /// A line for each case that passed.
     pub passed: Vec<String>,
-    /// What is wrong: it does not compile, or a case fails.
+    /// The faults: it does not compile, or a case fails.
     pub problems: Vec<String>,
 }
 
@@ -132,7 +132,7 @@ fn refusal(refused: &[Refused], module: &Found) -> Option<String> {
 }
 
 impl Found {
-    /// Compiles it with what it can import, and runs its cases.
+    /// Compiles it with its imports, and runs its cases.
     #[must_use]
     pub fn tried(&self, modules: &Sources) -> Tried {
         let mut tried = Tried::default();
@@ -160,7 +160,7 @@ impl Found {
     }
 }
 
-/// Puts what the folder has into service, at the start and whenever a file of it changes, until `stop`.
+/// Puts the folder's files into service, at the start and whenever one changes, until `stop`.
 pub async fn watch(folder: PathBuf, store: Store, stop: CancellationToken) {
     let (mut seen, mut said) = (None, String::new());
     while !stop.is_cancelled() {
@@ -242,13 +242,13 @@ async fn put_in_service(folder: &Path, store: &Store) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What is to be changed in the database.
+/// The changes to make in the database.
 struct Judged {
     puts: Vec<OperatorScript>,
     gone: Vec<OperatorScript>,
 }
 
-/// What of a folder goes into service in place of what is live; what does not is logged, and the last good one goes on.
+/// Selects the files of a folder that replace live ones. A file that fails is logged, and the last good version stays.
 fn judged(found: &Folder, live: Vec<OperatorScript>, importers: Vec<Importer>) -> Judged {
     let (live_modules, live_scripts): (Vec<_>, Vec<_>) = live.into_iter().partition(|it| it.kind == ScriptKind::Module);
     let before = live_modules.iter().map(|it| ((it.scope.clone(), it.name.clone()), it.source.clone())).collect();
@@ -286,7 +286,8 @@ fn operators(kind: ScriptKind, scope: &str, name: &str, source: &str) -> Operato
     OperatorScript { kind, scope: scope.to_owned(), name: name.to_owned(), source: source.to_owned() }
 }
 
-/// Whoever may import modules: the folder's scripts, as they are there and as they are in service, and tenants' own.
+/// Returns the scripts that may import modules: the folder's, as they are there and as they are in service, and
+/// tenants' own.
 fn users(found: &Folder, live: &[OperatorScript], importers: Vec<Importer>) -> Vec<User> {
     let of_folder = found.scripts.iter().map(|script| {
         let same = |it: &&OperatorScript| it.scope == script.scope && it.name == script.name;

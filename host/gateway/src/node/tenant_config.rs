@@ -1,6 +1,5 @@
-//! What a tenant has set up, as this node knows it: connections with their secrets opened, and the
-//! active routes. It is read far more often than it changes, so each tenant's stands in memory
-//! until its version in the database is another.
+//! A tenant's configuration as this node knows it: connections with their secrets opened, and the active routes. It is
+//! read far more often than it changes, so it stays in memory until its version in the database changes.
 
 mod rulebooks;
 
@@ -74,17 +73,17 @@ pub struct ActiveRoute {
 #[derive(Debug, Default)]
 pub struct TenantConfig {
     version: i64,
-    /// The end of the first secret's overlap: what is known then holds a value that is not valid.
+    /// The end of the first secret's overlap: after it, the configuration holds an invalid value.
     fresh_until: Option<Timestamp>,
     pub endpoints: HashMap<ConnectionId, Arc<Endpoint>>,
     pub routes: BTreeMap<Channel, Arc<ActiveRoute>>,
     pub settings: TenantSettings,
-    /// What is particular; `None` where nothing is.
+    /// The rules and scripts; `None` if there are none.
     pub rulebook: Option<Arc<Rulebook>>,
 }
 
 impl Endpoint {
-    /// What people know the connection by: its uid, or else its id.
+    /// Returns the connection's name for people: its uid, or else its id.
     #[must_use]
     pub fn name(&self) -> String {
         self.connection.uid.clone().unwrap_or_else(|| self.connection.id.to_string())
@@ -92,7 +91,7 @@ impl Endpoint {
 }
 
 impl TenantConfig {
-    /// What people know a connection by, be it there or deleted.
+    /// Returns a connection's name for people, whether it exists or was deleted.
     #[must_use]
     pub fn name_of(&self, connection: ConnectionId) -> String {
         self.endpoints.get(&connection).map_or_else(|| connection.to_string(), |it| it.name())
@@ -108,7 +107,7 @@ impl TenantConfig {
     }
 }
 
-/// What this node knows of a tenant.
+/// This node's view of a tenant.
 #[derive(Clone, Default)]
 struct LoadedTenant {
     config: Option<Arc<TenantConfig>>,
@@ -118,11 +117,11 @@ struct LoadedTenant {
     as_of: u64,
     /// How often it could not be read.
     failures: u64,
-    /// Held by who reads it: all others wait for what that comes to.
+    /// Held by the reading task: all others wait for its result.
     reading: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Whose configuration changed.
+/// The scope of a changed configuration.
 enum Changed {
     All,
     These(Vec<TenantId>),
@@ -137,9 +136,9 @@ pub struct TenantConfigs {
     public_url: PublicUrl,
     tenants: Mutex<HashMap<TenantId, LoadedTenant>>,
     rulebooks: Rulebooks,
-    /// Tells operators' scripts from what they were at the last look.
+    /// The stamp of operators' scripts at the last look.
     operators: Mutex<Option<String>>,
-    /// The connections of which an event says that a secret cannot be opened.
+    /// The connections with a published event about a secret that cannot be opened.
     told_of_secrets: Mutex<HashSet<ConnectionId>>,
 }
 
@@ -157,7 +156,7 @@ impl TenantConfigs {
         Self { store, keyring, slots, guards, public_url, tenants, rulebooks, operators, told_of_secrets }
     }
 
-    /// What a tenant has set up; read from the database when it is not known.
+    /// Returns a tenant's configuration, from the database if it is not in memory.
     pub async fn tenant(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
         if let Some(fresh) = self.fresh(tenant) {
             return Ok(fresh);
@@ -166,21 +165,21 @@ impl TenantConfigs {
         Box::pin(self.read_once(tenant)).await
     }
 
-    /// Reads it unless somebody does already: thousands may ask at a time.
+    /// Reads it unless another task does already: thousands may ask at a time.
     async fn read_once(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
         let LoadedTenant { reading, failures, .. } = self.known(tenant);
         let turn = reading.lock().await;
         if let Some(fresh) = self.fresh(tenant) {
             return Ok(fresh);
         }
-        // While the database is away nobody waits for others in turn.
+        // While the database is away, tasks do not wait for one another in turn.
         if self.known(tenant).failures > failures {
             drop(turn);
         }
         self.reload(tenant).await
     }
 
-    /// The same, read anew: for what a request names and this node does not know yet.
+    /// Reads it again: for names in a request that this node does not know yet.
     pub async fn reload(&self, tenant: TenantId) -> store::Result<Arc<TenantConfig>> {
         let as_of = self.known(tenant).changes;
         let read = self.read(tenant).await;
@@ -190,7 +189,7 @@ impl TenantConfigs {
         let mut tenants = self.tenants();
         let known = tenants.entry(tenant).or_default();
         match &read {
-            // What was read before a change is not kept after it.
+            // Data that was read before a change is not kept after it.
             Ok(config) if as_of >= known.as_of => (known.config, known.as_of) = (Some(Arc::clone(config)), as_of),
             Ok(_) => {}
             Err(_) => known.failures += 1,
@@ -198,11 +197,11 @@ impl TenantConfigs {
         read
     }
 
-    /// Once this ends, the node knows a tenant's configuration as it is now, or nothing of it. What was known serves until
-    /// then, so that nobody waits for a change.
+    /// After this, the node knows a tenant's present configuration, or nothing of it. The previous one serves until
+    /// then, so that no request waits for a change.
     pub async fn renew(&self, tenant: TenantId) {
         if self.kept(tenant).is_none() {
-            // Somebody may be reading what was there before the change.
+            // Another task may be reading the state before the change.
             return self.forget(tenant);
         }
         let change = self.change(tenant);
@@ -275,8 +274,8 @@ impl TenantConfigs {
         }
     }
 
-    /// Follows what changes in the database, told by notifications and, should one be lost, by a
-    /// look each second; `heard` is told each time.
+    /// Follows changes in the database, by notifications and, in case one is lost, by a look each second; `heard` is
+    /// called each time.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken, heard: impl Fn(TenantId)) {
         let mut listener = None;
         while !stop.is_cancelled() {
@@ -325,7 +324,7 @@ impl TenantConfigs {
         Ok(())
     }
 
-    /// Renews what is not known as it is: who made the change here has done so already.
+    /// Renews an outdated configuration: a change made on this node is already applied.
     async fn catch_up(&self, tenant: TenantId) {
         let known = self.kept(tenant).map(|config| config.version);
         if known.is_none() || self.version(tenant).await.ok() != known {
@@ -337,7 +336,7 @@ impl TenantConfigs {
         tenant_config_version(&mut *self.store.tenant(tenant).await?, tenant).await
     }
 
-    /// The tenants whose configuration is not the one known here.
+    /// Returns the tenants with an outdated configuration.
     async fn outdated(&self) -> store::Result<Changed> {
         let mut txn = self.store.worker().await?;
         let recent = tenant_config_recent(&mut txn).await?;
@@ -355,7 +354,8 @@ impl TenantConfigs {
         Ok(Changed::These(recent.into_iter().filter(outdated).map(|(tenant, _)| tenant).collect()))
     }
 
-    /// Opens secrets. One of which a valid version can't be opened is closed, not left out: whatever needs it waits.
+    /// Opens secrets. A secret with a valid version that cannot be opened is closed, not left out: deliveries that need
+    /// it wait.
     fn open_all(&self, tenant: TenantId, stored: Vec<StoredSecret>) -> HashMap<ConnectionId, Secrets> {
         let mut values: BTreeMap<(ConnectionId, String), Result<Vec<Secret>, SealingError>> = BTreeMap::new();
         for it in stored {
@@ -441,9 +441,8 @@ impl TenantConfigs {
     }
 }
 
-/// The slots of connections, which outlive what is known of them: a change of configuration must
-/// not let twice as many requests through. Who sends through a connection holds its slots; nobody
-/// does, and they are full anyway.
+/// The slots of connections, which outlive their configuration: a change must not let twice as many requests through. A
+/// sender through a connection holds its slots; if none does, the slots are free.
 struct Slots {
     /// Requests under way through one connection, from this node.
     each: usize,
@@ -455,7 +454,7 @@ impl Slots {
         Self { each, held: Mutex::default() }
     }
 
-    /// The slots of each of a tenant's connections, in order; those that nobody holds are let go.
+    /// Returns the slots of each of a tenant's connections, in order; unused ones are removed.
     fn of(&self, tenant: TenantId, connections: impl Iterator<Item = ConnectionId>) -> Vec<Arc<Semaphore>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let known = held.entry(tenant).or_default();

@@ -1,6 +1,6 @@
-//! The rules that hold of a message. Each message keeps its own list, and what it keeps is written to disk several times:
-//! so it is in few bytes, of each rule the end of its id and its confidence in ten thousandths, together as Base64
-//! (RFC 4648, section 4, without padding). A rule's versions stay when it is deleted, so that its end tells its id.
+//! The rules that hold for a message. Each message stores its own list, and the disk gets it several times: so the list
+//! is short, with the end of each rule's id and its confidence in ten thousandths, together as Base64 (RFC 4648,
+//! section 4, without padding). A rule's versions stay when it is deleted, so that the end identifies it.
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -27,7 +27,7 @@ pub struct Hit {
 }
 
 /// The last six bytes of a rule's id, of which at least four are random (RFC 9562, section 5.7): of a tenant's ten
-/// thousand rules no two share them, but for once in millions of tenants.
+/// thousand rules no two share them, except once in millions of tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending([u8; 6]);
 

@@ -1,5 +1,4 @@
-//! What a hook answers, read strictly: a member that is unknown or has another type is a fault that
-//! names it.
+//! Hooks' answers, read strictly: an unknown member, or one of another type, is a fault that names it.
 
 use std::{fmt, time::Duration};
 
@@ -24,7 +23,7 @@ const MAX_TAGS: usize = 16;
 /// Bytes of a reason, a tag or a connection's name.
 const MAX_WORD: usize = 512;
 
-/// What `admit` answers.
+/// The answer of `admit`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Admission {
     #[serde(flatten)]
@@ -32,7 +31,7 @@ pub struct Admission {
     /// In place of the message's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
-    /// Added to the message's own, or in place of those of the same name.
+    /// Added to the message's own, or replacing those of the same name.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub attributes: Object,
 }
@@ -53,10 +52,10 @@ pub enum Verdict {
     },
 }
 
-/// What `route` answers; what is `None` stays as it was.
+/// The answer of `route`; `None` leaves the value as it was.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Routing {
-    /// Whom to ask, in this order, and nobody else.
+    /// The candidates to ask, in this order, and no others.
     pub candidates: Option<Vec<Choice>>,
     pub channels: Option<Vec<Channel>>,
     pub reason: Option<String>,
@@ -72,7 +71,7 @@ pub struct Choice {
     pub reason: Option<String>,
 }
 
-/// What `retry` answers.
+/// The answer of `retry`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum RetryAnswer {
@@ -91,7 +90,7 @@ pub enum RetryAnswer {
     },
 }
 
-/// What `on_outcome` answers.
+/// The answer of `on_outcome`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct FollowUp {
     pub messages: Vec<FollowUpMessage>,
@@ -99,7 +98,7 @@ pub struct FollowUp {
     pub tags: Vec<String>,
 }
 
-/// A message that is to be sent after a delivery. What is left out is as in the message before it.
+/// A message to send after a delivery. Members that are left out are as in the message before it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct FollowUpMessage {
     pub channel: Option<Channel>,
@@ -348,7 +347,7 @@ impl Members {
         Self { at: at.to_owned(), left: members }
     }
 
-    /// Those of a map that are looked at.
+    /// Returns the wanted members of a map.
     fn of(at: At<'_>, map: &rhai::Map, wanted: impl Fn(&str) -> bool) -> Reading<Self> {
         Ok(Self::new(&at.to_string(), members(at, map, wanted, 0)?))
     }
@@ -441,7 +440,7 @@ impl Members {
     }
 }
 
-/// Where in an answer something stands: written out only where it is a fault.
+/// A position in an answer: written out only for a fault.
 #[derive(Clone, Copy)]
 enum At<'a> {
     Answer,

@@ -1,5 +1,5 @@
-//! What a run is handed: of the facts, those that the script reads, as values of the language and as the key under which
-//! its answer is remembered.
+//! The arguments of a run: of the facts, those that the script reads, as values of the language and as the key of its
+//! remembered answer.
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 use serde_json::Value;
@@ -29,7 +29,7 @@ impl Argument<'_> {
         }
     }
 
-    /// Appends what no other facts have that read otherwise.
+    /// Appends bytes that identify the facts as the script reads them.
     pub fn write(self, reads: &Reads, key: &mut Vec<u8>) {
         match self {
             Self::One(facts) => write(facts, reads, key),
@@ -83,7 +83,7 @@ fn members<'a>(name: &str, object: &'a Object, reads: &'a Reads) -> impl Iterato
     object.iter().filter(move |(name, _)| all || reads.has(name))
 }
 
-/// Each kind of fact begins with a byte of its own, and where it ends is told by its beginning or by its form.
+/// Each kind of fact begins with its own byte, and its beginning or its form determines its end.
 fn write(facts: &dyn Facts, reads: &Reads, key: &mut Vec<u8>) {
     facts.each(&mut |name, fact| {
         if !reads.has(name) {

@@ -32,7 +32,7 @@ impl Breaker {
         true
     }
 
-    /// Since when it has been off, if it is: whoever would call the script takes the default.
+    /// Returns the time since when it has been off, if it is: its callers use the default.
     #[must_use]
     pub const fn off_since(&self) -> Option<Timestamp> {
         self.off_since

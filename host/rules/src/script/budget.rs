@@ -1,11 +1,11 @@
-//! What one run of a script may use: operations, time and memory. It belongs to the thread while a script
-//! runs on it, so that everything below sees the same one: the interpreter at each operation, and
-//! the functions that call a script's closures or loop themselves. What is used up stays used up:
-//! no callback that swallows the error, and no `catch`, gets any further.
+//! The budget of one run of a script: operations, time and memory. It belongs to the thread while a script runs on it,
+//! so that all parts see the same one: the interpreter at each operation, and the functions that call a script's
+//! closures or loop themselves. A used-up budget stays used up: no callback that ignores the error, and no `catch`,
+//! continues.
 //!
-//! **Memory** is measured, not estimated from kinds of values: it is what the thread holds more than when the run began
-//! (`allocator::balance`). It is looked at before each operation, so a run exceeds the limit by what one operation
-//! allocates, which the limits on sizes bound.
+//! **Memory** is measured, not estimated from kinds of values: it is the thread's growth since the run began
+//! (`allocator::balance`). It is checked before each operation, so a run exceeds the limit by the allocation of one
+//! operation, which the limits on sizes bound.
 //!
 //! **Time.** A busy machine makes no script fail. A run is charged with the time between two looks at the clock, but
 //! with at most [`MOST_BETWEEN`] of it, since the thread may have had to wait for others. Operations that really take
@@ -33,14 +33,14 @@ use crate::allocator;
 /// The clock is looked at each so many operations.
 const LOOK_EACH: u64 = 8;
 
-/// What a run is charged with at most between two looks, as long as the processor's account says nothing else: more than
-/// so many operations take.
+/// The most that a run is charged between two looks, as long as the processor's account says nothing else: more than
+/// this number of operations takes.
 const MOST_BETWEEN: Duration = Duration::from_micros(500);
 
-/// The processor's account of a thread may be so many times what the thread really had.
+/// The factor by which the processor's account of a thread may exceed its real time.
 const STOLEN: u32 = 4;
 
-/// What a script may log in a run, and how long a line of it is.
+/// The log lines of a run, and their length.
 const MAX_LINES: u32 = 8;
 const MAX_LINE: usize = 256;
 
@@ -50,7 +50,7 @@ thread_local! {
 
 struct Budget {
     time: Duration,
-    /// What was charged of it.
+    /// The charged part of it.
     used: Duration,
     began: Instant,
     looked: Instant,
@@ -62,7 +62,7 @@ struct Budget {
     operations: u64,
     max_operations: u64,
     lines: u32,
-    /// Whether something depended on what is given, or was logged.
+    /// Whether the run used a given value, or logged something.
     asked: bool,
     spent: Option<Limit>,
     given: Given,
@@ -112,13 +112,13 @@ impl Budget {
     }
 }
 
-/// Runs `work` with a budget of its own; says beside what it came to whether the budget was used up. What closures of
-/// the run share is emptied at its end: no value of the language leaves `work`.
+/// Runs `work` with a budget of its own; also returns whether the budget was used up. Variables shared by closures of
+/// the run are emptied at its end: no value of the language leaves `work`.
 pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: impl FnOnce() -> T) -> (T, Option<Limit>) {
     struct Restore(Option<Budget>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            // What the run leaves is dropped here, after the cell is free again.
+            // The run's leftovers are dropped here, after the cell is free again.
             drop(BUDGET.replace(self.0.take()));
         }
     }
@@ -145,7 +145,7 @@ pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: imp
     (result, spent)
 }
 
-/// Called by the interpreter at each operation: what it answers ends the run.
+/// Called by the interpreter at each operation: a returned value ends the run.
 pub(super) fn step() -> Option<Dynamic> {
     let spent = BUDGET.with_borrow_mut(|budget| budget.as_mut().and_then(Budget::step));
     spent.map(|limit| limit.as_str().into())
@@ -216,7 +216,7 @@ pub(super) fn asked() -> bool {
     BUDGET.with_borrow(|budget| budget.as_ref().is_some_and(|it| it.asked))
 }
 
-/// What a script prints goes to the log: a few lines of bounded length a run.
+/// Writes a script's prints to the log: a few lines of bounded length a run.
 pub(super) fn log(text: &str) {
     let may = BUDGET.with_borrow_mut(|budget| {
         budget.as_mut().is_some_and(|it| {

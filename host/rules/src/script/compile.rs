@@ -1,7 +1,7 @@
 //! From a source to a syntax tree that is safe to keep and to walk.
 //!
-//! A parser, and whoever walks or drops its tree, goes as deep as the source does. So a source of
-//! any size is parsed where there is room, and a tree that is too deep never leaves that place.
+//! A parser, and every function that walks or drops its tree, recurses as deep as the source nests. A source is
+//! therefore parsed with a large stack, and a tree that is too deep never leaves it.
 
 use std::{thread, time::Duration};
 
@@ -9,7 +9,7 @@ use rhai::{AST, Engine, ParseError, Scope};
 
 use super::{ScriptError, engine::limits};
 
-/// What evaluating the constants and imports at the top of a source may take.
+/// The time for evaluating the constants and imports at the top of a source.
 pub(super) const TIME: Duration = Duration::from_millis(200);
 
 /// Sources up to here are parsed on the caller's stack: they can't be deep enough to fill it.

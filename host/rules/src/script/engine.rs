@@ -1,7 +1,7 @@
 //! The interpreter: which functions there are, and how far a script may go.
 //!
-//! It is built from nothing: what is not listed here does not exist for a script. `sleep`, `eval`,
-//! `timestamp` and everything that meets the machine are left out, not switched off.
+//! The engine is built from nothing: functions that are not listed here do not exist for a script. `sleep`, `eval`,
+//! `timestamp` and everything that reaches the machine are left out, not switched off.
 
 use std::sync::{Arc, LazyLock};
 
@@ -39,9 +39,9 @@ pub mod limits {
     pub const TREE: usize = 96;
     /// Bytes of a text, or of all the texts within a list or map.
     pub const TEXT: usize = 64 * 1024;
-    /// Members of a list, those of the lists within it included.
+    /// Members of a list, including those of nested lists.
     pub const LIST: usize = 1024;
-    /// Members of a map, those of the maps within it included.
+    /// Members of a map, including those of nested maps.
     pub const MAP: usize = 2048;
     pub const VARIABLES: usize = 128;
     pub const FUNCTIONS: usize = 128;
@@ -51,8 +51,8 @@ pub mod limits {
     pub const VALUE_DEPTH: usize = 32;
 }
 
-/// Words that would lead out of a script, or leave one undecided what it does; `curry` makes functions that hold copies
-/// of themselves.
+/// Words that would lead out of a script, or make its effect undecidable; `curry` makes functions that hold copies of
+/// themselves.
 const DISABLED: &[&str] = &["eval", "curry"];
 
 /// All functions in one module: each look-up of one goes through every module that there is.
@@ -68,7 +68,7 @@ static FUNCTIONS: LazyLock<Arc<Module>> = LazyLock::new(|| {
         MoreStringPackage::new().as_shared_module(),
         BasicArrayPackage::new().as_shared_module(),
         BasicMapPackage::new().as_shared_module(),
-        // What is guarded stands in for its namesake above.
+        // Guarded functions replace their namesakes above.
         guarded::module().into(),
         lists::module().into(),
         vocabulary::module().into(),
@@ -79,7 +79,7 @@ static FUNCTIONS: LazyLock<Arc<Module>> = LazyLock::new(|| {
     all.into()
 });
 
-/// An interpreter whose imports come from `library`.
+/// Returns an interpreter whose imports come from `library`.
 pub(crate) fn build(library: Library) -> Engine {
     let mut engine = Engine::new_raw();
     engine.register_global_module(Arc::clone(&FUNCTIONS));
@@ -104,8 +104,8 @@ pub(crate) fn build(library: Library) -> Engine {
     engine
 }
 
-/// The same for sources whose closures share variables: a variable that becomes shared is read right then, and each
-/// reading is seen. Others need not pay for that.
+/// Returns the same for sources whose closures share variables: a variable that becomes shared is read right then, and
+/// each reading is seen. Other sources avoid this cost.
 pub(super) fn build_watching(library: Library) -> Engine {
     let mut engine = build(library);
     // It is not deprecated but, as its documentation says, may change.
@@ -117,7 +117,7 @@ pub(super) fn build_watching(library: Library) -> Engine {
     engine
 }
 
-/// What the gateway adds to the language, alone: for the reference.
+/// Returns an engine with only the gateway's additions to the language, for the reference.
 pub(crate) fn vocabulary_only() -> Engine {
     let mut engine = Engine::new_raw();
     let mut module = vocabulary::module();

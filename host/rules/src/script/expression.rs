@@ -24,7 +24,7 @@ pub struct Expression {
     name: Arc<str>,
     engine: Arc<Engine>,
     tree: Arc<AST>,
-    /// Its closures share what it sees.
+    /// Whether its closures share the variables.
     shares: bool,
 }
 
@@ -37,13 +37,13 @@ impl std::fmt::Debug for Expression {
 /// A message as expressions see it: made once for all the expressions that are asked of it.
 pub struct Seen {
     values: Scope<'static>,
-    /// The same for expressions whose closures share them, once there is one: a run ends by emptying what its closures
-    /// have made shared, which here the next one sees too.
+    /// The same for expressions whose closures share variables, once there is one: a run ends by emptying its shared
+    /// variables, which the next one would otherwise see.
     shared: Option<Scope<'static>>,
 }
 
 impl Seen {
-    /// What expressions see of a message; a fault where it is larger than they may see.
+    /// Returns the facts that expressions see of a message; a fault if the message is larger than they may see.
     pub fn of(message: &MessageFacts) -> Result<Self, ScriptFault> {
         let broken = |error| super::fault_of("expression", "facts", &error);
         let message = rhai::serde::to_dynamic(message).map_err(|error| broken(*error))?;
@@ -90,7 +90,7 @@ impl Expression {
     }
 }
 
-/// What each of [`VARIABLES`] says.
+/// Returns the description of each of [`VARIABLES`].
 pub(crate) fn variables() -> Vec<Field> {
     let of_message = MESSAGE.iter().filter(|(name, ..)| VARIABLES.contains(name)).copied();
     std::iter::once(("message", "map", "the whole message, as `admit` gets it")).chain(of_message).collect()
@@ -145,7 +145,7 @@ mod tests {
         assert!(changes.holds(&mut seen, &Given::default()).is_err(), "what it sees is constant");
         let reads = compiled("attributes.amount == 120").unwrap();
         assert_eq!(reads.holds(&mut seen, &Given::default()), Ok(true));
-        // Closures share what they see of it, for one run.
+        // Closures share the variables that they use, for one run.
         let clears = compiled("[1].some(|it| attributes.clear() == ())").unwrap();
         assert!(clears.holds(&mut seen, &Given::default()).is_err(), "it is constant for closures too");
         let shares = compiled("[120].some(|it| it == attributes.amount)").unwrap();

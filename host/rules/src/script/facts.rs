@@ -1,5 +1,5 @@
-//! What scripts see: plain data, whose fields the tables below document. What is not known is left out of a map, which
-//! reads as `()`.
+//! The facts that scripts see: plain data, whose fields the tables below document. Unknown values are left out of a
+//! map, which reads as `()`.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ pub struct MessageFacts {
 }
 
 impl MessageFacts {
-    /// What scripts see of a message.
+    /// Returns the facts that scripts see of a message.
     #[must_use]
     pub fn of(subject: RuleInput) -> Self {
         let country = subject.texts(rule_input::Field::Country).next().map(str::to_owned);
@@ -114,7 +114,7 @@ pub struct AttemptFacts {
     pub retry_after: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
-    /// What the route's policy would wait; `None` where it would give up.
+    /// The wait by the route's policy; `None` if it would give up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_wait: Option<f64>,
     pub seconds_since_accepted: f64,
@@ -144,7 +144,7 @@ pub struct DeliveryFacts {
     pub message: MessageFacts,
 }
 
-/// What a scheduled send is asked under.
+/// The occasion of a scheduled send.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ContextFacts {
@@ -160,7 +160,7 @@ pub struct ContextFacts {
 }
 
 impl ContextFacts {
-    /// That of a message which is sent once.
+    /// Returns the context of a message that is sent once.
     #[must_use]
     pub fn of(message: &Message) -> Self {
         let facts = MessageFacts::of(RuleInput::of(message));
@@ -239,7 +239,7 @@ where
     }
 }
 
-/// What can be handed to a script.
+/// Facts that can be handed to a script.
 pub(super) trait Facts {
     /// Tells each of them by its name, in an order that is always the same.
     fn each<'a>(&'a self, tell: &mut dyn FnMut(&'static str, Fact<'a>));
@@ -274,7 +274,7 @@ facts!(DeliveryFacts:
 );
 facts!(ContextFacts: due_at, schedule, run, step, last_state, message);
 
-/// A field: its name, its type, and what it says.
+/// A field: its name, its type, and its description.
 pub type Field = (&'static str, &'static str, &'static str);
 
 pub const MESSAGE: &[Field] = &[

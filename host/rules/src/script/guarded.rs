@@ -1,9 +1,9 @@
-//! Functions of the language that could be made to do too much: each stands in for its namesake.
+//! Guarded functions of the language: those that could be made to do too much, replacing their namesakes.
 //!
 //! A comparison that fails ends a sort; a replacement is measured before it is made; padding with nothing ends; and
-//! lists and maps are printed and compared no deeper than [`limits::VALUE_DEPTH`], whatever a script nests.
-//! To print never fails, it ends the run: the language would print what failed in its own way, with all that closures
-//! hold.
+//! lists and maps are printed and compared no deeper than [`limits::VALUE_DEPTH`], whatever a script nests. Printing
+//! never fails, it ends the run: the language would otherwise print the failed value in its own way, with all values
+//! that closures hold.
 
 use std::{fmt::Write, io};
 

@@ -334,7 +334,7 @@ fn functions_hold_no_copies_of_themselves() {
     is_not_there("fn admit(message) { let f = |a| { a }; Fn(\"curry\").call(f, f) }");
 }
 
-/// A source whose `admit` calls itself with more and more variables that hold what `value` makes.
+/// Returns a source whose `admit` calls itself with more and more variables that hold the result of `value`.
 fn deep_with(value: &str) -> String {
     let variables: String = (0..40).map(|nth| format!("let v{nth} = {value};")).collect();
     format!(
@@ -444,7 +444,7 @@ fn a_hundred_thousand_runs_leave_nothing() {
         let _ = script.admit(&message, &Given::default());
     }
     let left = allocator::balance() - before;
-    // What is remembered, is at most 128 KiB a hook.
+    // Remembered answers take at most 128 KiB a hook.
     assert!(left < 256 * 1024, "{left} bytes are left");
 }
 
@@ -477,7 +477,7 @@ fn what_the_top_shares_lives_for_one_run() {
     assert!(error.reason.contains("is not allowed to use variables around it"), "{error}");
 }
 
-/// What a run of 5 ms comes to whose only operations are `times` turns of `work`.
+/// Returns the limit that a run of 5 ms meets whose only operations are `times` turns of `work`.
 fn spent_by(times: u32, work: impl Fn()) -> Option<Limit> {
     let turns = || {
         for _ in 0..times {

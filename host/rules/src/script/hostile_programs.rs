@@ -24,17 +24,17 @@ const WITHOUT_HASTE: Duration = Duration::from_secs(2);
 const NEVER: Duration = Duration::from_secs(120);
 /// A worker's stack.
 const STACK: usize = 2 * 1024 * 1024;
-/// Bytes that the process may have reserved, and have had resident, whatever ran in it.
+/// The bytes that the process may have reserved, and have had resident, whatever ran in it.
 const RESERVED: u64 = 8 * 1024 * 1024 * 1024;
 const RESIDENT: u64 = 160 * 1024 * 1024;
-/// Bytes that two runs of a program may leave: what they found out about its functions.
+/// The bytes that two runs of a program may leave: their resolved functions.
 const LEFT: isize = 32 * 1024;
 const CHILD: &str = "ANGARIUM_HOSTILE_CHILD";
 
 /// Programs that this process has begun.
 static BEGUN: AtomicUsize = AtomicUsize::new(0);
 
-/// What variables begin with.
+/// The first values of variables.
 const VALUES: &[&str] = &[
     "0",
     "1",

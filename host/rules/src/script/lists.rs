@@ -16,8 +16,8 @@ pub(super) fn module() -> Module {
 #[allow(clippy::unwrap_used)]
 #[export_module]
 mod functions {
-    /// The members of which the function says `true`. It takes the member, or the member and its place; or it has the
-    /// member as `this`.
+    /// The members for which the function returns `true`. It takes the member, or the member and its position; or it
+    /// has the member as `this`.
     #[rhai_fn(name = "filter", return_raw, pure)]
     pub fn filter(context: NativeCallContext, list: &mut Array, function: FnPtr) -> Fallible<Array> {
         let mut asked = super::Asked::new(&context, "filter", &function);
@@ -30,14 +30,15 @@ mod functions {
         Ok(kept)
     }
 
-    /// What the function answers for each member; it is asked as that of `filter` is.
+    /// Returns the function's answer for each member; the function is called as that of `filter` is.
     #[rhai_fn(name = "map", return_raw, pure)]
     pub fn map(context: NativeCallContext, list: &mut Array, function: FnPtr) -> Fallible<Array> {
         let mut asked = super::Asked::new(&context, "map", &function);
         list.iter_mut().enumerate().map(|(at, item)| asked.of(item, at)).collect()
     }
 
-    /// The first member of which the function says `true`, `()` where there is none; it is asked as that of `filter` is.
+    /// The first member for which the function returns `true`, `()` if there is none; the function is called as that of
+    /// `filter` is.
     #[rhai_fn(name = "find", return_raw, pure)]
     pub fn find(context: NativeCallContext, list: &mut Array, function: FnPtr) -> Fallible<Dynamic> {
         let mut asked = super::Asked::new(&context, "find", &function);
@@ -49,7 +50,7 @@ mod functions {
         Ok(Dynamic::UNIT)
     }
 
-    /// Whether the function says `true` of any member; it is asked as that of `filter` is.
+    /// Whether the function returns `true` for any member; it is called as that of `filter` is.
     #[rhai_fn(name = "some", return_raw, pure)]
     pub fn some(context: NativeCallContext, list: &mut Array, function: FnPtr) -> Fallible<bool> {
         let mut asked = super::Asked::new(&context, "some", &function);
@@ -61,7 +62,7 @@ mod functions {
         Ok(false)
     }
 
-    /// Whether the function says `true` of each member; it is asked as that of `filter` is.
+    /// Whether the function returns `true` for each member; it is called as that of `filter` is.
     #[rhai_fn(name = "all", return_raw, pure)]
     pub fn all(context: NativeCallContext, list: &mut Array, function: FnPtr) -> Fallible<bool> {
         let mut asked = super::Asked::new(&context, "all", &function);
@@ -111,7 +112,7 @@ impl<'a> Asked<'a> {
         Self { context, caller, function, closure: Closure::of(context, function) }
     }
 
-    /// What it answers; that it fails is told as the language does.
+    /// Returns its answer; a failure is reported as the language does.
     fn of(&mut self, item: &mut Dynamic, at: usize) -> Fallible<Dynamic> {
         let Some(Closure { state, found }) = &mut self.closure else {
             let place = INT::try_from(at).unwrap_or(INT::MAX).into();

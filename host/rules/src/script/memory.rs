@@ -12,7 +12,7 @@ use serde::Serialize;
 
 /// Bytes of the facts, and of an answer's JSON, that are kept at most.
 const MOST_BYTES: usize = 2 * 1024;
-/// Bytes of them all: beyond that it begins anew.
+/// The bytes of all answers: beyond that the memory starts over.
 const MOST_TOGETHER: usize = 128 * 1024;
 /// After so many look-ups it is seen whether they were worth it.
 const WINDOW: u32 = 1024;
@@ -21,7 +21,7 @@ const ONE_OF: u32 = 4;
 /// Runs until it is tried again.
 const PAUSE: u32 = 16 * 1024;
 
-/// What one hook has answered.
+/// The answers of one hook.
 pub(super) struct Memory<T> {
     known: Mutex<Known<T>>,
     /// Runs for which nothing is looked up.
@@ -50,7 +50,7 @@ impl<T: Clone + Serialize> Memory<T> {
         self.idle.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err()
     }
 
-    /// What was answered to these facts.
+    /// Returns the answer to these facts.
     pub fn recall(&self, facts: &[u8]) -> Option<T> {
         let mut known = self.known();
         if known.asked == WINDOW {

@@ -1,5 +1,4 @@
-//! What scripts import: sources that the caller gives by name, compiled once. There is no other
-//! place that an `import` looks in.
+//! Modules that scripts import: sources that the caller gives by name, compiled once. An `import` looks nowhere else.
 
 mod calls;
 mod names;
@@ -19,7 +18,7 @@ use super::{
 #[derive(Clone)]
 pub struct Modules {
     engine: Arc<Engine>,
-    /// That of sources whose closures share variables.
+    /// The engine for sources whose closures share variables.
     watching: Arc<Engine>,
     library: Library,
 }
@@ -45,7 +44,7 @@ impl Modules {
     fn compile_as(age: impl Fn(&str) -> Age, sources: &BTreeMap<String, String>) -> Result<Self, ScriptError> {
         let mut library = Library::default();
         let mut left: Vec<_> = sources.iter().collect();
-        // Each round compiles whatever imports only what is there already.
+        // Each round compiles the modules whose imports are all compiled.
         while !left.is_empty() {
             let modules = Self::of(library.clone());
             let mut failed = Vec::new();
@@ -96,8 +95,7 @@ impl Modules {
         if self.watches(tree) { &self.watching } else { &self.engine }
     }
 
-    /// Whether closures share variables in a source or in what it imports: it may import any module, by a name that it
-    /// makes up.
+    /// Whether closures share variables in a source or in its imports: it may import any module, by a computed name.
     pub(super) fn watches(&self, tree: &AST) -> bool {
         shares(tree) || self.library.0.values().any(|it| it.shares)
     }
@@ -124,10 +122,10 @@ impl std::fmt::Debug for Modules {
     }
 }
 
-/// What is known of a source that is in order.
+/// The known properties of a valid source.
 pub(super) struct Checked {
     names: Names,
-    /// With what it imports.
+    /// The members that it reads, with its imports.
     pub reads: Reads,
 }
 

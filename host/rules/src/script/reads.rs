@@ -1,5 +1,5 @@
-//! What a script reads of the facts: the members that its source names. So it is given those alone, and asked anew only
-//! where they are other ones.
+//! The facts that a script reads: the members that its source names. It receives only those, and is asked again only if
+//! they differ.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::Hook;
 /// Facts that are objects of the client's own.
 const OBJECTS: &[&str] = &["attributes", "contact", "context"];
 
-/// What is given whether it is named or not: by these a candidate is handed back.
+/// Members that are always given: they identify a candidate in the answer.
 const ALWAYS: &[&str] = &["connection", "score"];
 
 /// Functions that look at a map as a whole, and at nothing else.
@@ -23,12 +23,12 @@ const WHOLE_OR_OTHER: &[&str] =
 /// Functions that take a member's name.
 const BY_NAME: &[&str] = &["get", "remove", "pluck", "sorted_by"];
 
-/// What a source, with all that it imports, may read.
+/// The members that a source, with its imports, may read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reads {
     /// Names of members, and texts that may be such.
     names: HashSet<ImmutableString, ahash::RandomState>,
-    /// Those of [`OBJECTS`] that are not only asked for members by name.
+    /// The [`OBJECTS`] that are used other than by members' names.
     whole: HashSet<&'static str, ahash::RandomState>,
     /// Whether it may read anything.
     all: bool,
@@ -49,7 +49,7 @@ impl Reads {
             match path {
                 [above @ .., ASTNode::Expr(it)] => reader.see(above, it),
                 [.., ASTNode::Stmt(Stmt::FnCall(call, _))] => reader.see_call(call, 1),
-                // What is imported by a name that is made up is not known here.
+                // An import by a computed name is unknown here.
                 [.., ASTNode::Stmt(Stmt::Import(import, _))] => reader.reads.all |= text_of(&import.0).is_none(),
                 _ => {}
             }
@@ -78,13 +78,13 @@ impl Reads {
 
 /// Goes through a source.
 struct Reader<'a> {
-    /// What the hooks call their facts.
+    /// The hooks' names for their facts.
     facts: Vec<&'a str>,
     reads: Reads,
 }
 
 impl Reader<'_> {
-    /// Texts within a list or map of constants are no names by themselves: who takes one from there makes it up.
+    /// Texts within a list or map of constants are no names by themselves: taking one from there is computing a name.
     fn see(&mut self, above: &[ASTNode], expr: &Expr) {
         match expr {
             Expr::Property(property, _) => self.see_property(above.last(), expr, &property.2),
@@ -131,7 +131,7 @@ impl Reader<'_> {
         self.reads.all |= WHOLE.contains(&text.as_str()) || BY_NAME.contains(&text.as_str());
     }
 
-    /// `at` is where the argument after the map stands.
+    /// `at` is the position of the argument after the map.
     fn see_call(&mut self, call: &FnCallExpr, at: usize) {
         let may_be_whole = WHOLE_OR_OTHER.contains(&call.name.as_str()) && call.args.iter().any(|it| self.is_facts(it));
         if may_be_whole || WHOLE.contains(&call.name.as_str()) {
@@ -146,7 +146,7 @@ impl Reader<'_> {
         matches!(expr, Expr::Variable(variable, ..) if variable.2.is_empty() && self.facts.contains(&variable.1.as_str()))
     }
 
-    /// A member whose name is not written down may be any.
+    /// A member with a computed name may be any.
     fn see_name(&mut self, name: Option<&Expr>) {
         self.reads.all |= !matches!(name, None | Some(Expr::StringConstant(..) | Expr::IntegerConstant(..)));
     }
@@ -172,17 +172,17 @@ fn is_written_out(above: &[ASTNode]) -> bool {
     matches!(outside, Some(ASTNode::Expr(Expr::InterpolatedString(..))))
 }
 
-/// What a method is called on.
+/// Returns the receiver of a method.
 fn receiver<'a>(above: &[ASTNode<'a>], method: &Expr) -> Option<&'a Expr> {
     let mut chains = above.iter().rev().map_while(|node| match node {
         ASTNode::Expr(Expr::Dot(chain, ..) | Expr::Index(chain, ..)) => Some(&chain.lhs),
         _ => None,
     });
-    // In the middle of a chain it is the left side of what follows.
+    // In the middle of a chain it is the left side of the next part.
     chains.find(|it| !std::ptr::eq(*it, method))
 }
 
-/// What is asked of the left side of a chain.
+/// Returns the part that is asked of the left side of a chain.
 fn next(chain: &BinaryExpr, flags: ASTFlags) -> &Expr {
     match &chain.rhs {
         Expr::Dot(rest, ..) | Expr::Index(rest, ..) if !flags.contains(ASTFlags::BREAK) => &rest.lhs,

@@ -9,8 +9,8 @@ use rhai::{Dynamic, Scope};
 /// Marks a reference to a shared variable that is held; copies of the reference have the mark too.
 const SEEN: i32 = 1;
 
-/// A reference to the variable, if closures share it and nobody holds it yet. A constant can't be marked: it is held once
-/// more at each look.
+/// Returns a reference to the variable, if closures share it and it is not held yet. A constant cannot be marked: it is
+/// held once more at each look.
 pub(super) fn newly_shared(scope: &mut Scope, name: &str) -> Option<Dynamic> {
     let reference = scope.get(name).filter(|it| it.is_shared() && it.tag() != SEEN)?.clone();
     if let Some(variable) = scope.get_mut(name) {
@@ -33,7 +33,7 @@ pub(super) struct Shared(pub Vec<Dynamic>);
 impl Drop for Shared {
     fn drop(&mut self) {
         for variable in &mut self.0 {
-            // What it held is dropped after its lock.
+            // The variable's value is dropped after its lock.
             let _held = variable.write_lock::<Dynamic>().map(|mut it| mem::take(&mut *it));
         }
     }

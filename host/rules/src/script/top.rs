@@ -1,6 +1,6 @@
-//! What stands at the top of a script, its constants and imports: evaluated once, when it is compiled, and for each run
-//! only where it asks for the time or for chance, or where closures share variables, which live for one run. What a run
-//! finds out about the functions that it calls is kept for the next.
+//! The top of a script, its constants and imports: evaluated once, at compilation, and for each run only if it asks for
+//! the time or for chance, or if closures share variables, which live for one run. Resolved functions of a run are kept
+//! for the next.
 
 use std::{
     cell::Cell,
@@ -18,7 +18,7 @@ use crate::allocator;
 const MOST_FOUND: usize = 256;
 
 thread_local! {
-    /// What the closures of the run on this thread have found.
+    /// The resolved functions of the closures of this thread's run.
     static CLOSURES: Cell<Option<Caches>> = const { Cell::new(None) };
 }
 
@@ -83,7 +83,7 @@ impl Top {
     }
 }
 
-/// What is lent to the closures of a run; nothing of it is left to the next run on the thread.
+/// The caches lent to the closures of a run; the next run on the thread gets none of them.
 struct Lent;
 
 impl Lent {
@@ -103,12 +103,12 @@ impl Drop for Lent {
     }
 }
 
-/// What closures have found in this run, until [`give_back`]; those within closures begin anew.
+/// Takes the closures' resolved functions of this run, until [`give_back`]; closures within them begin again.
 pub(super) fn take() -> Caches {
     CLOSURES.take().unwrap_or_default()
 }
 
-/// Leaves what was taken to the closures after it.
+/// Returns the taken functions to the closures after it.
 pub(super) fn give_back(closures: Caches) {
     CLOSURES.set(Some(closures));
 }
@@ -123,7 +123,8 @@ fn state_of(engine: &Engine, tree: &AST) -> Result<GlobalRuntimeState, Box<EvalA
         let mut scope = Scope::new();
         let mut caches = Caches::new();
         let mut context = EvalContext::new(engine, &mut state, &mut caches, &mut scope, None);
-        // It is not deprecated but, as its documentation says, may change; what it declares would be gone otherwise.
+        // The function is not deprecated but, as its documentation says, may change; otherwise the tree's declarations
+        // would be lost.
         #[allow(deprecated)]
         let _ = context.eval_expression_tree_raw(&(&top).into(), false)?;
     }

@@ -1,5 +1,5 @@
-//! What scripts are given beside the language itself. Each function's comment is its text in the
-//! reference. All are pure: the time and the chance are those that the caller gave.
+//! The functions that scripts have beside the language itself. Each function's comment is its text in the reference.
+//! All are pure: the time and the chance are those that the caller gave.
 
 use jiff::{
     SignedDuration, Timestamp, civil,
@@ -24,7 +24,7 @@ pub(super) fn module() -> Module {
 #[allow(clippy::unwrap_used)]
 #[export_module]
 mod functions {
-    // What a hook answers.
+    // Answers of hooks.
 
     /// `admit`: the message is accepted as it is. A map with `priority` or `attributes` may be
     /// answered in place of it.
@@ -59,7 +59,7 @@ mod functions {
 
     // Time.
 
-    /// The time of the decision, in UTC: `"2026-03-01T12:00:00Z"`. It stands still within a run.
+    /// The time of the decision, in UTC: `"2026-03-01T12:00:00Z"`. It does not change within a run.
     #[rhai_fn(volatile)]
     pub fn now() -> String {
         budget::now().to_string()
@@ -68,9 +68,8 @@ mod functions {
     pub fn is_zone(name: &str) -> bool {
         timezone::exists(name)
     }
-    /// What calendar and clock show in a zone: `#{year, month, day, hour, minute, second, weekday}`
-    /// with `weekday` from 1 (Monday) to 7, `date` (`"2026-03-01"`), and `offset` from UTC in
-    /// seconds.
+    /// The calendar and clock in a zone: `#{year, month, day, hour, minute, second, weekday}` with `weekday` from 1
+    /// (Monday) to 7, `date` (`"2026-03-01"`), and `offset` from UTC in seconds.
     #[rhai_fn(return_raw)]
     pub fn local_time(time: &str, zone: &str) -> Fallible<Map> {
         let local = super::moment(time)?.to_zoned(super::zone(zone)?);
@@ -99,8 +98,8 @@ mod functions {
         Ok(super::within(shown, super::clock(from)?, super::clock(until)?))
     }
     /// The first time after `time` at which the clock in a zone shows `at` (`"08:00"`), in UTC. An hour that the clock
-    /// shows twice counts twice: from the first 02:30 on, `"02:30"` is the second one. What the clock skips comes when it
-    /// skips it: where 02:00 to 03:00 is left out, `"02:30"` is the moment at which it shows 03:00.
+    /// shows twice counts twice: from the first 02:30 on, `"02:30"` is the second one. A time that the clock skips
+    /// comes at the moment of the skip: if 02:00 to 03:00 is left out, `"02:30"` is the moment at which it shows 03:00.
     #[rhai_fn(return_raw)]
     pub fn next_time(time: &str, zone: &str, at: &str) -> Fallible<String> {
         super::next(time, zone, at, |_| true)
@@ -153,7 +152,7 @@ mod functions {
     pub fn variant(key: &str, salt: &str, shares: Map) -> Fallible<String> {
         super::variant(super::bucket(key, salt), &shares)
     }
-    /// A number from 0 to below 1 by lot; it stands still within a run.
+    /// A random number from 0 to below 1; it does not change within a run.
     #[rhai_fn(volatile)]
     pub fn chance() -> f64 {
         budget::chance()
@@ -165,8 +164,8 @@ mod functions {
     pub fn phone_country(number: &str) -> Dynamic {
         super::country("sms", number)
     }
-    /// Whether a text is a telephone number with its country's code: `+` and 7 to 15 digits of which the first is not
-    /// 0, with or without blanks, dots, dashes and brackets.
+    /// Whether a text is a telephone number with its country's code: `+` and 7 to 15 digits, the first of them not 0,
+    /// with or without blanks, dots, dashes and brackets.
     pub fn is_phone(text: &str) -> bool {
         super::is_phone(text)
     }
@@ -178,7 +177,7 @@ mod functions {
     pub fn mail_domain(address: &str) -> Dynamic {
         super::mail_parts(address).map_or(Dynamic::UNIT, |(_, domain)| domain.to_lowercase().into())
     }
-    /// What stands before the `@` of a mail address, or `()`.
+    /// The part before the `@` of a mail address, or `()`.
     pub fn mail_user(address: &str) -> Dynamic {
         super::mail_parts(address).map_or(Dynamic::UNIT, |(user, _)| user.into())
     }
@@ -193,8 +192,8 @@ mod functions {
 
     // Texts, lists and numbers.
 
-    /// Whether two texts are the same whatever their case, and however their accents are encoded: `"Straße"` and
-    /// `"STRASSE"` are. What is no text is not the same as anything. `==`, `in` and `contains` compare character by
+    /// Whether two texts are equal without regard to case, and however their accents are encoded: `"Straße"` and
+    /// `"STRASSE"` are. A value that is no text equals nothing. `==`, `in` and `contains` compare character by
     /// character.
     pub fn same_text(text: Dynamic, other: Dynamic) -> bool {
         super::folded_text(&text).is_some_and(|text| super::folded_text(&other) == Some(text))
@@ -204,8 +203,7 @@ mod functions {
         let text = super::folded_text(&text);
         text.is_some() && list.iter().any(|item| super::folded_text(item) == text)
     }
-    /// Whether a text is as a pattern says, compared as by `same_text`: `*` stands for anything, `?` for one
-    /// character.
+    /// Whether a text matches a pattern, compared as by `same_text`: `*` matches anything, `?` one character.
     pub fn like(text: &str, pattern: &str) -> bool {
         let pattern: Vec<_> = folded_characters(pattern).into_iter().map(|(character, _)| character).collect();
         super::like(&folded_characters(text), &pattern)
@@ -336,8 +334,8 @@ fn next(time: &str, zone: &str, at: &str, serves: impl Fn(civil::Date) -> bool) 
     Err(fault(format!("the clock never shows `{at}` there")))
 }
 
-/// When the clock in a zone shows a time on a day: once, twice, or never. What it skips comes at the moment at which it
-/// does, unless it skips the rest of the day too.
+/// Returns when the clock in a zone shows a time on a day: once, twice, or never. A skipped time comes at the moment of
+/// the skip, unless the clock skips the rest of the day too.
 fn shown_on(zone: &TimeZone, date: civil::Date, at: civil::Time) -> [Option<Timestamp>; 2] {
     let shown = zone.to_ambiguous_timestamp(date.to_datetime(at));
     match shown.offset() {
@@ -399,8 +397,8 @@ fn folded_text(value: &Dynamic) -> Option<String> {
     value.as_immutable_string_ref().ok().map(|text| folded(&text))
 }
 
-/// By going back to the last `*` only: the time is bounded by the product of the lengths, and a
-/// budget that is used up ends it. A `?` stands for all that a character of the text is folded to.
+/// Goes back to the last `*` only: the time is bounded by the product of the lengths, and a used-up budget ends it. A
+/// `?` matches all folded characters of one character of the text.
 fn like(text: &[(char, bool)], pattern: &[char]) -> bool {
     let (mut at, mut of) = (0, 0);
     let mut star = None;

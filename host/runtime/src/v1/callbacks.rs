@@ -1,6 +1,6 @@
-//! The contract's optional `callbacks`: found in a component or not, and its way to the gateway's
-//! own words. What no honest guest returns is refused by the field's name; what the other side may
-//! have brought in is made harmless.
+//! The contract's optional `callbacks`: its detection in a component, and the conversion to the gateway's own types.
+//! Values that no honest guest returns are refused by the field's name; values that the other side may have brought in
+//! are made harmless.
 
 use jiff::Timestamp;
 use wasmtime::{
@@ -35,10 +35,10 @@ const MAX_EVENTS: usize = 1_000;
 const MAX_DETAIL: usize = 16 << 10;
 const MAX_RECIPIENT: usize = 512;
 const MAX_REPLY: usize = 64 << 10;
-/// What can't make a browser run something, should one ask.
+/// Media types that make no browser run anything.
 const REPLY_TYPES: [&str; 5] = ["", "text/plain", "application/json", "text/xml", "application/xml"];
 
-/// What a call gave: the callback as it is read, or the guest's sentence that refuses it.
+/// The result of a call: the callback as it is read, or the guest's refusal in a sentence.
 pub(in super::super) type Parsed = Result<Result<Callback, String>, Invalid>;
 
 /// The part of a component that reads callbacks.
@@ -116,7 +116,7 @@ fn most(field: &str, given: usize, most: usize) -> Result<(), Invalid> {
     Err(invalid(field, format!("has {given} entries, {most} are allowed")))
 }
 
-/// The time came with the request, and what is none is not fresh; the tolerance is the guest's own.
+/// The time came with the request, and an invalid one is not fresh; the tolerance is the guest's own.
 fn freshness(given: wit::Freshness) -> Result<domain::Freshness, Invalid> {
     let wit::Freshness { signed_at_ms, tolerance_ms } = given;
     if tolerance_ms.is_finite() && tolerance_ms >= 0.0 {

@@ -1,4 +1,4 @@
-//! IPv4 addresses inside IPv6 addresses. Pure: it says what is embedded, and judges nothing.
+//! IPv4 addresses inside IPv6 addresses. Pure: it finds embedded addresses, and judges nothing.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

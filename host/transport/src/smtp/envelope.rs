@@ -1,4 +1,4 @@
-//! A mail with its envelope, and what a server said of each recipient. Pure: it sends nothing.
+//! A mail with its envelope, and the server's answer for each recipient. Pure: it sends nothing.
 
 use super::{reply::ServerReply, session::Stop};
 use crate::{Call, byte_budget::BytePermit, fault::invalid, mime};
@@ -16,13 +16,13 @@ pub(super) struct Envelope {
     pub utf8: bool,
     /// For the data's bytes.
     pub permit: Option<BytePermit>,
-    /// What the server said of each recipient in the transaction under way.
+    /// The server's answer for each recipient in the present transaction.
     answers: Vec<RecipientReply>,
 }
 
 pub(super) struct EnvelopeRecipient {
     pub address: String,
-    /// Stands in the `To` header: without it, the mail has no point.
+    /// Whether it is in the `To` header: without it, the mail is pointless.
     main: bool,
 }
 
@@ -49,12 +49,12 @@ impl Envelope {
         Ok(Self { from, recipients, data, utf8, permit: None, answers: Vec::new() })
     }
 
-    /// Begins a transaction: nothing was said of anybody.
+    /// Begins a transaction without any answers.
     pub(super) fn forget_answers(&mut self) {
         self.answers.clear();
     }
 
-    /// Notes what the server says of a recipient. The mail has no point without that of the `To` header.
+    /// Records the server's answer for a recipient. The mail is pointless without that of the `To` header.
     pub(super) fn note(&mut self, recipient: usize, reply: ServerReply) -> Result<RecipientAnswer, Stop> {
         let answer = recipient_answer(&reply);
         let recipient = &self.recipients[recipient];
@@ -68,7 +68,7 @@ impl Envelope {
         (self.data, self.permit) = (Vec::new(), None);
     }
 
-    /// What became of each recipient of a mail that the server took with this reply.
+    /// Returns the outcome for each recipient of a mail that the server took with this reply.
     pub(super) fn served(&mut self, last: &ServerReply) -> Vec<RecipientReply> {
         let mut recipients = std::mem::take(&mut self.answers);
         for recipient in recipients.iter_mut().filter(|it| it.answer == RecipientAnswer::Accepted) {
@@ -78,7 +78,8 @@ impl Envelope {
         recipients
     }
 
-    /// Who was refused by himself where nobody got the mail. With a `To` among them the answer speaks for all.
+    /// Returns the recipients that were refused individually if the mail went to none. With a `To` among them, the
+    /// answer speaks for all.
     pub(super) fn refused(&mut self) -> Vec<RecipientReply> {
         if self.recipients.iter().any(|it| it.main) {
             return Vec::new();
@@ -93,7 +94,7 @@ impl Envelope {
         recipients
     }
 
-    /// Whom the mail does not go to for now or for good; `None` where it goes to all.
+    /// Returns the recipients without the mail, for now or for good; `None` if it goes to all.
     pub(super) fn left_out(&self) -> Option<String> {
         let left_out: Vec<_> = self
             .answers
@@ -118,8 +119,8 @@ impl EnvelopeRecipient {
     }
 }
 
-/// What a reply to `RCPT TO` means. One recipient too many is often refused for good by its code, and is not (RFC 5321,
-/// 4.5.3.1.10; RFC 3463, 3.6).
+/// Returns the meaning of a reply to `RCPT TO`. One recipient too many is often refused for good by its code, and is
+/// not (RFC 5321, 4.5.3.1.10; RFC 3463, 3.6).
 fn recipient_answer(reply: &ServerReply) -> RecipientAnswer {
     const SIGNS: [&str; 3] = ["too many recipients", "per transaction", "recipients limit"];
     let text = reply.text.to_lowercase();

@@ -1,11 +1,11 @@
-//! Replies of a mail server (RFC 5321, 4.2; RFC 2034), read byte by byte. Pure: nothing here does I/O, and nothing says
-//! what a reply means for a mail.
+//! Replies of a mail server (RFC 5321, 4.2; RFC 2034), read byte by byte. Pure: nothing here does I/O, and nothing
+//! decides a reply's meaning for a mail.
 
 use std::mem;
 
-/// What is kept of a reply's text, in bytes. The code decides; the rest is cut.
+/// The stored length of a reply's text, in bytes. The code decides; the rest is cut.
 const MAX_TEXT: usize = 4 << 10;
-/// What is kept of a line, in bytes: twice what a server may send (RFC 5321, 4.5.3.1.5).
+/// The stored length of a line, in bytes: twice the length that a server may send (RFC 5321, 4.5.3.1.5).
 const MAX_LINE: usize = 1 << 10;
 /// A reply that goes on after so many bytes is not read to its end.
 const MAX_REPLY: usize = 64 << 10;
@@ -22,7 +22,7 @@ pub(super) struct ServerReply {
     pub is_whole: bool,
 }
 
-/// What came is not a reply.
+/// The received bytes are not a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotSmtp;
 
@@ -66,7 +66,7 @@ impl ReplyParser {
         Ok((bytes.len(), self.seen >= MAX_REPLY))
     }
 
-    /// The reply as far as it came: its code stands in each of its lines, so the first of them decides. `None` where not
+    /// Returns the reply as far as it came: each of its lines has the code, so the first of them decides. `None` if not
     /// even that came.
     pub(super) fn finish(mut self) -> Option<ServerReply> {
         if self.reply.is_none() && self.line.len() > 3 {

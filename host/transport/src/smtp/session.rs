@@ -26,7 +26,7 @@ use angarium_domain::transmission::{Fault, FaultKind, RecipientAnswer, SmtpTimeo
 const IDLE_LIFETIME: Duration = Duration::from_secs(30);
 /// Mails over one connection; many servers count and hang up at 100.
 const MAILS_PER_SESSION: u32 = 90;
-/// What a server may take to forget a refused mail; a connection on which it takes longer is not kept.
+/// The time that a server may take to forget a refused mail; a slower connection is not kept.
 const RESET_TIMEOUT: Duration = Duration::from_secs(2);
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most that a provider may allow for a step.
@@ -98,7 +98,7 @@ impl<'a> Commitment<'a> {
     }
 }
 
-/// What a server offers in its answer to EHLO.
+/// The extensions that a server offers in its answer to EHLO.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Offers {
     starttls: bool,
@@ -204,7 +204,7 @@ impl SmtpSession {
             return Ok(false);
         }
         self.positive("STARTTLS", reply)?;
-        // What was slipped in before TLS must not be read as if it came under it.
+        // Bytes injected before TLS must not be read as if they came under it.
         match self.wire.in_step().await {
             Ok(()) => Ok(true),
             Err(Broken::Closed | Broken::Io(_)) => {
@@ -215,7 +215,7 @@ impl SmtpSession {
         }
     }
 
-    /// AUTH PLAIN or LOGIN. What the server says of a refusal stays untold: it may repeat what it was given.
+    /// AUTH PLAIN or LOGIN. The server's text of a refusal is not shown: it may repeat the credentials.
     pub(super) async fn authenticate(&mut self, user: &str, password: &Secret) -> Result<(), Stop> {
         let text = password.expose_text().ok_or_else(|| invalid("the SMTP password is not UTF-8"))?;
         let reply = match (self.offers.plain, self.offers.login) {
@@ -246,7 +246,7 @@ impl SmtpSession {
     async fn auth_plain(&mut self, user: &str, password: &str) -> Result<ServerReply, Stop> {
         let response = STANDARD.encode(format!("\0{user}\0{password}"));
         let command = format!("AUTH PLAIN {response}");
-        // What does not fit a command is given when it is asked for (RFC 4954, 4).
+        // Credentials that do not fit a command are given when the server asks for them (RFC 4954, 4).
         let fits = command.len() + 2 <= MAX_COMMAND;
         let reply = self.command("AUTH", if fits { &command } else { "AUTH PLAIN" }).await?;
         if reply.code == 334 { self.command("AUTH", &response).await } else { Ok(reply) }
@@ -290,7 +290,7 @@ impl SmtpSession {
         matches!(reply, Ok(Ok(reply)) if reply.code == 250 && reply.is_whole)
     }
 
-    /// Takes leave. Whatever the server does about it, the session is over.
+    /// Says QUIT. The session is over, whatever the server replies.
     pub(super) async fn quit(mut self) {
         let _ = timeout(QUIT_TIMEOUT, self.wire.command("QUIT", QUIT_TIMEOUT)).await;
     }
@@ -321,7 +321,7 @@ impl SmtpSession {
         let mut command = format!("MAIL FROM:<{}>", envelope.from);
         if let Some(most) = self.offers.size {
             if most > 0 && size > most {
-                // What the server would say (RFC 1870, 6.1), without asking.
+                // The server's own text (RFC 1870, 6.1), without asking it.
                 let text = format!("`{}` takes mails of at most {most} bytes, and this one has {size}", self.host);
                 return Err(Stop::Refused(ServerReply::new(552, "5.3.4", text)));
             }
@@ -341,8 +341,8 @@ impl SmtpSession {
         Ok(command)
     }
 
-    /// Names the recipients, and notes what the server says of each. It goes on while the mail has a point: until the
-    /// recipient of the `To` header is refused, or everybody is.
+    /// Names the recipients, and records the server's answer for each. It continues while the mail has a point: until
+    /// the recipient of the `To` header is refused, or all are.
     async fn recipients(&mut self, envelope: &mut Envelope) -> Result<(), Stop> {
         envelope.forget_answers();
         let mut refusal: Option<ServerReply> = None;
@@ -367,7 +367,7 @@ impl SmtpSession {
         }
     }
 
-    /// A command with its reply; `step` is what a person is told of it.
+    /// Sends a command and reads its reply; `step` is its name for people.
     async fn command(&mut self, step: &str, command: &str) -> Result<ServerReply, Stop> {
         if command.len() + 2 > MAX_COMMAND && step != "AUTH" {
             let detail = format!("{step} must have at most {MAX_COMMAND} bytes (got {})", command.len() + 2);
@@ -384,8 +384,8 @@ impl SmtpSession {
         }
     }
 
-    /// A conversation that ended before the server was asked to take the mail. A server that shuts down may say so at any
-    /// time (RFC 5321, 3.8); any other reply that nobody asked for leaves it open what was answered.
+    /// Ends a conversation before the server was asked to take the mail. A server that shuts down may say so at any
+    /// time (RFC 5321, 3.8); any other unrequested reply makes the answers ambiguous.
     fn stop(&self, step: &str, why: Broken) -> Stop {
         let (kind, what) = match why {
             Broken::OutOfStep(reply) if reply.code == 421 => return Stop::Refused(reply),
@@ -398,7 +398,7 @@ impl SmtpSession {
         not_sent(kind, format!("the conversation with `{}` broke off at {step}: {what}", self.host)).into()
     }
 
-    /// The server's replies do not follow the commands: what they are about would be a guess.
+    /// The server's replies do not follow the commands: matching them would be a guess.
     fn out_of_step(&self, step: &str, reply: &ServerReply) -> Fault {
         let detail = format!("`{}` is out of step: it said {} at {step}; nothing was sent", self.host, reply.code);
         not_sent(FaultKind::UnreadableAnswer, detail)

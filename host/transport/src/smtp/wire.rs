@@ -1,5 +1,5 @@
-//! The line to a mail server: commands, data and replies in lock-step, each step within its time. It never sends a
-//! command while a reply is there that nobody asked for: which reply belongs to which command would be a guess.
+//! The connection to a mail server: commands, data and replies in lock-step, each step within its time. It never sends
+//! a command while an unrequested reply is there: matching replies to commands would be a guess.
 
 use std::{io, time::Duration};
 
@@ -13,11 +13,11 @@ use super::reply::{NotSmtp, ReplyParser, ServerReply};
 
 /// The most bytes of a command, its end included (RFC 5321, 4.5.3.1.4).
 pub(super) const MAX_COMMAND: usize = 512;
-/// What is written at a time of a mail's data: what the time for a block is for.
+/// The bytes of a mail's data that are written at a time: the unit of the time for a block.
 const BLOCK: usize = 64 << 10;
 /// Replies are short, and many connections wait for one.
 const READ_BUFFER: usize = 1 << 10;
-/// How long a reply may take whose beginning is there already.
+/// The time for the rest of a reply that has begun.
 const REST_OF_REPLY: Duration = Duration::from_secs(5);
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -62,7 +62,7 @@ impl SmtpWire {
         self.is_secure
     }
 
-    /// The stream itself. What was read of it and not asked for is gone.
+    /// Returns the stream itself. Bytes that were read and not requested are lost.
     pub(super) fn into_stream(self) -> Box<dyn Stream> {
         self.stream.into_inner()
     }
@@ -106,7 +106,7 @@ impl SmtpWire {
         }
     }
 
-    /// What a server says that takes no more data: it may hang up before it has all.
+    /// Reads the last reply of a server that takes no more data: it may hang up before the end.
     pub(super) async fn last_words(&mut self) -> Option<ServerReply> {
         self.reply(REST_OF_REPLY).await.ok()
     }
@@ -148,7 +148,7 @@ impl SmtpWire {
     }
 }
 
-/// The data in pieces, of which each but the first begins with a dot that begins a line.
+/// Returns the data in pieces, of which each but the first begins with a dot that begins a line.
 fn between_dots(data: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(data);
     std::iter::from_fn(move || {

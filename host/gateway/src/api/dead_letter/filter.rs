@@ -1,4 +1,4 @@
-//! Which dead letters: as the query of a list says it, or the body of what is done to all that match.
+//! The filter of dead letters: from the query of a list, or from the body of an action on all that match.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -99,7 +99,7 @@ pub struct FilterParams {
     until: Option<String>,
     /// Only those for this recipient.
     recipient: Option<String>,
-    /// Only those of messages with this reference.
+    /// Only dead letters of messages with this reference.
     reference: Option<String>,
 }
 
@@ -108,7 +108,7 @@ impl Filter {
         self.recipient.is_some()
     }
 
-    /// Takes what a query says.
+    /// Takes the filter from a query.
     pub fn of(query: &mut Query) -> Self {
         let time = |text: &str| text.parse::<Timestamp>().map_err(|_| BAD_TIME.to_owned());
         Self {
@@ -125,8 +125,7 @@ impl Filter {
         }
     }
 
-    /// The filter that it means, where nothing is wrong with it; `states` are those it means where it
-    /// names none. What is wrong, by the names of its members.
+    /// Returns the filter, with `states` as its default states, or each invalid member by its name.
     pub async fn into_domain(
         self,
         db: &mut Db,
@@ -135,7 +134,7 @@ impl Filter {
     ) -> store::Result<Result<DeadLetterFilter, Vec<FieldProblem>>> {
         let mut fields = Fields::default();
         self.check(&mut fields);
-        // What can't be a name is not looked for: the database takes no NUL.
+        // An impossible name is not looked up: the database takes no NUL.
         let name = |text: &Option<String>| text.clone().filter(|text| short_text(text).is_ok());
         let connection = match name(&self.connection) {
             Some(name) => connection(db, tenant, &name, &mut fields).await?,

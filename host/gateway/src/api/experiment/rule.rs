@@ -60,13 +60,13 @@ pub struct NewRuleCanary {
     #[serde(default)]
     #[schema(value_type = RuleDocument, required = false)]
     rule: Option<RuleSpec>,
-    /// Of recipients; whoever is in stays in while it grows.
+    /// The share of recipients; a recipient that is in stays in while it grows.
     #[schema(minimum = 1, maximum = 99)]
     percentage: i32,
 }
 
-/// Have a change of a rule asked beside what is live. It is not followed; where the decision would be another one it is
-/// recorded. One rule of a tenant has a candidate at a time.
+/// Ask a change of a rule beside the live version. It is not followed; differing decisions are recorded. One rule of a
+/// tenant can have an experiment at a time.
 #[utoipa::path(post, path = "/v1/rules/{rule}/shadow", tag = "rules", operation_id = "shadowRule",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     request_body = NewRuleShadow,
@@ -103,7 +103,7 @@ pub async fn canary(
     tried(&app, &tenant, &name, new.rule, mode, fields).await
 }
 
-/// Put the candidate in the rule's place, for everybody and at once.
+/// Put the variant in the rule's place, for all recipients and at once.
 #[utoipa::path(post, path = "/v1/rules/{rule}/promote", tag = "rules", operation_id = "promoteRule",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     responses(
@@ -149,7 +149,7 @@ pub async fn rollback(
     replaced(&app, &tenant, txn, rule, before.ok_or_else(none)?, Action::RuleRolledBack).await
 }
 
-/// Show the candidate beside what is live, or the last one that there was.
+/// Show the running experiment, or the last one.
 #[utoipa::path(get, path = "/v1/rules/{rule}/candidate", tag = "rules", operation_id = "getRuleCandidate",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     responses((status = 200, description = "How both fare.", body = CandidateAnswer)))]
@@ -163,7 +163,7 @@ pub async fn candidate(
     Ok(Json(shown(&mut txn, tenant.id, ExperimentKind::Rule, &rule.id.to_string()).await?))
 }
 
-/// Try the candidate no longer. What came of it can be read for thirty days.
+/// End the experiment. Its results can be read for thirty days.
 #[utoipa::path(delete, path = "/v1/rules/{rule}/candidate", tag = "rules", operation_id = "endRuleCandidate",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     responses((status = 204, description = "There is none any more.")))]
@@ -180,8 +180,7 @@ pub async fn end(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Show where a shadow's decisions differ from those of what is live, the latest first. It needs the scopes
-/// `rules:read` and `messages:read`.
+/// List a shadow's differing decisions, the latest first. It needs the scopes `rules:read` and `messages:read`.
 #[utoipa::path(get, path = "/v1/rules/{rule}/differences", tag = "rules", operation_id = "listRuleDifferences",
     params(
         ("rule" = String, Path, description = "`rule_…` or its uid"),
@@ -253,7 +252,7 @@ async fn replaced(
     Ok(Json(rule.into()))
 }
 
-/// Ends what is tried of a rule; tells what it was.
+/// Ends the experiment with a rule; returns it.
 pub async fn ended(db: &mut Db, tenant: TenantId, rule: RuleId) -> Result<Option<ExperimentRow>, Problem> {
     let Some(row) = running(db, tenant, ExperimentKind::Rule, &rule.to_string()).await? else { return Ok(None) };
     experiment_end(db, tenant, row.id).await?;

@@ -38,7 +38,7 @@ use angarium_store::{
 pub struct NewScriptCanary {
     #[schema(minimum = 1)]
     version: i32,
-    /// Of recipients; whoever is in stays in while it grows.
+    /// The share of recipients; a recipient that is in stays in while it grows.
     #[schema(minimum = 1, maximum = 99)]
     percentage: i32,
 }
@@ -81,7 +81,7 @@ pub async fn canary(
     tried(&app, &tenant, &name, version, mode).await
 }
 
-/// Show the candidate beside what is live, or the last one that there was.
+/// Show the running experiment, or the last one.
 #[utoipa::path(get, path = "/v1/scripts/{script}/candidate", tag = "rules", operation_id = "getScriptCandidate",
     params(("script" = String, Path, description = "Its name.")),
     responses((status = 200, description = "How both fare.", body = CandidateAnswer)))]
@@ -95,7 +95,7 @@ pub async fn candidate(
     Ok(Json(shown(&mut txn, tenant.id, ExperimentKind::Script, &name).await?))
 }
 
-/// Try the candidate no longer. What came of it can be read for thirty days.
+/// End the experiment. Its results can be read for thirty days.
 #[utoipa::path(delete, path = "/v1/scripts/{script}/candidate", tag = "rules", operation_id = "endScriptCandidate",
     params(("script" = String, Path, description = "Its name.")),
     responses((status = 204, description = "There is none any more.")))]
@@ -112,8 +112,7 @@ pub async fn end(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Show where a shadow's answers differ from those of what is live, the latest first. It needs the scopes
-/// `rules:read` and `messages:read`.
+/// List a shadow's differing answers, the latest first. It needs the scopes `rules:read` and `messages:read`.
 #[utoipa::path(get, path = "/v1/scripts/{script}/differences", tag = "rules", operation_id = "listScriptDifferences",
     params(
         ("script" = String, Path, description = "Its name."),
@@ -163,7 +162,7 @@ async fn tried(
     Ok(Json(answer))
 }
 
-/// Ends what is tried of a script; tells what it was.
+/// Ends the experiment with a script; returns it.
 pub async fn ended(db: &mut Db, tenant: TenantId, name: &str) -> Result<Option<ExperimentRow>, Problem> {
     let Some(row) = running(db, tenant, ExperimentKind::Script, name).await? else { return Ok(None) };
     experiment_end(db, tenant, row.id).await?;

@@ -26,7 +26,7 @@ pub struct NewLeg {
     #[serde(default)]
     #[schema(value_type = String, required = true, pattern = "^[a-z][a-z0-9_]{0,31}$", example = "sms")]
     channel: Option<String>,
-    /// Who gets it by this channel.
+    /// The recipient on this channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<Recipient>,
     #[serde(default)]
@@ -35,8 +35,8 @@ pub struct NewLeg {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 128)]
     connection: Option<String>,
-    /// So many seconds after it began, what this channel has not sent is given up: the next one is tried. At most seven
-    /// days.
+    /// The seconds from its beginning in which this channel must send: after that it is dropped, and the next one is
+    /// tried. At most seven days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604800)]
     timeout: Option<u32>,
@@ -52,7 +52,7 @@ impl NewLeg {
         self.connection.as_deref()
     }
 
-    /// What goes by it, and to whom.
+    /// Returns the recipient and the content for this channel.
     pub fn into_parts(self) -> (Option<Recipient>, Content) {
         (self.to, self.content)
     }
@@ -80,7 +80,7 @@ impl NewMessage {
         self.channel.is_none() && !self.has_channels()
     }
 
-    /// What only a message with `channels` says.
+    /// Checks members that are only allowed together with `channels`.
     pub(super) fn check_alone(&self, fields: &mut Fields) {
         let given = [
             ("mode", self.mode.is_some()),

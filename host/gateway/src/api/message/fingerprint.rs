@@ -1,4 +1,4 @@
-//! What an idempotency key stands for: the same digest for the same message, in whichever way its JSON is written.
+//! The digest behind an idempotency key: the same for the same message, however its JSON is written.
 //!
 //! The members of a message have one order here, and the client's own objects their canonical form (RFC 8785). Only a
 //! payload counts byte for byte, since the signature that its receiver checks covers its bytes.
@@ -17,7 +17,7 @@ use angarium_domain::{
     message::{Idempotency, Priority},
 };
 
-/// What a key stands for with this message. The message stays as it is, but for defaults that are spelled out.
+/// Returns the digest of a message under a key. The message is unchanged except for spelled-out defaults.
 pub(super) fn idempotency(key: &str, message: &mut NewMessage) -> Idempotency {
     let former = digest(message);
     message.leave_out_defaults();
@@ -34,11 +34,11 @@ pub(super) fn idempotency(key: &str, message: &mut NewMessage) -> Idempotency {
 }
 
 fn digest(message: &NewMessage) -> [u8; 32] {
-    // What came as JSON can be written as JSON.
+    // A value that was read as JSON can be written as JSON.
     Sha256::digest(serde_json::to_vec(message).unwrap_or_default()).into()
 }
 
-/// An object in the form that all ways to write it share. What nests too deeply to be read stays as it is.
+/// Returns an object in one form for all ways to write it. An object that nests too deeply to be read stays as it is.
 fn canonical(raw: &RawValue) -> Box<RawValue> {
     let read = serde_json::from_str::<Value>(raw.get());
     let written = read.and_then(|mut value| {

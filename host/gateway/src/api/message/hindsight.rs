@@ -1,4 +1,4 @@
-//! Why rules said what they said to a message, though they are others by now: what they were is kept.
+//! The reasons of a past decision, although the rules have changed: their former versions are kept.
 
 use std::{sync::Arc, time::Duration};
 

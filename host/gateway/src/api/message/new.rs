@@ -1,4 +1,4 @@
-//! A message as a client sends it, and what has to hold before it is one.
+//! A message as a client sends it, and its checks.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -45,8 +45,8 @@ const LONG_AGO: SignedDuration = SignedDuration::from_hours(366 * 24);
     "reference": "invoice:INV-7"
 }))]
 pub struct NewMessage {
-    /// Who gets it: an address, or an address with a name. A webhook's is a URL; it may be left
-    /// out where the connection's config has one.
+    /// The recipient: an address, or an address with a name. A webhook's address is a URL; it may be left out if the
+    /// connection's config has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) to: Option<Recipient>,
     /// `email`, `sms`, `mms`, `webhook`, … or another that a provider brings. Needed, unless there are `channels` or a
@@ -67,7 +67,7 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     send_at: Option<Timestamp>,
-    /// Not after this time: what was not sent by then expires.
+    /// The latest time to send: after it the message expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
@@ -86,13 +86,13 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 256, example = "customer:42")]
     ordering_key: Option<String>,
-    /// What the message is about, for rules: `amount` and `currency` have a meaning. Together with `contact` and
-    /// `context` at most 16 KiB, each at most 64 members, 4 levels deep.
+    /// The subject matter of the message, for rules: `amount` and `currency` have a meaning. Together with `contact`
+    /// and `context` at most 16 KiB, each at most 64 members, 4 levels deep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     attributes: Option<Box<RawValue>>,
-    /// Whom it is for, for rules: `id`, `segment`, `type`, `industry`, `country`, `region`, `city`, `postal_code`,
-    /// `timezone` and `language` have a meaning.
+    /// The recipient's data, for rules: `id`, `segment`, `type`, `industry`, `country`, `region`, `city`,
+    /// `postal_code`, `timezone` and `language` have a meaning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     contact: Option<Box<RawValue>>,
@@ -126,7 +126,7 @@ pub struct NewMessage {
     pub(super) receipt_window: Option<u32>,
 }
 
-/// What is delivered. Which fields count depends on the channel. At most 8 MiB as JSON, without the attachments.
+/// The content to deliver. The channel decides which fields count. At most 8 MiB as JSON, without the attachments.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewContent)]
@@ -225,7 +225,7 @@ pub enum PriorityName {
     Urgent,
 }
 
-/// Which of the channels are tried: one after another until one has done what the message `wants`, or all at once.
+/// The channels to try: one after another until one has reached the result that the message `wants`, or all at once.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
@@ -234,7 +234,7 @@ pub enum ModeName {
     All,
 }
 
-/// What has to be reached before no further channel is tried: a provider took it, or a receipt says that it arrived.
+/// The result after which no further channel is tried: a provider took the message, or a receipt says that it arrived.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
@@ -247,15 +247,15 @@ const fn always(_: &Option<String>) -> bool {
     true
 }
 
-/// What can't be taken as it is.
+/// A message that cannot be accepted, with its faults.
 #[derive(Debug)]
 pub struct Unfit {
     pub fields: Fields,
-    /// Its key: what was accepted under it holds, whatever is wrong by now.
+    /// Its idempotency key: a message that was accepted under it is returned, whatever is invalid by now.
     pub stands_for: Option<Box<Idempotency>>,
 }
 
-/// What a message is checked against besides itself.
+/// The context that a message is checked against.
 pub struct MessageContext<'a> {
     pub now: Timestamp,
     /// The header `Idempotency-Key`, for a message that is sent alone.
@@ -281,7 +281,7 @@ impl NewMessage {
 
     /// The message, if all of it holds; else every bad field, with those that are known before.
     pub fn into_domain(mut self, mut fields: Fields, around: MessageContext<'_>) -> Result<message::NewMessage, Unfit> {
-        // What is not as it came stands for nothing.
+        // A body with invalid members has no fingerprint.
         let is_whole = fields.is_empty();
         let idempotency = self.idempotency(around.header_key.as_deref(), &mut fields);
         let stands_for = idempotency.clone().filter(|_| is_whole && fields.is_empty()).map(Box::new);
@@ -363,7 +363,7 @@ impl NewMessage {
         Ok(message::NewMessage { message, idempotency, attachments, subject })
     }
 
-    /// Its key, and what that stands for.
+    /// Returns its idempotency key, and the message behind it.
     fn idempotency(&mut self, header: Option<&str>, fields: &mut Fields) -> Option<Idempotency> {
         let key = self.idempotency_key.as_deref().or(header)?.to_owned();
         if header.is_some_and(|header| header != key) {
@@ -416,8 +416,8 @@ impl NewMessage {
         }
     }
 
-    /// What the message says of itself to rules; `None` where it says nothing and asks for no channel, or says what
-    /// can't be.
+    /// Returns the rules' input of the message; `None` if it has no data for rules and names a channel, or if its data
+    /// is invalid.
     fn subject(&self, fields: &mut Fields) -> Option<RuleInput> {
         let says_something = self.attributes.is_some() || self.contact.is_some() || self.context.is_some();
         if !says_something && (self.channel.is_some() || self.has_channels()) {
@@ -456,7 +456,7 @@ pub(super) struct Named<'a> {
     pub content: &'a Content,
 }
 
-/// The same once it was checked, but for what is taken over as it is.
+/// The checked message, without the parts that are taken over unchanged.
 pub(super) struct Part {
     pub channel: Channel,
     pub connection: Option<ConnectionId>,
@@ -464,7 +464,7 @@ pub(super) struct Part {
 }
 
 impl Named<'_> {
-    /// `None` where the channel is no channel; whatever else is bad is in the fields.
+    /// `None` if the channel is invalid; all other faults are in the fields.
     pub fn checked(
         &self,
         connection: Option<&str>,
@@ -535,7 +535,7 @@ impl Recipient {
 }
 
 impl Content {
-    /// Everybody whom it names.
+    /// Returns all addresses that it names.
     pub(super) fn addresses(&mut self) -> impl Iterator<Item = &mut Recipient> {
         self.from.iter_mut().chain(&mut self.reply_to).chain(&mut self.cc).chain(&mut self.bcc)
     }
@@ -572,7 +572,7 @@ impl Content {
         fields.each("media_urls", &self.media_urls, |fields, url| check_url(url, fields));
     }
 
-    /// What a component can be given, and can make a request of.
+    /// Checks the size: a component must be able to receive the message and make a request of it.
     fn check_size(&self, fields: &mut Fields) {
         let files: usize = self.attachments.iter().map(|file| file.content.len()).sum();
         let size = json_length(self).saturating_sub(files);
@@ -608,7 +608,7 @@ impl Content {
         });
     }
 
-    /// The attachments' bytes; what is not base64 is named.
+    /// Returns the attachments' bytes; reports invalid base64.
     fn decoded(&self, leg: u8, mail: bool, fields: &mut Fields) -> Vec<message::Attachment> {
         fields
             .check(self.attachments.len() <= 50, "attachments", "too_long", || "must list at most 50 files".to_owned());
@@ -677,12 +677,12 @@ impl NewAttachment {
     }
 }
 
-/// What is wrong with a mail in a mail that would have to be encoded.
+/// The fault of a mail within a mail that would need an encoding.
 const NOT_PLAIN: &str = "must be US-ASCII in lines of at most 998 bytes: `message/…` and `multipart/…` stand in a mail \
                          unencoded (RFC 2046, 5.2.1), and `multipart/…` needs its `boundary`; send anything else as \
                          `application/octet-stream`";
 
-/// How many bytes a text in base64 stands for (RFC 4648, section 4).
+/// Returns the decoded length of a text in base64 (RFC 4648, section 4).
 fn decoded_length(base64: &str) -> usize {
     let padding = base64.bytes().rev().take(2).take_while(|byte| *byte == b'=').count();
     (base64.len() / 4 * 3).saturating_sub(padding)
@@ -713,7 +713,7 @@ fn json_length(value: &impl Serialize) -> usize {
         }
     }
     let mut length = Length(0);
-    // What came as JSON can be written as JSON, and counting can't fail.
+    // A value that was read as JSON can be written as JSON, and counting cannot fail.
     let _ = serde_json::to_writer(&mut length, value);
     length.0
 }

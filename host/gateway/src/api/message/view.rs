@@ -24,7 +24,7 @@ use angarium_store::{
     message::{DeliveryView, MessageView},
 };
 
-/// A message and where it stands.
+/// A message and its state.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Message)]
 pub struct MessageAnswer {
@@ -43,7 +43,7 @@ pub struct MessageAnswer {
     metadata: Option<Box<RawValue>>,
     /// The script that is asked whether it goes.
     condition: Option<String>,
-    /// What it follows, where a script sent it.
+    /// The origin, if a script sent the message.
     follows: Option<FollowsAnswer>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -54,26 +54,26 @@ pub struct MessageAnswer {
     /// Since then recipient, content and attachments are gone.
     #[schema(value_type = Option<String>, format = DateTime)]
     content_purged_at: Option<Timestamp>,
-    /// How it goes by its channel; of several, by the one that `state` speaks of.
+    /// The delivery on its channel; with several channels, the one that determined `state`.
     delivery: DeliveryAnswer,
     #[serde(flatten)]
     several: Option<SeveralAnswer>,
 }
 
-/// What a message follows that a script's `on_outcome` sent.
+/// The origin of a message that a script's `on_outcome` sent.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Follows)]
 pub struct FollowsAnswer {
     #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
     message: String,
-    /// Whose end it follows.
+    /// The delivery whose end it follows.
     delivery: String,
     script: String,
     /// 1 for one that follows a client's message, 2 for one that follows such a one; at most 3.
     depth: u32,
 }
 
-/// What a message with several channels has besides.
+/// Further fields of a message with several channels.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SeveralAnswer {
     #[schema(value_type = Option<ModeName>)]
@@ -85,7 +85,7 @@ pub struct SeveralAnswer {
     deliveries: Vec<LegAnswer>,
 }
 
-/// How a message goes by one of several channels.
+/// The delivery of a message on one of several channels.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Leg)]
 pub struct LegAnswer {
@@ -121,17 +121,17 @@ pub struct DeliveryAnswer {
     /// The gateway's word for it.
     unified_code: Option<String>,
     detail: Option<String>,
-    /// What became of each recipient of a mail with copies, once some of them have it. Empty otherwise.
+    /// The outcome for each recipient of a mail with copies, once some of them have it. Otherwise empty.
     recipients: Vec<MailRecipientAnswer>,
     cost: Option<CostAnswer>,
-    /// What people did with it, as the provider's service told: `read`, `clicked`, `replied`, `complained`,
+    /// The recipient's actions, as the provider's service reported them: `read`, `clicked`, `replied`, `complained`,
     /// `unsubscribed`.
     engagement: Vec<String>,
     #[schema(value_type = Option<String>, format = DateTime)]
     finished_at: Option<Timestamp>,
 }
 
-/// A recipient of a mail with copies, and what became of it.
+/// A recipient of a mail with copies, and its outcome.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = MailRecipient)]
 pub struct MailRecipientAnswer {
@@ -152,7 +152,7 @@ pub struct MailRecipientAnswer {
     at: Timestamp,
 }
 
-/// Where a recipient stands.
+/// The role of a recipient.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
@@ -162,7 +162,7 @@ pub enum RecipientRoleName {
     Copy,
 }
 
-/// What became of a recipient.
+/// The outcome for a recipient.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
@@ -185,7 +185,7 @@ pub struct CostAnswer {
     currency: String,
 }
 
-/// Where a delivery stands.
+/// The state of a delivery.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
@@ -204,7 +204,7 @@ pub enum StateName {
     Unknown,
 }
 
-/// What an answer of a provider means.
+/// The meaning of a provider's answer.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
@@ -251,7 +251,7 @@ pub struct AttemptAnswer {
     duration_ms: f64,
     #[schema(value_type = DispositionName)]
     disposition: Disposition,
-    /// What the provider itself said, where an override understands its code otherwise.
+    /// The provider's own disposition, if an override replaced it.
     overridden: Option<OverriddenAnswer>,
     /// HTTP status or SMTP code.
     status: Option<i32>,
@@ -268,11 +268,11 @@ pub struct AttemptAnswer {
     plugin_micros: Option<i32>,
     /// The plugin's memory at its highest, in bytes.
     plugin_memory: Option<i64>,
-    /// What it came to for each recipient, where it went to several, or to copies alone. Empty otherwise.
+    /// The result for each recipient, if the attempt went to several, or to copies alone. Otherwise empty.
     recipients: Vec<MailRecipientAnswer>,
 }
 
-/// A provider's own classification, and who overrode it.
+/// A provider's own classification, and the source of its override.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OverriddenClassification)]
 pub struct OverriddenAnswer {
@@ -295,7 +295,7 @@ pub struct EventAnswer {
     #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
     message: Option<String>,
     delivery: Option<String>,
-    /// Whose it is, where it is a connection's: `connection.breaker_opened` and the like.
+    /// The connection of an event about one, such as `connection.breaker_opened`.
     connection: Option<String>,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
@@ -308,8 +308,8 @@ pub struct EventAnswer {
 #[schema(as = Decision)]
 pub struct DecisionAnswer {
     message: String,
-    /// What rules and scripts said when it was accepted: values with their rules, scores of connections, scripts'
-    /// answers. Null where there were none.
+    /// The answers of rules and scripts at acceptance: values with their rules, scores of connections, scripts'
+    /// answers. Null if there were none.
     #[schema(value_type = Option<Object>)]
     ruling: Option<Value>,
     /// Every rule, hit or missed, and why: those that hold first. Empty where the rules have changed since.
@@ -317,7 +317,7 @@ pub struct DecisionAnswer {
     rules: Vec<Account>,
     /// One an attempt; empty before the first.
     decisions: Vec<AttemptDecision>,
-    /// What scripts said of its ends, and the messages that followed: one for each end at which one said something.
+    /// The scripts' answers to its ends, and the messages that followed: one entry for each end with an answer.
     #[schema(value_type = Vec<Object>)]
     follow_ups: Vec<Box<RawValue>>,
 }
@@ -338,7 +338,7 @@ pub struct AttemptDecision {
     connection: Option<String>,
     provider: Option<String>,
     fallback_reason: Option<String>,
-    /// The candidates in order, with the reasons; who was passed over, and why; and what each of the `scripts` said of
+    /// The candidates in order, with the reasons; the skipped ones with theirs; and the answers of the `scripts` about
     /// the candidates: scores, an order.
     #[schema(value_type = Option<Object>)]
     plan: Option<Box<RawValue>>,
@@ -559,7 +559,7 @@ impl From<EventView> for EventAnswer {
 }
 
 impl DecisionAnswer {
-    /// What the attempts were decided by.
+    /// Builds the answer from the data that decided the attempts.
     pub fn new(
         message: &Message,
         ruling: Option<Value>,

@@ -1,4 +1,4 @@
-//! What rules would say to a message, with all reasons; nothing is stored or sent.
+//! The rules' answers to a message, with all reasons; nothing is stored or sent.
 
 use axum::extract::State;
 use jiff::Timestamp;
@@ -25,12 +25,12 @@ use angarium_rules::{
     script::{Given, facts::ContextFacts},
 };
 
-/// What would become of a message, and why.
+/// The fate of a message, with the reasons.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Evaluation)]
 pub struct EvaluationAnswer {
     accepted: bool,
-    /// Who refuses it, and why.
+    /// The refusal, with its author and reason.
     refused: Option<RefusedAnswer>,
     /// The channel that it would take.
     channel: String,
@@ -41,11 +41,11 @@ pub struct EvaluationAnswer {
     send_at: Option<Timestamp>,
     /// Whether the message's `condition` holds now; null where it names none, or the script fails.
     condition_holds: Option<bool>,
-    /// Whom it would ask, in order, by its first channel, and what scripts say of the candidates; null where it is
+    /// The candidates of its first channel in order, and the scripts' answers about them; null if the message is
     /// refused, or no route serves the channel.
     #[schema(value_type = Option<Object>)]
     plan: Option<Planned>,
-    /// What rules and scripts say, as it would be kept with the message.
+    /// The rules' and scripts' answers, as they would be stored with the message.
     #[schema(value_type = Object)]
     ruling: Value,
     /// Every rule, hit or missed, and why: those that hold first.
@@ -53,7 +53,7 @@ pub struct EvaluationAnswer {
     rules: Vec<Account>,
 }
 
-/// Who refuses a message.
+/// The author of a refusal.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RefusedBy)]
 pub struct RefusedAnswer {
@@ -63,7 +63,7 @@ pub struct RefusedAnswer {
     reason: String,
 }
 
-/// Show what rules and scripts say to a message. Nothing is stored or sent.
+/// Show the answers of rules and scripts to a message. Nothing is stored or sent.
 #[utoipa::path(post, path = "/v1/rules/evaluate", tag = "rules", operation_id = "evaluateRules",
     request_body = NewMessage,
     responses((status = 200, description = "The decision, and why.", body = EvaluationAnswer)))]
@@ -80,7 +80,7 @@ pub async fn evaluate(
 
 fn evaluated(app: &App, config: &TenantConfig, mut message: Message) -> EvaluationAnswer {
     let given = Given { now: clock::now(), chance: fastrand::f64() };
-    // What fails here is nobody's traffic: it does not count against a script.
+    // Failures here belong to no delivery: they do not count against a script.
     let book = config.rulebook.as_deref().map(Rulebook::rehearsal).unwrap_or_default();
     let explain = || book.for_recipient(&RuleInput::of(&message)).0.explain(&message, given.now);
     let rules = app.rules.as_for_an_explanation(explain);

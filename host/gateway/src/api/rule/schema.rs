@@ -1,4 +1,4 @@
-//! The form of a rule, for the document and for naming what is wrong with one: the domain's type reads it.
+//! The form of a rule, for the document and for naming its faults; the domain's type reads it.
 #![expect(dead_code, reason = "the domain's types have the values; these list them in the document")]
 
 use jiff::Timestamp;
@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::super::message::PriorityName;
 
-/// A condition on what a message says of itself, and what follows where it holds.
+/// A condition on a message's data, and the consequences if it holds.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RuleSpec)]
@@ -37,14 +37,14 @@ pub struct RuleDocument {
     #[serde(default)]
     when: Option<ConditionDocument>,
     then: EffectDocument,
-    /// Only together with `then.refuse`: what becomes of a message where its expression fails, or is not asked for lack
-    /// of time. `open`, if left out.
+    /// Only together with `then.refuse`: the fate of a message if the rule's expression fails, or is not asked for lack
+    /// of time. `open` by default.
     #[serde(default)]
     #[schema(required = false, value_type = FailsName)]
     fails: FailsName,
 }
 
-/// What becomes of a message where what may refuse it fails.
+/// The fate of a message if the rule that may refuse it fails.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = Fails)]
@@ -58,7 +58,7 @@ pub enum FailsName {
     Hold,
 }
 
-/// What has to be so: exactly one of these.
+/// A requirement: exactly one of these.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RuleCondition, min_properties = 1, max_properties = 1)]
@@ -92,7 +92,7 @@ pub struct ConditionDocument {
     custom: Option<CustomDocument>,
 }
 
-/// One text, or a list of which one is enough.
+/// One text, or a list of alternatives.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = OneOrMore)]
@@ -132,7 +132,7 @@ pub struct AmountDocument {
     currency: Option<Texts>,
 }
 
-/// Who the recipient is: each member that is given has to hold.
+/// A requirement on the recipient: each given member must hold.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RuleCustomer, min_properties = 1)]
@@ -148,7 +148,7 @@ pub struct CustomerDocument {
     kind: Option<Texts>,
 }
 
-/// What the recipient does for a living.
+/// A requirement on the recipient's industry.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RuleIndustry)]
@@ -179,7 +179,7 @@ pub struct GeographyDocument {
     postal_prefix: Option<Texts>,
 }
 
-/// What none of the others can say.
+/// A requirement that no other condition can express.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RuleExpression)]
@@ -189,12 +189,12 @@ pub struct CustomDocument {
     expression: String,
 }
 
-/// What follows: at least one of these.
+/// The consequences: at least one of these.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RuleEffect, min_properties = 1)]
 pub struct EffectDocument {
-    /// In order of preference: the first is that of a message that names none.
+    /// In order of preference: the first one is used for a message that names none.
     #[serde(default)]
     #[schema(required = false, value_type = Texts)]
     channels: Option<Texts>,

@@ -1,4 +1,4 @@
-//! A client's stream whose bytes are held against the strict form of HTTP/1 before hyper reads them.
+//! A client's stream whose bytes are checked against the strict form of HTTP/1 before hyper reads them.
 
 use std::{
     io,
@@ -24,7 +24,7 @@ pub struct CheckedStream {
     socket: Arc<Socket>,
     strict: Strict,
     refusal: Option<StrictRefusal>,
-    /// A handler has the request whose body was refused: its answer says so.
+    /// A handler has the request whose body was refused: its answer reports it.
     is_refusal_answered: bool,
 }
 
@@ -35,7 +35,7 @@ impl CheckedStream {
 
     /// Waits for the first byte; `false` where the stream ends or fails before.
     pub async fn begins(&mut self) -> bool {
-        // Readiness alone: what has come is read, and checked, by hyper's reads.
+        // This waits for readiness alone: hyper's reads take and check the bytes.
         let mut first = [0];
         let begins = matches!(self.stream.peek(&mut first).await, Ok(1));
         self.socket.set_in_head(begins);

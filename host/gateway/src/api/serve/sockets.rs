@@ -1,7 +1,7 @@
 //! The sockets of this node's HTTP clients: how many are open, which of them wait for a request, and
 //! which have to end. One table and one sweep stand for a timer a socket.
 //!
-//! It reads and writes nothing; the task of a socket does, and ends when it is told to.
+//! It reads and writes nothing; the task of a socket does, and ends on request.
 
 use std::{
     collections::HashMap,
@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 const RESERVED: usize = 32;
 /// A reserved socket has this long for its head.
 const RESERVED_HEADER: Duration = Duration::from_secs(2);
-/// An answer of which the client takes nothing for this long is given up; longer than the pause
-/// between two heartbeats of a stream of events.
+/// The time after which an answer is dropped if the client reads none of it; longer than the pause between two
+/// heartbeats of a stream of events.
 const ANSWER_STALLS: Duration = Duration::from_secs(60);
 /// At a limit, one of so many sockets is closed at a time, so that the search for them costs little.
 const CLOSED_SHARE: usize = 64;
@@ -59,7 +59,7 @@ pub struct Socket {
     began: Instant,
     /// Requests from their head to the last byte of their answer.
     requests: AtomicU32,
-    /// Those of them whose answer has not begun.
+    /// The requests whose answer has not begun.
     handled: AtomicU32,
     /// When the head that is on its way began, in milliseconds; 0 where none is.
     head_since: AtomicU64,
@@ -98,7 +98,7 @@ impl Socket {
         }
     }
 
-    /// A request begins; it ends with what is returned.
+    /// Begins a request; dropping the returned value ends it.
     pub fn begin(self: &Arc<Self>) -> Request {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.handled.fetch_add(1, Ordering::Relaxed);
@@ -142,7 +142,7 @@ impl Socket {
     }
 }
 
-/// What a socket is judged by.
+/// The state by which a socket is judged.
 #[derive(Debug, Clone, Copy)]
 struct State {
     requests: u32,
@@ -339,7 +339,7 @@ fn millis(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
-/// Whose socket it is: an IPv4 address, or the 64 bits of an IPv6 one that a network hands out.
+/// Returns the client of a socket: an IPv4 address, or the /64 network of an IPv6 one.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),

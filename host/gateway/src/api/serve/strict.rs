@@ -2,7 +2,7 @@
 //! Where two programs may disagree about the end of a request, a proxy in front of the gateway can be
 //! made to take a part of one request's body for the next request; such bytes are refused.
 //!
-//! It reads no clock and no socket, and it changes nothing: what it lets pass, hyper parses.
+//! It reads no clock and no socket, and it changes nothing: hyper parses the bytes that it lets pass.
 
 use super::super::problem::Problem;
 use axum::http::StatusCode;
@@ -30,7 +30,7 @@ pub enum StrictRefusal {
 }
 
 impl StrictRefusal {
-    /// As the client is told.
+    /// Returns the problem for the client.
     pub fn problem(self) -> Problem {
         let (status, code, title) = match self {
             Self::Malformed(_) => {
@@ -47,7 +47,7 @@ impl StrictRefusal {
     }
 }
 
-/// What the next byte belongs to.
+/// The part of the request that the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     RequestLine,
@@ -62,7 +62,7 @@ enum Place {
     LastLine,
 }
 
-/// What a head has said so far.
+/// The contents of a head so far.
 #[derive(Debug, Default)]
 struct Head {
     bytes: usize,
@@ -78,7 +78,7 @@ struct Head {
 #[derive(Debug)]
 pub struct Strict {
     place: Place,
-    /// The beginning of a line whose end has not come yet.
+    /// The beginning of a line whose end has not arrived.
     line: Vec<u8>,
     head: Head,
 }
@@ -269,7 +269,7 @@ impl Head {
         Ok(())
     }
 
-    /// What follows the head.
+    /// Returns the part after the head.
     fn end(self) -> Result<Place, StrictRefusal> {
         match (self.is_chunked, self.length) {
             _ if self.is_http_11 && !self.has_host => Err(StrictRefusal::Malformed("`Host` must be given")),

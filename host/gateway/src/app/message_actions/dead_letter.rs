@@ -1,5 +1,5 @@
-//! What a person does to a dead letter, or to all that match: have it replayed, take it off the list,
-//! say what became of it. Each is on record with who did it, in the transaction that does it.
+//! A person's actions on one dead letter, or on all that match: replay, discard, resolve. Each is in the audit, in the
+//! same transaction.
 
 use std::sync::Arc;
 
@@ -51,10 +51,10 @@ pub enum Refusal {
     Several,
 }
 
-/// What came of it.
+/// The result of an action.
 pub type Handled<T> = store::Result<Result<T, Refusal>>;
 
-/// Where things are done, for whom, and by whom.
+/// The store, the tenant and the actor of actions on dead letters.
 pub struct Hand<'a> {
     pub store: &'a Store,
     /// Rung when something due was put into the queue.
@@ -142,7 +142,7 @@ impl Hand<'_> {
         Ok(replay)
     }
 
-    /// Stops a replay; what it has opened stays open.
+    /// Stops a replay; deliveries that it has opened stay open.
     pub async fn cancel_replay(&self, id: JobId) -> Handled<Replay> {
         let mut txn = self.store.tenant(self.tenant).await?;
         if replay_cancel(&mut txn, self.tenant, id).await? {
@@ -155,7 +155,7 @@ impl Hand<'_> {
         Ok(replay.ok_or(Refusal::NotFound))
     }
 
-    /// Does with an unknown delivery of a message as a person says who has looked.
+    /// Resolves an unknown delivery of a message by a person's decision.
     pub async fn resolve(&self, message: MessageId, wanted: &WantedResolution) -> Handled<MessageView> {
         let mut txn = self.store.tenant(self.tenant).await?;
         let Some(view) = message_get(&mut txn, self.tenant, message).await? else {
@@ -234,7 +234,7 @@ pub struct WantedReplay {
     pub reason: Option<String>,
 }
 
-/// What a person who has looked says of an unknown delivery.
+/// A person's decision about an unknown delivery.
 #[derive(Debug, Clone)]
 pub struct WantedResolution {
     pub resolution: Resolved,

@@ -1,4 +1,4 @@
-//! `angarium provider check`: what a gateway would say of a component, without a gateway and without a database.
+//! `angarium provider check`: a gateway's checks of a component, without a gateway and without a database.
 //!
 //! Nothing is sent: the component describes requests, and they are shown.
 
@@ -30,7 +30,8 @@ use angarium_transport::describe;
 pub struct Check {
     /// The `.wasm` file.
     component: PathBuf,
-    /// A connection's configuration as JSON: it is held to the component's schema, and requests are made with it.
+    /// A connection's configuration as JSON: it is checked against the component's schema, and requests are made with
+    /// it.
     #[arg(long, value_parser = raw_json)]
     config: Option<Box<serde_json::value::RawValue>>,
     /// The recipient of the sample message.
@@ -91,7 +92,7 @@ impl Check {
         }
     }
 
-    /// Calls what can be called; answers what is wrong.
+    /// Makes all possible calls; returns the faults.
     fn try_out(&self, component: &Component, report: &mut Value) -> Vec<String> {
         let (config, refused) = self.config(component);
         let mut problems = Vec::new();
@@ -117,7 +118,7 @@ impl Check {
         problems
     }
 
-    /// The configuration, and what the component's schema refuses of it.
+    /// Returns the configuration, and its faults by the component's schema.
     fn config(&self, component: &Component) -> (String, Vec<String>) {
         let text = self.config.as_ref().map_or("{}", |config| config.get()).to_owned();
         let value = serde_json::from_str(&text).unwrap_or_default();

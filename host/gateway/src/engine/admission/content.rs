@@ -1,5 +1,5 @@
-//! Refuses at once what would be refused later: what no candidate of a message takes, as their providers' descriptors
-//! tell it. It must not call a component: a message whose providers tell nothing costs a look at each.
+//! Refuses at acceptance the messages that would be refused later: those that no candidate takes by its provider's
+//! descriptor. It must not call a component: a message whose providers have no content schema costs one look at each.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use angarium_rules::script::Hook;
 use angarium_runtime::Component;
 
 impl Admission {
-    /// What is wrong with the content of a message by whichever candidate it goes; nothing where one may take it.
+    /// Returns the faults of a message's content that every candidate finds; empty if one candidate may take it.
     #[must_use]
     pub fn content_problems(&self, tenant: TenantId, config: &TenantConfig, new: &NewMessage) -> Vec<Problem> {
         let message = &new.message;
@@ -59,8 +59,8 @@ impl Admission {
         found
     }
 
-    /// The components of all that may be asked, each once; `None` where one of them is not known, or does not tell what
-    /// it takes.
+    /// Returns the components of all possible candidates, each once; `None` if one of them is unknown, or has no
+    /// content schema.
     fn components(&self, tenant: TenantId, config: &TenantConfig, part: &Part<'_>) -> Option<Vec<Arc<Component>>> {
         let mut components: Vec<Arc<Component>> = Vec::new();
         for connection in candidates(config, part)? {
@@ -77,7 +77,7 @@ impl Admission {
     }
 }
 
-/// Who may be asked; `None` where a script says that later.
+/// Returns the possible candidates; `None` if a script decides later.
 fn candidates(config: &TenantConfig, part: &Part<'_>) -> Option<Vec<ConnectionId>> {
     if let Some(connection) = part.connection {
         return Some(vec![connection]);
@@ -87,7 +87,7 @@ fn candidates(config: &TenantConfig, part: &Part<'_>) -> Option<Vec<ConnectionId
     (!is_open).then(|| route.spec.candidates.iter().map(|it| it.connection).collect())
 }
 
-/// What goes by one channel.
+/// The content for one channel.
 struct Part<'a> {
     channel: &'a Channel,
     connection: Option<ConnectionId>,
@@ -101,7 +101,7 @@ impl Part<'_> {
         further.map_or((&body.to, &body.content), |leg| (&leg.to, &leg.content))
     }
 
-    /// Whether this names a text of which the schema sees the beginning alone.
+    /// Whether this names a text of which the schema sees only the beginning.
     fn is_cut(&self, new: &NewMessage, pointer: &str) -> bool {
         let (_, content) = self.of(&new.message);
         let texts = [("/content/text", &content.text), ("/content/html", &content.html)];
@@ -109,8 +109,9 @@ impl Part<'_> {
         texts.into_iter().any(|(slot, text)| slot == pointer && text.as_ref().is_some_and(cut))
     }
 
-    /// The message as a descriptor's schema has it: with the names of the API. Addresses are texts, a payload is only
-    /// there or not, of attachments there is what they are, and of long texts the beginning: a message may be large.
+    /// Returns the message in the form for a descriptor's schema: with the names of the API. Addresses are texts, a
+    /// payload is only present or not, attachments have their properties, and long texts are cut, because a message may
+    /// be large.
     fn as_json(&self, new: &NewMessage) -> Value {
         let (to, content) = self.of(&new.message);
         let files = new.attachments.iter().filter(|file| file.leg == self.leg);

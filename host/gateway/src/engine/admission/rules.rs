@@ -1,4 +1,4 @@
-//! What rules and scripts say to messages before they are written.
+//! The answers of rules and scripts to messages before they are written.
 
 use std::{sync::Arc, time::Instant};
 
@@ -17,7 +17,7 @@ use angarium_rules::{
 use angarium_store::message::idempotency_find;
 
 impl Admission {
-    /// Lets a tenant's rules have their say on messages; for each, what is known of it then, or why it is not taken.
+    /// Asks a tenant's rules about messages; returns for each its parsed data, or the reason for its refusal.
     pub(super) async fn judged(
         &self,
         tenant: TenantId,
@@ -34,7 +34,7 @@ impl Admission {
         Ok(judged)
     }
 
-    /// Lets pass what is refused and has a key that is known: it is answered as it was.
+    /// Lets a refused message with a known key pass: it returns its first answer.
     pub(super) async fn excuse_known(
         &self,
         tenant: TenantId,

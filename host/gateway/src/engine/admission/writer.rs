@@ -76,7 +76,7 @@ struct Pending {
     first_attempt: Option<Box<AcceptTimePlan>>,
 }
 
-/// What a part came to, once committed.
+/// The result of a part, once committed.
 #[derive(Default)]
 struct Written {
     fresh: HashSet<MessageId>,
@@ -172,8 +172,8 @@ impl AdmissionWriter {
         dispatches.then(|| self.outlet.capacity.reserve(tenant, each)).flatten().unwrap_or_default()
     }
 
-    /// Writes all parts in one transaction. A session that had broken while nobody used it is
-    /// replaced once; where a COMMIT was sent and not answered, the database is asked what it did.
+    /// Writes all parts in one transaction. A session that had broken while idle is replaced once; if a COMMIT was sent
+    /// and not answered, the database is asked for the transaction's end.
     async fn store_parts(&mut self, parts: &[Part]) -> store::Result<Vec<Written>> {
         let patience = tokio::time::Instant::now() + PATIENCE;
         let was_idle = self.session.is_some();
@@ -197,8 +197,8 @@ impl AdmissionWriter {
         tried
     }
 
-    /// What the transaction came to, for as long as patience lasts: the server may be starting
-    /// again, or not have noticed yet that its client is gone.
+    /// Looks up the fate of the transaction within a limited time. The server may be restarting, or may not have
+    /// noticed yet that its client is gone.
     async fn asked_after(
         &mut self,
         transaction: &TransactionId,
@@ -261,8 +261,7 @@ impl AdmissionWriter {
         Ok(written)
     }
 
-    /// What of the parts is there, asked on a new session; `None` when the transaction came to
-    /// nothing.
+    /// Returns the stored rows of the parts, read on a new session; `None` if the transaction was rolled back.
     async fn what_was_stored(
         &self,
         transaction: &TransactionId,
@@ -379,7 +378,7 @@ fn entrants<'a>(part: &'a Part, fresh: &HashSet<MessageId>) -> Vec<(&'a str, Que
         .collect()
 }
 
-/// What the keys that were not new stand for.
+/// Returns the messages behind keys that were not new.
 async fn replays(txn: &mut store::Transaction<'_>, part: &Part, fresh: HashSet<MessageId>) -> store::Result<Written> {
     let stale = part.messages.iter().filter(|it| !fresh.contains(&it.new.message.id));
     let keys: Vec<&str> = stale.filter_map(|it| it.new.idempotency.as_ref()).map(|it| it.key.as_str()).collect();

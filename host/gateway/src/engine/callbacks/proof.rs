@@ -12,15 +12,15 @@ use angarium_domain::callback::{
 };
 use angarium_transport::{Secrets, key_bytes};
 
-/// The longest that anything signed is believed, whatever the provider tolerates.
+/// The longest age of an accepted signature, whatever the provider tolerates.
 const LONGEST_TOLERANCE_MS: f64 = 24.0 * 3_600_000.0;
 
-/// What the checks look at.
+/// The evidence that the checks examine.
 #[derive(Clone, Copy)]
 pub(super) struct CallbackEvidence<'a> {
     pub body: &'a [u8],
     pub secrets: &'a Secrets,
-    /// Whether the provider says of itself that its service signs nothing.
+    /// Whether the provider declares that its service signs nothing.
     pub may_be_unsigned: bool,
     pub now: Timestamp,
 }
@@ -33,7 +33,7 @@ pub(super) fn is_genuine(callback: &Callback, evidence: &CallbackEvidence<'_>) -
 
 fn is_fresh(freshness: Freshness, now: Timestamp) -> bool {
     let distance = (now.as_millisecond() as f64 - freshness.signed_at_ms).abs();
-    // False for what is no number.
+    // False for a value that is no number.
     distance <= freshness.tolerance_ms.min(LONGEST_TOLERANCE_MS)
 }
 
@@ -75,7 +75,7 @@ const fn algorithm(hash: Hash) -> hmac::Algorithm {
     }
 }
 
-/// The key stands as itself, or as `SubjectPublicKeyInfo` (RFC 5280), whose last bytes it is.
+/// The key is plain, or the last bytes of a `SubjectPublicKeyInfo` (RFC 5280).
 fn verifies_publicly(algorithm: PublicKeyAlgorithm, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
     match algorithm {
         PublicKeyAlgorithm::Ed25519 => {
@@ -91,7 +91,7 @@ fn verifies_publicly(algorithm: PublicKeyAlgorithm, key: &[u8], message: &[u8], 
     }
 }
 
-/// By their MACs, whose comparison takes as long wherever they differ.
+/// Compares by MACs, whose comparison takes the same time wherever they differ.
 fn is_same(known: &[u8], given: &str) -> bool {
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"angarium callback token");
     hmac::verify(&key, given.as_bytes(), hmac::sign(&key, known).as_ref()).is_ok()

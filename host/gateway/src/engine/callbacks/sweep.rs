@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The most receipts of one look.
 const BATCH: i64 = 500;
 
-/// Looks each second until it is told to stop.
+/// Runs each second until it is stopped.
 pub async fn run(store: Store, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let full = match sweep(&store).await {

@@ -17,7 +17,7 @@ use angarium_rules::{
     script::Given,
 };
 
-/// What becomes of a delivery now.
+/// The next step of a delivery.
 #[derive(Debug, PartialEq)]
 pub(super) enum Admitted {
     Goes,

@@ -38,7 +38,7 @@ use angarium_transport::{Call, Hold, HostGrant, Parcel, byte_budget::BytePermit}
 /// The most transmissions and pauses of one attempt.
 pub const MAX_STEPS: usize = 8;
 
-/// What an attempt's conversation works with.
+/// The parts that an attempt's conversation uses.
 pub(super) struct Conversation<'a> {
     pub dispatcher: &'a Dispatcher,
     pub work: &'a Work,
@@ -56,7 +56,7 @@ pub(super) struct Conversation<'a> {
     pub status: Option<u16>,
     /// Why some of the last answer is missing, if so.
     pub cut: Option<Box<str>>,
-    /// What it said of each recipient of a mail.
+    /// The provider's answer for each recipient of a mail.
     pub recipients: Vec<RecipientReply>,
     /// Whether the attempt speaks for the component or against it; `None` while it says nothing.
     pub sound: Option<bool>,
@@ -67,7 +67,7 @@ pub(super) struct Conversation<'a> {
 #[derive(Debug)]
 struct LeaseHold<'a> {
     lease: &'a Lease,
-    /// What the last line of the mail may take to arrive.
+    /// The time that the last line of the mail may take to arrive.
     margin: Duration,
 }
 
@@ -77,7 +77,7 @@ impl Hold for LeaseHold<'_> {
     }
 }
 
-/// What a conversation came to.
+/// The result of a conversation.
 struct Conversed {
     verdict: Verdict,
     usage: Usage,
@@ -92,8 +92,8 @@ impl Conversed {
 }
 
 impl Dispatcher {
-    /// Makes one attempt; whoever calls has entered the connection, and hands on the permit for the content. `Lost` when
-    /// the delivery is no longer this node's: whoever has it now makes it.
+    /// Makes one attempt; the caller holds the connection's permit, and passes on the permit for the content. `Lost` if
+    /// the delivery no longer belongs to this node: its new owner makes the attempt.
     pub(super) async fn attempt(
         &self,
         work: &Work,
@@ -162,7 +162,7 @@ impl Dispatcher {
         })
     }
 
-    /// The span of an attempt, behind that of the wait for it.
+    /// Begins the span of an attempt, after that of the wait for it.
     fn begun(&self, work: &Work, endpoint: &Endpoint) -> Span {
         let trace = work.message.body.trace.as_ref();
         if work.trigger != Trigger::Fallback {
@@ -186,11 +186,10 @@ impl Dispatcher {
         span
     }
 
-    /// The deadline, once the lease lasts beyond it, and, where it matters who was asked should this
-    /// worker be lost, the intent is committed: for a provider that can't recognise a repetition, where
-    /// an unknown outcome is to be held, and for whoever is neither on record nor certain to be the first
-    /// to be asked of a fresh delivery, so that an unknown request is never repeated through another
-    /// connection.
+    /// Returns the deadline, once the lease lasts beyond it and the intent is committed if necessary. An intent is
+    /// necessary for a provider that cannot recognise a repetition, if an unknown outcome is to be held, and for a
+    /// connection that is neither on record nor certain to be asked first for a fresh delivery. So an unknown request
+    /// is never repeated through another connection.
     async fn may_begin(&self, work: &Work, effective: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Instant> {
         let deadline = self.covered(work).await?;
         let first = effective.certain_first(&work.message) == Some(endpoint.connection.id);
@@ -214,8 +213,8 @@ impl Dispatcher {
         self.covered(work).await
     }
 
-    /// A deadline within the lease. While the database is away no lease is renewed, and whoever
-    /// waited for it here goes on when it is; `None` once the lease is lost.
+    /// Returns a deadline within the lease. While the database is away no lease is renewed, and the wait ends when it
+    /// is back; `None` once the lease is lost.
     async fn covered(&self, work: &Work) -> Option<Instant> {
         loop {
             let deadline = Instant::now() + self.deadline;
@@ -411,7 +410,7 @@ impl Conversation<'_> {
         .await
     }
 
-    /// What the gateway says of an attempt that did not come to its end: what was sent before is not judged.
+    /// Returns the verdict on an attempt that did not reach its end: earlier requests of it are not judged.
     fn after_what_was_sent(&self, mut verdict: Verdict) -> Verdict {
         if let Some(status) = self.status {
             (verdict.disposition, verdict.status) = (Disposition::Unknown, Some(status));
@@ -436,15 +435,15 @@ impl Conversation<'_> {
         }
     }
 
-    /// The cost model's price for so many units, or for as many as the message comes to.
+    /// Returns the cost model's price for this number of units, or for the message's own.
     fn modelled_cost(&self, units: Option<u32>) -> Option<Cost> {
         let message = &self.work.message;
         let price = Price::at(self.serving.component.descriptor(), message.channel.as_str(), country(message))?;
         price.unit.times(units.unwrap_or_else(|| price.units(message)))
     }
 
-    /// A guest's failure before anything was answered left nothing sent; one after an answer
-    /// leaves what was sent unjudged. What can't be sent at all is so the next time, too.
+    /// Returns the verdict on a guest's failure. Before any answer, nothing was sent; after one, the request stays
+    /// unjudged. A delivery that cannot be sent at all fails the same way next time.
     fn fault(&mut self, fault: &GuestFault) -> Verdict {
         if fault.kind.is_the_guests() {
             self.sound = Some(false);
@@ -469,7 +468,7 @@ impl Conversation<'_> {
     }
 }
 
-/// What keeps a connection from being asked where a secret of it cannot be opened.
+/// Returns the verdict if a secret of the connection cannot be opened.
 pub(super) fn secrets_closed(endpoint: &Endpoint) -> Option<Verdict> {
     let closed = endpoint.secrets.closed();
     let names = closed.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
@@ -480,7 +479,7 @@ pub(super) fn secrets_closed(endpoint: &Endpoint) -> Option<Verdict> {
     (!closed.is_empty()).then(|| host_verdict(Disposition::NotSent, SECRET_UNAVAILABLE, detail))
 }
 
-/// What an attempt came to, for whoever looks at its trace.
+/// Records an attempt's result in its trace.
 fn judged(span: &mut Span, number: u32, verdict: &Verdict) {
     span.set(|| {
         [

@@ -1,5 +1,5 @@
-//! Whether a retry begins now: what is left of the retries through each connection, on this node. Where messages name the
-//! endpoint, each origin has a budget of its own: one that fails uses up nobody else's.
+//! The retry budgets: whether a retry begins now, by the remaining budget of each connection on this node. If messages
+//! name the endpoint, each origin has a budget of its own: a failing one uses up no other's.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use angarium_domain::{
 /// The most that are counted; beyond them those that were used lately.
 const MOST_ALLOWANCES: usize = 100_000;
 
-/// What is left of the retries through this node's connections.
+/// The remaining retry budgets of this node's connections.
 #[derive(Debug, Default)]
 pub struct Budgets(Mutex<HashMap<Key, Allowance>>);
 
@@ -59,7 +59,7 @@ impl Dispatcher {
         })
     }
 
-    /// Takes note of what an attempt came to that is not part of the delivery's past yet.
+    /// Records the result of an attempt that is not part of the delivery's past yet.
     pub(super) fn spent(&self, work: &Work, effective: &EffectiveRoute<'_>, wanted: &PermitRequest, attempt: &Attempt) {
         if attempt.verdict.disposition == Disposition::Accepted && kind(work, wanted.connection) == Kind::Retry {
             self.budgets.accepted(&effective.spec.retry_limits.budget, wanted);
@@ -103,15 +103,15 @@ fn key(wanted: &PermitRequest) -> Key {
     (wanted.connection, wanted.origin.as_deref().map(Into::into))
 }
 
-/// What an attempt is to the budget of its connection.
+/// An attempt's effect on the budget of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// The delivery never asked it before.
     First,
     /// A round of the retry policy begins with it, and it was asked before.
     Retry,
-    /// It was asked before, and is asked again amid a round, by hand, or since a worker was lost:
-    /// the budget of whoever began the round bounds these.
+    /// A request to a connection that was asked before, within a round, by hand, or after a lost worker: the budget of
+    /// the round's beginning limits these.
     Further,
 }
 

@@ -16,10 +16,10 @@ use angarium_rules::{
     script::{Given, Hook, facts::ContextFacts},
 };
 
-/// What becomes of a delivery now.
+/// The next step of a delivery.
 #[derive(Debug, PartialEq)]
 pub(super) enum Asked {
-    /// It goes; what has to be said of the condition, if anything.
+    /// It goes; with a note about the condition, if there is one.
     Goes(Option<String>),
     /// It is asked again then.
     Waits(Timestamp),

@@ -1,5 +1,5 @@
-//! The way into a connection: a slot of this node's, memory for what is large, and the leave of its guard. Who is refused and
-//! has nobody else waits, a moment in memory and longer in the queue.
+//! The way into a connection: a slot of this node's, memory for a large content, and its guard's permit. A refused
+//! delivery without another candidate waits, a moment in memory and longer in the queue.
 
 use std::time::{Duration, Instant};
 
@@ -24,17 +24,17 @@ use angarium_domain::{
 };
 use angarium_transport::byte_budget::BytePermit;
 
-/// Whom a delivery asks next.
+/// The connection that a delivery asks next.
 pub(super) struct PermitRequest {
     pub connection: ConnectionId,
-    /// Its guard bars nobody now; where it does after all, another may be asked. Otherwise there is nobody
-    /// else, and it is waited for.
+    /// Whether its guard would let the delivery pass now; if it does not after all, another may be asked. Otherwise
+    /// there is no other candidate, and the delivery waits for it.
     pub is_free: bool,
     /// Of the endpoint that the message names, where it does.
     pub origin: Option<String>,
 }
 
-/// What became of an attempt to enter.
+/// The result of a permit request.
 pub(super) enum PermitAnswer<'a> {
     In(ConnectionPermit<'a>),
     Refused(GuardRefusal),
@@ -56,14 +56,14 @@ impl ConnectionPermit<'_> {
         self.permit.take()
     }
 
-    /// Tells the guard what the attempt came to.
+    /// Reports the attempt's result to the guard.
     pub(super) fn record(self, verdict: &Verdict) {
         self.pass.record(verdict);
     }
 }
 
 impl Dispatcher {
-    /// The plan's first candidate, or else whoever's guard lets something through soonest.
+    /// Returns the plan's first candidate, or else the one whose guard lets a delivery pass soonest.
     pub(super) fn wanted(&self, plan: &Plan, config: &TenantConfig, message: &Message) -> Option<PermitRequest> {
         let origin = |connection| self.named_origin(&config.endpoints[&connection], message);
         if let Some(candidate) = plan.candidates.first() {
@@ -76,7 +76,7 @@ impl Dispatcher {
         held.min_by_key(|it| config.endpoints[&it.connection].guard.opens_at(it.origin.as_deref(), now))
     }
 
-    /// Enters a connection. The guard is asked last: what it grants is used at once.
+    /// Enters a connection. The guard is asked last: its permit is used at once.
     pub(super) async fn enter<'a>(
         &self,
         work: &Work,
@@ -119,7 +119,7 @@ impl Dispatcher {
         if let Some(reason) = refusal.skip.fallback_reason() {
             telemetry::deferred(reason);
         }
-        // What expires first ends then, and is not kept waiting.
+        // A message that expires first ends then, and is not kept waiting.
         let at = work.message.expires_at.map_or(at, |expires_at| at.min(expires_at));
         self.ledger.defer(work, at);
     }

@@ -1,7 +1,7 @@
-//! Copies of a mail: to whom a further attempt goes, and what follows from what each recipient was answered.
+//! Copies of a mail: the recipients of a further attempt, and the consequences of each recipient's answer.
 //!
-//! A mail is one delivery, whatever the number of its recipients. Once the recipient of the `To` header has it, further
-//! attempts go to those copies alone that were refused for now, and the delivery ends as `sent`, whatever ends them.
+//! A mail is one delivery, for any number of recipients. Once the recipient of the `To` header has it, further attempts
+//! go only to the copies that were refused for now, and the delivery ends as `sent`, whatever ends them.
 
 use jiff::Timestamp;
 
@@ -37,8 +37,8 @@ pub fn to_those_left(transmission: Transmission, recipients: &Recipients) -> Res
     }
 }
 
-/// What was said of each recipient, as far as the verdict bears it: where the provider does not call the mail accepted,
-/// nobody has it.
+/// Returns the answer for each recipient as far as the verdict allows: if the provider does not accept the mail, no
+/// recipient has it.
 pub fn judged(mut replies: Vec<RecipientReply>, verdict: &Verdict) -> Vec<RecipientReply> {
     if verdict.disposition != Disposition::Accepted {
         replies.retain(|it| it.answer != RecipientAnswer::Accepted);
@@ -46,7 +46,8 @@ pub fn judged(mut replies: Vec<RecipientReply>, verdict: &Verdict) -> Vec<Recipi
     replies
 }
 
-/// What an attempt keeps of its recipients: nothing where there is only one, of whom the delivery's state says all.
+/// Returns the recipients that an attempt records: none if there is only one, because the delivery's state says all
+/// about it.
 pub fn of_attempt(work: &Work, replies: Vec<RecipientReply>, number: u32, at: Timestamp) -> Recipients {
     if replies.len() < 2 && work.recipients.is_empty() {
         return Recipients::default();
@@ -61,7 +62,7 @@ pub fn are_refused(attempt: &Attempt) -> bool {
     refused && !attempt.recipients.is_empty()
 }
 
-/// How the copies stand after an attempt, of which the delivery's recipients have learnt.
+/// Returns the state of the copies after an attempt, whose results the delivery's recipients already have.
 pub fn after(work: &Work, attempt: &Attempt) -> Copies {
     if !work.recipients.main_is_served() {
         Copies::None
@@ -74,8 +75,8 @@ pub fn after(work: &Work, attempt: &Attempt) -> Copies {
     }
 }
 
-/// The outcome of a delivery whose recipients are known. One that went to its main recipient was sent, and those that
-/// still wait are given up with its end.
+/// Returns the outcome of a delivery whose recipients are known. If its main recipient has it, it was sent, and copies
+/// that still wait are refused with its end.
 pub fn concluded(work: &mut Work, attempt: &mut Attempt, outcome: Outcome) -> Outcome {
     let outcome = match outcome {
         Outcome::End(DeliveryState::Unknown) | Outcome::Retry(_) | Outcome::FallBack(_) => return outcome,

@@ -1,5 +1,5 @@
-//! What routing is told of a route's candidates: whether they can be asked, what they would cost,
-//! how they have done lately. Only what the route goes by is looked up.
+//! The facts of a route's candidates: whether they can be asked, their estimated cost, and their recent record. Only
+//! facts that the route uses are looked up.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ use angarium_domain::{
 };
 
 impl Dispatcher {
-    /// Where each candidate of a route stands for a message.
+    /// Returns the state of each candidate of a route for a message.
     pub(super) fn candidate_states(
         &self,
         config: &TenantConfig,
@@ -58,8 +58,8 @@ impl Dispatcher {
         endpoint.guard.candidate_state(self.named_origin(endpoint, message).as_deref(), Instant::now())
     }
 
-    /// The origin of the endpoint that a message names, where the connection's provider asks that one: its owner is another
-    /// than those of the connection's other endpoints.
+    /// Returns the origin of the endpoint that a message names, if the connection's provider asks that one: its owner
+    /// differs from those of the connection's other endpoints.
     pub(super) fn named_origin(&self, endpoint: &Endpoint, message: &Message) -> Option<String> {
         let to = message.body.to.as_ref()?;
         let serving = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant)?;
@@ -78,8 +78,7 @@ impl Dispatcher {
         facts
     }
 
-    /// What a message would cost: by the route's word, else by what answers have said, else by the
-    /// provider's price list.
+    /// Estimates a message's cost by the route, otherwise by recent answers, otherwise by the provider's price list.
     pub(super) fn estimate(&self, candidate: &Candidate, endpoint: &Endpoint, message: &Message) -> Option<Estimate> {
         let estimate = |unit: Cost, units, basis| Some(Estimate { cost: unit.times(units)?, basis });
         if let Some(unit) = candidate.cost.clone() {
@@ -95,7 +94,7 @@ impl Dispatcher {
         estimate(price.unit, units, Basis::PriceList)
     }
 
-    /// Remembers what an attempt came to.
+    /// Remembers the result of an attempt.
     pub(super) fn observe(&self, message: &Message, attempt: &Attempt) {
         let Some(origin) = &attempt.origin else { return };
         let sighting = Sighting {

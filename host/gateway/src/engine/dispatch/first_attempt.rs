@@ -1,6 +1,5 @@
-//! Whom a delivery is handed to, decided before it is written: then that is on record with it, and nothing has to be
-//! committed between its acceptance and its first request. And whom a message would be sent through if other rules were
-//! live, for playing messages through again.
+//! The plan at acceptance: it is decided before the message is written and stored with it, so that no commit is needed
+//! between acceptance and the first request. Backtests use it for the first connection under other rules.
 
 use std::{
     borrow::Cow,
@@ -25,8 +24,8 @@ use angarium_rules::{
     script::Given,
 };
 
-/// How long it holds: what a delivery that waits longer would go by may be another by then. Breakers and limits are asked
-/// when it goes in any case.
+/// The lifetime of the plan: a delivery that waits longer may meet other conditions. Breakers and limits are asked when
+/// it goes in any case.
 const LIFETIME: Duration = Duration::from_secs(10);
 
 impl AcceptTimePlan {
@@ -87,8 +86,8 @@ impl Dispatcher {
         })
     }
 
-    /// The connection that would be asked first if other rules were live. Nothing is asked, and what passes by itself,
-    /// as an open breaker, bars nobody.
+    /// Returns the connection that would be asked first under other rules. No connection is asked, and a passing
+    /// obstacle, such as an open breaker, excludes none.
     #[must_use]
     pub fn backtest_first_connection<'a>(
         &self,

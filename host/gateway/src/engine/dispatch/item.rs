@@ -43,7 +43,8 @@ pub fn blobs(attachments: Vec<Attachment>) -> Vec<Blob> {
     (0..).zip(attachments).map(blob).collect()
 }
 
-/// Those who are not named before: nobody gets a mail twice, and services refuse a request that names somebody twice.
+/// Returns the copies that are not named before: no mailbox gets a mail twice, and services refuse a request that names
+/// one twice.
 fn copies<'a>(list: &[Address], before: impl Iterator<Item = &'a Address>) -> Vec<Mailbox> {
     let mut named: Vec<Cow<'_, str>> = before.map(|it| comparable(&it.address)).collect();
     let mut copies = Vec::with_capacity(list.len());
@@ -65,7 +66,7 @@ fn kvs(map: &BTreeMap<String, String>) -> Vec<Kv> {
     map.iter().map(|(name, value)| Kv { name: name.clone(), value: value.clone() }).collect()
 }
 
-/// What a provider is told of an attachment.
+/// Returns the data about an attachment that a provider receives.
 pub fn blob_info(blob: &Blob) -> BlobInfo {
     BlobInfo {
         id: blob.id,

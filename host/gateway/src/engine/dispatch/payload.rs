@@ -1,5 +1,5 @@
-//! The content of a large message. It is not in memory while its delivery waits: it is read when a request is made of it,
-//! once the byte budget permits that, and gone when the request has left. What is small stays with its message.
+//! The content of a large message. It is not in memory while its delivery waits: it is read when a request is made of
+//! it, once the byte budget permits that, and leaves memory with the request. A small content stays with its message.
 
 use std::{pin::pin, time::Instant};
 
@@ -32,12 +32,12 @@ pub(super) const BLOB_COPIES: usize = 4;
 #[derive(Debug)]
 pub(super) struct Lost;
 
-/// What a request is made of, beside the message that is in memory.
+/// The content of a request, beside the message in memory.
 #[derive(Debug, Default)]
 pub(super) struct Payload {
     /// The whole content, of a message that is abridged.
     pub content: Option<Content>,
-    /// What its attachments are; their bytes are read for the request that carries them.
+    /// Its attachments' data; their bytes are read for the request that carries them.
     pub files: Vec<BlobInfo>,
     pub permit: Option<BytePermit>,
 }
@@ -53,7 +53,7 @@ impl Dispatcher {
             let size = loop {
                 match self.size(work).await {
                     Err(error) if error.passes() => wait(work, &error).await?,
-                    // What can't be read shows when the content is: there is nothing to wait for.
+                    // A read error appears when the content is read: there is nothing to wait for.
                     read => break read.ok().flatten(),
                 }
             };
@@ -63,7 +63,8 @@ impl Dispatcher {
         .await
     }
 
-    /// Reads what is not in memory of a message, however long the database is away; the verdict where it can't be read.
+    /// Reads the parts of a message that are not in memory, however long the database is away; returns the verdict if
+    /// they cannot be read.
     pub(super) async fn payload(
         &self,
         work: &Work,

@@ -26,7 +26,7 @@ use angarium_runtime::CallError;
 use angarium_store as store;
 use angarium_transport::describe;
 
-/// What would happen.
+/// The result of a dry run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Preview {
     /// `None` when no route serves the channel.
@@ -35,19 +35,19 @@ pub struct Preview {
     pub requests: Vec<PreviewRequest>,
 }
 
-/// A plan, with what scripts said of the candidates before it was made.
+/// A plan, with the scripts' answers about the candidates before it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Planned {
     #[serde(flatten)]
     pub plan: Plan,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scripts: Vec<HookRecord>,
-    /// What of it can't be followed.
+    /// The parts that cannot be followed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
 
-/// What would happen by one channel of a message that names several.
+/// The result for one channel of a message that names several.
 #[derive(Debug, Serialize)]
 pub struct LegPreview {
     pub leg: u8,
@@ -56,7 +56,7 @@ pub struct LegPreview {
     pub preview: Preview,
 }
 
-/// What would leave through one connection, or why nothing would.
+/// The request that would leave through one connection, or the reason for none.
 #[derive(Debug, Clone, Serialize)]
 pub struct PreviewRequest {
     pub connection: ConnectionId,
@@ -120,12 +120,12 @@ impl Dispatcher {
         Preview { plan: planned, requests }
     }
 
-    /// Whom a message would ask, in order, and what scripts say to that; `None` where no route serves its channel.
+    /// Returns the plan of a message, with the scripts' answers; `None` if no route serves its channel.
     #[must_use]
     pub fn planned(&self, config: &TenantConfig, message: &Message) -> Option<Planned> {
         let mut effective = EffectiveRoute::of(config, message)?.favoured(config, message, None);
         if let Some(book) = config.rulebook.as_ref().filter(|_| effective.route.is_some()) {
-            // What fails here is nobody's traffic: it does not count against a script.
+            // Failures here belong to no delivery: they do not count against a script.
             let given = Given { now: clock::now(), chance: fastrand::f64() };
             let serving = book.for_message(message).rehearsal();
             let mut pending = Pending::fresh(message);
@@ -163,8 +163,8 @@ impl Dispatcher {
     }
 }
 
-/// The first request, or why there is none, without what of the config is sensitive: who sends messages need not be
-/// one who reads connections.
+/// Returns the first request, or the reason for none, without sensitive parts of the config: a sender need not be a
+/// reader of connections.
 fn shown(
     serving: &Serving,
     endpoint: &Endpoint,

@@ -1,6 +1,5 @@
-//! Whose turn it is. Each node counts the deliveries of each route, from a random start: the nodes
-//! need not agree, since each of them is fair by itself, and after a restart nobody begins with the
-//! first again.
+//! The round-robin counter. Each node counts the deliveries of each route, from a random start. The nodes need not
+//! agree, because each is fair by itself, and after a restart no route begins with its first candidate again.
 
 use std::{
     collections::HashMap,
@@ -9,7 +8,7 @@ use std::{
 
 use angarium_domain::ids::RouteId;
 
-/// The most routes that are counted; beyond them all begin anew.
+/// The most routes that are counted; beyond them all start over.
 const MOST_ROUTES: usize = 100_000;
 
 /// The turns of this node's routes.

@@ -1,5 +1,5 @@
-//! Where rules and scripts have a say: the candidates and their order before the strategy, and what
-//! follows an attempt. Whatever fails there leaves what the route says.
+//! The hooks of rules and scripts: the candidates and their order before the strategy, and the reaction to an attempt.
+//! A failure leaves the route's own decision.
 
 use std::{
     borrow::Cow,
@@ -70,7 +70,7 @@ impl Dispatcher {
         effective
     }
 
-    /// What scripts are asked of the candidates; `None` where none is asked.
+    /// Returns the scripts' question about the candidates; `None` if no script is asked.
     pub(super) fn scripts_question(
         &self,
         config: &TenantConfig,
@@ -83,7 +83,7 @@ impl Dispatcher {
         Some((pending.subject(), candidates))
     }
 
-    /// Reports what a script did wrong, and says it for the attempt.
+    /// Reports a script's fault, and returns it for the attempt.
     pub(super) fn failed(&self, book: &Rulebook, tenant: TenantId, message: &Message, failure: &Failure) -> String {
         self.experiments.failed(tenant, book, message, &failure.script);
         script_failures::report(&self.store, tenant, message.id, failure, "the route decides");
@@ -91,7 +91,7 @@ impl Dispatcher {
         format!("the script {what}: {}", failure.fault)
     }
 
-    /// A course's candidates, as scripts see them; facts that nobody reads are not looked up.
+    /// Returns a route's candidates, as scripts see them; facts that no script reads are not looked up.
     fn candidates(
         &self,
         config: &TenantConfig,
@@ -124,7 +124,7 @@ impl Dispatcher {
     }
 }
 
-/// What is known of a candidate by its route and its rules.
+/// Returns the facts of a candidate by its route and its rules.
 fn candidate_facts(
     effective: &EffectiveRoute<'_>,
     candidate: &Candidate,
@@ -141,7 +141,7 @@ fn candidate_facts(
     }
 }
 
-/// Puts the candidates as scripts want them; tells what scripts did wrong.
+/// Orders the candidates by the scripts' answers; returns the scripts' faults.
 pub(super) fn follow_scripts(
     config: &TenantConfig,
     effective: &mut EffectiveRoute<'_>,
@@ -161,11 +161,11 @@ pub(super) fn follow_scripts(
         let connection = endpoint.connection.id;
         if listed.iter().all(|it| it.connection != connection) {
             let candidate = known(connection).unwrap_or_else(|| Candidate::new(connection));
-            // Whom a script names is asked in its turn, whatever weight the route gave it.
+            // A candidate that a script names is asked in its position, whatever weight the route gave it.
             listed.push(Candidate { weight: candidate.weight.max(1), ..candidate });
         }
     }
-    // Who may have it already is never taken off the list.
+    // A candidate that may already have the delivery is never taken off the list.
     let unknown = pending.past.iter().filter(|it| it.disposition == Disposition::Unknown);
     for connection in unknown.filter_map(|it| it.connection) {
         if listed.iter().all(|it| it.connection != connection) {
@@ -185,13 +185,13 @@ impl EffectiveRoute<'_> {
         self.by_script = true;
     }
 
-    /// The same with what rules gave to connections when the message was accepted: it is in the message, if it is not
-    /// known.
+    /// Returns the same with the rules' scores at acceptance: they are in the message, if they are not known.
     pub(super) fn favoured(mut self, config: &TenantConfig, message: &Message, scores: Option<Vec<Scored>>) -> Self {
         if self.route.is_some() && message.body.ruling.is_some() {
             self.favour = favour(config, scores.unwrap_or_else(|| Ruling::scores(message)));
         }
-        // Where the strategy leaves the order to the route, it is the rules' from here on: who is first is certain.
+        // If the strategy leaves the order to the route, the rules' order applies from here on: the first one is
+        // certain.
         if self.spec.strategy == Strategy::Primary
             && !self.spec.candidates.is_sorted_by(|a, b| self.by_favour(a.connection, b.connection).is_le())
         {
@@ -202,19 +202,19 @@ impl EffectiveRoute<'_> {
         self
     }
 
-    /// What rules give a connection, where they have a word on it.
+    /// Returns the rules' score of a connection, if they have one.
     fn score(&self, connection: ConnectionId) -> Option<f64> {
         self.favour.iter().find(|(it, _)| *it == connection).map(|(_, score)| *score)
     }
 
-    /// Whom rules give more comes first.
+    /// Orders candidates by the rules' scores, the highest first.
     fn by_favour(&self, a: ConnectionId, b: ConnectionId) -> Ordering {
         let score = |connection| self.score(connection).unwrap_or_default();
         score(b).total_cmp(&score(a))
     }
 
-    /// Puts the candidates in the order of what rules give them; among equals the strategy's order stands. A script
-    /// had the rules' word before it.
+    /// Orders the candidates by the rules' scores; among equals the strategy's order stands. A script saw the scores
+    /// before.
     pub(super) fn prefer(&self, plan: &mut Plan) {
         if self.favour.is_empty() || self.by_script {
             return;
@@ -227,8 +227,8 @@ impl EffectiveRoute<'_> {
         }
     }
 
-    /// Whom every node asks first of a fresh delivery, where that is on record or else certain: a script may say
-    /// otherwise the next time.
+    /// Returns the candidate that every node asks first for a fresh delivery, if it is on record or certain. A script
+    /// may answer differently the next time.
     pub(super) fn certain_first(&self, message: &Message) -> Option<ConnectionId> {
         message.body.first.or_else(|| (!self.by_script).then(|| self.spec.certain_first()).flatten())
     }
@@ -240,8 +240,8 @@ fn favour(config: &TenantConfig, scores: Vec<Scored>) -> Vec<(ConnectionId, f64)
     known.collect()
 }
 
-/// Asks a script what follows an attempt, where the route leaves it to one: whoever decides is told first that nothing
-/// is said, and decides again once the script has answered.
+/// Asks a script for the next step after an attempt, if the route leaves it to one: the decision is first made without
+/// an answer, and made again once the script has answered.
 pub(super) struct Scripts<'a> {
     pub dispatcher: &'a Dispatcher,
     pub config: &'a TenantConfig,

@@ -1,5 +1,4 @@
-//! The message that a script wants to follow a delivery: what it leaves out is as in the message
-//! before it. Pure.
+//! The message of a script's follow-up: parts that it leaves out are as in the message before it. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::value::RawValue;
@@ -63,8 +62,8 @@ pub fn follow_up(
     })
 }
 
-/// By the same channel the same; by another one that of the message's own leg, else what the contact says, else the
-/// same.
+/// On the same channel the same recipient; on another one that of the message's own leg, else the contact's address,
+/// else the same.
 fn recipient(before: Before<'_>, channel: &Channel) -> Option<Address> {
     let of = before.message;
     if *channel == of.channel {
@@ -87,7 +86,7 @@ fn by_contact(of: &Message, channel: &Channel) -> Option<Address> {
     Some(Address { address: address.to_owned(), name: None })
 }
 
-/// Copies go to nobody a second time; by another channel neither sender nor headers mean the same.
+/// Copies do not go out a second time; on another channel sender and headers have no meaning.
 fn content(of: &Content, same: bool, wanted: &FollowUpMessage) -> Content {
     let mut content = Content { cc: Vec::new(), bcc: Vec::new(), ..of.clone() };
     if !same {
@@ -113,7 +112,7 @@ fn content(of: &Content, same: bool, wanted: &FollowUpMessage) -> Content {
     content
 }
 
-/// The message's own, and the script's in place of those of the same name.
+/// The message's own attributes, with the script's replacing those of the same name.
 fn attributes(of: &Message, added: &Object) -> Result<Option<Box<RawValue>>, String> {
     if added.is_empty() {
         return Ok(of.body.attributes.clone());

@@ -8,7 +8,8 @@ use angarium_domain::{attempt::Verdict, breaker::Weight, provider::Disposition};
 /// The pause after the first answer of this kind that names no time; twice as long after each that follows.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest pause that an answer puts on all deliveries, whatever it asks for; one that comes again may ask for the next.
+/// The longest pause that an answer puts on all deliveries, whatever it asks for; a repeated answer may ask for the
+/// next.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long the others wait for the one that goes first after a pause, at the most.
@@ -17,7 +18,7 @@ const LONGEST_TRY: Duration = Duration::from_secs(60);
 /// How long they wait before they look again.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// A pause, and how many in a row it is. After it one delivery goes first: what it is answered, the others need not be.
+/// A pause, and its number in a row. After it one delivery goes first: the others wait for its answer.
 #[derive(Debug, Default)]
 pub struct Brake {
     until: Option<Instant>,
@@ -48,7 +49,7 @@ impl Brake {
         Ok(())
     }
 
-    /// One that was let through came to nothing that tells anything: another may go first.
+    /// The delivery that was let through had no telling result: another may go first.
     pub const fn returned(&mut self) {
         self.tried_until = None;
     }

@@ -1,5 +1,5 @@
-//! What a node knows of one connection's circuit breaker. Pure: times are arguments, and what has
-//! to be told to the other nodes is an answer.
+//! A node's view of one connection's circuit breaker. Pure: times are arguments, and messages to other nodes are
+//! results.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use angarium_domain::{
     guards::BreakerPolicy,
 };
 
-/// How long after a probe was not granted nobody on this node asks for another.
+/// The time after a refused probe in which this node asks for no other.
 pub const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
-/// How long nobody looks again at what a person opened.
+/// The time between two looks at a breaker that a person opened.
 const HELD: Duration = Duration::from_secs(60);
 
 /// Whether a delivery may go through.
@@ -28,7 +28,7 @@ pub enum CircuitEntry {
 #[derive(Debug)]
 pub struct Circuit {
     window: BreakerWindow,
-    /// What the window's times are counted from.
+    /// The origin of the window's times.
     origin: Instant,
     phase: Phase,
     epoch: i64,
@@ -38,7 +38,7 @@ pub struct Circuit {
     by_hand: bool,
     /// This node has opened it, and the others do not know yet.
     untold: bool,
-    /// When what is known was asked for: what was asked before is older.
+    /// The time of the question behind the known state: an earlier question's answer is older.
     learned_at: Instant,
     /// No probe is asked for before.
     claim_at: Instant,
@@ -96,19 +96,18 @@ impl Circuit {
         if self.by_hand { self.semaphore(policy, now) } else { CircuitEntry::Open }
     }
 
-    /// Somebody asks for a probe; the others wait for the answer.
+    /// A task asks for a probe; the others wait for the answer.
     pub const fn claim(&mut self) {
         self.claiming = true;
     }
 
-    /// What became of it.
+    /// Takes the result of the claim.
     pub fn claimed(&mut self, granted: bool, now: Instant) {
         self.claiming = false;
         self.claim_at = if granted { now } else { now + CLAIM_PAUSE };
     }
 
-    /// Counts an answer; `probe` is the epoch of one that was a probe. Answers what the other nodes
-    /// have to know.
+    /// Counts an answer; `probe` is the epoch of a probe's answer. Returns the message to the other nodes.
     pub fn record(
         &mut self,
         weight: Weight,
@@ -120,7 +119,7 @@ impl Circuit {
         if let Some(epoch) = probe {
             return Some(self.probed(weight, epoch, detail, policy, now));
         }
-        // What began before it opened says nothing new.
+        // A request that began before the opening says nothing new.
         if self.phase != Phase::Closed || !policy.enabled || weight == Weight::Nothing {
             return None;
         }
@@ -168,7 +167,7 @@ impl Circuit {
         self.untold = true;
     }
 
-    /// What this node had to tell is told, or will never be.
+    /// Marks this node's message to the others as sent, or as never to be sent.
     pub const fn told(&mut self) {
         self.untold = false;
     }
@@ -194,7 +193,7 @@ impl Circuit {
         was != self.phase
     }
 
-    /// The window counts anew: its parts have another length.
+    /// Starts the window over: its parts have another length.
     pub fn forget(&mut self) {
         self.window = BreakerWindow::default();
     }

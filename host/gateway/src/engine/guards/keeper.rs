@@ -1,5 +1,5 @@
-//! Keeps the guards of this node and those of the others in step: tells what this one has seen,
-//! reads what the others have, and takes turns of limited rates.
+//! Keeps the guards of this node and those of the others in step: reports this node's observations, reads the others',
+//! and takes turns of limited rates.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,7 +26,7 @@ use angarium_store::{
     rate::{RateGrant, RateRequest, rate_take},
 };
 
-/// How often what others did is looked for, should a notification be lost.
+/// The interval of looks at other nodes' changes, in case a notification is lost.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a failing database is left alone.
@@ -56,7 +56,7 @@ impl Keeper {
         Self { store, guards, probe_lasts, told, asked }
     }
 
-    /// Keeps them until it is told to stop.
+    /// Keeps the guards until it is stopped.
     pub async fn run(self, stop: CancellationToken) {
         let Self { store, guards, probe_lasts, told, asked } = self;
         let kept =
@@ -67,7 +67,7 @@ impl Keeper {
         }
     }
 
-    /// What the database says now: before the first delivery is dispatched.
+    /// Reads the database's state before the first delivery is dispatched.
     ///
     /// # Errors
     /// When it does not answer; the tasks then ask again.
@@ -89,7 +89,7 @@ pub async fn look(store: &Store, guards: &GuardRegistry) -> store::Result<()> {
     Ok(())
 }
 
-/// Reads what others did, as they tell of it or with the next look.
+/// Reads other nodes' changes, by notification or with the next look.
 async fn watch(store: &Store, guards: &GuardRegistry) {
     let mut listener = None;
     let mut shown = HashSet::new();
@@ -124,7 +124,7 @@ async fn watch_once(
     Ok(())
 }
 
-/// Shows how many breakers are in which state; what was shown once goes on, down to 0.
+/// Updates the gauges of breakers by state; a state shown once continues down to 0.
 fn show(guards: &GuardRegistry, counts: Vec<(String, Phase, i64)>, shown: &mut HashSet<(String, Phase)>) {
     let closed = guards.closed().into_iter().map(|(provider, count)| (provider, Phase::Closed, count));
     let mut now: HashMap<(String, Phase), i64> = HashMap::new();
@@ -138,7 +138,7 @@ fn show(guards: &GuardRegistry, counts: Vec<(String, Phase, i64)>, shown: &mut H
     }
 }
 
-/// Tells the others what this node has seen.
+/// Reports this node's observations to the others.
 async fn tell(store: &Store, probe_lasts: Duration, mut told: mpsc::UnboundedReceiver<Report>) {
     while let Some(report) = told.recv().await {
         match report {
@@ -163,7 +163,7 @@ async fn tell(store: &Store, probe_lasts: Duration, mut told: mpsc::UnboundedRec
     }
 }
 
-/// However long the database is away: meanwhile this node goes by what it has seen itself.
+/// Repeats a step however long the database is away: meanwhile this node goes by its own observations.
 async fn insist(store: &Store, guard: &Guard, step: BreakerStep) {
     loop {
         match told_step(store, guard, step.clone()).await {
@@ -187,8 +187,8 @@ async fn told_pause(store: &Store, guard: &Guard, pause: Duration) -> store::Res
     store.announce_breaker(guard.connection).await
 }
 
-/// Takes a step of the shared breaker, tells of a new phase, and takes over what it is then. Tells
-/// the epoch that the step was in time for, if it was.
+/// Takes a step of the shared breaker, announces a new phase, and takes over the result. Returns the epoch that the
+/// step was in time for, if it was.
 async fn told_step(store: &Store, guard: &Guard, step: BreakerStep) -> store::Result<Option<i64>> {
     let asked_at = Instant::now();
     let policy = guard.settings().breaker;
@@ -272,7 +272,7 @@ async fn wait_for(at: Option<Instant>) {
     }
 }
 
-/// Asks for turns; answers who asks again, and when.
+/// Asks for turns; returns the guards to ask again, and when.
 async fn ask(store: &Store, guards: Vec<Arc<Guard>>) -> Vec<(Instant, Arc<Guard>)> {
     let now = Instant::now();
     let mut seen = HashSet::new();

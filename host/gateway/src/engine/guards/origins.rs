@@ -24,10 +24,10 @@ const MOST_ORIGINS: usize = 1_000;
 /// How long a delivery waits for room before it looks again.
 const FULL_PAUSE: Duration = Duration::from_millis(250);
 
-/// What is known of a connection's origins.
+/// The state of a connection's origins.
 #[derive(Debug)]
 pub struct Origins {
-    /// What breakers' times are counted from.
+    /// The origin of the breakers' times.
     began: Instant,
     most: usize,
     probe_lasts: Duration,
@@ -59,7 +59,8 @@ impl Origins {
         Self { began: now, most, probe_lasts, known: HashMap::new(), under_way: HashMap::new() }
     }
 
-    /// Why nothing goes to an origin now. What it lets through, [`enter`](Self::enter) does too.
+    /// Returns the reason for which no request goes to an origin now. An origin without a reason also passes
+    /// [`enter`](Self::enter).
     pub fn refusal(&self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Option<GuardRefusal> {
         if self.under_way.get(origin).is_some_and(|it| it.count >= self.most) {
             return Some(GuardRefusal::rate(now + FULL_PAUSE).of_origin());
@@ -222,7 +223,7 @@ impl Origin {
             self.breaker.take(step, policy, now);
             return;
         }
-        // What began before it opened says nothing new.
+        // A request that began before the opening says nothing new.
         if self.breaker.phase != Phase::Closed || !policy.enabled || weight == Weight::Nothing {
             return;
         }
@@ -234,7 +235,7 @@ impl Origin {
         }
     }
 
-    /// Whether it is as one of which nothing is known.
+    /// Whether it equals an unknown origin.
     fn is_idle(&self, policy: &BreakerPolicy, at: Timestamp, now: Instant) -> bool {
         let tally = self.window.tally(since_epoch(at), policy);
         self.breaker.phase == Phase::Closed
@@ -292,7 +293,7 @@ mod tests {
         verdict(Disposition::Accepted, "ok")
     }
 
-    /// One whose breaker for an origin has opened.
+    /// Returns origins with one open breaker.
     fn tripped(now: Instant) -> Origins {
         let mut origins = Origins::new(MOST, LASTS, now);
         let phases = [(); 3].map(|()| origins.record(ILL, &failed(), None, &POLICY, now));

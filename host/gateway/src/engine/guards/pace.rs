@@ -1,5 +1,5 @@
-//! The turns that a node has of one connection whose rate is limited. Turns come in blocks from the
-//! schedule that all nodes share; a turn that nobody uses in time is lost. Pure: times are arguments.
+//! The turns that a node has of one connection with a rate limit. Turns come in blocks from the schedule that all nodes
+//! share; an unused turn is lost. Pure: times are arguments.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use angarium_domain::guards::RateLimit;
 /// How long after its time a turn may still be used.
 const LAPSE: Duration = Duration::from_millis(100);
 
-/// What turns are taken for ahead of their use.
+/// The time for which turns are taken in advance.
 const AHEAD: Duration = Duration::from_millis(100);
 
 /// How long a delivery that others could serve waits for its turn: no longer than asking takes.
@@ -22,12 +22,12 @@ pub const SOON: Duration = Duration::from_millis(20);
 /// The least time between two questions for turns.
 const QUESTIONS: Duration = Duration::from_millis(40);
 
-/// What a delivery is told that would go.
+/// The answer to a delivery that wants to go.
 #[derive(Debug)]
 pub enum Turn {
     /// At this time, or at once where it is past.
     At(Instant),
-    /// Nobody knows yet: the schedule is asked.
+    /// The answer is not known yet: the schedule is asked.
     Asked(oneshot::Receiver<PaceReply>),
     /// There is none before this time.
     Limited(Instant),
@@ -56,7 +56,7 @@ struct Block {
 pub struct RateTurns {
     pub count: u32,
     pub first: Instant,
-    /// When the next turn that nobody has comes.
+    /// The time of the next free turn.
     pub next: Instant,
 }
 
@@ -127,7 +127,7 @@ impl RatePace {
         Turn::Asked(answer)
     }
 
-    /// How long it takes until those who wait have gone.
+    /// Returns the time until the waiting deliveries have gone.
     fn queue(&self) -> Duration {
         self.limit.step().saturating_mul(u32::try_from(self.waiters.len()).unwrap_or(u32::MAX))
     }
@@ -139,7 +139,7 @@ impl RatePace {
         asks
     }
 
-    /// How many turns are wanted now: for those who wait, and for as many as came lately.
+    /// Returns the number of turns that are wanted now: for the waiting deliveries, and for as many as came lately.
     pub fn wanted(&self, now: Instant) -> u32 {
         let left: u32 = self.blocks.iter().map(|block| block.left).sum();
         let waiting = u32::try_from(self.waiters.len()).unwrap_or(u32::MAX);
@@ -151,7 +151,7 @@ impl RatePace {
         if waiting == 0 && left > ahead / 2 { 0 } else { (waiting + ahead).saturating_sub(left) }
     }
 
-    /// What the schedule gave; answers when it is to be asked again, if so.
+    /// Takes the schedule's grant; returns the time to ask again, if there is one.
     pub fn granted(&mut self, turns: RateTurns, asked: u32, now: Instant) -> Option<Instant> {
         (self.used, self.asked_at) = (0, now);
         if turns.count > 0 {
@@ -165,7 +165,7 @@ impl RatePace {
         self.asking.then(|| (now + QUESTIONS).max(turns.next.checked_sub(AHEAD * 9 / 10).unwrap_or(now)))
     }
 
-    /// The schedule can't be asked: nobody has a turn.
+    /// The schedule cannot be asked: no delivery has a turn.
     pub fn refused(&mut self, now: Instant, again: Instant) {
         (self.asking, self.limited_until) = (false, Some(again));
         for waiter in self.waiters.drain(..) {
@@ -173,13 +173,13 @@ impl RatePace {
         }
     }
 
-    /// Gives those who wait their turns, in order.
+    /// Gives the waiting deliveries their turns, in order.
     fn serve(&mut self, now: Instant) {
         self.drop_lapsed(now);
         while let Some(waiter) = self.waiters.pop_front() {
             let next = self.blocks.front().map(|block| block.next);
             match next.or(self.limited_until) {
-                // Nobody to be told: the turn is another's.
+                // The waiter is gone: the turn is another's.
                 _ if waiter.reply.is_closed() => {}
                 Some(at) if at > waiter.until => drop(waiter.reply.send(Err(at))),
                 _ => match next {

@@ -70,9 +70,8 @@ impl LedgerWriter {
         }
     }
 
-    /// Writes a batch, however long the database is away. What the database refuses is written in
-    /// halves, down to the one entry that it refuses for itself: that one is given up, its lease
-    /// runs out, and recovery calls it unknown.
+    /// Writes a batch, however long the database is away. A refused batch is written in halves, down to the one entry
+    /// that the database refuses: that entry is dropped, its lease runs out, and recovery records it as `unknown`.
     async fn write(&mut self, mut batch: Vec<Entry>, finished: &[(TenantId, Uuid)]) {
         loop {
             let error = match self.try_write(&batch, finished).await {
@@ -92,7 +91,7 @@ impl LedgerWriter {
                 tokio::time::sleep(PAUSE).await;
             } else if batch.len() > 1 {
                 let rest = batch.split_off(batch.len() / 2);
-                // The leases stay, so that recovery can find what is given up.
+                // The leases stay, so that recovery can find the dropped entries.
                 Box::pin(self.write(batch, &[])).await;
                 return Box::pin(self.write(rest, &[])).await;
             } else {
@@ -102,8 +101,8 @@ impl LedgerWriter {
         }
     }
 
-    /// One transaction; tells which leases still stood. Entries of the others are not written. Where
-    /// the COMMIT of this batch was not answered, what it did is asked first.
+    /// Runs one transaction; returns the leases that still existed. Entries of the others are not written. If the
+    /// COMMIT of this batch was not answered, the transaction's end is looked up first.
     async fn try_write(&mut self, batch: &[Entry], finished: &[(TenantId, Uuid)]) -> store::Result<HashSet<Uuid>> {
         let session = match &mut self.session {
             Some(session) => session,
@@ -207,13 +206,13 @@ fn leases_of(batch: &[Entry]) -> Vec<(TenantId, Uuid)> {
     batch.iter().map(Entry::lease).collect::<HashSet<_>>().into_iter().collect()
 }
 
-/// What the leases that go on lose.
+/// Returns the deliveries that continuing leases lose.
 fn released(deferrals: &[&Deferral], finished: &[(TenantId, Uuid)]) -> Vec<(TenantId, Uuid, DeliveryId)> {
     let goes_on = |it: &&&Deferral| !finished.contains(&(it.tenant, it.lease));
     deferrals.iter().filter(goes_on).map(|it| (it.tenant, it.lease, it.delivery)).collect()
 }
 
-/// The leases whose last outcome is in this batch, but for those that run out with something unsettled.
+/// Returns the leases whose last outcome is in this batch, except those that run out with something unsettled.
 fn finished_leases(batch: &[Entry]) -> Vec<(TenantId, Uuid)> {
     let outcomes = batch.iter().filter_map(|entry| match entry {
         Entry::Outcome { work, .. } | Entry::Deferral { work, .. } => Some(work),
@@ -225,14 +224,14 @@ fn finished_leases(batch: &[Entry]) -> Vec<(TenantId, Uuid)> {
         .collect()
 }
 
-/// Tells those who wait, and gives the places in memory back.
+/// Notifies the waiters, and frees the places in memory.
 fn close(batch: Vec<Entry>, held: &HashSet<Uuid>) {
     let mut late = 0_u64;
     for entry in batch {
         let stood = held.contains(&entry.lease().1);
         late += u64::from(!stood);
         if let Entry::Intent { committed, .. } = entry {
-            // Nobody waits when the node stops.
+            // The waiter may be gone when the node stops.
             let _ = committed.send(stood);
         }
     }

@@ -1,8 +1,8 @@
-//! How many deliveries this node holds at most, and how many bytes of their messages. What finds no room waits in the
-//! database.
+//! Limits the deliveries that this node holds, and the bytes of their messages. A delivery without capacity waits in
+//! the database.
 //!
-//! A tenant may hold a multiple of what is free: alone most of the room, and less of it the more
-//! tenants there are, so that there is always room for one more.
+//! A tenant may hold a multiple of the free capacity: alone most of it, and less the more tenants there are, so that
+//! there is always capacity for one more.
 
 use std::{
     collections::HashMap,
@@ -14,18 +14,18 @@ use std::{
 
 use angarium_domain::ids::TenantId;
 
-/// What just came in may hold so many times what is free: two thirds of the room.
+/// The factor for new arrivals: they may hold so many times the free capacity, two thirds of the whole.
 const BORN: usize = 2;
 
-/// What is claimed may hold more, three quarters: where there is a backlog, what comes in then goes
-/// behind it.
+/// The factor for claimed deliveries: they may hold three quarters. If there is a backlog, new arrivals queue behind
+/// it.
 const CLAIMED: usize = 3;
 
 /// A tenant that has something here is claimed for only when there is room for so many, or for a
 /// sixteenth: claims of a few cost as much as of many.
 const WORTH_IT: usize = 250;
 
-/// What a claim reckons with for a delivery, in bytes: how large its message is shows only once it is loaded.
+/// The bytes that a claim reserves for a delivery: the size of its message is known only once it is loaded.
 const RECKONED: usize = 64 << 10;
 
 /// So many tenants' counts are kept before those that hold nothing are forgotten.
@@ -46,7 +46,7 @@ struct Size {
     bytes: usize,
 }
 
-/// What is taken by now.
+/// The capacity that is taken.
 #[derive(Debug, Default)]
 struct Taken {
     deliveries: AtomicUsize,
@@ -62,7 +62,7 @@ pub struct Slot {
 }
 
 impl Capacity {
-    /// Room for so many deliveries whose messages have so many bytes together.
+    /// Returns a capacity for this number of deliveries whose messages have this number of bytes together.
     #[must_use]
     pub fn new(deliveries: usize, bytes: usize) -> Arc<Self> {
         let capacity = Size { deliveries, bytes };
@@ -94,7 +94,7 @@ impl Capacity {
         if held.deliveries > 0 && most < worth_it { 0 } else { most }
     }
 
-    /// Room for what was claimed, whoever's it is, by the bytes of each one's message.
+    /// Takes capacity for claimed deliveries of a tenant, by the bytes of each one's message.
     #[must_use]
     pub fn take(self: &Arc<Self>, tenant: TenantId, each: &[usize]) -> Vec<Slot> {
         self.places(&self.of_tenant(tenant), each)
@@ -169,8 +169,8 @@ impl Capacity {
     }
 }
 
-/// How much more somebody may have who holds so much: then it is `times` as much as what is left free. Who has nothing
-/// may always have one.
+/// Returns how much more a tenant may take that already holds `held`: at most `times` the capacity that is left free. A
+/// tenant that holds nothing may always take one.
 fn most(held: usize, free: usize, times: usize) -> usize {
     let most = free.saturating_mul(times).saturating_sub(held) / (times + 1);
     most.max(usize::from(held == 0)).min(free)

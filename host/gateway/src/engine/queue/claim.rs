@@ -1,4 +1,4 @@
-//! Fills the room from the database: claims what is due, loads it, and hands it over.
+//! Fills the capacity from the database: claims due deliveries, loads them, and hands them over.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,7 +30,7 @@ const BATCH: usize = 500;
 /// The most tenants' priorities that one walk looks at.
 const WALK: usize = 512;
 
-/// How often a claim shares out what is left.
+/// The number of rounds in which a claim distributes the remaining capacity.
 const ROUNDS: usize = 3;
 
 /// Claims due deliveries as long as there is room.
@@ -47,9 +47,9 @@ pub struct Claimer {
 }
 
 impl Claimer {
-    /// Runs until it is told to stop; a failing database is asked again after a pause.
+    /// Runs until it is stopped; a failing database is asked again after a pause.
     ///
-    /// A claim is never broken off half-way: what it took would wait for its lease to end.
+    /// A claim is never aborted half-way: its deliveries would wait for their lease to end.
     pub async fn run(self, stop: CancellationToken) {
         let mut after = None;
         while !stop.is_cancelled() {
@@ -157,14 +157,14 @@ fn next_trigger(past: &Past) -> Trigger {
     past.trigger.as_deref().and_then(|text| text.parse().ok()).unwrap_or(Trigger::Retry)
 }
 
-/// What is seen of the queue at a time.
+/// A claim's view of the queue at a time.
 struct Walk {
     lanes: Vec<QueueLane>,
     /// Whether that is all there is.
     whole: bool,
 }
 
-/// What a claim came to.
+/// The result of a claim.
 #[derive(Default)]
 struct Take {
     claimed: Vec<Claimed>,
@@ -195,8 +195,8 @@ impl Walk {
         Self { lanes, whole }
     }
 
-    /// Behind whom the next walk begins: behind the last one served where there was too little for
-    /// all, else behind the last one seen; where all were seen and served, each goes first in turn.
+    /// Returns the tenant after which the next walk begins: the last one served if there was too little for all, else
+    /// the last one seen. If all were seen and served, each goes first in turn.
     fn next(&self, served: &[TenantId], limit: usize) -> Option<TenantId> {
         if served.len() >= limit {
             served.last().copied()
@@ -208,7 +208,7 @@ impl Walk {
     }
 }
 
-/// The lanes that gave less than their shares: nobody waits there any more.
+/// Returns the lanes that gave less than their shares: nothing waits there any more.
 fn gave_less(shares: &[Share], claimed: &[Claimed]) -> HashSet<(TenantId, Priority)> {
     let mut left: HashMap<_, _> = shares.iter().map(|it| ((it.tenant, it.priority), it.count)).collect();
     for it in claimed {

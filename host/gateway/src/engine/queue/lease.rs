@@ -75,7 +75,7 @@ impl Leases {
         Arc::new(Self { node: Uuid::now_v7(), length, held: Mutex::default() })
     }
 
-    /// Takes note of a lease whose row was asked for at `asked_at`, for so many deliveries.
+    /// Records a lease whose row was requested at `asked_at`, for this number of deliveries.
     #[must_use]
     pub fn take(&self, tenant: TenantId, id: Uuid, deliveries: usize, asked_at: Instant) -> Arc<Lease> {
         let lease = Arc::new(Lease {
@@ -89,7 +89,7 @@ impl Leases {
         lease
     }
 
-    /// Forgets leases whose rows are gone.
+    /// Removes leases whose rows are gone.
     pub fn forget(&self, leases: &[(TenantId, Uuid)]) {
         let mut held = self.held();
         for (_, id) in leases {

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::Leases;
 use angarium_store::{self as store, Store, queue::lease_renew};
 
-/// Renews every lease three times in its length, until it is told to stop. While the database is
-/// away the leases run out by this node's own clock, and nothing more is sent under them.
+/// Renews every lease three times in its length, until it is stopped. While the database is away, the leases run out by
+/// this node's own clock, and nothing more is sent under them.
 pub async fn run(store: Store, leases: Arc<Leases>, stop: CancellationToken) {
     let pause = leases.length / 3;
     loop {

@@ -1,11 +1,11 @@
-//! How much of a claim is whose: tenants get equal parts, and within a tenant the pressing get more
-//! than the others, who get something all the same. Pure.
+//! The shares of a claim: tenants get equal parts, and within a tenant urgent priorities get more than the others,
+//! which always get something. Pure.
 
 use angarium_domain::{ids::TenantId, message::Priority};
 use angarium_store::queue::{QueueLane, Share};
 
-/// Every so manieth place of a tenant's part belongs to this priority; one that nobody of it needs
-/// is another's. So 8 : 4 : 2 : 1 where all wait.
+/// Every place of a tenant's part at a multiple of this number belongs to the priority; an unused place goes to
+/// another. This gives 8 : 4 : 2 : 1 if all wait.
 const fn stride(priority: Priority) -> usize {
     match priority {
         Priority::Urgent => 2,
@@ -15,7 +15,7 @@ const fn stride(priority: Priority) -> usize {
     }
 }
 
-/// After so many places the pattern begins anew.
+/// The number of places after which the pattern repeats.
 const CYCLE: usize = 16;
 
 /// Parts of `limit` deliveries for the lanes that are due, in the order in which tenants are walked;
@@ -31,7 +31,7 @@ pub fn shares(lanes: &[QueueLane], limit: usize, capacity: impl Fn(TenantId) -> 
     tenants.into_iter().zip(parts).flat_map(|(lanes, part)| by_priority(lanes, part, phase)).collect()
 }
 
-/// Equal parts of `limit`; what is beyond a cap is the others'.
+/// Returns equal parts of `limit`; the excess over a cap goes to the others.
 fn parts(caps: &[usize], limit: usize) -> Vec<usize> {
     let mut parts = vec![0; caps.len()];
     let mut left = limit;
@@ -49,8 +49,7 @@ fn parts(caps: &[usize], limit: usize) -> Vec<usize> {
     }
 }
 
-/// Each place goes to the priority whose own is the next; of two to the less pressing, which comes
-/// less often.
+/// Gives each place to the priority whose own place is next; of two to the less urgent one, which comes less often.
 fn by_priority(lanes: &[QueueLane], part: usize, phase: usize) -> Vec<Share> {
     let share = |lane: &QueueLane| Share { tenant: lane.tenant, priority: lane.priority, count: 0 };
     let mut shares: Vec<_> = lanes.iter().map(share).collect();

@@ -1,6 +1,6 @@
-//! Who holds little of a busy node goes before who holds much: while its request is stored and what came in with it is
-//! sent, what is done for the others' deliveries is put off. Each time is short, and all of them are a small part of the
-//! whole, so that the others lose little by it.
+//! Small tenants get priority on a busy node: while a small tenant's request is stored and its messages are sent, the
+//! node pauses other tenants' work. Each pause is short, and all pauses are a small part of the time, so that the
+//! others lose little.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,13 +12,13 @@ use tokio::sync::{Notify, watch};
 use super::Capacity;
 use angarium_domain::ids::TenantId;
 
-/// Others hold so many times as much as one who goes before them …
+/// The factor by which others hold more than a small tenant …
 const TIMES: usize = 8;
 
 /// … and so many deliveries at the least: fewer are soon done.
 const MANY: usize = 128;
 
-/// Nobody is put off for longer at a time: a database that is slow is no reason to do nothing.
+/// The longest pause: a slow database is no reason to do nothing.
 const LONGEST: Duration = Duration::from_millis(10);
 
 /// The others may be put off for a fourth of the time.
@@ -27,21 +27,21 @@ const SHARE: u32 = 4;
 /// How much of that may gather.
 const CREDIT: Duration = Duration::from_millis(20);
 
-/// For so long after somebody went before others, others do less at a time.
+/// The time after a small tenant's turn in which others do less at a time.
 const LATELY: Duration = Duration::from_secs(1);
 
-/// Who goes before whom on this node.
+/// The state of small-tenant priority on this node.
 #[derive(Debug)]
 pub struct SmallTenantPriority {
     capacity: Arc<Capacity>,
     state: Mutex<State>,
-    /// Since when somebody goes before others.
+    /// The time since when a small tenant has priority.
     since: watch::Sender<Option<Instant>>,
-    /// Told each time that somebody begins to.
+    /// Notified each time that a small tenant's priority begins.
     begins: Notify,
 }
 
-/// Somebody goes before others for as long as this lives, and no longer than [`LONGEST`].
+/// A small tenant has priority while this lives, and no longer than [`LONGEST`].
 #[derive(Debug)]
 pub struct PriorityGuard {
     small_tenants: Arc<SmallTenantPriority>,
@@ -100,22 +100,22 @@ impl SmallTenantPriority {
         !goes_before(&self.since.borrow()) || self.holds_little(tenant)
     }
 
-    /// How much of `most` is done at a time: a sixteenth where somebody lately went before others, for what has begun
-    /// can't be put off.
+    /// Returns the part of `most` that is done at a time: a sixteenth if a small tenant lately had priority, because
+    /// work that has begun cannot be paused.
     #[must_use]
     pub fn portion(&self, most: usize) -> usize {
         if self.state().as_of.elapsed() < LATELY { most.div_ceil(16) } else { most }
     }
 
-    /// Waits while somebody goes before others.
+    /// Waits while a small tenant has priority.
     pub async fn give_way(&self) {
         if self.since.borrow().is_some() {
-            // Over once nobody does, or after the longest time; the sender is this one's own.
+            // The wait ends with the priority, or after the longest time; the sender belongs to this instance.
             let _ = tokio::time::timeout(LONGEST, self.since.subscribe().wait_for(Option::is_none)).await;
         }
     }
 
-    /// Waits until somebody has gone before others. It is for one to wait, who misses none of them.
+    /// Waits until a small tenant's priority has passed. Only one task may wait here; it misses none of them.
     pub async fn passed(&self) {
         self.begins.notified().await;
         self.give_way().await;
@@ -132,7 +132,7 @@ impl SmallTenantPriority {
 }
 
 impl State {
-    /// Nobody goes before others any more, after so long.
+    /// Ends the priority after this time.
     fn end(&mut self, lasted: Duration, now: Instant) {
         *self = Self { going: 0, credit: self.credit.saturating_sub(lasted), as_of: now };
     }
@@ -147,7 +147,7 @@ impl Drop for PriorityGuard {
     fn drop(&mut self) {
         let mut state = self.small_tenants.state();
         if *self.small_tenants.since.borrow() != Some(self.began) {
-            // What it was part of is over.
+            // Its turn is over.
             return;
         }
         state.going -= 1;

@@ -11,7 +11,7 @@ use angarium_domain::ids::TenantId;
 /// More tenants than this are not remembered: those that have used nothing lately go.
 const MOST: usize = 10_000;
 
-/// What each tenant has used lately.
+/// The recent time of each tenant.
 #[derive(Debug)]
 pub struct TenantTimes {
     /// In a second.
@@ -21,7 +21,7 @@ pub struct TenantTimes {
 
 #[derive(Debug, Clone, Copy)]
 struct Used {
-    /// What is not made up for yet: with a share or more of it there is nothing left.
+    /// The used time that is not made up for yet: with a share or more of it nothing is left.
     time: Duration,
     as_of: Instant,
 }
@@ -38,7 +38,7 @@ impl TenantTimes {
         self.used.get(&tenant).is_none_or(|used| self.left_over(*used, now) < self.share)
     }
 
-    /// Notes what a tenant has used.
+    /// Records a tenant's used time.
     pub fn charge(&mut self, tenant: TenantId, time: Duration, now: Instant) {
         if self.used.len() >= MOST && !self.used.contains_key(&tenant) {
             let share = self.share;
@@ -53,7 +53,7 @@ impl TenantTimes {
     }
 }
 
-/// What is left of what was used: each second makes up for a share.
+/// Returns the used time that remains: each second makes up for a share.
 fn made_up(used: Used, share: Duration, now: Instant) -> Duration {
     used.time.saturating_sub(share.mul_f64(now.saturating_duration_since(used.as_of).as_secs_f64().min(3_600.0)))
 }

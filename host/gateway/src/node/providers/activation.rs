@@ -13,7 +13,7 @@ use angarium_store::provider::{StoredComponent, StoredProvider};
 pub struct Activation {
     /// Whether it may be lower than the version that serves.
     pub allow_downgrade: bool,
-    /// What becomes of the grants that other versions were given.
+    /// The decision about grants of other versions.
     pub grants: Option<Grants>,
 }
 
@@ -33,11 +33,11 @@ pub enum Grants {
     Keep,
     /// None, until hosts are granted.
     None,
-    /// All that it declares: whoever fills the folder may decide that.
+    /// All hosts that it declares: everybody that fills the folder may decide that.
     Declared,
 }
 
-/// What a version is granted once it serves.
+/// The grants of a version once it serves.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Granted {
     pub hosts: Vec<String>,

@@ -1,5 +1,5 @@
-//! Which changes of modules are taken: those that compile, and break no script that imports them.
-//! Pure: what is in service and what the folder has go in.
+//! Selects the changes of modules that are applied: those that compile, and break no importing script. Pure: the live
+//! sources and the folder's are arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use angarium_rules::{
     script::{Modules, Script, ScriptError, may_import},
 };
 
-/// Modules' sources by what they are for (a tenant's name, empty for all) and their own name.
+/// Modules' sources by their scope (a tenant's name, empty for all) and their own name.
 pub type Sources = BTreeMap<(String, String), String>;
 
 /// A script that may import modules.
@@ -31,7 +31,7 @@ pub struct Refused {
     pub reason: String,
 }
 
-/// The modules as they are to be, and the changes that are not taken: of what those are about, what is live goes on.
+/// Returns the new modules, and the refused changes: their live versions stay.
 ///
 /// Each change is looked at by itself, as often as another was taken: one may need the other.
 pub fn review(live: &Sources, found: &Sources, users: &[User]) -> (Sources, Vec<Refused>) {
@@ -57,7 +57,7 @@ pub fn review(live: &Sources, found: &Sources, users: &[User]) -> (Sources, Vec<
     }
 }
 
-/// What a script of this scope can import.
+/// Returns the modules that a script of this scope can import.
 pub fn of_scope(sources: &Sources, scope: &str) -> Result<Modules, ScriptError> {
     with_changed(sources, scope, "")
 }
@@ -88,7 +88,7 @@ fn changed(now: &Sources, key: &(String, String), source: Option<&String>, users
     for scope in affected(&key.0, &next, users) {
         let after = with_changed(&next, scope, &key.1).map_err(|error| error.to_string())?;
         let before = of_scope(now, scope);
-        // Where what is live does not compile any more, whatever does is better.
+        // If the live version no longer compiles, any version that does is better.
         let before = before.unwrap_or_else(|_| Modules::none());
         let importing = |user: &&User| {
             (user.scope.is_empty() || user.scope == scope) && user.sources.iter().any(|it| may_import(it))
@@ -113,7 +113,7 @@ fn affected<'a>(scope: &'a str, next: &'a Sources, users: &'a [User]) -> BTreeSe
 }
 
 impl User {
-    /// How good the best of its sources is with these modules, and what is wrong with the first.
+    /// Returns the rank of the best of its sources with these modules, and the faults of the first.
     fn standing(&self, modules: &Modules) -> (Standing, String) {
         let each: Vec<_> = self.sources.iter().map(|source| self.standing_of(source, modules)).collect();
         let best = each.iter().map(|(standing, _)| *standing).max().unwrap_or(Standing::Broken);

@@ -1,8 +1,7 @@
 //! The gateway's metrics: what there is, and handles that the hot path keeps, so that counting
 //! neither looks a name up nor makes labels.
 //!
-//! No label has more values than an operator's own set-up: never a tenant, a message or what a
-//! client made up.
+//! No label has more values than an operator's own set-up: never a tenant, a message or a client's own word.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +22,7 @@ use angarium_domain::{
     provider::Disposition,
 };
 
-/// What a metric measures.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MeasureKind {
     Counter,
@@ -289,7 +288,7 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
 #[derive(Clone)]
 pub struct Metrics {
     handle: PrometheusHandle,
-    /// What is read when somebody looks, and costs nothing until then.
+    /// Values that are read when metrics are requested, and cost nothing until then.
     sampled: Arc<Mutex<Vec<Sample>>>,
 }
 
@@ -308,7 +307,7 @@ impl Metrics {
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).map_err(|error| TelemetryError::Metrics(error.to_string()))?;
         METRICS.iter().for_each(describe);
-        // What an alert watches for is there from the beginning: a first event is a rise.
+        // Counters that alerts watch exist from the beginning: a first event is a rise.
         counter!("angarium_late_writes_refused_total").absolute(0);
         counter!("angarium_recovered_deliveries_total").absolute(0);
         for reason in [SECRET_UNAVAILABLE, HOST_NOT_GRANTED] {
@@ -352,7 +351,7 @@ fn describe(metric: &Metric) {
 const PLUGIN_FAILURES: [&str; 8] =
     ["trap", "deadline", "memory", "output", "state", "invalid_answer", "invalid_transmission", "host"];
 
-/// What attempts of a channel through a provider are counted by.
+/// The counters of a channel's attempts through a provider.
 pub struct Lane {
     attempts: [(Disposition, Counter); 7],
     retries: Counter,
@@ -364,8 +363,8 @@ pub struct Lane {
     plugin_failures: [(&'static str, Counter); 8],
 }
 
-/// The handles of a channel and a provider; both are empty where nobody could be asked, since a
-/// channel that no provider serves is any word that a client thinks of.
+/// Returns the handles of a channel and a provider. Both are empty if no candidate could be asked, because a channel
+/// without a provider is an arbitrary word of a client.
 #[must_use]
 pub fn lane(channel: &str, provider: &str) -> Arc<Lane> {
     type Providers = HashMap<String, Arc<Lane>>;
@@ -384,7 +383,7 @@ impl Lane {
     fn new(channel: &str, provider: &str) -> Self {
         use DeliveryState::{Expired, Failed, Sent, Unknown, Unroutable};
         let (channel, provider) = (channel.to_owned(), provider.to_owned());
-        // Where nobody could be asked, nothing ran.
+        // Without a candidate, nothing ran.
         let of_provider = |name: &'static str| match provider.is_empty() {
             true => Histogram::noop(),
             false => histogram!(name, "provider" => provider.clone()),
@@ -411,7 +410,7 @@ impl Lane {
         }
     }
 
-    /// An attempt came to this.
+    /// Counts an attempt with this disposition.
     pub fn attempted(&self, disposition: Disposition) {
         increment(&self.attempts, &disposition);
     }
@@ -436,7 +435,7 @@ impl Lane {
         self.exchange.record(time);
     }
 
-    /// What an attempt took of the component.
+    /// Records an attempt's use of the component.
     pub fn ran(&self, cpu: Duration, memory: u64) {
         self.plugin_cpu.record(cpu);
         self.plugin_memory.record(memory as f64);
@@ -488,7 +487,7 @@ pub fn queued(priority: Priority, waiting: i64, oldest_seconds: f64) {
     gauge!("angarium_queue_oldest_seconds", "priority" => priority.as_str()).set(oldest_seconds);
 }
 
-/// Dead letters were counted: how many of a channel in a state. What is not among them is none.
+/// Sets the numbers of dead letters of each channel and state. Combinations without an entry become zero.
 pub fn dead_letters(counts: impl IntoIterator<Item = (String, DeliveryState, i64)>) {
     static SHOWN: Mutex<BTreeMap<(String, &'static str), i64>> = Mutex::new(BTreeMap::new());
     let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -41,26 +41,26 @@ struct Sources {
     resets: HashMap<String, i32>,
 }
 
-/// What stands of a tenant.
+/// The compiled rules and scripts of a tenant.
 #[derive(Clone)]
 struct LoadedRulebook {
     stamp: String,
     book: Arc<Rulebook>,
-    /// What its rules were compiled from.
+    /// The source of its rules.
     rules: Arc<Vec<(RuleId, String)>>,
-    /// What its scripts were compiled with.
+    /// The modules of its scripts.
     modules: Arc<BTreeMap<String, String>>,
     compiled_modules: Modules,
 }
 
 type Spec = (RuleId, RuleSpec);
 
-/// What is known, with what tells it from what comes later.
+/// The compiled rule books, each with its version.
 #[derive(Default)]
 pub(super) struct Rulebooks(Mutex<HashMap<TenantId, LoadedRulebook>>);
 
 impl Rulebooks {
-    /// Reads what this node does not know yet; `None` for a tenant without rules.
+    /// Reads the unknown parts; `None` for a tenant without rules.
     pub async fn read(&self, db: &mut Db, tenant: TenantId) -> store::Result<Option<Read>> {
         let Some(stamp) = rulebook_stamp(db, tenant).await? else { return Ok(None) };
         if self.known(tenant).is_some_and(|known| known.stamp == stamp) {
@@ -73,8 +73,8 @@ impl Rulebooks {
         Ok(Some(Read { stamp, sources: Some(Sources { rules, scripts, experiments, modules, resets }) }))
     }
 
-    /// What a tenant's messages are decided by. What does not compile, as a later version of the gateway may have
-    /// stored it, is left as it was.
+    /// Returns the rules and scripts of a tenant. A source that does not compile, perhaps stored by a later version of
+    /// the gateway, leaves the previous one in service.
     pub async fn of(&self, tenant: TenantId, read: Option<Read>) -> Option<Arc<Rulebook>> {
         let Some(Read { stamp, sources }) = read else {
             self.books().remove(&tenant);
@@ -106,7 +106,7 @@ impl Rulebooks {
     }
 }
 
-/// What did not change is not compiled again.
+/// Compiles only changed sources.
 fn compile(sources: Sources, before: Option<&LoadedRulebook>, stamp: String) -> Result<LoadedRulebook, String> {
     let Sources { rules, scripts, experiments, modules, resets } = sources;
     let same_rules = before.filter(|it| it.rules == rules).and_then(|it| it.book.rules.clone());
@@ -125,7 +125,7 @@ fn compile(sources: Sources, before: Option<&LoadedRulebook>, stamp: String) -> 
         rules: &rules,
         resets,
     };
-    // What is tried in an operators' script's place is held to the same.
+    // A variant of an operators' script follows the same rule.
     let is_operators = |name: &str| scripts.iter().any(|(it, .., operators)| it == name && *operators);
     let experiments =
         experiments.into_iter().filter_map(|experiment| workshop.experiment(experiment, is_operators)).collect();
@@ -135,8 +135,8 @@ fn compile(sources: Sources, before: Option<&LoadedRulebook>, stamp: String) -> 
     Ok(LoadedRulebook { stamp, book, rules, modules, compiled_modules })
 }
 
-/// What stands in for a script that does not compile and of which no good version is known here. Where it may let nothing
-/// through unasked every message meets a fault; otherwise it is as good as absent.
+/// Returns a replacement for a script that does not compile and has no known good version. If it may let nothing
+/// through unasked, every message meets a fault; otherwise the script counts as absent.
 fn stand_in(name: &str, version: i32, source: &str, operators: bool) -> Option<Arc<Running>> {
     let fails = fails_of(source).or(operators.then_some("refuse"))?;
     let closed =
@@ -146,14 +146,14 @@ fn stand_in(name: &str, version: i32, source: &str, operators: bool) -> Option<A
     Some(Arc::new(if operators { running.of_operators() } else { running }))
 }
 
-/// What a source that can't be compiled says of its faults.
+/// Returns the `FAILS` of a source that cannot be compiled.
 fn fails_of(source: &str) -> Option<&'static str> {
     let said = source.split_once("FAILS")?.1.split('"').nth(1)?;
     ["refuse", "hold", "open"].into_iter().find(|word| *word == said)
 }
 
-/// The rules that can be read, where some can't and none are known here: one that may let nothing through unasked stands
-/// there as one that fails.
+/// Returns the readable rules, if some are not readable and none are known here: one that may let nothing through
+/// unasked is replaced by one that fails.
 fn rules_as_far(rules: &[(RuleId, String)]) -> Result<Arc<RuleSet>, String> {
     let readable = |rule: &(RuleId, String)| {
         let alone = specs(std::slice::from_ref(rule)).and_then(|specs| rule_set(specs).map(drop));
@@ -189,7 +189,8 @@ struct Workshop<'a> {
 }
 
 impl<'a> Workshop<'a> {
-    /// A script in service: as it is known, with its failures, or made anew; what does not compile goes on as it was.
+    /// Returns a live script: the known one with its failures, or a new one; a source that does not compile leaves the
+    /// previous one.
     fn running(&self, (name, version, source, operators): LiveScript) -> Option<Arc<Running>> {
         self.known_or_new(&name, version, &source, operators).or_else(|| {
             let last = self.before.and_then(|it| it.book.scripts.iter().find(|it| it.name == name));
@@ -218,7 +219,7 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// What stood in service, and what was tried.
+    /// Returns the live scripts and the variants.
     fn known(&self) -> impl Iterator<Item = &'a Arc<Running>> {
         self.before.into_iter().flat_map(|known| {
             known.book.scripts.iter().chain(known.book.experiments.iter().filter_map(Experiment::script))
@@ -288,7 +289,7 @@ mod tests {
         compile(sources, None, "stamp".to_owned()).unwrap()
     }
 
-    /// A node that begins with rules that it can't read must not let through what they were there to stop.
+    /// A node that starts with unreadable rules must not let through the messages that they were to stop.
     #[test]
     fn what_lets_nothing_through_unasked_stands_there_although_it_does_not_compile() {
         let known = read(

@@ -1,7 +1,7 @@
-//! Whether what a source calls exists, with so many arguments, and can be called so: a run would find out late, in a
-//! branch that is seldom taken.
+//! Checks that a source's calls exist, with their numbers of arguments, and can be called so: a run would find out
+//! late, in a branch that is seldom taken.
 //!
-//! What a source makes up as it runs, the name of a function as a text or a function in a variable, is not looked at.
+//! Names that a source makes during a run, a function's name as a text or a function in a variable, are not examined.
 
 use std::{
     any::TypeId,
@@ -21,7 +21,7 @@ use angarium_domain::timezone;
 /// A function that the language calls by itself.
 const HOLDS_VARIABLES: &str = "curry";
 
-/// What the interpreter answers itself, with the numbers of arguments it takes. `call` takes any.
+/// Functions of the interpreter itself, with the numbers of their arguments. `call` takes any number.
 const OF_INTERPRETER: &[(&str, &[usize])] =
     &[("Fn", &[1]), ("is_shared", &[1]), ("type_of", &[1]), ("is_def_var", &[1]), ("is_def_fn", &[2, 3])];
 
@@ -34,7 +34,7 @@ const OF_TIME: &[(&str, usize, &[usize])] = &[
     ("is_business_time", 1, &[2, 3]),
 ];
 
-/// What there is in every script: each name with the numbers of its parameters, and whether one of these is a function.
+/// The functions of every script: each name with the numbers of its parameters, and whether one of these is a function.
 type KnownFunctions = HashMap<String, BTreeMap<usize, bool>>;
 
 static KNOWN: LazyLock<KnownFunctions> = LazyLock::new(|| {
@@ -85,7 +85,7 @@ pub(super) fn check_modules(engine: &Engine, name: &str, tree: &AST) -> Result<(
 }
 
 /// Refuses a tree that calls a function which does not exist, or in a way that cannot end well. `names` are its own and
-/// those of all that it imports, the tree's first.
+/// those of all its imports, the tree's first.
 pub(super) fn check(name: &str, tree: &AST, names: &[&Names]) -> Result<(), ScriptError> {
     let source = Source::of(tree, names);
     first_fault(name, tree, |path| {
@@ -122,7 +122,7 @@ fn first_fault(
     })
 }
 
-/// The call at the end of a path, and whether it is that of a method.
+/// Returns the call at the end of a path, and whether it is a method's.
 fn call_of<'a>(path: &[ASTNode<'a>]) -> Option<(&'a FnCallExpr, Position, bool)> {
     match path.last()? {
         ASTNode::Expr(Expr::FnCall(call, at)) | ASTNode::Stmt(Stmt::FnCall(call, at)) => Some((call, *at, false)),
@@ -136,7 +136,7 @@ fn is_name(name: &str) -> bool {
     name.chars().all(|c| c.is_alphanumeric() || c == '_')
 }
 
-/// What is known of a source as a whole.
+/// The known properties of a whole source.
 struct Source<'a> {
     names: &'a [&'a Names],
     /// Texts at its top, by the constant's name.
@@ -291,7 +291,7 @@ fn is_like_zone(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_uppercase()) && text.contains('/') && text.chars().all(plain)
 }
 
-/// What the chain that a method is part of begins with.
+/// Returns the beginning of the chain that a method is part of.
 fn root_of<'a>(above: &[ASTNode<'a>], method: &Expr) -> Option<&'a Expr> {
     let (mut root, mut below) = (None, method);
     for node in above.iter().rev() {
@@ -334,7 +334,7 @@ mod tests {
         error.reason
     }
 
-    /// Whether the body comes to `true`.
+    /// Whether the body returns `true`.
     fn holds(body: &str, message: &MessageFacts) -> bool {
         let admit = "fn admit(message) { if answers(message) { refuse(\"yes\") } else { allow() } }";
         let source = format!("{HELPERS} fn answers(message) {{ {body} }} {admit}");

@@ -1,6 +1,6 @@
-//! What a source means by the names that it calls. The interpreter remembers where a call by a bare name led for a whole
-//! run, whoever called: where a script and a module, or two modules, mean different functions by one name, it may take
-//! the one for the other. So that is refused.
+//! The functions behind the names that a source calls. The interpreter remembers the target of a bare name for a whole
+//! run, whatever calls it: if a script and a module, or two modules, use one name for different functions, it may
+//! confuse them. Such sources are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,7 +89,7 @@ impl Names {
         self.imports.iter().map(String::as_str)
     }
 
-    /// Those of all that it imports, by name.
+    /// Returns the names of all its imports, by name.
     pub(super) fn imported<'a>(&'a self, library: &'a Library) -> BTreeMap<&'a str, &'a Self> {
         let mut all = BTreeMap::new();
         let mut left: Vec<_> = self.imports.iter().collect();
