@@ -1,4 +1,4 @@
-//! The API as clients meet it: what it takes, what it refuses, and in which words.
+//! The API as clients meet it: accepted requests, refused ones, and the error texts.
 
 mod bodies;
 mod connections;

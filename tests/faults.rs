@@ -1,4 +1,4 @@
-//! The fault matrix: what the gateway does when something breaks. `docs/faults.md` lists every row with its test.
+//! The fault matrix: the gateway's reaction to each fault. `docs/faults.md` lists every row with its test.
 
 mod clock;
 mod commits;

@@ -1,6 +1,6 @@
 //! The behaviour of real servers, clients and people: situations from public bug reports.
 //!
-//! Each scenario stands for a kind of fault, and holds the right behaviour for later changes.
+//! Each scenario represents a kind of fault, and keeps the right behaviour for later changes.
 
 mod acceptance;
 mod copies;

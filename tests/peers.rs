@@ -1,4 +1,4 @@
-//! The gateway against programs that others wrote: what it sends is what they take.
+//! The gateway against programs of others: they accept its requests.
 
 mod clients;
 mod mail;

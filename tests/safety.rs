@@ -1,4 +1,4 @@
-//! Tenants against each other, and strangers against all: nobody can stop, read or starve anybody else.
+//! Tenants against each other, and strangers against all: none can stop, read or starve another.
 
 mod budgets;
 mod connections;

@@ -1,5 +1,5 @@
-//! The rules of the map in `ARCHITECTURE.md` that a compiler does not check: who may import whom,
-//! and where third-party crates may be named.
+//! The rules of the map in `ARCHITECTURE.md` that a compiler does not check: the allowed imports, and the places of
+//! third-party crates.
 
 use std::{
     fs,

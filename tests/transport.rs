@@ -28,7 +28,7 @@ use tokio::{
 /// The secret that may appear nowhere.
 const CANARY: &str = "canary-7f3e9a";
 
-/// A transport that may go to loopback, with what a connection brings along.
+/// A transport that may go to loopback, with a connection's data.
 struct Sender {
     transport: Transport,
     secrets: Secrets,

@@ -1,7 +1,7 @@
 //! The syntax of addresses: one rule each for the gateway's API, its transport and the providers.
 //!
-//! The gateway and the components are built in different workspaces; both link with this crate, so that what the API
-//! takes is what a provider takes. It decides about texts alone and must not depend on anything.
+//! The gateway and the components are built in different workspaces; both link with this crate, so that the API and the
+//! providers accept the same addresses. It examines texts alone and must not depend on anything.
 
 /// The longest mail address, in bytes: a path of SMTP has at most 256, two of them brackets (RFC 5321, 4.5.3.1.3).
 pub const MAX_MAILBOX: usize = 254;
@@ -12,8 +12,8 @@ const MAX_LABEL: usize = 63;
 
 /// Whether a text is one mail address, `local@domain`, that is safe in an envelope and in a header.
 ///
-/// Quoted local parts and comments are refused: each is a way to smuggle a second address, and nobody is reached by
-/// them alone. Letters that are not ASCII are allowed on both sides (RFC 6531).
+/// Quoted local parts and comments are refused: each is a way to smuggle a second address, and no mailbox is reachable
+/// by them alone. Letters outside ASCII are allowed on both sides (RFC 6531).
 #[must_use]
 pub fn is_mailbox(text: &str) -> bool {
     let Some((local, domain)) = text.rsplit_once('@') else { return false };

@@ -1,5 +1,5 @@
-//! The parser against the document: what a schema refuses at any place of any body is refused by that place's name, and
-//! what it takes is read.
+//! The parser against the document: a value that a schema refuses, at any place of any body, is refused by that place's
+//! name, and an accepted one is read.
 
 use std::collections::HashSet;
 
@@ -25,13 +25,13 @@ fn kinds() -> [(&'static str, Value); 6] {
 
 struct Document(Value);
 
-/// The schemas that were gone through: each once in a body, wherever it stands.
+/// The schemas that were tried: each once in a body, wherever it is.
 type Seen = HashSet<*const Value>;
 
 /// The schemas around a place.
 type Within = [*const Value];
 
-/// A body with something done to it, and what has to be said of it: a pointer and a code, or nothing.
+/// A changed body, and the expected fault: a pointer and a code, or none.
 struct Case {
     body: Value,
     expected: Option<(String, &'static str)>,
@@ -45,7 +45,7 @@ impl Document {
         schema
     }
 
-    /// The schema itself, or what it may be instead.
+    /// Returns the schema itself, or its alternatives.
     fn alternatives<'a>(&'a self, schema: &'a Value) -> Vec<&'a Value> {
         let schema = self.resolved(schema);
         match schema["oneOf"].as_array() {

@@ -1,4 +1,4 @@
-//! The document, the reference, and what an operator's tools ask.
+//! The document, the reference, and the paths for an operator's tools.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! Keys: what they open, and when they no longer do.
+//! Keys: their permissions, and the end of these.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! `/v1/messages`: what is shown of a message, and dry runs.
+//! `/v1/messages`: the view of a message, and dry runs.
 
 use serde_json::{Value, json};
 

@@ -87,7 +87,7 @@ async fn a_clock_that_jumps_steals_no_lease_and_floods_with_no_retries() {
             assert_eq!(gateway.attempts(&id).await, ["hook:accepted"], "{offset}");
         }
     }
-    // A wait of an hour is an hour, whatever the clock of the node that began it says.
+    // A wait of an hour is an hour, whatever the clock of its first node says.
     for offset in ["+3h", "-3h"] {
         clock.jump(offset);
         sink.answers("/in", [Reply::status(503)]);

@@ -26,7 +26,7 @@ async fn posted(gateway: &TestGateway, message: &Value) -> Option<Answer> {
     gateway.try_post_with("/v1/messages", &[("idempotency-key", "order-1")], message).await
 }
 
-/// A gateway with a webhook, whose node fails as `failpoints` says.
+/// Starts a gateway with a webhook, whose node fails as `failpoints` says.
 async fn armed(failpoints: &str) -> (TestGateway, Sink) {
     let (mut gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
@@ -45,7 +45,8 @@ async fn with_two(on_unknown: &str) -> (TestGateway, Sink) {
     (gateway, sink)
 }
 
-/// Two of which the second is asked since the first refuses, and whose node fails as `failpoints` says.
+/// Starts a gateway with two webhooks, whose node fails as `failpoints` says; the second one is asked because the first
+/// refuses.
 async fn armed_for_the_second(on_unknown: &str, failpoints: &str) -> (TestGateway, Sink) {
     let (mut gateway, sink) = with_two(on_unknown).await;
     sink.answers("/first", [Reply::status(503), Reply::status(200)]);
@@ -53,7 +54,7 @@ async fn armed_for_the_second(on_unknown: &str, failpoints: &str) -> (TestGatewa
     (gateway, sink)
 }
 
-/// The worker is lost when the second of two has taken the message without an intent: nobody else is asked.
+/// The worker is lost when the second of two has taken the message without an intent: no other candidate is asked.
 async fn only_the_second_is_asked(mut gateway: TestGateway, sink: Sink) {
     gateway.arm("outcome.before_commit=abort").await;
     let id = gateway.send(&message()).await;
@@ -290,7 +291,7 @@ async fn killed_after_the_recovery_commit_the_queue_has_it() {
     killed_in_recovery("recovery.after_commit=abort").await;
 }
 
-/// A gateway whose connection is lost within this writer's COMMIT.
+/// Starts a gateway that loses its connection within this writer's COMMIT.
 async fn losing(loss: Loss, writer: Writer) -> (TestGateway, Proxy, Sink) {
     let (gateway, proxy) = TestGateway::behind_a_proxy(CONFIG).await;
     let sink = Sink::start().await;

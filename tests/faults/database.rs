@@ -1,4 +1,4 @@
-//! The database goes away and comes back: nobody is told a lie, nothing is sent meanwhile, and nothing is lost.
+//! The database goes away and comes back: answers are true, nothing is sent meanwhile, and nothing is lost.
 
 use std::time::{Duration, Instant};
 
@@ -122,7 +122,7 @@ async fn a_lost_database_is_a_503_and_comes_back_by_itself() {
     assert_eq!(gateway.settled(&after).await["state"], "sent");
 }
 
-/// The outcome of what was sent before the loss is written once the database is back.
+/// The outcome of a request before the loss is written once the database is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outcome_waits_for_the_database() {
     let (gateway, proxy) = TestGateway::behind_a_proxy("").await;
@@ -138,8 +138,8 @@ async fn an_outcome_waits_for_the_database() {
     assert_eq!(sink.received().len(), 1, "it was not sent again");
 }
 
-/// While the database is away leases run out by the node's own clock; what it holds is neither sent under them nor
-/// forgotten.
+/// While the database is away, leases run out by the node's own clock; the node neither sends its deliveries under them
+/// nor forgets them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delivery_in_hand_outlives_a_database_that_is_away_longer_than_its_lease() {
     let config = "[dispatch]\ndeadline_ms = 500\nmax_in_flight_per_connection = 1\n[queue]\nlease_ms = 1500\n";

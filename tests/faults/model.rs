@@ -1,5 +1,5 @@
-//! The state machine of a delivery as a pure model, written from `docs/states.md` and not from the code: who is
-//! asked, what follows from an answer, and what becomes of a delivery whose worker is lost.
+//! The state machine of a delivery as a pure model, written from `docs/states.md` and not from the code: the asked
+//! candidate, the next step after an answer, and the fate of a delivery whose worker is lost.
 
 use angarium_domain::{
     delivery::DeliveryState,
@@ -72,7 +72,7 @@ pub enum Next {
 pub struct Model {
     rules: Rules,
     pub place: Place,
-    /// All attempts on record: who was asked, if that is known, and what came of it.
+    /// All recorded attempts: the asked candidate, if known, and the disposition.
     pub attempts: Vec<(Option<usize>, Disposition)>,
     pub deaths: u32,
     /// The candidate that is being asked, if that was committed before the request.
@@ -87,7 +87,7 @@ struct Made {
     attempts: u32,
     refused: Vec<usize>,
     asked_ever: Vec<usize>,
-    /// Rounds in which somebody was asked and not merely throttled.
+    /// Rounds in which a candidate was asked and not merely throttled.
     rounds: u32,
     /// The last request has no answer: to this candidate.
     unanswered: Option<usize>,
@@ -114,7 +114,7 @@ impl Model {
         self.place = Place::Worker;
     }
 
-    /// Time goes by: its wait is over.
+    /// Time passes: its wait is over.
     pub fn came_due(&mut self) {
         if let Place::Queue { due } = &mut self.place {
             *due = true;
@@ -136,7 +136,7 @@ impl Model {
             && (self.rules.fallback || !another_asked)
     }
 
-    /// The worker begins: whom it asks is committed first where that matters after its loss.
+    /// The worker begins: it first commits its candidate if that matters after its loss.
     pub fn began(&mut self, candidate: usize) -> bool {
         let recognised = self.rules.recognised && self.rules.on_unknown == OnUnknown::Retry;
         let commits = !(recognised && candidate == 0 && self.attempts.is_empty());
@@ -214,13 +214,13 @@ impl Model {
         self.place = Place::LostWorker;
     }
 
-    /// It only slept, and its lease still stands.
+    /// The worker only slept, and its lease still holds.
     pub fn worker_woke(&mut self) {
         assert_eq!(self.place, Place::LostWorker);
         self.place = Place::Worker;
     }
 
-    /// The lost worker's lease has ended, and another worker looks at what it left.
+    /// The lost worker's lease has ended, and another worker takes its delivery over.
     pub fn recovered(&mut self) {
         assert_eq!(self.place, Place::LostWorker);
         let intent = self.intent;

@@ -54,7 +54,7 @@ async fn a_version_that_always_traps_is_quarantined_and_says_so() {
         provider["versions"][0]["quarantine_reason"].as_str().unwrap().contains("five times in a row"),
         "{provider}"
     );
-    // The reason stands wherever it keeps something from leaving.
+    // The reason is shown wherever it keeps a message from leaving.
     let warning = gateway.get("/v1/connections/bad").await["warnings"][0].clone();
     assert!(warning["detail"].as_str().unwrap().contains(reason), "{warning}");
     let pinned = json!({"channel": "webhook", "connection": "bad", "content": {"text": "hello"}});

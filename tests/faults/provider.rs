@@ -1,4 +1,4 @@
-//! A provider that does not behave: one total deadline, a bounded read, and an honest word for what came of it.
+//! A provider that misbehaves: one total deadline, a bounded read, and a true report of the result.
 
 use std::{net::SocketAddr, time::Duration};
 

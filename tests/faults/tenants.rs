@@ -23,7 +23,7 @@ fn batch(count: usize, priority: &str, send_at: Option<jiff::Timestamp>) -> Valu
     json!({"messages": vec![message; count]})
 }
 
-/// A backlog of one tenant that goes out to a receiver who takes his time; the other tenant is `gateway.key`'s.
+/// Starts a backlog of one tenant that goes out to a slow receiver; the other tenant is `gateway.key`'s.
 async fn backlog() -> (TestGateway, Sink) {
     let (mut gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
     sink.answers("/many", [Reply::status(200).after(std::time::Duration::from_millis(10))]);

@@ -1,4 +1,4 @@
-//! A worker is lost, asleep, or killed by what it holds.
+//! A worker is lost, asleep, or killed by its delivery.
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use crate::support::{
     sink::Sink,
 };
 
-/// A request whose JSON is written by hand.
+/// Sends a request whose JSON is written by hand.
 async fn raw(gateway: &TestGateway, path: &str, key: Option<&str>, body: &str) -> (u16, bool, Value) {
     let request = client().post(gateway.url(path)).bearer_auth(&gateway.key).header("content-type", "application/json");
     let request = key.into_iter().fold(request, |request, key| request.header("idempotency-key", key));
@@ -121,7 +121,7 @@ async fn a_key_is_answered_as_it_was_though_the_message_would_be_refused_now() {
     assert_eq!(again.expect(202)["id"], first["id"]);
     let batch = gateway.post("/v1/messages/batch", &json!({"messages": [pinned]})).await.expect(200);
     assert_eq!((&batch["data"][0]["message"]["id"], &batch["data"][0]["replayed"]), (&first["id"], &json!(true)));
-    // Another message under the key, or none that was accepted under it, is refused for what is wrong with it.
+    // Another message under the key, or one without an accepted message under its key, is refused for its own fault.
     let mut other = pinned.clone();
     other["reference"] = json!("other");
     assert_eq!(refused(gateway.post("/v1/messages", &other).await), ["/connection:unknown_connection"]);

@@ -252,7 +252,7 @@ async fn attachments_keep_the_parameters_of_their_media_type() {
     for media_type in types {
         assert!(told.iter().any(|it| it == media_type), "{media_type}: {told:?}");
     }
-    // A mail in a mail stands as it is; its dot is doubled on the way.
+    // A mail in a mail is unchanged; its dot is doubled in transit.
     assert!(text.contains("Subject: Forwarded\r\n\r\nHi\r\n..\r\n"), "{text}");
     // A part that would need an encoding is refused, and not changed.
     for (media_type, content) in [("message/rfc822", "Subject: \u{e9}".as_bytes()), ("multipart/mixed", b"--x--")] {

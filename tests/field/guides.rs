@@ -16,7 +16,7 @@ use crate::support::{
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// The programs of a guide as files: each block of code whose first line names it.
+/// Returns the programs of a guide as files: each block of code whose first line names it.
 fn programs(guide: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let text = fs::read_to_string(xtask::project::root().join("docs").join(guide)).unwrap();
@@ -29,7 +29,7 @@ fn programs(guide: &str) -> tempfile::TempDir {
     folder
 }
 
-/// Runs a program with a JSON value as its input; answers whether it ended well, and what it printed.
+/// Runs a program with a JSON value as its input; returns whether it ended well, and its output.
 async fn run(program: PathBuf, arguments: Vec<String>, folder: &Path, input: Value) -> (bool, String) {
     let folder = folder.to_owned();
     let run = move || {

@@ -98,7 +98,7 @@ async fn a_function_that_does_not_exist_is_refused_before_a_message_meets_it() {
     let (pointer, detail) = named(&refused).remove(0);
     assert_eq!(pointer, "/rule/when/custom/expression");
     assert!(detail.contains("the function `mail_domian` of 1 argument does not exist"), "{detail}");
-    // The way out of what the language calls a data race.
+    // The alternative to the language's data race.
     let race = "attributes.tags.some(|it| it == attributes.wanted)";
     let refused = gateway.post("/v1/rules", &rule(race)).await.expect(422);
     assert!(named(&refused)[0].1.contains("must be called as `some(list, function)`"), "{refused}");
@@ -130,7 +130,7 @@ async fn quiet_hours_hold_what_was_to_be_sent_in_the_past() {
     gateway.post("/v1/scripts/quiet/versions", &json!({"source": source, "cases": cases})).await.expect(201);
 }
 
-// ── What is in service goes on when a later version looks at more ─────────────────────────────────
+// ── A live source continues when a later version checks more ──────────────────────────────────
 
 #[tokio::test]
 async fn what_is_in_service_goes_on_although_it_would_be_refused_today() {

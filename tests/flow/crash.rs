@@ -1,5 +1,5 @@
-//! Gateways that are killed while they work: nothing accepted is lost, nothing ends twice, and what
-//! may have been handed off twice says so.
+//! Gateways that are killed while they work: no accepted message is lost, none ends twice, and possible duplicates are
+//! labelled.
 
 use std::time::Duration;
 

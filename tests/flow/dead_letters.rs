@@ -1,4 +1,4 @@
-//! Dead letters: seen, replayed, discarded; and what is unknown, resolved by a person.
+//! Dead letters: seen, replayed, discarded; and unknown deliveries, resolved by a person.
 
 use std::{
     collections::BTreeSet,
@@ -16,8 +16,7 @@ use crate::support::{
 
 const CONFIG: &str = "[dispatch]\ndeadline_ms = 500\n[queue]\nlease_ms = 1500\npoll_ms = 50\n";
 
-/// Two channels of a tenant, each through a connection to a path of its own, tried once and held
-/// where nobody knows.
+/// Starts two channels of a tenant, each through a connection to a path of its own, tried once and held if unknown.
 async fn scene(nodes: usize) -> (TestGateway, Sink) {
     let (gateway, sink) = (TestGateway::with(nodes, CONFIG).await, Sink::start().await);
     for name in ["first", "second"] {
@@ -263,7 +262,7 @@ async fn a_replay_goes_on_when_its_node_is_killed_and_moves_each_once() {
     assert_eq!((&replay["replayed"], &replay["skipped"]), (&json!(COUNT), &json!(0)), "{replay}");
     for id in &ids {
         let view = gateway.settled(id).await;
-        // The route holds what a killed worker had in hand.
+        // The route holds the deliveries of a killed worker.
         let held = view["state"] == "unknown" && view["delivery"]["code"] == "worker_lost";
         assert!(view["state"] == "sent" || held, "{view}");
     }
@@ -334,7 +333,7 @@ async fn what_is_held_is_resolved_as_sent_as_failed_or_by_sending_again() {
     assert_eq!(kinds(&gateway, &failed).await[1..], ["message.unknown", "message.failed"]);
 
     let again = held(&gateway, &sink).await;
-    // A replay of all leaves alone what may have been sent.
+    // A replay of all leaves out deliveries that may have been sent.
     let started = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}, "limit": 1})).await.expect(202);
     finished(&gateway, started["id"].as_str().unwrap()).await;
     assert_eq!(gateway.settled(&failed).await["state"], "sent");
@@ -361,7 +360,7 @@ async fn what_is_held_is_resolved_as_sent_as_failed_or_by_sending_again() {
     gateway.post(&by_hand(&again), &bad).await.expect(422);
 }
 
-/// One that was resolved by sending again stays with whom it was asked of first.
+/// A delivery that was resolved by sending again stays with its first connection.
 #[tokio::test]
 async fn what_may_have_been_sent_goes_to_nobody_else() {
     let (gateway, sink) = scene(1).await;

@@ -14,7 +14,7 @@ fn hook(payload: &Value) -> Value {
     json!({"channel": "webhook", "content": {"payload": payload}})
 }
 
-/// An address where nobody listens.
+/// Returns an address without a listener.
 fn nobody() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}/", listener.local_addr().unwrap())

@@ -226,7 +226,7 @@ async fn a_limited_rate_is_kept_by_all_nodes_together_and_reached() {
     const BURST: f64 = 4.0;
     guarded(&gateway, &sink, "a", json!({"rate_limit": {"per_second": RATE, "burst": BURST as u32}})).await;
     route(&gateway, &["a"]).await;
-    // Each node has sent something: what follows takes the same time for all.
+    // Each node has sent something: the following takes the same time for all.
     for node in 0..2 {
         let id = gateway.send_to(node, &message()).await;
         gateway.settled(&id).await;

@@ -12,7 +12,7 @@ use crate::support::{
 
 const TOKEN: &str = "t0ken-of-the-service";
 
-/// A gateway whose mails and texts go to a sink, whose services can call back.
+/// A gateway whose mails and texts go to a sink with callbacks.
 struct Scene {
     gateway: TestGateway,
     sink: Sink,
@@ -72,7 +72,7 @@ impl Scene {
             .collect()
     }
 
-    /// That the figures are those of the ledger.
+    /// Asserts that the figures are those of the ledger.
     async fn counts_agree(&self) {
         let totals = self.gateway.get("/v1/stats").await["totals"].clone();
         let number = async |sql: &str| self.gateway.db.sql(sql).await.trim().parse::<i64>().unwrap();
@@ -366,7 +366,7 @@ async fn attachments_travel_with_their_own_channel() {
     assert_eq!(scene.gateway.db.sql("select count(*) from attachment").await.trim(), "0");
 }
 
-/// A message whose mail is refused and whose text follows, on a node that fails as the failpoints say.
+/// Sends a message whose mail is refused and whose text follows, on a node that fails as the failpoints say.
 async fn survives(failpoints: &str, message: &Value, expected: &[&str]) {
     let config = "[dispatch]\ndeadline_ms = 500\n[queue]\nlease_ms = 1500\npoll_ms = 50\n";
     let mut scene = Scene::with(config, json!({"type": "linear", "delay_ms": 50, "max_attempts": 3})).await;

@@ -176,7 +176,7 @@ async fn order_is_kept_by_two_nodes_through_retries_and_kills() {
     }
     let accepted = clients.accepted.lock().unwrap().clone();
     assert_eq!(accepted.len(), KEYS * EACH);
-    // Nothing is lost, and whatever came twice says that it may have.
+    // Nothing is lost, and every duplicate is labelled.
     audit(&gateway, &sink, &accepted).await;
     for key in 0..KEYS {
         let came = numbers(&sink, &format!("key{key}"));

@@ -20,7 +20,7 @@ use crate::support::{
 
 const TOKEN: &str = "t0ken-of-the-service";
 
-/// A gateway whose texts go to a fixture's sink, which can call back.
+/// A gateway whose texts go to a fixture's sink with callbacks.
 struct Scene {
     gateway: TestGateway,
     sink: Sink,
@@ -99,7 +99,7 @@ fn receipt(kind: &str, message: &str) -> Value {
     json!({"kind": kind, "delivery": delivery(message)})
 }
 
-/// Texts through `sms-twilio` to a sink that stands for Twilio and answers after a while.
+/// Sends texts through `sms-twilio` to a sink that represents Twilio and answers after a while.
 async fn twilio(gateway: &TestGateway, sink: &Sink, after: Duration) {
     let mut created = Reply::status(201).after(after);
     created.body = json!({"sid": "SM1", "num_segments": "1"}).to_string();
@@ -370,7 +370,7 @@ async fn a_receipt_reaches_only_what_its_connection_sent() {
     assert_eq!(scene.events(&id).await, ["message.accepted", "message.sent", "message.delivered"]);
 }
 
-/// The worker is lost with the request, and only the service knows what became of it.
+/// The worker is lost with the request, and only the service knows the result.
 #[tokio::test]
 async fn a_receipt_resolves_what_a_lost_worker_left() {
     let config = "[dispatch]\ndeadline_ms = 500\n[queue]\nlease_ms = 1500\npoll_ms = 50\n";

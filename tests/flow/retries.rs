@@ -1,5 +1,5 @@
-//! When a delivery is tried again: what tenant and route say of a provider's codes, how long it may take, what the
-//! provider asks for, and how many retries a failing provider gets.
+//! Retries: overrides of a provider's codes by tenant and route, their longest time, the provider's `Retry-After`, and
+//! the number of retries to a failing provider.
 
 use std::time::{Duration, Instant};
 
@@ -134,7 +134,7 @@ async fn a_retry_that_would_begin_after_the_time_is_not_made_and_the_delivery_sa
     let attempts = gateway.attempt_list(&id).await;
     assert!(attempts.len() > 1 && attempts.len() < 100, "{}", attempts.len());
 
-    // A retry by hand begins anew.
+    // A retry by hand starts over.
     sink.answers("/in", [Reply::status(503), Reply::status(200)]);
     gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(202);
     assert_eq!(gateway.settled(&id).await["state"], "sent");
@@ -188,7 +188,7 @@ async fn postponed(gateway: &TestGateway) -> f64 {
 
 #[tokio::test]
 async fn a_failing_provider_gets_no_more_retries_than_their_share_and_nothing_is_lost() {
-    // Each that is put off has its place at three a second: all have theirs well within what is waited for an end.
+    // Each postponed one has its place at three a second: all have theirs well within the wait for an end.
     const MESSAGES: usize = 80;
     let mut retry = quickly(100);
     retry["budget"] = json!({"share": 0.1, "min_per_second": 3});

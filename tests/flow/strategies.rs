@@ -1,4 +1,4 @@
-//! Routes of each strategy, with what a client sees of them.
+//! Routes of each strategy, as a client sees them.
 
 use serde_json::{Value, json};
 

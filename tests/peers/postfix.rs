@@ -1,4 +1,4 @@
-//! Mail through a gateway to Postfix, in an instance of the test's own that discards what it takes.
+//! Mail through a gateway to Postfix, in the test's own instance that discards its mails.
 
 use std::{
     fmt::Write as _,
@@ -53,7 +53,7 @@ impl Postfix {
         let (port, folder) = (peer::free_port(), tempfile::tempdir().unwrap());
         write_instance(folder.path(), port);
         let etc = folder.path().join("etc");
-        // `postfix start` would leave its master behind a shell; `check` makes what the master needs.
+        // `postfix start` would leave its master behind a shell; `check` creates the master's files.
         assert!(Command::new(program).arg("-c").arg(&etc).arg("check").status().unwrap().success());
         let asked = Command::new("postconf").arg("-c").arg(&etc).args(["-h", "daemon_directory"]).output().unwrap();
         let daemons = PathBuf::from(String::from_utf8(asked.stdout).unwrap().trim());

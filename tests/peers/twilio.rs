@@ -20,7 +20,7 @@ use crate::support::{
 const ACCOUNT: &str = "AC00000000000000000000000000000001";
 
 const TOKEN: &str = "5ecret-t0ken";
-/// Prism takes whatever credentials it can read; it reads none with a second colon.
+/// Prism accepts any readable credentials; it reads none with a second colon.
 const UNREADABLE_TOKEN: &str = "5ecret:t0ken";
 
 struct Prism {
@@ -50,8 +50,8 @@ async fn start() -> Option<Prism> {
     Some(Prism { url: format!("http://127.0.0.1:{port}"), _process: process })
 }
 
-/// Twilio's specification, with how lists stand in a form said in full: what it says is OpenAPI's default, one
-/// field for each item, but Prism reads lists only where it is said.
+/// Returns Twilio's specification with an explicit form for lists: the implied form is OpenAPI's default, one field for
+/// each item, but Prism reads lists only if it is explicit.
 fn with_lists(specification: &Path) -> Value {
     let mut document: Value = serde_json::from_slice(&std::fs::read(specification).unwrap()).unwrap();
     let create = &mut document["paths"]["/2010-04-01/Accounts/{AccountSid}/Messages.json"]["post"];
@@ -61,7 +61,7 @@ fn with_lists(specification: &Path) -> Value {
     document
 }
 
-/// A gateway whose texts go to this address.
+/// Starts a gateway whose texts go to this address.
 async fn gateway_to(url: &str, account: &str, token: &str) -> TestGateway {
     let gateway = TestGateway::start().await;
     let config = json!({"account_sid": account, "from": "+15005550006", "base_url": url});

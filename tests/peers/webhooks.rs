@@ -39,7 +39,7 @@ fn verified(request: &Received, secrets: &[&str], seeds: &[&str]) -> Option<Valu
     Some(serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// Sends a payload whose bytes matter to the signature, and answers the request that came.
+/// Sends a payload whose bytes matter to the signature, and returns the received request.
 async fn delivered(gateway: &TestGateway, sink: &Sink) -> Received {
     let body = r#"{"channel": "webhook", "connection": "hook", "content": {"payload": {"ö":  1.0, "a":[2 ,3]}}}"#;
     let id = gateway.send_raw(body).await;

@@ -1,4 +1,4 @@
-//! Every component is what it says, and every misbehaviour of the fixture is contained and named.
+//! Every component matches its description, and every misbehaviour of the fixture is contained and named.
 
 use std::{
     fs,
@@ -395,7 +395,7 @@ fn a_version_replaces_another_and_goes_back() {
     assert!(serving().is_none() && registry.list().is_empty());
 }
 
-/// Reports so many faults of a tenant's, and answers what the last one led to.
+/// Reports this number of faults of a tenant, and returns the last one's consequence.
 fn faults(registry: &Registry, component: &Component, tenant: TenantId, count: usize) -> Option<Quarantined> {
     let report = || registry.report("fixture", component.digest(), tenant, false, Instant::now());
     (0..count).fold(None, |_, _| report())
@@ -446,7 +446,7 @@ fn a_quarantined_version_without_another_leaves_nothing_in_service_until_it_is_s
     assert!(registry.get_for("fixture", one, Instant::now()).is_some());
 }
 
-/// A guest that decodes what nobody else reads learns a secret, and can say it to nobody.
+/// A guest that decodes a text as no other does learns a secret, and cannot pass it on.
 #[test]
 fn what_a_guest_says_does_not_hold_the_connections_secrets() {
     let canary = "canary-7f3e9a";

@@ -9,7 +9,7 @@ use crate::support::{
     sink::{Reply, Sink},
 };
 
-/// A gateway whose route asks `a` and then `b`.
+/// Starts a gateway whose route asks `a` and then `b`.
 async fn with_two() -> (TestGateway, Sink) {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     for uid in ["a", "b"] {
@@ -41,7 +41,7 @@ async fn a_backtest_reports_what_would_have_become_of_sent_messages() {
     gateway.without_breaker("a").await;
     let stands = rule("gold", json!({"priority": "high", "sender": "ACME"}));
     gateway.post("/v1/rules", &json!({"uid": "gold", "rule": stands})).await.expect(201);
-    // One that `a` is asked for goes by `b` in the end.
+    // A delivery that asks `a` first is served by `b` in the end.
     sink.answers("/a", [Reply::status(503), Reply::status(200)]);
     let mut vips = vec![sent(&gateway, &message("vip")).await];
     for _ in 0..2 {

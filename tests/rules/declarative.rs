@@ -1,4 +1,4 @@
-//! Declarative rules: from the API to what becomes of messages, on every node.
+//! Declarative rules: from the API to their effect on messages, on every node.
 
 use reqwest::Method;
 use serde_json::{Value, json};

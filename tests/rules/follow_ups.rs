@@ -18,7 +18,7 @@ const AGAIN: &str = "fn on_outcome(delivery) {
     }
 }";
 
-/// A gateway whose only connection fails once, and whose route does not try again.
+/// Starts a gateway whose only connection fails once, and whose route does not try again.
 async fn failing_once() -> (TestGateway, Sink) {
     let (gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
     gateway.connection("a", "webhook", json!({"url": sink.url("/a")}), json!({})).await;

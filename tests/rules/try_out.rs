@@ -16,7 +16,7 @@ async fn an_evaluation_explains_and_sends_nothing() {
     let script = json!({"source": "fn admit(message) { refuse(\"full at \" + message.priority) }"});
     gateway.post("/v1/scripts/full/versions", &script).await.expect(201);
     gateway.post("/v1/scripts/full/promote", &json!({"version": 1})).await.expect(200);
-    // As often as would switch a script off: trying is nobody's traffic.
+    // As often as would switch a script off: trials do not count.
     for _ in 0..25 {
         let after = gateway.post("/v1/rules/evaluate", &message).await.expect(200);
         assert_eq!(after["accepted"], false);

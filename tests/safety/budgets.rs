@@ -1,4 +1,4 @@
-//! Rules and scripts share a budget, and what a key may not read it does not see.
+//! Rules and scripts share a budget, and a key does not see data that it may not read.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::support::{
     sink::{Reply, Sink},
 };
 
-/// In the recipient's address, the text, the attributes and the contact, and in what a provider says.
+/// A text in the recipient's address, the content, the attributes, the contact, and a provider's answers.
 const CANARY: &str = "canary7314";
 
 async fn promoted(gateway: &TestGateway, name: &str, source: &str) -> i64 {
@@ -83,7 +83,7 @@ async fn a_backtest_needs_the_scope_that_reads_messages() {
     gateway.webhook(&sink, "/in").await;
     let id = gateway.send(&json!({"channel": "webhook", "content": {"text": CANARY}})).await;
     gateway.settled(&id).await;
-    // A script may ask any question: what it counts tells the answer.
+    // A script may ask any question: its counts reveal the answer.
     let source = format!("fn admit(message) {{ if message.text.contains(\"{CANARY}\") {{ refuse(message.text) }} }}");
     let body = json!({"since": "2020-01-01T00:00:00Z", "script": {"name": "ask", "source": source}});
     let both = gateway.call(Method::POST, "/v1/rules/backtest", Some(&body)).await.expect(200);

@@ -78,7 +78,7 @@ fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes()
 }
 
-/// The head of a message whose body is to follow.
+/// Returns the head of a message whose body is to follow.
 fn message_head(key: &str, length: usize) -> Vec<u8> {
     format!(
         "POST /v1/messages HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n\
@@ -181,7 +181,7 @@ async fn a_header_that_decides_is_not_read_twice() {
     }
 }
 
-/// Streams of one HTTP/2 connection would stand for as many connections, each with an answer that nobody takes.
+/// Streams of one HTTP/2 connection would replace as many connections, each with an unread answer.
 #[tokio::test]
 async fn http2_is_not_spoken() {
     let gateway = TestGateway::start().await;
@@ -191,7 +191,7 @@ async fn http2_is_not_spoken() {
     assert!(answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 505 "), "{answer}");
 }
 
-/// Requests with this key whose answers nobody takes, over sockets that are kept open.
+/// Sends requests with this key without reading their answers, over sockets that are kept open.
 async fn asked_and_not_taken(gateway: &TestGateway, path: &str, key: &str, sockets: usize) -> Vec<TcpStream> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n\r\n");
     let mut open = Vec::new();
@@ -225,7 +225,7 @@ async fn answers_that_nobody_takes_hold_little_memory() {
     assert!(grown < 64 << 20, "{grown} bytes");
 }
 
-/// Makes connections whose configs are nearly as large as they may be.
+/// Creates connections whose configs are nearly as large as allowed.
 async fn large_connections(gateway: &TestGateway, count: usize) -> Value {
     let headers: serde_json::Map<String, Value> =
         (0..15).map(|number| (format!("x-{number}"), "v".repeat(4000).into())).collect();

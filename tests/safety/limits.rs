@@ -1,4 +1,4 @@
-//! Every bound of the OpenAPI document, and what a body of a million faults costs.
+//! Every limit of the OpenAPI document, and the cost of a body with a million faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,7 +48,7 @@ impl Document {
         schema
     }
 
-    /// Every operation with its method, its path and what it takes.
+    /// Returns every operation with its method, its path and its parameters.
     fn operations(&self) -> impl Iterator<Item = (Method, &str, &Value)> {
         let paths = self.0["paths"].as_object().unwrap().iter();
         paths.flat_map(|(path, item)| {
@@ -86,7 +86,7 @@ impl Document {
         })
     }
 
-    /// An object with what it needs and this member.
+    /// Returns an object with its required members and this one.
     fn object(&self, schema: &Value, member: Option<(&str, Value)>) -> Value {
         self.object_within(schema, member, 6).expect("a schema with an end")
     }
@@ -235,7 +235,7 @@ fn text(schema: &Value) -> Value {
     example.unwrap_or_else(|| json!("a".repeat(schema["minLength"].as_u64().unwrap_or(1).max(1) as usize)))
 }
 
-/// Whether the answer is as the case says; what is not, in words.
+/// Returns how the answer differs from the case's expectation, in words.
 fn judge(answer: &Answer, refused: Option<&str>, here: &str) -> Option<String> {
     let status = answer.status.as_u16();
     let errors: Vec<_> = answer.body["errors"].as_array().into_iter().flatten().collect();
@@ -313,7 +313,7 @@ async fn a_parameter_is_held_to_every_bound_of_the_document() {
             let schema = document.resolved(&parameter["schema"]).clone();
             let here = Place::new(format!("{place}/{name}"), schema, Rc::new(|value| value));
             for case in document.cases(&here) {
-                // A text that is no number stands for every other kind.
+                // A text that is no number represents every other kind.
                 let text = match &case.value {
                     // No header can hold it.
                     Value::String(text) if place == "header" && text.contains('\0') => continue,
@@ -345,8 +345,7 @@ async fn a_parameter_is_held_to_every_bound_of_the_document() {
     assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Things whose operations read no body before they know that there is such a thing, by the names that paths have for
-/// them.
+/// Creates objects whose operations read no body before they know the object, by the names that paths have for them.
 async fn things(gateway: &TestGateway) -> BTreeMap<&'static str, String> {
     let connection = gateway.connection("x", "webhook", json!({"url": gateway.url("/")}), json!({})).await;
     let spec = json!({"candidates": [{"connection": "x"}]});

@@ -32,7 +32,7 @@ use crate::{
 const MOST: usize = 600 << 20;
 const MESSAGES: usize = 120;
 
-/// An endpoint that reads whole requests and says nothing, until it is told to answer.
+/// An endpoint that reads whole requests and sends nothing, until it is released.
 #[derive(Clone, Default)]
 struct Silent {
     answers: Arc<AtomicBool>,
@@ -74,7 +74,7 @@ impl Silent {
     }
 }
 
-/// The webhook id of a request that was read to its end, of which nothing is kept.
+/// Returns the webhook id of a request that was read to its end and not kept.
 async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<String> {
     let (mut id, mut length) = (String::new(), 0);
     loop {
@@ -171,7 +171,7 @@ async fn large_messages_to_a_silent_endpoint_leave_memory_and_none_is_lost() {
     assert!(peak(&gateway, 0) < MOST);
 }
 
-/// Nobody reads what one tenant sends: it stays in memory until the deadline, and is a part of the memory only.
+/// A tenant's unread requests stay in memory until the deadline, and take only a part of the memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_that_reads_nothing_leaves_memory_for_others() {
     let config = "[dispatch]\nmax_in_flight_bytes = 100663296\ndeadline_ms = 120000\n[queue]\nlease_ms = 360000\n";

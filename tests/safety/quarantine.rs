@@ -21,7 +21,7 @@ const MOST_CONTENT: usize = 8 << 20;
 
 // ── What one tenant sends ─────────────────────────────────────────────────────────────────
 
-/// A tenant whose only connection is the fixture.
+/// Creates a tenant whose only connection is the fixture.
 async fn fixture_of(gateway: &mut TestGateway, tenant: &str, sink: &Sink) -> String {
     gateway.key = gateway.key_of(tenant, ALL_SCOPES);
     gateway.connection("fix", "fixture", json!({"url": sink.url(&format!("/{tenant}"))}), json!({})).await;
@@ -41,7 +41,7 @@ async fn what_one_tenant_sends_takes_no_provider_from_another() {
     let good = fixture_of(&mut gateway, "good", &sink).await;
     let evil = fixture_of(&mut gateway, "evil", &sink).await;
     let operator = gateway.key_of("operations", "operator,providers:read,audit:read");
-    // Each in a row of its own, whatever the component breaks over.
+    // Each is in a row of its own, whatever limit the component breaks.
     for mode in ["trap", "spin", "grow", "huge", "big-state", "empty-outcomes"] {
         gateway.key.clone_from(&evil);
         assert_ne!(sends(&gateway, mode).await["state"], "sent", "{mode}");
@@ -81,9 +81,9 @@ async fn a_version_that_fails_over_each_answer_is_in_quarantine_for_the_tenant()
     assert_eq!(sends(&gateway, "hello").await["state"], "unroutable");
 }
 
-// ── What is accepted can be delivered ─────────────────────────────────────────────────────
+// ── Accepted messages can be delivered ──────────────────────────────────────────────────────
 
-/// The text of a body whose content has so many bytes.
+/// Returns the text of a body whose content has this number of bytes.
 fn body_of(size: usize, member: &str, unit: &str) -> String {
     let around = format!(r#"{{"{member}":""}}"#).len();
     let count = (size - around) / unit.len();
@@ -214,7 +214,7 @@ async fn the_longest_texts_are_delivered() {
     }
 }
 
-// ── What serves is what the database says ─────────────────────────────────────────────────
+// ── The serving version is the database's ───────────────────────────────────────────────────
 
 fn file(gateway: &TestGateway, name: &str) -> Vec<u8> {
     std::fs::read(gateway.settings().providers.join(format!("{name}.wasm"))).unwrap()
@@ -254,7 +254,7 @@ async fn a_provider_that_is_activated_right_after_its_quarantine_serves() {
     assert_eq!(actions, [activated, quarantined, activated, quarantined, activated]);
 }
 
-// ── Who takes a provider's name ───────────────────────────────────────────────────────────
+// ── Taking a provider's name ────────────────────────────────────────────────────────────────
 
 #[tokio::test]
 async fn another_component_takes_a_name_only_if_an_operator_says_so() {
@@ -328,7 +328,7 @@ async fn a_file_of_the_folder_takes_no_name_over() {
     assert_eq!(gateway.get("/v1/providers/webhook").await["active_digest"], before["active_digest"]);
 }
 
-/// A port that nobody has now.
+/// Returns a free port.
 fn free() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port")
 }

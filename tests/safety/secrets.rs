@@ -28,7 +28,7 @@ async fn change(gateway: &TestGateway, connection: &str, body: Value) -> Answer 
     gateway.call(Method::PATCH, &format!("/v1/connections/{connection}"), Some(&body)).await
 }
 
-/// The pointers and codes of what a 422 names.
+/// Returns the pointers and codes of a 422.
 fn named(problem: &Value) -> Vec<(&str, &str)> {
     let errors = problem["errors"].as_array().unwrap();
     errors.iter().map(|it| (it["pointer"].as_str().unwrap(), it["code"].as_str().unwrap())).collect()
@@ -102,7 +102,7 @@ async fn secrets_change_with_the_rest_of_a_connection() {
     assert_eq!(named(&problem), [("/secrets/auth_token", "missing")]);
 }
 
-/// Each of these would hand the password to somebody else, or to everybody on the way.
+/// Each of these would hand the password to another server, or to everybody on the path.
 #[tokio::test]
 async fn a_port_or_a_weaker_kind_of_tls_is_another_destination() {
     let gateway = TestGateway::start().await;
@@ -249,7 +249,7 @@ async fn an_echo_of_a_credential_is_kept_in_no_spelling() {
     gateway.route("sms", json!({"candidates": [{"connection": "texts"}], "retry": {"type": "none"}})).await;
     let path = format!("/2010-04-01/Accounts/{ACCOUNT}/Messages.json");
     for spelling in spellings(CANARY) {
-        // Once as text in JSON, once as JSON that somebody wrote by hand.
+        // Once as text in JSON, once as JSON written by hand.
         let mut bodies = vec![json!({"code": 21211, "message": format!("you sent {spelling}")}).to_string()];
         if serde_json::from_str::<Value>(&format!("\"{spelling}\"")).is_ok() {
             bodies.push(format!(r#"{{"code": 21211, "message": "you sent {spelling}"}}"#));
@@ -310,7 +310,7 @@ async fn a_mail_servers_echo_of_a_password_is_kept_nowhere() {
     let config = json!({"host": "127.0.0.1", "port": server.port, "tls": "starttls", "from": "shop@example.org", "username": "shop"});
     gateway.connection("mail", "email-smtp", config, json!({"password": CANARY})).await;
     gateway.route("email", json!({"candidates": [{"connection": "mail"}], "retry": {"type": "none"}})).await;
-    // No mail server encodes twice what came encoded.
+    // No mail server encodes an encoded text twice.
     let twice = STANDARD.encode(format!("Authorization: Basic {}", STANDARD.encode(format!("{ACCOUNT}:{CANARY}"))));
     let spoken = spellings(CANARY).into_iter().filter(|spelling| *spelling != twice);
     let spoken = spoken.chain([STANDARD.encode(format!("\0shop\0{CANARY}"))]);
@@ -326,7 +326,7 @@ async fn a_mail_servers_echo_of_a_password_is_kept_nowhere() {
     }
 }
 
-// ── What a key signs ──────────────────────────────────────────────────────────────────────────
+// ── The signed content of a key ─────────────────────────────────────────────────────────────
 
 /// dkimpy's word on a mail.
 fn verifies(mail: &str, record: &str) -> bool {

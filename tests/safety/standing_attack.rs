@@ -98,7 +98,7 @@ async fn connect(to: SocketAddr) -> Option<TcpStream> {
     socket.connect(to).await.ok()
 }
 
-/// Takes connections, reads what comes, and never answers.
+/// Accepts connections, reads their bytes, and never answers.
 async fn silent_endpoint() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -249,7 +249,7 @@ async fn a_wait_is_counted_on_the_databases_clock() {
     }
 }
 
-/// The lease of a node outlives what was settled under it, as long as it holds something else.
+/// The lease of a node outlives its settled deliveries, as long as it holds something else.
 #[tokio::test]
 async fn recovery_passes_over_what_was_settled_and_claimed_by_another() {
     let db = Database::new().await;

@@ -1,4 +1,4 @@
-//! Tenants never see each other: what the catalogue and the roles say.
+//! Tenants never see each other: the catalogue and the roles prove it.
 
 use angarium_store::{api_key, message::message_list, tenant_set};
 

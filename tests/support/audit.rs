@@ -1,5 +1,5 @@
-//! The promise, checked on the ledger and on what receivers got: nothing that was accepted is lost, nothing ends
-//! twice, and what may have been handed off twice says so.
+//! Checks the promise on the ledger and on the receivers' requests: no accepted message is lost, none ends twice, and
+//! possible duplicates are labelled.
 
 use std::collections::HashMap;
 

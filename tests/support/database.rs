@@ -33,7 +33,7 @@ async fn cluster() -> &'static Arc<Cluster> {
         .await
 }
 
-/// The data folder outlives a run: what the last one left is dropped first.
+/// The data folder outlives a run: databases of the last one are dropped first.
 fn start() -> anyhow::Result<(Cluster, String)> {
     let cluster = Cluster::start(Options::tests(xtask::project::root()))?;
     let left = cluster.execute("postgres", "select datname from pg_database where datname like 'test\\_%'")?;
@@ -115,7 +115,7 @@ impl Database {
     }
 }
 
-/// Takes what is due out of the queue, up to so many of each tenant and priority.
+/// Takes due deliveries out of the queue, up to this number of each tenant and priority.
 pub async fn claim_due(db: &mut store::Connection, most: usize) -> Vec<(TenantId, DeliveryId)> {
     let lanes = queue_lanes(db, None, 1000).await.unwrap().into_iter().filter(|lane| lane.due);
     let share = |lane: QueueLane| Share { tenant: lane.tenant, priority: lane.priority, count: most };

@@ -83,7 +83,7 @@ impl TestGateway {
         Self::on(db, &url, nodes, extra).await
     }
 
-    /// One gateway whose way to the database can be cut.
+    /// Starts one gateway whose connection to the database can be cut.
     pub async fn behind_a_proxy(extra: &str) -> (Self, Proxy) {
         let db = Database::new().await;
         let proxy = Proxy::new(&db.url);
@@ -289,7 +289,7 @@ impl TestGateway {
         id(&self.post("/v1/messages", message).await.expect(202))
     }
 
-    /// Sends a message whose JSON is written by hand, and answers its id.
+    /// Sends a message whose JSON is written by hand, and returns its id.
     pub async fn send_raw(&self, message: &str) -> String {
         let request = self.client.post(self.url("/v1/messages")).bearer_auth(&self.key);
         let request = request.header("content-type", "application/json").body(message.to_owned());
@@ -322,8 +322,8 @@ impl TestGateway {
     }
 }
 
-/// A client that goes straight to where it is told. An answer that never comes fails its scenario, rather than holding
-/// all of them up.
+/// Returns a client that follows no redirect. An answer that never comes fails its scenario, rather than delaying all
+/// of them.
 pub fn client() -> reqwest::Client {
     // Another test may have set it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -348,7 +348,7 @@ fn id(body: &Value) -> String {
     body["id"].as_str().unwrap_or_else(|| panic!("no id in {body}")).to_owned()
 }
 
-/// A port that nobody has now.
+/// Returns a free port.
 fn free() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port")
 }

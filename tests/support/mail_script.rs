@@ -18,9 +18,9 @@ use tokio::{
 pub const HANG_UP: &str = "";
 /// Says nothing and stays.
 pub const SILENCE: &str = "…";
-/// Stands before an answer that waits until it is released.
+/// The prefix of an answer that waits until it is released.
 pub const HELD: &str = "held: ";
-/// Stands behind an answer that is cut off there: no line end, and the connection closes.
+/// The suffix of an answer that is cut off there: no line end, and the connection closes.
 pub const CUT: &str = "(cut)";
 
 /// The first step of a connection.
@@ -28,8 +28,8 @@ pub const GREETING: &str = "greeting";
 /// The first step where the client speaks first.
 pub const NOTHING: &str = "nothing";
 
-/// A server that answers each step as usual, but for those in its script: `greeting`, what a command begins with, or
-/// `dot` for a whole mail.
+/// A server that answers each step as usual, except those in its script: `greeting`, a command's beginning, or `dot`
+/// for a whole mail.
 pub struct MailScript {
     pub port: u16,
     /// The received lines; a mail is one line, and `end` is the end of a connection.

@@ -1,4 +1,4 @@
-//! aiosmtpd, with Python's `email` package as the reader and dkimpy as the verifier of what it takes.
+//! aiosmtpd, with Python's `email` package as the reader and dkimpy as the verifier of its mails.
 
 use std::{
     io::Write,
@@ -102,7 +102,7 @@ impl DkimKey {
     fn of(kind: &str, pem: String) -> Self {
         let public = openssl(&["pkey", "-pubout"], &pem);
         let public: String = public.lines().filter(|line| !line.starts_with("---")).collect();
-        // An Ed25519 key stands bare in DNS (RFC 8463): the last 32 bytes of its DER form.
+        // DNS has an Ed25519 key bare (RFC 8463): the last 32 bytes of its DER form.
         let public = if kind == "ed25519" { &public[16..] } else { &public };
         Self { pem, record: format!("v=DKIM1; k={kind}; p={public}") }
     }

@@ -47,12 +47,12 @@ pub fn script(name: &str) -> PathBuf {
     xtask::project::root().join("tests/peers").join(name)
 }
 
-/// A port of loopback that nobody has now.
+/// Returns a free port of loopback.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port").port()
 }
 
-/// Starts a server, and waits until it takes connections. It ends when what is returned is dropped.
+/// Starts a server, and waits until it accepts connections. It ends when the returned value is dropped.
 pub async fn start(mut command: Command, port: u16, log: &Path) -> Lifeline {
     let file = File::create(log).expect("the log can be made");
     command.stdout(file.try_clone().expect("one file, two handles")).stderr(file);

@@ -15,7 +15,7 @@ use tokio::{
     sync::watch,
 };
 
-/// Stands between a gateway and PostgreSQL's socket.
+/// A proxy between a gateway and PostgreSQL's socket.
 pub struct Proxy {
     folder: tempfile::TempDir,
     server: PathBuf,
@@ -63,7 +63,7 @@ struct Trap {
 const SOCKET: &str = ".s.PGSQL.5432";
 
 impl Proxy {
-    /// A proxy to the server whose address this is.
+    /// Returns a proxy to the server with this address.
     pub fn new(url: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("ang").tempdir_in("/tmp").unwrap();
         let (open, watched) = watch::channel(true);
@@ -129,7 +129,7 @@ async fn serve(
     }
 }
 
-/// Passes on what comes from either side, until one ends or the trap shuts.
+/// Passes on the bytes of either side, until one ends or the trap shuts.
 async fn relay(
     mut client: UnixStream,
     mut server: UnixStream,

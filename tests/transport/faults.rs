@@ -57,7 +57,7 @@ async fn the_transmission_may_ask_for_less_time() {
     assert!(began.elapsed() < Duration::from_secs(2));
 }
 
-/// Expects a 200 of whose body this much was read before it was cut, and the reason.
+/// Expects a 200 whose body was cut after this length, and the reason.
 fn cut_after(reply: Reply, length: usize, why: &str) {
     let Reply::Http { status: 200, body, cut: Some(cut), .. } = reply else { panic!("{reply:?}") };
     assert_eq!(body.len(), length, "{cut}");
@@ -161,7 +161,7 @@ async fn interim_answers_without_end_are_not_read_on() {
     end.recv().await.unwrap();
 }
 
-/// Those whose connection ends with the body, and those who say more than they should.
+/// Servers whose connection ends with the body, and servers that send too much.
 #[tokio::test]
 async fn where_a_body_ends_is_no_reason_to_doubt_its_status() {
     for (name, answer, status) in [
@@ -270,7 +270,7 @@ async fn a_refused_connection_was_not_sent() {
     assert_eq!(Sender::new().fault(&format!("http://{address}/")).await, (FaultKind::Connect, false));
 }
 
-/// Answers what the test says for any name.
+/// Answers the test's addresses for any name.
 enum Names {
     Are(&'static str),
     Fail,

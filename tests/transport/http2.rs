@@ -1,4 +1,4 @@
-//! HTTP/2 over TLS, with a server that is written by hand: it refuses what it has not processed, goes away, or falls silent.
+//! HTTP/2 over TLS, with a server that is written by hand: it refuses unprocessed requests, goes away, or falls silent.
 
 use std::{
     sync::{
@@ -49,7 +49,7 @@ enum Act {
     GoAway {
         processed: bool,
     },
-    /// It reads on and says nothing any more, to nobody, not even to a PING.
+    /// It reads on and sends nothing any more, not even to a PING.
     FallSilent,
 }
 
@@ -61,7 +61,7 @@ struct Server {
 }
 
 impl Server {
-    /// A server that acts in this order, whatever the connection, and answers from then on.
+    /// Starts a server that acts in this order, on any connection, and answers from then on.
     async fn acting(acts: &'static [Act]) -> Self {
         let authority = Authority::new();
         let acceptor = acceptor_for(&authority, &[b"h2", b"http/1.1"]);

@@ -1,4 +1,4 @@
-//! Mail submission against servers that follow a script: what each refusal or fault means.
+//! Mail submission against servers that follow a script: the meaning of each refusal or fault.
 
 use std::sync::{
     Arc,
@@ -490,7 +490,7 @@ async fn a_refusal_amid_the_mail_is_an_answer() {
     assert_eq!(code(&submit(&Sender::new(), large).await.unwrap()), (552, Some("5.3.4")));
 }
 
-/// A server that begins TLS with a certificate that nobody knows.
+/// Starts a server that begins TLS with an unknown certificate.
 async fn starttls_server(script: &[(&str, &str)]) -> (u16, UnboundedReceiver<String>, Authority) {
     let authority = Authority::new();
     let acceptor = acceptor(&authority, false);
@@ -524,7 +524,7 @@ async fn opportunistic_tls_takes_any_certificate_and_none() {
     let fault = submit(&Sender::new(), mail(port, SmtpTls::Starttls)).await.unwrap_err();
     assert_eq!((fault.kind, fault.may_have_been_sent), (FaultKind::Tls, false));
 
-    // Credentials go to nobody who can't show who he is.
+    // Credentials go only to a server that can prove its identity.
     let (user, password) = (Some("shop".to_owned()), Some("canary".to_owned()));
     let known = SmtpSubmission { user, password, ..mail(port, SmtpTls::Opportunistic) };
     let fault = submit(&Sender::new(), known).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! TLS: whom the transport trusts, and how it shows who it is.
+//! TLS: the authorities that the transport trusts, and the proof of its own identity.
 
 use std::sync::Arc;
 

@@ -123,7 +123,7 @@ fn all(options: &Options) -> Result<Figures> {
     runtime.block_on(measure(&stage, options))
 }
 
-/// The load generator costs a share of what it measures: it too is a release build, and may open many sockets.
+/// The load generator uses a share of the measured machine: it too is a release build, and may open many sockets.
 fn run_released(words: &[&str]) -> anyhow::Error {
     step("building the load generator");
     if let Err(error) = project::run(project::cargo().args(["build", "--release", "--package", "xtask"])) {

@@ -120,7 +120,7 @@ impl Cluster {
         }
     }
 
-    /// Starts a private cluster even where `DATABASE_URL` is set: for measurements, whose settings must be known.
+    /// Starts a private cluster even if `DATABASE_URL` is set: for measurements, whose settings must be known.
     pub fn start_private(options: &Options) -> Result<Self> {
         let binaries = Binaries::find_or_install()?;
         let server = Server::start(&binaries, options)?;
@@ -195,7 +195,7 @@ impl Cluster {
         Ok(self.url(name))
     }
 
-    /// Drops a database if it is there, and whoever is connected to it.
+    /// Drops a database if it exists, with its connections.
     pub fn drop_database(&self, name: &str) -> Result<()> {
         self.execute("postgres", &format!("drop database if exists {} with (force)", identifier(name)?))?;
         Ok(())
@@ -207,7 +207,7 @@ impl Cluster {
         Ok(self.execute("postgres", &format!("select 1 from pg_database where datname = '{name}'"))? == "1")
     }
 
-    /// Runs SQL by `psql` and returns what it prints, unaligned and without headings.
+    /// Runs SQL by `psql` and returns its output, unaligned and without headings.
     pub fn execute(&self, database: &str, sql: &str) -> Result<String> {
         let output = Command::new(&self.psql)
             .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--no-password"])

@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz`: what draws its cases, with fresh seeds over and over, and then the fuzz targets.
 //!
-//! A normal run of the tests always draws the same cases, so that it fails for what was changed and for nothing else.
+//! A normal run of the tests always draws the same cases, so that only a change makes it fail.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::project::{self, run};
 use crate::tests::Peers;
 use crate::tool::Tool;
 
-/// How long each goes on, where nobody says, in seconds.
+/// The default duration of each, in seconds.
 const SECONDS: u64 = 60;
 const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
 /// The folder of the targets: a workspace of its own, which a normal build does not look at.
@@ -35,7 +35,7 @@ pub const PROPERTIES: &[&str] = &[
     "transport/src/smtp/reply",
 ];
 
-/// The modules under `tests` whose scenarios do.
+/// The modules under `tests` whose scenarios draw theirs.
 pub const SCENARIOS: &[&str] = &[
     "faults/schedules",
     "flow/crash",
@@ -158,7 +158,7 @@ fn fuzz(target: &str, time: Duration) -> Result<()> {
     run(&mut command)
 }
 
-/// The folders of what a target begins with: its own, and what the project has of its kind.
+/// Returns the folders of a target's initial inputs: its own, and the project's files of its kind.
 fn seeds(target: &str) -> Result<Vec<PathBuf>> {
     let root = project::root();
     let own = root.join(TARGETS).join("seeds").join(target);

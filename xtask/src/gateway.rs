@@ -46,7 +46,7 @@ pub struct Gateway {
     settings: Settings,
 }
 
-/// A free port on loopback: 8080, which is easy to remember, if nobody has it.
+/// Returns a free port on loopback: 8080, which is easy to remember, if it is free.
 pub fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:8080").or_else(|_| TcpListener::bind("127.0.0.1:0"));
     Ok(listener.context("no free port on 127.0.0.1")?.local_addr()?)
@@ -72,7 +72,7 @@ impl Settings {
         Ok(key.to_owned())
     }
 
-    /// Runs `angarium` with those arguments and returns what it prints.
+    /// Runs `angarium` with those arguments and returns its output.
     pub fn command_line(&self, arguments: &[&str]) -> Result<String> {
         let output = self
             .command(&self.write_config()?)

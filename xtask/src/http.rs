@@ -1,7 +1,7 @@
 //! As much HTTP/1.1 as a loopback receiver and a load generator need, at a few microseconds a request.
 //!
-//! Written by hand because the load and the sink share two cores with what they measure. Not for the network:
-//! no TLS, no chunked bodies, and a peer that misbehaves is simply hung up on.
+//! Written by hand because the load and the sink share two cores with the measured processes. Not for the network: no
+//! TLS, no chunked bodies, and the connection of a misbehaving peer is closed.
 
 mod client;
 mod server;

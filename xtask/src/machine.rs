@@ -36,7 +36,7 @@ pub fn programs(name: &str) -> impl Iterator<Item = PathBuf> {
     candidates.into_iter().filter(|file| is_executable(file))
 }
 
-/// Whether the file exists and may be executed by somebody.
+/// Whether the file exists and is executable.
 pub fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
@@ -98,7 +98,7 @@ pub struct Packages {
 }
 
 impl Packages {
-    /// Debian's packages of servers would also configure and start one: they are told not to.
+    /// Debian's packages of servers would also configure and start one: this prevents it.
     fn apt_script(&self) -> String {
         let install = format!("apt-get install -y --no-install-recommends {}", self.apt.join(" "));
         let update = "export DEBIAN_FRONTEND=noninteractive; apt-get update -q";

@@ -40,7 +40,7 @@ pub fn build(root: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// The names of what a component imports, such as `angarium:provider/log@1.0.0`.
+/// Returns the names of a component's imports, such as `angarium:provider/log@1.0.0`.
 ///
 /// # Errors
 /// The bytes are not a component.
@@ -90,7 +90,7 @@ fn target_is_installed(workspace: &Path) -> Result<bool> {
     Ok(output.status.success() && Path::new(libdir.trim()).is_dir())
 }
 
-/// Runs the cargo that runs us, with a target folder of its own, whatever ours is.
+/// Runs the cargo that runs this program, with a target folder of its own.
 fn compile(workspace: &Path) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)

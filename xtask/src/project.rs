@@ -41,8 +41,8 @@ pub fn build_example(name: &str, profile: Profile) -> Result<PathBuf> {
     build(&["--example", name], profile).map(|folder| folder.join("examples").join(name))
 }
 
-/// The folder in which what was built is. The whole workspace's features, as the tests have them: nothing is compiled
-/// twice.
+/// Returns the folder of the built artifacts. It uses the whole workspace's features, as the tests do: nothing is
+/// compiled twice.
 fn build(what: &[&str], profile: Profile) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--workspace"]).args(what);
@@ -69,8 +69,8 @@ pub fn build_providers() -> Result<PathBuf> {
 
 /// Cargo, in the repository's root.
 ///
-/// Without what the cargo that runs us says of our package: build scripts watch those variables, and would run
-/// again, with all that depends on them.
+/// Returns cargo without the package variables of the cargo that runs this program: build scripts watch those
+/// variables, and would run again, with everything that depends on them.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
@@ -96,7 +96,7 @@ pub fn prepare_toolchain() -> Result<()> {
     run(command.args(["target", "add", "wasm32-unknown-unknown"]).current_dir(root()))
 }
 
-/// Runs a command in the foreground; what it prints goes to standard error.
+/// Runs a command in the foreground; its output goes to standard error.
 pub fn run(command: &mut Command) -> Result<()> {
     let line = line(command);
     let status = command

@@ -5,7 +5,7 @@ use angarium_provider::{Disposition, Outcome, SmtpReply, code};
 /// Longer texts are cut; servers write essays.
 const MAX_MESSAGE: usize = 300;
 
-/// The outcome; `message_id` is what the delivery is known by once it was taken.
+/// Returns the outcome; `message_id` identifies the delivery once it was taken.
 pub fn classify(reply: &SmtpReply, message_id: &str) -> Outcome {
     let (disposition, unified) = judge(reply);
     let outcome = Outcome::new(disposition, unified, message(reply)).code(own_code(reply));

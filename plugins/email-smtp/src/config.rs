@@ -1,4 +1,4 @@
-//! A connection's configuration, and what it says about the session.
+//! A connection's configuration, and its settings of the session.
 
 use angarium_provider::{Context, Dkim, Outcome, SmtpTimeouts, SmtpTls};
 use serde::Deserialize;

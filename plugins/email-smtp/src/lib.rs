@@ -1,13 +1,13 @@
 //! E-mail through any SMTP server.
 //!
-//! The gateway writes the MIME form, splices the attachments and signs with DKIM; this provider
-//! says what belongs where. It must refuse whatever could inject a header or an address.
+//! The gateway writes the MIME form, inserts the attachments and signs with DKIM; this provider maps the delivery's
+//! fields. It must refuse everything that could inject a header or an address.
 //!
 //! The parameter `list_unsubscribe` takes an `https:` URL, a `mailto:` URL or both, separated by
 //! a space, and makes `List-Unsubscribe`, with one-click (RFC 8058) where there is an `https:` URL.
 //!
-//! The parameter `return_path` takes the address that failures of this mail are reported to, or `<>` for nobody: an
-//! automatic answer or a notice must not be answered (RFC 5321, 4.5.5).
+//! The parameter `return_path` takes the address for failure reports of this mail, or `<>` for none: an automatic
+//! answer or a notice must not be answered (RFC 5321, 4.5.5).
 
 mod addresses;
 mod answer;

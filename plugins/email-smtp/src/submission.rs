@@ -122,8 +122,8 @@ fn message_id(config: &Config, delivery: &Delivery, sender: &Address) -> Result<
     Ok(id)
 }
 
-/// A text as a side of a Message-ID (RFC 5322, 3.6.4): what an atom doesn't hold, and what is not
-/// ASCII, becomes `=` and two hexadecimal digits, so that different texts stay different.
+/// Returns a text as a side of a Message-ID (RFC 5322, 3.6.4): characters outside an atom, or outside ASCII, become `=`
+/// and two hexadecimal digits, so that different texts stay different.
 fn atoms(text: &str) -> String {
     let mut atoms = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -99,7 +99,7 @@ impl Callback {
 }
 
 impl Check {
-    /// An HMAC with the secret of that name, whose bytes are the key. `expected` is as it came.
+    /// An HMAC with the secret of that name, whose bytes are the key. `expected` is the received signature.
     #[must_use]
     pub fn hmac(hash: Hash, key: &str, message: Vec<Segment>, encoding: Encoding, expected: &str) -> Self {
         let (key, expected) = (key.into(), expected.into());

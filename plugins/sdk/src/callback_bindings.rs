@@ -1,5 +1,5 @@
-//! The types and glue of the contract's `callbacks`, generated from `wit/v1`. A component has them
-//! only where `export!` is told so.
+//! The types and glue of the contract's `callbacks`, generated from `wit/v1`. A component has them only if `export!`
+//! says so.
 
 #![allow(missing_docs, reason = "generated")]
 

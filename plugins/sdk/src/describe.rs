@@ -91,7 +91,7 @@ impl Descriptor {
         self
     }
 
-    /// The service signs no callbacks: whoever knows a connection's callback URL is believed.
+    /// The service signs no callbacks: every caller with a connection's callback URL is believed.
     #[must_use]
     pub fn unsigned_callbacks(self) -> Self {
         self.with_ext(|ext| ext["unsigned_callbacks"] = json!(true))

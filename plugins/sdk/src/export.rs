@@ -14,17 +14,17 @@ pub trait Provider {
     /// The connection's `config`; the gateway has checked it against the descriptor's schema.
     type Config: DeserializeOwned;
 
-    /// Says what this provider is and needs.
+    /// Returns this provider's description and needs.
     fn describe() -> Descriptor;
 
     /// Turns a delivery into the first step; an `Err` is its outcome, and nothing is sent.
     fn prepare(ctx: &Context, config: &Self::Config, delivery: &Delivery) -> Result<Step, Outcome>;
 
-    /// Says what the answer to the last transmission means, or what to do next.
+    /// Returns the meaning of the answer to the last transmission, or the next step.
     fn interpret(ctx: &Context, config: &Self::Config, state: &[u8], answer: &Reply) -> Result<Step, Outcome>;
 
-    /// As [`Provider::prepare`] for a provider whose `max_batch` is above 1; one outcome for each
-    /// delivery must come of it, in the order given.
+    /// Does the same as [`Provider::prepare`] for a provider whose `max_batch` is above 1; it must return one outcome
+    /// for each delivery, in the order given.
     fn prepare_batch(ctx: &Context, config: &Self::Config, deliveries: &[Delivery]) -> Result<Step, Outcome> {
         match deliveries {
             [delivery] => Self::prepare(ctx, config, delivery),
@@ -32,8 +32,8 @@ pub trait Provider {
         }
     }
 
-    /// Reads what the service says later, for a component that is exported `with callbacks`. An
-    /// `Err` says in a sentence why the request is none of the service's.
+    /// Reads a callback, for a component that is exported `with callbacks`. An `Err` says in a sentence why the request
+    /// does not come from the service.
     fn parse_callback(_: &callback::Context, _: &Self::Config, _: &callback::Request) -> Result<Callback, String> {
         Err("this provider reads no callbacks".into())
     }

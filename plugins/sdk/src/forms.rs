@@ -31,7 +31,7 @@ fn push_form_text(form: &mut String, text: &str) {
 
 /// The host in an `http` or `https` URL, without user, port or path; `None` where there is none.
 ///
-/// For choosing and for messages; what a request may reach is decided by the gateway alone.
+/// For choosing and for messages; the gateway alone decides about allowed hosts.
 #[must_use]
 pub fn host_of_url(url: &str) -> Option<&str> {
     let (scheme, rest) = url.split_once("://")?;

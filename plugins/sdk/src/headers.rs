@@ -2,7 +2,7 @@
 
 use crate::{HttpResponse, Kv};
 
-/// The first header of that name, whatever its case.
+/// Returns the first header of that name, in any case.
 #[must_use]
 pub fn find_header<'a>(headers: &'a [Kv], name: &str) -> Option<&'a str> {
     headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.as_str())
@@ -16,7 +16,7 @@ pub fn is_header_name(name: &str) -> bool {
 }
 
 impl HttpResponse {
-    /// The first header of that name, whatever its case.
+    /// Returns the first header of that name, in any case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         find_header(&self.headers, name)
@@ -34,7 +34,7 @@ impl HttpResponse {
     }
 }
 
-/// The longest wait that is told, in milliseconds: a thousand years. The gateway follows less.
+/// The longest wait that is reported, in milliseconds: a thousand years. The gateway follows less.
 const LONGEST_WAIT_MS: f64 = 3.2e13;
 
 /// Milliseconds until the time in a `Retry-After` (RFC 9110, 10.2.3): seconds in any number of digits, or a date in any of

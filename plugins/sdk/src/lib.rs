@@ -1,9 +1,9 @@
 //! Write a delivery provider for Angarium.
 //!
-//! A provider describes and the gateway performs: [`Provider::prepare`] turns a delivery into a
-//! request, the gateway sends it, [`Provider::interpret`] says what the answer means. A guest has
-//! no sockets, no clock, no randomness and no secrets, so everything here is a plain function of
-//! data, and a provider is tested on the author's machine with files (see [`vectors`]).
+//! A provider describes and the gateway performs: [`Provider::prepare`] turns a delivery into a request, the gateway
+//! sends it, and [`Provider::interpret`] returns the meaning of the answer. A guest has no sockets, no clock, no
+//! randomness and no secrets, so everything here is a plain function of data, and a provider is tested on the author's
+//! machine with files (see [`vectors`]).
 //!
 //! This crate must never give a component another import than the contract's `log`.
 //!

@@ -54,7 +54,7 @@ unsafe impl GlobalAlloc for Arena {
         match self.offset(block) {
             Some(offset) if self.is_last(offset, layout.size()) => self.used.set(offset),
             Some(_) => {}
-            // SAFETY: what is not the arena's is the system's.
+            // SAFETY: memory outside the arena belongs to the system's allocator.
             None => unsafe { System.dealloc(block, layout) },
         }
     }
@@ -78,7 +78,7 @@ unsafe impl GlobalAlloc for Arena {
                     moved
                 }
             }
-            // SAFETY: what is not the arena's is the system's.
+            // SAFETY: memory outside the arena belongs to the system's allocator.
             None => unsafe { System.realloc(block, layout, size) },
         }
     }

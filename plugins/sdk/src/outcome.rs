@@ -74,7 +74,7 @@ impl Outcome {
         self
     }
 
-    /// The provider's id of what it took.
+    /// Sets the provider's id of the message.
     #[must_use]
     pub fn external_id(mut self, id: impl Into<String>) -> Self {
         self.external_id = Some(id.into());
@@ -115,8 +115,8 @@ impl Outcome {
     /// 408, 425 and 5xx are worth another try; 410 is gone; any other, also a redirect, is final. `Retry-After` is
     /// honoured.
     ///
-    /// 403 says that this request is not allowed, which is the recipient's or the sender's matter more often than the
-    /// credentials': a provider whose service answers bad credentials with it says so itself.
+    /// 403 means that this request is not allowed, which concerns the recipient or the sender more often than the
+    /// credentials: a provider whose service answers bad credentials with it must say so itself.
     #[must_use]
     pub fn from_http_status(ctx: &Context, answer: &Reply) -> Self {
         let Reply::Http(response) = answer else {

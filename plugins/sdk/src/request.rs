@@ -57,8 +57,8 @@ impl HttpRequest {
 
     /// A JSON body.
     ///
-    /// A value that JSON can't hold (a map whose keys aren't strings) becomes `null`; plain
-    /// structs and `json!` never are.
+    /// A value that JSON cannot hold (a map whose keys are not strings) becomes `null`; plain structs and `json!` never
+    /// do.
     #[must_use]
     pub fn json(self, value: &impl Serialize) -> Self {
         self.text("application/json", serde_json::to_string(value).unwrap_or_else(|_| "null".into()))

@@ -1,7 +1,7 @@
 //! Golden vectors: a provider's tests as files.
 //!
-//! Each file in a folder is one case in JSON: what the gateway gives and what must come of it,
-//! with the contract's names in snake case.
+//! Each file in a folder is one case in JSON: the gateway's input and the expected result, with the contract's names in
+//! snake case.
 //!
 //! ```json
 //! { "why": "a plain text is posted",
@@ -10,12 +10,11 @@
 //!   "step": {"send": {"transmission": {"http": {"method": "post", "url": "…"}}}} }
 //! ```
 //!
-//! `prepare` is a delivery; or `interpret` is an answer, such as `{"http": {"status": 202}}` or
-//! `{"smtp": {"code": 250}}`, with `state` where it matters. The result is `step`, or `error` for
-//! an outcome instead of a step. Or `callback` is a request to the callback URL, such as
-//! `{"method": "POST", "url": "…", "body": "…"}`, and the result is what was read of it, as
-//! `read`, or `error` for a sentence that refuses it. One file may instead hold a list of cases. Nulls, empty lists and
-//! empty strings may be left out on both sides, and so may an `ext` or a `detail` of `{}`.
+//! `prepare` is a delivery; or `interpret` is an answer, such as `{"http": {"status": 202}}` or `{"smtp": {"code":
+//! 250}}`, with `state` if it matters. The result is `step`, or `error` for an outcome instead of a step. Or `callback`
+//! is a request to the callback URL, such as `{"method": "POST", "url": "…", "body": "…"}`, and the result is its
+//! reading, as `read`, or `error` for a sentence that refuses it. One file may instead hold a list of cases. Nulls,
+//! empty lists and empty strings may be left out on both sides, and so may an `ext` or a `detail` of `{}`.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -56,7 +56,7 @@ fn sorted(form: &Form) -> String {
     sorted.keys().flat_map(|(name, value)| [*name, *value]).collect()
 }
 
-/// `None` for a status on the way to Twilio's own `sent`, of which nothing follows.
+/// Returns `None` for a status before Twilio's own `sent`, which has no effect.
 fn event(status: &str, sid: &str, form: &Form, request: &Request) -> Option<Event> {
     let kind = match status {
         "sent" => kind::SENT,
@@ -85,7 +85,7 @@ fn said(form: &Form, error: u32) -> String {
     }
 }
 
-/// Times and names of carriers, and of a message that came in what it says.
+/// Returns times and names of carriers, and the text of an incoming message.
 fn detail(status: &str, form: &Form) -> angarium_provider::serde_json::Value {
     let kept: &[_] = match status {
         "received" => &["From", "Body", "NumMedia"],

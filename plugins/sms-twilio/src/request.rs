@@ -52,8 +52,8 @@ pub fn build(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<Http
     Ok(HttpRequest::post(url).form(&form).basic(user, AUTH_TOKEN).timeout_ms(config.timeout_ms))
 }
 
-/// Where Twilio says what became of the message: an address of somebody else's, or the
-/// connection's own with the delivery's id, which then comes back with each callback.
+/// Returns the URL for Twilio's reports: an address of the sender's, or the connection's own with the delivery's id,
+/// which then returns with each callback.
 fn status_callback(ctx: &Context, config: &Config, delivery: &Delivery) -> Option<String> {
     let own = || {
         let url = ctx.callback_url().filter(|_| config.receipts)?;

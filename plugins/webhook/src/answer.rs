@@ -2,9 +2,9 @@
 
 use angarium_provider::{Context, HttpResponse, Outcome, Reply, code};
 
-/// As any HTTP answer, but whatever is no success is tried again, except 410, which asks for nothing to be sent there
-/// again, and a redirect. An endpoint answers 404, 401, 403 or 409 while it is deployed, moved or given a new secret, and
-/// Standard Webhooks has such deliveries tried again. No answer speaks of this connection's credentials.
+/// Classifies as any HTTP answer, but every failure is tried again, except 410, which asks for nothing to be sent there
+/// again, and a redirect. An endpoint answers 404, 401, 403 or 409 while it is deployed, moved or given a new secret,
+/// and Standard Webhooks has such deliveries tried again. No answer says anything about this connection's credentials.
 pub fn classify(ctx: &Context, answer: &Reply) -> Outcome {
     let outcome = Outcome::from_http_status(ctx, answer);
     let Reply::Http(response) = answer else {

@@ -108,9 +108,9 @@ fn body(delivery: &Delivery) -> Result<String, Outcome> {
     Ok(serde_json::to_string(&given).unwrap_or_default())
 }
 
-/// Whether two URLs have the same scheme, host and port, written in the same way. They often hold credentials of the
-/// endpoint, so what is in doubt is another origin: the gateway reads a URL as browsers do, and this is no parser of
-/// that kind.
+/// Whether two URLs have the same scheme, host and port, written in the same way. Headers often hold credentials of the
+/// endpoint, so a doubtful URL counts as another origin: the gateway reads a URL as browsers do, and this is no parser
+/// of that kind.
 fn has_same_origin(url: &str, other: &str) -> bool {
     match (origin(url), origin(other)) {
         (Some(own), Some(other)) => own == other,
@@ -118,8 +118,7 @@ fn has_same_origin(url: &str, other: &str) -> bool {
     }
 }
 
-/// The scheme and the authority in lower case, the scheme's own port left out; `None` for what may be read in more
-/// than one way.
+/// Returns the scheme and the authority in lower case, without the scheme's own port; `None` for an ambiguous URL.
 fn origin(url: &str) -> Option<(String, String)> {
     let (scheme, rest) = url.split_once("://")?;
     let (scheme, end) = (scheme.to_ascii_lowercase(), rest.find(['/', '?', '#']).unwrap_or(rest.len()));

@@ -11,7 +11,7 @@ use angarium::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// Stands between two fields.
+/// Separates two fields.
 const BETWEEN: char = '\u{1f}';
 
 fuzz_target!(|text: &str| {

@@ -1,4 +1,4 @@
-//! A request that nobody signed is believed by nobody, and reading it never fails.
+//! An unsigned request is never believed, and reading it never fails.
 #![no_main]
 
 use angarium::{
@@ -14,7 +14,7 @@ use angarium_provider::{Provider, callback as sdk};
 use libfuzzer_sys::fuzz_target;
 use sms_twilio::SmsTwilio;
 
-/// Stands between two fields.
+/// Separates two fields.
 const BETWEEN: u8 = 0x1f;
 const SECRET: &str = "nobody knows this";
 
@@ -53,7 +53,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// Twilio's parser stands for all: forms, headers and URLs are read by what the SDK has.
+/// Twilio's parser represents all: the SDK reads forms, headers and URLs.
 fn read_by_a_provider(url: String, name: String, value: String, body: &[u8]) {
     let ctx = sdk::Context { now_ms: 0.0, secrets: vec!["auth_token".to_owned()], ext: "{}".to_owned() };
     let config = serde_json::from_str(r#"{"account_sid": "AC0", "from": "+1555"}"#).expect("a config");

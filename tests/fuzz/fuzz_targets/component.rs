@@ -1,4 +1,4 @@
-//! A file that is no component is refused, whatever it is; one that is may say what it likes.
+//! A file that is no component is refused, whatever its content; a component's content is arbitrary.
 #![no_main]
 
 use std::{sync::LazyLock, time::Duration};

@@ -1,4 +1,4 @@
-//! No field of a mail becomes a header or a line of its own, and what is signed is what is sent.
+//! No field of a mail becomes another header or line, and the signed text is the sent one.
 #![no_main]
 
 use angarium::{
@@ -7,7 +7,7 @@ use angarium::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// Stands between two fields.
+/// Separates two fields.
 const BETWEEN: char = '\u{1f}';
 
 fuzz_target!(|text: &str| {

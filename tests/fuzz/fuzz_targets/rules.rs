@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    // Rules first, then what a message says of itself.
+    // Rules first, then a message's data.
     let mut parts = serde_json::Deserializer::from_str(text).into_iter::<serde_json::Value>();
     let (Some(Ok(rules)), Some(Ok(said))) = (parts.next(), parts.next()) else { return };
     let Ok(specs) = serde_json::from_value::<Vec<RuleSpec>>(rules) else { return };

@@ -38,7 +38,7 @@ impl Figures {
         self.all.push(Figure { name: name.into(), value, target: Some(target) });
     }
 
-    /// A rate a second whose relation to pgbench is what counts.
+    /// Adds a rate a second whose relation to pgbench counts.
     pub fn add_relative(&mut self, name: &'static str, rate: f64, at_least: f64) {
         self.relative.push((name, rate, at_least));
     }

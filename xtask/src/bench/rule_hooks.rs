@@ -33,7 +33,7 @@ const PAIRS: usize = 7;
 /// Between two changes.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Different ones, as they come from a shop: no customer stands in two of them.
+/// Different messages, as from a shop: no customer is in two of them.
 const MESSAGES: usize = 5_000;
 const COUNTRIES: [&str; 8] = ["SE", "NO", "DK", "FI", "DE", "FR", "GB", "US"];
 
@@ -91,7 +91,7 @@ fn rule(number: usize, score: f64) -> Value {
     json!({"name": format!("Rule {number}"), "priority": number % 7, "when": when, "then": then})
 }
 
-/// A message of which rules have something to say.
+/// Returns a message that rules have consequences for.
 fn message(number: usize) -> Value {
     let mut message = stage::message();
     message["attributes"] = json!({"amount": 100 + number % 1_900, "currency": "SEK"});
@@ -129,7 +129,7 @@ async fn cost(
     for ((kind, _), spent) in kinds.iter().zip(spent) {
         spent.report(&format!("ruled_{kind}"), figures);
     }
-    // Where the machine stands still for a moment, that is one turn's.
+    // A pause of the machine affects only one turn.
     let usual = |figure: fn(&[f64; 3]) -> f64| median(rates.each_ref().map(figure));
     let with_script = usual(|it| it[2]);
     figures.add("ruled_without_per_s", usual(|it| it[0]));

@@ -178,14 +178,14 @@ pub fn single(api: &Api, message: &Value) -> Vec<u8> {
     api.prepare("POST", "/v1/messages", message.to_string().as_bytes())
 }
 
-/// A request with that many messages whose payloads carry the time.
+/// Returns a request with that many messages whose payloads carry the time.
 pub fn stamped_batch(api: &Api, stamp: &str, copies: usize) -> Vec<u8> {
     let message = format!(r#"{{"channel":"webhook","connection":"quick","content":{{"payload":{stamp}}}}}"#);
     let body = format!(r#"{{"messages":[{}]}}"#, vec![message; copies].join(","));
     api.prepare("POST", "/v1/messages/batch", body.as_bytes())
 }
 
-/// A request whose payload carries the time.
+/// Returns a request whose payload carries the time.
 pub fn stamped(api: &Api, stamp: &str) -> Vec<u8> {
     let body = format!(r#"{{"channel":"webhook","connection":"quick","content":{{"payload":{stamp}}}}}"#);
     api.prepare("POST", "/v1/messages", body.as_bytes())

@@ -35,7 +35,7 @@ pub async fn end_to_end(stage: &Stage, options: &Options, figures: &mut Figures)
     stage.strike("end_to_end", scene)
 }
 
-/// Sends for the given time, waits for the last receipt, and divides: what was put off to the end counts too.
+/// Sends for the given time, waits for the last receipt, and divides: postponed deliveries count too.
 async fn deliver(
     stage: &Stage,
     scene: &Scene,
@@ -56,7 +56,7 @@ async fn deliver(
     Ok(rate)
 }
 
-/// The rate at which such requests are delivered, and what was answered.
+/// Returns the rate at which such requests are delivered, and the answers.
 pub async fn delivered(
     scene: &Scene,
     sink: &Sink,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-/// CPU time of a process so far, with that of its ended children.
+/// Returns the CPU time of a process so far, with that of its ended children.
 pub fn cpu(process: u32) -> Option<Duration> {
     parse_cpu(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?).map(|(_, time)| time)
 }
@@ -30,7 +30,7 @@ pub fn peak_memory_mb(process: u32) -> Option<f64> {
     Some(kilobytes / 1024.0)
 }
 
-/// The parent and the CPU time in a line of proc(5)'s `stat`, whose ticks are hundredths of a second.
+/// Returns the parent and the CPU time in a line of proc(5)'s `stat`, whose ticks are hundredths of a second.
 fn parse_cpu(stat: &str) -> Option<(u32, Duration)> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks: u64 = fields.get(11..15)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum();

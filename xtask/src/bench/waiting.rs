@@ -1,4 +1,4 @@
-//! Ten thousand deliveries in flight to a provider that takes ten seconds, and what others notice of it.
+//! Ten thousand deliveries in flight to a provider that takes ten seconds, and the effect on others.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Where a private cluster lives, and as whom it runs.
+//! The place of a private cluster, and its user.
 
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
@@ -20,7 +20,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Ourselves, or for root the owner of the existing data, else `postgres`, else `nobody`.
+    /// Returns the present user, or for root the owner of the existing data, else `postgres`, else `nobody`.
     pub fn for_data(data: &Path) -> Result<Self> {
         let user = machine::user_id()?;
         if user != 0 {
@@ -61,7 +61,8 @@ impl Account {
     }
 }
 
-/// A name that others may have taken is used only when it is ours: nobody may lay a trap in /tmp.
+/// A name that others may have taken is used only if it belongs to this user: otherwise another user could lay a trap
+/// in /tmp.
 fn owned_by(folder: &Path, user: u32) -> Result<()> {
     let found = fs::symlink_metadata(folder)?;
     ensure!(

@@ -107,7 +107,7 @@ fn is_ready(postmaster: &str, process: u32) -> bool {
     ours && lines.nth(6).is_some_and(|line| line.trim() == "ready")
 }
 
-/// A killed run's server is about to end by its lifeline; one that doesn't is told to.
+/// A killed run's server is about to end by its lifeline; one that does not is stopped.
 fn stop_leftover(data: &Path) -> Result<()> {
     let file = data.join("postmaster.pid");
     for (patience, signal) in [(2, "INT"), (10, "QUIT"), (5, "KILL"), (5, "KILL")] {

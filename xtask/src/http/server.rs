@@ -70,7 +70,7 @@ impl Reply {
     }
 }
 
-/// A listening receiver; dropping it stops listening and hangs up on everybody.
+/// A listening receiver; dropping it stops listening and closes all connections.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,

@@ -18,7 +18,7 @@ pub struct Mail {
     pub content: Vec<u8>,
 }
 
-/// A listening server; [`MailServer::go_down`] or dropping it hangs up on everybody.
+/// A listening server; [`MailServer::go_down`] or dropping it closes all connections.
 #[derive(Debug)]
 pub struct MailServer {
     address: SocketAddr,
@@ -49,7 +49,7 @@ impl MailServer {
         self.mails.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on nobody listens there, and open connections are closed.
+    /// Stops listening, and closes open connections.
     pub async fn go_down(&mut self) {
         self.accepting.abort();
         let _ = (&mut self.accepting).await;

@@ -35,7 +35,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Installs what is not there yet, or not in the versions wanted.
+    /// Installs missing packages, or those in other versions.
     pub fn prepare() -> Result<Self> {
         let home = project::target().join("peers");
         fs::create_dir_all(&home).with_context(|| format!("could not make {}", home.display()))?;
@@ -56,8 +56,8 @@ impl Peers {
     }
 }
 
-/// Postfix runs as root alone, and its package replaces any other mail server: it is installed where neither
-/// stands in the way. Elsewhere its tests say that they did not run.
+/// Postfix runs as root alone, and its package replaces any other mail server: it is installed if neither stands in the
+/// way. Otherwise its tests report that they did not run.
 fn prepare_postfix() -> Result<()> {
     let has_mail_server = Path::new("/usr/sbin/sendmail").exists();
     if has_mail_server || machine::user_id()? != 0 || machine::program("apt-get").is_none() {
@@ -155,7 +155,7 @@ fn prepare_node(home: &Path, sources: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Remembers what an installation was made from.
+/// Remembers the inputs of an installation.
 struct Stamp {
     file: PathBuf,
     wanted: String,
