@@ -71,7 +71,7 @@ async fn zones_countries_and_languages_that_do_not_exist_are_refused_where_they_
 
     let rule = json!({"name": "x", "when": {"geography": {"country": ["SE", "XX"]}}, "then": {"sender": "ACME"}});
     let refused = gateway.post("/v1/rules", &json!({"rule": rule})).await.expect(422);
-    let expected = ("/rule/when/geography/country/1", "the country `XX` does not exist (ISO 3166-1)");
+    let expected = ("/rule/when/geography/country/1", "must be a country's two letters (ISO 3166-1), such as `SE` (`XX` does not exist)");
     assert_eq!(named(&refused), [(expected.0.to_owned(), expected.1.to_owned())]);
 
     let detail = source_refused(
@@ -79,7 +79,7 @@ async fn zones_countries_and_languages_that_do_not_exist_are_refused_where_they_
         "const ZONE = \"Europe/Stokholm\";\nfn admit(message) { hold_until(next_time(now(), global::ZONE, \"08:00\")) }",
     )
     .await;
-    assert!(detail.starts_with("line 2, column ") && detail.contains("`Europe/Stokholm` does not exist"), "{detail}");
+    assert!(detail.starts_with("must compile: line 2, column ") && detail.contains("`Europe/Stokholm` does not exist"), "{detail}");
 }
 
 // ── A function that does not exist is refused when it is compiled ─────────────────────────────────
@@ -89,7 +89,7 @@ async fn a_function_that_does_not_exist_is_refused_before_a_message_meets_it() {
     let (gateway, _sink) = with_a_webhook().await;
     let detail =
         source_refused(&gateway, "fn admit(message) {\n  if message.channel == \"push\" { refuze(\"no\") }\n}").await;
-    assert_eq!(detail, "line 2, column 34: the function `refuze` of 1 argument does not exist: is `refuse` meant?");
+    assert_eq!(detail, "must compile: line 2, column 34: the function `refuze` of 1 argument does not exist: is `refuse` meant?");
     let detail = source_refused(&gateway, "fn admit(message) { [1].map(|it| message.to.mail_domain(it)); }").await;
     assert!(detail.contains("the function `mail_domain` must have 1 arguments (got 2"), "{detail}");
 

@@ -222,12 +222,12 @@ fn each_misbehaviour_in_prepare_is_named() {
         ("trap", GuestFaultKind::Trap, "unreachable"),
         ("panic", GuestFaultKind::Trap, "the fixture was asked to panic"),
         ("huge", GuestFaultKind::Output, "exhausted"),
-        ("big-state", GuestFaultKind::State, "`send.state` has 131072 bytes"),
-        ("many-headers", GuestFaultKind::InvalidTransmission, "entries, 192 are allowed"),
-        ("invalid-url", GuestFaultKind::InvalidTransmission, "`http.url` is not a URL"),
+        ("big-state", GuestFaultKind::State, "`send.state` must have at most 65536 bytes (got 131072)"),
+        ("many-headers", GuestFaultKind::InvalidTransmission, "must have at most 192 entries"),
+        ("invalid-url", GuestFaultKind::InvalidTransmission, "`http.url` must be a URL"),
         ("invalid-header", GuestFaultKind::InvalidTransmission, "control character"),
-        ("empty-outcomes", GuestFaultKind::InvalidAnswer, "`done` has 0 outcomes"),
-        ("nan-wait", GuestFaultKind::InvalidAnswer, "`wait.ms` is NaN"),
+        ("empty-outcomes", GuestFaultKind::InvalidAnswer, "`done` must have 1 outcome (got 0)"),
+        ("nan-wait", GuestFaultKind::InvalidAnswer, "`wait.ms` must be a number of milliseconds (got NaN)"),
     ];
     for (mode, kind, detail) in expected {
         let fault = fault(prepare_patiently(mode));
@@ -242,9 +242,9 @@ fn each_misbehaviour_in_interpret_is_named() {
         ("trap-in-interpret", GuestFaultKind::Trap, "unreachable"),
         ("panic-in-interpret", GuestFaultKind::Trap, "the fixture was asked to panic"),
         ("huge-outcome", GuestFaultKind::Output, "exhausted"),
-        ("two-outcomes", GuestFaultKind::InvalidAnswer, "`done` has 2 outcomes"),
-        ("nan", GuestFaultKind::InvalidAnswer, "`done[0].cost.micros` is NaN"),
-        ("invalid-outcome", GuestFaultKind::InvalidAnswer, "`done[0].ext` is not a JSON object"),
+        ("two-outcomes", GuestFaultKind::InvalidAnswer, "`done` must have 1 outcome (got 2)"),
+        ("nan", GuestFaultKind::InvalidAnswer, "`done[0].cost.micros` must be an amount (got NaN)"),
+        ("invalid-outcome", GuestFaultKind::InvalidAnswer, "`done[0].ext` must be a JSON object"),
     ];
     for (state, kind, detail) in expected {
         let fault = fault(interpret_patiently(state));

@@ -197,7 +197,7 @@ async fn every_bad_field_is_named() {
     let answer = gateway.post("/v1/rules", &json!({"rule": expression})).await.expect(422);
     let error = &answer["errors"][0];
     assert_eq!(pointer_and_code(error), "/rule/when/custom/expression:does_not_compile");
-    assert!(error["detail"].as_str().unwrap().starts_with("line 2, column "), "{error}");
+    assert!(error["detail"].as_str().unwrap().starts_with("must compile: line 2, column "), "{error}");
     let amount = json!({"name": "x", "when": {"amount": {"min": "x", "max": 1e30}}, "then": {}});
     let answer = gateway.post("/v1/rules", &json!({"rule": amount})).await;
     let form = answer.body["errors"].as_array().unwrap().iter().find(|it| it["code"] == "wrong_format").unwrap();

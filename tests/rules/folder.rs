@@ -67,7 +67,7 @@ async fn a_module_is_live_on_every_node_and_one_that_breaks_a_script_changes_not
     refuse(&gateway, "for one").await;
     let missing = json!({"source": "import \"nowhere\" as nowhere;\nfn admit(message) { () }"});
     let refused = gateway.post("/v1/scripts/gate/versions", &missing).await.expect(422);
-    assert!(refused["errors"][0]["detail"].as_str().unwrap().starts_with("line 1, column "), "{refused}");
+    assert!(refused["errors"][0]["detail"].as_str().unwrap().starts_with("must compile: line 1, column "), "{refused}");
     std::fs::remove_file(folder.path().join("one/modules/local.rhai")).unwrap();
     gateway.logged(0, "an operators' module is refused").await;
     save(folder.path(), "modules/another.rhai", &words("taken in the meantime"));

@@ -30,7 +30,7 @@ async fn a_version_that_does_not_compile_or_fails_its_cases_is_refused() {
     let refused = add(json!({"source": "fn admit(message) {\n    let x = ;\n}"})).await;
     let error = &refused["errors"][0];
     assert_eq!((&error["pointer"], &error["code"]), (&json!("/source"), &json!("does_not_compile")));
-    assert!(error["detail"].as_str().unwrap().starts_with("line 2, column 13: "), "{error}");
+    assert!(error["detail"].as_str().unwrap().starts_with("must compile: line 2, column 13: "), "{error}");
     let source = "fn admit(message) { refuse(\"no\") }";
     let cases = json!([
         {"name": "refused", "hook": "admit", "message": {"channel": "sms"}, "expect": {"action": "refuse"}},

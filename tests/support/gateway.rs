@@ -340,7 +340,20 @@ async fn try_answer(request: reqwest::RequestBuilder) -> reqwest::Result<Answer>
     let bytes = response.bytes().await?;
     let body =
         serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    assert_details(&body);
     Ok(Answer { status, headers, body })
+}
+
+/// The forms of an error detail: a requirement, a prohibition, or a name that stands for nothing.
+const DETAILS: [&str; 4] = ["must ", "is not allowed", "is only allowed", "does not exist"];
+
+/// Every answer that a scenario gets keeps its error details to one grammar, those within a batch too.
+fn assert_details(body: &Value) {
+    let batch = body["data"].as_array().into_iter().flatten().map(|it| &it["error"]);
+    for error in batch.chain([body]).filter_map(|it| it["errors"].as_array()).flatten() {
+        let detail = error["detail"].as_str().unwrap_or_default();
+        assert!(DETAILS.iter().any(|form| detail.starts_with(form)), "begin it with one of {DETAILS:?}: {error}");
+    }
 }
 
 #[track_caller]

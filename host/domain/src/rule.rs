@@ -391,7 +391,7 @@ fn check_names(problems: &mut Problems, condition: &Condition) {
         Condition::Geography(place) => problems.within("geography", |problems| {
             problems.each("country", place.country.iter(), |problems, country| {
                 if Field::Country.folded(country).is_some_and(|country| !Country::exists(&country)) {
-                    problems.bad("unknown_country", format!("the country `{country}` does not exist (ISO 3166-1)"));
+                    problems.bad("unknown_country", format!("{} (`{country}` does not exist)", Field::Country.expected()));
                 }
             });
         }),
@@ -489,8 +489,8 @@ mod tests {
         assert_eq!(
             found,
             [
-                ("/when/any/0/geography/country/2", "the country `XX` does not exist (ISO 3166-1)"),
-                ("/when/any/1/not/geography/country/0", "the country `EU` does not exist (ISO 3166-1)"),
+                ("/when/any/0/geography/country/2", "must be a country's two letters (ISO 3166-1), such as `SE` (`XX` does not exist)"),
+                ("/when/any/1/not/geography/country/0", "must be a country's two letters (ISO 3166-1), such as `SE` (`EU` does not exist)"),
             ]
             .map(|(pointer, detail)| (pointer.to_owned(), detail.to_owned()))
         );

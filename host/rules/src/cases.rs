@@ -128,12 +128,14 @@ impl fmt::Display for Outcome {
 impl Suite {
     /// Reads a file's text; a member that does not exist is refused with its line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let suite: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let suite: Self = serde_json::from_str(text).map_err(|error| format!("must be valid: {error}"))?;
         if suite.cases.len() > MOST {
             return Err(format!("must be at most {MOST} cases (got {})", suite.cases.len()));
         }
-        let wrong =
-            suite.cases.iter().find_map(|case| case.problem().map(|problem| format!("`{}`: {problem}", case.name)));
+        let wrong = suite
+            .cases
+            .iter()
+            .find_map(|case| case.problem().map(|problem| format!("must be valid: `{}`: {problem}", case.name)));
         wrong.map_or(Ok(suite), Err)
     }
 

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn what_does_not_compile_says_where_and_what_fails_why() {
         let problem = set(&["true &&\n  amout > 1"]).unwrap_err().remove(0);
-        assert!(problem.detail.starts_with("line 2, column "), "{}", problem.detail);
+        assert!(problem.detail.starts_with("must compile: line 2, column "), "{}", problem.detail);
         assert!(problem.pointer.ends_with("/when/custom/expression"), "{}", problem.pointer);
         let decision = set(&["attributes.amount"]).unwrap().decide(&subject(json!({})), Timestamp::UNIX_EPOCH);
         assert_eq!((decision.held, decision.faults.len()), (0, 1));

@@ -152,7 +152,8 @@ impl Compiler<'_> {
         let compiled = self.expressions.compile(expression);
         compiled.map_or_else(
             |fault| {
-                let report = |it: &mut Problems| it.check(false, "expression", "does_not_compile", fault.reason);
+                let detail = format!("must compile: {}", fault.reason);
+                let report = |it: &mut Problems| it.check(false, "expression", "does_not_compile", detail);
                 self.problems.within("custom", report);
                 Test::Always
             },

@@ -72,7 +72,10 @@ pub(super) fn step(step: &mut Step, expected: Outcomes) -> Checked {
 /// Checks a verdict on all deliveries: it says that nothing was sent, so it can't say accepted.
 pub(super) fn verdict(verdict: &mut Judgement) -> Checked {
     if verdict.disposition == Disposition::Accepted {
-        return Err(invalid("outcome.disposition", "is `accepted` in an error, which says that nothing was taken"));
+        return Err(invalid(
+            "outcome.disposition",
+            "must not be `accepted` in an error, which says that nothing was taken",
+        ));
     }
     judgement("outcome", verdict)
 }
@@ -81,7 +84,7 @@ fn state(field: &str, state: &[u8]) -> Checked {
     if state.len() <= MAX_STATE {
         return Ok(());
     }
-    let problem = format!("has {} bytes, {MAX_STATE} are allowed", state.len());
+    let problem = format!("must have at most {MAX_STATE} bytes (got {})", state.len());
     Err(Invalid { kind: GuestFaultKind::State, field: field.to_owned(), problem })
 }
 
@@ -89,23 +92,25 @@ fn milliseconds(field: &str, ms: f64) -> Checked {
     if ms.is_finite() && ms >= 0.0 {
         return Ok(());
     }
-    Err(invalid(field, format!("is {ms}, not a number of milliseconds")))
+    Err(invalid(field, format!("must be a number of milliseconds (got {ms})")))
 }
 
 fn count(given: usize, expected: Outcomes) -> Checked {
     let wanted = match expected {
-        Outcomes::Exactly(wanted) if given != wanted => wanted.to_string(),
-        Outcomes::AtMost(most) if given == 0 || given > most => format!("1 to {most}"),
+        Outcomes::Exactly(1) if given != 1 => "1 outcome".to_owned(),
+        Outcomes::Exactly(wanted) if given != wanted => format!("{wanted} outcomes"),
+        Outcomes::AtMost(most) if given == 0 || given > most => format!("1 to {most} outcomes"),
         Outcomes::Exactly(_) | Outcomes::AtMost(_) => return Ok(()),
     };
-    Err(invalid("done", format!("has {given} outcomes, expected {wanted}")))
+    Err(invalid("done", format!("must have {wanted} (got {given})")))
 }
 
 // ── Outcomes ──────────────────────────────────────────────────────────────────────────────
 
 fn judgement(at: &str, judgement: &mut Judgement) -> Checked {
     if !is_word(&judgement.unified_code) {
-        let problem = format!("is {:?}, not a word such as `invalid_recipient`", excerpt(&judgement.unified_code));
+        let problem =
+            format!("must be a word such as `invalid_recipient` (got {:?})", excerpt(&judgement.unified_code));
         return Err(invalid(format!("{at}.unified_code"), problem));
     }
     judgement.retry_after_ms = judgement.retry_after_ms.map(|ms| retry_after(at, ms)).transpose()?;
@@ -120,17 +125,17 @@ fn retry_after(at: &str, ms: f64) -> Result<f64, Invalid> {
     if ms.is_finite() {
         return Ok(ms.max(0.0));
     }
-    Err(invalid(format!("{at}.retry_after_ms"), format!("is {ms}, not a number of milliseconds")))
+    Err(invalid(format!("{at}.retry_after_ms"), format!("must be a number of milliseconds (got {ms})")))
 }
 
 /// A cost in whole millionths.
 pub(super) fn cost(at: &str, micros: f64, currency: String) -> Result<Cost, Invalid> {
     // Above 2^53 a float is no whole number any more; a delivery costs less than nine milliards.
     if !(0.0..=9.0e15).contains(&micros) {
-        return Err(invalid(format!("{at}.cost.micros"), format!("is {micros}, not an amount")));
+        return Err(invalid(format!("{at}.cost.micros"), format!("must be an amount (got {micros})")));
     }
     if !is_currency(&currency) {
-        let problem = format!("is {:?}, not a currency's three letters", excerpt(&currency));
+        let problem = format!("must be a currency's three letters (got {:?})", excerpt(&currency));
         return Err(invalid(format!("{at}.cost.currency"), problem));
     }
     #[expect(clippy::cast_possible_truncation, reason = "the range is checked above")]
@@ -143,7 +148,7 @@ pub(super) fn ext(at: &str, text: &str) -> Checked {
     if text == "{}" || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok() {
         return Ok(());
     }
-    Err(invalid(format!("{at}.ext"), "is not a JSON object"))
+    Err(invalid(format!("{at}.ext"), "must be a JSON object"))
 }
 
 pub(super) fn is_currency(text: &str) -> bool {
@@ -194,21 +199,21 @@ fn http(request: &HttpRequest) -> Checked {
 
 fn url(field: &str, text: &str) -> Checked {
     if text.len() > MAX_URL {
-        return Err(unsendable(field, format!("has {} bytes, {MAX_URL} are allowed", text.len())));
+        return Err(unsendable(field, format!("must have at most {MAX_URL} bytes (got {})", text.len())));
     }
-    let url = Url::parse(text).map_err(|error| unsendable(field, format!("is not a URL: {error}")))?;
+    let url = Url::parse(text).map_err(|error| unsendable(field, format!("must be a URL: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(unsendable(field, format!("has the scheme `{}`; only http and https leave", url.scheme())));
+        return Err(unsendable(field, format!("must have the scheme http or https (got `{}`)", url.scheme())));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(unsendable(field, "holds credentials; name a secret in `auth`"));
+        return Err(unsendable(field, "must hold no credentials: name a secret in `auth`"));
     }
     Ok(())
 }
 
 fn headers(field: &str, headers: &[Kv]) -> Checked {
     if headers.len() > MAX_HEADERS {
-        return Err(unsendable(field, format!("has {} entries, {MAX_HEADERS} are allowed", headers.len())));
+        return Err(unsendable(field, format!("must have at most {MAX_HEADERS} entries (got {})", headers.len())));
     }
     headers.iter().enumerate().try_for_each(|(index, header)| {
         let at = format!("{field}[{index}]");
@@ -223,22 +228,27 @@ fn header_name(field: &str, name: &str) -> Checked {
     if !name.is_empty() && name.len() <= 128 && name.bytes().all(is_token) {
         return Ok(());
     }
-    Err(unsendable(field, format!("has the name {:?}, which no header can have", excerpt(name))))
+    Err(unsendable(field, format!("must have a name that HTTP allows (got {:?})", excerpt(name))))
 }
 
 fn header_value(field: &str, value: &str) -> Checked {
     if value.len() > MAX_HEADER_VALUE {
-        return Err(unsendable(field, format!("has a value of {} bytes, {MAX_HEADER_VALUE} are allowed", value.len())));
+        return Err(unsendable(
+            field,
+            format!("must have a value of at most {MAX_HEADER_VALUE} bytes (got {})", value.len()),
+        ));
     }
     if value.chars().any(|char| char.is_control() && char != '\t') {
-        return Err(unsendable(field, "has a control character in its value"));
+        return Err(unsendable(field, "must have no control character in its value"));
     }
     Ok(())
 }
 
 fn no_body(field: &str, segments: &[Segment]) -> Checked {
     match segments.iter().position(|segment| *segment == Segment::Body) {
-        Some(index) => Err(invalid(format!("{field}[{index}]"), "is `body`, which only a signed text may hold")),
+        Some(index) => {
+            Err(invalid(format!("{field}[{index}]"), "is not allowed to be `body`: only a signed text may hold it"))
+        }
         None => Ok(()),
     }
 }
@@ -249,7 +259,7 @@ fn auth(at: &str, auth: &Auth) -> Checked {
         Auth::Header { name, .. } => header_name(&format!("{at}.name"), name),
         Auth::OAuth2 { token_url, .. } => url(&format!("{at}.token_url"), token_url),
         Auth::Signatures { header, signatures, .. } if signatures.is_empty() => {
-            Err(invalid(format!("{at}.signatures"), format!("is empty for the header {:?}", excerpt(header))))
+            Err(invalid(format!("{at}.signatures"), format!("must not be empty for the header {:?}", excerpt(header))))
         }
         Auth::Signatures { header, .. } => header_name(&format!("{at}.header"), header),
         Auth::Bearer { .. } | Auth::Query { .. } | Auth::AwsSigV4 { .. } | Auth::ClientCertificate { .. } => Ok(()),
@@ -259,15 +269,15 @@ fn auth(at: &str, auth: &Auth) -> Checked {
 fn smtp(submission: &SmtpSubmission) -> Checked {
     let SmtpSubmission { host, port, mail_from, rcpt_to, message, dkim, .. } = submission;
     if host.is_empty() || host.len() > 255 || !host.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(unsendable("smtp.host", format!("is {:?}, not a host's name", excerpt(host))));
+        return Err(unsendable("smtp.host", format!("must be a host's name (got {:?})", excerpt(host))));
     }
     if *port == 0 {
-        return Err(unsendable("smtp.port", "is 0"));
+        return Err(unsendable("smtp.port", "must not be 0"));
     }
     if rcpt_to.is_empty() || rcpt_to.len() > MAX_RECIPIENTS {
         return Err(unsendable(
             "smtp.rcpt_to",
-            format!("has {} addresses, expected 1 to {MAX_RECIPIENTS}", rcpt_to.len()),
+            format!("must have 1 to {MAX_RECIPIENTS} addresses (got {})", rcpt_to.len()),
         ));
     }
     if !mail_from.is_empty() {
@@ -295,16 +305,16 @@ fn envelope(field: &str, address: &str) -> Checked {
     if !address.is_empty() && address.len() <= MAX_ADDRESS && !address.contains(forbidden) {
         return Ok(());
     }
-    Err(unsendable(field, format!("is {:?}, not an address", excerpt(address))))
+    Err(unsendable(field, format!("must be an address (got {:?})", excerpt(address))))
 }
 
 fn mail(mail: &Mail) -> Checked {
     if !mail.date_ms.is_finite() {
-        return Err(invalid("smtp.message.date_ms", format!("is {}, not a time", mail.date_ms)));
+        return Err(invalid("smtp.message.date_ms", format!("must be a time (got {})", mail.date_ms)));
     }
     let id = &mail.message_id;
     if id.is_empty() || id.len() > 255 || !id.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte)) {
-        return Err(invalid("smtp.message.message_id", format!("is {:?}, not a message id", excerpt(id))));
+        return Err(invalid("smtp.message.message_id", format!("must be a message id (got {:?})", excerpt(id))));
     }
     headers("smtp.message.headers", &mail.headers)
 }

@@ -9,8 +9,8 @@ use super::{
     MAX_STATE,
     answer::{self, Outcomes},
     call::{self, CallError, Called, GuestFault, GuestFaultKind, Usage},
-    content::ContentForm,
     descriptor::Described,
+    provider_schema::ProviderSchema,
     sandbox::Sandbox,
     speech,
     v1::{Answered, Linked, Parsed},
@@ -30,21 +30,12 @@ pub struct Component {
     linked: Linked,
     name: Arc<str>,
     descriptor: Descriptor,
-    config: Validator,
+    config: ProviderSchema,
     secrets: BTreeMap<String, Validator>,
-    content: BTreeMap<String, ContentForm>,
+    content: BTreeMap<String, ProviderSchema>,
     digest: String,
     size: usize,
     imports: Vec<String>,
-}
-
-/// A member of a connection's config that its provider's schema refuses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigProblem {
-    /// JSON pointer (RFC 6901) into the config.
-    pub pointer: String,
-    /// One sentence that doesn't repeat the value.
-    pub detail: String,
 }
 
 impl Component {
@@ -87,12 +78,8 @@ impl Component {
 
     /// Returns the schema's faults of a connection's config; empty if it is valid.
     #[must_use]
-    pub fn validate_config(&self, config: &Value) -> Vec<ConfigProblem> {
-        let problem = |error: jsonschema::ValidationError<'_>| ConfigProblem {
-            pointer: error.instance_path().to_string(),
-            detail: error.masked().to_string(),
-        };
-        self.config.iter_errors(config).map(problem).collect()
+    pub fn validate_config(&self, config: &Value) -> Vec<Problem> {
+        self.config.problems(config)
     }
 
     /// Whether a secret's value has the form that the descriptor tells of it, if it tells one.

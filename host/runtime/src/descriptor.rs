@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     address_keyword::{ADDRESS, address},
     answer::{excerpt, is_currency, is_word},
-    content::ContentForm,
+    provider_schema::ProviderSchema,
     v1::RawDescriptor,
 };
 use angarium_domain::{
@@ -35,11 +35,11 @@ pub struct DescriptorProblem {
 /// A descriptor that was checked, with its schemas ready for use.
 pub(super) struct Described {
     pub(super) descriptor: Descriptor,
-    pub(super) config: Validator,
+    pub(super) config: ProviderSchema,
     /// The schemas of secrets, for those with a declared form.
     pub(super) secrets: BTreeMap<String, Validator>,
     /// The schemas of messages, for channels with one.
-    pub(super) content: BTreeMap<String, ContentForm>,
+    pub(super) content: BTreeMap<String, ProviderSchema>,
 }
 
 /// Collects faults.
@@ -75,6 +75,7 @@ pub(super) fn check(raw: RawDescriptor) -> Result<Described, Vec<DescriptorProbl
     let config = compile(&mut problems, "config_schema", &schema, "object");
     match config {
         Some(config) if problems.0.is_empty() => {
+            let config = ProviderSchema::new(schema.clone(), config);
             Ok(Described { descriptor: descriptor(raw, schema, cost_model, ext), config, secrets, content })
         }
         Some(_) | None => Err(problems.0),
@@ -104,15 +105,15 @@ fn descriptor(
 
 fn identity(problems: &mut Problems, raw: &RawDescriptor) {
     let RawDescriptor { name, version, summary, max_batch, .. } = raw;
-    let form = "is not a name: lower-case letters, digits and hyphens, at most 64";
-    problems.unless(is_name(name), "name", format!("{:?} {form}", excerpt(name)));
+    let form = "must be lower-case letters, digits and hyphens, at most 64";
+    problems.unless(is_name(name), "name", format!("{form} (got {:?})", excerpt(name)));
     if let Err(error) = semver::Version::parse(version) {
-        problems.add("version", format!("{:?} is not a semantic version: {error}", excerpt(version)));
+        problems.add("version", format!("must be a semantic version: {error} (got {:?})", excerpt(version)));
     }
     let is_sentence = !summary.trim().is_empty() && summary.len() <= MAX_SUMMARY && !summary.contains(char::is_control);
     problems.unless(is_sentence, "summary", format!("must be one sentence of at most {MAX_SUMMARY} bytes"));
     let is_batch = (1..=MAX_BATCH).contains(max_batch);
-    problems.unless(is_batch, "max_batch", format!("is {max_batch}, expected 1 to {MAX_BATCH}"));
+    problems.unless(is_batch, "max_batch", format!("must be 1 to {MAX_BATCH} (got {max_batch})"));
 }
 
 fn is_name(text: &str) -> bool {
@@ -143,25 +144,33 @@ fn secrets(problems: &mut Problems, secrets: &[SecretSpec]) {
     }
 }
 
+fn too_many(given: usize) -> String {
+    format!("must have at most {MAX_ENTRIES} entries (got {given})")
+}
+
 /// Names that are words, each once.
 fn words<'a>(problems: &mut Problems, field: &str, member: &str, names: impl ExactSizeIterator<Item = &'a str>) {
-    problems.unless(names.len() <= MAX_ENTRIES, field, format!("may have at most {MAX_ENTRIES} entries"));
+    problems.unless(names.len() <= MAX_ENTRIES, field, too_many(names.len()));
     let mut seen = HashSet::new();
     for (index, name) in names.enumerate() {
         let at = format!("{field}[{index}]{member}");
         let shown = excerpt(name);
-        problems.unless(is_word(name), &at, format!("{shown:?} must be lower-case letters, digits and underscores"));
-        problems.unless(seen.insert(name), &at, format!("{shown:?} stands there twice"));
+        problems.unless(
+            is_word(name),
+            &at,
+            format!("must be lower-case letters, digits and underscores (got {shown:?})"),
+        );
+        problems.unless(seen.insert(name), &at, format!("must be listed once (got {shown:?} twice)"));
     }
 }
 
 fn json(problems: &mut Problems, field: &str, text: &str) -> Map<String, Value> {
     if text.len() > MAX_JSON {
-        problems.add(field, format!("has {} bytes, {MAX_JSON} are allowed", text.len()));
+        problems.add(field, format!("must have at most {MAX_JSON} bytes (got {})", text.len()));
         return Map::new();
     }
     serde_json::from_str(text).unwrap_or_else(|error| {
-        problems.add(field, format!("is not a JSON object: {error}"));
+        problems.add(field, format!("must be a JSON object: {error}"));
         Map::new()
     })
 }
@@ -180,7 +189,7 @@ fn secret_schemas(
     let mut compiled = BTreeMap::new();
     for (name, schema) in schemas {
         let at = format!("ext.secrets.{}", excerpt(name));
-        problems.unless(secrets.iter().any(|secret| secret.name == *name), &at, "names no secret of the descriptor");
+        problems.unless(secrets.iter().any(|secret| secret.name == *name), &at, "must name a secret of the descriptor");
         compiled.extend(compile(problems, &at, schema, "string").map(|schema| (name.clone(), schema)));
     }
     compiled
@@ -191,7 +200,7 @@ fn content_schemas(
     problems: &mut Problems,
     ext: &Map<String, Value>,
     channels: &[String],
-) -> BTreeMap<String, ContentForm> {
+) -> BTreeMap<String, ProviderSchema> {
     let Some(schemas) = ext.get("content") else { return BTreeMap::new() };
     let Some(schemas) = schemas.as_object() else {
         problems.add("ext.content", "must be an object: a JSON Schema under each channel's name");
@@ -200,9 +209,9 @@ fn content_schemas(
     let mut compiled = BTreeMap::new();
     for (channel, schema) in schemas {
         let at = format!("ext.content.{}", excerpt(channel));
-        problems.unless(channels.contains(channel), &at, "names no channel of the descriptor");
+        problems.unless(channels.contains(channel), &at, "must name a channel of the descriptor");
         let validator = compile(problems, &at, schema, "object");
-        compiled.extend(validator.map(|validator| (channel.clone(), ContentForm::new(schema.clone(), validator))));
+        compiled.extend(validator.map(|validator| (channel.clone(), ProviderSchema::new(schema.clone(), validator))));
     }
     compiled
 }
@@ -215,21 +224,25 @@ fn compile(problems: &mut Problems, field: &str, schema: &Value, kind: &str) -> 
     problems.unless(schema["type"] == kind, field, format!("must have the type `{kind}`"));
     let options = jsonschema::draft202012::options().with_pattern_options(PatternOptions::regex()).offline();
     let validator = options.with_keyword(ADDRESS, address).build(schema);
-    validator.map_err(|error| problems.add(field, format!("is not a JSON Schema: {error}"))).ok()
+    validator.map_err(|error| problems.add(field, format!("must be a JSON Schema: {error}"))).ok()
 }
 
 fn hosts(problems: &mut Problems, hosts: &[String], schema: &Map<String, Value>) {
-    problems.unless(hosts.len() <= MAX_ENTRIES, "hosts", format!("may have at most {MAX_ENTRIES} entries"));
+    problems.unless(hosts.len() <= MAX_ENTRIES, "hosts", too_many(hosts.len()));
     for (index, pattern) in hosts.iter().enumerate() {
         let at = format!("hosts[{index}]");
         match pattern.strip_prefix("{config.").and_then(|rest| rest.strip_suffix('}')) {
             Some(field) => {
                 let known = schema.get("properties").and_then(|members| members.get(field)).is_some();
-                problems.unless(known, at, format!("{:?} is no property of the config's schema", excerpt(field)));
+                problems.unless(
+                    known,
+                    at,
+                    format!("must name a property of the config's schema (got {:?})", excerpt(field)),
+                );
             }
             None => {
                 let forms = "must be a name, `*.example.com`, `{config.field}` or `{to}`";
-                problems.unless(is_host(pattern), at, format!("{:?} {forms}", excerpt(pattern)));
+                problems.unless(is_host(pattern), at, format!("{forms} (got {:?})", excerpt(pattern)));
             }
         }
     }
@@ -341,11 +354,11 @@ mod tests {
                 raw.hosts.clear();
             })
         };
-        assert!(schema("nonsense")[0].contains("is not a JSON object"));
+        assert!(schema("nonsense")[0].contains("must be a JSON object"));
         assert!(schema(r#"{"type":"string"}"#)[0].contains("must have the type `object`"));
-        assert!(schema(r#"{"type":"object","properties":7}"#)[0].contains("is not a JSON Schema"));
+        assert!(schema(r#"{"type":"object","properties":7}"#)[0].contains("must be a JSON Schema"));
         assert!(
-            schema(r#"{"type":"object","$ref":"https://evil.example/schema"}"#)[0].contains("is not a JSON Schema")
+            schema(r#"{"type":"object","$ref":"https://evil.example/schema"}"#)[0].contains("must be a JSON Schema")
         );
         assert!(
             schema(r#"{"type":"object","$schema":"http://json-schema.org/draft-07/schema#"}"#)[0].contains("draft")

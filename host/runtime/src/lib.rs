@@ -12,13 +12,13 @@ mod answer;
 mod artifacts;
 mod call;
 mod component;
-mod content;
 mod descriptor;
 mod evidence;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod guest;
 mod inspection;
+mod provider_schema;
 mod registry;
 mod sandbox;
 mod speech;
@@ -28,7 +28,7 @@ use std::{collections::HashSet, fmt, io, path::PathBuf, sync::Arc, time::Duratio
 
 pub use admission::AdmissionError;
 pub use call::{CallError, Called, GuestFault, GuestFaultKind, Usage};
-pub use component::{Component, ConfigProblem};
+pub use component::Component;
 pub use descriptor::DescriptorProblem;
 pub use registry::{Listed, QuarantineScope, Quarantined, Registry};
 

@@ -14,7 +14,7 @@ pub fn check(address: &Address, field: &str) -> Result<(), Outcome> {
     if is_mailbox(&address.value) {
         return Ok(());
     }
-    let message = format!("`{field}` holds `{}`, which is not a mail address", address.value);
+    let message = format!("`{field}` must be an e-mail address (got `{}`)", address.value);
     Err(Outcome::rejected_permanent(
         if is_sender(field) { code::INVALID_CONTENT } else { code::INVALID_RECIPIENT },
         message,
@@ -24,7 +24,7 @@ pub fn check(address: &Address, field: &str) -> Result<(), Outcome> {
 /// Refuses what could begin a new header or command.
 pub fn check_no_control(text: &str, field: &str) -> Result<(), Outcome> {
     if text.chars().any(char::is_control) {
-        let message = format!("`{field}` holds a line break or another control character");
+        let message = format!("`{field}` must have no control character, such as a line break");
         return Err(Outcome::rejected_permanent(code::INVALID_CONTENT, message));
     }
     Ok(())

@@ -42,7 +42,9 @@ impl Config {
     pub fn credentials(&self, ctx: &Context) -> Result<Option<(String, String)>, Outcome> {
         let Some(user) = &self.username else { return Ok(None) };
         if self.tls == SmtpTls::None {
-            return Err(invalid_config("`username` needs TLS: with `tls` none the password would travel in the clear"));
+            return Err(invalid_config(
+                "`username` is only allowed with TLS: with `tls` none the password would travel in the clear",
+            ));
         }
         if !ctx.has_secret(PASSWORD) {
             return Err(Outcome::auth_failed("the connection has a `username` but no secret `password`"));

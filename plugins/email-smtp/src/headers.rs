@@ -23,13 +23,13 @@ pub fn build(delivery: &Delivery) -> Result<Vec<Kv>, Outcome> {
 fn check(header: &Kv) -> Result<(), Outcome> {
     let field = format!("headers.{}", header.name.escape_debug());
     if !is_header_name(&header.name) {
-        return Err(invalid(&field, "is not a header's name"));
+        return Err(invalid(&field, "must be a header's name"));
     }
     if is_structured(&header.name.to_ascii_lowercase()) {
-        return Err(invalid(&field, "is written by the gateway from the message's own fields"));
+        return Err(invalid(&field, "is not allowed: the gateway writes it from the message's own fields"));
     }
     if header.value.len() > MAX_VALUE {
-        return Err(invalid(&field, "is longer than 8192 bytes"));
+        return Err(invalid(&field, "must have at most 8192 bytes"));
     }
     check_no_control(&header.value, &field)
 }
@@ -68,7 +68,7 @@ fn unsubscribe(list: &str) -> Result<Vec<Kv>, Outcome> {
     if urls.is_empty() || !urls.iter().all(|url| is_unsubscribe_url(url)) {
         return Err(invalid(
             "params.list_unsubscribe",
-            "takes an https: URL, a mailto: URL or both, separated by a space",
+            "must be an https: URL, a mailto: URL or both, separated by a space",
         ));
     }
     let value = urls.iter().map(|url| format!("<{url}>")).collect::<Vec<_>>().join(", ");

@@ -46,7 +46,7 @@ fn sender(config: &Config, delivery: &Delivery) -> Result<Address, Outcome> {
         (Some(named), _) => named.clone(),
         (None, Some(own)) => own,
         (None, None) => {
-            let message = "`from` is missing: neither the message nor the connection names a sender";
+            let message = "`from` must be given: neither the message nor the connection names a sender";
             return Err(Outcome::rejected_permanent(code::INVALID_CONTENT, message));
         }
     };
@@ -79,7 +79,7 @@ fn recipients(delivery: &Delivery) -> Result<Vec<String>, Outcome> {
         }
     }
     if envelope.is_empty() {
-        return Err(Outcome::rejected_permanent(code::INVALID_RECIPIENT, "`to` is missing"));
+        return Err(Outcome::rejected_permanent(code::INVALID_RECIPIENT, "`to` must be given"));
     }
     Ok(envelope)
 }
@@ -116,7 +116,7 @@ fn message_id(config: &Config, delivery: &Delivery, sender: &Address) -> Result<
     let right = config.message_id_domain.as_deref().unwrap_or_else(|| domain_of(&sender.value));
     let id = format!("{}@{}", atoms(&delivery.key), atoms(right));
     if id.len() > MAX_MESSAGE_ID {
-        let message = "`from` has a domain that is too long for a Message-ID; set `message_id_domain`";
+        let message = "`from` must have a shorter domain for a Message-ID, or set `message_id_domain`";
         return Err(Outcome::rejected_permanent(code::INVALID_CONTENT, message));
     }
     Ok(id)

@@ -79,7 +79,7 @@ fn sender<'a>(config: &'a Config, delivery: &'a Delivery) -> Result<Field<'a>, O
         (Some(number), ..) | (None, None, Some(number)) => ("From", number),
         (None, Some(service), _) => ("MessagingServiceSid", service),
         (None, None, None) => {
-            return Err(invalid("`from` is missing: neither the message nor the connection names a sender"));
+            return Err(invalid("`from` must be given: neither the message nor the connection names a sender"));
         }
     };
     if field.0 == "From" && !is_sms_sender(field.1) {
@@ -91,23 +91,23 @@ fn sender<'a>(config: &'a Config, delivery: &'a Delivery) -> Result<Field<'a>, O
 fn content(delivery: &Delivery) -> Result<Vec<Field<'_>>, Outcome> {
     let media = &delivery.media_urls;
     if !delivery.blobs.is_empty() {
-        return Err(invalid("Twilio fetches media itself: give `media_urls` instead of attachments"));
+        return Err(invalid("`attachments` is not allowed: Twilio fetches media itself; give `media_urls`"));
     }
     match (delivery.channel.as_str(), media.len()) {
-        ("mms", 0) => return Err(invalid("an MMS needs `media_urls`")),
+        ("mms", 0) => return Err(invalid("`media_urls` must be given with the channel `mms`")),
         ("mms", 1..=MAX_MEDIA) | (_, 0) => {}
-        ("mms", _) => return Err(invalid("`media_urls` holds more than 10 addresses")),
-        _ => return Err(invalid("`media_urls` belongs to the channel mms")),
+        ("mms", _) => return Err(invalid("`media_urls` must list at most 10 URLs")),
+        _ => return Err(invalid("`media_urls` is only allowed with the channel `mms`")),
     }
     if let Some(index) = media.iter().position(|url| host_of_url(url).is_none()) {
-        return Err(invalid(format!("`media_urls[{index}]` is not an http or https URL")));
+        return Err(invalid(format!("`media_urls[{index}]` must be an http or https URL")));
     }
     let text = delivery.text.as_deref().unwrap_or_default();
     if text.is_empty() && media.is_empty() {
-        return Err(invalid("`text` is missing"));
+        return Err(invalid("`text` must be given"));
     }
     if text.chars().count() > MAX_BODY {
-        return Err(Outcome::rejected_permanent(code::TOO_LARGE, "`text` has more than 1600 characters"));
+        return Err(Outcome::rejected_permanent(code::TOO_LARGE, "`text` must have at most 1600 characters"));
     }
     let body = (!text.is_empty()).then_some(("Body", text));
     Ok(body.into_iter().chain(media.iter().map(|url| ("MediaUrl", url.as_str()))).collect())

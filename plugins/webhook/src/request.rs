@@ -82,13 +82,10 @@ pub fn build(ctx: &Context, config: &Config, delivery: &Delivery) -> Result<Http
 fn target<'a>(config: &'a Config, delivery: &'a Delivery) -> Result<&'a str, Outcome> {
     let named = delivery.to.first().map(|to| to.value.as_str()).filter(|url| !url.is_empty());
     let url = named.or(config.url.as_deref()).ok_or_else(|| {
-        Outcome::rejected_permanent(
-            code::INVALID_RECIPIENT,
-            "neither `to` nor the connection's `url` names an endpoint",
-        )
+        Outcome::rejected_permanent(code::INVALID_RECIPIENT, "`to` must be given, or `url` in the connection's config")
     })?;
     if host_of_url(url).is_none() {
-        let message = format!("`{}` is not an http or https URL", if named.is_some() { "to" } else { "url" });
+        let message = format!("`{}` must be an http or https URL", if named.is_some() { "to" } else { "url" });
         return Err(Outcome::rejected_permanent(code::INVALID_RECIPIENT, message));
     }
     Ok(url)
@@ -102,7 +99,7 @@ fn body(delivery: &Delivery) -> Result<String, Outcome> {
     let parts = [("subject", &delivery.subject), ("text", &delivery.text), ("html", &delivery.html)];
     let given: BTreeMap<_, _> = parts.into_iter().filter_map(|(name, part)| Some((name, part.as_ref()?))).collect();
     if given.is_empty() {
-        return Err(Outcome::rejected_permanent(code::INVALID_CONTENT, "a webhook needs `payload`, `text` or `html`"));
+        return Err(Outcome::rejected_permanent(code::INVALID_CONTENT, "`payload`, `text` or `html` must be given"));
     }
     // A map of texts always has a JSON form.
     Ok(serde_json::to_string(&given).unwrap_or_default())
@@ -152,12 +149,12 @@ fn custom_headers(config: &Config, delivery: &Delivery, own: bool) -> Result<BTr
 
 fn header_fault(name: &str, value: &str) -> Option<&'static str> {
     if !is_header_name(name) {
-        return Some("has a name that HTTP does not allow");
+        return Some("must have a name that HTTP allows");
     }
     if is_reserved(name) {
-        return Some("is set by the gateway");
+        return Some("is not allowed: the gateway sets it");
     }
-    value.chars().any(|c| c.is_control() && c != '\t').then_some("has a control character in its value")
+    value.chars().any(|c| c.is_control() && c != '\t').then_some("must have no control character in its value")
 }
 
 /// Whether the header names the sender, frames the body, or is covered by the signature.

@@ -17,11 +17,11 @@ pub fn is_needed(channel: &str) -> bool {
 #[must_use]
 pub fn fault(address: &str, mail: bool) -> Option<(&'static str, &'static str)> {
     if address.is_empty() {
-        Some(("empty", "has no address"))
+        Some(("empty", "must have an address"))
     } else if address.chars().count() > MAX_ADDRESS {
         Some(("too_long", "must have at most 2048 characters"))
     } else if address.chars().any(char::is_control) {
-        Some(("control_character", "has a control character, such as a line break"))
+        Some(("control_character", "must have no control character, such as a line break"))
     } else if mail && !is_mailbox(address) {
         Some(("wrong_format", "must be an e-mail address such as `ann@example.org`; put a display name in `name`"))
     } else {

@@ -251,7 +251,7 @@ async fn asked(query: &mut Query, tenant: Option<TenantId>, db: &mut Db) -> Resu
 fn dimension(text: &str, operator: bool) -> Result<Dimension, String> {
     let offered = || Dimension::ALL.into_iter().filter(|it| operator || *it != Dimension::Tenant);
     let words = || offered().map(|it| format!("`{}`", it.as_str())).collect::<Vec<_>>().join(", ");
-    offered().find(|it| it.as_str() == text).ok_or_else(|| format!("is none of {}", words()))
+    offered().find(|it| it.as_str() == text).ok_or_else(|| format!("must be one of {}", words()))
 }
 
 /// The buckets that are asked for.

@@ -113,7 +113,7 @@ fn most(field: &str, given: usize, most: usize) -> Result<(), Invalid> {
     if given <= most {
         return Ok(());
     }
-    Err(invalid(field, format!("has {given} entries, {most} are allowed")))
+    Err(invalid(field, format!("must have at most {most} entries (got {given})")))
 }
 
 /// The time came with the request, and an invalid one is not fresh; the tolerance is the guest's own.
@@ -122,7 +122,7 @@ fn freshness(given: wit::Freshness) -> Result<domain::Freshness, Invalid> {
     if tolerance_ms.is_finite() && tolerance_ms >= 0.0 {
         return Ok(domain::Freshness { signed_at_ms, tolerance_ms });
     }
-    let problem = format!("is {tolerance_ms}, not a number of milliseconds");
+    let problem = format!("must be a number of milliseconds (got {tolerance_ms})");
     Err(invalid("callback.freshness.tolerance_ms", problem))
 }
 
@@ -149,7 +149,7 @@ fn receipt(at: &str, given: wit::Event) -> Result<Receipt, Invalid> {
 
 fn kind(at: &str, text: &str) -> Result<ReceiptKind, Invalid> {
     text.parse().map_err(|_| {
-        invalid(format!("{at}.kind"), format!("is {:?}, not a word such as `delivered`", answer::excerpt(text)))
+        invalid(format!("{at}.kind"), format!("must be a word such as `delivered` (got {:?})", answer::excerpt(text)))
     })
 }
 
@@ -160,7 +160,7 @@ fn unified_code(at: &str, text: String) -> Result<String, Invalid> {
     if answer::is_word(&text) {
         return Ok(text);
     }
-    let problem = format!("is {:?}, not a word such as `rejected`", answer::excerpt(&text));
+    let problem = format!("must be a word such as `rejected` (got {:?})", answer::excerpt(&text));
     Err(invalid(format!("{at}.unified_code"), problem))
 }
 
@@ -179,16 +179,16 @@ fn detail(at: &str, text: String) -> Result<String, Invalid> {
     if is_object && text.len() <= MAX_DETAIL {
         return Ok(text);
     }
-    Err(invalid(format!("{at}.detail"), format!("is not a JSON object of at most {MAX_DETAIL} bytes")))
+    Err(invalid(format!("{at}.detail"), format!("must be a JSON object of at most {MAX_DETAIL} bytes")))
 }
 
 fn reply(given: wit::Reply) -> Result<domain::CallbackReply, Invalid> {
     let wit::Reply { status, content_type, body } = given;
     if !matches!(status, 200..=299 | 400..=599) {
-        return Err(invalid("callback.reply.status", format!("is {status}, expected 200 to 299 or 400 to 599")));
+        return Err(invalid("callback.reply.status", format!("must be 200 to 299 or 400 to 599 (got {status})")));
     }
     if !REPLY_TYPES.contains(&content_type.as_str()) {
-        let problem = format!("is {:?}, none of plain text, JSON and XML", answer::excerpt(&content_type));
+        let problem = format!("must be plain text, JSON or XML (got {:?})", answer::excerpt(&content_type));
         return Err(invalid("callback.reply.content_type", problem));
     }
     most("callback.reply.body", body.len(), MAX_REPLY)?;

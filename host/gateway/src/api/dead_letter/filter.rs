@@ -163,7 +163,7 @@ impl Filter {
 
     fn check(&self, fields: &mut Fields) {
         let none = self.states.as_ref().is_some_and(Vec::is_empty);
-        fields.check(!none, "states", "empty", || "must list a state at least, or be left out".to_owned());
+        fields.check(!none, "states", "empty", || "must list at least one state, or be left out".to_owned());
         if let Some(Err(error)) = self.channel.as_ref().map(|text| text.parse::<Channel>()) {
             fields.check(false, "channel", "wrong_format", || error.to_string());
         }
@@ -187,13 +187,13 @@ impl Filter {
     }
 }
 
-const BAD_TIME: &str = "is not a time such as 2027-01-31T09:00:00Z";
+const BAD_TIME: &str = "must be a time such as `2027-01-31T09:00:00Z`";
 
 fn states(text: &str) -> Result<Vec<DeadStateName>, String> {
     let words: Option<Vec<_>> = text.split(',').map(state).collect();
     words.filter(|words| words.len() <= DeliveryState::DEAD.len()).ok_or_else(|| {
         let states = DeliveryState::DEAD.map(DeliveryState::as_str).join("`, `");
-        format!("has one or several of `{states}`, with commas between")
+        format!("must list some of `{states}`, with commas between")
     })
 }
 

@@ -1,4 +1,4 @@
-//! A provider's requirements on messages, if its descriptor has a JSON Schema for each channel.
+//! A provider's JSON Schemas: of a connection's config, and of messages by channel. It decides nothing else.
 
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::Value;
@@ -6,30 +6,33 @@ use serde_json::Value;
 use super::address_keyword::ADDRESS;
 use angarium_domain::problem::Problem;
 
-/// A channel's schema, ready for use.
-pub(super) struct ContentForm {
+/// A schema of a provider's descriptor, ready for use.
+pub(super) struct ProviderSchema {
     schema: Value,
     validator: Validator,
 }
 
-impl ContentForm {
+impl ProviderSchema {
     pub(super) const fn new(schema: Value, validator: Validator) -> Self {
         Self { schema, validator }
     }
 
-    /// Everything that it refuses of a message.
-    pub(super) fn problems(&self, message: &Value) -> Vec<Problem> {
-        if self.validator.is_valid(message) {
+    pub(super) fn is_valid(&self, value: &Value) -> bool {
+        self.validator.is_valid(value)
+    }
+
+    /// Returns all faults of a value. No detail repeats the value.
+    pub(super) fn problems(&self, value: &Value) -> Vec<Problem> {
+        if self.is_valid(value) {
             return Vec::new();
         }
-        self.validator.iter_errors(message).map(|error| self.problem(&error)).collect()
+        self.validator.iter_errors(value).map(|error| self.problem(&error)).collect()
     }
 
     fn problem(&self, error: &ValidationError<'_>) -> Problem {
         let place = error.schema_path().to_string();
         let mut pointer = error.instance_path().to_string();
-        if let ValidationErrorKind::Required { property } = error.kind() {
-            let name = property.as_str().unwrap_or_default();
+        if let Some(name) = named(error.kind()) {
             pointer = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
         }
         let keyword = error.kind().keyword();
@@ -49,6 +52,17 @@ impl ContentForm {
         }
         None
     }
+}
+
+/// Returns the member that a fault of an object names: the missing one, or the first unexpected one.
+fn named(kind: &ValidationErrorKind) -> Option<&str> {
+    if let ValidationErrorKind::Required { property } = kind {
+        return property.as_str();
+    }
+    if let ValidationErrorKind::AdditionalProperties { unexpected } = kind {
+        return unexpected.first().map(String::as_str);
+    }
+    None
 }
 
 fn code(keyword: &str) -> &'static str {
@@ -75,7 +89,10 @@ fn requirement(keyword: &str, value: Option<&Value>) -> String {
         "maxLength" => format!("must have at most {value} characters"),
         "minItems" => format!("must have at least {value} elements"),
         "maxItems" => format!("must have at most {value} elements"),
+        "minimum" => format!("must be at least {value}"),
+        "maximum" => format!("must be at most {value}"),
         "enum" => format!("must be one of {value}"),
+        "additionalProperties" => "does not exist".to_owned(),
         "falseSchema" => "is not allowed by the provider".to_owned(),
         _ => format!("must be as the provider's schema says (`{keyword}`)"),
     }
@@ -90,7 +107,7 @@ mod tests {
     fn problems(schema: Value, message: &Value) -> Vec<(String, &'static str, String)> {
         let options = jsonschema::draft202012::options().with_pattern_options(jsonschema::PatternOptions::regex());
         let validator = options.build(&schema).unwrap();
-        let found = ContentForm::new(schema, validator).problems(message);
+        let found = ProviderSchema::new(schema, validator).problems(message);
         let mut told: Vec<_> = found.into_iter().map(|it| (it.pointer, it.code, it.detail)).collect();
         told.sort();
         told
