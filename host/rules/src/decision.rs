@@ -1,33 +1,35 @@
 //! The decision of the rules that hold, and each rule's part in it.
 
-mod hits;
-
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::hits::{Ending, Hit, Hits};
 use super::{
     Rule,
     allowance::Spent,
     matching::{Match, level_name},
 };
 use angarium_domain::{
-    ids::RuleId,
+    ids::{ExperimentId, RuleId},
     message::{Channel, Priority},
     rule::{Fails, RuleEffect},
 };
 
 /// Faults that a decision lists.
 const MOST_FAULTS: usize = 20;
+/// Rules that a decision lists as holding; all are counted.
+const MOST_HITS: usize = 100;
 
 /// The rules' answer to a message. It is small enough to be stored with it; [`explain`](super::RuleSet::explain) gives
 /// the reasons of each rule by evaluating again.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct RuleDecision {
-    /// Which rules were asked: the fingerprint of the set.
-    #[serde(default, skip_serializing_if = "is_empty")]
-    pub rules: Arc<str>,
+    /// The number of the tenant's rule set that decided; 0 if the rules are not in service.
+    #[serde(default)]
+    pub rule_set: i64,
+    /// The experiment whose variant took part in place of its rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<ExperimentId>,
     /// How many rules there are.
     pub total: u32,
     /// How many of them hold.
@@ -50,8 +52,9 @@ pub struct RuleDecision {
     /// The highest risk weight of an industry that was met.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub risk: f64,
-    #[serde(default, skip_serializing_if = "Hits::is_empty")]
-    pub hits: Hits,
+    /// The rules that hold, by precedence: the first hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hits: Vec<Hit>,
     /// The undecided rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
@@ -77,10 +80,6 @@ pub struct Closed {
     pub rule: RuleId,
     pub fails: Fails,
     pub reason: String,
-}
-
-fn is_empty(text: &Arc<str>) -> bool {
-    text.is_empty()
 }
 
 fn is_zero(number: &f64) -> bool {
@@ -112,6 +111,14 @@ pub struct Fault {
     pub reason: String,
 }
 
+/// A rule that holds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Hit {
+    pub rule: RuleId,
+    /// In 0..=1, of four digits.
+    pub confidence: f64,
+}
+
 /// A rule that holds, while its effects are combined.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Held<'a> {
@@ -123,6 +130,10 @@ impl Held<'_> {
     /// How specific the match is, and how much the rule counts.
     pub fn confidence(&self) -> f64 {
         self.found.specificity * self.rule.weight
+    }
+
+    fn hit(&self) -> Hit {
+        Hit { rule: self.rule.id, confidence: rounded(self.confidence()) }
     }
 }
 
@@ -144,15 +155,9 @@ impl Contribution<'_> {
 }
 
 /// The decision of a set.
-pub(super) fn combine(
-    fingerprint: &Arc<str>,
-    total: usize,
-    mut held: Vec<Held<'_>>,
-    faults: Vec<Fault>,
-) -> RuleDecision {
+pub(super) fn combine(total: usize, mut held: Vec<Held<'_>>, faults: Vec<Fault>) -> RuleDecision {
     put_in_order(&mut held);
     RuleDecision {
-        rules: Arc::clone(fingerprint),
         total: count(total),
         held: count(held.len()),
         refuse: chosen(&held, |effect| effect.refuse.as_ref().map(|it| &it.reason)),
@@ -162,10 +167,9 @@ pub(super) fn combine(
         priority: chosen(&held, |effect| effect.priority.as_ref()),
         candidates: candidates(&contributions(&held)),
         risk: rounded(held.iter().map(|it| it.found.risk).fold(0.0, f64::max)),
-        hits: held.iter().map(|it| Hit { rule: it.rule.id.into(), confidence: rounded(it.confidence()) }).collect(),
+        hits: held.iter().take(MOST_HITS).map(Held::hit).collect(),
         faults: faults.into_iter().take(MOST_FAULTS).collect(),
-        ended: None,
-        closed: None,
+        ..RuleDecision::default()
     }
 }
 

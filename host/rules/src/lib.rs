@@ -26,12 +26,11 @@ mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use self::{
     decision::{Closed, Ended, Fault, Held, RuleDecision, combine, put_in_order, rounded, says},
@@ -44,7 +43,7 @@ use self::{
     words::Words,
 };
 use angarium_domain::{
-    ids::RuleId,
+    ids::{ExperimentId, RuleId},
     message::Message,
     problem::{Problem, Problems},
     rule::{Fails, RuleEffect, RuleSpec},
@@ -63,7 +62,10 @@ pub struct RuleSet {
     symbols: Symbols,
     index: Index,
     expressions: Box<dyn Expressions>,
-    fingerprint: Arc<str>,
+    /// Which of the tenant's rule sets it is; 0 if it is none in service.
+    number: i64,
+    /// The experiment whose variant stands in it.
+    variant: Option<ExperimentId>,
 }
 
 /// A rule as it is evaluated.
@@ -139,7 +141,6 @@ impl RuleSet {
     ) -> Result<Self, Vec<Problem>> {
         specs.sort_by_key(|(id, _)| *id);
         check(&specs, |_, _| {})?;
-        let fingerprint = fingerprint(&specs);
         let (mut symbols, mut problems) = (Symbols::default(), Problems::default());
         let mut rules: Vec<_> = specs
             .into_iter()
@@ -154,7 +155,20 @@ impl RuleSet {
         rules.sort_by_key(|rule| (rule.has_expression, rule.fails.is_open(), rule.id));
         let active = (0..).zip(&rules).filter(|(_, rule)| rule.active);
         let index = Index::new(active.map(|(place, rule)| (place, &rule.test)));
-        Ok(Self { rules, symbols, index, expressions, fingerprint })
+        Ok(Self { rules, symbols, index, expressions, number: 0, variant: None })
+    }
+
+    /// Gives the set the number that decisions name it by, and the experiment whose variant stands in it.
+    #[must_use]
+    pub const fn numbered(mut self, number: i64, variant: Option<ExperimentId>) -> Self {
+        (self.number, self.variant) = (number, variant);
+        self
+    }
+
+    /// Whether it made a decision.
+    #[must_use]
+    pub fn has_made(&self, decision: &RuleDecision) -> bool {
+        (self.number, self.variant) == (decision.rule_set, decision.variant)
     }
 
     #[must_use]
@@ -199,13 +213,6 @@ impl RuleSet {
             often.then(|| RuleFailure { rule: rule.id, name: rule.name.clone(), reason, switched_off: !closed })
         });
         failures.collect()
-    }
-
-    /// Returns the fingerprint of this set: a decision names it, so that a later explanation knows whether the rules
-    /// are still the same.
-    #[must_use]
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
     }
 
     /// Returns the rules' answer to a message.
@@ -322,8 +329,8 @@ impl RuleSet {
         if let Some(Ended { reason, .. }) = ended {
             closed = closed.or_else(|| rules.find_map(|rule| rule.closed(reason.as_str())));
         }
-        let decision = combine(&self.fingerprint, self.rules.len(), held, faults);
-        RuleDecision { ended, closed, ..decision }
+        let decision = combine(self.rules.len(), held, faults);
+        RuleDecision { rule_set: self.number, variant: self.variant, ended, closed, ..decision }
     }
 }
 
@@ -425,17 +432,6 @@ fn check(specs: &[(RuleId, RuleSpec)], further: impl Fn(&RuleSpec, &mut Problems
         });
     }
     problems.unless_any(())
-}
-
-/// Tells a set of rules, in the order of their ids, from any other.
-#[must_use]
-pub fn fingerprint(specs: &[(RuleId, RuleSpec)]) -> Arc<str> {
-    let mut digest = Sha256::new();
-    for spec in specs {
-        // A specification always has a text form; its keys are texts.
-        digest.update(serde_json::to_vec(spec).unwrap_or_default());
-    }
-    hex::encode(&digest.finalize()[..8]).into()
 }
 
 #[cfg(test)]
@@ -617,7 +613,7 @@ mod tests {
         );
         let unknown = || vec![(id(3), spec(json!({"geography": {"country": ["SE", "XX"]}})).unwrap())];
         let problems = RuleSet::compile(unknown(), Box::<YesNo>::default()).unwrap_err();
-        let detail = "the country `XX` does not exist (ISO 3166-1)";
+        let detail = "must be a country's two letters (ISO 3166-1), such as `SE` (`XX` does not exist)";
         assert_eq!((problems[0].code, problems[0].detail.as_str()), ("unknown_country", detail));
         assert!(RuleSet::stored(unknown(), Box::<YesNo>::default()).is_ok(), "one in service goes on");
         let specs = vec![(id(3), spec(json!({"amount": {}})).unwrap()), (id(3), spec(json!({"any": []})).unwrap())];

@@ -253,13 +253,10 @@ impl Rulebook {
         self.rules.as_ref().map(|rules| rules.explain(&subject, now).rules).unwrap_or_default()
     }
 
-    /// The same of one that was accepted, at the time it was; nothing where the rules are not the same any more.
+    /// Returns the rules that made a message's decision, if they are still in service.
     #[must_use]
-    pub fn explain_again(&self, message: &Message) -> Vec<Account> {
-        let asked = Ruling::of(message).and_then(|it| it.decision).map(|it| it.rules);
-        let book = self.for_message(message);
-        let same = book.rules.as_ref().filter(|rules| asked.as_deref() == Some(rules.fingerprint()));
-        same.map(|rules| rules.explain_accepted(message)).unwrap_or_default()
+    pub fn deciding(&self, message: &Message, decision: &RuleDecision) -> Option<Arc<RuleSet>> {
+        self.for_message(message).rules.clone().filter(|rules| rules.has_made(decision))
     }
 
     /// The scripts in service that define a hook.
@@ -699,7 +696,7 @@ mod tests {
         let book = book(&[rule], &[("more", "fn admit(message) { #{attributes: #{amount: 750}} }")]);
         let mut changed = message(r#"{"amount": 5}"#);
         book.admit(&mut changed, &given());
-        let accounts = book.explain_again(&changed);
+        let accounts = book.rules.as_ref().unwrap().explain_accepted(&changed);
         assert_eq!(accounts[0].why, "amount 5 is under the minimum 500");
         assert!(!accounts[0].hit);
     }
@@ -810,7 +807,7 @@ mod tests {
         let mut message = message(&format!("{{\"list\": {:?}}}", (0..200).collect::<Vec<_>>()));
         within(Grant::of_message(Duration::from_millis(12)), || book.admit(&mut message, &given()));
         let ended = Ruling::of(&message).unwrap().ended.expect("it ended early");
-        let accounts = book.explain_again(&message);
+        let accounts = book.rules.as_ref().unwrap().explain_accepted(&message);
         let unasked: Vec<_> = accounts.iter().filter(|it| it.why.contains("it was not asked")).collect();
         assert!(!unasked.is_empty() && unasked.len() < 40, "{accounts:?}");
         assert_eq!(unasked[0].rule.to_string(), ended.at);

@@ -4,15 +4,15 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     allowance::Spent,
-    decision::{Ended, Ending, RuleDecision, Scored},
+    decision::{Ended, RuleDecision, Scored},
     script::{Hook, ScriptFault},
 };
 use angarium_domain::{
-    ids::{ExperimentId, RuleId},
+    ids::ExperimentId,
     message::{Message, Priority},
     rule_input::Object,
 };
@@ -97,22 +97,6 @@ impl Ruling {
     #[must_use]
     pub fn of(message: &Message) -> Option<Self> {
         serde_json::from_str(message.body.ruling.as_ref()?.get()).ok()
-    }
-
-    /// How the ids of the rules that hold end.
-    pub fn hits(&self) -> impl Iterator<Item = Ending> {
-        self.decision.iter().flat_map(|decision| decision.hits.as_slice()).map(|hit| hit.rule)
-    }
-
-    /// For readers: with the rules that hold by their ids, which are among these, and numbers.
-    #[must_use]
-    pub fn spelled_out(&self, rules: &[RuleId]) -> Value {
-        // Plain data always has a JSON form.
-        let mut value = serde_json::to_value(self).unwrap_or_default();
-        if let Some(decision) = self.decision.as_ref().filter(|it| !it.hits.is_empty()) {
-            value["decision"]["hits"] = serde_json::to_value(decision.hits.spelled_out(rules)).unwrap_or_default();
-        }
-        value
     }
 
     /// Returns only the rules' scores of connections from a message's stored ruling.
@@ -308,7 +292,7 @@ impl Failed {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use angarium_domain::message::{Address, Body};

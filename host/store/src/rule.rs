@@ -9,8 +9,7 @@ use super::{
     page::{PageRows, one_more, page},
 };
 use angarium_domain::{
-    audit::Action,
-    ids::{RuleId, TenantId},
+    ids::{ExperimentId, RuleId, TenantId},
     rule::RuleSpec,
 };
 
@@ -39,7 +38,8 @@ fn stored((id, uid, version, spec, created_at, updated_at): Row) -> Result<Store
 pub async fn rulebook_stamp(db: &mut PgConnection, tenant: TenantId) -> Result<Option<String>> {
     let stamp = sqlx::query_scalar(
         "select md5(string_agg(part, ',' order by part)) from (
-           select id || ' ' || version as part from rule where tenant_id = $1
+           select 'rules ' || number as part from rule_set
+           where tenant_id = $1 and exists (select from rule where tenant_id = $1)
            union all
            select name || ' ' || version from script where tenant_id = $1 and state = 'live'
            union all
@@ -66,48 +66,67 @@ pub async fn rule_specs(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<(
     Ok(rows.into_iter().map(|(id, spec)| (id.into(), spec)).collect())
 }
 
-/// When a tenant's rules changed after `from` and until `to`, in order.
-pub async fn rule_changes(
-    db: &mut PgConnection,
-    tenant: TenantId,
-    from: Timestamp,
-    to: Timestamp,
-) -> Result<Vec<Timestamp>> {
-    let times: Vec<jiff_sqlx::Timestamp> = sqlx::query_scalar(
-        "select at from (
-           select created_at as at from rule_version where tenant_id = $1
-           union
-           select at from audit where tenant_id = $1 and action = $4
-         ) as changes where at > $2 and at <= $3 order by at",
-    )
-    .bind(tenant.uuid())
-    .bind(jiff_sqlx::Timestamp::from(from))
-    .bind(jiff_sqlx::Timestamp::from(to))
-    .bind(Action::RuleDeleted.as_str())
-    .fetch_all(db)
-    .await?;
-    Ok(times.into_iter().map(|at| at.to_jiff()).collect())
+/// Returns the number of a tenant's rule set: it grows with each change of a rule, and is 0 before the first.
+pub async fn rule_set_number(db: &mut PgConnection, tenant: TenantId) -> Result<i64> {
+    let number = sqlx::query_scalar("select number from rule_set where tenant_id = $1").bind(tenant.uuid());
+    Ok(number.fetch_optional(db).await?.unwrap_or_default())
 }
 
-/// Returns the specifications of all rules at a time, as JSON; the audit has the times of deletions.
-pub async fn rule_specs_at(db: &mut PgConnection, tenant: TenantId, at: Timestamp) -> Result<Vec<(RuleId, String)>> {
-    let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as(
-        "select rule_id, spec from (
-           select distinct on (rule_id) rule_id, spec from rule_version
-           where tenant_id = $1 and created_at <= $2 order by rule_id, version desc
-         ) as standing
-         where not exists (
-           select from audit where tenant_id = $1 and at <= $2 and action = $3
-             and subject = $4 || replace(rule_id::text, '-', ''))
-         order by rule_id",
+/// Notes, in the transaction that changes a rule, which version of it is in the tenant's rule set from now on; `None`
+/// where it is deleted. The transactions that change a tenant's rules commit one after another.
+pub async fn rule_set_change(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    rule: RuleId,
+    version: Option<i32>,
+) -> Result<()> {
+    sqlx::query(
+        "with next as (
+           insert into rule_set as s (tenant_id, number) values ($1, 1)
+           on conflict (tenant_id) do update set number = s.number + 1
+           returning number
+         )
+         insert into rule_set_change (tenant_id, number, rule_id, version) select $1, number, $2, $3 from next",
     )
     .bind(tenant.uuid())
-    .bind(jiff_sqlx::Timestamp::from(at))
-    .bind(Action::RuleDeleted.as_str())
-    .bind(RuleId::PREFIX)
+    .bind(rule.uuid())
+    .bind(version)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Returns the specifications of the rule set of a number, as JSON: of rules that were deleted since, too.
+pub async fn rule_set_specs(db: &mut PgConnection, tenant: TenantId, number: i64) -> Result<Vec<(RuleId, String)>> {
+    let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as(
+        "select v.rule_id, v.spec from (
+           select distinct on (rule_id) rule_id, version from rule_set_change
+           where tenant_id = $1 and number <= $2 order by rule_id, number desc
+         ) as in_set
+         join rule_version v on v.tenant_id = $1 and v.rule_id = in_set.rule_id and v.version = in_set.version
+         order by v.rule_id",
+    )
+    .bind(tenant.uuid())
+    .bind(number)
     .fetch_all(db)
     .await?;
     Ok(rows.into_iter().map(|(id, spec)| (id.into(), spec)).collect())
+}
+
+/// Returns the rule that an experiment has a variant of, and the variant's specification as JSON.
+pub async fn rule_variant(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    experiment: ExperimentId,
+) -> Result<Option<(RuleId, String)>> {
+    let row: Option<(String, String)> = sqlx::query_as(
+        "select subject, spec from experiment where tenant_id = $1 and id = $2 and kind = 'rule' and spec is not null",
+    )
+    .bind(tenant.uuid())
+    .bind(experiment.uuid())
+    .fetch_optional(db)
+    .await?;
+    row.map(|(rule, spec)| Ok((rule.parse().map_err(corrupt)?, spec))).transpose()
 }
 
 /// How many rules a tenant has.
@@ -140,25 +159,13 @@ pub async fn rule_put(db: &mut PgConnection, tenant: TenantId, rule: &StoredRule
     .bind(spec)
     .bind(jiff_sqlx::Timestamp::from(rule.created_at))
     .bind(jiff_sqlx::Timestamp::from(rule.updated_at))
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(done.rows_affected() > 0)
-}
-
-/// Returns the present and former rules whose ids end in one of these ways; each is of six bytes.
-pub async fn rule_ids_ending(db: &mut PgConnection, tenant: TenantId, endings: &[&[u8]]) -> Result<Vec<RuleId>> {
-    if endings.is_empty() {
-        return Ok(Vec::new());
+    if done.rows_affected() == 0 {
+        return Ok(false);
     }
-    let ids: Vec<uuid::Uuid> = sqlx::query_scalar(
-        "select distinct rule_id from rule_version
-         where tenant_id = $1 and substring(uuid_send(rule_id) from 11) = any ($2)",
-    )
-    .bind(tenant.uuid())
-    .bind(endings)
-    .fetch_all(db)
-    .await?;
-    Ok(ids.into_iter().map(RuleId::from).collect())
+    rule_set_change(db, tenant, rule.id, Some(rule.version)).await?;
+    Ok(true)
 }
 
 /// Returns a rule as it was in a version.
@@ -224,10 +231,13 @@ pub async fn rule_page(
 
 /// Deletes a rule; its versions stay.
 pub async fn rule_delete(db: &mut PgConnection, tenant: TenantId, id: RuleId) -> Result<()> {
-    sqlx::query("delete from rule where tenant_id = $1 and id = $2")
+    let done = sqlx::query("delete from rule where tenant_id = $1 and id = $2")
         .bind(tenant.uuid())
         .bind(id.uuid())
-        .execute(db)
+        .execute(&mut *db)
         .await?;
+    if done.rows_affected() > 0 {
+        rule_set_change(db, tenant, id, None).await?;
+    }
     Ok(())
 }

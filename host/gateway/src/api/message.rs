@@ -2,7 +2,6 @@
 
 mod channels;
 mod fingerprint;
-mod hindsight;
 mod new;
 mod view;
 
@@ -18,7 +17,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    App,
+    App, HttpState,
     auth::{MessagesRead, MessagesWrite, Tenant},
     draft::{self, Draft},
     fields::Fields,
@@ -28,6 +27,7 @@ use super::{
     request::{Query, RequestId, Trace, UrlPath, short_text},
 };
 use crate::{
+    app::decision::rule_accounts,
     app::message_actions::{self, Controlled},
     clock,
     engine::admission::{AdmitError, Admitted},
@@ -44,15 +44,13 @@ use angarium_domain::{
     rule_input::RuleInput,
 };
 use angarium_rules::{
-    decision::Ending,
-    ruling::{Failed, Refused, Ruling},
+    ruling::{Failed, Refused},
     script::{Given, Hook},
 };
 use angarium_store::{
     attempt::attempt_list_all,
     event::event_list,
     message::{MessageFilter, message_get, message_list},
-    rule::rule_ids_ending,
 };
 use new::{MessageContext, Unfit};
 pub use new::{NewMessage, PriorityName};
@@ -201,13 +199,13 @@ pub struct BatchResult {
     error: Option<serde_json::Value>,
 }
 
-/// The header `Idempotency-Key` of at most so many characters, judged before the body.
+/// The header `Idempotency-Key` with a limited length, checked before the body.
 pub struct HeaderKey<const MOST: usize>(Option<String>);
 
-impl<const MOST: usize> FromRequestParts<App> for HeaderKey<MOST> {
+impl<const MOST: usize> FromRequestParts<HttpState> for HeaderKey<MOST> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &HttpState) -> Result<Self, Problem> {
         let key = new::header_key(&parts.headers, MOST);
         key.map(Self).map_err(|fields| Problem::parameters(fields.into_problems()))
     }
@@ -226,6 +224,7 @@ impl<const MOST: usize> FromRequestParts<App> for HeaderKey<MOST> {
 pub async fn create_batch(
     tenant: Tenant<MessagesWrite>,
     State(app): State<App>,
+    State(http): State<HttpState>,
     query: Query,
     id: RequestId,
     trace: Trace,
@@ -237,7 +236,7 @@ pub async fn create_batch(
     let read = move || {
         Ok(batch.messages.iter().map(|raw| draft::read::<NewMessage>(raw.get().as_bytes())).collect::<Vec<_>>())
     };
-    let parsed = read_apart(&app, tenant.id, length, read).await?;
+    let parsed = read_apart(&http, tenant.id, length, read).await?;
     let pinned: Vec<&str> = parsed.iter().flatten().flat_map(|draft| draft.0.pinned_to()).collect();
     let config = knowing(&app, tenant.id, pinned).await?;
     let mut checked = Vec::with_capacity(parsed.len());
@@ -301,7 +300,7 @@ impl From<Result<Admitted, Problem>> for Checked {
     }
 }
 
-/// Where a batch's result comes from.
+/// The source of a batch's result.
 enum Slot {
     /// It is still to be accepted.
     Open,
@@ -413,25 +412,10 @@ pub async fn decision(
     let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
     let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
     let events = event_list(&mut txn, tenant.id, view.message.id).await?;
-    let ruling = Ruling::of(&view.message);
-    let endings: Vec<_> = ruling.iter().flat_map(Ruling::hits).collect();
-    let endings: Vec<_> = endings.iter().map(Ending::as_bytes).collect();
-    let held = rule_ids_ending(&mut txn, tenant.id, &endings).await?;
     drop(txn);
     let config = app.tenant_configs.tenant(tenant.id).await?;
-    let explain = || config.rulebook.as_ref().map(|book| book.explain_again(&view.message)).unwrap_or_default();
-    let mut rules = match ruling.as_ref().is_some_and(|ruling| ruling.decision.is_some()) {
-        true => app.rules.explain(tenant.id, explain).await,
-        false => Vec::new(),
-    };
-    let decision = ruling.as_ref().and_then(|ruling| ruling.decision.as_ref());
-    if rules.is_empty()
-        && let Some(decision) = decision
-    {
-        rules = hindsight::accounts(&app, tenant.id, &view.message, &decision.rules).await?;
-    }
-    let ruling = ruling.map(|ruling| ruling.spelled_out(&held));
-    Ok(Json(DecisionAnswer::new(&view.message, ruling, rules, attempts, events)))
+    let rules = rule_accounts(&app.store, &app.rules, &config, tenant.id, &view.message).await?;
+    Ok(Json(DecisionAnswer::new(&view.message, rules, attempts, events)))
 }
 
 /// Cancel a message that has not begun to leave.
@@ -526,7 +510,7 @@ fn message_id(text: &str) -> Result<MessageId, Problem> {
     text.parse().map_err(|_| missing())
 }
 
-/// Why rules are asked for a message's channel.
+/// The reason for asking rules about a message's channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asks {
     /// It is sent, and waits until then for the tenant's time.

@@ -17,7 +17,7 @@ use angarium_domain::{
     provider::{Cost, Disposition},
     recipients::{MailRecipient, RecipientOutcome, RecipientRole, Recipients},
 };
-use angarium_rules::Account;
+use angarium_rules::{Account, ruling::Ruling};
 use angarium_store::{
     attempt::AttemptView,
     event::EventView,
@@ -33,7 +33,7 @@ pub struct MessageAnswer {
     #[schema(value_type = StateName)]
     state: DeliveryState,
     channel: String,
-    /// Null where the connection says it.
+    /// Null if the connection names it.
     to: Option<String>,
     #[schema(value_type = PriorityName)]
     priority: Priority,
@@ -51,7 +51,7 @@ pub struct MessageAnswer {
     send_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
-    /// Since then recipient, content and attachments are gone.
+    /// The time of the purge: after it recipient, content and attachments are gone.
     #[schema(value_type = Option<String>, format = DateTime)]
     content_purged_at: Option<Timestamp>,
     /// The delivery on its channel; with several channels, the one that determined `state`.
@@ -311,11 +311,11 @@ pub struct DecisionAnswer {
     /// The answers of rules and scripts at acceptance: values with their rules, scores of connections, scripts'
     /// answers. Null if there were none.
     #[schema(value_type = Option<Object>)]
-    ruling: Option<Value>,
-    /// Every rule, hit or missed, and why: those that hold first. Empty where the rules have changed since.
+    ruling: Option<Ruling>,
+    /// Every rule, hit or missed, with its reason: those that hold first. Empty if the rules have changed since.
     #[schema(value_type = Vec<Object>)]
     rules: Vec<Account>,
-    /// One an attempt; empty before the first.
+    /// One entry an attempt; empty before the first.
     decisions: Vec<AttemptDecision>,
     /// The scripts' answers to its ends, and the messages that followed: one entry for each end with an answer.
     #[schema(value_type = Vec<Object>)]
@@ -394,7 +394,7 @@ impl MessageAnswer {
 }
 
 impl SeveralAnswer {
-    /// Those legs that have begun, and for the others that their turn has not come.
+    /// Returns the legs that have begun, and for the others that their turn has not come.
     fn new(message: &Message, legs: &Legs, begun: Vec<(u8, Option<Timestamp>, DeliveryAnswer)>) -> Self {
         let mut begun = begun.into_iter().peekable();
         let delivery = |leg: u8| {
@@ -463,7 +463,7 @@ impl MessageAnswer {
         self
     }
 
-    /// As much of it as a key may read that changed the message.
+    /// Returns the part of it that may be shown to a key that changed the message.
     #[must_use]
     pub fn shown_to<P>(self, tenant: &Tenant<P>) -> Self {
         if tenant.reads_messages() { self } else { self.without_content() }
@@ -560,18 +560,12 @@ impl From<EventView> for EventAnswer {
 
 impl DecisionAnswer {
     /// Builds the answer from the data that decided the attempts.
-    pub fn new(
-        message: &Message,
-        ruling: Option<Value>,
-        rules: Vec<Account>,
-        attempts: Vec<AttemptView>,
-        events: Vec<EventView>,
-    ) -> Self {
+    pub fn new(message: &Message, rules: Vec<Account>, attempts: Vec<AttemptView>, events: Vec<EventView>) -> Self {
         let follow_ups = events.into_iter().filter(|event| event.kind == "message.followed_up");
         let decision = |attempt| AttemptDecision::new(message, attempt);
         Self {
             message: message.id.to_string(),
-            ruling,
+            ruling: Ruling::of(message),
             rules,
             decisions: attempts.into_iter().map(decision).collect(),
             follow_ups: follow_ups.filter_map(|event| event.data.and_then(json)).collect(),

@@ -3,7 +3,6 @@
 use axum::extract::State;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::super::{
@@ -22,6 +21,7 @@ use angarium_domain::{
 use angarium_rules::{
     Account,
     rulebook::{Judgement, Rulebook},
+    ruling::Ruling,
     script::{Given, facts::ContextFacts},
 };
 
@@ -47,7 +47,7 @@ pub struct EvaluationAnswer {
     plan: Option<Planned>,
     /// The rules' and scripts' answers, as they would be stored with the message.
     #[schema(value_type = Object)]
-    ruling: Value,
+    ruling: Ruling,
     /// Every rule, hit or missed, and why: those that hold first.
     #[schema(value_type = Vec<Object>)]
     rules: Vec<Account>,
@@ -100,7 +100,7 @@ fn evaluated(app: &App, config: &TenantConfig, mut message: Message) -> Evaluati
         channel: message.channel.as_str().to_owned(),
         priority: message.priority,
         send_at: message.send_at,
-        ruling: ruling.spelled_out(&rules.iter().map(|it| it.rule).collect::<Vec<_>>()),
+        ruling,
         rules,
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use angarium_domain::{
     experiment::ExperimentKind,
-    ids::{RuleId, TenantId},
+    ids::{ExperimentId, RuleId, TenantId},
     rule::RuleSpec,
 };
 use angarium_rules::{
@@ -21,7 +21,7 @@ use angarium_rules::{
 use angarium_store::{
     self as store, Connection as Db,
     experiment::{self, ExperimentRow, experiment_running},
-    rule::{rule_specs, rulebook_stamp},
+    rule::{rule_set_number, rule_specs, rulebook_stamp},
     script::{LiveScript, module_list, script_live_list, script_resets},
 };
 
@@ -33,7 +33,9 @@ pub(super) struct Read {
 }
 
 struct Sources {
-    rules: Arc<Vec<(RuleId, String)>>,
+    rules: Vec<(RuleId, String)>,
+    /// The number of the rule set.
+    number: i64,
     scripts: Vec<LiveScript>,
     experiments: Vec<experiment::RunningExperiment>,
     modules: Arc<BTreeMap<String, String>>,
@@ -46,8 +48,8 @@ struct Sources {
 struct LoadedRulebook {
     stamp: String,
     book: Arc<Rulebook>,
-    /// The source of its rules.
-    rules: Arc<Vec<(RuleId, String)>>,
+    /// The number of its rule set.
+    number: i64,
     /// The modules of its scripts.
     modules: Arc<BTreeMap<String, String>>,
     compiled_modules: Modules,
@@ -69,8 +71,8 @@ impl Rulebooks {
         let (rules, scripts) = (rule_specs(db, tenant).await?, script_live_list(db, tenant).await?);
         let experiments = experiment_running(db, tenant).await?;
         let (modules, resets) = (module_list(db, tenant).await?.into(), script_resets(db, tenant).await?);
-        let rules = rules.into();
-        Ok(Some(Read { stamp, sources: Some(Sources { rules, scripts, experiments, modules, resets }) }))
+        let number = rule_set_number(db, tenant).await?;
+        Ok(Some(Read { stamp, sources: Some(Sources { rules, number, scripts, experiments, modules, resets }) }))
     }
 
     /// Returns the rules and scripts of a tenant. A source that does not compile, perhaps stored by a later version of
@@ -108,13 +110,13 @@ impl Rulebooks {
 
 /// Compiles only changed sources.
 fn compile(sources: Sources, before: Option<&LoadedRulebook>, stamp: String) -> Result<LoadedRulebook, String> {
-    let Sources { rules, scripts, experiments, modules, resets } = sources;
-    let same_rules = before.filter(|it| it.rules == rules).and_then(|it| it.book.rules.clone());
+    let Sources { rules, number, scripts, experiments, modules, resets } = sources;
+    let same_rules = before.filter(|it| it.number == number).and_then(|it| it.book.rules.clone());
     let compiled = match same_rules {
         Some(same) => same,
-        None => specs(&rules).and_then(rule_set).or_else(|error| match before {
+        None => specs(&rules).and_then(|specs| rule_set(specs, number, None)).or_else(|error| match before {
             Some(_) => Err(error),
-            None => rules_as_far(&rules),
+            None => rules_as_far(&rules, number),
         })?,
     };
     let same_modules = before.filter(|it| it.modules == modules).map(|it| it.compiled_modules.clone());
@@ -123,6 +125,7 @@ fn compile(sources: Sources, before: Option<&LoadedRulebook>, stamp: String) -> 
         same_modules: same_modules.is_some(),
         modules: same_modules.unwrap_or_else(|| Modules::stored(&modules)),
         rules: &rules,
+        number,
         resets,
     };
     // A variant of an operators' script follows the same rule.
@@ -132,7 +135,7 @@ fn compile(sources: Sources, before: Option<&LoadedRulebook>, stamp: String) -> 
     let scripts = scripts.into_iter().filter_map(|script| workshop.running(script)).collect();
     let compiled_modules = workshop.modules;
     let book = Arc::new(Rulebook { rules: Some(compiled), scripts, experiments, rehearses: false });
-    Ok(LoadedRulebook { stamp, book, rules, modules, compiled_modules })
+    Ok(LoadedRulebook { stamp, book, number, modules, compiled_modules })
 }
 
 /// Returns a replacement for a script that does not compile and has no known good version. If it may let nothing
@@ -154,14 +157,14 @@ fn fails_of(source: &str) -> Option<&'static str> {
 
 /// Returns the readable rules, if some are not readable and none are known here: one that may let nothing through
 /// unasked is replaced by one that fails.
-fn rules_as_far(rules: &[(RuleId, String)]) -> Result<Arc<RuleSet>, String> {
+fn rules_as_far(rules: &[(RuleId, String)], number: i64) -> Result<Arc<RuleSet>, String> {
     let readable = |rule: &(RuleId, String)| {
-        let alone = specs(std::slice::from_ref(rule)).and_then(|specs| rule_set(specs).map(drop));
+        let alone = specs(std::slice::from_ref(rule)).and_then(|specs| rule_set(specs, number, None).map(drop));
         let Err(error) = alone else { return specs(std::slice::from_ref(rule)).ok()?.pop() };
         tracing::error!(rule.id = %rule.0, error, "a rule that was stored does not compile");
         closed_rule(rule)
     };
-    rule_set(rules.iter().filter_map(readable).collect())
+    rule_set(rules.iter().filter_map(readable).collect(), number, None)
 }
 
 fn closed_rule((id, json): &(RuleId, String)) -> Option<Spec> {
@@ -185,6 +188,7 @@ struct Workshop<'a> {
     modules: Modules,
     same_modules: bool,
     rules: &'a [(RuleId, String)],
+    number: i64,
     resets: HashMap<String, i32>,
 }
 
@@ -237,7 +241,7 @@ impl<'a> Workshop<'a> {
             ExperimentKind::Script => {
                 Candidate::Script(self.known_or_new(&subject, version, &source?, is_operators(&subject))?)
             }
-            ExperimentKind::Rule => match tried_rules(&subject, &spec.unwrap_or_default(), self.rules) {
+            ExperimentKind::Rule => match self.tried_rules(id, &subject, &spec.unwrap_or_default()) {
                 Ok(rules) => Candidate::Rules(rules),
                 Err(error) => {
                     tracing::error!(error, "a candidate that was stored does not compile: it is not tried");
@@ -247,20 +251,21 @@ impl<'a> Workshop<'a> {
         };
         Some(Experiment { id, kind, subject, version, mode, candidate })
     }
+
+    /// All rules, with a variant in place of one of them.
+    fn tried_rules(&self, experiment: ExperimentId, of: &str, spec: &str) -> Result<Arc<RuleSet>, String> {
+        let spec = parsed(of, spec)?;
+        let of: RuleId = of.parse().map_err(|error| format!("{error}"))?;
+        let mut all = specs(self.rules)?;
+        all.retain(|(id, _)| *id != of);
+        all.push((of, spec));
+        rule_set(all, self.number, Some(experiment))
+    }
 }
 
-/// All rules, with one of them as it would be.
-fn tried_rules(of: &str, spec: &str, rules: &[(RuleId, String)]) -> Result<Arc<RuleSet>, String> {
-    let spec = parsed(of, spec)?;
-    let of: RuleId = of.parse().map_err(|error| format!("{error}"))?;
-    let mut all = specs(rules)?;
-    all.retain(|(id, _)| *id != of);
-    all.push((of, spec));
-    rule_set(all)
-}
-
-fn rule_set(specs: Vec<Spec>) -> Result<Arc<RuleSet>, String> {
-    RuleSet::stored(specs, Box::new(Language::stored())).map(Arc::new).map_err(|problems| {
+fn rule_set(specs: Vec<Spec>, number: i64, variant: Option<ExperimentId>) -> Result<Arc<RuleSet>, String> {
+    let compiled = RuleSet::stored(specs, Box::new(Language::stored()));
+    compiled.map(|rules| Arc::new(rules.numbered(number, variant))).map_err(|problems| {
         let each = problems.iter().take(5).map(|it| format!("{}: {}", it.pointer, it.detail));
         each.collect::<Vec<_>>().join("; ")
     })
@@ -278,7 +283,8 @@ mod tests {
         let rules: Vec<_> = rules.iter().map(|json| (RuleId::new(), (*json).to_owned())).collect();
         let scripts = scripts.iter().enumerate();
         let sources = Sources {
-            rules: rules.into(),
+            rules,
+            number: 1,
             scripts: scripts
                 .map(|(at, (source, operators))| (format!("s{at}"), 1, (*source).to_owned(), *operators))
                 .collect(),
