@@ -42,7 +42,7 @@ pub fn is_sms_sender(text: &str) -> bool {
     is_e164(text) || is_short_code || is_name
 }
 
-/// The domain of a mail address; the whole text where it has no `@`.
+/// Returns the domain of a mail address; the whole text if it has no `@`.
 #[must_use]
 pub fn domain_of(mailbox: &str) -> &str {
     mailbox.rsplit_once('@').map_or(mailbox, |(_, domain)| domain)

@@ -62,7 +62,7 @@ impl Document {
         })
     }
 
-    /// Something that a schema takes, with all that it may have; `None` for what lies within itself.
+    /// Returns a value that a schema accepts, with all of its members; `None` for a schema within itself.
     fn full(&self, schema: &Value, within: &Within) -> Option<Value> {
         let alternatives = self.alternatives(schema);
         let has = |one: &Value, kind: &str| one["type"] == kind || one["type"][0] == kind || one["type"][1] == kind;

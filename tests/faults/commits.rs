@@ -215,7 +215,7 @@ async fn killed_after_a_2xx_of_whom_a_script_put_first_nobody_else_is_asked() {
     only_the_second_is_asked(gateway, sink).await;
 }
 
-/// Where an unknown outcome is to be held, it is after the loss of a worker too.
+/// If an unknown outcome is to be held, it is also held after the loss of a worker.
 #[tokio::test]
 async fn killed_after_a_2xx_it_is_held_where_the_route_says_so() {
     let (mut gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);

@@ -67,7 +67,7 @@ impl Scenario {
         self.load.refusals().into_iter().find(|it| it.code == code)
     }
 
-    /// Waits until so many messages are accepted; what clients were told instead says why it does not.
+    /// Waits until this number of messages is accepted; on failure shows the clients' other answers.
     async fn serves_beyond(&self, accepted: usize) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.load.accepted() <= accepted {

@@ -50,7 +50,7 @@ async fn event_types(gateway: &TestGateway, message: &str) -> Vec<String> {
     events(gateway, message).await.iter().map(|it| it["type"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Answers `RCPT` of an address as usual once it was refused so often with this reply.
+/// Answers `RCPT` of an address as usual once it was refused this number of times with this reply.
 fn first(times: usize, address: &'static str, reply: &'static str) -> impl Fn(&str) -> Option<String> {
     let asked = AtomicUsize::new(0);
     move |line| {

@@ -39,7 +39,7 @@ fn quickly(max_attempts: u32) -> Value {
     json!({"type": "linear", "delay_ms": 20, "max_attempts": max_attempts})
 }
 
-/// A message's attempts, once there are so many.
+/// Returns a message's attempts, once there is this number of them.
 async fn attempts(gateway: &TestGateway, id: &str, count: usize) -> Vec<Value> {
     eventually(&format!("{count} attempts"), || async {
         let list = gateway.attempt_list(id).await;

@@ -26,7 +26,7 @@ async fn with_a_wrong_key(gateway: &mut TestGateway) -> String {
     old
 }
 
-/// Gives the key back after a current one, and restarts the node.
+/// Puts the key back after a current one, and restarts the node.
 async fn with_both_keys(gateway: &mut TestGateway, old: &str) {
     let file = gateway.settings().folder.join("secrets.key");
     let new = fs::read_to_string(&file).unwrap();

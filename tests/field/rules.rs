@@ -56,7 +56,7 @@ async fn a_rule_matches_a_text_whatever_its_case_and_encoding() {
     }
 }
 
-// ── What does not exist is refused where it is named ──────────────────────────────────────────────
+// ── Unknown names are refused at their place ─────────────────────────────────────────────────────
 
 #[tokio::test]
 async fn zones_countries_and_languages_that_do_not_exist_are_refused_where_they_are_named() {

@@ -47,7 +47,7 @@ async fn breaker_is(gateway: &TestGateway, uid: &str, state: &str) -> Value {
     .await
 }
 
-/// The states that breakers came into, in order, once there are so many.
+/// Returns the states of breakers, in order, once there is this number of them.
 async fn changes(gateway: &TestGateway, count: usize) -> Vec<String> {
     eventually("the events", || async {
         let types = "connection.breaker_opened,connection.breaker_half_open,connection.breaker_closed";
@@ -60,7 +60,7 @@ async fn changes(gateway: &TestGateway, count: usize) -> Vec<String> {
     .await
 }
 
-/// Waits until the first node's metrics show so many breakers in this state.
+/// Waits until the first node's metrics show this number of breakers in the state.
 async fn shown(gateway: &TestGateway, state: &str, count: u32) {
     let line = format!("angarium_breaker_state{{provider=\"webhook\",state=\"{state}\"}} {count}\n");
     eventually(&line, || async {

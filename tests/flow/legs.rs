@@ -1,5 +1,4 @@
-//! Messages that name several channels: one follows where the one before it failed or was not heard of, or all go at
-//! once.
+//! Messages with several channels: one follows when the previous one failed or had no receipt, or all go at once.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -281,7 +280,7 @@ async fn a_cancel_stops_every_channel_for_good() {
         assert_eq!((&canceled["state"], states(&canceled)), (&json!("canceled"), vec!["canceled", "canceled"]));
         scene.gateway.post(&cancel, &json!({})).await.expect(200);
     }
-    // One that was sent and waits for a receipt: no other channel follows.
+    // A sent message that waits for a receipt: no other channel follows.
     let id = scene.gateway.send(&with(json!({"wants": "delivered"}))).await;
     scene.stands(&id, &["sent", "accepted"]).await;
     let stopped = scene.gateway.post(&format!("/v1/messages/{id}/cancel"), &json!({})).await.expect(200);

@@ -43,7 +43,7 @@ struct Postfix {
 }
 
 impl Postfix {
-    /// `None` where it can't run: it needs root, since each of its parts runs as another user.
+    /// `None` if it cannot run: it needs root, because each of its parts runs as another user.
     async fn start() -> Option<Self> {
         let program = machine::program("postfix").or_else(|| Some(PathBuf::from("/usr/sbin/postfix")))?;
         if !program.exists() || machine::user_id().ok()? != 0 {

@@ -63,7 +63,7 @@ async fn a_rule_refuses_a_message_by_name_and_nothing_is_stored() {
     let sent = gateway.send(&message(json!({"contact": {"industry": "books"}}))).await;
     assert_eq!(gateway.settled(&sent).await["state"], "sent");
     assert_eq!(sink.received_at("/a").len(), 1);
-    // Of a batch the others are taken.
+    // The others of the batch are taken.
     let batch = json!({"messages": [message(json!({"contact": {"industry": "gambling"}})), message(json!({}))]});
     let answer = gateway.post("/v1/messages/batch", &batch).await.expect(200);
     assert_eq!([&answer["data"][0]["status"], &answer["data"][1]["status"]], [422, 202]);

@@ -243,7 +243,7 @@ async fn a_rule_is_tried_promoted_and_rolled_back() {
     assert_eq!(list[0]["live"], json!({"priority": "high", "connections": ["a"]}));
     assert_eq!(list[0]["candidate"], json!({"priority": "low", "connections": ["b"]}));
 
-    // Another rule's candidate has to wait for its turn.
+    // Another rule's variant has to wait for its turn.
     gateway.post("/v1/rules", &json!({"uid": "other", "rule": rule("normal", "a")})).await.expect(201);
     let second = gateway.post("/v1/rules/other/shadow", &json!({"rule": rule("low", "b")})).await.expect(409);
     assert_eq!(second["code"], "another_candidate");

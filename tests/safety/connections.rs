@@ -101,7 +101,7 @@ fn resident(gateway: &TestGateway) -> usize {
     process::resident_memory(gateway.nodes[0].as_ref().unwrap().process())
 }
 
-/// Lets a process open so many files.
+/// Lets a process open this number of files.
 fn limit_files(process: u32, files: usize) {
     let limit = format!("--nofile={files}:");
     let done = Command::new("prlimit").args(["--pid", &process.to_string(), &limit]).status().unwrap();
@@ -158,7 +158,7 @@ async fn chunks_are_read_in_their_strict_form() {
     for chunks in ["1;a=b\r\n{\r\n", "1\n{\r\n", "1\r\n{\n", "1\r\n{}\r\n", "0\r\nX: y\r\n\r\n"] {
         let answer = rest(&mut said(&gateway, format!("{head}{chunks}").as_bytes()).await).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{chunks:?}: {answer}");
-        // The same where the head is with its handler before the chunk comes.
+        // The same if the head is with its handler before the chunk comes.
         let mut stream = said(&gateway, format!("{head}2\r\n{{ \r\n").as_bytes()).await;
         tokio::task::yield_now().await;
         stream.write_all(chunks.as_bytes()).await.unwrap();
@@ -319,7 +319,7 @@ async fn where_all_connections_are_taken_the_operator_is_answered() {
         let answer = rest(&mut said(&gateway, &get(path)).await).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
     }
-    // One that is done waits for its next request, and makes room for a new one.
+    // A finished connection waits for its next request, and makes room for a new one.
     let mut done = all.pop().unwrap();
     done.write_all(b"          ").await.unwrap();
     assert!(answer(&mut done).await.starts_with("HTTP/1.1 400 "));
@@ -423,7 +423,7 @@ async fn half_sent_callbacks_are_few_and_small() {
     .await;
     let grown = resident(&gateway).saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes");
-    // Those that were let in wait for the rest of their bodies until their time is over.
+    // The accepted requests wait for the rest of their bodies until their time is over.
     let answers = join_all(held.iter_mut().map(answer)).await;
     let full = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503 ")).count();
     assert!(full > 100, "{full} were refused");

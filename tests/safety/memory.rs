@@ -92,7 +92,7 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<String> {
     (read == length).then_some(id)
 }
 
-/// A webhook with so many bytes.
+/// Returns a webhook with this number of bytes.
 fn large(bytes: usize) -> Value {
     json!({"channel": "webhook", "content": {"payload": "x".repeat(bytes)}})
 }

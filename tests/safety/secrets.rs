@@ -1,4 +1,4 @@
-//! A secret goes where it was meant to go, and comes back nowhere.
+//! A secret reaches only its destination, and comes back nowhere.
 
 use std::{
     io::Write,
@@ -55,7 +55,7 @@ async fn a_secret_does_not_follow_its_connection_to_another_host() {
     let secrets = json!({"authorization": "Bearer canary-7f3e9a", "signing_key": SIGNING_KEY});
     gateway.connection("hook", "webhook", json!({"url": own.url("/in")}), secrets).await;
 
-    // A path of the same host is where the secrets go already.
+    // A path of the same host already gets the secrets.
     change(&gateway, "hook", json!({"config": {"url": own.url("/elsewhere"), "method": "put"}})).await.expect(200);
     let moved = json!({"url": other.url("/in")});
     let needed = [("/secrets/authorization", "needed_again"), ("/secrets/signing_key", "needed_again")];

@@ -1,4 +1,4 @@
-//! One tenant does everything at once that could hurt; another does not notice.
+//! One tenant makes every attack at once; another does not notice.
 //!
 //! Counts and memory are asserted. Times are printed: they are met on a release build and a quiet machine.
 

@@ -58,7 +58,7 @@ async fn claim(db: &Database, most: usize) -> Vec<(TenantId, DeliveryId)> {
     claimed
 }
 
-/// One delivery that a node took with a lease of so many milliseconds.
+/// Returns one delivery that a node took with a lease of this number of milliseconds.
 async fn taken(db: &Database, tenant: TenantId, lease_ms: u64) -> (MessageId, Uuid) {
     let new = message(Priority::Normal, None);
     accept(db, tenant, std::slice::from_ref(&new), true).await;

@@ -25,7 +25,7 @@ pub struct Span {
     pub ended_ns: u64,
     pub failed: bool,
     pub attributes: HashMap<String, String>,
-    /// Of the node that made it.
+    /// The attributes of the node that made it.
     pub resource: HashMap<String, String>,
 }
 

@@ -76,7 +76,7 @@ impl TestGateway {
         Self::with(1, "").await
     }
 
-    /// So many gateways on one database, with further configuration as TOML.
+    /// Starts a number of gateways on one database, with further configuration as TOML.
     pub async fn with(nodes: usize, extra: &str) -> Self {
         let db = Database::new().await;
         let url = db.url.clone();
@@ -91,7 +91,7 @@ impl TestGateway {
         (Self::on(db, &url, 1, extra).await, proxy)
     }
 
-    /// So many gateways on this database, which they reach by this address.
+    /// Starts a number of gateways on this database, which they reach by this address.
     pub async fn on(db: Database, url: &str, nodes: usize, extra: &str) -> Self {
         let (binary, providers) = built().await.clone();
         let folder = tempfile::tempdir().unwrap();
@@ -260,7 +260,7 @@ impl TestGateway {
         id(&self.post("/v1/connections", &body).await.expect(201))
     }
 
-    /// Has a connection asked on, however often it fails.
+    /// Switches a connection's breaker off, so that it is asked however often it fails.
     pub async fn without_breaker(&self, connection: &str) {
         let off = json!({"guards": {"breaker": {"enabled": false}}});
         self.call(Method::PATCH, &format!("/v1/connections/{connection}"), Some(&off)).await.expect(200);

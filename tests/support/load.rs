@@ -43,7 +43,7 @@ pub struct Refusal {
 }
 
 impl Load {
-    /// So many clients of the gateway's nodes.
+    /// Starts a number of clients of the gateway's nodes.
     pub fn start(gateway: &TestGateway, clients: usize) -> Self {
         let shared = Arc::new(Shared {
             addresses: Mutex::new(gateway.nodes.iter().flatten().map(|node| node.address()).collect()),

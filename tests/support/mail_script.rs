@@ -16,7 +16,7 @@ use tokio::{
 
 /// Closes the connection instead of answering.
 pub const HANG_UP: &str = "";
-/// Says nothing and stays.
+/// Sends nothing and stays.
 pub const SILENCE: &str = "…";
 /// The prefix of an answer that waits until it is released.
 pub const HELD: &str = "held: ";
@@ -25,7 +25,7 @@ pub const CUT: &str = "(cut)";
 
 /// The first step of a connection.
 pub const GREETING: &str = "greeting";
-/// The first step where the client speaks first.
+/// The first step if the client speaks first.
 pub const NOTHING: &str = "nothing";
 
 /// A server that answers each step as usual, except those in its script: `greeting`, a command's beginning, or `dot`
@@ -82,7 +82,7 @@ impl Script {
         (Self { steps: Arc::new(steps), seen, release: Arc::clone(&release) }, told, release)
     }
 
-    /// Serves a connection, beginning with this step, until it answered a command; `None` where the connection ends first.
+    /// Serves a connection, beginning with this step, until it answered a command; `None` if the connection ends first.
     pub async fn follow_until<S: AsyncRead + AsyncWrite + Unpin>(
         self,
         stream: S,
@@ -119,7 +119,7 @@ impl Script {
         }
     }
 
-    /// The answer to a step and what ends it; `None` where the connection closes.
+    /// Returns the answer to a step and its end; `None` if the connection closes.
     async fn answer(&self, step: &str) -> Option<(String, &'static str)> {
         let usual = match step {
             GREETING => "220 test ESMTP",

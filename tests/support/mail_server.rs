@@ -22,7 +22,7 @@ pub struct MailServer {
 }
 
 impl MailServer {
-    /// `smtp_server.py` explains the mode. `None` where the peers are not installed.
+    /// `smtp_server.py` explains the mode. `None` if the peers are not installed.
     pub async fn start(mode: &str, password: &str) -> Option<Self> {
         let python = peer::python()?;
         let (port, folder, authority) = (peer::free_port(), tempfile::tempdir().unwrap(), Authority::new());

@@ -1,4 +1,4 @@
-//! Programs of others that the tests talk to. `cargo xtask test` installs them and says where they are.
+//! Third-party programs that the tests talk to. `cargo xtask test` installs them and passes their paths.
 
 use std::{
     fs::File,
@@ -34,7 +34,7 @@ fn installed(variable: &str) -> Option<PathBuf> {
     place.map(PathBuf::from)
 }
 
-/// Says that a test did not run, and why; fails where every test is a must.
+/// Reports that a test did not run, with the reason; fails if every test is required.
 pub fn not_run(why: &str) {
     let says = |name: &str, value: &str| std::env::var(name).is_ok_and(|it| it == value);
     let required = says("CI", "true") || says("ANGARIUM_REQUIRE_PEERS", "1");

@@ -45,7 +45,7 @@ impl Writer {
     }
 }
 
-/// Where a connection is lost.
+/// The point at which a connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     /// The COMMIT never comes.

@@ -27,7 +27,7 @@ pub struct TakenMail {
 }
 
 impl ScriptedMail {
-    /// The answer to a line where it is not the usual one; `.` is a whole mail.
+    /// The answer to a line if it is not the usual one; `.` is a whole mail.
     pub async fn start(answer: impl Fn(&str, &[String]) -> Option<String> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

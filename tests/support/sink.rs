@@ -98,7 +98,7 @@ impl Sink {
         self.received().into_iter().filter(|it| it.path == path).collect()
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until this number of requests has come.
     pub async fn arrived(&self, count: usize) -> Vec<Received> {
         let arrived = async {
             loop {

@@ -29,7 +29,7 @@ while :; do sleep 0.1; done
 
 impl SmallDisk {
     /// Root mounts it; a plain user does so in a mount namespace of a process, and reaches it through that process.
-    /// `None`, said aloud, where the machine allows neither.
+    /// `None`, with a message, if the machine allows neither.
     pub fn new(mebibytes: u32) -> Option<Self> {
         let target = tempfile::Builder::new().prefix("ang").tempdir_in("/tmp").unwrap();
         let root = xtask::machine::user_id().unwrap() == 0;
@@ -69,7 +69,7 @@ impl SmallDisk {
         }
     }
 
-    /// Gives the room back.
+    /// Frees the space.
     pub fn free(&self) {
         fs::remove_file(self.filler()).unwrap();
     }

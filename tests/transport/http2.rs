@@ -45,7 +45,7 @@ enum Act {
     HalfAnAnswer,
     /// RST_STREAM with this code.
     Reset(u32),
-    /// GOAWAY with the last stream that was processed: this one, or the one before it. Then it closes.
+    /// GOAWAY with the last processed stream: this one, or the one before it. Then it closes.
     GoAway {
         processed: bool,
     },

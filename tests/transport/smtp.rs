@@ -152,7 +152,7 @@ async fn sessions_are_reused_after_mails_and_refusals() {
 async fn a_session_that_the_server_dropped_is_replaced() {
     let mails = Arc::new(AtomicUsize::new(0));
     let count = mails.clone();
-    // One mail a connection, then gone without a word.
+    // One mail for each connection, which then closes without a word.
     let address = serve(move |stream| {
         let count = count.clone();
         async move {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::http::Client;
 
-/// One tenant's way in.
+/// One tenant's access to a gateway.
 #[derive(Clone, Debug)]
 pub struct Api {
     pub address: SocketAddr,

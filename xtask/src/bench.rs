@@ -32,11 +32,11 @@ use stage::Stage;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     pub json: bool,
-    /// One of [`NAMES`]; all of them where it is `None`.
+    /// One of [`NAMES`]; all of them if it is `None`.
     pub only: Option<String>,
-    /// Of each measurement.
+    /// The time of each measurement.
     pub time: Duration,
-    /// Of a development build, which shows that it works and nothing more: `rules` alone.
+    /// Measures a development build, which only shows that it works: `rules` alone.
     pub debug: bool,
 }
 

@@ -18,7 +18,7 @@ pub use binaries::pgbench;
 use binaries::Binaries;
 use server::Server;
 
-/// Installs PostgreSQL where there is neither `DATABASE_URL` nor a server's programs.
+/// Installs PostgreSQL if there is neither `DATABASE_URL` nor a server's programs.
 pub fn ensure_installed() -> Result<()> {
     let given = std::env::var("DATABASE_URL").is_ok_and(|url| !url.is_empty());
     if !given {
@@ -27,7 +27,7 @@ pub fn ensure_installed() -> Result<()> {
     Ok(())
 }
 
-/// Where a private cluster lives and how it is tuned.
+/// The place of a private cluster, and its tuning.
 #[derive(Clone, Debug)]
 pub struct Options {
     folder: PathBuf,
@@ -110,7 +110,7 @@ enum Access {
 }
 
 impl Cluster {
-    /// Finds or starts the database; installs PostgreSQL from the distribution where it is missing.
+    /// Finds or starts the database; installs PostgreSQL from the distribution if it is missing.
     ///
     /// Blocks: a first start takes a second or two, a later one a few tenths.
     pub fn start(options: Options) -> Result<Self> {

@@ -21,7 +21,7 @@ use crate::lifeline::{Lifeline, Stop};
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub binary: PathBuf,
-    /// Where its configuration, key and log go.
+    /// The folder of its configuration, key and log.
     pub folder: PathBuf,
     pub database: String,
     /// The folder of provider components.
@@ -207,7 +207,7 @@ impl Gateway {
         self.process.id()
     }
 
-    /// Where it listens.
+    /// Returns its address.
     pub fn address(&self) -> SocketAddr {
         self.settings.listen
     }

@@ -43,7 +43,7 @@ pub fn is_executable(file: &Path) -> bool {
 
 /// Installs packages of the distribution, with progress on the terminal.
 ///
-/// As root, or by sudo when it may be used; where neither works the error names the command to run.
+/// Installs as root, or by sudo if it may be used; otherwise the error names the command to run.
 pub fn install(packages: &Packages) -> Result<()> {
     if program("apt-get").is_some() {
         return run_as_root(&packages.apt_script());
@@ -61,7 +61,7 @@ pub fn install(packages: &Packages) -> Result<()> {
     )
 }
 
-/// Unpacks packages of the distribution into a folder, where they start nothing and replace nothing.
+/// Unpacks packages of the distribution into a folder, in which they start nothing and replace nothing.
 pub fn unpack(packages: &Packages, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
     if !download(packages, folder)? {

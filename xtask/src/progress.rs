@@ -2,12 +2,12 @@
 
 use std::fmt::Display;
 
-/// Says what begins now.
+/// Prints the step that begins.
 pub fn step(what: impl Display) {
     eprintln!("==> {what}");
 }
 
-/// Says something about the step that runs.
+/// Prints a note about the present step.
 pub fn note(what: impl Display) {
     eprintln!("    {what}");
 }

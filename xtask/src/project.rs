@@ -1,4 +1,4 @@
-//! Where things are in this repository, and the toolchain that builds them.
+//! The paths of this repository, and the toolchain that builds it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ pub fn state() -> PathBuf {
     root().join(".angarium")
 }
 
-/// Which of cargo's profiles.
+/// A profile of cargo.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Profile {
     Dev,

@@ -17,7 +17,7 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// Where it is: built once into target/tools; one in the PATH of that version is as good.
+    /// Returns its path: built once into target/tools; the same version in the PATH is used too.
     pub fn installed(self) -> Result<PathBuf> {
         let tools = project::target().join("tools");
         let ours = tools.join("bin").join(self.name);

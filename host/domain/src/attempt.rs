@@ -108,7 +108,7 @@ pub struct Verdict {
     pub retry_after_ms: Option<u64>,
     pub cost: Option<Cost>,
     pub units: Option<u32>,
-    /// Where the tenant understands it otherwise than the provider.
+    /// The provider's own verdict, if the tenant overrides it.
     pub overridden: Option<Overridden>,
 }
 
@@ -186,7 +186,7 @@ impl Verdict {
 pub struct Origin {
     pub connection: ConnectionId,
     pub provider: Arc<str>,
-    /// `None` where the worker that knew was lost.
+    /// `None` if the worker that knew it was lost.
     pub provider_version: Option<Arc<str>>,
     pub provider_digest: Option<Arc<str>>,
     pub route: Option<(RouteId, i32)>,

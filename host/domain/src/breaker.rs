@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use super::{attempt::Verdict, guards::BreakerPolicy, provider::Disposition};
 
-/// The longest that a breaker stays open by itself, however often its probes have failed; longer
-/// only where the policy's own time is.
+/// The longest time that a breaker stays open by itself, however often its probes have failed, unless the policy's own
+/// time is longer.
 const LONGEST_OPEN: Duration = Duration::from_secs(600);
 
 /// The effect of an answer on the provider's breaker.
@@ -238,7 +238,7 @@ pub struct Breaker {
     pub probes_until: Option<Timestamp>,
 }
 
-/// Something that may change the state.
+/// A step that may change the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BreakerStep {
     /// A node has seen too many failures; `within` is how long ago the first of them was at most.
@@ -330,7 +330,7 @@ impl Breaker {
         }
     }
 
-    /// As long as probes are under way or have gone well, no more than the policy says.
+    /// Claims a probe, as long as the probes under way or successful are fewer than the policy allows.
     fn claim(&mut self, lasts: Duration, policy: &BreakerPolicy, now: Timestamp) -> BreakerEffect {
         let effect = match self.phase {
             Phase::Closed => return BreakerEffect::None,

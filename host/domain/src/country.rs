@@ -1,4 +1,4 @@
-//! Where a message goes, as far as its address tells.
+//! The country of a message's address.
 
 mod calling_codes;
 mod codes;
@@ -22,8 +22,8 @@ const OF_NO_COUNTRY: &[u32] = &[1800, 1833, 1844, 1855, 1866, 1877, 1888, 1900];
 pub struct Country([u8; 2]);
 
 impl Country {
-    /// The country that an address of a channel lies in: by the code of a telephone number, by the
-    /// last label of a mail address's domain. `None` where it does not tell.
+    /// Returns the country of an address: by the code of a telephone number, by the last label of a mail address's
+    /// domain. `None` if the address does not reveal it.
     #[must_use]
     pub fn of_address(channel: &str, address: &str) -> Option<Self> {
         match channel {

@@ -18,7 +18,7 @@ use super::{
 #[serde(deny_unknown_fields)]
 pub struct DeadLetterFilter {
     pub states: Vec<DeliveryState>,
-    /// Of the last attempt, as the next four are.
+    /// The channel of the last attempt; the next four members are also of the last attempt.
     pub channel: Option<String>,
     pub connection: Option<ConnectionId>,
     pub provider: Option<String>,
@@ -27,7 +27,7 @@ pub struct DeadLetterFilter {
     pub code: Option<String>,
     /// Those that ended at this time or later.
     pub since: Option<Timestamp>,
-    /// Those that ended before.
+    /// Only those that ended before this time.
     pub until: Option<Timestamp>,
     pub recipient: Option<String>,
     pub reference: Option<String>,

@@ -50,7 +50,7 @@ impl DeliveryState {
         Self::Unknown,
     ];
 
-    /// Those that are dead letters until a person has dealt with them.
+    /// The states of dead letters.
     pub const DEAD: [Self; 5] = [Self::Failed, Self::Bounced, Self::Expired, Self::Unroutable, Self::Unknown];
 
     #[must_use]

@@ -18,8 +18,8 @@ const DECIDES: &str = "destination";
 /// go to before: another scheme, host or port, or another value of a field that the provider's schema marks with
 /// `"destination": true`, such as a port or the kind of TLS.
 ///
-/// Where the provider may call any host below a domain (`*.example.com`), every field may choose the host: each one
-/// counts that the schema does not mark with `"destination": false`.
+/// If the provider may call any host below a domain (`*.example.com`), every field may choose the host: each one counts
+/// that the schema does not mark with `"destination": false`.
 #[must_use]
 pub fn adds_a_destination(descriptor: &Descriptor, before: &Value, after: &Value) -> bool {
     let schema = Schema::of(descriptor);

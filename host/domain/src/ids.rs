@@ -145,7 +145,7 @@ impl MessageId {
 }
 
 impl DeliveryId {
-    /// Which leg of this message it is. A message with one channel may have an id of any kind: its
+    /// Returns the number of this leg in the message. A message with one channel may have an id of any kind: its
     /// delivery is leg 0.
     #[must_use]
     pub const fn leg_of(self, message: MessageId) -> u8 {

@@ -18,7 +18,7 @@ pub struct MediaType {
 }
 
 impl MediaType {
-    /// Reads one; `None` where it is none, or is longer than [`MAX_MEDIA_TYPE`].
+    /// Parses a media type; `None` if it is invalid, or longer than [`MAX_MEDIA_TYPE`].
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > MAX_MEDIA_TYPE {
@@ -65,7 +65,7 @@ impl fmt::Display for MediaType {
     }
 }
 
-/// `; name=value; name="value"`, with spaces around each; `None` where it is not that, or names one twice.
+/// Parses `; name=value; name="value"`, with spaces around each; `None` if it has another form, or names one twice.
 fn parameters(mut rest: &str) -> Option<Vec<(String, String)>> {
     let mut found: Vec<(String, String)> = Vec::new();
     loop {

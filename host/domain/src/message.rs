@@ -274,7 +274,7 @@ impl Body {
         objects.into_iter().flatten().map(|object| object.get().len()).sum()
     }
 
-    /// The recipient as lists show it: empty where the connection says it.
+    /// Returns the recipient for lists: empty if the connection names it.
     #[must_use]
     pub fn recipient(&self) -> &str {
         self.to.as_ref().map_or("", |to| &to.address)
@@ -336,7 +336,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// Leaves excerpts of its contents where they are large; tells whether it did.
+    /// Replaces large contents by excerpts; returns whether it did.
     pub fn abridge(&mut self) -> bool {
         let large = !self.abridged && self.body.contents().map(Content::size).sum::<usize>() > LARGE;
         if large {

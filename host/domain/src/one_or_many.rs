@@ -1,6 +1,6 @@
 //! A member of a JSON object that is one value or a list of them: `#[serde(with = "one_or_many")]`.
 //!
-//! One is written without a list, so that what reads one alone goes on reading it.
+//! A single value is written without a list, so that a reader of single values still works.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -26,7 +26,7 @@ pub fn serialize<T: Serialize, S: Serializer>(values: &[T], serializer: S) -> Re
 /// Reads either; `null` is none.
 ///
 /// # Errors
-/// Where it is neither one nor a list of them.
+/// If it is neither a value nor a list of them.
 pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     Ok(match Option::<Given<T>>::deserialize(deserializer)? {
         None => Vec::new(),

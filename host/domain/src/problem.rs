@@ -1,6 +1,6 @@
 //! The faults of a document from any source, all of them at once.
 
-/// Something bad, and where.
+/// A fault and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// A JSON pointer (RFC 6901) into the document.
@@ -43,7 +43,7 @@ impl Problems {
         });
     }
 
-    /// The place where the checks stand is bad.
+    /// Reports a fault at the present position.
     pub fn bad(&mut self, code: &'static str, detail: impl Into<String>) {
         self.found.push(Problem { pointer: self.path.clone(), code, detail: detail.into() });
     }
@@ -55,7 +55,7 @@ impl Problems {
         }
     }
 
-    /// A short text: something, without control characters, of so many characters at most.
+    /// Checks a short text: not empty, no control characters, and a limited length.
     pub fn plain(&mut self, name: &str, text: &str, most: usize) {
         self.within(name, |problems| {
             if text.trim().is_empty() {

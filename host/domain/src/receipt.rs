@@ -86,7 +86,7 @@ impl ReceiptKind {
         }
     }
 
-    /// Whether it says a state and nothing else: it is news only where the state changes.
+    /// Whether it reports only a state: then it matters only if the state changes.
     #[must_use]
     pub const fn is_state(&self) -> bool {
         matches!(self, Self::Sent | Self::Delivered | Self::Failed | Self::Bounced)
@@ -105,11 +105,11 @@ impl FromStr for ReceiptKind {
     }
 }
 
-/// One thing that a service said.
+/// One report of a service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Receipt {
     pub kind: ReceiptKind,
-    /// Where the callback brought it back.
+    /// The delivery's id, if the callback returned it.
     pub delivery: Option<DeliveryId>,
     /// The service's id of the message.
     pub external_id: Option<String>,

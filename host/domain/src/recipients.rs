@@ -32,7 +32,7 @@ pub enum RecipientRole {
     Copy,
 }
 
-/// One recipient, and the last that is known of it.
+/// A recipient, with its last known outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MailRecipient {
     /// The address as in the envelope.
@@ -48,7 +48,7 @@ pub struct MailRecipient {
     pub at: Timestamp,
 }
 
-/// The recipients of a delivery, each once. Empty where the delivery's state says all there is.
+/// The recipients of a delivery, each once. Empty if the delivery's state is sufficient.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Recipients(Vec<MailRecipient>);
@@ -129,7 +129,7 @@ impl Recipients {
         self.0.iter().any(|it| it.outcome != RecipientOutcome::Deferred && address::are_same(&it.address, address))
     }
 
-    /// Those that wait, as refused: nothing more is tried for them.
+    /// Returns the waiting recipients as refused: nothing more is tried for them.
     #[must_use]
     pub fn given_up(&self, attempt: u32, at: Timestamp) -> Self {
         let waiting = self.0.iter().filter(|it| it.outcome == RecipientOutcome::Deferred);

@@ -92,7 +92,7 @@ impl Redactor {
         Cow::Owned(out)
     }
 
-    /// Where secrets stand, in order and apart from one another.
+    /// Returns the positions of secrets, in order and without overlap.
     fn places(&self, text: &[u8]) -> Vec<Range<usize>> {
         if self.is_empty() || text.len() < SHORTEST {
             return Vec::new();
@@ -159,7 +159,7 @@ fn forms(value: &[u8], needles: &mut Vec<Needle>) {
     }
 }
 
-/// The characters of base64 that a value decides alone where so many bytes stand before it.
+/// Returns the characters of base64 that the value alone decides, for this number of bytes before it.
 fn whole_characters(engine: &impl Engine, value: &[u8], before: usize) -> Vec<u8> {
     let padded = Zeroizing::new([&[0; 3][..before], value].concat());
     let text = Zeroizing::new(engine.encode(&*padded));

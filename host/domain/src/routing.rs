@@ -39,7 +39,7 @@ pub struct Facts {
     pub record: Record,
 }
 
-/// A cost that is expected, and where it is taken from.
+/// An estimated cost, and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Estimate {
     pub cost: Cost,
@@ -211,7 +211,7 @@ impl Plan {
         self.candidates.first().map(|it| it.connection)
     }
 
-    /// Has a candidate asked that a guard barred, and that has let it through since.
+    /// Puts a candidate into the plan that a guard excluded, and that it now lets pass.
     pub fn admit(&mut self, connection: ConnectionId) {
         self.skipped.retain(|skipped| skipped.connection != connection);
         let reason = Cow::Borrowed("was waited for: nobody else could be asked");
@@ -235,7 +235,7 @@ impl Contender<'_> {
 /// Orders the route's candidates for the next attempt. `standings` has one for each candidate, in
 /// the route's order.
 ///
-/// A candidate is asked once a round; a round ends where the retry policy waits.
+/// A candidate is asked once a round; a round ends when the retry policy waits.
 #[must_use]
 pub fn plan(route: &RouteSpec, candidate_states: &[CandidateState], plan_input: &PlanInput<'_>) -> Plan {
     let contenders = contenders(route, candidate_states);
@@ -289,7 +289,7 @@ fn contenders<'a>(route: &'a RouteSpec, candidate_states: &'a [CandidateState]) 
     pairs.map(|(candidate, candidate_state)| Contender { candidate, facts: &candidate_state.facts }).collect()
 }
 
-/// Why each candidate can't be asked, or `None` where it can.
+/// Returns the reason for which each candidate cannot be asked, or `None`.
 fn bars(
     route: &RouteSpec,
     candidate_states: &[CandidateState],

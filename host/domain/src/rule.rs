@@ -23,9 +23,9 @@ pub const MOST_CONDITIONS: usize = 64;
 pub const MOST_VALUES: usize = 1000;
 /// Of an expression, in bytes.
 pub const LONGEST_EXPRESSION: usize = 4096;
-/// That one rule has a word on.
+/// The most connections that one rule scores.
 pub const MOST_CONNECTIONS: usize = 20;
-/// That one rule names.
+/// The most channels that one rule names.
 pub const MOST_CHANNELS: usize = 8;
 
 /// A declarative rule.
@@ -52,7 +52,7 @@ pub struct RuleSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,
     pub then: RuleEffect,
-    /// Where it refuses, and it can't be told whether it holds.
+    /// The fate of a message if the rule refuses and cannot be decided.
     #[serde(default, skip_serializing_if = "Fails::is_open")]
     pub fails: Fails,
 }
@@ -149,7 +149,7 @@ pub struct IndustryCondition {
     pub risk_weight: f64,
 }
 
-/// Where the recipient is: each level that is given has to hold.
+/// A requirement on the recipient's place: each given level must hold.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GeographyCondition {

@@ -152,7 +152,7 @@ impl Particulars {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RuleInput {
     particulars: Particulars,
-    /// Where its address lies.
+    /// The country of its address.
     destination: Option<Country>,
     amount: Option<Amount>,
     timezone: Option<String>,

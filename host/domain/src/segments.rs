@@ -6,8 +6,8 @@ const GSM: &str = "£¥èéùìòÇØøÅåΔΦΓΛΩΠΨΣΘΞÆæßÉ¤¡ÄÖ�
 /// The extension table (3GPP TS 23.038, 6.2.1.1): an escape and a septet for each.
 const ESCAPED: &str = "\u{c}^{}\\[~]|€";
 
-/// The segments of a text: one for up to 160 septets, or 70 UTF-16 units where a character is not in the alphabet;
-/// beyond that as many as hold up to 153 septets, or 67 units, each.
+/// Returns the segments of a text: one for up to 160 septets, or 70 UTF-16 units if a character is not in the alphabet;
+/// beyond that the number with up to 153 septets, or 67 units, each.
 ///
 /// Returns the number of segments. A character is never split: an escape that does not fit with its character begins
 /// the next segment, and so does a surrogate with its pair (3GPP TS 23.040, 9.2.3.24.1).

@@ -220,7 +220,7 @@ fn middle_of(step: usize) -> f64 {
     }
 }
 
-/// One thing that was counted, with how often.
+/// A counted figure, and its number.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Counted {
     Accepted,
@@ -315,7 +315,7 @@ impl Figures {
         part(delivered, receipts + self.state("sent")).filter(|_| receipts > 0)
     }
 
-    /// Of the attempts that say something of the connection, the part that was accepted.
+    /// Returns the accepted part of the attempts that count for the connection.
     #[must_use]
     pub fn acceptance_rate(&self) -> Option<f64> {
         part(self.dispositions.get("accepted").copied().unwrap_or_default(), self.attempts - self.excused)

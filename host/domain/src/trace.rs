@@ -57,7 +57,7 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// So many lower-case hexadecimal digits.
+/// Parses this number of lower-case hexadecimal digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let lower = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     (text.len() == digits && lower).then(|| u128::from_str_radix(text, 16).ok())?
@@ -71,7 +71,7 @@ fn is_state(text: &str) -> bool {
         && members().all(|member| member.find('=').is_some_and(|at| at > 0))
 }
 
-/// As it lies beside a message.
+/// The stored form beside a message.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     parent: String,

@@ -65,7 +65,7 @@ pub enum KeyFormat {
     StandardWebhooks,
 }
 
-/// One signature; every value of `key` that is valid now signs, the newest first.
+/// One signature; every currently valid value of `key` signs, the newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
     pub algorithm: SignatureAlgorithm,
@@ -306,7 +306,7 @@ impl Reply {
         }
     }
 
-    /// Why some of the answer is missing, if so.
+    /// Returns the reason for which a part of the answer is missing, if one is.
     #[must_use]
     pub fn cut(&self) -> Option<&str> {
         match self {

@@ -19,7 +19,7 @@ use angarium_domain::{
 use fastrand::Rng;
 
 const DAY: usize = 24 * 3600;
-/// A message every so many seconds.
+/// The seconds between two messages.
 const EVERY: usize = 2;
 const DELIVERIES: usize = DAY / EVERY;
 /// A recipient in each country, and how many in a hundred messages go there.

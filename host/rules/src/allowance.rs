@@ -32,7 +32,7 @@ pub enum Spent {
     MessageTime,
     /// The tenant's time in this second is used up.
     TenantTime,
-    /// Nothing is run here: it is to be asked again where that is possible.
+    /// Nothing is run here: the question is to be asked again elsewhere, if possible.
     #[serde(skip)]
     NotHere,
 }
@@ -65,7 +65,7 @@ impl Grant {
         Self { time, runs: true, cause: Spent::MessageTime }
     }
 
-    /// Where a tenant has no time left: rules without expressions are asked, and nothing is run.
+    /// The grant of a tenant without time: rules without expressions are asked, and nothing is run.
     pub const TENANT_SPENT: Self = Self { time: AT_HAND, runs: false, cause: Spent::TenantTime };
 
     const AT_HAND: Self = Self { time: AT_HAND, runs: false, cause: Spent::NotHere };
@@ -77,7 +77,7 @@ struct Allowance {
     left: Duration,
     began: Instant,
     looked: Instant,
-    /// Something was not asked.
+    /// Whether something was not asked.
     denied: bool,
 }
 
@@ -142,7 +142,7 @@ pub(super) fn look() -> Option<Spent> {
 /// Asks whether something may be run.
 ///
 /// # Errors
-/// Why not.
+/// Charges the start of a run; returns the reason if it may not begin.
 pub(super) fn enter() -> Result<(), Spent> {
     let denied = changed(|allowance| {
         allowance.look();
@@ -160,7 +160,7 @@ pub(super) fn at_most(time: Duration) -> Duration {
     ALLOWANCE.get().map_or(time, |allowance| allowance.left.min(time))
 }
 
-/// A run is over that has used so much.
+/// Charges a finished run with its time.
 pub(super) fn charge(used: Duration) {
     changed(|allowance| {
         allowance.left = allowance.left.saturating_sub(used);

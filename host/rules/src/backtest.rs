@@ -24,7 +24,7 @@ const MOST_EXAMPLES: usize = 10;
 /// Ways from one place to another that a report lists.
 const MOST_MOVES: usize = 100;
 
-/// Where a message goes first.
+/// The first destination of a message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub channel: String,
@@ -37,7 +37,7 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     pub said: Said,
-    /// `None` where it is refused.
+    /// `None` if it is refused.
     pub place: Option<Place>,
     pub held: bool,
     /// Whether a script or an expression failed.
@@ -45,11 +45,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The outcome of a judgement, and where the message would go.
+    /// Returns the outcome of a judgement, and the message's destination.
     #[must_use]
     pub fn of(message: &Message, judgement: &Judgement, place: Place) -> Self {
         let mut said = said_of(message, judgement);
-        // Where nothing chooses a channel or a connection there is nothing to tell of it.
+        // Without a choice of channel or connection there is nothing to report.
         said.remove("channels");
         said.insert("channel", json!(place.channel));
         said.extend(place.connection.as_ref().map(|it| ("connection", json!(it))));
@@ -166,7 +166,7 @@ impl Tally {
         self.purged += 1;
     }
 
-    /// One more message.
+    /// Adds one more message.
     pub fn add(&mut self, replayed: Replayed) {
         let Replayed { message, country, before, after, asked } = replayed;
         self.looked_at += 1;
@@ -296,9 +296,9 @@ impl CostChange {
 pub struct DeliveryChange {
     /// Before and after, in 0..=1; `None` where nothing is known.
     pub rates: Option<(f64, f64)>,
-    /// Of so many messages.
+    /// The number of messages.
     pub messages: u64,
-    /// Of so many more nothing is recorded.
+    /// The number of further messages without a record.
     pub unknown: u64,
 }
 

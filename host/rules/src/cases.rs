@@ -49,7 +49,7 @@ pub struct Suite {
     pub cases: Vec<Case>,
 }
 
-/// One of them. Each hook takes the facts of its own.
+/// One case. Each hook takes its own facts.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
@@ -89,7 +89,7 @@ pub struct Outcome {
     pub decision: Value,
 }
 
-/// Where a decision is not as expected.
+/// A difference from the expected decision.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     /// The member, empty for the whole of it.

@@ -58,7 +58,7 @@ pub struct RuleDecision {
     /// The undecided rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
-    /// Where there was no time left: the rules from this one on were not asked.
+    /// The end of the time: the rules from this one on were not asked.
     #[serde(skip)]
     pub ended: Option<Ended>,
     /// A rule that must not be passed over failed, or was not asked.
@@ -98,7 +98,7 @@ pub struct Chosen<T> {
 /// A connection that rules have a word on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scored {
-    /// As the rules name it: its id or uid.
+    /// The rules' name of it: its id or uid.
     pub connection: String,
     /// Above -2 and below 2; higher is better.
     pub score: f64,
@@ -143,13 +143,13 @@ struct Contribution<'a> {
     by: Held<'a>,
     connection: &'a str,
     score: f64,
-    /// Halved so often, since so many spoke before.
+    /// The number of halvings, one for each rule before it.
     halvings: usize,
 }
 
 impl Contribution<'_> {
     fn amount(&self) -> f64 {
-        // Of a rule set's ten thousand rules the twentieth no longer shows.
+        // After a rule set's ten thousand rules, the twentieth no longer matters.
         self.by.confidence() * self.score * 0.5_f64.powi(self.halvings.min(64) as i32)
     }
 }

@@ -30,7 +30,7 @@ pub struct Experiment {
     pub kind: ExperimentKind,
     /// The script's name, or the rule's id.
     pub subject: String,
-    /// Of the script; of a rule the one that it was a change of.
+    /// The script's version; for a rule, the version that it changes.
     pub version: i32,
     pub mode: ExperimentMode,
     pub candidate: Candidate,
@@ -39,9 +39,9 @@ pub struct Experiment {
 /// The version that replaces the live one.
 #[derive(Debug, Clone)]
 pub enum Candidate {
-    /// Of the script of its name.
+    /// The script of its name.
     Script(Arc<Running>),
-    /// Of all rules: the same with one of them as it would be.
+    /// All rules: the same with one of them changed.
     Rules(Arc<RuleSet>),
 }
 
@@ -268,7 +268,7 @@ pub struct Difference {
 /// The result of asking a shadow.
 #[derive(Debug, Default)]
 pub struct Comparison {
-    /// `None` where it says the same.
+    /// `None` if it answers the same.
     pub difference: Option<Difference>,
     /// How often the candidate failed.
     pub faults: usize,
@@ -296,7 +296,7 @@ pub fn compare(
     Comparison { difference: difference(&live, &candidate), faults: failures.iter().filter(is_its).count() }
 }
 
-/// The members in which two answers differ, each as it is in either; `None` where they are the same.
+/// Returns the members in which two answers differ, with both values; `None` if they are equal.
 #[must_use]
 pub fn difference(live: &Said, candidate: &Said) -> Option<Difference> {
     let other = |one: &Said, other: &Said| -> Said {

@@ -11,7 +11,7 @@ use angarium_domain::rule_input::RuleInput;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ExpressionId(pub u32);
 
-/// Why an expression had no truth for a value: it threw, took too long, or was of another kind.
+/// The reason for which an expression gave no boolean: it threw, took too long, or returned another kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct ScriptFault {
@@ -42,7 +42,7 @@ pub trait Expressions: Debug + Send + Sync {
     /// Takes in an expression, once for all messages.
     ///
     /// # Errors
-    /// Why it is none, with its line and column.
+    /// Returns a fault with line and column if it is invalid.
     fn compile(&mut self, source: &str) -> Result<ExpressionId, ScriptFault>;
 
     /// Whether an expression holds of a message; `memo` is the same for all that are asked of it.
@@ -58,7 +58,7 @@ pub trait Expressions: Debug + Send + Sync {
     ) -> Result<bool, ScriptFault>;
 }
 
-/// Where there is no language: a rule with an expression is refused.
+/// The absence of a language: a rule with an expression is refused.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoExpressions;
 

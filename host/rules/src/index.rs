@@ -17,7 +17,7 @@ use super::{
 };
 use angarium_domain::rule_input::amount::Amount;
 
-/// So many rules are sooner looked at than told apart.
+/// The number of rules below which examining them is cheaper than separating them.
 const FEW: usize = 6;
 /// A list of alternatives that is longer is no help in finding a rule.
 const MOST_KEYS: usize = 1024;
@@ -33,7 +33,7 @@ enum Key {
     Amount(Amount, Amount),
 }
 
-/// One of these has to be there. Shared by all places in the tree where the rule is.
+/// One of these must be present. All places of the rule in the tree share it.
 type Requirement = Rc<[Key]>;
 
 /// A rule and all that it can't hold without.
@@ -75,7 +75,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// Of rules by their places.
+    /// Builds the index of rules by their positions.
     pub fn new<'a>(rules: impl Iterator<Item = (u32, &'a Test)> + Clone) -> Self {
         let mut census = Census::default();
         rules.clone().for_each(|(_, test)| census.count_test(test));

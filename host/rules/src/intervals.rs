@@ -1,4 +1,4 @@
-//! Which of many intervals an amount lies in, without a look at most of them.
+//! The intervals that contain an amount, found without examining most of them.
 
 use angarium_domain::rule_input::amount::Amount;
 

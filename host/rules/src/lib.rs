@@ -50,7 +50,7 @@ use angarium_domain::{
     rule_input::RuleInput,
 };
 
-/// The clock is looked at each so many rules.
+/// The number of rules between two looks at the clock.
 const LOOK_EACH: usize = 16;
 
 /// The rules of one tenant, ready to decide.
@@ -82,7 +82,7 @@ struct Rule {
     effect: RuleEffect,
     has_expression: bool,
     fails: Fails,
-    /// Of its expression, while this set serves.
+    /// The breaker of its expression, while this set serves.
     breaker: Mutex<Breaker>,
 }
 
@@ -276,7 +276,7 @@ impl RuleSet {
         }
     }
 
-    /// Of every rule why it holds or does not: those first that hold, as they had their say in a decision.
+    /// Returns for every rule why it holds or does not: those that hold first, as they counted in a decision.
     fn accounts(
         &self,
         decision: &RuleDecision,

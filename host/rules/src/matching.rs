@@ -38,9 +38,9 @@ pub enum Test {
 #[derive(Debug)]
 pub struct OneOf {
     pub field: Field,
-    /// In order. Few: they lie where the test does, for a look elsewhere in memory costs more than the comparison.
+    /// In order, and in place: they are few, and reading other memory costs more than the comparison.
     pub values: SmallVec<[Symbol; 4]>,
-    /// Of an industry.
+    /// The risk of an industry.
     risk: f64,
 }
 
@@ -49,8 +49,7 @@ pub struct OneOf {
 pub struct Match {
     /// In 0..=1.
     pub specificity: f64,
-    /// Of geography: 0 none, 1 country, 2 region, 3 city, above that by each character of a postal
-    /// prefix.
+    /// The geographic level: 0 none, 1 country, 2 region, 3 city, above that one for each character of a postal prefix.
     pub level: u8,
     /// The highest risk weight of an industry that was met, in 0..=1.
     pub risk: f64,

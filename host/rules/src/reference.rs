@@ -188,7 +188,7 @@ fn functions(engine: &rhai::Engine) -> Vec<Function> {
     let text = engine.gen_fn_metadata_to_json(true).unwrap_or_default();
     let mut functions = serde_json::from_str::<Metadata>(&text).map(|it| it.functions).unwrap_or_default();
     functions.retain(|it| it.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && it.can_be_met());
-    // Of namesakes the one with a text comes first.
+    // Of functions with the same signature, the one with a text comes first.
     functions.sort_by_cached_key(|it| (it.signature(), it.doc_comments.is_empty(), it.text()));
     functions.dedup_by_key(|it| it.signature());
     functions

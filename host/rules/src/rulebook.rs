@@ -53,15 +53,14 @@ impl Running {
         Self { name, version, source, resets: 0, fails, operators: false, script, breaker: Mutex::default() }
     }
 
-    /// The same as operators' scripts are: where they don't say otherwise, nothing is let through that they could not be
-    /// asked about.
+    /// Returns the same as an operators' script: by default it lets nothing through unasked.
     #[must_use]
     pub fn of_operators(mut self) -> Self {
         (self.operators, self.fails) = (true, self.script.fails().unwrap_or(Fails::Refuse));
         self
     }
 
-    /// The same after so many resets of its breaker.
+    /// Returns the same after this number of resets of its breaker.
     #[must_use]
     pub const fn after_resets(mut self, resets: i32) -> Self {
         self.resets = resets;
@@ -93,7 +92,7 @@ impl Running {
         self.script.has(hook)
     }
 
-    /// Since when its own breaker has had it switched off.
+    /// Returns the time since when its own breaker has it switched off.
     #[must_use]
     pub fn off_since(&self) -> Option<Timestamp> {
         self.breaker().off_since()
@@ -123,7 +122,7 @@ impl Running {
     }
 }
 
-/// Something that a script did wrong.
+/// A fault of a script.
 #[derive(Debug, Clone)]
 pub struct Failure {
     pub script: String,
@@ -160,7 +159,7 @@ pub struct JudgedMessage {
     pub subject: Option<RuleInput>,
     /// The rules' scores of connections.
     pub scores: Option<Vec<Scored>>,
-    /// Until when scripts that are asked further may wait for the tenant's time, where a request waits for them.
+    /// The time until which further scripts may wait for the tenant's time, if a request waits for them.
     pub until: Option<Instant>,
 }
 
@@ -194,7 +193,7 @@ pub struct Heard {
     decision: Option<RuleDecision>,
     canaries: Vec<Canary>,
     ended: Option<Ended>,
-    /// As scripts would have them.
+    /// The values that scripts want.
     priority: Option<Priority>,
     attributes: Option<Object>,
     hook_records: Vec<HookRecord>,
@@ -221,7 +220,7 @@ impl Rulebook {
             && self.experiments.is_empty()
     }
 
-    /// Whether something may have to be run where a hook is asked, and the rules before it.
+    /// Whether asking a hook, and the rules before it, may require a run.
     #[must_use]
     pub fn may_run(&self, hook: Hook) -> bool {
         let in_service =
@@ -246,7 +245,7 @@ impl Rulebook {
         }
     }
 
-    /// Of every rule why it holds of a message that is to be accepted, or does not.
+    /// Explains for every rule why it holds for a message that is to be accepted, or does not.
     #[must_use]
     pub fn explain(&self, message: &Message, now: Timestamp) -> Vec<Account> {
         let subject = RuleInput::of(message).unaccepted();
@@ -465,7 +464,7 @@ impl Rulebook {
         self.scripts.iter().chain(self.canaries().filter_map(Experiment::script))
     }
 
-    /// Whether a message goes now, as the script of this name says; `None` where there is none, or it is switched off.
+    /// Returns whether a message goes now, by the script of this name; `None` if it does not exist, or is switched off.
     pub fn condition(&self, script: &str, context: &ContextFacts, given: &Given) -> Option<Result<bool, Failure>> {
         let script = self.with(Hook::Condition).find(|it| it.name == script)?;
         Some(script.ask(given.now, |it| it.condition(context, given)).map_err(|failed| failure(script, failed)))

@@ -55,7 +55,7 @@ pub struct Canary {
     pub experiment: ExperimentId,
     /// The script's name, or the rule's id.
     pub of: String,
-    /// Of a rule the version that it was a change of.
+    /// For a rule, the version that it changes.
     pub version: i32,
 }
 
@@ -74,7 +74,7 @@ pub struct Original {
     /// When it was to be sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub send_at: Option<Due>,
-    /// Empty where it had none.
+    /// Empty if it had none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Object>,
 }
@@ -269,7 +269,7 @@ pub struct Refused {
     /// For people.
     pub name: String,
     pub reason: String,
-    /// Why it could not be asked, where it does not refuse by itself.
+    /// The reason for which it could not be asked, if it does not refuse by itself.
     pub failed: Option<Failed>,
 }
 

@@ -112,7 +112,7 @@ impl Hook {
 #[error("{script}{}: {reason}", place(*.line, *.column))]
 pub struct ScriptError {
     pub script: String,
-    /// From 1; `None` where it is the whole of it.
+    /// From 1; `None` if it concerns the whole source.
     pub line: Option<u16>,
     pub column: Option<u16>,
     pub reason: String,
@@ -182,7 +182,7 @@ pub enum Limit {
     Variables,
     Modules,
     Memory,
-    /// Of all that is asked about a message, or of a tenant.
+    /// The shared limit of a message or of a tenant.
     Together(Spent),
 }
 
@@ -249,7 +249,7 @@ pub struct ScriptFault {
 }
 
 impl ScriptFault {
-    /// Why it was not asked, or not to the end, where that is no fault of its own.
+    /// Returns the reason for which it was not asked, or not to the end, if that is no fault of its own.
     #[must_use]
     pub const fn unasked(&self) -> Option<Spent> {
         match self.kind {
@@ -269,7 +269,7 @@ pub struct Script {
     reads: Arc<Reads>,
     memories: Arc<Memories>,
     hooks: Vec<Hook>,
-    /// As its constant [`FAILS`] says.
+    /// The value of its constant [`FAILS`].
     fails: Option<Fails>,
     time: Duration,
 }

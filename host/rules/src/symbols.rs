@@ -20,7 +20,7 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// The symbol of a folded text, a new one where it has none yet.
+    /// Returns the symbol of a folded text, a new one if it has none yet.
     pub fn intern(&mut self, field: Field, text: &str) -> Symbol {
         let Self { by_text, texts } = self;
         let known = &mut by_text[field as usize];

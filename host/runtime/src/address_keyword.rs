@@ -18,7 +18,7 @@ struct Address {
 /// Makes the keyword of a schema ready.
 ///
 /// # Errors
-/// Where its value is no kind of address.
+/// If its value is no kind of address.
 pub(super) fn address<'a>(
     _: &'a Map<String, Value>,
     value: &'a Value,

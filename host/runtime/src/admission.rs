@@ -27,7 +27,7 @@ const COMPILER_STACK: usize = 16 << 20;
 /// Why a file is not a component that can serve. In the order of the checks.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
-    /// Only where a digest was recorded.
+    /// Only if a digest was recorded.
     #[error("the file has changed: its SHA-256 is {found}, {recorded} was recorded")]
     Changed { recorded: String, found: String },
     #[error("the component has {size} bytes, {most} are allowed")]

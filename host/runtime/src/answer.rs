@@ -45,7 +45,7 @@ fn unsendable(field: impl Into<String>, problem: impl Into<String>) -> Invalid {
 /// How many outcomes end a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Outcomes {
-    /// One for each delivery that was given.
+    /// One for each given delivery.
     Exactly(usize),
     /// The call knows the first step's deliveries no more; the caller does.
     AtMost(usize),
@@ -175,7 +175,7 @@ pub(super) fn is_external_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= MAX_EXTERNAL_ID && !id.contains(char::is_control)
 }
 
-/// As much of a text as an error shows.
+/// Returns the part of a text that an error shows.
 pub(super) fn excerpt(text: &str) -> &str {
     &text[..text.floor_char_boundary(80)]
 }

@@ -36,8 +36,8 @@ pub struct Usage {
 /// Why a call gave no step.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum CallError {
-    /// A verdict on all deliveries of the call: the guest's, or the host's where the input is
-    /// larger than a guest is given. Nothing was sent by this step.
+    /// A verdict on all deliveries of the call: the guest's, or the host's if the input is larger than a guest may
+    /// receive. Nothing was sent by this step.
     #[error("{}", .0.message)]
     Judged(Box<Judgement>),
     /// The guest failed.

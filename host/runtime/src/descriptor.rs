@@ -23,7 +23,7 @@ const MAX_JSON: usize = 64 << 10;
 const MAX_BATCH: u32 = 1_000;
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// One thing that is wrong with a descriptor.
+/// A fault of a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` {detail}")]
 pub struct DescriptorProblem {

@@ -13,9 +13,9 @@ use std::{
 
 use angarium_domain::ids::TenantId;
 
-/// So many faults in a row quarantine a version for their tenant.
+/// The number of faults in a row that quarantines a version for their tenant.
 const FAULTS_TO_QUARANTINE: u32 = 5;
-/// So many tenants, without a good call of anybody in between, quarantine it for all.
+/// The number of tenants that quarantines it for all, without a good call of any in between.
 const TENANTS_TO_QUARANTINE: usize = 3;
 /// The first quarantine of a tenant lasts so long, each further one in a row twice as long.
 const SHORTEST: Duration = Duration::from_secs(60);
@@ -36,7 +36,7 @@ struct Records {
     votes: BTreeSet<TenantId>,
 }
 
-/// One tenant's.
+/// The record of one tenant.
 #[derive(Debug, Default)]
 struct Record {
     /// In a row.
@@ -68,7 +68,7 @@ impl FaultEvidence {
         }
         let mut records = self.records();
         records.votes.clear();
-        // One that began before the quarantine ends nothing.
+        // A call that began before the quarantine ends nothing.
         if records.tenants.get(&tenant).is_some_and(|record| !record.is_in_force(now)) {
             records.tenants.remove(&tenant);
         }

@@ -77,7 +77,7 @@ impl Guest {
         store
     }
 
-    /// Why the host stopped the guest, if it did.
+    /// Returns the reason for which the host stopped the guest, if it did.
     pub(super) const fn stopped(&self) -> Option<GuestFaultKind> {
         self.stopped
     }
@@ -175,7 +175,7 @@ fn emit(provider: &str, level: Level, line: &str) {
     }
 }
 
-/// Cuts a text to so many bytes, at a character's end.
+/// Cuts a text to this number of bytes, at a character's end.
 pub(super) fn cut(text: &mut String, most: usize) {
     if text.len() > most {
         text.truncate(text.floor_char_boundary(most));

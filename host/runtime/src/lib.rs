@@ -46,7 +46,7 @@ pub struct CallLimits {
     /// CPU time of one call, instantiation included, looked at every 10 ms. It is the thread's
     /// own time, so that a busy machine kills no innocent.
     pub deadline: Duration,
-    /// As much again for each mebibyte that the call is given.
+    /// The additional deadline for each mebibyte of the call's input.
     pub deadline_per_mebibyte: Duration,
     /// Wall-clock time of one call, however little of it the guest ran. A guest waits for nothing,
     /// so what takes that long is the machine's doing.
@@ -105,7 +105,7 @@ impl Default for CallLimits {
 }
 
 impl CallLimits {
-    /// CPU time of one call that is given so many bytes.
+    /// Returns the CPU time of one call with this input in bytes.
     #[must_use]
     pub fn deadline_of(&self, input: usize) -> Duration {
         self.deadline + self.deadline_per_mebibyte.mul_f64(input as f64 / f64::from(1 << 20))
@@ -120,7 +120,7 @@ pub struct RuntimeSettings {
     pub limits: CallLimits,
 }
 
-/// Where compiled components are kept between two starts.
+/// The folder of compiled components between two starts.
 #[derive(Clone)]
 pub struct CacheSettings {
     pub folder: PathBuf,
@@ -185,8 +185,8 @@ impl Runtime {
         }
     }
 
-    /// As [`Self::admit`], for a file that was recorded earlier: a changed byte is refused before
-    /// anything reads it.
+    /// Does the same as [`Self::admit`] for a file that was recorded earlier: a changed byte is refused before anything
+    /// reads it.
     ///
     /// # Errors
     /// [`AdmissionError::Changed`], and those of [`Self::admit`].

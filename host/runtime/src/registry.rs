@@ -64,7 +64,7 @@ pub struct Quarantined {
     pub restored: Option<String>,
 }
 
-/// One provider, as it is on this node.
+/// One provider's versions on this node.
 #[derive(Debug, Clone)]
 pub struct Listed {
     pub name: String,
@@ -89,8 +89,8 @@ impl Registry {
         Some(Arc::clone(&self.providers.load().get(name)?.active.as_ref()?.component))
     }
 
-    /// The version that serves a tenant: the active one, or the one before while that is in
-    /// quarantine for the tenant.
+    /// Returns the version that serves a tenant: the active one, or the previous one while that is in quarantine for
+    /// the tenant.
     #[must_use]
     pub fn get_for(&self, name: &str, tenant: TenantId, now: Instant) -> Option<Arc<Component>> {
         Some(Arc::clone(&self.providers.load().get(name)?.serving(tenant, now)?.component))
@@ -154,7 +154,7 @@ impl Registry {
     fn quarantine(&self, name: &str, digest: &str) -> Option<Quarantined> {
         self.change(name, |entry| {
             if !entry.serves(digest) {
-                // Another thread came first.
+                // Another thread was first.
                 return None;
             }
             entry.quarantined.insert(digest.to_owned());

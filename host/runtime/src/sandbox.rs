@@ -128,7 +128,7 @@ impl Drop for Ticker {
     }
 }
 
-/// As many as the pool has instances for.
+/// The slots, one for each instance of the pool.
 struct Places {
     count: Mutex<Count>,
     freed: Condvar,

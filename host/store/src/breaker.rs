@@ -12,7 +12,7 @@ use angarium_domain::{
     ids::{ConnectionId, EventId, TenantId},
 };
 
-/// Where changes of breakers are announced.
+/// The notification channel for changes of breakers.
 pub const BREAKER_CHANNEL: &str = "angarium_breaker";
 
 /// A breaker at a moment of the database's clock.
@@ -96,7 +96,7 @@ pub async fn breaker_save(
     Ok(())
 }
 
-/// Tells of a breaker's new phase.
+/// Writes the event of a breaker's new phase.
 pub async fn breaker_event_insert(
     db: &mut PgConnection,
     tenant: TenantId,

@@ -155,7 +155,7 @@ pub async fn connection_list(db: &mut PgConnection, tenant: TenantId) -> Result<
     rows.into_iter().map(Connection::try_from).collect()
 }
 
-/// A page of a tenant's living connections, the newest first, from the one before `before` on.
+/// Returns a page of a tenant's living connections, the newest first, beginning after `before`.
 pub async fn connection_page(
     db: &mut PgConnection,
     tenant: TenantId,

@@ -47,7 +47,7 @@ pub struct DeadLetter {
     pub expires_at: Option<Timestamp>,
     pub content_purged_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
-    /// Since when it is off the list.
+    /// The time of the discard.
     pub discarded_at: Option<Timestamp>,
     pub discard_reason: Option<String>,
 }
@@ -276,7 +276,7 @@ pub struct NewReplay {
     pub id: JobId,
     pub filter: DeadLetterFilter,
     pub rate_per_second: u32,
-    /// At most so many.
+    /// The most deliveries.
     pub most: Option<i64>,
     pub reason: Option<String>,
     pub matched: i64,

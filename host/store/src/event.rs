@@ -14,7 +14,7 @@ use angarium_domain::ids::{ConnectionId, DeliveryId, EventId, MessageId, TenantI
 #[derive(Debug, Clone)]
 pub struct EventView {
     pub id: EventId,
-    /// `None` where it is not a message's.
+    /// `None` if it is not about a message.
     pub message: Option<MessageId>,
     pub delivery: Option<DeliveryId>,
     /// The connection of an event about one.

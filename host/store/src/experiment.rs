@@ -26,7 +26,7 @@ pub struct ExperimentRow {
     pub kind: ExperimentKind,
     /// The script's name, or the rule's id.
     pub subject: String,
-    /// Of the script; of a rule the one that it was a change of.
+    /// The script's version; for a rule, the version that it changes.
     pub version: i32,
     pub mode: ExperimentMode,
     /// A rule's, as JSON.
@@ -90,7 +90,7 @@ pub async fn experiment_last(
     row.as_ref().map(experiment_from).transpose()
 }
 
-/// Lets a candidate be tried; a second one of its script, or of the tenant's rules, conflicts.
+/// Begins an experiment; a second one with the same script, or with the tenant's rules, conflicts.
 pub async fn experiment_begin(db: &mut PgConnection, tenant: TenantId, experiment: &ExperimentRow) -> Result<()> {
     sqlx::query(
         "insert into experiment (tenant_id, id, kind, subject, version, mode, percentage, spec)
@@ -109,7 +109,7 @@ pub async fn experiment_begin(db: &mut PgConnection, tenant: TenantId, experimen
     Ok(())
 }
 
-/// Gives a canary another part of the recipients.
+/// Changes a canary's share of the recipients.
 pub async fn experiment_resize(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -148,7 +148,7 @@ pub async fn experiment_counts(
     Ok(counts.bind(tenant.uuid()).bind(id.uuid()).fetch_all(db).await?)
 }
 
-/// Where the deliveries of the messages that are followed stand, by arm; those that have no row yet are `queued`.
+/// Returns the states of the followed messages' deliveries, by arm; those without a row yet are `queued`.
 pub async fn experiment_endings(
     db: &mut PgConnection,
     tenant: TenantId,

@@ -1,4 +1,4 @@
-//! Places beside each commit where a test ends the process, holds it, or makes a step fail.
+//! Places beside each commit at which a test ends the process, holds it, or makes a step fail.
 //!
 //! They exist in debug builds and with the feature `failpoints`; a release build has nothing of
 //! them. `ANGARIUM_FAILPOINTS` arms them, with commas between:
@@ -104,7 +104,7 @@ mod armed {
     enum Action {
         Abort,
         Error,
-        /// Until the file is there.
+        /// Waits until the file exists.
         Pause(PathBuf),
     }
 

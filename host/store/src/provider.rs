@@ -22,7 +22,7 @@ pub struct StoredComponent {
     pub granted: bool,
 }
 
-/// That a version does not serve a tenant for a while.
+/// A version's quarantine for a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantQuarantine {
     pub tenant: TenantId,

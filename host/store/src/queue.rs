@@ -263,8 +263,7 @@ pub async fn lease_renew(db: &mut PgConnection, length: Duration, leases: &[(Ten
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldLease {
     pub leases: HashSet<Uuid>,
-    /// The transaction, to be asked after should its COMMIT not be answered; `None` where no lease
-    /// stood.
+    /// The transaction, to be looked up if its COMMIT is not answered; `None` if no lease was left.
     pub transaction: Option<TransactionId>,
 }
 

@@ -16,7 +16,7 @@ use angarium_domain::{
     receipt::Receipt,
 };
 
-/// A receipt and where it came in.
+/// A receipt, and the connection at which it arrived.
 #[derive(Debug, Clone)]
 pub struct ReceivedReceipt {
     pub tenant: TenantId,
@@ -160,7 +160,7 @@ pub async fn receipt_engage(db: &mut PgConnection, target: &ReceiptTarget, recei
     Ok(())
 }
 
-/// Tells of a receipt in the outbox, under this word.
+/// Writes the event of a receipt, under this word.
 pub async fn receipt_event(
     db: &mut PgConnection,
     target: &ReceiptTarget,

@@ -145,7 +145,7 @@ pub async fn route_lock(db: &mut PgConnection, tenant: TenantId, id: RouteId) ->
 /// How many of a route's versions are listed.
 const LISTED_VERSIONS: i64 = 20;
 
-/// A page of a tenant's routes, the newest first, from the one before `before` on.
+/// Returns a page of a tenant's routes, the newest first, beginning after `before`.
 pub async fn route_list(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -180,7 +180,7 @@ pub async fn route_versions(db: &mut PgConnection, tenant: TenantId, routes: &[R
     rows.into_iter().map(version).collect()
 }
 
-/// One version, if it exists.
+/// Returns one version, if it exists.
 pub async fn route_version_get(
     db: &mut PgConnection,
     tenant: TenantId,

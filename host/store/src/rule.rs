@@ -135,8 +135,8 @@ pub async fn rule_count(db: &mut PgConnection, tenant: TenantId) -> Result<i64> 
     Ok(count.fetch_one(db).await?)
 }
 
-/// Writes a rule and its version: a new one, or the next version of one that is there. `false` where the rule
-/// is not of the version before any more.
+/// Writes a rule and its version: a new one, or the next version of an existing one. `false` if the rule has changed
+/// since.
 pub async fn rule_put(db: &mut PgConnection, tenant: TenantId, rule: &StoredRule) -> Result<bool> {
     // Plain data always has a JSON form.
     let spec = serde_json::to_string(&rule.spec).unwrap_or_default();

@@ -21,7 +21,7 @@ pub struct ScriptRow {
     pub cases: Option<String>,
     /// `draft`, `shadow`, `canary`, `live` or `retired`.
     pub state: String,
-    /// Of recipients, for a canary.
+    /// The share of recipients, for a canary.
     pub percentage: Option<i16>,
     created_at: jiff_sqlx::Timestamp,
 }
@@ -110,7 +110,7 @@ pub async fn script_resets(db: &mut PgConnection, tenant: TenantId) -> Result<Ha
     Ok(rows.into_iter().collect())
 }
 
-/// Has every node reset its breaker of a script.
+/// Makes every node reset its breaker of a script.
 pub async fn script_reset(db: &mut PgConnection, tenant: TenantId, name: &str) -> Result<()> {
     sqlx::query(
         "insert into script_reset (tenant_id, name, number) values ($1, $2, 1)
@@ -217,7 +217,7 @@ pub async fn script_versions(db: &mut PgConnection, tenant: TenantId, name: &str
     Ok(rows)
 }
 
-/// Makes a version live, and retires whichever was. `false` where there is no such version.
+/// Makes a version live, and retires the previous one. `false` if the version does not exist.
 pub async fn script_promote(db: &mut PgConnection, tenant: TenantId, name: &str, version: i32) -> Result<bool> {
     script_retire(db, tenant, name).await?;
     let done = sqlx::query(
@@ -245,7 +245,7 @@ pub async fn script_previous(db: &mut PgConnection, tenant: TenantId, name: &str
     Ok(version)
 }
 
-/// Makes a version the candidate, in place of whichever was. `false` where there is no such version, or it is live.
+/// Makes a version the variant, in place of the previous one. `false` if the version does not exist, or is live.
 pub async fn script_try(
     db: &mut PgConnection,
     tenant: TenantId,

@@ -135,7 +135,7 @@ impl Sender {
         }
     }
 
-    /// So many tasks, each with so many requests one after the other.
+    /// Runs a number of tasks, each with a number of requests one after the other.
     async fn run(self: &Arc<Self>, tasks: usize, each: usize) -> Result<(), Failure> {
         let mut running = JoinSet::new();
         for _ in 0..tasks {
@@ -208,7 +208,7 @@ impl Drop for Receiver {
     }
 }
 
-/// Answers each request after a while.
+/// Starts a receiver that answers each request after a while.
 fn receive(held: Duration) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;

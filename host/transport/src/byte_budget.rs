@@ -18,7 +18,8 @@ use angarium_domain::ids::TenantId;
 /// The factor of the free bytes that a tenant may hold: two thirds of the budget when it is alone.
 const SHARE: usize = 2;
 
-/// So many others may go before a tenant for which there are not enough bytes yet. Then they wait until it has got them.
+/// The number of other tenants that may overtake a tenant without enough bytes yet. After that they wait until it has
+/// them.
 const OVERTAKEN: u32 = 32;
 
 /// A budget of bytes that tenants share. The default one has no limit, for tools and tests.
@@ -28,7 +29,7 @@ pub struct ByteBudget {
     state: Mutex<State>,
 }
 
-/// The right to hold so many bytes; dropping it gives them back.
+/// The right to hold a number of bytes; dropping it returns them.
 #[derive(Debug)]
 pub struct BytePermit {
     budget: Arc<ByteBudget>,
@@ -146,7 +147,7 @@ impl BytePermit {
         self.bytes
     }
 
-    /// Keeps so many bytes at most, and gives the rest back.
+    /// Keeps at most this number of bytes, and returns the rest.
     pub fn shrink(&mut self, to: usize) {
         let rest = self.bytes.saturating_sub(to);
         if rest > 0 {

@@ -53,7 +53,7 @@ impl Connector {
         Self { tcp, tls: TlsConnector::from(Arc::new(tls)), tls_http1: TlsConnector::from(Arc::new(http1)) }
     }
 
-    /// Opens a connection to the origin of an absolute URL; for HTTP/1.1 alone, where that is asked for.
+    /// Opens a connection to the origin of an absolute URL; for HTTP/1.1 alone, if requested.
     pub(super) async fn open(&self, target: Uri, http1: bool) -> Result<TokioIo<Wire>, ConnectError> {
         match tokio::time::timeout(CONNECT_TIMEOUT, self.connect(target, http1)).await {
             Ok(wire) => wire.map(TokioIo::new),

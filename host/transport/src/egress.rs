@@ -495,7 +495,7 @@ mod tests {
         assert!(message.contains("egress.allow") && message.contains("10.0.0.1"), "{message}");
     }
 
-    /// Every form in `embedded`, under a prefix of 64 bits where the form leaves one open.
+    /// Returns every form in `embedded`, under a prefix of 64 bits if the form leaves one open.
     fn every_form(inner: Ipv4Addr, prefix: u64) -> Vec<Ipv6Addr> {
         let (bits, high) = (u128::from(u32::from(inner)), u128::from(prefix) << 64);
         let nat64_48 = 0x0064_ff9b_0001_u128 << 80;
@@ -600,7 +600,7 @@ mod tests {
         assert_eq!(egress.resolve("fine.example").await.unwrap().len(), 1);
     }
 
-    /// Answers public first and loopback from then on.
+    /// Answers with a public address first and loopback from then on.
     struct Rebinding(std::sync::atomic::AtomicUsize);
 
     impl Resolver for Rebinding {

@@ -296,7 +296,7 @@ pub(super) async fn send(
     Ok((reply, permit))
 }
 
-/// An answer with the permit for its bytes, where it is long.
+/// An answer with the permit for its bytes, if it is long.
 pub(super) type HttpAnswer = (Reply, Option<BytePermit>);
 
 /// The tenant whose answer is read, and the memory for a long one.
@@ -338,7 +338,7 @@ impl Outgoing {
     }
 
     /// # Errors
-    /// A fault where the address is none that can be asked.
+    /// A fault if the address cannot be asked.
     pub(super) fn new(method: Method, url: &Url, headers: HeaderMap, body: Bytes) -> Result<Self, Fault> {
         let host = url.host_str().unwrap_or_default();
         let target = Uri::try_from(url.as_str())

@@ -51,8 +51,7 @@ pub struct TransportSettings {
     pub allow: Vec<IpNet>,
     /// PEM of certificate authorities to trust beside Mozilla's, for intranets and tests.
     pub extra_ca_pem: Option<Vec<u8>>,
-    /// The name that SMTP's EHLO gives where a provider leaves it to the host; empty for
-    /// `localhost`.
+    /// The name that SMTP's EHLO gives if a provider leaves it to the host; empty for `localhost`.
     pub ehlo_name: String,
     /// The memory for long answers.
     pub bytes: Arc<ByteBudget>,
@@ -111,7 +110,7 @@ impl<'a> Call<'a> {
 pub struct Parcel {
     pub transmission: Transmission,
     pub blobs: Vec<Blob>,
-    /// The permit for its bytes, where it is large: given back with them.
+    /// The permit for its bytes, if it is large; it returns with them.
     pub permit: Option<BytePermit>,
 }
 

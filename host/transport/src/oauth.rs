@@ -44,7 +44,7 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
 /// The most tokens that are kept; with one more, all are forgotten.
 const CAPACITY: usize = 10_000;
 
-/// Which token: of this tenant's connection, for this credential in its present value.
+/// The identity of a token: this tenant's connection, and this credential in its present value.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct TokenRequest {
     tenant: TenantId,
@@ -151,7 +151,7 @@ impl TokenRequest {
 /// The form for the token endpoint.
 struct TokenForm {
     body: Zeroizing<String>,
-    /// Where the grant authenticates by a header.
+    /// The header, if the grant authenticates by one.
     authorization: Option<Zeroizing<Vec<u8>>>,
 }
 

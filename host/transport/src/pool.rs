@@ -85,7 +85,7 @@ enum Line {
 #[derive(Clone)]
 struct Http2 {
     sender: http2::SendRequest<WatchedBody>,
-    /// Tells it from the one that takes its place.
+    /// The number that distinguishes it from its replacement.
     number: usize,
 }
 
@@ -98,14 +98,14 @@ struct Http1 {
 
 impl Drop for Http1 {
     fn drop(&mut self) {
-        // One that is ready has nothing to write, and closes as its protocol says.
+        // A connection that is ready has nothing to write, and closes by its protocol.
         if !self.sender.is_ready() {
             self.connection.abort();
         }
     }
 }
 
-/// One more, as long as it is there.
+/// Counts one more, as long as it lives.
 struct Counted(&'static AtomicUsize);
 
 impl Counted {
@@ -126,7 +126,7 @@ pub fn usage() -> (usize, usize) {
     (OPEN.load(Ordering::Relaxed), WAITING.load(Ordering::Relaxed))
 }
 
-/// Why there is no answer.
+/// The reason for a missing answer.
 #[derive(Debug)]
 pub(super) enum PoolFailure {
     /// There is no connection; nothing was sent.
@@ -345,7 +345,7 @@ impl Pool {
     }
 }
 
-/// Gives up the connection where interim answers (RFC 9110, section 15.2) come without end: none of them takes any of a
+/// Drops the connection if interim answers (RFC 9110, section 15.2) come without end: none of them counts towards a
 /// limit on sizes, and reading them keeps a worker busy.
 fn limit_interim_answers(request: &mut Request<WatchedBody>, connection: AbortHandle) {
     let seen = AtomicUsize::new(0);

@@ -27,7 +27,7 @@ pub(super) async fn scrubbed(reply: Reply, secrets: &Secrets, sent: &[impl AsRef
     }
     let Reply::Http { status, .. } = reply else { return clean(reply, &redactors) };
     let cleaned = tokio::task::spawn_blocking(move || clean(reply, &redactors)).await;
-    // It ends early only where the process does.
+    // It ends early only if the process does.
     cleaned.unwrap_or(Reply::Http { status, headers: Vec::new(), body: Bytes::new(), cut: None })
 }
 

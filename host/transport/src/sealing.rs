@@ -45,7 +45,7 @@ impl Secret {
         &self.0
     }
 
-    /// The text, where the secret is UTF-8.
+    /// Returns the text, if the secret is UTF-8.
     #[must_use]
     pub fn expose_text(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
@@ -65,7 +65,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a secret belongs: it opens nowhere else.
+/// The owner of a secret: it opens nowhere else.
 #[derive(Debug, Clone, Copy)]
 pub struct SecretPlace<'a> {
     pub tenant: TenantId,
@@ -101,7 +101,7 @@ pub enum KeyringError {
     Exposed { path: String, mode: u32 },
 }
 
-/// Why a secret can't be sealed or opened. It tells nothing of the value.
+/// The reason for which a secret cannot be sealed or opened. It reveals nothing of the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SealingError {
     #[error(

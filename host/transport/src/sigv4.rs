@@ -92,7 +92,7 @@ fn canonical_query(url: &Url) -> String {
     pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
-/// The `Host` header that the client sends: the port only where it is not the scheme's own.
+/// Returns the `Host` header that the client sends: the port only if it is not the scheme's own.
 fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))

@@ -66,7 +66,7 @@ impl Secrets {
         self.named.iter().filter(|(_, values)| !values.is_empty()).map(|(name, _)| name.as_str())
     }
 
-    /// The values of a secret that are valid now, the newest first; none where it has no such secret.
+    /// Returns the currently valid values of a secret, the newest first; none if it has no such secret.
     #[must_use]
     pub fn valid(&self, name: &str) -> &[Secret] {
         self.named.iter().find(|(known, _)| known == name).map_or(&[], |(_, values)| values.as_slice())

@@ -34,7 +34,7 @@ impl TlsRoots {
         Ok(Self(Arc::new(store)))
     }
 
-    /// For HTTP, by HTTP/2 where the server offers it.
+    /// Returns the configuration for HTTP, by HTTP/2 if the server offers it.
     pub(super) fn client_config(&self) -> ClientConfig {
         with_http_alpn(self.builder().with_no_client_auth())
     }

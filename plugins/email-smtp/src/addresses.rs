@@ -7,7 +7,7 @@ pub fn check_all(addresses: &[Address], field: &str) -> Result<(), Outcome> {
     addresses.iter().try_for_each(|address| check(address, field))
 }
 
-/// As [`check_all`], for one.
+/// Checks one address, as [`check_all`] does.
 pub fn check(address: &Address, field: &str) -> Result<(), Outcome> {
     check_no_control(&address.value, field)?;
     check_no_control(address.name.as_deref().unwrap_or_default(), field)?;

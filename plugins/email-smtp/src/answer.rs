@@ -29,8 +29,8 @@ fn refuses_credentials(reply: &SmtpReply) -> bool {
     matches!(reply.code, 432 | 525 | 530 | 534 | 535 | 538) || matches!(enhanced(reply), Some((5, 7, 8 | 9 | 11 | 13)))
 }
 
-/// By policy (x.7.x), or by the text where the server gives no enhanced code. Too many recipients
-/// (4.5.3) is not a rate.
+/// Decides by policy (x.7.x), or by the text if the server gives no enhanced code. Too many recipients (4.5.3) is not a
+/// rate.
 fn is_rate_limit(reply: &SmtpReply) -> bool {
     const SIGNS: [&str; 6] = ["rate", "too many", "too fast", "too much mail", "throttl", "quota exceeded"];
     let may_be = match enhanced(reply) {

@@ -69,7 +69,7 @@ impl Callback {
         }
     }
 
-    /// Another check that will do as well.
+    /// Adds an alternative check.
     #[must_use]
     pub fn or(mut self, check: Check) -> Self {
         self.checks.push(check);

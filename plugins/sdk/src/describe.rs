@@ -112,8 +112,8 @@ impl Context {
         self.secrets.iter().any(|secret| secret == name)
     }
 
-    /// Where the service can call back about this connection, if the component reads callbacks and
-    /// the gateway can be reached from outside.
+    /// Returns the URL for the service's callbacks of this connection, if the component reads callbacks and the gateway
+    /// can be reached from outside.
     #[must_use]
     pub fn callback_url(&self) -> Option<String> {
         #[derive(serde::Deserialize)]

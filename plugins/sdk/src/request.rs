@@ -91,7 +91,7 @@ impl Step {
         Self::Send(Send { transmission: transmission.into(), state: state.into() })
     }
 
-    /// Calls `interpret` again after so many milliseconds, with the same answer.
+    /// Calls `interpret` again after this number of milliseconds, with the same answer.
     pub fn wait(ms: f64, state: impl Into<Vec<u8>>) -> Self {
         Self::Wait(Pause { ms, state: state.into() })
     }

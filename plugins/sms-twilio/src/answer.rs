@@ -38,8 +38,8 @@ pub fn classify(ctx: &Context, answer: &Reply) -> Outcome {
     if (200..300).contains(&response.status) { created(response) } else { refused(ctx, answer, response) }
 }
 
-/// 201 is Twilio's word for a message that it has created, so it was taken even where the rest of the answer is cut or
-/// unreadable. Any other success without a message's sid can't be told from a proxy's page: it may have been taken.
+/// 201 is Twilio's own answer for a created message, so the message was taken even if the rest of the answer is cut or
+/// unreadable. Any other success without a message's sid may be a proxy's page: the message may have been taken.
 fn created(response: &HttpResponse) -> Outcome {
     let Some(message) = response.json::<Created>().filter(|message| is_sid(&message.sid)) else {
         if response.status == 201 {
@@ -69,8 +69,8 @@ fn cost(message: &Created) -> Option<Cost> {
     (price.abs() < MAX_PRICE && is_currency).then(|| Cost { micros: (price.abs() * 1e6).round(), currency })
 }
 
-/// By Twilio's code where it is known, else by the status. A 504 comes from a gateway in front
-/// of a service that may go on: Twilio recognises no repetition, so it is not tried again blindly.
+/// Classifies by Twilio's code if it is known, else by the status. A 504 comes from a gateway in front of a service
+/// that may continue: Twilio recognises no repetition, so the request is not repeated blindly.
 fn refused(ctx: &Context, answer: &Reply, response: &HttpResponse) -> Outcome {
     let by_status = Outcome::from_http_status(ctx, answer);
     let Some(refusal) = response.json::<Refused>() else {

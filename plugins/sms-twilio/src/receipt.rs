@@ -15,7 +15,7 @@ use crate::{errors, request};
 pub const CALLBACK_KEY: &str = "callback_key";
 
 const SIGNATURE: &str = "x-twilio-signature";
-/// Says where another algorithm than HMAC-SHA1 was used.
+/// The header that names another algorithm than HMAC-SHA1.
 const SETTINGS: &str = "x-twilio-webhooks-signature-settings";
 
 /// The answer that Twilio expects for an incoming message: none.
@@ -109,7 +109,7 @@ fn parts(url: &str) -> Option<(&str, &str, &str)> {
     Some((&url[..authority], &url[authority..end], &url[end..]))
 }
 
-/// The authority's host, where a port follows it; an IPv6 address has colons of its own.
+/// Returns the authority's host, if a port follows it; an IPv6 address has its own colons.
 fn host(authority: &str) -> Option<&str> {
     let (host, port) = authority.rsplit_once(':')?;
     port.bytes().all(|digit| digit.is_ascii_digit()).then_some(host)

@@ -31,7 +31,7 @@ const DEFAULT_TIMEOUT_MS: u32 = 15_000;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Used where the delivery names no URL.
+    /// Used if the delivery names no URL.
     url: Option<String>,
     method: Method,
     content_type: Option<String>,
@@ -130,7 +130,7 @@ fn origin(url: &str) -> Option<(String, String)> {
     is_clear.then(|| (scheme, authority.strip_suffix(own_port).unwrap_or(&authority).to_owned()))
 }
 
-/// The connection's headers, where they belong to this origin, under the delivery's.
+/// Returns the connection's headers, if they belong to this origin, with the delivery's on top.
 fn custom_headers(config: &Config, delivery: &Delivery, own: bool) -> Result<BTreeMap<String, String>, Outcome> {
     let given = delivery.headers.iter().map(|header| (&header.name, &header.value));
     let mut headers = BTreeMap::new();

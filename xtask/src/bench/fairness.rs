@@ -60,7 +60,7 @@ fn doors(scene: &Scene, node: &Gateway, key: &str) -> [Api; 2] {
     [node.api(key), scene.gateway.api(key)]
 }
 
-/// Sends the ten so many times; from the request until the last has arrived.
+/// Sends the ten this number of times; measures from the request until the last has arrived.
 pub(super) async fn times(door: &Api, sink: &Sink) -> Result<Latency> {
     let mut client = Client::connect(door.address).await?;
     let stamp = sink.stamp();

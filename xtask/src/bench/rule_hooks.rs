@@ -24,9 +24,9 @@ const TURNS: [[usize; 3]; 12] = {
     let [a, b, c, d, e, f] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]];
     [a, b, c, d, e, f, f, e, d, c, b, a]
 };
-/// Of the rate with rules, while latency is measured.
+/// The part of the rate with rules at which latency is measured.
 const LOAD: f64 = 0.5;
-/// Where the stamp goes.
+/// The field of the stamp.
 const STAMP: &str = "stamp";
 /// Latency is measured so often without changes and with them, the one first and then the other.
 const PAIRS: usize = 7;

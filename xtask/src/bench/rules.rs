@@ -11,7 +11,7 @@ use super::figures::{Figures, Target};
 use crate::progress::step;
 use crate::project;
 
-/// Ten thousand rules may cost so many times what ten cost.
+/// The factor by which ten thousand rules may cost more than ten.
 const MOST_TIMES: f64 = 4.0;
 
 /// Runs the host's example, which decides by the gateway's own code and needs no database.

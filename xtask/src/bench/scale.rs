@@ -1,5 +1,5 @@
-//! One, two and four gateways on one database: how fast they dispatch together, how fair they are, and how long what
-//! one held is away when it is killed.
+//! One, two and four gateways on one database: their combined rate, their fairness, and the time until a killed one's
+//! deliveries continue.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ pub async fn measure(stage: &Stage, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// The rate of so many processes.
+/// Measures the rate of a number of processes.
 async fn with(stage: &Stage, count: usize, figures: &mut Figures) -> Result<f64> {
     step(format_args!("measuring {count} dispatching gateways on one database"));
     let sink = Sink::start().await?;

@@ -1,4 +1,4 @@
-//! Where the benchmark's webhooks arrive.
+//! The receiver of the benchmark's webhooks.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -75,7 +75,7 @@ pub async fn delivered(
     Ok((rate, tally))
 }
 
-/// Until nothing arrives for a while: the warm-up's last deliveries must not be counted.
+/// Waits until nothing arrives for a while: the warm-up's last deliveries must not be counted.
 async fn drain(sink: &Sink) {
     loop {
         let received = sink.received();
@@ -114,7 +114,7 @@ impl Costs {
     }
 }
 
-/// Seconds that so many messages took; `None` where that can't be told.
+/// The seconds of this number of messages; `None` if they are unknown.
 #[derive(Clone, Copy, Default)]
 pub struct Spent {
     messages: u64,

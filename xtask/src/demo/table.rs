@@ -50,7 +50,7 @@ fn cost(cost: &Value) -> String {
     }
 }
 
-/// Why this attempt was made here, else what its answer said.
+/// Returns the attempt's fallback reason, else its answer's text.
 fn reason(attempt: &Value) -> String {
     let said = ["fallback_reason", "detail", "unified_code", "code"];
     let accepted = attempt["disposition"] == "accepted";

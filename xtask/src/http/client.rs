@@ -71,7 +71,7 @@ impl Client {
         Ok(status)
     }
 
-    /// Where the head ends, where the answer ends, and the body's length.
+    /// Returns the end of the head, the end of the answer, and the body's length.
     async fn exchange(&mut self, request: &[u8]) -> Result<(usize, usize, usize)> {
         self.stream.write_all(request).await?;
         let head = loop {

@@ -89,7 +89,7 @@ impl Server {
         Ok(Self { address, accepting })
     }
 
-    /// Where it listens.
+    /// Returns its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -39,7 +39,7 @@ impl MailServer {
         Ok(Self { address, accepting, mails })
     }
 
-    /// Where it listens, or listened.
+    /// Returns its present or last address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -87,7 +87,7 @@ fn error(status: u16, code: u32, message: &str) -> Reply {
     Reply::new(status, body.to_string()).header("content-type", "application/json")
 }
 
-/// 160 characters of ASCII fit one segment, 70 of anything else; 153 and 67 where there are several.
+/// Returns the segments: 160 characters of ASCII fit one segment, 70 of any others; 153 and 67 if there are several.
 fn segments(body: &str) -> usize {
     let (alone, several, length) =
         if body.is_ascii() { (160, 153, body.len()) } else { (70, 67, body.encode_utf16().count()) };

@@ -23,7 +23,7 @@ const PROMETHEUS: Packages =
     Packages { what: "Prometheus", apt: &["prometheus"], brew: &["prometheus"], dnf: &["golang-github-prometheus"] };
 const FAKETIME: Packages = Packages { what: "libfaketime", apt: &["faketime"], brew: &[], dnf: &[] };
 
-/// Where the installed peers are.
+/// The folders of the installed peers.
 #[derive(Debug)]
 pub struct Peers {
     /// The interpreter of a virtual environment that has `requirements.txt`.
@@ -49,7 +49,7 @@ impl Peers {
         })
     }
 
-    /// Tells tests where they are. One that would have asked a peer fails without it.
+    /// Passes their paths to tests. A test that needs a peer fails without it.
     pub fn announce(&self, command: &mut Command) {
         command.env("ANGARIUM_PEERS_PYTHON", &self.python).env("ANGARIUM_PEERS_NODE", &self.node);
         command.env("ANGARIUM_PEERS_PROMETHEUS", &self.prometheus).env("ANGARIUM_REQUIRE_PEERS", "1");

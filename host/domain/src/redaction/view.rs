@@ -51,7 +51,7 @@ impl View {
         Self { bytes: inner.bytes, starts, ends }
     }
 
-    /// Where these bytes stand in the text, their whole spelling. There is one at least.
+    /// Returns the position of the whole spelling of these bytes, which are at least one.
     pub(super) fn place(&self, range: &Range<usize>) -> Range<usize> {
         self.starts[range.start] as usize..self.ends[range.end - 1] as usize
     }

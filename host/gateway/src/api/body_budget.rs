@@ -116,7 +116,7 @@ fn keyless_bytes(held: &HashMap<BodyOwner, Held>) -> usize {
 }
 
 impl BodyPermit {
-    /// Holds so many bytes more.
+    /// Holds this number of bytes more.
     pub fn grow(&mut self, more: usize) -> Result<(), Full> {
         let mut held = self.budget.held();
         if !self.budget.may_take(&held, self.owner, more) {

@@ -142,7 +142,7 @@ fn kinds(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// Where the events of a time begin: their ids are UUIDv7.
+/// Returns the first possible event id of a time: ids are UUIDv7.
 fn first_at(time: Timestamp) -> EventId {
     let millis = u128::try_from(time.as_millisecond()).unwrap_or(0);
     EventId::from(Uuid::from_u128(millis << 80))
@@ -218,7 +218,7 @@ fn written(event: EventView) -> sse::Event {
     sse::Event::default().id(id).event(kind).data(data)
 }
 
-/// One of the node's places for streams; dropping it gives it back.
+/// A place for a stream on the node; dropping it returns it.
 struct Place {
     tenant: TenantId,
 }

@@ -46,10 +46,10 @@ pub enum ModeAnswer {
 pub struct CandidateAnswer {
     /// The script's name, or the rule's id.
     of: String,
-    /// Of the script; of a rule the one that it is a change of.
+    /// The script's version; for a rule, the version that this changes.
     version: i32,
     mode: ModeAnswer,
-    /// Of recipients; null for a shadow.
+    /// The share of recipients; null for a shadow.
     percentage: Option<u8>,
     /// A rule as it would be.
     #[schema(value_type = Option<RuleDocument>)]
@@ -74,9 +74,9 @@ pub struct CandidateAnswer {
 pub struct ArmAnswer {
     /// Messages that it had its say on; of a shadow: questions of any hook.
     asked: i64,
-    /// Of them refused, by whomever.
+    /// The number of refused ones, by any rule or script.
     refused: i64,
-    /// Of them held back.
+    /// The number of held ones.
     held: i64,
     /// Runs that failed.
     faults: i64,

@@ -61,7 +61,7 @@ mod kind {
 /// One schema.
 #[derive(Debug, Default)]
 struct Node {
-    /// Another schema's name, which says all.
+    /// The name of another schema, which replaces this one.
     reference: Option<String>,
     /// The alternatives; the node has no other requirement.
     one_of: Vec<Self>,
@@ -278,7 +278,7 @@ impl Node {
         self.children().for_each(|node| node.references(names));
     }
 
-    /// The words that the member `type` may be, where it must be one of some.
+    /// Returns the possible words of the member `type`, if it must be one of some.
     fn tag(&self) -> Option<&[String]> {
         let tag = self.members.iter().find(|member| member.name == "type" && member.required)?;
         Some(&tag.node.choices).filter(|words| !words.is_empty()).map(Vec::as_slice)

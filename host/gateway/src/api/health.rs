@@ -93,8 +93,8 @@ pub struct QuarantineAnswer {
     digest: String,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    /// Null where it does not serve any tenant until an operator activates it again; else it does not serve this one
-    /// until then.
+    /// The time until which it does not serve this tenant; null if it serves no tenant until an operator activates it
+    /// again.
     #[schema(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
     reason: Option<String>,

@@ -1,4 +1,4 @@
-//! Lists by pages: a cursor says where the last one ended, and clients don't look inside.
+//! Lists by pages: a cursor marks the end of the last one, and its form is opaque to clients.
 
 use std::str::FromStr;
 

@@ -46,8 +46,8 @@ const SWEEP: Duration = Duration::from_millis(250);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A lasting shortage is logged so often.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
-/// A socket that is closed while its client still sends goes on reading for so long, and so many bytes:
-/// closed on unread bytes, it would take its answer with it.
+/// The time, and the bytes, for which a closed socket is still read while its client sends: closed on unread bytes, it
+/// would lose its answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;
 /// The most bytes that hyper keeps of a socket's reads or writes.
@@ -212,7 +212,7 @@ async fn drop_rest(stream: &mut TcpStream) {
     }
 }
 
-/// Has the router answer, and counts the request while it does.
+/// Lets the router answer, and counts the request meanwhile.
 struct Service {
     router: Router,
     socket: Arc<Socket>,

@@ -54,7 +54,7 @@ pub struct StatParams {
     /// week, days beyond.
     #[param(inline)]
     bucket: Option<GrainName>,
-    /// Tells these apart; the hundred with the most in them.
+    /// Groups by this; the hundred largest groups.
     #[param(inline)]
     group_by: Option<DimensionName>,
     /// Only this channel.
@@ -106,7 +106,7 @@ pub struct StatsAnswer {
     /// `minute`, `hour` or `day`.
     bucket: &'static str,
     totals: FiguresAnswer,
-    /// One a bucket, the oldest first; a bucket in which nothing happened is left out.
+    /// One entry a bucket, the oldest first; an empty bucket is left out.
     series: Vec<BucketAnswer>,
     /// With `group_by`: the groups, those with the most in them first.
     groups: Option<Vec<GroupAnswer>>,
@@ -125,7 +125,7 @@ pub struct BucketAnswer {
     figures: FiguresAnswer,
 }
 
-/// One value of what `group_by` names.
+/// One value of the property in `group_by`.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = StatsGroup)]
 pub struct GroupAnswer {
@@ -140,7 +140,7 @@ pub struct GroupAnswer {
     series: Vec<BucketAnswer>,
 }
 
-/// Messages and their states count where the message was accepted; attempts where they ended.
+/// The figures: messages and their states count in the bucket of their acceptance; attempts in that of their end.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Figures)]
 pub struct FiguresAnswer {
@@ -154,9 +154,9 @@ pub struct FiguresAnswer {
     /// Deliveries that have ended, by the state they ended in.
     #[schema(example = json!({"sent": 940, "failed": 3}))]
     states: BTreeMap<&'static str, i64>,
-    /// Of those that ended and were not canceled, the part that is `sent` or `delivered`.
+    /// The part that is `sent` or `delivered` of those that ended and were not canceled.
     success_rate: Option<f64>,
-    /// Of those that are `sent`, `delivered` or `bounced`, the part that is `delivered`; null where no receipt came.
+    /// The part that is `delivered` of those that are `sent`, `delivered` or `bounced`; null without any receipt.
     delivery_rate: Option<f64>,
     attempts: i64,
     /// Attempts by what their answers meant.
@@ -167,14 +167,14 @@ pub struct FiguresAnswer {
     /// Attempts of a further candidate, by the reason.
     #[schema(example = json!({"primary_failed": 9}))]
     fallbacks: BTreeMap<String, i64>,
-    /// Of the attempts that asked a provider; null if there was none.
+    /// The latency of the attempts that asked a provider; null if there was none.
     latency_ms: Option<LatencyAnswer>,
     /// One entry a currency.
     cost: Vec<CostAnswer>,
 }
 
-/// So much time half, nine tenths and ninety-nine hundredths of the attempts took at most, in milliseconds. Read off a
-/// histogram: each is off by 9.1 % at most; what took less than 0.125 ms reads as 0.0625.
+/// The time within which half, nine tenths and ninety-nine hundredths of the attempts ended, in milliseconds. Read off
+/// a histogram: each is off by at most 9.1 %; a time below 0.125 ms reads as 0.0625.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = LatencyMs)]
 pub struct LatencyAnswer {

@@ -24,13 +24,13 @@ pub struct Backtest {
     /// The id or uid of the rule that a single one replaces.
     #[arg(long)]
     of: Option<String>,
-    /// The script's name, where the file has another.
+    /// The script's name, if the file has another.
     #[arg(long)]
     name: Option<String>,
     /// How far back.
     #[arg(long, default_value = "7d", value_parser = super::stats::span)]
     since: SignedDuration,
-    /// At most so many messages, the latest ones.
+    /// The most messages, the latest ones.
     #[arg(long)]
     limit: Option<u32>,
     #[command(flatten)]

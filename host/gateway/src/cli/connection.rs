@@ -24,7 +24,7 @@ enum Command {
     Create(Create),
     /// Show the connections.
     List {
-        /// Where the page before ended, as it says.
+        /// The page to show: the cursor of the previous one.
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]
@@ -52,7 +52,7 @@ enum Command {
         connection: String,
         #[arg(value_parser = ["open", "close"])]
         action: String,
-        /// Why, for people.
+        /// The reason, for people.
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
@@ -137,7 +137,7 @@ struct Update {
     client: ApiClient,
 }
 
-/// Of one connection there is room for more.
+/// The columns of a single connection, with more space.
 const WHOLE: [Column<'_>; 10] = [
     ("id", "/id"),
     ("uid", "/uid"),
@@ -249,7 +249,7 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// An argument of the form `name=value`, where no value is none at all.
+/// Parses an argument of the form `name=value`; without a value it deletes the secret.
 fn secret_change(text: &str) -> Result<(String, Option<String>), String> {
     let (name, value) = pair(text)?;
     Ok((name, Some(value).filter(|value| !value.is_empty())))

@@ -38,7 +38,7 @@ enum Command {
     Discard(Box<Discard>),
     /// Show replays of all that match, the newest first.
     Replays {
-        /// Where the page before ended, as it says.
+        /// The page to show: the cursor of the previous one.
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]
@@ -54,7 +54,7 @@ enum Command {
 struct List {
     #[command(flatten)]
     filter: Filter,
-    /// Where the page before ended, as it says.
+    /// The page to show: the cursor of the previous one.
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
@@ -90,13 +90,13 @@ struct Replay {
     /// How many become due in a second at most.
     #[arg(long, requires = "all", conflicts_with = "id", value_parser = clap::value_parser!(u32).range(1..=1000), default_value_if("all", "true", "50"))]
     rate: Option<u32>,
-    /// So many at most, the oldest first.
+    /// The most deliveries, the oldest first.
     #[arg(long, requires = "all", conflicts_with = "id")]
     limit: Option<u64>,
     /// Begin it, and don't wait for its end.
     #[arg(long, requires = "all", conflicts_with = "id")]
     detach: bool,
-    /// Why; it is on record with the key that was used.
+    /// The reason; the audit has it, with the key.
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -113,7 +113,7 @@ struct Discard {
     all: bool,
     #[command(flatten)]
     filter: Filter,
-    /// Why; it is on record with the key that was used.
+    /// The reason; the audit has it, with the key.
     #[arg(long)]
     reason: String,
     #[command(flatten)]

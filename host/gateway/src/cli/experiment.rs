@@ -28,7 +28,7 @@ pub enum ScriptExperiment {
         script: String,
         #[arg(long)]
         version: u32,
-        /// Of recipients, 1 to 99.
+        /// The share of recipients, 1 to 99.
         #[arg(long)]
         percentage: u8,
         #[command(flatten)]
@@ -36,7 +36,7 @@ pub enum ScriptExperiment {
     },
     /// Show the variant's results beside the live version's.
     Candidate(Named),
-    /// Show where a shadow's answers differ, the latest first.
+    /// Show a shadow's differing answers, the latest first.
     Differences(Paged),
     /// Try the candidate no longer.
     End(Named),
@@ -48,7 +48,7 @@ pub enum RuleExperiment {
     Shadow {
         /// The rule's id or uid.
         rule: String,
-        /// Left out: as its candidate has it.
+        /// The current variant by default.
         file: Option<PathBuf>,
         #[command(flatten)]
         client: ApiClient,
@@ -57,9 +57,9 @@ pub enum RuleExperiment {
     Canary {
         /// The rule's id or uid.
         rule: String,
-        /// Left out: as its candidate has it.
+        /// The current variant by default.
         file: Option<PathBuf>,
-        /// Of recipients, 1 to 99.
+        /// The share of recipients, 1 to 99.
         #[arg(long)]
         percentage: u8,
         #[command(flatten)]
@@ -71,7 +71,7 @@ pub enum RuleExperiment {
     Rollback(Named),
     /// Show the results of a rule's variant beside the live version's.
     Candidate(Named),
-    /// Show where a shadow's decisions differ, the latest first.
+    /// Show a shadow's differing decisions, the latest first.
     Differences(Paged),
     /// Try a rule's candidate no longer.
     End(Named),
@@ -89,7 +89,7 @@ pub struct Named {
 pub struct Paged {
     /// The script's name; the rule's id or uid.
     name: String,
-    /// Where the page before ended, as it says.
+    /// The page to show: the cursor of the previous one.
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]

@@ -14,7 +14,7 @@ use super::{
 /// How the connections fare.
 #[derive(Debug, Args)]
 pub struct HealthArgs {
-    /// Where the page before ended, as it says.
+    /// The page to show: the cursor of the previous one.
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]

@@ -26,7 +26,7 @@ enum Command {
     Attempts(One),
     /// Show what happened to it.
     Events(One),
-    /// Show why each attempt went where it went.
+    /// Show the reasons for each attempt's connection.
     Decision(One),
     /// Cancel a message that has not begun.
     Cancel(One),
@@ -34,7 +34,7 @@ enum Command {
     Retry {
         #[command(flatten)]
         one: One,
-        /// Which of several channels, from 0.
+        /// The channel of several, from 0.
         #[arg(long)]
         leg: Option<u8>,
     },
@@ -56,10 +56,10 @@ struct List {
     /// Only with this reference of yours.
     #[arg(long)]
     reference: Option<String>,
-    /// So many on a page: 1 to 250; 50, if left out.
+    /// The entries of a page: 1 to 250; 50 by default.
     #[arg(long)]
     limit: Option<u32>,
-    /// Where the page before ended, as it says.
+    /// The page to show: the cursor of the previous one.
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
@@ -76,14 +76,14 @@ struct Resolve {
     #[arg(long = "as", value_name = "OUTCOME", value_parser = ["sent", "failed", "again"])]
     #[serde(rename = "as")]
     outcome: String,
-    /// Why; it is on record with the key that was used.
+    /// The reason; the audit has it, with the key.
     #[arg(long)]
     reason: String,
     /// The provider's own id for it, with `--as sent`.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     external_id: Option<String>,
-    /// Which one, where several deliveries of the message are unknown.
+    /// The delivery, if several of the message are unknown.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     delivery: Option<String>,
@@ -115,7 +115,7 @@ const COLUMNS: [Column<'_>; 8] = [
     ("attempts", "/delivery/attempts"),
 ];
 
-/// Of one message there is room for more.
+/// The columns of a single message, with more space.
 pub const WHOLE: [Column<'_>; 19] = [
     ("id", "/id"),
     ("state", "/state"),
@@ -201,7 +201,7 @@ pub const ATTEMPTS: [Column<'_>; 11] = [
     ("started", "/started_at"),
 ];
 
-/// A message, and below it a row for each recipient of a mail with copies, and for each channel where it names several.
+/// Shows a message, and below it a row for each recipient of a mail with copies, and for each of several channels.
 pub fn show(message: &Value, output: &Output) {
     output.one(message, &WHOLE);
     let recipients = &message["delivery"]["recipients"];
@@ -213,7 +213,7 @@ pub fn show(message: &Value, output: &Output) {
     }
 }
 
-/// The plan, then each request that would leave; by each channel where there are several.
+/// Shows the plan, then each request that would leave; for each of several channels.
 pub fn preview(answer: &Value, output: &Output) {
     match answer["legs"].as_array() {
         Some(legs) => legs.iter().for_each(|leg| {
@@ -291,7 +291,7 @@ impl Attempts {
     }
 }
 
-/// Connections by uid, where they have one.
+/// Shows connections by uid, if they have one.
 pub fn name_connections(attempts: &mut Value) {
     for attempt in attempts.as_array_mut().into_iter().flatten() {
         if attempt["connection_uid"].is_string() {

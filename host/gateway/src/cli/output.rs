@@ -17,7 +17,7 @@ pub struct Output {
 pub type Column<'a> = (&'a str, &'a str);
 
 impl Output {
-    /// One object: a line a field.
+    /// Prints one object: a line for each field.
     pub fn one(&self, value: &Value, columns: &[Column<'_>]) {
         say(&self.shape_one(value, columns));
     }
@@ -32,7 +32,7 @@ impl Output {
         say(&rows(list, columns, Table::new().width()));
     }
 
-    /// One object of many that follow: a line, or an object on a line of its own.
+    /// Prints one object of a sequence: a line, or an object on its own line.
     pub fn line(&self, value: &Value, line: impl Fn(&Value) -> String) {
         say(&if self.json { value.to_string() } else { without_controls(&line(value)) });
     }
@@ -63,8 +63,8 @@ impl Output {
     }
 }
 
-/// A table that fits: where the terminal is narrow, times are shortened, and columns for which there is no room go, so that
-/// no id is ever broken. Columns are listed by what matters most.
+/// Returns the rows of a table that fits: on a narrow terminal times are shortened and columns without space are
+/// removed, so that no id is ever broken. Columns are listed by importance.
 fn rows(list: &Value, columns: &[Column<'_>], width: Option<u16>) -> String {
     let rows: Vec<_> = list.as_array().into_iter().flatten().collect();
     let whole = Layout::of(&rows, columns, Times::Whole);
@@ -89,7 +89,7 @@ fn rows(list: &Value, columns: &[Column<'_>], width: Option<u16>) -> String {
     }
 }
 
-/// A text in lines of so many characters, as far as its words allow.
+/// Wraps a text at this width, as far as its words allow.
 fn wrapped(text: &str, width: u16) -> String {
     let (mut lines, mut used) = (String::new(), 0);
     for word in text.split(' ') {

@@ -41,10 +41,10 @@ enum Command {
         /// Let it serve at once.
         #[arg(long)]
         activate: bool,
-        /// Also where it is a lower version than the one that serves.
+        /// Allows a lower version than the one that serves.
         #[arg(long, requires = "activate")]
         allow_downgrade: bool,
-        /// Also where the same version is installed with other bytes.
+        /// Allows the same version with other bytes.
         #[arg(long)]
         replace: bool,
         /// The decision about hosts that the provider was granted for another component: `keep` them if you trust the
@@ -60,7 +60,7 @@ enum Command {
         name: String,
         /// The SHA-256 of the component, or the beginning of it.
         digest: String,
-        /// Also where it is a lower version than the one that serves.
+        /// Allows a lower version than the one that serves.
         #[arg(long)]
         allow_downgrade: bool,
         /// The decision about hosts that the provider was granted for another component.
@@ -94,7 +94,7 @@ enum Command {
     Grant {
         /// The provider's name.
         name: String,
-        /// As its descriptor declares them.
+        /// The patterns, as the descriptor declares them.
         hosts: Vec<String>,
         #[command(flatten)]
         client: ApiClient,
@@ -204,7 +204,7 @@ fn digest_of(component: &Path) -> Result<String, CliError> {
     Ok(hex::encode(Sha256::digest(bytes)))
 }
 
-/// Says beside the answer which hosts the version may not reach yet, with the command that grants them.
+/// Prints beside the answer the hosts that the version may not reach yet, with the command that grants them.
 fn warn_of_missing_grants(provider: &Value, digest: &str) {
     let texts = |list: &Value| -> Vec<String> {
         list.as_array().into_iter().flatten().filter_map(|it| it.as_str().map(|it| format!("'{it}'"))).collect()

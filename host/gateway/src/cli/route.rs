@@ -22,7 +22,7 @@ enum Command {
     Create(Create),
     /// Show the routes.
     List {
-        /// Where the page before ended, as it says.
+        /// The page to show: the cursor of the previous one.
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]

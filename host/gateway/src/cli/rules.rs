@@ -31,7 +31,7 @@ enum RulesCommand {
     },
     /// Show the rules, the newest first.
     List {
-        /// Where the page before ended, as it says.
+        /// The page to show: the cursor of the previous one.
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]

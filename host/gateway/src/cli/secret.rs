@@ -76,7 +76,7 @@ async fn rewrap_all(access: &Access, output: &Output) -> Result<(), CliError> {
     Ok(())
 }
 
-/// One batch; answers how many there were.
+/// Rewraps one batch; returns its size.
 async fn rewrap(store: &Store, keyring: &Keyring) -> Result<usize, CliError> {
     let mut txn = store.worker().await?;
     let batch = secret_lock_of_other_keys(&mut txn, keyring.current(), BATCH).await?;

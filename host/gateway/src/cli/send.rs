@@ -22,7 +22,7 @@ pub struct Send {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<Recipient>,
-    /// `email`, `sms`, `webhook`, …; rules choose one where it is left out.
+    /// `email`, `sms`, `webhook`, …; rules choose one if it is left out.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<String>,
@@ -53,7 +53,7 @@ pub struct Send {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<String>,
-    /// Not before, such as 2027-01-31T09:00:00Z.
+    /// The earliest time to send, such as 2027-01-31T09:00:00Z.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     send_at: Option<String>,
@@ -108,7 +108,7 @@ struct Content {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<Recipient>,
-    /// Where answers go; more than once for several.
+    /// An address for answers; repeat it for several.
     #[arg(long)]
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "one_or_more")]
     reply_to: Vec<Recipient>,
@@ -140,8 +140,8 @@ struct Content {
     #[arg(long = "header", value_parser = pair)]
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_object")]
     headers: Vec<(String, String)>,
-    /// A file, with its media type where the ending does not tell it: `invoice.pdf`, `data.bin;application/x-data`. More
-    /// than once for several.
+    /// A file, with its media type if the extension does not imply it: `invoice.pdf`, `data.bin;application/x-data`.
+    /// Repeat it for several.
     #[arg(long = "attach", value_name = "FILE[;TYPE]", value_parser = attached)]
     #[serde(rename = "attachments", skip_serializing_if = "Vec::is_empty")]
     attachments: Vec<Attachment>,
@@ -196,7 +196,7 @@ impl Content {
     }
 }
 
-/// One as it is, several as a list.
+/// Writes one value without a list, several as a list.
 fn one_or_more<S: Serializer>(list: &[Recipient], serializer: S) -> Result<S::Ok, S::Error> {
     match list {
         [one] => one.serialize(serializer),

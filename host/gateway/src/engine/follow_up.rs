@@ -142,7 +142,7 @@ impl FollowUps {
         }
     }
 
-    /// One look; tells how many ends there were.
+    /// Looks once; returns the number of ends.
     async fn look(self: Arc<Self>) -> store::Result<usize> {
         let mut txn = self.store.worker().await?;
         let due = follow_up_claim(&mut txn, BATCH).await?;
@@ -266,7 +266,7 @@ impl FollowUps {
         Ok(Some(json!({"state": scene.due.ended.state, "scripts": scripts})))
     }
 
-    /// Those that an earlier try had accepted, however long ago that was.
+    /// Returns the messages that an earlier try had accepted, however long ago.
     async fn known(&self, scene: &Scene<'_>, answer: &Answer) -> store::Result<Vec<MessageId>> {
         if scene.due.tries <= 1 {
             return Ok(Vec::new());

@@ -43,7 +43,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// The furthest that a delivery is put off; then it looks again.
 const FURTHEST: Duration = Duration::from_secs(900);
 
-/// One origin that messages name has this part of a connection's slots at most.
+/// The part of a connection's slots that one origin may have at most.
 const ORIGINS_PART: usize = 4;
 
 /// Between the deliveries that an open breaker has put off: they do not come back all at once.
@@ -67,7 +67,7 @@ struct Guarded {
     candidate_state: HashMap<ConnectionId, StoredBreaker>,
 }
 
-/// Something that the keeper tells the other nodes.
+/// A report of the keeper to the other nodes.
 enum Report {
     Step {
         guard: Arc<Guard>,
@@ -109,7 +109,7 @@ struct State {
     put_off: Instant,
 }
 
-/// Why a delivery may not go through, and when that is over at the earliest.
+/// The reason for which a delivery may not pass, and its earliest end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuardRefusal {
     pub skip: SkipReason,
@@ -124,7 +124,7 @@ pub struct LeftAlone {
     pub origin: String,
     pub skip: SkipReason,
     pub until: Instant,
-    /// Why, in words, where its breaker is open.
+    /// The reason in words, if its breaker is open.
     pub detail: String,
 }
 
@@ -237,7 +237,7 @@ impl GuardRegistry {
 
 /// In all methods, `origin` is that of the endpoint that the message named, if it did.
 impl Guard {
-    /// Why a delivery that others could serve does not go through now.
+    /// Returns the reason for which a delivery with other candidates does not pass now.
     #[must_use]
     pub fn candidate_state(&self, origin: Option<&str>, now: Instant) -> Option<SkipReason> {
         self.refusal(origin, now).map(|refusal| refusal.skip)
@@ -260,7 +260,7 @@ impl Guard {
     /// Takes a permit, after a wait of at most `patience`. A refused delivery waits elsewhere.
     ///
     /// # Errors
-    /// Why it does not go through by then.
+    /// Returns the reason for which it does not pass by then.
     pub async fn enter(self: &Arc<Self>, origin: Option<&str>, patience: Duration) -> Result<GuardPass, GuardRefusal> {
         let until = Instant::now() + patience.max(SOON);
         let turn = self.turn(origin.is_some(), until).await?;
@@ -315,7 +315,7 @@ impl Guard {
         }
     }
 
-    /// Puts a delivery off that was refused: each a step later than the one before it.
+    /// Postpones a refused delivery: each a step later than the one before it.
     pub fn put_off(&self, origin: Option<&str>, refusal: GuardRefusal) -> Instant {
         let now = Instant::now();
         if let Some(origin) = origin.filter(|_| refusal.of_origin) {
@@ -331,8 +331,7 @@ impl Guard {
         at
     }
 
-    /// Waits for a turn, where the rate is limited, until this time at the most; the time of the
-    /// turn is past then.
+    /// Waits for a turn, if the rate is limited, at most until this time; after that its time is past.
     async fn turn(self: &Arc<Self>, named: bool, until: Instant) -> Result<Instant, GuardRefusal> {
         loop {
             let now = Instant::now();
@@ -494,7 +493,7 @@ impl Guard {
     }
 }
 
-/// Where the message `named` the endpoint, only a person's word and the limit on the rate hold for the connection.
+/// If the message `named` the endpoint, only a person's decision and the rate limit apply to the connection.
 impl State {
     fn semaphore(&self, named: bool, now: Instant) -> CircuitEntry {
         let policy = &self.settings.breaker;

@@ -98,8 +98,8 @@ pub async fn sweep(store: Store, stop: CancellationToken) {
     }
 }
 
-/// One look, with a transaction a message, so that no two nodes wait for each other in a circle: where
-/// two look at the same one, the second finds it done. Tells how many messages there were.
+/// Looks once, with a transaction for each message, so that no two nodes wait for each other in a circle: if two look
+/// at the same one, the second finds it done. Returns the number of messages.
 async fn look(store: &Store) -> store::Result<usize> {
     let mut txn = store.worker().await?;
     let due = watch_due(&mut txn, BATCH).await?;
@@ -107,7 +107,7 @@ async fn look(store: &Store) -> store::Result<usize> {
     for (tenant, message) in &due {
         match move_on(store, *tenant, *message).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
-            // One that the database refuses must not keep the others waiting.
+            // A message that the database refuses must not keep the others waiting.
             Err(error) => tracing::warn!(%error, message.id = %message, "a missing receipt can't be acted on"),
             Ok(()) => {}
         }

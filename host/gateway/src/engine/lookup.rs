@@ -138,7 +138,7 @@ where
         }
     }
 
-    /// Has some values asked for again before they are believed.
+    /// Marks some values to be asked for again before they are used.
     pub fn doubt(&self, which: impl Fn(&V) -> bool) {
         let mut state = self.state();
         state.doubts += 1;
@@ -214,7 +214,7 @@ impl<K: Clone + Eq + Hash, V: Clone> State<K, V> {
         Step::Wait(answer, self.enqueue(key, is_known))
     }
 
-    /// Has a key wait; says whether a question has to begin.
+    /// Adds a waiter for a key; returns whether a question must begin.
     fn enqueue(&mut self, key: &K, is_known: IsKnown) -> Option<IsKnown> {
         let line = self.line(is_known);
         line.waiting.push_back(key.clone());
@@ -254,7 +254,7 @@ impl<K: Clone + Eq + Hash, V: Clone> State<K, V> {
 }
 
 impl<K> Line<K> {
-    /// The keys of the next question; where there are none, the question ends.
+    /// Returns the keys of the next question; without any, the question ends.
     fn take(&mut self) -> Vec<K> {
         let most = self.waiting.len().min(BATCH);
         let keys: Vec<K> = self.waiting.drain(..most).collect();

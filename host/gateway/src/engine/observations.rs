@@ -31,7 +31,7 @@ pub struct Sighting<'a> {
     /// Whether it is an endpoint's that the message named.
     pub at_recipient: bool,
     pub took: Duration,
-    /// How many units the message counts as, where the answer does not say.
+    /// The message's units, if the answer does not state them.
     pub units: u32,
 }
 

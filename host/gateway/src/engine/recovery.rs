@@ -69,7 +69,7 @@ pub async fn run(store: Store, bell: Arc<Notify>, pace: RecoveryPace, stop: Canc
     }
 }
 
-/// One look; tells how many deliveries were taken over.
+/// Looks once; returns the number of deliveries that were taken over.
 pub async fn recover(store: &Store) -> store::Result<usize> {
     let mut txn = store.worker().await?;
     let abandoned = lease_recover(&mut txn, BATCH).await?;

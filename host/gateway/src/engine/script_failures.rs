@@ -40,7 +40,7 @@ pub fn report_rule(store: &Store, tenant: TenantId, message: MessageId, failure:
     record(store, tenant, message, kind, serde_json::json!({ "rule": rule, "name": name, "detail": reason }));
 }
 
-/// Reports that there was no time to ask all rules and scripts about a message; as an event too, where that is news.
+/// Reports that there was no time to ask all rules and scripts about a message; also as an event, if that is new.
 pub fn report_end(store: &Store, tenant: TenantId, message: MessageId, ended: &Ended, is_news: bool) {
     telemetry::rules_unasked();
     if is_news {

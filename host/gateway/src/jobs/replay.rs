@@ -56,7 +56,7 @@ async fn next_due(store: &Store) -> store::Result<Duration> {
     Ok(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(PAUSE).clamp(SHORTEST, PAUSE))
 }
 
-/// One step of the job that has waited for longest; false when none is due.
+/// Takes one step of the job that has waited longest; false if none is due.
 async fn step(store: &Store) -> store::Result<bool> {
     let mut txn = store.worker().await?;
     let Some(replay) = replay_claim(&mut txn).await? else { return Ok(false) };

@@ -20,7 +20,7 @@ use angarium_transport::sealing::Keyring;
 
 /// Between two looks at the folders.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The secrets are counted at each of so many looks.
+/// The number of looks between two counts of the secrets.
 const LOOKS_A_COUNT: u32 = 10;
 
 /// The needs of this node and their state.
@@ -48,7 +48,7 @@ impl NodeHealth {
         Self { store, keyring, folders, lacks: Mutex::new(lacks) }
     }
 
-    /// Why the node cannot serve now, with the remedy; `None` where it lacks nothing.
+    /// Returns the reason for which the node cannot serve now, with the remedy; `None` if it lacks nothing.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let lacks = self.lacks();

@@ -49,7 +49,7 @@ pub struct Found {
     pub name: String,
     pub file: PathBuf,
     pub source: String,
-    /// The text of its cases, where there are some.
+    /// The text of its cases, if there are any.
     pub cases: Option<String>,
 }
 
@@ -65,7 +65,7 @@ pub struct Tried {
 /// Reads the scripts and modules of a folder, and of the folders of tenants in it.
 ///
 /// # Errors
-/// Where something can't be read.
+/// If a file cannot be read.
 pub fn read(folder: &Path) -> io::Result<Folder> {
     let mut found = Folder::default();
     found.add(folder, "")?;
@@ -357,7 +357,7 @@ mod tests {
         fs::set_permissions(&lost, fs::Permissions::from_mode(0o000)).unwrap();
         let before = signature(folder.path());
         assert_eq!(read(folder.path()).unwrap().scripts[0].source, "fn admit(message) { allow() }");
-        // As long as before, so that only the link tells.
+        // The text has the same length, so that only the link differs.
         put("..2026_2", "fn admit(message) { above() }");
         assert_ne!(signature(folder.path()), before);
         let found = read(folder.path()).unwrap();

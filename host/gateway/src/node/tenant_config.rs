@@ -53,7 +53,7 @@ pub struct Endpoint {
     /// Names of the secrets that are stored, those that cannot be opened among them: a provider that is not told of one
     /// would describe a request without it.
     pub secret_names: Vec<String>,
-    /// Where its service can call back, if others can find this gateway.
+    /// The URL for the service's callbacks, if others can reach this gateway.
     pub callback_url: Option<String>,
     /// How many requests may be under way through it from this node.
     pub slots: Arc<Semaphore>,
@@ -113,7 +113,7 @@ struct LoadedTenant {
     config: Option<Arc<TenantConfig>>,
     /// How often it changed.
     changes: u64,
-    /// Of how many of these changes it tells.
+    /// The number of changes that it includes.
     as_of: u64,
     /// How often it could not be read.
     failures: u64,
@@ -259,14 +259,14 @@ impl TenantConfigs {
         }))
     }
 
-    /// Whether a tenant's scripts want to know how deliveries end; where that is not known here, they may.
+    /// Whether a tenant's scripts ask about the ends of deliveries; if this is unknown here, they may.
     #[must_use]
     pub fn asks_outcomes(&self, tenant: TenantId) -> bool {
         let asks = |config: Arc<TenantConfig>| config.rulebook.as_ref().is_some_and(|book| book.asks_outcomes());
         self.kept(tenant).is_none_or(asks)
     }
 
-    /// Has a tenant's configuration read before it is used again.
+    /// Marks a tenant's configuration to be read before it is used again.
     fn forget(&self, tenant: TenantId) {
         if let Some(known) = self.tenants().get_mut(&tenant) {
             known.changes += 1;

@@ -75,7 +75,7 @@ pub struct Choice {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum RetryAnswer {
-    /// As the route's policy says.
+    /// The route's policy decides.
     #[default]
     Default,
     Retry {

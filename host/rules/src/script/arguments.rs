@@ -18,7 +18,7 @@ pub(super) enum Argument<'a> {
 }
 
 impl Argument<'_> {
-    /// As a script sees it.
+    /// Returns the value as a script sees it.
     pub fn value(self, reads: &Reads) -> Fallible<Dynamic> {
         match self {
             Self::One(facts) => map(facts, reads).map(Into::into),

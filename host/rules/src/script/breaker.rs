@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use jiff::Timestamp;
 
-/// So many failures within [`WINDOW`] switch a script off.
+/// The number of failures within [`WINDOW`] that switches a script off.
 pub const MAX_FAILURES: usize = 20;
 pub const WINDOW: Duration = Duration::from_secs(60);
 
@@ -16,7 +16,7 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// Notes a failure; `true` where it is the one that switches the script off.
+    /// Records a failure; returns `true` if it is the one that switches the script off.
     pub fn failed(&mut self, now: Timestamp) -> bool {
         if self.off_since.is_some() {
             return false;

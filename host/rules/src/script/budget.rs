@@ -30,7 +30,7 @@ use super::{
 };
 use crate::allocator;
 
-/// The clock is looked at each so many operations.
+/// The number of operations between two looks at the clock.
 const LOOK_EACH: u64 = 8;
 
 /// The most that a run is charged between two looks, as long as the processor's account says nothing else: more than

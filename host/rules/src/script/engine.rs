@@ -21,7 +21,7 @@ pub mod limits {
 
     /// Expressions evaluated in one run.
     pub const OPERATIONS: u64 = 50_000;
-    /// One run, functions that a script calls included.
+    /// The time of one run, including functions that a script calls.
     pub const TIME: Duration = Duration::from_millis(5);
     /// Bytes that a run holds at once, as the allocator counts them.
     pub const MEMORY: usize = 16 * 1024 * 1024;
@@ -47,7 +47,7 @@ pub mod limits {
     pub const FUNCTIONS: usize = 128;
     /// Modules imported in one run.
     pub const MODULES: usize = 16;
-    /// Of a value that is printed, compared or handed back.
+    /// The depth of a value that is printed, compared or returned.
     pub const VALUE_DEPTH: usize = 32;
 }
 

@@ -241,11 +241,11 @@ where
 
 /// Facts that can be handed to a script.
 pub(super) trait Facts {
-    /// Tells each of them by its name, in an order that is always the same.
+    /// Visits each of them by its name, in a fixed order.
     fn each<'a>(&'a self, tell: &mut dyn FnMut(&'static str, Fact<'a>));
 }
 
-/// Tells the facts of a type by the names of its members.
+/// Implements the facts of a type by the names of its members.
 macro_rules! facts {
     ($type:ty: $($member:ident),+) => {
         impl Facts for $type {

@@ -160,7 +160,7 @@ fn padded(text: &str, length: i64, padding: &str) -> Fallible<String> {
     if padded.len() > limits::TEXT { Err(too_large("Length of string")) } else { Ok(padded) }
 }
 
-/// The beginning of a value as a text, of about so many bytes.
+/// Returns the beginning of a value as a text, of about this number of bytes.
 pub(super) fn beginning(value: &Dynamic, bytes: usize) -> String {
     if let Ok(text) = value.as_immutable_string_ref() {
         return text.to_string();

@@ -83,7 +83,7 @@ struct Asked<'a> {
     closure: Option<Closure>,
 }
 
-/// Where a closure of one parameter is called.
+/// The call of a closure with one parameter.
 struct Closure {
     state: GlobalRuntimeState,
     found: Caches,

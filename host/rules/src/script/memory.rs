@@ -1,4 +1,4 @@
-//! Answers that a script has given: asked with the same facts, it would say the same again.
+//! Remembered answers of a script: with the same facts, it would answer the same.
 
 use std::{
     collections::HashMap,
@@ -14,9 +14,9 @@ use serde::Serialize;
 const MOST_BYTES: usize = 2 * 1024;
 /// The bytes of all answers: beyond that the memory starts over.
 const MOST_TOGETHER: usize = 128 * 1024;
-/// After so many look-ups it is seen whether they were worth it.
+/// The number of look-ups after which their benefit is checked.
 const WINDOW: u32 = 1024;
-/// They are where one of so many finds something.
+/// The look-ups are kept if one in this number succeeds.
 const ONE_OF: u32 = 4;
 /// Runs until it is tried again.
 const PAUSE: u32 = 16 * 1024;

@@ -76,8 +76,8 @@ impl Modules {
         Self { engine: engine::build(library.clone()).into(), watching, library }
     }
 
-    /// Those that are in service: nothing but good ones is stored. Where a later version of the gateway sees that
-    /// otherwise there are none, and scripts that import them don't compile either.
+    /// Returns the modules in service: only valid ones are stored. If a later version of the gateway refuses one, there
+    /// are none, and scripts that import them do not compile either.
     #[must_use]
     pub fn stored(sources: &BTreeMap<String, String>) -> Self {
         Self::compile_as(|_| Age::Stored, sources).unwrap_or_else(|error| {
@@ -163,7 +163,7 @@ fn shares(tree: &AST) -> bool {
     !tree.walk(&mut |path| !matches!(path.last(), Some(ASTNode::Stmt(Stmt::Share(_)))))
 }
 
-/// Where an `import` finds its module.
+/// The modules that an `import` can find.
 #[derive(Clone, Default)]
 pub(crate) struct Library(BTreeMap<String, Imported>);
 

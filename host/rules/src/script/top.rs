@@ -29,7 +29,7 @@ pub(super) struct Top {
     found: Mutex<Option<Found>>,
 }
 
-/// Which function each call led to, in functions and in closures that native functions call.
+/// The function that each call led to, in functions and in closures that native functions call.
 #[derive(Default)]
 struct Found {
     functions: Caches,

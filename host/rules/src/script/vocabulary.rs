@@ -44,7 +44,7 @@ mod functions {
     pub fn hold_until_because(time: &str, reason: &str) -> Map {
         super::answer("hold", [("at", time.into()), ("reason", reason.into())])
     }
-    /// `retry`: another round after so many seconds.
+    /// `retry`: another round after this number of seconds.
     pub fn retry_after(seconds: Dynamic) -> Map {
         super::answer("retry", [("after", seconds)])
     }
@@ -64,7 +64,7 @@ mod functions {
     pub fn now() -> String {
         budget::now().to_string()
     }
-    /// Whether a name is one of a time zone, such as `"Europe/Stockholm"`. The functions below fail where it is not.
+    /// Whether a name is that of a time zone, such as `"Europe/Stockholm"`. The functions below fail if it is not.
     pub fn is_zone(name: &str) -> bool {
         timezone::exists(name)
     }
@@ -122,14 +122,14 @@ mod functions {
     pub fn later(time: Dynamic, other: Dynamic) -> Fallible<Dynamic> {
         super::later(time, other)
     }
-    /// A time so many seconds later, or earlier where it is below zero.
+    /// The time this number of seconds later, or earlier if it is negative.
     #[rhai_fn(return_raw)]
     pub fn add_seconds(time: &str, seconds: i64) -> Fallible<String> {
         let moment = super::moment(time)?;
         let later = moment.as_second().checked_add(seconds).and_then(|it| Timestamp::from_second(it).ok());
         later.map(|it| it.to_string()).ok_or_else(|| super::fault("a time that is too far away"))
     }
-    /// The seconds from one time to another; below zero where the second is the earlier one.
+    /// The seconds from one time to another; negative if the second is the earlier one.
     #[rhai_fn(return_raw)]
     pub fn seconds_between(from: &str, until: &str) -> Fallible<i64> {
         Ok(super::moment(until)?.as_second() - super::moment(from)?.as_second())
@@ -146,8 +146,8 @@ mod functions {
     pub fn percent(key: &str, salt: &str) -> f64 {
         super::bucket(key, salt) as f64 / 100.0
     }
-    /// One of the names of a map of shares, as often as its share says, and for one key always the
-    /// same: `variant(message.to, "subject line", #{a: 90, b: 10})`.
+    /// One of the names of a map of shares, as often as its share says, and always the same for one key:
+    /// `variant(message.to, "subject line", #{a: 90, b: 10})`.
     #[rhai_fn(return_raw)]
     pub fn variant(key: &str, salt: &str, shares: Map) -> Fallible<String> {
         super::variant(super::bucket(key, salt), &shares)
@@ -181,7 +181,7 @@ mod functions {
     pub fn mail_user(address: &str) -> Dynamic {
         super::mail_parts(address).map_or(Dynamic::UNIT, |(user, _)| user.into())
     }
-    /// The country of a mail address's domain, in two capital letters, or `()` where it tells none.
+    /// The country of a mail address's domain, in two capital letters, or `()` if it has none.
     pub fn mail_country(address: &str) -> Dynamic {
         super::country("email", address)
     }
@@ -239,7 +239,7 @@ mod functions {
     pub fn number(value: Dynamic) -> Dynamic {
         super::number(&value).map_or(Dynamic::UNIT, Dynamic::from_float)
     }
-    /// The first argument, or the second where it is `()`.
+    /// The first argument, or the second if it is `()`.
     pub fn or_else(value: Dynamic, otherwise: Dynamic) -> Dynamic {
         if value.is_unit() { otherwise } else { value }
     }
@@ -342,7 +342,7 @@ fn shown_on(zone: &TimeZone, date: civil::Date, at: civil::Time) -> [Option<Time
         AmbiguousOffset::Unambiguous { .. } => [shown.compatible().ok(), None],
         AmbiguousOffset::Fold { .. } => [shown.earlier().ok(), shown.later().ok()],
         AmbiguousOffset::Gap { .. } => {
-            // Of the time that begins the gap, "later" is the moment of the skip itself.
+            // For the time that begins the gap, "later" is the moment of the skip itself.
             let beyond = shown.later().ok().and_then(|it| it.checked_add(SignedDuration::from_nanos(1)).ok());
             let skip = beyond.and_then(|it| zone.preceding(it).next()).map(|it| it.timestamp());
             [skip.filter(|it| it.to_zoned(zone.clone()).date() == date), None]

@@ -28,7 +28,7 @@ pub(super) fn v4_in(address: Ipv6Addr) -> Vec<Ipv4Addr> {
         return Vec::new();
     }
     let bits = u128::from(address);
-    // 32 bits, so many above the last one.
+    // 32 bits, this number above the last one.
     let at = |shift: u32| Ipv4Addr::from((bits >> shift) as u32);
     let mut found = Vec::new();
     if [NAT64, COMPATIBLE, TRANSLATED].iter().any(|net| net.contains(&address)) || is_isatap(address) {

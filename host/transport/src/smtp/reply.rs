@@ -7,7 +7,7 @@ use std::mem;
 const MAX_TEXT: usize = 4 << 10;
 /// The stored length of a line, in bytes: twice the length that a server may send (RFC 5321, 4.5.3.1.5).
 const MAX_LINE: usize = 1 << 10;
-/// A reply that goes on after so many bytes is not read to its end.
+/// The bytes after which a longer reply is not read to its end.
 const MAX_REPLY: usize = 64 << 10;
 
 /// A server's reply.

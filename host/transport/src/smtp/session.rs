@@ -43,7 +43,7 @@ pub(super) struct Patience {
 }
 
 impl From<SmtpTimeouts> for Patience {
-    /// RFC 5321, 4.5.3.2, where the provider leaves it to the host.
+    /// Applies RFC 5321, 4.5.3.2, if the provider leaves a time to the host.
     fn from(given: SmtpTimeouts) -> Self {
         let step = |given: Option<u32>, minutes: u64| match given {
             Some(ms) => Duration::from_millis(ms.into()).min(LONGEST_STEP),
@@ -102,7 +102,7 @@ impl<'a> Commitment<'a> {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Offers {
     starttls: bool,
-    /// The most bytes of a mail (RFC 1870); 0 where it tells none.
+    /// The most bytes of a mail (RFC 1870); 0 if the server states none.
     size: Option<usize>,
     eight_bit: bool,
     utf8: bool,
@@ -197,7 +197,8 @@ impl SmtpSession {
         Ok(())
     }
 
-    /// Asks for TLS; true where it begins now. A session without it goes on if the server refuses it and it is `optional`.
+    /// Asks for TLS; true if it begins now. A session without it continues if the server refuses it and it is
+    /// `optional`.
     pub(super) async fn starttls(&mut self, optional: bool) -> Result<bool, Stop> {
         let reply = self.command("STARTTLS", "STARTTLS").await?;
         if optional && reply.is_refusal() && reply.code != 421 {
@@ -284,7 +285,7 @@ impl SmtpSession {
         }
     }
 
-    /// Makes the session ready for another mail after a refusal; false where it can't.
+    /// Prepares the session for another mail after a refusal; false if it cannot.
     pub(super) async fn reset(&mut self) -> bool {
         let reply = timeout(RESET_TIMEOUT, self.wire.command("RSET", RESET_TIMEOUT)).await;
         matches!(reply, Ok(Ok(reply)) if reply.code == 250 && reply.is_whole)
@@ -357,7 +358,7 @@ impl SmtpSession {
             if envelope.note(recipient, reply.clone())? == RecipientAnswer::Accepted {
                 is_taken = true;
             } else if refusal.as_ref().is_none_or(|known| known.code / 100 != 4) {
-                // Of several the one that passes speaks for all: some of them are tried again.
+                // Of several, the passing refusal represents all: some of the recipients are tried again.
                 refusal = Some(reply);
             }
         }

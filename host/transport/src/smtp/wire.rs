@@ -96,7 +96,7 @@ impl SmtpWire {
         self.reply(within).await
     }
 
-    /// Fails where the server said something unasked, or hung up. It does not wait.
+    /// Fails if the server sent something unrequested, or hung up. It does not wait.
     pub(super) async fn in_step(&mut self) -> Result<(), Broken> {
         match self.stream.fill_buf().now_or_never().map(|read| read.map(<[u8]>::len)) {
             None => Ok(()),

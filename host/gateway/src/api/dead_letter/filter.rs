@@ -17,7 +17,7 @@ use angarium_domain::{
 };
 use angarium_store::{self as store, Connection as Db, connection::connection_find, route::route_find};
 
-/// Which dead letters: those for which all of this holds.
+/// A filter of dead letters: all of its members must hold.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = DeadLetterFilter, example = json!({"states": ["failed"], "channel": "sms", "since": "2027-01-31T09:00:00Z"}))]
@@ -27,7 +27,7 @@ pub struct Filter {
     #[serde(default)]
     #[schema(min_items = 1)]
     states: Option<Vec<DeadStateName>>,
-    /// Of the last attempt, as the next four are.
+    /// The channel of the last attempt; the next four members are also of the last attempt.
     #[serde(default)]
     #[schema(pattern = "^[a-z][a-z0-9_]{0,31}$", example = "sms")]
     channel: Option<String>,
@@ -50,11 +50,11 @@ pub struct Filter {
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
-    /// Those that ended before.
+    /// Only those that ended before this time.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
-    /// As the message has it.
+    /// The message's recipient.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 1024)]
     recipient: Option<String>,

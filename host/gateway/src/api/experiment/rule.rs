@@ -41,7 +41,7 @@ use angarium_store::{
     "then": {"connections": ["sms-nordic"], "priority": "high"}
 }}))]
 pub struct NewRuleShadow {
-    /// Left out: as the candidate has it that there is.
+    /// The current variant by default.
     #[serde(default)]
     #[schema(value_type = RuleDocument, required = false)]
     rule: Option<RuleSpec>,
@@ -56,7 +56,7 @@ pub struct NewRuleShadow {
     "then": {"connections": ["sms-nordic"], "priority": "high"}
 }}))]
 pub struct NewRuleCanary {
-    /// Left out: as the candidate has it that there is.
+    /// The current variant by default.
     #[serde(default)]
     #[schema(value_type = RuleDocument, required = false)]
     rule: Option<RuleSpec>,

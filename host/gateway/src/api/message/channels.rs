@@ -1,4 +1,4 @@
-//! A message's channels as a client sends them, where it names several.
+//! A message's channels as a client sends them, if it names several.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -40,7 +40,7 @@ pub struct NewLeg {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604800)]
     timeout: Option<u32>,
-    /// As the message's `receipt_window`, for this channel.
+    /// The message's `receipt_window`, for this channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604800)]
     receipt_window: Option<u32>,

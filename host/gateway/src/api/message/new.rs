@@ -63,7 +63,7 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PriorityName>)]
     pub(super) priority: Option<Priority>,
-    /// Not before this time.
+    /// The earliest time to send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     send_at: Option<Timestamp>,
@@ -81,8 +81,8 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 255)]
     reference: Option<String>,
-    /// Messages with the same key go one after another, in the order in which they were accepted: the next is sent
-    /// once the one before it was sent, or has ended in another way. Keys do not wait for each other. Not with `channels`.
+    /// Messages with the same key go one after another, in the order of their acceptance: the next is sent once the
+    /// previous one was sent, or has ended in another way. Keys do not wait for each other. Not with `channels`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 256, example = "customer:42")]
     ordering_key: Option<String>,
@@ -119,8 +119,8 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<WantsName>)]
     pub(super) wants: Option<Wants>,
-    /// With `wants: delivered`: so many seconds after it was sent by one channel, without a receipt that it arrived, the
-    /// next one is tried. Five minutes, if left out; at most seven days.
+    /// With `wants: delivered`: the seconds to wait for a receipt after one channel has sent; then the next one is
+    /// tried. Five minutes by default; at most seven days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604800)]
     pub(super) receipt_window: Option<u32>,
@@ -133,7 +133,7 @@ pub struct NewMessage {
 pub struct Content {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     from: Option<Recipient>,
-    /// Where answers go: an address, or a list of at most 20.
+    /// The addresses for answers: one, or a list of at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "one_or_many")]
     #[schema(value_type = Option<ReplyTo>)]
     reply_to: Vec<Recipient>,
@@ -177,7 +177,7 @@ pub enum Recipient {
     Named(NamedAddress),
 }
 
-/// Where answers go: one address, or several.
+/// The addresses for answers: one, or several.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "`one_or_many` reads it; this lists the forms in the document")]
@@ -449,7 +449,7 @@ impl NewMessage {
     }
 }
 
-/// Where a message goes and what: by its only channel, or by one of several.
+/// The recipient and content of a message: on its only channel, or on one of several.
 pub(super) struct Named<'a> {
     pub channel: Option<&'a str>,
     pub to: Option<&'a Recipient>,

@@ -15,7 +15,7 @@ pub struct RuleDocument {
     /// For people.
     #[schema(min_length = 1, max_length = 128)]
     name: String,
-    /// Where rules differ, the higher one wins; 0, if left out.
+    /// If rules disagree, the higher priority wins; 0 by default.
     #[serde(default)]
     priority: i32,
     /// How much a match counts; 1, if left out.
@@ -160,7 +160,7 @@ pub struct IndustryDocument {
     risk_weight: f64,
 }
 
-/// Where the recipient is: each level that is given has to hold.
+/// A requirement on the recipient's place: each given level must hold.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RuleGeography, min_properties = 1)]
@@ -201,11 +201,11 @@ pub struct EffectDocument {
     #[serde(default)]
     #[schema(required = false, value_type = Preferences)]
     connections: Option<Preferences>,
-    /// Where the message names none.
+    /// Used if the message names none.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 256)]
     sender: Option<String>,
-    /// The parameter `template` of the content, where the message has none.
+    /// The parameter `template` of the content, if the message has none.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 256)]
     template: Option<String>,

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::sockets::Request;
 
-/// Of a body's whole time, one part may pass without a byte of it.
+/// The part of a body's whole time that may pass without a byte of it.
 const STALL_PART: u32 = 3;
 
 /// The body did not come in time.
@@ -46,7 +46,7 @@ impl RequestBody {
         Self { body, is_read, timeout, ends: None, timer: None }
     }
 
-    /// Says, now and later, whether all of it was read.
+    /// Returns a flag that says, now and later, whether all of it was read.
     pub fn is_read(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_read)
     }

@@ -33,7 +33,7 @@ impl CheckedStream {
         Self { stream, socket, strict: Strict::new(), refusal: None, is_refusal_answered: false }
     }
 
-    /// Waits for the first byte; `false` where the stream ends or fails before.
+    /// Waits for the first byte; `false` if the stream ends or fails before.
     pub async fn begins(&mut self) -> bool {
         // This waits for readiness alone: hyper's reads take and check the bytes.
         let mut first = [0];
@@ -42,7 +42,7 @@ impl CheckedStream {
         begins
     }
 
-    /// Why nothing more is read of it, where no handler answers for it.
+    /// Returns the reason for which nothing more is read of it, if no handler answers for it.
     pub fn refusal(&self) -> Option<StrictRefusal> {
         self.refusal.filter(|_| !self.is_refusal_answered)
     }

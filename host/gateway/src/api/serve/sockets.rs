@@ -22,7 +22,7 @@ const RESERVED_HEADER: Duration = Duration::from_secs(2);
 /// The time after which an answer is dropped if the client reads none of it; longer than the pause between two
 /// heartbeats of a stream of events.
 const ANSWER_STALLS: Duration = Duration::from_secs(60);
-/// At a limit, one of so many sockets is closed at a time, so that the search for them costs little.
+/// At a limit, this part of the sockets is closed at a time, so that the search for them costs little.
 const CLOSED_SHARE: usize = 64;
 
 /// How many sockets there may be, and how long each may take.
@@ -36,7 +36,7 @@ pub struct SocketLimits {
     pub idle: Duration,
 }
 
-/// Why a socket ends. Of several reasons the last one of this list holds.
+/// The reason for which a socket ends. Of several reasons the last one of this list counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum End {
@@ -91,7 +91,7 @@ impl Socket {
         millis(self.began)
     }
 
-    /// Says whether a head is on its way.
+    /// Notes whether a head is on its way.
     pub fn set_in_head(&self, is_in_head: bool) {
         if is_in_head == (self.head_since.load(Ordering::Relaxed) == 0) {
             self.head_since.store(if is_in_head { self.now() } else { 0 }, Ordering::Relaxed);
@@ -109,7 +109,7 @@ impl Socket {
         self.progress.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Has its task end it.
+    /// Asks its task to end it.
     pub fn end(&self, end: End) {
         self.end.fetch_max(end as u8, Ordering::Relaxed);
         self.told.notify_one();

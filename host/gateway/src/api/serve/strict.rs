@@ -52,10 +52,10 @@ impl StrictRefusal {
 enum Place {
     RequestLine,
     Field,
-    /// So many bytes of a body with a `Content-Length` are left.
+    /// The remaining bytes of a body with a `Content-Length`.
     Body(u64),
     ChunkSize,
-    /// So many bytes of a chunk are left.
+    /// The remaining bytes of a chunk.
     Chunk(u64),
     ChunkEnd,
     /// The empty line after the last chunk.
@@ -184,7 +184,7 @@ impl Strict {
 }
 
 impl Head {
-    /// One empty line before a request is let pass (RFC 9112, section 2.2).
+    /// One empty line before a request is allowed (RFC 9112, section 2.2).
     fn skip_empty_line(&mut self) -> Result<Place, StrictRefusal> {
         self.empty_lines += 1;
         match self.empty_lines {

@@ -229,7 +229,7 @@ impl Hand<'_> {
 pub struct WantedReplay {
     pub filter: DeadLetterFilter,
     pub rate_per_second: u32,
-    /// At most so many.
+    /// The most deliveries.
     pub most: Option<i64>,
     pub reason: Option<String>,
 }
@@ -239,9 +239,9 @@ pub struct WantedReplay {
 pub struct WantedResolution {
     pub resolution: Resolved,
     pub reason: String,
-    /// The provider's own id for it, where the person found it.
+    /// The provider's own id of it, if the person found it.
     pub external_id: Option<String>,
-    /// Which one, where several of the message are unknown.
+    /// The delivery, if several of the message are unknown.
     pub delivery: Option<DeliveryId>,
 }
 
@@ -263,7 +263,7 @@ impl Resolved {
     }
 }
 
-/// Why it could only end again.
+/// Returns the reason for which it could only end again.
 fn unsendable(letter: &DeadLetter, now: Timestamp) -> Option<Refusal> {
     refusal(letter.content_purged_at, letter.expires_at, now)
 }

@@ -168,7 +168,7 @@ fn described(component: &Component, bytes: usize) -> Value {
     })
 }
 
-/// As for a connection that has every secret.
+/// Returns the context of a connection that has every secret.
 fn context(component: &Component) -> CallContext {
     CallContext {
         now_ms: clock::now().as_millisecond() as f64,

@@ -36,7 +36,7 @@ pub async fn run(store: Store, stop: CancellationToken) {
     }
 }
 
-/// One look; tells how many receipts it looked at.
+/// Looks once; returns the number of receipts.
 async fn sweep(store: &Store) -> store::Result<usize> {
     let mut txn = store.worker().await?;
     let due = pending_due(&mut txn, BATCH).await?;
@@ -44,7 +44,7 @@ async fn sweep(store: &Store) -> store::Result<usize> {
     for received in &due {
         match look(store, received).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
-            // One that the database refuses must not keep the others waiting.
+            // A receipt that the database refuses must not keep the others waiting.
             Err(error) => {
                 tracing::warn!(%error, connection.id = %received.connection, "a receipt can't be recorded");
                 postpone(store, received).await?;

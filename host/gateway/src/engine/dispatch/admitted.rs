@@ -45,7 +45,7 @@ impl Dispatcher {
     }
 }
 
-/// Where nothing is known still, it waits; where it is refused, it ends.
+/// If the condition is still unknown, it waits; if it is refused, it ends.
 fn decided(
     refused: Option<Refused>,
     on_hold: Option<OnHold>,

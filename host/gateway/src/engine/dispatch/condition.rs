@@ -28,7 +28,7 @@ pub(super) enum Asked {
 }
 
 impl Dispatcher {
-    /// Asks a delivery's condition, where it has one and was not attempted yet.
+    /// Asks a delivery's condition, if it has one and was not attempted yet.
     pub(super) async fn condition(&self, config: &TenantConfig, work: &Work) -> Asked {
         let message = &work.message;
         let Some(script) = message.body.condition.as_deref().filter(|_| work.attempts == 0) else {

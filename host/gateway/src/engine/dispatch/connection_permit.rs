@@ -30,7 +30,7 @@ pub(super) struct PermitRequest {
     /// Whether its guard would let the delivery pass now; if it does not after all, another may be asked. Otherwise
     /// there is no other candidate, and the delivery waits for it.
     pub is_free: bool,
-    /// Of the endpoint that the message names, where it does.
+    /// The origin of the endpoint that the message names, if it does.
     pub origin: Option<String>,
 }
 

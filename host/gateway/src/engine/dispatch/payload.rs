@@ -94,7 +94,7 @@ impl Dispatcher {
         content_size(&mut txn, work.tenant, work.message.id, work.delivery).await
     }
 
-    /// `None` where the message is gone.
+    /// `None` if the message is gone.
     async fn read(&self, work: &Work) -> store::Result<Option<Payload>> {
         let mut payload = Payload::default();
         let mut txn = self.store.tenant(work.tenant).await?;
@@ -154,7 +154,7 @@ impl Dispatcher {
     }
 }
 
-/// Lets a moment pass until the database is asked again.
+/// Waits a moment before the database is asked again.
 async fn wait(work: &Work, error: &StoreError) -> Result<(), Lost> {
     tracing::warn!(%error, delivery.id = %work.delivery, "a delivery waits for its content");
     tokio::time::sleep(PAUSE).await;

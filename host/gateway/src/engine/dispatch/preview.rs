@@ -67,7 +67,7 @@ pub struct PreviewRequest {
     pub refused: Option<String>,
 }
 
-/// A dry run shows so many bytes of a leg's requests, and one request at the least.
+/// The bytes of a leg's requests that a dry run shows; it shows at least one request.
 const MOST_SHOWN: usize = 4 << 20;
 
 fn not_shown(config: &TenantConfig, connection: ConnectionId) -> Option<PreviewRequest> {
@@ -77,8 +77,8 @@ fn not_shown(config: &TenantConfig, connection: ConnectionId) -> Option<PreviewR
 }
 
 impl Dispatcher {
-    /// Plays a message through to the point where it would leave: by its first channel, and, where it
-    /// names several, by each of them.
+    /// Plays a message through to the point where it would leave: on its first channel, and, if it names several, on
+    /// each of them.
     ///
     /// # Errors
     /// When the tenant's configuration can't be read.

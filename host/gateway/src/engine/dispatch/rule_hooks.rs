@@ -177,7 +177,7 @@ pub(super) fn follow_scripts(
 }
 
 impl EffectiveRoute<'_> {
-    /// Has these candidates asked, in their order.
+    /// Makes these the candidates, in their order.
     pub(super) fn by_scripts(&mut self, candidates: Vec<Candidate>) {
         let spec = self.spec.to_mut();
         spec.candidates = candidates;

@@ -23,19 +23,19 @@ const LOOK: Duration = Duration::from_millis(250);
 pub struct Brake {
     until: Option<Instant>,
     in_a_row: u32,
-    /// One is under way, and is waited for no longer than this.
+    /// One delivery is under way, and is waited for no longer than this.
     tried_until: Option<Instant>,
 }
 
 impl Brake {
-    /// Until when nothing is sent; `None` where something may be.
+    /// Returns the time until which nothing is sent; `None` if a delivery may go.
     pub fn until(&self, now: Instant) -> Option<Instant> {
         let later = |at: &Instant| *at > now;
         let is_tried = self.in_a_row > 0 && self.tried_until.as_ref().is_some_and(later);
         self.until.filter(later).or_else(|| is_tried.then(|| now + LOOK))
     }
 
-    /// Lets a delivery through.
+    /// Lets a delivery pass.
     ///
     /// # Errors
     /// When it looks again, if it does not go now.
@@ -54,7 +54,7 @@ impl Brake {
         self.tried_until = None;
     }
 
-    /// Holds after an answer that names this time, or none; tells the pause where it is longer than what holds already.
+    /// Pauses after an answer with this time, or none; returns the pause if it is longer than the present one.
     ///
     /// Requests that were under way together are answered alike: their answers lengthen the next pause once.
     pub fn throttled(&mut self, asked: Option<Duration>, now: Instant) -> Option<Duration> {

@@ -20,7 +20,7 @@ pub enum CircuitEntry {
     Open,
     /// If the other nodes agree: it would be a probe.
     Probe,
-    /// Not before this time.
+    /// The earliest time to send.
     Shut(Instant),
 }
 

@@ -94,11 +94,11 @@ impl Origins {
         all
     }
 
-    /// Lets a delivery through, until it has [`left`](Self::left); tells the epoch of the breaker that it tries, if it
+    /// Lets a delivery pass, until it has [`left`](Self::left); returns the epoch of the breaker that it probes, if it
     /// does.
     ///
     /// # Errors
-    /// Why it does not go now.
+    /// Returns the reason for which it does not go now.
     pub fn enter(&mut self, origin: &str, policy: &BreakerPolicy, now: Instant) -> Result<Option<i64>, GuardRefusal> {
         if let Some(refusal) = self.refusal(origin, policy, now) {
             return Err(refusal);
@@ -169,7 +169,7 @@ impl Origins {
         }
     }
 
-    /// When a delivery that was refused looks again: each a step later than the one before it.
+    /// Returns when a refused delivery looks again: each a step later than the one before it.
     pub fn put_off(&mut self, origin: &str, until: Instant, now: Instant) -> Instant {
         let at = |before: Instant| (before.max(now) + SPREAD).max(until).min(now + FURTHEST);
         let of_known = self.known.get_mut(origin).map(|it| &mut it.put_off);

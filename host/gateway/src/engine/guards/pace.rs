@@ -25,7 +25,7 @@ const QUESTIONS: Duration = Duration::from_millis(40);
 /// The answer to a delivery that wants to go.
 #[derive(Debug)]
 pub enum Turn {
-    /// At this time, or at once where it is past.
+    /// At this time, or at once if it is past.
     At(Instant),
     /// The answer is not known yet: the schedule is asked.
     Asked(oneshot::Receiver<PaceReply>),
@@ -92,7 +92,7 @@ impl RatePace {
         self.limit
     }
 
-    /// Until when a delivery that others could serve has no turn; `None` where it may have one.
+    /// Returns the time until which a delivery with other candidates has no turn; `None` if it may have one.
     pub fn limited(&mut self, now: Instant) -> Option<Instant> {
         let by = now + SOON;
         self.drop_lapsed(now);

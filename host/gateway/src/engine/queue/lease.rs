@@ -103,7 +103,7 @@ impl Leases {
         self.held().len()
     }
 
-    /// Lets a lease run out, so that recovery finds what could not be settled under it.
+    /// Lets a lease run out, so that recovery finds its unsettled deliveries.
     pub fn give_up(&self, lease: Uuid) {
         if let Some(lease) = self.held().remove(&lease) {
             lease.lose();

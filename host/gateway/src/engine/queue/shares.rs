@@ -18,9 +18,8 @@ const fn stride(priority: Priority) -> usize {
 /// The number of places after which the pattern repeats.
 const CYCLE: usize = 16;
 
-/// Parts of `limit` deliveries for the lanes that are due, in the order in which tenants are walked;
-/// `room` says how many a tenant may have. `chance`, from 0 to 1, is where in their pattern the
-/// priorities stand: it matters where a part is a small one.
+/// Returns shares of `limit` deliveries for the due lanes, in the order in which tenants are visited; `room` gives each
+/// tenant's limit. `chance`, from 0 to 1, is the position in the priorities' pattern: it matters for a small share.
 pub fn shares(lanes: &[QueueLane], limit: usize, capacity: impl Fn(TenantId) -> usize, chance: f64) -> Vec<Share> {
     let due: Vec<_> = lanes.iter().filter(|lane| lane.due).copied().collect();
     // A tenant's lanes stand beside each other.

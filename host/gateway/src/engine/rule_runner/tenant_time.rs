@@ -1,5 +1,5 @@
-//! How much time each tenant's rules and scripts have left: so much gathers in a second, and no more than that. Pure:
-//! the time is an argument.
+//! The remaining time of each tenant's rules and scripts: a limited time accrues in each second. Pure: the time is an
+//! argument.
 
 use std::{
     collections::HashMap,

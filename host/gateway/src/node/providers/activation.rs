@@ -29,7 +29,7 @@ pub struct Installation {
 /// Which grants a version gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grants {
-    /// Those that are there: the operator trusts it as the versions before.
+    /// The present grants: the operator trusts it as the previous versions.
     Keep,
     /// None, until hosts are granted.
     None,

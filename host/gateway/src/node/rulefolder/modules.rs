@@ -17,9 +17,9 @@ pub struct User {
     /// The tenant that it is for, by name; empty for all.
     pub scope: String,
     pub name: String,
-    /// As it may run on: from the folder, or as it is in service.
+    /// The sources with which it may run: from the folder, or as it is in service.
     pub sources: Vec<String>,
-    /// The text of its cases, where there are some.
+    /// The text of its cases, if there are any.
     pub cases: Option<String>,
 }
 
@@ -62,7 +62,7 @@ pub fn of_scope(sources: &Sources, scope: &str) -> Result<Modules, ScriptError> 
     with_changed(sources, scope, "")
 }
 
-/// The same where the module of this name is about to be taken: the others are in service, and go on.
+/// Returns the modules with a changed one of this name: the others are in service, and stay.
 fn with_changed(sources: &Sources, scope: &str, name: &str) -> Result<Modules, ScriptError> {
     if sources.is_empty() {
         return Ok(Modules::none());

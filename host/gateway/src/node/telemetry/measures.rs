@@ -498,7 +498,7 @@ pub fn dead_letters(counts: impl IntoIterator<Item = (String, DeliveryState, i64
     }
 }
 
-/// So many connections of a provider have a circuit breaker in this phase.
+/// Sets the number of a provider's connections whose circuit breaker is in this phase.
 pub fn breakers(provider: &str, phase: Phase, count: i64) {
     gauge!("angarium_breaker_state", "provider" => provider.to_owned(), "state" => phase.as_str()).set(count as f64);
 }
@@ -544,7 +544,7 @@ pub fn withheld(reason: &'static str) {
     counter!("angarium_withheld_total", "reason" => reason).increment(1);
 }
 
-/// So many stored secrets stand on keys that this node does not have.
+/// Sets the number of stored secrets under keys that this node does not have.
 pub fn secrets_unavailable(secrets: i64) {
     gauge!("angarium_secrets_unavailable").set(secrets as f64);
 }

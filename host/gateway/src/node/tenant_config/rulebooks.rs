@@ -182,7 +182,7 @@ fn specs(rules: &[(RuleId, String)]) -> Result<Vec<Spec>, String> {
     rules.iter().map(|(id, json)| Ok((*id, parsed(&id.to_string(), json)?))).collect()
 }
 
-/// Where scripts are made ready.
+/// The place where scripts are compiled.
 struct Workshop<'a> {
     before: Option<&'a LoadedRulebook>,
     modules: Modules,

@@ -169,7 +169,7 @@ impl<'a> Source<'a> {
         self.names.first().is_some_and(|it| it.defines(name, parameters))
     }
 
-    /// Why a call leads nowhere.
+    /// Returns the reason for which a call leads nowhere.
     fn missing(&self, call: &FnCallExpr, is_method: bool) -> Option<String> {
         let (name, given) = (call.name.as_str(), call.args.len());
         let parameters = given + usize::from(is_method);
@@ -216,8 +216,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Why a function cannot be handed to this method: it uses the variable that the method is called on a part of, which
-    /// the interpreter holds on to meanwhile.
+    /// Returns the reason for which a function cannot be passed to this method: it uses the variable on whose part the
+    /// method is called, and the interpreter holds that variable meanwhile.
     fn uses_what_it_is_called_on(&self, path: &[ASTNode], call: &FnCallExpr) -> Option<String> {
         let (method, above) = path.split_last()?;
         let ASTNode::Expr(method @ Expr::MethodCall(..)) = method else { return None };

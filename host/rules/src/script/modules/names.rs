@@ -62,7 +62,7 @@ impl Names {
         names
     }
 
-    /// Whether it has a function of this name with so many parameters.
+    /// Whether it has a function of this name with this number of parameters.
     pub(super) fn defines(&self, name: &str, parameters: usize) -> bool {
         self.parameters_of(name).any(|it| it == parameters)
     }
@@ -103,7 +103,7 @@ impl Names {
         all
     }
 
-    /// Refuses the source where a name is ambiguous among it and all that it leads to.
+    /// Refuses the source if a name is ambiguous among it and all of its imports.
     pub(super) fn check(&self, name: &str, library: &Library) -> Result<(), ScriptError> {
         let mut all = self.imported(library);
         all.insert(name, self);
