@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::support::gateway::TestGateway;
 
-/// Adds a version of a script, a draft; tells its number.
+/// Adds a version of a script, a draft; returns its number.
 async fn add(gateway: &TestGateway, name: &str, source: &str) -> i64 {
     let path = format!("/v1/scripts/{name}/versions");
     let made = gateway.post(&path, &json!({"source": source})).await.expect(201);

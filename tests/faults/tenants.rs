@@ -37,7 +37,7 @@ async fn backlog() -> (TestGateway, Sink) {
     (gateway, sink)
 }
 
-/// Sends the few, and tells how many of the others came from then on until the last of them.
+/// Sends the few, and returns how many of the others came from then on until the last of them.
 async fn overtaken_by(gateway: &TestGateway, sink: &Sink) -> usize {
     gateway.post("/v1/messages/batch", &batch(FEW, "normal", None)).await.expect(200);
     let accepted = sink.received().len();

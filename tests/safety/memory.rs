@@ -41,7 +41,7 @@ struct Silent {
 }
 
 impl Silent {
-    /// Starts it, and tells its URL.
+    /// Starts it, and returns its URL.
     async fn start() -> (Self, String) {
         let silent = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -135,7 +135,7 @@ async fn webhook(gateway: &TestGateway, url: &str) {
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": retry})).await;
 }
 
-/// Sends messages of a tenant, four at a time, and tells their ids.
+/// Sends messages of a tenant, four at a time, and returns their ids.
 async fn send_all(gateway: &TestGateway, message: &Value, count: usize) -> Vec<String> {
     stream::iter(0..count).map(|_| gateway.send(message)).buffer_unordered(4).collect().await
 }

@@ -185,7 +185,7 @@ impl Cluster {
         }
     }
 
-    /// Makes a database, as a copy of `template` if one is named, and tells its address.
+    /// Makes a database, as a copy of `template` if one is named, and returns its address.
     pub fn create_database(&self, name: &str, template: Option<&str>) -> Result<String> {
         let template = match template {
             Some(template) => format!(" template {}", identifier(template)?),

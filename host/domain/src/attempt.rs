@@ -221,7 +221,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Whether it speaks for the connection or against it; `None` where it says nothing of it.
+    /// Whether it speaks for the connection or against it; `None` if it says nothing of it.
     #[must_use]
     pub fn is_success(&self) -> Option<bool> {
         self.verdict.is_success(self.origin.as_ref()?.at_recipient)

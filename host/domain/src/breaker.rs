@@ -80,7 +80,7 @@ pub struct BreakerTally {
 }
 
 impl BreakerTally {
-    /// `None` where there was no answer.
+    /// `None` if there was no answer.
     #[must_use]
     pub fn failure_rate(&self) -> Option<f64> {
         (self.answers > 0).then(|| f64::from(self.failures) / f64::from(self.answers))
@@ -106,7 +106,7 @@ impl BreakerWindow {
         BreakerTally { answers: sum(|it| it.answers), failures: sum(|it| it.failures), consecutive: seen.consecutive }
     }
 
-    /// Makes way for the bucket of a time, and tells its place.
+    /// Makes way for the bucket of a time, and returns its place.
     fn advance(&mut self, at: Duration, policy: &BreakerPolicy) -> usize {
         let length = u128::from((policy.window_ms / BUCKETS as u64).max(1));
         let number = u64::try_from(at.as_millis() / length).unwrap_or(u64::MAX).max(self.newest);

@@ -22,7 +22,7 @@ pub struct Price {
 }
 
 impl Price {
-    /// The price at a provider; `None` where it does not say.
+    /// The price at a provider; `None` if it does not say.
     #[must_use]
     pub fn at(descriptor: &Descriptor, channel: &str, country: Option<Country>) -> Option<Self> {
         let model = &descriptor.cost_model;

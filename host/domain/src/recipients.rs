@@ -143,7 +143,7 @@ impl Recipients {
         Self(waiting.map(given_up).collect())
     }
 
-    /// As the database keeps them; `None` where there are none.
+    /// As the database keeps them; `None` if there are none.
     #[must_use]
     pub fn as_json(&self) -> Option<String> {
         // Plain data always has a JSON form.

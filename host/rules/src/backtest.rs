@@ -294,7 +294,7 @@ impl CostChange {
 /// How often messages that go elsewhere arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct DeliveryChange {
-    /// Before and after, in 0..=1; `None` where nothing is known.
+    /// Before and after, in 0..=1; `None` if nothing is known.
     pub rates: Option<(f64, f64)>,
     /// The number of messages.
     pub messages: u64,

@@ -198,7 +198,7 @@ impl RuleSet {
         self.rules.iter().find(|it| it.id == rule)
     }
 
-    /// Counts what expressions did wrong in a decision; tells the rules that are asked no more from now on. One that
+    /// Counts what expressions did wrong in a decision; returns the rules that are asked no more from now on. One that
     /// must not be passed over is never switched off, and told each time that it has failed so often.
     #[must_use]
     pub fn failed(&self, decision: &RuleDecision, now: Timestamp) -> Vec<RuleFailure> {

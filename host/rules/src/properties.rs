@@ -159,8 +159,8 @@ fn subject(rng: &mut Rng) -> RuleInput {
     RuleInput::read(Particulars { attributes, contact, context: Map::new() }, None).unwrap()
 }
 
-/// The meaning of a condition, word for word, without symbols, index or short cuts. `None` where an
-/// expression leaves it open.
+/// The meaning of a condition, word for word, without symbols, index or short cuts. `None` if an expression leaves it
+/// open.
 fn meaning(condition: &Condition, subject: &RuleInput) -> Option<bool> {
     let is = |field: Field, texts: &[String]| {
         let said: Vec<_> = subject.texts(field).collect();

@@ -197,8 +197,8 @@ pub async fn dead_letter_next(
     rows.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
 }
 
-/// Takes dead letters off the list; tells which, with their messages: not those that are none any
-/// more, or were discarded before.
+/// Takes dead letters off the list; returns which, with their messages: not those that are none any more, or were
+/// discarded before.
 pub async fn dead_letter_discard(
     db: &mut PgConnection,
     tenant: TenantId,

@@ -239,7 +239,7 @@ pub async fn lease_insert(db: &mut PgConnection, node: Uuid, length: Duration, l
     Ok(())
 }
 
-/// Prolongs the leases that still stand, and tells which those are.
+/// Prolongs the leases that still stand, and returns which those are.
 pub async fn lease_renew(db: &mut PgConnection, length: Duration, leases: &[(TenantId, Uuid)]) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar(
         "with standing as (
@@ -267,8 +267,8 @@ pub struct HeldLease {
     pub transaction: Option<TransactionId>,
 }
 
-/// Holds the leases that still stand until the transaction's end, so that recovery can't take them
-/// while outcomes are written under them; tells which those are.
+/// Holds the leases that still stand until the transaction's end, so that recovery can't take them while outcomes are
+/// written under them; returns which those are.
 pub async fn lease_hold(db: &mut PgConnection, leases: &[(TenantId, Uuid)]) -> Result<HeldLease> {
     let held: Vec<(Uuid, String)> = sqlx::query_as(
         "select l.id, pg_current_xact_id()::text from unnest($1::uuid[], $2::uuid[]) as held (tenant_id, id)

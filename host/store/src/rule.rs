@@ -73,7 +73,7 @@ pub async fn rule_set_number(db: &mut PgConnection, tenant: TenantId) -> Result<
 }
 
 /// Notes, in the transaction that changes a rule, which version of it is in the tenant's rule set from now on; `None`
-/// where it is deleted. The transactions that change a tenant's rules commit one after another.
+/// if it is deleted. The transactions that change a tenant's rules commit one after another.
 pub async fn rule_set_change(
     db: &mut PgConnection,
     tenant: TenantId,

@@ -49,7 +49,7 @@ impl Request {
         form_decode(&self.body)
     }
 
-    /// A JSON body; `None` where it is another.
+    /// A JSON body; `None` if it is another.
     #[must_use]
     pub fn json<T: DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_slice(&self.body).ok()

@@ -29,7 +29,7 @@ fn push_form_text(form: &mut String, text: &str) {
     }
 }
 
-/// The host in an `http` or `https` URL, without user, port or path; `None` where there is none.
+/// The host in an `http` or `https` URL, without user, port or path; `None` if there is none.
 ///
 /// For choosing and for messages; the gateway alone decides about allowed hosts.
 #[must_use]

@@ -148,7 +148,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// `None` where nothing was measured.
+    /// `None` if nothing was measured.
     pub fn of(mut all: Vec<Duration>) -> Option<Self> {
         all.sort_unstable();
         let last = all.len().checked_sub(1)?;

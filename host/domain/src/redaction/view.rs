@@ -11,7 +11,7 @@ pub(super) struct View {
 
 impl View {
     /// The text with its escapes decoded, of the kinds that begin with these characters: `\` as in JSON and C, `%` as
-    /// in URLs, `&` as in HTML, `=` as in mail. `None` where there is none.
+    /// in URLs, `&` as in HTML, `=` as in mail. `None` if there is none.
     pub(super) fn decoded(text: &[u8], kinds: &[u8]) -> Option<Self> {
         let first = kinds.iter().filter_map(|kind| memchr::memchr(*kind, text)).min()?;
         let mut view = Self::with_room(text.len());
@@ -34,7 +34,7 @@ impl View {
         changed.then_some(view)
     }
 
-    /// The text without white space, as a wrapped line of base64 or hex is read. `None` where it has no line break.
+    /// The text without white space, as a wrapped line of base64 or hex is read. `None` if it has no line break.
     pub(super) fn unwrapped(text: &[u8]) -> Option<Self> {
         memchr::memchr2(b'\r', b'\n', text)?;
         let mut view = Self::with_room(text.len());

@@ -51,7 +51,7 @@ impl ServerReply {
 }
 
 impl ReplyParser {
-    /// Takes bytes up to the reply's end, and tells how many it took and whether it ended with them.
+    /// Takes bytes up to the reply's end, and returns how many it took and whether it ended with them.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(usize, bool), NotSmtp> {
         let mut taken = 0;
         while let Some(end) = memchr::memchr(b'\n', &bytes[taken..]) {

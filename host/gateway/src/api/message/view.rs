@@ -291,7 +291,7 @@ pub struct EventAnswer {
     #[serde(rename = "type")]
     #[schema(example = "message.sent")]
     kind: String,
-    /// Null where it is a connection's.
+    /// Null if it is a connection's.
     #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
     message: Option<String>,
     delivery: Option<String>,

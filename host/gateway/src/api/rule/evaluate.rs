@@ -39,7 +39,7 @@ pub struct EvaluationAnswer {
     /// When it would be due, if not at once.
     #[schema(value_type = Option<String>, format = DateTime)]
     send_at: Option<Timestamp>,
-    /// Whether the message's `condition` holds now; null where it names none, or the script fails.
+    /// Whether the message's `condition` holds now; null if it names none, or the script fails.
     condition_holds: Option<bool>,
     /// The candidates of its first channel in order, and the scripts' answers about them; null if the message is
     /// refused, or no route serves the channel.

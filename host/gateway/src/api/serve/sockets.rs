@@ -61,7 +61,7 @@ pub struct Socket {
     requests: AtomicU32,
     /// The requests whose answer has not begun.
     handled: AtomicU32,
-    /// When the head that is on its way began, in milliseconds; 0 where none is.
+    /// When the head that is on its way began, in milliseconds; 0 if none is.
     head_since: AtomicU64,
     /// When something of an answer was taken last, in milliseconds.
     progress: AtomicU64,
@@ -231,8 +231,8 @@ impl Sockets {
         Arc::new(Self { limits, began: Instant::now(), table: Mutex::default() })
     }
 
-    /// Takes a new socket in. At a limit those that have waited longest for a request make room; where
-    /// none waits, the socket is a reserved one. `None` where all of those are taken too.
+    /// Takes a new socket in. At a limit those that have waited longest for a request make room; where none waits, the
+    /// socket is a reserved one. `None` if all of those are taken too.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<RequestPlace> {
         let client = client(address);
         let mut table = self.table();

@@ -107,8 +107,8 @@ impl Hand<'_> {
         Ok(letter.ok_or(Refusal::NotFound))
     }
 
-    /// Takes the dead letters that match off the list, the oldest first, as many as one request
-    /// does; tells how many, and whether more match.
+    /// Takes the dead letters that match off the list, the oldest first, as many as one request does; returns how many,
+    /// and whether more match.
     pub async fn discard_all(&self, filter: &DeadLetterFilter, reason: &str) -> store::Result<(usize, bool)> {
         let mut txn = self.store.tenant(self.tenant).await?;
         let next = dead_letter_next(&mut txn, self.tenant, filter, None, DISCARDED).await?;

@@ -72,7 +72,7 @@ impl Brake {
         })
     }
 
-    /// Takes note of an answer; tells the pause that it puts on all deliveries, if it does.
+    /// Takes note of an answer; returns the pause that it puts on all deliveries, if it does.
     pub fn record(&mut self, verdict: &Verdict, weight: Weight, now: Instant) -> Option<Duration> {
         if verdict.disposition == Disposition::Throttled {
             return self.throttled(verdict.retry_after_ms.map(Duration::from_millis), now);

@@ -28,7 +28,7 @@ use angarium_store::{
 /// A tenant's rules as they were read.
 pub(super) struct Read {
     stamp: String,
-    /// `None` where nothing changed.
+    /// `None` if nothing changed.
     sources: Option<Sources>,
 }
 
