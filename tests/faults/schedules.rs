@@ -8,9 +8,9 @@ use angarium_domain::{
     attempt::{Attempt, Origin, PastAttempt, Trigger},
     audit::Actor,
     delivery::DeliveryState,
-    ids::{AttemptId, ConnectionId, KeyId, MessageId, TenantId},
+    ids::{AttemptId, ConnectionId, MessageId, TenantId},
     message::{Body, Message, NewMessage, Priority},
-    outcome::{self, Copies, NoRules, Outcome, RetryInput, host_verdict},
+    outcome::{self, Copies, Outcome, RetryInput, host_verdict},
     provider::Disposition,
     recipients::Recipients,
     retry::RetryPolicy,
@@ -49,7 +49,7 @@ const ANSWERS: [Disposition; 7] = [
     Disposition::Unknown,
 ];
 
-/// What a worker has in hand.
+/// A delivery that a worker holds.
 #[derive(Debug, Clone)]
 struct Work {
     lease: Uuid,
@@ -167,12 +167,12 @@ impl Real<'_> {
                 copies: Copies::None,
                 first_due: now,
                 expires_at: None,
-                limits: self.spec.retry_limits,
-                rules: &NoRules,
+                limits: self.spec.retry.limits(),
                 now,
                 chance: 0.0,
             },
         );
+        let outcome = outcome.by_policy.outcome;
         let settlement = self.settlement(&work, candidate, verdict, &outcome);
         assert!(self.settle(&settlement).await, "a worker in possession of its lease can write");
         match outcome {
@@ -266,7 +266,7 @@ impl Real<'_> {
         }
     }
 
-    /// Writes it if its lease stands; tells whether.
+    /// Writes it if its lease still holds; returns whether it did.
     async fn settle(&self, settlement: &Settlement) -> bool {
         let mut txn = self.db.store.worker().await.unwrap();
         let held = lease_hold(&mut txn, &[(self.tenant, settlement.lease)]).await.unwrap();
@@ -284,7 +284,7 @@ impl Real<'_> {
         self.settle(&self.settlement(sleeper, 0, verdict, &Outcome::Sent)).await
     }
 
-    /// Ends the leases of everybody but the present worker, and has them recovered.
+    /// Ends all leases but the present worker's, and has them recovered.
     async fn recover(&mut self) {
         let kept = self.work.as_ref().map_or_else(Uuid::nil, |work| work.lease);
         run(self.direct, &format!("update lease set expires_at = now() - interval '1 s' where id <> '{kept}'")).await;
@@ -314,7 +314,15 @@ impl Real<'_> {
                (select count(*) from queue where delivery_id = '{id}' and due_at <= now()),
                (select coalesce(max(deaths), 0) from delivery where id = '{id}'),
                (select count(*) from intent where delivery_id = '{id}'),
-               (select count(*) from lease where id = '{lease}')]"
+               (select count(*) from lease where id = '{lease}'),
+               -- What attempts and transitions say of its end is what it came to.
+               (select count(*) from (
+                 select state from (
+                   select ended as state, 1 as n from attempt where delivery_id = '{id}' and ended is not null
+                   union all select state, 1 from transition where delivery_id = '{id}'
+                   union all select left_state, -1 from transition where delivery_id = '{id}'
+                   union all select state, -1 from delivery where id = '{id}'
+                 ) as changes where state <> 'queued' group by state having sum(n) <> 0) as wrong)]"
         );
         let rows: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *self.direct).await.unwrap();
         let in_queue = matches!(model.place, Place::Queue { .. });
@@ -324,6 +332,7 @@ impl Real<'_> {
             i64::from(model.deaths),
             i64::from(model.intent.is_some()),
             i64::from(model.place == Place::Worker),
+            0,
         ];
         let real = (view.delivery.state, attempts, rows);
         let wanted = (model.state(), model.attempts.clone(), expected);
@@ -337,8 +346,8 @@ fn random_spec(rng: &mut Rng) -> RouteSpec {
     RouteSpec {
         retry: match rng.u8(0..4) {
             0 => RetryPolicy::None,
-            1 => RetryPolicy::Schedule { delays_ms: vec![hour; rng.usize(0..3)] },
-            _ => RetryPolicy::Linear { delay_ms: hour, max_attempts: rng.u32(1..5) },
+            1 => RetryPolicy::schedule(vec![hour; rng.usize(0..3)]),
+            _ => RetryPolicy::linear(hour, rng.u32(1..5)),
         },
         fallback: rng.u8(0..4) > 0,
         on_unknown: [None, Some(OnUnknown::Retry), Some(OnUnknown::Hold)][rng.usize(0..3)],
@@ -425,9 +434,9 @@ async fn schedule(db: &Database, direct: &mut PgConnection, tenant: TenantId, se
     Ok(ends)
 }
 
-/// Whoever cancels and retries.
+/// Returns the actor that cancels and retries.
 fn somebody() -> Actor {
-    Actor { key: KeyId::new(), name: "somebody".to_owned(), request: None }
+    Actor::command_line("somebody")
 }
 
 async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown: OnUnknown) -> Result<(), String> {

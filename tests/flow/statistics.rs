@@ -9,8 +9,10 @@ use std::{
     time::Duration,
 };
 
+use angarium_domain::statistics::Latency;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::support::{
     database::{Database, eventually},
@@ -24,7 +26,7 @@ const ACCOUNT: &str = "AC00000000000000000000000000000001";
 
 type Counts = BTreeMap<String, i64>;
 
-/// What a query with a name and a number a row prints.
+/// Returns the rows of a query with a name and a number each.
 async fn counts(db: &Database, sql: &str) -> Counts {
     let text = db.sql(sql).await;
     let rows = text.lines().filter_map(|line| line.rsplit_once('|'));
@@ -35,7 +37,7 @@ async fn number(db: &Database, sql: &str) -> i64 {
     db.sql(sql).await.trim().parse().unwrap()
 }
 
-/// An object of numbers; what is 0 counts as not there.
+/// Returns an object of numbers; 0 counts as missing.
 fn object(value: &Value) -> Counts {
     let fields = value.as_object().unwrap_or_else(|| panic!("no object: {value}"));
     fields.iter().map(|(name, count)| (name.clone(), count.as_i64().unwrap())).collect()
@@ -128,7 +130,7 @@ async fn agrees_in_time(gateway: &TestGateway) {
     }
 }
 
-/// Replies of which a part fails, as a bad day would have it.
+/// Returns replies of which a part fails, as on a bad day.
 fn bad_day(count: usize) -> Vec<Reply> {
     // A throttle holds all that goes through the connection for a second: it is rare.
     let status = |n: usize| match n % 7 {
@@ -161,8 +163,7 @@ async fn providers(gateway: &TestGateway, sink: &Sink) {
     gateway.route("sms", json!({"candidates": [{"connection": "texts"}], "retry": retry})).await;
 }
 
-/// Sends batches to any living node until it is told to stop. What is not answered is sent again with
-/// the same keys.
+/// Sends batches to any living node until it is stopped. An unanswered batch is sent again with the same keys.
 struct Load {
     addresses: Arc<Mutex<Vec<std::net::SocketAddr>>>,
     stop: Arc<AtomicBool>,
@@ -252,13 +253,108 @@ async fn they_agree_with_the_ledger_after_kills() {
     agrees_in_time(&gateway).await;
     by_hand(&gateway).await;
     agrees(&gateway).await;
-    let pending = "select count(*) from stat_delta";
-    eventually("the folding", || async { (number(&gateway.db, pending).await == 0).then_some(()) }).await;
+    folded(&gateway.db).await;
     agrees(&gateway).await;
     agrees_in_time(&gateway).await;
 }
 
-/// What people do counts as well: cancel, try again what failed, replay dead letters, and resolve what is unknown.
+/// How many facts of the ledger are not in the roll-ups.
+const UNFOLDED: &str = "select (select count(*) from message where written_in >= folded_to)
+    + (select count(*) from attempt where written_in >= folded_to)
+    + (select count(*) from transition where written_in >= folded_to) from stat_watermark";
+
+/// Waits until all facts are in the roll-ups.
+async fn folded(db: &Database) {
+    eventually("the folding", || async { (number(db, UNFOLDED).await == 0).then_some(()) }).await;
+}
+
+/// A transaction that was opened first and commits last: what it wrote is not passed over by a fold of what came after.
+#[tokio::test]
+async fn they_agree_whatever_the_order_of_commits() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    providers(&gateway, &sink).await;
+    let (before, after) = (send_few(&gateway).await, "select count(*) from message where written_in >= ");
+    folded(&gateway.db).await;
+    let mut slow = PgConnection::connect(&gateway.db.url).await.unwrap();
+    sqlx::raw_sql("begin").execute(&mut slow).await.unwrap();
+    let own: i64 = sqlx::query_scalar("select angarium_transaction()").fetch_one(&mut slow).await.unwrap();
+    let later = send_few(&gateway).await;
+    agrees(&gateway).await;
+    assert_eq!(number(&gateway.db, &format!("{after}{own}")).await, later, "they were written after it began");
+    let late = "insert into message (tenant_id, id, created_at, channel, recipient, priority, body)
+                select tenant_id, (left(id::text, 24) || '000000000000')::uuid, now(), channel, '', priority, body
+                from message limit 1";
+    sqlx::raw_sql(late).execute(&mut slow).await.unwrap();
+    agrees(&gateway).await;
+    assert!(number(&gateway.db, UNFOLDED).await >= later, "nothing is folded that is younger than an open transaction");
+    sqlx::raw_sql("commit").execute(&mut slow).await.unwrap();
+    agrees(&gateway).await;
+    folded(&gateway.db).await;
+    agrees(&gateway).await;
+    assert_eq!(number(&gateway.db, "select count(*) from message").await, before + later + 1);
+}
+
+/// PostgreSQL's numbers of transactions begin anew in the cluster into which a dump is restored.
+#[tokio::test]
+async fn they_agree_after_a_dump_was_restored_elsewhere() {
+    let (mut gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    providers(&gateway, &sink).await;
+    send_few(&gateway).await;
+    let node = gateway.nodes[0].take().unwrap();
+    tokio::task::spawn_blocking(move || node.stop()).await.unwrap().expect("it stops by itself");
+    gateway
+        .db
+        .sql(
+            "update stat_watermark set folded_to = folded_to + 1000000000;
+             update message set written_in = written_in + 1000000000;
+             update attempt set written_in = written_in + 1000000000",
+        )
+        .await;
+    gateway.take_over().await;
+    agrees(&gateway).await;
+    send_few(&gateway).await;
+    agrees(&gateway).await;
+    eventually("a fold beyond the watermark of the other cluster", || async {
+        let newest = "select count(*) from message where written_in = (select max(written_in) from message)
+                      and written_in < (select folded_to from stat_watermark)";
+        (number(&gateway.db, newest).await > 0).then_some(())
+    })
+    .await;
+    agrees(&gateway).await;
+}
+
+/// Sends a few messages of both channels; returns how many, once they have ended.
+async fn send_few(gateway: &TestGateway) -> i64 {
+    let text = json!({"channel": "sms", "to": "+14155550123", "content": {"text": "t"}});
+    let hook = json!({"channel": "webhook", "content": {"payload": {}}});
+    for body in [&text, &hook, &hook] {
+        let id = gateway.send(body).await;
+        gateway.settled(&id).await;
+    }
+    3
+}
+
+/// A histogram has the steps that the domain says, wherever it is counted.
+#[tokio::test]
+async fn the_database_counts_latencies_in_the_domains_steps() {
+    let db = Database::new().await;
+    let mut random = seed::rng();
+    let times: Vec<u64> = (0..200).map(|_| random.u64(0..1 << random.u32(1..31))).chain([0, 124, 126]).collect();
+    let mut expected = Latency::default();
+    times.iter().for_each(|micros| expected.record(Duration::from_micros(*micros)));
+    let list = times.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let sql = format!(
+        "select angarium_latency_counts(step, count) from (
+           select angarium_latency_step(now(), now() + micros * interval '1 microsecond') as step, count(*) as count
+           from unnest(array[{list}]::bigint[]) as t (micros) group by step) as steps"
+    );
+    let counted = db.sql(&sql).await;
+    let counted: Vec<i32> = counted.trim().trim_matches(['{', '}']).split(',').map(|it| it.parse().unwrap()).collect();
+    assert_eq!(Latency::from_counts(counted), expected, "{list}");
+    assert_eq!(db.sql("select angarium_latency_step(now(), now() - interval '1 s') is null").await.trim(), "t");
+}
+
+/// Actions of people count as well: cancel, retry a failure, replay dead letters, and resolve an unknown delivery.
 async fn by_hand(gateway: &TestGateway) {
     let body =
         json!({"channel": "sms", "to": "+14155550123", "content": {"text": "t"}, "send_at": "2099-01-01T00:00:00Z"});
@@ -375,8 +471,7 @@ async fn a_connections_health_is_told() {
         let texts = of("texts").await;
         assert_eq!((&texts["enabled"], &texts["windows"]["24h"]["attempts"]), (&json!(false), &json!(0)), "{texts}");
         assert_eq!(texts["provider"]["name"], "sms-twilio");
-        let pending = "select count(*) from stat_delta";
-        eventually("the folding", || async { (number(&gateway.db, pending).await == 0).then_some(()) }).await;
+        folded(&gateway.db).await;
     }
     let printed =
         gateway.settings().command_line(&["health", "--url", &gateway.url(""), "--key", &gateway.key]).unwrap();

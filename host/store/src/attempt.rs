@@ -10,7 +10,6 @@ use super::{
     legs::LegTransition,
     message::{corrupt, parsed},
     ordering::ordering_pass,
-    statistics::settlement_count,
     time::micros,
 };
 use angarium_domain::{
@@ -22,7 +21,7 @@ use angarium_domain::{
     recipients::{RecipientOutcome, Recipients},
 };
 
-/// An attempt and what follows from it.
+/// An attempt and its consequence.
 #[derive(Debug, Clone)]
 pub struct Settlement {
     pub tenant: TenantId,
@@ -33,12 +32,12 @@ pub struct Settlement {
     /// The fencing epoch.
     pub lease: Uuid,
     pub attempt: Attempt,
-    /// What became so far of each recipient of a mail with copies; what is on record stays where it is empty.
+    /// The outcome so far for each recipient of a mail with copies; if empty, the recorded outcomes stay.
     pub recipients: Recipients,
     /// `None` while the next candidate is being asked.
     pub state: Option<DeliveryState>,
-    /// With [`DeliveryState::Queued`]: when, and why, the next attempt is made. What counts is how long after the
-    /// attempt's end that is: the database's clock says when it is over.
+    /// With [`DeliveryState::Queued`]: the time and the reason of the next attempt. The time counts relative to the
+    /// attempt's end: the database's clock says when it is over.
     pub next: Option<(Timestamp, Trigger)>,
     /// Workers that died while they held it.
     pub deaths: u32,
@@ -53,7 +52,7 @@ impl Settlement {
         self.ordered && self.state.is_some_and(DeliveryState::is_end)
     }
 
-    /// Whether the attempt concerned copies alone: what is on record of the mail itself stays.
+    /// Whether the attempt concerned copies alone: the recorded result of the mail itself stays.
     fn concerns_copies(&self) -> bool {
         self.recipients.main_is_served() && !self.attempt.recipients.have_main()
     }
@@ -78,14 +77,23 @@ impl Settlement {
     }
 }
 
-/// Writes attempts, the states and queue entries that follow, and their events, and counts them;
-/// removes the intents that they answer, and passes on the turns of those that have ended. The caller
-/// holds the leases, and has the legs of what moved go on.
+/// Writes attempts, the states and queue entries that follow, and their events; removes the intents that they answer,
+/// and passes on the turns of those that have ended. The caller holds the leases, and has the legs of what moved go on.
 pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Result<LegTransition> {
+    attempt_settle_and_end(db, rows, &[]).await
+}
+
+/// Settles as [`attempt_settle`] does, and ends these leases in the same statement: the transaction has the last outcome
+/// of each.
+pub async fn attempt_settle_and_end(
+    db: &mut PgConnection,
+    rows: &[&Settlement],
+    leases: &[(TenantId, Uuid)],
+) -> Result<LegTransition> {
     let attempts = || rows.iter().map(|row| &row.attempt);
     let origins = || rows.iter().map(|row| row.attempt.origin.as_ref());
     let verdicts = || rows.iter().map(|row| &row.attempt.verdict);
-    let moved: Vec<(Uuid, bool)> = sqlx::query_as(
+    let legs: Vec<Uuid> = sqlx::query_scalar(
         "with input as (
            select tenant_id, delivery_id, message_id, lease_id, channel, priority, id, number, trigger,
              connection_id, provider, provider_version, provider_digest, route_id, route_version, plan,
@@ -93,7 +101,7 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
              timestamptz 'epoch' + finished_at * interval '1 microsecond' as finished_at,
              status, code, unified_code, disposition, detail, external_id, cost_micros, cost_currency, units,
              fallback_reason, plugin_micros, plugin_memory, state, deaths, said, overridden_by,
-             attempt_recipients::jsonb as attempt_recipients, recipients::jsonb as recipients, copies,
+             attempt_recipients::jsonb as attempt_recipients, recipients::jsonb as recipients, copies, excused,
              -- A wait is counted from here: the node's clock may be another, or have been set.
              now() + (next_at - finished_at) * interval '1 microsecond' as next_at, next_trigger, event_id, event_type
            from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::smallint[], $7::uuid[],
@@ -101,22 +109,12 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
              $16::text[], $17::bigint[], $18::bigint[], $19::int[], $20::text[], $21::text[], $22::text[], $23::text[],
              $24::text[], $25::bigint[], $26::text[], $27::int[], $28::text[], $29::int[], $30::bigint[], $31::text[],
              $32::smallint[], $33::bigint[], $34::text[], $35::uuid[], $36::text[], $37::text[], $38::text[],
-             $39::text[], $40::text[], $41::bool[])
+             $39::text[], $40::text[], $41::bool[], $42::bool[])
              as input (tenant_id, delivery_id, message_id, lease_id, channel, priority, id, number, trigger,
                connection_id, provider, provider_version, provider_digest, route_id, route_version, plan, started_at,
                finished_at, status, code, unified_code, disposition, detail, external_id, cost_micros, cost_currency,
                units, fallback_reason, plugin_micros, plugin_memory, state, deaths, next_at, next_trigger, event_id,
-               event_type, said, overridden_by, attempt_recipients, recipients, copies)
-         ), tried as (
-           insert into attempt (tenant_id, delivery_id, number, id, trigger, channel, connection_id, provider,
-             provider_version, provider_digest, route_id, route_version, plan, started_at, finished_at, status, code,
-             unified_code, disposition, detail, external_id, cost_micros, cost_currency, units, fallback_reason,
-             plugin_micros, plugin_memory, said, overridden_by, recipients)
-           select tenant_id, delivery_id, number, id, trigger, channel, connection_id, provider,
-             provider_version, provider_digest, route_id, route_version, plan, started_at, finished_at, status, code,
-             unified_code, disposition, detail, external_id, cost_micros, cost_currency, units, fallback_reason,
-             plugin_micros, plugin_memory, said, overridden_by, attempt_recipients
-           from input
+               event_type, said, overridden_by, attempt_recipients, recipients, copies, excused)
          ), moved as (
            insert into delivery as d (tenant_id, id, message_id, state, attempts, deaths, connection_id, provider,
              external_id, code, unified_code, detail, cost_micros, cost_currency, next_attempt_at, trigger, lease_id,
@@ -141,6 +139,17 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
            -- Forward only: an end is never replaced by what an attempt says.
            where d.state = 'queued'
            returning id, begun_at is not null as is_leg
+         ), tried as (
+           insert into attempt (tenant_id, delivery_id, number, id, trigger, channel, connection_id, provider,
+             provider_version, provider_digest, route_id, route_version, plan, started_at, finished_at, status, code,
+             unified_code, disposition, detail, external_id, cost_micros, cost_currency, units, fallback_reason,
+             plugin_micros, plugin_memory, said, overridden_by, recipients, excused, ended)
+           select tenant_id, delivery_id, number, id, trigger, channel, connection_id, provider,
+             provider_version, provider_digest, route_id, route_version, plan, started_at, finished_at, status, code,
+             unified_code, disposition, detail, external_id, cost_micros, cost_currency, units, fallback_reason,
+             plugin_micros, plugin_memory, said, overridden_by, attempt_recipients, excused,
+             case when state <> 'queued' and delivery_id in (select id from moved) then state end
+           from input
          ), requeued as (
            insert into queue (tenant_id, delivery_id, due_at, priority)
            select tenant_id, delivery_id, next_at, priority from input where next_at is not null
@@ -152,8 +161,11 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
          ), answered as (
            -- No join: statistics of a table that is full now and empty then make a loop of loops of it.
            delete from intent where delivery_id = any ($2::uuid[]) and tenant_id = any ($1::uuid[])
+         ), done as (
+           delete from lease l using unnest($43::uuid[], $44::uuid[]) as done (tenant_id, id)
+           where l.tenant_id = done.tenant_id and l.id = done.id
          )
-         select id, is_leg from moved",
+         select id from moved where is_leg",
     )
     .bind(rows.iter().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
     .bind(rows.iter().map(|it| it.delivery.uuid()).collect::<Vec<_>>())
@@ -196,15 +208,16 @@ pub async fn attempt_settle(db: &mut PgConnection, rows: &[&Settlement]) -> Resu
     .bind(attempts().map(|it| it.recipients.as_json()).collect::<Vec<_>>())
     .bind(rows.iter().map(|it| it.recipients.as_json()).collect::<Vec<_>>())
     .bind(rows.iter().map(|it| it.concerns_copies()).collect::<Vec<_>>())
+    .bind(attempts().map(|it| it.is_success().is_none()).collect::<Vec<_>>())
+    .bind(leases.iter().map(|(tenant, _)| tenant.uuid()).collect::<Vec<_>>())
+    .bind(leases.iter().map(|(_, id)| *id).collect::<Vec<_>>())
     .fetch_all(&mut *db)
     .await?;
     recipients_tell(&mut *db, rows).await?;
-    settlement_count(&mut *db, rows, &moved.iter().map(|(id, _)| DeliveryId::from(*id)).collect()).await?;
     let passing: Vec<_> = rows.iter().filter(|it| it.passes_turn()).map(|it| (it.tenant, it.delivery)).collect();
     if !passing.is_empty() {
         ordering_pass(db, &passing).await?;
     }
-    let legs: Vec<Uuid> = moved.into_iter().filter_map(|(id, is_leg)| is_leg.then_some(id)).collect();
     let of_leg = |row: &&&Settlement| row.state.is_some() && legs.contains(&row.delivery.uuid());
     Ok(rows.iter().filter(of_leg).map(|row| (row.tenant, row.message)).collect())
 }
@@ -279,13 +292,13 @@ pub async fn intent_insert(db: &mut PgConnection, intents: &[&NewIntent]) -> Res
     Ok(())
 }
 
-/// What a claimed delivery brings along from before.
+/// The past of a claimed delivery.
 #[derive(Debug, Clone)]
 pub struct Past {
     pub tenant: TenantId,
     pub delivery: DeliveryId,
     pub message: MessageId,
-    /// When it began, where it is one of several legs, and why.
+    /// The time and the reason of its beginning, if it is one of several legs.
     pub begun_at: Option<Timestamp>,
     pub begun_by: Option<FallbackReason>,
     /// Number of the last attempt.
@@ -298,7 +311,7 @@ pub struct Past {
     pub next_attempt_at: Option<Timestamp>,
     /// The attempts that count, oldest first.
     pub counted: Vec<PastAttempt>,
-    /// What became so far of each recipient of a mail with copies.
+    /// The outcome so far for each recipient of a mail with copies.
     pub recipients: Recipients,
 }
 
@@ -352,7 +365,7 @@ pub async fn past_load(db: &mut PgConnection, ids: &[(TenantId, DeliveryId)]) ->
             });
         }
     }
-    // One that was put back amid a round goes on with it.
+    // A delivery that was put back within a round continues it.
     for past in &mut pasts {
         if let Some(next) = past.trigger.as_deref() {
             close_round_before(&mut past.counted, parsed(next)?);
@@ -380,7 +393,7 @@ fn begun_by(word: &str) -> FallbackReason {
     }
 }
 
-/// An attempt that was made as a fallback belongs to the round of the one before it.
+/// A fallback belongs to the round of the attempt before it.
 fn close_round_before(counted: &mut [PastAttempt], trigger: Trigger) {
     if let Some(last) = counted.last_mut() {
         last.round_closed = trigger != Trigger::Fallback;

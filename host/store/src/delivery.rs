@@ -1,5 +1,5 @@
-//! What happens to a delivery without an attempt: it waits longer, a person cancels it, says what
-//! became of it, or asks for another attempt.
+//! Changes of a delivery without an attempt: it waits longer, or a person cancels it, resolves it, or asks for another
+//! attempt.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use super::{
     attempt::int,
     legs::LegTransition,
     message::parsed,
-    statistics::{EndCount, end_count},
     time::micros,
+    transition::{Transition, transition_insert},
 };
 use angarium_domain::{
     attempt::Trigger,
@@ -43,7 +43,7 @@ pub struct Deferral {
 /// Puts deliveries back into the queue: no attempt was made, so nothing of their past changes and no
 /// event tells of it. The caller holds their leases, and takes them out of these.
 ///
-/// A fresh one has its row from here on, so that whoever looks for it sees when it is due.
+/// Puts a delivery back. A fresh one has its row from here on, so that readers see when it is due.
 pub async fn delivery_defer(db: &mut PgConnection, rows: &[&Deferral]) -> Result<()> {
     sqlx::query(
         "with input as (
@@ -79,8 +79,8 @@ pub async fn delivery_defer(db: &mut PgConnection, rows: &[&Deferral]) -> Result
     Ok(())
 }
 
-/// Ends a delivery that waits in the queue, and tells its state: `sent` where the mail's main recipient has it and only
-/// copies waited. The caller took it out of there in this transaction.
+/// Ends a delivery that waits in the queue, and returns its state: `sent` if the mail's main recipient has it and only
+/// copies waited. The caller took it out of the queue in this transaction.
 pub async fn delivery_cancel(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -103,7 +103,8 @@ pub async fn delivery_cancel(
     .await?;
     let Some(state) = state else { return Ok(None) };
     let state = parsed(&state)?;
-    let moved = end_count(db, tenant, &[EndCount { delivery, state, count: 1 }]).await?;
+    let left = DeliveryState::Queued;
+    let moved = transition_insert(db, tenant, &[Transition { delivery, left, state }]).await?;
     Ok(Some((state, moved)))
 }
 
@@ -127,15 +128,15 @@ pub struct Reopening<'a> {
     /// Whether one that may have been sent goes to the same connection again: its last attempt
     /// then still counts.
     pub keeps_unknown: bool,
-    /// Whether what has expired or has no content any more is left alone: it could only end again.
+    /// Whether expired deliveries, and those without content, are left alone: they could only end again.
     pub only_sendable: bool,
     /// The job that opens them.
     pub replay: Option<JobId>,
 }
 
-/// Opens ended deliveries again; the attempts so far no longer count, and a leg begins anew. Tells which
-/// of them were in a state that allows it. The caller holds their messages, where those have legs
-/// ([`super::legs::legs_hold_of`]), puts the deliveries into the queue, and has the legs go on.
+/// Opens ended deliveries again; earlier attempts no longer count, and a leg starts over. Returns those in a state that
+/// allows it. The caller holds their messages, if those have legs ([`super::legs::legs_hold_of`]), puts the deliveries
+/// into the queue, and continues the legs.
 pub async fn delivery_reopen_all(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -186,12 +187,12 @@ pub async fn delivery_reopen_all(
         })
     });
     let reopened = reopened.collect::<Result<Vec<_>>>()?;
-    let left = |it: &Reopened| EndCount { delivery: it.delivery, state: it.left, count: -1 };
-    let moved = end_count(db, tenant, &reopened.iter().map(left).collect::<Vec<_>>()).await?;
+    let again = |it: &Reopened| Transition { delivery: it.delivery, left: it.left, state: DeliveryState::Queued };
+    let moved = transition_insert(db, tenant, &reopened.iter().map(again).collect::<Vec<_>>()).await?;
     Ok((reopened, moved))
 }
 
-/// Opens one ended delivery for a retry by hand; `None` where its state does not allow it.
+/// Opens one ended delivery for a retry by hand; `None` if its state does not allow it.
 pub async fn delivery_reopen(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -204,7 +205,7 @@ pub async fn delivery_reopen(
     Ok((!reopened.is_empty()).then_some(moved))
 }
 
-/// What a person knows of a delivery of which no definite answer came.
+/// A person's knowledge of a delivery without a definite answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Resolution<'a> {
     pub state: DeliveryState,
@@ -213,8 +214,8 @@ pub struct Resolution<'a> {
     pub external_id: Option<&'a str>,
 }
 
-/// Ends an unknown delivery as a person says, and tells its state; `None` when it was in another one. Where the mail's
-/// main recipient has it and only copies may lack it, it was sent, whatever the person says of them.
+/// Ends an unknown delivery by a person's decision, and returns its state; `None` if it was in another one. If the
+/// mail's main recipient has it and only copies may lack it, it was sent, whatever the person decides about these.
 pub async fn delivery_resolve(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -237,7 +238,7 @@ pub async fn delivery_resolve(
     .await?;
     let Some(state) = state else { return Ok(None) };
     let state = parsed(&state)?;
-    let ends = [(DeliveryState::Unknown, -1), (state, 1)];
-    let moved = end_count(db, tenant, &ends.map(|(state, count)| EndCount { delivery, state, count })).await?;
+    let left = DeliveryState::Unknown;
+    let moved = transition_insert(db, tenant, &[Transition { delivery, left, state }]).await?;
     Ok(Some((state, moved)))
 }

@@ -1,5 +1,4 @@
-//! Legs: the deliveries of a message that names several channels. What is decided about them is
-//! decided in `domain/legs.rs`.
+//! Legs: the deliveries of a message that names several channels. `domain/legs.rs` decides about them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -11,8 +10,8 @@ use super::{
     Result,
     message::{legs_from, parsed},
     queue::{QueueEntry, queue_remove},
-    statistics::{EndCount, end_count, minute_of},
     time::micros,
+    transition::{Transition, transition_insert},
 };
 use angarium_domain::{
     attempt::FallbackReason,
@@ -22,14 +21,14 @@ use angarium_domain::{
     message::{Message, Priority},
 };
 
-/// Messages with several channels of which a delivery has moved: what follows for the other ones is
-/// to be written in the same transaction.
+/// Messages with several channels of which a delivery has moved: the consequences for the others must be written in the
+/// same transaction.
 #[derive(Debug, Default)]
 #[must_use = "the message's other channels follow in the same transaction: `legs::advance`"]
 pub struct LegTransition(BTreeSet<(TenantId, MessageId)>);
 
 impl LegTransition {
-    /// One message, as if a delivery of it had moved.
+    /// Returns one message, as if a delivery of it had moved.
     pub fn one(tenant: TenantId, message: MessageId) -> Self {
         Self(BTreeSet::from([(tenant, message)]))
     }
@@ -63,10 +62,10 @@ pub struct HeldLegs {
     due: Vec<Option<Timestamp>>,
 }
 
-/// Holds messages and reads how their legs stand. Nobody else decides about them meanwhile.
+/// Locks messages and reads the states of their legs. No other transaction decides about them meanwhile.
 ///
-/// Whoever changes the rows of several legs holds the message first, so that no two wait for each
-/// other; a settlement, which has its own leg in hand, comes here after it.
+/// Locks the message before the rows of several legs are changed, so that no two transactions wait for each other; a
+/// settlement, which already holds its own leg, locks it after that.
 pub async fn legs_hold(db: &mut PgConnection, moved: &LegTransition) -> Result<Vec<HeldLegs>> {
     let rows = sqlx::query(
         "select m.tenant_id, m.id, m.legs::text as legs, m.priority, m.state,
@@ -112,7 +111,7 @@ pub async fn legs_hold_of(db: &mut PgConnection, tenant: TenantId, deliveries: &
     Ok(())
 }
 
-/// Read once the message is held: what others committed before is seen.
+/// Read once the message is locked: earlier commits are visible.
 async fn legs_read(db: &mut PgConnection, held_legs: &mut HeldLegs) -> Result<()> {
     let rows = sqlx::query(
         "select d.id, d.state, d.next_attempt_at, d.receipt_until is not null as awaited,
@@ -141,8 +140,8 @@ async fn legs_read(db: &mut PgConnection, held_legs: &mut HeldLegs) -> Result<()
     Ok(())
 }
 
-/// Writes the legs that begin with their messages, which were just inserted, and counts the further
-/// ones; those are queued, and the first one where its message is.
+/// Writes the legs that begin with their messages, which were just inserted, and that the further
+/// ones begin; those are queued, and the first one where its message is.
 pub async fn leg_insert(db: &mut PgConnection, tenant: TenantId, messages: &[&Message]) -> Result<()> {
     let legs = || {
         messages.iter().flat_map(|message| {
@@ -153,10 +152,9 @@ pub async fn leg_insert(db: &mut PgConnection, tenant: TenantId, messages: &[&Me
     sqlx::query(
         "with input as (
            select id, message_id, number, channel, priority,
-             timestamptz 'epoch' + due_at * interval '1 microsecond' as due_at,
-             timestamptz 'epoch' + minute * interval '1 microsecond' as minute
-           from unnest($2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::smallint[], $7::bigint[], $8::bigint[])
-             as t (id, message_id, number, channel, priority, due_at, minute)
+             timestamptz 'epoch' + due_at * interval '1 microsecond' as due_at
+           from unnest($2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::smallint[], $7::bigint[])
+             as t (id, message_id, number, channel, priority, due_at)
          ), begun as (
            insert into delivery (tenant_id, id, message_id, state, attempts, next_attempt_at, trigger, begun_at, updated_at)
            select $1, id, message_id, 'queued', 0, due_at, 'scheduled', due_at, now() from input
@@ -164,8 +162,8 @@ pub async fn leg_insert(db: &mut PgConnection, tenant: TenantId, messages: &[&Me
            insert into queue (tenant_id, delivery_id, due_at, priority)
            select $1, id, due_at, priority from input where number > 0
          )
-         insert into stat_delta (tenant_id, at, kind, word, channel, count)
-         select $1, minute, 'message', 'further', channel, count(*) from input where number > 0 group by minute, channel",
+         insert into transition (tenant_id, delivery_id, state, channel)
+         select $1, id, 'queued', channel from input where number > 0",
     )
     .bind(tenant.uuid())
     .bind(legs().map(|(message, _, number)| message.id.leg(number).uuid()).collect::<Vec<_>>())
@@ -174,7 +172,6 @@ pub async fn leg_insert(db: &mut PgConnection, tenant: TenantId, messages: &[&Me
     .bind(legs().map(|(_, legs, number)| channel(legs, number)).collect::<Vec<_>>())
     .bind(legs().map(|(message, ..)| message.priority.rank()).collect::<Vec<_>>())
     .bind(legs().map(|(message, ..)| micros(message.due_at())).collect::<Vec<_>>())
-    .bind(legs().map(|(message, ..)| minute_of(message.id.uuid())).collect::<Vec<_>>())
     .execute(db)
     .await?;
     Ok(())
@@ -184,7 +181,7 @@ fn channel(legs: &Legs, number: u8) -> &str {
     legs.get(number).map_or("", |leg| leg.channel.as_str())
 }
 
-/// Begins a leg: it is due now. Written, counted and told of in one statement.
+/// Begins a leg: it is due now. Written and told of in one statement.
 pub async fn leg_begin(db: &mut PgConnection, held_legs: &HeldLegs, number: u8, reason: FallbackReason) -> Result<()> {
     sqlx::query(
         "with begun as (
@@ -196,10 +193,9 @@ pub async fn leg_begin(db: &mut PgConnection, held_legs: &HeldLegs, number: u8, 
          ), told as (
            insert into event (tenant_id, message_id, id, delivery_id, type, at, data)
            values ($1, $3, $7, $2, 'message.channel_fallback', now(),
-             json_build_object('leg', $9::int, 'channel', $4::text, 'reason', $5::text)::text)
+             json_build_object('leg', $8::int, 'channel', $4::text, 'reason', $5::text)::text)
          )
-         insert into stat_delta (tenant_id, at, kind, word, channel, count)
-         values ($1, timestamptz 'epoch' + $8 * interval '1 microsecond', 'message', 'further', $4, 1)",
+         insert into transition (tenant_id, delivery_id, state, channel) values ($1, $2, 'queued', $4)",
     )
     .bind(held_legs.tenant.uuid())
     .bind(held_legs.message.leg(number).uuid())
@@ -208,7 +204,6 @@ pub async fn leg_begin(db: &mut PgConnection, held_legs: &HeldLegs, number: u8, 
     .bind(reason.as_str())
     .bind(held_legs.priority.rank())
     .bind(EventId::new().uuid())
-    .bind(minute_of(held_legs.message.uuid()))
     .bind(i32::from(number))
     .execute(db)
     .await?;
@@ -218,7 +213,7 @@ pub async fn leg_begin(db: &mut PgConnection, held_legs: &HeldLegs, number: u8, 
 /// Why a leg is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closing {
-    /// Another channel has done what the message wants.
+    /// Another channel has reached the wanted result.
     Superseded,
     /// A person canceled the message.
     Canceled,
@@ -270,7 +265,8 @@ pub async fn leg_close(db: &mut PgConnection, held_legs: &mut HeldLegs, number: 
     .await?;
     let state = parsed(&state)?;
     // It is this message that is being taken care of.
-    let _ = end_count(db, held_legs.tenant, &[EndCount { delivery, state, count: 1 }]).await?;
+    let left = DeliveryState::Queued;
+    let _ = transition_insert(db, held_legs.tenant, &[Transition { delivery, left, state }]).await?;
     held_legs.begun[place].state = state;
     Ok(true)
 }
@@ -283,21 +279,17 @@ pub async fn leg_forgo(db: &mut PgConnection, held_legs: &mut HeldLegs) -> Resul
         "with forgone as (
            insert into delivery (tenant_id, id, message_id, state, attempts, code, unified_code, detail, begun_at,
              updated_at, finished_at)
-           select $1, id, $2, 'canceled', 0, 'canceled', 'canceled', $6, now(), now(), now()
+           select $1, id, $2, 'canceled', 0, 'canceled', 'canceled', $5, now(), now(), now()
            from unnest($3::uuid[]) as t (id)
          )
          -- It begins and ends at once.
-         insert into stat_delta (tenant_id, at, kind, word, channel, count)
-         select $1, timestamptz 'epoch' + $5 * interval '1 microsecond', kind, word, channel, count(*)
-         from unnest($4::text[]) as t (channel)
-         cross join (values ('message', 'further'), ('delivery', 'canceled')) as k (kind, word)
-         group by kind, word, channel",
+         insert into transition (tenant_id, delivery_id, state, channel)
+         select $1, id, 'canceled', channel from unnest($3::uuid[], $4::text[]) as t (id, channel)",
     )
     .bind(held_legs.tenant.uuid())
     .bind(held_legs.message.uuid())
     .bind(left.iter().map(|number| held_legs.message.leg(*number).uuid()).collect::<Vec<_>>())
     .bind(left.iter().map(|number| channel(&held_legs.legs, *number)).collect::<Vec<_>>())
-    .bind(minute_of(held_legs.message.uuid()))
     .bind(Closing::Canceled.words().2)
     .execute(db)
     .await?;
@@ -311,7 +303,7 @@ pub async fn leg_forgo(db: &mut PgConnection, held_legs: &mut HeldLegs) -> Resul
     Ok(())
 }
 
-/// Writes what a message's legs come to together, where that is another state than before.
+/// Writes the combined state of a message's legs, if it has changed.
 pub async fn legs_state(db: &mut PgConnection, held_legs: &HeldLegs, state: Option<DeliveryState>) -> Result<()> {
     if state == held_legs.state {
         return Ok(());
@@ -354,7 +346,7 @@ pub async fn watch_set(db: &mut PgConnection, held_legs: &HeldLegs, numbers: &[u
     Ok(())
 }
 
-/// Up to `limit` messages of any tenants for whose receipt was waited long enough.
+/// Returns up to `limit` messages of any tenants whose wait for a receipt is over.
 pub async fn watch_due(db: &mut PgConnection, limit: i64) -> Result<Vec<(TenantId, MessageId)>> {
     let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
         "select tenant_id, message_id from receipt_watch where due_at <= now() order by due_at limit $1",

@@ -1,6 +1,9 @@
 //! All the SQL, one file a table or aggregate; one function a query, named `noun_verb`, the
 //! connection first. The caller owns the transaction. Nothing here decides anything.
 
+#[macro_use]
+mod row;
+
 pub mod api_key;
 pub mod attempt;
 pub mod audit;
@@ -30,12 +33,13 @@ pub mod settings;
 pub mod statistics;
 pub mod tenant;
 pub mod time;
+pub mod transition;
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::LazyLock, time::Duration};
 
 use sqlx::{
-    Connection as _, Executor, PgConnection, PgPool, Postgres,
-    migrate::Migrator,
+    Connection as _, Executor, PgConnection, PgPool, Postgres, SqlSafeStr,
+    migrate::{Migration, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 
@@ -46,15 +50,23 @@ use angarium_domain::ids::TenantId;
 pub use sqlx::PgConnection as Connection;
 
 /// The schema's history; append-only.
-pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let migrations = EMBEDDED.iter().map(|&(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(migrations.collect())
+});
 
-/// What the database says when it does not do what was asked.
+/// The version, name and text of each file in `migrations/`.
+const EMBEDDED: &[(i64, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
+
+/// The database's reason for not doing a request.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It can't be reached, or does not take writes: try again later.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] sqlx::Error),
-    /// It has no room for what was asked: try again once an operator has made some.
+    /// It has no space for the request: try again once an operator has made some.
     #[error("the database's disk is full: {0}")]
     Full(#[source] sqlx::Error),
     /// A unique key or a check refused the row; the constraint's name says which.
@@ -70,7 +82,7 @@ pub enum StoreError {
 /// A transaction; it rolls back when it is dropped.
 pub type Transaction<'a> = sqlx::Transaction<'a, Postgres>;
 
-/// The error of a connection that broke where it can't be told what was done.
+/// The error of a connection that broke with an unknown effect.
 #[must_use]
 pub fn lost_connection() -> sqlx::Error {
     sqlx::Error::WorkerCrashed
@@ -110,7 +122,7 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// A failpoint stands for a connection that broke there.
+/// A failpoint simulates a connection that broke there.
 impl From<Injected> for StoreError {
     fn from(_: Injected) -> Self {
         Self::Unavailable(lost_connection())
@@ -169,8 +181,8 @@ impl Store {
         self.begin(tenant, "begin").await
     }
 
-    /// A transaction as one tenant that only reads, and whose statements all see the same moment: what consists of several
-    /// rows agrees with itself.
+    /// Begins a read-only transaction of one tenant whose statements all see the same moment: a result of several rows
+    /// is consistent.
     pub async fn snapshot(&self, tenant: TenantId) -> Result<Transaction<'static>> {
         self.begin(tenant, "begin isolation level repeatable read, read only").await
     }
@@ -246,7 +258,7 @@ pub struct PoolUsage {
 pub struct DatabaseSession(PgConnection);
 
 impl DatabaseSession {
-    /// Gives back the memory that a large statement took.
+    /// Returns the memory of a large statement.
     pub fn shrink(&mut self) {
         self.0.shrink_buffers();
     }
@@ -293,7 +305,7 @@ pub async fn migrate(url: &str) -> Result<i64> {
     Ok(version)
 }
 
-/// What keeps the gateway from working with a database that can be reached.
+/// The cause that keeps the gateway from working with a reachable database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
     #[error("the database has no schema: run `angarium migrate`")]
@@ -309,8 +321,8 @@ pub enum NotReady {
     NoMembership,
 }
 
-/// Whether the gateway can work with this database: asked before a pool is, whose connections enter
-/// a role and would only say that none could be had.
+/// Returns whether the gateway can work with this database. It is asked before a pool is, because a pool's connections
+/// enter a role and would only report that none could be had.
 pub async fn readiness(url: &str) -> Result<std::result::Result<(), NotReady>> {
     let options = connect_options(url)?;
     let connecting = PgConnection::connect_with(&options);
@@ -333,7 +345,7 @@ pub async fn readiness(url: &str) -> Result<std::result::Result<(), NotReady>> {
     Ok(ready)
 }
 
-/// The newest migration that the database has; `None` where the worker may not know.
+/// Returns the newest migration of the database; `None` if the worker may not read it.
 async fn schema_version(db: &mut PgConnection) -> Result<Option<i64>> {
     let may_know =
         "select coalesce(has_table_privilege('angarium_worker', to_regclass('_sqlx_migrations'), 'select'), false)";
@@ -363,17 +375,17 @@ pub async fn tenant_set(db: &mut PgConnection, tenant: TenantId) -> Result<()> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionId(String);
 
-/// What a transaction came to.
+/// The end of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransactionEnd {
     Committed,
     /// Or never begun: nothing of it is there.
     Aborted,
-    /// The server has not heard yet that nobody waits for it.
+    /// The server has not noticed yet that its client is gone.
     Open,
 }
 
-/// What a transaction came to, asked on another connection.
+/// Returns the end of a transaction, asked on another connection.
 pub async fn transaction_end(db: &mut PgConnection, id: &TransactionId) -> Result<TransactionEnd> {
     let asked = sqlx::query_scalar("select pg_xact_status($1::text::xid8)").bind(&id.0).fetch_one(db).await;
     let status: Option<String> = match asked {
@@ -406,8 +418,8 @@ fn pool(options: &PgConnectOptions, role: DatabaseRole, max_connections: u32) ->
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(2))
         .after_connect(move |connection, _| Box::pin(enter_role(connection, role)))
-        // Whatever a dropped future left open ends here, so that no later statement joins it, and the memory that large
-        // rows took is given back: a connection keeps it otherwise.
+        // Ends everything that a dropped future left open, so that no later statement joins it, and returns the memory
+        // of large rows, which a connection otherwise keeps.
         .after_release(|connection, _| {
             Box::pin(async move {
                 connection.execute("rollback").await?;

@@ -12,7 +12,6 @@ use super::{
     Result, StoreError, TransactionId,
     attempt::parsed_recipients,
     page::{PageRows, one_more, page},
-    statistics::minute_of,
     time::micros,
 };
 use angarium_domain::{
@@ -33,7 +32,7 @@ pub struct BirthLease {
     pub length_ms: i64,
 }
 
-/// A message to be written, with its JSON and where it goes.
+/// A message to be written, with its JSON and its destination.
 #[derive(Debug)]
 pub struct MessageRow<'a> {
     pub new: &'a NewMessage,
@@ -45,7 +44,7 @@ pub struct MessageRow<'a> {
     pub queued: Option<bool>,
 }
 
-/// What [`message_insert`] wrote.
+/// The result of [`message_insert`].
 #[derive(Debug)]
 pub struct Inserted {
     /// The messages that were not accepted before.
@@ -54,8 +53,8 @@ pub struct Inserted {
     pub transaction: TransactionId,
 }
 
-/// Writes and counts the messages of one tenant whose idempotency keys are new, and tells their ids. The rest
-/// was accepted before: [`idempotency_find`] tells as what.
+/// Writes the messages of one tenant whose idempotency keys are new, and returns their ids. The rest was accepted
+/// before: [`idempotency_find`] tells as what.
 pub async fn message_insert(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -69,13 +68,12 @@ pub async fn message_insert(
            select id, timestamptz 'epoch' + created_at * interval '1 microsecond' as created_at, channel, recipient,
              priority, timestamptz 'epoch' + send_at * interval '1 microsecond' as send_at,
              timestamptz 'epoch' + expires_at * interval '1 microsecond' as expires_at,
-             reference, connection_id, body, key, fingerprint, queued, ordering_key, legs, excerpt,
-             timestamptz 'epoch' + minute * interval '1 microsecond' as minute
+             reference, connection_id, body, key, fingerprint, queued, ordering_key, legs, excerpt
            from unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::smallint[], $7::bigint[], $8::bigint[],
-             $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[], $18::bigint[],
-             $19::text[], $20::text[], $21::bytea[])
+             $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[],
+             $18::text[], $19::text[], $20::bytea[])
              as input (id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id,
-               body, key, fingerprint, queued, minute, ordering_key, legs, excerpt)
+               body, key, fingerprint, queued, ordering_key, legs, excerpt)
          ), keyed as (
            -- In order of the key, so that two writers never wait for each other in a circle.
            insert into idempotency (tenant_id, key, fingerprint, message_id, created_at)
@@ -97,9 +95,6 @@ pub async fn message_insert(
            insert into lease (tenant_id, id, node, expires_at, deliveries)
            select $1, $15, $16, now() + $17 * interval '1 millisecond', array_agg(id)
            from fresh where not queued having count(*) > 0
-         ), counted as (
-           insert into stat_delta (tenant_id, at, kind, word, channel, count)
-           select $1, minute, 'message', 'accepted', channel, count(*) from fresh group by minute, channel
          )
          select coalesce(array_agg(id), '{}'), pg_current_xact_id()::text from fresh",
     )
@@ -120,7 +115,6 @@ pub async fn message_insert(
     .bind(lease.id)
     .bind(lease.node)
     .bind(lease.length_ms as f64)
-    .bind(messages().map(|m| minute_of(m.id.uuid())).collect::<Vec<_>>())
     .bind(messages().map(|m| m.ordering_key.as_deref()).collect::<Vec<_>>())
     .bind(messages().map(|m| m.legs.as_ref().map(|legs| legs.to_json())).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.excerpt).collect::<Vec<_>>())
@@ -154,7 +148,7 @@ pub async fn attachment_insert(
     Ok(())
 }
 
-/// The bytes of a message's body, and of all attachments of one of its legs; `None` where it is gone.
+/// Returns the bytes of a message's body, and of all attachments of one of its legs; `None` if it is gone.
 pub async fn content_size(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -175,7 +169,7 @@ pub async fn content_size(
     Ok(size.map(|(body, files)| (bytes(body), bytes(files))))
 }
 
-/// A message's whole body, which may be large; `None` where it is gone.
+/// Returns a message's whole body, which may be large; `None` if it is gone.
 pub async fn body_load(db: &mut PgConnection, tenant: TenantId, message: MessageId) -> Result<Option<Body>> {
     let row = sqlx::query("select body from message where tenant_id = $1 and id = $2")
         .bind(tenant.uuid())
@@ -185,7 +179,7 @@ pub async fn body_load(db: &mut PgConnection, tenant: TenantId, message: Message
     row.map(|row| serde_json::from_slice(row.try_get(0)?).map_err(corrupt)).transpose()
 }
 
-/// What the attachments of a message's leg are, in their order and without their bytes.
+/// Returns the attachments of a message's leg, in their order and without their bytes.
 pub async fn attachment_list(db: &mut PgConnection, tenant: TenantId, leg: DeliveryId) -> Result<Vec<BlobInfo>> {
     let rows = sqlx::query(
         "select name, media_type, content_id, octet_length(content) from attachment
@@ -233,7 +227,7 @@ pub async fn attachment_load(
     rows.into_iter().map(bytes).collect()
 }
 
-/// What an idempotency key stands for.
+/// The message behind an idempotency key.
 #[derive(Debug, Clone)]
 pub struct KnownKey {
     pub key: String,
@@ -261,7 +255,7 @@ pub async fn idempotency_find(db: &mut PgConnection, tenant: TenantId, keys: &[&
         .collect()
 }
 
-/// Forgets keys older than a day; tells how many.
+/// Forgets keys older than a day; returns how many.
 pub async fn idempotency_expire(db: &mut PgConnection) -> Result<u64> {
     let done = sqlx::query(
         "delete from idempotency where ctid = any (array (
@@ -312,7 +306,7 @@ pub(super) fn corrupt(error: impl std::error::Error + Send + Sync + 'static) -> 
     StoreError::Failed(sqlx::Error::Decode(Box::new(error)))
 }
 
-/// Messages of any tenants by their ids; what is gone is left out.
+/// Returns messages of any tenants by their ids; missing ones are left out.
 pub async fn message_load(db: &mut PgConnection, ids: &[(TenantId, MessageId)]) -> Result<Vec<(TenantId, Message)>> {
     let sql = format!(
         "select {MESSAGE_COLUMNS} from unnest($1::uuid[], $2::uuid[]) as wanted (tenant_id, id)
@@ -330,12 +324,12 @@ pub async fn message_load(db: &mut PgConnection, ids: &[(TenantId, MessageId)]) 
 #[derive(Debug, Clone)]
 pub struct MessageView {
     pub message: Message,
-    /// Since then there is no recipient, content or attachment any more.
+    /// The time of the purge: after it recipient, content and attachments are gone.
     pub content_purged_at: Option<Timestamp>,
     pub state: DeliveryState,
-    /// Where a message has several legs, the one that its state speaks of.
+    /// The delivery that determined the state, of a message with several legs.
     pub delivery: DeliveryView,
-    /// Those legs that have begun; empty for a message with one channel.
+    /// The legs that have begun; empty for a message with one channel.
     pub legs: Vec<DeliveryView>,
 }
 
@@ -353,7 +347,7 @@ impl MessageView {
     }
 }
 
-/// Where a delivery stands.
+/// The state of a delivery.
 #[derive(Debug, Clone)]
 pub struct DeliveryView {
     pub id: DeliveryId,
@@ -366,13 +360,13 @@ pub struct DeliveryView {
     pub code: Option<String>,
     pub unified_code: Option<String>,
     pub detail: Option<String>,
-    /// What became of each recipient of a mail with copies.
+    /// The outcome for each recipient of a mail with copies.
     pub recipients: Recipients,
     pub cost: Option<Cost>,
-    /// What people did with it, as far as receipts say.
+    /// The recipient's actions, as far as receipts report them.
     pub engagement: Vec<String>,
     pub next_attempt_at: Option<Timestamp>,
-    /// Until when a receipt is waited for.
+    /// The time until which a receipt is waited for.
     pub receipt_until: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
 }
@@ -452,7 +446,7 @@ async fn with_legs(db: &mut PgConnection, tenant: TenantId, views: &mut [Message
     Ok(())
 }
 
-/// One message of the transaction's tenant.
+/// Returns one message of the transaction's tenant.
 pub async fn message_get(db: &mut PgConnection, tenant: TenantId, id: MessageId) -> Result<Option<MessageView>> {
     let sql = format!(
         "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS}, {VIEW_COLUMNS} from message m
@@ -532,7 +526,7 @@ pub async fn message_asked(db: &mut PgConnection, tenant: TenantId, messages: &[
     rows.iter().map(asked).collect()
 }
 
-/// What a list of messages shows.
+/// The filter of a list of messages.
 #[derive(Debug, Clone, Default)]
 pub struct MessageFilter {
     pub state: Option<DeliveryState>,
@@ -571,7 +565,7 @@ pub async fn message_list(
     Ok(views)
 }
 
-/// Which of these messages are stored: what a writer asks that lost its connection in a COMMIT.
+/// Returns the stored ones of these messages: for a writer that lost its connection in a COMMIT.
 pub async fn message_exists(db: &mut PgConnection, tenant: TenantId, ids: &[MessageId]) -> Result<Vec<MessageId>> {
     let found: Vec<Uuid> = sqlx::query_scalar("select id from message where tenant_id = $1 and id = any ($2::uuid[])")
         .bind(tenant.uuid())

@@ -1,4 +1,4 @@
-//! What leaves the ledger: content that is purged, messages whose time is over, whole weeks.
+//! Removal from the ledger: purged content, expired messages, whole weeks.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -16,7 +16,16 @@ const ENDED: &str = "exists (select from delivery d where d.tenant_id = m.tenant
   and not exists (select from receipt_watch w where w.tenant_id = m.tenant_id and w.delivery_id >= m.id
     and w.delivery_id <= (left(m.id::text, 35) || 'f')::uuid)";
 
-/// Who had content purged.
+/// Whether all facts of the message `m` are in the roll-ups: once they are deleted nothing else tells of them.
+const FOLDED: &str = "coalesce(m.written_in, 0) < (select folded_to from stat_watermark)
+  and not exists (select from attempt a where a.tenant_id = m.tenant_id and a.delivery_id >= m.id
+    and a.delivery_id <= (left(m.id::text, 35) || 'f')::uuid
+    and a.written_in >= (select folded_to from stat_watermark))
+  and not exists (select from transition t where t.tenant_id = m.tenant_id and t.delivery_id >= m.id
+    and t.delivery_id <= (left(m.id::text, 35) || 'f')::uuid
+    and t.written_in >= (select folded_to from stat_watermark))";
+
+/// The author of a purge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PurgedBy {
     /// A request of the tenant's.
@@ -34,9 +43,8 @@ impl PurgedBy {
     }
 }
 
-/// Takes recipient, content and attachments away from those messages that have ended, and the
-/// attempts' free text, in which providers like to repeat a recipient; tells which. What happened, to
-/// which effect, when and at what cost stays.
+/// Removes recipient, content and attachments from those messages that have ended, and the attempts' free text, in
+/// which providers often repeat a recipient; returns their ids. Events, their effects, times and cost stay.
 pub async fn content_purge(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -44,7 +52,7 @@ pub async fn content_purge(
     by: PurgedBy,
 ) -> Result<Vec<MessageId>> {
     let ids: Vec<Uuid> = messages.iter().map(|it| it.uuid()).collect();
-    // Whoever decides about a message's legs holds the message first.
+    // A decision about a message's legs locks the message first.
     sqlx::query("select from message where tenant_id = $1 and id = any ($2::uuid[]) order by id for no key update")
         .bind(tenant.uuid())
         .bind(&ids)
@@ -98,8 +106,7 @@ pub async fn content_purge(
     Ok(purged.into_iter().map(MessageId::from).collect())
 }
 
-/// Lets one node at a time do what follows, until the end of the transaction; false when another
-/// is at it.
+/// Lets one node at a time continue, until the end of the transaction; false if another one is running.
 pub async fn retention_lock(db: &mut PgConnection) -> Result<bool> {
     Ok(sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtext('angarium_retention'))").fetch_one(db).await?)
 }
@@ -111,7 +118,7 @@ pub async fn retention_list(db: &mut PgConnection) -> Result<Vec<(TenantId, Stri
     Ok(rows.into_iter().map(|(id, class)| (id.into(), class)).collect())
 }
 
-/// Up to `limit` messages that are older than so many days and were not looked at before. The caller
+/// Returns up to `limit` messages that are older than this number of days and were not examined before. The caller
 /// purges them, and remembers those that have not ended.
 pub async fn content_due(db: &mut PgConnection, tenant: TenantId, days: u32, limit: i64) -> Result<Vec<MessageId>> {
     let due: Vec<Uuid> = sqlx::query_scalar(
@@ -150,7 +157,7 @@ pub async fn content_recall(db: &mut PgConnection, tenant: TenantId, limit: i64)
     Ok(open.into_iter().map(MessageId::from).collect())
 }
 
-/// Keeps those of these messages in mind that still have their content: they have not ended.
+/// Remembers those of these messages that still have their content, because they have not ended.
 pub async fn content_remember(db: &mut PgConnection, tenant: TenantId, messages: &[MessageId]) -> Result<()> {
     sqlx::query(
         "insert into content_open (tenant_id, message_id)
@@ -165,13 +172,13 @@ pub async fn content_remember(db: &mut PgConnection, tenant: TenantId, messages:
     Ok(())
 }
 
-/// Deletes up to `limit` messages that are older than so many days and have ended, with all that
-/// the ledger has of them; tells how many.
+/// Deletes up to `limit` messages that are older than this number of days and have ended, with all of their rows in the
+/// ledger; returns their number.
 pub async fn ledger_expire(db: &mut PgConnection, tenant: TenantId, days: u32, limit: i64) -> Result<u64> {
     let sql = format!(
         "with old as materialized (
            select m.id, (left(m.id::text, 35) || 'f')::uuid as last from message m
-           where m.tenant_id = $1 and m.id < angarium_uuid_at(now() - $2 * interval '1 day') and {ENDED}
+           where m.tenant_id = $1 and m.id < angarium_uuid_at(now() - $2 * interval '1 day') and {ENDED} and {FOLDED}
            order by m.id limit $3
          ), files as (
            delete from attachment f using old where f.tenant_id = $1 and f.message_id >= old.id and f.message_id <= old.last
@@ -183,6 +190,9 @@ pub async fn ledger_expire(db: &mut PgConnection, tenant: TenantId, days: u32, l
          ), receipts as (
            delete from receipt r using old
            where r.tenant_id = $1 and r.delivery_id >= old.id and r.delivery_id <= old.last
+         ), changes as (
+           delete from transition t using old
+           where t.tenant_id = $1 and t.delivery_id >= old.id and t.delivery_id <= old.last
          ), legs as (
            delete from delivery d using old where d.tenant_id = $1 and d.id >= old.id and d.id <= old.last
          )
@@ -201,7 +211,7 @@ pub struct Partition {
     pub week: String,
 }
 
-/// The tables of the weeks that ended more than so many days ago and in which everything has ended.
+/// Returns the tables of the weeks that ended more than this number of days ago and in which everything has ended.
 pub async fn partition_list_over(db: &mut PgConnection, days: u32) -> Result<Vec<Partition>> {
     let rows: Vec<(String, String)> =
         sqlx::query_as("select parent, week from angarium_partitions_over(now() - $1 * interval '1 day')")
@@ -211,11 +221,11 @@ pub async fn partition_list_over(db: &mut PgConnection, days: u32) -> Result<Vec
     Ok(rows.into_iter().map(|(parent, week)| Partition { parent, week }).collect())
 }
 
-/// Drops one, in a transaction of its own. It waits for others for two seconds at most, since they
+/// Drops one, in a transaction of its own; not while a fact of its week is not folded, which is tried again. It waits for others for two seconds at most, since they
 /// wait for it meanwhile.
 pub async fn partition_drop(db: &mut PgConnection, partition: &Partition) -> Result<()> {
     sqlx::query("set local lock_timeout = '2s'").execute(&mut *db).await?;
-    sqlx::query("select angarium_partition_drop($1, $2)")
+    sqlx::query("select angarium_partition_drop($1, $2) where angarium_week_is_folded($2)")
         .bind(&partition.parent)
         .bind(&partition.week)
         .execute(db)

@@ -1,260 +1,107 @@
-//! Statistics: what transactions append to `stat_delta`, how it is folded into `stat_rollup`, and how
-//! both are read as one; and what they tell of each connection's health.
+//! Statistics: facts of the ledger, how they are folded into `stat_rollup`, and how a read takes both as one; and what
+//! they tell of each connection's health.
+//!
+//! A fact is a row that is written anyway: a message, an attempt, a transition. It carries the number of the
+//! transaction that wrote it (`written_in`). Facts below the watermark (`stat_watermark`) are in the roll-ups, the
+//! others are not: so nothing is written, changed or deleted for the sake of counting but the roll-ups themselves.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Result, attempt::Settlement, legs::LegTransition, message::parsed, ordering::ordering_pass, time::micros};
+use super::{Result, message::parsed, time::micros};
 use angarium_domain::{
-    attempt::Attempt,
-    delivery::DeliveryState,
     ids::{ConnectionId, DeliveryId, RouteId, TenantId},
     provider::Disposition,
     statistics::{Counted, Dimension, Figures, Grain, Latency, StatisticsWindow},
 };
 
-/// The minute of an id's making, in microseconds since the epoch: an acceptance and all that
-/// follows from it are counted there.
-pub(super) fn minute_of(id: Uuid) -> i64 {
-    let seconds = id.get_timestamp().map_or(0, |at| at.to_unix().0);
-    i64::try_from(seconds / 60 * 60_000_000).unwrap_or(0)
-}
+/// The number below which every transaction had ended when the statement began. What it committed is seen, and nothing
+/// can appear there any more.
+const ENDED_BELOW: &str = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint + transaction_offset";
 
-/// What one row of `stat_delta` counts.
-#[derive(Debug, PartialEq, Eq)]
-struct Group<'a> {
-    tenant: TenantId,
-    minute: i64,
-    kind: &'static str,
-    word: &'static str,
-    channel: &'a str,
-    connection: Uuid,
-    provider: &'a str,
-    route: Uuid,
-    route_version: i32,
-    code: &'a str,
-    trigger: &'static str,
-    fallback_reason: &'static str,
-    currency: &'a str,
-}
+/// The facts that are not in the roll-ups. The upper bound holds for all; without it the planner expects a third of the
+/// table and reads all of it.
+const UNFOLDED: &str = "written_in >= (select folded_to from stat_watermark) and written_in < 9223372036854775807";
 
-#[derive(Debug, Default)]
-struct Tally {
-    count: i64,
-    cost_micros: i64,
-    /// Attempts that failed and say nothing of the connection.
-    excused: i64,
-    latency: Latency,
-    /// The last attempt that was not accepted.
-    failed: Option<(Timestamp, Uuid, i32)>,
-}
+const NONE: &str = "'00000000-0000-0000-0000-000000000000'::uuid";
 
-/// Counts settled attempts, and the ends that `moved` says were written.
-pub(super) async fn settlement_count(
-    db: &mut PgConnection,
-    rows: &[&Settlement],
-    moved: &HashSet<DeliveryId>,
-) -> Result<()> {
-    let tallies = tallies(rows, moved);
-    let groups = || tallies.iter().map(|(group, _)| group);
-    let sums = || tallies.iter().map(|(_, tally)| tally);
-    sqlx::query(
-        "insert into stat_delta (tenant_id, at, kind, word, channel, connection_id, provider, route_id, route_version,
-           code, trigger, fallback_reason, currency, count, cost_micros, latency, failed_at, failed_delivery,
-           failed_number, excused)
-         select tenant_id, timestamptz 'epoch' + at * interval '1 microsecond', kind, word, channel, connection_id,
-           provider, route_id, route_version, code, trigger, fallback_reason, currency, count, cost_micros,
-           latency::int[], timestamptz 'epoch' + failed_at * interval '1 microsecond', failed_delivery, failed_number, excused
-         from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::uuid[],
-           $9::int[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::bigint[], $16::text[],
-           $17::bigint[], $18::uuid[], $19::int[], $20::bigint[])
-           as t (tenant_id, at, kind, word, channel, connection_id, provider, route_id, route_version, code, trigger,
-             fallback_reason, currency, count, cost_micros, latency, failed_at, failed_delivery, failed_number, excused)",
+/// What attempts with these facts count for, a row each group: the columns are [`STAT_COLUMNS`] and `at`, the minute.
+fn attempts_where(facts: &str) -> String {
+    format!(
+        "select tenant_id, at, 'attempt' as kind, word, channel, connection_id, provider, route_id, route_version, code,
+           trigger, fallback_reason, currency, sum(count) as count, sum(cost_micros) as cost_micros,
+           sum(excused) as excused, angarium_latency_counts(step, count) as latency
+         from (
+           select tenant_id, date_trunc('minute', finished_at, 'UTC') as at, disposition as word, channel,
+             coalesce(connection_id, {NONE}) as connection_id, coalesce(provider, '') as provider,
+             coalesce(route_id, {NONE}) as route_id, coalesce(route_version, 0) as route_version,
+             coalesce(unified_code, '') as code, trigger, coalesce(fallback_reason, '') as fallback_reason,
+             coalesce(cost_currency, '') as currency,
+             -- Where nobody was asked, or the worker that asked was lost, nothing was measured.
+             case when provider_version is not null then angarium_latency_step(started_at, finished_at) end as step,
+             count(*) as count, coalesce(sum(cost_micros), 0) as cost_micros, count(*) filter (where excused) as excused
+           from attempt where {facts}
+           group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+         ) as attempts
+         group by 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
     )
-    .bind(groups().map(|it| it.tenant.uuid()).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.minute).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.kind).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.word).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.channel).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.connection).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.provider).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.route).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.route_version).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.code).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.trigger).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.fallback_reason).collect::<Vec<_>>())
-    .bind(groups().map(|it| it.currency).collect::<Vec<_>>())
-    .bind(sums().map(|it| it.count).collect::<Vec<_>>())
-    .bind(sums().map(|it| it.cost_micros).collect::<Vec<_>>())
-    .bind(sums().map(|it| array(it.latency.counts())).collect::<Vec<_>>())
-    .bind(sums().map(|it| it.failed.map(|(at, ..)| micros(at))).collect::<Vec<_>>())
-    .bind(sums().map(|it| it.failed.map(|(_, delivery, _)| delivery)).collect::<Vec<_>>())
-    .bind(sums().map(|it| it.failed.map(|(.., number)| number)).collect::<Vec<_>>())
-    .bind(sums().map(|it| it.excused).collect::<Vec<_>>())
-    .execute(db)
-    .await?;
-    Ok(())
 }
 
-/// The few rows that many settlements come to. So few that looking through them is cheaper than
-/// hashing.
-fn tallies<'a>(rows: &[&'a Settlement], moved: &HashSet<DeliveryId>) -> Vec<(Group<'a>, Tally)> {
-    let mut tallies: Vec<(Group<'a>, Tally)> = Vec::new();
-    for row in rows {
-        let tally = tally_of(&mut tallies, attempt_group(row));
-        tally.count += 1;
-        tally.excused += i64::from(row.attempt.is_success().is_none());
-        tally.cost_micros += row.attempt.verdict.cost.as_ref().map_or(0, |cost| cost.micros);
-        if let Some(took) = answered_in(&row.attempt) {
-            tally.latency.record(took);
-        }
-        let failed = failure(row);
-        if failed.map(|(at, ..)| at) > tally.failed.map(|(at, ..)| at) {
-            tally.failed = failed;
-        }
-        let end = row.state.filter(|state| state.is_end() && moved.contains(&row.delivery));
-        if let Some(state) = end {
-            tally_of(&mut tallies, end_group(row, state)).count += 1;
-        }
-    }
-    tallies
-}
-
-fn tally_of<'t, 'a>(tallies: &'t mut Vec<(Group<'a>, Tally)>, group: Group<'a>) -> &'t mut Tally {
-    let at = tallies.iter().rposition(|(known, _)| *known == group).unwrap_or_else(|| {
-        tallies.push((group, Tally::default()));
-        tallies.len() - 1
-    });
-    &mut tallies[at].1
-}
-
-fn attempt_group(row: &Settlement) -> Group<'_> {
-    let Attempt { verdict, trigger, fallback_reason, finished_at, .. } = &row.attempt;
-    Group {
-        minute: micros(Grain::Minute.floor(*finished_at)),
-        kind: "attempt",
-        word: verdict.disposition.as_str(),
-        trigger: trigger.as_str(),
-        fallback_reason: fallback_reason.map_or("", |reason| reason.as_str()),
-        currency: verdict.cost.as_ref().map_or("", |cost| &cost.currency),
-        ..end_group(row, DeliveryState::Unknown)
-    }
-}
-
-fn end_group(row: &Settlement, state: DeliveryState) -> Group<'_> {
-    let origin = row.attempt.origin.as_ref();
-    let route = origin.and_then(|origin| origin.route);
-    Group {
-        tenant: row.tenant,
-        minute: minute_of(row.delivery.uuid()),
-        kind: "delivery",
-        word: state.as_str(),
-        channel: &row.channel,
-        connection: origin.map_or(Uuid::nil(), |origin| origin.connection.uuid()),
-        provider: origin.map_or("", |origin| &origin.provider),
-        route: route.map_or(Uuid::nil(), |(id, _)| id.uuid()),
-        route_version: route.map_or(0, |(_, version)| version),
-        code: &row.attempt.verdict.unified_code,
-        trigger: "",
-        fallback_reason: "",
-        currency: "",
-    }
-}
-
-/// How long a provider took. Where nobody was asked, or the worker that asked was lost, nothing was
-/// measured.
-fn answered_in(attempt: &Attempt) -> Option<Duration> {
-    attempt.origin.as_ref()?.provider_version.as_ref()?;
-    attempt.finished_at.duration_since(attempt.started_at).try_into().ok()
-}
-
-fn failure(row: &Settlement) -> Option<(Timestamp, Uuid, i32)> {
-    let failed = row.attempt.verdict.disposition != Disposition::Accepted && row.attempt.origin.is_some();
-    let number = i32::try_from(row.attempt.number).unwrap_or(i32::MAX);
-    failed.then_some((row.attempt.finished_at, row.delivery.uuid(), number))
-}
-
-fn array(counts: &[i32]) -> String {
-    let counts: Vec<_> = counts.iter().map(ToString::to_string).collect();
-    format!("{{{}}}", counts.join(","))
-}
-
-/// A delivery that came into a state which is an end (1), or left it (-1).
-#[derive(Debug, Clone, Copy)]
-pub struct EndCount {
-    pub delivery: DeliveryId,
-    pub state: DeliveryState,
-    pub count: i64,
-}
-
-/// Counts ends that no attempt brought, in the transaction that writes them: what a person or a
-/// receipt did. They count for what their last attempt counted for. Without this the statistics
-/// no longer agree with the ledger. What had not ended before also passes on its turn, where it has
-/// an ordering key; the caller has the legs of what moved go on.
-pub async fn end_count(db: &mut PgConnection, tenant: TenantId, ends: &[EndCount]) -> Result<LegTransition> {
-    let moved: Vec<Uuid> = sqlx::query_scalar(
-        "with counted as (
-           insert into stat_delta (tenant_id, at, kind, word, channel, connection_id, provider, route_id, route_version,
-           code, count)
-         select $1, timestamptz 'epoch' + t.at * interval '1 microsecond', 'delivery', t.state,
-           coalesce(a.channel, angarium_leg_channel(m.legs, m.channel, d.id)), coalesce(a.connection_id, none), coalesce(a.provider, ''),
-           coalesce(a.route_id, none), coalesce(a.route_version, 0), coalesce(a.unified_code, ''), sum(t.count)
-         from unnest($2::uuid[], $3::bigint[], $4::text[], $5::bigint[]) as t (delivery_id, at, state, count)
-         cross join (values ('00000000-0000-0000-0000-000000000000'::uuid)) as nobody (none)
-         join delivery d on d.tenant_id = $1 and d.id = t.delivery_id
-         join message m on m.tenant_id = $1 and m.id = d.message_id
-         left join attempt a on a.tenant_id = $1 and a.delivery_id = d.id and a.number = d.attempts
-         group by 2, 4, 5, 6, 7, 8, 9, 10
-         )
-         select d.message_id from delivery d
-         where d.tenant_id = $1 and d.id = any ($2::uuid[]) and d.begun_at is not null",
+/// What messages, transitions and attempts with these facts count for.
+///
+/// A message and its deliveries' ends count in the minute of its id, which is that of its acceptance. A delivery counts
+/// for what its last attempt went through.
+fn facts_where(facts: &str) -> String {
+    let attempts = attempts_where(facts);
+    let nobody = format!("{NONE}, '', {NONE}, 0, '', '', '', '', count(*), 0, 0, '{{}}'::integer[]");
+    let through = "delivery_id, channel, connection_id, provider, route_id, route_version, unified_code";
+    format!(
+        "{attempts}
+         union all
+         select tenant_id, angarium_uuid_minute(id), 'message', 'accepted', channel, {nobody}
+         from message where {facts} group by 1, 2, channel
+         union all
+         select tenant_id, angarium_uuid_minute(delivery_id), 'message', 'further', channel, {nobody}
+         from transition where {facts} and left_state is null group by 1, 2, channel
+         union all
+         select tenant_id, angarium_uuid_minute(delivery_id), 'delivery', state, channel, coalesce(connection_id, {NONE}),
+           coalesce(provider, ''), coalesce(route_id, {NONE}), coalesce(route_version, 0), coalesce(unified_code, ''),
+           '', '', '', sum(change), 0, 0, '{{}}'
+         from (
+           select tenant_id, {through}, ended as state, 1 as change from attempt where {facts} and ended is not null
+           union all
+           select tenant_id, {through}, state, 1 from transition where {facts} and state <> 'queued'
+           union all
+           select tenant_id, {through}, left_state, -1 from transition where {facts} and left_state <> 'queued'
+         ) as ends
+         group by 1, 2, 4, 5, 6, 7, 8, 9, 10"
     )
-    .bind(tenant.uuid())
-    .bind(ends.iter().map(|it| it.delivery.uuid()).collect::<Vec<_>>())
-    .bind(ends.iter().map(|it| minute_of(it.delivery.uuid())).collect::<Vec<_>>())
-    .bind(ends.iter().map(|it| it.state.as_str()).collect::<Vec<_>>())
-    .bind(ends.iter().map(|it| it.count).collect::<Vec<_>>())
-    .fetch_all(&mut *db)
-    .await?;
-    let newly: Vec<_> = newly_ended(ends).into_iter().map(|delivery| (tenant, delivery)).collect();
-    if !newly.is_empty() {
-        ordering_pass(db, &newly).await?;
-    }
-    Ok(moved.into_iter().map(|message| (tenant, message.into())).collect())
 }
 
-/// The deliveries that came into an end and left none.
-fn newly_ended(ends: &[EndCount]) -> Vec<DeliveryId> {
-    let mut sums: HashMap<DeliveryId, i64> = HashMap::new();
-    for end in ends {
-        *sums.entry(end.delivery).or_default() += end.count;
+/// Folds the facts of up to `limit` transactions into the roll-ups, and moves the watermark. Returns whether more wait;
+/// not where another node folds.
+pub async fn stat_fold(db: &mut PgConnection, limit: i64) -> Result<bool> {
+    let sql = format!("select folded_to > {ENDED_BELOW} from stat_watermark for update skip locked");
+    let Some(restored) = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_optional(&mut *db).await? else {
+        return Ok(false);
+    };
+    if restored {
+        transactions_align(db).await?;
     }
-    sums.into_iter().filter(|(_, sum)| *sum > 0).map(|(delivery, _)| delivery).collect()
-}
-
-/// Moves up to `limit` deltas into the roll-ups; tells how many there were, or `None` when another
-/// node is at it.
-pub async fn stat_fold(db: &mut PgConnection, limit: i64) -> Result<Option<i64>> {
-    let mine: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtext('angarium_stat_fold'))")
-        .fetch_one(&mut *db)
-        .await?;
-    if !mine {
-        return Ok(None);
-    }
-    let folded = sqlx::query_scalar(
-        "with taken as (
-           delete from stat_delta where ctid = any (array (select ctid from stat_delta limit $1)) returning *
-         ), failed as (
+    let span = "written_in >= (select low from span) and written_in < (select high from span)";
+    let facts = facts_where(span);
+    let sql = format!(
+        "with span as materialized (
+           select folded_to as low, least({ENDED_BELOW}, folded_to + $1) as high, {ENDED_BELOW} as ended
+           from stat_watermark
+         ), facts as materialized ({facts}), failed as (
            insert into connection_failure as f (tenant_id, connection_id, at, delivery_id, number)
-           select distinct on (tenant_id, connection_id) tenant_id, connection_id, failed_at, failed_delivery,
-             failed_number
-           from taken where failed_at is not null order by tenant_id, connection_id, failed_at desc
+           select distinct on (tenant_id, connection_id) tenant_id, connection_id, finished_at, delivery_id, number
+           from attempt where {span} and disposition <> 'accepted' and connection_id is not null
+           order by tenant_id, connection_id, finished_at desc
            on conflict (tenant_id, connection_id) do update
              set at = excluded.at, delivery_id = excluded.delivery_id, number = excluded.number
            where f.at <= excluded.at
@@ -264,7 +111,7 @@ pub async fn stat_fold(db: &mut PgConnection, limit: i64) -> Result<Option<i64>>
            select tenant_id, grain, date_trunc(grain, at, 'UTC'), kind, word, channel, connection_id, provider,
              route_id, route_version, code, trigger, fallback_reason, currency, sum(count), sum(cost_micros),
              sum(excused), angarium_latency_sum(latency)
-           from taken cross join (values ('minute'), ('hour'), ('day')) as g (grain)
+           from facts cross join (values ('minute'), ('hour'), ('day')) as g (grain)
            where grain <> 'minute' or at > now() - $2 * interval '1 second'
            group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
            on conflict (tenant_id, grain, at, kind, word, channel, connection_id, provider, route_id, route_version,
@@ -273,13 +120,21 @@ pub async fn stat_fold(db: &mut PgConnection, limit: i64) -> Result<Option<i64>>
              excused = r.excused + excluded.excused,
              latency = angarium_latency_add(r.latency, excluded.latency)
          )
-         select count(*) from taken",
-    )
-    .bind(limit)
-    .bind(kept_seconds(Grain::Minute))
-    .fetch_one(db)
-    .await?;
-    Ok(Some(folded))
+         update stat_watermark set folded_to = high from span where high > low returning high < ended"
+    );
+    let more = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .bind(limit)
+        .bind(kept_seconds(Grain::Minute))
+        .fetch_optional(db)
+        .await?;
+    Ok(more.unwrap_or(false))
+}
+
+/// Lets transactions' numbers go on from the watermark, where they began anew because the database was restored from a
+/// dump in another cluster. Returns whether that was so. A node calls it before it serves: what is written before has
+/// numbers that are never counted.
+pub async fn transactions_align(db: &mut PgConnection) -> Result<bool> {
+    Ok(sqlx::query_scalar("select angarium_transactions_align()").fetch_one(db).await?)
 }
 
 /// Forgets up to `limit` buckets of this grain that are older than it is kept.
@@ -296,7 +151,7 @@ pub async fn stat_expire(db: &mut PgConnection, grain: Grain, limit: i64) -> Res
     Ok(done.rows_affected())
 }
 
-/// What is kept for good: for a thousand years.
+/// Returns the retention of rows that are kept for good: a thousand years.
 fn kept_seconds(grain: Grain) -> f64 {
     grain.kept().map_or(1_000.0 * 365.0 * 86_400.0, |kept| kept.as_secs_f64())
 }
@@ -318,11 +173,11 @@ pub struct StatQuery {
     pub code: Option<String>,
 }
 
-/// What was counted in a bucket, for one group.
+/// The figures of a bucket, for one group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StatRow {
     pub at: Timestamp,
-    /// The dimension's value; empty where there was none.
+    /// The dimension's value; empty without one.
     pub key: String,
     /// Of a route.
     pub version: i32,
@@ -333,13 +188,13 @@ pub struct StatRow {
 const STAT_COLUMNS: &str = "tenant_id, kind, word, channel, connection_id, provider, route_id, route_version, code,
   trigger, fallback_reason, currency, count, cost_micros, excused, latency";
 
-/// Reads the roll-ups and the deltas that wait for them, in one statement, so that the sums are
-/// those of the ledger.
+/// Reads the roll-ups and the facts that are not in them, in one statement: the sums are those of the ledger.
 pub async fn stat_read(db: &mut PgConnection, query: &StatQuery) -> Result<Vec<StatRow>> {
     let (key, version) = key_of(query.by);
     let whose = if query.tenant.is_some() { "tenant_id = $1" } else { "$1::uuid is null" };
     let during = "at >= timestamptz 'epoch' + $3 * interval '1 microsecond'
       and at < timestamptz 'epoch' + $4 * interval '1 microsecond'";
+    let facts = facts_where(&format!("{whose} and {UNFOLDED}"));
     let sql = format!(
         "select at, {key} as key, {version} as version, kind, word, trigger, fallback_reason, currency,
            sum(count)::bigint as count, sum(cost_micros)::bigint as cost_micros, sum(excused)::bigint as excused,
@@ -347,7 +202,7 @@ pub async fn stat_read(db: &mut PgConnection, query: &StatQuery) -> Result<Vec<S
          from (
            select at, {STAT_COLUMNS} from stat_rollup where {whose} and grain = $2 and {during}
            union all
-           select date_trunc($2, at, 'UTC'), {STAT_COLUMNS} from stat_delta where {whose} and {during}
+           select date_trunc($2, at, 'UTC'), {STAT_COLUMNS} from ({facts}) as facts where {during}
          ) as counted
          where ($5::text is null or channel = $5) and ($6::uuid is null or connection_id = $6)
            and ($7::text is null or provider = $7) and ($8::uuid is null or route_id = $8)
@@ -424,14 +279,15 @@ pub async fn stat_names(db: &mut PgConnection, by: Dimension, ids: &[Uuid]) -> R
     Ok(rows.into_iter().collect())
 }
 
-/// What the attempts through these connections came to, over each window up to now in which there
-/// were any.
+/// Returns the figures of the attempts through these connections, over each window up to now with any.
 pub async fn window_list(
     db: &mut PgConnection,
     tenant: TenantId,
     connections: &[ConnectionId],
 ) -> Result<Vec<(ConnectionId, StatisticsWindow, Figures)>> {
-    let rows = sqlx::query(
+    let facts = attempts_where(&format!("tenant_id = $1 and connection_id = any ($2::uuid[]) and {UNFOLDED}"));
+    let columns = "kind, word, trigger, fallback_reason, currency, count, cost_micros, excused, latency";
+    let sql = format!(
         "with spans as (
            select number, grain, date_trunc(grain, now() - length * interval '1 second', 'UTC') as before
            from unnest($3::text[], $4::bigint[]) with ordinality as t (grain, length, number)
@@ -440,24 +296,22 @@ pub async fn window_list(
            sum(cost_micros)::bigint as cost_micros, sum(excused)::bigint as excused,
            angarium_latency_sum(latency) as latency
          from (
-           select s.number, r.connection_id, r.kind, r.word, r.trigger, r.fallback_reason, r.currency, r.count,
-             r.cost_micros, r.excused, r.latency
+           select s.number, r.connection_id, {columns}
            from spans s join stat_rollup r on r.tenant_id = $1 and r.grain = s.grain and r.at > s.before
            where r.kind = 'attempt' and r.connection_id = any ($2::uuid[])
            union all
-           select s.number, d.connection_id, d.kind, d.word, d.trigger, d.fallback_reason, d.currency, d.count,
-             d.cost_micros, d.excused, d.latency
-           from stat_delta d join spans s on date_trunc(s.grain, d.at, 'UTC') > s.before
-           where d.tenant_id = $1 and d.kind = 'attempt' and d.connection_id = any ($2::uuid[])
+           select s.number, f.connection_id, {columns}
+           from ({facts}) as f join spans s on date_trunc(s.grain, f.at, 'UTC') > s.before
          ) as counted
-         group by 1, 2, 3, 4, 5, 6, 7 order by 1, 2",
-    )
-    .bind(tenant.uuid())
-    .bind(connections.iter().map(|it| it.uuid()).collect::<Vec<_>>())
-    .bind(StatisticsWindow::ALL.map(|it| it.grain().as_str()).to_vec())
-    .bind(StatisticsWindow::ALL.map(StatisticsWindow::seconds).to_vec())
-    .fetch_all(db)
-    .await?;
+         group by 1, 2, 3, 4, 5, 6, 7 order by 1, 2"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.uuid())
+        .bind(connections.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+        .bind(StatisticsWindow::ALL.map(|it| it.grain().as_str()).to_vec())
+        .bind(StatisticsWindow::ALL.map(StatisticsWindow::seconds).to_vec())
+        .fetch_all(db)
+        .await?;
     let mut windows: Vec<(ConnectionId, StatisticsWindow, Figures)> = Vec::new();
     for row in &rows {
         let connection: ConnectionId = row.try_get::<Uuid, _>("connection_id")?.into();
@@ -494,26 +348,27 @@ pub async fn failure_list(
     tenant: TenantId,
     connections: &[ConnectionId],
 ) -> Result<Vec<FailureCount>> {
-    let rows = sqlx::query(
+    let sql = format!(
         "with last as (
            select distinct on (connection_id) connection_id, at, delivery_id, number
            from (
              select connection_id, at, delivery_id, number from connection_failure
              where tenant_id = $1 and connection_id = any ($2::uuid[])
              union all
-             select connection_id, failed_at, failed_delivery, failed_number from stat_delta
-             where tenant_id = $1 and connection_id = any ($2::uuid[]) and failed_at is not null
+             select connection_id, finished_at, delivery_id, number from attempt
+             where tenant_id = $1 and connection_id = any ($2::uuid[]) and disposition <> 'accepted' and {UNFOLDED}
            ) as failed
            order by connection_id, at desc
          )
          select last.connection_id, last.at, last.delivery_id, last.number, a.disposition, a.status, a.code,
            a.unified_code, a.detail
-         from last join attempt a on a.tenant_id = $1 and a.delivery_id = last.delivery_id and a.number = last.number",
-    )
-    .bind(tenant.uuid())
-    .bind(connections.iter().map(|it| it.uuid()).collect::<Vec<_>>())
-    .fetch_all(db)
-    .await?;
+         from last join attempt a on a.tenant_id = $1 and a.delivery_id = last.delivery_id and a.number = last.number"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.uuid())
+        .bind(connections.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+        .fetch_all(db)
+        .await?;
     rows.iter()
         .map(|row| {
             Ok(FailureCount {
@@ -529,95 +384,4 @@ pub async fn failure_list(
             })
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use angarium_domain::{
-        attempt::{Origin, Trigger, Verdict},
-        ids::{AttemptId, MessageId},
-        message::Priority,
-        provider::Cost,
-        recipients::Recipients,
-    };
-
-    fn settlement(tenant: TenantId, connection: ConnectionId, disposition: Disposition, at: i64) -> Settlement {
-        let delivery = DeliveryId::new();
-        let finished_at = Timestamp::from_second(at).unwrap();
-        Settlement {
-            tenant,
-            delivery,
-            message: MessageId::from(delivery.uuid()),
-            channel: "sms".into(),
-            priority: Priority::Normal,
-            lease: Uuid::now_v7(),
-            attempt: Attempt {
-                id: AttemptId::new(),
-                number: 2,
-                trigger: Trigger::Retry,
-                origin: Some(Origin {
-                    connection,
-                    provider: "acme".into(),
-                    provider_version: Some("1.0.0".into()),
-                    provider_digest: None,
-                    route: None,
-                    at_recipient: false,
-                }),
-                plan: Arc::from("{}"),
-                started_at: finished_at - Duration::from_millis(5),
-                finished_at,
-                verdict: Verdict {
-                    disposition,
-                    status: None,
-                    code: "x".into(),
-                    unified_code: "x".into(),
-                    detail: String::new(),
-                    external_id: None,
-                    retry_after_ms: None,
-                    cost: Some(Cost { micros: 7, currency: "EUR".into() }),
-                    units: None,
-                    overridden: None,
-                },
-                fallback_reason: None,
-                plugin_micros: 0,
-                plugin_memory: 0,
-                recipients: Recipients::default(),
-                further: false,
-            },
-            recipients: Recipients::default(),
-            state: Some(DeliveryState::Sent),
-            next: None,
-            deaths: 0,
-            ordered: false,
-        }
-    }
-
-    #[test]
-    fn many_settlements_are_few_rows() {
-        let (tenant, connection) = (TenantId::new(), ConnectionId::new());
-        let rows: Vec<_> = (0..100).map(|n| settlement(tenant, connection, Disposition::Accepted, n % 60)).collect();
-        let rows: Vec<_> = rows.iter().collect();
-        let moved = rows[1..].iter().map(|it| it.delivery).collect();
-        let tallies = tallies(&rows, &moved);
-        let of =
-            |kind: &str| tallies.iter().filter(|(group, _)| group.kind == kind).map(|it| &it.1).collect::<Vec<_>>();
-        assert_eq!(of("attempt").len(), 1);
-        let attempts = of("attempt")[0];
-        assert_eq!((attempts.count, attempts.cost_micros, attempts.failed), (100, 700, None));
-        assert_eq!(attempts.latency.counts().iter().sum::<i32>(), 100);
-        // Two, should the test run over a minute's end; and not the one that was not moved.
-        assert_eq!(of("delivery").iter().map(|it| it.count).sum::<i64>(), 99);
-    }
-
-    #[test]
-    fn the_last_failure_is_kept() {
-        let (tenant, connection) = (TenantId::new(), ConnectionId::new());
-        let rows = [7, 30, 12].map(|at| settlement(tenant, connection, Disposition::NotSent, at));
-        let tallies = tallies(&rows.iter().collect::<Vec<_>>(), &HashSet::new());
-        let failed = tallies[0].1.failed.unwrap();
-        assert_eq!(failed, (Timestamp::from_second(30).unwrap(), rows[1].delivery.uuid(), 2));
-    }
 }

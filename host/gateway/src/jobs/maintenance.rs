@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{node::config::Retention, node::telemetry};
+use crate::{node::config::RetentionConfig, node::telemetry};
 use angarium_domain::statistics::Grain;
 use angarium_store::{
     self as store, Store,
@@ -23,15 +23,15 @@ use angarium_store::{
 const COUNTED: i64 = 100_000;
 /// Dead letters are counted up to here.
 const DEAD: i64 = 10_000;
-/// The most deltas of one fold.
-const FOLDED: i64 = 10_000;
-/// How long deltas gather: reads take them in, so this is only about how few rows they fold to.
+/// The most transactions whose facts one fold takes.
+const FOLDED: i64 = 20_000;
+/// How long facts gather: reads take them in, so this is only about how many rows a read goes through.
 const FOLD_PAUSE: Duration = Duration::from_secs(2);
 /// The most rows that one transaction forgets.
 const FORGOTTEN: i64 = 10_000;
 
-/// Does the housework until it is told to stop.
-pub async fn run(store: Store, retention: Retention, stop: CancellationToken) {
+/// Does the housework until it is stopped.
+pub async fn run(store: Store, retention: RetentionConfig, stop: CancellationToken) {
     tokio::join!(keep_house(&store, &stop), fold(&store, &stop), retention::run(&store, &retention, &stop));
 }
 
@@ -67,12 +67,12 @@ async fn work(store: &Store, round: u32) -> store::Result<()> {
     Ok(())
 }
 
-/// Folds statistics until it is told to stop.
+/// Folds statistics until it is stopped.
 async fn fold(store: &Store, stop: &CancellationToken) {
     while !stop.is_cancelled() {
         match fold_once(store).await {
-            Ok(folded) if folded == Some(FOLDED) => continue,
-            Ok(_) => {}
+            Ok(true) => continue,
+            Ok(false) => {}
             Err(error) => {
                 tracing::warn!(%error, "statistics are not folded; it is tried again, and they are right meanwhile")
             }
@@ -81,11 +81,12 @@ async fn fold(store: &Store, stop: &CancellationToken) {
     }
 }
 
-async fn fold_once(store: &Store) -> store::Result<Option<i64>> {
+/// Folds once; returns whether more waits.
+async fn fold_once(store: &Store) -> store::Result<bool> {
     let mut txn = store.worker().await?;
-    let folded = stat_fold(&mut txn, FOLDED).await?;
+    let more = stat_fold(&mut txn, FOLDED).await?;
     txn.commit().await?;
-    Ok(folded)
+    Ok(more)
 }
 
 async fn pause(length: Duration, stop: &CancellationToken) {

@@ -1,4 +1,4 @@
-//! Records a receipt with what it changes, in the caller's transaction.
+//! Records a receipt with its effects, in the caller's transaction.
 
 use crate::engine::legs;
 use angarium_domain::{
@@ -12,10 +12,10 @@ use angarium_store::{
     receipt::{
         ReceiptTarget, ReceivedReceipt, receipt_engage, receipt_event, receipt_insert, receipt_move, receipt_target,
     },
-    statistics::{EndCount, end_count},
+    transition::{Transition, transition_insert},
 };
 
-/// What became of a receipt.
+/// The fate of a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RecordedReceipt {
     /// It moved its delivery to another state.
@@ -32,9 +32,8 @@ pub(super) enum RecordedReceipt {
 
 /// Records a receipt. With [`RecordedReceipt::NotYet`] the transaction must not be committed.
 ///
-/// A delivery that waits for its next attempt is ended together with its entry in the queue; where
-/// that is not there a worker has it in hand, and its outcome is written first. So a receipt never
-/// ends what is under way.
+/// Records a receipt. A delivery that waits for its next attempt is ended together with its entry in the queue. Without
+/// such an entry a worker has it, and its outcome is written first. So a receipt never ends a running attempt.
 ///
 /// `asks` says whether scripts may want to know of an end.
 pub(super) async fn record(
@@ -56,11 +55,8 @@ pub(super) async fn record(
             return Ok(RecordedReceipt::NotYet);
         }
         receipt_event(db, &target, received, to.as_str()).await?;
-        let left =
-            target.state.is_end().then_some(EndCount { delivery: target.delivery, state: target.state, count: -1 });
-        let counts: Vec<_> =
-            left.into_iter().chain([EndCount { delivery: target.delivery, state: to, count: 1 }]).collect();
-        let moved = end_count(db, received.tenant, &counts).await?;
+        let change = Transition { delivery: target.delivery, left: target.state, state: to };
+        let moved = transition_insert(db, received.tenant, &[change]).await?;
         legs::advance(db, moved).await?;
         if asks {
             let ReceiptTarget { delivery, message, .. } = target;
@@ -77,7 +73,7 @@ pub(super) async fn record(
     Ok(if to.is_some() { RecordedReceipt::Moved } else { RecordedReceipt::Kept })
 }
 
-/// Takes what waits out of the queue; false for what a worker has.
+/// Takes a waiting delivery out of the queue; false if a worker has it.
 async fn may_move(db: &mut Connection, target: &ReceiptTarget, received: &ReceivedReceipt) -> store::Result<bool> {
     if target.state != DeliveryState::Queued {
         return Ok(true);
@@ -87,7 +83,7 @@ async fn may_move(db: &mut Connection, target: &ReceiptTarget, received: &Receiv
     queue_remove(db, &entry).await
 }
 
-/// One more receipt; names of a provider's own are counted together.
+/// Counts a receipt; a provider's own kinds are counted together.
 pub(super) fn count(kind: &ReceiptKind, recorded: RecordedReceipt) {
     let kind = match kind {
         ReceiptKind::Other(_) => "other".to_owned(),

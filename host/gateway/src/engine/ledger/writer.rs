@@ -7,14 +7,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
 use super::{BATCH, Entry};
-use crate::{
-    engine::legs,
-    engine::queue::{Leases, SmallTenantPriority},
-};
+use crate::{engine::legs, engine::queue::Leases, engine::small_tenant_priority::SmallTenantPriority};
 use angarium_domain::ids::{DeliveryId, TenantId};
 use angarium_store::{
     self as store, DatabaseRole, DatabaseSession, Store, StoreError, TransactionEnd, TransactionId,
-    attempt::{NewIntent, Settlement, attempt_settle, intent_insert},
+    attempt::{NewIntent, Settlement, attempt_settle_and_end, intent_insert},
     delivery::{Deferral, delivery_defer},
     failpoint,
     follow_up::{EndedDelivery, follow_up_note},
@@ -61,8 +58,8 @@ impl LedgerWriter {
         small_tenants: Arc<SmallTenantPriority>,
     ) {
         let mut batch = Vec::with_capacity(BATCH);
-        while entries.recv_many(&mut batch, small_tenants.portion(BATCH)).await > 0 {
-            small_tenants.give_way().await;
+        while entries.recv_many(&mut batch, small_tenants.batch(BATCH)).await > 0 {
+            small_tenants.wait().await;
             self.sizes.record(batch.len() as f64);
             let finished = finished_leases(&batch);
             self.write(std::mem::take(&mut batch), &finished).await;
@@ -124,7 +121,7 @@ impl LedgerWriter {
         let settlements: Vec<&Settlement> =
             batch.iter().filter_map(Entry::settlement).filter(|it| held.contains(&it.lease)).collect();
         if !settlements.is_empty() {
-            let moved = attempt_settle(&mut txn, &settlements).await?;
+            let moved = attempt_settle_and_end(&mut txn, &settlements, finished).await?;
             legs::advance(&mut txn, moved).await?;
             let ended: Vec<EndedDelivery> =
                 batch.iter().filter(|it| held.contains(&it.lease().1)).filter_map(Entry::ended).collect();
@@ -144,7 +141,9 @@ impl LedgerWriter {
         if !intents.is_empty() {
             intent_insert(&mut txn, &intents).await?;
         }
-        lease_delete(&mut txn, finished).await?;
+        if settlements.is_empty() {
+            lease_delete(&mut txn, finished).await?;
+        }
         self.in_doubt = transaction.map(|transaction| (transaction, held.clone()));
         txn.commit().await?;
         if !settlements.is_empty() {
