@@ -249,7 +249,10 @@ fn not<W: Words>(part: &Test, case: &Case<'_>) -> Result<(Option<Match>, W), Scr
     let (found, words) = part.evaluate::<W>(case)?;
     Ok(match found {
         Some(_) => (None, words.wrap(|reason| format!("what must not hold does: {reason}"))),
-        None => (Some(Match::plain(HARDLY)), words.wrap(|reason| format!("as it has to be, not so: {reason}"))),
+        None => (
+            Some(Match::plain(HARDLY)),
+            words.wrap(|reason| format!("excluded condition did not match, as required: {reason}")),
+        ),
     })
 }
 

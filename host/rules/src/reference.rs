@@ -58,25 +58,25 @@ pub fn markdown() -> String {
     out
 }
 
-const HEAD: &str = "<!-- Written from the interpreter: ANGARIUM_WRITE_REFERENCE=1 cargo test -p angarium --lib \
-rules::reference -->
+const HEAD: &str =
+    "<!-- Generated from the interpreter: ANGARIUM_WRITE_REFERENCE=1 cargo test -p angarium-rules reference -->
 
 # Rules: language reference
 
-Scripts are written in [Rhai](https://rhai.rs/book/language/). This page lists all that they are \
-given; [Rule scripts](rule-scripts.md) says how they are used. Times are texts such as \
-`2026-03-01T12:00:00Z`; `()` stands for what is not there.
+Scripts are written in [Rhai](https://rhai.rs/book/language/). This page lists their hooks, \
+fields, limits and functions; [Rule scripts](rule-scripts.md) explains their use. Times are texts such as \
+`2026-03-01T12:00:00Z`; `()` is a missing value.
 ";
 
 const OWN: &str = "A function may be called as a method of its first argument: `mail_domain(message.to)` is \
 `message.to.mail_domain()`.";
 
 const LANGUAGE: &str = "Beside operators, `if`, `switch`, loops, closures, `try` and functions of the script's own. \
-`eval`, `sleep`, `timestamp`, `exit` and whatever meets the machine do not exist; `import` finds the modules of \
-`rules/modules` only; `print` and `debug` write a few lines to the gateway's log at its level `debug`.";
+`eval`, `sleep`, `timestamp`, `exit` and functions that reach the machine do not exist; `import` finds only the modules \
+of `rules/modules`; `print` and `debug` write a few lines to the gateway's log at its level `debug`.";
 
 fn hooks(out: &mut String) {
-    out.push_str("\n## Hooks\n\n| function | what it decides | what it answers |\n|---|---|---|\n");
+    out.push_str("\n## Hooks\n\n| function | decides | returns |\n|---|---|---|\n");
     for hook in Hook::ALL {
         let (decides, answers) = described(hook);
         let _ = writeln!(out, "| `{}({})` | {decides} | {answers} |", hook.as_str(), hook.parameters().join(", "));
@@ -92,24 +92,24 @@ const fn described(hook: Hook) -> (&'static str, &'static str) {
              `reason`, `at`, `priority` and `attributes` (added to the message's)",
         ),
         Hook::Route => (
-            "who is asked, in which order, through which channels",
-            "`()`: as the route says; a list of candidates or of connections' names: these, in this order, and nobody \
-             else; or a map of `candidates`, `channel` or `channels`, and `reason`. A candidate has `connection`, and \
+            "the candidates, their order, and the channels",
+            "`()`: as the route says; a list of candidates or of connections' names: these, in this order, and no \
+             others; or a map of `candidates`, `channel` or `channels`, and `reason`. A candidate has `connection`, and \
              may have `score` and `reason`",
         ),
         Hook::Retry => (
-            "what follows an attempt that did not succeed",
+            "the next step after an attempt that did not succeed",
             "`()`: as the route says; a number of seconds or `retry_after(seconds)`; `give_up(reason)`; \
              `fall_back(reason)`; or a map of `action` (`default`, `retry`, `give_up`, `fall_back`), `after` and `reason`",
         ),
         Hook::OnOutcome => (
-            "what follows a delivery that ended",
+            "the follow-ups of a delivery that ended",
             "`()`; a message, or a list of at most 10: maps of `channel`, `to`, `after` (seconds), `template`, `subject`, \
-             `text`, `priority` and `attributes`, where what is left out is as in the message before; or a map of \
-             `messages` and `tags` (at most 16 words that the delivery is marked with)",
+             `text`, `priority` and `attributes`, where members that are left out are as in the message before; or a map \
+             of `messages` and `tags` (at most 16 words that mark the delivery)",
         ),
         Hook::Condition => ("whether a message goes now that is due and names the script", "`true` or `false`"),
-        Hook::Score => ("how good a candidate is", "a number; higher is better"),
+        Hook::Score => ("the quality of a candidate", "a number; higher is better"),
     }
 }
 
@@ -131,7 +131,7 @@ fn fields(out: &mut String) {
 
 fn field_table(out: &mut String, title: &str, fields: &[Field]) {
     let title = if title.is_empty() { String::new() } else { format!("\n{title}\n") };
-    let _ = write!(out, "{title}\n| field | type | what it says |\n|---|---|---|\n");
+    let _ = write!(out, "{title}\n| field | type | meaning |\n|---|---|---|\n");
     for (name, kind, text) in fields {
         let _ = writeln!(out, "| `{name}` | {kind} | {text} |");
     }
@@ -140,19 +140,19 @@ fn field_table(out: &mut String, title: &str, fields: &[Field]) {
 fn limits_table(out: &mut String) {
     let _ = write!(
         out,
-        "\n## Limits\n\n| what | at most |\n|---|---|\n\
+        "\n## Limits\n\n| limit | at most |\n|---|---|\n\
          | operations of a run | {} |\n\
-         | time of a run, all that it calls included | {} ms |\n\
-         | functions that call one another | {} |\n\
-         | expressions and blocks within one another | {} |\n\
+         | time of a run, including its calls | {} ms |\n\
+         | depth of function calls | {} |\n\
+         | depth of expressions and blocks | {} |\n\
          | parts of an expression or a chain | {} |\n\
          | characters of a source | {} |\n\
          | bytes that a run holds at once, measured | {} |\n\
          | bytes that the constants at the top of a script hold | {} |\n\
          | bytes of the texts and names of an answer | {} |\n\
          | bytes of a text, or of all texts of a list or map | {} |\n\
-         | members of a list, those of lists within it included | {} |\n\
-         | members of a map, those of maps within it included | {} |\n\
+         | members of a list, including those of nested lists | {} |\n\
+         | members of a map, including those of nested maps | {} |\n\
          | variables at one time | {} |\n\
          | functions of a script | {} |\n\
          | modules imported in a run | {} |\n\

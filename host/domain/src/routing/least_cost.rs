@@ -24,6 +24,6 @@ fn ranked(contender: &Contender<'_>, comparable: Option<Estimate>) -> Ranked {
         (None, Some(Estimate { cost, .. })) => {
             contender.ranked(None, format!("costs about {cost}, which can't be compared with the others"))
         }
-        (None, None) => contender.ranked(None, "nobody knows what it costs"),
+        (None, None) => contender.ranked(None, "its cost is unknown"),
     }
 }

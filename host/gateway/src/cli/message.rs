@@ -345,7 +345,8 @@ fn considered(decisions: &Value) -> Value {
             .map(|(place, it)| (if place == 0 { "asked" } else { "next" }, it));
         let mut considered: Vec<_> = asked.chain(part("skipped").into_iter().map(|it| ("passed over", it))).collect();
         if considered.is_empty() {
-            considered.push(("", json!({"connection": decision["connection"], "reason": "nobody could be asked"})));
+            considered
+                .push(("", json!({"connection": decision["connection"], "reason": "no connection could be asked"})));
         }
         for (place, (part, it)) in considered.into_iter().enumerate() {
             let reason = it["reason"].as_str().unwrap_or_default().replace('_', " ");
@@ -444,7 +445,7 @@ mod tests {
                 {"attempt": 2, "trigger": "fallback: provider unavailable", "connection": "b", "part": "asked", "reason": "first"},
                 {"connection": "c", "part": "next", "reason": "stands in"},
                 {"connection": "a", "part": "passed over", "reason": "asked this round"},
-                {"attempt": 3, "trigger": "retry", "connection": null, "part": "", "reason": "nobody could be asked"},
+                {"attempt": 3, "trigger": "retry", "connection": null, "part": "", "reason": "no connection could be asked"},
             ])
         );
     }
