@@ -470,13 +470,6 @@ impl Rulebook {
         Some(script.ask(given.now, |it| it.condition(context, given)).map_err(|failed| failure(script, failed)))
     }
 
-    /// Whether a script that is asked of candidates reads one of these facts.
-    #[must_use]
-    pub fn routes_by(&self, facts: &[&str]) -> bool {
-        let mut scripts = self.with(Hook::Route).chain(self.with(Hook::Score));
-        scripts.any(|it| facts.iter().any(|fact| it.script.reads(fact)))
-    }
-
     /// Returns the candidates by the scripts' answers: their order and selection. `None` if no script answered.
     pub fn route(&self, subject: &RuleInput, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
         let (mut routed, mut ordered) = (Routed::default(), false);

@@ -5,7 +5,6 @@
 //! and each failure is a [`ScriptFault`], after which the caller uses its declared default.
 
 mod answer;
-mod arguments;
 mod breaker;
 mod budget;
 mod compile;
@@ -17,10 +16,7 @@ mod guarded;
 mod hostile;
 #[cfg(test)]
 mod hostile_programs;
-mod lists;
-mod memory;
 mod modules;
-mod reads;
 mod shared;
 mod top;
 mod vocabulary;
@@ -44,10 +40,7 @@ pub use modules::{Modules, may_import};
 use super::allowance::{self, Spent};
 use angarium_domain::rule::Fails;
 use answer::AnswerFault;
-use arguments::Argument;
 use facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts};
-use memory::Memory;
-use reads::Reads;
 use top::Top;
 
 // The sources of the generated reference.
@@ -266,8 +259,6 @@ pub struct Script {
     engine: Arc<Engine>,
     tree: Arc<AST>,
     top: Arc<Top>,
-    reads: Arc<Reads>,
-    memories: Arc<Memories>,
     hooks: Vec<Hook>,
     /// The value of its constant [`FAILS`].
     fails: Option<Fails>,
@@ -276,17 +267,6 @@ pub struct Script {
 
 /// The constant by which a script states the fate of a message if its `admit` fails.
 const FAILS: &str = "FAILS";
-
-/// The remembered answers of each hook.
-#[derive(Default)]
-struct Memories {
-    admit: Memory<Admission>,
-    route: Memory<Routing>,
-    retry: Memory<RetryAnswer>,
-    on_outcome: Memory<FollowUp>,
-    condition: Memory<bool>,
-    score: Memory<f64>,
-}
 
 impl std::fmt::Debug for Script {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -308,7 +288,7 @@ impl Script {
     fn compile_as(age: Age, name: &str, source: &str, modules: &Modules) -> Result<Self, ScriptError> {
         let tree = compile::statements(modules.engine(), name, source)?;
         let hooks = hooks_of(name, source, &tree)?;
-        let reads = modules.check(name, &tree, age)?.reads;
+        modules.check(name, &tree, age)?;
         let engine = Arc::clone(modules.engine_for(&tree));
         let evaluate = || Top::evaluate(&engine, &tree).map_err(|error| ScriptError::of_run(name, &error));
         let evaluate = || catch_unwind(AssertUnwindSafe(evaluate));
@@ -328,8 +308,6 @@ impl Script {
             fails,
             tree: Arc::new(tree),
             top: Arc::new(top),
-            reads: reads.into(),
-            memories: Arc::default(),
             hooks,
             time: limits::TIME,
         })
@@ -364,15 +342,9 @@ impl Script {
         self.fails
     }
 
-    /// Whether it reads a fact of this name.
-    #[must_use]
-    pub fn reads(&self, fact: &str) -> bool {
-        self.reads.has(fact)
-    }
-
     /// Whether a message is accepted, when, and how.
     pub fn admit(&self, message: &MessageFacts, given: &Given) -> Result<Admission, ScriptFault> {
-        self.ask(Hook::Admit, given, &[Argument::One(message)], &self.memories.admit, Admission::read)
+        self.ask(Hook::Admit, given, || Ok(vec![handed(message)?]), Admission::read)
     }
 
     /// Orders the candidates and chooses the channels.
@@ -382,69 +354,47 @@ impl Script {
         candidates: &[CandidateFacts],
         given: &Given,
     ) -> Result<Routing, ScriptFault> {
-        let arguments = [Argument::One(message), Argument::Candidates(candidates)];
-        self.ask(Hook::Route, given, &arguments, &self.memories.route, Routing::read)
+        self.ask(Hook::Route, given, || Ok(vec![handed(message)?, handed(candidates)?]), Routing::read)
     }
 
     /// Decides the reaction to an attempt that did not succeed.
     pub fn retry(&self, attempt: &AttemptFacts, given: &Given) -> Result<RetryAnswer, ScriptFault> {
-        self.ask(Hook::Retry, given, &[Argument::One(attempt)], &self.memories.retry, RetryAnswer::read)
+        self.ask(Hook::Retry, given, || Ok(vec![handed(attempt)?]), RetryAnswer::read)
     }
 
     /// Decides the follow-ups of a delivery that ended.
     pub fn on_outcome(&self, delivery: &DeliveryFacts, given: &Given) -> Result<FollowUp, ScriptFault> {
-        self.ask(Hook::OnOutcome, given, &[Argument::One(delivery)], &self.memories.on_outcome, FollowUp::read)
+        self.ask(Hook::OnOutcome, given, || Ok(vec![handed(delivery)?]), FollowUp::read)
     }
 
     /// Whether a scheduled send goes out.
     pub fn condition(&self, context: &ContextFacts, given: &Given) -> Result<bool, ScriptFault> {
-        self.ask(Hook::Condition, given, &[Argument::One(context)], &self.memories.condition, answer::read_condition)
+        self.ask(Hook::Condition, given, || Ok(vec![handed(context)?]), answer::read_condition)
     }
 
     /// How good a candidate is: higher is better.
     pub fn score(&self, candidate: &CandidateFacts, given: &Given) -> Result<f64, ScriptFault> {
-        self.ask(Hook::Score, given, &[Argument::One(candidate)], &self.memories.score, answer::read_score)
+        self.ask(Hook::Score, given, || Ok(vec![handed(candidate)?]), answer::read_score)
     }
 
-    /// Returns its answer: from memory, if an earlier run read the same facts and used nothing else.
-    fn ask<T: Clone + Serialize>(
+    /// Calls the hook's function. The facts become values of the language within the limits of the run.
+    fn ask<T>(
         &self,
         hook: Hook,
         given: &Given,
-        arguments: &[Argument<'_>],
-        memory: &Memory<T>,
+        facts: impl FnOnce() -> Fallible<Vec<Dynamic>>,
         read: fn(&Dynamic) -> Result<T, AnswerFault>,
     ) -> Result<T, ScriptFault> {
-        if !memory.is_worth_it() {
-            return self.run(hook, given, arguments, read).map(|(answer, _)| answer);
-        }
-        let mut facts = Vec::with_capacity(256);
-        arguments.iter().for_each(|it| it.write(&self.reads, &mut facts));
-        if let Some(answer) = memory.recall(&facts) {
-            return Ok(answer);
-        }
-        let (answer, by_facts_alone) = self.run(hook, given, arguments, read)?;
-        if by_facts_alone {
-            memory.keep(facts, &answer);
-        }
-        Ok(answer)
-    }
-
-    /// Calls the function; also returns whether its answer depends on the facts alone.
-    fn run<T>(
-        &self,
-        hook: Hook,
-        given: &Given,
-        arguments: &[Argument<'_>],
-        read: fn(&Dynamic) -> Result<T, AnswerFault>,
-    ) -> Result<(T, bool), ScriptFault> {
         let function = hook.as_str();
         allowance::enter().map_err(|spent| limit_fault(&self.name, function, Limit::Together(spent)))?;
-        let values = arguments.iter().map(|it| it.value(&self.reads)).collect::<Fallible<Vec<_>>>();
-        let values = values.map_err(|error| fault_of(&self.name, function, &error))?;
-        let call = || self.top.call(&self.engine, &self.tree, function, values);
-        run(&self.name, function, self.time, given, call, |answer| Ok((read(answer)?, !budget::asked())))
+        let call = || self.top.call(&self.engine, &self.tree, function, facts()?);
+        run(&self.name, function, self.time, given, call, read)
     }
+}
+
+/// Converts facts to a value of the language.
+fn handed(facts: &(impl Serialize + ?Sized)) -> Fallible<Dynamic> {
+    rhai::serde::to_dynamic(facts)
 }
 
 /// The result of the language's functions.
@@ -747,32 +697,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_facts_are_answered_as_before_unless_the_run_went_by_something_else() {
-        let script = script(
-            "fn admit(message) { if message.channel == \"sms\" { refuse(message.contact.segment) } else { refuse(`${chance()}`) } }",
-        );
-        let said = |channel: &str, contact: &str, chance| {
-            let contact = serde_json::from_str(contact).unwrap();
-            let facts = MessageFacts { channel: channel.into(), contact, ..message() };
-            match script.admit(&facts, &Given { chance, ..given() }).unwrap().verdict {
-                Verdict::Refuse { reason } => reason,
-                verdict => panic!("{verdict:?}"),
-            }
-        };
-        for _ in 0..2 {
-            assert_eq!(said("sms", r#"{"segment": "vip", "id": 1}"#, 0.5), "vip");
-            assert_eq!(said("sms", r#"{"segment": "gold", "id": 1}"#, 0.5), "gold");
-            assert_eq!(said("sms", r#"{"segment": "vip", "id": 2}"#, 0.75), "vip");
-        }
-        assert_eq!(script.memories.admit.len(), 2, "whose id it is makes no difference");
-        for chance in [0.5, 0.75] {
-            assert_eq!(said("email", "{}", chance), chance.to_string());
-        }
-        assert_eq!(script.memories.admit.len(), 2);
-    }
-
-    #[test]
-    fn what_a_module_reads_is_handed_to_the_script_too() {
+    fn a_module_reads_the_facts_that_it_is_handed() {
         let module = "fn segment(message) { message.contact.get(\"segment\") ?? message.attributes.tags[1] }";
         let modules = Modules::compile(&[("people".to_owned(), module.to_owned())].into()).unwrap();
         let source = "import \"people\" as people; fn admit(message) { refuse(people::segment(message)) }";
@@ -888,16 +813,25 @@ mod tests {
     }
 
     #[test]
-    fn a_script_that_makes_up_names_is_not_remembered_for_ever() {
-        let script = script(
-            "fn admit(message) {
-                 let found = 0;
-                 for nth in 0..300 { if is_def_fn(`made_up_${message.attributes.amount}_${nth}`, 0) { found += 1; } }
-                 refuse(`${found}`)
-             }",
-        );
-        for _ in 0..3 {
-            assert_eq!(refusal(&script), "0");
+    fn a_closure_takes_a_member_and_its_place_or_has_it_as_this() {
+        let chosen = |body: &str| {
+            let source = format!("fn route(message, candidates) {{ {body} }}");
+            let candidates = ["a", "b", "c"].map(|it| candidate(it, 1.0));
+            let routing = script(&source).route(&message(), &candidates, &given());
+            let choices = routing.unwrap_or_else(|fault| panic!("{body}: {fault}")).candidates.unwrap_or_default();
+            choices.into_iter().map(|it| it.connection).collect::<Vec<_>>()
+        };
+        for (body, expected) in [
+            ("candidates.filter(|it| it.connection != \"a\")", vec!["b", "c"]),
+            ("candidates.filter(|it, at| at != 1)", vec!["a", "c"]),
+            ("candidates.filter(|| this.connection != \"c\")", vec!["a", "b"]),
+            ("let out = \"b\"; candidates.filter(|it| it.connection != out)", vec!["a", "c"]),
+            ("let out = 0; candidates.filter(|it, at| at != out)", vec!["b", "c"]),
+            ("[candidates.find(|it| it.connection > \"a\").connection]", vec!["b"]),
+            ("if candidates.all(|it| it.connection < \"c\") { [\"a\"] } else { [\"b\"] }", vec!["b"]),
+            ("candidates.filter(|it| { it.connection = \"x\"; true }) ; candidates", vec!["a", "b", "c"]),
+        ] {
+            assert_eq!(chosen(body), expected, "{body}");
         }
     }
 }

@@ -13,7 +13,7 @@ use rhai::{
     },
 };
 
-use super::{budget, guarded, lists, modules::Library, vocabulary};
+use super::{budget, guarded, modules::Library, vocabulary};
 
 /// How far a script may go. The reference lists them.
 pub mod limits {
@@ -70,7 +70,6 @@ static FUNCTIONS: LazyLock<Arc<Module>> = LazyLock::new(|| {
         BasicMapPackage::new().as_shared_module(),
         // Guarded functions replace their namesakes above.
         guarded::module().into(),
-        lists::module().into(),
         vocabulary::module().into(),
     ] {
         all.merge(&package);

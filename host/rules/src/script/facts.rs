@@ -94,7 +94,7 @@ pub struct CandidateFacts {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub barred: Option<String>,
+    pub skip_reason: Option<String>,
 }
 
 /// An attempt that was made.
@@ -168,112 +168,6 @@ impl ContextFacts {
     }
 }
 
-/// A fact, as it is handed to a script.
-#[derive(Clone, Copy)]
-pub(super) enum Fact<'a> {
-    /// It is left out.
-    Unknown,
-    Text(&'a str),
-    Texts(&'a [String]),
-    Count(u32),
-    Number(f64),
-    Time(Timestamp),
-    Object(&'a Object),
-    Facts(&'a dyn Facts),
-}
-
-impl<'a> From<&'a String> for Fact<'a> {
-    fn from(text: &'a String) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl<'a> From<&'a Vec<String>> for Fact<'a> {
-    fn from(texts: &'a Vec<String>) -> Self {
-        Self::Texts(texts)
-    }
-}
-
-impl From<&u16> for Fact<'_> {
-    fn from(count: &u16) -> Self {
-        Self::Count((*count).into())
-    }
-}
-
-impl From<&u32> for Fact<'_> {
-    fn from(count: &u32) -> Self {
-        Self::Count(*count)
-    }
-}
-
-impl From<&f64> for Fact<'_> {
-    fn from(number: &f64) -> Self {
-        Self::Number(*number)
-    }
-}
-
-impl From<&Timestamp> for Fact<'_> {
-    fn from(time: &Timestamp) -> Self {
-        Self::Time(*time)
-    }
-}
-
-impl<'a> From<&'a Object> for Fact<'a> {
-    fn from(object: &'a Object) -> Self {
-        Self::Object(object)
-    }
-}
-
-impl<'a> From<&'a MessageFacts> for Fact<'a> {
-    fn from(message: &'a MessageFacts) -> Self {
-        Self::Facts(message)
-    }
-}
-
-impl<'a, T> From<&'a Option<T>> for Fact<'a>
-where
-    &'a T: Into<Self>,
-{
-    fn from(fact: &'a Option<T>) -> Self {
-        fact.as_ref().map_or(Self::Unknown, Into::into)
-    }
-}
-
-/// Facts that can be handed to a script.
-pub(super) trait Facts {
-    /// Visits each of them by its name, in a fixed order.
-    fn each<'a>(&'a self, tell: &mut dyn FnMut(&'static str, Fact<'a>));
-}
-
-/// Implements the facts of a type by the names of its members.
-macro_rules! facts {
-    ($type:ty: $($member:ident),+) => {
-        impl Facts for $type {
-            fn each<'a>(&'a self, tell: &mut dyn FnMut(&'static str, Fact<'a>)) {
-                // A member that is missing here does not compile.
-                let Self { $($member),+ } = self;
-                $(tell(stringify!($member), $member.into());)+
-            }
-        }
-    };
-}
-
-facts!(MessageFacts:
-    id, channel, channels, to, sender, subject, text, reference, priority, created_at, send_at, expires_at, country,
-    timezone, attributes, contact, context
-);
-facts!(CandidateFacts:
-    connection, provider, channel, cost, currency, success_rate, answers, latency_ms, weight, score, barred
-);
-facts!(AttemptFacts:
-    number, connection, provider, channel, disposition, status, code, detail, retry_after, at, policy_wait,
-    seconds_since_accepted, candidates_left, message
-);
-facts!(DeliveryFacts:
-    state, channel, attempts, connection, provider, code, cost, currency, seconds, follow_up, message
-);
-facts!(ContextFacts: due_at, schedule, run, step, last_state, message);
-
 /// A field: its name, its type, and its description.
 pub type Field = (&'static str, &'static str, &'static str);
 
@@ -282,33 +176,33 @@ pub const MESSAGE: &[Field] = &[
     ("channel", "text", "`email`, `sms`, …: the first of its channels"),
     ("channels", "list of texts", "all of its channels, in order"),
     ("to", "text", "the recipient's address"),
-    ("sender", "text", "the sender's address; empty where the connection says it"),
-    ("subject", "text", "empty where there is none"),
+    ("sender", "text", "the sender's address; empty if the connection names it"),
+    ("subject", "text", "empty if there is none"),
     ("text", "text", "the plain text, its first 8,192 characters"),
     ("reference", "text or ()", "the client's own reference"),
     ("priority", "text", "`low`, `normal`, `high` or `urgent`"),
     ("created_at", "time or ()", "when it was accepted"),
     ("send_at", "time or ()", "when it is to be sent; a time that is past means now"),
     ("expires_at", "time or ()", "when it is no longer to be sent"),
-    ("country", "text or ()", "two capital letters: the contact's, else what the address tells"),
+    ("country", "text or ()", "two capital letters: the contact's, else that of the address"),
     ("timezone", "text or ()", "the contact's time zone"),
-    ("attributes", "map", "what the client says of the message"),
-    ("contact", "map", "what the client says of the recipient"),
-    ("context", "map", "what the client says of the occasion"),
+    ("attributes", "map", "the client's data about the message"),
+    ("contact", "map", "the client's data about the recipient"),
+    ("context", "map", "the client's data about the occasion"),
 ];
 
 pub const CANDIDATE: &[Field] = &[
     ("connection", "text", "the connection's name, as an answer gives it back"),
     ("provider", "text", "its provider"),
     ("channel", "text", "the channel that it would serve"),
-    ("cost", "number or ()", "what the delivery would cost through it"),
+    ("cost", "number or ()", "the estimated cost of the delivery through it"),
     ("currency", "text or ()", "the currency of that"),
     ("success_rate", "number or ()", "0 to 1: how often it succeeded lately with this destination"),
-    ("answers", "number", "how many answers that is known from"),
-    ("latency_ms", "number or ()", "how long it took lately"),
+    ("answers", "number", "the number of answers behind that"),
+    ("latency_ms", "number or ()", "its recent latency"),
     ("weight", "number or ()", "its weight in the route"),
-    ("score", "number or ()", "what the strategy gave it; higher is better"),
-    ("barred", "text or ()", "why it can't be asked now, if so"),
+    ("score", "number or ()", "the strategy's score; higher is better"),
+    ("skip_reason", "text or ()", "why it is skipped now, if it is"),
 ];
 
 pub const ATTEMPT: &[Field] = &[
@@ -316,26 +210,26 @@ pub const ATTEMPT: &[Field] = &[
     ("connection", "text", "the connection that was asked"),
     ("provider", "text", "its provider"),
     ("channel", "text", "the channel of this leg"),
-    ("disposition", "text", "what the answer means: `rejected_temporary`, `throttled`, …"),
+    ("disposition", "text", "the meaning of the answer: `rejected_transient`, `throttled`, …"),
     ("status", "number or ()", "HTTP status or SMTP code"),
     ("code", "text", "the provider's code"),
-    ("detail", "text", "the provider's words"),
+    ("detail", "text", "the provider's text"),
     ("retry_after", "number or ()", "the seconds that the provider asked for"),
     ("at", "time or ()", "when the attempt ended"),
-    ("policy_wait", "number or ()", "the seconds that the route's policy would wait; () where it would give up"),
+    ("policy_wait", "number or ()", "the seconds that the route's policy would wait; () if it would give up"),
     ("seconds_since_accepted", "number", "the age of the message"),
-    ("candidates_left", "number", "how many candidates were not asked in this round"),
+    ("candidates_left", "number", "the number of candidates that were not asked in this round"),
     ("message", "map", "the message, as above"),
 ];
 
 pub const DELIVERY: &[Field] = &[
     ("state", "text", "`sent`, `delivered`, `failed`, `bounced`, `expired`, …"),
     ("channel", "text", "the channel of this leg"),
-    ("attempts", "number", "how many were made"),
+    ("attempts", "number", "the number of attempts"),
     ("connection", "text or ()", "the connection of the last one"),
     ("provider", "text or ()", "its provider"),
     ("code", "text or ()", "the last answer's code"),
-    ("cost", "number or ()", "what it cost"),
+    ("cost", "number or ()", "its cost"),
     ("currency", "text or ()", "the currency of that"),
     ("seconds", "number", "from acceptance to this state"),
     ("follow_up", "number", "0 for a message of a client, 1 for one that a script sent after it, …"),
@@ -345,9 +239,9 @@ pub const DELIVERY: &[Field] = &[
 pub const CONTEXT: &[Field] = &[
     ("due_at", "time or ()", "when the send is due"),
     ("schedule", "text or ()", "the schedule or sequence that it belongs to"),
-    ("run", "number", "how many sends of it there were before"),
+    ("run", "number", "the number of earlier sends"),
     ("step", "number", "the step of a sequence"),
-    ("last_state", "text or ()", "what became of the send before it"),
+    ("last_state", "text or ()", "the state of the previous send"),
     ("message", "map", "the message, as above"),
 ];
 

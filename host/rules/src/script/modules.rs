@@ -11,7 +11,6 @@ use self::names::Names;
 use super::{
     Age, Given, ScriptError, budget, compile,
     engine::{self, limits},
-    reads::Reads,
 };
 
 /// Compiled modules by name, with the interpreter of the scripts that import them.
@@ -101,18 +100,19 @@ impl Modules {
     }
 
     /// Refuses a tree whose calls lead nowhere, or not always to the same function: a run would find out late.
-    pub(super) fn check(&self, name: &str, tree: &AST, age: Age) -> Result<Checked, ScriptError> {
+    pub(super) fn check(&self, name: &str, tree: &AST, age: Age) -> Result<(), ScriptError> {
+        self.checked(name, tree, age).map(drop)
+    }
+
+    fn checked(&self, name: &str, tree: &AST, age: Age) -> Result<Names, ScriptError> {
         calls::check_modules(&self.engine, name, tree)?;
-        let (names, mut reads) = (Names::of(tree), Reads::of(tree));
+        let names = Names::of(tree);
         names.check(name, &self.library)?;
         if age == Age::New {
             let all: Vec<_> = std::iter::once(&names).chain(names.imported(&self.library).into_values()).collect();
             calls::check(name, tree, &all)?;
         }
-        for module in names.imports() {
-            reads.and(self.library.0.get(module).map_or(&Reads::default(), |it| &it.reads));
-        }
-        Ok(Checked { names, reads })
+        Ok(names)
     }
 }
 
@@ -120,13 +120,6 @@ impl std::fmt::Debug for Modules {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Modules").finish_non_exhaustive()
     }
-}
-
-/// The known properties of a valid source.
-pub(super) struct Checked {
-    names: Names,
-    /// The members that it reads, with its imports.
-    pub reads: Reads,
 }
 
 /// Whether a source may import something.
@@ -137,7 +130,7 @@ pub fn may_import(source: &str) -> bool {
 
 fn module(modules: &Modules, name: &str, source: &str, age: Age) -> Result<Imported, ScriptError> {
     let tree = compile::statements(&modules.engine, name, source)?;
-    let Checked { names, reads } = modules.check(name, &tree, age)?;
+    let names = modules.checked(name, &tree, age)?;
     let engine = modules.engine_for(&tree);
     let evaluate = || {
         let module = Module::eval_ast_as_new(Scope::new(), &tree, engine);
@@ -155,7 +148,7 @@ fn module(modules: &Modules, name: &str, source: &str, age: Age) -> Result<Impor
     }
     module.set_id(name);
     module.build_index();
-    Ok(Imported { module: module.into(), names: names.into(), reads: reads.into(), shares: shares(&tree) })
+    Ok(Imported { module: module.into(), names: names.into(), shares: shares(&tree) })
 }
 
 /// Whether closures in it use variables around them.
@@ -171,7 +164,6 @@ pub(crate) struct Library(BTreeMap<String, Imported>);
 struct Imported {
     module: Arc<Module>,
     names: Arc<Names>,
-    reads: Arc<Reads>,
     shares: bool,
 }
 

@@ -1,11 +1,7 @@
 //! The top of a script, its constants and imports: evaluated once, at compilation, and for each run only if it asks for
-//! the time or for chance, or if closures share variables, which live for one run. Resolved functions of a run are kept
-//! for the next.
+//! the time or for chance, or if closures share variables, which live for one run.
 
-use std::{
-    cell::Cell,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::PoisonError;
 
 use rhai::{
     AST, Caches, Dynamic, Engine, EvalAltResult, EvalContext, Expr, GlobalRuntimeState, Position, Scope, StmtBlock,
@@ -14,26 +10,10 @@ use rhai::{
 use super::{budget, limits};
 use crate::allocator;
 
-/// The most look-ups that are kept: a script may make up names of functions as it runs.
-const MOST_FOUND: usize = 256;
-
-thread_local! {
-    /// The resolved functions of the closures of this thread's run.
-    static CLOSURES: Cell<Option<Caches>> = const { Cell::new(None) };
-}
-
-/// A script's top, and how its functions are called below it.
+/// A script's evaluated top, below which its functions are called.
 pub(super) struct Top {
     state: GlobalRuntimeState,
     fixed: bool,
-    found: Mutex<Option<Found>>,
-}
-
-/// The function that each call led to, in functions and in closures that native functions call.
-#[derive(Default)]
-struct Found {
-    functions: Caches,
-    closures: Caches,
 }
 
 impl Top {
@@ -45,10 +25,10 @@ impl Top {
             let reason = format!("the constants at the top must hold at most {} bytes together", limits::CONSTANTS);
             return Err(EvalAltResult::ErrorRuntime(reason.into(), Position::NONE).into());
         }
-        Ok(Self { state, fixed: !budget::asked() && !budget::shares(), found: Mutex::default() })
+        Ok(Self { state, fixed: !budget::asked() && !budget::shares() })
     }
 
-    /// A constant of its, as it was when the script was compiled.
+    /// Returns a constant of the script, as it was at compilation.
     pub(super) fn constant(&self, name: &str) -> Option<Dynamic> {
         let constants = self.state.constants.as_ref()?.read().unwrap_or_else(PoisonError::into_inner);
         constants.get(name).cloned()
@@ -63,54 +43,8 @@ impl Top {
         arguments: Vec<Dynamic>,
     ) -> Result<Dynamic, Box<EvalAltResult>> {
         let mut state = if self.fixed { self.state.clone() } else { state_of(engine, tree)? };
-        let Found { mut functions, closures } = self.found().take().unwrap_or_default();
-        let lent = Lent::new(closures);
-        let answer = EvalContext::new(engine, &mut state, &mut functions, &mut Scope::new(), None)
-            .call_fn(function, arguments)?;
-        self.keep(Found { functions, closures: lent.back() });
-        Ok(answer)
+        EvalContext::new(engine, &mut state, &mut Caches::new(), &mut Scope::new(), None).call_fn(function, arguments)
     }
-
-    fn found(&self) -> MutexGuard<'_, Option<Found>> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn keep(&self, mut found: Found) {
-        let small = |caches: &mut Caches| caches.fn_resolution_cache_mut().dict.len() <= MOST_FOUND;
-        if self.fixed && small(&mut found.functions) && small(&mut found.closures) {
-            *self.found() = Some(found);
-        }
-    }
-}
-
-/// The caches lent to the closures of a run; the next run on the thread gets none of them.
-struct Lent;
-
-impl Lent {
-    fn new(closures: Caches) -> Self {
-        CLOSURES.set(Some(closures));
-        Self
-    }
-
-    fn back(self) -> Caches {
-        CLOSURES.take().unwrap_or_default()
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        CLOSURES.set(None);
-    }
-}
-
-/// Takes the closures' resolved functions of this run, until [`give_back`]; closures within them begin again.
-pub(super) fn take() -> Caches {
-    CLOSURES.take().unwrap_or_default()
-}
-
-/// Returns the taken functions to the closures after it.
-pub(super) fn give_back(closures: Caches) {
-    CLOSURES.set(Some(closures));
 }
 
 fn state_of(engine: &Engine, tree: &AST) -> Result<GlobalRuntimeState, Box<EvalAltResult>> {

@@ -84,11 +84,6 @@ impl Names {
         self.members.contains(name)
     }
 
-    /// The modules that it imports by themselves.
-    pub(super) fn imports(&self) -> impl Iterator<Item = &str> {
-        self.imports.iter().map(String::as_str)
-    }
-
     /// Returns the names of all its imports, by name.
     pub(super) fn imported<'a>(&'a self, library: &'a Library) -> BTreeMap<&'a str, &'a Self> {
         let mut all = BTreeMap::new();
