@@ -39,7 +39,7 @@ async fn send_within(gateway: &TestGateway, headers: &[(&str, &str)]) -> (String
     (answer.expect(202)["id"].as_str().unwrap().to_owned(), parent)
 }
 
-/// The trace once it has so many spans.
+/// Returns the trace once it has this number of spans.
 async fn spans(collector: &Collector, trace: &str, count: usize) -> Vec<Span> {
     eventually("the export of the spans", || async {
         let spans = collector.trace(trace);
@@ -63,7 +63,7 @@ async fn one_trace_leads_from_the_client_through_the_attempt_to_the_provider() {
     sink.answers("/in", [Reply::status(503), Reply::status(200)]);
     let (id, answered) = send_within(&gateway, &[("traceparent", PARENT), ("tracestate", "shop=7")]).await;
     gateway.settled(&id).await;
-    // Of two attempts: each has its wait, the plugin twice, and the transport.
+    // Two attempts: each has its wait, the plugin twice, and the transport.
     let spans = spans(&collector, TRACE, 12).await;
     assert_eq!(spans.len(), 12, "{spans:#?}");
 
@@ -174,7 +174,7 @@ async fn without_a_collector_a_trace_is_handed_on_and_none_begins() {
     assert!(received[1].headers.get("traceparent").is_none());
 }
 
-/// One that hangs, or is not there, is the collector's trouble alone.
+/// A collector that hangs, or is away, affects nothing else.
 #[tokio::test]
 async fn a_collector_that_is_away_delays_nothing() {
     let sink = Sink::start().await;
@@ -196,7 +196,7 @@ struct Sample {
     value: f64,
 }
 
-/// The text format, of which the gateway writes no escapes.
+/// Parses the text format, in which the gateway writes no escapes.
 fn samples(text: &str) -> Vec<Sample> {
     let parse = |line: &str| {
         let (series, value) = line.rsplit_once(' ').unwrap();
@@ -270,8 +270,8 @@ async fn what_happens_is_measured_and_no_client_makes_a_series() {
     assert_eq!(sum(&text, "angarium_queue_wait_seconds_count", &[("priority", "normal")]), 2.0);
     assert_eq!(sum(&text, "angarium_accept_seconds_count", &[]), 2.0);
     assert_eq!(sum(&text, "angarium_ledger_writable", &[]), 1.0);
-    assert_eq!(sum(&text, "angarium_room_capacity", &[]), 16_384.0);
-    assert_eq!(sum(&text, "angarium_room_taken", &[]), 0.0);
+    assert_eq!(sum(&text, "angarium_slots_max", &[]), 16_384.0);
+    assert_eq!(sum(&text, "angarium_slots_taken", &[]), 0.0);
     assert!(sum(&text, "angarium_db_connections", &[]) > 0.0, "{text}");
     assert_eq!(sum(&text, "angarium_http_client_connections", &[]), 1.0, "one is kept");
     let methods = sum(&text, "angarium_http_seconds_count", &[("method", "other"), ("status", "405")]);
@@ -391,7 +391,7 @@ async fn events_are_listed_in_the_order_of_time() {
     }
 }
 
-/// The `id` and `event` fields of so many server-sent events.
+/// Returns the `id` and `event` fields of this number of server-sent events.
 async fn followed(gateway: &TestGateway, path: &str, last: Option<&str>, count: usize) -> Vec<(String, String)> {
     let mut request = client().get(gateway.url(path)).bearer_auth(&gateway.key);
     if let Some(last) = last {
@@ -528,12 +528,13 @@ async fn config_check_shows_what_is_effective_or_names_what_is_wrong() {
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bad.toml");
-    std::fs::write(&file, "[queue]\nlease_mss = 1\npoll_ms = 0\n[http]\nlisten = 'here'\n").unwrap();
+    let toml = "[queue]\nlease_mss = 1\npoll_ms = 0\n[http]\nlisten = 'here'\n[secrets]\nkey_file = '/nowhere/key'\n";
+    std::fs::write(&file, toml).unwrap();
     let mut command = std::process::Command::new(&settings.binary);
     let output = command.env_clear().args(["config", "check", "--config"]).arg(&file).output().unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
-    for key in ["`queue.lease_mss`", "`queue.poll_ms`", "`http.listen`", "`database.url`"] {
+    for key in ["`queue.lease_mss`", "`queue.poll_ms`", "`http.listen`", "`database.url`", "`secrets.key_file`"] {
         assert!(said.contains(key), "{key}: {said}");
     }
     assert!(output.stdout.is_empty());

@@ -1,4 +1,4 @@
-//! `angarium config check`: what the gateway would start with, or everything that keeps it from it.
+//! `angarium config check`: the effective configuration, or all of its faults.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -28,7 +28,6 @@ impl Configuration {
     pub fn run(self, output: &Output) -> Result<(), CliError> {
         let Command::Check(settings) = self.command;
         let config = settings.load()?;
-        config.check_named()?;
         let effective = effective(&config)?;
         match output.json {
             true => output.one(&effective, &[]),

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CliError, output::Output};
-use crate::node::config::{Config, Overrides};
+use crate::node::config::{Config, ConfigError, FlagSettings};
 use angarium_store::{self as store, Store, tenant::TenantRow};
 use angarium_transport::sealing::Keyring;
 
@@ -23,8 +23,8 @@ pub struct Access {
 
 impl Access {
     fn config(&self) -> Result<Config, CliError> {
-        let overrides = Overrides::default().with("database.url", self.database_url.clone());
-        Ok(Config::load(self.config.as_deref(), overrides)?)
+        let flags = FlagSettings::default().with("database.url", self.database_url.clone());
+        Ok(Config::load(self.config.as_deref(), &flags)?)
     }
 
     /// Opens it.
@@ -36,7 +36,7 @@ impl Access {
 
     /// Refuses a retention class that the configuration does not have.
     pub fn check_class(&self, name: &str) -> Result<(), CliError> {
-        let known = self.config()?.retention.class(name).is_some();
+        let known = self.config()?.retention.classes.get(name).is_some();
         known.then_some(()).ok_or_else(|| {
             CliError::said(format!(
                 "there is no retention class `{name}`: name it in the configuration, `[retention.classes.{name}]`"
@@ -46,7 +46,7 @@ impl Access {
 
     /// The key-encryption keys of the configuration.
     pub fn keyring(&self) -> Result<Keyring, CliError> {
-        Ok(self.config()?.secrets.keyring()?)
+        Ok(self.config()?.secrets.keyring().map_err(ConfigError::from)?)
     }
 
     /// `angarium migrate`.

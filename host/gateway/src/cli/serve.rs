@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::CliError;
 use crate::{
-    node::config::{Config, ConfigError, Overrides},
+    node::config::{Config, ConfigError, FlagSettings},
     node::gateway,
     node::telemetry,
 };
@@ -38,21 +38,20 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the file, the environment and these flags.
+    /// Reads the file, the environment and these flags, and checks the files and folders that they name.
     pub fn load(self) -> Result<Config, ConfigError> {
-        let overrides = Overrides::default()
+        let flags = FlagSettings::default()
             .with("database.url", self.database_url)
             .with("http.listen", self.listen)
             .with("providers.folder", self.providers)
             .with("log.format", self.log_format);
-        Config::load(self.config.as_deref(), overrides)
+        Config::load_with_files(self.config.as_deref(), &flags)
     }
 }
 
 impl Serve {
     pub async fn run(self) -> Result<(), CliError> {
         let config = self.settings.load()?;
-        config.check_named()?;
         telemetry::logs_start(&config.log)?;
         // Thousands of deliveries in flight are thousands of sockets.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {

@@ -1,5 +1,5 @@
-//! Assembles the gateway from its configuration, runs it, and drains it: no new work, what is under
-//! way ends, what is left goes to the other nodes.
+//! Assembles the gateway from its configuration, runs it, and drains it: no new work begins, running work ends, and the
+//! rest goes to the other nodes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,22 +13,26 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{self, App, BodyBudget, Browsers, Keys, Parts, ServerSettings, SocketLimits},
+    api::{self, BodyBudget, Browsers, HttpParts, HttpState, ServerSettings, SocketLimits},
+    app::{self, App, key_lookup::Keys},
     engine::admission::{Admission, Outlet},
     engine::callbacks::{self, Callbacks},
-    engine::dispatch::{Budgets, Dispatcher, RoundRobinCounter},
+    engine::capacity::Capacity,
+    engine::dispatch::{Budgets, Dispatcher},
     engine::experiments::Experiments,
     engine::fair_semaphore::FairSemaphore,
     engine::follow_up::FollowUps,
     engine::guards::GuardRegistry,
     engine::ledger::Ledger,
     engine::legs,
-    engine::queue::{Capacity, Claimer, FirstAttemptPlanner, Leases, SmallTenantPriority, Work, renew},
+    engine::planning::{Planner, RoundRobinCounter},
+    engine::queue::{Claimer, Leases, Work, renew},
     engine::recovery,
     engine::rule_runner::{RuleRunner, RuleTimes},
+    engine::small_tenant_priority::SmallTenantPriority,
     jobs::maintenance,
     jobs::replay,
-    node::config::{Config, Role},
+    node::config::{Config, NodeRole},
     node::health::NodeHealth,
     node::providers::Providers,
     node::rulefolder,
@@ -40,14 +44,15 @@ use angarium_runtime::{CacheSettings, Runtime, RuntimeSettings};
 use angarium_store::{
     self as store, Store,
     maintenance::{lease_expire_node, partitions_ensure},
+    statistics::transactions_align,
 };
 use angarium_transport::{self as transport, Transport, TransportSettings, byte_budget::ByteBudget, sealing::Keyring};
 
 /// Requests that are under way get this long to end once the gateway stops.
 const REQUESTS_END: Duration = Duration::from_secs(10);
-/// Attempts whose time is up get this long to be settled.
+/// The time for settling attempts whose deadline is over.
 const SETTLING: Duration = Duration::from_secs(5);
-/// What was counted gets this long to be written.
+/// The time for writing counts at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why the gateway does not start, in a sentence that names the remedy.
@@ -72,10 +77,10 @@ struct Gateway {
     /// Breaks off the mails that were not handed over.
     mails: CancellationToken,
     deliveries: TaskTracker,
-    /// Writers of admission and ledger: they end by themselves when nobody needs them.
+    /// Writers of admission and ledger: they end by themselves when their last user is gone.
     writers: JoinSet<()>,
     helpers: JoinSet<()>,
-    /// Writes down what came of candidates, to the last.
+    /// Writes the counts of experiments, to the last.
     recorder: JoinHandle<()>,
     tracer: Tracer,
     deadline: Duration,
@@ -87,10 +92,10 @@ struct Gateway {
 /// When it can't start; the text names the cause and the remedy.
 pub async fn run(config: Config) -> Result<(), StartError> {
     let listener = listen(&config).await?;
-    let (gateway, app) = Gateway::start(&config).await?;
+    let (gateway, http) = Gateway::start(&config).await?;
     let address = listener.local_addr().map_err(|error| StartError::because("no address", error))?;
     tracing::info!(event = "listening", http.address = %address, node.name = config.node.name, "the gateway is ready");
-    let served = tokio::spawn(api::serve(listener, app, server(&config)?, gateway.intake.clone()));
+    let served = tokio::spawn(api::serve(listener, http, server(&config)?, gateway.intake.clone()));
     terminated().await;
     tracing::info!(event = "draining", "the gateway stops: it takes no more work and ends what it has");
     gateway.drain(served).await;
@@ -102,7 +107,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 fn server(config: &Config) -> Result<ServerSettings, StartError> {
     let (files, _) = rlimit::getrlimit(rlimit::Resource::NOFILE)
         .map_err(|error| StartError::because("the limit of open files can't be read", error))?;
-    let sockets = config.http.most_connections(files);
+    let sockets = config.http.connection_limit(files);
     if config.http.max_connections.is_some_and(|wanted| wanted > sockets) {
         tracing::warn!(
             connections = sockets,
@@ -114,7 +119,7 @@ fn server(config: &Config) -> Result<ServerSettings, StartError> {
     Ok(ServerSettings {
         limits: SocketLimits {
             sockets,
-            of_address: config.http.most_connections_of_address(sockets),
+            of_address: config.http.connection_limit_per_address(sockets),
             header: millis(config.http.header_timeout_ms),
             idle: millis(config.http.idle_timeout_ms),
         },
@@ -129,7 +134,7 @@ async fn listen(config: &Config) -> Result<TcpListener, StartError> {
 }
 
 impl Gateway {
-    async fn start(config: &Config) -> Result<(Self, App), StartError> {
+    async fn start(config: &Config) -> Result<(Self, HttpState), StartError> {
         let metrics = Metrics::start().map_err(|error| StartError::because("metrics", error))?;
         let tracer = Tracer::start(&config.telemetry, &config.node.name);
         let tracer = tracer.map_err(|error| StartError(error.to_string()))?;
@@ -145,7 +150,7 @@ impl Gateway {
             TenantConfigs::new(store.clone(), Arc::clone(&keyring), slots, Arc::clone(&guards), public_url.clone());
         let tenant_configs = Arc::new(tenant_configs);
         let leases = Leases::new(config.queue.lease());
-        // A third for what waits, one for large contents while requests are made of them, one for what comes in.
+        // A third for waiting deliveries, one for large contents while requests are made of them, one for arrivals.
         let third = config.dispatch.max_in_flight_bytes / 3;
         let capacity = Capacity::new(config.dispatch.max_in_flight, third);
         let (bytes, arrivals) = (ByteBudget::new(third), ByteBudget::new(third));
@@ -163,21 +168,28 @@ impl Gateway {
             message: Duration::from_millis(config.rules.message_time_ms.into()),
             tenant: Duration::from_millis(config.rules.tenant_time_ms.into()),
         };
-        let rules = RuleRunner::new(times, &small_tenants);
+        let rules = RuleRunner::new(times);
         let (experiments, recorder) = Experiments::new(store.clone(), Arc::clone(&rules));
+        let planner = Arc::new(Planner {
+            store: store.clone(),
+            experiments: Arc::clone(&experiments),
+            rules: Arc::clone(&rules),
+            providers: Arc::clone(&providers),
+            observations: Arc::default(),
+            turns: RoundRobinCounter::default(),
+        });
         let dispatcher = Arc::new(Dispatcher {
             store: store.clone(),
             tenant_configs: Arc::clone(&tenant_configs),
             experiments: Arc::clone(&experiments),
             rules: Arc::clone(&rules),
+            planner: Arc::clone(&planner),
             providers: Arc::clone(&providers),
             transport: Arc::new(transport(config, &bytes, &mails)?),
             ledger: Ledger::start(&store, &leases, &bell, &small_tenants, &mut writers),
-            observations: Arc::default(),
-            turns: RoundRobinCounter::default(),
             budgets: Budgets::default(),
             bytes: Arc::clone(&bytes),
-            semaphore: FairSemaphore::new(
+            semaphore: FairSemaphore::with_priority(
                 std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get()),
                 Arc::clone(&small_tenants),
             ),
@@ -185,18 +197,17 @@ impl Gateway {
             deadline: config.dispatch.deadline(),
             condition_pause: SignedDuration::from_millis(config.rules.condition_interval_ms.into()),
         });
-        let callbacks_gate = FairSemaphore::new(callbacks::AT_A_TIME, Arc::clone(&small_tenants));
-        let long_readers = FairSemaphore::new(api::LONG_READERS, Arc::clone(&small_tenants));
+        let callbacks_gate = FairSemaphore::new(callbacks::AT_A_TIME);
+        let long_readers = FairSemaphore::new(api::LONG_READERS);
         sample_node(&metrics, &capacity, &leases, &deliveries);
         sample_bytes(&metrics, &capacity, &bytes, &arrivals);
         sample_connections(&metrics, &store, &dispatcher.ledger);
-        let dispatches = config.roles.has(Role::Dispatch);
-        let foresight: Arc<dyn FirstAttemptPlanner> = Arc::clone(&dispatcher) as _;
+        let dispatches = config.roles.has(NodeRole::Dispatch);
         let outlet = Outlet {
             capacity: Arc::clone(&capacity),
             leases: Arc::clone(&leases),
             handoff: dispatches.then(|| handoff.clone()),
-            foresight: dispatches.then_some(foresight),
+            planner: dispatches.then_some(planner),
             bell: Arc::clone(&bell),
             small_tenants: Arc::clone(&small_tenants),
             arrivals: Arc::clone(&arrivals),
@@ -216,7 +227,7 @@ impl Gateway {
                 capacity,
                 leases: Arc::clone(&leases),
                 handoff,
-                small_tenants,
+                small_tenants: Arc::clone(&small_tenants),
                 bell: Arc::clone(&bell),
                 poll: config.queue.poll(),
             };
@@ -225,7 +236,7 @@ impl Gateway {
             helpers.spawn(callbacks::sweep(store.clone(), intake.clone()));
             helpers.spawn(legs::sweep(store.clone(), intake.clone()));
             helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
-            helpers.spawn(Arc::clone(&dispatcher.semaphore).run(rest.clone()));
+            helpers.spawn(Arc::clone(&dispatcher.semaphore).run(small_tenants.pauses(), rest.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
             let (store, tenant_configs, admission) = (store.clone(), Arc::clone(&tenant_configs), admission.clone());
             let rules = Arc::clone(&rules);
@@ -259,10 +270,9 @@ impl Gateway {
         let health = Arc::new(NodeHealth::new(store.clone(), Arc::clone(&keyring), folders));
         health.look().await.map_err(|error| StartError::because("the stored secrets cannot be counted", error))?;
         helpers.spawn(Arc::clone(&health).run(rest.clone()));
-        let app = App::new(Parts {
+        let app = App::new(app::Parts {
             store: store.clone(),
             tenant_configs,
-            health,
             guards,
             admission,
             dispatcher,
@@ -272,21 +282,28 @@ impl Gateway {
             keyring,
             keys,
             bell,
-            metrics,
             tracer: tracer.clone(),
             stop: intake.clone(),
-            serves_tenants: config.roles.has(Role::Api),
+        });
+        let http = HttpState::new(HttpParts {
+            app,
+            health,
+            metrics,
+            serves_tenants: config.roles.has(NodeRole::Api),
             max_body_bytes: config.http.max_body_bytes,
-            bodies: Arc::new(BodyBudget::new(config.http.most_body_bytes_in_flight())),
-            answers: Arc::new(BodyBudget::new(config.http.most_body_bytes_in_flight())),
+            bodies: Arc::new(BodyBudget::new(config.http.body_bytes_in_flight())),
+            answers: Arc::new(BodyBudget::new(config.http.body_bytes_in_flight())),
             long_readers,
             browsers: Browsers::new(&config.http.cors_origins, config.http.is_only_tls()),
         });
         let deadline = config.dispatch.deadline();
-        Ok((Self { store, leases, intake, rest, mails, deliveries, writers, helpers, recorder, tracer, deadline }, app))
+        Ok((
+            Self { store, leases, intake, rest, mails, deliveries, writers, helpers, recorder, tracer, deadline },
+            http,
+        ))
     }
 
-    /// Takes no more work, lets what is under way end, and gives the rest to the other nodes.
+    /// Takes no more work, lets running work end, and gives the rest to the other nodes.
     async fn drain(mut self, served: tokio::task::JoinHandle<()>) {
         self.intake.cancel();
         if tokio::time::timeout(REQUESTS_END, served).await.is_err() {
@@ -339,6 +356,11 @@ async fn open(config: &Config) -> Result<Store, StartError> {
     let store = Store::new(&config.database.url, config.database.max_connections).map_err(unusable)?;
     let mut txn = store.worker().await.map_err(unusable)?;
     partitions_ensure(&mut txn).await.map_err(unusable)?;
+    if transactions_align(&mut txn).await.map_err(unusable)? {
+        tracing::warn!(
+            "the database was restored from another cluster: its transactions' numbers go on from the statistics' watermark"
+        );
+    }
     txn.commit().await.map_err(|error| unusable(error.into()))?;
     Ok(store)
 }
@@ -367,13 +389,13 @@ fn transport(config: &Config, bytes: &Arc<ByteBudget>, mails: &CancellationToken
     Transport::new(settings).map_err(|error| StartError::because("`tls.ca_file`", error))
 }
 
-/// What this node holds, whenever somebody looks.
+/// Samples the node's state whenever metrics are read.
 fn sample_node(metrics: &Metrics, capacity: &Arc<Capacity>, leases: &Arc<Leases>, deliveries: &TaskTracker) {
-    metrics.sample(gauge!("angarium_room_taken"), {
+    metrics.sample(gauge!("angarium_slots_taken"), {
         let capacity = Arc::clone(capacity);
         move || capacity.taken() as f64
     });
-    gauge!("angarium_room_capacity").set(capacity.capacity() as f64);
+    gauge!("angarium_slots_max").set(capacity.capacity() as f64);
     metrics.sample(gauge!("angarium_leases_held"), {
         let leases = Arc::clone(leases);
         move || leases.count() as f64
@@ -382,22 +404,22 @@ fn sample_node(metrics: &Metrics, capacity: &Arc<Capacity>, leases: &Arc<Leases>
     metrics.sample(gauge!("angarium_deliveries_in_flight"), move || deliveries.len() as f64);
 }
 
-/// The memory that messages take, whenever somebody looks.
+/// Samples the memory of messages whenever metrics are read.
 fn sample_bytes(metrics: &Metrics, capacity: &Arc<Capacity>, contents: &Arc<ByteBudget>, arrivals: &Arc<ByteBudget>) {
-    metrics.sample(gauge!("angarium_room_bytes_taken"), {
+    metrics.sample(gauge!("angarium_message_bytes_taken"), {
         let capacity = Arc::clone(capacity);
         move || capacity.taken_bytes() as f64
     });
-    gauge!("angarium_room_bytes_capacity").set(capacity.capacity_bytes() as f64);
+    gauge!("angarium_message_bytes_max").set(capacity.capacity_bytes() as f64);
     for (budget, of) in [(contents, "contents"), (arrivals, "arrivals")] {
         let (taken, waiting) = (Arc::clone(budget), Arc::clone(budget));
         metrics.sample(gauge!("angarium_large_bytes_taken", "of" => of), move || taken.taken() as f64);
         metrics.sample(gauge!("angarium_large_waiting", "of" => of), move || waiting.waiting() as f64);
-        gauge!("angarium_large_bytes_capacity", "of" => of).set(budget.capacity() as f64);
+        gauge!("angarium_large_bytes_max", "of" => of).set(budget.capacity() as f64);
     }
 }
 
-/// The ways to the database and to providers, whenever somebody looks.
+/// Samples the connections to the database and to providers whenever metrics are read.
 fn sample_connections(metrics: &Metrics, store: &Store, ledger: &Ledger) {
     for (role, pool) in [(store::DatabaseRole::App, "app"), (store::DatabaseRole::Worker, "worker")] {
         let (busy, idle) = (store.clone(), store.clone());

@@ -1,4 +1,4 @@
-//! Logs, metrics and traces. Set up once, by whoever owns the process; nothing here knows what is logged.
+//! Logs, metrics and traces. The process's owner sets them up once; nothing here knows the logged content.
 
 mod measures;
 mod traces;
@@ -15,7 +15,7 @@ pub use self::{
     },
     traces::{Side, Span, Tracer, Value},
 };
-use crate::node::config::{Log, LogFormat};
+use crate::node::config::{LogConfig, LogFormat};
 
 /// Why logs or metrics can't be set up.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum TelemetryError {
 ///
 /// # Errors
 /// When the filter is malformed, or the process has a subscriber already.
-pub fn logs_start(log: &Log) -> Result<(), TelemetryError> {
+pub fn logs_start(log: &LogConfig) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&log.filter)
         .map_err(|error| TelemetryError::Filter { filter: log.filter.clone(), detail: error.to_string() })?;
     let builder = fmt().with_env_filter(filter).with_writer(io::stderr);

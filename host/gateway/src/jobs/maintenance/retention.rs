@@ -1,10 +1,10 @@
-//! Lets the ledger forget: content after its days, messages after theirs, whole weeks where all
-//! tenants' time is over. In small transactions, so that nobody waits for it.
+//! Retention: removes content after its days, messages after theirs, and whole weeks once all tenants' time is over. It
+//! uses small transactions, so that no other waits long for it.
 
 use tokio_util::sync::CancellationToken;
 
 use super::pause;
-use crate::node::config::{Retention, RetentionClass};
+use crate::node::config::{RetentionClass, RetentionConfig};
 use angarium_domain::ids::{MessageId, TenantId};
 use angarium_store::{
     self as store, Connection as Db, Store,
@@ -16,12 +16,11 @@ use angarium_store::{
 
 /// The most messages of one transaction.
 const BATCH: i64 = 500;
-/// A week is dropped at once when its last day is over; what is deleted row by row before that would
-/// be deleted twice.
+/// A week is dropped at once when its last day is over; deleting its rows before would do the work twice.
 const WEEK: u32 = 8;
 
-/// Looks after it until it is told to stop.
-pub(super) async fn run(store: &Store, retention: &Retention, stop: &CancellationToken) {
+/// Runs retention until it is stopped.
+pub(super) async fn run(store: &Store, retention: &RetentionConfig, stop: &CancellationToken) {
     while !stop.is_cancelled() {
         if let Err(error) = round(store, retention, stop).await {
             tracing::warn!(%error, "what is past its retention is still there; it is tried again");
@@ -30,14 +29,14 @@ pub(super) async fn run(store: &Store, retention: &Retention, stop: &Cancellatio
     }
 }
 
-async fn round(store: &Store, retention: &Retention, stop: &CancellationToken) -> store::Result<()> {
-    let longest = retention.longest_ledger_days();
+async fn round(store: &Store, retention: &RetentionConfig, stop: &CancellationToken) -> store::Result<()> {
+    let longest = retention.classes.longest_ledger_days();
     drop_weeks(store, longest).await?;
     let mut txn = store.worker().await?;
     let tenants = retention_list(&mut txn).await?;
     txn.commit().await?;
     for (tenant, name) in tenants {
-        let Some(class) = retention.class(&name) else {
+        let Some(class) = retention.classes.get(&name) else {
             tracing::warn!(tenant.id = %tenant, class = name, "the configuration has no such retention class: the tenant's messages are kept as long as anybody's");
             continue;
         };
@@ -65,7 +64,7 @@ async fn drop_weeks(store: &Store, days: u32) -> store::Result<()> {
     Ok(())
 }
 
-/// One batch of those that were not looked at before; tells whether there may be more.
+/// Purges one batch of messages that were not examined before; returns whether there may be more.
 async fn purge(store: &Store, tenant: TenantId, class: RetentionClass) -> store::Result<bool> {
     let mut txn = store.worker().await?;
     if !retention_lock(&mut txn).await? {
@@ -77,7 +76,7 @@ async fn purge(store: &Store, tenant: TenantId, class: RetentionClass) -> store:
     Ok(due.len() as i64 == BATCH)
 }
 
-/// One batch of those that had not ended when it was their time.
+/// Purges one batch of messages that had not ended when it was their time.
 async fn purge_late(store: &Store, tenant: TenantId) -> store::Result<()> {
     let mut txn = store.worker().await?;
     if retention_lock(&mut txn).await? {
@@ -99,7 +98,7 @@ async fn purge_ended(db: &mut Db, tenant: TenantId, messages: &[MessageId]) -> s
     Ok(())
 }
 
-/// One batch; tells whether there may be more.
+/// Expires one batch; returns whether there may be more.
 async fn expire(store: &Store, tenant: TenantId, days: u32) -> store::Result<bool> {
     let mut txn = store.worker().await?;
     if !retention_lock(&mut txn).await? {

@@ -1,7 +1,7 @@
 //! Spans for OpenTelemetry, exported by OTLP where an endpoint is configured.
 //!
-//! Everything here costs next to nothing where none is: a [`Span`] then holds no more than the
-//! place in the trace that it was given, and its attributes are never made.
+//! Everything here costs next to nothing if none is: a [`Span`] then holds no more than the place in the trace that it
+//! was given, and its attributes are never made.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use opentelemetry_sdk::{
 use tokio::runtime::Handle;
 
 use super::TelemetryError;
-use crate::node::config::Telemetry;
+use crate::node::config::TelemetryConfig;
 use angarium_domain::trace::TraceContext;
 
 /// An attribute's value.
@@ -40,17 +40,17 @@ struct Live {
     tracer: SdkTracer,
 }
 
-/// What a span stands for, as the one who looks at it sees the two ends.
+/// The kind of a span, as the reader sees its two ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Somebody asked this node.
+    /// A request to this node.
     Server,
-    /// This node asks somebody.
+    /// A request by this node.
     Client,
     Internal,
 }
 
-/// Something that takes time; it ends when it is dropped.
+/// A span of time; it ends when it is dropped.
 #[derive(Default)]
 pub struct Span {
     /// Boxed, so that a delivery that is not traced stays small.
@@ -69,7 +69,7 @@ impl Tracer {
     ///
     /// # Errors
     /// When the exporter can't be set up.
-    pub fn start(config: &Telemetry, node: &str) -> Result<Self, TelemetryError> {
+    pub fn start(config: &TelemetryConfig, node: &str) -> Result<Self, TelemetryError> {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(Self::off()) };
         let failed = |error: &dyn fmt::Display| TelemetryError::Traces(error.to_string());
         let exporter = SpanExporter::builder()
@@ -89,7 +89,7 @@ impl Tracer {
             .build();
         let provider = SdkTracerProvider::builder()
             .with_span_processor(BatchSpanProcessor::builder(exporter).build())
-            // Who began a trace has decided; the share is of those that begin here.
+            // The creator of a trace has decided; the ratio applies to traces that begin here.
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace_sample_ratio))))
             .with_resource(resource)
             .build();
@@ -127,7 +127,7 @@ impl Tracer {
         }
     }
 
-    /// Exports what is left.
+    /// Exports the remaining spans.
     pub async fn stop(&self) {
         let Some(live) = self.0.clone() else { return };
         let stopped = tokio::task::spawn_blocking(move || live.provider.shutdown_with_timeout(PATIENCE)).await;
@@ -153,20 +153,20 @@ impl Live {
 }
 
 impl Span {
-    /// The parent of what comes next: this span, or the one that it stands in for.
+    /// Returns the parent of the next span: this span, or the one that it replaces.
     #[must_use]
     pub const fn context(&self) -> Option<&TraceContext> {
         self.context.as_ref()
     }
 
-    /// Adds attributes; they are made only if somebody will see them.
+    /// Adds attributes; they are computed only if they will be exported.
     pub fn set<const N: usize>(&mut self, attributes: impl FnOnce() -> [(&'static str, Value); N]) {
         if let Some(live) = &mut self.live {
             live.set_attributes(attributes().map(|(name, value)| KeyValue::new(name, value)));
         }
     }
 
-    /// What it stands for did not succeed.
+    /// Marks the span as failed.
     pub fn fail(&mut self, why: impl FnOnce() -> String) {
         if let Some(live) = &mut self.live {
             live.set_status(Status::error(why()));
@@ -205,7 +205,7 @@ struct Collector {
 
 impl Collector {
     fn new() -> reqwest::Result<Self> {
-        // An error says that a provider is installed already, which is what is wanted.
+        // An error says that a crypto provider is installed already, which is the aim.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
         Ok(Self { client, runtime: Handle::current() })
