@@ -41,12 +41,12 @@ fn rounds(policy: &RetryPolicy) -> u32 {
     match policy {
         RetryPolicy::None => 1,
         RetryPolicy::Linear { max_attempts, .. } | RetryPolicy::Exponential { max_attempts, .. } => *max_attempts,
-        RetryPolicy::Schedule { delays_ms } => delays_ms.len() as u32 + 1,
+        RetryPolicy::Schedule { delays_ms, .. } => delays_ms.len() as u32 + 1,
         RetryPolicy::Custom { otherwise, .. } => rounds(otherwise),
     }
 }
 
-/// Where a delivery is.
+/// The position of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// In the queue.

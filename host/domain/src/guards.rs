@@ -3,33 +3,42 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-/// A connection's guards, as stored.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+/// Protection of a connection against too many requests.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Guards {
+    /// Members that are left out have their defaults.
     pub breaker: BreakerPolicy,
-    /// `None`: as fast as it goes.
+    /// Null or left out: no limit.
     pub rate_limit: Option<RateLimit>,
 }
 
-/// When a connection is no longer asked, and how it is found to work again.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// When a connection's circuit breaker opens, and how it closes again.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerPolicy {
-    /// Without it, only a person opens the breaker.
+    /// Whether failures open the breaker; true, if left out. Where it is false only a person opens it.
     pub enabled: bool,
-    /// How far back answers count for the failure rate.
+    /// How far back answers count for the failure rate; 60000, if left out.
+    #[schema(minimum = 1000, maximum = 3_600_000)]
     pub window_ms: u64,
-    /// Fewer answers than these have no failure rate.
+    /// Answers within the window below which there is no failure rate; 20, if left out.
+    #[schema(minimum = 1, maximum = 100_000)]
     pub min_requests: u32,
-    /// In 0..=1: at such a part of failures it opens.
+    /// The share of failures at which the breaker opens; 0.5, if left out.
+    #[schema(minimum = 0.01, maximum = 1)]
     pub failure_rate: f64,
-    /// After so many failures, one upon the other, it opens.
+    /// The failures in a row after which the breaker opens; 20, if left out.
+    #[schema(minimum = 1, maximum = 100_000)]
     pub consecutive_failures: u32,
-    /// How long it stays open; twice as long each time that its probes fail.
+    /// How long the breaker stays open, twice as long each time that its probes fail; 30000, if left out.
+    #[schema(minimum = 100, maximum = 3_600_000)]
     pub open_ms: u64,
-    /// How many deliveries try it afterwards: when all of them go well it closes.
+    /// Deliveries that try the connection afterwards, of all nodes together: when all succeed the breaker closes. 3, if
+    /// left out.
+    #[schema(minimum = 1, maximum = 100)]
     pub probes: u32,
 }
 
@@ -47,13 +56,30 @@ impl Default for BreakerPolicy {
     }
 }
 
-/// How often a connection may be asked, by all nodes together.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The most requests through a connection, of all nodes together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(from = "GivenRateLimit", deny_unknown_fields)]
 pub struct RateLimit {
+    #[schema(minimum = 0.001, maximum = 100_000, example = 10)]
     pub per_second: f64,
-    /// How many at once after a pause.
+    /// Requests at once after a pause; left out, as many as in a second.
+    #[schema(required = false, minimum = 1, maximum = 100_000)]
     pub burst: u32,
+}
+
+/// A limit as a tenant gives it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GivenRateLimit {
+    per_second: f64,
+    burst: Option<u32>,
+}
+
+impl From<GivenRateLimit> for RateLimit {
+    fn from(given: GivenRateLimit) -> Self {
+        let whole = Self::per_second(given.per_second);
+        Self { burst: given.burst.unwrap_or(whole.burst), ..whole }
+    }
 }
 
 impl RateLimit {
@@ -70,37 +96,6 @@ impl RateLimit {
     }
 }
 
-/// The longest time that a policy may name: an hour.
-const LONGEST_MS: u64 = 3_600_000;
-
-impl BreakerPolicy {
-    /// Returns each invalid field with its requirement.
-    #[must_use]
-    pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
-        let checks = [
-            ((1_000..=LONGEST_MS).contains(&self.window_ms), "window_ms", "1000 to 3600000 (an hour)"),
-            ((1..=100_000).contains(&self.min_requests), "min_requests", "1 to 100000"),
-            ((0.01..=1.0).contains(&self.failure_rate), "failure_rate", "0.01 to 1"),
-            ((1..=100_000).contains(&self.consecutive_failures), "consecutive_failures", "1 to 100000"),
-            ((100..=LONGEST_MS).contains(&self.open_ms), "open_ms", "100 to 3600000 (an hour)"),
-            ((1..=100).contains(&self.probes), "probes", "1 to 100"),
-        ];
-        checks.into_iter().filter(|(ok, ..)| !ok).map(|(_, field, detail)| (field, detail)).collect()
-    }
-}
-
-impl RateLimit {
-    /// Returns each invalid field with its requirement.
-    #[must_use]
-    pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
-        let checks = [
-            ((0.001..=100_000.0).contains(&self.per_second), "per_second", "0.001 to 100000"),
-            ((1..=100_000).contains(&self.burst), "burst", "1 to 100000"),
-        ];
-        checks.into_iter().filter(|(ok, ..)| !ok).map(|(_, field, detail)| (field, detail)).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,24 +104,12 @@ mod tests {
     fn what_is_left_out_has_its_default() {
         let guards: Guards = serde_json::from_str(r#"{"breaker": {"probes": 1}}"#).unwrap();
         assert_eq!(guards, Guards { breaker: BreakerPolicy { probes: 1, ..Default::default() }, rate_limit: None });
-        assert!(guards.breaker.problems().is_empty());
     }
 
     #[test]
-    fn every_bad_field_is_named() {
-        let policy = BreakerPolicy {
-            enabled: true,
-            window_ms: 0,
-            min_requests: 0,
-            failure_rate: f64::NAN,
-            consecutive_failures: 0,
-            open_ms: u64::MAX,
-            probes: 0,
-        };
-        let fields: Vec<_> = policy.problems().into_iter().map(|(field, _)| field).collect();
-        let all = ["window_ms", "min_requests", "failure_rate", "consecutive_failures", "open_ms", "probes"];
-        assert_eq!(fields, all);
-        assert_eq!(RateLimit { per_second: 0.0, burst: 0 }.problems().len(), 2);
-        assert_eq!(RateLimit::per_second(0.1).burst, 1);
+    fn a_burst_that_is_left_out_is_that_of_a_second() {
+        let burst = |json: &str| serde_json::from_str::<RateLimit>(json).unwrap().burst;
+        assert_eq!((burst(r#"{"per_second": 2.5}"#), burst(r#"{"per_second": 0.1}"#)), (3, 1));
+        assert_eq!(burst(r#"{"per_second": 2.5, "burst": 9}"#), 9);
     }
 }

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     attempt::{Overridden, Verdict},
@@ -18,19 +19,20 @@ pub const MOST_CODES: usize = 500;
 /// The longest code, in characters.
 pub const LONGEST_CODE: usize = 64;
 
-/// The meaning of a code. An acceptance cannot be expressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The meaning of an answer with a code. Answers that accept a message, or leave its acceptance unknown, are never
+/// overridden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Meaning {
     /// Never again through this connection.
     Permanent,
-    /// Again after a backoff.
+    /// Again after a wait.
     Transient,
-    /// As transient, and no attempt is consumed.
+    /// As transient, and no attempt of the retry policy is consumed.
     Throttled,
     /// The connection's credentials are refused.
     AuthFailed,
-    /// It may have been taken.
+    /// The message may have been accepted: the route's `on_unknown` decides what follows.
     Unknown,
 }
 
@@ -49,7 +51,7 @@ impl Meaning {
 }
 
 /// One entry: a code of any provider, or a provider with its codes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Override {
     Code(Meaning),
@@ -57,8 +59,9 @@ pub enum Override {
 }
 
 /// Codes and their meanings: `{"21610": "permanent", "acme": {"17": "throttled"}}`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
+#[schema(example = json!({"21610": "permanent", "sms-twilio": {"30007": "transient"}}))]
 pub struct Overrides(pub BTreeMap<String, Override>);
 
 impl Overrides {

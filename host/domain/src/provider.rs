@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     redaction::Redactor,
@@ -170,11 +171,16 @@ impl FromStr for Disposition {
     }
 }
 
-/// Money in millionths of a currency unit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// An amount of money.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Money)]
 pub struct Cost {
+    /// Millionths of the currency's unit.
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64, example = 7900)]
     pub micros: i64,
-    /// ISO 4217.
+    /// ISO 4217; one for all of a route.
+    #[schema(pattern = "^[A-Z]{3}$", example = "USD")]
     pub currency: String,
 }
 

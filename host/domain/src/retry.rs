@@ -5,49 +5,79 @@ pub mod budget;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use self::budget::RetryBudget;
 
-/// How often, and after how long, a route tries again once none of its candidates took a delivery.
-/// One walk down the candidates is one attempt of the policy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// When the next round begins after none of the candidates accepted a delivery. A round is one attempt of the policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RetryPolicy {
+    /// Never.
     None,
-    /// The same delay each time.
+    /// After the same delay each time.
     Linear {
+        #[schema(maximum = 2_678_400_000_u64)]
         delay_ms: u64,
+        #[schema(minimum = 1, maximum = 100)]
         max_attempts: u32,
+        /// Counted from the beginning of the first attempt: a retry that would begin later is not made.
+        #[serde(default)]
+        #[schema(minimum = 1, maximum = 259_200_000)]
+        max_elapsed_ms: Option<u64>,
+        #[serde(default)]
+        budget: RetryBudget,
     },
-    /// `initial_ms · factor^n`, at most `max_ms`, each shortened by up to `jitter` of itself at random.
+    /// After `initial_ms · factor^n`, at most `max_ms`, shortened by up to `jitter` of itself at random.
     Exponential {
+        #[schema(minimum = 1)]
         initial_ms: u64,
+        /// At least `initial_ms`.
+        #[schema(minimum = 1, maximum = 2_678_400_000_u64)]
         max_ms: u64,
+        /// 2, if left out.
         #[serde(default = "two")]
+        #[schema(minimum = 1, maximum = 10)]
         factor: f64,
+        /// 0.5, if left out.
         #[serde(default = "half")]
+        #[schema(minimum = 0, maximum = 1)]
         jitter: f64,
+        #[schema(minimum = 1, maximum = 100)]
         max_attempts: u32,
+        /// Counted from the beginning of the first attempt: a retry that would begin later is not made.
+        #[serde(default)]
+        #[schema(minimum = 1, maximum = 259_200_000)]
+        max_elapsed_ms: Option<u64>,
+        #[serde(default)]
+        budget: RetryBudget,
     },
     /// One delay after each attempt.
     Schedule {
+        #[schema(max_items = 100)]
         delays_ms: Vec<u64>,
+        /// Counted from the beginning of the first attempt: a retry that would begin later is not made.
+        #[serde(default)]
+        #[schema(minimum = 1, maximum = 259_200_000)]
+        max_elapsed_ms: Option<u64>,
+        #[serde(default)]
+        budget: RetryBudget,
     },
-    /// As the rule of this name decides; as `otherwise` says where it does not answer.
+    /// The script of this name decides.
     Custom {
+        #[schema(min_length = 1, max_length = 128)]
         rule: String,
+        /// The policy where the script does not answer; its limits apply to the script too.
+        #[schema(no_recursion)]
         otherwise: Box<Self>,
     },
 }
 
-/// Limits that apply to every policy.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The limits of a policy, whichever delays it has.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RetryLimits {
     /// Counted from the beginning of the first attempt: a retry that would begin later is not made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_elapsed_ms: Option<u64>,
-    #[serde(default)]
     pub budget: RetryBudget,
 }
 
@@ -77,11 +107,39 @@ impl Default for RetryPolicy {
             factor: two(),
             jitter: half(),
             max_attempts: 10,
+            max_elapsed_ms: None,
+            budget: RetryBudget::default(),
         }
     }
 }
 
 impl RetryPolicy {
+    /// The same delay each time, without further limits.
+    #[must_use]
+    pub fn linear(delay_ms: u64, max_attempts: u32) -> Self {
+        Self::Linear { delay_ms, max_attempts, max_elapsed_ms: None, budget: RetryBudget::default() }
+    }
+
+    /// One delay after each attempt, without further limits.
+    #[must_use]
+    pub fn schedule(delays_ms: Vec<u64>) -> Self {
+        Self::Schedule { delays_ms, max_elapsed_ms: None, budget: RetryBudget::default() }
+    }
+
+    /// The limits beside the delays; those of `otherwise` for a script.
+    #[must_use]
+    pub fn limits(&self) -> RetryLimits {
+        match self {
+            Self::None => RetryLimits::default(),
+            Self::Linear { max_elapsed_ms, budget, .. }
+            | Self::Exponential { max_elapsed_ms, budget, .. }
+            | Self::Schedule { max_elapsed_ms, budget, .. } => {
+                RetryLimits { max_elapsed_ms: *max_elapsed_ms, budget: *budget }
+            }
+            Self::Custom { otherwise, .. } => otherwise.limits(),
+        }
+    }
+
     /// The wait after `made` attempts (1 or more), or `None` when there is no further one.
     /// `chance` lies in 0..1.
     #[must_use]
@@ -89,12 +147,12 @@ impl RetryPolicy {
         let made = made.max(1);
         let ms = match self {
             Self::None => return None,
-            Self::Linear { delay_ms, max_attempts } => (made < *max_attempts).then_some(*delay_ms)?,
-            Self::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => {
+            Self::Linear { delay_ms, max_attempts, .. } => (made < *max_attempts).then_some(*delay_ms)?,
+            Self::Exponential { initial_ms, max_ms, factor, jitter, max_attempts, .. } => {
                 (made < *max_attempts).then_some(())?;
                 exponential(*initial_ms, *max_ms, *factor, *jitter, made, chance)
             }
-            Self::Schedule { delays_ms } => *delays_ms.get(made as usize - 1)?,
+            Self::Schedule { delays_ms, .. } => *delays_ms.get(made as usize - 1)?,
             Self::Custom { otherwise, .. } => return otherwise.delay(made, chance),
         };
         Some(Duration::from_millis(ms.min(LONGEST_DELAY_MS)))
@@ -112,7 +170,7 @@ impl RetryPolicy {
             Self::Exponential { initial_ms, max_ms, factor, jitter, .. } => {
                 exponential(*initial_ms, *max_ms, *factor, *jitter, rounds, chance)
             }
-            Self::Schedule { delays_ms } => match (delays_ms.get(rounds as usize - 1), delays_ms.last()) {
+            Self::Schedule { delays_ms, .. } => match (delays_ms.get(rounds as usize - 1), delays_ms.last()) {
                 (Some(delay), _) => *delay,
                 (None, Some(last)) => doubled(*last, rounds - u32::try_from(delays_ms.len()).unwrap_or(rounds)),
                 (None, None) => return Self::None.throttled_delay(rounds, chance),
@@ -122,41 +180,21 @@ impl RetryPolicy {
         Duration::from_millis(ms.min(LONGEST_DELAY_MS))
     }
 
-    /// Returns each invalid field with its requirement.
+    /// What the document can't say of it: the field and the requirement.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, String)> {
-        let mut problems = Vec::new();
-        let mut check = |ok: bool, field, detail: String| {
-            if !ok {
-                problems.push((field, detail));
-            }
-        };
-        let delay = |ms: u64| ms <= LONGEST_DELAY_MS;
-        let too_long = || format!("at most {LONGEST_DELAY_MS} (31 days)");
         match self {
-            Self::None => {}
-            Self::Linear { delay_ms, max_attempts } => {
-                check(delay(*delay_ms), "delay_ms", too_long());
-                check((1..=100).contains(max_attempts), "max_attempts", "1 to 100".into());
+            Self::Exponential { initial_ms, max_ms, .. } if max_ms < initial_ms => {
+                vec![("max_ms", format!("must be at least `initial_ms`: {initial_ms} (got {max_ms})"))]
             }
-            Self::Exponential { initial_ms, max_ms, factor, jitter, max_attempts } => {
-                check(*initial_ms > 0, "initial_ms", "at least 1".into());
-                check(
-                    delay(*max_ms) && max_ms >= initial_ms,
-                    "max_ms",
-                    format!("`initial_ms` or more, {}", too_long()),
-                );
-                check((1.0..=10.0).contains(factor), "factor", "1 to 10".into());
-                check((0.0..=1.0).contains(jitter), "jitter", "0 to 1".into());
-                check((1..=100).contains(max_attempts), "max_attempts", "1 to 100".into());
-            }
-            Self::Schedule { delays_ms } => {
-                check(delays_ms.len() <= 100, "delays_ms", "at most 100 delays".into());
-                check(delays_ms.iter().all(|ms| delay(*ms)), "delays_ms", too_long());
-            }
-            Self::Custom { otherwise, .. } => return otherwise.problems(),
+            Self::Schedule { delays_ms, .. } => match delays_ms.iter().find(|ms| **ms > LONGEST_DELAY_MS) {
+                Some(ms) => {
+                    vec![("delays_ms", format!("must be at most {LONGEST_DELAY_MS} (31 days) each (got {ms})"))]
+                }
+                None => vec![],
+            },
+            Self::None | Self::Linear { .. } | Self::Exponential { .. } | Self::Custom { .. } => vec![],
         }
-        problems
     }
 }
 
@@ -175,6 +213,11 @@ fn exponential(initial_ms: u64, max_ms: u64, factor: f64, jitter: f64, made: u32
 mod tests {
     use super::*;
 
+    fn exponential_policy(initial_ms: u64, max_ms: u64, max_attempts: u32) -> RetryPolicy {
+        let (factor, jitter, max_elapsed_ms, budget) = (2.0, 0.5, None, RetryBudget::default());
+        RetryPolicy::Exponential { initial_ms, max_ms, factor, jitter, max_attempts, max_elapsed_ms, budget }
+    }
+
     fn delays(policy: &RetryPolicy, chance: f64) -> Vec<u64> {
         (1..).map_while(|made| policy.delay(made, chance)).map(|delay| delay.as_millis() as u64).collect()
     }
@@ -182,10 +225,9 @@ mod tests {
     #[test]
     fn each_policy_gives_its_delays_and_then_ends() {
         assert_eq!(delays(&RetryPolicy::None, 0.0), [0; 0]);
-        assert_eq!(delays(&RetryPolicy::Linear { delay_ms: 5, max_attempts: 3 }, 0.9), [5, 5]);
-        assert_eq!(delays(&RetryPolicy::Schedule { delays_ms: vec![1, 7] }, 0.9), [1, 7]);
-        let doubling =
-            RetryPolicy::Exponential { initial_ms: 100, max_ms: 500, factor: 2.0, jitter: 0.5, max_attempts: 5 };
+        assert_eq!(delays(&RetryPolicy::linear(5, 3), 0.9), [5, 5]);
+        assert_eq!(delays(&RetryPolicy::schedule(vec![1, 7]), 0.9), [1, 7]);
+        let doubling = exponential_policy(100, 500, 5);
         assert_eq!(delays(&doubling, 0.0), [100, 200, 400, 500]);
         assert_eq!(delays(&doubling, 1.0), [50, 100, 200, 250]);
     }
@@ -195,17 +237,16 @@ mod tests {
         let waits = |policy: &RetryPolicy, rounds: &[u32]| {
             rounds.iter().map(|round| policy.throttled_delay(*round, 0.0).as_millis() as u64).collect::<Vec<_>>()
         };
-        let doubling =
-            RetryPolicy::Exponential { initial_ms: 100, max_ms: 500, factor: 2.0, jitter: 0.5, max_attempts: 2 };
+        let doubling = exponential_policy(100, 500, 2);
         assert_eq!(waits(&doubling, &[1, 2, 3, 4, u32::MAX]), [100, 200, 400, 500, 500]);
-        let linear = RetryPolicy::Linear { delay_ms: 50, max_attempts: 2 };
+        let linear = RetryPolicy::linear(50, 2);
         assert_eq!(waits(&linear, &[1, 2, 5, 100]), [50, 100, 800, 600_000]);
-        let hourly = RetryPolicy::Linear { delay_ms: 3_600_000, max_attempts: 2 };
+        let hourly = RetryPolicy::linear(3_600_000, 2);
         assert_eq!(waits(&hourly, &[1, 9]), [3_600_000, 3_600_000], "no shorter than the policy says");
-        let schedule = RetryPolicy::Schedule { delays_ms: vec![10, 2_000] };
+        let schedule = RetryPolicy::schedule(vec![10, 2_000]);
         assert_eq!(waits(&schedule, &[1, 2, 3, 4, 100]), [10, 2_000, 4_000, 8_000, 600_000]);
         let custom = RetryPolicy::Custom { rule: String::new(), otherwise: Box::new(RetryPolicy::None) };
-        for policy in [RetryPolicy::None, custom, RetryPolicy::Schedule { delays_ms: vec![] }] {
+        for policy in [RetryPolicy::None, custom, RetryPolicy::schedule(vec![])] {
             assert_eq!(waits(&policy, &[1, 2, 100]), [1_000, 2_000, 600_000], "{policy:?}");
         }
     }
@@ -218,15 +259,26 @@ mod tests {
             factor: 10.0,
             jitter: 0.0,
             max_attempts: u32::MAX,
+            max_elapsed_ms: None,
+            budget: RetryBudget::default(),
         };
         assert_eq!(policy.delay(u32::MAX - 1, 0.0), Some(Duration::from_millis(LONGEST_DELAY_MS)));
     }
 
     #[test]
-    fn every_bad_field_is_named() {
-        let policy =
-            RetryPolicy::Exponential { initial_ms: 0, max_ms: 0, factor: f64::NAN, jitter: 2.0, max_attempts: 0 };
-        let fields: Vec<_> = policy.problems().into_iter().map(|(field, _)| field).collect();
-        assert_eq!(fields, ["initial_ms", "factor", "jitter", "max_attempts"]);
+    fn what_the_document_cannot_say_is_named() {
+        let fields = |policy: &RetryPolicy| policy.problems().into_iter().map(|(field, _)| field).collect::<Vec<_>>();
+        assert_eq!(fields(&exponential_policy(2, 1, 5)), ["max_ms"]);
+        assert_eq!(fields(&RetryPolicy::schedule(vec![1, LONGEST_DELAY_MS + 1])), ["delays_ms"]);
+        assert_eq!(fields(&RetryPolicy::default()), [""; 0]);
+    }
+
+    #[test]
+    fn a_scripts_limits_are_those_of_its_other_policy() {
+        let budget = RetryBudget { share: 1.0, ..RetryBudget::default() };
+        let limited = RetryPolicy::Schedule { delays_ms: vec![1], max_elapsed_ms: Some(7), budget };
+        let custom = RetryPolicy::Custom { rule: "x".to_owned(), otherwise: Box::new(limited) };
+        assert_eq!(custom.limits(), RetryLimits { max_elapsed_ms: Some(7), budget });
+        assert_eq!(RetryPolicy::None.limits(), RetryLimits::default());
     }
 }

@@ -1,28 +1,26 @@
 //! A channel's routing configuration: candidates, strategy, retry policy, fallback.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::{
-    ids::ConnectionId,
-    overrides::Overrides,
-    provider::Cost,
-    retry::{RetryLimits, RetryPolicy},
-};
+use super::{ids::ConnectionId, overrides::Overrides, provider::Cost, retry::RetryPolicy};
 
-/// How the candidates are ordered. Each is one pure function in `routing`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// The order of the candidates. The first is asked first, the others follow where it did not accept the delivery.
+///
+/// - `primary`: as the route lists them.
+/// - `round_robin`: in turn, each as often as its weight says.
+/// - `weighted_random`: at random, each as often as its weight says.
+/// - `least_cost`: the cheapest for this delivery first; unknown costs come last.
+/// - `highest_reliability`: the candidate that succeeded most often lately with the destination's country first, the
+///   quickest among equals. One in fifty deliveries asks another candidate, to learn its success rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Strategy {
-    /// As the route lists them: the first serves, the others stand in.
     #[default]
     Primary,
-    /// In turn, each as often as its weight says.
     RoundRobin,
-    /// By lot, each as often as its weight says.
     WeightedRandom,
-    /// The cheapest for this delivery first.
     LeastCost,
-    /// The candidate with the best recent record for this destination; now and then another, to learn how it performs.
     HighestReliability,
 }
 
@@ -41,7 +39,7 @@ impl Strategy {
 }
 
 /// The reaction to a request that began and got no definite answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnknown {
     /// Again on the same connection with the same key.
@@ -60,24 +58,29 @@ impl OnUnknown {
     }
 }
 
-/// One connection of a route.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One connection of a route. `C` names the connection: by id, or as a client did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Candidate {
-    pub connection: ConnectionId,
-    /// Its share under the strategies with shares; with 0 it only stands in for the others, under every strategy.
+#[schema(bound = "", description = "One connection of a route.")]
+pub struct Candidate<C = ConnectionId> {
+    /// Its id or uid.
+    #[schema(value_type = String, min_length = 1, max_length = 128)]
+    pub connection: C,
+    /// Its share under `round_robin` and `weighted_random`; 1, if left out. With 0 it is asked only after the others,
+    /// whatever the strategy is.
     #[serde(default = "one")]
+    #[schema(maximum = 100)]
     pub weight: u32,
-    /// The price of a unit (a message, or a segment of one), in place of the provider's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The cost of a unit (a message, or a segment of one), in place of its provider's.
+    #[serde(default)]
     pub cost: Option<Cost>,
     /// The most that a delivery through it may cost, beside the route's own ceiling.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub max_cost: Option<Cost>,
 }
 
 impl Candidate {
-    /// With a weight of one, and no word on costs.
+    /// With a weight of one, and without costs.
     #[must_use]
     pub const fn new(connection: ConnectionId) -> Self {
         Self { connection, weight: one(), cost: None, max_cost: None }
@@ -88,32 +91,35 @@ const fn one() -> u32 {
     1
 }
 
-/// A version of a route.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The routing of a channel's messages. `C` names connections: by id, or as a client did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RouteSpec {
-    /// 1 to 20, each connection once.
-    pub candidates: Vec<Candidate>,
+#[schema(bound = "", description = "The routing of a channel's messages.")]
+pub struct RouteSpec<C = ConnectionId> {
+    /// In order of preference; each once.
+    // Without a default, serde would refuse the whole specification, and the rest of it would not be checked.
+    #[serde(default)]
+    #[schema(value_type = Vec<Candidate>, required = true, min_items = 1, max_items = 20)]
+    pub candidates: Vec<Candidate<C>>,
     #[serde(default)]
     pub strategy: Strategy,
-    /// The highest cost of a delivery: a candidate with a higher estimate is not asked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The most that a delivery may cost. A candidate is not asked if its estimate is higher, or in another currency.
+    #[serde(default)]
     pub max_cost: Option<Cost>,
-    /// In 0..=1: a candidate with a lower recent success rate is not asked while another one reaches it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// A candidate that succeeded less often lately is not asked while another one succeeds as often.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 1)]
     pub min_success_rate: Option<f64>,
     #[serde(default)]
     pub retry: RetryPolicy,
+    /// Meanings of providers' codes; they take precedence over the tenant's settings.
     #[serde(default)]
-    pub retry_limits: RetryLimits,
-    /// The meaning of providers' codes; it takes precedence over the tenant's.
-    #[serde(default, skip_serializing_if = "Overrides::is_empty")]
     pub overrides: Overrides,
-    /// Whether the next candidate serves at once when one did not take the delivery.
+    /// Whether the next candidate is asked at once when one did not accept the delivery; true, if left out.
     #[serde(default = "yes")]
     pub fallback: bool,
-    /// Left out: `retry` where the provider recognises a repetition, `hold` where it does not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Null or left out: `retry` where the provider recognises a repetition, `hold` where it does not.
+    #[serde(default)]
     pub on_unknown: Option<OnUnknown>,
 }
 
@@ -121,8 +127,34 @@ const fn yes() -> bool {
     true
 }
 
+impl<C> RouteSpec<C> {
+    /// The same route with its connections named otherwise, in the same order.
+    #[must_use]
+    pub fn with_connections<D>(self, connections: impl IntoIterator<Item = D>) -> RouteSpec<D> {
+        let named = self.candidates.into_iter().zip(connections);
+        let candidates = named
+            .map(|(Candidate { weight, cost, max_cost, .. }, connection)| Candidate {
+                connection,
+                weight,
+                cost,
+                max_cost,
+            })
+            .collect();
+        RouteSpec {
+            candidates,
+            strategy: self.strategy,
+            max_cost: self.max_cost,
+            min_success_rate: self.min_success_rate,
+            retry: self.retry,
+            overrides: self.overrides,
+            fallback: self.fallback,
+            on_unknown: self.on_unknown,
+        }
+    }
+}
+
 impl RouteSpec {
-    /// Returns the route of a message that names its own connection.
+    /// The route of a message that names its own connection.
     #[must_use]
     pub fn pinned(connection: ConnectionId) -> Self {
         Self {
@@ -131,7 +163,6 @@ impl RouteSpec {
             max_cost: None,
             min_success_rate: None,
             retry: RetryPolicy::default(),
-            retry_limits: RetryLimits::default(),
             overrides: Overrides::default(),
             fallback: false,
             on_unknown: None,

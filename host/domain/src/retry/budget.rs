@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The time after which a third of the earned budget is left; the minimum can be saved up for as long.
 pub const MEMORY: Duration = Duration::from_secs(10);
@@ -21,13 +22,17 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 /// The gain of an accepted retry: its own place and another.
 const FOR_AN_ACCEPTED_RETRY: f64 = 2.0;
 
-/// The retries that a route allows itself through one connection, on each node.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The most retries through one connection, on each node. The budget does not apply while at least half of the retries
+/// succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct RetryBudget {
-    /// Retries for each other request.
+    /// Retries for each other request; 0.2, if left out.
+    #[schema(minimum = 0, maximum = 100)]
     pub share: f64,
-    /// Retries a second beside it.
+    /// Retries a second in addition; 10, if left out.
+    // Not 0: without other requests a delivery would wait for ever.
+    #[schema(minimum = 0.1, maximum = 10_000)]
     pub min_per_second: f64,
 }
 
@@ -39,20 +44,6 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// Returns each invalid field with its requirement.
-    #[must_use]
-    pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
-        let mut problems = Vec::new();
-        if !(0.0..=100.0).contains(&self.share) {
-            problems.push(("share", "0 to 100"));
-        }
-        // Not none: where nothing else is sent a delivery would wait for ever.
-        if !(0.1..=10_000.0).contains(&self.min_per_second) {
-            problems.push(("min_per_second", "0.1 to 10000"));
-        }
-        problems
-    }
-
     /// The most of the minimum that can be saved up.
     fn reserve(&self) -> f64 {
         (self.min_per_second * MEMORY.as_secs_f64()).max(1.0)
@@ -236,7 +227,6 @@ mod tests {
     #[test]
     fn the_least_minimum_still_lets_each_through() {
         let least = RetryBudget { share: 0.0, min_per_second: 0.1 };
-        assert!(least.problems().is_empty());
         let mut now = Instant::now();
         let mut allowance = Allowance::new(&least, now);
         for _ in 0..5 {
@@ -244,11 +234,5 @@ mod tests {
             assert!(allowance.retry(&least, 0.0, now).is_err());
             now += Duration::from_secs(11);
         }
-    }
-
-    #[test]
-    fn every_bad_field_is_named() {
-        let fields: Vec<_> = RetryBudget { share: f64::NAN, min_per_second: 0.0 }.problems();
-        assert_eq!(fields.iter().map(|it| it.0).collect::<Vec<_>>(), ["share", "min_per_second"]);
     }
 }

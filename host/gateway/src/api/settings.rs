@@ -10,15 +10,10 @@ use super::{
     auth::{RoutesRead, RoutesWrite, Tenant},
     draft::Draft,
     json::Json,
-    overrides::{self, Overrides},
     problem::{Problem, ProblemBody},
 };
-use angarium_domain::settings::TenantSettings;
-use angarium_store::{
-    StoreError,
-    settings::{StoredSettings, settings_get, settings_put},
-    tenant::tenant_config_bump,
-};
+use crate::app::settings::{self, StoredSettings};
+use angarium_domain::overrides::Overrides;
 
 /// All settings: members that are left out return to their defaults.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -52,8 +47,7 @@ pub struct SettingsAnswer {
 #[utoipa::path(get, path = "/v1/settings", tag = "settings", operation_id = "getSettings",
     responses((status = 200, description = "The settings.", body = SettingsAnswer)))]
 pub async fn get(tenant: Tenant<RoutesRead>, State(app): State<App>) -> Result<Json<SettingsAnswer>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
-    Ok(Json(settings_get(&mut txn, tenant.id).await?.into()))
+    Ok(Json(settings::get(&app, tenant.id).await?.into()))
 }
 
 /// Replace the settings.
@@ -67,29 +61,13 @@ pub async fn get(tenant: Tenant<RoutesRead>, State(app): State<App>) -> Result<J
 pub async fn put(
     tenant: Tenant<RoutesWrite>,
     State(app): State<App>,
-    Draft(new, mut fields): Draft<NewSettings>,
+    Draft(new, fields): Draft<NewSettings>,
 ) -> Result<Json<SettingsAnswer>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let settings = TenantSettings { overrides: overrides::checked(new.overrides, &mut txn, &[], &mut fields).await? };
-    if let Some(problem) = fields.into_problem() {
-        return Err(problem);
-    }
-    let stored = settings_put(&mut txn, tenant.id, &settings, new.version).await?;
-    let stored = stored.ok_or_else(|| {
-        Problem::conflict("version_passed", "the settings have another version: read them again, and change those")
-    })?;
-    tenant_config_bump(&mut txn, tenant.id).await?;
-    txn.commit().await.map_err(StoreError::from)?;
-    app.changed(tenant.id).await;
-    Ok(Json(stored.into()))
+    Ok(Json(settings::put(&app, &tenant.principal(), new.overrides, new.version, fields).await?.into()))
 }
 
 impl From<StoredSettings> for SettingsAnswer {
     fn from(stored: StoredSettings) -> Self {
-        Self {
-            version: stored.version,
-            overrides: overrides::shown(stored.settings.overrides),
-            updated_at: stored.updated_at,
-        }
+        Self { version: stored.version, overrides: stored.settings.overrides, updated_at: stored.updated_at }
     }
 }

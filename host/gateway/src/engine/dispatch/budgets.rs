@@ -9,8 +9,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Dispatcher, EffectiveRoute, bounds, connection_permit::PermitRequest};
-use crate::{clock, engine::queue::Work};
+use super::{Dispatcher, bounds, connection_permit::PermitRequest};
+use crate::{
+    clock,
+    engine::{planning::EffectiveRoute, queue::Work},
+};
 use angarium_domain::{
     attempt::{Attempt, Trigger},
     delivery::DeliveryState,
@@ -43,14 +46,14 @@ impl Dispatcher {
     pub(super) fn within_budget(
         &self,
         work: &Work,
-        effective: &EffectiveRoute<'_>,
+        route: &EffectiveRoute<'_>,
         wanted: &PermitRequest,
     ) -> Result<(), Postponed> {
-        let budget = &effective.spec.retry_limits.budget;
+        let budget = &route.spec.retry.limits().budget;
         let Some(wait) = self.budgets.ask(budget, work, wanted) else { return Ok(()) };
         let at = clock::now().checked_add(wait).unwrap_or(Timestamp::MAX);
         let last = work.past.iter().rev().find(|attempt| attempt.connection.is_some());
-        Err(match bounds(work, &effective.spec).limit(at) {
+        Err(match bounds(work, &route.spec).limit(at) {
             None => Postponed::Until(at),
             Some(limit) => {
                 let exhausted = given_up(last.map_or(Disposition::NotSent, |attempt| attempt.disposition));
@@ -60,9 +63,9 @@ impl Dispatcher {
     }
 
     /// Records the result of an attempt that is not part of the delivery's past yet.
-    pub(super) fn spent(&self, work: &Work, effective: &EffectiveRoute<'_>, wanted: &PermitRequest, attempt: &Attempt) {
+    pub(super) fn spent(&self, work: &Work, route: &EffectiveRoute<'_>, wanted: &PermitRequest, attempt: &Attempt) {
         if attempt.verdict.disposition == Disposition::Accepted && kind(work, wanted.connection) == Kind::Retry {
-            self.budgets.accepted(&effective.spec.retry_limits.budget, wanted);
+            self.budgets.accepted(&route.spec.retry.limits().budget, wanted);
         }
     }
 }
