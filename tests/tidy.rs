@@ -1,18 +1,20 @@
 //! The rules of the map in `ARCHITECTURE.md` that a compiler does not check: the allowed imports, and the places of
 //! third-party crates.
 
+mod prose;
+
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
 /// For each part of the gateway crate, what it may import with `use crate::`. The other crates' edges are in their
-/// `Cargo.toml`. A part is a module, or a folder's module in `app`, `engine`, `jobs` and `node`. Everything may import
+/// `Cargo.toml`. A part is a module, or a folder's module in `engine`, `jobs` and `node`. Everything may import
 /// `clock`.
 const EDGES: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("credential", &[]),
-    // What a node knows and is made of.
+    // The configuration and state of a node.
     ("config", &[]),
     ("telemetry", &["config"]),
     ("health", &["telemetry"]),
@@ -25,16 +27,33 @@ const EDGES: &[(&str, &[&str])] = &[
     ("legs", &[]),
     ("guards", &["telemetry"]),
     ("script_failures", &["telemetry"]),
-    ("queue", &["tenant_config"]),
-    ("fair_semaphore", &["queue"]),
-    ("rule_runner", &["fair_semaphore", "queue"]),
+    ("capacity", &[]),
+    ("small_tenant_priority", &["capacity"]),
+    ("queue", &["capacity", "small_tenant_priority"]),
+    ("fair_semaphore", &["small_tenant_priority"]),
+    ("rule_runner", &["fair_semaphore"]),
     ("experiments", &["rule_runner", "telemetry"]),
     (
+        "planning",
+        &["experiments", "observations", "providers", "rule_runner", "script_failures", "tenant_config"],
+    ),
+    (
         "admission",
-        &["experiments", "providers", "queue", "rule_runner", "script_failures", "telemetry", "tenant_config"],
+        &[
+            "capacity",
+            "experiments",
+            "planning",
+            "providers",
+            "queue",
+            "rule_runner",
+            "script_failures",
+            "small_tenant_priority",
+            "telemetry",
+            "tenant_config",
+        ],
     ),
     ("follow_up", &["admission", "experiments", "rule_runner", "script_failures", "telemetry", "tenant_config"]),
-    ("ledger", &["legs", "queue"]),
+    ("ledger", &["legs", "queue", "small_tenant_priority"]),
     (
         "dispatch",
         &[
@@ -43,6 +62,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "guards",
             "ledger",
             "observations",
+            "planning",
             "providers",
             "queue",
             "rule_runner",
@@ -56,12 +76,30 @@ const EDGES: &[(&str, &[&str])] = &[
     // Jobs.
     ("replay", &["legs"]),
     ("maintenance", &["config", "telemetry"]),
-    // Use cases, and who calls them.
-    ("message_actions", &["legs"]),
+    // Use cases, and their callers.
+    (
+        "app",
+        &[
+            "admission",
+            "callbacks",
+            "credential",
+            "dispatch",
+            "guards",
+            "legs",
+            "lookup",
+            "planning",
+            "providers",
+            "queue",
+            "rule_runner",
+            "telemetry",
+            "tenant_config",
+        ],
+    ),
     (
         "api",
         &[
             "admission",
+            "app",
             "callbacks",
             "config",
             "credential",
@@ -70,7 +108,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "guards",
             "health",
             "lookup",
-            "message_actions",
+            "planning",
             "providers",
             "queue",
             "rule_runner",
@@ -83,7 +121,9 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "admission",
             "api",
+            "app",
             "callbacks",
+            "capacity",
             "config",
             "dispatch",
             "experiments",
@@ -94,26 +134,30 @@ const EDGES: &[(&str, &[&str])] = &[
             "ledger",
             "legs",
             "maintenance",
+            "observations",
+            "planning",
             "providers",
             "queue",
             "recovery",
             "replay",
             "rule_runner",
             "rulefolder",
+            "small_tenant_priority",
             "telemetry",
             "tenant_config",
         ],
     ),
-    ("cli", &["config", "credential", "gateway", "rulefolder", "telemetry"]),
+    ("cli", &["app", "config", "credential", "gateway", "rulefolder", "telemetry"]),
 ];
 
 /// The folders of the gateway crate whose modules are parts.
-const FOLDERS: [&str; 4] = ["app", "engine", "jobs", "node"];
+const FOLDERS: [&str; 3] = ["engine", "jobs", "node"];
 
-/// Where a third-party crate may be named: in which crates of the host, or parts of the gateway crate.
+/// The allowed places of a third-party crate: crates of the host, or parts of the gateway crate.
 const FENCES: &[(&str, &[&str])] = &[
     ("axum", &["api"]),
-    ("utoipa", &["api"]),
+    // The vocabulary describes itself for the OpenAPI document.
+    ("utoipa", &["api", "app", "domain"]),
     ("sqlx", &["store"]),
     ("wasmtime", &["runtime"]),
     ("rhai", &["rules"]),

@@ -45,7 +45,7 @@ async fn refused(gateway: &TestGateway, sink: &Sink, count: usize) -> Vec<String
     ids
 }
 
-/// One that began and was never answered.
+/// Starts a delivery whose request began and was never answered.
 async fn held(gateway: &TestGateway, sink: &Sink) -> String {
     sink.answers("/first", [Reply::status(200).after(Duration::from_secs(60)), Reply::status(200)]);
     let id = gateway.send(&message("held")).await;
@@ -148,7 +148,7 @@ async fn one_is_shown_with_every_attempt_and_replayed() {
     assert_eq!((&done["subject"], &done["reason"]), (&letter["id"], &json!("it is mended")), "{done}");
     let keys = gateway.settings().command_line(&["key", "list", "--tenant", "one", "--json"]).unwrap();
     let keys: Value = serde_json::from_str(&keys).unwrap();
-    assert_eq!(done["key"], keys[0]["id"]);
+    assert_eq!(done["actor"]["id"], keys[0]["id"]);
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn a_replay_goes_on_when_its_node_is_killed_and_moves_each_once() {
     let body = json!({"filter": {}, "rate_per_second": 20});
     let started = gateway.post("/v1/dead-letters/replays", &body).await.expect(202);
     let id = started["id"].as_str().unwrap().to_owned();
-    // One node and then the other: whichever has the job, it loses it amid.
+    // One node and then the other: each loses the job in the middle.
     for node in 0..2 {
         let floor = (node + 1) * 15;
         eventually("some progress", || async {

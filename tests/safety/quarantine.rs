@@ -299,8 +299,8 @@ async fn another_component_takes_a_name_only_if_an_operator_says_so() {
     let (last, first) = (&records[0], &records[3]);
     assert_eq!((&last["before"]["version"], &last["after"]["version"]), (&json!("9.9.9"), &json!("0.0.9")), "{last}");
     assert_eq!(last["after"]["granted_hosts"], before["granted_hosts"]);
-    assert!(last["key"].is_string() && last["request_id"].is_string(), "{last}");
-    assert_eq!((&first["key"], &first["actor"]), (&Value::Null, &json!("providers.folder")));
+    assert!(last["actor"]["id"].is_string() && last["request_id"].is_string(), "{last}");
+    assert_eq!(first["actor"], json!({"kind": "gateway", "id": null, "name": "providers.folder"}));
     gateway.call(Method::GET, "/v1/operator/audit", None).await.expect(403);
 }
 

@@ -1,59 +1,112 @@
-//! The audit: actors, actions and their records.
+//! The audit: actors, actions and what an action reaches.
 
 use std::str::FromStr;
 
-use super::ids::KeyId;
+use super::{ids::JobId, key::ApiKey};
 
-/// The author of a request: a key with its name, and the request's id.
+/// The kind of an actor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActorKind {
+    /// A request with an API key.
+    ApiKey,
+    /// A person with an account.
+    User,
+    /// Work that goes on after its request.
+    Job,
+    /// A command on the database, by a user of the operating system.
+    CommandLine,
+    /// A part of the gateway by itself.
+    Gateway,
+}
+
+impl ActorKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api_key",
+            Self::User => "user",
+            Self::Job => "job",
+            Self::CommandLine => "command_line",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// The author of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
-    pub key: KeyId,
-    /// The key's name.
+    pub kind: ActorKind,
+    /// The id of the key, user or job; none for the command line and the gateway.
+    pub id: Option<String>,
+    /// The name then: of the key, of the operating system's user, of the part of the gateway.
     pub name: String,
-    /// The request's id.
+    /// The request's id, for a change by a request.
     pub request: Option<String>,
 }
 
 impl Actor {
-    /// The same, for what belongs to no tenant.
+    /// A request with this key.
     #[must_use]
-    pub fn as_operator(&self) -> OperatorActor {
-        OperatorActor { key: Some(self.key), name: self.name.clone(), request: self.request.clone() }
+    pub fn api_key(key: &ApiKey, request: Option<String>) -> Self {
+        Self { kind: ActorKind::ApiKey, id: Some(key.id.to_string()), name: key.name.clone(), request }
     }
-}
 
-/// The author of a change that belongs to no tenant: an operator's key, or a part of the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OperatorActor {
-    pub key: Option<KeyId>,
-    pub name: String,
-    pub request: Option<String>,
-}
+    /// A job that was started by a request.
+    #[must_use]
+    pub fn job(id: JobId, name: &str) -> Self {
+        Self { kind: ActorKind::Job, id: Some(id.to_string()), name: name.to_owned(), request: None }
+    }
 
-impl OperatorActor {
+    /// A command of this user of the operating system.
+    #[must_use]
+    pub fn command_line(user: &str) -> Self {
+        Self { kind: ActorKind::CommandLine, id: None, name: user.to_owned(), request: None }
+    }
+
     /// The gateway by itself, for the reason that the name tells.
     #[must_use]
-    pub fn gateway(name: &str) -> Self {
-        Self { key: None, name: name.to_owned(), request: None }
+    pub fn gateway(part: &str) -> Self {
+        Self { kind: ActorKind::Gateway, id: None, name: part.to_owned(), request: None }
     }
+}
+
+/// What an action changes, beside its subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActionReach {
+    /// Messages and what belongs to them.
+    Messages,
+    /// The tenant's configuration in service: every node reads it again.
+    Configuration,
+    /// The same, for a configuration that may grow: its size limit applies.
+    GrowingConfiguration,
+    /// Data of no single tenant, or data that nodes look up each time.
+    Nothing,
 }
 
 macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+    ($($reach:ident { $($(#[$doc:meta])* $name:ident = $text:literal,)* })*) => {
         /// An action that the audit records.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Action {
-            $($(#[$doc])* $name,)*
+            $($($(#[$doc])* $name,)*)*
         }
 
         impl Action {
             /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$name),*];
+            pub const ALL: &[Self] = &[$($(Self::$name),*),*];
 
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
-                    $(Self::$name => $text,)*
+                    $($(Self::$name => $text,)*)*
+                }
+            }
+
+            /// What it changes, beside its subject.
+            #[must_use]
+            pub const fn reach(self) -> ActionReach {
+                match self {
+                    $($(Self::$name => ActionReach::$reach,)*)*
                 }
             }
         }
@@ -61,47 +114,76 @@ macro_rules! actions {
 }
 
 actions! {
-    MessageCanceled = "message.canceled",
-    MessageRetried = "message.retried",
-    /// One that was unknown: as sent, as failed, or to be sent again.
-    MessageResolved = "message.resolved",
-    ContentPurged = "message.content_purged",
-    DeadLetterReplayed = "dead_letter.replayed",
-    DeadLetterDiscarded = "dead_letter.discarded",
-    /// All that matched, or as many of them as one request discards.
-    DeadLettersDiscarded = "dead_letters.discarded",
-    /// Of all dead letters that match.
-    ReplayStarted = "replay.started",
-    ReplayCanceled = "replay.canceled",
-    RuleCreated = "rule.created",
-    RuleChanged = "rule.changed",
-    RuleDeleted = "rule.deleted",
-    RuleShadowed = "rule.shadow_started",
-    RuleCanaried = "rule.canary_started",
-    RuleCandidateEnded = "rule.candidate_ended",
-    /// Its candidate took its place.
-    RulePromoted = "rule.promoted",
-    RuleRolledBack = "rule.rolled_back",
-    ScriptAdded = "script.version_added",
-    ScriptShadowed = "script.shadow_started",
-    ScriptCanaried = "script.canary_started",
-    ScriptCandidateEnded = "script.candidate_ended",
-    ScriptPromoted = "script.promoted",
-    ScriptRolledBack = "script.rolled_back",
-    /// Taken out of service; its versions stay.
-    ScriptRetired = "script.retired",
-    /// Its breaker was reset by hand, on every node.
-    ScriptReset = "script.reset",
-    /// A component was stored, and does not serve.
-    ProviderInstalled = "provider.installed",
-    /// A component was put in service.
-    ProviderActivated = "provider.activated",
-    ProviderRolledBack = "provider.rolled_back",
-    /// A version was removed, or all of them.
-    ProviderUninstalled = "provider.uninstalled",
-    ProviderGranted = "provider.granted",
-    /// The gateway took a version from all tenants.
-    ProviderQuarantined = "provider.quarantined",
+    Messages {
+        MessageCanceled = "message.canceled",
+        MessageRetried = "message.retried",
+        /// An unknown message was resolved: as sent, as failed, or to be sent again.
+        MessageResolved = "message.resolved",
+        ContentPurged = "message.content_purged",
+        DeadLetterReplayed = "dead_letter.replayed",
+        DeadLetterDiscarded = "dead_letter.discarded",
+        /// All that matched, or as many of them as one request discards.
+        DeadLettersDiscarded = "dead_letters.discarded",
+        /// Of all dead letters that match.
+        ReplayStarted = "replay.started",
+        ReplayCanceled = "replay.canceled",
+    }
+    GrowingConfiguration {
+        ConnectionCreated = "connection.created",
+        ConnectionChanged = "connection.changed",
+        RouteCreated = "route.created",
+        RouteVersionAdded = "route.version_added",
+        RouteActivated = "route.activated",
+        RouteRolledBack = "route.rolled_back",
+        RuleCreated = "rule.created",
+        RuleChanged = "rule.changed",
+        RuleShadowed = "rule.shadow_started",
+        RuleCanaried = "rule.canary_started",
+        /// Its candidate took its place.
+        RulePromoted = "rule.promoted",
+        RuleRolledBack = "rule.rolled_back",
+        ScriptAdded = "script.version_added",
+        ScriptShadowed = "script.shadow_started",
+        ScriptCanaried = "script.canary_started",
+        ScriptPromoted = "script.promoted",
+        ScriptRolledBack = "script.rolled_back",
+    }
+    Configuration {
+        ConnectionDeleted = "connection.deleted",
+        /// A secret has a new value; the entry has its version alone.
+        SecretRotated = "connection.secret_rotated",
+        RouteDeleted = "route.deleted",
+        RuleDeleted = "rule.deleted",
+        RuleCandidateEnded = "rule.candidate_ended",
+        ScriptCandidateEnded = "script.candidate_ended",
+        /// Taken out of service; its versions stay.
+        ScriptRetired = "script.retired",
+        /// Its breaker was reset by hand, on every node.
+        ScriptReset = "script.reset",
+        SettingsChanged = "settings.changed",
+        KeyRevoked = "key.revoked",
+    }
+    Nothing {
+        BreakerOpened = "breaker.opened",
+        BreakerClosed = "breaker.closed",
+        KeyCreated = "key.created",
+        TenantCreated = "tenant.created",
+        /// It has another retention class.
+        TenantClassified = "tenant.classified",
+        /// Stored secrets stand under another key-encryption key.
+        SecretsRewrapped = "secrets.rewrapped",
+        SchemaMigrated = "schema.migrated",
+        /// A component was stored, and does not serve.
+        ProviderInstalled = "provider.installed",
+        /// A component was put in service.
+        ProviderActivated = "provider.activated",
+        ProviderRolledBack = "provider.rolled_back",
+        /// A version was removed, or all of them.
+        ProviderUninstalled = "provider.uninstalled",
+        ProviderGranted = "provider.granted",
+        /// The gateway took a version from all tenants.
+        ProviderQuarantined = "provider.quarantined",
+    }
 }
 
 /// A text that names no action.

@@ -15,8 +15,8 @@ use super::{
     page::{PageRows, one_more, page},
 };
 use angarium_domain::{
-    audit::{Action, Actor, OperatorActor},
-    ids::{AuditId, KeyId, TenantId},
+    audit::{Action, Actor},
+    ids::{AuditId, TenantId},
 };
 
 /// An audit entry beside its actor and time.
@@ -32,7 +32,7 @@ pub struct AuditEntry {
 }
 
 impl AuditEntry {
-    /// Something was done to this.
+    /// Returns an entry about an action on this subject.
     pub fn new(action: Action, subject: impl ToString) -> Self {
         Self { action, subject: subject.to_string(), before: None, after: None, reason: None }
     }
@@ -49,6 +49,19 @@ impl AuditEntry {
         self
     }
 
+    /// Records the members of two objects that differ.
+    #[must_use]
+    pub fn difference(self, before: Value, after: Value) -> Self {
+        let (Value::Object(mut before), Value::Object(mut after)) = (before, after) else { return self };
+        let same: Vec<_> =
+            before.iter().filter(|(name, was)| after.get(*name) == Some(*was)).map(|it| it.0.clone()).collect();
+        for name in same {
+            before.remove(&name);
+            after.remove(&name);
+        }
+        self.before(Value::Object(before)).after(Value::Object(after))
+    }
+
     #[must_use]
     pub fn because(mut self, reason: Option<&str>) -> Self {
         self.reason = reason.map(str::to_owned);
@@ -56,43 +69,41 @@ impl AuditEntry {
     }
 }
 
-/// Records a deed in the transaction that does it.
+/// Records an action on what belongs to a tenant, in the transaction that does it.
 pub async fn audit_insert(db: &mut PgConnection, tenant: TenantId, actor: &Actor, entry: &AuditEntry) -> Result<()> {
     let statement = sqlx::query(
-        "insert into audit (tenant_id, id, key_id, actor, action, subject, before, after, reason, request_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-    )
-    .bind(tenant.uuid())
-    .bind(AuditId::new().uuid())
-    .bind(actor.key.uuid())
-    .bind(&actor.name);
-    bind_deed(statement, entry).bind(actor.request.as_deref()).execute(db).await?;
+        "insert into audit (id, actor_kind, actor_id, actor, action, subject, before, after, reason, request_id, tenant_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+    );
+    bind_entry(statement, actor, entry).bind(tenant.uuid()).execute(db).await?;
     Ok(())
 }
 
-/// Records a change by an operator, or by the gateway itself, of something that belongs to no tenant.
-pub async fn operator_audit_insert(db: &mut PgConnection, by: &OperatorActor, entry: &AuditEntry) -> Result<()> {
+/// Records an action on what belongs to no tenant, in the transaction that does it.
+pub async fn operator_audit_insert(db: &mut PgConnection, actor: &Actor, entry: &AuditEntry) -> Result<()> {
     let statement = sqlx::query(
-        "insert into operator_audit (id, key_id, actor, action, subject, before, after, reason, request_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    )
-    .bind(AuditId::new().uuid())
-    .bind(by.key.map(KeyId::uuid))
-    .bind(&by.name);
-    bind_deed(statement, entry).bind(by.request.as_deref()).execute(db).await?;
+        "insert into operator_audit (id, actor_kind, actor_id, actor, action, subject, before, after, reason, request_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    );
+    bind_entry(statement, actor, entry).execute(db).await?;
     Ok(())
 }
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
-/// Binds what both audits record of a deed.
-fn bind_deed<'q>(statement: Statement<'q>, entry: &'q AuditEntry) -> Statement<'q> {
+/// Binds what both audits record of an action.
+fn bind_entry<'q>(statement: Statement<'q>, actor: &'q Actor, entry: &'q AuditEntry) -> Statement<'q> {
     statement
+        .bind(AuditId::new().uuid())
+        .bind(actor.kind.as_str())
+        .bind(actor.id.as_deref())
+        .bind(&actor.name)
         .bind(entry.action.as_str())
         .bind(&entry.subject)
         .bind(entry.before.as_ref().map(Value::to_string))
         .bind(entry.after.as_ref().map(Value::to_string))
         .bind(entry.reason.as_deref())
+        .bind(actor.request.as_deref())
 }
 
 /// A record as the API shows it.
@@ -100,9 +111,12 @@ fn bind_deed<'q>(statement: Statement<'q>, entry: &'q AuditEntry) -> Statement<'
 pub struct AuditView {
     pub id: AuditId,
     pub at: Timestamp,
-    /// `None` where the gateway did it by itself.
-    pub key: Option<KeyId>,
-    pub actor: String,
+    /// One of `ActorKind`, or a kind of a later version.
+    pub actor_kind: String,
+    /// The id of the key, user or job.
+    pub actor_id: Option<String>,
+    /// The actor's name then.
+    pub actor_name: String,
     pub request: Option<String>,
     /// One of [`Action`], or the action of a later version.
     pub action: String,
@@ -120,8 +134,9 @@ impl TryFrom<&PgRow> for AuditView {
         Ok(Self {
             id: row.try_get::<Uuid, _>("id")?.into(),
             at: row.try_get::<jiff_sqlx::Timestamp, _>("at")?.to_jiff(),
-            key: row.try_get::<Option<Uuid>, _>("key_id")?.map(KeyId::from),
-            actor: row.try_get("actor")?,
+            actor_kind: row.try_get("actor_kind")?,
+            actor_id: row.try_get("actor_id")?,
+            actor_name: row.try_get("actor")?,
             request: row.try_get("request_id")?,
             action: row.try_get("action")?,
             subject: row.try_get("subject")?,
@@ -132,7 +147,7 @@ impl TryFrom<&PgRow> for AuditView {
     }
 }
 
-/// Which records.
+/// The filter of entries.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
     pub subject: Option<String>,

@@ -15,13 +15,13 @@ use super::{
     problem::Problem,
     request::{Query, short_text},
 };
+use crate::app::{
+    PageRows,
+    audit::{self, AuditFilter, AuditView},
+};
 use angarium_domain::{
     audit::{Action, InvalidAction},
     ids::AuditId,
-};
-use angarium_store::{
-    audit::{AuditFilter, AuditView, audit_list, operator_audit_list},
-    page::PageRows,
 };
 
 /// An action of a key or a part of the gateway.
@@ -32,11 +32,7 @@ pub struct AuditAnswer {
     id: String,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    /// The API key that was used; null where the gateway did it by itself.
-    #[schema(example = "key_0192f0c1a2b37c4d8e5f60718293a4b5")]
-    key: Option<String>,
-    /// Its name then, or the part of the gateway.
-    actor: String,
+    actor: ActorAnswer,
     #[schema(example = "message.resolved")]
     action: String,
     /// The id of the changed thing; empty if the action concerned all that match.
@@ -52,13 +48,26 @@ pub struct AuditAnswer {
     request_id: Option<String>,
 }
 
+/// The author of a change.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Actor)]
+pub struct ActorAnswer {
+    /// `api_key`, `user`, `job`, `command_line` or `gateway`.
+    #[schema(example = "api_key")]
+    kind: String,
+    /// The id of the key, user or job; null for a command line and for the gateway.
+    #[schema(example = "key_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    id: Option<String>,
+    /// The name then: of the key, of the operating system's user, of the part of the gateway.
+    name: String,
+}
+
 impl From<AuditView> for AuditAnswer {
     fn from(view: AuditView) -> Self {
         Self {
             id: view.id.to_string(),
             at: view.at,
-            key: view.key.map(|key| key.to_string()),
-            actor: view.actor,
+            actor: ActorAnswer { kind: view.actor_kind, id: view.actor_id, name: view.actor_name },
             action: view.action,
             subject: view.subject,
             before: view.before,
@@ -72,9 +81,9 @@ impl From<AuditView> for AuditAnswer {
 /// List audit entries, the newest first.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", operation_id = "listAudit",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
-        ("subject" = Option<String>, Query, description = "Only what was done to this: `msg_…`, `dlv_…`, `job_…`."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
+        ("subject" = Option<String>, Query, description = "Only entries about this subject: `msg_…`, `dlv_…`, `job_…`."),
         ("action" = Option<String>, Query, description = "Only this action, such as `message.resolved`."),
     ),
     responses((status = 200, description = "A page.", body = Page<AuditAnswer>)))]
@@ -85,17 +94,15 @@ pub async fn list(
 ) -> Result<Json<Page<AuditAnswer>>, Problem> {
     let (paging, filter) = asked(&mut query);
     query.finish()?;
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = audit_list(&mut txn, tenant.id, &filter, paging.after, paging.limit).await?;
-    Ok(Json(page(rows)))
+    Ok(Json(page(audit::list(&app, tenant.id, &filter, paging.after, paging.limit).await?)))
 }
 
 /// List audit entries about providers, the newest first.
 #[utoipa::path(get, path = "/v1/operator/audit", tag = "audit", operation_id = "listOperatorAudit",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
-        ("subject" = Option<String>, Query, description = "Only what was done to this: a provider's name."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
+        ("subject" = Option<String>, Query, description = "Only entries about this subject: a provider's name."),
         ("action" = Option<String>, Query, description = "Only this action, such as `provider.activated`."),
     ),
     responses((status = 200, description = "A page.", body = Page<AuditAnswer>)))]
@@ -106,9 +113,7 @@ pub async fn list_of_operators(
 ) -> Result<Json<Page<AuditAnswer>>, Problem> {
     let (paging, filter) = asked(&mut query);
     query.finish()?;
-    let mut txn = app.store.worker().await?;
-    let rows = operator_audit_list(&mut txn, &filter, paging.after, paging.limit).await?;
-    Ok(Json(page(rows)))
+    Ok(Json(page(audit::list_of_operators(&app, &filter, paging.after, paging.limit).await?)))
 }
 
 fn asked(query: &mut Query) -> (Paging<AuditId>, AuditFilter) {

@@ -1,68 +1,27 @@
 //! Authentication and authorisation. The tenant comes only from the key.
 
-use std::{marker::PhantomData, sync::Arc, time::Duration};
+use std::{marker::PhantomData, sync::Arc};
 
 use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
 };
-use futures_util::FutureExt;
 
 use super::{
-    App,
+    App, HttpState,
     body_budget::BodyOwner,
     problem::Problem,
     request::{Caller, RequestId},
 };
 use crate::{
-    clock, credential,
-    engine::lookup::{Lookup, Unanswered},
+    app::{Principal, key_lookup::KeyHash},
+    credential,
 };
 use angarium_domain::{
     audit::Actor,
     ids::TenantId,
     key::{ApiKey, Scope},
 };
-use angarium_store::{self as store, Store};
-
-/// The time of a look-up, including the wait for others, after which the client is asked to repeat the request.
-const PATIENCE: Duration = Duration::from_millis(1_500);
-
-type Hash = [u8; 32];
-
-/// Finds keys by their hashes, and remembers them for a short while: for three seconds a revoked one
-/// still opens, where its end was not announced.
-pub struct Keys(Arc<Lookup<Hash, Arc<ApiKey>>>);
-
-impl Keys {
-    #[must_use]
-    pub fn new(store: Store) -> Self {
-        let ask = move |hashes: Vec<Hash>| {
-            let store = store.clone();
-            async move {
-                let mut txn = store.worker().await?;
-                let found = store::api_key::api_keys_find(&mut txn, &hashes).await?;
-                Ok(found.into_iter().map(|(hash, key)| (hash, Arc::new(key))).collect())
-            }
-            .boxed()
-        };
-        Self(Arc::new(Lookup::new(ask)))
-    }
-
-    /// The key with this hash, if it exists and is valid now.
-    async fn find(&self, hash: &Hash) -> Result<Option<Arc<ApiKey>>, Problem> {
-        match tokio::time::timeout(PATIENCE, self.0.find(hash)).await {
-            Ok(Ok(found)) => Ok(found.filter(|key| key.is_valid(clock::now()))),
-            Ok(Err(Unanswered::Busy)) => Err(Problem::unavailable("too many unknown keys are looked up at the moment")),
-            Ok(Err(Unanswered::Database)) | Err(_) => Err(Problem::unavailable("the database does not answer")),
-        }
-    }
-
-    /// Has a tenant's keys looked up again: one of them may have been revoked.
-    pub fn forget(&self, tenant: TenantId) {
-        self.0.doubt(|key| key.tenant == tenant);
-    }
-}
 
 /// The permission that a handler requires of a key.
 pub trait Permission {
@@ -121,7 +80,7 @@ impl Permission for RulesReadOnMessages {
 pub struct Tenant<P> {
     pub id: TenantId,
     key: Arc<ApiKey>,
-    hash: Hash,
+    hash: KeyHash,
     request: Option<RequestId>,
     permission: PhantomData<P>,
 }
@@ -135,7 +94,12 @@ impl<P> Tenant<P> {
     /// Returns the key and the request, for the audit.
     pub fn actor(&self) -> Actor {
         let request = self.request.as_ref().map(|id| id.as_str().to_owned());
-        Actor { key: self.key.id, name: self.key.name.clone(), request }
+        Actor::api_key(&self.key, request)
+    }
+
+    /// Returns the tenant and the author, for a use case.
+    pub fn principal(&self) -> Principal {
+        Principal { tenant: self.id, actor: self.actor() }
     }
 
     /// Whether recipients, content and providers' texts about them may be shown. A key without `messages:read` gets the
@@ -154,15 +118,15 @@ impl<P: Permission> Tenant<P> {
     }
 }
 
-impl<P: Permission> FromRequestParts<App> for Tenant<P> {
+impl<P: Permission> FromRequestParts<HttpState> for Tenant<P> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, http: &HttpState) -> Result<Self, Problem> {
         let text = bearer(parts).ok_or_else(|| {
             Problem::unauthorized("send the header `Authorization: Bearer ak_…` with a key of `angarium key create`")
         })?;
         let hash = credential::hash(text);
-        let key = app.keys.find(&hash).await?;
+        let key = http.app.keys.find(&hash).await?;
         let key = key.ok_or_else(|| Problem::unauthorized("the key is unknown, revoked or expired"))?;
         if let Some(lacking) = P::SCOPES.iter().find(|scope| !key.allows(**scope)) {
             return Err(Problem::forbidden(lacking.as_str()));

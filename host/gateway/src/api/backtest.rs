@@ -99,7 +99,7 @@ pub struct NewBacktest {
     /// Messages that were accepted from then on.
     #[schema(value_type = String, format = DateTime)]
     since: Timestamp,
-    /// At most so many, the latest ones; 10,000, if left out.
+    /// The most messages, the latest ones; 10,000 by default.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 100_000)]
     limit: Option<u32>,
@@ -144,13 +144,13 @@ pub struct BacktestAnswer {
     looked_at: u64,
     /// The part whose content is purged: their decision is unknown.
     purged: u64,
-    /// Of them: those that would have become something else.
+    /// The number of those whose result would have changed.
     changed: u64,
-    /// Of them: those at which a script or an expression would have failed.
+    /// The number of those at which a script or an expression would have failed.
     failed: u64,
     refused: FlipsAnswer,
     held: FlipsAnswer,
-    /// Where messages would have gone first that would have gone elsewhere: the most frequent hundred ways.
+    /// The first destinations of messages that would have gone elsewhere: the hundred most frequent moves.
     moves: Vec<MoveAnswer>,
     cost: CostAnswer,
     delivery_rate: RateAnswer,
@@ -166,7 +166,7 @@ pub struct FlipsAnswer {
     no_longer: u64,
 }
 
-/// How many go from one place to another; null where a message is refused.
+/// The number of messages that move from one place to another; null for a refused message.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = BacktestMove)]
 pub struct MoveAnswer {
@@ -177,7 +177,7 @@ pub struct MoveAnswer {
     count: u64,
 }
 
-/// Where a message goes first.
+/// The first destination of a message.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = BacktestPlace)]
 pub struct PlaceAnswer {
@@ -210,11 +210,11 @@ pub struct CostChangeAnswer {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = BacktestRate)]
 pub struct RateAnswer {
-    /// Null where nothing is recorded.
+    /// Null if nothing is recorded.
     before: Option<f64>,
     after: Option<f64>,
     difference: Option<f64>,
-    /// Of so many messages.
+    /// The number of messages.
     messages: u64,
     /// Messages that go elsewhere through connections without a record.
     unknown: u64,
@@ -238,8 +238,8 @@ pub struct ExampleAnswer {
 #[utoipa::path(post, path = "/v1/rules/backtest", tag = "rules", operation_id = "backtestRules",
     request_body = NewBacktest,
     responses(
-        (status = 200, description = "What would have been.", body = BacktestAnswer),
-        (status = 409, description = "This node is at another one of the tenant's.", body = ProblemBody,
+        (status = 200, description = "The report.", body = BacktestAnswer),
+        (status = 409, description = "This node runs another backtest of the tenant.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn backtest(
@@ -286,7 +286,8 @@ async fn candidate(
         (book, fields)
     });
     let (book, fields) = work.await.map_err(|error| Problem::internal(&error))?;
-    fields.into_problem().map_or(Ok(book), Err)
+    fields.finish()?;
+    Ok(book)
 }
 
 fn changed(
@@ -440,7 +441,7 @@ impl Run<'_> {
         let (message, judgement) = self.app.rules.as_for_a_message(|| replay(book, recorded, given)).0;
         let accepted = judgement.refused.is_none();
         let endpoint =
-            || self.app.dispatcher.backtest_first_connection(&self.config, &book.rehearsal(), &message, given);
+            || self.app.dispatcher.planner.backtest_first_connection(&self.config, &book.rehearsal(), &message, given);
         let endpoint = || self.app.rules.as_for_a_message(endpoint).0;
         let endpoint: Option<&Endpoint> = accepted.then(endpoint).flatten();
         let place = Place {

@@ -9,7 +9,7 @@ use axum::{
 };
 
 use super::{
-    App,
+    HttpState,
     body_budget::BodyOwner,
     json,
     problem::{Problem, ProblemBody},
@@ -24,57 +24,57 @@ const MOST_BYTES: usize = 1 << 20;
 /// Take a callback of a provider's service.
 #[utoipa::path(post, path = "/v1/callbacks/{token}", tag = "callbacks", operation_id = "postCallback", security(()),
     params(("token" = String, Path, description = "The end of a connection's `callback_url`.")),
-    request_body(content = String, description = "As the service writes it.", content_type = "*/*"),
+    request_body(content = String, description = "In the form of the service.", content_type = "*/*"),
     responses(
-        (status = "2XX", description = "It was believed; the answer is the one that the service expects.",
+        (status = "2XX", description = "The callback was verified; the answer is the one that the service expects.",
             body = String, content_type = "text/plain"),
-        (status = 400, description = "It is none of the service's.", body = ProblemBody,
+        (status = 400, description = "The request does not come from the provider's service.", body = ProblemBody,
             content_type = "application/problem+json"),
-        (status = 401, description = "It is not signed as the service signs.", body = ProblemBody,
+        (status = 401, description = "The request is not signed as the service signs.", body = ProblemBody,
             content_type = "application/problem+json"),
-        (status = 502, description = "The provider's component failed over it.", body = ProblemBody,
+        (status = 502, description = "The provider's component failed.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn post(
-    State(app): State<App>,
+    State(http): State<HttpState>,
     UrlPath(token): UrlPath<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    receive(&app, &token, request).await
+    receive(&http, &token, request).await
 }
 
 /// Take a callback without a body, such as the question that some services ask first.
 #[utoipa::path(get, path = "/v1/callbacks/{token}", tag = "callbacks", operation_id = "getCallback", security(()),
     params(("token" = String, Path, description = "The end of a connection's `callback_url`.")),
     responses(
-        (status = "2XX", description = "It was believed; the answer is the one that the service expects.",
+        (status = "2XX", description = "The callback was verified; the answer is the one that the service expects.",
             body = String, content_type = "text/plain"),
-        (status = 400, description = "It is none of the service's.", body = ProblemBody,
+        (status = 400, description = "The request does not come from the provider's service.", body = ProblemBody,
             content_type = "application/problem+json"),
-        (status = 401, description = "It is not signed as the service signs.", body = ProblemBody,
+        (status = 401, description = "The request is not signed as the service signs.", body = ProblemBody,
             content_type = "application/problem+json"),
-        (status = 502, description = "The provider's component failed over it.", body = ProblemBody,
+        (status = 502, description = "The provider's component failed.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn get(
-    State(app): State<App>,
+    State(http): State<HttpState>,
     UrlPath(token): UrlPath<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    receive(&app, &token, request).await
+    receive(&http, &token, request).await
 }
 
 /// The token goes before the body: nothing of a stranger's is read.
-async fn receive(app: &App, token: &str, request: Request) -> Result<Response, Problem> {
-    let receiver = app.callbacks.receiver(token).await?;
-    let mut permit = app.bodies.begin(BodyOwner::Callback(receiver.tenant()));
+async fn receive(http: &HttpState, token: &str, request: Request) -> Result<Response, Problem> {
+    let receiver = http.app.callbacks.receiver(token).await?;
+    let mut permit = http.bodies.begin(BodyOwner::Callback(receiver.tenant()));
     let (method, host) = (request.method().to_string(), host(&request));
     let path_and_query = request.uri().path_and_query().map_or("/", |it| it.as_str()).to_owned();
     let headers = kvs(request.headers());
-    let limit = app.max_body_bytes.min(MOST_BYTES);
+    let limit = http.max_body_bytes.min(MOST_BYTES);
     let body = json::bytes_within(request, limit, &mut permit).await?.ok_or_else(too_long)?;
     let incoming = Incoming { method, host, path_and_query, headers, body };
-    Ok(answer(app.callbacks.receive(receiver, incoming).await?))
+    Ok(answer(http.app.callbacks.receive(receiver, incoming).await?))
 }
 
 fn host(request: &Request) -> String {

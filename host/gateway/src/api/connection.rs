@@ -73,7 +73,7 @@ pub struct SecretAnswer {
 #[utoipa::path(post, path = "/v1/connections", tag = "connections", operation_id = "createConnection",
     request_body = NewConnection,
     responses(
-        (status = 201, description = "It was made.", body = ConnectionAnswer),
+        (status = 201, description = "It was created.", body = ConnectionAnswer),
         (status = 409, description = "The uid is taken.", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn create(
@@ -88,8 +88,8 @@ pub async fn create(
 /// List the connections, the newest first.
 #[utoipa::path(get, path = "/v1/connections", tag = "connections", operation_id = "listConnections",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
     ),
     responses((status = 200, description = "A page.", body = Page<ConnectionAnswer>)))]
 pub async fn list(
@@ -120,7 +120,7 @@ pub async fn get(
     params(("connection" = String, Path, description = "`conn_…` or its uid")),
     request_body = ConnectionChange,
     responses(
-        (status = 200, description = "As it is now.", body = ConnectionAnswer),
+        (status = 200, description = "The present state.", body = ConnectionAnswer),
         (status = 409, description = "The uid is taken.", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn update(

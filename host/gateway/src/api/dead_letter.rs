@@ -56,7 +56,7 @@ pub struct DeadLetterAnswer {
     #[schema(value_type = StateName)]
     state: DeliveryState,
     channel: String,
-    /// Null where the connection says it, or since the content was purged.
+    /// Null if the connection names it, or if the content was purged.
     to: Option<String>,
     reference: Option<String>,
     /// Attempts so far.
@@ -77,10 +77,10 @@ pub struct DeadLetterAnswer {
     /// After this time it is not sent any more.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
-    /// Since then there is nothing left that could be sent.
+    /// The time of the purge: after it nothing is left to send.
     #[schema(value_type = Option<String>, format = DateTime)]
     content_purged_at: Option<Timestamp>,
-    /// Since then it is off the list.
+    /// The time of the discard: after it the delivery is off the list.
     #[schema(value_type = Option<String>, format = DateTime)]
     discarded_at: Option<Timestamp>,
     discard_reason: Option<String>,
@@ -94,7 +94,7 @@ pub struct DeadLetterAnswer {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"reason": "the address was corrected at the provider's"}))]
 pub struct ReplayRequest {
-    /// Why; it is on record with the key that was used.
+    /// The reason; the audit has it, with the key.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 500)]
     reason: Option<String>,
@@ -105,12 +105,12 @@ pub struct ReplayRequest {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"reason": "the customer has called"}))]
 pub struct DiscardRequest {
-    /// Why; it is on record with the key that was used.
+    /// The reason; the audit has it, with the key.
     #[schema(min_length = 1, max_length = 500)]
     reason: String,
 }
 
-/// Which dead letters are discarded, and why.
+/// The dead letters to discard, and the reason.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"filter": {"channel": "sms", "until": "2027-01-31T09:00:00Z"}, "reason": "the campaign is over"}))]
@@ -129,7 +129,7 @@ pub struct Discarded {
     more: bool,
 }
 
-/// Which dead letters are replayed, and how fast.
+/// The dead letters to replay, and the rate.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"filter": {"connection": "primary-smtp"}, "rate_per_second": 20, "reason": "it is back"}))]
@@ -140,11 +140,11 @@ pub struct NewReplay {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1000)]
     rate_per_second: Option<u32>,
-    /// So many at most, the oldest first.
+    /// The most deliveries, the oldest first.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1_000_000_000)]
     limit: Option<i64>,
-    /// Why; it is on record with the key that was used.
+    /// The reason; the audit has it, with the key.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 500)]
     reason: Option<String>,
@@ -187,8 +187,8 @@ pub struct ReplayAnswer {
 /// replayed, discarded or resolved, or a receipt says that it arrived.
 #[utoipa::path(get, path = "/v1/dead-letters", tag = "dead-letters", operation_id = "listDeadLetters",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
         FilterParams,
     ),
     responses((status = 200, description = "A page.", body = Page<DeadLetterAnswer>)))]
@@ -246,7 +246,7 @@ pub async fn replay(
     Draft(new, mut fields): Draft<ReplayRequest>,
 ) -> Result<(StatusCode, Json<MessageAnswer>), Problem> {
     reason(&mut fields, new.reason.as_deref());
-    fields.into_problem().map_or(Ok(()), Err)?;
+    fields.finish()?;
     let actor = tenant.actor();
     let view = hand(&app, tenant.id, &actor).replay(letter_id(&id)?, new.reason.as_deref()).await?;
     let view = view.map_err(|refusal| refusal.into_problem(LETTER))?;
@@ -258,7 +258,7 @@ pub async fn replay(
     params(("id" = String, Path, description = "`dlv_…`, or the message's `msg_…`")),
     request_body = DiscardRequest,
     responses(
-        (status = 200, description = "It is off the list.", body = DeadLetterAnswer),
+        (status = 200, description = "The dead letter is off the list.", body = DeadLetterAnswer),
         (status = 409, description = "It was discarded before.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
@@ -269,7 +269,7 @@ pub async fn discard(
     Draft(new, mut fields): Draft<DiscardRequest>,
 ) -> Result<Json<DeadLetterAnswer>, Problem> {
     reason(&mut fields, Some(&new.reason));
-    fields.into_problem().map_or(Ok(()), Err)?;
+    fields.finish()?;
     let actor = tenant.actor();
     let letter = hand(&app, tenant.id, &actor).discard(letter_id(&id)?, &new.reason).await?;
     let letter = letter.map_err(|refusal| refusal.into_problem(LETTER))?;
@@ -280,7 +280,7 @@ pub async fn discard(
 /// Take all dead letters off the list that match, 10,000 at most: ask again while there are more.
 #[utoipa::path(post, path = "/v1/dead-letters/discards", tag = "dead-letters", operation_id = "discardDeadLetters",
     request_body = NewDiscard,
-    responses((status = 200, description = "They are off the list.", body = Discarded)))]
+    responses((status = 200, description = "The dead letters are off the list.", body = Discarded)))]
 pub async fn discard_all(
     tenant: Tenant<MessagesWrite>,
     State(app): State<App>,
@@ -331,8 +331,8 @@ pub async fn start_replay(
 /// List replays, the newest first.
 #[utoipa::path(get, path = "/v1/dead-letters/replays", tag = "dead-letters", operation_id = "listReplays",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
     ),
     responses((status = 200, description = "A page.", body = Page<ReplayAnswer>)))]
 pub async fn list_replays(
@@ -424,10 +424,8 @@ async fn checked(
     for problem in filter.as_ref().err().into_iter().flatten() {
         fields.elsewhere(format!("/filter{}", problem.pointer), &problem.code, problem.detail.clone());
     }
-    match fields.into_problem() {
-        Some(problem) => Err(problem),
-        None => Ok(filter.unwrap_or_default()),
-    }
+    fields.finish()?;
+    Ok(filter.unwrap_or_default())
 }
 
 impl Refusal {

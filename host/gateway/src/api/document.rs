@@ -15,7 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use angarium_domain::callback::CALLBACK_PATH;
 
 use super::{
-    App, audit, backtest, callback, connection, dead_letter, event, experiment, guards, health, json::close_tagged,
+    HttpState, audit, backtest, callback, connection, dead_letter, event, experiment, guards, health, json::close_tagged,
     message, operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route, rule, script,
     settings, statistics,
 };
@@ -29,24 +29,24 @@ use super::{
     ),
     servers((url = "/")),
     tags(
-        (name = "messages", description = "What is sent, and what became of it."),
-        (name = "dead-letters", description = "What ended without success, and waits for a person."),
-        (name = "events", description = "What happens, as it happens."),
+        (name = "messages", description = "Sending, and the state of each message."),
+        (name = "dead-letters", description = "Deliveries that ended without success, and wait for a person."),
+        (name = "events", description = "Events, and their stream."),
         (name = "connections", description = "A tenant's accounts at providers."),
-        (name = "routes", description = "Which connection serves a channel."),
-        (name = "rules", description = "What is particular to some messages: conditions and scripts."),
-        (name = "settings", description = "What holds for all of a tenant's deliveries."),
-        (name = "providers", description = "The components that speak to the other side."),
+        (name = "routes", description = "The connections that serve a channel."),
+        (name = "rules", description = "Conditions and scripts for particular messages."),
+        (name = "settings", description = "Settings for all of a tenant's deliveries."),
+        (name = "providers", description = "The components that describe requests to delivery services."),
         (name = "statistics", description = "Counts, rates, latencies, cost and health."),
-        (name = "audit", description = "Who did what."),
-        (name = "callbacks", description = "What providers' services say later."),
-        (name = "operations", description = "For whoever runs the gateway."),
+        (name = "audit", description = "The audit."),
+        (name = "callbacks", description = "Later reports of providers' services."),
+        (name = "operations", description = "For operators of the gateway."),
     ),
 )]
 struct Head;
 
 /// Every documented path with its handler.
-pub fn routes() -> OpenApiRouter<App> {
+pub fn routes() -> OpenApiRouter<HttpState> {
     let mut router = OpenApiRouter::with_openapi(Head::openapi())
         .routes(routes!(message::list, message::create))
         .routes(routes!(message::create_batch))
@@ -116,7 +116,7 @@ pub fn routes() -> OpenApiRouter<App> {
 }
 
 /// The paths that every node serves, in every role.
-pub fn operations() -> OpenApiRouter<App> {
+pub fn operations() -> OpenApiRouter<HttpState> {
     OpenApiRouter::new()
         .routes(routes!(operation::live))
         .routes(routes!(operation::ready))
@@ -194,7 +194,7 @@ fn add_problems(operation: &mut Operation, is_resource: bool, is_callback: bool)
         (body || by_query || !by_name, "400", "The request can't be read, or a parameter is wrong."),
         (with_key, "401", "The API key is missing or not valid."),
         (with_key, "403", "The API key lacks the scope."),
-        (by_name, "404", "There is no such thing, or it belongs to somebody else."),
+        (by_name, "404", "It does not exist, or belongs to another tenant."),
         (body, "408", "The request came too slowly."),
         (body, "413", "The body is too long."),
         (body && !is_callback, "415", "The body is of another kind."),
@@ -295,5 +295,22 @@ mod tests {
         for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
             assert!(jsonschema::draft202012::meta::is_valid(schema), "{name}");
         }
+    }
+
+    /// A path with a parameter, and another that has a word in its place.
+    #[test]
+    fn a_uid_is_no_word_that_stands_in_its_place() {
+        let document = serde_json::to_value(super::super::openapi()).unwrap();
+        let paths: Vec<Vec<&str>> =
+            document["paths"].as_object().unwrap().keys().map(|path| path.split('/').collect()).collect();
+        let mut words = std::collections::BTreeSet::new();
+        for path in &paths {
+            for (place, _) in path.iter().enumerate().filter(|(_, part)| part.starts_with('{')) {
+                let beside = paths.iter().filter(|other| other.len() > place && other[..place] == path[..place]);
+                words.extend(beside.map(|other| other[place]).filter(|word| !word.starts_with('{')));
+            }
+        }
+        assert!(words.contains("evaluate"), "{words:?}");
+        assert!(words.iter().all(|word| crate::app::fields::IN_PATHS.contains(word)), "{words:?}");
     }
 }

@@ -16,7 +16,7 @@ use axum::{
     },
 };
 use futures_util::stream;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
@@ -28,26 +28,23 @@ use super::{
     problem::{FieldProblem, Problem},
     request::Query,
 };
-use crate::clock;
-use angarium_domain::ids::{EventId, TenantId};
-use angarium_store::{
-    self as store,
-    event::{EventView, EventWindow, event_page},
+use crate::{
+    app::{
+        self,
+        events::{self, EventView, first_at},
+    },
+    clock,
 };
+use angarium_domain::ids::{EventId, TenantId};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// The age at which an event is shown: an outcome may take this long to be committed after its events got their ids, so
-/// that none appears behind a cursor that has passed it.
-const SETTLED: SignedDuration = SignedDuration::from_secs(2);
 /// How often a stream looks for more.
 const LOOK: Duration = Duration::from_millis(500);
 /// A stream is not silent for longer.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A stream ends after this, and its client comes again with its key.
 const LIFETIME: Duration = Duration::from_secs(600);
-/// The most events of one look.
-const LOOKED_AT: u32 = 250;
 /// The most streams of one node, and of one tenant.
 const MOST_STREAMS: usize = 256;
 const MOST_STREAMS_OF_TENANT: usize = 16;
@@ -58,9 +55,9 @@ const MOST_STREAMS_OF_TENANT: usize = 16;
 /// event of this list.
 #[utoipa::path(get, path = "/v1/events", tag = "events", operation_id = "listAllEvents",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
-        ("after" = Option<String>, Query, description = "Only what came after this: an event's id, or a time."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
+        ("after" = Option<String>, Query, description = "Only events after this: an event's id, or a time."),
         ("type" = Option<String>, Query, description = "Only these types, such as `message.failed`; commas between several."),
     ),
     responses((status = 200, description = "A page.", body = Page<EventAnswer>)))]
@@ -73,8 +70,7 @@ pub async fn list(
     let asked = Asked::of(&mut query);
     query.finish()?;
     let after = paging.after.or(asked.after).unwrap_or_else(|| EventId::from(Uuid::nil()));
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = event_page(&mut txn, tenant.id, &asked.window(after, paging.limit)).await?;
+    let rows = events::list(&app, tenant.id, after, &asked.kinds, paging.limit).await?;
     Ok(Json(Page::of(rows, |row| row.id.to_string(), EventAnswer::from)))
 }
 
@@ -84,11 +80,11 @@ pub async fn list(
 /// header `Last-Event-ID` a stream goes on where another ended. It ends by itself after ten minutes, and with its key.
 #[utoipa::path(get, path = "/v1/events/stream", tag = "events", operation_id = "streamEvents",
     params(
-        ("after" = Option<String>, Query, description = "From here on: an event's id, or a time. Left out, from now on."),
+        ("after" = Option<String>, Query, description = "The start: an event's id, or a time; now by default."),
         ("type" = Option<String>, Query, description = "Only these types, such as `message.failed`; commas between several."),
-        ("Last-Event-ID" = Option<String>, Header, description = "The last event that was seen; it goes before `after`."),
+        ("Last-Event-ID" = Option<String>, Header, description = "The last event that was seen; it takes precedence over `after`."),
     ),
-    responses((status = 200, description = "Events without an end.", body = String, content_type = "text/event-stream")))]
+    responses((status = 200, description = "An endless stream of events.", body = String, content_type = "text/event-stream")))]
 pub async fn follow(
     tenant: Tenant<MessagesRead>,
     State(app): State<App>,
@@ -116,11 +112,6 @@ impl Asked {
     fn of(query: &mut Query) -> Self {
         Self { after: query.take("after", position), kinds: query.take("type", kinds).unwrap_or_default() }
     }
-
-    fn window(&self, after: EventId, limit: u32) -> EventWindow<'_> {
-        let settled = clock::now().checked_sub(SETTLED).unwrap_or(Timestamp::MIN);
-        EventWindow { after, before: first_at(settled), kinds: &self.kinds, limit }
-    }
 }
 
 /// An event's id, or a time.
@@ -140,12 +131,6 @@ fn kinds(text: &str) -> Result<Vec<String>, String> {
         true => Ok(words.into_iter().map(str::to_owned).collect()),
         false => Err("must list 1 to 32 types such as `message.sent`, with commas between".to_owned()),
     }
-}
-
-/// Returns the first possible event id of a time: ids are UUIDv7.
-fn first_at(time: Timestamp) -> EventId {
-    let millis = u128::try_from(time.as_millisecond()).unwrap_or(0);
-    EventId::from(Uuid::from_u128(millis << 80))
 }
 
 fn last_seen(headers: &HeaderMap) -> Result<Option<EventId>, Problem> {
@@ -197,16 +182,10 @@ impl Follower {
         }
     }
 
-    async fn look(&mut self) -> store::Result<()> {
-        let mut txn = self.app.store.tenant(self.place.tenant).await?;
-        let window = self.asked.window(self.after, LOOKED_AT);
-        let found = event_page(&mut txn, self.place.tenant, &window).await?;
-        // A settled event that was not found is not asked for again.
-        self.after = match found.rows.last() {
-            Some(event) if found.more => event.id,
-            _ => self.after.max(window.before),
-        };
-        self.found.extend(found.rows);
+    async fn look(&mut self) -> app::Result<()> {
+        let (found, reached) = events::next(&self.app, self.place.tenant, self.after, &self.asked.kinds).await?;
+        self.after = reached;
+        self.found.extend(found);
         Ok(())
     }
 }
@@ -255,12 +234,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_stands_before_the_events_of_its_millisecond() {
-        let event = EventId::new();
-        let millis = i64::try_from(event.uuid().as_u128() >> 80).unwrap();
-        let time = Timestamp::from_millisecond(millis).unwrap();
-        assert!(first_at(time) < event);
-        assert!(first_at(time + SignedDuration::from_millis(1)) > event);
+    fn a_position_is_an_id_or_a_time() {
+        let (event, time) = (EventId::new(), "2027-01-31T09:00:00Z".parse::<Timestamp>().unwrap());
         assert_eq!(position(&time.to_string()), Ok(first_at(time)));
         assert_eq!(position(&event.to_string()), Ok(event));
         assert!(position("yesterday").is_err());

@@ -106,7 +106,7 @@ impl BreakerAnswer {
 #[utoipa::path(post, path = "/v1/connections/{connection}/breaker", tag = "connections", operation_id = "setBreaker",
     params(("connection" = String, Path, description = "`conn_…` or its uid")),
     request_body = BreakerAction,
-    responses((status = 200, description = "As it is now.", body = BreakerAnswer)))]
+    responses((status = 200, description = "The present state.", body = BreakerAnswer)))]
 pub async fn set_breaker(
     tenant: Tenant<ConnectionsWrite>,
     State(app): State<App>,

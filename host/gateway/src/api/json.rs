@@ -25,7 +25,7 @@ use utoipa::{
 };
 
 use super::{
-    App,
+    HttpState,
     body_budget::{BodyOwner, BodyPermit, Full},
     form::Form,
     problem::{FieldProblem, Problem},
@@ -43,18 +43,18 @@ pub const LONG_READERS: usize = 4;
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned + ToSchema + Send + 'static> FromRequest<App> for Json<T> {
+impl<T: DeserializeOwned + ToSchema + Send + 'static> FromRequest<HttpState> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let body = body(request, app).await?;
-        read_apart(app, body.tenant, body.bytes.len(), move || parse(&body.bytes)).await.map(Self)
+    async fn from_request(request: Request, http: &HttpState) -> Result<Self, Problem> {
+        let body = body(request, http).await?;
+        read_apart(http, body.tenant, body.bytes.len(), move || parse(&body.bytes)).await.map(Self)
     }
 }
 
 /// Reads a body of this length: a long one off the async workers, tenants by turns.
 pub async fn read_apart<T: Send + 'static>(
-    app: &App,
+    http: &HttpState,
     tenant: TenantId,
     length: usize,
     read: impl FnOnce() -> Result<T, Problem> + Send + 'static,
@@ -62,14 +62,14 @@ pub async fn read_apart<T: Send + 'static>(
     if length <= LONG {
         return read();
     }
-    let _turn = app.long_readers.enter(tenant).await;
+    let _turn = http.long_readers.enter(tenant).await;
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(Problem::internal(&error)))
 }
 
 /// The whole body, if it says that it is JSON.
-pub async fn body(request: Request, app: &App) -> Result<HeldBody, Problem> {
+pub async fn body(request: Request, http: &HttpState) -> Result<HeldBody, Problem> {
     if is_json(request.headers().get(header::CONTENT_TYPE)) {
-        return bytes(request, app).await;
+        return bytes(request, http).await;
     }
     Err(Problem::request(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -81,13 +81,13 @@ pub async fn body(request: Request, app: &App) -> Result<HeldBody, Problem> {
 
 /// The whole body, if it is not too long. Of one that is, as much again is read and dropped: a
 /// connection that is closed on unread bytes takes its answer with it.
-pub async fn bytes(request: Request, app: &App) -> Result<HeldBody, Problem> {
+pub async fn bytes(request: Request, http: &HttpState) -> Result<HeldBody, Problem> {
     // A request with a body has shown a key before: its extractor names the body's owner.
     let Some(&BodyOwner::Tenant(tenant)) = request.extensions().get() else {
         return Err(Problem::internal(&"a body is read before its key"));
     };
-    let mut permit = app.bodies.begin(BodyOwner::Tenant(tenant));
-    match bytes_within(request, app.max_body_bytes, &mut permit).await? {
+    let mut permit = http.bodies.begin(BodyOwner::Tenant(tenant));
+    match bytes_within(request, http.max_body_bytes, &mut permit).await? {
         Some(bytes) => Ok(HeldBody { bytes, tenant, _permit: permit }),
         None => Err(too_long()),
     }
@@ -101,7 +101,7 @@ pub struct HeldBody {
     _permit: BodyPermit,
 }
 
-/// The same with a limit and a permit of the caller's; `None` where it is longer.
+/// Does the same with the caller's limit and permit; `None` if the body is longer.
 pub async fn bytes_within(request: Request, limit: usize, permit: &mut BodyPermit) -> Result<Option<Bytes>, Problem> {
     let body = request.into_body();
     let announced = body.size_hint().exact().and_then(|it| usize::try_from(it).ok());

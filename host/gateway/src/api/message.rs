@@ -31,7 +31,8 @@ use crate::{
     app::message_actions::{self, Controlled},
     clock,
     engine::admission::{AdmitError, Admitted},
-    engine::dispatch::{LegPreview, Planned, Preview, PreviewRequest},
+    engine::dispatch::{LegPreview, Preview, PreviewRequest},
+    engine::planning::Planned,
     engine::rule_runner::patience,
     node::telemetry::Side,
     node::tenant_config::TenantConfig,
@@ -66,13 +67,13 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 #[utoipa::path(post, path = "/v1/messages", tag = "messages", operation_id = "createMessage",
     params(
         ("dry_run" = Option<bool>, Query, description = "Show what would leave, and send nothing."),
-        ("Idempotency-Key" = Option<String>, Header, description = "As the field `idempotency_key`.", max_length = 255),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same as the field `idempotency_key`.", max_length = 255),
     ),
     request_body = NewMessage,
     responses(
         (status = 202, description = "It was accepted.", body = MessageAnswer,
-            headers(("Idempotency-Replayed" = String, description = "`true` when the key was known: the first answer again."))),
-        (status = 200, description = "A dry run: what would leave.", body = DryRun),
+            headers(("Idempotency-Replayed" = String, description = "`true` if the key was known: this is the first answer again."))),
+        (status = 200, description = "A dry run: the requests that would leave.", body = DryRun),
     ))]
 pub async fn create(
     tenant: Tenant<MessagesWrite>,
@@ -217,10 +218,10 @@ impl<const MOST: usize> FromRequestParts<HttpState> for HeaderKey<MOST> {
 #[utoipa::path(post, path = "/v1/messages/batch", tag = "messages", operation_id = "createMessages",
     params(
         ("Idempotency-Key" = Option<String>, Header, max_length = 250,
-            description = "For messages without an `idempotency_key`: of the first it is this with `:0` behind it, of the second with `:1`, and so on."),
+            description = "For messages without an `idempotency_key`: the first one gets this with `:0` appended, the second with `:1`, and so on."),
     ),
     request_body = NewBatch,
-    responses((status = 200, description = "What came of each.", body = BatchAnswer)))]
+    responses((status = 200, description = "The result for each message.", body = BatchAnswer)))]
 pub async fn create_batch(
     tenant: Tenant<MessagesWrite>,
     State(app): State<App>,
@@ -326,8 +327,8 @@ fn apart(checked: Vec<Checked>) -> (Vec<message::NewMessage>, Vec<Slot>) {
 /// List messages, the newest first.
 #[utoipa::path(get, path = "/v1/messages", tag = "messages", operation_id = "listMessages",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
         ("state" = Option<view::StateName>, Query, description = "Only messages in this state."),
         ("channel" = Option<String>, Query, description = "Only messages of this channel."),
         ("reference" = Option<String>, Query, description = "Only messages with this reference."),
@@ -385,7 +386,7 @@ pub async fn attempts(
 /// Show what happened to a message, the oldest first.
 #[utoipa::path(get, path = "/v1/messages/{id}/events", tag = "messages", operation_id = "listEvents",
     params(("id" = String, Path, description = "`msg_…`")),
-    responses((status = 200, description = "All of it.", body = Page<EventAnswer>)))]
+    responses((status = 200, description = "The whole message.", body = Page<EventAnswer>)))]
 pub async fn events(
     tenant: Tenant<MessagesRead>,
     State(app): State<App>,
@@ -423,7 +424,7 @@ pub async fn decision(
     params(("id" = String, Path, description = "`msg_…`")),
     responses(
         (status = 200, description = "It is canceled.", body = MessageAnswer),
-        (status = 409, description = "It is too late.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The message can no longer be canceled.", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn cancel(
     tenant: Tenant<MessagesWrite>,
@@ -439,11 +440,11 @@ pub async fn cancel(
     params(
         ("id" = String, Path, description = "`msg_…`"),
         ("leg" = Option<u8>, Query, minimum = 0, maximum = 15,
-            description = "Which of several channels; if left out, the last that was tried, or with `mode: all` each that failed."),
+            description = "The channel of several; by default the last that was tried, or with `mode: all` each that failed."),
     ),
     responses(
         (status = 202, description = "Another attempt is due now.", body = MessageAnswer),
-        (status = 409, description = "It waits already, has succeeded, or its content was purged.", body = ProblemBody,
+        (status = 409, description = "The message waits already, has succeeded, or its content was purged.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn retry(

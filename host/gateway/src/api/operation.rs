@@ -16,7 +16,7 @@ use utoipa::{ToSchema, openapi::OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    App,
+    HttpState,
     json::Json,
     problem::{Problem, ProblemBody},
     request::SharedAnswer,
@@ -37,7 +37,7 @@ pub struct Health {
 
 /// Whether the process lives.
 #[utoipa::path(get, path = "/livez", tag = "operations", operation_id = "live", security(()),
-    responses((status = 200, description = "It does.", body = Health)))]
+    responses((status = 200, description = "The process lives.", body = Health)))]
 pub async fn live() -> Json<Health> {
     Json(Health { status: "ok" })
 }
@@ -46,14 +46,14 @@ pub async fn live() -> Json<Health> {
 /// folders of its configuration can be read.
 #[utoipa::path(get, path = "/readyz", tag = "operations", operation_id = "ready", security(()),
     responses(
-        (status = 200, description = "It can.", body = Health),
-        (status = 503, description = "It can't now; `detail` says why.", body = ProblemBody,
+        (status = 200, description = "The node can serve.", body = Health),
+        (status = 503, description = "The node cannot serve now; `detail` gives the reason.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
-pub async fn ready(State(app): State<App>) -> Result<Json<Health>, Problem> {
-    match tokio::time::timeout(PATIENCE, app.store.check_writable()).await {
-        Ok(Ok(())) if !app.providers.are_loaded() => Err(Problem::unavailable("the providers are not loaded yet")),
-        Ok(Ok(())) => match app.health.problem() {
+pub async fn ready(State(http): State<HttpState>) -> Result<Json<Health>, Problem> {
+    match tokio::time::timeout(PATIENCE, http.app.store.check_writable()).await {
+        Ok(Ok(())) if !http.app.providers.are_loaded() => Err(Problem::unavailable("the providers are not loaded yet")),
+        Ok(Ok(())) => match http.health.problem() {
             None => Ok(Json(Health { status: "ok" })),
             Some(problem) => Err(Problem::unavailable(&problem)),
         },
@@ -65,9 +65,9 @@ pub async fn ready(State(app): State<App>) -> Result<Json<Health>, Problem> {
 /// The node's measurements, in Prometheus' text format.
 #[utoipa::path(get, path = "/metrics", tag = "operations", operation_id = "metrics", security(()),
     responses((status = 200, description = "All of them.", body = String, content_type = "text/plain")))]
-pub async fn metrics(State(app): State<App>) -> Response {
+pub async fn metrics(State(http): State<HttpState>) -> Response {
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))];
-    (kind, app.metrics.render()).into_response()
+    (kind, http.metrics.render()).into_response()
 }
 
 async fn relative_location(mut response: Response) -> Response {
@@ -80,7 +80,7 @@ async fn relative_location(mut response: Response) -> Response {
 }
 
 /// The document and the reference that shows it; neither is part of the document.
-pub fn undocumented(document: &OpenApi) -> Router<App> {
+pub fn undocumented(document: &OpenApi) -> Router<HttpState> {
     // One buffer for all answers: clients that take none of it hold no copies.
     let text = Bytes::from(document.to_json().unwrap_or_default());
     let serve = move || {
@@ -90,6 +90,6 @@ pub fn undocumented(document: &OpenApi) -> Router<App> {
     };
     // Relative: a proxy may serve all of this below a prefix.
     let reference = SwaggerUi::new("/docs").config(Config::from("../openapi.json"));
-    let reference = Router::<App>::from(reference).layer(middleware::map_response(relative_location));
+    let reference = Router::<HttpState>::from(reference).layer(middleware::map_response(relative_location));
     Router::new().route("/openapi.json", get(serve)).merge(reference)
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::request::Query;
-use angarium_store::page::PageRows;
+use crate::app::PageRows;
 
 const DEFAULT: u32 = 50;
 const MOST: u32 = 250;

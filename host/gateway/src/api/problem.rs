@@ -11,10 +11,10 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::app::error::UseCaseError;
+pub use crate::app::fields::{FieldProblem, MOST_PROBLEMS};
 use angarium_store::{StoreError, tenant::MOST_CONFIG};
 
-/// The most invalid fields that are listed: a body may have millions.
-pub const MOST_PROBLEMS: usize = 20;
 /// The longest pointer or detail of a bad field, in characters.
 const MOST_TEXT: usize = 1024;
 
@@ -28,26 +28,6 @@ pub enum ProblemSource {
     Gateway,
     /// A provider or its component.
     Provider,
-}
-
-/// One bad field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FieldProblem {
-    /// A JSON pointer (RFC 6901) into the body; `query/…` and `header/…` name other parts.
-    #[schema(example = "/content/attachments/0/content")]
-    pub pointer: String,
-    /// For programs.
-    #[schema(example = "not_base64")]
-    pub code: String,
-    /// For people; it does not repeat the value.
-    pub detail: String,
-}
-
-impl FieldProblem {
-    /// A bad field by its pointer.
-    pub fn new(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), code: code.to_owned(), detail: detail.into() }
-    }
 }
 
 /// An error (RFC 9457).
@@ -223,7 +203,7 @@ impl Problem {
         self.0.status
     }
 
-    /// As a value inside another answer.
+    /// Returns it as a value inside another answer.
     #[must_use]
     pub fn to_value(&self, request_id: &str) -> serde_json::Value {
         serde_json::to_value(self.body(request_id)).unwrap_or_default()
@@ -261,12 +241,25 @@ impl Problem {
     }
 }
 
-/// Left to the outermost layer, which knows the request's id.
+/// The outermost layer writes it, because that layer knows the request's id.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.0.status.into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+impl From<UseCaseError> for Problem {
+    fn from(error: UseCaseError) -> Self {
+        match error {
+            UseCaseError::NotFound(what) => Self::not_found(what),
+            UseCaseError::Conflict { code, detail } => Self::conflict(code, detail),
+            UseCaseError::Invalid(errors) => Self::fields(errors),
+            UseCaseError::Unavailable(detail) => Self::unavailable(detail),
+            UseCaseError::Store(error) => error.into(),
+            UseCaseError::Internal(_) => Self::internal(&error),
+        }
     }
 }
 

@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    App,
+    App, HttpState,
     auth::{Operator, ProvidersRead, Tenant},
     json::{Json, bytes},
     page::Page,
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
 };
+use crate::app::providers::not_granted;
 use crate::node::providers::{Activation, Grants, Installation, ProviderError};
 use angarium_domain::{
     ids::TenantId,
@@ -48,7 +49,7 @@ pub struct ProviderAnswer {
     declared_hosts: Vec<String>,
     /// Host patterns that the operator granted; requests go nowhere else.
     granted_hosts: Vec<String>,
-    /// Those that it declares and that are not granted: what would go there waits until they are.
+    /// The declared hosts that are not granted: requests to them wait until they are.
     missing_grants: Vec<String>,
     /// Whether a repeated hand-off is recognised on the other side.
     deduplicates: bool,
@@ -135,7 +136,7 @@ pub struct ActivatedVersion {
     /// SHA-256 of the component, as the provider's `versions` list it.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     digest: String,
-    /// Also where it is a lower version than the one that serves.
+    /// Allows a lower version than the one that serves.
     #[serde(default)]
     allow_downgrade: bool,
     /// The decision about hosts that the provider was granted for another component. Required if there are any.
@@ -179,11 +180,11 @@ pub async fn get(
 /// It serves once activated; the version before is kept for a rollback.
 #[utoipa::path(post, path = "/v1/providers", tag = "providers", operation_id = "installProvider",
     params(
-        ("activate" = Option<bool>, Query, description = "Let it serve at once, on every node."),
+        ("activate" = Option<bool>, Query, description = "Put it in service at once, on every node."),
         ("allow_downgrade" = Option<bool>, Query,
-            description = "With `activate`: also where it is a lower version than the one that serves."),
+            description = "With `activate`: allow a lower version than the one that serves."),
         ("replace" = Option<bool>, Query,
-            description = "Also where the same version is installed with other bytes; both are kept."),
+            description = "Allow the same version with other bytes; both are kept."),
         ("grants" = Option<GrantsChoice>, Query,
             description = "With `activate`: what becomes of the hosts that the provider was granted for another \
                 component: `keep`, if this one is to be trusted as that was, or `none`. Needed where there are any."),
@@ -196,7 +197,7 @@ pub async fn get(
     ))]
 pub async fn install(
     tenant: Tenant<Operator>,
-    State(app): State<App>,
+    State(http): State<HttpState>,
     mut query: Query,
     request: Request,
 ) -> Result<(StatusCode, Json<ProviderAnswer>), Problem> {
@@ -211,11 +212,12 @@ pub async fn install(
             "send the component with the header `Content-Type: application/wasm`",
         ));
     }
-    let by = tenant.actor().as_operator();
-    let component = bytes(request, &app).await?;
+    let by = tenant.actor();
+    let component = bytes(request, &http).await?;
     let how = Installation { activation, replace };
+    let app = &http.app;
     let name = app.providers.install(component.bytes.clone(), how, &by).await?;
-    Ok((StatusCode::CREATED, Json(shown(&app, &tenant, &name).await?)))
+    Ok((StatusCode::CREATED, Json(shown(app, &tenant, &name).await?)))
 }
 
 /// How the component is to be put in service, if it is.
@@ -259,7 +261,7 @@ pub async fn activate(
     let grants = version.grants.as_deref().map(grants_named).transpose();
     let grants = grants.map_err(|detail| Problem::field("/grants", "invalid_value", detail))?;
     let activation = Activation { allow_downgrade: version.allow_downgrade, grants };
-    app.providers.activate(&name, &version.digest, activation, &tenant.actor().as_operator()).await?;
+    app.providers.activate(&name, &version.digest, activation, &tenant.actor()).await?;
     shown(&app, &tenant, &name).await.map(Json)
 }
 
@@ -267,11 +269,11 @@ pub async fn activate(
 #[utoipa::path(delete, path = "/v1/providers/{name}", tag = "providers", operation_id = "uninstallProvider",
     params(
         ("name" = String, Path, description = "Its name."),
-        ("force" = Option<bool>, Query, description = "Also while enabled connections are accounts at it."),
+        ("force" = Option<bool>, Query, description = "Allow this while enabled connections use it."),
     ),
     responses(
         (status = 204, description = "It is gone, on every node."),
-        (status = 409, description = "Enabled connections are accounts at it.", body = ProblemBody,
+        (status = 409, description = "Enabled connections use it.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn uninstall(
@@ -289,7 +291,7 @@ pub async fn uninstall(
     params(
         ("name" = String, Path, description = "Its name."),
         ("digest" = String, Path, description = "SHA-256 of the component."),
-        ("force" = Option<bool>, Query, description = "Also while enabled connections need it."),
+        ("force" = Option<bool>, Query, description = "Allow this while enabled connections need it."),
     ),
     responses(
         (status = 204, description = "It is gone, on every node."),
@@ -315,7 +317,7 @@ async fn remove(
     let force = query.flag("force");
     query.finish()?;
     [name, digest.unwrap_or_default()].into_iter().try_for_each(plain)?;
-    app.providers.uninstall(name, digest, force, &tenant.actor().as_operator()).await?;
+    app.providers.uninstall(name, digest, force, &tenant.actor()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -323,8 +325,8 @@ async fn remove(
 #[utoipa::path(post, path = "/v1/providers/{name}/rollback", tag = "providers", operation_id = "rollbackProvider",
     params(("name" = String, Path, description = "Its name.")),
     responses(
-        (status = 200, description = "The version before serves.", body = ProviderAnswer),
-        (status = 409, description = "There is none.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The previous version serves.", body = ProviderAnswer),
+        (status = 409, description = "There is no previous version.", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn rollback(
     tenant: Tenant<Operator>,
@@ -332,7 +334,7 @@ pub async fn rollback(
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
     plain(&name)?;
-    app.providers.rollback(&name, &tenant.actor().as_operator()).await?;
+    app.providers.rollback(&name, &tenant.actor()).await?;
     shown(&app, &tenant, &name).await.map(Json)
 }
 
@@ -340,7 +342,7 @@ pub async fn rollback(
 #[utoipa::path(put, path = "/v1/providers/{name}/grants", tag = "providers", operation_id = "grantHosts",
     params(("name" = String, Path, description = "Its name.")),
     request_body = GrantedHosts,
-    responses((status = 200, description = "As it is now.", body = ProviderAnswer)))]
+    responses((status = 200, description = "The present state.", body = ProviderAnswer)))]
 pub async fn grant(
     tenant: Tenant<Operator>,
     State(app): State<App>,
@@ -348,7 +350,7 @@ pub async fn grant(
     Json(grants): Json<GrantedHosts>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
     plain(&name)?;
-    app.providers.grant(&name, &grants.hosts, &tenant.actor().as_operator()).await?;
+    app.providers.grant(&name, &grants.hosts, &tenant.actor()).await?;
     shown(&app, &tenant, &name).await.map(Json)
 }
 
@@ -381,11 +383,6 @@ impl Viewer {
             quarantine_reason: row.quarantine_reason.or_else(|| own.map(|it| it.reason.clone())),
         }
     }
-}
-
-/// The declared patterns that are not granted.
-pub fn not_granted(declared: &[String], granted: &[String]) -> Vec<String> {
-    declared.iter().filter(|host| !granted.contains(host)).cloned().collect()
 }
 
 async fn shown<P>(app: &App, tenant: &Tenant<P>, name: &str) -> Result<ProviderAnswer, Problem> {

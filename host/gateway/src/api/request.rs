@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    App,
+    HttpState,
     body_budget::BodyOwner,
     browsers::Marks,
     fields::{Fields, escaped},
@@ -115,11 +115,11 @@ fn caller(headers: &HeaderMap) -> Option<TraceContext> {
 }
 
 /// Returns the span of a request to the API. Requests of an operator's tools, every few seconds, are not traced.
-fn span(app: &App, request: &Request, route: &str, id: &RequestId) -> Span {
+fn span(http: &HttpState, request: &Request, route: &str, id: &RequestId) -> Span {
     if !route.starts_with("/v1/") {
         return Span::default();
     }
-    let mut span = app.tracer.request(|| format!("{} {route}", request.method()), caller(request.headers()));
+    let mut span = http.app.tracer.request(|| format!("{} {route}", request.method()), caller(request.headers()));
     span.set(|| {
         [
             ("http.request.method", request.method().to_string().into()),
@@ -131,19 +131,19 @@ fn span(app: &App, request: &Request, route: &str, id: &RequestId) -> Span {
 }
 
 /// The outermost layer.
-pub async fn surround(State(app): State<App>, mut request: Request, next: Next) -> Response {
+pub async fn surround(State(http): State<HttpState>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
-    let mut span = span(&app, &request, path.as_ref().map_or("", MatchedPath::as_str), &id);
+    let mut span = span(&http, &request, path.as_ref().map_or("", MatchedPath::as_str), &id);
     if let Some(context) = span.context() {
         request.extensions_mut().insert(Trace(Some(context.clone())));
     }
     let caller = Caller::default();
     request.extensions_mut().insert(caller.clone());
-    let marks = app.browsers.marks(&request);
+    let marks = http.browsers.marks(&request);
     let mut response = match early(&marks, &request, path.as_ref()) {
         Some(answer) => answer,
         None => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
@@ -152,7 +152,7 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
         }),
     };
     if !is_operators(path.as_ref()) && response.extensions().get::<SharedAnswer>().is_none() {
-        let counted = app.answers.count(caller.owner(), response).await;
+        let counted = http.answers.count(caller.owner(), response).await;
         response = counted.unwrap_or_else(|full| Problem::from(full).into_response());
     }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
@@ -189,7 +189,7 @@ fn is_operators(path: Option<&MatchedPath>) -> bool {
     path.is_some_and(|path| OPERATORS_PATHS.contains(&path.as_str()))
 }
 
-/// The answer where no handler is asked: a browser's question, or the node has no connection left.
+/// Returns an answer without asking a handler: to a browser's preflight request, or if the node has no connection left.
 fn early(marks: &Marks, request: &Request, path: Option<&MatchedPath>) -> Option<Response> {
     if request.extensions().get::<AtLimit>().is_some() && !is_operators(path) {
         return Some(Problem::unavailable("the node serves as many connections as it may").into_response());
@@ -209,7 +209,7 @@ pub async fn not_found() -> Problem {
     Problem::not_found("path")
 }
 
-/// Something is here, for other methods.
+/// The path exists, for other methods.
 pub async fn method_not_allowed() -> Problem {
     Problem::request(
         StatusCode::METHOD_NOT_ALLOWED,
@@ -278,7 +278,7 @@ fn parameters(document: &Value) -> Result<Parameters, String> {
 pub struct Query {
     pairs: Vec<(String, String)>,
     fields: Fields,
-    /// Those that are not as the document says.
+    /// The parameters that the document refuses.
     bad: Vec<String>,
 }
 
@@ -345,7 +345,7 @@ impl Query {
             self.fields.elsewhere(
                 format!("query/{}", escaped(&name)),
                 "unknown_parameter",
-                "does not exist here, or is given twice",
+                "does not exist, or is given twice",
             );
         }
         let problems: Vec<FieldProblem> = self.fields.into_problems();

@@ -24,14 +24,14 @@ use angarium_domain::{delivery::DeliveryState, ids::MessageId};
 #[schema(example = json!({"as": "sent", "reason": "the provider's log shows it", "external_id": "SM1234"}))]
 pub struct Resolution {
     r#as: ResolvedName,
-    /// Why; it is on record with the key that was used.
+    /// The reason; the audit has it, with the key.
     #[schema(min_length = 1, max_length = 500)]
     reason: String,
     /// The provider's own id for it, with `sent`.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 255)]
     external_id: Option<String>,
-    /// Which one, where several deliveries of the message are unknown.
+    /// The delivery, if several of the message are unknown.
     #[serde(default)]
     #[schema(example = "dlv_0192f0c1a2b37c4d8e5f60718293a4b5")]
     delivery: Option<String>,
@@ -96,5 +96,6 @@ fn wanted(new: Resolution, mut fields: Fields) -> Result<WantedResolution, Probl
         external_id: new.external_id,
         delivery: delivery.and_then(Result::ok),
     };
-    fields.into_problem().map_or(Ok(wanted), Err)
+    fields.finish()?;
+    Ok(wanted)
 }

@@ -110,7 +110,7 @@ pub struct RuleAnswer {
 #[utoipa::path(post, path = "/v1/rules", tag = "rules", operation_id = "createRule",
     request_body = NewRule,
     responses(
-        (status = 201, description = "It was made, and counts.", body = RuleAnswer),
+        (status = 201, description = "The rule was created, and applies.", body = RuleAnswer),
         (status = 409, description = "The uid is taken, or there are 10,000 rules.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
@@ -139,8 +139,8 @@ pub async fn create(
 /// List the rules, the newest first.
 #[utoipa::path(get, path = "/v1/rules", tag = "rules", operation_id = "listRules",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
     ),
     responses((status = 200, description = "A page.", body = Page<RuleAnswer>)))]
 pub async fn list(
@@ -173,7 +173,7 @@ pub async fn get(
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     request_body = RuleChange,
     responses(
-        (status = 200, description = "As it is now.", body = RuleAnswer),
+        (status = 200, description = "The present state.", body = RuleAnswer),
         (status = 409, description = "There is a later version.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
@@ -193,7 +193,7 @@ pub async fn put(
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     request_body = RulePatch,
     responses(
-        (status = 200, description = "As it is now.", body = RuleAnswer),
+        (status = 200, description = "The present state.", body = RuleAnswer),
         (status = 409, description = "There is a later version.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
@@ -297,10 +297,8 @@ pub(super) fn checked(id: RuleId, spec: Option<RuleSpec>, mut fields: Fields) ->
             }
         }
     }
-    match (spec, fields.into_problem()) {
-        (Some(spec), None) => Ok(spec),
-        (_, problem) => Err(problem.unwrap_or_else(|| Problem::field("/rule", "missing", "must be given"))),
-    }
+    fields.finish()?;
+    spec.ok_or_else(|| Problem::field("/rule", "missing", "must be given"))
 }
 
 pub(super) async fn named(db: &mut Db, tenant: TenantId, name: &str) -> Result<StoredRule, Problem> {

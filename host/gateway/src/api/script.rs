@@ -97,7 +97,7 @@ pub struct ScriptStatus {
     source: String,
     /// The hooks that it defines, if it is in service: `admit`, `route`, …
     hooks: Vec<&'static str>,
-    /// Since when its breaker has had it switched off on the node that answers; null where it is asked.
+    /// The time since when its breaker has it switched off on the answering node; null if it is asked.
     #[schema(value_type = Option<String>, format = DateTime)]
     off_since: Option<Timestamp>,
     /// The fate of a message whose `admit` fails or is not asked; null if the script is not in service.
@@ -287,7 +287,7 @@ pub async fn rollback(
 /// Take a script out of service. Its versions stay, and can be promoted again.
 #[utoipa::path(delete, path = "/v1/scripts/{script}", tag = "rules", operation_id = "retireScript",
     params(("script" = String, Path, description = "Its name.")),
-    responses((status = 204, description = "No version of it decides anything.")))]
+    responses((status = 204, description = "The script is out of service.")))]
 pub async fn retire(
     tenant: Tenant<RulesWrite>,
     State(app): State<App>,
@@ -368,16 +368,15 @@ async fn tried(
     source_fits(&new.source, &mut fields);
     let cases = new.cases.as_ref().map_or("[]", |cases| cases.get());
     fields.check(cases.len() <= LONGEST_CASES, "cases", "too_long", || "must be at most 64 KiB of JSON".to_owned());
-    if let Some(problem) = fields.into_problem() {
-        return Err(problem);
-    }
+    fields.finish()?;
     let mut fields = Fields::default();
     let cases = || {
         let modules = Modules::stored(&modules);
         try_out(name, &new, &modules, &mut fields);
     };
     app.rules.try_out(tenant, || app.rules.as_for_cases(cases)).await;
-    fields.into_problem().map_or(Ok(new), Err)
+    fields.finish()?;
+    Ok(new)
 }
 
 fn try_out(name: &str, new: &NewScriptVersion, modules: &Modules, fields: &mut Fields) {
@@ -390,7 +389,7 @@ fn try_out(name: &str, new: &NewScriptVersion, modules: &Modules, fields: &mut F
             fields.each("cases", &outcomes, |fields, outcome| {
                 if !outcome.passed() {
                     let differences: Vec<_> = outcome.differences.iter().map(ToString::to_string).collect();
-                    fields.bad("case_failed", format!("`{}`: {}", outcome.case, differences.join("; ")));
+                    fields.bad("case_failed", format!("must pass the case `{}`: {}", outcome.case, differences.join("; ")));
                 }
             });
         }
@@ -409,7 +408,7 @@ pub(super) fn compiled(name: &str, source: &str, modules: &Modules, fields: &mut
     let compiled = Script::compile(name, source, modules);
     let place = |error: &ScriptError| {
         let place = error.line.zip(error.column).map(|(line, column)| format!("line {line}, column {column}: "));
-        format!("{}{}", place.unwrap_or_default(), error.reason)
+        format!("must compile: {}{}", place.unwrap_or_default(), error.reason)
     };
     compiled.map_err(|error| fields.check(false, "source", "does_not_compile", || place(&error))).ok()
 }

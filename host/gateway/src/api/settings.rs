@@ -54,7 +54,7 @@ pub async fn get(tenant: Tenant<RoutesRead>, State(app): State<App>) -> Result<J
 #[utoipa::path(put, path = "/v1/settings", tag = "settings", operation_id = "putSettings",
     request_body = NewSettings,
     responses(
-        (status = 200, description = "As they are now.", body = SettingsAnswer),
+        (status = 200, description = "The present settings.", body = SettingsAnswer),
         (status = 409, description = "There is a later version.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]

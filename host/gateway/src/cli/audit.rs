@@ -20,7 +20,7 @@ pub struct Audit {
     /// Changes of providers, which belong to no tenant; needs a key with the scope `operator`.
     #[arg(long)]
     operator: bool,
-    /// Where the page before ended, as it says.
+    /// The page to show: the cursor of the previous one.
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
@@ -31,7 +31,7 @@ const COLUMNS: [Column<'_>; 6] = [
     ("at", "/at"),
     ("action", "/action"),
     ("subject", "/subject"),
-    ("actor", "/actor"),
+    ("actor", "/actor/name"),
     ("reason", "/reason"),
     ("became", "/after"),
 ];

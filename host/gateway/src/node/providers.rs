@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::activation::{Activation, Grants, Installation};
 use crate::{node::config::FolderGrant, node::telemetry};
 use angarium_domain::{
-    audit::{Action, OperatorActor},
+    audit::{Action, Actor},
     ids::TenantId,
 };
 use angarium_runtime::{AdmissionError, Component, QuarantineScope, Quarantined, Registry, Runtime};
@@ -74,7 +74,7 @@ pub enum ProviderError {
     Undeclared(Vec<String>),
     #[error("version {given} is lower than {serving}; a downgrade must be allowed explicitly (`allow_downgrade`)")]
     Downgrade { given: String, serving: String },
-    /// Another component was given these.
+    /// The wait for another component's grants.
     #[error(
         "the provider was granted {} for another component; say whether this one gets that too (`grants=keep`) or \
          nothing yet (`grants=none`)",
@@ -127,7 +127,7 @@ pub struct Providers {
 #[derive(Clone)]
 struct Kept {
     granted: Arc<[String]>,
-    /// Why none of its versions serves, where none does.
+    /// The reason for which none of its versions serves.
     absence: Arc<str>,
 }
 
@@ -285,7 +285,7 @@ impl Providers {
     /// # Errors
     /// When the component is refused, or may not take the place of what serves, or the database
     /// fails. Nothing is stored then.
-    pub async fn install(&self, bytes: Bytes, how: Installation, by: &OperatorActor) -> Result<String, ProviderError> {
+    pub async fn install(&self, bytes: Bytes, how: Installation, by: &Actor) -> Result<String, ProviderError> {
         let component = self.admit(bytes.clone()).await?;
         let descriptor = component.descriptor();
         let mut txn = self.store.worker().await?;
@@ -321,7 +321,7 @@ impl Providers {
         name: &str,
         digest: &str,
         activation: Activation,
-        by: &OperatorActor,
+        by: &Actor,
     ) -> Result<(), ProviderError> {
         let mut txn = self.store.worker().await?;
         let provider = locked(provider_lock(&mut txn, name).await?, name)?;
@@ -344,7 +344,7 @@ impl Providers {
         name: &str,
         digest: Option<&str>,
         force: bool,
-        by: &OperatorActor,
+        by: &Actor,
     ) -> Result<(), ProviderError> {
         let mut txn = self.store.worker().await?;
         let provider = locked(provider_lock(&mut txn, name).await?, name)?;
@@ -382,7 +382,7 @@ impl Providers {
     ///
     /// # Errors
     /// When there is no such provider or no such version, or the database fails.
-    pub async fn rollback(&self, name: &str, by: &OperatorActor) -> Result<(), ProviderError> {
+    pub async fn rollback(&self, name: &str, by: &Actor) -> Result<(), ProviderError> {
         let mut txn = self.store.worker().await?;
         let provider = locked(provider_lock(&mut txn, name).await?, name)?;
         let previous = provider.previous_digest.as_deref().ok_or(ProviderError::NoPrevious)?;
@@ -395,11 +395,11 @@ impl Providers {
         self.sync().await
     }
 
-    /// Says to which hosts a provider's requests may go: these and no others.
+    /// Sets the hosts of a provider's requests: these and no others.
     ///
     /// # Errors
     /// When there is no such provider, or its versions don't declare a host.
-    pub async fn grant(&self, name: &str, hosts: &[String], by: &OperatorActor) -> Result<(), ProviderError> {
+    pub async fn grant(&self, name: &str, hosts: &[String], by: &Actor) -> Result<(), ProviderError> {
         let mut txn = self.store.worker().await?;
         let provider = locked(provider_lock(&mut txn, name).await?, name)?;
         let versions = component_list(&mut txn, name).await?;
@@ -614,7 +614,7 @@ impl Providers {
             FolderGrant::Declared => Some(Grants::Declared),
         };
         let activation = Some(Activation { allow_downgrade: false, grants });
-        let by = OperatorActor::gateway("providers.folder");
+        let by = Actor::gateway("providers.folder");
         match self.install(bytes.into(), Installation { activation, replace: false }, &by).await {
             Ok(_) => Ok(()),
             Err(
@@ -723,7 +723,7 @@ async fn quarantine(db: &mut Db, provider: &StoredProvider, found: &Quarantined)
     let entry = AuditEntry::new(Action::ProviderQuarantined, &provider.name)
         .before(json!({"digest": found.digest}))
         .after(json!({"digest": restored}));
-    operator_audit_insert(db, &OperatorActor::gateway("quarantine"), &entry).await
+    operator_audit_insert(db, &Actor::gateway("quarantine"), &entry).await
 }
 
 /// Returns a version in the form of audit entries.

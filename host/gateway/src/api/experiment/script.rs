@@ -30,7 +30,7 @@ use angarium_store::{
     script::{script_try, script_try_end, script_versions},
 };
 
-/// Which version, and for how many of the recipients.
+/// The version, and its share of the recipients.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ScriptCanary)]
@@ -77,14 +77,14 @@ pub async fn canary(
     Draft(NewScriptCanary { version, percentage }, mut fields): Draft<NewScriptCanary>,
 ) -> Result<Json<CandidateAnswer>, Problem> {
     let mode = canary_of(percentage, &mut fields);
-    fields.into_problem().map_or(Ok(()), Err)?;
+    fields.finish()?;
     tried(&app, &tenant, &name, version, mode).await
 }
 
 /// Show the running experiment, or the last one.
 #[utoipa::path(get, path = "/v1/scripts/{script}/candidate", tag = "rules", operation_id = "getScriptCandidate",
     params(("script" = String, Path, description = "Its name.")),
-    responses((status = 200, description = "How both fare.", body = CandidateAnswer)))]
+    responses((status = 200, description = "The results of both.", body = CandidateAnswer)))]
 pub async fn candidate(
     tenant: Tenant<RulesRead>,
     State(app): State<App>,
@@ -98,7 +98,7 @@ pub async fn candidate(
 /// End the experiment. Its results can be read for thirty days.
 #[utoipa::path(delete, path = "/v1/scripts/{script}/candidate", tag = "rules", operation_id = "endScriptCandidate",
     params(("script" = String, Path, description = "Its name.")),
-    responses((status = 204, description = "There is none any more.")))]
+    responses((status = 204, description = "The experiment has ended.")))]
 pub async fn end(
     tenant: Tenant<RulesWrite>,
     State(app): State<App>,
@@ -116,7 +116,7 @@ pub async fn end(
 #[utoipa::path(get, path = "/v1/scripts/{script}/differences", tag = "rules", operation_id = "listScriptDifferences",
     params(
         ("script" = String, Path, description = "Its name."),
-        ("limit" = Option<u32>, Query, description = "How many, 50 if left out.", minimum = 1, maximum = 250),
+        ("limit" = Option<u32>, Query, description = "The number of entries; 50 by default.", minimum = 1, maximum = 250),
         ("cursor" = Option<String>, Query, description = "From `next_cursor`."),
     ),
     responses((status = 200, description = "A page of them.", body = Page<DifferenceAnswer>)))]
