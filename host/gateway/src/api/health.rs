@@ -147,8 +147,8 @@ pub struct LastErrorAnswer {
 /// Show how each connection fares, the newest first.
 #[utoipa::path(get, path = "/v1/health/providers", tag = "statistics", operation_id = "getProviderHealth",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
     ),
     responses((status = 200, description = "A page.", body = Page<HealthAnswer>)))]
 pub async fn providers(

@@ -120,7 +120,7 @@ pub struct VersionAnswer {
 #[utoipa::path(post, path = "/v1/routes", tag = "routes", operation_id = "createRoute",
     request_body = NewRoute,
     responses(
-        (status = 201, description = "It was made, and is not active.", body = RouteAnswer),
+        (status = 201, description = "The version was created, and is not active.", body = RouteAnswer),
         (status = 409, description = "The uid is taken.", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn create(
@@ -155,8 +155,8 @@ pub async fn create(
 /// List the routes, the newest first.
 #[utoipa::path(get, path = "/v1/routes", tag = "routes", operation_id = "listRoutes",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
     ),
     responses((status = 200, description = "A page.", body = Page<RouteAnswer>)))]
 pub async fn list(
@@ -238,8 +238,8 @@ pub async fn activate(
 #[utoipa::path(post, path = "/v1/routes/{route}/rollback", tag = "routes", operation_id = "rollbackRoute",
     params(("route" = String, Path, description = "`route_…` or its uid")),
     responses(
-        (status = 200, description = "The version before is active.", body = RouteAnswer),
-        (status = 409, description = "There is none, or a connection of it is gone.", body = ProblemBody,
+        (status = 200, description = "The previous version is active.", body = RouteAnswer),
+        (status = 409, description = "There is no previous version, or a connection of it is gone.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn rollback(

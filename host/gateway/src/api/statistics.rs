@@ -188,7 +188,7 @@ pub struct LatencyAnswer {
 /// They agree with the ledger at every moment.
 #[utoipa::path(get, path = "/v1/stats", tag = "statistics", operation_id = "getStats",
     params(StatParams),
-    responses((status = 200, description = "What was counted.", body = StatsAnswer)))]
+    responses((status = 200, description = "The figures.", body = StatsAnswer)))]
 pub async fn show(
     tenant: Tenant<MessagesRead>,
     State(app): State<App>,
@@ -203,7 +203,7 @@ pub async fn show(
 /// Show statistics of all tenants, or of one.
 #[utoipa::path(get, path = "/v1/operator/stats", tag = "statistics", operation_id = "getOperatorStats",
     params(StatParams, ("tenant" = Option<String>, Query, description = "Only this tenant: its name.")),
-    responses((status = 200, description = "What was counted.", body = StatsAnswer)))]
+    responses((status = 200, description = "The figures.", body = StatsAnswer)))]
 pub async fn show_all(
     _: Tenant<Operator>,
     State(app): State<App>,

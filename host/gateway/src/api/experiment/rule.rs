@@ -107,7 +107,7 @@ pub async fn canary(
 #[utoipa::path(post, path = "/v1/rules/{rule}/promote", tag = "rules", operation_id = "promoteRule",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     responses(
-        (status = 200, description = "As it is now.", body = RuleAnswer),
+        (status = 200, description = "The present state.", body = RuleAnswer),
         (status = 409, description = "There is no candidate, or the rule was changed meanwhile.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
@@ -133,8 +133,8 @@ pub async fn promote(
 #[utoipa::path(post, path = "/v1/rules/{rule}/rollback", tag = "rules", operation_id = "rollbackRule",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     responses(
-        (status = 200, description = "As it is now.", body = RuleAnswer),
-        (status = 409, description = "There was no version before.", body = ProblemBody,
+        (status = 200, description = "The present state.", body = RuleAnswer),
+        (status = 409, description = "There is no previous version.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn rollback(
@@ -152,7 +152,7 @@ pub async fn rollback(
 /// Show the running experiment, or the last one.
 #[utoipa::path(get, path = "/v1/rules/{rule}/candidate", tag = "rules", operation_id = "getRuleCandidate",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
-    responses((status = 200, description = "How both fare.", body = CandidateAnswer)))]
+    responses((status = 200, description = "The results of both.", body = CandidateAnswer)))]
 pub async fn candidate(
     tenant: Tenant<RulesRead>,
     State(app): State<App>,
@@ -166,7 +166,7 @@ pub async fn candidate(
 /// End the experiment. Its results can be read for thirty days.
 #[utoipa::path(delete, path = "/v1/rules/{rule}/candidate", tag = "rules", operation_id = "endRuleCandidate",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
-    responses((status = 204, description = "There is none any more.")))]
+    responses((status = 204, description = "The experiment has ended.")))]
 pub async fn end(
     tenant: Tenant<RulesWrite>,
     State(app): State<App>,
@@ -184,7 +184,7 @@ pub async fn end(
 #[utoipa::path(get, path = "/v1/rules/{rule}/differences", tag = "rules", operation_id = "listRuleDifferences",
     params(
         ("rule" = String, Path, description = "`rule_…` or its uid"),
-        ("limit" = Option<u32>, Query, description = "How many, 50 if left out.", minimum = 1, maximum = 250),
+        ("limit" = Option<u32>, Query, description = "The number of entries; 50 by default.", minimum = 1, maximum = 250),
         ("cursor" = Option<String>, Query, description = "From `next_cursor`."),
     ),
     responses((status = 200, description = "A page of them.", body = Page<DifferenceAnswer>)))]
