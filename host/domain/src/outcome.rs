@@ -1,15 +1,15 @@
 //! The decision after an attempt. Pure: the verdict, the past and the clock are arguments.
 
-mod decider;
 mod limit;
+mod retry_decision;
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 pub use self::{
-    decider::{Decider, NoRules, RetryDecision},
     limit::{Bounds, Limit},
+    retry_decision::RetryDecision,
 };
 use crate::{
     attempt::{FallbackReason, HOST_NOT_GRANTED, PastAttempt, SECRET_UNAVAILABLE, Verdict},
@@ -75,8 +75,6 @@ pub enum Copies {
 pub struct RetryInput<'a> {
     pub policy: &'a RetryPolicy,
     pub limits: RetryLimits,
-    /// Answers for a policy that leaves the decision to a rule.
-    pub rules: &'a dyn Decider,
     pub on_unknown: OnUnknown,
     /// Whether another candidate can be asked in this round.
     pub another_candidate: bool,
@@ -106,82 +104,96 @@ impl RetryInput<'_> {
             max_elapsed_ms: self.limits.max_elapsed_ms,
         }
     }
+}
 
-    /// Returns the answer of the policy's rule, if it has one that answers.
-    fn ruled(&self, verdict: &Verdict) -> Option<RetryDecision> {
-        match self.policy {
-            RetryPolicy::Custom { rule, .. } => self.rules.decide(rule, verdict, self),
-            RetryPolicy::None
-            | RetryPolicy::Linear { .. }
-            | RetryPolicy::Exponential { .. }
-            | RetryPolicy::Schedule { .. } => None,
+/// The next step after an attempt, and the limit of time that ends the delivery, if one does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NextStep {
+    pub outcome: Outcome,
+    pub limit: Option<Limit>,
+}
+
+impl From<Outcome> for NextStep {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, limit: None }
+    }
+}
+
+/// The decision after an attempt: without a rule's answer, and open for one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AfterAttempt<'a> {
+    /// The step by the policy alone.
+    pub by_policy: NextStep,
+    /// The rule that the policy leaves the decision to; `None` if no rule is to be asked.
+    pub rule: Option<&'a str>,
+}
+
+impl AfterAttempt<'_> {
+    /// Returns the step once the rule has answered; without an answer it is the policy's.
+    #[must_use]
+    pub fn answered(self, answer: Option<RetryDecision>, verdict: &Verdict, retry_input: &RetryInput<'_>) -> NextStep {
+        match answer.filter(|_| self.rule.is_some()) {
+            Some(decision) => follow(decision, verdict, retry_input).unwrap_or(self.by_policy),
+            None => self.by_policy,
         }
     }
 }
 
 /// Decides the next step after an attempt.
 #[must_use]
-pub fn decide(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Outcome {
-    resolve(verdict, retry_input).0
-}
-
-/// Why the time is up, where that is what ends a delivery after an attempt.
-#[must_use]
-pub fn time_is_up(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Option<Limit> {
-    resolve(verdict, retry_input).1
-}
-
-/// An outcome, and the limit that it comes of.
-type Resolved = (Outcome, Option<Limit>);
-
-fn resolve(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
+pub fn decide<'a>(verdict: &Verdict, retry_input: &RetryInput<'a>) -> AfterAttempt<'a> {
     let held = retry_input.on_unknown == OnUnknown::Hold;
+    let step = |by_policy: NextStep| AfterAttempt { by_policy, rule: None };
     match (verdict.disposition, retry_input.copies) {
-        (_, Copies::Settled) | (Disposition::Accepted, Copies::None) => (Outcome::Sent, None),
-        (Disposition::Unknown, _) if held => (Outcome::End(DeliveryState::Unknown), None),
-        (_, Copies::Further) => retry(Duration::ZERO, verdict, retry_input),
+        (_, Copies::Settled) | (Disposition::Accepted, Copies::None) => step(Outcome::Sent.into()),
+        (Disposition::Unknown, _) if held => step(Outcome::End(DeliveryState::Unknown).into()),
+        (_, Copies::Further) => step(retry(Duration::ZERO, verdict, retry_input)),
         // No policy of the tenant's can say how long the operator takes.
-        _ if verdict.waits_for_operator() => by_policy(verdict, retry_input),
-        _ => match retry_input.ruled(verdict) {
-            Some(decision) => follow(decision, verdict, retry_input),
-            None => by_policy(verdict, retry_input),
-        },
+        _ if verdict.waits_for_operator() => step(by_policy(verdict, retry_input)),
+        _ => AfterAttempt { by_policy: by_policy(verdict, retry_input), rule: rule_of(retry_input.policy) },
     }
 }
 
-fn by_policy(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
+fn rule_of(policy: &RetryPolicy) -> Option<&str> {
+    match policy {
+        RetryPolicy::Custom { rule, .. } => Some(rule),
+        RetryPolicy::None
+        | RetryPolicy::Linear { .. }
+        | RetryPolicy::Exponential { .. }
+        | RetryPolicy::Schedule { .. } => None,
+    }
+}
+
+fn by_policy(verdict: &Verdict, retry_input: &RetryInput<'_>) -> NextStep {
     let exhausted = given_up(last_word(verdict, retry_input));
+    let fall_back = || NextStep::from(Outcome::FallBack(fallback_reason(verdict.disposition)));
     if exhausted != DeliveryState::Unknown {
         // A server that took the mail for one recipient is asked again: others would defer its copies as well.
         if retry_input.another_candidate && verdict.disposition != Disposition::Accepted {
-            return (Outcome::FallBack(fallback_reason(verdict.disposition)), None);
+            return fall_back();
         }
         if !retry_input.may_ask_again {
-            return (Outcome::End(exhausted), None);
+            return Outcome::End(exhausted).into();
         }
     }
-    let resolved = match delay(verdict, retry_input) {
+    let step = match delay(verdict, retry_input) {
         Some(delay) => retry(delay, verdict, retry_input),
-        None => (Outcome::End(exhausted), None),
+        None => Outcome::End(exhausted).into(),
     };
-    match resolved {
-        (Outcome::End(DeliveryState::Failed), _) if retry_input.another_in_turn => {
-            (Outcome::FallBack(fallback_reason(verdict.disposition)), None)
-        }
-        resolved => resolved,
-    }
+    let failed = step.outcome == Outcome::End(DeliveryState::Failed);
+    if failed && retry_input.another_in_turn { fall_back() } else { step }
 }
 
 /// Applies a rule's answer within the limits of every policy: an unknown delivery does not move, a candidate that
-/// refused for good is not asked, and a provider's `Retry-After` is respected.
-fn follow(decision: RetryDecision, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
+/// refused for good is not asked, and a provider's `Retry-After` is respected. `None` if the policy decides after all.
+fn follow(decision: RetryDecision, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Option<NextStep> {
     let unknown = verdict.disposition == Disposition::Unknown;
     match decision {
-        RetryDecision::GiveUp => (Outcome::End(given_up(verdict.disposition)), None),
+        RetryDecision::GiveUp => Some(Outcome::End(given_up(verdict.disposition)).into()),
         RetryDecision::After(delay) if unknown || retry_input.may_ask_again => {
-            retry(delay.max(asked_for(verdict)), verdict, retry_input)
+            Some(retry(delay.max(asked_for(verdict)), verdict, retry_input))
         }
-        RetryDecision::After(_) | RetryDecision::FallBack => by_policy(verdict, retry_input),
+        RetryDecision::After(_) | RetryDecision::FallBack => None,
     }
 }
 
@@ -224,11 +236,14 @@ fn last_word(verdict: &Verdict, retry_input: &RetryInput<'_>) -> Disposition {
 }
 
 /// The next round after this wait, unless the time is up by then.
-fn retry(wait: Duration, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Resolved {
+fn retry(wait: Duration, verdict: &Verdict, retry_input: &RetryInput<'_>) -> NextStep {
     let at = retry_input.now.checked_add(wait).unwrap_or(Timestamp::MAX);
     match retry_input.bounds().limit(at) {
-        None => (Outcome::Retry(at), None),
-        Some(limit) => (Outcome::End(limit.ends_in(given_up(last_word(verdict, retry_input)))), Some(limit)),
+        None => Outcome::Retry(at).into(),
+        Some(limit) => {
+            let state = limit.ends_in(given_up(last_word(verdict, retry_input)));
+            NextStep { outcome: Outcome::End(state), limit: Some(limit) }
+        }
     }
 }
 
@@ -328,7 +343,7 @@ mod tests {
     fn after_rounds(rounds: usize, verdict: &Verdict, change: impl FnOnce(&mut RetryInput<'_>)) -> Outcome {
         let past = past(verdict.disposition, rounds);
         let mut retry_input = RetryInput {
-            policy: &RetryPolicy::Linear { delay_ms: 1_000, max_attempts: 2 },
+            policy: &RetryPolicy::linear(1_000, 2),
             on_unknown: OnUnknown::Retry,
             another_candidate: false,
             another_in_turn: false,
@@ -338,12 +353,11 @@ mod tests {
             first_due: NOW,
             expires_at: None,
             limits: RetryLimits::default(),
-            rules: &NoRules,
             now: NOW,
             chance: 0.0,
         };
         change(&mut retry_input);
-        decide(verdict, &retry_input)
+        decide(verdict, &retry_input).by_policy.outcome
     }
 
     fn at(ms: i64) -> Timestamp {
@@ -477,15 +491,15 @@ mod tests {
             first_due: NOW,
             expires_at: None,
             limits: RetryLimits { max_elapsed_ms: Some(59_999), ..RetryLimits::default() },
-            rules: &NoRules,
             now: NOW,
             chance: 0.0,
         };
-        assert_eq!(decide(&slow, &retry_input), Outcome::End(DeliveryState::Failed));
-        assert_eq!(time_is_up(&slow, &retry_input), Some(Limit::MaxElapsed { ms: 59_999 }));
+        let ended =
+            NextStep { outcome: Outcome::End(DeliveryState::Failed), limit: Some(Limit::MaxElapsed { ms: 59_999 }) };
+        assert_eq!(decide(&slow, &retry_input).by_policy, ended);
         let refused = verdict(Disposition::RejectedPermanent);
         let retry_input = RetryInput { may_ask_again: false, ..retry_input };
-        assert_eq!(time_is_up(&refused, &retry_input), None, "it was not the time");
+        assert_eq!(decide(&refused, &retry_input).by_policy.limit, None, "it was not the time");
     }
 
     #[test]

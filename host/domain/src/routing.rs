@@ -2,6 +2,7 @@
 //! delivery's past are arguments, and the result is a plan with its reasons. Nothing here does I/O; time, turn and
 //! chance are arguments.
 
+mod accept_time_plan;
 mod highest_reliability;
 mod least_cost;
 mod primary;
@@ -15,6 +16,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+pub use self::accept_time_plan::AcceptTimePlan;
 use crate::{
     attempt::{FallbackReason, PastAttempt, Trigger},
     ids::ConnectionId,

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod callbacks;
+pub mod capacity;
 pub mod dispatch;
 pub mod experiments;
 pub mod fair_semaphore;
@@ -11,7 +12,9 @@ pub mod ledger;
 pub mod legs;
 pub mod lookup;
 pub mod observations;
+pub mod planning;
 pub mod queue;
 pub mod recovery;
 pub mod rule_runner;
 pub mod script_failures;
+pub mod small_tenant_priority;

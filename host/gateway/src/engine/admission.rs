@@ -20,11 +20,12 @@ use tokio::{
 use self::writer::AdmissionWriter;
 use crate::{
     clock,
+    engine::capacity::Capacity,
     engine::experiments::Experiments,
-    engine::queue::{
-        AcceptTimePlan, Capacity, FirstAttemptPlanner, Handoff, Leases, PriorityGuard, SmallTenantPriority,
-    },
+    engine::planning::Planner,
+    engine::queue::{Handoff, Leases},
     engine::rule_runner::{RuleRunner, patience},
+    engine::small_tenant_priority::{PriorityGuard, SmallTenantPriority},
     node::providers::Providers,
     node::tenant_config::{TenantConfig, TenantConfigs},
 };
@@ -32,6 +33,7 @@ use angarium_domain::{
     ids::TenantId,
     message::{Channel, Idempotency, Message, NewMessage},
     problem::Problem,
+    routing::AcceptTimePlan,
 };
 use angarium_rules::{
     rulebook::JudgedMessage,
@@ -72,7 +74,7 @@ pub enum AdmitError {
     #[error("no route of channel `{}` is active: create one and activate it, or name a connection", .channel.as_str())]
     NoRoute {
         channel: Channel,
-        /// Which of several it is.
+        /// The channel of several.
         leg: Option<usize>,
     },
     /// No candidate takes such a message; the answer names each field. Nothing was stored.
@@ -124,7 +126,7 @@ struct Request {
     tenant: TenantId,
     messages: Vec<Accepted>,
     answer: oneshot::Sender<Answer>,
-    before_others: Option<Arc<PriorityGuard>>,
+    priority_guard: Option<Arc<PriorityGuard>>,
 }
 
 impl Request {
@@ -147,7 +149,7 @@ pub struct Outlet {
     /// `None` on a node that does not dispatch: everything waits in the queue for others.
     pub handoff: Option<Handoff>,
     /// Likewise.
-    pub foresight: Option<Arc<dyn FirstAttemptPlanner>>,
+    pub planner: Option<Arc<Planner>>,
     /// Rung when something due was left in the queue.
     pub bell: Arc<Notify>,
     pub small_tenants: Arc<SmallTenantPriority>,
@@ -165,7 +167,7 @@ pub struct Admission {
     experiments: Arc<Experiments>,
     rules: Arc<RuleRunner>,
     small_tenants: Arc<SmallTenantPriority>,
-    foresight: Option<Arc<dyn FirstAttemptPlanner>>,
+    planner: Option<Arc<Planner>>,
     arrivals: Arc<ByteBudget>,
     requests: mpsc::Sender<Request>,
     time: Histogram,
@@ -195,7 +197,7 @@ impl Admission {
             experiments,
             rules,
             small_tenants: Arc::clone(&outlet.small_tenants),
-            foresight: outlet.foresight.clone(),
+            planner: outlet.planner.clone(),
             arrivals: Arc::clone(&outlet.arrivals),
             requests,
             time: metrics::histogram!("angarium_accept_seconds"),
@@ -206,7 +208,7 @@ impl Admission {
     pub async fn admit(&self, tenant: TenantId, mut messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
         let count = messages.len();
         let Ok(_permit) = self.permit(tenant, &messages) else { return vec![Err(AdmitError::Busy); count] };
-        let before_others = self.small_tenants.claim(tenant).map(Arc::new);
+        let priority_guard = self.small_tenants.sending(tenant).map(Arc::new);
         let (known, config) = match self.heard(tenant, &mut messages).await {
             Ok(heard) => heard,
             Err(error) => return vec![Err(error); count],
@@ -219,7 +221,7 @@ impl Admission {
         let taken = accepted.len();
         let began = Instant::now();
         let (answer, answered) = oneshot::channel();
-        let stored = match self.requests.send(Request { tenant, messages: accepted, answer, before_others }).await {
+        let stored = match self.requests.send(Request { tenant, messages: accepted, answer, priority_guard }).await {
             Ok(()) => answered.await.unwrap_or_else(|_| vec![Err(AdmitError::Unavailable); taken]),
             Err(_) => vec![Err(AdmitError::Unavailable); taken],
         };
@@ -234,7 +236,7 @@ impl Admission {
     /// Returns the message that was accepted under a key, if it was this message.
     ///
     /// # Errors
-    /// [`AdmitError::Unavailable`] where the database can't tell.
+    /// [`AdmitError::Unavailable`] if the database cannot answer.
     pub async fn replayed(&self, tenant: TenantId, key: &Idempotency) -> Result<Option<Admitted>, AdmitError> {
         self.stored(tenant, key).await.map_err(|_| AdmitError::Unavailable)
     }
@@ -251,7 +253,7 @@ impl Admission {
     /// granted without a wait.
     ///
     /// # Errors
-    /// [`AdmitError::Busy`] where the tenant has as many under way as it may.
+    /// [`AdmitError::Busy`] if the tenant's limit is reached.
     pub fn permit(&self, tenant: TenantId, messages: &[NewMessage]) -> Result<Option<BytePermit>, AdmitError> {
         let size = messages.iter().map(NewMessage::size).sum();
         if size <= LARGE {
@@ -302,9 +304,10 @@ impl Admission {
         let mut accepted = Vec::with_capacity(messages.len());
         for (mut new, known) in messages {
             let known = JudgedMessage { until, ..known };
-            let foresight = self.foresight.as_ref().filter(|_| may_start(&new.message, now));
-            let first_attempt = match foresight {
-                Some(foresight) => foresight.plan_first(tenant, config, &new.message, known).await,
+            let planner = self.planner.as_ref().filter(|_| may_start(&new.message, now));
+            let first_attempt = match planner {
+                // Boxed, so that a request's future stays small.
+                Some(planner) => Box::pin(planner.plan_first_attempt(tenant, config, &new.message, known)).await,
                 None => None,
             };
             let first_attempt = first_attempt.map(Box::new);

@@ -266,10 +266,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::{
-        engine::queue::{Capacity, SmallTenantPriority},
-        engine::rule_runner::RuleTimes,
-    };
+    use crate::engine::rule_runner::RuleTimes;
     use angarium_domain::{
         experiment::ExperimentMode,
         message::{Address, Body},
@@ -309,7 +306,7 @@ mod tests {
 
     fn experiments() -> (Arc<Experiments>, Recorder) {
         let times = RuleTimes { message: Duration::from_secs(5), tenant: Duration::from_secs(60) };
-        let rules = RuleRunner::new(times, &SmallTenantPriority::new(Capacity::new(1, 1 << 20)));
+        let rules = RuleRunner::new(times);
         // Nothing is connected before the first use.
         Experiments::new(Store::new("postgres://nobody@localhost/none", 1).unwrap(), rules)
     }

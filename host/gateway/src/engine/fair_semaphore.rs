@@ -13,21 +13,22 @@ use std::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::queue::SmallTenantPriority;
+use super::small_tenant_priority::{Pauses, SmallTenantPriority};
 use angarium_domain::ids::TenantId;
 
 /// Lets so many in at a time.
 #[derive(Debug)]
 pub struct FairSemaphore {
     queues: Mutex<Queues>,
-    small_tenants: Arc<SmallTenantPriority>,
+    /// The tenants that may begin; without it all may.
+    small_tenants: Option<Arc<SmallTenantPriority>>,
 }
 
-/// Leave to compute; dropping it lets the next one in.
+/// The right to compute; dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Permit(Arc<FairSemaphore>);
 
-/// A pass for as long as its holder computes: it is given back when that one has to wait.
+/// A permit for as long as its holder computes: it is given back when the holder has to wait.
 #[derive(Debug)]
 pub struct HeldPermit(Option<Permit>);
 
@@ -42,7 +43,7 @@ struct Queues {
     waiting: HashMap<TenantId, Queue>,
 }
 
-/// One tenant's.
+/// The record of one tenant.
 #[derive(Default)]
 struct Queue {
     /// These go first: work that has begun should end.
@@ -51,29 +52,45 @@ struct Queue {
 }
 
 impl FairSemaphore {
+    /// Returns a semaphore with this number of permits at a time.
     #[must_use]
-    pub fn new(width: usize, small_tenants: Arc<SmallTenantPriority>) -> Arc<Self> {
+    pub fn new(width: usize) -> Arc<Self> {
+        Self::of(width, None)
+    }
+
+    /// The same, and begins nothing of other tenants while a small tenant has priority; [`FairSemaphore::run`] goes on
+    /// after it.
+    #[must_use]
+    pub fn with_priority(width: usize, small_tenants: Arc<SmallTenantPriority>) -> Arc<Self> {
+        Self::of(width, Some(small_tenants))
+    }
+
+    fn of(width: usize, small_tenants: Option<Arc<SmallTenantPriority>>) -> Arc<Self> {
         let queues = Queues { free: width, turns: VecDeque::new(), waiting: HashMap::new() };
         Arc::new(Self { queues: Mutex::new(queues), small_tenants })
     }
 
-    /// Lets those in that gave way, each time that it is over.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        while stop.run_until_cancelled(self.small_tenants.passed()).await.is_some() {
-            while let Some(call) = self.next_for_a_free_pass() {
+    /// Begins the held-back work after each pause.
+    pub async fn run(self: Arc<Self>, mut pauses: Pauses, stop: CancellationToken) {
+        while stop.run_until_cancelled(pauses.ended()).await.is_some() {
+            while let Some(call) = self.next_for_a_free_permit() {
                 call(Permit(Arc::clone(&self)));
             }
         }
     }
 
-    fn next_for_a_free_pass(&self) -> Option<Call> {
+    fn next_for_a_free_permit(&self) -> Option<Call> {
         let mut queues = self.queues();
         if queues.free == 0 {
             return None;
         }
-        let call = queues.next(&self.small_tenants)?;
+        let call = queues.next(|tenant| self.may_begin(tenant))?;
         queues.free -= 1;
         Some(call)
+    }
+
+    fn may_begin(&self, tenant: TenantId) -> bool {
+        self.small_tenants.as_ref().is_none_or(|it| it.may_begin(tenant))
     }
 
     /// Waits for this tenant's turn, before those that have not begun.
@@ -84,8 +101,8 @@ impl FairSemaphore {
                 return Permit(Arc::clone(self));
             }
             let (call, called) = oneshot::channel();
-            // One that does not wait any more drops the pass, and so lets the next one in.
-            queues.queue(tenant).under_way.push_back(Box::new(move |pass| drop(call.send(pass))));
+            // A waiter that is gone drops the permit, and so lets the next one in.
+            queues.queue(tenant).under_way.push_back(Box::new(move |permit| drop(call.send(permit))));
             called
         };
         // Every waiter is called: no permit is lost.
@@ -95,8 +112,8 @@ impl FairSemaphore {
     /// Begins something when it is this tenant's turn.
     pub fn begin(self: &Arc<Self>, tenant: TenantId, begin: impl FnOnce(HeldPermit) + Send + 'static) {
         let mut queues = self.queues();
-        if !self.small_tenants.may_begin(tenant) || !queues.take() {
-            queues.queue(tenant).new.push_back(Box::new(|pass| begin(HeldPermit(Some(pass)))));
+        if !self.may_begin(tenant) || !queues.take() {
+            queues.queue(tenant).new.push_back(Box::new(|permit| begin(HeldPermit(Some(permit)))));
             return;
         }
         drop(queues);
@@ -109,7 +126,7 @@ impl FairSemaphore {
 }
 
 impl HeldPermit {
-    /// Carries on a future, without the pass once that has to wait.
+    /// Polls a future; gives the permit back once the future has to wait.
     pub fn during<F: Future>(&mut self, mut future: Pin<&mut F>) -> impl Future<Output = F::Output> {
         poll_fn(move |cx| {
             let polled = future.as_mut().poll(cx);
@@ -120,17 +137,17 @@ impl HeldPermit {
         })
     }
 
-    /// The pass, if it is still held, or else another one.
-    pub async fn pass(&mut self, semaphore: &Arc<FairSemaphore>, tenant: TenantId) -> Permit {
+    /// Returns the permit that is held, or waits for another one.
+    pub async fn permit(&mut self, semaphore: &Arc<FairSemaphore>, tenant: TenantId) -> Permit {
         match self.0.take() {
-            Some(pass) => pass,
+            Some(permit) => permit,
             None => semaphore.enter(tenant).await,
         }
     }
 }
 
 impl Queues {
-    /// Takes a free pass.
+    /// Takes a free permit.
     const fn take(&mut self) -> bool {
         let free = self.free > 0;
         self.free -= free as usize;
@@ -148,12 +165,12 @@ impl Queues {
 
     /// Returns the next call in turn; the tenant's next one comes after all other tenants. A tenant that must give way
     /// begins nothing.
-    fn next(&mut self, small_tenants: &SmallTenantPriority) -> Option<Call> {
+    fn next(&mut self, may_begin: impl Fn(TenantId) -> bool) -> Option<Call> {
         for _ in 0..self.turns.len() {
             let tenant = self.turns.pop_front()?;
             let queue = self.waiting.get_mut(&tenant)?;
             let begun = queue.under_way.pop_front();
-            let call = begun.or_else(|| queue.new.pop_front_if(|_| small_tenants.may_begin(tenant)));
+            let call = begun.or_else(|| queue.new.pop_front_if(|_| may_begin(tenant)));
             if queue.is_empty() {
                 self.waiting.remove(&tenant);
             } else {
@@ -182,7 +199,7 @@ impl fmt::Debug for Queue {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut queues = self.0.queues();
-        let Some(call) = queues.next(&self.0.small_tenants) else {
+        let Some(call) = queues.next(|tenant| self.0.may_begin(tenant)) else {
             queues.free += 1;
             return;
         };
@@ -196,11 +213,11 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::engine::queue::Capacity;
+    use crate::engine::capacity::Capacity;
 
     /// Tenants that wait in this order, and the order in which they are let in.
     async fn let_in(tenants: &[TenantId]) -> Vec<TenantId> {
-        let semaphore = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
+        let semaphore = FairSemaphore::new(1);
         let mut first = Some(semaphore.enter(TenantId::new()).await);
         let mut waiting: Vec<_> = tenants.iter().map(|tenant| (*tenant, Box::pin(semaphore.enter(*tenant)))).collect();
         for (_, entering) in &mut waiting {
@@ -211,8 +228,8 @@ mod tests {
             drop(first.take());
             let called =
                 waiting.iter_mut().enumerate().find_map(|(at, (_, it))| Some((at, it.as_mut().now_or_never()?)));
-            let (at, pass) = called.expect("somebody is let in");
-            first = Some(pass);
+            let (at, permit) = called.expect("somebody is let in");
+            first = Some(permit);
             order.push(waiting.remove(at).0);
         }
         order
@@ -227,7 +244,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_under_way_goes_before_what_is_new_and_what_waits_holds_no_pass() {
-        let semaphore = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
+        let semaphore = FairSemaphore::new(1);
         let tenant = TenantId::new();
         let first = semaphore.enter(tenant).await;
         let (begun, mut beginning) = oneshot::channel();
@@ -235,9 +252,9 @@ mod tests {
         let mut under_way = Box::pin(semaphore.enter(tenant));
         assert!(under_way.as_mut().now_or_never().is_none());
         drop(first);
-        let pass = under_way.as_mut().now_or_never().expect("it goes first");
+        let permit = under_way.as_mut().now_or_never().expect("it goes first");
         assert!(beginning.try_recv().is_err());
-        drop(pass);
+        drop(permit);
         let mut held = beginning.try_recv().expect("it is begun");
         assert!(held.during(std::pin::pin!(std::future::ready(()))).now_or_never().is_some());
         assert!(semaphore.enter(tenant).now_or_never().is_none(), "it computes on");
@@ -251,10 +268,9 @@ mod tests {
         let (many, few) = (TenantId::new(), TenantId::new());
         let _places = capacity.take(many, &[1; 500]);
         let small_tenants = SmallTenantPriority::new(capacity);
-        let semaphore = FairSemaphore::new(1, Arc::clone(&small_tenants));
-        let running = tokio::spawn(Arc::clone(&semaphore).run(CancellationToken::new()));
-        tokio::task::yield_now().await;
-        let before = small_tenants.claim(few).expect("it holds nothing");
+        let semaphore = FairSemaphore::with_priority(1, Arc::clone(&small_tenants));
+        let running = tokio::spawn(Arc::clone(&semaphore).run(small_tenants.pauses(), CancellationToken::new()));
+        let before = small_tenants.sending(few).expect("it holds nothing");
         let (begun, mut beginning) = oneshot::channel();
         semaphore.begin(many, move |held| drop(begun.send(held)));
         assert!(beginning.try_recv().is_err());
@@ -271,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_went_away_is_passed_over() {
-        let semaphore = FairSemaphore::new(1, SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
+        let semaphore = FairSemaphore::new(1);
         let tenant = TenantId::new();
         let held = semaphore.enter(tenant).await;
         let mut gone = Box::pin(semaphore.enter(tenant));
@@ -281,6 +297,6 @@ mod tests {
         drop(held);
         let let_in = waits.as_mut().now_or_never().expect("it is let in");
         drop(let_in);
-        assert!(semaphore.enter(tenant).now_or_never().is_some(), "nobody is left, and the pass is free");
+        assert!(semaphore.enter(tenant).now_or_never().is_some(), "nobody is left, and the permit is free");
     }
 }

@@ -15,7 +15,10 @@ use uuid::Uuid;
 use self::writer::LedgerWriter;
 use crate::{
     clock,
-    engine::queue::{Leases, SmallTenantPriority, Work},
+    engine::{
+        queue::{Leases, Work},
+        small_tenant_priority::SmallTenantPriority,
+    },
 };
 use angarium_store::{
     Store,
@@ -85,15 +88,13 @@ impl Ledger {
     }
 
     /// Records the attempt that ends this node's work on a delivery; `asks` says whether scripts want to know of its end.
-    pub fn settle(&self, settlement: Settlement, mut work: Work, asks: bool) {
-        work.before_others = None;
+    pub fn settle(&self, settlement: Settlement, work: Work, asks: bool) {
         self.send(work.lease.id, Entry::Outcome { settlement: Box::new(settlement), work, asks });
     }
 
     /// Puts a delivery back into the queue, due at `at`: it only waits, without an attempt or an event. It comes back
     /// with the same past and trigger.
-    pub fn defer(&self, mut work: Work, at: Timestamp) {
-        work.before_others = None;
+    pub fn defer(&self, work: Work, at: Timestamp) {
         let deferral = Deferral {
             tenant: work.tenant,
             delivery: work.delivery,
@@ -132,7 +133,11 @@ impl Ledger {
         let _ = writable.wait_for(|writable| *writable).await;
     }
 
-    fn send(&self, lease: Uuid, entry: Entry) {
+    fn send(&self, lease: Uuid, mut entry: Entry) {
+        // Its tenant sends no more: the priority ends.
+        if let Entry::Outcome { work, .. } | Entry::Deferral { work, .. } = &mut entry {
+            work.priority_guard = None;
+        }
         let writer = lease.as_u128() as usize % self.writers.len();
         // The writers outlive every handle; a closed channel means that one panicked, and recovery
         // then finds the delivery by its lease.

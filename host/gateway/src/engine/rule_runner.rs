@@ -14,10 +14,7 @@ use std::{
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::tenant_time::TenantTimes;
-use crate::{
-    engine::fair_semaphore::{FairSemaphore, Permit},
-    engine::queue::SmallTenantPriority,
-};
+use crate::engine::fair_semaphore::{FairSemaphore, Permit};
 use angarium_domain::ids::TenantId;
 use angarium_rules::allowance::{Grant, at_hand, within};
 
@@ -27,14 +24,14 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How much longer a request waits for each of its messages.
 const PATIENCE_EACH: Duration = Duration::from_millis(10);
 
-/// Until when the messages of a request wait for the tenant's time.
+/// Returns the time until which the messages of a request wait for the tenant's time.
 #[must_use]
 pub fn patience(messages: usize) -> Instant {
     Instant::now() + PATIENCE + PATIENCE_EACH * u32::try_from(messages).unwrap_or(u32::MAX)
 }
 
-/// Of the time that a tenant's rules hold a turn by the clock, so much counts at least: they may wait where they do not
-/// work, and others wait for the turn. On a busy machine it is not theirs alone.
+/// The part of the time for which a tenant's rules hold a turn by the clock that counts at least: they may wait without
+/// working, and others wait for the turn. On a busy machine the time is not theirs alone.
 const HELD: u32 = 4;
 
 /// How often a question that waits for the tenant's time looks for some.
@@ -87,21 +84,21 @@ struct Turn {
 
 impl RuleRunner {
     #[must_use]
-    pub fn new(times: RuleTimes, small_tenants: &Arc<SmallTenantPriority>) -> Arc<Self> {
+    pub fn new(times: RuleTimes) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Arc::new(Self {
             times,
-            live: FairSemaphore::new((cores / 2).max(1), Arc::clone(small_tenants)),
+            live: FairSemaphore::new((cores / 2).max(1)),
             tenants: Mutex::new(TenantTimes::of(times.tenant)),
-            tries: FairSemaphore::new(1, Arc::clone(small_tenants)),
+            tries: FairSemaphore::new(1),
             tried: Mutex::new(TenantTimes::of(TRIED)),
             shadows: Mutex::new(TenantTimes::of(times.tenant)),
             told: Mutex::default(),
         })
     }
 
-    /// Asks something about a message of a tenant's, which waits for the tenant's time until then. It is done a second
-    /// time where the first one shows that something is to be run.
+    /// Asks a question about a tenant's message, which waits for the tenant's time until then. It is asked a second
+    /// time if the first one shows that something must run.
     pub async fn ask<T>(&self, tenant: TenantId, until: Instant, mut work: impl FnMut() -> T) -> T {
         if let Some(answer) = at_hand(&mut work) {
             return answer;
@@ -110,7 +107,7 @@ impl RuleRunner {
         off_the_workers(|| charged(&self.tenants, tenant, turn.grant, &mut work))
     }
 
-    /// The same where it can be done only once, and most likely runs something.
+    /// Asks a question that can be asked only once, and most likely runs something.
     pub async fn ask_once<T>(&self, tenant: TenantId, until: Instant, work: impl FnOnce() -> T) -> T {
         let turn = self.turn(tenant, until).await;
         off_the_workers(|| charged(&self.tenants, tenant, turn.grant, work))
@@ -141,7 +138,7 @@ impl RuleRunner {
         answer
     }
 
-    /// Has a decision explained, which looks at each rule of the tenant's.
+    /// Explains a decision, which examines each rule of the tenant.
     pub async fn explain<T>(&self, tenant: TenantId, mut work: impl FnMut() -> T) -> T {
         if let Some(answer) = at_hand(&mut work) {
             return answer;
@@ -215,7 +212,7 @@ fn charged<T>(to: &Mutex<TenantTimes>, tenant: TenantId, grant: Grant, work: imp
     answer
 }
 
-/// Has another thread stand in for an async worker that computes.
+/// Lets another thread replace an async worker that computes.
 fn off_the_workers<T>(work: impl FnOnce() -> T) -> T {
     let several = Handle::try_current().is_ok_and(|it| it.runtime_flavor() == RuntimeFlavor::MultiThread);
     if several { tokio::task::block_in_place(work) } else { work() }
@@ -224,12 +221,11 @@ fn off_the_workers<T>(work: impl FnOnce() -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::queue::Capacity;
 
     #[tokio::test]
     async fn a_tenant_that_tried_out_much_waits_and_another_does_not() {
         let times = RuleTimes { message: Duration::from_millis(20), tenant: Duration::from_millis(200) };
-        let runner = RuleRunner::new(times, &SmallTenantPriority::new(Capacity::new(1, usize::MAX)));
+        let runner = RuleRunner::new(times);
         let (one, other) = (TenantId::new(), TenantId::new());
         runner.try_out(one, || std::thread::sleep(TRIED * 2)).await;
         tokio::select! {

@@ -5,7 +5,10 @@ mod rulebooks;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -73,6 +76,8 @@ pub struct ActiveRoute {
 #[derive(Debug, Default)]
 pub struct TenantConfig {
     version: i64,
+    /// The number of this reading on this node: no two have the same.
+    pub reading: u64,
     /// The end of the first secret's overlap: after it, the configuration holds an invalid value.
     fresh_until: Option<Timestamp>,
     pub endpoints: HashMap<ConnectionId, Arc<Endpoint>>,
@@ -136,6 +141,7 @@ pub struct TenantConfigs {
     public_url: PublicUrl,
     tenants: Mutex<HashMap<TenantId, LoadedTenant>>,
     rulebooks: Rulebooks,
+    readings: AtomicU64,
     /// The stamp of operators' scripts at the last look.
     operators: Mutex<Option<String>>,
     /// The connections with a published event about a secret that cannot be opened.
@@ -153,7 +159,8 @@ impl TenantConfigs {
     ) -> Self {
         let (slots, tenants, rulebooks) = (Slots::new(slots), Mutex::default(), Rulebooks::default());
         let (operators, told_of_secrets) = (Mutex::default(), Mutex::default());
-        Self { store, keyring, slots, guards, public_url, tenants, rulebooks, operators, told_of_secrets }
+        let readings = AtomicU64::default();
+        Self { store, keyring, slots, guards, public_url, tenants, rulebooks, readings, operators, told_of_secrets }
     }
 
     /// Returns a tenant's configuration, from the database if it is not in memory.
@@ -246,6 +253,7 @@ impl TenantConfigs {
         });
         Ok(Arc::new(TenantConfig {
             version,
+            reading: self.readings.fetch_add(1, Ordering::Relaxed),
             fresh_until,
             endpoints: endpoints.collect(),
             settings: settings.settings,

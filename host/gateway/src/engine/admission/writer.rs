@@ -12,15 +12,13 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{Accepted, AdmitError, Admitted, Answer, Answers, DOUBT, Outlet, PATIENCE, Request, may_start};
-use crate::{
-    clock,
-    engine::queue::{AcceptTimePlan, PriorityGuard, Slot, Work},
-};
+use crate::{clock, engine::capacity::Slot, engine::queue::Work, engine::small_tenant_priority::PriorityGuard};
 use angarium_domain::{
     attempt::Trigger,
     ids::{MessageId, TenantId},
     message::{Message, NewMessage},
     recipients::Recipients,
+    routing::AcceptTimePlan,
 };
 use angarium_store::{
     self as store, DatabaseRole, DatabaseSession, Store, StoreError, TransactionEnd, TransactionId, failpoint,
@@ -37,7 +35,7 @@ use angarium_store::{
 /// The most requests of one transaction.
 const REQUESTS: usize = 256;
 
-/// No further request joins a transaction that has so many bytes to write: its statement is held in memory several times.
+/// The bytes after which no further request joins a transaction: its statement is held in memory several times.
 const BYTES: usize = 4 << 20;
 
 /// Between two questions about a COMMIT without an answer.
@@ -64,7 +62,7 @@ struct Part {
 /// A message on its way into the database.
 struct Pending {
     new: NewMessage,
-    /// The whole body's JSON; the message itself is abridged where it is large.
+    /// The whole body's JSON; a large message itself is abridged.
     json: Vec<u8>,
     excerpt: Option<Vec<u8>>,
     /// Room on this node; without it, the delivery waits in the queue.
@@ -72,7 +70,7 @@ struct Pending {
     /// The request that it belongs to, and its place among the request's messages.
     request: usize,
     index: usize,
-    before_others: Option<Arc<PriorityGuard>>,
+    priority_guard: Option<Arc<PriorityGuard>>,
     first_attempt: Option<Box<AcceptTimePlan>>,
 }
 
@@ -148,7 +146,7 @@ impl AdmissionWriter {
         let now = clock::now();
         let mut parts: BTreeMap<TenantId, Part> = BTreeMap::new();
         let mut senders = Vec::with_capacity(requests.len());
-        for (request, Request { tenant, messages, answer, before_others }) in requests.into_iter().enumerate() {
+        for (request, Request { tenant, messages, answer, priority_guard }) in requests.into_iter().enumerate() {
             senders.push(answer);
             let messages: Vec<_> = messages.into_iter().map(Fresh::of).collect();
             let starts = |it: &Fresh| may_start(&it.new.message, now);
@@ -158,9 +156,9 @@ impl AdmissionWriter {
                 parts.entry(tenant).or_insert_with(|| Part { tenant, lease: Uuid::now_v7(), messages: Vec::new() });
             for (index, it) in messages.into_iter().enumerate() {
                 let slot = if starts(&it) { places.next() } else { None };
-                let before_others = before_others.clone();
+                let priority_guard = priority_guard.clone();
                 let Fresh { new, json, excerpt, first_attempt } = it;
-                part.messages.push(Pending { new, json, excerpt, slot, request, index, before_others, first_attempt });
+                part.messages.push(Pending { new, json, excerpt, slot, request, index, priority_guard, first_attempt });
             }
         }
         (parts.into_values().collect(), senders)
@@ -291,7 +289,7 @@ impl AdmissionWriter {
         let held = (born > 0).then(|| self.outlet.leases.take(tenant, lease, born, asked_at));
         let mut work = Vec::with_capacity(born);
         let mut queued_now = false;
-        for Pending { new, slot, request, index, before_others, first_attempt, .. } in messages {
+        for Pending { new, slot, request, index, priority_guard, first_attempt, .. } in messages {
             if !written.fresh.contains(&new.message.id) {
                 answers[request][index] = Some(replay(&new, written));
                 continue;
@@ -314,7 +312,7 @@ impl AdmissionWriter {
                     trigger: Trigger::Scheduled,
                     fallback: None,
                     slot,
-                    before_others,
+                    priority_guard,
                     first_attempt,
                 }),
                 _ => queued_now |= message.send_at.is_none(),

@@ -7,13 +7,12 @@ use std::{
 };
 
 use super::{
-    Dispatcher, EffectiveRoute, HeldPermit, PAUSE, add_reason, copies,
-    facts::country,
-    item,
+    Dispatcher, HeldPermit, PAUSE, add_reason, copies, item,
     payload::{BLOB_COPIES, Lost, Payload},
 };
 use crate::{
     clock,
+    engine::planning::{EffectiveRoute, country},
     engine::queue::{Lease, Work},
     node::providers::Serving,
     node::telemetry::{self, Lane, Side, Span},
@@ -97,7 +96,7 @@ impl Dispatcher {
     pub(super) async fn attempt(
         &self,
         work: &Work,
-        effective: &EffectiveRoute<'_>,
+        route: &EffectiveRoute<'_>,
         endpoint: &Endpoint,
         permit: Option<BytePermit>,
         held: &mut HeldPermit,
@@ -112,7 +111,7 @@ impl Dispatcher {
                 Conversed::nothing(host_verdict(Disposition::NotSent, "provider_missing", absence))
             }
             Some(serving) => match held.during(pin!(self.payload(work, permit))).await? {
-                Ok(payload) => self.converse(work, effective, endpoint, serving, payload, span.context(), held).await?,
+                Ok(payload) => self.converse(work, route, endpoint, serving, payload, span.context(), held).await?,
                 Err(verdict) => Conversed::nothing(verdict),
             },
         };
@@ -123,7 +122,7 @@ impl Dispatcher {
             id: AttemptId::new(),
             number,
             trigger: work.trigger,
-            origin: Some(origin(endpoint, serving.as_ref(), effective)),
+            origin: Some(origin(endpoint, serving.as_ref(), route)),
             plan: Arc::from(""),
             started_at,
             finished_at,
@@ -138,7 +137,7 @@ impl Dispatcher {
 
     /// The attempt of a delivery that does not leave, since a secret of its connection cannot be opened: without it the
     /// request would go unsigned, or without its credentials. No guard is asked: the connection is not to blame.
-    pub(super) fn withheld(&self, work: &Work, effective: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Attempt> {
+    pub(super) fn withheld(&self, work: &Work, route: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Attempt> {
         let verdict = secrets_closed(endpoint)?;
         telemetry::withheld(SECRET_UNAVAILABLE);
         let serving = self.providers.serving_for(&endpoint.connection.provider, work.tenant);
@@ -149,7 +148,7 @@ impl Dispatcher {
             id: AttemptId::new(),
             number: work.attempts + 1,
             trigger: work.trigger,
-            origin: Some(origin(endpoint, serving.as_ref(), effective)),
+            origin: Some(origin(endpoint, serving.as_ref(), route)),
             plan: Arc::from(""),
             started_at: now,
             finished_at: now,
@@ -190,10 +189,10 @@ impl Dispatcher {
     /// necessary for a provider that cannot recognise a repetition, if an unknown outcome is to be held, and for a
     /// connection that is neither on record nor certain to be asked first for a fresh delivery. So an unknown request
     /// is never repeated through another connection.
-    async fn may_begin(&self, work: &Work, effective: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Instant> {
+    async fn may_begin(&self, work: &Work, route: &EffectiveRoute<'_>, endpoint: &Endpoint) -> Option<Instant> {
         let deadline = self.covered(work).await?;
-        let first = effective.certain_first(&work.message) == Some(endpoint.connection.id);
-        if first && work.attempts == 0 && self.may_be_asked_again(&effective.spec, endpoint) {
+        let first = route.certain_first(&work.message) == Some(endpoint.connection.id);
+        if first && work.attempts == 0 && self.planner.may_be_asked_again(&route.spec, endpoint) {
             return Some(deadline);
         }
         let intent = NewIntent {
@@ -203,7 +202,7 @@ impl Dispatcher {
             number: work.attempts + 1,
             connection: endpoint.connection.id,
             provider: endpoint.connection.provider.clone(),
-            hold: self.on_unknown(&effective.spec, endpoint) == OnUnknown::Hold,
+            hold: self.planner.on_unknown(&route.spec, endpoint) == OnUnknown::Hold,
             trigger: work.trigger,
             started_at: clock::now(),
         };
@@ -232,18 +231,18 @@ impl Dispatcher {
     async fn converse(
         &self,
         work: &Work,
-        effective: &EffectiveRoute<'_>,
+        route: &EffectiveRoute<'_>,
         endpoint: &Endpoint,
         serving: &Serving,
         payload: Payload,
         trace: Option<&TraceContext>,
         held: &mut HeldPermit,
     ) -> Result<Conversed, Lost> {
-        let deadline = held.during(pin!(self.may_begin(work, effective, endpoint))).await.ok_or(Lost)?;
+        let deadline = held.during(pin!(self.may_begin(work, route, endpoint))).await.ok_or(Lost)?;
         let mut conversation = Conversation {
             dispatcher: self,
             work,
-            overrides: effective.overrides(),
+            overrides: route.overrides(),
             endpoint,
             serving,
             context: context(endpoint, serving, work.attempts + 1),
@@ -301,7 +300,7 @@ impl Conversation<'_> {
 
     /// The item is gone before the request is under way: ten thousand may wait at a time.
     async fn prepare(&mut self, held: &mut HeldPermit) -> Result<Step, CallError> {
-        let _pass = held.pass(&self.dispatcher.semaphore, self.work.tenant).await;
+        let _pass = held.permit(&self.dispatcher.semaphore, self.work.tenant).await;
         let config = self.endpoint.connection.config.get();
         let item = self.item();
         let span = self.dispatcher.tracer.child("plugin.prepare", Side::Internal, self.trace);
@@ -309,7 +308,7 @@ impl Conversation<'_> {
         self.called(called, span)
     }
 
-    /// The whole content, where it was read, is gone with this.
+    /// The whole content, if it was read, is dropped with this.
     fn item(&mut self) -> Item {
         let (work, files) = (self.work, self.payload.files.clone());
         match self.payload.content.take() {
@@ -506,13 +505,13 @@ fn context(endpoint: &Endpoint, serving: &Serving, attempt: u32) -> CallContext 
     }
 }
 
-fn origin(endpoint: &Endpoint, serving: Option<&Serving>, effective: &EffectiveRoute<'_>) -> Origin {
+fn origin(endpoint: &Endpoint, serving: Option<&Serving>, route: &EffectiveRoute<'_>) -> Origin {
     Origin {
         connection: endpoint.connection.id,
         provider: endpoint.connection.provider.as_str().into(),
         provider_version: serving.map(|it| it.component.descriptor().version.as_str().into()),
         provider_digest: serving.map(|it| it.component.digest().into()),
-        route: effective.route,
+        route: route.route,
         at_recipient: false,
     }
 }

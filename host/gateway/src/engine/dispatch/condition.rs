@@ -5,34 +5,24 @@ use std::{sync::Arc, time::Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Dispatcher;
+use super::{Dispatcher, readiness::Readiness};
 use crate::{
-    clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures,
+    clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures, node::telemetry,
     node::tenant_config::TenantConfig,
 };
+use angarium_domain::delivery::DeliveryState;
 use angarium_rules::{
     allowance::Spent,
     experiment::Question,
     script::{Given, Hook, facts::ContextFacts},
 };
 
-/// The next step of a delivery.
-#[derive(Debug, PartialEq)]
-pub(super) enum Asked {
-    /// It goes; with a note about the condition, if there is one.
-    Goes(Option<String>),
-    /// It is asked again then.
-    Waits(Timestamp),
-    /// Its time was up before the condition held.
-    Expired(String),
-}
-
 impl Dispatcher {
     /// Asks a delivery's condition, if it has one and was not attempted yet.
-    pub(super) async fn condition(&self, config: &TenantConfig, work: &Work) -> Asked {
+    pub(super) async fn condition(&self, config: &TenantConfig, work: &Work) -> Readiness {
         let message = &work.message;
         let Some(script) = message.body.condition.as_deref().filter(|_| work.attempts == 0) else {
-            return Asked::Goes(None);
+            return Readiness::Ready(None);
         };
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         let context = ContextFacts::of(message);
@@ -48,26 +38,33 @@ impl Dispatcher {
             }
             None => None,
         };
-        match answer {
-            Some(Ok(true)) => Asked::Goes(None),
+        let readiness = match answer {
+            Some(Ok(true)) => Readiness::Ready(None),
             Some(Ok(false)) => again(script, message.expires_at, given.now, self.condition_pause),
             // A moment later there may be time to ask.
             Some(Err(failure)) if failure.fault.unasked() == Some(Spent::TenantTime) => {
                 script_failures::report(&self.store, work.tenant, message.id, &failure, "the message waits");
                 again(script, message.expires_at, given.now, self.condition_pause)
             }
-            Some(Err(failure)) => Asked::Goes(book.map(|book| self.failed(book, work.tenant, &work.message, &failure))),
-            None => Asked::Goes(Some(format!("the condition `{script}` is not in service: it went without"))),
+            Some(Err(failure)) => Readiness::Ready(
+                book.map(|book| self.planner.script_failed(book, work.tenant, &work.message, &failure)),
+            ),
+            None => Readiness::Ready(Some(format!("the condition `{script}` is not in service: it went without"))),
+        };
+        if matches!(readiness, Readiness::Waits(_)) {
+            telemetry::condition_waits();
         }
+        readiness
     }
 }
 
-fn again(script: &str, expires_at: Option<Timestamp>, now: Timestamp, pause: SignedDuration) -> Asked {
+fn again(script: &str, expires_at: Option<Timestamp>, now: Timestamp, pause: SignedDuration) -> Readiness {
     if expires_at.is_some_and(|end| end <= now) {
-        return Asked::Expired(format!("the condition `{script}` did not hold before it expired"));
+        let why = format!("the condition `{script}` did not hold before it expired");
+        return Readiness::Ends(DeliveryState::Expired, "condition_not_met", why);
     }
     let next = now.checked_add(pause).unwrap_or(Timestamp::MAX);
-    Asked::Waits(expires_at.map_or(next, |end| next.min(end)))
+    Readiness::Waits(expires_at.map_or(next, |end| next.min(end)))
 }
 
 #[cfg(test)]
@@ -79,9 +76,10 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let asked =
             |expires_at: Option<i64>, now| again("open", expires_at.map(at), at(now), SignedDuration::from_secs(30));
-        assert_eq!(asked(None, 100), Asked::Waits(at(130)));
-        assert_eq!(asked(Some(200), 100), Asked::Waits(at(130)));
-        assert_eq!(asked(Some(110), 100), Asked::Waits(at(110)), "once more at the end");
-        assert!(matches!(asked(Some(110), 110), Asked::Expired(hook_records) if hook_records.contains("`open`")));
+        assert_eq!(asked(None, 100), Readiness::Waits(at(130)));
+        assert_eq!(asked(Some(200), 100), Readiness::Waits(at(130)));
+        assert_eq!(asked(Some(110), 100), Readiness::Waits(at(110)), "once more at the end");
+        let expired = asked(Some(110), 110);
+        assert!(matches!(&expired, Readiness::Ends(DeliveryState::Expired, _, why) if why.contains("`open`")));
     }
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::SemaphorePermit;
 
-use super::{Dispatcher, EffectiveRoute, bounds, describe};
+use super::{Dispatcher, bounds};
 use crate::{
     clock,
     engine::guards::{GuardPass, GuardRefusal, PATIENCE},
+    engine::planning::RoutePlan,
     engine::queue::Work,
     node::telemetry,
     node::tenant_config::{Endpoint, TenantConfig},
@@ -65,7 +66,7 @@ impl ConnectionPermit<'_> {
 impl Dispatcher {
     /// Returns the plan's first candidate, or else the one whose guard lets a delivery pass soonest.
     pub(super) fn wanted(&self, plan: &Plan, config: &TenantConfig, message: &Message) -> Option<PermitRequest> {
-        let origin = |connection| self.named_origin(&config.endpoints[&connection], message);
+        let origin = |connection| self.planner.named_origin(&config.endpoints[&connection], message);
         if let Some(candidate) = plan.candidates.first() {
             let connection = candidate.connection;
             return Some(PermitRequest { connection, is_free: true, origin: origin(connection) });
@@ -100,21 +101,20 @@ impl Dispatcher {
         &self,
         work: Work,
         config: &TenantConfig,
-        effective: &EffectiveRoute<'_>,
-        plan: &Plan,
+        planned: &RoutePlan<'_>,
         wanted: &PermitRequest,
         refusal: GuardRefusal,
     ) {
         let guard = &config.endpoints[&wanted.connection].guard;
         let wait = guard.put_off(wanted.origin.as_deref(), refusal).saturating_duration_since(Instant::now());
         let at = clock::now().checked_add(wait).unwrap_or(jiff::Timestamp::MAX);
-        let limit = bounds(&work, &effective.spec).limit(at);
+        let limit = bounds(&work, &planned.route.spec).limit(at);
         if let Some(limit) = limit.filter(|limit| *limit != Limit::Expiry && work.trigger != Trigger::Manual) {
             let unknown = work.past.last().is_some_and(|last| last.disposition == Disposition::Unknown);
             let state = if unknown { DeliveryState::Unknown } else { DeliveryState::Failed };
             let code = refusal.skip.fallback_reason().map_or("no_candidate", |reason| reason.as_str());
-            let why = format!("{}; {limit}", self.why_nobody(work.tenant, config, plan));
-            return self.close(work, Outcome::End(state), code, &why, describe(plan, effective));
+            let why = format!("{}; {limit}", self.why_nobody(work.tenant, config, &planned.plan));
+            return self.close(work, Outcome::End(state), code, &why, planned.describe());
         }
         if let Some(reason) = refusal.skip.fallback_reason() {
             telemetry::deferred(reason);

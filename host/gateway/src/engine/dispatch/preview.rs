@@ -5,23 +5,19 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{
-    Dispatcher, EffectiveRoute, Pending, attempt::secrets_closed, item, payload::BODY_COPIES,
-    rule_hooks::follow_scripts,
-};
+use super::{Dispatcher, attempt::secrets_closed, item, payload::BODY_COPIES};
 use crate::{
     clock,
+    engine::planning::Planned,
     node::providers::Serving,
     node::tenant_config::{Endpoint, TenantConfig},
 };
 use angarium_domain::{
     ids::{ConnectionId, TenantId},
-    message::{LARGE, Message, NewMessage},
+    message::{LARGE, NewMessage},
     provider::{CallContext, Step},
-    routing::{self, Plan, PlanInput},
     sensitive::SensitiveTexts,
 };
-use angarium_rules::{ruling::HookRecord, script::Given};
 use angarium_runtime::CallError;
 use angarium_store as store;
 use angarium_transport::describe;
@@ -33,18 +29,6 @@ pub struct Preview {
     pub plan: Option<Planned>,
     /// The first request of each candidate, in the plan's order.
     pub requests: Vec<PreviewRequest>,
-}
-
-/// A plan, with the scripts' answers about the candidates before it.
-#[derive(Debug, Clone, Serialize)]
-pub struct Planned {
-    #[serde(flatten)]
-    pub plan: Plan,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub scripts: Vec<HookRecord>,
-    /// The parts that cannot be followed.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<String>,
 }
 
 /// The result for one channel of a message that names several.
@@ -111,35 +95,13 @@ impl Dispatcher {
     }
 
     fn preview_of(&self, config: &TenantConfig, new: &NewMessage, leg: u8) -> Preview {
-        let planned = self.planned(config, &new.message);
+        let planned = self.planner.plan_dry_run(config, &new.message);
         let candidates = planned.iter().flat_map(|it| &it.plan.candidates);
         let most = (MOST_SHOWN / new.size()).max(1);
         let shown = candidates.clone().take(most).filter_map(|it| self.request(config, it.connection, new, leg));
         let rest = candidates.skip(most).filter_map(|it| not_shown(config, it.connection));
         let requests = shown.chain(rest).collect();
         Preview { plan: planned, requests }
-    }
-
-    /// Returns the plan of a message, with the scripts' answers; `None` if no route serves its channel.
-    #[must_use]
-    pub fn planned(&self, config: &TenantConfig, message: &Message) -> Option<Planned> {
-        let mut effective = EffectiveRoute::of(config, message)?.favoured(config, message, None);
-        if let Some(book) = config.rulebook.as_ref().filter(|_| effective.route.is_some()) {
-            // Failures here belong to no delivery: they do not count against a script.
-            let given = Given { now: clock::now(), chance: fastrand::f64() };
-            let serving = book.for_message(message).rehearsal();
-            let mut pending = Pending::fresh(message);
-            if let Some((subject, candidates)) = self.scripts_question(config, &serving, &effective, &mut pending) {
-                let asked = || serving.route(&subject, candidates, &given);
-                follow_scripts(config, &mut effective, self.rules.as_for_a_message(asked).0, &pending);
-            }
-        }
-        let candidate_states = self.candidate_states(config, &effective.spec, message);
-        let turn = effective.route.map_or(0, |(route, _)| self.turns.upcoming(route));
-        let plan_input = PlanInput { past: &[], first: None, turn, chance: fastrand::f64() };
-        let mut plan = routing::plan(&effective.spec, &candidate_states, &plan_input);
-        effective.prefer(&mut plan);
-        Some(Planned { plan, scripts: effective.hook_records, problems: effective.faults })
     }
 
     fn request(

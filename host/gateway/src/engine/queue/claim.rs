@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Capacity, Handoff, Leases, SmallTenantPriority, Work, shares::shares};
+use super::{Handoff, Leases, Work, shares::shares};
+use crate::engine::{capacity::Capacity, small_tenant_priority::SmallTenantPriority};
 use angarium_domain::{
     attempt::Trigger,
     ids::{DeliveryId, MessageId, TenantId},
@@ -53,7 +54,7 @@ impl Claimer {
     pub async fn run(self, stop: CancellationToken) {
         let mut after = None;
         while !stop.is_cancelled() {
-            self.small_tenants.give_way().await;
+            self.small_tenants.wait().await;
             let more = self.claim(&mut after).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "claiming failed; it goes on when the database answers");
                 false
@@ -68,7 +69,7 @@ impl Claimer {
         }
     }
 
-    /// One claim, for the tenants behind `after` first; tells whether there may be more to claim.
+    /// Claims once, for the tenants after `after` first; returns whether there may be more to claim.
     async fn claim(&self, after: &mut Option<TenantId>) -> store::Result<bool> {
         let limit = self.capacity.free().min(BATCH);
         if limit == 0 {
@@ -143,7 +144,7 @@ impl Claimer {
                     recipients: past.as_mut().map(|past| std::mem::take(&mut past.recipients)).unwrap_or_default(),
                     past: past.map(|past| past.counted).unwrap_or_default(),
                     slot,
-                    before_others: None,
+                    priority_guard: None,
                     first_attempt: None,
                 }
             });
@@ -225,7 +226,7 @@ fn messages_of(claimed: &[(TenantId, DeliveryId)], pasts: &[Past]) -> Vec<(Tenan
     messages.into_iter().collect()
 }
 
-/// A delivery's message; where that has several legs, as this one sees it.
+/// Returns a delivery's message; with several legs, as this one sees it.
 fn message_of(id: DeliveryId, past: Option<&Past>, messages: &mut HashMap<MessageId, Message>) -> Option<Message> {
     match past.and_then(|past| Some((past.message, past.begun_at?))) {
         Some((message, begun_at)) => Some(messages.get(&message)?.as_leg(id.leg_of(message), begun_at)),

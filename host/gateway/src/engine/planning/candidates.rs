@@ -3,24 +3,21 @@
 
 use std::time::Instant;
 
-use super::Dispatcher;
-use crate::{
-    engine::observations::Sighting,
-    node::tenant_config::{Endpoint, TenantConfig},
-};
+use super::Planner;
+use crate::node::tenant_config::{Endpoint, TenantConfig};
 use angarium_domain::{
-    attempt::Attempt,
+    attempt::PastAttempt,
     country::Country,
     destination::origin,
     ids::ConnectionId,
     message::Message,
     price::{self, Price},
-    provider::Cost,
-    route::{Candidate, RouteSpec},
-    routing::{Basis, CandidateState, Estimate, Facts, SkipReason},
+    provider::{Cost, Deduplication},
+    route::{Candidate, OnUnknown, RouteSpec},
+    routing::{self, Availability, Basis, CandidateState, Estimate, Facts, SkipReason},
 };
 
-impl Dispatcher {
+impl Planner {
     /// Returns the state of each candidate of a route for a message.
     pub(super) fn candidate_states(
         &self,
@@ -60,7 +57,7 @@ impl Dispatcher {
 
     /// Returns the origin of the endpoint that a message names, if the connection's provider asks that one: its owner
     /// differs from those of the connection's other endpoints.
-    pub(super) fn named_origin(&self, endpoint: &Endpoint, message: &Message) -> Option<String> {
+    pub fn named_origin(&self, endpoint: &Endpoint, message: &Message) -> Option<String> {
         let to = message.body.to.as_ref()?;
         let serving = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant)?;
         serving.component.descriptor().asks_recipients().then(|| origin(&to.address)).flatten()
@@ -94,22 +91,40 @@ impl Dispatcher {
         estimate(price.unit, units, Basis::PriceList)
     }
 
-    /// Remembers the result of an attempt.
-    pub(super) fn observe(&self, message: &Message, attempt: &Attempt) {
-        let Some(origin) = &attempt.origin else { return };
-        let sighting = Sighting {
-            connection: origin.connection,
-            country: country(message),
-            verdict: &attempt.verdict,
-            at_recipient: origin.at_recipient,
-            took: attempt.finished_at.duration_since(attempt.started_at).try_into().unwrap_or_default(),
-            units: price::units(message),
+    /// Returns whether any candidate can be asked, whichever is the first.
+    pub fn availability(
+        &self,
+        config: &TenantConfig,
+        spec: &RouteSpec,
+        message: &Message,
+        past: &[PastAttempt],
+    ) -> Availability {
+        routing::availability(spec, &self.candidate_states(config, spec, message), past, message.body.first)
+    }
+
+    /// Returns the route's decision, or else the provider's default: a repetition that the other side recognises does
+    /// no harm.
+    pub fn on_unknown(&self, spec: &RouteSpec, endpoint: &Endpoint) -> OnUnknown {
+        let by_provider = || match self.deduplication(endpoint) {
+            Deduplication::Key => OnUnknown::Retry,
+            Deduplication::None => OnUnknown::Hold,
         };
-        self.observations.record(&sighting, Instant::now());
+        spec.on_unknown.unwrap_or_else(by_provider)
+    }
+
+    /// Whether a crash during the attempt can be recovered by resending, because the provider deduplicates.
+    pub fn may_be_asked_again(&self, spec: &RouteSpec, endpoint: &Endpoint) -> bool {
+        self.deduplication(endpoint) == Deduplication::Key && self.on_unknown(spec, endpoint) == OnUnknown::Retry
+    }
+
+    fn deduplication(&self, endpoint: &Endpoint) -> Deduplication {
+        self.providers
+            .serving_for(&endpoint.connection.provider, endpoint.tenant)
+            .map_or(Deduplication::None, |serving| serving.component.descriptor().deduplication)
     }
 }
 
 /// Where a message goes, as far as its address tells.
-pub(super) fn country(message: &Message) -> Option<Country> {
+pub fn country(message: &Message) -> Option<Country> {
     Country::of_address(message.channel.as_str(), message.body.recipient())
 }

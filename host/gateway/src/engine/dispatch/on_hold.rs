@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::Dispatcher;
+use super::{Dispatcher, readiness::Readiness};
 use crate::{
     clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures,
     node::tenant_config::TenantConfig,
@@ -17,22 +17,12 @@ use angarium_rules::{
     script::Given,
 };
 
-/// The next step of a delivery.
-#[derive(Debug, PartialEq)]
-pub(super) enum Admitted {
-    Goes,
-    /// It is asked again then.
-    Waits(Timestamp),
-    /// It is refused, or its time was up; its code, and why.
-    Ends(DeliveryState, &'static str, String),
-}
-
 impl Dispatcher {
     /// Asks again about a message that waits for it, and was not attempted yet.
-    pub(super) async fn admitted(&self, config: &TenantConfig, work: &Work) -> Admitted {
+    pub(super) async fn asked_again(&self, config: &TenantConfig, work: &Work) -> Readiness {
         let message = &work.message;
         let Some(book) = config.rulebook.as_ref().filter(|_| work.attempts == 0 && Ruling::is_on_hold(message)) else {
-            return Admitted::Goes;
+            return Readiness::Ready(None);
         };
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         let ask = || book.hear_again(message, &given);
@@ -52,23 +42,23 @@ fn decided(
     send_at: Option<Timestamp>,
     now: Timestamp,
     expires_at: Option<Timestamp>,
-) -> Admitted {
+) -> Readiness {
     let expired = expires_at.is_some_and(|end| end <= now);
     match (refused, on_hold) {
         (Some(Refused { name, reason, failed: None, .. }), _) => {
-            Admitted::Ends(DeliveryState::Failed, "refused_by_rule", format!("`{name}` refuses it: {reason}"))
+            Readiness::Ends(DeliveryState::Failed, "refused_by_rule", format!("`{name}` refuses it: {reason}"))
         }
         (Some(Refused { name, reason, failed: Some(Failed::Fault), .. }), _) => {
-            Admitted::Ends(DeliveryState::Failed, "script_failed", format!("`{name}` could not be asked: {reason}"))
+            Readiness::Ends(DeliveryState::Failed, "script_failed", format!("`{name}` could not be asked: {reason}"))
         }
         (_, Some(on_hold)) if expired => {
             let why = format!("`{}` could not be asked before it expired: {}", on_hold.by, on_hold.reason);
-            Admitted::Ends(DeliveryState::Expired, "script_failed", why)
+            Readiness::Ends(DeliveryState::Expired, "script_failed", why)
         }
-        (Some(Refused { failed: Some(Failed::NoTime), .. }), _) => Admitted::Waits(later(now, send_at, expires_at)),
+        (Some(Refused { failed: Some(Failed::NoTime), .. }), _) => Readiness::Waits(later(now, send_at, expires_at)),
         (None, _) => match send_at.filter(|at| *at > now) {
-            Some(at) => Admitted::Waits(later(now, Some(at), expires_at)),
-            None => Admitted::Goes,
+            Some(at) => Readiness::Waits(later(now, Some(at), expires_at)),
+            None => Readiness::Ready(None),
         },
     }
 }
@@ -93,16 +83,16 @@ mod tests {
         let on_hold = || Some(OnHold { by: "gate".into(), reason: "it threw".into() });
         let refused = |failed| Some(Refused { by: "gate".into(), name: "gate".into(), reason: "no".into(), failed });
         let now = at(100);
-        assert_eq!(decided(None, None, None, now, None), Admitted::Goes);
+        assert_eq!(decided(None, None, None, now, None), Readiness::Ready(None));
         let waits = |expires_at| decided(None, on_hold(), Some(at(160)), now, expires_at);
-        assert_eq!(waits(None), Admitted::Waits(at(160)));
-        assert_eq!(waits(Some(at(130))), Admitted::Waits(at(130)), "once more at the end");
-        assert!(matches!(waits(Some(at(100))), Admitted::Ends(DeliveryState::Expired, ..)));
+        assert_eq!(waits(None), Readiness::Waits(at(160)));
+        assert_eq!(waits(Some(at(130))), Readiness::Waits(at(130)), "once more at the end");
+        assert!(matches!(waits(Some(at(100))), Readiness::Ends(DeliveryState::Expired, ..)));
         for (failed, code) in [(None, "refused_by_rule"), (Some(Failed::Fault), "script_failed")] {
             let ended = decided(refused(failed), None, None, now, None);
-            assert!(matches!(&ended, Admitted::Ends(DeliveryState::Failed, its, _) if *its == code), "{ended:?}");
+            assert!(matches!(&ended, Readiness::Ends(DeliveryState::Failed, its, _) if *its == code), "{ended:?}");
         }
         let busy = decided(refused(Some(Failed::NoTime)), None, None, now, None);
-        assert_eq!(busy, Admitted::Waits(at(101)));
+        assert_eq!(busy, Readiness::Waits(at(101)));
     }
 }

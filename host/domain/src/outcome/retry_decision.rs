@@ -1,9 +1,6 @@
-//! The access to rules that decide the next step after an attempt: the policy `custom` names one.
+//! A rule's answer to the question what follows an attempt: the policy `custom` names the rule.
 
-use std::{fmt, time::Duration};
-
-use super::RetryInput;
-use crate::attempt::Verdict;
+use std::time::Duration;
 
 /// A rule's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,28 +8,10 @@ pub enum RetryDecision {
     /// Again after this wait, or after the provider's `Retry-After` if that is longer; no other candidate is asked
     /// before.
     After(Duration),
-    /// The next candidate; where there is none, as the policy's `otherwise` says.
+    /// The next candidate; without one, the policy's `otherwise` applies.
     FallBack,
     /// Nothing more.
     GiveUp,
-}
-
-/// The access to rules. It is asked after each attempt that was neither accepted nor held, with the same input as the
-/// other policies.
-pub trait Decider: fmt::Debug + Sync {
-    /// Returns the answer of the rule of this name; `None` if it does not exist or fails: then the policy's `otherwise`
-    /// applies.
-    fn decide(&self, rule: &str, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Option<RetryDecision>;
-}
-
-/// There are no rules: every `custom` policy uses its `otherwise`.
-#[derive(Debug, Clone, Copy)]
-pub struct NoRules;
-
-impl Decider for NoRules {
-    fn decide(&self, _: &str, _: &Verdict, _: &RetryInput<'_>) -> Option<RetryDecision> {
-        None
-    }
 }
 
 #[cfg(test)]
@@ -44,25 +23,19 @@ mod tests {
         attempt::{FallbackReason, PastAttempt, Trigger},
         delivery::DeliveryState,
         ids::ConnectionId,
-        outcome::{Copies, Outcome, decide, host_verdict},
+        outcome::{Copies, Outcome, RetryInput, decide, host_verdict},
         provider::Disposition,
         retry::{RetryLimits, RetryPolicy},
         route::OnUnknown,
     };
 
-    /// Knows one rule, `by_code`: the verdict's code is its answer.
-    #[derive(Debug)]
-    struct ByCode;
-
-    impl Decider for ByCode {
-        fn decide(&self, rule: &str, verdict: &Verdict, retry_input: &RetryInput<'_>) -> Option<RetryDecision> {
-            assert_eq!(retry_input.past.len(), 1, "it sees the attempts");
-            match (rule, verdict.code.as_str()) {
-                ("by_code", "fall_back") => Some(RetryDecision::FallBack),
-                ("by_code", "give_up") => Some(RetryDecision::GiveUp),
-                ("by_code", code) => code.parse().ok().map(Duration::from_millis).map(RetryDecision::After),
-                _ => None,
-            }
+    /// The only rule, `by_code`, answers by the verdict's code.
+    fn answer(rule: &str, code: &str) -> Option<RetryDecision> {
+        match (rule, code) {
+            ("by_code", "fall_back") => Some(RetryDecision::FallBack),
+            ("by_code", "give_up") => Some(RetryDecision::GiveUp),
+            ("by_code", code) => code.parse().ok().map(Duration::from_millis).map(RetryDecision::After),
+            _ => None,
         }
     }
 
@@ -83,7 +56,7 @@ mod tests {
             let now = Timestamp::UNIX_EPOCH;
             let policy = RetryPolicy::Custom {
                 rule: self.rule.to_owned(),
-                otherwise: Box::new(RetryPolicy::Linear { delay_ms: 7_000, max_attempts: 5 }),
+                otherwise: Box::new(RetryPolicy::linear(7_000, 5)),
             };
             let past = [PastAttempt {
                 connection: Some(ConnectionId::new()),
@@ -98,7 +71,6 @@ mod tests {
             let retry_input = RetryInput {
                 policy: &policy,
                 limits: RetryLimits { max_elapsed_ms: Some(60_000), ..RetryLimits::default() },
-                rules: &ByCode,
                 on_unknown: OnUnknown::Retry,
                 another_candidate: self.another_candidate,
                 another_in_turn: false,
@@ -110,7 +82,9 @@ mod tests {
                 now,
                 chance: 0.0,
             };
-            decide(&verdict, &retry_input)
+            let decision = decide(&verdict, &retry_input);
+            let answer = decision.rule.and_then(|rule| answer(rule, code));
+            decision.answered(answer, &verdict, &retry_input).outcome
         }
     }
 
