@@ -339,7 +339,11 @@ async fn send_few(gateway: &TestGateway) -> i64 {
 async fn the_database_counts_latencies_in_the_domains_steps() {
     let db = Database::new().await;
     let mut random = seed::rng();
-    let times: Vec<u64> = (0..200).map(|_| random.u64(0..1 << random.u32(1..31))).chain([0, 124, 126]).collect();
+    let times = (0..200).map(|_| {
+        let bits = random.u32(1..31);
+        random.u64(0..1 << bits)
+    });
+    let times: Vec<u64> = times.chain([0, 124, 126]).collect();
     let mut expected = Latency::default();
     times.iter().for_each(|micros| expected.record(Duration::from_micros(*micros)));
     let list = times.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
