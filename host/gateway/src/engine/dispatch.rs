@@ -30,7 +30,8 @@ pub use self::{
 };
 use self::{
     budgets::Postponed,
-    connection_permit::PermitAnswer,
+    connection_permit::{PermitAnswer, PermitRequest},
+    payload::Lost,
     readiness::Readiness,
     retry_rule::{RetryRuleAnswer, attempt_facts},
 };
@@ -38,6 +39,7 @@ use crate::{
     clock,
     engine::experiments::Experiments,
     engine::fair_semaphore::{FairSemaphore, HeldPermit},
+    engine::guards::GuardRefusal,
     engine::ledger::Ledger,
     engine::planning::{EffectiveRoute, PlanRequest, Planner, RoutePlan},
     engine::queue::Work,
@@ -85,6 +87,16 @@ pub struct Dispatcher {
     pub deadline: Duration,
     /// Between two questions whether a message's condition holds.
     pub condition_pause: SignedDuration,
+}
+
+/// The reason why a connection was not tried.
+enum NotTried {
+    /// Its guard lets nothing through.
+    Refused(GuardRefusal),
+    /// There are too many retries through it.
+    Postponed(Postponed),
+    /// The process ends, or the delivery is no longer this node's.
+    Closed,
 }
 
 impl Dispatcher {
@@ -135,38 +147,15 @@ impl Dispatcher {
                 return self.end(work, DeliveryState::Expired, "expired", "it expired before it could be sent");
             }
             let endpoint = Arc::clone(&config.endpoints[&wanted.connection]);
-            let mut attempt = match self.withheld(&work, &planned.route, &endpoint) {
-                Some(withheld) => withheld,
-                None => {
-                    if let Err(postponed) = self.within_budget(&work, &planned.route, &wanted) {
-                        return self.postpone(work, &endpoint, &postponed, planned.describe());
-                    }
-                    let entered = held.during(pin!(self.enter(&work, &endpoint, &wanted))).await;
-                    let mut entrance = match entered {
-                        PermitAnswer::In(entrance) => entrance,
-                        PermitAnswer::Refused(_) if wanted.is_free => continue,
-                        PermitAnswer::Refused(refusal) => {
-                            return self.put_off(work, &config, &planned, &wanted, refusal);
-                        }
-                        PermitAnswer::Closed => return,
-                    };
-                    if !wanted.is_free {
-                        planned.plan.admit(wanted.connection);
-                    }
-                    let permit = entrance.permit();
-                    let made = self.attempt(&work, &planned.route, &endpoint, permit, &mut held).await;
-                    let Ok(mut attempt) = made else { return };
-                    let by_copies = copies::are_refused(&attempt);
-                    if !by_copies {
-                        entrance.record(&attempt.verdict);
-                    }
-                    if let Some(origin) = &mut attempt.origin {
-                        origin.at_recipient = by_copies || wanted.origin.is_some();
-                    }
-                    self.observe(&work.message, &attempt);
-                    self.spent(&work, &planned.route, &wanted, &attempt);
-                    attempt
+            let tried = self.try_connection(&work, &mut planned, &endpoint, &wanted, &mut held).await;
+            let mut attempt = match tried {
+                Ok(attempt) => attempt,
+                Err(NotTried::Refused(_)) if wanted.is_free => continue,
+                Err(NotTried::Refused(refusal)) => return self.put_off(work, &config, &planned, &wanted, refusal),
+                Err(NotTried::Postponed(postponed)) => {
+                    return self.postpone(work, &endpoint, &postponed, planned.describe());
                 }
+                Err(NotTried::Closed) => return,
             };
             attempt.plan = planned.describe();
             attempt.fallback_reason = fallback.take().or(planned.plan.instead);
@@ -186,6 +175,41 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// Makes an attempt through one connection, within the budget of its retries and with its permit.
+    async fn try_connection(
+        &self,
+        work: &Work,
+        planned: &mut RoutePlan<'_>,
+        endpoint: &Endpoint,
+        wanted: &PermitRequest,
+        held: &mut HeldPermit,
+    ) -> Result<Attempt, NotTried> {
+        if let Some(withheld) = self.withheld(work, &planned.route, endpoint) {
+            return Ok(withheld);
+        }
+        self.within_budget(work, &planned.route, wanted).map_err(NotTried::Postponed)?;
+        let mut permit = match held.during(pin!(self.enter(work, endpoint, wanted))).await {
+            PermitAnswer::In(permit) => permit,
+            PermitAnswer::Refused(refusal) => return Err(NotTried::Refused(refusal)),
+            PermitAnswer::Closed => return Err(NotTried::Closed),
+        };
+        if !wanted.is_free {
+            planned.plan.admit(wanted.connection);
+        }
+        let made = self.attempt(work, &planned.route, endpoint, permit.permit(), held).await;
+        let mut attempt = made.map_err(|Lost| NotTried::Closed)?;
+        let by_copies = copies::are_refused(&attempt);
+        if !by_copies {
+            permit.record(&attempt.verdict);
+        }
+        if let Some(origin) = &mut attempt.origin {
+            origin.at_recipient = by_copies || wanted.origin.is_some();
+        }
+        self.observe(&work.message, &attempt);
+        self.spent(work, &planned.route, wanted, &attempt);
+        Ok(attempt)
     }
 
     /// The tenant's configuration, however long the database is away; `None` once the delivery is

@@ -273,16 +273,16 @@ impl Guard {
     async fn enter_connection(self: &Arc<Self>, until: Instant) -> Result<GuardPass, GuardRefusal> {
         loop {
             let now = Instant::now();
-            let (semaphore, held) = {
+            let (entry, held) = {
                 let mut state = self.state();
-                let semaphore = state.semaphore(false, now);
-                if semaphore == CircuitEntry::Probe {
+                let entry = state.entry(false, now);
+                if entry == CircuitEntry::Probe {
                     state.circuit.claim();
                 }
-                let held = if semaphore == CircuitEntry::Open { state.brake.enter(now).err() } else { None };
-                (semaphore, held)
+                let held = if entry == CircuitEntry::Open { state.brake.enter(now).err() } else { None };
+                (entry, held)
             };
-            match semaphore {
+            match entry {
                 CircuitEntry::Open => match held {
                     None => return Ok(self.pass(None, None)),
                     Some(again) if again > until => return Err(GuardRefusal::rate(again)),
@@ -337,7 +337,7 @@ impl Guard {
             let now = Instant::now();
             let (turn, asks) = {
                 let mut state = self.state();
-                if let CircuitEntry::Shut(opens) = state.semaphore(named, now)
+                if let CircuitEntry::Shut(opens) = state.entry(named, now)
                     && opens > until
                 {
                     return Err(GuardRefusal::circuit(opens));
@@ -495,9 +495,9 @@ impl Guard {
 
 /// If the message `named` the endpoint, only a person's decision and the rate limit apply to the connection.
 impl State {
-    fn semaphore(&self, named: bool, now: Instant) -> CircuitEntry {
+    fn entry(&self, named: bool, now: Instant) -> CircuitEntry {
         let policy = &self.settings.breaker;
-        if named { self.circuit.gate_by_hand(policy, now) } else { self.circuit.semaphore(policy, now) }
+        if named { self.circuit.entry_by_hand(policy, now) } else { self.circuit.entry(policy, now) }
     }
 
     fn pause(&self, named: bool, now: Instant) -> Option<Instant> {
@@ -505,7 +505,7 @@ impl State {
     }
 
     fn refusal(&mut self, named: bool, now: Instant) -> Option<GuardRefusal> {
-        if let CircuitEntry::Shut(until) = self.semaphore(named, now) {
+        if let CircuitEntry::Shut(until) = self.entry(named, now) {
             return Some(GuardRefusal::circuit(until));
         }
         let limited = self.pause(named, now).or_else(|| self.pace.as_mut().and_then(|pace| pace.limited(now)));

@@ -1,5 +1,5 @@
-//! A message that names a script's `condition`: before its first attempt it is asked whether the
-//! message goes, and again later while it says no.
+//! The condition of a message that names a script: it is asked before the first attempt, and again later while it does
+//! not hold.
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,5 +1,5 @@
-//! A message that waits since something that may refuse it could not be asked: it is asked again before its first
-//! attempt, and goes only once that one says so.
+//! A message on hold: a script that may refuse it could not be asked at acceptance. It is asked again before the first
+//! attempt, and the message is sent only once it agrees.
 
 use std::time::Instant;
 

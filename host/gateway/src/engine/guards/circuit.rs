@@ -78,7 +78,7 @@ impl Circuit {
         self.window.tally(self.time(now), policy)
     }
 
-    pub fn semaphore(&self, policy: &BreakerPolicy, now: Instant) -> CircuitEntry {
+    pub fn entry(&self, policy: &BreakerPolicy, now: Instant) -> CircuitEntry {
         if self.phase == Phase::Closed || !policy.enabled && !self.by_hand {
             return CircuitEntry::Open;
         }
@@ -92,8 +92,8 @@ impl Circuit {
     }
 
     /// The same for what goes to an origin that the message named: only a person shuts it.
-    pub fn gate_by_hand(&self, policy: &BreakerPolicy, now: Instant) -> CircuitEntry {
-        if self.by_hand { self.semaphore(policy, now) } else { CircuitEntry::Open }
+    pub fn entry_by_hand(&self, policy: &BreakerPolicy, now: Instant) -> CircuitEntry {
+        if self.by_hand { self.entry(policy, now) } else { CircuitEntry::Open }
     }
 
     /// A task asks for a probe; the others wait for the answer.
@@ -239,12 +239,12 @@ mod tests {
     fn it_shuts_at_once_and_before_the_others_know() {
         let now = Instant::now();
         let mut circuit = tripped(now);
-        assert_eq!(circuit.semaphore(&POLICY, now), CircuitEntry::Shut(now + ms(1_000)));
+        assert_eq!(circuit.entry(&POLICY, now), CircuitEntry::Shut(now + ms(1_000)));
         assert!(!circuit.learn(None, now), "the look was before it was told");
         assert!(circuit.record(Weight::Bad, None, String::new, &POLICY, now).is_none(), "told once");
         circuit.told();
         circuit.learn(known(Phase::Open, 1, Some(now + ms(900))), now);
-        assert_eq!(circuit.semaphore(&POLICY, now), CircuitEntry::Shut(now + ms(900)));
+        assert_eq!(circuit.entry(&POLICY, now), CircuitEntry::Shut(now + ms(900)));
     }
 
     #[test]
@@ -253,18 +253,18 @@ mod tests {
         let mut circuit = tripped(now);
         circuit.told();
         circuit.learn(known(Phase::Open, 1, Some(now)), now);
-        assert_eq!(circuit.semaphore(&POLICY, now), CircuitEntry::Probe);
+        assert_eq!(circuit.entry(&POLICY, now), CircuitEntry::Probe);
         circuit.claim();
-        assert!(matches!(circuit.semaphore(&POLICY, now), CircuitEntry::Shut(_)));
+        assert!(matches!(circuit.entry(&POLICY, now), CircuitEntry::Shut(_)));
         circuit.claimed(false, now);
-        assert_eq!(circuit.semaphore(&POLICY, now), CircuitEntry::Shut(now + CLAIM_PAUSE));
-        assert_eq!(circuit.semaphore(&POLICY, now + CLAIM_PAUSE), CircuitEntry::Probe);
+        assert_eq!(circuit.entry(&POLICY, now), CircuitEntry::Shut(now + CLAIM_PAUSE));
+        assert_eq!(circuit.entry(&POLICY, now + CLAIM_PAUSE), CircuitEntry::Probe);
         circuit.claimed(true, now);
         circuit.learn(known(Phase::HalfOpen, 2, None), now);
         let step = circuit.record(Weight::Good, Some(2), String::new, &POLICY, now);
         assert_eq!(step, Some(BreakerStep::Passed { epoch: 2 }));
         assert!(circuit.learn(known(Phase::Closed, 3, None), now));
-        assert_eq!((circuit.semaphore(&POLICY, now), circuit.tally(&POLICY, now).answers), (CircuitEntry::Open, 0));
+        assert_eq!((circuit.entry(&POLICY, now), circuit.tally(&POLICY, now).answers), (CircuitEntry::Open, 0));
     }
 
     #[test]
@@ -275,7 +275,7 @@ mod tests {
         circuit.learn(known(Phase::HalfOpen, 2, None), now);
         let step = circuit.record(Weight::Bad, Some(2), String::new, &POLICY, now);
         assert!(matches!(step, Some(BreakerStep::Failed { epoch: 2, cause: Cause::ProbeFailed, .. })), "{step:?}");
-        assert!(matches!(circuit.semaphore(&POLICY, now), CircuitEntry::Shut(_)));
+        assert!(matches!(circuit.entry(&POLICY, now), CircuitEntry::Shut(_)));
     }
 
     #[test]
@@ -295,7 +295,7 @@ mod tests {
             assert_eq!(circuit.record(Weight::Bad, None, String::new, &off, now), None);
         }
         circuit.learn(Some(SharedBreaker { phase: Phase::Open, epoch: 1, until: None, by_hand: true }), now);
-        assert_eq!(circuit.semaphore(&off, now), CircuitEntry::Shut(now + HELD));
+        assert_eq!(circuit.entry(&off, now), CircuitEntry::Shut(now + HELD));
         assert!(!circuit.learn(known(Phase::Closed, 0, None), now), "older than what is known");
     }
 }

@@ -224,11 +224,11 @@ mod tests {
         let (now, _) =
             review(&Sources::new(), &sources(&[("market", OPEN), ("shop/market", "fn verdict() { 1 }")]), &[]);
         assert_eq!(now.len(), 2);
-        let semaphore = |scope: &str| Script::compile("gate", GATE, &of_scope(&now, scope).unwrap()).unwrap();
+        let gate = |scope: &str| Script::compile("gate", GATE, &of_scope(&now, scope).unwrap()).unwrap();
         let (message, given) = Default::default();
-        assert!(semaphore("").admit(&message, &given).is_ok());
-        assert!(semaphore("other").admit(&message, &given).is_ok());
-        assert!(semaphore("shop").admit(&message, &given).is_err(), "its own stands in place of that for all");
+        assert!(gate("").admit(&message, &given).is_ok());
+        assert!(gate("other").admit(&message, &given).is_ok());
+        assert!(gate("shop").admit(&message, &given).is_err(), "its own stands in place of that for all");
         let late = [user("shop", GATE, "allow")];
         let found = refused(&[("market", OPEN)], &[("market", OPEN), ("shop/market", "fn verdict() { 1 }")], &late);
         assert_eq!(found.len(), 1, "{found:?}");
