@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use angarium_domain::ids::{DeliveryId, TenantId};
+use angarium_domain::{
+    audit::Actor,
+    ids::{DeliveryId, TenantId},
+};
 use angarium_store::{
     self as store, Store,
     queue::{QueueLane, Share, queue_claim, queue_lanes},
@@ -27,7 +30,7 @@ async fn cluster() -> &'static Arc<Cluster> {
     CLUSTER
         .get_or_init(|| async {
             let (cluster, url) = tokio::task::spawn_blocking(start).await.unwrap().expect("the cluster starts");
-            store::migrate(&url).await.expect("the migrations run");
+            store::migrate(&url, &Actor::command_line("tests")).await.expect("the migrations run");
             Arc::new(cluster)
         })
         .await
@@ -78,7 +81,7 @@ impl Database {
         .await
         .unwrap()
         .expect("a server of its own starts");
-        store::migrate(&url).await.expect("the migrations run");
+        store::migrate(&url, &Actor::command_line("tests")).await.expect("the migrations run");
         let store = Store::new(&url, 8).expect("the URL is valid");
         Self { name, url, store, cluster: Arc::new(cluster) }
     }

@@ -9,12 +9,17 @@ pub mod decision;
 pub mod error;
 pub mod events;
 pub mod fields;
+pub mod health;
 pub mod key_lookup;
+pub mod keys;
 pub mod message_actions;
 pub mod names;
 pub mod overrides;
 pub mod providers;
+pub mod secrets;
 pub mod settings;
+pub mod statistics;
+pub mod tenants;
 
 use std::{ops::Deref, sync::Arc};
 

@@ -14,6 +14,7 @@ mod health;
 mod key;
 mod man;
 mod message;
+mod os_user;
 mod output;
 mod provider;
 mod ready;
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{node::config::ConfigError, node::telemetry::TelemetryError};
+use crate::{app::error::UseCaseError, node::config::ConfigError, node::telemetry::TelemetryError};
 use angarium_domain::ids::InvalidId;
 use angarium_store::StoreError;
 use output::Output;
@@ -103,6 +104,8 @@ enum CliError {
     Telemetry(#[from] TelemetryError),
     #[error("{0}")]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    UseCase(#[from] UseCaseError),
     #[error("{0}")]
     Id(#[from] InvalidId),
     #[error("{0}")]

@@ -1,6 +1,6 @@
 //! API keys. A key's text is never here: only its hash and the hint that people see.
 
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection, Row as _, postgres::PgRow};
 
 use super::Result;
 use angarium_domain::{
@@ -8,23 +8,28 @@ use angarium_domain::{
     key::ApiKey,
 };
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    tenant_id: uuid::Uuid,
-    id: uuid::Uuid,
-    name: String,
-    hint: String,
-    scopes: Vec<String>,
-    created_at: jiff_sqlx::Timestamp,
-    expires_at: Option<jiff_sqlx::Timestamp>,
-    revoked_at: Option<jiff_sqlx::Timestamp>,
+row! {
+    struct Row {
+        tenant_id: uuid::Uuid,
+        id: uuid::Uuid,
+        name: String,
+        hint: String,
+        scopes: Vec<String>,
+        created_at: jiff_sqlx::Timestamp,
+        expires_at: Option<jiff_sqlx::Timestamp>,
+        revoked_at: Option<jiff_sqlx::Timestamp>,
+    }
 }
 
-#[derive(sqlx::FromRow)]
 struct Hashed {
     hash: Vec<u8>,
-    #[sqlx(flatten)]
     key: Row,
+}
+
+impl FromRow<'_, PgRow> for Hashed {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self { hash: row.try_get("hash")?, key: Row::from_row(row)? })
+    }
 }
 
 impl From<Row> for ApiKey {
@@ -73,6 +78,18 @@ pub async fn api_key_list(db: &mut PgConnection, tenant: TenantId) -> Result<Vec
     .fetch_all(db)
     .await?;
     Ok(rows.into_iter().map(ApiKey::from).collect())
+}
+
+/// Returns a key of whichever tenant, locked until the transaction ends.
+pub async fn api_key_get(db: &mut PgConnection, id: KeyId) -> Result<Option<ApiKey>> {
+    let row: Option<Row> = sqlx::query_as(
+        "select tenant_id, id, name, hint, scopes, created_at, expires_at, revoked_at
+         from api_key where id = $1 for update",
+    )
+    .bind(id.uuid())
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(ApiKey::from))
 }
 
 /// The keys with these hashes, of whichever tenants: only for authentication.

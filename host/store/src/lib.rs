@@ -43,8 +43,14 @@ use sqlx::{
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 
-use crate::failpoint::Injected;
-use angarium_domain::ids::TenantId;
+use crate::{
+    audit::{AuditEntry, operator_audit_insert},
+    failpoint::Injected,
+};
+use angarium_domain::{
+    audit::{Action, Actor},
+    ids::TenantId,
+};
 
 /// A connection to the database, as every query takes it: a transaction lends one.
 pub use sqlx::PgConnection as Connection;
@@ -293,16 +299,32 @@ fn newest_migration() -> i64 {
 
 /// Brings the schema to this version, and answers its version. `url` names a role that may create roles and tables. A
 /// schema of a later binary stays as it is: it serves this one too, and a way back must not fail here.
-pub async fn migrate(url: &str) -> Result<i64> {
+pub async fn migrate(url: &str, by: &Actor) -> Result<i64> {
     let mut connection = PgConnection::connect_with(&connect_options(url)?).await?;
+    let before = migrated_version(&mut connection).await?;
     let version = match MIGRATIONS.run(&mut connection).await {
         Ok(()) => newest_migration(),
         Err(sqlx::migrate::MigrateError::VersionMissing(later)) if later > newest_migration() => later,
         Err(sqlx::migrate::MigrateError::Execute(error)) => return Err(error.into()),
         Err(other) => return Err(StoreError::Failed(sqlx::Error::Migrate(Box::new(other)))),
     };
+    if before != Some(version) {
+        let entry = AuditEntry::new(Action::SchemaMigrated, version)
+            .before(serde_json::json!({ "version": before }))
+            .after(serde_json::json!({ "version": version }));
+        operator_audit_insert(&mut connection, by, &entry).await?;
+    }
     connection.close().await?;
     Ok(version)
+}
+
+/// Returns the newest migration that the database has, to a role that may read them.
+async fn migrated_version(db: &mut PgConnection) -> Result<Option<i64>> {
+    let exists = "select to_regclass('_sqlx_migrations') is not null";
+    if !sqlx::query_scalar::<_, bool>(exists).fetch_one(&mut *db).await? {
+        return Ok(None);
+    }
+    Ok(sqlx::query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(db).await?)
 }
 
 /// The cause that keeps the gateway from working with a reachable database.

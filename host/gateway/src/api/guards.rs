@@ -46,7 +46,7 @@ pub enum ByHand {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Breaker)]
 pub struct BreakerAnswer {
-    state: BreakerState,
+    state: Phase,
     /// Null: it has never opened.
     #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
@@ -63,33 +63,17 @@ pub struct BreakerAnswer {
     consecutive_failures: u32,
 }
 
-/// The state of a circuit breaker.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BreakerState {
-    /// All goes through.
-    Closed,
-    /// Nothing does.
-    Open,
-    /// A few deliveries try it.
-    HalfOpen,
-}
-
 impl BreakerAnswer {
     pub fn new(breaker: Option<Breaker>, sight: Option<Sight>) -> Self {
         let tally = sight.map(|sight| sight.tally).unwrap_or_default();
         let (failure_rate, consecutive_failures) = (tally.failure_rate(), tally.consecutive);
         let Some(breaker) = breaker else {
             let (since, opened_until, cause, detail) = (None, None, None, None);
-            let state = BreakerState::Closed;
+            let state = Phase::Closed;
             return Self { state, since, opened_until, cause, detail, failure_rate, consecutive_failures };
         };
         Self {
-            state: match breaker.phase {
-                Phase::Closed => BreakerState::Closed,
-                Phase::Open => BreakerState::Open,
-                Phase::HalfOpen => BreakerState::HalfOpen,
-            },
+            state: breaker.phase,
             since: (breaker.epoch > 0).then_some(breaker.since),
             opened_until: breaker.opened_until,
             cause: breaker.cause.map(Cause::as_str),

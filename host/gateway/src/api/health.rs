@@ -1,6 +1,6 @@
 //! `/v1/health/providers`: how a tenant's connections fare.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
 use axum::extract::State;
 use jiff::Timestamp;
@@ -18,22 +18,16 @@ use super::{
     request::Query,
     statistics::LatencyAnswer,
 };
-use crate::{clock, engine::guards::LeftAlone};
+use crate::{
+    app::health::{self, ConnectionHealth, FailureCount, ProviderState, QuarantinedVersion},
+    clock,
+    engine::guards::LeftAlone,
+};
 use angarium_domain::{
-    connection::Connection,
-    ids::{ConnectionId, TenantId},
+    ids::ConnectionId,
     provider::Disposition,
     routing::SkipReason,
     statistics::{Figures, StatisticsWindow},
-};
-use angarium_store::{
-    self as store, Connection as Db,
-    breaker::breaker_list,
-    connection::connection_page,
-    provider::{
-        StoredComponent, StoredProvider, TenantQuarantine, component_list, provider_get, tenant_quarantine_list,
-    },
-    statistics::{FailureCount, failure_list, window_list},
 };
 
 /// How a connection fares.
@@ -44,7 +38,7 @@ pub struct HealthAnswer {
     connection: String,
     uid: Option<String>,
     enabled: bool,
-    provider: ProviderHealth,
+    provider: ProviderHealthAnswer,
     /// Up to now; the present bucket counts, so each is shorter than it says by less than a minute, and the last by less
     /// than an hour.
     windows: WindowsAnswer,
@@ -77,7 +71,8 @@ pub struct EndpointAnswer {
 
 /// The provider that a connection is an account at.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ProviderHealth {
+#[schema(as = ProviderHealth)]
+pub struct ProviderHealthAnswer {
     name: String,
     /// The version that serves; null: none does, and nothing leaves through the connection.
     version: Option<String>,
@@ -158,36 +153,26 @@ pub async fn providers(
 ) -> Result<Json<Page<HealthAnswer>>, Problem> {
     let paging = Paging::<ConnectionId>::of(&mut query);
     query.finish()?;
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let page = connection_page(&mut txn, tenant.id, paging.after, paging.limit).await?;
-    let connections = &page.rows;
-    let ids: Vec<_> = connections.iter().map(|it| it.id).collect();
-    let providers = providers_of(&mut txn, tenant.id, connections).await?;
-    let mut windows = windows_of(window_list(&mut txn, tenant.id, &ids).await?);
-    let failures = failure_list(&mut txn, tenant.id, &ids).await?;
-    let mut failures: HashMap<_, _> = failures.into_iter().map(|it| (it.connection, it)).collect();
-    let breakers = breaker_list(&mut txn, tenant.id, &ids).await?;
-    let mut breakers: HashMap<_, _> = breakers.into_iter().map(|it| (it.connection, it.breaker)).collect();
-    let config = app.tenant_configs.tenant(tenant.id).await?;
-    let closed = |id| config.endpoints.get(&id).map_or_else(Vec::new, |it| it.secrets.closed().to_vec());
-    let endpoints = |connection| {
-        let known = tenant.reads_messages().then(|| app.guards.left_alone(tenant.id, connection));
-        endpoints(known.unwrap_or_default())
-    };
-    let view = |connection: Connection| HealthAnswer {
-        endpoints: endpoints(connection.id),
-        connection: connection.id.to_string(),
-        unavailable_secrets: closed(connection.id),
-        provider: providers[&connection.provider].clone(),
-        windows: windows.remove(&connection.id).unwrap_or_default(),
-        last_error: failures
-            .remove(&connection.id)
-            .map(|failure| LastErrorAnswer::new(failure, tenant.reads_messages())),
-        uid: connection.uid,
-        enabled: connection.enabled,
-        breaker: BreakerAnswer::new(breakers.remove(&connection.id), app.guards.sight(tenant.id, connection.id)),
-    };
-    Ok(Json(Page::of(page, |row| row.id.to_string(), view)))
+    let page = health::list(&app, tenant.id, paging.after, paging.limit).await?;
+    let view = |health| HealthAnswer::new(health, tenant.reads_messages());
+    Ok(Json(Page::of(page, |row| row.connection.id.to_string(), view)))
+}
+
+impl HealthAnswer {
+    fn new(health: ConnectionHealth, reads_messages: bool) -> Self {
+        let ConnectionHealth { connection, sight, .. } = health;
+        Self {
+            connection: connection.id.to_string(),
+            uid: connection.uid,
+            enabled: connection.enabled,
+            provider: health.provider.into(),
+            windows: windows_of(health.windows),
+            last_error: health.failure.map(|failure| LastErrorAnswer::new(failure, reads_messages)),
+            breaker: BreakerAnswer::new(health.breaker, sight),
+            unavailable_secrets: health.unavailable_secrets,
+            endpoints: endpoints(if reads_messages { health.left_alone } else { Vec::new() }),
+        }
+    }
 }
 
 /// The most endpoints that are listed as not asked.
@@ -204,56 +189,27 @@ fn endpoints(left_alone: Vec<LeftAlone>) -> Vec<EndpointAnswer> {
     left_alone.into_iter().take(MOST_ENDPOINTS).map(answer).collect()
 }
 
-/// Each provider once, as it serves this tenant.
-async fn providers_of(
-    db: &mut Db,
-    tenant: TenantId,
-    connections: &[Connection],
-) -> store::Result<HashMap<String, ProviderHealth>> {
-    let mut providers = HashMap::new();
-    let own = tenant_quarantine_list(db, Some(tenant)).await?;
-    for Connection { provider: name, .. } in connections {
-        if providers.contains_key(name) {
-            continue;
-        }
-        let serving = provider_get(db, name).await?.and_then(|provider| serving(provider, &own));
-        let versions = component_list(db, name).await?;
-        let serving = versions.iter().find(|it| Some(&it.digest) == serving.as_ref());
-        let health = ProviderHealth {
-            name: name.clone(),
-            version: serving.map(|it| it.descriptor.version.clone()),
-            quarantined: versions.into_iter().filter_map(|version| quarantine(version, &own)).collect(),
-        };
-        providers.insert(name.clone(), health);
+impl From<ProviderState> for ProviderHealthAnswer {
+    fn from(state: ProviderState) -> Self {
+        let quarantined = state.quarantined.into_iter().map(QuarantineAnswer::from).collect();
+        Self { name: state.name, version: state.version, quarantined }
     }
-    Ok(providers)
 }
 
-/// The digest of the version that serves a tenant with these quarantines.
-fn serving(provider: StoredProvider, own: &[TenantQuarantine]) -> Option<String> {
-    let kept = [Some(provider.active_digest?), provider.previous_digest];
-    kept.into_iter().flatten().find(|digest| own.iter().all(|it| it.digest != *digest))
+impl From<QuarantinedVersion> for QuarantineAnswer {
+    fn from(found: QuarantinedVersion) -> Self {
+        let QuarantinedVersion { version, digest, at, until, reason } = found;
+        Self { version, digest, at, until, reason }
+    }
 }
 
-fn quarantine(component: StoredComponent, own: &[TenantQuarantine]) -> Option<QuarantineAnswer> {
-    let of_tenant = own.iter().find(|it| it.digest == component.digest);
-    Some(QuarantineAnswer {
-        at: component.quarantined_at.or(of_tenant.map(|it| it.began_at))?,
-        until: of_tenant.filter(|_| component.quarantined_at.is_none()).map(|it| it.until),
-        reason: component.quarantine_reason.or(of_tenant.map(|it| it.reason.clone())),
-        version: component.descriptor.version,
-        digest: component.digest,
-    })
-}
-
-fn windows_of(rows: Vec<(ConnectionId, StatisticsWindow, Figures)>) -> HashMap<ConnectionId, WindowsAnswer> {
-    let mut windows: HashMap<ConnectionId, WindowsAnswer> = HashMap::new();
-    for (connection, window, figures) in rows {
-        let of_connection = windows.entry(connection).or_default();
+fn windows_of(figures: Vec<(StatisticsWindow, Figures)>) -> WindowsAnswer {
+    let mut windows = WindowsAnswer::default();
+    for (window, figures) in figures {
         let place = match window {
-            StatisticsWindow::FiveMinutes => &mut of_connection.minutes,
-            StatisticsWindow::Hour => &mut of_connection.hour,
-            StatisticsWindow::Day => &mut of_connection.day,
+            StatisticsWindow::FiveMinutes => &mut windows.minutes,
+            StatisticsWindow::Hour => &mut windows.hour,
+            StatisticsWindow::Day => &mut windows.day,
         };
         *place = WindowAnswer {
             attempts: figures.attempts,

@@ -17,18 +17,11 @@ use super::{
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
 };
-use crate::app::providers::not_granted;
+use crate::app::providers::{self, ProviderView, StoredComponent, TenantQuarantine, check_name, not_granted};
 use crate::node::providers::{Activation, Grants, Installation, ProviderError};
 use angarium_domain::{
     ids::TenantId,
     provider::{Deduplication, SecretSpec},
-};
-use angarium_store::{
-    self as store, Connection as Db,
-    provider::{
-        StoredComponent, StoredProvider, TenantQuarantine, component_list, provider_get, provider_list,
-        tenant_quarantine_list,
-    },
 };
 
 /// A provider: the description of its active version, or else of its newest.
@@ -44,7 +37,7 @@ pub struct ProviderAnswer {
     #[schema(value_type = Object)]
     config_schema: serde_json::Value,
     /// The secrets of its connections.
-    secrets: Vec<SecretSpecAnswer>,
+    secrets: Vec<SecretSpec>,
     /// Host patterns that it asks for.
     declared_hosts: Vec<String>,
     /// Host patterns that the operator granted; requests go nowhere else.
@@ -63,15 +56,6 @@ pub struct ProviderAnswer {
     versions: Vec<ComponentAnswer>,
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
-}
-
-/// A secret that a provider's connections have.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = SecretSpec)]
-pub struct SecretSpecAnswer {
-    name: String,
-    purpose: String,
-    required: bool,
 }
 
 /// A version of a provider.
@@ -154,13 +138,8 @@ pub async fn list(
     query: Query,
 ) -> Result<Json<Page<ProviderAnswer>>, Problem> {
     query.finish()?;
-    let mut txn = app.store.worker().await?;
-    let viewer = Viewer::of(&tenant, &mut txn).await?;
-    let mut answers = Vec::new();
-    for provider in provider_list(&mut txn).await? {
-        answers.extend(answer(&mut txn, provider, &viewer).await?);
-    }
-    Ok(Json(Page::whole(answers)))
+    let views = providers::list(&app, viewer(&tenant)).await?;
+    Ok(Json(Page::whole(views.into_iter().filter_map(|view| answer(view, &tenant)).collect())))
 }
 
 /// Show a provider.
@@ -257,7 +236,7 @@ pub async fn activate(
     UrlPath(name): UrlPath<String>,
     Json(version): Json<ActivatedVersion>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
-    plain(&name)?;
+    check_name(&name)?;
     let grants = version.grants.as_deref().map(grants_named).transpose();
     let grants = grants.map_err(|detail| Problem::field("/grants", "invalid_value", detail))?;
     let activation = Activation { allow_downgrade: version.allow_downgrade, grants };
@@ -316,7 +295,7 @@ async fn remove(
 ) -> Result<StatusCode, Problem> {
     let force = query.flag("force");
     query.finish()?;
-    [name, digest.unwrap_or_default()].into_iter().try_for_each(plain)?;
+    [name, digest.unwrap_or_default()].into_iter().try_for_each(check_name)?;
     app.providers.uninstall(name, digest, force, &tenant.actor()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -333,7 +312,7 @@ pub async fn rollback(
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
-    plain(&name)?;
+    check_name(&name)?;
     app.providers.rollback(&name, &tenant.actor()).await?;
     shown(&app, &tenant, &name).await.map(Json)
 }
@@ -349,82 +328,60 @@ pub async fn grant(
     UrlPath(name): UrlPath<String>,
     Json(grants): Json<GrantedHosts>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
-    plain(&name)?;
+    check_name(&name)?;
     app.providers.grant(&name, &grants.hosts, &tenant.actor()).await?;
     shown(&app, &tenant, &name).await.map(Json)
 }
 
-/// The reader of a provider: a tenant sees its own quarantines, an operator everybody's.
-struct Viewer {
-    tenant: TenantId,
-    is_operator: bool,
-    quarantines: Vec<TenantQuarantine>,
-}
-
-impl Viewer {
-    async fn of<P>(tenant: &Tenant<P>, db: &mut Db) -> store::Result<Self> {
-        let is_operator = tenant.is_operator();
-        let quarantines = tenant_quarantine_list(db, (!is_operator).then_some(tenant.id)).await?;
-        Ok(Self { tenant: tenant.id, is_operator, quarantines })
-    }
-
-    fn shown(&self, row: StoredComponent, granted: &[String]) -> ComponentAnswer {
-        let of_it = || self.quarantines.iter().filter(|it| it.digest == row.digest);
-        let own = of_it().find(|it| it.tenant == self.tenant);
-        ComponentAnswer {
-            missing_grants: not_granted(&row.descriptor.hosts, granted),
-            declared_hosts: row.descriptor.hosts,
-            quarantined_until: own.map(|it| it.until),
-            quarantined_tenants: self.is_operator.then(|| of_it().map(|it| it.tenant.to_string()).collect()),
-            digest: row.digest,
-            version: row.descriptor.version,
-            installed_at: row.created_at,
-            quarantined_at: row.quarantined_at,
-            quarantine_reason: row.quarantine_reason.or_else(|| own.map(|it| it.reason.clone())),
-        }
-    }
+/// The tenant whose quarantines are shown; none for an operator.
+fn viewer<P>(tenant: &Tenant<P>) -> Option<TenantId> {
+    (!tenant.is_operator()).then_some(tenant.id)
 }
 
 async fn shown<P>(app: &App, tenant: &Tenant<P>, name: &str) -> Result<ProviderAnswer, Problem> {
-    plain(name)?;
-    let mut txn = app.store.worker().await?;
-    let viewer = Viewer::of(tenant, &mut txn).await?;
-    let provider = provider_get(&mut txn, name).await?.ok_or_else(missing)?;
-    answer(&mut txn, provider, &viewer).await?.ok_or_else(missing)
+    answer(providers::get(app, viewer(tenant), name).await?, tenant).ok_or_else(missing)
 }
 
-/// A name that the database can be asked for.
-fn plain(name: &str) -> Result<(), Problem> {
-    if name.chars().any(char::is_control) { Err(missing()) } else { Ok(()) }
-}
-
-async fn answer(db: &mut Db, provider: StoredProvider, viewer: &Viewer) -> store::Result<Option<ProviderAnswer>> {
-    let versions = component_list(db, &provider.name).await?;
-    let active = versions.iter().find(|version| Some(&version.digest) == provider.active_digest.as_ref());
-    let Some(described) = active.or(versions.first()) else { return Ok(None) };
-    let descriptor = described.descriptor.clone();
-    Ok(Some(ProviderAnswer {
+fn answer<P>(view: ProviderView, tenant: &Tenant<P>) -> Option<ProviderAnswer> {
+    let descriptor = view.described()?.descriptor.clone();
+    let ProviderView { provider, versions, quarantines } = view;
+    let granted = &provider.granted_hosts;
+    let versions = versions.into_iter().map(|version| ComponentAnswer::new(version, granted, &quarantines, tenant));
+    let versions = versions.collect();
+    Some(ProviderAnswer {
         name: provider.name,
         version: Some(descriptor.version),
         summary: descriptor.summary,
         channels: descriptor.channels,
         config_schema: descriptor.config_schema,
-        secrets: descriptor.secrets.into_iter().map(SecretSpecAnswer::from).collect(),
+        secrets: descriptor.secrets,
         missing_grants: not_granted(&descriptor.hosts, &provider.granted_hosts),
         declared_hosts: descriptor.hosts,
         deduplicates: descriptor.deduplication != Deduplication::None,
         cost_model: descriptor.cost_model,
         active_digest: provider.active_digest,
         previous_digest: provider.previous_digest,
-        versions: versions.into_iter().map(|version| viewer.shown(version, &provider.granted_hosts)).collect(),
+        versions,
         granted_hosts: provider.granted_hosts,
         updated_at: provider.updated_at,
-    }))
+    })
 }
 
-impl From<SecretSpec> for SecretSpecAnswer {
-    fn from(spec: SecretSpec) -> Self {
-        Self { name: spec.name, purpose: spec.purpose, required: spec.required }
+impl ComponentAnswer {
+    fn new<P>(row: StoredComponent, granted: &[String], quarantines: &[TenantQuarantine], tenant: &Tenant<P>) -> Self {
+        let of_it = || quarantines.iter().filter(|it| it.digest == row.digest);
+        let own = of_it().find(|it| it.tenant == tenant.id);
+        Self {
+            missing_grants: not_granted(&row.descriptor.hosts, granted),
+            declared_hosts: row.descriptor.hosts,
+            quarantined_until: own.map(|it| it.until),
+            quarantined_tenants: tenant.is_operator().then(|| of_it().map(|it| it.tenant.to_string()).collect()),
+            digest: row.digest.clone(),
+            version: row.descriptor.version,
+            installed_at: row.created_at,
+            quarantined_at: row.quarantined_at,
+            quarantine_reason: row.quarantine_reason.clone().or_else(|| own.map(|it| it.reason.clone())),
+        }
     }
 }
 

@@ -1,15 +1,11 @@
 //! `/v1/stats`: accepted messages, their states, times and costs. Read from roll-ups, never from the ledger.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap},
-};
+use std::collections::BTreeMap;
 
 use axum::extract::State;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
 use super::{
     App,
@@ -19,25 +15,22 @@ use super::{
     problem::Problem,
     request::{Query, short_text},
 };
-use crate::clock;
+use crate::{
+    app::{
+        names,
+        statistics::{self, FiguresGroup, FiguresSeries, StatQuery, Statistics},
+    },
+    clock,
+};
 use angarium_domain::{
     ids::{ConnectionId, RouteId, TenantId},
     message::Channel,
     provider::Cost,
     statistics::{Dimension, Figures, Grain, Latency},
 };
-use angarium_store::{
-    self as store, Connection as Db,
-    connection::connection_find,
-    route::route_find,
-    statistics::{StatQuery, StatRow, stat_names, stat_read},
-    tenant::tenant_find,
-};
 
 /// The most buckets of one answer: two days of minutes, ninety days of hours.
 const MOST_BUCKETS: i64 = 3_000;
-/// The most groups of one answer: those with the most in them.
-const MOST_GROUPS: usize = 100;
 
 /// Which statistics.
 #[derive(IntoParams)]
@@ -53,10 +46,10 @@ pub struct StatParams {
     /// Minutes go back 48 hours, hours 90 days; at most 3,000 buckets. If left out: minutes for two hours, hours for a
     /// week, days beyond.
     #[param(inline)]
-    bucket: Option<GrainName>,
+    bucket: Option<Grain>,
     /// Groups by this; the hundred largest groups.
     #[param(inline)]
-    group_by: Option<DimensionName>,
+    group_by: Option<Dimension>,
     /// Only this channel.
     channel: Option<String>,
     /// Only this connection: its id or uid.
@@ -67,30 +60,6 @@ pub struct StatParams {
     route: Option<String>,
     /// Only this unified code.
     code: Option<String>,
-}
-
-#[derive(ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[derive(Serialize)]
-#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
-enum GrainName {
-    Minute,
-    Hour,
-    Day,
-}
-
-#[derive(ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[derive(Serialize)]
-#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
-enum DimensionName {
-    Channel,
-    Connection,
-    Provider,
-    Route,
-    Code,
-    /// For operators, at `/v1/operator/stats`.
-    Tenant,
 }
 
 /// The figures of a range of time.
@@ -194,10 +163,10 @@ pub async fn show(
     State(app): State<App>,
     mut query: Query,
 ) -> Result<Json<StatsAnswer>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let asked = asked(&mut query, Some(tenant.id), &mut txn).await?;
+    let asked = asked(&mut query, Some(tenant.id), &app).await?;
     query.finish()?;
-    Ok(Json(answer(&mut txn, asked).await?))
+    let found = statistics::of_tenant(&app, tenant.id, &asked).await?;
+    Ok(Json(StatsAnswer::new(&asked, found)))
 }
 
 /// Show statistics of all tenants, or of one.
@@ -209,31 +178,31 @@ pub async fn show_all(
     State(app): State<App>,
     mut query: Query,
 ) -> Result<Json<StatsAnswer>, Problem> {
-    let mut txn = app.store.worker().await?;
-    let tenant = named_tenant(&mut query, &mut txn).await?;
-    let mut asked = asked(&mut query, None, &mut txn).await?;
+    let tenant = named_tenant(&mut query, &app).await?;
+    let mut asked = asked(&mut query, None, &app).await?;
     query.finish()?;
     asked.tenant = tenant;
-    Ok(Json(answer(&mut txn, asked).await?))
+    let found = statistics::of_all(&app, &asked).await?;
+    Ok(Json(StatsAnswer::new(&asked, found)))
 }
 
-async fn named_tenant(query: &mut Query, db: &mut Db) -> Result<Option<TenantId>, Problem> {
+async fn named_tenant(query: &mut Query, app: &App) -> Result<Option<TenantId>, Problem> {
     let Some(name) = query.take("tenant", short_text) else { return Ok(None) };
-    let found = tenant_find(db, &name).await?;
+    let found = names::tenant_id(app, &name).await?;
     if found.is_none() {
         query.refuse("tenant", "does not exist");
     }
-    Ok(found.map(|tenant| tenant.id))
+    Ok(found)
 }
 
 /// Reads the query; its `finish` reports the faults.
-async fn asked(query: &mut Query, tenant: Option<TenantId>, db: &mut Db) -> Result<StatQuery, Problem> {
+async fn asked(query: &mut Query, tenant: Option<TenantId>, app: &App) -> Result<StatQuery, Problem> {
     let now = clock::now();
     let (grain, from, to) = range(query, now);
     let by = query.take("group_by", |text| dimension(text, tenant.is_none()));
     let channel = query.take("channel", |text| text.parse::<Channel>().map_err(|error| error.to_string()));
-    let connection = connection(query, tenant, db).await?;
-    let route = route(query, tenant, db).await?;
+    let connection = connection(query, tenant, app).await?;
+    let route = route(query, tenant, app).await?;
     Ok(StatQuery {
         tenant,
         grain,
@@ -298,12 +267,11 @@ fn fitting(from: Timestamp, to: Timestamp, now: Timestamp) -> Grain {
 }
 
 /// A connection's id, be the connection there or deleted, or the uid of a living one.
-async fn connection(query: &mut Query, tenant: Option<TenantId>, db: &mut Db) -> Result<Option<ConnectionId>, Problem> {
+async fn connection(query: &mut Query, tenant: Option<TenantId>, app: &App) -> Result<Option<ConnectionId>, Problem> {
     let Some(name) = query.take("connection", short_text) else { return Ok(None) };
-    let found = match (name.parse::<ConnectionId>(), tenant) {
-        (Ok(id), _) => Some(id),
-        (Err(_), Some(tenant)) => connection_find(db, tenant, None, &name).await?.map(|it| it.id),
-        (Err(_), None) => None,
+    let found = match tenant {
+        Some(tenant) => names::connection_id(app, tenant, &name).await?,
+        None => name.parse().ok(),
     };
     if found.is_none() {
         query.refuse("connection", "does not exist: give the id of a connection, or the uid of one of yours");
@@ -311,12 +279,11 @@ async fn connection(query: &mut Query, tenant: Option<TenantId>, db: &mut Db) ->
     Ok(found)
 }
 
-async fn route(query: &mut Query, tenant: Option<TenantId>, db: &mut Db) -> Result<Option<RouteId>, Problem> {
+async fn route(query: &mut Query, tenant: Option<TenantId>, app: &App) -> Result<Option<RouteId>, Problem> {
     let Some(name) = query.take("route", short_text) else { return Ok(None) };
-    let found = match (name.parse::<RouteId>(), tenant) {
-        (Ok(id), _) => Some(id),
-        (Err(_), Some(tenant)) => route_find(db, tenant, None, &name).await?.map(|it| it.id),
-        (Err(_), None) => None,
+    let found = match tenant {
+        Some(tenant) => names::route_id(app, tenant, &name).await?,
+        None => name.parse().ok(),
     };
     if found.is_none() {
         query.refuse("route", "does not exist: give the id of a route, or the uid of one of yours");
@@ -324,92 +291,32 @@ async fn route(query: &mut Query, tenant: Option<TenantId>, db: &mut Db) -> Resu
     Ok(found)
 }
 
-/// The figures of all buckets together, and of each.
-#[derive(Default)]
-struct Series {
-    totals: Figures,
-    buckets: BTreeMap<Timestamp, Figures>,
-}
-
-impl Series {
-    fn add(&mut self, row: &StatRow) {
-        self.totals.add(&row.counted, row.count);
-        self.buckets.entry(row.at).or_default().add(&row.counted, row.count);
-    }
-
-    fn answers(self, with_accepted: bool) -> (FiguresAnswer, Vec<BucketAnswer>) {
-        let bucket = |(at, figures)| BucketAnswer { at, figures: FiguresAnswer::new(figures, with_accepted) };
-        let series = self.buckets.into_iter().map(bucket).collect();
-        (FiguresAnswer::new(self.totals, with_accepted), series)
-    }
-}
-
-async fn answer(db: &mut Db, query: StatQuery) -> store::Result<StatsAnswer> {
-    let rows = stat_read(db, &query).await?;
-    let mut whole = Series::default();
-    let mut groups: HashMap<(String, i32), Series> = HashMap::new();
-    for row in rows {
-        whole.add(&row);
-        if query.by.is_some() {
-            groups.entry((row.key.clone(), row.version)).or_default().add(&row);
-        }
-    }
-    let narrowed =
-        query.connection.is_some() || query.provider.is_some() || query.route.is_some() || query.code.is_some();
-    let (totals, series) = whole.answers(!narrowed);
-    let groups_left_out = groups.len().saturating_sub(MOST_GROUPS);
-    let groups = match query.by {
-        Some(by) => Some(group_answers(db, by, groups, !narrowed && by.is_known_at_acceptance()).await?),
-        None => None,
-    };
-    Ok(StatsAnswer {
-        from: query.from,
-        to: query.to,
-        bucket: query.grain.as_str(),
-        totals,
-        series,
-        groups,
-        groups_left_out,
-    })
-}
-
-async fn group_answers(
-    db: &mut Db,
-    by: Dimension,
-    groups: HashMap<(String, i32), Series>,
-    with_accepted: bool,
-) -> store::Result<Vec<GroupAnswer>> {
-    let mut groups: Vec<_> = groups.into_iter().collect();
-    groups.sort_by_cached_key(|(key, group)| {
-        (Reverse(group.totals.attempts), Reverse(group.totals.accepted), key.clone())
-    });
-    groups.truncate(MOST_GROUPS);
-    let ids: Vec<Uuid> = groups.iter().filter_map(|((key, _), _)| key.parse().ok()).collect();
-    let names = stat_names(db, by, &ids).await?;
-    let answers = groups.into_iter().map(|((key, version), series)| {
-        let id = key.parse::<Uuid>().ok();
-        let (totals, series) = series.answers(with_accepted);
-        GroupAnswer {
-            key: shown_key(by, key),
-            name: id.and_then(|id| names.get(&id).cloned()),
-            version: (version > 0).then_some(version),
+impl StatsAnswer {
+    fn new(query: &StatQuery, found: Statistics) -> Self {
+        let (totals, series) = answers(found.whole, found.counts_accepted);
+        Self {
+            from: query.from,
+            to: query.to,
+            bucket: query.grain.as_str(),
             totals,
             series,
+            groups: found.groups.map(|groups| groups.into_iter().map(GroupAnswer::from).collect()),
+            groups_left_out: found.groups_left_out,
         }
-    });
-    Ok(answers.collect())
+    }
 }
 
-/// The key as the rest of the API writes it.
-fn shown_key(by: Dimension, key: String) -> Option<String> {
-    let id = key.parse::<Uuid>().unwrap_or_default();
-    match by {
-        Dimension::Channel | Dimension::Provider | Dimension::Code => Some(key).filter(|key| !key.is_empty()),
-        _ if id.is_nil() => None,
-        Dimension::Connection => Some(ConnectionId::from(id).to_string()),
-        Dimension::Route => Some(RouteId::from(id).to_string()),
-        Dimension::Tenant => Some(TenantId::from(id).to_string()),
+impl From<FiguresGroup> for GroupAnswer {
+    fn from(group: FiguresGroup) -> Self {
+        let (totals, series) = answers(group.series, group.counts_accepted);
+        Self { key: group.key, name: group.name, version: group.version, totals, series }
     }
+}
+
+fn answers(series: FiguresSeries, with_accepted: bool) -> (FiguresAnswer, Vec<BucketAnswer>) {
+    let bucket = |(at, figures)| BucketAnswer { at, figures: FiguresAnswer::new(figures, with_accepted) };
+    let buckets = series.buckets.into_iter().map(bucket).collect();
+    (FiguresAnswer::new(series.totals, with_accepted), buckets)
 }
 
 impl FiguresAnswer {
@@ -469,12 +376,5 @@ mod tests {
     fn only_an_operator_tells_tenants_apart() {
         assert_eq!(dimension("tenant", true), Ok(Dimension::Tenant));
         assert!(dimension("tenant", false).unwrap_err().ends_with("`code`"));
-    }
-
-    #[test]
-    fn what_has_no_connection_has_no_key() {
-        assert_eq!(shown_key(Dimension::Connection, Uuid::nil().to_string()), None);
-        assert_eq!(shown_key(Dimension::Code, String::new()), None);
-        assert_eq!(shown_key(Dimension::Channel, "sms".into()).as_deref(), Some("sms"));
     }
 }

@@ -21,7 +21,7 @@ use angarium_store::{
 /// Where changes begin: the database, and what this process remembers of it.
 #[derive(Clone)]
 pub struct Changes {
-    store: Store,
+    pub(super) store: Store,
     /// None in a process that serves no requests, such as a command.
     remembered: Option<Remembered>,
 }
@@ -92,6 +92,11 @@ pub struct Change {
 }
 
 impl Change {
+    /// Has the change recorded in this tenant's audit, for one that begins with a look-up over all tenants.
+    pub fn of_tenant(self, tenant: TenantId) -> Self {
+        Self { tenant: Some(tenant), ..self }
+    }
+
     /// Records, commits and announces the change.
     ///
     /// # Errors

@@ -5,9 +5,16 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, output::Output};
-use crate::node::config::{Config, ConfigError, FlagSettings};
-use angarium_store::{self as store, Store, tenant::TenantRow};
+use super::{CliError, os_user, output::Output};
+use crate::{
+    app::{
+        change::Changes,
+        error::UseCaseError,
+        tenants::{self, TenantRow},
+    },
+    node::config::{Config, ConfigError, FlagSettings},
+};
+use angarium_store::{self as store, Store};
 use angarium_transport::sealing::Keyring;
 
 /// Which database.
@@ -27,11 +34,11 @@ impl Access {
         Ok(Config::load(self.config.as_deref(), &flags)?)
     }
 
-    /// Opens it.
-    pub async fn store(&self) -> Result<Store, CliError> {
+    /// Opens it, for changes in the name of the operating system's user.
+    pub async fn changes(&self) -> Result<Changes, CliError> {
         let url = self.config()?.database.url;
         store::readiness(&url).await?.map_err(|not_ready| CliError::said(not_ready.to_string()))?;
-        Ok(Store::new(&url, 2)?)
+        Ok(Changes::of_command_line(Store::new(&url, 2)?))
     }
 
     /// Refuses a retention class that the configuration does not have.
@@ -51,15 +58,23 @@ impl Access {
 
     /// `angarium migrate`.
     pub async fn migrate(&self, output: &Output) -> Result<(), CliError> {
-        let version = store::migrate(&self.config()?.database.url).await?;
+        let version = store::migrate(&self.config()?.database.url, &os_user::actor()).await?;
         output.one(&json!({"migrated": true, "version": version}), &[("schema is at version", "/version")]);
         Ok(())
     }
 }
 
 /// The tenant of that name.
-pub async fn tenant_named(store: &Store, name: &str) -> Result<TenantRow, CliError> {
-    store::tenant::tenant_find(&mut *store.worker().await?, name)
-        .await?
-        .ok_or_else(|| CliError::said(format!("there is no tenant `{name}`: `angarium tenant list` shows them")))
+pub async fn tenant_named(changes: &Changes, name: &str) -> Result<TenantRow, CliError> {
+    tenants::named(changes, name).await.map_err(|error| unknown_tenant(error, name))
+}
+
+/// Says how to find a tenant's name.
+pub fn unknown_tenant(error: UseCaseError, name: &str) -> CliError {
+    match error {
+        UseCaseError::NotFound(_) => {
+            CliError::said(format!("there is no tenant `{name}`: `angarium tenant list` shows them"))
+        }
+        other => other.into(),
+    }
 }

@@ -7,14 +7,18 @@ use serde_json::{Value, json};
 use super::{
     CliError,
     database::{Access, tenant_named},
+    os_user,
     output::Output,
 };
-use crate::{clock, credential::Credential};
+use crate::app::{
+    Principal,
+    error::UseCaseError,
+    keys::{self, NewKey},
+};
 use angarium_domain::{
     ids::KeyId,
     key::{ApiKey, Scope},
 };
-use angarium_store::{self as store, StoreError};
 
 #[derive(Debug, Args)]
 pub struct Key {
@@ -86,22 +90,11 @@ impl Key {
 
 impl Create {
     async fn run(self, output: &Output) -> Result<(), CliError> {
-        let store = self.access.store().await?;
-        let tenant = tenant_named(&store, &self.tenant).await?;
-        let credential = Credential::generate();
-        let key = ApiKey {
-            tenant: tenant.id,
-            id: KeyId::new(),
-            name: self.name.clone(),
-            hint: credential.hint.clone(),
-            scopes: self.all_scopes(),
-            created_at: clock::now(),
-            expires_at: self.expires_at,
-            revoked_at: None,
-        };
-        let mut txn = store.worker().await?;
-        store::api_key::api_key_insert(&mut txn, &key, &credential.hash).await?;
-        txn.commit().await.map_err(StoreError::from)?;
+        let changes = self.access.changes().await?;
+        let tenant = tenant_named(&changes, &self.tenant).await?;
+        let by = Principal { tenant: tenant.id, actor: os_user::actor() };
+        let new = NewKey { name: self.name.clone(), scopes: self.all_scopes(), expires_at: self.expires_at };
+        let (key, credential) = keys::create(&changes, &by, new).await?;
         let mut shown = view(&key);
         shown["key"] = json!(credential.text.as_str());
         output.one(&shown, &[("id", "/id"), ("scopes", "/scopes"), ("key (shown this once)", "/key")]);
@@ -121,22 +114,18 @@ impl Create {
 }
 
 async fn list(tenant: &str, access: &Access, output: &Output) -> Result<(), CliError> {
-    let store = access.store().await?;
-    let tenant = tenant_named(&store, tenant).await?;
-    let keys = store::api_key::api_key_list(&mut *store.worker().await?, tenant.id).await?;
+    let changes = access.changes().await?;
+    let tenant = tenant_named(&changes, tenant).await?;
+    let keys = keys::list(&changes, tenant.id).await?;
     output.list(&Value::from_iter(keys.iter().map(view)), &COLUMNS);
     Ok(())
 }
 
 async fn revoke(id: KeyId, access: &Access, output: &Output) -> Result<(), CliError> {
-    let store = access.store().await?;
-    let mut txn = store.worker().await?;
-    let key = store::api_key::api_key_revoke(&mut txn, id)
-        .await?
-        .ok_or_else(|| CliError::said(format!("there is no key {id}: `angarium key list` shows them")))?;
-    store::tenant::tenant_config_bump(&mut txn, key.tenant).await?;
-    txn.commit().await.map_err(StoreError::from)?;
-    store.announce_config(key.tenant).await?;
+    let key = keys::revoke(&access.changes().await?, &os_user::actor(), id).await.map_err(|error| match error {
+        UseCaseError::NotFound(_) => CliError::said(format!("there is no key {id}: `angarium key list` shows them")),
+        other => other.into(),
+    })?;
     output.one(&view(&key), &COLUMNS);
     Ok(())
 }

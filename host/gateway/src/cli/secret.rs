@@ -3,15 +3,8 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{CliError, database::Access, output::Output};
-use angarium_store::{
-    Store, StoreError,
-    secret::{secret_count_of_other_keys, secret_lock_of_other_keys, secret_rewrap, secret_tally},
-};
-use angarium_transport::sealing::Keyring;
-
-/// The secrets of one transaction: few enough that no other transaction waits long for them.
-const BATCH: i64 = 500;
+use super::{CliError, database::Access, os_user, output::Output};
+use crate::app::secrets;
 
 #[derive(Debug, Args)]
 pub struct SecretArgs {
@@ -37,14 +30,14 @@ impl SecretArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             Command::Check { access } => check(&access, output).await,
-            Command::Rewrap { access } => rewrap_all(&access, output).await,
+            Command::Rewrap { access } => rewrap(&access, output).await,
         }
     }
 }
 
 async fn check(access: &Access, output: &Output) -> Result<(), CliError> {
-    let (store, keyring) = (access.store().await?, access.keyring()?);
-    let tally = secret_tally(&mut *store.worker().await?, &keyring.ids()).await?;
+    let (changes, keyring) = (access.changes().await?, access.keyring()?);
+    let tally = secrets::tally(&changes, &keyring).await?;
     let answer = json!({"secrets": tally.all, "closed": tally.closed, "key_id": keyring.current()});
     output.one(&answer, &[("secrets", "/secrets"), ("on unknown keys", "/closed"), ("key", "/key_id")]);
     match tally.closed {
@@ -57,36 +50,14 @@ async fn check(access: &Access, output: &Output) -> Result<(), CliError> {
     }
 }
 
-async fn rewrap_all(access: &Access, output: &Output) -> Result<(), CliError> {
-    let (store, keyring) = (access.store().await?, access.keyring()?);
-    let mut rewrapped = 0;
-    loop {
-        let batch = rewrap(&store, &keyring).await?;
-        if batch == 0 {
-            break;
-        }
-        rewrapped += batch;
-    }
-    let left = secret_count_of_other_keys(&mut *store.worker().await?, keyring.current()).await?;
+async fn rewrap(access: &Access, output: &Output) -> Result<(), CliError> {
+    let (changes, keyring) = (access.changes().await?, access.keyring()?);
+    let rewrapped = secrets::rewrap(&changes, &os_user::actor(), &keyring).await?;
+    let left = secrets::left(&changes, &keyring).await?;
     let answer = json!({"rewrapped": rewrapped, "left": left, "key_id": keyring.current()});
     output.one(&answer, &[("rewrapped", "/rewrapped"), ("left on other keys", "/left"), ("key", "/key_id")]);
     if left > 0 {
         return Err(CliError::said(format!("{left} secrets were being changed by others: run it again")));
     }
     Ok(())
-}
-
-/// Rewraps one batch; returns its size.
-async fn rewrap(store: &Store, keyring: &Keyring) -> Result<usize, CliError> {
-    let mut txn = store.worker().await?;
-    let batch = secret_lock_of_other_keys(&mut txn, keyring.current(), BATCH).await?;
-    for (tenant, secret) in &batch {
-        let place = || format!("the secret `{}` of {} (tenant {tenant})", secret.name, secret.connection);
-        let sealed = keyring.rewrap(&secret.sealed).map_err(|error| CliError::said(format!("{}: {error}", place())))?;
-        if let Some(sealed) = sealed {
-            secret_rewrap(&mut txn, *tenant, secret, &sealed).await?;
-        }
-    }
-    txn.commit().await.map_err(StoreError::from)?;
-    Ok(batch.len())
 }

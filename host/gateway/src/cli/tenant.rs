@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    database::{Access, tenant_named},
+    database::{Access, unknown_tenant},
+    os_user,
     output::Output,
 };
-use angarium_domain::ids::TenantId;
-use angarium_store::{self as store, StoreError};
+use crate::app::tenants::{self, TenantRow};
 
 #[derive(Debug, Args)]
 pub struct TenantArgs {
@@ -60,45 +60,24 @@ impl TenantArgs {
 
 async fn create(name: &str, class: &str, access: &Access, output: &Output) -> Result<(), CliError> {
     access.check_class(class)?;
-    let mut txn = access.store().await?.worker().await?;
-    let id = TenantId::new();
-    store::tenant::tenant_insert(&mut txn, id, name).await.map_err(|error| refusal(error, name))?;
-    let tenant = store::tenant::tenant_classify(&mut txn, id, class).await?;
-    txn.commit().await.map_err(StoreError::from)?;
+    let tenant = tenants::create(&access.changes().await?, &os_user::actor(), name, class).await?;
     output.one(&view(&tenant), &COLUMNS);
     Ok(())
 }
 
 async fn classify(name: &str, class: &str, access: &Access, output: &Output) -> Result<(), CliError> {
     access.check_class(class)?;
-    let store = access.store().await?;
-    let tenant = tenant_named(&store, name).await?;
-    let mut txn = store.worker().await?;
-    let tenant = store::tenant::tenant_classify(&mut txn, tenant.id, class).await?;
-    txn.commit().await.map_err(StoreError::from)?;
-    output.one(&view(&tenant), &COLUMNS);
+    let tenant = tenants::classify(&access.changes().await?, &os_user::actor(), name, class).await;
+    output.one(&view(&tenant.map_err(|error| unknown_tenant(error, name))?), &COLUMNS);
     Ok(())
 }
 
 async fn list(access: &Access, output: &Output) -> Result<(), CliError> {
-    let mut txn = access.store().await?.worker().await?;
-    let tenants = store::tenant::tenant_list(&mut txn).await?;
+    let tenants = tenants::list(&access.changes().await?).await?;
     output.list(&Value::from_iter(tenants.iter().map(view)), &COLUMNS);
     Ok(())
 }
 
-fn view(tenant: &store::tenant::TenantRow) -> Value {
+fn view(tenant: &TenantRow) -> Value {
     json!({"id": tenant.id, "name": tenant.name, "retention_class": tenant.retention_class, "created_at": tenant.created_at})
-}
-
-fn refusal(error: StoreError, name: &str) -> CliError {
-    match &error {
-        StoreError::Conflict { constraint } if constraint == "tenant_name_key" => {
-            CliError::said(format!("there is a tenant `{name}` already"))
-        }
-        StoreError::Conflict { constraint } if constraint == "tenant_name_check" => CliError::said(format!(
-            "`{name}` is no tenant's name: it has 1 to 63 lower-case letters, digits, `-` and `_`, and begins with a letter or digit"
-        )),
-        _ => error.into(),
-    }
 }
