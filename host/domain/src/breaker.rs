@@ -4,6 +4,8 @@
 use std::{str::FromStr, time::Duration};
 
 use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{attempt::Verdict, guards::BreakerPolicy, provider::Disposition};
 
@@ -183,14 +185,16 @@ pub fn open_time(policy: &BreakerPolicy, openings: u32) -> Duration {
 }
 
 /// The phase of a breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = BreakerState)]
 pub enum Phase {
-    /// All goes through.
+    /// All deliveries may start.
     #[default]
     Closed,
-    /// Nothing does.
+    /// None may start.
     Open,
-    /// A few try it.
+    /// A few deliveries try the connection.
     HalfOpen,
 }
 

@@ -31,7 +31,7 @@ pub const LARGE: usize = 16 << 10;
 const RECORD: usize = 2 << 10;
 
 /// The urgency of a message: more urgent messages get the larger part of a tenant's share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     Low,
@@ -87,8 +87,9 @@ pub struct InvalidChannel;
 
 /// `email`, `sms`, `mms`, `whatsapp`, `push`, `webhook`, `edi`, `postal`, `in_app`, or another name
 /// that a plugin brings.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, utoipa::ToSchema)]
 #[serde(transparent)]
+#[schema(pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
 pub struct Channel(String);
 
 impl Channel {

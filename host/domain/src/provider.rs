@@ -11,7 +11,7 @@ use super::{
 };
 
 /// A secret that a provider's connections have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SecretSpec {
     pub name: String,
     /// One sentence for the person that enters the value.

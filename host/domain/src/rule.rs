@@ -1,13 +1,16 @@
 //! Rules: a condition on a message, and the consequences if it holds.
 
 mod many;
+mod schema;
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize, de};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use self::many::Many;
+use self::many::OneOrMore;
 use super::{
     country::Country,
     message::{Channel, Priority},
@@ -28,45 +31,51 @@ pub const MOST_CONNECTIONS: usize = 20;
 /// The most channels that one rule names.
 pub const MOST_CHANNELS: usize = 8;
 
-/// A declarative rule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A condition on a message's data, and the consequences if it holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleSpec {
     /// For people.
+    #[schema(min_length = 1, max_length = 128)]
     pub name: String,
-    /// Where rules differ, the higher one wins.
+    /// If rules disagree, the higher priority wins; 0, if left out.
     #[serde(default)]
     pub priority: i32,
-    /// In 0..=1: how much a match counts.
+    /// How much a match counts; 1, if left out.
     #[serde(default = "one")]
+    #[schema(minimum = 0, maximum = 1)]
     pub weight: f64,
+    /// `false`: the rule is kept and does nothing; `true`, if left out.
     #[serde(default = "yes")]
     pub active: bool,
-    /// It counts from then on.
+    /// The rule counts from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub valid_from: Option<Timestamp>,
-    /// It counts before then.
+    /// The rule counts before then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub valid_until: Option<Timestamp>,
-    /// Left out: it holds for every message.
+    /// Left out: the rule holds for every message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,
     pub then: RuleEffect,
-    /// The fate of a message if the rule refuses and cannot be decided.
+    /// Only together with `then.refuse`: the fate of a message whose expression fails, or is not asked for lack of time.
+    /// `open`, if left out.
     #[serde(default, skip_serializing_if = "Fails::is_open")]
     pub fails: Fails,
 }
 
 /// The fate of a message whose refusing rule or script fails, or is not asked for lack of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fails {
-    /// It is taken.
+    /// It is accepted.
     #[default]
     Open,
     /// It is refused.
     Refuse,
-    /// It waits, and is asked about again.
+    /// It waits for a minute, and is asked about again.
     Hold,
 }
 
@@ -110,8 +119,9 @@ pub enum Condition {
 }
 
 /// `attributes.amount`, both ends included, and `attributes.currency`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RuleAmount, min_properties = 1)]
 pub struct AmountCondition {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min: Option<Amount>,
@@ -119,72 +129,94 @@ pub struct AmountCondition {
     pub max: Option<Amount>,
     /// Left out: of any currency.
     #[serde(default, skip_serializing_if = "Many::is_empty")]
+    #[schema(value_type = OneOrMore<String>)]
     pub currency: Many<String>,
 }
 
 /// A requirement on the recipient: each given member must hold.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RuleCustomer, min_properties = 1)]
 pub struct CustomerCondition {
     /// Customers by name: one of them.
     #[serde(default, skip_serializing_if = "Many::is_empty")]
+    #[schema(value_type = OneOrMore<String>)]
     pub id: Many<String>,
     /// The customer is in one of them.
     #[serde(default, skip_serializing_if = "Many::is_empty")]
+    #[schema(value_type = OneOrMore<String>)]
     pub segment: Many<String>,
     #[serde(default, rename = "type", skip_serializing_if = "Many::is_empty")]
+    #[schema(value_type = OneOrMore<String>)]
     pub kind: Many<String>,
 }
 
 /// A requirement on the recipient's industry.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RuleIndustry)]
 pub struct IndustryCondition {
     /// One of them.
     #[serde(default)]
+    #[schema(value_type = OneOrMore<String>, required = true)]
     pub is: Many<String>,
-    /// In 0..=1: how risky it is. A match on a risky industry counts for more, and the decision
-    /// tells the highest risk that was met.
+    /// How risky it is. A match on a risky industry counts for more, and the decision tells the highest risk that was
+    /// met.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 1)]
     pub risk_weight: f64,
 }
 
 /// A requirement on the recipient's place: each given level must hold.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RuleGeography, min_properties = 1)]
 pub struct GeographyCondition {
     #[serde(default, skip_serializing_if = "Many::is_empty")]
+    #[schema(value_type = OneOrMore<String>)]
     pub country: Many<String>,
     /// A state or province, with its country (`US-CA`) or without.
     #[serde(default, skip_serializing_if = "Many::is_empty")]
+    #[schema(value_type = OneOrMore<String>)]
     pub region: Many<String>,
     #[serde(default, skip_serializing_if = "Many::is_empty")]
+    #[schema(value_type = OneOrMore<String>)]
     pub city: Many<String>,
     /// The beginning of the postal code.
     #[serde(default, skip_serializing_if = "Many::is_empty")]
+    #[schema(value_type = OneOrMore<String>)]
     pub postal_prefix: Many<String>,
 }
 
 /// A requirement that no other condition can express.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RuleExpression)]
 pub struct CustomCondition {
     /// In Rhai, with a truth for a value.
+    #[schema(min_length = 1, max_length = 4096, example = "attributes.amount > 100")]
     pub expression: String,
 }
 
 /// The consequences of a match; at least one of them.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(min_properties = 1)]
 pub struct RuleEffect {
-    /// In order of preference.
+    /// In order of preference: the first is that of a message that names none.
     #[serde(default, skip_serializing_if = "Many::is_empty")]
+    #[schema(value_type = OneOrMore<Channel>)]
     pub channels: Many<Channel>,
     #[serde(default, skip_serializing_if = "Many::is_empty")]
+    #[schema(value_type = OneOrMore<GivenPreference>)]
     pub connections: Many<Preference>,
+    /// For a message that names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256)]
     pub sender: Option<String>,
+    /// The parameter `template` of the content, for a message without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256)]
     pub template: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
@@ -193,49 +225,52 @@ pub struct RuleEffect {
     pub refuse: Option<RuleRefusal>,
 }
 
-/// A word for a connection, or against it. Its name alone is a word for it, with all it has.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// A score for a connection, or its name alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "GivenPreference")]
 pub struct Preference {
     /// Its id or uid.
     pub connection: String,
-    /// In -1..=1, negative against it.
+    /// Negative: against it.
     pub score: f64,
 }
 
-impl<'de> Deserialize<'de> for Preference {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Full {
-            connection: String,
-            #[serde(default = "one")]
-            score: f64,
+/// A connection's id or uid, with or without a score.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, expecting = "must be a connection's id or uid, or an object with `connection` and `score`")]
+#[schema(as = RuleConnection)]
+enum GivenPreference {
+    Name(String),
+    Scored(ScoredConnection),
+}
+
+/// A score for a connection.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RuleConnectionScore)]
+struct ScoredConnection {
+    #[schema(min_length = 1, max_length = 128)]
+    connection: String,
+    /// Negative: against it; 1, if left out.
+    #[serde(default = "one")]
+    #[schema(minimum = -1, maximum = 1)]
+    score: f64,
+}
+
+impl From<GivenPreference> for Preference {
+    fn from(given: GivenPreference) -> Self {
+        match given {
+            GivenPreference::Name(connection) => Self { connection, score: one() },
+            GivenPreference::Scored(ScoredConnection { connection, score }) => Self { connection, score },
         }
-        struct NameOrFull;
-        impl<'de> de::Visitor<'de> for NameOrFull {
-            type Value = Preference;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a connection's id or uid, or an object with `connection` and `score`")
-            }
-
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<Preference, E> {
-                Ok(Preference { connection: name.to_owned(), score: one() })
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Preference, A::Error> {
-                let Full { connection, score } = Full::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(Preference { connection, score })
-            }
-        }
-        deserializer.deserialize_any(NameOrFull)
     }
 }
 
-/// Why a message is not sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The reason for not sending a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleRefusal {
+    #[schema(min_length = 1, max_length = 256)]
     pub reason: String,
 }
 
@@ -391,7 +426,8 @@ fn check_names(problems: &mut Problems, condition: &Condition) {
         Condition::Geography(place) => problems.within("geography", |problems| {
             problems.each("country", place.country.iter(), |problems, country| {
                 if Field::Country.folded(country).is_some_and(|country| !Country::exists(&country)) {
-                    problems.bad("unknown_country", format!("{} (`{country}` does not exist)", Field::Country.expected()));
+                    problems
+                        .bad("unknown_country", format!("{} (`{country}` does not exist)", Field::Country.expected()));
                 }
             });
         }),
@@ -489,8 +525,14 @@ mod tests {
         assert_eq!(
             found,
             [
-                ("/when/any/0/geography/country/2", "must be a country's two letters (ISO 3166-1), such as `SE` (`XX` does not exist)"),
-                ("/when/any/1/not/geography/country/0", "must be a country's two letters (ISO 3166-1), such as `SE` (`EU` does not exist)"),
+                (
+                    "/when/any/0/geography/country/2",
+                    "must be a country's two letters (ISO 3166-1), such as `SE` (`XX` does not exist)"
+                ),
+                (
+                    "/when/any/1/not/geography/country/0",
+                    "must be a country's two letters (ISO 3166-1), such as `SE` (`EU` does not exist)"
+                ),
             ]
             .map(|(pointer, detail)| (pointer.to_owned(), detail.to_owned()))
         );

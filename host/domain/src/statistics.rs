@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use utoipa::ToSchema;
 
 use super::{attempt::Trigger, delivery::DeliveryState, provider::Disposition};
 
 /// How long a bucket of time is. Buckets begin at whole minutes, hours and days of UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub enum Grain {
     Minute,
     Hour,
@@ -78,7 +80,8 @@ impl FromStr for Grain {
 }
 
 /// A property by which statistics can be grouped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub enum Dimension {
     Channel,
     Connection,

@@ -1,14 +1,11 @@
 //! One of something, or a list.
 
-use std::{fmt, marker::PhantomData};
-
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer},
-};
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// A list that may be written as its only element where that is a text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "OneOrMore<T>")]
 pub struct Many<T>(pub Vec<T>);
 
 impl<T> Many<T> {
@@ -40,24 +37,19 @@ impl<T: Serialize> Serialize for Many<T> {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Many<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrList<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrList<T> {
-            type Value = Vec<T>;
+/// One of something, or a list.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, expecting = "must be a text or a list")]
+pub(super) enum OneOrMore<T> {
+    One(T),
+    More(Vec<T>),
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text or a list")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
-                T::deserialize(de::value::StrDeserializer::new(text)).map(|one| vec![one])
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Vec<T>, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(list))
-            }
-        }
-        deserializer.deserialize_any(OneOrList(PhantomData)).map(Self)
+impl<T> From<OneOrMore<T>> for Many<T> {
+    fn from(given: OneOrMore<T>) -> Self {
+        Self(match given {
+            OneOrMore::One(one) => vec![one],
+            OneOrMore::More(more) => more,
+        })
     }
 }

@@ -4,6 +4,10 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Number, Value};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{KnownFormat, ObjectBuilder, OneOfBuilder, RefOr, Schema, SchemaFormat, Type},
+};
 
 const MICROS: i64 = 1_000_000;
 /// Whole numbers of a `f64` are exact below this.
@@ -102,6 +106,24 @@ impl Serialize for Amount {
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::of_json(&Value::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+impl ToSchema for Amount {}
+
+impl PartialSchema for Amount {
+    fn schema() -> RefOr<Schema> {
+        let number = ObjectBuilder::new()
+            .schema_type(Type::Number)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Double)))
+            .minimum(Some(-9e12))
+            .maximum(Some(9e12));
+        let decimal = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(r"^\s*-?[0-9]{1,12}(\.[0-9]{1,6})?\s*$"))
+            .examples(["129.50"]);
+        let either = OneOfBuilder::new().item(number).item(decimal);
+        either.description(Some("A number, or a decimal as text, with at most 6 digits after the point.")).into()
     }
 }
 

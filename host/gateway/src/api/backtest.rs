@@ -18,7 +18,6 @@ use super::{
     fields::Fields,
     json::Json,
     problem::{Problem, ProblemBody},
-    rule::RuleDocument,
     script::{compiled, existing, source_fits},
 };
 use crate::{
@@ -114,7 +113,7 @@ pub struct RuleTry {
     #[schema(min_length = 1, max_length = 128)]
     of: Option<String>,
     #[serde(default)]
-    #[schema(value_type = RuleDocument, required = true)]
+    #[schema(value_type = RuleSpec, required = true)]
     rule: Option<RuleSpec>,
 }
 

@@ -14,7 +14,6 @@ use super::{
     fields::Fields,
     page::{Page, Paging},
     problem::Problem,
-    rule::RuleDocument,
 };
 use angarium_domain::{
     experiment::{Arm, ExperimentCount, ExperimentKind, ExperimentMode},
@@ -52,7 +51,7 @@ pub struct CandidateAnswer {
     /// The share of recipients; null for a shadow.
     percentage: Option<u8>,
     /// A rule as it would be.
-    #[schema(value_type = Option<RuleDocument>)]
+    #[schema(value_type = Option<RuleSpec>)]
     rule: Option<RuleSpec>,
     #[schema(value_type = String, format = DateTime)]
     started_at: Timestamp,

@@ -254,7 +254,8 @@ impl Node {
             "enum" => self.choices = list(value)?.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             "const" => self.choices = vec![text()?.to_owned()],
             "example" => self.example = value.as_str().map(str::to_owned),
-            "required" | "description" | "title" | "default" | "examples" | "deprecated" | "readOnly" | "writeOnly" => {
+            "examples" => self.example = value[0].as_str().map(str::to_owned),
+            "required" | "description" | "title" | "default" | "deprecated" | "readOnly" | "writeOnly" => {
             }
             // Any text can be a member's name.
             "propertyNames" if value == &serde_json::json!({"type": "string"}) => {}

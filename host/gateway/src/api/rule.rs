@@ -1,7 +1,6 @@
 //! `/v1/rules`: conditions that a tenant changes while the gateway runs.
 
 mod evaluate;
-mod schema;
 
 use axum::{extract::State, http::StatusCode};
 use jiff::Timestamp;
@@ -10,7 +9,6 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 pub use self::evaluate::{__path_evaluate, evaluate};
-pub(super) use self::schema::{FailsName, RuleDocument};
 use super::{
     App,
     auth::{RulesRead, RulesWrite, Tenant},
@@ -53,7 +51,7 @@ pub struct NewRule {
     #[schema(min_length = 1, max_length = 128)]
     uid: Option<String>,
     #[serde(default)]
-    #[schema(value_type = RuleDocument, required = true)]
+    #[schema(value_type = RuleSpec, required = true)]
     rule: Option<RuleSpec>,
 }
 
@@ -70,7 +68,7 @@ pub struct RuleChange {
     #[schema(minimum = 1)]
     version: Option<i32>,
     #[serde(default)]
-    #[schema(value_type = RuleDocument, required = true)]
+    #[schema(value_type = RuleSpec, required = true)]
     rule: Option<RuleSpec>,
 }
 
@@ -98,7 +96,6 @@ pub struct RuleAnswer {
     uid: Option<String>,
     /// Grows with each change.
     version: i32,
-    #[schema(value_type = RuleDocument)]
     rule: RuleSpec,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,

@@ -18,9 +18,9 @@ use super::{
     page::Page,
     problem::{Problem, ProblemBody},
     request::UrlPath,
-    rule::{FailsName, done},
+    rule::done,
 };
-use angarium_domain::{audit::Action, ids::TenantId};
+use angarium_domain::{audit::Action, ids::TenantId, rule::Fails};
 use angarium_rules::{
     cases::Suite,
     script::{Modules, Script, ScriptError, limits, may_import},
@@ -101,7 +101,7 @@ pub struct ScriptStatus {
     #[schema(value_type = Option<String>, format = DateTime)]
     off_since: Option<Timestamp>,
     /// The fate of a message whose `admit` fails or is not asked; null if the script is not in service.
-    #[schema(value_type = Option<FailsName>)]
+    #[schema(value_type = Option<Fails>)]
     fails: Option<&'static str>,
 }
 
@@ -389,7 +389,10 @@ fn try_out(name: &str, new: &NewScriptVersion, modules: &Modules, fields: &mut F
             fields.each("cases", &outcomes, |fields, outcome| {
                 if !outcome.passed() {
                     let differences: Vec<_> = outcome.differences.iter().map(ToString::to_string).collect();
-                    fields.bad("case_failed", format!("must pass the case `{}`: {}", outcome.case, differences.join("; ")));
+                    fields.bad(
+                        "case_failed",
+                        format!("must pass the case `{}`: {}", outcome.case, differences.join("; ")),
+                    );
                 }
             });
         }

@@ -14,7 +14,7 @@ use super::{
         page::{Page, Paging},
         problem::{Problem, ProblemBody},
         request::{Query, UrlPath},
-        rule::{RuleAnswer, RuleDocument, checked, done, named, passed, value},
+        rule::{RuleAnswer, checked, done, named, passed, value},
     },
     CandidateAnswer, DifferenceAnswer, begin, canary_of, differences_of, new_experiment, none, running, shown,
 };
@@ -43,7 +43,7 @@ use angarium_store::{
 pub struct NewRuleShadow {
     /// The current variant by default.
     #[serde(default)]
-    #[schema(value_type = RuleDocument, required = false)]
+    #[schema(value_type = RuleSpec, required = false)]
     rule: Option<RuleSpec>,
 }
 
@@ -58,7 +58,7 @@ pub struct NewRuleShadow {
 pub struct NewRuleCanary {
     /// The current variant by default.
     #[serde(default)]
-    #[schema(value_type = RuleDocument, required = false)]
+    #[schema(value_type = RuleSpec, required = false)]
     rule: Option<RuleSpec>,
     /// The share of recipients; a recipient that is in stays in while it grows.
     #[schema(minimum = 1, maximum = 99)]
