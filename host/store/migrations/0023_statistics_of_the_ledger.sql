@@ -137,7 +137,9 @@ grant execute on function angarium_transactions_align to angarium_worker;
 -- ── What facts are counted by ───────────────────────────────────────────────────────────────
 -- The minute of an id's making.
 create function angarium_uuid_minute(id uuid) returns timestamptz language sql immutable parallel safe
-  as $$ select to_timestamp(('x' || left(id::text, 8) || substr(id::text, 10, 4))::bit(48)::bigint / 60000 * 60) $$;
+  as $$
+    select to_timestamp(('x' || encode(substring(uuid_send(id) from 1 for 6), 'hex'))::bit(48)::bigint / 60000 * 60)
+  $$;
 
 -- The step of the histogram of latencies (`domain/statistics.rs`) that this time falls into.
 create function angarium_latency_step(started_at timestamptz, finished_at timestamptz) returns integer
