@@ -13,18 +13,19 @@ use angarium_domain::{
     ids::{ConnectionId, RouteId, TenantId},
 };
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    id: uuid::Uuid,
-    uid: Option<String>,
-    name: String,
-    provider: String,
-    config: String,
-    enabled: bool,
-    guards: Option<String>,
-    callback_token: String,
-    created_at: jiff_sqlx::Timestamp,
-    updated_at: jiff_sqlx::Timestamp,
+row! {
+    struct Row {
+        id: uuid::Uuid,
+        uid: Option<String>,
+        name: String,
+        provider: String,
+        config: String,
+        enabled: bool,
+        guards: Option<String>,
+        callback_token: String,
+        created_at: jiff_sqlx::Timestamp,
+        updated_at: jiff_sqlx::Timestamp,
+    }
 }
 
 impl TryFrom<Row> for Connection {
@@ -187,10 +188,11 @@ pub async fn connection_delete(db: &mut PgConnection, tenant: TenantId, id: Conn
 /// The active routes that name a connection.
 pub async fn connection_routes(db: &mut PgConnection, tenant: TenantId, id: ConnectionId) -> Result<Vec<RouteId>> {
     let rows: Vec<uuid::Uuid> = sqlx::query_scalar(
-        "select r.id from route r
-         join route_version v on v.tenant_id = r.tenant_id and v.route_id = r.id and v.version = r.active_version
-         where r.tenant_id = $1 and (v.spec::jsonb -> 'candidates') @> jsonb_build_array(jsonb_build_object('connection', $2::text))
-         order by r.id",
+        "select d.id from document d
+         join document_version v on v.tenant_id = d.tenant_id and v.kind = d.kind and v.document_id = d.id
+           and v.version = d.active_version
+         where d.tenant_id = $1 and d.kind = 'route' and (v.body::jsonb -> 'candidates') @> jsonb_build_array(jsonb_build_object('connection', $2::text))
+         order by d.id",
     )
     .bind(tenant.uuid())
     .bind(id.to_string())

@@ -11,6 +11,7 @@ pub mod breaker;
 pub mod connection;
 pub mod dead_letter;
 pub mod delivery;
+pub mod document;
 pub mod event;
 pub mod experiment;
 pub mod failpoint;

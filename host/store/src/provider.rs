@@ -45,14 +45,15 @@ pub struct StoredProvider {
     pub updated_at: Timestamp,
 }
 
-#[derive(sqlx::FromRow)]
-struct ProviderRow {
-    name: String,
-    active_digest: Option<String>,
-    previous_digest: Option<String>,
-    granted_hosts: Vec<String>,
-    version: i64,
-    updated_at: jiff_sqlx::Timestamp,
+row! {
+    struct ProviderRow {
+        name: String,
+        active_digest: Option<String>,
+        previous_digest: Option<String>,
+        granted_hosts: Vec<String>,
+        version: i64,
+        updated_at: jiff_sqlx::Timestamp,
+    }
 }
 
 impl From<ProviderRow> for StoredProvider {
@@ -68,14 +69,15 @@ impl From<ProviderRow> for StoredProvider {
     }
 }
 
-#[derive(sqlx::FromRow)]
-struct ComponentRow {
-    digest: String,
-    descriptor: String,
-    created_at: jiff_sqlx::Timestamp,
-    quarantined_at: Option<jiff_sqlx::Timestamp>,
-    quarantine_reason: Option<String>,
-    granted: bool,
+row! {
+    struct ComponentRow {
+        digest: String,
+        descriptor: String,
+        created_at: jiff_sqlx::Timestamp,
+        quarantined_at: Option<jiff_sqlx::Timestamp>,
+        quarantine_reason: Option<String>,
+        granted: bool,
+    }
 }
 
 impl TryFrom<ComponentRow> for StoredComponent {
@@ -277,13 +279,14 @@ pub async fn tenant_quarantine_put(
 
 /// The quarantines of a tenant that are in force, or of all tenants.
 pub async fn tenant_quarantine_list(db: &mut PgConnection, tenant: Option<TenantId>) -> Result<Vec<TenantQuarantine>> {
-    #[derive(sqlx::FromRow)]
-    struct Row {
-        tenant_id: uuid::Uuid,
-        digest: String,
-        began_at: jiff_sqlx::Timestamp,
-        until: jiff_sqlx::Timestamp,
-        reason: String,
+    row! {
+        struct Row {
+            tenant_id: uuid::Uuid,
+            digest: String,
+            began_at: jiff_sqlx::Timestamp,
+            until: jiff_sqlx::Timestamp,
+            reason: String,
+        }
     }
     let rows: Vec<Row> = sqlx::query_as(
         "select tenant_id, digest, began_at, until, reason from tenant_quarantine

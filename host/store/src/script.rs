@@ -1,4 +1,4 @@
-//! A tenant's scripts: versions whose sources never change, and whose states do.
+//! Scripts beside what all documents share: the live ones, operators' files, and breakers' resets.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,32 +6,7 @@ use jiff::Timestamp;
 use sqlx::PgConnection;
 
 use super::{Result, Store, event::event_insert};
-use angarium_domain::{
-    experiment::ExperimentMode,
-    ids::{MessageId, TenantId},
-};
-
-/// A version of a script.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct ScriptRow {
-    pub name: String,
-    pub version: i32,
-    pub source: String,
-    /// JSON.
-    pub cases: Option<String>,
-    /// `draft`, `shadow`, `canary`, `live` or `retired`.
-    pub state: String,
-    /// The share of recipients, for a canary.
-    pub percentage: Option<i16>,
-    created_at: jiff_sqlx::Timestamp,
-}
-
-impl ScriptRow {
-    #[must_use]
-    pub fn created_at(&self) -> Timestamp {
-        self.created_at.to_jiff()
-    }
-}
+use angarium_domain::ids::{MessageId, TenantId};
 
 impl Store {
     /// Records an event of a script or a rule at this message.
@@ -75,7 +50,10 @@ pub type LiveScript = (String, i32, String, bool);
 pub async fn script_live_list(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<LiveScript>> {
     let rows = sqlx::query_as(
         "select distinct on (name) name, version, source, place > 0 from (
-           select name, version, source, 0 as place from script where tenant_id = $1 and state = 'live'
+           select d.uid as name, v.version, v.body as source, 0 as place from document d
+             join document_version v on v.tenant_id = d.tenant_id and v.kind = d.kind and v.document_id = d.id
+               and v.version = d.active_version
+             where d.tenant_id = $1 and d.kind = 'script'
            union all
            select name, version, source, case scope when '' then 2 else 1 end from operator_script
            where kind = 'script' and live and scope in ('', (select name from tenant where id = $1))
@@ -123,174 +101,63 @@ pub async fn script_reset(db: &mut PgConnection, tenant: TenantId, name: &str) -
     Ok(())
 }
 
-/// A tenant's script that is in service and imports something.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct Importer {
-    /// The tenant's name.
-    pub tenant: String,
-    pub name: String,
-    pub source: String,
-    /// JSON.
-    pub cases: Option<String>,
+row! {
+    /// A tenant's script that is in service and imports something.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Importer {
+        /// The tenant's name.
+        pub tenant: String,
+        pub name: String,
+        pub source: String,
+        /// JSON.
+        pub cases: Option<String>,
+    }
 }
 
 /// Returns all importers: a change of a module must break none.
 pub async fn script_importers(db: &mut PgConnection) -> Result<Vec<Importer>> {
     let rows = sqlx::query_as(
-        "select t.name as tenant, s.name, s.source, s.cases from script s join tenant t on t.id = s.tenant_id
-         where s.state in ('live', 'canary', 'shadow') and s.source like '%import%' order by t.name, s.name",
+        "select t.name as tenant, d.uid as name, v.body as source, v.cases from document d
+         join tenant t on t.id = d.tenant_id
+         join document_version v on v.tenant_id = d.tenant_id and v.kind = d.kind and v.document_id = d.id
+           and (v.version = d.active_version or exists (
+             select from experiment e where e.tenant_id = d.tenant_id and e.kind = d.kind and e.document_id = d.id
+               and e.version = v.version and e.ended_at is null))
+         where d.kind = 'script' and v.body like '%import%' order by t.name, d.uid",
     );
     Ok(rows.fetch_all(db).await?)
 }
 
-/// Adds a version as a draft, and tells its number. Two at a time conflict, and one is refused.
-pub async fn script_insert(
-    db: &mut PgConnection,
-    tenant: TenantId,
-    name: &str,
-    source: &str,
-    cases: Option<&str>,
-) -> Result<i32> {
-    let version = sqlx::query_scalar(
-        "insert into script (tenant_id, name, version, source, cases)
-         select $1, $2, coalesce(max(version), 0) + 1, $3, $4 from script where tenant_id = $1 and name = $2
-         returning version",
-    )
-    .bind(tenant.uuid())
-    .bind(name)
-    .bind(source)
-    .bind(cases)
-    .fetch_one(db)
-    .await?;
-    Ok(version)
-}
-
-/// How many scripts a tenant has.
-pub async fn script_count(db: &mut PgConnection, tenant: TenantId) -> Result<i64> {
-    let count = sqlx::query_scalar("select count(distinct name) from script where tenant_id = $1").bind(tenant.uuid());
-    Ok(count.fetch_one(db).await?)
-}
-
-/// Returns the standing version of each script: the live one, or the latest; by name, after `after`.
-pub async fn script_list(db: &mut PgConnection, tenant: TenantId, after: &str, limit: u32) -> Result<Vec<ScriptRow>> {
-    let rows = sqlx::query_as(
-        "select distinct on (name) name, version, source, cases, state, percentage, created_at from script
-         where tenant_id = $1 and name > $2 order by name, state <> 'live', version desc limit $3",
-    )
-    .bind(tenant.uuid())
-    .bind(after)
-    .bind(i64::from(limit))
-    .fetch_all(db)
-    .await?;
-    Ok(rows)
+/// An operators' script that a tenant's messages are asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorScriptRow {
+    pub name: String,
+    pub version: i32,
+    pub source: String,
+    pub created_at: Timestamp,
 }
 
 /// Returns the operators' scripts for a tenant's messages: those for the tenant in place of those for all, except those
 /// that a live one of its own replaces.
-pub async fn operator_script_in_service(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<ScriptRow>> {
-    let rows = sqlx::query_as(
-        "select distinct on (o.name) o.name, o.version, o.source, null::text as cases, 'live' as state,
-           null::smallint as percentage, o.created_at
+pub async fn operator_script_in_service(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<OperatorScriptRow>> {
+    let rows: Vec<(String, i32, String, jiff_sqlx::Timestamp)> = sqlx::query_as(
+        "select distinct on (o.name) o.name, o.version, o.source, o.created_at
          from operator_script o
          where o.kind = 'script' and o.live and o.scope in ('', (select name from tenant where id = $1))
-           and not exists (select from script s where s.tenant_id = $1 and s.name = o.name and s.state = 'live')
+           and not exists (select from document d where d.tenant_id = $1 and d.kind = 'script' and d.uid = o.name
+             and d.active_version is not null)
          order by o.name, o.scope = ''",
     )
     .bind(tenant.uuid())
     .fetch_all(db)
     .await?;
-    Ok(rows)
-}
-
-/// The latest 50 versions of a script and those in service, the latest first.
-pub async fn script_versions(db: &mut PgConnection, tenant: TenantId, name: &str) -> Result<Vec<ScriptRow>> {
-    let rows = sqlx::query_as(
-        "select name, version, source, cases, state, percentage, created_at from script
-         where tenant_id = $1 and name = $2 and (state in ('shadow', 'canary', 'live') or version >
-           (select max(version) - 50 from script where tenant_id = $1 and name = $2))
-         order by version desc",
-    )
-    .bind(tenant.uuid())
-    .bind(name)
-    .fetch_all(db)
-    .await?;
-    Ok(rows)
-}
-
-/// Makes a version live, and retires the previous one. `false` if the version does not exist.
-pub async fn script_promote(db: &mut PgConnection, tenant: TenantId, name: &str, version: i32) -> Result<bool> {
-    script_retire(db, tenant, name).await?;
-    let done = sqlx::query(
-        "update script set state = 'live', percentage = null, live_at = clock_timestamp()
-         where tenant_id = $1 and name = $2 and version = $3",
-    )
-    .bind(tenant.uuid())
-    .bind(name)
-    .bind(version)
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() > 0)
-}
-
-/// The version that was live before the one that is, or last, where none is.
-pub async fn script_previous(db: &mut PgConnection, tenant: TenantId, name: &str) -> Result<Option<i32>> {
-    let version = sqlx::query_scalar(
-        "select version from script where tenant_id = $1 and name = $2 and state = 'retired'
-         order by live_at desc nulls last limit 1",
-    )
-    .bind(tenant.uuid())
-    .bind(name)
-    .fetch_optional(db)
-    .await?;
-    Ok(version)
-}
-
-/// Makes a version the variant, in place of the previous one. `false` if the version does not exist, or is live.
-pub async fn script_try(
-    db: &mut PgConnection,
-    tenant: TenantId,
-    name: &str,
-    version: i32,
-    mode: ExperimentMode,
-) -> Result<bool> {
-    script_try_end(db, tenant, name).await?;
-    let done = sqlx::query(
-        "update script set state = $4, percentage = $5
-         where tenant_id = $1 and name = $2 and version = $3 and state <> 'live'",
-    )
-    .bind(tenant.uuid())
-    .bind(name)
-    .bind(version)
-    .bind(mode.as_str())
-    .bind(mode.percentage().map(i16::from))
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() > 0)
-}
-
-/// The candidate is none any more.
-pub async fn script_try_end(db: &mut PgConnection, tenant: TenantId, name: &str) -> Result<()> {
-    sqlx::query(
-        "update script set state = case when live_at is null then 'draft' else 'retired' end, percentage = null
-         where tenant_id = $1 and name = $2 and state in ('shadow', 'canary')",
-    )
-    .bind(tenant.uuid())
-    .bind(name)
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Takes the live version out of service; tells which it was.
-pub async fn script_retire(db: &mut PgConnection, tenant: TenantId, name: &str) -> Result<Option<i32>> {
-    let version = sqlx::query_scalar(
-        "update script set state = 'retired' where tenant_id = $1 and name = $2 and state = 'live' returning version",
-    )
-    .bind(tenant.uuid())
-    .bind(name)
-    .fetch_optional(db)
-    .await?;
-    Ok(version)
+    let row = |(name, version, source, created_at): (String, i32, String, jiff_sqlx::Timestamp)| OperatorScriptRow {
+        name,
+        version,
+        source,
+        created_at: created_at.to_jiff(),
+    };
+    Ok(rows.into_iter().map(row).collect())
 }
 
 /// An operators' file that is in service.

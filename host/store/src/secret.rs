@@ -1,7 +1,7 @@
 //! Connections' secrets, encrypted. `sealing` opens them.
 
 use jiff::Timestamp;
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection, Row as _, postgres::PgRow};
 
 use super::Result;
 use angarium_domain::ids::{ConnectionId, TenantId};
@@ -19,16 +19,17 @@ pub struct StoredSecret {
     pub valid_until: Option<Timestamp>,
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    connection_id: uuid::Uuid,
-    name: String,
-    version: i32,
-    key_id: String,
-    wrapped_key: Vec<u8>,
-    ciphertext: Vec<u8>,
-    created_at: jiff_sqlx::Timestamp,
-    valid_until: Option<jiff_sqlx::Timestamp>,
+row! {
+    struct Row {
+        connection_id: uuid::Uuid,
+        name: String,
+        version: i32,
+        key_id: String,
+        wrapped_key: Vec<u8>,
+        ciphertext: Vec<u8>,
+        created_at: jiff_sqlx::Timestamp,
+        valid_until: Option<jiff_sqlx::Timestamp>,
+    }
 }
 
 impl From<Row> for StoredSecret {
@@ -126,11 +127,14 @@ pub async fn secret_lock_of_other_keys(
     key_id: &str,
     limit: i64,
 ) -> Result<Vec<(TenantId, StoredSecret)>> {
-    #[derive(sqlx::FromRow)]
     struct Owned {
         tenant_id: uuid::Uuid,
-        #[sqlx(flatten)]
         row: Row,
+    }
+    impl FromRow<'_, PgRow> for Owned {
+        fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+            Ok(Self { tenant_id: row.try_get("tenant_id")?, row: Row::from_row(row)? })
+        }
     }
     let rows: Vec<Owned> = sqlx::query_as(
         "select tenant_id, connection_id, name, version, key_id, wrapped_key, ciphertext, created_at, valid_until
