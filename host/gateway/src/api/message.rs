@@ -27,8 +27,8 @@ use super::{
     request::{Query, RequestId, Trace, UrlPath, short_text},
 };
 use crate::{
-    app::decision::rule_accounts,
-    app::message_actions::{self, Controlled},
+    app::message_actions::MessageActions,
+    app::messages::{self, MessageDecisions, MessageFilter},
     clock,
     engine::admission::{AdmitError, Admitted},
     engine::dispatch::{LegPreview, Preview, PreviewRequest},
@@ -48,13 +48,8 @@ use angarium_rules::{
     ruling::{Failed, Refused},
     script::{Given, Hook},
 };
-use angarium_store::{
-    attempt::attempt_list_all,
-    event::event_list,
-    message::{MessageFilter, message_get, message_list},
-};
 use new::{MessageContext, Unfit};
-pub use new::{NewMessage, PriorityName};
+pub use new::NewMessage;
 use view::DecisionAnswer;
 pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
 
@@ -348,8 +343,7 @@ pub async fn list(
         reference: query.take("reference", short_text),
     };
     query.finish()?;
-    let mut txn = app.store.snapshot(tenant.id).await?;
-    let rows = message_list(&mut txn, tenant.id, &filter, paging.after, paging.limit).await?;
+    let rows = messages::list(&app, tenant.id, &filter, paging.after, paging.limit).await?;
     Ok(Json(Page::of(rows, |row| row.message.id.to_string(), MessageAnswer::from)))
 }
 
@@ -362,9 +356,7 @@ pub async fn get(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
-    let mut txn = app.store.snapshot(tenant.id).await?;
-    let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
-    Ok(Json(view.into()))
+    Ok(Json(messages::get(&app, tenant.id, message_id(&id)?).await?.into()))
 }
 
 /// Show every attempt of a message, the oldest first.
@@ -376,10 +368,9 @@ pub async fn attempts(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<Page<AttemptAnswer>>, Problem> {
-    let mut txn = app.store.snapshot(tenant.id).await?;
-    let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
-    let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
-    let answer = |attempt| AttemptAnswer::new(view.message.id, attempt);
+    let id = message_id(&id)?;
+    let attempts = messages::attempts(&app, tenant.id, id).await?;
+    let answer = |attempt| AttemptAnswer::new(id, attempt);
     Ok(Json(Page::whole(attempts.into_iter().map(answer).collect())))
 }
 
@@ -392,9 +383,7 @@ pub async fn events(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<Page<EventAnswer>>, Problem> {
-    let mut txn = app.store.snapshot(tenant.id).await?;
-    let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
-    let events = event_list(&mut txn, tenant.id, view.message.id).await?;
+    let (view, events) = messages::events(&app, tenant.id, message_id(&id)?).await?;
     let accepted = EventAnswer::accepted(&view.message);
     Ok(Json(Page::whole(iter::once(accepted).chain(events.into_iter().map(EventAnswer::from)).collect())))
 }
@@ -409,13 +398,8 @@ pub async fn decision(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<DecisionAnswer>, Problem> {
-    let mut txn = app.store.snapshot(tenant.id).await?;
-    let view = message_get(&mut txn, tenant.id, message_id(&id)?).await?.ok_or_else(missing)?;
-    let attempts = attempt_list_all(&mut txn, tenant.id, view.message.id).await?;
-    let events = event_list(&mut txn, tenant.id, view.message.id).await?;
-    drop(txn);
-    let config = app.tenant_configs.tenant(tenant.id).await?;
-    let rules = rule_accounts(&app.store, &app.rules, &config, tenant.id, &view.message).await?;
+    let MessageDecisions { view, rules, attempts, events } =
+        messages::decisions(&app, tenant.id, message_id(&id)?).await?;
     Ok(Json(DecisionAnswer::new(&view.message, rules, attempts, events)))
 }
 
@@ -432,7 +416,8 @@ pub async fn cancel(
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
     let id = message_id(&id)?;
-    controlled(&tenant, message_actions::cancel(&app.store, tenant.id, &tenant.actor(), id).await?, "canceled")
+    let view = MessageActions::new(&app, &tenant.principal()).cancel(id).await?;
+    Ok(Json(MessageAnswer::from(view).shown_to(&tenant)))
 }
 
 /// Try a message again by hand that has ended without success.
@@ -456,9 +441,8 @@ pub async fn retry(
     let leg = query.take("leg", leg_number);
     query.finish()?;
     let id = message_id(&id)?;
-    let done = message_actions::retry(&app.store, &app.bell, tenant.id, &tenant.actor(), id, leg).await?;
-    let answer = controlled(&tenant, done, "tried again")?;
-    Ok((StatusCode::ACCEPTED, answer))
+    let view = MessageActions::new(&app, &tenant.principal()).retry(id, leg).await?;
+    Ok((StatusCode::ACCEPTED, Json(MessageAnswer::from(view).shown_to(&tenant))))
 }
 
 /// Take a message's content out of the ledger: recipient, content, attachments and the attempts' free text.
@@ -476,24 +460,8 @@ pub async fn purge(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<MessageAnswer>, Problem> {
-    controlled(
-        &tenant,
-        message_actions::purge(&app.store, tenant.id, &tenant.actor(), message_id(&id)?).await?,
-        "purged",
-    )
-}
-
-fn controlled(tenant: &Tenant<MessagesWrite>, what: Controlled, done: &str) -> Result<Json<MessageAnswer>, Problem> {
-    match what {
-        Controlled::Done(view) => Ok(Json(MessageAnswer::from(*view).shown_to(tenant))),
-        Controlled::NotFound => Err(missing()),
-        Controlled::Purged => {
-            Err(Problem::conflict("content_purged", "the message's content was purged: send it as a new one"))
-        }
-        Controlled::NotNow(state) => {
-            Err(Problem::conflict("wrong_state", format!("the message is {}, and can't be {done} now", state.as_str())))
-        }
-    }
+    let view = MessageActions::new(&app, &tenant.principal()).purge(message_id(&id)?).await?;
+    Ok(Json(MessageAnswer::from(view).shown_to(&tenant)))
 }
 
 fn leg_number(text: &str) -> Result<u8, String> {
