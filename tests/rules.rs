@@ -24,7 +24,7 @@ async fn add(gateway: &TestGateway, name: &str, source: &str) -> i64 {
 /// Adds a version and makes it live.
 pub async fn live(gateway: &TestGateway, name: &str, source: &str) -> i64 {
     let version = add(gateway, name, source).await;
-    let path = format!("/v1/scripts/{name}/promote");
+    let path = format!("/v1/scripts/{name}/activate");
     let live = gateway.post(&path, &json!({"version": version})).await.expect(200);
     assert_eq!(live["state"], "live");
     version

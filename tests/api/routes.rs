@@ -1,8 +1,13 @@
 //! `/v1/routes`
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::gateway::{Answer, TestGateway};
+use crate::support::{
+    database::eventually,
+    gateway::{Answer, TestGateway},
+    sink::{Reply, Sink},
+};
 
 async fn with_hooks() -> TestGateway {
     let gateway = TestGateway::start().await;
@@ -104,7 +109,7 @@ async fn a_version_whose_connection_is_gone_cannot_be_activated() {
     let gateway = with_hooks().await;
     let body = json!({"uid": "hooks", "channel": "webhook", "spec": over(&["one"])});
     gateway.post("/v1/routes", &body).await.expect(201);
-    gateway.call(reqwest::Method::DELETE, "/v1/connections/one", None).await.expect(204);
+    gateway.call(Method::DELETE, "/v1/connections/one", None).await.expect(204);
     let refused = gateway.post("/v1/routes/hooks/activate", &json!({"version": 1})).await.expect(409);
     assert_eq!(refused["code"], "connection_gone");
     assert_eq!(gateway.post("/v1/routes/hooks/rollback", &json!({})).await.expect(409)["code"], "no_previous_version");
@@ -218,4 +223,92 @@ async fn a_rule_that_nobody_wrote_decides_nothing() {
             "/spec/retry/rule:unknown_rule",
         ]
     );
+}
+
+#[tokio::test]
+async fn the_only_active_route_of_a_channel_is_deleted_only_by_force() {
+    let gateway = with_hooks().await;
+    let first = gateway.route("webhook", over(&["one"])).await;
+    let second = gateway.route("webhook", over(&["two"])).await;
+    let listed = async |query: &str| {
+        let page = gateway.get(&format!("/v1/routes{query}")).await;
+        page["data"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("?channel=webhook").await, [second.clone(), first.clone()]);
+    assert_eq!(listed("?channel=email").await, Vec::<String>::new());
+    gateway.call(Method::GET, "/v1/routes?channel=No", None).await.expect(400);
+    // The other one has taken the channel, so that nothing holds the first.
+    gateway.call(Method::DELETE, &format!("/v1/routes/{first}"), None).await.expect(204);
+    gateway.call(Method::GET, &format!("/v1/routes/{first}"), None).await.expect(404);
+    let path = format!("/v1/routes/{second}");
+    assert_eq!(gateway.call(Method::DELETE, &path, None).await.expect(409)["code"], "route_active");
+    gateway.call(Method::DELETE, &format!("{path}?force=1"), None).await.expect(400);
+    assert_eq!(gateway.get(&path).await["active_version"], 1);
+    let access = [gateway.url(""), gateway.key.clone()];
+    let arguments = ["route", "delete", &second, "--force", "--url", &access[0], "--key", &access[1]];
+    gateway.settings().command_line(&arguments).unwrap();
+    gateway.call(Method::DELETE, &path, None).await.expect(404);
+    assert_eq!(listed("").await, Vec::<String>::new());
+    let message = json!({"channel": "webhook", "content": {"payload": 1}});
+    let refused = gateway.post("/v1/messages", &message).await.expect(422);
+    assert_eq!(refused["errors"][0]["code"], "no_route");
+    let entry = gateway.get("/v1/audit").await["data"][0].clone();
+    assert_eq!((&entry["action"], &entry["subject"]), (&json!("route.deleted"), &json!(second)));
+    assert_eq!(entry["before"]["version"], 1);
+}
+
+#[tokio::test]
+async fn a_delivery_that_waits_when_its_route_goes_ends_as_unroutable_and_its_attempts_keep_it() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.connection("hook", "webhook", json!({"url": sink.url("/in")}), json!({})).await;
+    gateway.without_breaker("hook").await;
+    let mut spec = over(&["hook"]);
+    spec["retry"] = json!({"type": "linear", "delay_ms": 200, "max_attempts": 100});
+    let route = gateway.route("webhook", spec).await;
+    sink.answers("/in", [Reply::status(503)]);
+    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": 1}})).await;
+    eventually("an attempt", || async { (!gateway.attempts(&id).await.is_empty()).then_some(()) }).await;
+    gateway.call(Method::DELETE, &format!("/v1/routes/{route}?force=true"), None).await.expect(204);
+    assert_eq!(gateway.settled(&id).await["state"], "unroutable");
+    let attempts = gateway.get(&format!("/v1/messages/{id}/attempts")).await;
+    assert_eq!((&attempts["data"][0]["route"], &attempts["data"][0]["route_version"]), (&json!(route), &json!(1)));
+    // Another route of the channel serves it again.
+    sink.answers("/in", [Reply::status(200)]);
+    gateway.route("webhook", over(&["hook"])).await;
+    gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(200);
+    assert_eq!(gateway.settled(&id).await["state"], "sent");
+}
+
+#[tokio::test]
+async fn versions_are_listed_compared_and_activated_in_place_of_an_expected_one() {
+    let gateway = with_hooks().await;
+    let body = json!({"uid": "hooks", "channel": "webhook", "spec": over(&["one"])});
+    gateway.post("/v1/routes", &body).await.expect(201);
+    let refused = gateway.call(Method::GET, "/v1/routes/hooks/versions/1/compare", None).await.expect(409);
+    assert_eq!(refused["code"], "no_active_version");
+    let mut spec = over(&["one", "two"]);
+    spec["fallback"] = json!(false);
+    gateway.post("/v1/routes/hooks/versions", &json!({"spec": spec})).await.expect(201);
+    gateway.post("/v1/routes/hooks/activate", &json!({"version": 1})).await.expect(200);
+    let two = gateway.get("/v1/connections/two").await["id"].clone();
+    let compared = gateway.get("/v1/routes/hooks/versions/2/compare").await;
+    assert_eq!((&compared["version"], &compared["against"]), (&json!(2), &json!(1)));
+    let differences = compared["differences"].as_array().unwrap();
+    assert_eq!(differences.len(), 2, "{compared}");
+    assert_eq!((&differences[0]["pointer"], &differences[0]["after"]["connection"]), (&json!("/candidates/1"), &two));
+    assert_eq!(differences[1], json!({"pointer": "/fallback", "before": true, "after": false}));
+    let alike = gateway.get("/v1/routes/hooks/versions/2/compare?against=2").await;
+    assert_eq!(alike["differences"], json!([]));
+    gateway.call(Method::GET, "/v1/routes/hooks/versions/9/compare", None).await.expect(404);
+    let passed = gateway.post("/v1/routes/hooks/activate", &json!({"version": 2, "replaces": 2})).await.expect(409);
+    assert_eq!(passed["code"], "version_passed");
+    gateway.post("/v1/routes/hooks/activate", &json!({"version": 2, "replaces": 1})).await.expect(200);
+    let versions = gateway.get("/v1/routes/hooks/versions").await;
+    let numbers: Vec<_> = versions["data"].as_array().unwrap().iter().map(|it| it["version"].clone()).collect();
+    assert_eq!(numbers, [json!(2), json!(1)]);
+    assert!(versions["data"][0]["activated_at"].is_string());
+    let audit = gateway.get("/v1/audit?action=route.activated").await;
+    let (before, after) = (&audit["data"][0]["before"], &audit["data"][0]["after"]);
+    assert_eq!((&before["version"], &after["version"]), (&json!(1), &json!(2)));
+    assert_eq!(after["spec"]["fallback"], false);
 }

@@ -211,7 +211,7 @@ async fn killed_after_a_2xx_of_whom_a_script_put_first_nobody_else_is_asked() {
         if seconds_between(message.created_at, now()) < 1 { [\"second\", \"first\"] } else { candidates }
     }";
     gateway.post("/v1/scripts/fickle/versions", &json!({"source": source})).await.expect(201);
-    gateway.post("/v1/scripts/fickle/promote", &json!({"version": 1})).await.expect(200);
+    gateway.post("/v1/scripts/fickle/activate", &json!({"version": 1})).await.expect(200);
     only_the_second_is_asked(gateway, sink).await;
 }
 

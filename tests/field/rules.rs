@@ -42,7 +42,7 @@ async fn a_rule_matches_a_text_whatever_its_case_and_encoding() {
         if same_text(message.contact.segment ?? \"\", \"Caf\u{e9}\") { refuse(\"script\") }
     }";
     gateway.post("/v1/scripts/cafe/versions", &json!({"source": scripted})).await.expect(201);
-    gateway.post("/v1/scripts/cafe/promote", &json!({"version": 1})).await.expect(200);
+    gateway.post("/v1/scripts/cafe/activate", &json!({"version": 1})).await.expect(200);
     for (contact, refusal) in [
         (json!({"city": "GROSSSTRASSE"}), "street"),
         (json!({"city": "MALMO\u{308}"}), "accent"),
@@ -71,7 +71,10 @@ async fn zones_countries_and_languages_that_do_not_exist_are_refused_where_they_
 
     let rule = json!({"name": "x", "when": {"geography": {"country": ["SE", "XX"]}}, "then": {"sender": "ACME"}});
     let refused = gateway.post("/v1/rules", &json!({"rule": rule})).await.expect(422);
-    let expected = ("/rule/when/geography/country/1", "must be a country's two letters (ISO 3166-1), such as `SE` (`XX` does not exist)");
+    let expected = (
+        "/rule/when/geography/country/1",
+        "must be a country's two letters (ISO 3166-1), such as `SE` (`XX` does not exist)",
+    );
     assert_eq!(named(&refused), [(expected.0.to_owned(), expected.1.to_owned())]);
 
     let detail = source_refused(
@@ -79,7 +82,10 @@ async fn zones_countries_and_languages_that_do_not_exist_are_refused_where_they_
         "const ZONE = \"Europe/Stokholm\";\nfn admit(message) { hold_until(next_time(now(), global::ZONE, \"08:00\")) }",
     )
     .await;
-    assert!(detail.starts_with("must compile: line 2, column ") && detail.contains("`Europe/Stokholm` does not exist"), "{detail}");
+    assert!(
+        detail.starts_with("must compile: line 2, column ") && detail.contains("`Europe/Stokholm` does not exist"),
+        "{detail}"
+    );
 }
 
 // ── A function that does not exist is refused when it is compiled ─────────────────────────────────
@@ -89,7 +95,10 @@ async fn a_function_that_does_not_exist_is_refused_before_a_message_meets_it() {
     let (gateway, _sink) = with_a_webhook().await;
     let detail =
         source_refused(&gateway, "fn admit(message) {\n  if message.channel == \"push\" { refuze(\"no\") }\n}").await;
-    assert_eq!(detail, "must compile: line 2, column 34: the function `refuze` of 1 argument does not exist: is `refuse` meant?");
+    assert_eq!(
+        detail,
+        "must compile: line 2, column 34: the function `refuze` of 1 argument does not exist: is `refuse` meant?"
+    );
     let detail = source_refused(&gateway, "fn admit(message) { [1].map(|it| message.to.mail_domain(it)); }").await;
     assert!(detail.contains("the function `mail_domain` must have 1 arguments (got 2"), "{detail}");
 
@@ -140,13 +149,13 @@ async fn what_is_in_service_goes_on_although_it_would_be_refused_today() {
     gateway.post("/v1/rules", &json!({"uid": "old", "rule": rule})).await.expect(201);
     let source = "fn admit(message) { if message.contact.level == 8 { refuse(\"the script\") } }";
     gateway.post("/v1/scripts/old/versions", &json!({"source": source})).await.expect(201);
-    gateway.post("/v1/scripts/old/promote", &json!({"version": 1})).await.expect(200);
+    gateway.post("/v1/scripts/old/activate", &json!({"version": 1})).await.expect(200);
     // As an earlier version of the gateway may have stored them.
-    let country = "update rule set spec = replace(spec, '\"SE\"', '\"XX\"')";
+    let country = "update document_version set body = replace(body, '\"SE\"', '\"XX\"')";
     let expression =
-        "update rule set spec = replace(spec, 'level == 7', 'level == 7 || (channel == \\\"push\\\" && nowhere(to))')";
+        "update document_version set body = replace(body, 'level == 7', 'level == 7 || (channel == \\\"push\\\" && nowhere(to))')";
     let script =
-        "update script set source = replace(source, '{ if', '{ if message.channel == \"push\" { nowhere() } if')";
+        "update document_version set body = replace(body, '{ if', '{ if message.channel == \"push\" { nowhere() } if')";
     for change in [country, expression, script] {
         gateway.db.sql(change).await;
     }

@@ -63,7 +63,7 @@ async fn a_module_is_live_on_every_node_and_one_that_breaks_a_script_changes_not
         (made.status == 201).then_some(())
     })
     .await;
-    gateway.post("/v1/scripts/gate/promote", &json!({"version": 1})).await.expect(200);
+    gateway.post("/v1/scripts/gate/activate", &json!({"version": 1})).await.expect(200);
     refuse(&gateway, "for one").await;
     let missing = json!({"source": "import \"nowhere\" as nowhere;\nfn admit(message) { () }"});
     let refused = gateway.post("/v1/scripts/gate/versions", &missing).await.expect(422);
@@ -140,7 +140,7 @@ async fn operators_scripts_are_listed_with_their_origin() {
     let version = add(&gateway, "gate", "fn admit(message) { allow() }").await;
     let both = ["gate tenant draft", "gate operators live", "night operators live"];
     assert_eq!(listed().await, both, "a draft takes nobody's place");
-    gateway.post("/v1/scripts/gate/promote", &json!({"version": version})).await.expect(200);
+    gateway.post("/v1/scripts/gate/activate", &json!({"version": version})).await.expect(200);
     assert_eq!(listed().await, ["gate tenant live", "night operators live"]);
 }
 
@@ -159,25 +159,25 @@ async fn a_change_of_a_folders_script_is_tried_on_a_tenant_first() {
     save(folder.path(), "gate.rhai", &source("high"));
     is_live("high").await;
     let version = add(&gateway, "gate", &source("low")).await;
-    gateway.post("/v1/scripts/gate/shadow", &json!({"version": version})).await.expect(200);
+    gateway.post("/v1/scripts/gate/experiment", &json!({"version": version, "mode": "shadow"})).await.expect(200);
     assert_eq!(priority_of(1).await, "high", "a shadow changes nothing");
     let difference = eventually("the difference", || async {
-        let list = gateway.get("/v1/scripts/gate/differences").await;
+        let list = gateway.get("/v1/scripts/gate/experiment/differences").await;
         list["data"].as_array().unwrap().first().cloned()
     })
     .await;
     assert_eq!(
-        (&difference["live"], &difference["candidate"]),
+        (&difference["live"], &difference["variant"]),
         (&json!({"priority": "high"}), &json!({"priority": "low"}))
     );
-    let canary = json!({"version": version, "percentage": 50});
-    gateway.post("/v1/scripts/gate/canary", &canary).await.expect(200);
+    let canary = json!({"version": version, "mode": "canary", "percentage": 50});
+    gateway.post("/v1/scripts/gate/experiment", &canary).await.expect(200);
     let mut seen: Vec<Value> = Vec::new();
     for recipient in 0..20 {
         seen.push(priority_of(recipient).await);
     }
     assert!(seen.contains(&json!("high")) && seen.contains(&json!("low")), "{seen:?}");
-    gateway.call(Method::DELETE, "/v1/scripts/gate/candidate", None).await.expect(204);
+    gateway.call(Method::DELETE, "/v1/scripts/gate/experiment", None).await.expect(204);
     is_live("high").await;
     save(folder.path(), "gate.rhai", &source("low"));
     is_live("low").await;

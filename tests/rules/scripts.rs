@@ -1,4 +1,4 @@
-//! Scripts: refused, promoted, obeyed, rolled back, and switched off.
+//! Scripts: refused, activated, obeyed, rolled back, and switched off.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -15,7 +15,7 @@ async fn an_evaluation_explains_and_sends_nothing() {
     gateway.post("/v1/rules", &json!({"rule": rule})).await.expect(201);
     let script = json!({"source": "fn admit(message) { refuse(\"full at \" + message.priority) }"});
     gateway.post("/v1/scripts/full/versions", &script).await.expect(201);
-    gateway.post("/v1/scripts/full/promote", &json!({"version": 1})).await.expect(200);
+    gateway.post("/v1/scripts/full/activate", &json!({"version": 1})).await.expect(200);
     // As often as would switch a script off: trials do not count.
     for _ in 0..25 {
         let after = gateway.post("/v1/rules/evaluate", &message).await.expect(200);
@@ -28,7 +28,7 @@ async fn an_evaluation_explains_and_sends_nothing() {
     gateway.call(reqwest::Method::DELETE, "/v1/scripts/full", None).await.expect(204);
     let source = "fn score(candidate) { 7 } fn route(message, candidates) { #{candidates: candidates, reason: \"as they are\"} }";
     gateway.post("/v1/scripts/order/versions", &json!({"source": source})).await.expect(201);
-    gateway.post("/v1/scripts/order/promote", &json!({"version": 1})).await.expect(200);
+    gateway.post("/v1/scripts/order/activate", &json!({"version": 1})).await.expect(200);
     let evaluated = gateway.post("/v1/rules/evaluate", &message).await.expect(200);
     let dry = gateway.post("/v1/messages?dry_run=true", &message).await.expect(200);
     for plan in [&evaluated["plan"], &dry["plan"]] {

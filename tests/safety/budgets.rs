@@ -14,11 +14,11 @@ use crate::support::{
 /// A text in the recipient's address, the content, the attributes, the contact, and a provider's answers.
 const CANARY: &str = "canary7314";
 
-async fn promoted(gateway: &TestGateway, name: &str, source: &str) -> i64 {
+async fn activated(gateway: &TestGateway, name: &str, source: &str) -> i64 {
     let path = format!("/v1/scripts/{name}");
     let version = gateway.post(&format!("{path}/versions"), &json!({"source": source})).await.expect(201);
     let version = version["version"].as_i64().expect("a number");
-    gateway.post(&format!("{path}/promote"), &json!({"version": version})).await.expect(200);
+    gateway.post(&format!("{path}/activate"), &json!({"version": version})).await.expect(200);
     version
 }
 
@@ -38,10 +38,13 @@ async fn recipients_and_content_need_the_scope_that_reads_messages() {
     let told = Reply { body: format!("no such user {CANARY}"), ..Reply::status(410) };
     sink.answers(&format!("/{CANARY}"), [told]);
     gateway.webhook(&sink, "/in").await;
-    promoted(&gateway, "gate", "fn admit(message) { #{priority: \"high\"} }").await;
+    activated(&gateway, "gate", "fn admit(message) { #{priority: \"high\"} }").await;
     let tells = "fn admit(message) { refuse(\"to \" + message.to + \": \" + message.text) }";
     let shadow = gateway.post("/v1/scripts/gate/versions", &json!({"source": tells})).await.expect(201);
-    gateway.post("/v1/scripts/gate/shadow", &json!({"version": shadow["version"]})).await.expect(200);
+    gateway
+        .post("/v1/scripts/gate/experiment", &json!({"version": shadow["version"], "mode": "shadow"}))
+        .await
+        .expect(200);
     let rule = json!({"name": "x", "then": {"priority": "low"}});
     let rule = gateway.post("/v1/rules", &json!({"rule": rule})).await.expect(201)["id"].as_str().unwrap().to_owned();
     let message = json!({"channel": "webhook", "to": sink.url(&format!("/{CANARY}")), "content": {"text": CANARY},
@@ -49,7 +52,7 @@ async fn recipients_and_content_need_the_scope_that_reads_messages() {
     let id = gateway.send(&message).await;
     let delivery = gateway.settled(&id).await["delivery"]["id"].as_str().unwrap().to_owned();
     eventually("the shadow's difference", || async {
-        let page = gateway.get("/v1/scripts/gate/differences").await;
+        let page = gateway.get("/v1/scripts/gate/experiment/differences").await;
         (!page["data"].as_array()?.is_empty()).then_some(())
     })
     .await;
@@ -206,7 +209,7 @@ async fn no_time_is_no_way_round_a_script_that_refuses() {
     let (gateway, sink) = (TestGateway::with(1, "[rules]\ntenant_time_ms = 20\n").await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
     slow_rules(&gateway, 40).await;
-    promoted(&gateway, "gate", "const FAILS = \"refuse\"; fn admit(message) { refuse(\"not \" + message.to) }").await;
+    activated(&gateway, "gate", "const FAILS = \"refuse\"; fn admit(message) { refuse(\"not \" + message.to) }").await;
     let batch = json!({"messages": vec![slow_message(); 60]});
     let answers = futures_util::future::join_all((0..4).map(|_| gateway.post("/v1/messages/batch", &batch))).await;
     let results: Vec<_> =
@@ -265,7 +268,7 @@ async fn a_message_waits_for_a_script_that_fails_and_is_asked_about_again() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
     let gate = |body: &str| format!("const FAILS = \"hold\"; fn admit(message) {{ {body} }}");
-    promoted(&gateway, "gate", &gate("throw \"no\"")).await;
+    activated(&gateway, "gate", &gate("throw \"no\"")).await;
     let message = |reference: &str| json!({"channel": "webhook", "content": {"payload": {}}, "reference": reference});
     let (good, bad) = (gateway.send(&message("good")).await, gateway.send(&message("bad")).await);
     for id in [&good, &bad] {
@@ -282,7 +285,7 @@ async fn a_message_waits_for_a_script_that_fails_and_is_asked_about_again() {
     })
     .await;
     assert!(sink.received().is_empty());
-    promoted(&gateway, "gate", &gate("if message.reference == \"bad\" { refuse(\"not ours\") }")).await;
+    activated(&gateway, "gate", &gate("if message.reference == \"bad\" { refuse(\"not ours\") }")).await;
     gateway.db.sql(due).await;
     assert_eq!(gateway.settled(&good).await["state"], "sent");
     let ended = gateway.settled(&bad).await;

@@ -185,7 +185,7 @@ fn attack(attacker: &Attacker, address: SocketAddr, callback: String) -> JoinSet
     tasks.spawn(attacker.clone().repeat(|attacker, turn| async move {
         let name = format!("bomb-{}", turn % 8);
         attacker.post(&format!("/v1/scripts/{name}/versions"), &json!({"source": bomb()})).await;
-        attacker.post(&format!("/v1/scripts/{name}/promote"), &json!({"version": 1})).await;
+        attacker.post(&format!("/v1/scripts/{name}/activate"), &json!({"version": 1})).await;
         let message = json!({"channel": "webhook", "content": {"payload": {}}});
         attacker.post("/v1/rules/evaluate", &json!({"message": message})).await;
         let since = "2020-01-01T00:00:00Z";

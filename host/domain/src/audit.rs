@@ -137,15 +137,13 @@ actions! {
         RouteRolledBack = "route.rolled_back",
         RuleCreated = "rule.created",
         RuleChanged = "rule.changed",
-        RuleShadowed = "rule.shadow_started",
-        RuleCanaried = "rule.canary_started",
-        /// Its candidate took its place.
-        RulePromoted = "rule.promoted",
+        RuleVersionAdded = "rule.version_added",
+        RuleActivated = "rule.activated",
+        RuleExperimentBegun = "rule.experiment_begun",
         RuleRolledBack = "rule.rolled_back",
-        ScriptAdded = "script.version_added",
-        ScriptShadowed = "script.shadow_started",
-        ScriptCanaried = "script.canary_started",
-        ScriptPromoted = "script.promoted",
+        ScriptVersionAdded = "script.version_added",
+        ScriptActivated = "script.activated",
+        ScriptExperimentBegun = "script.experiment_begun",
         ScriptRolledBack = "script.rolled_back",
     }
     Configuration {
@@ -154,8 +152,8 @@ actions! {
         SecretRotated = "connection.secret_rotated",
         RouteDeleted = "route.deleted",
         RuleDeleted = "rule.deleted",
-        RuleCandidateEnded = "rule.candidate_ended",
-        ScriptCandidateEnded = "script.candidate_ended",
+        RuleExperimentEnded = "rule.experiment_ended",
+        ScriptExperimentEnded = "script.experiment_ended",
         /// Taken out of service; its versions stay.
         ScriptRetired = "script.retired",
         /// Its breaker was reset by hand, on every node.

@@ -1,5 +1,7 @@
 //! Experiments: variants that are tried beside the live version, and their counts.
 
+use super::document::DocumentKind;
+
 /// The kind of document that is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExperimentKind {
@@ -13,6 +15,15 @@ impl ExperimentKind {
         match self {
             Self::Script => "script",
             Self::Rule => "rule",
+        }
+    }
+
+    /// The same among all kinds of documents.
+    #[must_use]
+    pub const fn document(self) -> DocumentKind {
+        match self {
+            Self::Script => DocumentKind::Script,
+            Self::Rule => DocumentKind::Rule,
         }
     }
 }
@@ -49,7 +60,7 @@ impl ExperimentMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Arm {
     Live,
-    Candidate,
+    Variant,
 }
 
 impl Arm {
@@ -57,7 +68,7 @@ impl Arm {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Live => "live",
-            Self::Candidate => "candidate",
+            Self::Variant => "variant",
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod dead_letter;
 pub mod delivery;
 pub mod destination;
 pub mod dns;
+pub mod document;
 pub mod experiment;
 pub mod folding;
 pub mod guards;

@@ -2,20 +2,28 @@
 //! It knows nothing of HTTP.
 
 pub mod audit;
+pub mod backtest;
 pub mod breakers;
 pub mod change;
 pub mod connections;
 pub mod decision;
+pub mod documents;
 pub mod error;
+pub mod evaluation;
 pub mod events;
+pub mod experiments;
 pub mod fields;
 pub mod health;
 pub mod key_lookup;
 pub mod keys;
 pub mod message_actions;
+pub mod messages;
 pub mod names;
 pub mod overrides;
 pub mod providers;
+pub mod routes;
+pub mod rules;
+pub mod scripts;
 pub mod secrets;
 pub mod settings;
 pub mod statistics;
@@ -56,6 +64,8 @@ pub struct App(Arc<Parts>);
 /// The parts of an [`App`].
 pub struct Parts {
     pub store: Store,
+    /// Where changes begin.
+    pub changes: Changes,
     pub tenant_configs: Arc<TenantConfigs>,
     /// For what this node has seen of connections.
     pub guards: Arc<GuardRegistry>,
@@ -84,16 +94,12 @@ impl App {
 
     /// Begins a change of what belongs to the principal's tenant.
     pub async fn change(&self, by: &Principal) -> Result<Change> {
-        self.changes().begin(by).await
-    }
-
-    fn changes(&self) -> Changes {
-        Changes::on_node(&self.store, &self.keys, &self.tenant_configs)
+        self.changes.begin(by).await
     }
 
     /// Lets this node and then all others see a committed change of a tenant's configuration.
     pub async fn changed(&self, tenant: TenantId) {
-        self.changes().announce(tenant).await;
+        self.changes.announce(tenant).await;
     }
 }
 

@@ -26,6 +26,7 @@ mod serve;
 mod stats;
 mod tail;
 mod tenant;
+mod versions;
 
 use std::process::ExitCode;
 

@@ -85,7 +85,7 @@ impl Experiment {
     /// Returns the arm that decided about a message.
     #[must_use]
     pub fn arm(&self, canaries: &[Canary]) -> Arm {
-        if canaries.iter().any(|it| it.experiment == self.id) { Arm::Candidate } else { Arm::Live }
+        if canaries.iter().any(|it| it.experiment == self.id) { Arm::Variant } else { Arm::Live }
     }
 
     fn canary(&self) -> Canary {
@@ -146,8 +146,7 @@ impl Rulebook {
             return Cow::Borrowed(self);
         }
         let met = Ruling::of(message).map(|ruling| ruling.canaries).unwrap_or_default();
-        let serving =
-            self.canaries().filter(|experiment| experiment.arm(&met) == Arm::Candidate && !experiment.is_off());
+        let serving = self.canaries().filter(|experiment| experiment.arm(&met) == Arm::Variant && !experiment.is_off());
         serving.fold(Cow::Borrowed(self), |book, experiment| Cow::Owned(book.trying(&experiment.candidate)))
     }
 
@@ -246,6 +245,7 @@ fn slim(message: &Message) -> Message {
         send_at: message.send_at,
         expires_at: message.expires_at,
         reference: message.reference.clone(),
+        batch: None,
         ordering_key: None,
         connection: message.connection,
         body,

@@ -1,4 +1,4 @@
-//! Experiments and their results.
+//! Experiments: variants that are tried beside the live version of a rule or script, and their results.
 
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row, postgres::PgRow};
@@ -14,25 +14,40 @@ use angarium_domain::{
     ids::{DifferenceId, ExperimentId, MessageId, TenantId},
 };
 
-/// The differences of a candidate that are kept.
+/// The differences of an experiment that are kept.
 const MOST_DIFFERENCES: i64 = 1000;
-/// The messages of a candidate that are followed.
+/// The messages of an experiment that are followed.
 const MOST_FOLLOWED: i64 = 100_000;
 
-/// A candidate, while it is tried or after that.
+/// An experiment, while it runs or after that.
 #[derive(Debug, Clone)]
 pub struct ExperimentRow {
     pub id: ExperimentId,
     pub kind: ExperimentKind,
-    /// The script's name, or the rule's id.
-    pub subject: String,
-    /// The script's version; for a rule, the version that it changes.
+    /// The rule or script.
+    pub document: Uuid,
+    /// The variant.
     pub version: i32,
+    /// The version that it is compared with; `None` where none was live.
+    pub live_version: Option<i32>,
     pub mode: ExperimentMode,
-    /// A rule's, as JSON.
-    pub spec: Option<String>,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+}
+
+impl ExperimentRow {
+    /// A new experiment; the database sets its time.
+    #[must_use]
+    pub fn new(
+        kind: ExperimentKind,
+        document: Uuid,
+        version: i32,
+        live_version: Option<i32>,
+        mode: ExperimentMode,
+    ) -> Self {
+        let (id, started_at) = (ExperimentId::new(), Timestamp::UNIX_EPOCH);
+        Self { id, kind, document, version, live_version, mode, started_at, ended_at: None }
+    }
 }
 
 fn experiment_from(row: &PgRow) -> Result<ExperimentRow> {
@@ -43,73 +58,88 @@ fn experiment_from(row: &PgRow) -> Result<ExperimentRow> {
     Ok(ExperimentRow {
         id: row.try_get::<Uuid, _>("id")?.into(),
         kind: if row.try_get::<&str, _>("kind")? == "script" { ExperimentKind::Script } else { ExperimentKind::Rule },
-        subject: row.try_get("subject")?,
+        document: row.try_get("document_id")?,
         version: row.try_get("version")?,
+        live_version: row.try_get("live_version")?,
         mode: match percentage.and_then(|it| u8::try_from(it).ok()) {
             Some(percentage) => ExperimentMode::Canary { percentage },
             None => ExperimentMode::Shadow,
         },
-        spec: row.try_get("spec")?,
         started_at: time("started_at")?.unwrap_or_default(),
         ended_at: time("ended_at")?,
     })
 }
 
-/// A candidate and, of a script, its source.
-pub type RunningExperiment = (ExperimentRow, Option<String>);
+/// An experiment with its variant.
+#[derive(Debug, Clone)]
+pub struct RunningExperiment {
+    pub experiment: ExperimentRow,
+    /// The client's own name for the document; a script's name.
+    pub uid: Option<String>,
+    /// JSON of a rule, the source of a script.
+    pub body: String,
+}
 
-/// The candidates that are tried now, in the order in which they began.
+/// Returns a tenant's running experiments, in the order in which they began.
 pub async fn experiment_running(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<RunningExperiment>> {
     let rows = sqlx::query(
-        "select t.*, s.source from experiment t
-         left join script s on t.kind = 'script' and s.tenant_id = t.tenant_id and s.name = t.subject
-           and s.version = t.version
-         where t.tenant_id = $1 and t.ended_at is null order by t.id",
+        "select e.*, d.uid, v.body from experiment e
+         join document d on d.tenant_id = e.tenant_id and d.kind = e.kind and d.id = e.document_id
+         join document_version v on v.tenant_id = e.tenant_id and v.kind = e.kind and v.document_id = e.document_id
+           and v.version = e.version
+         where e.tenant_id = $1 and e.ended_at is null order by e.id",
     )
     .bind(tenant.uuid())
     .fetch_all(db)
     .await?;
-    rows.iter().map(|row| Ok((experiment_from(row)?, row.try_get("source")?))).collect()
+    let running = |row: &PgRow| {
+        Ok(RunningExperiment {
+            experiment: experiment_from(row)?,
+            uid: row.try_get("uid")?,
+            body: row.try_get("body")?,
+        })
+    };
+    rows.iter().map(running).collect()
 }
 
-/// The candidate of a script or rule, or the last one that it had.
+/// Returns the experiment of a document, or the last one that it had.
 pub async fn experiment_last(
     db: &mut PgConnection,
     tenant: TenantId,
     kind: ExperimentKind,
-    subject: &str,
+    document: Uuid,
 ) -> Result<Option<ExperimentRow>> {
     let row = sqlx::query(
-        "select * from experiment where tenant_id = $1 and kind = $2 and subject = $3 order by id desc limit 1",
+        "select * from experiment where tenant_id = $1 and kind = $2 and document_id = $3 order by id desc limit 1",
     )
     .bind(tenant.uuid())
     .bind(kind.as_str())
-    .bind(subject)
+    .bind(document)
     .fetch_optional(db)
     .await?;
     row.as_ref().map(experiment_from).transpose()
 }
 
-/// Begins an experiment; a second one with the same script, or with the tenant's rules, conflicts.
+/// Begins an experiment; a second one of a script, or of the tenant's rules, conflicts.
 pub async fn experiment_begin(db: &mut PgConnection, tenant: TenantId, experiment: &ExperimentRow) -> Result<()> {
     sqlx::query(
-        "insert into experiment (tenant_id, id, kind, subject, version, mode, percentage, spec)
+        "insert into experiment (tenant_id, id, kind, document_id, version, live_version, mode, percentage)
          values ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(tenant.uuid())
     .bind(experiment.id.uuid())
     .bind(experiment.kind.as_str())
-    .bind(&experiment.subject)
+    .bind(experiment.document)
     .bind(experiment.version)
+    .bind(experiment.live_version)
     .bind(experiment.mode.as_str())
     .bind(experiment.mode.percentage().map(i16::from))
-    .bind(&experiment.spec)
     .execute(db)
     .await?;
     Ok(())
 }
 
-/// Changes a canary's share of the recipients.
+/// Gives a canary another part of the recipients.
 pub async fn experiment_resize(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -177,11 +207,11 @@ pub struct DifferenceRow {
     pub hook: String,
     /// JSON of the members in which they differ.
     pub live: String,
-    pub candidate: String,
+    pub variant: String,
     pub at: Timestamp,
 }
 
-/// The latest differences from before `before`, the newest first.
+/// Returns a page of the differences from before `before`, the newest first.
 pub async fn difference_list(
     db: &mut PgConnection,
     tenant: TenantId,
@@ -190,7 +220,7 @@ pub async fn difference_list(
     limit: u32,
 ) -> Result<PageRows<DifferenceRow>> {
     let rows = sqlx::query(
-        "select id, message_id, hook, live, candidate, at from experiment_difference
+        "select id, message_id, hook, live, variant, at from experiment_difference
          where tenant_id = $1 and experiment_id = $2 and id < $3 order by id desc limit $4",
     )
     .bind(tenant.uuid())
@@ -204,7 +234,7 @@ pub async fn difference_list(
             message: row.try_get::<Uuid, _>("message_id")?.into(),
             hook: row.try_get("hook")?,
             live: row.try_get("live")?,
-            candidate: row.try_get("candidate")?,
+            variant: row.try_get("variant")?,
             at: row.try_get::<jiff_sqlx::Timestamp, _>("at")?.to_jiff(),
         })
     };
@@ -255,15 +285,15 @@ pub async fn experiment_message_add(db: &mut PgConnection, messages: &[(Experime
     Ok(())
 }
 
-/// Records differences of any candidates.
+/// Records differences of any experiments.
 pub async fn difference_insert(db: &mut PgConnection, differences: &[(ExperimentKey, DifferenceRow)]) -> Result<()> {
     let rows = || differences.iter().map(|(_, row)| row);
     sqlx::query(
-        "insert into experiment_difference (tenant_id, experiment_id, id, message_id, hook, live, candidate, at)
-         select n.tenant_id, n.experiment_id, n.id, n.message_id, n.hook, n.live, n.candidate,
+        "insert into experiment_difference (tenant_id, experiment_id, id, message_id, hook, live, variant, at)
+         select n.tenant_id, n.experiment_id, n.id, n.message_id, n.hook, n.live, n.variant,
            timestamptz 'epoch' + n.at * interval '1 microsecond'
          from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::bigint[])
-           as n (tenant_id, experiment_id, id, message_id, hook, live, candidate, at)
+           as n (tenant_id, experiment_id, id, message_id, hook, live, variant, at)
          join experiment t on t.tenant_id = n.tenant_id and t.id = n.experiment_id",
     )
     .bind(differences.iter().map(|((tenant, _), _)| tenant.uuid()).collect::<Vec<_>>())
@@ -272,7 +302,7 @@ pub async fn difference_insert(db: &mut PgConnection, differences: &[(Experiment
     .bind(rows().map(|row| row.message.uuid()).collect::<Vec<_>>())
     .bind(rows().map(|row| row.hook.as_str()).collect::<Vec<_>>())
     .bind(rows().map(|row| row.live.as_str()).collect::<Vec<_>>())
-    .bind(rows().map(|row| row.candidate.as_str()).collect::<Vec<_>>())
+    .bind(rows().map(|row| row.variant.as_str()).collect::<Vec<_>>())
     .bind(rows().map(|row| micros(row.at)).collect::<Vec<_>>())
     .execute(db)
     .await?;

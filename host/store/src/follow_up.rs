@@ -47,8 +47,12 @@ pub async fn follow_up_note_where_asked(db: &mut PgConnection, ended: &[EndedDel
     }
     let asking: Vec<Uuid> = sqlx::query_scalar(
         "select distinct t.id from tenant t where t.id = any ($1::uuid[]) and (
-           exists (select from script s
-             where s.tenant_id = t.id and s.state in ('live', 'canary') and s.source like '%on_outcome%')
+           exists (select from document d
+             join document_version v on v.tenant_id = d.tenant_id and v.kind = d.kind and v.document_id = d.id
+               and (v.version = d.active_version or exists (
+                 select from experiment e where e.tenant_id = d.tenant_id and e.kind = d.kind and e.document_id = d.id
+                   and e.version = v.version and e.mode = 'canary' and e.ended_at is null))
+             where d.tenant_id = t.id and d.kind = 'script' and v.body like '%on_outcome%')
            or exists (select from operator_script o where o.live and o.kind = 'script' and o.scope in ('', t.name)
              and o.source like '%on_outcome%'))",
     )

@@ -1,37 +1,10 @@
-//! A tenant's declarative rules, with all versions.
+//! Rules beside what all documents share: the rule sets that decisions name, and the sources of a rule book.
 
-use jiff::Timestamp;
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
+use uuid::Uuid;
 
-use super::{
-    Result,
-    message::corrupt,
-    page::{PageRows, one_more, page},
-};
-use angarium_domain::{
-    ids::{ExperimentId, RuleId, TenantId},
-    rule::RuleSpec,
-};
-
-/// A rule with its state.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredRule {
-    pub id: RuleId,
-    pub uid: Option<String>,
-    /// Grows with each change.
-    pub version: i32,
-    pub spec: RuleSpec,
-    pub created_at: Timestamp,
-    pub updated_at: Timestamp,
-}
-
-type Row = (uuid::Uuid, Option<String>, i32, String, jiff_sqlx::Timestamp, jiff_sqlx::Timestamp);
-
-fn stored((id, uid, version, spec, created_at, updated_at): Row) -> Result<StoredRule> {
-    let spec = serde_json::from_str(&spec).map_err(corrupt)?;
-    let (created_at, updated_at) = (created_at.to_jiff(), updated_at.to_jiff());
-    Ok(StoredRule { id: id.into(), uid, version, spec, created_at, updated_at })
-}
+use super::Result;
+use angarium_domain::ids::{ExperimentId, RuleId, TenantId};
 
 /// Returns a stamp of a tenant's rules and live scripts, operators' too, that changes with them; `None` if there are
 /// none.
@@ -39,9 +12,10 @@ pub async fn rulebook_stamp(db: &mut PgConnection, tenant: TenantId) -> Result<O
     let stamp = sqlx::query_scalar(
         "select md5(string_agg(part, ',' order by part)) from (
            select 'rules ' || number as part from rule_set
-           where tenant_id = $1 and exists (select from rule where tenant_id = $1)
+           where tenant_id = $1 and exists (select from document where tenant_id = $1 and kind = 'rule')
            union all
-           select name || ' ' || version from script where tenant_id = $1 and state = 'live'
+           select id || ' ' || active_version from document
+           where tenant_id = $1 and kind = 'script' and active_version is not null
            union all
            select 'reset ' || name || ' ' || number from script_reset where tenant_id = $1
            union all
@@ -59,10 +33,15 @@ pub async fn rulebook_stamp(db: &mut PgConnection, tenant: TenantId) -> Result<O
 
 /// The specifications of all rules, as JSON.
 pub async fn rule_specs(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<(RuleId, String)>> {
-    let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as("select id, spec from rule where tenant_id = $1 order by id")
-        .bind(tenant.uuid())
-        .fetch_all(db)
-        .await?;
+    let rows: Vec<(Uuid, String)> = sqlx::query_as(
+        "select d.id, v.body from document d
+         join document_version v on v.tenant_id = d.tenant_id and v.kind = d.kind and v.document_id = d.id
+           and v.version = d.active_version
+         where d.tenant_id = $1 and d.kind = 'rule' order by d.id",
+    )
+    .bind(tenant.uuid())
+    .fetch_all(db)
+    .await?;
     Ok(rows.into_iter().map(|(id, spec)| (id.into(), spec)).collect())
 }
 
@@ -98,13 +77,14 @@ pub async fn rule_set_change(
 
 /// Returns the specifications of the rule set of a number, as JSON: of rules that were deleted since, too.
 pub async fn rule_set_specs(db: &mut PgConnection, tenant: TenantId, number: i64) -> Result<Vec<(RuleId, String)>> {
-    let rows: Vec<(uuid::Uuid, String)> = sqlx::query_as(
-        "select v.rule_id, v.spec from (
+    let rows: Vec<(Uuid, String)> = sqlx::query_as(
+        "select v.document_id, v.body from (
            select distinct on (rule_id) rule_id, version from rule_set_change
            where tenant_id = $1 and number <= $2 order by rule_id, number desc
          ) as in_set
-         join rule_version v on v.tenant_id = $1 and v.rule_id = in_set.rule_id and v.version = in_set.version
-         order by v.rule_id",
+         join document_version v on v.tenant_id = $1 and v.kind = 'rule' and v.document_id = in_set.rule_id
+           and v.version = in_set.version
+         order by v.document_id",
     )
     .bind(tenant.uuid())
     .bind(number)
@@ -119,125 +99,15 @@ pub async fn rule_variant(
     tenant: TenantId,
     experiment: ExperimentId,
 ) -> Result<Option<(RuleId, String)>> {
-    let row: Option<(String, String)> = sqlx::query_as(
-        "select subject, spec from experiment where tenant_id = $1 and id = $2 and kind = 'rule' and spec is not null",
+    let row: Option<(Uuid, String)> = sqlx::query_as(
+        "select v.document_id, v.body from experiment e
+         join document_version v on v.tenant_id = e.tenant_id and v.kind = e.kind and v.document_id = e.document_id
+           and v.version = e.version
+         where e.tenant_id = $1 and e.id = $2 and e.kind = 'rule'",
     )
     .bind(tenant.uuid())
     .bind(experiment.uuid())
     .fetch_optional(db)
     .await?;
-    row.map(|(rule, spec)| Ok((rule.parse().map_err(corrupt)?, spec))).transpose()
-}
-
-/// How many rules a tenant has.
-pub async fn rule_count(db: &mut PgConnection, tenant: TenantId) -> Result<i64> {
-    let count = sqlx::query_scalar("select count(*) from rule where tenant_id = $1").bind(tenant.uuid());
-    Ok(count.fetch_one(db).await?)
-}
-
-/// Writes a rule and its version: a new one, or the next version of an existing one. `false` if the rule has changed
-/// since.
-pub async fn rule_put(db: &mut PgConnection, tenant: TenantId, rule: &StoredRule) -> Result<bool> {
-    // Plain data always has a JSON form.
-    let spec = serde_json::to_string(&rule.spec).unwrap_or_default();
-    let done = sqlx::query(
-        "with written as (
-           insert into rule as r (tenant_id, id, uid, version, spec, created_at, updated_at)
-           values ($1, $2, $3, $4, $5, $6, $7)
-           on conflict (tenant_id, id) do update set
-             uid = excluded.uid, version = excluded.version, spec = excluded.spec, updated_at = excluded.updated_at
-           where r.version = $4 - 1
-           returning id
-         )
-         insert into rule_version (tenant_id, rule_id, version, spec, created_at)
-         select $1, id, $4, $5, $7 from written",
-    )
-    .bind(tenant.uuid())
-    .bind(rule.id.uuid())
-    .bind(&rule.uid)
-    .bind(rule.version)
-    .bind(spec)
-    .bind(jiff_sqlx::Timestamp::from(rule.created_at))
-    .bind(jiff_sqlx::Timestamp::from(rule.updated_at))
-    .execute(&mut *db)
-    .await?;
-    if done.rows_affected() == 0 {
-        return Ok(false);
-    }
-    rule_set_change(db, tenant, rule.id, Some(rule.version)).await?;
-    Ok(true)
-}
-
-/// Returns a rule as it was in a version.
-pub async fn rule_version_get(
-    db: &mut PgConnection,
-    tenant: TenantId,
-    id: RuleId,
-    version: i32,
-) -> Result<Option<RuleSpec>> {
-    let spec: Option<String> =
-        sqlx::query_scalar("select spec from rule_version where tenant_id = $1 and rule_id = $2 and version = $3")
-            .bind(tenant.uuid())
-            .bind(id.uuid())
-            .bind(version)
-            .fetch_optional(db)
-            .await?;
-    spec.map(|spec| serde_json::from_str(&spec).map_err(corrupt)).transpose()
-}
-
-/// The rule with this id, or with this uid.
-pub async fn rule_find(
-    db: &mut PgConnection,
-    tenant: TenantId,
-    id: Option<RuleId>,
-    uid: &str,
-) -> Result<Option<StoredRule>> {
-    let row: Option<Row> = sqlx::query_as(
-        "select id, uid, version, spec, created_at, updated_at from rule
-         where tenant_id = $1 and (id = $2 or uid = $3)",
-    )
-    .bind(tenant.uuid())
-    .bind(id.map(RuleId::uuid))
-    .bind(uid)
-    .fetch_optional(db)
-    .await?;
-    row.map(stored).transpose()
-}
-
-const LISTED: &str = "select id, uid, version, spec, created_at, updated_at from rule
-   where tenant_id = $1 and id < $2 order by id desc limit $3";
-
-/// All of a tenant's rules, the newest first.
-pub async fn rule_list(db: &mut PgConnection, tenant: TenantId) -> Result<Vec<StoredRule>> {
-    let rows: Vec<Row> =
-        sqlx::query_as(LISTED).bind(tenant.uuid()).bind(uuid::Uuid::max()).bind(i64::MAX).fetch_all(db).await?;
-    rows.into_iter().map(stored).collect()
-}
-
-/// A page of a tenant's rules from before `before`, the newest first.
-pub async fn rule_page(
-    db: &mut PgConnection,
-    tenant: TenantId,
-    before: Option<RuleId>,
-    limit: u32,
-) -> Result<PageRows<StoredRule>> {
-    let rows = sqlx::query(LISTED)
-        .bind(tenant.uuid())
-        .bind(before.map_or(uuid::Uuid::max(), RuleId::uuid))
-        .bind(one_more(limit))
-        .fetch(db);
-    page(rows, limit, |row| stored(Row::from_row(row)?)).await
-}
-
-/// Deletes a rule; its versions stay.
-pub async fn rule_delete(db: &mut PgConnection, tenant: TenantId, id: RuleId) -> Result<()> {
-    let done = sqlx::query("delete from rule where tenant_id = $1 and id = $2")
-        .bind(tenant.uuid())
-        .bind(id.uuid())
-        .execute(&mut *db)
-        .await?;
-    if done.rows_affected() > 0 {
-        rule_set_change(db, tenant, id, None).await?;
-    }
-    Ok(())
+    Ok(row.map(|(rule, spec)| (rule.into(), spec)))
 }

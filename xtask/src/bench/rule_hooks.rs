@@ -75,7 +75,7 @@ async fn write_rules(api: &Api) -> Result<()> {
 
 async fn write_script(api: &Api) -> Result<()> {
     api.post("/v1/scripts/home/versions", &json!({"source": ROUTE})).await?;
-    api.post("/v1/scripts/home/promote", &json!({"version": 1})).await?;
+    api.post("/v1/scripts/home/activate", &json!({"version": 1})).await?;
     Ok(())
 }
 
@@ -213,6 +213,6 @@ async fn change(api: &Api, number: u32) -> Result<()> {
     }
     let source = format!("{ROUTE}// Version {number}.");
     let stored = api.post("/v1/scripts/home/versions", &json!({"source": source})).await?;
-    api.post("/v1/scripts/home/promote", &json!({"version": stored["version"]})).await?;
+    api.post("/v1/scripts/home/activate", &json!({"version": stored["version"]})).await?;
     Ok(())
 }

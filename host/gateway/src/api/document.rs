@@ -15,9 +15,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use angarium_domain::callback::CALLBACK_PATH;
 
 use super::{
-    HttpState, audit, backtest, callback, connection, dead_letter, event, experiment, guards, health, json::close_tagged,
-    message, operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route, rule, script,
-    settings, statistics,
+    HttpState, audit, backtest, callback, connection, dead_letter, event, experiment, guards, health,
+    json::close_tagged, message, operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route,
+    rule, script, settings, statistics,
 };
 
 #[derive(OpenApi)]
@@ -75,30 +75,30 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(connection::rotate))
         .routes(routes!(guards::set_breaker))
         .routes(routes!(route::list, route::create))
-        .routes(routes!(route::get))
-        .routes(routes!(route::create_version))
+        .routes(routes!(route::get, route::delete))
+        .routes(routes!(route::versions, route::create_version))
+        .routes(routes!(route::compare))
         .routes(routes!(route::activate))
         .routes(routes!(route::rollback))
         .routes(routes!(rule::list, rule::create))
         .routes(routes!(rule::evaluate))
         .routes(routes!(backtest::backtest))
         .routes(routes!(rule::get, rule::put, rule::patch, rule::delete))
-        .routes(routes!(experiment::rule::shadow))
-        .routes(routes!(experiment::rule::canary))
-        .routes(routes!(experiment::rule::promote))
-        .routes(routes!(experiment::rule::rollback))
-        .routes(routes!(experiment::rule::candidate, experiment::rule::end))
-        .routes(routes!(experiment::rule::differences))
-        .routes(routes!(experiment::script::shadow))
-        .routes(routes!(experiment::script::canary))
-        .routes(routes!(experiment::script::candidate, experiment::script::end))
-        .routes(routes!(experiment::script::differences))
+        .routes(routes!(rule::versions, rule::create_version))
+        .routes(routes!(rule::compare))
+        .routes(routes!(rule::activate))
+        .routes(routes!(rule::rollback))
+        .routes(routes!(experiment::begin_of_rule, experiment::get_of_rule, experiment::end_of_rule))
+        .routes(routes!(experiment::differences_of_rule))
         .routes(routes!(script::list))
         .routes(routes!(script::get, script::retire))
         .routes(routes!(script::reset))
         .routes(routes!(script::versions, script::create_version))
-        .routes(routes!(script::promote))
+        .routes(routes!(script::compare))
+        .routes(routes!(script::activate))
         .routes(routes!(script::rollback))
+        .routes(routes!(experiment::begin_of_script, experiment::get_of_script, experiment::end_of_script))
+        .routes(routes!(experiment::differences_of_script))
         .routes(routes!(settings::get, settings::put))
         .routes(routes!(provider::list, provider::install))
         .routes(routes!(provider::get, provider::uninstall))

@@ -1,237 +1,154 @@
-//! Experiments with scripts and rules: the variants, and their results beside the live versions.
+//! Experiments: a version of a rule or script is tried beside the live one, as a shadow or for a part of the recipients.
 
-pub mod rule;
-pub mod script;
-
-use std::collections::BTreeMap;
-
-use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use axum::{extract::State, http::StatusCode};
 
 use super::{
-    fields::Fields,
+    App,
+    auth::{RulesRead, RulesReadOnMessages, RulesWrite, Tenant},
+    draft::Draft,
+    json::Json,
     page::{Page, Paging},
-    problem::Problem,
+    problem::{Problem, ProblemBody},
+    request::{Query, UrlPath},
 };
-use angarium_domain::{
-    experiment::{Arm, ExperimentCount, ExperimentKind, ExperimentMode},
-    ids::{DifferenceId, ExperimentId, TenantId},
-    rule::RuleSpec,
-};
-use angarium_store::{
-    Connection as Db, StoreError,
-    experiment::{
-        DifferenceRow, ExperimentRow, difference_list, experiment_begin, experiment_counts, experiment_end,
-        experiment_endings, experiment_last, experiment_resize,
-    },
-};
+use crate::app::experiments::{self, ExperimentReport, NewExperiment, ShadowDifference};
+use angarium_domain::{experiment::ExperimentKind, ids::DifferenceId};
 
-/// How a candidate is tried.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = CandidateMode)]
-pub enum ModeAnswer {
-    /// It is asked, and not followed.
-    Shadow,
-    /// It decides about a part of the recipients.
-    Canary,
+/// Begin an experiment with a version, or give a canary another percentage. A shadow is asked, and not followed; answers
+/// that differ from the live ones are recorded. A canary decides about a part of the recipients, always the same ones.
+#[utoipa::path(post, path = "/v1/rules/{rule}/experiment", tag = "rules", operation_id = "beginRuleExperiment",
+    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    request_body = NewExperiment,
+    responses(
+        (status = 200, description = "The experiment.", body = ExperimentReport),
+        (status = 409, description = "Another rule has an experiment.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn begin_of_rule(
+    tenant: Tenant<RulesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Draft(new, fields): Draft<NewExperiment>,
+) -> Result<Json<ExperimentReport>, Problem> {
+    Ok(Json(experiments::begin(&app, &tenant.principal(), ExperimentKind::Rule, &name, new, fields).await?))
 }
 
-/// The variant under trial, or the last one, and its results. Nodes add their counts each second.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = TriedCandidate)]
-pub struct CandidateAnswer {
-    /// The script's name, or the rule's id.
-    of: String,
-    /// The script's version; for a rule, the version that this changes.
-    version: i32,
-    mode: ModeAnswer,
-    /// The share of recipients; null for a shadow.
-    percentage: Option<u8>,
-    /// A rule as it would be.
-    #[schema(value_type = Option<RuleSpec>)]
-    rule: Option<RuleSpec>,
-    #[schema(value_type = String, format = DateTime)]
-    started_at: Timestamp,
-    /// Null while it is tried.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    ended_at: Option<Timestamp>,
-    candidate: ArmAnswer,
-    /// The live version's figures in the same time; nothing is counted here for a shadow.
-    live: ArmAnswer,
-    /// A shadow's differing answers; the latest 1,000 are kept.
-    different: i64,
-    /// Questions that a shadow was not asked, since it could not keep up.
-    dropped: i64,
+/// Show the running experiment of a rule with its results, or the last one.
+#[utoipa::path(get, path = "/v1/rules/{rule}/experiment", tag = "rules", operation_id = "getRuleExperiment",
+    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    responses((status = 200, description = "The results of both versions.", body = ExperimentReport)))]
+pub async fn get_of_rule(
+    tenant: Tenant<RulesRead>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<ExperimentReport>, Problem> {
+    Ok(Json(experiments::get(&app, tenant.id, ExperimentKind::Rule, &name).await?))
 }
 
-/// How one of the two fares.
-#[derive(Debug, Default, Serialize, ToSchema)]
-#[schema(as = CandidateArm)]
-pub struct ArmAnswer {
-    /// Messages that it had its say on; of a shadow: questions of any hook.
-    asked: i64,
-    /// The number of refused ones, by any rule or script.
-    refused: i64,
-    /// The number of held ones.
-    held: i64,
-    /// Runs that failed.
-    faults: i64,
-    /// How many deliveries of its messages are in which state; of the latest 100,000 messages.
-    deliveries: BTreeMap<String, i64>,
+/// End the experiment of a rule. Its results can be read for thirty days.
+#[utoipa::path(delete, path = "/v1/rules/{rule}/experiment", tag = "rules", operation_id = "endRuleExperiment",
+    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    responses((status = 204, description = "None runs any more.")))]
+pub async fn end_of_rule(
+    tenant: Tenant<RulesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<StatusCode, Problem> {
+    experiments::end(&app, &tenant.principal(), ExperimentKind::Rule, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
-/// A differing answer of a shadow.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Difference)]
-pub struct DifferenceAnswer {
-    id: String,
-    message: String,
-    /// `admit`, `route` or `retry`; of a rule `admit`.
-    hook: String,
-    /// The members of the decision that differ, as they were.
-    #[schema(value_type = Object)]
-    live: Box<RawValue>,
-    /// The same as the candidate would have them.
-    #[schema(value_type = Object)]
-    candidate: Box<RawValue>,
-    #[schema(value_type = String, format = DateTime)]
-    at: Timestamp,
+/// Show where a shadow's answers differ from the live ones, the latest first. It needs the scopes `rules:read` and
+/// `messages:read`.
+#[utoipa::path(get, path = "/v1/rules/{rule}/experiment/differences", tag = "rules",
+    operation_id = "listRuleDifferences",
+    params(
+        ("rule" = String, Path, description = "`rule_…` or its uid"),
+        ("limit" = Option<u32>, Query, description = "50, if left out.", minimum = 1, maximum = 250),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<ShadowDifference>)))]
+pub async fn differences_of_rule(
+    tenant: Tenant<RulesReadOnMessages>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    query: Query,
+) -> Result<Json<Page<ShadowDifference>>, Problem> {
+    differences(&tenant, &app, ExperimentKind::Rule, &name, query).await
 }
 
-/// A canary of this size.
-fn canary_of(percentage: i32, fields: &mut Fields) -> ExperimentMode {
-    let fits = (1..=99).contains(&percentage);
-    fields.check(fits, "percentage", "out_of_range", || "must be a whole number from 1 to 99".to_owned());
-    ExperimentMode::Canary { percentage: u8::try_from(percentage).unwrap_or(1) }
+/// Begin an experiment with a version, or give a canary another percentage. A shadow is asked, and not followed; answers
+/// that differ from the live ones are recorded. A canary decides about a part of the recipients, always the same ones.
+#[utoipa::path(post, path = "/v1/scripts/{script}/experiment", tag = "rules", operation_id = "beginScriptExperiment",
+    params(("script" = String, Path, description = "Its name.")),
+    request_body = NewExperiment,
+    responses(
+        (status = 200, description = "The experiment.", body = ExperimentReport),
+        (status = 409, description = "It does not compile with the present modules.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn begin_of_script(
+    tenant: Tenant<RulesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Draft(new, fields): Draft<NewExperiment>,
+) -> Result<Json<ExperimentReport>, Problem> {
+    Ok(Json(experiments::begin(&app, &tenant.principal(), ExperimentKind::Script, &name, new, fields).await?))
 }
 
-/// Begins an experiment. If the same variant already runs, it continues with another percentage; any other variant
-/// starts over, and ends the previous experiment.
-async fn begin(db: &mut Db, tenant: TenantId, wanted: &ExperimentRow) -> Result<(), Problem> {
-    let running = running(db, tenant, wanted.kind, &wanted.subject).await?;
-    let same = |it: &&ExperimentRow| {
-        it.version == wanted.version && it.spec == wanted.spec && it.mode.as_str() == wanted.mode.as_str()
-    };
-    if let Some(same) = running.as_ref().filter(same) {
-        if let Some(percentage) = wanted.mode.percentage() {
-            experiment_resize(db, tenant, same.id, percentage).await?;
-        }
-        return Ok(());
-    }
-    if let Some(other) = running {
-        experiment_end(db, tenant, other.id).await?;
-    }
-    experiment_begin(db, tenant, wanted).await.map_err(taken)
+/// Show the running experiment of a script with its results, or the last one.
+#[utoipa::path(get, path = "/v1/scripts/{script}/experiment", tag = "rules", operation_id = "getScriptExperiment",
+    params(("script" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "The results of both versions.", body = ExperimentReport)))]
+pub async fn get_of_script(
+    tenant: Tenant<RulesRead>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<ExperimentReport>, Problem> {
+    Ok(Json(experiments::get(&app, tenant.id, ExperimentKind::Script, &name).await?))
 }
 
-fn taken(error: StoreError) -> Problem {
-    match error {
-        StoreError::Conflict { constraint } if constraint == "experiment_of_rules" => Problem::conflict(
-            "another_candidate",
-            "another rule has a candidate: one of a tenant's rules is tried at a time",
-        ),
-        StoreError::Conflict { constraint } if constraint == "experiment_of_script" => {
-            Problem::conflict("another_candidate", "another candidate of the script came first")
-        }
-        other => other.into(),
-    }
+/// End the experiment of a script. Its results can be read for thirty days.
+#[utoipa::path(delete, path = "/v1/scripts/{script}/experiment", tag = "rules", operation_id = "endScriptExperiment",
+    params(("script" = String, Path, description = "Its name.")),
+    responses((status = 204, description = "None runs any more.")))]
+pub async fn end_of_script(
+    tenant: Tenant<RulesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<StatusCode, Problem> {
+    experiments::end(&app, &tenant.principal(), ExperimentKind::Script, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
-/// Returns the running experiment of a script or rule.
-async fn running(
-    db: &mut Db,
-    tenant: TenantId,
+/// Show where a shadow's answers differ from the live ones, the latest first. It needs the scopes `rules:read` and
+/// `messages:read`.
+#[utoipa::path(get, path = "/v1/scripts/{script}/experiment/differences", tag = "rules",
+    operation_id = "listScriptDifferences",
+    params(
+        ("script" = String, Path, description = "Its name."),
+        ("limit" = Option<u32>, Query, description = "50, if left out.", minimum = 1, maximum = 250),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+    ),
+    responses((status = 200, description = "A page.", body = Page<ShadowDifference>)))]
+pub async fn differences_of_script(
+    tenant: Tenant<RulesReadOnMessages>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    query: Query,
+) -> Result<Json<Page<ShadowDifference>>, Problem> {
+    differences(&tenant, &app, ExperimentKind::Script, &name, query).await
+}
+
+async fn differences(
+    tenant: &Tenant<RulesReadOnMessages>,
+    app: &App,
     kind: ExperimentKind,
-    subject: &str,
-) -> Result<Option<ExperimentRow>, Problem> {
-    Ok(experiment_last(db, tenant, kind, subject).await?.filter(|it| it.ended_at.is_none()))
-}
-
-fn new_experiment(
-    kind: ExperimentKind,
-    subject: String,
-    version: i32,
-    mode: ExperimentMode,
-    spec: Option<String>,
-) -> ExperimentRow {
-    ExperimentRow {
-        id: ExperimentId::new(),
-        kind,
-        subject,
-        version,
-        mode,
-        spec,
-        started_at: Timestamp::UNIX_EPOCH,
-        ended_at: None,
-    }
-}
-
-fn none() -> Problem {
-    Problem::not_found("candidate")
-}
-
-/// How a candidate fares, or the last one did.
-async fn shown(db: &mut Db, tenant: TenantId, kind: ExperimentKind, subject: &str) -> Result<CandidateAnswer, Problem> {
-    let row = experiment_last(db, tenant, kind, subject).await?.ok_or_else(none)?;
-    let (mut candidate, mut live) = (ArmAnswer::default(), ArmAnswer::default());
-    let (mut different, mut dropped) = (0, 0);
-    for (arm, what, count) in experiment_counts(db, tenant, row.id).await? {
-        let arm = if arm == Arm::Candidate.as_str() { &mut candidate } else { &mut live };
-        let places = [
-            (ExperimentCount::Asked, &mut arm.asked),
-            (ExperimentCount::Refused, &mut arm.refused),
-            (ExperimentCount::Held, &mut arm.held),
-            (ExperimentCount::Faults, &mut arm.faults),
-            (ExperimentCount::Different, &mut different),
-            (ExperimentCount::Dropped, &mut dropped),
-        ];
-        places.into_iter().filter(|(counted, _)| counted.as_str() == what).for_each(|(_, place)| *place += count);
-    }
-    for (arm, state, count) in experiment_endings(db, tenant, row.id).await? {
-        let arm = if arm == Arm::Candidate.as_str() { &mut candidate } else { &mut live };
-        arm.deliveries.insert(state, count);
-    }
-    let ExperimentRow { subject: of, version, mode, spec, started_at, ended_at, .. } = row;
-    let rule = spec.and_then(|spec| serde_json::from_str(&spec).ok());
-    let percentage = mode.percentage();
-    let mode = if percentage.is_some() { ModeAnswer::Canary } else { ModeAnswer::Shadow };
-    Ok(CandidateAnswer {
-        of,
-        version,
-        mode,
-        percentage,
-        rule,
-        started_at,
-        ended_at,
-        candidate,
-        live,
-        different,
-        dropped,
-    })
-}
-
-/// A page of a candidate's differences, or of the last one's.
-async fn differences_of(
-    db: &mut Db,
-    tenant: TenantId,
-    kind: ExperimentKind,
-    subject: &str,
-    paging: &Paging<DifferenceId>,
-) -> Result<Page<DifferenceAnswer>, Problem> {
-    let row = experiment_last(db, tenant, kind, subject).await?.ok_or_else(none)?;
-    let rows = difference_list(db, tenant, row.id, paging.after, paging.limit).await?;
-    Ok(Page::of(rows, |row| row.id.to_string(), DifferenceAnswer::from))
-}
-
-impl From<DifferenceRow> for DifferenceAnswer {
-    fn from(row: DifferenceRow) -> Self {
-        let DifferenceRow { id, message, hook, live, candidate, at } = row;
-        // The text was written as an object.
-        let object = |text: String| RawValue::from_string(text).unwrap_or_default();
-        let (live, candidate) = (object(live), object(candidate));
-        Self { id: id.to_string(), message: message.to_string(), hook, live, candidate, at }
-    }
+    name: &str,
+    mut query: Query,
+) -> Result<Json<Page<ShadowDifference>>, Problem> {
+    let paging = Paging::<DifferenceId>::of(&mut query);
+    query.finish()?;
+    let page = experiments::differences(app, tenant.id, kind, name, paging.after, paging.limit).await?;
+    Ok(Json(Page::of(page, |difference| difference.id().to_owned(), |difference| difference)))
 }

@@ -13,29 +13,17 @@ use super::{
     App,
     auth::{RulesRead, RulesWrite, Tenant},
     draft::{self, Draft},
-    experiment,
-    fields::{self, Fields},
     json::Json,
     page::{Page, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
+    route::against,
 };
-use crate::clock;
-use angarium_domain::{
-    audit::Action,
-    ids::{RuleId, TenantId},
-    rule::RuleSpec,
+use crate::app::{
+    documents::{self, VersionActivation, VersionComparison},
+    rules::{self, StoredRule, StoredRuleVersion},
 };
-use angarium_rules::{RuleSet, language::Language};
-use angarium_store::{
-    Connection as Db, StoreError, Transaction,
-    audit::{AuditEntry, audit_insert},
-    rule::{StoredRule, rule_count, rule_delete, rule_find, rule_page, rule_put},
-    tenant::{tenant_config_bump, tenant_config_grow},
-};
-
-/// Rules of one tenant.
-const MOST_RULES: i64 = 10_000;
+use angarium_domain::{document::DocumentKind, ids::RuleId, rule::RuleSpec};
 
 /// A new rule; it counts at once.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -55,6 +43,19 @@ pub struct NewRule {
     rule: Option<RuleSpec>,
 }
 
+/// A version of a rule that counts for nothing until it is tried or activated.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"rule": {
+    "name": "Dear customers go by Nordic", "when": {"customer": {"segment": ["vip", "gold"]}},
+    "then": {"connections": ["sms-nordic"], "priority": "high"}
+}}))]
+pub struct NewRuleVersion {
+    #[serde(default)]
+    #[schema(value_type = RuleSpec, required = true)]
+    rule: Option<RuleSpec>,
+}
+
 /// A rule that replaces the previous one.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -63,7 +64,7 @@ pub struct NewRule {
     "then": {"connections": ["sms-nordic"], "priority": "high"}
 }}))]
 pub struct RuleChange {
-    /// The version that this changes; refused if there is a later one. Left out, any version is replaced.
+    /// The version that this is a change of; refused where another one is active. Left out, any version is replaced.
     #[serde(default)]
     #[schema(minimum = 1)]
     version: Option<i32>,
@@ -94,8 +95,11 @@ pub struct RuleAnswer {
     #[schema(example = "rule_0192f0c1a2b37c4d8e5f60718293a4b5")]
     id: String,
     uid: Option<String>,
-    /// Grows with each change.
+    /// The active one.
     version: i32,
+    /// The version that a rollback returns to.
+    previous_version: Option<i32>,
+    latest_version: i32,
     rule: RuleSpec,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -103,41 +107,41 @@ pub struct RuleAnswer {
     updated_at: Timestamp,
 }
 
+/// A version of a rule; it never changes.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RuleVersion)]
+pub struct RuleVersionAnswer {
+    version: i32,
+    rule: RuleSpec,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When it last became active; null: never.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    activated_at: Option<Timestamp>,
+}
+
 /// Make a rule. It counts for every message that is accepted from now on.
 #[utoipa::path(post, path = "/v1/rules", tag = "rules", operation_id = "createRule",
     request_body = NewRule,
     responses(
-        (status = 201, description = "The rule was created, and applies.", body = RuleAnswer),
+        (status = 201, description = "It was made, and counts.", body = RuleAnswer),
         (status = 409, description = "The uid is taken, or there are 10,000 rules.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn create(
     tenant: Tenant<RulesWrite>,
     State(app): State<App>,
-    Draft(new, mut fields): Draft<NewRule>,
+    Draft(NewRule { uid, rule }, fields): Draft<NewRule>,
 ) -> Result<(StatusCode, Json<RuleAnswer>), Problem> {
-    if let Some(uid) = &new.uid {
-        fields::uid(&mut fields, uid);
-    }
-    let id = RuleId::new();
-    let spec = checked(id, new.rule, fields)?;
-    let mut txn = app.store.tenant(tenant.id).await?;
-    if rule_count(&mut txn, tenant.id).await? >= MOST_RULES {
-        return Err(Problem::conflict("too_many_rules", "there are 10,000 rules: delete some first"));
-    }
-    let now = clock::now();
-    let rule = StoredRule { id, uid: new.uid, version: 1, spec, created_at: now, updated_at: now };
-    rule_put(&mut txn, tenant.id, &rule).await.map_err(taken)?;
-    let entry = AuditEntry::new(Action::RuleCreated, id).after(value(&rule.spec));
-    done(&app, &tenant, txn, &entry).await?;
+    let rule = rules::create(&app, &tenant.principal(), uid, rule, fields).await?;
     Ok((StatusCode::CREATED, Json(rule.into())))
 }
 
 /// List the rules, the newest first.
 #[utoipa::path(get, path = "/v1/rules", tag = "rules", operation_id = "listRules",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
     ),
     responses((status = 200, description = "A page.", body = Page<RuleAnswer>)))]
 pub async fn list(
@@ -147,9 +151,8 @@ pub async fn list(
 ) -> Result<Json<Page<RuleAnswer>>, Problem> {
     let paging = Paging::<RuleId>::of(&mut query);
     query.finish()?;
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = rule_page(&mut txn, tenant.id, paging.after, paging.limit).await?;
-    Ok(Json(Page::of(rows, |row| row.id.to_string(), RuleAnswer::from)))
+    let page = rules::list(&app, tenant.id, paging.after, paging.limit).await?;
+    Ok(Json(Page::of(page, |rule| rule.id.to_string(), RuleAnswer::from)))
 }
 
 /// Show a rule.
@@ -161,8 +164,7 @@ pub async fn get(
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<RuleAnswer>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
-    Ok(Json(named(&mut txn, tenant.id, &name).await?.into()))
+    Ok(Json(rules::get(&app, tenant.id, &name).await?.into()))
 }
 
 /// Replace a rule.
@@ -170,19 +172,17 @@ pub async fn get(
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     request_body = RuleChange,
     responses(
-        (status = 200, description = "The present state.", body = RuleAnswer),
-        (status = 409, description = "There is a later version.", body = ProblemBody,
+        (status = 200, description = "As it is now.", body = RuleAnswer),
+        (status = 409, description = "Another version is active.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn put(
     tenant: Tenant<RulesWrite>,
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
-    Draft(change, fields): Draft<RuleChange>,
+    Draft(RuleChange { version, rule }, fields): Draft<RuleChange>,
 ) -> Result<Json<RuleAnswer>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let before = named(&mut txn, tenant.id, &name).await?;
-    replace(&app, &tenant, txn, before, Draft(change, fields)).await
+    Ok(Json(rules::replace(&app, &tenant.principal(), &name, version, rule, fields).await?.into()))
 }
 
 /// Change a part of a rule, such as `active`.
@@ -190,8 +190,8 @@ pub async fn put(
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     request_body = RulePatch,
     responses(
-        (status = 200, description = "The present state.", body = RuleAnswer),
-        (status = 409, description = "There is a later version.", body = ProblemBody,
+        (status = 200, description = "As it is now.", body = RuleAnswer),
+        (status = 409, description = "Another version is active.", body = ProblemBody,
             content_type = "application/problem+json"),
     ))]
 pub async fn patch(
@@ -200,53 +200,14 @@ pub async fn patch(
     UrlPath(name): UrlPath<String>,
     Json(RulePatch { version, rule: patch }): Json<RulePatch>,
 ) -> Result<Json<RuleAnswer>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let before = named(&mut txn, tenant.id, &name).await?;
-    let mut rule = value(&before.spec);
-    merge(&mut rule, patch);
-    let mut whole = json!({ "rule": rule });
-    if let Some(version) = version {
-        whole["version"] = json!(version);
-    }
-    let change = draft::read::<RuleChange>(whole.to_string().as_bytes())?;
-    replace(&app, &tenant, txn, before, change).await
+    let before = rules::get(&app, tenant.id, &name).await?;
+    // The result is read like a request, so that each of its faults is named.
+    let whole = json!({"version": version.unwrap_or(before.version), "rule": rules::merged(&before.spec, patch)});
+    let Draft(RuleChange { version, rule }, fields) = draft::read::<RuleChange>(whole.to_string().as_bytes())?;
+    Ok(Json(rules::replace(&app, &tenant.principal(), &name, version, rule, fields).await?.into()))
 }
 
-/// RFC 7396.
-fn merge(target: &mut Value, patch: Map<String, Value>) {
-    if !target.is_object() {
-        *target = json!({});
-    }
-    let Value::Object(members) = target else { return };
-    for (name, value) in patch {
-        match value {
-            Value::Null => drop(members.remove(&name)),
-            Value::Object(inner) => merge(members.entry(name).or_insert(Value::Null), inner),
-            other => drop(members.insert(name, other)),
-        }
-    }
-}
-
-/// Writes the new version of a rule.
-async fn replace(
-    app: &App,
-    tenant: &Tenant<RulesWrite>,
-    mut txn: Transaction<'_>,
-    before: StoredRule,
-    Draft(change, fields): Draft<RuleChange>,
-) -> Result<Json<RuleAnswer>, Problem> {
-    let spec = checked(before.id, change.rule, fields)?;
-    let version = change.version.unwrap_or(before.version);
-    let entry = AuditEntry::new(Action::RuleChanged, before.id).before(value(&before.spec)).after(value(&spec));
-    let rule = StoredRule { version: version.saturating_add(1), spec, updated_at: clock::now(), ..before };
-    if version != before.version || !rule_put(&mut txn, tenant.id, &rule).await? {
-        return Err(passed());
-    }
-    done(app, tenant, txn, &entry).await?;
-    Ok(Json(rule.into()))
-}
-
-/// Delete a rule. Its last form stays in the audit.
+/// Delete a rule. Its versions stay on record.
 #[utoipa::path(delete, path = "/v1/rules/{rule}", tag = "rules", operation_id = "deleteRule",
     params(("rule" = String, Path, description = "`rule_…` or its uid")),
     responses((status = 204, description = "It is gone.")))]
@@ -255,98 +216,102 @@ pub async fn delete(
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
 ) -> Result<StatusCode, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let rule = named(&mut txn, tenant.id, &name).await?;
-    rule_delete(&mut txn, tenant.id, rule.id).await?;
-    experiment::rule::ended(&mut txn, tenant.id, rule.id).await?;
-    let entry = AuditEntry::new(Action::RuleDeleted, rule.id).before(value(&rule.spec));
-    done(&app, &tenant, txn, &entry).await?;
+    rules::delete(&app, &tenant.principal(), &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Records and commits a change, and lets every node see it.
-pub(super) async fn done(
-    app: &App,
-    tenant: &Tenant<RulesWrite>,
-    mut txn: Transaction<'_>,
-    entry: &AuditEntry,
-) -> Result<(), Problem> {
-    audit_insert(&mut txn, tenant.id, &tenant.actor(), entry).await?;
-    match entry.after {
-        Some(_) => tenant_config_grow(&mut txn, tenant.id).await?,
-        None => tenant_config_bump(&mut txn, tenant.id).await?,
-    }
-    txn.commit().await.map_err(StoreError::from)?;
-    app.changed(tenant.id).await;
-    Ok(())
+/// List a rule's versions, the latest first.
+#[utoipa::path(get, path = "/v1/rules/{rule}/versions", tag = "rules", operation_id = "listRuleVersions",
+    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    responses((status = 200, description = "The latest 50, and those in service.", body = Page<RuleVersionAnswer>)))]
+pub async fn versions(
+    tenant: Tenant<RulesRead>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<Page<RuleVersionAnswer>>, Problem> {
+    let versions = rules::versions(&app, tenant.id, &name).await?;
+    Ok(Json(Page::whole(versions.into_iter().map(RuleVersionAnswer::from).collect())))
 }
 
-/// A specification that compiles; a set of such ones does too.
-pub(super) fn checked(id: RuleId, spec: Option<RuleSpec>, mut fields: Fields) -> Result<RuleSpec, Problem> {
-    match &spec {
-        None => fields.missing("rule"),
-        Some(spec) => {
-            let compiled = RuleSet::compile(vec![(id, spec.clone())], Box::<Language>::default());
-            let within = format!("/{id}");
-            for problem in compiled.err().into_iter().flatten() {
-                let place = problem.pointer.strip_prefix(&within).unwrap_or(&problem.pointer);
-                fields.elsewhere(format!("/rule{place}"), problem.code, problem.detail);
-            }
-        }
-    }
-    fields.finish()?;
-    spec.ok_or_else(|| Problem::field("/rule", "missing", "must be given"))
+/// Add a version, which counts for nothing until it is tried in an experiment or activated.
+#[utoipa::path(post, path = "/v1/rules/{rule}/versions", tag = "rules", operation_id = "createRuleVersion",
+    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    request_body = NewRuleVersion,
+    responses((status = 201, description = "The version.", body = RuleVersionAnswer)))]
+pub async fn create_version(
+    tenant: Tenant<RulesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Draft(NewRuleVersion { rule }, fields): Draft<NewRuleVersion>,
+) -> Result<(StatusCode, Json<RuleVersionAnswer>), Problem> {
+    let version = rules::create_version(&app, &tenant.principal(), &name, rule, fields).await?;
+    Ok((StatusCode::CREATED, Json(version.into())))
 }
 
-pub(super) async fn named(db: &mut Db, tenant: TenantId, name: &str) -> Result<StoredRule, Problem> {
-    let missing = || Problem::not_found("rule");
-    if name.chars().any(char::is_control) {
-        return Err(missing());
-    }
-    rule_find(db, tenant, name.parse().ok(), name).await?.ok_or_else(missing)
+/// Compare two versions of a rule.
+#[utoipa::path(get, path = "/v1/rules/{rule}/versions/{version}/compare", tag = "rules",
+    operation_id = "compareRuleVersions",
+    params(
+        ("rule" = String, Path, description = "`rule_…` or its uid"),
+        ("version" = i32, Path, minimum = 1, description = "The version to look at."),
+        ("against" = Option<i32>, Query, minimum = 1, description = "Another version; left out, the active one."),
+    ),
+    responses((status = 200, description = "Where they differ.", body = VersionComparison)))]
+pub async fn compare(
+    tenant: Tenant<RulesRead>,
+    State(app): State<App>,
+    UrlPath((name, version)): UrlPath<(String, i32)>,
+    query: Query,
+) -> Result<Json<VersionComparison>, Problem> {
+    let against = against(query)?;
+    Ok(Json(documents::compare(&app, tenant.id, DocumentKind::Rule, &name, version, against).await?))
 }
 
-/// The rule has changed since.
-pub(super) fn passed() -> Problem {
-    Problem::conflict("version_passed", "the rule has another version: read it again, and change that")
+/// Activate a version, such as a variant that was tried. It counts for every message that is accepted from now on.
+#[utoipa::path(post, path = "/v1/rules/{rule}/activate", tag = "rules", operation_id = "activateRule",
+    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    request_body = VersionActivation,
+    responses(
+        (status = 200, description = "As it is now.", body = RuleAnswer),
+        (status = 409, description = "Another version is active than the expected one, or than the one that it was compared with.",
+            body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn activate(
+    tenant: Tenant<RulesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Json(activation): Json<VersionActivation>,
+) -> Result<Json<RuleAnswer>, Problem> {
+    Ok(Json(rules::activate(&app, &tenant.principal(), &name, activation).await?.into()))
 }
 
-fn taken(error: StoreError) -> Problem {
-    match error {
-        StoreError::Conflict { constraint } if constraint == "rule_uid" => {
-            Problem::conflict("uid_taken", "another rule has this uid")
-        }
-        other => other.into(),
-    }
-}
-
-pub(super) fn value(spec: &RuleSpec) -> Value {
-    // A specification always has a JSON form.
-    serde_json::to_value(spec).unwrap_or_default()
+/// Return to the version that was active before; the two change places.
+#[utoipa::path(post, path = "/v1/rules/{rule}/rollback", tag = "rules", operation_id = "rollbackRule",
+    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    responses(
+        (status = 200, description = "As it is now.", body = RuleAnswer),
+        (status = 409, description = "There was no version before.", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ))]
+pub async fn rollback(
+    tenant: Tenant<RulesWrite>,
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<RuleAnswer>, Problem> {
+    Ok(Json(rules::roll_back(&app, &tenant.principal(), &name).await?.into()))
 }
 
 impl From<StoredRule> for RuleAnswer {
     fn from(stored: StoredRule) -> Self {
-        let StoredRule { id, uid, version, spec, created_at, updated_at } = stored;
-        Self { id: id.to_string(), uid, version, rule: spec, created_at, updated_at }
+        let StoredRule { id, uid, version, previous_version, latest_version, spec, created_at, updated_at } = stored;
+        let id = id.to_string();
+        Self { id, uid, version, previous_version, latest_version, rule: spec, created_at, updated_at }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_patch_is_merged() {
-        let mut rule = json!({"name": "a", "active": true, "when": {"amount": {"min": 1, "max": 2}}, "then": {"channels": ["sms"]}});
-        let Value::Object(patch) = json!({"active": false, "when": {"amount": {"max": null, "currency": "EUR"}},
-            "then": {"channels": ["email"]}, "valid_until": null, "new": {"a": {"b": null}}})
-        else {
-            panic!("an object")
-        };
-        merge(&mut rule, patch);
-        let merged = json!({"name": "a", "active": false, "when": {"amount": {"min": 1, "currency": "EUR"}},
-            "then": {"channels": ["email"]}, "new": {"a": {}}});
-        assert_eq!(rule, merged);
+impl From<StoredRuleVersion> for RuleVersionAnswer {
+    fn from(stored: StoredRuleVersion) -> Self {
+        let StoredRuleVersion { version, spec, created_at, activated_at } = stored;
+        Self { version, rule: spec, created_at, activated_at }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{App, Result};
 use angarium_domain::ids::{ConnectionId, RouteId, TenantId};
-use angarium_store::{connection::connection_find, route::route_find, tenant::tenant_find};
+use angarium_store::{connection::connection_find, route::route_named, tenant::tenant_find};
 
 /// Returns a connection's id, also of one that was deleted, or the id of the connection with this uid.
 pub async fn connection_id(app: &App, tenant: TenantId, name: &str) -> Result<Option<ConnectionId>> {
@@ -19,7 +19,7 @@ pub async fn route_id(app: &App, tenant: TenantId, name: &str) -> Result<Option<
         return Ok(Some(id));
     }
     let mut txn = app.store.tenant(tenant).await?;
-    Ok(route_find(&mut txn, tenant, None, name).await?.map(|it| it.id))
+    Ok(route_named(&mut txn, tenant, name).await?)
 }
 
 /// Returns the id of the tenant with this name: for operators.

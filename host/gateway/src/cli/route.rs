@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use super::{
     CliError,
     client::{ApiClient, segment},
-    connection::{json_value, paged},
+    connection::json_value,
     output::{Column, Output},
+    versions::{VersionCommand, activate},
 };
 
 #[derive(Debug, Args)]
@@ -22,7 +23,10 @@ enum Command {
     Create(Create),
     /// Show the routes.
     List {
-        /// The page to show: the cursor of the previous one.
+        /// Only those of this channel.
+        #[arg(long)]
+        channel: Option<String>,
+        /// The end of the previous page, from its answer.
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]
@@ -35,23 +39,18 @@ enum Command {
         #[command(flatten)]
         client: ApiClient,
     },
-    /// Let a version route its channel.
-    Activate {
+    /// Delete a route. Deliveries that wait end as unroutable, unless another route of the channel is active by then.
+    Delete {
         /// The route's id or uid.
         route: String,
-        /// Which of its versions.
+        /// Delete it although it is the only active one of its channel.
         #[arg(long)]
-        version: u32,
+        force: bool,
         #[command(flatten)]
         client: ApiClient,
     },
-    /// Return to the version that was active before.
-    Rollback {
-        /// The route's id or uid.
-        route: String,
-        #[command(flatten)]
-        client: ApiClient,
-    },
+    #[command(flatten)]
+    Version(VersionCommand),
 }
 
 #[derive(Debug, Args)]
@@ -99,14 +98,18 @@ impl RouteArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             Command::Create(create) => create.run(output).await?,
-            Command::List { cursor, client } => output.list(&client.get(&paged(PATH, cursor)).await?, &COLUMNS),
+            Command::List { channel, cursor, client } => {
+                let pairs = [("channel", channel), ("cursor", cursor)].into_iter();
+                let pairs = pairs.filter_map(|(name, value)| Some(format!("{name}={}", segment(&value?))));
+                let query = pairs.collect::<Vec<_>>().join("&");
+                output.list(&client.get(&format!("{PATH}?{query}")).await?, &COLUMNS);
+            }
             Command::Get { route, client } => show(&client.get(&path(&route)).await?, output),
-            Command::Activate { route, version, client } => {
-                output.one(&activate(&client, &route, &json!(version)).await?, &COLUMNS);
+            Command::Delete { route, force, client } => {
+                let query = if force { "?force=true" } else { "" };
+                drop(client.delete(&format!("{}{query}", path(&route))).await?);
             }
-            Command::Rollback { route, client } => {
-                output.one(&client.post(&format!("{}/rollback", path(&route)), &json!({})).await?, &COLUMNS);
-            }
+            Command::Version(version) => version.run(PATH, &COLUMNS, output).await?,
         }
         Ok(())
     }
@@ -141,15 +144,11 @@ impl Create {
         };
         if self.activate {
             let id = answer["id"].as_str().unwrap_or_default().to_owned();
-            answer = activate(&self.client, &id, &answer["latest_version"]).await?;
+            answer = activate(&self.client, PATH, &id, &answer["latest_version"]).await?;
         }
         output.one(&answer, &COLUMNS);
         Ok(())
     }
-}
-
-async fn activate(client: &ApiClient, route: &str, version: &Value) -> Result<Value, CliError> {
-    client.post(&format!("{}/activate", path(route)), &json!({"version": version})).await
 }
 
 const PATH: &str = "/v1/routes";

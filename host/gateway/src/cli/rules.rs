@@ -10,8 +10,9 @@ use super::{
     backtest::Backtest,
     client::{ApiClient, segment},
     connection::paged,
-    experiment::{RuleExperiment, ScriptExperiment},
+    experiment::ExperimentArgs,
     output::{Column, Output},
+    versions::{VersionCommand, activate},
 };
 use crate::node::rulefolder;
 
@@ -104,8 +105,18 @@ enum RulesCommand {
     },
     /// Tell what would have become of messages that were sent, had a rule or script been another one.
     Backtest(Box<Backtest>),
+    /// Add a version from a file of JSON; it counts for nothing until it is tried or activated.
+    AddVersion {
+        /// The rule's id or uid.
+        rule: String,
+        file: PathBuf,
+        #[command(flatten)]
+        client: ApiClient,
+    },
     #[command(flatten)]
-    Experiment(RuleExperiment),
+    Version(VersionCommand),
+    /// Try a version beside the active one.
+    Experiment(ExperimentArgs),
 }
 
 #[derive(Debug, Args)]
@@ -133,36 +144,16 @@ enum ScriptsCommand {
         #[command(flatten)]
         client: ApiClient,
     },
-    /// Show the versions of one.
-    Versions {
-        script: String,
-        #[command(flatten)]
-        client: ApiClient,
-    },
-    /// Add a version from a file; it does nothing until promoted.
+    /// Add a version from a file; it does nothing until it is activated.
     Put {
         script: String,
         file: PathBuf,
         /// A file of cases, as `rules/cases` has them.
         #[arg(long)]
         cases: Option<PathBuf>,
-        /// Promote it at once.
+        /// Activate it at once.
         #[arg(long)]
-        promote: bool,
-        #[command(flatten)]
-        client: ApiClient,
-    },
-    /// Let a version decide.
-    Promote {
-        script: String,
-        #[arg(long)]
-        version: u32,
-        #[command(flatten)]
-        client: ApiClient,
-    },
-    /// Return to the version that decided before.
-    Rollback {
-        script: String,
+        activate: bool,
         #[command(flatten)]
         client: ApiClient,
     },
@@ -173,11 +164,14 @@ enum ScriptsCommand {
         client: ApiClient,
     },
     #[command(flatten)]
-    Experiment(ScriptExperiment),
+    Version(VersionCommand),
+    /// Try a version beside the active one.
+    Experiment(ExperimentArgs),
 }
 
 pub const RULES: &str = "/v1/rules";
-pub const RULE: [Column<'_>; 6] = [
+const SCRIPTS: &str = "/v1/scripts";
+const RULE: [Column<'_>; 6] = [
     ("id", "/id"),
     ("uid", "/uid"),
     ("version", "/version"),
@@ -185,6 +179,7 @@ pub const RULE: [Column<'_>; 6] = [
     ("priority", "/rule/priority"),
     ("active", "/rule/active"),
 ];
+const RULE_VERSION: [Column<'_>; 3] = [("version", "/version"), ("name", "/rule/name"), ("created", "/created_at")];
 const ACCOUNT: [Column<'_>; 4] = [("rule", "/name"), ("hit", "/hit"), ("confidence", "/confidence"), ("why", "/why")];
 const EVALUATION: [Column<'_>; 5] = [
     ("accepted", "/accepted"),
@@ -225,7 +220,12 @@ impl RulesArgs {
                 output.one(&client.put(&rule_path(&rule), &body).await?, &RULE);
             }
             RulesCommand::Backtest(backtest) => backtest.run(output).await?,
-            RulesCommand::Experiment(experiment) => experiment.run(output).await?,
+            RulesCommand::AddVersion { rule, file, client } => {
+                let body = json!({"rule": read_json(&file)?});
+                output.one(&client.post(&format!("{}/versions", rule_path(&rule)), &body).await?, &RULE_VERSION);
+            }
+            RulesCommand::Version(version) => version.run(RULES, &RULE, output).await?,
+            RulesCommand::Experiment(experiment) => experiment.run(RULES, output).await?,
             RulesCommand::Patch { rule, file, version, client } => {
                 let body = json!({"version": version, "rule": read_json(&file)?});
                 output.one(&client.patch(&rule_path(&rule), &body).await?, &RULE);
@@ -248,36 +248,28 @@ impl RulesArgs {
 impl ScriptsArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
-            ScriptsCommand::List { client } => output.list(&client.get("/v1/scripts").await?, &SCRIPT),
+            ScriptsCommand::List { client } => output.list(&client.get(SCRIPTS).await?, &SCRIPT),
             ScriptsCommand::Get { script, client } => {
-                output.one(&client.get(&format!("/v1/scripts/{}", segment(&script))).await?, &STANDING);
+                output.one(&client.get(&format!("{SCRIPTS}/{}", segment(&script))).await?, &STANDING);
             }
             ScriptsCommand::Reset { script, client } => {
                 output.one(&client.post(&script_path(&script, "reset"), &json!({})).await?, &STANDING);
             }
-            ScriptsCommand::Versions { script, client } => {
-                output.list(&client.get(&script_path(&script, "versions")).await?, &SCRIPT);
-            }
-            ScriptsCommand::Put { script, file, cases, promote: at_once, client } => {
+            ScriptsCommand::Put { script, file, cases, activate: at_once, client } => {
                 let mut body = json!({"source": read(&file)?});
                 if let Some(cases) = cases {
                     body["cases"] = read_json(&cases)?["cases"].take();
                 }
                 let mut answer = client.post(&script_path(&script, "versions"), &body).await?;
                 if at_once {
-                    answer = promote(&client, &script, &answer["version"]).await?;
+                    answer = activate(&client, SCRIPTS, &script, &answer["version"]).await?;
                 }
                 output.one(&answer, &SCRIPT);
             }
-            ScriptsCommand::Promote { script, version, client } => {
-                output.one(&promote(&client, &script, &json!(version)).await?, &SCRIPT);
-            }
-            ScriptsCommand::Rollback { script, client } => {
-                output.one(&client.post(&script_path(&script, "rollback"), &json!({})).await?, &SCRIPT);
-            }
-            ScriptsCommand::Experiment(experiment) => experiment.run(output).await?,
+            ScriptsCommand::Version(version) => version.run(SCRIPTS, &SCRIPT, output).await?,
+            ScriptsCommand::Experiment(experiment) => experiment.run(SCRIPTS, output).await?,
             ScriptsCommand::Retire { script, client } => {
-                drop(client.delete(&format!("/v1/scripts/{}", segment(&script))).await?);
+                drop(client.delete(&format!("{SCRIPTS}/{}", segment(&script))).await?);
             }
         }
         Ok(())
@@ -302,10 +294,6 @@ async fn switch(client: &ApiClient, rule: &str, active: bool) -> Result<Value, C
     client.patch(&rule_path(rule), &json!({"rule": {"active": active}})).await
 }
 
-async fn promote(client: &ApiClient, script: &str, version: &Value) -> Result<Value, CliError> {
-    client.post(&script_path(script, "promote"), &json!({"version": version})).await
-}
-
 pub fn read(file: &std::path::Path) -> Result<String, CliError> {
     std::fs::read_to_string(file).map_err(|error| CliError::said(format!("the file {}: {error}", file.display())))
 }
@@ -315,10 +303,10 @@ pub fn read_json(file: &std::path::Path) -> Result<Value, CliError> {
     serde_json::from_str(&text).map_err(|error| CliError::said(format!("the file {}: {error}", file.display())))
 }
 
-pub fn rule_path(rule: &str) -> String {
+fn rule_path(rule: &str) -> String {
     format!("{RULES}/{}", segment(rule))
 }
 
-pub fn script_path(script: &str, what: &str) -> String {
-    format!("/v1/scripts/{}/{what}", segment(script))
+fn script_path(script: &str, what: &str) -> String {
+    format!("{SCRIPTS}/{}/{what}", segment(script))
 }

@@ -157,23 +157,23 @@ impl Experiments {
     }
 
     fn count_dropped(&self, asked: &Asked, experiment: ExperimentId) {
-        self.gathered().count((asked.tenant, experiment), Arm::Candidate, ExperimentCount::Dropped, 1);
+        self.gathered().count((asked.tenant, experiment), Arm::Variant, ExperimentCount::Dropped, 1);
         telemetry::shadow_dropped();
     }
 
     fn compared(&self, asked: &Asked, experiment: ExperimentId, comparison: Comparison) {
         let (key, mut gathered) = ((asked.tenant, experiment), self.gathered());
-        gathered.count(key, Arm::Candidate, ExperimentCount::Asked, 1);
-        gathered.count(key, Arm::Candidate, ExperimentCount::Faults, comparison.faults);
+        gathered.count(key, Arm::Variant, ExperimentCount::Asked, 1);
+        gathered.count(key, Arm::Variant, ExperimentCount::Faults, comparison.faults);
         let Some(difference) = comparison.difference else { return };
-        gathered.count(key, Arm::Candidate, ExperimentCount::Different, 1);
+        gathered.count(key, Arm::Variant, ExperimentCount::Different, 1);
         if gathered.differences.len() < MOST {
             let row = DifferenceRow {
                 id: DifferenceId::new(),
                 message: asked.question.message().id,
                 hook: asked.question.hook().as_str().to_owned(),
                 live: json(&difference.live),
-                candidate: json(&difference.candidate),
+                variant: json(&difference.candidate),
                 at: clock::now(),
             };
             gathered.differences.push((key, row));
@@ -323,14 +323,14 @@ mod tests {
         for _ in 0..WAITING_OF_TENANT + 3 {
             experiments.ask(tenant, &book, Question::admit(&message("+4670")), GIVEN);
         }
-        assert_eq!(counted(&experiments, Arm::Candidate, ExperimentCount::Dropped), 3);
+        assert_eq!(counted(&experiments, Arm::Variant, ExperimentCount::Dropped), 3);
         experiments.ask(TenantId::new(), &book, Question::admit(&message("+4670")), GIVEN);
-        assert_eq!(counted(&experiments, Arm::Candidate, ExperimentCount::Dropped), 3, "there is room for others");
+        assert_eq!(counted(&experiments, Arm::Variant, ExperimentCount::Dropped), 3, "there is room for others");
         let mut waiting = Vec::new();
         recorder.questions.recv_many(&mut waiting, 5).await;
         recorder.answer(waiting).await;
-        let both = [ExperimentCount::Asked, ExperimentCount::Different]
-            .map(|what| counted(&experiments, Arm::Candidate, what));
+        let both =
+            [ExperimentCount::Asked, ExperimentCount::Different].map(|what| counted(&experiments, Arm::Variant, what));
         assert_eq!((both, experiments.gathered().differences.len()), ([5, 5], 5));
     }
 
@@ -350,7 +350,7 @@ mod tests {
             [ExperimentCount::Asked, ExperimentCount::Held, ExperimentCount::Refused]
                 .map(|what| counted(&experiments, arm, what))
         };
-        let ([candidate, held, refused], [live, held_live, _]) = (of(Arm::Candidate), of(Arm::Live));
+        let ([candidate, held, refused], [live, held_live, _]) = (of(Arm::Variant), of(Arm::Live));
         assert_eq!((candidate + live, held, held_live, refused), (100, candidate, 0, 0));
         assert!((20..80).contains(&candidate), "{candidate}");
         assert_eq!(experiments.gathered().messages.len(), 100);

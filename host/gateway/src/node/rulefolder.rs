@@ -167,7 +167,7 @@ pub async fn watch(folder: PathBuf, store: Store, stop: CancellationToken) {
         let look = folder.clone();
         let now = tokio::task::spawn_blocking(move || signature(&look)).await.ok();
         if now.is_some() && now != seen {
-            match put_in_service(&folder, &store).await {
+            match store_folder(&folder, &store).await {
                 Ok(()) => (seen, said) = (now, String::new()),
                 Err(error) => {
                     // A folder that is gone stays so for a while: the same is said once.
@@ -213,7 +213,7 @@ enum Failed {
     Task(#[from] tokio::task::JoinError),
 }
 
-async fn put_in_service(folder: &Path, store: &Store) -> Result<(), Failed> {
+async fn store_folder(folder: &Path, store: &Store) -> Result<(), Failed> {
     let look = folder.to_path_buf();
     let found = tokio::task::spawn_blocking(move || read(&look)).await??;
     let mut txn = store.worker().await?;

@@ -20,7 +20,7 @@ use angarium_rules::{
 };
 use angarium_store::{
     self as store, Connection as Db,
-    experiment::{self, ExperimentRow, experiment_running},
+    experiment::{ExperimentRow, RunningExperiment, experiment_running},
     rule::{rule_set_number, rule_specs, rulebook_stamp},
     script::{LiveScript, module_list, script_live_list, script_resets},
 };
@@ -37,7 +37,7 @@ struct Sources {
     /// The number of the rule set.
     number: i64,
     scripts: Vec<LiveScript>,
-    experiments: Vec<experiment::RunningExperiment>,
+    experiments: Vec<RunningExperiment>,
     modules: Arc<BTreeMap<String, String>>,
     /// How often each script was switched on again by hand.
     resets: HashMap<String, i32>,
@@ -231,17 +231,18 @@ impl<'a> Workshop<'a> {
     }
 
     /// A candidate; one that is not fit to be asked is left out.
-    fn experiment(
-        &self,
-        (row, source): experiment::RunningExperiment,
-        is_operators: impl Fn(&str) -> bool,
-    ) -> Option<Experiment> {
-        let ExperimentRow { id, kind, subject, version, mode, spec, .. } = row;
+    fn experiment(&self, running: RunningExperiment, is_operators: impl Fn(&str) -> bool) -> Option<Experiment> {
+        let RunningExperiment { experiment: row, uid, body } = running;
+        let ExperimentRow { id, kind, document, version, mode, .. } = row;
+        let subject = match kind {
+            ExperimentKind::Script => uid.unwrap_or_default(),
+            ExperimentKind::Rule => RuleId::from(document).to_string(),
+        };
         let candidate = match kind {
             ExperimentKind::Script => {
-                Candidate::Script(self.known_or_new(&subject, version, &source?, is_operators(&subject))?)
+                Candidate::Script(self.known_or_new(&subject, version, &body, is_operators(&subject))?)
             }
-            ExperimentKind::Rule => match self.tried_rules(id, &subject, &spec.unwrap_or_default()) {
+            ExperimentKind::Rule => match self.tried_rules(id, &subject, &body) {
                 Ok(rules) => Candidate::Rules(rules),
                 Err(error) => {
                     tracing::error!(error, "a candidate that was stored does not compile: it is not tried");
