@@ -166,7 +166,7 @@ fn each_misbehaviour_over_a_callback_is_named() {
         ("?misbehave=spin", GuestFaultKind::Deadline, "no answer after"),
         ("?misbehave=trap", GuestFaultKind::Trap, "unreachable"),
         ("?misbehave=panic", GuestFaultKind::Trap, "asked to panic"),
-        ("?misbehave=many-events", GuestFaultKind::InvalidAnswer, "`callback.events` has 5000 entries"),
+        ("?misbehave=many-events", GuestFaultKind::InvalidAnswer, "`callback.events` must have at most 1000 entries (got 5000)"),
         ("?misbehave=invalid", GuestFaultKind::InvalidAnswer, "`callback.events[0].kind`"),
         ("?misbehave=bad-reply", GuestFaultKind::InvalidAnswer, "`callback.reply.status`"),
     ] {

@@ -97,7 +97,7 @@ fn milliseconds(field: &str, ms: f64) -> Checked {
 
 fn count(given: usize, expected: Outcomes) -> Checked {
     let wanted = match expected {
-        Outcomes::Exactly(1) if given != 1 => "1 outcome".to_owned(),
+        Outcomes::Exactly(1) | Outcomes::AtMost(1) if given != 1 => "1 outcome".to_owned(),
         Outcomes::Exactly(wanted) if given != wanted => format!("{wanted} outcomes"),
         Outcomes::AtMost(most) if given == 0 || given > most => format!("1 to {most} outcomes"),
         Outcomes::Exactly(_) | Outcomes::AtMost(_) => return Ok(()),

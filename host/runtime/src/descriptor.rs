@@ -409,6 +409,6 @@ mod tests {
     #[test]
     fn a_name_stands_once() {
         let found = problems(|raw| raw.channels.push("sms".to_owned()));
-        assert_eq!(found, ["`channels[2]` \"sms\" stands there twice"]);
+        assert_eq!(found, ["`channels[2]` must be listed once (got \"sms\" twice)"]);
     }
 }

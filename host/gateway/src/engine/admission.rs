@@ -71,7 +71,7 @@ pub struct Admitted {
 /// Why a message was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdmitError {
-    #[error("no route of channel `{}` is active: create one and activate it, or name a connection", .channel.as_str())]
+    #[error("must be a channel with an active route (got `{}`): activate one, or name a connection", .channel.as_str())]
     NoRoute {
         channel: Channel,
         /// The channel of several.
@@ -86,7 +86,7 @@ pub enum AdmitError {
     /// No candidate could send a follow-up of a script.
     #[error("{0}")]
     Unsendable(String),
-    #[error("the idempotency key was used for another message: use a new key, or send the same message")]
+    #[error("must not be that of another message: use a new key, or send the same message")]
     KeyReused,
     /// Nothing was stored, or it can't be told yet; the same idempotency key is safe to send again.
     #[error("the database is not available: send again in a moment")]

@@ -70,7 +70,7 @@ pub enum ProviderError {
     #[error("there is no version before the present one to go back to")]
     NoPrevious,
     /// The descriptor doesn't declare these.
-    #[error("the provider doesn't declare {}", list(.0))]
+    #[error("must be declared by the provider (got {})", list(.0))]
     Undeclared(Vec<String>),
     #[error("version {given} is lower than {serving}; a downgrade must be allowed explicitly (`allow_downgrade`)")]
     Downgrade { given: String, serving: String },
