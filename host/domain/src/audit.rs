@@ -70,7 +70,7 @@ impl Actor {
     }
 }
 
-/// What an action changes, beside its subject.
+/// The scope of an action's change, beside its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActionReach {
     /// Messages and what belongs to them.
@@ -102,7 +102,7 @@ macro_rules! actions {
                 }
             }
 
-            /// What it changes, beside its subject.
+            /// Returns the scope of its change, beside its subject.
             #[must_use]
             pub const fn reach(self) -> ActionReach {
                 match self {

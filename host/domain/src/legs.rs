@@ -322,8 +322,8 @@ mod tests {
         assert_eq!(to_retry(&all, &[leg(0, Failed), leg(1, Sent), leg(2, Unknown)], None), [0, 2]);
     }
 
-    /// Whatever happens to the legs, in any order: they begin one after another, one at a time, none after the message
-    /// has its wanted result, and none is left out before that.
+    /// The legs of a message begin one after another, one at a time, none after the message has its wanted result, and
+    /// none is left out before that.
     #[test]
     fn legs_follow_each_other_until_the_message_has_what_it_wants() {
         let mut random = crate::seed::rng();

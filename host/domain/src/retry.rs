@@ -180,7 +180,7 @@ impl RetryPolicy {
         Duration::from_millis(ms.min(LONGEST_DELAY_MS))
     }
 
-    /// What the document can't say of it: the field and the requirement.
+    /// Returns the faults that the document's schema cannot express: the field and the requirement.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         match self {

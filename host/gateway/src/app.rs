@@ -57,7 +57,7 @@ pub struct Principal {
     pub actor: Actor,
 }
 
-/// What use cases work with. Cheap to clone.
+/// The state that use cases share. It is cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<Parts>);
 

@@ -83,7 +83,7 @@ pub struct Replayed {
     pub country: Option<Country>,
     /// The result with the live version.
     pub before: Outcome,
-    /// With the candidate.
+    /// With the variant.
     pub after: Outcome,
     pub asked: Vec<Asked>,
 }

@@ -49,7 +49,7 @@ pub struct OnHold {
     pub reason: String,
 }
 
-/// A candidate that decided about a message.
+/// A variant that decided about a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
     pub experiment: ExperimentId,

@@ -1,4 +1,5 @@
-//! Versioned documents: routes, rules and scripts share these queries. What is particular to a kind stands in its file.
+//! Versioned documents: routes, rules and scripts share these queries. The particular queries of a kind are in its
+//! file.
 
 use jiff::Timestamp;
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};

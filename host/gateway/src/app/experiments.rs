@@ -335,7 +335,7 @@ impl NewExperiment {
 impl From<DifferenceRow> for ShadowDifference {
     fn from(row: DifferenceRow) -> Self {
         let DifferenceRow { id, message, hook, live, variant, at } = row;
-        // What was written as an object is one.
+        // The text was written as an object.
         let object = |text: String| RawValue::from_string(text).unwrap_or_default();
         let (live, variant) = (object(live), object(variant));
         Self { id: id.to_string(), message: message.to_string(), hook, live, variant, at }

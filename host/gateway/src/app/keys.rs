@@ -15,7 +15,7 @@ use angarium_store::{
     audit::AuditEntry,
 };
 
-/// What a new key is to allow.
+/// The options of a new key.
 #[derive(Debug, Clone)]
 pub struct NewKey {
     /// For people.

@@ -1,4 +1,4 @@
-//! Delivers: asks routing for a plan, the provider for a request, the transport to perform it, and hands the result to
+//! Delivers: asks planning for a plan, the provider for a request, the transport to perform it, and hands the result to
 //! the ledger. Each delivery is a task of its own and holds no plugin instance while it waits for an answer.
 
 mod attempt;
@@ -70,7 +70,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Dispatcher {
     pub store: Store,
     pub tenant_configs: Arc<TenantConfigs>,
-    /// Counts what candidates do, and asks those that are not followed.
+    /// Counts the results of experiments, and asks shadows.
     pub experiments: Arc<Experiments>,
     pub rules: Arc<RuleRunner>,
     pub planner: Arc<Planner>,

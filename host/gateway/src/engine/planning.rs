@@ -52,7 +52,7 @@ pub struct PlanRequest<'c, 'm> {
     pub message: &'m Message,
     /// The attempts that count, oldest first.
     pub past: &'m [PastAttempt],
-    /// What acceptance has parsed of the message.
+    /// The data that acceptance has parsed of the message.
     pub judged: JudgedMessage,
     pub guards: GuardUse,
     /// The delivery's turn among those of its route.

@@ -1,5 +1,5 @@
-//! The deliveries that this node holds: its capacity in memory, its leases, and the claims that fill the capacity from
-//! the database. It never sends and never decides an outcome.
+//! The deliveries that this node holds: their leases, and the claims that fill its capacity from the database. It never
+//! sends, never decides an outcome, and knows neither rules nor configuration.
 
 mod claim;
 mod lease;

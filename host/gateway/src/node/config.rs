@@ -53,7 +53,7 @@ impl From<SettingProblem> for ConfigError {
     }
 }
 
-/// What is wrong with one setting, and what would be right.
+/// The fault of one setting, and its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", shown(name))]
 pub struct SettingProblem {

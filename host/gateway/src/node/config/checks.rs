@@ -83,7 +83,7 @@ pub fn log_filter(text: &str) -> Result<(), String> {
     filter.map(drop).map_err(|error| format!("must be a filter of `tracing`, such as `info,angarium=debug`: {error}"))
 }
 
-/// What several settings must hold together. Settings that are wrong by themselves are left out.
+/// Checks requirements on several settings together. Settings that are invalid by themselves are left out.
 pub fn relations(config: &Config, given: &mut Given) {
     if config.database.url.is_empty() && given.is_sound(&["database.url"]) {
         given.refuse("database.url", "must be set: `postgres://user:password@host/database`, or set DATABASE_URL");

@@ -1,4 +1,4 @@
-//! What the file, the environment and the flags say, and every problem with it.
+//! The settings from the file, the environment and the flags, and every problem with them.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -30,7 +30,7 @@ const TIB: u64 = 1 << 40;
 settings! {
     /// The gateway's configuration.
     Config {
-        /// What this node does: `api`, `dispatch` or both. See [Several nodes](#several-nodes).
+        /// The roles of this node: `api`, `dispatch` or both. See [Several nodes](#several-nodes).
         roles: NodeRoles = NodeRoles(vec![NodeRole::Api, NodeRole::Dispatch]);
     }
 

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 pub struct Setting {
     /// With dots: `queue.lease_ms`.
     pub key: &'static str,
-    /// What it is for, in Markdown.
+    /// Its purpose, in Markdown.
     pub meaning: &'static str,
     pub bounds: Option<RangeInclusive<u64>>,
     pub check: Option<fn(&str) -> Result<(), String>>,
