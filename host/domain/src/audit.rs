@@ -79,7 +79,7 @@ pub enum ActionReach {
     Configuration,
     /// The same, for a configuration that may grow: its size limit applies.
     GrowingConfiguration,
-    /// Data of no single tenant, or data that nodes look up each time.
+    /// Data of no single tenant, data that nodes look up each time, or versions that do nothing yet.
     Nothing,
 }
 
@@ -131,17 +131,13 @@ actions! {
     GrowingConfiguration {
         ConnectionCreated = "connection.created",
         ConnectionChanged = "connection.changed",
-        RouteCreated = "route.created",
-        RouteVersionAdded = "route.version_added",
         RouteActivated = "route.activated",
         RouteRolledBack = "route.rolled_back",
         RuleCreated = "rule.created",
         RuleChanged = "rule.changed",
-        RuleVersionAdded = "rule.version_added",
         RuleActivated = "rule.activated",
         RuleExperimentBegun = "rule.experiment_begun",
         RuleRolledBack = "rule.rolled_back",
-        ScriptVersionAdded = "script.version_added",
         ScriptActivated = "script.activated",
         ScriptExperimentBegun = "script.experiment_begun",
         ScriptRolledBack = "script.rolled_back",
@@ -162,6 +158,11 @@ actions! {
         KeyRevoked = "key.revoked",
     }
     Nothing {
+        /// With its first version, which does nothing yet.
+        RouteCreated = "route.created",
+        RouteVersionAdded = "route.version_added",
+        RuleVersionAdded = "rule.version_added",
+        ScriptVersionAdded = "script.version_added",
         BreakerOpened = "breaker.opened",
         BreakerClosed = "breaker.closed",
         KeyCreated = "key.created",

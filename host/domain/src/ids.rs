@@ -113,9 +113,11 @@ ids! {
     KeyId = "key_";
     /// Work that goes on after its request: a replay of dead letters.
     JobId = "job_";
+    /// Messages that one request handed in together.
+    BatchId = "batch_";
     /// An audit entry.
     AuditId = "aud_";
-    /// A candidate while it is tried.
+    /// A trial of a variant beside the live version.
     ExperimentId = "experiment_";
     /// A differing answer of a shadow.
     DifferenceId = "diff_";

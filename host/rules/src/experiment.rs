@@ -23,7 +23,7 @@ use angarium_domain::{
     rule_input::RuleInput,
 };
 
-/// A candidate while it is tried.
+/// A running experiment.
 #[derive(Debug, Clone)]
 pub struct Experiment {
     pub id: ExperimentId,
@@ -33,12 +33,12 @@ pub struct Experiment {
     /// The script's version; for a rule, the version that it changes.
     pub version: i32,
     pub mode: ExperimentMode,
-    pub candidate: Candidate,
+    pub variant: Variant,
 }
 
 /// The version that replaces the live one.
 #[derive(Debug, Clone)]
-pub enum Candidate {
+pub enum Variant {
     /// The script of its name.
     Script(Arc<Running>),
     /// All rules: the same with one of them changed.
@@ -49,18 +49,18 @@ impl Experiment {
     /// The version of a script that it is.
     #[must_use]
     pub const fn script(&self) -> Option<&Arc<Running>> {
-        match &self.candidate {
-            Candidate::Script(script) => Some(script),
-            Candidate::Rules(_) => None,
+        match &self.variant {
+            Variant::Script(script) => Some(script),
+            Variant::Rules(_) => None,
         }
     }
 
     /// Whether it was switched off by its own failures: the live version decides then.
     #[must_use]
     pub fn is_off(&self) -> bool {
-        match &self.candidate {
-            Candidate::Script(script) => script.off_since().is_some(),
-            Candidate::Rules(_) => false,
+        match &self.variant {
+            Variant::Script(script) => script.off_since().is_some(),
+            Variant::Rules(_) => false,
         }
     }
 
@@ -75,11 +75,11 @@ impl Experiment {
     /// The same with a breaker of its own.
     #[must_use]
     pub fn rehearsal(&self) -> Self {
-        let candidate = match &self.candidate {
-            Candidate::Script(script) => Candidate::Script(Arc::new(script.rehearsal())),
-            Candidate::Rules(rules) => Candidate::Rules(Arc::clone(rules)),
+        let variant = match &self.variant {
+            Variant::Script(script) => Variant::Script(Arc::new(script.rehearsal())),
+            Variant::Rules(rules) => Variant::Rules(Arc::clone(rules)),
         };
-        Self { candidate, ..self.clone() }
+        Self { variant, ..self.clone() }
     }
 
     /// Returns the arm that decided about a message.
@@ -94,9 +94,9 @@ impl Experiment {
 
     /// Whether it, or the live version in its place, has this hook; scores belong to the route.
     fn has(&self, book: &Rulebook, hook: Hook) -> bool {
-        match &self.candidate {
-            Candidate::Rules(_) => hook == Hook::Admit,
-            Candidate::Script(script) => {
+        match &self.variant {
+            Variant::Rules(_) => hook == Hook::Admit,
+            Variant::Script(script) => {
                 let has = |it: &Running| it.has(hook) || (hook == Hook::Route && it.has(Hook::Score));
                 has(script) || book.scripts.iter().any(|it| it.name == script.name && has(it))
             }
@@ -107,11 +107,11 @@ impl Experiment {
 impl Rulebook {
     /// Returns the same with a variant in place of the live version.
     #[must_use]
-    pub fn trying(&self, candidate: &Candidate) -> Self {
+    pub fn trying(&self, variant: &Variant) -> Self {
         let mut book = self.clone();
-        match candidate {
-            Candidate::Rules(rules) => book.rules = Some(Arc::clone(rules)),
-            Candidate::Script(script) => {
+        match variant {
+            Variant::Rules(rules) => book.rules = Some(Arc::clone(rules)),
+            Variant::Script(script) => {
                 book.scripts.retain(|it| it.name != script.name);
                 let after = book.scripts.iter().position(|it| it.name > script.name);
                 book.scripts.insert(after.unwrap_or(book.scripts.len()), Arc::clone(script));
@@ -133,7 +133,7 @@ impl Rulebook {
         let taken = self.experiments.iter().filter(|experiment| experiment.takes(subject.recipient()));
         let in_place = |(book, mut canaries): (Cow<'_, Self>, Vec<Canary>), experiment: &Experiment| {
             canaries.push(experiment.canary());
-            (Cow::Owned(book.trying(&experiment.candidate)), canaries)
+            (Cow::Owned(book.trying(&experiment.variant)), canaries)
         };
         taken.fold((Cow::Borrowed(self), Vec::new()), in_place)
     }
@@ -147,15 +147,15 @@ impl Rulebook {
         }
         let met = Ruling::of(message).map(|ruling| ruling.canaries).unwrap_or_default();
         let serving = self.canaries().filter(|experiment| experiment.arm(&met) == Arm::Variant && !experiment.is_off());
-        serving.fold(Cow::Borrowed(self), |book, experiment| Cow::Owned(book.trying(&experiment.candidate)))
+        serving.fold(Cow::Borrowed(self), |book, experiment| Cow::Owned(book.trying(&experiment.variant)))
     }
 
-    /// The candidates that decide about a part of the recipients.
+    /// The experiments whose variants decide about a part of the recipients.
     pub fn canaries(&self) -> impl Iterator<Item = &Experiment> {
         self.experiments.iter().filter(|it| it.mode.percentage().is_some())
     }
 
-    /// The candidates that are asked about this and not followed.
+    /// The experiments whose variants are asked about this and not followed.
     pub fn shadows(&self, hook: Hook) -> impl Iterator<Item = &Experiment> {
         self.experiments
             .iter()
@@ -262,7 +262,7 @@ pub type Said = BTreeMap<&'static str, Value>;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     pub live: Said,
-    pub candidate: Said,
+    pub variant: Said,
 }
 
 /// The result of asking a shadow.
@@ -270,7 +270,7 @@ pub struct Difference {
 pub struct Comparison {
     /// `None` if it answers the same.
     pub difference: Option<Difference>,
-    /// How often the candidate failed.
+    /// How often the variant failed.
     pub faults: usize,
 }
 
@@ -289,22 +289,22 @@ pub fn compare(
         decided => book.for_message(decided.message()),
     };
     let live = serving.rehearsal().alone();
-    let candidate = live.trying(&experiment.candidate);
+    let variant = live.trying(&experiment.variant);
     let said = |book| within(Grant::of_message(time), || said(book, question, given)).0;
-    let ((live, _), (candidate, failures)) = (said(&live), said(&candidate));
+    let ((live, _), (variant, failures)) = (said(&live), said(&variant));
     let is_its = |script: &&String| experiment.kind == ExperimentKind::Script && **script == experiment.subject;
-    Comparison { difference: difference(&live, &candidate), faults: failures.iter().filter(is_its).count() }
+    Comparison { difference: difference(&live, &variant), faults: failures.iter().filter(is_its).count() }
 }
 
 /// Returns the members in which two answers differ, with both values; `None` if they are equal.
 #[must_use]
-pub fn difference(live: &Said, candidate: &Said) -> Option<Difference> {
+pub fn difference(live: &Said, variant: &Said) -> Option<Difference> {
     let other = |one: &Said, other: &Said| -> Said {
         let differs = |(name, value): &(&&'static str, &Value)| other.get(*name) != Some(*value);
         one.iter().filter(differs).map(|(name, value)| (*name, value.clone())).collect()
     };
-    let (live, candidate) = (other(live, candidate), other(candidate, live));
-    (!live.is_empty() || !candidate.is_empty()).then_some(Difference { live, candidate })
+    let (live, variant) = (other(live, variant), other(variant, live));
+    (!live.is_empty() || !variant.is_empty()).then_some(Difference { live, variant })
 }
 
 /// Returns a book's answer to a question, and the names of the scripts that failed.
@@ -412,14 +412,14 @@ mod tests {
     }
 
     fn experiment(mode: ExperimentMode, source: &str) -> Experiment {
-        let candidate = Candidate::Script(running("gate", 2, source));
+        let variant = Variant::Script(running("gate", 2, source));
         Experiment {
             id: ExperimentId::new(),
             kind: ExperimentKind::Script,
             subject: "gate".into(),
             version: 2,
             mode,
-            candidate,
+            variant,
         }
     }
 
@@ -494,9 +494,9 @@ mod tests {
         let asked =
             |to: &str| compare(&book, &book.experiments[0], &Question::admit(&message(to)), &GIVEN, TIME).difference;
         assert_eq!(asked("+46700000002"), None);
-        let Difference { live, candidate } = asked("+46700000001").unwrap();
+        let Difference { live, variant } = asked("+46700000001").unwrap();
         assert_eq!(live, Said::from([("priority", json!("high"))]));
-        assert_eq!(candidate["refused"]["reason"], "odd");
+        assert_eq!(variant["refused"]["reason"], "odd");
         let mut kept = message("+46700000001");
         assert!(book.admit(&mut kept, &GIVEN).refused.is_none());
     }
@@ -512,19 +512,19 @@ mod tests {
 
     #[test]
     fn differences_of_rules_are_members_of_the_decision() {
-        let (live, candidate) = (set(json!({"channels": "sms"})), set(json!({"channels": "email", "sender": "ACME"})));
+        let (live, variant) = (set(json!({"channels": "sms"})), set(json!({"channels": "email", "sender": "ACME"})));
         let experiment = Experiment {
             id: ExperimentId::new(),
             kind: ExperimentKind::Rule,
             subject: "rule_1".into(),
             version: 1,
             mode: ExperimentMode::Shadow,
-            candidate: Candidate::Rules(candidate),
+            variant: Variant::Rules(variant),
         };
         let book = Rulebook { rules: Some(live), scripts: Vec::new(), experiments: vec![experiment], rehearses: false };
         let compared = compare(&book, &book.experiments[0], &Question::admit(&message("+46700000001")), &GIVEN, TIME);
-        let Difference { live, candidate } = compared.difference.unwrap();
+        let Difference { live, variant } = compared.difference.unwrap();
         assert_eq!(live, Said::from([("channels", json!(["sms"]))]));
-        assert_eq!(candidate, Said::from([("channels", json!(["email"])), ("sender", json!("ACME"))]));
+        assert_eq!(variant, Said::from([("channels", json!(["email"])), ("sender", json!("ACME"))]));
     }
 }

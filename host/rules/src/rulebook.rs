@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::{
     Account, RuleFailure, RuleSet,
     decision::{Closed, Ended, RuleDecision, Scored},
-    experiment::{Candidate, Experiment},
+    experiment::{Experiment, Variant},
     ruling::{Before, Canary, Failed, HookRecord, OnHold, Original, Refused, Ruling},
     script::{
         Admission, Breaker, Choice, FollowUp, Given, Hook, RetryAnswer, Script, ScriptFault, Verdict,
@@ -224,9 +224,9 @@ impl Rulebook {
     #[must_use]
     pub fn may_run(&self, hook: Hook) -> bool {
         let in_service =
-            self.rules.iter().chain(self.experiments.iter().filter_map(|experiment| match &experiment.candidate {
-                Candidate::Rules(rules) => Some(rules),
-                Candidate::Script(_) => None,
+            self.rules.iter().chain(self.experiments.iter().filter_map(|experiment| match &experiment.variant {
+                Variant::Rules(rules) => Some(rules),
+                Variant::Script(_) => None,
             }));
         in_service.into_iter().any(|rules| rules.has_expressions()) || self.followed().any(|it| it.has(hook))
     }

@@ -202,6 +202,6 @@ impl From<CostChange> for CostChangeAnswer {
 
 impl From<Example> for ExampleAnswer {
     fn from(Example { message, difference }: Example) -> Self {
-        Self { message: message.to_string(), before: difference.live, after: difference.candidate }
+        Self { message: message.to_string(), before: difference.live, after: difference.variant }
     }
 }

@@ -30,7 +30,7 @@ use angarium_domain::{
 use angarium_rules::{
     RuleSet,
     backtest::{Asked, Outcome, Place, Replayed, Report, Tally, given, replay},
-    experiment::Candidate,
+    experiment::Variant,
     language::Language,
     rulebook::{Rulebook, Running},
     script::{Given, Modules},
@@ -205,7 +205,7 @@ fn changed(
     let script =
         new.script.as_ref().and_then(|script| fields.within("script", |fields| running(script, modules, fields)));
     match script {
-        Some(script) => book.trying(&Candidate::Script(Arc::new(script))),
+        Some(script) => book.trying(&Variant::Script(Arc::new(script))),
         None => book,
     }
 }

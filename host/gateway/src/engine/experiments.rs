@@ -173,7 +173,7 @@ impl Experiments {
                 message: asked.question.message().id,
                 hook: asked.question.hook().as_str().to_owned(),
                 live: json(&difference.live),
-                variant: json(&difference.candidate),
+                variant: json(&difference.variant),
                 at: clock::now(),
             };
             gathered.differences.push((key, row));
@@ -241,7 +241,7 @@ impl Recorder {
             return;
         }
         if let Err(error) = write(&self.store, &gathered).await {
-            tracing::warn!(%error, "what came of candidates is not written down; their counts are tried again");
+            tracing::warn!(%error, "the results of experiments are not written yet; they are tried again");
             let mut later = self.experiments.gathered();
             for (what, number) in gathered.counts {
                 *later.counts.entry(what).or_default() += number;
@@ -272,7 +272,7 @@ mod tests {
         message::{Address, Body},
     };
     use angarium_rules::{
-        experiment::Candidate,
+        experiment::Variant,
         rulebook::Running,
         script::{Modules, Script},
     };
@@ -284,14 +284,14 @@ mod tests {
             let script = Script::compile("gate", source, &Modules::none()).unwrap();
             Arc::new(Running::new("gate".into(), version, source.into(), script.allowing(Duration::from_secs(5))))
         };
-        let candidate = Candidate::Script(running(2, source));
+        let variant = Variant::Script(running(2, source));
         let experiment = Experiment {
             id: ExperimentId::new(),
             kind: ExperimentKind::Script,
             subject: "gate".into(),
             version: 2,
             mode,
-            candidate,
+            variant,
         };
         let live = running(1, "fn admit(message) { allow() }");
         Arc::new(Rulebook { rules: None, scripts: vec![live], experiments: vec![experiment], rehearses: false })
@@ -350,9 +350,9 @@ mod tests {
             [ExperimentCount::Asked, ExperimentCount::Held, ExperimentCount::Refused]
                 .map(|what| counted(&experiments, arm, what))
         };
-        let ([candidate, held, refused], [live, held_live, _]) = (of(Arm::Variant), of(Arm::Live));
-        assert_eq!((candidate + live, held, held_live, refused), (100, candidate, 0, 0));
-        assert!((20..80).contains(&candidate), "{candidate}");
+        let ([variant, held, refused], [live, held_live, _]) = (of(Arm::Variant), of(Arm::Live));
+        assert_eq!((variant + live, held, held_live, refused), (100, variant, 0, 0));
+        assert!((20..80).contains(&variant), "{variant}");
         assert_eq!(experiments.gathered().messages.len(), 100);
     }
 }

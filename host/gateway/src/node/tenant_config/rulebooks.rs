@@ -13,7 +13,7 @@ use angarium_domain::{
 };
 use angarium_rules::{
     RuleSet,
-    experiment::{Candidate, Experiment},
+    experiment::{Experiment, Variant},
     language::Language,
     rulebook::{Rulebook, Running},
     script::{Modules, Script, may_import},
@@ -230,7 +230,7 @@ impl<'a> Workshop<'a> {
         })
     }
 
-    /// A candidate; one that is not fit to be asked is left out.
+    /// Returns a running experiment; `None` if its variant does not compile.
     fn experiment(&self, running: RunningExperiment, is_operators: impl Fn(&str) -> bool) -> Option<Experiment> {
         let RunningExperiment { experiment: row, uid, body } = running;
         let ExperimentRow { id, kind, document, version, mode, .. } = row;
@@ -238,19 +238,19 @@ impl<'a> Workshop<'a> {
             ExperimentKind::Script => uid.unwrap_or_default(),
             ExperimentKind::Rule => RuleId::from(document).to_string(),
         };
-        let candidate = match kind {
+        let variant = match kind {
             ExperimentKind::Script => {
-                Candidate::Script(self.known_or_new(&subject, version, &body, is_operators(&subject))?)
+                Variant::Script(self.known_or_new(&subject, version, &body, is_operators(&subject))?)
             }
             ExperimentKind::Rule => match self.tried_rules(id, &subject, &body) {
-                Ok(rules) => Candidate::Rules(rules),
+                Ok(rules) => Variant::Rules(rules),
                 Err(error) => {
-                    tracing::error!(error, "a candidate that was stored does not compile: it is not tried");
+                    tracing::error!(error, "a variant that was stored does not compile: it is not tried");
                     return None;
                 }
             },
         };
-        Some(Experiment { id, kind, subject, version, mode, candidate })
+        Some(Experiment { id, kind, subject, version, mode, variant })
     }
 
     /// All rules, with a variant in place of one of them.
