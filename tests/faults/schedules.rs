@@ -3,7 +3,16 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use angarium::{app::message_actions, clock, engine::recovery};
+use angarium::{
+    app::{
+        self, Principal,
+        change::Changes,
+        error::UseCaseError,
+        message_actions::{MessageActions, MessageView},
+    },
+    clock,
+    engine::recovery,
+};
 use angarium_domain::{
     attempt::{Attempt, Origin, PastAttempt, Trigger},
     audit::Actor,
@@ -365,6 +374,7 @@ async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Op
         send_at: None,
         expires_at: None,
         reference: None,
+        batch: None,
         ordering_key: None,
         connection: None,
         body: Body::default(),
@@ -434,13 +444,20 @@ async fn schedule(db: &Database, direct: &mut PgConnection, tenant: TenantId, se
     Ok(ends)
 }
 
-/// Returns the actor that cancels and retries.
-fn somebody() -> Actor {
-    Actor::command_line("somebody")
+/// Whether an action was done, and not refused.
+fn done(result: app::Result<MessageView>) -> bool {
+    match result {
+        Ok(_) => true,
+        Err(UseCaseError::Conflict { .. }) => false,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown: OnUnknown) -> Result<(), String> {
     let bell = Arc::new(Notify::new());
+    let changes = Changes::of_command_line(real.db.store.clone());
+    let by = Principal { tenant: real.tenant, actor: Actor::command_line("somebody") };
+    let actions = MessageActions { changes: &changes, bell: &bell, by: &by };
     let same = |what: &str, real: bool, model: bool| {
         if real == model { Ok(()) } else { Err(format!("{what}: the gateway says {real}, the model {model}")) }
     };
@@ -448,15 +465,11 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
     match rng.u8(0..24) {
         0 => {
             real.log.push("cancel".into());
-            let done = message_actions::cancel(&real.db.store, real.tenant, &somebody(), real.message).await.unwrap();
-            return same("cancel", matches!(done, message_actions::Controlled::Done(_)), model.canceled());
+            return same("cancel", done(actions.cancel(real.message).await), model.canceled());
         }
         1 => {
             real.log.push("retry by hand".into());
-            let done = message_actions::retry(&real.db.store, &bell, real.tenant, &somebody(), real.message, None)
-                .await
-                .unwrap();
-            return same("retry", matches!(done, message_actions::Controlled::Done(_)), model.retried());
+            return same("retry", done(actions.retry(real.message, None).await), model.retried());
         }
         2 | 3 if model.place != Place::LostWorker && !real.sleepers.is_empty() => {
             real.log.push("a late write".into());
@@ -494,10 +507,7 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
         }
         Place::End(_) => {
             real.log.push("retry by hand".into());
-            let done = message_actions::retry(&real.db.store, &bell, real.tenant, &somebody(), real.message, None)
-                .await
-                .unwrap();
-            return same("retry", matches!(done, message_actions::Controlled::Done(_)), model.retried());
+            return same("retry", done(actions.retry(real.message, None).await), model.retried());
         }
     }
     Ok(())

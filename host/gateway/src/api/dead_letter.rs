@@ -20,19 +20,15 @@ use super::{
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
 };
-use crate::app::message_actions::dead_letter::{Hand, Refusal, WantedReplay};
+use crate::app::message_actions::{
+    MessageActions,
+    dead_letter::{self, DeadLetter, LetterId, Replay, WantedReplay},
+};
 use angarium_domain::{
-    audit::Actor,
     dead_letter::{DeadLetterFilter, certainly_unsent},
     delivery::DeliveryState,
     ids::{DeliveryId, JobId, TenantId},
     key::Scope,
-};
-use angarium_store::{
-    attempt::attempt_list,
-    dead_letter::{
-        DeadLetter, LetterId, Replay, dead_letter_get, dead_letter_list, replay_get, replay_list, replay_outcomes,
-    },
 };
 use filter::{Filter, FilterParams};
 
@@ -198,15 +194,13 @@ pub async fn list(
     mut query: Query,
 ) -> Result<Json<Page<DeadLetterAnswer>>, Problem> {
     let paging = Paging::<DeliveryId>::of(&mut query);
-    let filter = Filter::of(&mut query);
-    let mut txn = app.store.snapshot(tenant.id).await?;
-    let filter = filter.into_domain(&mut txn, tenant.id, DeliveryState::DEAD.to_vec()).await?;
+    let filter = Filter::of(&mut query).into_domain(&app, tenant.id, DeliveryState::DEAD.to_vec()).await?;
     for problem in filter.as_ref().err().into_iter().flatten() {
         query.refuse(problem.pointer.trim_start_matches('/'), problem.detail.clone());
     }
     query.finish()?;
     let filter = filter.unwrap_or_default();
-    let rows = dead_letter_list(&mut txn, tenant.id, &filter, paging.after, paging.limit).await?;
+    let rows = dead_letter::list(&app, tenant.id, &filter, paging.after, paging.limit).await?;
     Ok(Json(Page::of(rows, |row| row.delivery.to_string(), DeadLetterAnswer::from)))
 }
 
@@ -219,10 +213,7 @@ pub async fn get(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<DeadLetterAnswer>, Problem> {
-    let mut txn = app.store.snapshot(tenant.id).await?;
-    let letter = dead_letter_get(&mut txn, tenant.id, letter_id(&id)?).await?;
-    let letter = letter.ok_or_else(|| Problem::not_found(LETTER))?;
-    let attempts = attempt_list(&mut txn, tenant.id, letter.delivery).await?;
+    let (letter, attempts) = dead_letter::get(&app, tenant.id, letter_id(&id)?).await?;
     let history = attempts.into_iter().map(|attempt| AttemptAnswer::new(letter.message, attempt)).collect();
     Ok(Json(DeadLetterAnswer { history: Some(history), ..letter.into() }))
 }
@@ -247,9 +238,9 @@ pub async fn replay(
 ) -> Result<(StatusCode, Json<MessageAnswer>), Problem> {
     reason(&mut fields, new.reason.as_deref());
     fields.finish()?;
-    let actor = tenant.actor();
-    let view = hand(&app, tenant.id, &actor).replay(letter_id(&id)?, new.reason.as_deref()).await?;
-    let view = view.map_err(|refusal| refusal.into_problem(LETTER))?;
+    let by = tenant.principal();
+    let actions = MessageActions::new(&app, &by);
+    let view = actions.replay(letter_id(&id)?, new.reason.as_deref()).await?;
     Ok((StatusCode::ACCEPTED, Json(MessageAnswer::from(view).shown_to(&tenant))))
 }
 
@@ -270,9 +261,8 @@ pub async fn discard(
 ) -> Result<Json<DeadLetterAnswer>, Problem> {
     reason(&mut fields, Some(&new.reason));
     fields.finish()?;
-    let actor = tenant.actor();
-    let letter = hand(&app, tenant.id, &actor).discard(letter_id(&id)?, &new.reason).await?;
-    let letter = letter.map_err(|refusal| refusal.into_problem(LETTER))?;
+    let by = tenant.principal();
+    let letter = MessageActions::new(&app, &by).discard(letter_id(&id)?, &new.reason).await?;
     let answer = DeadLetterAnswer::from(letter);
     Ok(Json(if tenant.reads_messages() { answer } else { DeadLetterAnswer { to: None, detail: None, ..answer } }))
 }
@@ -289,8 +279,8 @@ pub async fn discard_all(
     reason(&mut fields, Some(&new.reason));
     may_name(&tenant, &new.filter)?;
     let filter = checked(&app, tenant.id, new.filter, DeliveryState::DEAD.to_vec(), fields).await?;
-    let actor = tenant.actor();
-    let (discarded, more) = hand(&app, tenant.id, &actor).discard_all(&filter, &new.reason).await?;
+    let by = tenant.principal();
+    let (discarded, more) = MessageActions::new(&app, &by).discard_all(&filter, &new.reason).await?;
     Ok(Json(Discarded { discarded, more }))
 }
 
@@ -322,9 +312,8 @@ pub async fn start_replay(
     may_name(&tenant, &new.filter)?;
     let filter = checked(&app, tenant.id, new.filter, certainly_unsent(), fields).await?;
     let wanted = WantedReplay { filter, rate_per_second, most: new.limit, reason: new.reason };
-    let actor = tenant.actor();
-    let replay = hand(&app, tenant.id, &actor).start_replay(wanted).await?;
-    let replay = replay.ok_or_else(|| Problem::not_found(REPLAY))?;
+    let by = tenant.principal();
+    let replay = MessageActions::new(&app, &by).start_replay(wanted).await?;
     Ok((StatusCode::ACCEPTED, Json(ReplayAnswer::new(replay, BTreeMap::new()))))
 }
 
@@ -342,15 +331,9 @@ pub async fn list_replays(
 ) -> Result<Json<Page<ReplayAnswer>>, Problem> {
     let paging = Paging::<JobId>::of(&mut query);
     query.finish()?;
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let rows = replay_list(&mut txn, tenant.id, paging.after, paging.limit).await?;
-    let ids: Vec<_> = rows.rows.iter().map(|row| row.id).collect();
-    let mut outcomes = replay_outcomes(&mut txn, tenant.id, &ids).await?;
-    let view = |replay: Replay| {
-        let outcomes = outcomes.remove(&replay.id).unwrap_or_default();
-        ReplayAnswer::new(replay, outcomes)
-    };
-    Ok(Json(Page::of(rows, |row| row.id.to_string(), view)))
+    let page = dead_letter::list_replays(&app, tenant.id, paging.after, paging.limit).await?;
+    let view = |(replay, outcomes)| ReplayAnswer::new(replay, outcomes);
+    Ok(Json(Page::of(page, |(replay, _)| replay.id.to_string(), view)))
 }
 
 /// Show how far a replay is.
@@ -362,10 +345,8 @@ pub async fn get_replay(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<ReplayAnswer>, Problem> {
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let replay = replay_get(&mut txn, tenant.id, job_id(&id)?).await?.ok_or_else(|| Problem::not_found(REPLAY))?;
-    let outcomes = replay_outcomes(&mut txn, tenant.id, &[replay.id]).await?.remove(&replay.id);
-    Ok(Json(ReplayAnswer::new(replay, outcomes.unwrap_or_default())))
+    let (replay, outcomes) = dead_letter::get_replay(&app, tenant.id, job_id(&id)?).await?;
+    Ok(Json(ReplayAnswer::new(replay, outcomes)))
 }
 
 /// Stop a replay; deliveries that it has opened stay open.
@@ -380,21 +361,13 @@ pub async fn cancel_replay(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<ReplayAnswer>, Problem> {
-    let actor = tenant.actor();
-    let replay = hand(&app, tenant.id, &actor).cancel_replay(job_id(&id)?).await?;
-    let replay = replay.map_err(|refusal| refusal.into_problem(REPLAY))?;
-    let mut txn = app.store.tenant(tenant.id).await?;
-    let outcomes = replay_outcomes(&mut txn, tenant.id, &[replay.id]).await?.remove(&replay.id);
-    Ok(Json(ReplayAnswer::new(replay, outcomes.unwrap_or_default())))
+    let by = tenant.principal();
+    let (replay, outcomes) = MessageActions::new(&app, &by).cancel_replay(job_id(&id)?).await?;
+    Ok(Json(ReplayAnswer::new(replay, outcomes)))
 }
 
 const LETTER: &str = "dead letter";
 const REPLAY: &str = "replay";
-
-/// Returns the use cases for this tenant, in the name of this actor.
-pub fn hand<'a>(app: &'a App, tenant: TenantId, actor: &'a Actor) -> Hand<'a> {
-    Hand { store: &app.store, bell: &app.bell, tenant, actor }
-}
 
 fn letter_id(text: &str) -> Result<LetterId, Problem> {
     let delivery = text.parse().map(LetterId::Delivery);
@@ -419,39 +392,12 @@ async fn checked(
     states: Vec<DeliveryState>,
     mut fields: Fields,
 ) -> Result<DeadLetterFilter, Problem> {
-    let mut txn = app.store.tenant(tenant).await?;
-    let filter = filter.into_domain(&mut txn, tenant, states).await?;
+    let filter = filter.into_domain(app, tenant, states).await?;
     for problem in filter.as_ref().err().into_iter().flatten() {
         fields.elsewhere(format!("/filter{}", problem.pointer), &problem.code, problem.detail.clone());
     }
     fields.finish()?;
     Ok(filter.unwrap_or_default())
-}
-
-impl Refusal {
-    /// Turns it into a problem for the client; `what` is the requested thing.
-    pub fn into_problem(self, what: &str) -> Problem {
-        match self {
-            Self::NotFound => Problem::not_found(what),
-            Self::NotNow(state) => Problem::conflict(
-                "wrong_state",
-                format!("the {what} is {}, and this can't be done now", state.as_str()),
-            ),
-            Self::Ended => Problem::conflict("wrong_state", "the replay has ended"),
-            Self::Discarded => Problem::conflict("discarded", "the dead letter was discarded before"),
-            Self::Expired(at) => Problem::conflict(
-                "expired",
-                format!("the message was not to be sent any more after {at}: send it as a new one"),
-            ),
-            Self::Purged => {
-                Problem::conflict("content_purged", "the message's content was purged: send it as a new one")
-            }
-            Self::Several => Problem::conflict(
-                "several_unknown",
-                "several deliveries of the message are unknown: `delivery` says which is meant",
-            ),
-        }
-    }
 }
 
 impl From<DeadLetter> for DeadLetterAnswer {

@@ -19,7 +19,7 @@ use super::{
     statistics::LatencyAnswer,
 };
 use crate::{
-    app::health::{self, ConnectionHealth, FailureCount, ProviderState, QuarantinedVersion},
+    app::health::{self, ConnectionHealth, LastFailure, ProviderState, QuarantinedVersion},
     clock,
     engine::guards::LeftAlone,
 };
@@ -221,7 +221,7 @@ fn windows_of(figures: Vec<(StatisticsWindow, Figures)>) -> WindowsAnswer {
 }
 
 impl LastErrorAnswer {
-    fn new(failure: FailureCount, with_detail: bool) -> Self {
+    fn new(failure: LastFailure, with_detail: bool) -> Self {
         Self {
             at: failure.at,
             delivery: failure.delivery.to_string(),

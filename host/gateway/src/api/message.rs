@@ -1,6 +1,7 @@
 //! `/v1/messages`
 
 mod channels;
+mod filter;
 mod fingerprint;
 mod new;
 mod view;
@@ -24,11 +25,11 @@ use super::{
     json::{Json, read_apart},
     page::{Page, Paging},
     problem::{FieldProblem, Problem, ProblemBody},
-    request::{Query, RequestId, Trace, UrlPath, short_text},
+    request::{Query, RequestId, Trace, UrlPath},
 };
 use crate::{
     app::message_actions::MessageActions,
-    app::messages::{self, MessageDecisions, MessageFilter},
+    app::messages::{self, MessageDecisions},
     clock,
     engine::admission::{AdmitError, Admitted},
     engine::dispatch::{LegPreview, Preview, PreviewRequest},
@@ -38,18 +39,18 @@ use crate::{
     node::tenant_config::TenantConfig,
 };
 use angarium_domain::{
-    delivery::DeliveryState,
-    ids::{ConnectionId, MessageId, TenantId},
+    ids::{BatchId, ConnectionId, MessageId, TenantId},
     legs::MOST as MOST_LEGS,
-    message::{self, Channel, Idempotency},
+    message::{self, Idempotency},
     rule_input::RuleInput,
 };
 use angarium_rules::{
-    ruling::{Failed, Refused},
+    ruling::{Failed, RuleRefusal},
     script::{Given, Hook},
 };
-use new::{MessageContext, Unfit};
+use filter::{Filter, FilterParams};
 pub use new::NewMessage;
+use new::{MessageContext, Unfit};
 use view::DecisionAnswer;
 pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
 
@@ -176,6 +177,9 @@ pub struct Batch {
 /// The result for each message, in order.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BatchAnswer {
+    /// Finds the messages that were accepted now: `GET /v1/messages?batch=…`.
+    #[schema(example = "batch_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    batch: String,
     data: Vec<BatchResult>,
 }
 
@@ -254,7 +258,11 @@ pub async fn create_batch(
     let (mut good, slots) = apart(checked);
     let mut span = app.tracer.child("accept", Side::Internal, trace.context());
     span.set(|| [("tenant.id", tenant.id.to_string().into()), ("messages", (good.len() as i64).into())]);
-    good.iter_mut().for_each(|new| new.message.body.trace = span.context().cloned());
+    let batch = BatchId::new();
+    for new in &mut good {
+        new.message.body.trace = span.context().cloned();
+        new.message.batch = Some(batch);
+    }
     let mut admitted = app.admission.admit(tenant.id, good).await.into_iter();
     let data = slots.into_iter().map(|slot| match slot {
         Slot::Bad(problem) => BatchResult::refused(&problem, id.as_str()),
@@ -264,7 +272,7 @@ pub async fn create_batch(
             Err(error) => BatchResult::refused(&Problem::from(error), id.as_str()),
         },
     });
-    Ok(Json(BatchAnswer { data: data.collect() }))
+    Ok(Json(BatchAnswer { batch: batch.to_string(), data: data.collect() }))
 }
 
 impl BatchResult {
@@ -324,9 +332,7 @@ fn apart(checked: Vec<Checked>) -> (Vec<message::NewMessage>, Vec<Slot>) {
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
-        ("state" = Option<view::StateName>, Query, description = "Only messages in this state."),
-        ("channel" = Option<String>, Query, description = "Only messages of this channel."),
-        ("reference" = Option<String>, Query, description = "Only messages with this reference."),
+        FilterParams,
     ),
     responses((status = 200, description = "A page.", body = Page<MessageAnswer>)))]
 pub async fn list(
@@ -335,14 +341,9 @@ pub async fn list(
     mut query: Query,
 ) -> Result<Json<Page<MessageAnswer>>, Problem> {
     let paging = Paging::<MessageId>::of(&mut query);
-    let filter = MessageFilter {
-        state: query.take("state", |text| text.parse::<DeliveryState>().map_err(|error| error.to_string())),
-        channel: query
-            .take("channel", |text| text.parse::<Channel>().map_err(|error| error.to_string()))
-            .map(|channel| channel.as_str().to_owned()),
-        reference: query.take("reference", short_text),
-    };
+    let filter = Filter::of(&mut query);
     query.finish()?;
+    let filter = filter.into_domain(&app, tenant.id).await?.map_err(Problem::parameters)?;
     let rows = messages::list(&app, tenant.id, &filter, paging.after, paging.limit).await?;
     Ok(Json(Page::of(rows, |row| row.message.id.to_string(), MessageAnswer::from)))
 }
@@ -567,9 +568,9 @@ impl From<AdmitError> for Problem {
                 problems.iter().map(|it| FieldProblem::new(&it.pointer, it.code, it.detail.as_str())).collect(),
             ),
             AdmitError::Unsendable(_) => Self::field("", "unsendable", error.to_string()),
-            AdmitError::Refused(Refused { failed: None, .. }) => Self::refused_by_rule(error.to_string()),
-            AdmitError::Refused(Refused { failed: Some(Failed::Fault), .. }) => Self::rule_failed(error.to_string()),
-            AdmitError::Refused(Refused { failed: Some(Failed::NoTime), .. }) => Self::rules_busy(&error.to_string()),
+            AdmitError::Refused(RuleRefusal { failed: None, .. }) => Self::refused_by_rule(error.to_string()),
+            AdmitError::Refused(RuleRefusal { failed: Some(Failed::Fault), .. }) => Self::rule_failed(error.to_string()),
+            AdmitError::Refused(RuleRefusal { failed: Some(Failed::NoTime), .. }) => Self::rules_busy(&error.to_string()),
             AdmitError::KeyReused => Self::field("/idempotency_key", "key_reused", error.to_string()),
             AdmitError::Unavailable | AdmitError::Busy => Self::unavailable(&error.to_string()),
             AdmitError::DiskFull => Self::disk_full(),

@@ -11,9 +11,8 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::error::UseCaseError;
+use crate::app::error::{StoreError, UseCaseError};
 pub use crate::app::fields::{FieldProblem, MOST_PROBLEMS};
-use angarium_store::{StoreError, tenant::MOST_CONFIG};
 
 /// The longest pointer or detail of a bad field, in characters.
 const MOST_TEXT: usize = 1024;
@@ -257,35 +256,23 @@ impl From<UseCaseError> for Problem {
             UseCaseError::Conflict { code, detail } => Self::conflict(code, detail),
             UseCaseError::Invalid(errors) => Self::fields(errors),
             UseCaseError::Unavailable(detail) => Self::unavailable(detail),
-            UseCaseError::Store(error) => error.into(),
+            UseCaseError::DatabaseDown(reason) => {
+                tracing::warn!(error = reason, "the database is not available");
+                Self::unavailable("the database is not available; nothing was changed that was not answered for")
+            }
+            UseCaseError::DiskFull(reason) => {
+                tracing::warn!(error = reason, "the database's disk is full");
+                Self::disk_full()
+            }
             UseCaseError::Internal(_) => Self::internal(&error),
         }
     }
 }
 
+/// A part of the engine could not ask the database.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        match &error {
-            StoreError::Unavailable(reason) => {
-                tracing::warn!(error = %reason, "the database is not available");
-                Self::unavailable("the database is not available; nothing was changed that was not answered for")
-            }
-            StoreError::Full(reason) => {
-                tracing::warn!(error = %reason, "the database's disk is full");
-                Self::disk_full()
-            }
-            StoreError::Conflict { constraint } => {
-                Self::conflict("conflict", format!("another request came first (`{constraint}`)"))
-            }
-            StoreError::ConfigTooLarge { bytes } => Self::conflict(
-                "configuration_too_large",
-                format!(
-                    "the tenant's connections, active routes, rules and scripts in service must come to at most \
-                     {MOST_CONFIG} bytes together (got {bytes}): delete or deactivate what is not used"
-                ),
-            ),
-            StoreError::Failed(_) => Self::internal(&error),
-        }
+        UseCaseError::from(error).into()
     }
 }
 

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{
     App,
     auth::{MessagesWrite, Tenant},
-    dead_letter::{MOST_REASON, hand},
+    dead_letter::MOST_REASON,
     draft::Draft,
     fields::{Fields, plain},
     json::Json,
@@ -15,7 +15,10 @@ use super::{
     problem::{Problem, ProblemBody},
     request::UrlPath,
 };
-use crate::app::message_actions::dead_letter::{Resolved, WantedResolution};
+use crate::app::message_actions::{
+    MessageActions,
+    dead_letter::{Resolved, WantedResolution},
+};
 use angarium_domain::{delivery::DeliveryState, ids::MessageId};
 
 /// A person's decision about an unknown delivery.
@@ -68,9 +71,7 @@ pub async fn resolve(
 ) -> Result<Json<MessageAnswer>, Problem> {
     let wanted = wanted(new, fields)?;
     let id: MessageId = id.parse().map_err(|_| Problem::not_found("message"))?;
-    let actor = tenant.actor();
-    let view = hand(&app, tenant.id, &actor).resolve(id, &wanted).await?;
-    let view = view.map_err(|refusal| refusal.into_problem("message"))?;
+    let view = MessageActions::new(&app, &tenant.principal()).resolve(id, &wanted).await?;
     Ok(Json(MessageAnswer::from(view).shown_to(&tenant)))
 }
 

@@ -1,7 +1,9 @@
 //! Why a use case does not do what it was asked; it knows no status of HTTP, which `api/problem` has.
 
 use super::fields::FieldProblem;
-use angarium_store::StoreError;
+use angarium_store::tenant::MOST_CONFIG;
+
+pub use angarium_store::StoreError;
 
 /// The answer of a use case that changes nothing.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +24,35 @@ pub enum UseCaseError {
     /// It may work later.
     #[error("{0}")]
     Unavailable(&'static str),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The gateway failed; the text is for its log.
+    /// The database can't be reached, or takes no writes now; the text is for the log.
+    #[error("the database is not available: {0}")]
+    DatabaseDown(String),
+    /// The database's disk is full; the text is for the log.
+    #[error("the database's disk is full: {0}")]
+    DiskFull(String),
+    /// The gateway failed; the text is for the log.
     #[error("{0}")]
     Internal(String),
+}
+
+impl From<StoreError> for UseCaseError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(reason) => Self::DatabaseDown(reason.to_string()),
+            StoreError::Full(reason) => Self::DiskFull(reason.to_string()),
+            StoreError::Conflict { constraint } => {
+                Self::conflict("conflict", format!("another request came first (`{constraint}`)"))
+            }
+            StoreError::ConfigTooLarge { bytes } => Self::conflict(
+                "configuration_too_large",
+                format!(
+                    "the tenant's connections, active routes, rules and scripts in service must come to at most \
+                     {MOST_CONFIG} bytes together (got {bytes}): delete or deactivate what is not used"
+                ),
+            ),
+            StoreError::Failed(_) => Self::internal(&error),
+        }
+    }
 }
 
 impl UseCaseError {

@@ -22,7 +22,7 @@ use angarium_store::{
     statistics::{failure_list, window_list},
 };
 
-pub use angarium_store::statistics::FailureCount;
+pub use angarium_store::statistics::LastFailure;
 
 /// A connection with its health.
 pub struct ConnectionHealth {
@@ -31,7 +31,7 @@ pub struct ConnectionHealth {
     /// The figures of each window with attempts.
     pub windows: Vec<(StatisticsWindow, Figures)>,
     /// The last attempt that was not accepted.
-    pub failure: Option<FailureCount>,
+    pub failure: Option<LastFailure>,
     pub breaker: Option<Breaker>,
     /// This node's observations.
     pub sight: Option<Sight>,

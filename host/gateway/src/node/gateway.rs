@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::{self, BodyBudget, Browsers, HttpParts, HttpState, ServerSettings, SocketLimits},
-    app::{self, App, key_lookup::Keys},
+    app::{self, App, change::Changes, key_lookup::Keys},
     engine::admission::{Admission, Outlet},
     engine::callbacks::{self, Callbacks},
     engine::capacity::Capacity,
@@ -271,6 +271,7 @@ impl Gateway {
         health.look().await.map_err(|error| StartError::because("the stored secrets cannot be counted", error))?;
         helpers.spawn(Arc::clone(&health).run(rest.clone()));
         let app = App::new(app::Parts {
+            changes: Changes::on_node(&store, &keys, &tenant_configs),
             store: store.clone(),
             tenant_configs,
             guards,

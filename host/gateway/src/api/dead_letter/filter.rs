@@ -9,13 +9,13 @@ use super::super::{
     problem::FieldProblem,
     request::{Query, short_text},
 };
+use crate::app::{self, App, names};
 use angarium_domain::{
     dead_letter::DeadLetterFilter,
     delivery::DeliveryState,
     ids::{ConnectionId, RouteId, TenantId},
     message::Channel,
 };
-use angarium_store::{self as store, Connection as Db, connection::connection_find, route::route_find};
 
 /// A filter of dead letters: all of its members must hold.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
@@ -128,20 +128,20 @@ impl Filter {
     /// Returns the filter, with `states` as its default states, or each invalid member by its name.
     pub async fn into_domain(
         self,
-        db: &mut Db,
+        app: &App,
         tenant: TenantId,
         states: Vec<DeliveryState>,
-    ) -> store::Result<Result<DeadLetterFilter, Vec<FieldProblem>>> {
+    ) -> app::Result<Result<DeadLetterFilter, Vec<FieldProblem>>> {
         let mut fields = Fields::default();
         self.check(&mut fields);
         // An impossible name is not looked up: the database takes no NUL.
         let name = |text: &Option<String>| text.clone().filter(|text| short_text(text).is_ok());
         let connection = match name(&self.connection) {
-            Some(name) => connection(db, tenant, &name, &mut fields).await?,
+            Some(name) => connection(app, tenant, &name, &mut fields).await?,
             None => None,
         };
         let route = match name(&self.route) {
-            Some(name) => route(db, tenant, &name, &mut fields).await?,
+            Some(name) => route(app, tenant, &name, &mut fields).await?,
             None => None,
         };
         if !fields.is_empty() {
@@ -202,28 +202,16 @@ fn state(word: &str) -> Option<DeadStateName> {
     [Failed, Bounced, Expired, Unroutable, Unknown].into_iter().find(|it| DeliveryState::from(*it).as_str() == word)
 }
 
-/// A connection's id, be the connection there or deleted, or the uid of a living one.
-async fn connection(
-    db: &mut Db,
-    tenant: TenantId,
-    name: &str,
-    fields: &mut Fields,
-) -> store::Result<Option<ConnectionId>> {
-    let found = match name.parse() {
-        Ok(id) => Some(id),
-        Err(_) => connection_find(db, tenant, None, name).await?.map(|it| it.id),
-    };
+async fn connection(app: &App, tenant: TenantId, name: &str, fields: &mut Fields) -> app::Result<Option<ConnectionId>> {
+    let found = names::connection_id(app, tenant, name).await?;
     fields.check(found.is_some(), "connection", "unknown_connection", || {
         "does not exist: give the id of a connection, or the uid of one of yours".to_owned()
     });
     Ok(found)
 }
 
-async fn route(db: &mut Db, tenant: TenantId, name: &str, fields: &mut Fields) -> store::Result<Option<RouteId>> {
-    let found = match name.parse() {
-        Ok(id) => Some(id),
-        Err(_) => route_find(db, tenant, None, name).await?.map(|it| it.id),
-    };
+async fn route(app: &App, tenant: TenantId, name: &str, fields: &mut Fields) -> app::Result<Option<RouteId>> {
+    let found = names::route_id(app, tenant, name).await?;
     fields.check(found.is_some(), "route", "unknown_route", || {
         "does not exist: give the id of a route, or the uid of one of yours".to_owned()
     });

@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
     super::auth::Tenant,
     new::{ModeName, PriorityName, WantsName},
 };
+use crate::app::messages::{AttemptView, DeliveryView, EventView, MessageView};
 use angarium_domain::{
     delivery::DeliveryState,
     ids::{EventId, MessageId},
@@ -18,11 +19,6 @@ use angarium_domain::{
     recipients::{MailRecipient, RecipientOutcome, RecipientRole, Recipients},
 };
 use angarium_rules::{Account, ruling::Ruling};
-use angarium_store::{
-    attempt::AttemptView,
-    event::EventView,
-    message::{DeliveryView, MessageView},
-};
 
 /// A message and its state.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,6 +34,9 @@ pub struct MessageAnswer {
     #[schema(value_type = PriorityName)]
     priority: Priority,
     reference: Option<String>,
+    /// The batch that it came in with.
+    #[schema(example = "batch_0192f0c1a2b37c4d8e5f60718293a4b5")]
+    batch: Option<String>,
     ordering_key: Option<String>,
     #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
@@ -379,6 +378,7 @@ impl MessageAnswer {
             to: message.body.to.as_ref().map(|to| to.address.clone()),
             priority: message.priority,
             reference: message.reference.clone(),
+            batch: message.batch.map(|batch| batch.to_string()),
             ordering_key: message.ordering_key.clone(),
             metadata: message.body.metadata.clone(),
             condition: message.body.condition.clone(),

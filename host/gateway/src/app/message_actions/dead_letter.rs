@@ -1,205 +1,233 @@
 //! A person's actions on one dead letter, or on all that match: replay, discard, resolve. Each is in the audit, in the
 //! same transaction.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
-use crate::{clock, engine::legs};
+use super::{MISSING as NO_MESSAGE, MessageActions, MessageView, purged};
+use crate::{
+    app::{App, PageRows, Result, error::UseCaseError},
+    clock,
+    engine::legs,
+};
 use angarium_domain::{
-    audit::{Action, Actor},
+    audit::Action,
     dead_letter::DeadLetterFilter,
     delivery::DeliveryState,
     ids::{DeliveryId, JobId, MessageId, TenantId},
 };
 use angarium_store::{
-    self as store, Connection, Store,
-    audit::{AuditEntry, audit_insert},
+    self as store, Connection,
+    attempt::attempt_list,
+    audit::AuditEntry,
     dead_letter::{
-        DeadLetter, LetterId, NewReplay, Replay, dead_letter_count, dead_letter_discard, dead_letter_get,
-        dead_letter_next, delivery_unknown, replay_cancel, replay_get, replay_insert,
+        NewReplay, dead_letter_count, dead_letter_discard, dead_letter_get, dead_letter_list, dead_letter_next,
+        delivery_unknown, replay_cancel, replay_get, replay_insert, replay_list, replay_outcomes,
     },
     delivery::{Reopening, Resolution, delivery_reopen_all, delivery_resolve},
     event::event_insert_all,
     follow_up::{EndedDelivery, follow_up_note_where_asked},
     legs::legs_hold_of,
-    message::{MessageView, message_get},
+    message::message_get,
     queue::{QueueEntry, queue_insert},
+};
+
+pub use angarium_store::{
+    attempt::AttemptView,
+    dead_letter::{DeadLetter, LetterId, Replay},
 };
 
 /// The most that one request discards.
 const DISCARDED: u32 = 10_000;
 
-/// Why something is not done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The tenant has no such thing.
-    NotFound,
-    /// It is in another state by now.
-    NotNow(DeliveryState),
-    /// A replay that has come to its end.
-    Ended,
-    /// It was discarded before.
-    Discarded,
-    /// It was not to be sent any more after this time.
-    Expired(Timestamp),
-    /// There is nothing left that could be sent.
-    Purged,
-    /// Several deliveries of the message are unknown, and none is named.
-    Several,
+/// Returns a page of the dead letters that match, the latest first, from behind `after`.
+pub async fn list(
+    app: &App,
+    tenant: TenantId,
+    filter: &DeadLetterFilter,
+    after: Option<DeliveryId>,
+    limit: u32,
+) -> Result<PageRows<DeadLetter>> {
+    let mut txn = app.store.snapshot(tenant).await?;
+    Ok(dead_letter_list(&mut txn, tenant, filter, after, limit).await?)
 }
 
-/// The result of an action.
-pub type Handled<T> = store::Result<Result<T, Refusal>>;
-
-/// The store, the tenant and the actor of actions on dead letters.
-pub struct Hand<'a> {
-    pub store: &'a Store,
-    /// Rung when something due was put into the queue.
-    pub bell: &'a Arc<Notify>,
-    pub tenant: TenantId,
-    pub actor: &'a Actor,
+/// Returns a dead letter, discarded or not, with every attempt.
+pub async fn get(app: &App, tenant: TenantId, id: LetterId) -> Result<(DeadLetter, Vec<AttemptView>)> {
+    let mut txn = app.store.snapshot(tenant).await?;
+    let letter = dead_letter_get(&mut txn, tenant, id).await?.ok_or(NO_LETTER)?;
+    let attempts = attempt_list(&mut txn, tenant, letter.delivery).await?;
+    Ok((letter, attempts))
 }
 
-impl Hand<'_> {
+/// The number of deliveries that a replay opened, by what became of them.
+pub type ReplayOutcomes = BTreeMap<String, i64>;
+
+/// Returns a page of replays with their outcomes, the newest first, from behind `after`.
+pub async fn list_replays(
+    app: &App,
+    tenant: TenantId,
+    after: Option<JobId>,
+    limit: u32,
+) -> Result<PageRows<(Replay, ReplayOutcomes)>> {
+    let mut txn = app.store.tenant(tenant).await?;
+    let PageRows { rows, more } = replay_list(&mut txn, tenant, after, limit).await?;
+    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+    let mut outcomes = replay_outcomes(&mut txn, tenant, &ids).await?;
+    let rows = rows.into_iter().map(|replay| {
+        let outcomes = outcomes.remove(&replay.id).unwrap_or_default();
+        (replay, outcomes)
+    });
+    Ok(PageRows { rows: rows.collect(), more })
+}
+
+/// Returns a replay with its outcomes.
+pub async fn get_replay(app: &App, tenant: TenantId, id: JobId) -> Result<(Replay, ReplayOutcomes)> {
+    let mut txn = app.store.tenant(tenant).await?;
+    replay_view(&mut txn, tenant, id).await
+}
+
+async fn replay_view(db: &mut Connection, tenant: TenantId, id: JobId) -> Result<(Replay, ReplayOutcomes)> {
+    let replay = replay_get(db, tenant, id).await?.ok_or(NO_REPLAY)?;
+    let outcomes = replay_outcomes(db, tenant, &[id]).await?.remove(&id).unwrap_or_default();
+    Ok((replay, outcomes))
+}
+
+const NO_LETTER: UseCaseError = UseCaseError::NotFound("dead letter");
+const NO_REPLAY: UseCaseError = UseCaseError::NotFound("replay");
+
+fn not_now(what: &str, state: DeliveryState) -> UseCaseError {
+    UseCaseError::conflict("wrong_state", format!("the {what} is {}, and this can't be done now", state.as_str()))
+}
+
+impl MessageActions<'_> {
     /// Opens a dead letter for another attempt, now. One that may have been sent goes to the same
     /// connection again, with the same key.
-    pub async fn replay(&self, id: LetterId, reason: Option<&str>) -> Handled<MessageView> {
-        let mut txn = self.store.tenant(self.tenant).await?;
-        let Some(letter) = dead_letter_get(&mut txn, self.tenant, id).await? else {
-            return Ok(Err(Refusal::NotFound));
-        };
-        if let Some(refusal) = unsendable(&letter, clock::now()) {
-            return Ok(Err(refusal));
+    pub async fn replay(&self, id: LetterId, reason: Option<&str>) -> Result<MessageView> {
+        let mut change = self.changes.begin(self.by).await?;
+        let letter = dead_letter_get(&mut change, self.by.tenant, id).await?.ok_or(NO_LETTER)?;
+        check_sendable(letter.content_purged_at, letter.expires_at, clock::now())?;
+        if !self.reopen(&mut change, letter.delivery, &DeliveryState::DEAD).await? {
+            return Err(not_now("dead letter", letter.state));
         }
-        if !self.reopen(&mut txn, letter.delivery, &DeliveryState::DEAD).await? {
-            return Ok(Err(Refusal::NotNow(letter.state)));
-        }
+        let view = message_get(&mut change, self.by.tenant, letter.message).await?.ok_or(NO_LETTER)?;
         let entry = AuditEntry::new(Action::DeadLetterReplayed, letter.delivery)
             .before(json!({"state": letter.state}))
             .because(reason);
-        audit_insert(&mut txn, self.tenant, self.actor, &entry).await?;
-        let view = message_get(&mut txn, self.tenant, letter.message).await?;
-        txn.commit().await?;
+        change.commit(entry).await?;
         self.bell.notify_one();
-        Ok(view.ok_or(Refusal::NotFound))
+        Ok(view)
     }
 
     /// Takes a dead letter off the list.
-    pub async fn discard(&self, id: LetterId, reason: &str) -> Handled<DeadLetter> {
-        let mut txn = self.store.tenant(self.tenant).await?;
-        let Some(letter) = dead_letter_get(&mut txn, self.tenant, id).await? else {
-            return Ok(Err(Refusal::NotFound));
-        };
-        let discarded = dead_letter_discard(&mut txn, self.tenant, &[letter.delivery], reason).await?;
+    pub async fn discard(&self, id: LetterId, reason: &str) -> Result<DeadLetter> {
+        let mut change = self.changes.begin(self.by).await?;
+        let letter = dead_letter_get(&mut change, self.by.tenant, id).await?.ok_or(NO_LETTER)?;
+        let discarded = dead_letter_discard(&mut change, self.by.tenant, &[letter.delivery], reason).await?;
         if discarded.is_empty() {
-            return Ok(Err(Refusal::Discarded));
+            return Err(UseCaseError::conflict("discarded", "the dead letter was discarded before"));
         }
-        tell(&mut txn, self.tenant, &discarded, "message.discarded", Some(json!({"reason": reason}))).await?;
+        tell(&mut change, self.by.tenant, &discarded, "message.discarded", Some(json!({"reason": reason}))).await?;
         let entry = AuditEntry::new(Action::DeadLetterDiscarded, letter.delivery)
             .before(json!({"state": letter.state}))
             .because(Some(reason));
-        audit_insert(&mut txn, self.tenant, self.actor, &entry).await?;
-        let letter = dead_letter_get(&mut txn, self.tenant, LetterId::Delivery(letter.delivery)).await?;
-        txn.commit().await?;
-        Ok(letter.ok_or(Refusal::NotFound))
+        let letter = dead_letter_get(&mut change, self.by.tenant, LetterId::Delivery(letter.delivery)).await?;
+        change.commit(entry).await?;
+        letter.ok_or(NO_LETTER)
     }
 
     /// Takes the dead letters that match off the list, the oldest first, as many as one request does; returns how many,
     /// and whether more match.
-    pub async fn discard_all(&self, filter: &DeadLetterFilter, reason: &str) -> store::Result<(usize, bool)> {
-        let mut txn = self.store.tenant(self.tenant).await?;
-        let next = dead_letter_next(&mut txn, self.tenant, filter, None, DISCARDED).await?;
-        let discarded = dead_letter_discard(&mut txn, self.tenant, &next, reason).await?;
-        tell(&mut txn, self.tenant, &discarded, "message.discarded", Some(json!({"reason": reason}))).await?;
+    pub async fn discard_all(&self, filter: &DeadLetterFilter, reason: &str) -> Result<(usize, bool)> {
+        let mut change = self.changes.begin(self.by).await?;
+        let next = dead_letter_next(&mut change, self.by.tenant, filter, None, DISCARDED).await?;
+        let discarded = dead_letter_discard(&mut change, self.by.tenant, &next, reason).await?;
+        tell(&mut change, self.by.tenant, &discarded, "message.discarded", Some(json!({"reason": reason}))).await?;
         let entry = AuditEntry::new(Action::DeadLettersDiscarded, "")
             .after(json!({"filter": filter, "discarded": discarded.len()}))
             .because(Some(reason));
-        audit_insert(&mut txn, self.tenant, self.actor, &entry).await?;
-        txn.commit().await?;
+        change.commit(entry).await?;
         Ok((discarded.len(), next.len() == DISCARDED as usize))
     }
 
     /// Begins a replay of all dead letters that match and have ended by now: what fails again is not
     /// met again.
-    pub async fn start_replay(&self, wanted: WantedReplay) -> store::Result<Option<Replay>> {
+    pub async fn start_replay(&self, wanted: WantedReplay) -> Result<Replay> {
         let now = clock::now();
         let until = wanted.filter.until.map_or(now, |until| until.min(now));
         let filter = DeadLetterFilter { until: Some(until), ..wanted.filter };
-        let mut txn = self.store.tenant(self.tenant).await?;
-        let matched = dead_letter_count(&mut txn, self.tenant, &filter).await?;
+        let mut change = self.changes.begin(self.by).await?;
+        let matched = dead_letter_count(&mut change, self.by.tenant, &filter).await?;
         let WantedReplay { rate_per_second, most, reason, .. } = wanted;
         let new = NewReplay { id: JobId::new(), filter, rate_per_second, most, reason, matched };
-        replay_insert(&mut txn, self.tenant, &new).await?;
+        replay_insert(&mut change, self.by.tenant, &new).await?;
         let about =
             json!({"filter": new.filter, "rate_per_second": rate_per_second, "limit": most, "matched": matched});
         let entry = AuditEntry::new(Action::ReplayStarted, new.id).after(about).because(new.reason.as_deref());
-        audit_insert(&mut txn, self.tenant, self.actor, &entry).await?;
-        let replay = replay_get(&mut txn, self.tenant, new.id).await?;
-        txn.commit().await?;
+        let replay = replay_get(&mut change, self.by.tenant, new.id).await?.ok_or(NO_REPLAY)?;
+        change.commit(entry).await?;
         Ok(replay)
     }
 
     /// Stops a replay; deliveries that it has opened stay open.
-    pub async fn cancel_replay(&self, id: JobId) -> Handled<Replay> {
-        let mut txn = self.store.tenant(self.tenant).await?;
-        if replay_cancel(&mut txn, self.tenant, id).await? {
-            audit_insert(&mut txn, self.tenant, self.actor, &AuditEntry::new(Action::ReplayCanceled, id)).await?;
-        } else if replay_get(&mut txn, self.tenant, id).await?.is_some() {
-            return Ok(Err(Refusal::Ended));
+    pub async fn cancel_replay(&self, id: JobId) -> Result<(Replay, ReplayOutcomes)> {
+        let mut change = self.changes.begin(self.by).await?;
+        let is_canceled = replay_cancel(&mut change, self.by.tenant, id).await?;
+        let view = replay_view(&mut change, self.by.tenant, id).await?;
+        if !is_canceled {
+            return Err(UseCaseError::conflict("wrong_state", "the replay has ended"));
         }
-        let replay = replay_get(&mut txn, self.tenant, id).await?;
-        txn.commit().await?;
-        Ok(replay.ok_or(Refusal::NotFound))
+        change.commit(AuditEntry::new(Action::ReplayCanceled, id)).await?;
+        Ok(view)
     }
 
     /// Resolves an unknown delivery of a message by a person's decision.
-    pub async fn resolve(&self, message: MessageId, wanted: &WantedResolution) -> Handled<MessageView> {
-        let mut txn = self.store.tenant(self.tenant).await?;
-        let Some(view) = message_get(&mut txn, self.tenant, message).await? else {
-            return Ok(Err(Refusal::NotFound));
-        };
-        let unknown = delivery_unknown(&mut txn, self.tenant, message).await?;
+    pub async fn resolve(&self, message: MessageId, wanted: &WantedResolution) -> Result<MessageView> {
+        let mut change = self.changes.begin(self.by).await?;
+        let view = message_get(&mut change, self.by.tenant, message).await?.ok_or(NO_MESSAGE)?;
+        let unknown = delivery_unknown(&mut change, self.by.tenant, message).await?;
         let delivery = match (wanted.delivery, unknown.as_slice()) {
             (Some(named), unknown) if unknown.contains(&named) => named,
             (None, [only]) => *only,
-            (None, [_, _, ..]) => return Ok(Err(Refusal::Several)),
-            (Some(_) | None, _) => return Ok(Err(Refusal::NotNow(view.delivery.state))),
+            (None, [_, _, ..]) => {
+                let detail = "several deliveries of the message are unknown: `delivery` says which is meant";
+                return Err(UseCaseError::conflict("several_unknown", detail));
+            }
+            (Some(_) | None, _) => return Err(not_now("message", view.delivery.state)),
         };
         let done = match wanted.resolution {
-            Resolved::Again => match unsendable_view(&view, clock::now()) {
-                Some(refusal) => return Ok(Err(refusal)),
-                None => self.reopen(&mut txn, delivery, &[DeliveryState::Unknown]).await?,
-            },
-            Resolved::As(state) => self.settle(&mut txn, (message, delivery), state, wanted).await?,
+            Resolved::Again => {
+                check_sendable(view.content_purged_at, view.message.expires_at, clock::now())?;
+                self.reopen(&mut change, delivery, &[DeliveryState::Unknown]).await?
+            }
+            Resolved::As(state) => self.settle(&mut change, (message, delivery), state, wanted).await?,
         };
         if !done {
-            return Ok(Err(Refusal::NotNow(view.delivery.state)));
+            return Err(not_now("message", view.delivery.state));
         }
         let entry = AuditEntry::new(Action::MessageResolved, message)
             .before(json!({"delivery": delivery, "state": DeliveryState::Unknown}))
             .after(json!({"state": wanted.resolution.state(), "external_id": wanted.external_id}))
             .because(Some(&wanted.reason));
-        audit_insert(&mut txn, self.tenant, self.actor, &entry).await?;
-        let view = message_get(&mut txn, self.tenant, message).await?;
-        txn.commit().await?;
+        let view = message_get(&mut change, self.by.tenant, message).await?.ok_or(NO_MESSAGE)?;
+        change.commit(entry).await?;
         self.bell.notify_one();
-        Ok(view.ok_or(Refusal::NotFound))
+        Ok(view)
     }
 
     /// Opens one delivery again, due now, and tells of it.
     async fn reopen(&self, db: &mut Connection, delivery: DeliveryId, from: &[DeliveryState]) -> store::Result<bool> {
         let now = clock::now();
         let how = Reopening { from, at: now, keeps_unknown: true, only_sendable: true, replay: None };
-        legs_hold_of(db, self.tenant, &[delivery]).await?;
-        let (reopened, moved) = delivery_reopen_all(db, self.tenant, &[delivery], how).await?;
+        legs_hold_of(db, self.by.tenant, &[delivery]).await?;
+        let (reopened, moved) = delivery_reopen_all(db, self.by.tenant, &[delivery], how).await?;
         legs::advance(db, moved).await?;
         let [one] = reopened.as_slice() else { return Ok(false) };
-        let entry = QueueEntry { tenant: self.tenant, delivery, due_at: now, priority: one.priority };
+        let entry = QueueEntry { tenant: self.by.tenant, delivery, due_at: now, priority: one.priority };
         queue_insert(db, &[entry]).await?;
-        tell(db, self.tenant, &[(one.message, delivery)], "message.retry_requested", None).await?;
+        tell(db, self.by.tenant, &[(one.message, delivery)], "message.retry_requested", None).await?;
         Ok(true)
     }
 
@@ -212,14 +240,14 @@ impl Hand<'_> {
         wanted: &WantedResolution,
     ) -> store::Result<bool> {
         let resolution = Resolution { state, reason: &wanted.reason, external_id: wanted.external_id.as_deref() };
-        legs_hold_of(db, self.tenant, &[delivery]).await?;
-        let resolved = delivery_resolve(db, self.tenant, delivery, resolution).await?;
+        legs_hold_of(db, self.by.tenant, &[delivery]).await?;
+        let resolved = delivery_resolve(db, self.by.tenant, delivery, resolution).await?;
         let Some((state, moved)) = resolved else { return Ok(false) };
         legs::advance(db, moved).await?;
-        follow_up_note_where_asked(db, &[EndedDelivery { tenant: self.tenant, delivery, message, state }]).await?;
+        follow_up_note_where_asked(db, &[EndedDelivery { tenant: self.by.tenant, delivery, message, state }]).await?;
         let kind = if state == DeliveryState::Sent { "message.sent" } else { "message.failed" };
-        let data = json!({"resolved_by": self.actor.name, "detail": wanted.reason});
-        tell(db, self.tenant, &[(message, delivery)], kind, Some(data)).await?;
+        let data = json!({"resolved_by": self.by.actor.name, "detail": wanted.reason});
+        tell(db, self.by.tenant, &[(message, delivery)], kind, Some(data)).await?;
         Ok(true)
     }
 }
@@ -263,20 +291,18 @@ impl Resolved {
     }
 }
 
-/// Returns the reason for which it could only end again.
-fn unsendable(letter: &DeadLetter, now: Timestamp) -> Option<Refusal> {
-    refusal(letter.content_purged_at, letter.expires_at, now)
-}
-
-fn unsendable_view(view: &MessageView, now: Timestamp) -> Option<Refusal> {
-    refusal(view.content_purged_at, view.message.expires_at, now)
-}
-
-fn refusal(purged_at: Option<Timestamp>, expires_at: Option<Timestamp>, now: Timestamp) -> Option<Refusal> {
+/// Refuses what could only end again.
+fn check_sendable(purged_at: Option<Timestamp>, expires_at: Option<Timestamp>, now: Timestamp) -> Result<()> {
     if purged_at.is_some() {
-        return Some(Refusal::Purged);
+        return Err(purged());
     }
-    expires_at.filter(|expires_at| *expires_at <= now).map(Refusal::Expired)
+    match expires_at.filter(|expires_at| *expires_at <= now) {
+        None => Ok(()),
+        Some(at) => {
+            let detail = format!("the message was not to be sent any more after {at}: send it as a new one");
+            Err(UseCaseError::conflict("expired", detail))
+        }
+    }
 }
 
 async fn tell(
