@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     experiment::{Difference, Said, chance_of, difference, said_of},
-    rulebook::{Judgement, Rulebook},
+    rulebook::{MessageJudgement, Rulebook},
     ruling::Ruling,
     script::Given,
 };
@@ -26,7 +26,7 @@ const MOST_MOVES: usize = 100;
 
 /// The first destination of a message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct BacktestPlace {
     pub channel: String,
     /// Its uid, or else its id; `None` if no connection can be asked.
     pub connection: Option<String>,
@@ -35,19 +35,19 @@ pub struct Place {
 
 /// The fate of a message.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct BacktestOutcome {
     pub said: Said,
     /// `None` if it is refused.
-    pub place: Option<Place>,
+    pub place: Option<BacktestPlace>,
     pub held: bool,
     /// Whether a script or an expression failed.
     pub failed: bool,
 }
 
-impl Outcome {
+impl BacktestOutcome {
     /// Returns the outcome of a judgement, and the message's destination.
     #[must_use]
-    pub fn of(message: &Message, judgement: &Judgement, place: Place) -> Self {
+    pub fn of(message: &Message, judgement: &MessageJudgement, place: BacktestPlace) -> Self {
         let mut said = said_of(message, judgement);
         // Without a choice of channel or connection there is nothing to report.
         said.remove("channels");
@@ -57,7 +57,7 @@ impl Outcome {
         Self {
             said,
             place: judgement.refused.is_none().then_some(place),
-            held: judgement.refused.is_none() && judgement.ruling.was.send_at.is_some(),
+            held: judgement.refused.is_none() && judgement.ruling.original.send_at.is_some(),
             failed: faults || !judgement.failures.is_empty(),
         }
     }
@@ -69,7 +69,7 @@ impl Outcome {
 
 /// One connection that was really asked.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Asked {
+pub struct AskedConnection {
     pub connection: String,
     /// Whether the delivery ended well through it; `None` while that is open.
     pub went_well: Option<bool>,
@@ -82,10 +82,10 @@ pub struct Replayed {
     pub message: MessageId,
     pub country: Option<Country>,
     /// The result with the live version.
-    pub before: Outcome,
+    pub before: BacktestOutcome,
     /// With the variant.
-    pub after: Outcome,
-    pub asked: Vec<Asked>,
+    pub after: BacktestOutcome,
+    pub asked: Vec<AskedConnection>,
 }
 
 /// A message that would have become another.
@@ -105,7 +105,7 @@ struct Record {
 }
 
 impl Record {
-    fn add(&mut self, asked: &Asked) {
+    fn add(&mut self, asked: &AskedConnection) {
         if let Some(well) = asked.went_well {
             self.ended += 1;
             self.well += u64::from(well);
@@ -138,7 +138,7 @@ pub struct Tally {
     failed: u64,
     refused: Flips,
     held: Flips,
-    moves: BTreeMap<(Option<Place>, Option<Place>), u64>,
+    moves: BTreeMap<(Option<BacktestPlace>, Option<BacktestPlace>), u64>,
     shifts: BTreeMap<Shift, u64>,
     /// By connection and country; without a country: of all of them.
     records: BTreeMap<(String, Option<Country>), Record>,
@@ -272,8 +272,8 @@ impl Tally {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Move {
     /// `None`: it is refused.
-    pub from: Option<Place>,
-    pub to: Option<Place>,
+    pub from: Option<BacktestPlace>,
+    pub to: Option<BacktestPlace>,
     pub count: u64,
 }
 
@@ -328,15 +328,15 @@ pub fn given(recorded: &Message) -> Given {
 
 /// Asks a book about a message as it was before anybody had a say.
 #[must_use]
-pub fn replay(book: &Rulebook, recorded: &Message, given: &Given) -> (Message, Judgement) {
+pub fn replay(book: &Rulebook, recorded: &Message, given: &Given) -> (Message, MessageJudgement) {
     let book = book.rehearsal().alone();
-    let was = Ruling::of(recorded).map(|ruling| ruling.was).unwrap_or_default();
+    let original = Ruling::of(recorded).map(|ruling| ruling.original).unwrap_or_default();
     let mut message = recorded.clone();
-    was.undo(&mut message);
-    if was.without_channel {
+    original.undo(&mut message);
+    if original.without_channel {
         let MessageOutline { to, reference, .. } = MessageOutline::of(&message);
-        let subject = RuleInput::of(&message).within(MessageOutline { to, reference, ..MessageOutline::default() });
-        message.channel = book.channel(&subject, given).unwrap_or(message.channel);
+        let input = RuleInput::of(&message).within(MessageOutline { to, reference, ..MessageOutline::default() });
+        message.channel = book.channel(&input, given).unwrap_or(message.channel);
     }
     let judgement = book.admit(&mut message, given);
     (message, judgement)
@@ -346,26 +346,31 @@ pub fn replay(book: &Rulebook, recorded: &Message, given: &Given) -> (Message, J
 mod tests {
     use super::*;
 
-    fn outcome(channel: &str, connection: &str) -> Outcome {
-        let place = Place {
+    fn outcome(channel: &str, connection: &str) -> BacktestOutcome {
+        let place = BacktestPlace {
             channel: channel.into(),
             connection: Some(connection.into()),
             provider: Some(format!("provider-{connection}")),
         };
         let said = Said::from([("channel", json!(channel)), ("connection", json!(connection))]);
-        Outcome { said, place: Some(place), held: false, failed: false }
+        BacktestOutcome { said, place: Some(place), held: false, failed: false }
     }
 
-    fn refused() -> Outcome {
-        Outcome { said: Said::from([("refused", json!({"reason": "no"}))]), place: None, held: false, failed: false }
+    fn refused() -> BacktestOutcome {
+        BacktestOutcome {
+            said: Said::from([("refused", json!({"reason": "no"}))]),
+            place: None,
+            held: false,
+            failed: false,
+        }
     }
 
-    fn asked(connection: &str, went_well: bool, micros: i64) -> Asked {
+    fn asked(connection: &str, went_well: bool, micros: i64) -> AskedConnection {
         let cost = Some(Cost { micros, currency: "EUR".into() });
-        Asked { connection: connection.into(), went_well: Some(went_well), cost }
+        AskedConnection { connection: connection.into(), went_well: Some(went_well), cost }
     }
 
-    fn replayed(before: Outcome, after: Outcome, asked: Vec<Asked>) -> Replayed {
+    fn replayed(before: BacktestOutcome, after: BacktestOutcome, asked: Vec<AskedConnection>) -> Replayed {
         Replayed { message: MessageId::new(), country: Country::of_address("sms", "+46701"), before, after, asked }
     }
 

@@ -46,13 +46,13 @@ pub struct Suite {
     /// The script that they are for; left out: the one of the file's own name.
     #[serde(default)]
     pub script: Option<String>,
-    pub cases: Vec<Case>,
+    pub cases: Vec<ScriptCase>,
 }
 
 /// One case. Each hook takes its own facts.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Case {
+pub struct ScriptCase {
     pub name: String,
     pub hook: String,
     #[serde(default)]
@@ -81,38 +81,38 @@ pub struct Case {
 
 /// The result of a case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Outcome {
+pub struct CaseOutcome {
     pub case: String,
     /// None: it passed.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<CaseMismatch>,
     /// The decision that was made, whole.
     pub decision: Value,
 }
 
 /// A difference from the expected decision.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Difference {
+pub struct CaseMismatch {
     /// The member, empty for the whole of it.
     pub at: String,
     pub expected: String,
     pub found: String,
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for CaseMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = if self.at.is_empty() { "decision" } else { &self.at };
         write!(f, "{at}: expected {}, found {}", self.expected, self.found)
     }
 }
 
-impl Outcome {
+impl CaseOutcome {
     #[must_use]
     pub fn passed(&self) -> bool {
         self.differences.is_empty()
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for CaseOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.passed() {
             return write!(f, "ok      {}", self.case);
@@ -141,9 +141,9 @@ impl Suite {
 
     /// Runs all of them, in order.
     #[must_use]
-    pub fn run(&self, script: &Script) -> Vec<Outcome> {
+    pub fn run(&self, script: &Script) -> Vec<CaseOutcome> {
         let began = Instant::now();
-        let run = |case: &Case| {
+        let run = |case: &ScriptCase| {
             let left = TOGETHER.saturating_sub(began.elapsed());
             case.run(&script.clone().allowing(TIME.min(left)))
         };
@@ -151,7 +151,7 @@ impl Suite {
     }
 }
 
-impl Case {
+impl ScriptCase {
     fn problem(&self) -> Option<String> {
         let Some(hook) = self.hook() else { return Some(format!("the hook `{}` does not exist", self.hook)) };
         let given = [
@@ -174,7 +174,7 @@ impl Case {
         Hook::ALL.into_iter().find(|hook| hook.as_str() == self.hook)
     }
 
-    fn run(&self, script: &Script) -> Outcome {
+    fn run(&self, script: &Script) -> CaseOutcome {
         let decided = self.decide(script);
         let differences = match (&decided, &self.expect, &self.expect_fault) {
             (Ok(decision), Some(expected), _) => {
@@ -186,15 +186,15 @@ impl Case {
             (Err(fault), expected, words) => {
                 let words = words.as_ref().map(|it| format!("a fault with `{it}`"));
                 let expected = words.or_else(|| expected.as_ref().map(Value::to_string)).unwrap_or_default();
-                vec![Difference { at: String::new(), expected, found: format!("the fault `{fault}`") }]
+                vec![CaseMismatch { at: String::new(), expected, found: format!("the fault `{fault}`") }]
             }
-            (Ok(decision), None, words) => vec![Difference {
+            (Ok(decision), None, words) => vec![CaseMismatch {
                 at: String::new(),
                 expected: format!("a fault with `{}`", words.as_deref().unwrap_or_default()),
                 found: decision.to_string(),
             }],
         };
-        Outcome { case: self.name.clone(), differences, decision: decided.unwrap_or(Value::Null) }
+        CaseOutcome { case: self.name.clone(), differences, decision: decided.unwrap_or(Value::Null) }
     }
 
     fn decide(&self, script: &Script) -> Result<Value, ScriptFault> {
@@ -224,10 +224,10 @@ fn value(decision: &impl Serialize) -> Value {
 }
 
 /// Adds each place where `found` is not as `expected` says.
-fn compare(at: &str, expected: &Value, found: &Value, differences: &mut Vec<Difference>) {
+fn compare(at: &str, expected: &Value, found: &Value, differences: &mut Vec<CaseMismatch>) {
     let mut differs = |expected: String, found: String| {
         let found = found.chars().take(SHOWN).collect();
-        differences.push(Difference { at: at.to_owned(), expected, found });
+        differences.push(CaseMismatch { at: at.to_owned(), expected, found });
     };
     match (expected, found) {
         (Value::Object(expected), Value::Object(found)) => compare_members(at, expected, found, differences),
@@ -252,7 +252,7 @@ fn compare_members(
     at: &str,
     expected: &Map<String, Value>,
     found: &Map<String, Value>,
-    differences: &mut Vec<Difference>,
+    differences: &mut Vec<CaseMismatch>,
 ) {
     for (name, wanted) in expected {
         let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
@@ -261,7 +261,7 @@ fn compare_members(
             None if wanted.is_null() => {}
             None => {
                 let found = "no such member".to_owned();
-                differences.push(Difference { at, expected: wanted.to_string(), found });
+                differences.push(CaseMismatch { at, expected: wanted.to_string(), found });
             }
         }
     }
@@ -278,7 +278,7 @@ mod tests {
         Script::compile("test.rhai", source, &Modules::none()).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn run(source: &str, case: &str) -> Outcome {
+    fn run(source: &str, case: &str) -> CaseOutcome {
         let suite = Suite::parse(&format!("{{\"cases\": [{case}]}}")).unwrap_or_else(|error| panic!("{error}"));
         suite.run(&script(source)).remove(0)
     }

@@ -57,7 +57,7 @@ pub struct RuleDecision {
     pub hits: Vec<Hit>,
     /// The undecided rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub faults: Vec<Fault>,
+    pub faults: Vec<RuleFault>,
     /// The end of the time: the rules from this one on were not asked.
     #[serde(skip)]
     pub ended: Option<Ended>,
@@ -106,7 +106,7 @@ pub struct Scored {
 
 /// An undecided rule: it counts as one that does not hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Fault {
+pub struct RuleFault {
     pub rule: RuleId,
     pub reason: String,
 }
@@ -155,7 +155,7 @@ impl Contribution<'_> {
 }
 
 /// The decision of a set.
-pub(super) fn combine(total: usize, mut held: Vec<Held<'_>>, faults: Vec<Fault>) -> RuleDecision {
+pub(super) fn combine(total: usize, mut held: Vec<Held<'_>>, faults: Vec<RuleFault>) -> RuleDecision {
     put_in_order(&mut held);
     RuleDecision {
         total: count(total),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     RuleSet,
     allowance::{Grant, within},
-    rulebook::{Failure, Judgement, Rulebook, Running},
+    rulebook::{Failure, MessageJudgement, Rulebook, Running},
     ruling::{Canary, Ruling},
     script::{
         Given, Hook, bucket,
@@ -129,8 +129,8 @@ impl Rulebook {
 
     /// Returns the rule book for a recipient, and the canaries that include it.
     #[must_use]
-    pub fn for_recipient(&self, subject: &RuleInput) -> (Cow<'_, Self>, Vec<Canary>) {
-        let taken = self.experiments.iter().filter(|experiment| experiment.takes(subject.recipient()));
+    pub fn for_recipient(&self, input: &RuleInput) -> (Cow<'_, Self>, Vec<Canary>) {
+        let taken = self.experiments.iter().filter(|experiment| experiment.takes(input.recipient()));
         let in_place = |(book, mut canaries): (Cow<'_, Self>, Vec<Canary>), experiment: &Experiment| {
             canaries.push(experiment.canary());
             (Cow::Owned(book.trying(&experiment.variant)), canaries)
@@ -165,7 +165,7 @@ impl Rulebook {
 
 /// A hook's question, with all of its input.
 #[derive(Debug, Clone)]
-pub enum Question {
+pub enum ShadowQuestion {
     /// A message before rules had their say.
     Admit(Box<Message>),
     Route {
@@ -190,7 +190,7 @@ pub enum Question {
     },
 }
 
-impl Question {
+impl ShadowQuestion {
     /// Asks whether an incoming message is to be accepted, without the parts that no rule reads.
     #[must_use]
     pub fn admit(message: &Message) -> Self {
@@ -280,12 +280,12 @@ pub struct Comparison {
 pub fn compare(
     book: &Rulebook,
     experiment: &Experiment,
-    question: &Question,
+    question: &ShadowQuestion,
     given: &Given,
     time: Duration,
 ) -> Comparison {
     let serving = match question {
-        Question::Admit(message) => book.for_recipient(&RuleInput::of(message)).0,
+        ShadowQuestion::Admit(message) => book.for_recipient(&RuleInput::of(message)).0,
         decided => book.for_message(decided.message()),
     };
     let live = serving.rehearsal().alone();
@@ -308,24 +308,24 @@ pub fn difference(live: &Said, variant: &Said) -> Option<Difference> {
 }
 
 /// Returns a book's answer to a question, and the names of the scripts that failed.
-fn said(book: &Rulebook, question: &Question, given: &Given) -> (Said, Vec<String>) {
+fn said(book: &Rulebook, question: &ShadowQuestion, given: &Given) -> (Said, Vec<String>) {
     match question {
-        Question::Admit(message) => {
+        ShadowQuestion::Admit(message) => {
             let mut message = Message::clone(message);
             let judgement = book.admit(&mut message, given);
             let failed = judgement.failures.iter().map(|it| it.script.clone()).collect();
             (said_of(&message, &judgement), failed)
         }
-        Question::Route { message, candidates } => {
+        ShadowQuestion::Route { message, candidates } => {
             let routed = book.route(&RuleInput::of(message), candidates.clone(), given);
             let mut said = Said::new();
             said.extend(routed.order.map(|order| ("candidates", json!(order))));
             faults(&mut said, routed.failures.iter().map(|it| it.fault.to_string()));
             (said, routed.failures.into_iter().map(|it| it.script).collect())
         }
-        Question::Retry { script, attempt, .. } => of_one("retry", book.retry(script, attempt, given)),
-        Question::Condition { script, context, .. } => of_one("goes", book.condition(script, context, given)),
-        Question::OnOutcome { delivery, .. } => {
+        ShadowQuestion::Retry { script, attempt, .. } => of_one("retry", book.retry(script, attempt, given)),
+        ShadowQuestion::Condition { script, context, .. } => of_one("goes", book.condition(script, context, given)),
+        ShadowQuestion::OnOutcome { delivery, .. } => {
             let (followed, failures) = book.on_outcome(delivery, given);
             let speaking = followed.iter().filter(|it| !it.is_silent());
             let mut said: Said = Said::new();
@@ -352,7 +352,7 @@ fn of_one<T: Serialize>(member: &'static str, answer: Option<Result<T, Failure>>
 
 /// Returns the decision about an incoming message.
 #[must_use]
-pub fn said_of(message: &Message, judgement: &Judgement) -> Said {
+pub fn said_of(message: &Message, judgement: &MessageJudgement) -> Said {
     let mut said = Said::new();
     if let Some(refused) = &judgement.refused {
         said.insert("refused", json!({"by": refused.by, "name": refused.name, "reason": refused.reason}));
@@ -491,8 +491,9 @@ mod tests {
         let refuses =
             "fn admit(message) { if message.to.ends_with(\"1\") { return refuse(\"odd\") } #{priority: \"high\"} }";
         let book = book(experiment(ExperimentMode::Shadow, refuses));
-        let asked =
-            |to: &str| compare(&book, &book.experiments[0], &Question::admit(&message(to)), &GIVEN, TIME).difference;
+        let asked = |to: &str| {
+            compare(&book, &book.experiments[0], &ShadowQuestion::admit(&message(to)), &GIVEN, TIME).difference
+        };
         assert_eq!(asked("+46700000002"), None);
         let Difference { live, variant } = asked("+46700000001").unwrap();
         assert_eq!(live, Said::from([("priority", json!("high"))]));
@@ -504,7 +505,7 @@ mod tests {
     #[test]
     fn a_shadow_that_fails_is_switched_off_alone() {
         let book = book(experiment(ExperimentMode::Shadow, "fn admit(message) { throw \"no\" }"));
-        let question = Question::admit(&message("+46700000001"));
+        let question = ShadowQuestion::admit(&message("+46700000001"));
         let faults: usize = (0..20).map(|_| compare(&book, &book.experiments[0], &question, &GIVEN, TIME).faults).sum();
         assert_eq!((faults, book.shadows(Hook::Admit).count()), (20, 0));
         assert_eq!(book.scripts[0].off_since(), None);
@@ -522,7 +523,8 @@ mod tests {
             variant: Variant::Rules(variant),
         };
         let book = Rulebook { rules: Some(live), scripts: Vec::new(), experiments: vec![experiment], rehearses: false };
-        let compared = compare(&book, &book.experiments[0], &Question::admit(&message("+46700000001")), &GIVEN, TIME);
+        let compared =
+            compare(&book, &book.experiments[0], &ShadowQuestion::admit(&message("+46700000001")), &GIVEN, TIME);
         let Difference { live, variant } = compared.difference.unwrap();
         assert_eq!(live, Said::from([("channels", json!(["sms"]))]));
         assert_eq!(variant, Said::from([("channels", json!(["email"])), ("sender", json!("ACME"))]));

@@ -14,13 +14,13 @@ pub struct ExpressionId(pub u32);
 /// The reason for which an expression gave no boolean: it threw, took too long, or returned another kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub struct ScriptFault {
+pub struct ExpressionFault {
     pub reason: String,
     /// It was not asked, since there was no time left.
     pub unasked: Option<Spent>,
 }
 
-impl ScriptFault {
+impl ExpressionFault {
     /// A fault of the expression's own.
     #[must_use]
     pub const fn new(reason: String) -> Self {
@@ -28,7 +28,7 @@ impl ScriptFault {
     }
 }
 
-impl From<Spent> for ScriptFault {
+impl From<Spent> for ExpressionFault {
     fn from(spent: Spent) -> Self {
         Self { reason: spent.as_str().to_owned(), unasked: Some(spent) }
     }
@@ -43,7 +43,7 @@ pub trait Expressions: Debug + Send + Sync {
     ///
     /// # Errors
     /// Returns a fault with line and column if it is invalid.
-    fn compile(&mut self, source: &str) -> Result<ExpressionId, ScriptFault>;
+    fn compile(&mut self, source: &str) -> Result<ExpressionId, ExpressionFault>;
 
     /// Whether an expression holds of a message; `memo` is the same for all that are asked of it.
     ///
@@ -52,10 +52,10 @@ pub trait Expressions: Debug + Send + Sync {
     fn holds(
         &self,
         expression: ExpressionId,
-        subject: &RuleInput,
+        input: &RuleInput,
         now: Timestamp,
         memo: &Memo,
-    ) -> Result<bool, ScriptFault>;
+    ) -> Result<bool, ExpressionFault>;
 }
 
 /// The absence of a language: a rule with an expression is refused.
@@ -63,15 +63,15 @@ pub trait Expressions: Debug + Send + Sync {
 pub struct NoExpressions;
 
 impl Expressions for NoExpressions {
-    fn compile(&mut self, _: &str) -> Result<ExpressionId, ScriptFault> {
+    fn compile(&mut self, _: &str) -> Result<ExpressionId, ExpressionFault> {
         Err(no_language())
     }
 
-    fn holds(&self, _: ExpressionId, _: &RuleInput, _: Timestamp, _: &Memo) -> Result<bool, ScriptFault> {
+    fn holds(&self, _: ExpressionId, _: &RuleInput, _: Timestamp, _: &Memo) -> Result<bool, ExpressionFault> {
         Err(no_language())
     }
 }
 
-fn no_language() -> ScriptFault {
-    ScriptFault::new("is not allowed here: there is no language of expressions".to_owned())
+fn no_language() -> ExpressionFault {
+    ExpressionFault::new("is not allowed here: there is no language of expressions".to_owned())
 }

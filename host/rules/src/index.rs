@@ -13,7 +13,7 @@ use std::{
 use super::{
     intervals::{Interval, Intervals},
     matching::Test,
-    symbols::{Facts, Symbol},
+    symbols::{KnownSymbols, Symbol},
 };
 use angarium_domain::rule_input::amount::Amount;
 
@@ -114,7 +114,7 @@ impl Index {
     }
 
     /// The places of all rules that may hold, in order, each once.
-    pub fn candidates(&self, facts: &Facts) -> Vec<u32> {
+    pub fn candidates(&self, facts: &KnownSymbols) -> Vec<u32> {
         let mut found = Vec::with_capacity(32);
         self.collect(facts, &mut found);
         found.sort_unstable();
@@ -122,7 +122,7 @@ impl Index {
         found
     }
 
-    fn collect(&self, facts: &Facts, found: &mut Vec<u32>) {
+    fn collect(&self, facts: &KnownSymbols, found: &mut Vec<u32>) {
         found.extend_from_slice(&self.always);
         if let Some(amount) = facts.amount {
             self.by_amount.collect(amount, found);

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::{
     allowance,
-    expression::{ExpressionId, Expressions, Memo, ScriptFault},
-    script::{Age, Expression, Given, Seen, facts::MessageFacts},
+    expression::{ExpressionFault, ExpressionId, Expressions, Memo},
+    script::{Age, Expression, Given, ScriptFault, Seen, facts::MessageFacts},
 };
 use angarium_domain::rule_input::RuleInput;
 
@@ -26,10 +26,10 @@ impl Language {
 }
 
 impl Expressions for Language {
-    fn compile(&mut self, source: &str) -> Result<ExpressionId, ScriptFault> {
+    fn compile(&mut self, source: &str) -> Result<ExpressionId, ExpressionFault> {
         let expression = Expression::compile("expression", source, self.age).map_err(|error| {
             let place = error.line.zip(error.column).map(|(line, column)| format!("line {line}, column {column}: "));
-            ScriptFault::new(format!("{}{}", place.unwrap_or_default(), error.reason))
+            ExpressionFault::new(format!("{}{}", place.unwrap_or_default(), error.reason))
         })?;
         let id = ExpressionId(u32::try_from(self.expressions.len()).unwrap_or(u32::MAX));
         self.expressions.push(expression);
@@ -39,19 +39,18 @@ impl Expressions for Language {
     fn holds(
         &self,
         expression: ExpressionId,
-        subject: &RuleInput,
+        input: &RuleInput,
         now: Timestamp,
         memo: &Memo,
-    ) -> Result<bool, ScriptFault> {
+    ) -> Result<bool, ExpressionFault> {
         allowance::enter()?;
-        let missing = || ScriptFault::new("the expression does not exist".to_owned());
+        let missing = || ExpressionFault::new("the expression does not exist".to_owned());
         let expression = self.expressions.get(expression.0 as usize).ok_or_else(missing)?;
-        let fault =
-            |fault: super::script::ScriptFault| ScriptFault { unasked: fault.unasked(), reason: fault.to_string() };
+        let fault = |fault: ScriptFault| ExpressionFault { unasked: fault.unasked(), reason: fault.to_string() };
         let mut memo = memo.borrow_mut();
         let seen = match &mut *memo {
             Some(seen) => seen,
-            none => none.insert(Box::new(Seen::of(&MessageFacts::of(subject.clone())).map_err(fault)?)),
+            none => none.insert(Box::new(Seen::of(&MessageFacts::of(input.clone())).map_err(fault)?)),
         };
         let seen = seen.downcast_mut::<Seen>().ok_or_else(missing)?;
         expression.holds(seen, &Given { now, chance: 0.0 }).map_err(fault)
@@ -75,9 +74,9 @@ mod tests {
         RuleSet::compile(expressions.iter().map(spec).collect(), Box::<Language>::default())
     }
 
-    fn subject(particulars: Value) -> RuleInput {
-        let subject = RuleInput::read(serde_json::from_value(particulars).unwrap(), None).unwrap();
-        subject.within(MessageOutline { channel: "sms".into(), to: "+46701234567".into(), ..MessageOutline::default() })
+    fn input(particulars: Value) -> RuleInput {
+        let input = RuleInput::read(serde_json::from_value(particulars).unwrap(), None).unwrap();
+        input.within(MessageOutline { channel: "sms".into(), to: "+46701234567".into(), ..MessageOutline::default() })
     }
 
     #[test]
@@ -88,11 +87,11 @@ mod tests {
             ("channel == \"sms\" && phone_country(to) == \"SE\"", true),
             ("priority == \"high\"", false),
         ] {
-            let decision = set(&[expression]).unwrap().decide(&subject(said.clone()), Timestamp::UNIX_EPOCH);
+            let decision = set(&[expression]).unwrap().decide(&input(said.clone()), Timestamp::UNIX_EPOCH);
             assert_eq!((decision.held == 1, decision.faults.len()), (holds, 0), "{expression}");
         }
         let both = set(&["channel == \"sms\"", "attributes.amount == 120"]).unwrap();
-        assert_eq!(both.decide(&subject(said), Timestamp::UNIX_EPOCH).held, 2, "one view serves both");
+        assert_eq!(both.decide(&input(said), Timestamp::UNIX_EPOCH).held, 2, "one view serves both");
     }
 
     #[test]
@@ -100,7 +99,7 @@ mod tests {
         let problem = set(&["true &&\n  amout > 1"]).unwrap_err().remove(0);
         assert!(problem.detail.starts_with("must compile: line 2, column "), "{}", problem.detail);
         assert!(problem.pointer.ends_with("/when/custom/expression"), "{}", problem.pointer);
-        let decision = set(&["attributes.amount"]).unwrap().decide(&subject(json!({})), Timestamp::UNIX_EPOCH);
+        let decision = set(&["attributes.amount"]).unwrap().decide(&input(json!({})), Timestamp::UNIX_EPOCH);
         assert_eq!((decision.held, decision.faults.len()), (0, 1));
     }
 }

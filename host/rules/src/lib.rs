@@ -33,13 +33,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use self::{
-    decision::{Closed, Ended, Fault, Held, RuleDecision, combine, put_in_order, rounded, says},
-    expression::{Expressions, Memo, ScriptFault},
+    decision::{Closed, Ended, Held, RuleDecision, RuleFault, combine, put_in_order, rounded, says},
+    expression::{ExpressionFault, Expressions, Memo},
     index::Index,
-    matching::{Case, Compiler, Match, Test},
+    matching::{Compiler, Match, MatchInput, Test},
     ruling::Ruling,
-    script::Breaker,
-    symbols::{Facts, Symbols},
+    script::FailureBreaker,
+    symbols::{KnownSymbols, Symbols},
     words::Words,
 };
 use angarium_domain::{
@@ -83,7 +83,7 @@ struct Rule {
     has_expression: bool,
     fails: Fails,
     /// The breaker of its expression, while this set serves.
-    breaker: Mutex<Breaker>,
+    breaker: Mutex<FailureBreaker>,
 }
 
 /// A decision and what every rule had to do with it.
@@ -217,25 +217,25 @@ impl RuleSet {
 
     /// Returns the rules' answer to a message.
     #[must_use]
-    pub fn decide(&self, subject: &RuleInput, now: Timestamp) -> RuleDecision {
-        let (facts, memo) = (self.symbols.facts(subject), Memo::default());
+    pub fn decide(&self, input: &RuleInput, now: Timestamp) -> RuleDecision {
+        let (facts, memo) = (self.symbols.facts(input), Memo::default());
         let candidates = self.index.candidates(&facts);
         let candidates = candidates.iter().filter_map(|place| self.rules.get(*place as usize));
-        self.decide_among(candidates, &self.case(subject, &facts, now, &memo))
+        self.decide_among(candidates, &self.case(input, &facts, now, &memo))
     }
 
     /// How many rules a decision on a message evaluates: those that the index can't rule out.
     #[must_use]
-    pub fn looked_at(&self, subject: &RuleInput) -> usize {
-        self.index.candidates(&self.symbols.facts(subject)).len()
+    pub fn looked_at(&self, input: &RuleInput) -> usize {
+        self.index.candidates(&self.symbols.facts(input)).len()
     }
 
     /// The decision, and of every rule why it holds or does not. It looks at each of them, which a
     /// decision alone does not.
     #[must_use]
-    pub fn explain(&self, subject: &RuleInput, now: Timestamp) -> Explanation {
-        let (facts, memo) = (self.symbols.facts(subject), Memo::default());
-        let case = self.case(subject, &facts, now, &memo);
+    pub fn explain(&self, input: &RuleInput, now: Timestamp) -> Explanation {
+        let (facts, memo) = (self.symbols.facts(input), Memo::default());
+        let case = self.case(input, &facts, now, &memo);
         let decision = self.decide_among(self.rules.iter(), &case);
         let rules = self.accounts(&decision, |rule| rule.judge(&case));
         Explanation { decision, rules }
@@ -245,22 +245,22 @@ impl RuleSet {
     /// rules and scripts changed it. A rule that failed then, or was not asked, keeps that result.
     #[must_use]
     pub fn explain_accepted(&self, message: &Message) -> Vec<Account> {
-        let Ruling { decision, was, ended, .. } = Ruling::of(message).unwrap_or_default();
+        let Ruling { decision, original, ended, .. } = Ruling::of(message).unwrap_or_default();
         let mut before = message.clone();
-        was.undo(&mut before);
-        let subject = RuleInput::of(&before).unaccepted();
-        let Some(decision) = decision else { return self.explain(&subject, message.created_at).rules };
-        let (facts, memo) = (self.symbols.facts(&subject), Memo::default());
-        let case = self.case(&subject, &facts, message.created_at, &memo);
+        original.undo(&mut before);
+        let input = RuleInput::of(&before).unaccepted();
+        let Some(decision) = decision else { return self.explain(&input, message.created_at).rules };
+        let (facts, memo) = (self.symbols.facts(&input), Memo::default());
+        let case = self.case(&input, &facts, message.created_at, &memo);
         let asked = self.asked_then(&facts, ended.as_ref());
         self.accounts(&decision, |rule| match decision.faults.iter().find(|fault| fault.rule == rule.id) {
-            Some(fault) => Err(ScriptFault::new(fault.reason.clone())),
+            Some(fault) => Err(ExpressionFault::new(fault.reason.clone())),
             None => asked(rule).and_then(|()| rule.holds(&case)),
         })
     }
 
     /// Whether a rule was asked in a decision that ended there.
-    fn asked_then(&self, facts: &Facts, ended: Option<&Ended>) -> impl Fn(&Rule) -> Result<(), ScriptFault> {
+    fn asked_then(&self, facts: &KnownSymbols, ended: Option<&Ended>) -> impl Fn(&Rule) -> Result<(), ExpressionFault> {
         let place = |rule: RuleId| self.rules.iter().position(|it| it.id == rule);
         let ended = ended.and_then(|it| Some((place(it.at.parse().ok()?)?, it.reason)));
         let unasked: BTreeSet<RuleId> = ended
@@ -280,7 +280,7 @@ impl RuleSet {
     fn accounts(
         &self,
         decision: &RuleDecision,
-        judge: impl Fn(&Rule) -> Result<(Option<Match>, String), ScriptFault>,
+        judge: impl Fn(&Rule) -> Result<(Option<Match>, String), ExpressionFault>,
     ) -> Vec<Account> {
         let (mut held, mut missed) = (Vec::new(), Vec::new());
         for (number, rule) in self.rules.iter().enumerate() {
@@ -298,13 +298,19 @@ impl RuleSet {
         rules
     }
 
-    fn case<'a>(&'a self, subject: &'a RuleInput, facts: &'a Facts, now: Timestamp, memo: &'a Memo) -> Case<'a> {
-        Case { subject, facts, symbols: &self.symbols, expressions: &*self.expressions, now, memo }
+    fn case<'a>(
+        &'a self,
+        input: &'a RuleInput,
+        facts: &'a KnownSymbols,
+        now: Timestamp,
+        memo: &'a Memo,
+    ) -> MatchInput<'a> {
+        MatchInput { input, facts, symbols: &self.symbols, expressions: &*self.expressions, now, memo }
     }
 
     /// Asks these rules in turn, until there is no time left. Of those that are then not asked the first that must not
     /// be passed over closes the decision, as one does that fails.
-    fn decide_among<'a>(&'a self, mut rules: impl Iterator<Item = &'a Rule>, case: &Case<'_>) -> RuleDecision {
+    fn decide_among<'a>(&'a self, mut rules: impl Iterator<Item = &'a Rule>, case: &MatchInput<'_>) -> RuleDecision {
         let (mut held, mut faults, mut ended, mut closed) = (Vec::new(), Vec::new(), None, None);
         for (number, rule) in rules.by_ref().enumerate() {
             let spent = if number.is_multiple_of(LOOK_EACH) { allowance::look() } else { None };
@@ -319,7 +325,7 @@ impl RuleSet {
             };
             closed = closed.or_else(|| rule.closed(&fault.reason));
             match fault.unasked {
-                None => faults.push(Fault { rule: rule.id, reason: fault.reason }),
+                None => faults.push(RuleFault { rule: rule.id, reason: fault.reason }),
                 Some(reason) => {
                     ended = Some(Ended { at: rule.id.to_string(), reason });
                     break;
@@ -355,7 +361,7 @@ impl Rule {
         }
     }
 
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+    fn breaker(&self) -> MutexGuard<'_, FailureBreaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -366,18 +372,18 @@ impl Rule {
     }
 
     /// The match, if it holds now, with words for why or why not; one that is switched off is not asked.
-    fn judge<W: Words>(&self, case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
+    fn judge<W: Words>(&self, case: &MatchInput<'_>) -> Result<(Option<Match>, W), ExpressionFault> {
         if self.has_expression
             && let Some(since) = self.breaker().off_since()
         {
             let reason = format!("it is switched off since {since}, for its expression has failed too often");
-            return Err(ScriptFault::new(reason));
+            return Err(ExpressionFault::new(reason));
         }
         self.holds(case)
     }
 
     /// The same, whether or not it is switched off.
-    fn holds<W: Words>(&self, case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
+    fn holds<W: Words>(&self, case: &MatchInput<'_>) -> Result<(Option<Match>, W), ExpressionFault> {
         if !self.active {
             return Ok((None, W::say(|| "it is not active".to_owned())));
         }
@@ -413,7 +419,7 @@ fn accounts_of_held(held: Vec<(Held<'_>, String)>, decision: &RuleDecision) -> V
     accounts.collect()
 }
 
-fn fault_in_words(fault: &ScriptFault) -> String {
+fn fault_in_words(fault: &ExpressionFault) -> String {
     if let Some(spent) = fault.unasked {
         return format!("it was not asked: {}", spent.as_str());
     }
@@ -452,12 +458,12 @@ mod tests {
         uuid::Uuid::from_u128(number).into()
     }
 
-    fn subject(particulars: Value) -> RuleInput {
+    fn input(particulars: Value) -> RuleInput {
         RuleInput::read(serde_json::from_value(particulars).unwrap(), None).unwrap()
     }
 
     fn stockholm() -> RuleInput {
-        subject(json!({
+        input(json!({
             "attributes": {"amount": 12, "currency": "EUR"},
             "contact": {"id": "c-1", "segment": ["vip"], "industry": "Gambling", "country": "SE", "region": "AB",
                 "city": "Stockholm", "postal_code": "114 55"}}))
@@ -591,7 +597,7 @@ mod tests {
         };
         let decision = set(&[custom("boom"), custom("yes")]).decide(&stockholm(), NOW);
         assert_eq!((decision.held, decision.sender.unwrap().value.as_str()), (1, "yes"));
-        assert_eq!(decision.faults, [Fault { rule: id(1), reason: "it threw".to_owned() }]);
+        assert_eq!(decision.faults, [RuleFault { rule: id(1), reason: "it threw".to_owned() }]);
     }
 
     #[test]

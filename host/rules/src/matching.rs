@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use super::{
-    expression::{ExpressionId, Expressions, Memo, ScriptFault},
-    symbols::{Facts, Symbol, Symbols},
+    expression::{ExpressionFault, ExpressionId, Expressions, Memo},
+    symbols::{KnownSymbols, Symbol, Symbols},
     words::Words,
 };
 use angarium_domain::{
@@ -77,9 +77,9 @@ impl Match {
 
 /// The data on which a condition is evaluated.
 #[derive(Debug, Clone, Copy)]
-pub struct Case<'a> {
-    pub subject: &'a RuleInput,
-    pub facts: &'a Facts,
+pub struct MatchInput<'a> {
+    pub input: &'a RuleInput,
+    pub facts: &'a KnownSymbols,
     pub symbols: &'a Symbols,
     pub expressions: &'a dyn Expressions,
     pub now: Timestamp,
@@ -189,7 +189,7 @@ impl Test {
     ///
     /// # Errors
     /// When an expression returns no boolean: then the whole is undecided.
-    pub fn evaluate<W: Words>(&self, case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
+    pub fn evaluate<W: Words>(&self, case: &MatchInput<'_>) -> Result<(Option<Match>, W), ExpressionFault> {
         match self {
             Self::Always => Ok((Some(Match::plain(HARDLY)), W::say(|| "it holds for every message".to_owned()))),
             Self::All(parts) => all(parts, case),
@@ -198,7 +198,7 @@ impl Test {
             Self::Is(one_of) => Ok(one_of.evaluate(case)),
             Self::Amount { min, max } => Ok(amount(*min, *max, case)),
             Self::Custom(expression) => {
-                let holds = case.expressions.holds(*expression, case.subject, case.now, case.memo)?;
+                let holds = case.expressions.holds(*expression, case.input, case.now, case.memo)?;
                 let words = if holds { "the expression holds" } else { "the expression does not hold" };
                 Ok((holds.then_some(Match::plain(CUSTOM)), W::say(|| words.to_owned())))
             }
@@ -208,7 +208,7 @@ impl Test {
 
 /// A part that does not hold decides, whatever is unknown about the others. Whether a rule is examined at all therefore
 /// never changes its result.
-fn all<W: Words>(parts: &[Test], case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
+fn all<W: Words>(parts: &[Test], case: &MatchInput<'_>) -> Result<(Option<Match>, W), ExpressionFault> {
     let mut whole = Ok(Match::plain(0.0));
     let mut reasons = Vec::with_capacity(parts.len());
     for part in parts {
@@ -225,7 +225,7 @@ fn all<W: Words>(parts: &[Test], case: &Case<'_>) -> Result<(Option<Match>, W), 
 }
 
 /// A part that holds decides, whatever is unknown about the others.
-fn any<W: Words>(parts: &[Test], case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
+fn any<W: Words>(parts: &[Test], case: &MatchInput<'_>) -> Result<(Option<Match>, W), ExpressionFault> {
     let (mut whole, mut fault): (Option<Match>, _) = (None, None);
     let (mut held, mut missed) = (Vec::new(), Vec::new());
     for part in parts {
@@ -245,7 +245,7 @@ fn any<W: Words>(parts: &[Test], case: &Case<'_>) -> Result<(Option<Match>, W), 
     }
 }
 
-fn not<W: Words>(part: &Test, case: &Case<'_>) -> Result<(Option<Match>, W), ScriptFault> {
+fn not<W: Words>(part: &Test, case: &MatchInput<'_>) -> Result<(Option<Match>, W), ExpressionFault> {
     let (found, words) = part.evaluate::<W>(case)?;
     Ok(match found {
         Some(_) => (None, words.wrap(|reason| format!("what must not hold does: {reason}"))),
@@ -257,7 +257,7 @@ fn not<W: Words>(part: &Test, case: &Case<'_>) -> Result<(Option<Match>, W), Scr
 }
 
 impl OneOf {
-    fn evaluate<W: Words>(&self, case: &Case<'_>) -> (Option<Match>, W) {
+    fn evaluate<W: Words>(&self, case: &MatchInput<'_>) -> (Option<Match>, W) {
         let held = case.facts.of(self.field).rev().find(|symbol| self.values.binary_search(symbol).is_ok());
         let Some(symbol) = held else { return (None, W::say(|| self.miss(case))) };
         let text = case.symbols.text(symbol);
@@ -279,9 +279,9 @@ impl OneOf {
         }
     }
 
-    fn miss(&self, case: &Case<'_>) -> String {
+    fn miss(&self, case: &MatchInput<'_>) -> String {
         let name = self.field.as_str();
-        let said: Vec<_> = case.subject.texts(self.field).collect();
+        let said: Vec<_> = case.input.texts(self.field).collect();
         if said.is_empty() {
             return format!("the message says no {name}");
         }
@@ -334,12 +334,12 @@ pub fn level_name(level: u8) -> &'static str {
     }
 }
 
-fn amount<W: Words>(min: Option<Amount>, max: Option<Amount>, case: &Case<'_>) -> (Option<Match>, W) {
+fn amount<W: Words>(min: Option<Amount>, max: Option<Amount>, case: &MatchInput<'_>) -> (Option<Match>, W) {
     let Some(amount) = case.facts.amount else {
         return (None, W::say(|| "the message says no amount".to_owned()));
     };
     let given = || {
-        let currency = case.subject.texts(Field::Currency).next();
+        let currency = case.input.texts(Field::Currency).next();
         currency.map_or_else(|| format!("amount {amount}"), |currency| format!("amount {amount} {currency}"))
     };
     match (min, max) {

@@ -25,9 +25,9 @@ fn holds(property: impl Fn(&mut Rng)) {
 pub struct YesNo(Vec<String>);
 
 impl Expressions for YesNo {
-    fn compile(&mut self, source: &str) -> Result<expression::ExpressionId, ScriptFault> {
+    fn compile(&mut self, source: &str) -> Result<expression::ExpressionId, ExpressionFault> {
         if source == "bad" {
-            return Err(ScriptFault::new("line 1, column 1: bad".to_owned()));
+            return Err(ExpressionFault::new("line 1, column 1: bad".to_owned()));
         }
         self.0.push(source.to_owned());
         Ok(expression::ExpressionId(self.0.len() as u32 - 1))
@@ -39,8 +39,8 @@ impl Expressions for YesNo {
         _: &RuleInput,
         _: Timestamp,
         _: &expression::Memo,
-    ) -> Result<bool, ScriptFault> {
-        yes_no(&self.0[id.0 as usize]).ok_or_else(|| ScriptFault::new("it threw".to_owned()))
+    ) -> Result<bool, ExpressionFault> {
+        yes_no(&self.0[id.0 as usize]).ok_or_else(|| ExpressionFault::new("it threw".to_owned()))
     }
 }
 
@@ -135,7 +135,7 @@ fn rules(rng: &mut Rng) -> Vec<(RuleId, RuleSpec)> {
     drawn.filter(|(_, spec)| spec.problems().is_empty()).collect()
 }
 
-fn subject(rng: &mut Rng) -> RuleInput {
+fn input(rng: &mut Rng) -> RuleInput {
     let mut contact = members(rng, &[("segment", &WORDS)]);
     let choices: [(&str, &[&str]); 7] = [
         ("id", &["a", "B", "d"]),
@@ -161,9 +161,9 @@ fn subject(rng: &mut Rng) -> RuleInput {
 
 /// The meaning of a condition, word for word, without symbols, index or short cuts. `None` if an expression leaves it
 /// open.
-fn meaning(condition: &Condition, subject: &RuleInput) -> Option<bool> {
+fn meaning(condition: &Condition, input: &RuleInput) -> Option<bool> {
     let is = |field: Field, texts: &[String]| {
-        let said: Vec<_> = subject.texts(field).collect();
+        let said: Vec<_> = input.texts(field).collect();
         let mut texts = texts.iter().map(|text| field.folded(text).unwrap());
         match field {
             Field::Postal => texts.any(|prefix| said.iter().any(|code| code.starts_with(&prefix))),
@@ -173,17 +173,17 @@ fn meaning(condition: &Condition, subject: &RuleInput) -> Option<bool> {
     let each = |fields: &[(Field, &[String])]| fields.iter().all(|(field, it)| it.is_empty() || is(*field, it));
     match condition {
         Condition::All(parts) => {
-            let parts: Vec<_> = parts.iter().map(|part| meaning(part, subject)).collect();
+            let parts: Vec<_> = parts.iter().map(|part| meaning(part, input)).collect();
             if parts.contains(&Some(false)) { Some(false) } else { (!parts.contains(&None)).then_some(true) }
         }
         Condition::Any(parts) => {
-            let parts: Vec<_> = parts.iter().map(|part| meaning(part, subject)).collect();
+            let parts: Vec<_> = parts.iter().map(|part| meaning(part, input)).collect();
             if parts.contains(&Some(true)) { Some(true) } else { (!parts.contains(&None)).then_some(false) }
         }
-        Condition::Not(part) => meaning(part, subject).map(|holds| !holds),
+        Condition::Not(part) => meaning(part, input).map(|holds| !holds),
         Condition::Amount(it) => {
             let bounds = (it.min.unwrap_or(Amount::ENDS.0), it.max.unwrap_or(Amount::ENDS.1));
-            let within = subject.amount().is_some_and(|amount| bounds.0 <= amount && amount <= bounds.1);
+            let within = input.amount().is_some_and(|amount| bounds.0 <= amount && amount <= bounds.1);
             let asked = it.min.is_some() || it.max.is_some();
             Some((within || !asked) && each(&[(Field::Currency, &it.currency.0)]))
         }
@@ -201,12 +201,12 @@ fn meaning(condition: &Condition, subject: &RuleInput) -> Option<bool> {
     }
 }
 
-fn means(spec: &RuleSpec, subject: &RuleInput, now: Timestamp) -> Option<bool> {
+fn means(spec: &RuleSpec, input: &RuleInput, now: Timestamp) -> Option<bool> {
     let in_time = spec.valid_from.is_none_or(|from| from <= now) && spec.valid_until.is_none_or(|until| now < until);
     if !spec.active || !in_time {
         return Some(false);
     }
-    spec.when.as_ref().map_or(Some(true), |when| meaning(when, subject))
+    spec.when.as_ref().map_or(Some(true), |when| meaning(when, input))
 }
 
 #[test]
@@ -215,8 +215,8 @@ fn the_index_changes_no_decision() {
         for _ in 0..60 {
             let set = RuleSet::compile(rules(rng), Box::<YesNo>::default()).unwrap();
             for _ in 0..20 {
-                let (subject, now) = (subject(rng), moment(rng));
-                assert_eq!(set.decide(&subject, now), set.explain(&subject, now).decision, "{subject:?}");
+                let (input, now) = (input(rng), moment(rng));
+                assert_eq!(set.decide(&input, now), set.explain(&input, now).decision, "{input:?}");
             }
         }
     });
@@ -229,12 +229,12 @@ fn a_rule_holds_where_its_condition_says_so() {
             let specs = rules(rng);
             let set = RuleSet::compile(specs.clone(), Box::<YesNo>::default()).unwrap();
             for _ in 0..5 {
-                let (subject, now) = (subject(rng), moment(rng));
-                let explained = set.explain(&subject, now);
+                let (input, now) = (input(rng), moment(rng));
+                let explained = set.explain(&input, now);
                 for (id, spec) in &specs {
                     let account = explained.rules.iter().find(|it| it.rule == *id).unwrap();
-                    let expected = means(spec, &subject, now);
-                    assert_eq!(account.hit, expected == Some(true), "{spec:?} {subject:?} {account:?}");
+                    let expected = means(spec, &input, now);
+                    assert_eq!(account.hit, expected == Some(true), "{spec:?} {input:?} {account:?}");
                     assert_eq!(account.why.contains("failed"), expected.is_none(), "{spec:?} {account:?}");
                 }
             }
@@ -250,12 +250,12 @@ fn numbers_stay_in_their_bounds_and_the_order_of_loading_does_not_matter() {
             let set = RuleSet::compile(specs.clone(), Box::<YesNo>::default()).unwrap();
             rng.shuffle(&mut specs);
             let again = RuleSet::compile(specs, Box::<YesNo>::default()).unwrap();
-            let (subject, now) = (subject(rng), moment(rng));
-            let decision = set.decide(&subject, now);
+            let (input, now) = (input(rng), moment(rng));
+            let decision = set.decide(&input, now);
             assert!(decision.hits.as_slice().iter().all(|it| (0.0..=1.0).contains(&it.confidence)));
             assert!(decision.candidates.iter().all(|it| it.score.abs() < 2.0));
             assert!(decision.candidates.is_sorted_by(|a, b| a.score >= b.score));
-            assert_eq!(again.decide(&subject, now), decision);
+            assert_eq!(again.decide(&input, now), decision);
             let text = serde_json::to_string(&decision).unwrap();
             assert_eq!(serde_json::from_str::<RuleDecision>(&text).unwrap(), decision);
         }
@@ -281,7 +281,7 @@ fn of_ten_thousand_rules_few_are_looked_at() {
     let set = RuleSet::compile(specs, Box::<YesNo>::default()).unwrap();
     let particulars = json!({"attributes": {"amount": 5000, "currency": "SEK"},
         "contact": {"id": "c400", "segment": "s6", "country": "SE", "postal_code": "11455"}});
-    let subject = RuleInput::read(serde_json::from_value(particulars).unwrap(), None).unwrap();
-    let looked_at = set.looked_at(&subject);
+    let input = RuleInput::read(serde_json::from_value(particulars).unwrap(), None).unwrap();
+    let looked_at = set.looked_at(&input);
     assert!(looked_at < 50, "{looked_at}");
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::script::{
     Hook, Library, MAX_FAILURES, WINDOW, build_engine, expression_variables,
-    facts::{ATTEMPT, CANDIDATE, CONTEXT, DELIVERY, Field, MESSAGE},
+    facts::{ATTEMPT, CANDIDATE, CONTEXT, DELIVERY, FactField, MESSAGE},
     limits, vocabulary_engine,
 };
 
@@ -129,7 +129,7 @@ fn fields(out: &mut String) {
     field_table(out, "", &expression_variables());
 }
 
-fn field_table(out: &mut String, title: &str, fields: &[Field]) {
+fn field_table(out: &mut String, title: &str, fields: &[FactField]) {
     let title = if title.is_empty() { String::new() } else { format!("\n{title}\n") };
     let _ = write!(out, "{title}\n| field | type | meaning |\n|---|---|---|\n");
     for (name, kind, text) in fields {
@@ -272,7 +272,7 @@ mod tests {
         let differs = written.lines().zip(reference.lines()).find(|(old, new)| old != new);
         assert!(
             written == reference,
-            "docs/rules-reference.md is stale at {differs:?}: ANGARIUM_WRITE_REFERENCE=1 cargo test -p angarium --lib rules::reference"
+            "docs/rules-reference.md is stale at {differs:?}: ANGARIUM_WRITE_REFERENCE=1 cargo test -p angarium-rules reference"
         );
     }
 

@@ -15,9 +15,9 @@ use super::{
     Account, RuleFailure, RuleSet,
     decision::{Closed, Ended, RuleDecision, Scored},
     experiment::{Experiment, Variant},
-    ruling::{Before, Canary, Failed, HookRecord, OnHold, Original, Refused, Ruling},
+    ruling::{Canary, Failed, HookRecord, MessageBefore, OnHold, Original, RuleRefusal, Ruling},
     script::{
-        Admission, Breaker, Choice, FollowUp, Given, Hook, RetryAnswer, Script, ScriptFault, Verdict,
+        AdmitAnswer, AdmitVerdict, Choice, FailureBreaker, FollowUp, Given, Hook, RetryAnswer, Script, ScriptFault,
         facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts},
     },
 };
@@ -43,7 +43,7 @@ pub struct Running {
     /// It is of the operators' folder, or tried in the place of one of these.
     pub operators: bool,
     script: Script,
-    breaker: Mutex<Breaker>,
+    breaker: Mutex<FailureBreaker>,
 }
 
 impl Running {
@@ -117,7 +117,7 @@ impl Running {
         })
     }
 
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+    fn breaker(&self) -> MutexGuard<'_, FailureBreaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,30 +143,30 @@ pub enum Often {
 
 /// The result of asking all rules and scripts about a message.
 #[derive(Debug, Default)]
-pub struct Judgement {
+pub struct MessageJudgement {
     pub ruling: Ruling,
-    pub refused: Option<Refused>,
+    pub refused: Option<RuleRefusal>,
     pub failures: Vec<Failure>,
     /// Rules whose expressions have failed too often.
     pub failed_rules: Vec<RuleFailure>,
     /// The rules' input, unless scripts were asked, which may have changed it.
-    pub subject: Option<RuleInput>,
+    pub input: Option<RuleInput>,
 }
 
 /// The parsed data of a judged message, so that it need not be parsed again.
 #[derive(Debug, Default)]
 pub struct JudgedMessage {
-    pub subject: Option<RuleInput>,
+    pub input: Option<RuleInput>,
     /// The rules' scores of connections.
     pub scores: Option<Vec<Scored>>,
     /// The time until which further scripts may wait for the tenant's time, if a request waits for them.
     pub until: Option<Instant>,
 }
 
-impl From<Judgement> for JudgedMessage {
-    fn from(judgement: Judgement) -> Self {
+impl From<MessageJudgement> for JudgedMessage {
+    fn from(judgement: MessageJudgement) -> Self {
         let scores = judgement.ruling.decision.map(|decision| decision.candidates).unwrap_or_default();
-        Self { subject: judgement.subject, scores: Some(scores), until: None }
+        Self { input: judgement.input, scores: Some(scores), until: None }
     }
 }
 
@@ -185,7 +185,7 @@ pub struct Rulebook {
 /// The answers of all rules and scripts to a message that is to be accepted.
 #[derive(Debug, Default)]
 pub struct Heard {
-    pub refused: Option<Refused>,
+    pub refused: Option<RuleRefusal>,
     pub on_hold: Option<OnHold>,
     /// When it is due at the earliest.
     pub send_at: Option<Timestamp>,
@@ -248,8 +248,8 @@ impl Rulebook {
     /// Explains for every rule why it holds for a message that is to be accepted, or does not.
     #[must_use]
     pub fn explain(&self, message: &Message, now: Timestamp) -> Vec<Account> {
-        let subject = RuleInput::of(message).unaccepted();
-        self.rules.as_ref().map(|rules| rules.explain(&subject, now).rules).unwrap_or_default()
+        let input = RuleInput::of(message).unaccepted();
+        self.rules.as_ref().map(|rules| rules.explain(&input, now).rules).unwrap_or_default()
     }
 
     /// Returns the rules that made a message's decision, if they are still in service.
@@ -266,11 +266,11 @@ impl Rulebook {
 
     /// Returns the channel of a message that names none: the rules' first, else the answer of a script's `route`.
     #[must_use]
-    pub fn channel(&self, subject: &RuleInput, given: &Given) -> Option<Channel> {
-        let (book, _) = self.for_recipient(subject);
-        let by_rules = || book.rules.as_ref()?.decide(subject, given.now).channels?.value.into_iter().next();
+    pub fn channel(&self, input: &RuleInput, given: &Given) -> Option<Channel> {
+        let (book, _) = self.for_recipient(input);
+        let by_rules = || book.rules.as_ref()?.decide(input, given.now).channels?.value.into_iter().next();
         let by_scripts = || {
-            let facts = MessageFacts::of(subject.clone());
+            let facts = MessageFacts::of(input.clone());
             let answers = book.with(Hook::Route).filter_map(|it| {
                 it.ask(given.now, |script| script.route(&facts, &[], given)).ok()?.channels?.into_iter().next()
             });
@@ -281,28 +281,28 @@ impl Rulebook {
 
     /// Asks all rules and scripts about a message that is to be accepted, applies their answers, and records them in
     /// it.
-    pub fn admit(&self, message: &mut Message, given: &Given) -> Judgement {
-        let subject = RuleInput::of(message).unaccepted();
-        let heard = self.hear(&subject, message, given);
-        self.follow(heard, subject, message, given)
+    pub fn admit(&self, message: &mut Message, given: &Given) -> MessageJudgement {
+        let input = RuleInput::of(message).unaccepted();
+        let heard = self.hear(&input, message, given);
+        self.follow(heard, input, message, given)
     }
 
     /// Asks all rules and scripts about a message that is to be accepted. It changes only the scripts' failure counts.
     #[must_use]
-    pub fn hear(&self, subject: &RuleInput, message: &Message, given: &Given) -> Heard {
-        let (book, canaries) = self.for_recipient(subject);
+    pub fn hear(&self, input: &RuleInput, message: &Message, given: &Given) -> Heard {
+        let (book, canaries) = self.for_recipient(input);
         let mut heard = Heard { canaries, ..Heard::default() };
-        book.ask_rules(subject, given, &mut heard);
+        book.ask_rules(input, given, &mut heard);
         heard.asks_scripts = book.with(Hook::Admit).next().is_some();
         if heard.asks_scripts && heard.refused.is_none() {
-            book.ask_scripts(subject, message, given, &mut heard);
+            book.ask_scripts(input, message, given, &mut heard);
         }
         heard
     }
 
     /// Applies all answers to a message, and records them in it.
-    pub fn follow(&self, heard: Heard, subject: RuleInput, message: &mut Message, given: &Given) -> Judgement {
-        let before = Before::of(message);
+    pub fn follow(&self, heard: Heard, input: RuleInput, message: &mut Message, given: &Given) -> MessageJudgement {
+        let before = MessageBefore::of(message);
         let Heard {
             decision,
             refused,
@@ -318,7 +318,7 @@ impl Rulebook {
         } = heard;
         let failed_rules = match (&decision, self.rehearses) {
             (Some(decision), false) => {
-                let book = self.for_recipient(&subject).0;
+                let book = self.for_recipient(&input).0;
                 book.rules.as_ref().map(|rules| rules.failed(decision, given.now)).unwrap_or_default()
             }
             _ => Vec::new(),
@@ -331,18 +331,18 @@ impl Rulebook {
             message.body.attributes = raw(&attributes);
         }
         message.send_at = message.send_at.max(send_at);
-        let was = Original::before(&before, message);
-        let ruling = Ruling { decision, scripts: hook_records, ended, on_hold, canaries, was };
+        let original = Original::before(&before, message);
+        let ruling = Ruling { decision, scripts: hook_records, ended, on_hold, canaries, original };
         // Plain data always has a JSON form.
         message.body.ruling = serde_json::value::to_raw_value(&ruling).ok();
-        let subject = (!heard.asks_scripts).then_some(subject);
-        Judgement { ruling, refused, failures, failed_rules, subject }
+        let input = (!heard.asks_scripts).then_some(input);
+        MessageJudgement { ruling, refused, failures, failed_rules, input }
     }
 
-    fn ask_rules(&self, subject: &RuleInput, given: &Given, heard: &mut Heard) {
+    fn ask_rules(&self, input: &RuleInput, given: &Given, heard: &mut Heard) {
         let Some(rules) = self.rules.as_ref().filter(|rules| !rules.is_empty()) else { return };
-        let decision = rules.decide(subject, given.now);
-        let refused = |rule: RuleId, reason: String, failed| Refused {
+        let decision = rules.decide(input, given.now);
+        let refused = |rule: RuleId, reason: String, failed| RuleRefusal {
             by: rule.to_string(),
             name: rules.name_of(rule).unwrap_or_default().to_owned(),
             reason,
@@ -361,8 +361,8 @@ impl Rulebook {
         heard.decision = Some(decision);
     }
 
-    fn ask_scripts(&self, subject: &RuleInput, message: &Message, given: &Given, heard: &mut Heard) {
-        let mut facts = MessageFacts::of(subject.clone());
+    fn ask_scripts(&self, input: &RuleInput, message: &Message, given: &Given, heard: &mut Heard) {
+        let mut facts = MessageFacts::of(input.clone());
         let by_rules = heard.decision.as_ref().and_then(|decision| decision.priority.as_ref());
         facts.priority = by_rules.map_or(message.priority, |it| it.value).as_str().to_owned();
         facts.send_at = message.send_at;
@@ -373,7 +373,7 @@ impl Rulebook {
                 heard.ended = Some(Ended { at: script.name.clone(), reason });
             }
             let answer = noted(script, Hook::Admit, answer, &mut heard.hook_records, &mut heard.failures);
-            let Admission { verdict, priority, attributes } = match answer {
+            let AdmitAnswer { verdict, priority, attributes } = match answer {
                 Ok(admission) => admission,
                 Err(reason) => match script.fails {
                     Fails::Open => continue,
@@ -382,7 +382,7 @@ impl Rulebook {
                         continue;
                     }
                     Fails::Refuse => {
-                        heard.refused = Some(Refused {
+                        heard.refused = Some(RuleRefusal {
                             by: script.name.clone(),
                             name: script.name.clone(),
                             reason,
@@ -401,17 +401,17 @@ impl Rulebook {
                 heard.attributes = Some(facts.attributes.clone());
             }
             match verdict {
-                Verdict::Allow => {}
-                Verdict::Refuse { reason } => {
+                AdmitVerdict::Allow => {}
+                AdmitVerdict::Refuse { reason } => {
                     let (by, name) = (script.name.clone(), script.name.clone());
-                    heard.refused = Some(Refused { by, name, reason, failed: None });
+                    heard.refused = Some(RuleRefusal { by, name, reason, failed: None });
                     break;
                 }
-                Verdict::Hold { at, .. } if at > given.now => {
+                AdmitVerdict::Hold { at, .. } if at > given.now => {
                     heard.send_at = heard.send_at.max(Some(at));
                     facts.send_at = facts.send_at.max(Some(at));
                 }
-                Verdict::Hold { .. } => {}
+                AdmitVerdict::Hold { .. } => {}
             }
         }
     }
@@ -420,12 +420,12 @@ impl Rulebook {
     /// had it come in now.
     #[must_use]
     pub fn hear_again(&self, message: &Message, given: &Given) -> Heard {
-        let was = Ruling::of(message).map(|ruling| ruling.was).unwrap_or_default();
+        let original = Ruling::of(message).map(|ruling| ruling.original).unwrap_or_default();
         let mut before = message.clone();
-        was.undo(&mut before);
-        let subject = RuleInput::of(&before).unaccepted();
+        original.undo(&mut before);
+        let input = RuleInput::of(&before).unaccepted();
         let book = self.for_message(message);
-        book.into_owned().alone().hear(&subject, &before, given)
+        book.into_owned().alone().hear(&input, &before, given)
     }
 
     /// Returns the answer of the script of this name after an attempt; `None` if it does not exist, or is switched off.
@@ -442,11 +442,13 @@ impl Rulebook {
 
     /// Returns each script's answer to a delivery that ended.
     #[must_use]
-    pub fn on_outcome(&self, delivery: &DeliveryFacts, given: &Given) -> (Vec<Followed>, Vec<Failure>) {
+    pub fn on_outcome(&self, delivery: &DeliveryFacts, given: &Given) -> (Vec<ScriptFollowUp>, Vec<Failure>) {
         let (mut followed, mut failures) = (Vec::new(), Vec::new());
         for script in self.with(Hook::OnOutcome) {
             match script.ask(given.now, |it| it.on_outcome(delivery, given)) {
-                Ok(said) => followed.push(Followed { script: script.name.clone(), version: script.version, said }),
+                Ok(said) => {
+                    followed.push(ScriptFollowUp { script: script.name.clone(), version: script.version, said })
+                }
                 Err(failed) => failures.push(failure(script, failed)),
             }
         }
@@ -471,9 +473,9 @@ impl Rulebook {
     }
 
     /// Returns the candidates by the scripts' answers: their order and selection. `None` if no script answered.
-    pub fn route(&self, subject: &RuleInput, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
+    pub fn route(&self, input: &RuleInput, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
         let (mut routed, mut ordered) = (Routed::default(), false);
-        let facts = MessageFacts::of(subject.clone());
+        let facts = MessageFacts::of(input.clone());
         for script in self.with(Hook::Score) {
             let mut scored = candidates.clone();
             let answer = script.ask(given.now, |it| {
@@ -517,13 +519,13 @@ fn chosen(mut candidates: Vec<CandidateFacts>, choices: Vec<Choice>) -> Vec<Cand
 
 /// A script's answer to a delivery that ended.
 #[derive(Debug)]
-pub struct Followed {
+pub struct ScriptFollowUp {
     pub script: String,
     pub version: i32,
     pub said: FollowUp,
 }
 
-impl Followed {
+impl ScriptFollowUp {
     /// Whether nothing follows.
     #[must_use]
     pub fn is_silent(&self) -> bool {

@@ -38,7 +38,7 @@ pub struct Ruling {
     pub canaries: Vec<Canary>,
     /// How the message was before, as far as it was changed.
     #[serde(skip_serializing_if = "Original::is_nothing")]
-    pub was: Original,
+    pub original: Original,
 }
 
 /// The question that a held message waits for.
@@ -130,7 +130,7 @@ impl Ruling {
     /// Writes down that rules chose a message's channel.
     #[must_use]
     pub fn of_channel_chosen() -> Option<Box<RawValue>> {
-        let ruling = Self { was: Original { without_channel: true, ..Original::default() }, ..Self::default() };
+        let ruling = Self { original: Original { without_channel: true, ..Original::default() }, ..Self::default() };
         // Plain data always has a JSON form.
         serde_json::value::to_raw_value(&ruling).ok()
     }
@@ -143,7 +143,7 @@ impl Original {
 
     /// Returns the previous values that are different now.
     #[must_use]
-    pub fn before(before: &Before, message: &Message) -> Self {
+    pub fn before(before: &MessageBefore, message: &Message) -> Self {
         let due = before.send_at.map_or(Due::AtOnce, Due::At);
         let attributes = || object_of(before.attributes.as_deref());
         Self {
@@ -179,7 +179,7 @@ impl Original {
 
 /// The values of a message that rules may change, as they were.
 #[derive(Debug)]
-pub struct Before {
+pub struct MessageBefore {
     without_channel: bool,
     without_sender: bool,
     priority: Priority,
@@ -187,11 +187,11 @@ pub struct Before {
     attributes: Option<Box<RawValue>>,
 }
 
-impl Before {
+impl MessageBefore {
     #[must_use]
     pub fn of(message: &Message) -> Self {
         Self {
-            without_channel: Ruling::of(message).is_some_and(|ruling| ruling.was.without_channel),
+            without_channel: Ruling::of(message).is_some_and(|ruling| ruling.original.without_channel),
             without_sender: message.body.content.from.is_none(),
             priority: message.priority,
             send_at: message.send_at,
@@ -263,7 +263,7 @@ impl Answer {
 
 /// Why a message is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RuleRefusal {
     /// The rule's id, or the script's name.
     pub by: String,
     /// For people.
@@ -305,32 +305,32 @@ mod tests {
     /// Changed as rules change it, written down, and changed back.
     fn there_and_back(before: Option<Value>) -> (Message, Original) {
         let mut message = message(before);
-        let known = Before::of(&message);
+        let known = MessageBefore::of(&message);
         message.priority = Priority::High;
         message.send_at = Some("2026-03-02T12:00:00Z".parse().unwrap());
         message.body.content.from = Some(Address { address: "ACME".into(), name: None });
         message.body.attributes = serde_json::value::to_raw_value(&json!({"seen": true})).ok();
         let written = serde_json::to_string(&Original::before(&known, &message)).unwrap();
-        let was: Original = serde_json::from_str(&written).unwrap();
-        was.undo(&mut message);
-        (message, was)
+        let original: Original = serde_json::from_str(&written).unwrap();
+        original.undo(&mut message);
+        (message, original)
     }
 
     #[test]
     fn a_message_becomes_what_it_was() {
         for attributes in [None, Some(json!({"amount": 5}))] {
-            let (message, was) = there_and_back(attributes.clone());
+            let (message, original) = there_and_back(attributes.clone());
             let Message { priority, send_at, body, .. } = message;
             assert_eq!((priority, send_at, body.content.from), (Priority::Normal, None, None));
             let back = body.attributes.map(|raw| serde_json::from_str::<Value>(raw.get()).unwrap());
-            assert_eq!((back, was.without_sender), (attributes, true));
+            assert_eq!((back, original.without_sender), (attributes, true));
         }
     }
 
     #[test]
     fn what_was_not_changed_is_not_written_down() {
         let message = message(Some(json!({"amount": 5})));
-        let was = Original::before(&Before::of(&message), &message);
-        assert_eq!(serde_json::to_string(&was).unwrap(), "{}");
+        let original = Original::before(&MessageBefore::of(&message), &message);
+        assert_eq!(serde_json::to_string(&original).unwrap(), "{}");
     }
 }

@@ -31,8 +31,8 @@ use jiff::Timestamp;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, ParseError, Position};
 use serde::Serialize;
 
-pub use answer::{Admission, Choice, FollowUp, FollowUpMessage, RetryAnswer, Routing, Verdict};
-pub use breaker::{Breaker, MAX_FAILURES, WINDOW};
+pub use answer::{AdmitAnswer, AdmitVerdict, Choice, FollowUp, FollowUpMessage, RetryAnswer, Routing};
+pub use breaker::{FailureBreaker, MAX_FAILURES, WINDOW};
 pub use engine::limits;
 pub use expression::{Expression, Seen};
 pub use modules::{Modules, may_import};
@@ -167,7 +167,7 @@ const MAX_REASON: usize = 512;
 /// A limit that a script met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Limit {
+pub enum ScriptLimit {
     Operations,
     Time,
     Calls,
@@ -179,7 +179,7 @@ pub enum Limit {
     Together(Spent),
 }
 
-impl Limit {
+impl ScriptLimit {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -210,10 +210,10 @@ impl Limit {
 /// The kind of a fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FaultKind {
+pub enum ScriptFaultKind {
     /// It threw, or did something impossible.
     Thrown,
-    Limit(Limit),
+    Limit(ScriptLimit),
     /// Its answer is not one: the field that is wrong, empty for the whole of it.
     Answer(String),
     /// The interpreter failed.
@@ -235,7 +235,7 @@ pub enum Age {
 pub struct ScriptFault {
     pub script: String,
     pub function: String,
-    pub kind: FaultKind,
+    pub kind: ScriptFaultKind,
     pub reason: String,
     pub line: Option<u16>,
     pub column: Option<u16>,
@@ -246,8 +246,11 @@ impl ScriptFault {
     #[must_use]
     pub const fn unasked(&self) -> Option<Spent> {
         match self.kind {
-            FaultKind::Limit(Limit::Together(spent)) => Some(spent),
-            FaultKind::Thrown | FaultKind::Limit(_) | FaultKind::Answer(_) | FaultKind::Broken => None,
+            ScriptFaultKind::Limit(ScriptLimit::Together(spent)) => Some(spent),
+            ScriptFaultKind::Thrown
+            | ScriptFaultKind::Limit(_)
+            | ScriptFaultKind::Answer(_)
+            | ScriptFaultKind::Broken => None,
         }
     }
 }
@@ -297,7 +300,7 @@ impl Script {
             (Ok(Err(error)), None) => return Err(error),
             (Ok(Err(error)), Some(limit)) => return Err(ScriptError { reason: limit.as_str().to_owned(), ..error }),
             (_, spent) => {
-                let reason = spent.map_or("the interpreter failed", Limit::as_str).to_owned();
+                let reason = spent.map_or("the interpreter failed", ScriptLimit::as_str).to_owned();
                 return Err(ScriptError { script: name.to_owned(), line: None, column: None, reason });
             }
         };
@@ -343,8 +346,8 @@ impl Script {
     }
 
     /// Whether a message is accepted, when, and how.
-    pub fn admit(&self, message: &MessageFacts, given: &Given) -> Result<Admission, ScriptFault> {
-        self.ask(Hook::Admit, given, || Ok(vec![handed(message)?]), Admission::read)
+    pub fn admit(&self, message: &MessageFacts, given: &Given) -> Result<AdmitAnswer, ScriptFault> {
+        self.ask(Hook::Admit, given, || Ok(vec![handed(message)?]), AdmitAnswer::read)
     }
 
     /// Orders the candidates and chooses the channels.
@@ -386,7 +389,7 @@ impl Script {
         read: fn(&Dynamic) -> Result<T, AnswerFault>,
     ) -> Result<T, ScriptFault> {
         let function = hook.as_str();
-        allowance::enter().map_err(|spent| limit_fault(&self.name, function, Limit::Together(spent)))?;
+        allowance::enter().map_err(|spent| limit_fault(&self.name, function, ScriptLimit::Together(spent)))?;
         let call = || self.top.call(&self.engine, &self.tree, function, facts()?);
         run(&self.name, function, self.time, given, call, read)
     }
@@ -417,8 +420,9 @@ fn run<T>(
     let time_here = allowance::at_most(time);
     let (result, spent) =
         budget::within(limits::OPERATIONS, time_here, *given, || catch_unwind(AssertUnwindSafe(whole)));
-    let together = spent.filter(|limit| *limit == Limit::Time && time_here < time).and_then(|_| allowance::ended());
-    let spent = together.map(Limit::Together).or(spent);
+    let together =
+        spent.filter(|limit| *limit == ScriptLimit::Time && time_here < time).and_then(|_| allowance::ended());
+    let spent = together.map(ScriptLimit::Together).or(spent);
     match (result, spent) {
         (Ok(Ok(answer)), None) => Ok(answer),
         (Ok(Ok(_)), Some(limit)) => Err(limit_fault(script, function, limit)),
@@ -429,7 +433,7 @@ fn run<T>(
         (Err(_), _) => Err(ScriptFault {
             script: script.to_owned(),
             function: function.to_owned(),
-            kind: FaultKind::Broken,
+            kind: ScriptFaultKind::Broken,
             reason: "the interpreter failed".to_owned(),
             line: None,
             column: None,
@@ -437,11 +441,11 @@ fn run<T>(
     }
 }
 
-fn limit_fault(script: &str, function: &str, limit: Limit) -> ScriptFault {
+fn limit_fault(script: &str, function: &str, limit: ScriptLimit) -> ScriptFault {
     ScriptFault {
         script: script.to_owned(),
         function: function.to_owned(),
-        kind: FaultKind::Limit(limit),
+        kind: ScriptFaultKind::Limit(limit),
         reason: limit.as_str().to_owned(),
         line: None,
         column: None,
@@ -450,11 +454,11 @@ fn limit_fault(script: &str, function: &str, limit: Limit) -> ScriptFault {
 
 fn fault_of(script: &str, function: &str, error: &EvalAltResult) -> ScriptFault {
     let (position, reason) = innermost(error);
-    let limit = Limit::of(error);
+    let limit = ScriptLimit::of(error);
     ScriptFault {
         script: script.to_owned(),
         function: function.to_owned(),
-        kind: limit.map_or(FaultKind::Thrown, FaultKind::Limit),
+        kind: limit.map_or(ScriptFaultKind::Thrown, ScriptFaultKind::Limit),
         reason: limit.map_or(reason, |limit| limit.as_str().to_owned()),
         line: line_of(position),
         column: column_of(position),
@@ -567,11 +571,11 @@ mod tests {
     #[test]
     fn admission_is_read_strictly() {
         let admit = |body: &str| script(&format!("fn admit(message) {{ {body} }}")).admit(&message(), &given());
-        assert_eq!(admit("()"), Ok(Admission::default()));
-        assert_eq!(admit("allow()"), Ok(Admission::default()));
-        assert_eq!(admit("refuse(\"no\")").unwrap().verdict, Verdict::Refuse { reason: "no".into() });
+        assert_eq!(admit("()"), Ok(AdmitAnswer::default()));
+        assert_eq!(admit("allow()"), Ok(AdmitAnswer::default()));
+        assert_eq!(admit("refuse(\"no\")").unwrap().verdict, AdmitVerdict::Refuse { reason: "no".into() });
         let held = admit("hold_until(add_seconds(now(), 60))").unwrap().verdict;
-        assert_eq!(held, Verdict::Hold { at: "2026-03-02T12:01:00Z".parse().unwrap(), reason: None });
+        assert_eq!(held, AdmitVerdict::Hold { at: "2026-03-02T12:01:00Z".parse().unwrap(), reason: None });
         let changed = admit("#{priority: \"high\", attributes: #{seen: message.attributes.amount}}").unwrap();
         assert_eq!(changed.priority, Some(angarium_domain::message::Priority::High));
         assert_eq!(changed.attributes["seen"], 12.5);
@@ -587,7 +591,7 @@ mod tests {
             ("#{attributes: #{f: |x| x}}", "attributes.f"),
         ] {
             let fault = admit(body).expect_err(body);
-            assert_eq!(fault.kind, FaultKind::Answer(field.into()), "{body}: {fault}");
+            assert_eq!(fault.kind, ScriptFaultKind::Answer(field.into()), "{body}: {fault}");
         }
     }
 
@@ -617,7 +621,7 @@ mod tests {
             ("#{channels: []}", "channels"),
             ("#{channel: \"sms\", channels: [\"sms\"]}", "channel"),
         ] {
-            assert_eq!(route(body).expect_err(body).kind, FaultKind::Answer(field.into()), "{body}");
+            assert_eq!(route(body).expect_err(body).kind, ScriptFaultKind::Answer(field.into()), "{body}");
         }
     }
 
@@ -632,9 +636,9 @@ mod tests {
         assert_eq!(retry("retry_after(0.5)"), Ok(RetryAnswer::Retry { after: Duration::from_millis(500) }));
         assert_eq!(retry("give_up(\"enough\")"), Ok(RetryAnswer::GiveUp { reason: Some("enough".into()) }));
         assert_eq!(retry("\"fall_back\""), Ok(RetryAnswer::FallBack { reason: None }));
-        assert_eq!(retry("-1").expect_err("negative").kind, FaultKind::Answer("after".into()));
-        assert_eq!(retry("1e12").expect_err("too long").kind, FaultKind::Answer("after".into()));
-        assert_eq!(retry("true").expect_err("no answer").kind, FaultKind::Answer(String::new()));
+        assert_eq!(retry("-1").expect_err("negative").kind, ScriptFaultKind::Answer("after".into()));
+        assert_eq!(retry("1e12").expect_err("too long").kind, ScriptFaultKind::Answer("after".into()));
+        assert_eq!(retry("true").expect_err("no answer").kind, ScriptFaultKind::Answer(String::new()));
     }
 
     #[test]
@@ -653,9 +657,9 @@ mod tests {
         assert_eq!(outcome("#{tags: [\"late\"]}").unwrap().messages, []);
         assert_eq!(outcome("[#{to: \"x\"}, #{to: \"y\"}]").unwrap().messages.len(), 2);
         let many = outcome("let all = []; for n in 0..30 { all.push(#{text: \"x\"}); } all");
-        assert_eq!(many.expect_err("too many").kind, FaultKind::Answer("messages".into()));
+        assert_eq!(many.expect_err("too many").kind, ScriptFaultKind::Answer("messages".into()));
         let fault = outcome("[#{txt: \"x\"}]").expect_err("no such field");
-        assert_eq!(fault.kind, FaultKind::Answer("messages[0].txt".into()));
+        assert_eq!(fault.kind, ScriptFaultKind::Answer("messages[0].txt".into()));
     }
 
     #[test]
@@ -665,18 +669,18 @@ mod tests {
             script(&format!("fn condition(context) {{ {body} }}")).condition(&context, &given())
         };
         assert_eq!(condition("context.run < 3"), Ok(true));
-        assert_eq!(condition("1").expect_err("no boolean").kind, FaultKind::Answer(String::new()));
+        assert_eq!(condition("1").expect_err("no boolean").kind, ScriptFaultKind::Answer(String::new()));
         let score =
             |body: &str| script(&format!("fn score(candidate) {{ {body} }}")).score(&candidate("a", 4.0), &given());
         assert_eq!(score("10 - candidate.cost"), Ok(6.0));
-        assert_eq!(score("0.0 / 0.0").expect_err("not a number").kind, FaultKind::Answer(String::new()));
+        assert_eq!(score("0.0 / 0.0").expect_err("not a number").kind, ScriptFaultKind::Answer(String::new()));
     }
 
     #[test]
     fn what_a_script_throws_says_where() {
         let script = script("fn check(x) {\n  throw `no ${x}`;\n}\nfn admit(message) {\n  check(message.channel)\n}");
         let fault = script.admit(&message(), &given()).expect_err("it throws");
-        assert_eq!((fault.kind, fault.line), (FaultKind::Thrown, Some(2)));
+        assert_eq!((fault.kind, fault.line), (ScriptFaultKind::Thrown, Some(2)));
         assert!(fault.reason.contains("no sms"), "{}", fault.reason);
     }
 
@@ -692,7 +696,7 @@ mod tests {
         for now in ["2026-03-02T12:00:00Z", "2026-03-02T13:00:00Z"] {
             let given = Given { now: now.parse().unwrap(), chance: 0.0 };
             let at = given.now + jiff::SignedDuration::from_secs(60);
-            assert_eq!(script.admit(&message(), &given).unwrap().verdict, Verdict::Hold { at, reason: None });
+            assert_eq!(script.admit(&message(), &given).unwrap().verdict, AdmitVerdict::Hold { at, reason: None });
         }
     }
 
@@ -705,7 +709,7 @@ mod tests {
         for segment in ["vip", "gold"] {
             let contact = [("segment".to_owned(), segment.into())].into_iter().collect();
             let answer = script.admit(&MessageFacts { contact, ..message() }, &given()).unwrap();
-            assert_eq!(answer.verdict, Verdict::Refuse { reason: segment.into() });
+            assert_eq!(answer.verdict, AdmitVerdict::Refuse { reason: segment.into() });
         }
         assert_eq!(refusal(&script), "b");
     }
@@ -718,7 +722,7 @@ mod tests {
         );
         for _ in 0..2 {
             let verdict = script.admit(&message(), &given()).unwrap().verdict;
-            assert_eq!(verdict, Verdict::Refuse { reason: "2 of 1".into() });
+            assert_eq!(verdict, AdmitVerdict::Refuse { reason: "2 of 1".into() });
         }
         let source = "const KNOWN = 1;
             fn admit(message) {
@@ -730,7 +734,7 @@ mod tests {
         let script = self::script(source);
         for _ in 0..2 {
             let verdict = script.admit(&message(), &given()).unwrap().verdict;
-            assert_eq!(verdict, Verdict::Refuse { reason: "nothing".into() });
+            assert_eq!(verdict, AdmitVerdict::Refuse { reason: "nothing".into() });
         }
     }
 
@@ -746,7 +750,7 @@ mod tests {
         let script = Script::compile("test.rhai", source, &modules).unwrap().allowing(Duration::from_secs(5));
         for _ in 0..2 {
             let answer = script.admit(&message(), &given()).unwrap_or_else(|fault| panic!("{fault}"));
-            assert_eq!(answer.verdict, Verdict::Refuse { reason: "too dear".into() });
+            assert_eq!(answer.verdict, AdmitVerdict::Refuse { reason: "too dear".into() });
         }
         let typo = source.replace("market::dear(message", "\n  market::daer(message");
         let typo = Script::compile("test.rhai", &typo, &modules).expect_err("there is no such function");
@@ -761,7 +765,7 @@ mod tests {
 
     fn refusal(script: &Script) -> String {
         match script.admit(&message(), &given()).unwrap_or_else(|fault| panic!("{fault}")).verdict {
-            Verdict::Refuse { reason } => reason,
+            AdmitVerdict::Refuse { reason } => reason,
             verdict => panic!("{verdict:?}"),
         }
     }

@@ -40,14 +40,14 @@ impl Symbols {
     }
 
     /// Returns the facts of a message that the conditions can test.
-    pub fn facts(&self, subject: &RuleInput) -> Facts {
+    pub fn facts(&self, input: &RuleInput) -> KnownSymbols {
         let mut symbols = Vec::with_capacity(16);
-        for (field, text) in subject.known() {
+        for (field, text) in input.known() {
             let known = &self.by_text[field as usize];
             let found = prefixes(field, text).filter_map(|text| known.get(text));
             symbols.extend(found.map(|symbol| (field, *symbol)));
         }
-        Facts { symbols, amount: subject.amount() }
+        KnownSymbols { symbols, amount: input.amount() }
     }
 }
 
@@ -60,13 +60,13 @@ fn prefixes(field: Field, text: &str) -> impl Iterator<Item = &str> {
 
 /// The facts of a message that the conditions of a rule set can test.
 #[derive(Debug)]
-pub struct Facts {
+pub struct KnownSymbols {
     /// In the order of the fields; of a postal code the shortest prefix first.
     symbols: Vec<(Field, Symbol)>,
     pub amount: Option<Amount>,
 }
 
-impl Facts {
+impl KnownSymbols {
     pub fn all(&self) -> impl Iterator<Item = Symbol> {
         self.symbols.iter().map(|(_, symbol)| *symbol)
     }

@@ -29,7 +29,7 @@ use angarium_domain::{
 };
 use angarium_rules::{
     RuleSet,
-    backtest::{Asked, Outcome, Place, Replayed, Report, Tally, given, replay},
+    backtest::{AskedConnection, BacktestOutcome, BacktestPlace, Replayed, Report, Tally, given, replay},
     experiment::Variant,
     language::Language,
     rulebook::{Rulebook, Running},
@@ -298,9 +298,9 @@ impl Run<'_> {
 
     /// Plays a page's messages one by one: between them others of the node's tenants have their turns.
     async fn played(&self, mut tally: Tally, (messages, asked): Page) -> Tally {
-        let mut of: HashMap<MessageId, Vec<Asked>> = HashMap::new();
+        let mut of: HashMap<MessageId, Vec<AskedConnection>> = HashMap::new();
         for AskedRow { message, connection, went_well, cost } in asked {
-            let asked = Asked { connection: self.config.name_of(connection), went_well, cost };
+            let asked = AskedConnection { connection: self.config.name_of(connection), went_well, cost };
             of.entry(message).or_default().push(asked);
         }
         let mut messages = messages.into_iter().peekable();
@@ -316,7 +316,7 @@ impl Run<'_> {
         tally
     }
 
-    fn play(&self, tally: &mut Tally, message: &Message, purged: bool, asked: &mut HashMap<MessageId, Vec<Asked>>) {
+    fn play(&self, tally: &mut Tally, message: &Message, purged: bool, asked: &mut HashMap<MessageId, Vec<AskedConnection>>) {
         if purged {
             return tally.purged();
         }
@@ -330,19 +330,19 @@ impl Run<'_> {
         });
     }
 
-    fn outcome(&self, book: &Rulebook, recorded: &Message, given: &Given) -> Outcome {
+    fn outcome(&self, book: &Rulebook, recorded: &Message, given: &Given) -> BacktestOutcome {
         let (message, judgement) = self.app.rules.as_for_a_message(|| replay(book, recorded, given)).0;
         let accepted = judgement.refused.is_none();
         let endpoint =
             || self.app.dispatcher.planner.backtest_first_connection(&self.config, &book.rehearsal(), &message, given);
         let endpoint = || self.app.rules.as_for_a_message(endpoint).0;
         let endpoint: Option<&Endpoint> = accepted.then(endpoint).flatten();
-        let place = Place {
+        let place = BacktestPlace {
             channel: message.channel.as_str().to_owned(),
             connection: endpoint.map(Endpoint::name),
             provider: endpoint.map(|it| it.connection.provider.clone()),
         };
-        Outcome::of(&message, &judgement, place)
+        BacktestOutcome::of(&message, &judgement, place)
     }
 }
 

@@ -13,7 +13,7 @@ use angarium_domain::{
 };
 use angarium_rules::{
     Account,
-    rulebook::{Judgement, Rulebook},
+    rulebook::{MessageJudgement, Rulebook},
     ruling::Ruling,
     script::{Given, facts::ContextFacts},
 };
@@ -65,7 +65,7 @@ fn evaluated(app: &App, config: &TenantConfig, mut message: Message) -> Evaluati
     let explain = || book.for_recipient(&RuleInput::of(&message)).0.explain(&message, given.now);
     let rules = app.rules.as_for_an_explanation(explain);
     let (judgement, _) = app.rules.as_for_a_message(|| book.admit(&mut message, &given));
-    let Judgement { ruling, refused, .. } = judgement;
+    let MessageJudgement { ruling, refused, .. } = judgement;
     let plan = if refused.is_some() { None } else { app.dispatcher.planner.plan_dry_run(config, &message) };
     let condition_holds = message.body.condition.as_deref().and_then(|script| {
         let context = ContextFacts::of(&message);

@@ -37,7 +37,7 @@ use angarium_domain::{
 };
 use angarium_rules::{
     rulebook::JudgedMessage,
-    ruling::{Failed, Refused},
+    ruling::{Failed, RuleRefusal},
 };
 use angarium_store::{
     self as store, Store,
@@ -82,7 +82,7 @@ pub enum AdmitError {
     Content(Vec<Problem>),
     /// Nothing was stored.
     #[error("{}", in_words(.0))]
-    Refused(Refused),
+    Refused(RuleRefusal),
     /// No candidate could send a follow-up of a script.
     #[error("{0}")]
     Unsendable(String),
@@ -100,7 +100,7 @@ pub enum AdmitError {
     Failed(String),
 }
 
-fn in_words(Refused { by, name, reason, failed }: &Refused) -> String {
+fn in_words(RuleRefusal { by, name, reason, failed }: &RuleRefusal) -> String {
     let who = if by == name { format!("the script `{name}`") } else { format!("the rule `{name}` ({by})") };
     match failed {
         None => format!("{who} refuses it: {reason}"),
@@ -274,7 +274,7 @@ impl Admission {
             Some(book) => Box::pin(self.judged(tenant, book, messages)).await?,
             None => messages
                 .iter_mut()
-                .map(|new| Ok(JudgedMessage { subject: new.subject.take(), ..JudgedMessage::default() }))
+                .map(|new| Ok(JudgedMessage { input: new.subject.take(), ..JudgedMessage::default() }))
                 .collect(),
         };
         for ((new, judged), unroutable) in messages.iter().zip(&mut judged).zip(unroutable) {

@@ -18,8 +18,8 @@ use angarium_domain::{
     message::Message,
 };
 use angarium_rules::{
-    experiment::{Comparison, Experiment, Question, Said, compare},
-    rulebook::{Judgement, Rulebook},
+    experiment::{Comparison, Experiment, ShadowQuestion, Said, compare},
+    rulebook::{MessageJudgement, Rulebook},
     ruling::Ruling,
     script::Given,
 };
@@ -43,7 +43,7 @@ const MOST: usize = 1000;
 struct Asked {
     tenant: TenantId,
     book: Arc<Rulebook>,
-    question: Question,
+    question: ShadowQuestion,
     given: Given,
 }
 
@@ -93,12 +93,12 @@ impl Experiments {
     }
 
     /// Counts, for each canary, the result of an incoming message.
-    pub fn judged(&self, tenant: TenantId, book: &Rulebook, message: &Message, judgement: &Judgement) {
+    pub fn judged(&self, tenant: TenantId, book: &Rulebook, message: &Message, judgement: &MessageJudgement) {
         if book.canaries().next().is_none() {
             return;
         }
-        let Ruling { was, canaries, .. } = &judgement.ruling;
-        let (refused, held) = (judgement.refused.is_some(), was.send_at.is_some());
+        let Ruling { original, canaries, .. } = &judgement.ruling;
+        let (refused, held) = (judgement.refused.is_some(), original.send_at.is_some());
         let mut gathered = self.gathered();
         for experiment in book.canaries() {
             let (key, arm) = ((tenant, experiment.id), experiment.arm(canaries));
@@ -120,7 +120,7 @@ impl Experiments {
     }
 
     /// Asks shadows the question of the live versions; the caller continues at once.
-    pub fn ask(&self, tenant: TenantId, book: &Arc<Rulebook>, question: Question, given: Given) {
+    pub fn ask(&self, tenant: TenantId, book: &Arc<Rulebook>, question: ShadowQuestion, given: Given) {
         let asked = Asked { tenant, book: Arc::clone(book), question, given };
         if !self.wait(tenant) {
             return self.dropped(&asked);
@@ -186,7 +186,7 @@ impl Experiments {
 }
 
 /// Returns the number of failures of the variant, or of the live version in its place.
-fn faults(experiment: &Experiment, judgement: &Judgement) -> usize {
+fn faults(experiment: &Experiment, judgement: &MessageJudgement) -> usize {
     match experiment.kind {
         ExperimentKind::Script => judgement.failures.iter().filter(|it| it.script == experiment.subject).count(),
         ExperimentKind::Rule => {
@@ -321,10 +321,10 @@ mod tests {
         let ((experiments, mut recorder), tenant) = (experiments(), TenantId::new());
         let book = book(ExperimentMode::Shadow, "fn admit(message) { refuse(\"no\") }");
         for _ in 0..WAITING_OF_TENANT + 3 {
-            experiments.ask(tenant, &book, Question::admit(&message("+4670")), GIVEN);
+            experiments.ask(tenant, &book, ShadowQuestion::admit(&message("+4670")), GIVEN);
         }
         assert_eq!(counted(&experiments, Arm::Variant, ExperimentCount::Dropped), 3);
-        experiments.ask(TenantId::new(), &book, Question::admit(&message("+4670")), GIVEN);
+        experiments.ask(TenantId::new(), &book, ShadowQuestion::admit(&message("+4670")), GIVEN);
         assert_eq!(counted(&experiments, Arm::Variant, ExperimentCount::Dropped), 3, "there is room for others");
         let mut waiting = Vec::new();
         recorder.questions.recv_many(&mut waiting, 5).await;

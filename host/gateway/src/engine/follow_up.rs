@@ -35,8 +35,8 @@ use angarium_domain::{
 };
 use angarium_rules::{
     allowance::Spent,
-    experiment::Question,
-    rulebook::{Failure, Followed},
+    experiment::ShadowQuestion,
+    rulebook::{Failure, ScriptFollowUp},
     script::{
         FollowUpMessage, Given, Hook,
         facts::{DeliveryFacts, MessageFacts},
@@ -224,7 +224,7 @@ impl FollowUps {
             return None;
         }
         if book.shadows(Hook::OnOutcome).next().is_some() {
-            self.experiments.ask(scene.due.ended.tenant, book, Question::on_outcome(&scene.message, facts), given);
+            self.experiments.ask(scene.due.ended.tenant, book, ShadowQuestion::on_outcome(&scene.message, facts), given);
         }
         answer.scripts = followed.into_iter().filter(|it| !it.is_silent()).map(Said::from).collect();
         for failure in failures {
@@ -362,8 +362,8 @@ impl<'a> Scene<'a> {
     }
 }
 
-impl From<Followed> for Said {
-    fn from(Followed { script, version, said }: Followed) -> Self {
+impl From<ScriptFollowUp> for Said {
+    fn from(ScriptFollowUp { script, version, said }: ScriptFollowUp) -> Self {
         let wanted = |message| Wanted { id: MessageId::with_legs(), message };
         let messages = said.messages.into_iter().map(wanted).collect();
         Self { script, version, tags: said.tags, messages, fault: None }

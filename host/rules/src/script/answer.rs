@@ -7,14 +7,11 @@ use rhai::Dynamic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
-use super::{
-    FaultKind, ScriptFault, budget,
-    facts::{CANDIDATE, Object},
-    limits,
-};
+use super::{ScriptFault, ScriptFaultKind, budget, facts::CANDIDATE, limits};
 use angarium_domain::{
     message::{Channel, Priority},
     retry::LONGEST_DELAY_MS,
+    rule_input::Object,
 };
 
 /// Messages that may follow one delivery, and words it may be marked with.
@@ -25,9 +22,9 @@ const MAX_WORD: usize = 512;
 
 /// The answer of `admit`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct Admission {
+pub struct AdmitAnswer {
     #[serde(flatten)]
-    pub verdict: Verdict,
+    pub verdict: AdmitVerdict,
     /// In place of the message's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
@@ -39,7 +36,7 @@ pub struct Admission {
 /// Whether a message is accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
-pub enum Verdict {
+pub enum AdmitVerdict {
     #[default]
     Allow,
     Refuse {
@@ -139,7 +136,7 @@ impl AnswerFault {
             script: script.to_owned(),
             function: function.to_owned(),
             reason: format!("the answer's value{subject}: {}", self.reason),
-            kind: FaultKind::Answer(self.field),
+            kind: ScriptFaultKind::Answer(self.field),
             line: None,
             column: None,
         }
@@ -148,13 +145,13 @@ impl AnswerFault {
 
 type Reading<T> = Result<T, AnswerFault>;
 
-impl Admission {
+impl AdmitAnswer {
     pub(super) fn read(answer: &Dynamic) -> Reading<Self> {
         let Some(mut members) = action_or_members(answer, "`()`, a text or a map")? else { return Ok(Self::default()) };
         let verdict = match members.text("action")?.as_deref() {
-            None | Some("allow") => Verdict::Allow,
-            Some("refuse") => Verdict::Refuse { reason: members.required_text("reason")? },
-            Some("hold") => Verdict::Hold { at: members.time("at")?, reason: members.text("reason")? },
+            None | Some("allow") => AdmitVerdict::Allow,
+            Some("refuse") => AdmitVerdict::Refuse { reason: members.required_text("reason")? },
+            Some("hold") => AdmitVerdict::Hold { at: members.time("at")?, reason: members.text("reason")? },
             Some(_) => return Err(AnswerFault::new("action", "must be `allow`, `refuse` or `hold`")),
         };
         let admission = Self { verdict, priority: members.priority()?, attributes: members.object("attributes")? };

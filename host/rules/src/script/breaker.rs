@@ -10,12 +10,12 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 
 /// Belongs to one version of a script: the next one begins with a new breaker.
 #[derive(Debug, Clone, Default)]
-pub struct Breaker {
+pub struct FailureBreaker {
     failures: VecDeque<Timestamp>,
     off_since: Option<Timestamp>,
 }
 
-impl Breaker {
+impl FailureBreaker {
     /// Records a failure; returns `true` if it is the one that switches the script off.
     pub fn failed(&mut self, now: Timestamp) -> bool {
         if self.off_since.is_some() {
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn twenty_failures_in_a_minute_switch_it_off_for_good() {
-        let mut breaker = Breaker::default();
+        let mut breaker = FailureBreaker::default();
         let tripped: Vec<bool> = (0..25).map(|nth| breaker.failed(at(nth * 3_000))).collect();
         assert_eq!(tripped.iter().position(|it| *it), Some(19), "the twentieth");
         assert_eq!(tripped.iter().filter(|it| **it).count(), 1, "it is said once");
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn failures_that_are_far_apart_do_not() {
-        let mut breaker = Breaker::default();
+        let mut breaker = FailureBreaker::default();
         assert!((0..1_000).all(|nth| !breaker.failed(at(nth * 3_200))), "nineteen in any minute");
     }
 }

@@ -25,7 +25,7 @@ use rhai::{Dynamic, EvalAltResult, Position, Scope};
 
 use super::{
     super::allowance,
-    Given, Limit, limits,
+    Given, ScriptLimit, limits,
     shared::{Shared, newly_shared},
 };
 use crate::allocator;
@@ -64,16 +64,16 @@ struct Budget {
     lines: u32,
     /// Whether the run used a given value, or logged something.
     asked: bool,
-    spent: Option<Limit>,
+    spent: Option<ScriptLimit>,
     given: Given,
 }
 
 impl Budget {
-    fn step(&mut self) -> Option<Limit> {
+    fn step(&mut self) -> Option<ScriptLimit> {
         self.operations += 1;
         if self.spent.is_none() {
             if self.operations > self.max_operations {
-                self.spent = Some(Limit::Operations);
+                self.spent = Some(ScriptLimit::Operations);
             } else if self.operations.is_multiple_of(LOOK_EACH) {
                 return self.look();
             } else {
@@ -83,7 +83,7 @@ impl Budget {
         self.spent
     }
 
-    fn look(&mut self) -> Option<Limit> {
+    fn look(&mut self) -> Option<ScriptLimit> {
         self.measure();
         if self.spent.is_none() {
             let now = Instant::now();
@@ -99,7 +99,7 @@ impl Budget {
                 self.used = self.used.max(now.duration_since(self.began).min(self.time));
             }
             if self.used >= self.time {
-                self.spent = Some(Limit::Time);
+                self.spent = Some(ScriptLimit::Time);
             }
         }
         self.spent
@@ -107,14 +107,19 @@ impl Budget {
 
     fn measure(&mut self) {
         if self.spent.is_none() && allocator::balance() - self.balance > limits::MEMORY as isize {
-            self.spent = Some(Limit::Memory);
+            self.spent = Some(ScriptLimit::Memory);
         }
     }
 }
 
 /// Runs `work` with a budget of its own; also returns whether the budget was used up. Variables shared by closures of
 /// the run are emptied at its end: no value of the language leaves `work`.
-pub(super) fn within<T>(operations: u64, time: Duration, given: Given, work: impl FnOnce() -> T) -> (T, Option<Limit>) {
+pub(super) fn within<T>(
+    operations: u64,
+    time: Duration,
+    given: Given,
+    work: impl FnOnce() -> T,
+) -> (T, Option<ScriptLimit>) {
     struct Restore(Option<Budget>);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -170,7 +175,7 @@ pub(super) fn may_go_on() -> bool {
 }
 
 /// Ends the run by a limit that a function met which can't fail.
-pub(super) fn exceed(limit: Limit) {
+pub(super) fn exceed(limit: ScriptLimit) {
     BUDGET.with_borrow_mut(|budget| {
         if let Some(budget) = budget {
             budget.spent.get_or_insert(limit);

@@ -8,7 +8,7 @@ use super::{
     Age, Given, Modules, ScriptError, ScriptFault,
     answer::read_condition,
     compile,
-    facts::{Field, MESSAGE, MessageFacts},
+    facts::{FactField, MESSAGE, MessageFacts},
     limits, run,
     shared::kept,
 };
@@ -91,7 +91,7 @@ impl Expression {
 }
 
 /// Returns the description of each of [`VARIABLES`].
-pub(crate) fn variables() -> Vec<Field> {
+pub(crate) fn variables() -> Vec<FactField> {
     let of_message = MESSAGE.iter().filter(|(name, ..)| VARIABLES.contains(name)).copied();
     std::iter::once(("message", "map", "the whole message, as `admit` gets it")).chain(of_message).collect()
 }
@@ -99,7 +99,7 @@ pub(crate) fn variables() -> Vec<Field> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::FaultKind;
+    use crate::script::ScriptFaultKind;
 
     fn seen() -> Seen {
         let facts = r#"{"channel": "sms", "to": "+46701234567", "country": "SE",
@@ -126,7 +126,7 @@ mod tests {
             assert_eq!(holds(source), Ok(expected), "{source}");
         }
         let fault = holds("attributes.amount").expect_err("a number");
-        assert_eq!(fault.kind, FaultKind::Answer(String::new()));
+        assert_eq!(fault.kind, ScriptFaultKind::Answer(String::new()));
     }
 
     #[test]

@@ -3,15 +3,11 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use angarium_domain::{
     message::Message,
-    rule_input::{self, MessageOutline, Particulars, RuleInput},
+    rule_input::{self, MessageOutline, Object, Particulars, RuleInput},
 };
-
-/// Free members of a message.
-pub type Object = Map<String, Value>;
 
 /// A message, as `admit`, `route` and `condition` see it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -45,12 +41,12 @@ pub struct MessageFacts {
 impl MessageFacts {
     /// Returns the facts that scripts see of a message.
     #[must_use]
-    pub fn of(subject: RuleInput) -> Self {
-        let country = subject.texts(rule_input::Field::Country).next().map(str::to_owned);
-        let timezone = subject.timezone().map(str::to_owned);
-        let (Particulars { attributes, contact, context }, envelope) = subject.into_parts();
-        let MessageOutline { id, channel, channels, to, sender, subject, text, reference, priority, .. } = envelope;
-        let MessageOutline { created_at, send_at, expires_at, .. } = envelope;
+    pub fn of(input: RuleInput) -> Self {
+        let country = input.texts(rule_input::Field::Country).next().map(str::to_owned);
+        let timezone = input.timezone().map(str::to_owned);
+        let (Particulars { attributes, contact, context }, outline) = input.into_parts();
+        let MessageOutline { id, channel, channels, to, sender, subject, text, reference, priority, .. } = outline;
+        let MessageOutline { created_at, send_at, expires_at, .. } = outline;
         Self {
             id,
             channel,
@@ -169,9 +165,9 @@ impl ContextFacts {
 }
 
 /// A field: its name, its type, and its description.
-pub type Field = (&'static str, &'static str, &'static str);
+pub type FactField = (&'static str, &'static str, &'static str);
 
-pub const MESSAGE: &[Field] = &[
+pub const MESSAGE: &[FactField] = &[
     ("id", "text", "the message's id; empty while it is not accepted"),
     ("channel", "text", "`email`, `sms`, …: the first of its channels"),
     ("channels", "list of texts", "all of its channels, in order"),
@@ -191,7 +187,7 @@ pub const MESSAGE: &[Field] = &[
     ("context", "map", "the client's data about the occasion"),
 ];
 
-pub const CANDIDATE: &[Field] = &[
+pub const CANDIDATE: &[FactField] = &[
     ("connection", "text", "the connection's name, as an answer gives it back"),
     ("provider", "text", "its provider"),
     ("channel", "text", "the channel that it would serve"),
@@ -205,7 +201,7 @@ pub const CANDIDATE: &[Field] = &[
     ("skip_reason", "text or ()", "why it is skipped now, if it is"),
 ];
 
-pub const ATTEMPT: &[Field] = &[
+pub const ATTEMPT: &[FactField] = &[
     ("number", "number", "1 for the first of the delivery"),
     ("connection", "text", "the connection that was asked"),
     ("provider", "text", "its provider"),
@@ -222,7 +218,7 @@ pub const ATTEMPT: &[Field] = &[
     ("message", "map", "the message, as above"),
 ];
 
-pub const DELIVERY: &[Field] = &[
+pub const DELIVERY: &[FactField] = &[
     ("state", "text", "`sent`, `delivered`, `failed`, `bounced`, `expired`, …"),
     ("channel", "text", "the channel of this leg"),
     ("attempts", "number", "the number of attempts"),
@@ -236,7 +232,7 @@ pub const DELIVERY: &[Field] = &[
     ("message", "map", "the message, as above"),
 ];
 
-pub const CONTEXT: &[Field] = &[
+pub const CONTEXT: &[FactField] = &[
     ("due_at", "time or ()", "when the send is due"),
     ("schedule", "text or ()", "the schedule or sequence that it belongs to"),
     ("run", "number", "the number of earlier sends"),
@@ -258,7 +254,7 @@ mod tests {
         names
     }
 
-    fn documented(fields: &[Field]) -> Vec<String> {
+    fn documented(fields: &[FactField]) -> Vec<String> {
         let mut names: Vec<_> = fields.iter().map(|(name, ..)| (*name).to_owned()).collect();
         names.sort();
         names

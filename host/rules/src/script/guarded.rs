@@ -11,7 +11,7 @@ use rhai::{
     Array, Dynamic, EvalAltResult, FnPtr, ImmutableString, Map, Module, NativeCallContext, Position, plugin::*,
 };
 
-use super::{Fallible, Limit, budget, engine::limits};
+use super::{Fallible, ScriptLimit, budget, engine::limits};
 
 /// All of them.
 pub(super) fn module() -> Module {
@@ -203,7 +203,7 @@ impl io::Write for Printed {
 fn printed(print: impl FnOnce(&mut Printed) -> Fallible<()>) -> ImmutableString {
     let mut out = Printed::new(limits::TEXT);
     if print(&mut out).is_err() {
-        budget::exceed(Limit::Size);
+        budget::exceed(ScriptLimit::Size);
     }
     out.text.into()
 }

@@ -18,9 +18,9 @@ fn fault_of(source: &str) -> ScriptFault {
     result.expect_err(source)
 }
 
-fn limit_of(body: &str) -> Limit {
+fn limit_of(body: &str) -> ScriptLimit {
     match fault_of(&format!("fn admit(message) {{ {body} }}")) {
-        ScriptFault { kind: FaultKind::Limit(limit), .. } => limit,
+        ScriptFault { kind: ScriptFaultKind::Limit(limit), .. } => limit,
         fault => panic!("{fault} is no limit: {body}"),
     }
 }
@@ -29,7 +29,7 @@ fn limit_of(body: &str) -> Limit {
 fn is_not_there(source: &str) {
     let Ok(script) = Script::compile("hostile.rhai", source, &Modules::none()) else { return };
     let fault = script.allowing(SOON).admit(&MessageFacts::default(), &Given::default()).expect_err(source);
-    assert_eq!(fault.kind, FaultKind::Thrown, "{fault}");
+    assert_eq!(fault.kind, ScriptFaultKind::Thrown, "{fault}");
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn endless_loops_end() {
         "let n = 0; let f = || { loop { n += 1; } }; try { f.call() } catch {} allow()",
     ] {
         let limit = limit_of(body);
-        assert!(matches!(limit, Limit::Operations | Limit::Time), "{limit:?}: {body}");
+        assert!(matches!(limit, ScriptLimit::Operations | ScriptLimit::Time), "{limit:?}: {body}");
     }
 }
 
@@ -114,7 +114,7 @@ fn callbacks_of_native_functions_end() {
         "#{a: 1}.filter(|x| { loop {} })",
     ] {
         let limit = limit_of(body);
-        assert!(matches!(limit, Limit::Operations | Limit::Time), "{limit:?}: {body}");
+        assert!(matches!(limit, ScriptLimit::Operations | ScriptLimit::Time), "{limit:?}: {body}");
     }
     for body in [
         format!("{many} list.sort(|x, y| {{ for n in 0..1000 {{}} 1 }}); allow()"),
@@ -124,7 +124,7 @@ fn callbacks_of_native_functions_end() {
         ),
     ] {
         let limit = limit_of(&body);
-        assert!(matches!(limit, Limit::Operations | Limit::Time | Limit::Size), "{limit:?}: {body}");
+        assert!(matches!(limit, ScriptLimit::Operations | ScriptLimit::Time | ScriptLimit::Size), "{limit:?}: {body}");
     }
 }
 
@@ -134,7 +134,7 @@ fn a_sort_that_contradicts_itself_is_no_more_than_a_strange_order() {
         let turn = 0; list.sort(|x, y| { turn += 1; if turn % 2 == 0 { 1 } else { -1 } });
         if list.len() == 200 { allow() } else { refuse(\"lost\") } }";
     let script = Script::compile("hostile.rhai", source, &Modules::none()).unwrap().allowing(SOON);
-    assert_eq!(script.admit(&MessageFacts::default(), &Given::default()), Ok(Admission::default()));
+    assert_eq!(script.admit(&MessageFacts::default(), &Given::default()), Ok(AdmitAnswer::default()));
 }
 
 #[test]
@@ -161,7 +161,8 @@ fn nothing_grows_without_end() {
         "let x = #{}; let y = \"\"; y.pad(60000, \"x\"); for n in 0..500 { x[`m${n}`] = y; } x.to_json()",
     ] {
         let limit = limit_of(body);
-        let ended = matches!(limit, Limit::Size | Limit::Memory | Limit::Operations | Limit::Time);
+        let ended =
+            matches!(limit, ScriptLimit::Size | ScriptLimit::Memory | ScriptLimit::Operations | ScriptLimit::Time);
         assert!(ended, "{limit:?}: {body}");
     }
 }
@@ -172,7 +173,7 @@ fn padding_ends() {
         let source = format!("fn admit(message) {{ let text = \"a\"; text.pad(5, {padding}); refuse(text) }}");
         let script = Script::compile("hostile.rhai", &source, &Modules::none()).unwrap().allowing(SOON);
         let verdict = script.admit(&MessageFacts::default(), &Given::default()).map(|it| it.verdict);
-        assert_eq!(verdict, Ok(Verdict::Refuse { reason: expected.to_owned() }), "{padding}");
+        assert_eq!(verdict, Ok(AdmitVerdict::Refuse { reason: expected.to_owned() }), "{padding}");
     }
 }
 
@@ -187,11 +188,11 @@ fn recursion_ends_before_the_stack() {
         "fn f(n) { [2, 1].sort(|x, y| f(x)) } fn admit(message) { f(0) }",
         "fn f(n) { let x = [[[[f(n + 1)]]]]; x } fn admit(message) { f(0) }",
     ] {
-        assert_eq!(fault_of(source).kind, FaultKind::Limit(Limit::Calls), "{source}");
+        assert_eq!(fault_of(source).kind, ScriptFaultKind::Limit(ScriptLimit::Calls), "{source}");
     }
     // A script's `catch` does not help it on.
     let caught = fault_of("fn f(n) { try { f(n + 1) } catch { f(n + 1) } } fn admit(message) { f(0) }");
-    assert!(matches!(caught.kind, FaultKind::Limit(_)), "{caught}");
+    assert!(matches!(caught.kind, ScriptFaultKind::Limit(_)), "{caught}");
 }
 
 #[test]
@@ -293,7 +294,7 @@ fn what_is_as_deep_as_allowed_runs_within_a_worker_threads_stack() {
         .stack_size(1024 * 1024)
         .spawn(move || compiled.allowing(SOON).admit(&MessageFacts::default(), &Given::default()));
     let fault = worker.unwrap().join().expect("it does not overflow").expect_err("it recurses");
-    assert_eq!(fault.kind, FaultKind::Limit(Limit::Calls), "{fault}");
+    assert_eq!(fault.kind, ScriptFaultKind::Limit(ScriptLimit::Calls), "{fault}");
 }
 
 #[test]
@@ -302,14 +303,14 @@ fn closures_keep_nothing_from_one_run_to_the_next() {
         if count.call() == 2 { allow() } else { refuse(\"kept\") } }";
     let script = Script::compile("hostile.rhai", source, &Modules::none()).unwrap().allowing(SOON);
     for _ in 0..3 {
-        assert_eq!(script.admit(&MessageFacts::default(), &Given::default()), Ok(Admission::default()));
+        assert_eq!(script.admit(&MessageFacts::default(), &Given::default()), Ok(AdmitAnswer::default()));
     }
 }
 
 #[test]
 fn a_panic_in_the_interpreter_is_a_fault() {
     let result = run("hostile.rhai", "admit", SOON, &Given::default(), || panic!("a defect"), |_| Ok(()));
-    assert_eq!(result.expect_err("it failed").kind, FaultKind::Broken);
+    assert_eq!(result.expect_err("it failed").kind, ScriptFaultKind::Broken);
     let script = Script::compile("x.rhai", "fn admit(message) { allow() }", &Modules::none()).unwrap().allowing(SOON);
     assert!(script.admit(&MessageFacts::default(), &Given::default()).is_ok(), "the next run is well");
 }
@@ -318,7 +319,7 @@ fn a_panic_in_the_interpreter_is_a_fault() {
 fn what_a_script_prints_is_bounded() {
     let source = "fn admit(message) { for n in 0..200 { print(\"x\" + n); debug(n); } allow() }";
     let script = Script::compile("hostile.rhai", source, &Modules::none()).unwrap().allowing(SOON);
-    assert_eq!(script.admit(&MessageFacts::default(), &Given::default()), Ok(Admission::default()));
+    assert_eq!(script.admit(&MessageFacts::default(), &Given::default()), Ok(AdmitAnswer::default()));
 }
 
 #[test]
@@ -361,7 +362,7 @@ fn what_a_run_holds_is_measured() {
             Script::compile("hostile.rhai", &source, &Modules::none()).unwrap_or_else(|error| panic!("{error}"));
         let fault = script.allowing(Duration::from_secs(20)).admit(&MessageFacts::default(), &Given::default());
         let fault = fault.expect_err(&source);
-        assert_eq!(fault.kind, FaultKind::Limit(Limit::Memory), "{fault}: {source}");
+        assert_eq!(fault.kind, ScriptFaultKind::Limit(ScriptLimit::Memory), "{fault}: {source}");
         assert_eq!(fault.reason, "it uses too much memory");
     }
 }
@@ -470,7 +471,7 @@ fn what_the_top_shares_lives_for_one_run() {
     let script = script.allowing(SOON);
     for nth in 0..3 {
         let given = Given { chance: f64::from(nth), ..Given::default() };
-        assert_eq!(script.admit(&MessageFacts::default(), &given), Ok(Admission::default()));
+        assert_eq!(script.admit(&MessageFacts::default(), &given), Ok(AdmitAnswer::default()));
     }
     let module = ("kept".to_owned(), "let seen = 0; export const COUNT = || { seen += 1; seen };".to_owned());
     let error = Modules::compile(&[module].into()).expect_err("a module lives longer than a run");
@@ -478,7 +479,7 @@ fn what_the_top_shares_lives_for_one_run() {
 }
 
 /// Returns the limit that a run of 5 ms meets whose only operations are `times` turns of `work`.
-fn spent_by(times: u32, work: impl Fn()) -> Option<Limit> {
+fn spent_by(times: u32, work: impl Fn()) -> Option<ScriptLimit> {
     let turns = || {
         for _ in 0..times {
             work();
@@ -494,11 +495,11 @@ fn work_that_no_operation_interrupts_is_charged() {
         let began = cpu_time::ThreadTime::now();
         while began.elapsed() < Duration::from_millis(25) {}
     };
-    assert_eq!(spent_by(2, work), Some(Limit::Time), "four times as much is too much");
+    assert_eq!(spent_by(2, work), Some(ScriptLimit::Time), "four times as much is too much");
     let wait = || std::thread::sleep(Duration::from_millis(100));
     assert_eq!(spent_by(2, wait), None, "others may have had the processor");
     let wait = || std::thread::sleep(Duration::from_millis(600));
-    assert_eq!(spent_by(2, wait), Some(Limit::Time), "nothing lasts longer than a second");
+    assert_eq!(spent_by(2, wait), Some(ScriptLimit::Time), "nothing lasts longer than a second");
 }
 
 #[test]

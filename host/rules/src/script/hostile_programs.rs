@@ -287,7 +287,9 @@ fn run_all(rng: &mut Rng, last: &str) {
         let Ok(script) = Script::compile("hostile.rhai", &source, &Modules::none()) else { continue };
         compiled += 1;
         let ask = |script: &Script| script.admit(&MessageFacts::default(), &Given::default());
-        if let Err(ScriptFault { kind: FaultKind::Limit(limit), .. }) = ask(&script.clone().allowing(WITHOUT_HASTE)) {
+        if let Err(ScriptFault { kind: ScriptFaultKind::Limit(limit), .. }) =
+            ask(&script.clone().allowing(WITHOUT_HASTE))
+        {
             limits_met.push(limit);
         }
         let before = allocator::balance();
@@ -297,9 +299,13 @@ fn run_all(rng: &mut Rng, last: &str) {
         assert!(peak() < RESIDENT, "{} bytes", peak());
     }
     let met = |limit| limits_met.iter().filter(|it| **it == limit).count();
-    println!("{compiled} compiled; {} met the limit on memory, {} that on sizes", met(Limit::Memory), met(Limit::Size));
+    println!(
+        "{compiled} compiled; {} met the limit on memory, {} that on sizes",
+        met(ScriptLimit::Memory),
+        met(ScriptLimit::Size)
+    );
     assert!(compiled > PROGRAMS / 2, "{compiled} compile");
-    assert!(met(Limit::Size) > 0 && met(Limit::Operations) > 0, "{limits_met:?}");
+    assert!(met(ScriptLimit::Size) > 0 && met(ScriptLimit::Operations) > 0, "{limits_met:?}");
 }
 
 fn end_what_does_not_end() {

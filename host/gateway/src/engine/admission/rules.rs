@@ -10,8 +10,8 @@ use angarium_domain::{
     rule_input::RuleInput,
 };
 use angarium_rules::{
-    experiment::Question,
-    rulebook::{JudgedMessage, Judgement, Rulebook},
+    experiment::ShadowQuestion,
+    rulebook::{JudgedMessage, MessageJudgement, Rulebook},
     script::{Given, Hook},
 };
 use angarium_store::message::idempotency_find;
@@ -67,7 +67,7 @@ impl Admission {
     ) -> Result<JudgedMessage, AdmitError> {
         let NewMessage { message, subject, .. } = new;
         let given = Given { now: clock::now(), chance: fastrand::f64() };
-        let question = book.shadows(Hook::Admit).next().map(|_| Question::admit(message));
+        let question = book.shadows(Hook::Admit).next().map(|_| ShadowQuestion::admit(message));
         let subject = RuleInput::with(message, subject.take()).unaccepted();
         let heard = self.rules.ask(tenant, until, || book.hear(&subject, message, &given)).await;
         let mut judgement = book.follow(heard, subject, message, &given);
@@ -82,7 +82,7 @@ impl Admission {
         }
     }
 
-    fn report(&self, tenant: TenantId, message: MessageId, judgement: &mut Judgement) {
+    fn report(&self, tenant: TenantId, message: MessageId, judgement: &mut MessageJudgement) {
         let closed = judgement.refused.is_some() || judgement.ruling.on_hold.is_some();
         let instead = if closed { "the message is not let through" } else { "the message is taken as without it" };
         for failure in judgement.failures.drain(..) {

@@ -13,7 +13,7 @@ use crate::{
 use angarium_domain::delivery::DeliveryState;
 use angarium_rules::{
     allowance::Spent,
-    experiment::Question,
+    experiment::ShadowQuestion,
     script::{Given, Hook, facts::ContextFacts},
 };
 
@@ -29,7 +29,7 @@ impl Dispatcher {
         let book = config.rulebook.as_ref();
         if let Some(book) = book.filter(|book| book.shadows(Hook::Condition).any(|it| it.subject == script)) {
             let (message, script, context) = (Arc::clone(message), script.to_owned(), Box::new(context.clone()));
-            self.experiments.ask(work.tenant, book, Question::Condition { message, script, context }, given);
+            self.experiments.ask(work.tenant, book, ShadowQuestion::Condition { message, script, context }, given);
         }
         let answer = match book.map(|book| book.for_message(message)) {
             Some(serving) => {

@@ -13,7 +13,7 @@ use crate::{
 use angarium_domain::delivery::DeliveryState;
 use angarium_rules::{
     rulebook::Heard,
-    ruling::{Failed, OnHold, Refused, Ruling},
+    ruling::{Failed, OnHold, RuleRefusal, Ruling},
     script::Given,
 };
 
@@ -37,7 +37,7 @@ impl Dispatcher {
 
 /// If the condition is still unknown, it waits; if it is refused, it ends.
 fn decided(
-    refused: Option<Refused>,
+    refused: Option<RuleRefusal>,
     on_hold: Option<OnHold>,
     send_at: Option<Timestamp>,
     now: Timestamp,
@@ -45,17 +45,17 @@ fn decided(
 ) -> Readiness {
     let expired = expires_at.is_some_and(|end| end <= now);
     match (refused, on_hold) {
-        (Some(Refused { name, reason, failed: None, .. }), _) => {
+        (Some(RuleRefusal { name, reason, failed: None, .. }), _) => {
             Readiness::Ends(DeliveryState::Failed, "refused_by_rule", format!("`{name}` refuses it: {reason}"))
         }
-        (Some(Refused { name, reason, failed: Some(Failed::Fault), .. }), _) => {
+        (Some(RuleRefusal { name, reason, failed: Some(Failed::Fault), .. }), _) => {
             Readiness::Ends(DeliveryState::Failed, "script_failed", format!("`{name}` could not be asked: {reason}"))
         }
         (_, Some(on_hold)) if expired => {
             let why = format!("`{}` could not be asked before it expired: {}", on_hold.by, on_hold.reason);
             Readiness::Ends(DeliveryState::Expired, "script_failed", why)
         }
-        (Some(Refused { failed: Some(Failed::NoTime), .. }), _) => Readiness::Waits(later(now, send_at, expires_at)),
+        (Some(RuleRefusal { failed: Some(Failed::NoTime), .. }), _) => Readiness::Waits(later(now, send_at, expires_at)),
         (None, _) => match send_at.filter(|at| *at > now) {
             Some(at) => Readiness::Waits(later(now, Some(at), expires_at)),
             None => Readiness::Ready(None),
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn it_goes_only_once_it_was_asked() {
         let on_hold = || Some(OnHold { by: "gate".into(), reason: "it threw".into() });
-        let refused = |failed| Some(Refused { by: "gate".into(), name: "gate".into(), reason: "no".into(), failed });
+        let refused = |failed| Some(RuleRefusal { by: "gate".into(), name: "gate".into(), reason: "no".into(), failed });
         let now = at(100);
         assert_eq!(decided(None, None, None, now, None), Readiness::Ready(None));
         let waits = |expires_at| decided(None, on_hold(), Some(at(160)), now, expires_at);

@@ -14,7 +14,7 @@ use angarium_domain::{
     rule_input::RuleInput,
 };
 use angarium_rules::{
-    experiment::Question,
+    experiment::ShadowQuestion,
     rulebook::Rulebook,
     script::{
         Given, Hook, RetryAnswer,
@@ -42,7 +42,7 @@ impl Dispatcher {
         let Work { tenant, message, .. } = work;
         if book.shadows(Hook::Retry).any(|it| it.subject == rule) {
             let (message, script) = (Arc::clone(message), rule.to_owned());
-            let question = Question::Retry { message, script, attempt: Box::new(facts.clone()) };
+            let question = ShadowQuestion::Retry { message, script, attempt: Box::new(facts.clone()) };
             self.experiments.ask(*tenant, book, question, given);
         }
         let serving = book.for_message(message);

@@ -6,9 +6,9 @@ use serde_json::value::RawValue;
 use angarium_domain::{
     ids::MessageId,
     message::{Address, Body, Channel, Content, Follows, MAX_SUBJECT, Message, address},
-    rule_input,
+    rule_input::{self, Object},
 };
-use angarium_rules::script::{FollowUpMessage, facts::Object};
+use angarium_rules::script::FollowUpMessage;
 
 /// The message before: with all its channels, and as the channel that ended sees it.
 #[derive(Clone, Copy)]
@@ -44,6 +44,7 @@ pub fn follow_up(
         send_at: if wait.is_zero() { None } else { asked_at.checked_add(wait).ok() },
         expires_at: None,
         reference: of.reference.clone(),
+        batch: None,
         ordering_key: None,
         connection: of.connection.filter(|_| same),
         attachments: 0,
@@ -167,6 +168,7 @@ mod tests {
             send_at: None,
             expires_at: Some(Timestamp::UNIX_EPOCH),
             reference: Some("order:1".into()),
+            batch: None,
             ordering_key: Some("k".into()),
             connection: Some(ConnectionId::new()),
             body: Body {

@@ -7,7 +7,7 @@ use super::{PlanRequest, Planner, candidates::country};
 use crate::{clock, engine::rule_runner::PATIENCE, engine::script_failures, node::tenant_config::Endpoint};
 use angarium_domain::{ids::TenantId, message::Message, route::Candidate, routing::Estimate, rule_input::RuleInput};
 use angarium_rules::{
-    experiment::Question,
+    experiment::ShadowQuestion,
     rulebook::{Failure, Routed, Rulebook},
     script::{Given, Hook, facts::CandidateFacts},
 };
@@ -23,7 +23,7 @@ impl Planner {
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         if book.shadows(Hook::Route).next().is_some() {
             let candidates = self.candidate_facts(request);
-            let question = Question::Route { message: Arc::new(request.message.clone()), candidates };
+            let question = ShadowQuestion::Route { message: Arc::new(request.message.clone()), candidates };
             self.experiments.ask(tenant, book, question, given);
         }
         let serving = book.for_message(request.message);
@@ -40,7 +40,7 @@ impl Planner {
     ) -> Option<(RuleInput, Vec<CandidateFacts>)> {
         book.with(Hook::Route).chain(book.with(Hook::Score)).next()?;
         let candidates = self.candidate_facts(request);
-        Some((RuleInput::with(request.message, request.judged.subject.take()), candidates))
+        Some((RuleInput::with(request.message, request.judged.input.take()), candidates))
     }
 
     /// Reports a script's fault, and returns it for the attempt.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use angarium_rules::{
-    cases::{Outcome, Suite},
+    cases::{CaseOutcome, Suite},
     script::{Modules, Script, ScriptError, may_import},
 };
 
@@ -128,7 +128,7 @@ impl User {
         match self.cases.as_deref().map(Suite::parse) {
             None => (Standing::Passes, String::new()),
             Some(Err(reason)) => (Standing::Compiles, reason),
-            Some(Ok(suite)) => match suite.run(&script).into_iter().find(|it: &Outcome| !it.passed()) {
+            Some(Ok(suite)) => match suite.run(&script).into_iter().find(|it: &CaseOutcome| !it.passed()) {
                 Some(failed) => (Standing::Compiles, failed.to_string()),
                 None => (Standing::Passes, String::new()),
             },

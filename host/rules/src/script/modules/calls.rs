@@ -319,7 +319,7 @@ fn root_of<'a>(above: &[ASTNode<'a>], method: &Expr) -> Option<&'a Expr> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::super::{Age, Expression, FaultKind, Given, Modules, Script, facts::MessageFacts};
+    use super::super::super::{Age, Expression, Given, Modules, Script, ScriptFaultKind, facts::MessageFacts};
 
     const HELPERS: &str = "fn helper(x) { x } fn twice() { this * 2 } fn check(a, b) { a == b }\n";
 
@@ -341,7 +341,7 @@ mod tests {
         let script = Script::compile("test.rhai", &source, &Modules::none());
         let script = script.unwrap_or_else(|error| panic!("{body}: {error}")).allowing(Duration::from_secs(5));
         let answer = script.admit(message, &Given::default()).unwrap_or_else(|fault| panic!("{body}: {fault}"));
-        answer.verdict != super::super::super::Verdict::Allow
+        answer.verdict != super::super::super::AdmitVerdict::Allow
     }
 
     fn message() -> MessageFacts {
@@ -475,7 +475,7 @@ mod tests {
             assert_eq!(reason(body), way_out, "{body}");
             let script = Script::stored("test.rhai", &source(body), &Modules::none()).unwrap();
             let fault = script.allowing(Duration::from_secs(5)).admit(&message(), &Given::default()).unwrap_err();
-            assert_eq!(fault.kind, FaultKind::Thrown, "{body}: {fault}");
+            assert_eq!(fault.kind, ScriptFaultKind::Thrown, "{body}: {fault}");
             assert!(fault.reason.contains("as in `some(list, function)`"), "{body}: {fault}");
         }
         let list = "let list = [1]; list.map(|it| it + list.len())";
