@@ -172,14 +172,15 @@ pub async fn put_in_service(
     match kind {
         DocumentKind::Route => {
             if let Some((other, version)) = routes::take_channel(change, tenant, document, wanted).await? {
-                told["replaces"] = json!({"route": other, "version": version});
+                told.get_or_insert_with(|| json!({}))["replaces"] = json!({"route": other, "version": version});
             }
         }
         DocumentKind::Rule => rules::rule_set_changes(change, tenant, document, Some(wanted.version)).await?,
         DocumentKind::Script => scripts::still_compiles(change, tenant, document, wanted).await?,
     }
     document_activate(change, tenant, kind, document.id, wanted.version, previous(document, wanted.version)).await?;
-    Ok(AuditEntry::new(action, subject(kind, document)).before(told).after(recorded(kind, wanted)?))
+    let entry = AuditEntry::new(action, subject(kind, document)).after(recorded(kind, wanted)?);
+    Ok(AuditEntry { before: told, ..entry })
 }
 
 /// Returns the version that a rollback returns to, once `wanted` is active.
@@ -200,16 +201,21 @@ pub async fn delete(
 ) -> Result<AuditEntry> {
     let told = active(change, tenant, kind, document).await?;
     document_delete(change, tenant, kind, document.id).await?;
-    Ok(AuditEntry::new(action, subject(kind, document)).before(told))
+    Ok(AuditEntry { before: told, ..AuditEntry::new(action, subject(kind, document)) })
 }
 
 /// Returns the active version for the audit.
-async fn active(change: &mut Change, tenant: TenantId, kind: DocumentKind, document: &DocumentRow) -> Result<Value> {
+async fn active(
+    change: &mut Change,
+    tenant: TenantId,
+    kind: DocumentKind,
+    document: &DocumentRow,
+) -> Result<Option<Value>> {
     let active = match document.active_version {
         Some(active) => document_version_get(change, tenant, kind, document.id, active).await?,
         None => None,
     };
-    active.map_or_else(|| Ok(json!({"version": null})), |version| recorded(kind, &version))
+    active.map(|version| recorded(kind, &version)).transpose()
 }
 
 /// Returns a document with its versions, the latest first.
