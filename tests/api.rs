@@ -1,5 +1,6 @@
 //! The API as clients meet it: accepted requests, refused ones, and the error texts.
 
+mod audited;
 mod bodies;
 mod connections;
 mod document;
@@ -11,5 +12,6 @@ mod pagination;
 mod providers;
 mod roles;
 mod routes;
+mod search;
 mod settings;
 mod tenancy;

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::openapi::Server;
 
 use crate::{
-    app::{App, fields, overrides},
+    app::{App, fields},
     engine::fair_semaphore::FairSemaphore,
     node::health::NodeHealth,
     node::telemetry::Metrics,

@@ -97,9 +97,9 @@ impl App {
         self.changes.begin(by).await
     }
 
-    /// Lets this node and then all others see a committed change of a tenant's configuration.
-    pub async fn changed(&self, tenant: TenantId) {
-        self.changes.announce(tenant).await;
+    /// Whether the database takes writes now.
+    pub async fn check_writable(&self) -> Result<()> {
+        Ok(self.store.check_writable().await?)
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn live() -> Json<Health> {
             content_type = "application/problem+json"),
     ))]
 pub async fn ready(State(http): State<HttpState>) -> Result<Json<Health>, Problem> {
-    match tokio::time::timeout(PATIENCE, http.app.store.check_writable()).await {
+    match tokio::time::timeout(PATIENCE, http.app.check_writable()).await {
         Ok(Ok(())) if !http.app.providers.are_loaded() => Err(Problem::unavailable("the providers are not loaded yet")),
         Ok(Ok(())) => match http.health.problem() {
             None => Ok(Json(Health { status: "ok" })),

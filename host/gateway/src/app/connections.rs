@@ -21,6 +21,8 @@ use angarium_domain::{
     guards::Guards,
     ids::{ConnectionId, TenantId},
     provider::SecretSpec,
+    redaction::HIDDEN,
+    sensitive::SensitiveTexts,
 };
 use angarium_runtime::Component;
 use angarium_store::{
@@ -157,7 +159,7 @@ pub async fn create(app: &App, by: &Principal, new: NewConnection, fields: Field
     }
     let view = view(app, &mut change, by.tenant, connection).await?;
     let entry = AuditEntry::new(Action::ConnectionCreated, view.connection.id).after(recorded(&view));
-    change.commit(entry).await?;
+    change.commit(without_sensitive(app, &view.connection, entry)).await?;
     Ok(view)
 }
 
@@ -202,7 +204,7 @@ pub async fn update(
     }
     let view = view(app, &mut change, by.tenant, connection).await?;
     let entry = AuditEntry::new(Action::ConnectionChanged, id).difference(recorded(&before), recorded(&view));
-    change.commit(entry).await?;
+    change.commit(without_sensitive(app, &view.connection, entry)).await?;
     if !secrets.is_empty() {
         breakers::announce(app, id).await;
     }
@@ -224,7 +226,7 @@ pub async fn delete(app: &App, by: &Principal, name: &str) -> Result<()> {
     let view = view(app, &mut change, by.tenant, connection).await?;
     connection_delete(&mut change, by.tenant, view.connection.id).await?;
     let entry = AuditEntry::new(Action::ConnectionDeleted, view.connection.id).before(recorded(&view));
-    change.commit(entry).await
+    change.commit(without_sensitive(app, &view.connection, entry)).await
 }
 
 /// Gives a secret a new value. The old one stays valid for the overlap.
@@ -541,6 +543,22 @@ fn recorded(view: &ConnectionView) -> Value {
         "uid": connection.uid, "name": connection.name, "provider": connection.provider, "config": connection.config,
         "enabled": connection.enabled, "guards": connection.guards, "secrets": secrets,
     })
+}
+
+/// Hides what is as sensitive as a secret in the configs of an entry; without a schema that says so, the whole configs.
+fn without_sensitive(app: &App, connection: &Connection, mut entry: AuditEntry) -> AuditEntry {
+    let serving = app.providers.serving(&connection.provider);
+    for recorded in [&mut entry.before, &mut entry.after].into_iter().flatten() {
+        let Some(config) = recorded.get_mut("config") else { continue };
+        match &serving {
+            Some(serving) => {
+                let plain = config.clone();
+                SensitiveTexts::of(serving.component.descriptor(), &plain).hide(config);
+            }
+            None => *config = HIDDEN.into(),
+        }
+    }
+    entry
 }
 
 fn unknown_secret() -> String {
