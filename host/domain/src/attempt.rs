@@ -43,7 +43,7 @@ impl Trigger {
 
 /// A text that names no trigger.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a trigger of an attempt")]
+#[error("must be the trigger of an attempt, such as `retry` (got `{0}`)")]
 pub struct InvalidTrigger(String);
 
 impl FromStr for Trigger {

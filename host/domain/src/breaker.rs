@@ -152,7 +152,7 @@ impl Cause {
 
 /// A text that names no cause, or no phase.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a word of a breaker")]
+#[error("must be a phase or a cause of a breaker (got `{0}`)")]
 pub struct InvalidWord(String);
 
 impl FromStr for Cause {

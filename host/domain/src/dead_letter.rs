@@ -80,7 +80,7 @@ impl ReplayState {
 
 /// A text that is no state of a replay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a state of a replay")]
+#[error("must be the state of a replay (got `{0}`)")]
 pub struct InvalidReplayState(String);
 
 impl FromStr for ReplayState {

@@ -30,7 +30,7 @@ pub enum DeliveryState {
 
 /// A text that is no state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a state of a delivery")]
+#[error("must be the state of a delivery, such as `sent` (got `{0}`)")]
 pub struct InvalidState(String);
 
 impl DeliveryState {

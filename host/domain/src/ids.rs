@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 /// Why a text is not an id of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{given}` is not an id of this kind: expected `{prefix}` and 32 hexadecimal digits")]
+#[error("must be `{prefix}` and 32 hexadecimal digits (got `{given}`)")]
 pub struct InvalidId {
     given: String,
     prefix: &'static str,

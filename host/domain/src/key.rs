@@ -37,7 +37,7 @@ pub enum Scope {
 
 /// A text that is no scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a scope; the scopes are {all}", all = Scope::ALL.map(Scope::as_str).join(", "))]
+#[error("must be one of {all} (got `{0}`)", all = Scope::ALL.map(Scope::as_str).join(", "))]
 pub struct InvalidScope(String);
 
 impl Scope {

@@ -117,7 +117,7 @@ impl OverrideSource {
 
 /// A text that names no source of an override.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` does not override classifications")]
+#[error("must be `route` or `tenant` (got `{0}`)")]
 pub struct InvalidSource(String);
 
 impl FromStr for OverrideSource {

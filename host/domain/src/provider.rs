@@ -157,7 +157,7 @@ impl Disposition {
 
 /// A text that names no disposition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a disposition")]
+#[error("must be a disposition, such as `accepted` (got `{0}`)")]
 pub struct InvalidDisposition(String);
 
 impl FromStr for Disposition {

@@ -32,7 +32,7 @@ pub enum ReceiptKind {
 
 /// A text that can't be a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a kind has 1 to 32 lower-case letters, digits and underscores and begins with a letter, such as `delivered`")]
+#[error("must be 1 to 32 lower-case letters, digits and underscores, a letter first, such as `delivered`")]
 pub struct InvalidKind;
 
 impl ReceiptKind {
