@@ -17,13 +17,45 @@ fn no_sentence_opens_with_who() {
     let mut found = Vec::new();
     for file in files() {
         let text = fs::read_to_string(&file).unwrap();
-        let is_page = file.extension().is_some_and(|it| it == "md");
-        let paragraphs = if is_page { page(&text) } else { comments(&text) };
+        let paragraphs = if is_page(&file) { page(&text) } else { comments(&text) };
         for sentence in paragraphs.iter().flat_map(|it| sentences(it)).filter(|it| hides_its_subject(it)) {
             found.push(format!("{}: {sentence}", file.strip_prefix(root()).unwrap().display()));
         }
     }
     assert!(found.is_empty(), "begin these sentences with their subject:\n{}", found.join("\n"));
+}
+
+#[test]
+fn every_link_of_a_page_leads_somewhere() {
+    let mut broken = Vec::new();
+    for file in files().into_iter().filter(|it| is_page(it)) {
+        let text = page(&fs::read_to_string(&file).unwrap()).join("\n");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|it| !it.contains(':') && !it.contains(' ')) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { file.clone() } else { file.parent().unwrap().join(path) };
+            if !target.exists()
+                || !anchor.is_empty() && is_page(&target) && !anchors(&target).contains(&anchor.to_owned())
+            {
+                broken.push(format!("{}: {link}", file.strip_prefix(root()).unwrap().display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "these links lead nowhere:\n{}", broken.join("\n"));
+}
+
+fn is_page(file: &Path) -> bool {
+    file.extension().is_some_and(|it| it == "md")
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(file: &Path) -> Vec<String> {
+    let headings = page(&fs::read_to_string(file).unwrap()).into_iter().filter(|it| it.starts_with('#'));
+    let anchor = |heading: String| {
+        let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        text.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
+    };
+    headings.map(anchor).collect()
 }
 
 #[test]
@@ -92,7 +124,7 @@ fn files() -> Vec<PathBuf> {
         collect(&root().join(folder), &mut files);
     }
     let pages = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
-    files.extend(pages.filter(|it| it.extension().is_some_and(|it| it == "md")));
+    files.extend(pages.filter(|it| is_page(it)));
     files
 }
 
