@@ -15,6 +15,7 @@ pub mod observations;
 pub mod planning;
 pub mod queue;
 pub mod recovery;
+pub mod rule_hooks;
 pub mod rule_runner;
 pub mod script_failures;
 pub mod small_tenant_priority;

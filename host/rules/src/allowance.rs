@@ -106,8 +106,8 @@ pub fn within<T>(grant: Grant, work: impl FnOnce() -> T) -> (T, Duration) {
     (answer, grant.time.saturating_sub(allowance.left))
 }
 
-/// Does something that may be done again, as long as that costs hardly anything: answers that are remembered, and rules
-/// without expressions. `None` where something is to be run: then nothing has come of it.
+/// Does something that may be done again, as long as it costs hardly anything: rules without expressions. `None` if
+/// something must be run: then nothing has come of it.
 pub fn at_hand<T>(work: impl FnOnce() -> T) -> Option<T> {
     let (answer, allowance) = measured(Grant::AT_HAND, work);
     (!allowance.denied).then_some(answer)

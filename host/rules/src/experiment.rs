@@ -97,8 +97,8 @@ impl Experiment {
         match &self.variant {
             Variant::Rules(_) => hook == Hook::Admit,
             Variant::Script(script) => {
-                let has = |it: &Running| it.has(hook) || (hook == Hook::Route && it.has(Hook::Score));
-                has(script) || book.scripts.iter().any(|it| it.name == script.name && has(it))
+                let live = |it: &Arc<Running>| it.name == script.name && it.takes_part(hook);
+                script.takes_part(hook) || book.scripts.iter().any(live)
             }
         }
     }
@@ -317,7 +317,7 @@ fn said(book: &Rulebook, question: &ShadowQuestion, given: &Given) -> (Said, Vec
             (said_of(&message, &judgement), failed)
         }
         ShadowQuestion::Route { message, candidates } => {
-            let routed = book.route(&RuleInput::of(message), candidates.clone(), given);
+            let routed = book.route(&RuleInput::of(message), candidates, given);
             let mut said = Said::new();
             said.extend(routed.order.map(|order| ("candidates", json!(order))));
             faults(&mut said, routed.failures.iter().map(|it| it.fault.to_string()));

@@ -17,6 +17,7 @@ pub mod language;
 mod matching;
 #[cfg(test)]
 mod properties;
+pub mod question;
 pub mod reference;
 pub mod rulebook;
 pub mod ruling;

@@ -2,6 +2,7 @@
 //! scripts by name.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -84,6 +85,12 @@ impl Running {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         !self.fails.is_open() && self.has(Hook::Admit)
+    }
+
+    /// Whether it takes part in a hook; scores belong to the route.
+    #[must_use]
+    pub fn takes_part(&self, hook: Hook) -> bool {
+        self.has(hook) || (hook == Hook::Route && self.has(Hook::Score))
     }
 
     /// Whether it defines a hook.
@@ -191,7 +198,7 @@ pub struct Heard {
     pub send_at: Option<Timestamp>,
     pub failures: Vec<Failure>,
     decision: Option<RuleDecision>,
-    canaries: Vec<Canary>,
+    pub(super) canaries: Vec<Canary>,
     ended: Option<Ended>,
     /// The values that scripts want.
     priority: Option<Priority>,
@@ -434,10 +441,16 @@ impl Rulebook {
         Some(script.ask(given.now, |it| it.retry(attempt, given)).map_err(|failed| failure(script, failed)))
     }
 
-    /// Whether a script asks about the ends of deliveries, including shadows.
+    /// Whether a script in service takes part in a hook, in place of a live one too.
     #[must_use]
-    pub fn asks_outcomes(&self) -> bool {
-        self.followed().any(|it| it.has(Hook::OnOutcome)) || self.shadows(Hook::OnOutcome).next().is_some()
+    pub fn asks(&self, hook: Hook) -> bool {
+        self.followed().any(|it| it.takes_part(hook)) || self.shadows(hook).next().is_some()
+    }
+
+    /// Whether a question of a hook is sure to run a script of this book.
+    #[must_use]
+    pub fn runs(&self, hook: Hook) -> bool {
+        self.scripts.iter().any(|it| it.takes_part(hook) && it.off_since().is_none())
     }
 
     /// Returns each script's answer to a delivery that ended.
@@ -473,11 +486,11 @@ impl Rulebook {
     }
 
     /// Returns the candidates by the scripts' answers: their order and selection. `None` if no script answered.
-    pub fn route(&self, input: &RuleInput, mut candidates: Vec<CandidateFacts>, given: &Given) -> Routed {
-        let (mut routed, mut ordered) = (Routed::default(), false);
+    pub fn route(&self, input: &RuleInput, candidates: &[CandidateFacts], given: &Given) -> Routed {
+        let (mut routed, mut ordered, mut candidates) = (Routed::default(), false, Cow::Borrowed(candidates));
         let facts = MessageFacts::of(input.clone());
         for script in self.with(Hook::Score) {
-            let mut scored = candidates.clone();
+            let mut scored = candidates.to_vec();
             let answer = script.ask(given.now, |it| {
                 scored.iter_mut().try_for_each(|candidate| {
                     candidate.score = Some(it.score(candidate, given)?);
@@ -488,7 +501,7 @@ impl Rulebook {
             let answer = answer.map(|()| scores);
             if heard(script, Hook::Score, answer, &mut routed.hook_records, &mut routed.failures).is_some() {
                 scored.sort_by(|a, b| b.score.unwrap_or_default().total_cmp(&a.score.unwrap_or_default()));
-                candidates = scored;
+                candidates = Cow::Owned(scored);
                 ordered = true;
             }
         }
@@ -499,10 +512,10 @@ impl Rulebook {
                 continue;
             };
             let Some(choices) = routing.candidates else { continue };
-            candidates = chosen(candidates, choices);
+            candidates = Cow::Owned(chosen(candidates.into_owned(), choices));
             ordered = true;
         }
-        routed.order = ordered.then(|| candidates.into_iter().map(|it| it.connection).collect());
+        routed.order = ordered.then(|| candidates.iter().map(|it| it.connection.clone()).collect());
         routed
     }
 }
@@ -814,7 +827,7 @@ mod tests {
         let candidate =
             |name: &str, cost| CandidateFacts { connection: name.into(), cost: Some(cost), ..Default::default() };
         let candidates = vec![candidate("a", 3.0), candidate("b", 1.0), candidate("c", 2.0)];
-        let routed = book.route(&RuleInput::default(), candidates, &given());
+        let routed = book.route(&RuleInput::default(), &candidates, &given());
         assert_eq!(routed.order.unwrap(), ["c", "a"]);
         let said: Vec<_> = routed.hook_records.iter().map(|it| (&*it.hook, json!(it.answer).to_string())).collect();
         assert_eq!(said[0], ("score", r#"{"a":-3.0,"b":-1.0,"c":-2.0}"#.to_owned()));
@@ -825,7 +838,7 @@ mod tests {
     fn a_condition_and_an_end_are_asked_by_name() {
         let source = "fn condition(context) { context.message.channel == \"sms\" } fn on_outcome(delivery) { if delivery.state == \"failed\" { #{text: \"again\"} } }";
         let book = book(&[], &[("open", source), ("other", "fn admit(message) { () }")]);
-        assert!(book.has_condition("open") && !book.has_condition("other") && book.asks_outcomes());
+        assert!(book.has_condition("open") && !book.has_condition("other") && book.asks(Hook::OnOutcome));
         let asked = book.condition("open", &ContextFacts::default(), &given());
         assert!(matches!(asked, Some(Ok(false))));
         assert!(book.condition("other", &ContextFacts::default(), &given()).is_none());

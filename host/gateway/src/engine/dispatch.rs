@@ -37,7 +37,6 @@ use self::{
 };
 use crate::{
     clock,
-    engine::experiments::Experiments,
     engine::fair_semaphore::{FairSemaphore, HeldPermit},
     engine::guards::GuardRefusal,
     engine::ledger::Ledger,
@@ -70,8 +69,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Dispatcher {
     pub store: Store,
     pub tenant_configs: Arc<TenantConfigs>,
-    /// Counts the results of experiments, and asks shadows.
-    pub experiments: Arc<Experiments>,
     pub rules: Arc<RuleRunner>,
     pub planner: Arc<Planner>,
     pub providers: Arc<Providers>,

@@ -18,9 +18,9 @@ use angarium_domain::{
     message::Message,
 };
 use angarium_rules::{
-    experiment::{Comparison, Experiment, ShadowQuestion, Said, compare},
+    experiment::{Comparison, Experiment, Said, ShadowQuestion, compare},
     rulebook::{MessageJudgement, Rulebook},
-    ruling::Ruling,
+    ruling::{Canary, Ruling},
     script::Given,
 };
 use angarium_store::{
@@ -105,18 +105,17 @@ impl Experiments {
             gathered.count(key, arm, ExperimentCount::Asked, 1);
             gathered.count(key, arm, ExperimentCount::Refused, usize::from(refused));
             gathered.count(key, arm, ExperimentCount::Held, usize::from(held && !refused));
-            gathered.count(key, arm, ExperimentCount::Faults, faults(experiment, judgement));
+            gathered.count(key, arm, ExperimentCount::Faults, rule_faults(experiment, judgement));
             if !refused && gathered.messages.len() < MOST {
                 gathered.messages.push((key, message.id, arm));
             }
         }
     }
 
-    /// Counts a failure of a script in a later hook.
-    pub fn failed(&self, tenant: TenantId, book: &Rulebook, message: &Message, script: &str) {
+    /// Counts a failure of a script, for the variant if it is among the canaries that decided.
+    pub fn failed(&self, tenant: TenantId, book: &Rulebook, canaries: &[Canary], script: &str) {
         let Some(experiment) = book.canaries().find(|it| it.subject == script) else { return };
-        let canaries = Ruling::of(message).map(|it| it.canaries).unwrap_or_default();
-        self.gathered().count((tenant, experiment.id), experiment.arm(&canaries), ExperimentCount::Faults, 1);
+        self.gathered().count((tenant, experiment.id), experiment.arm(canaries), ExperimentCount::Faults, 1);
     }
 
     /// Asks shadows the question of the live versions; the caller continues at once.
@@ -185,15 +184,10 @@ impl Experiments {
     }
 }
 
-/// Returns the number of failures of the variant, or of the live version in its place.
-fn faults(experiment: &Experiment, judgement: &MessageJudgement) -> usize {
-    match experiment.kind {
-        ExperimentKind::Script => judgement.failures.iter().filter(|it| it.script == experiment.subject).count(),
-        ExperimentKind::Rule => {
-            let faults = judgement.ruling.decision.iter().flat_map(|decision| &decision.faults);
-            faults.filter(|it| it.rule.to_string() == experiment.subject).count()
-        }
-    }
+/// Returns how often the rule of an experiment failed. Failures of scripts are counted where they are asked.
+fn rule_faults(experiment: &Experiment, judgement: &MessageJudgement) -> usize {
+    let faults = judgement.ruling.decision.iter().flat_map(|decision| &decision.faults);
+    faults.filter(|it| experiment.kind == ExperimentKind::Rule && it.rule.to_string() == experiment.subject).count()
 }
 
 fn json(said: &Said) -> String {

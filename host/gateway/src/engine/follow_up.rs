@@ -23,8 +23,8 @@ use crate::{
     clock,
     engine::admission::{Admission, AdmitError},
     engine::experiments::Experiments,
+    engine::rule_hooks::RuleHooks,
     engine::rule_runner::{PATIENCE, RuleRunner},
-    engine::script_failures,
     node::telemetry,
     node::tenant_config::{TenantConfig, TenantConfigs},
 };
@@ -34,11 +34,10 @@ use angarium_domain::{
     rule_input::RuleInput,
 };
 use angarium_rules::{
-    allowance::Spent,
-    experiment::ShadowQuestion,
+    question::OutcomeQuestion,
     rulebook::{Failure, ScriptFollowUp},
     script::{
-        FollowUpMessage, Given, Hook,
+        FollowUpMessage, Given,
         facts::{DeliveryFacts, MessageFacts},
     },
 };
@@ -216,22 +215,18 @@ impl FollowUps {
         };
         let given = Given { now: asked_at, chance: fastrand::f64() };
         let facts = scene.facts();
-        let serving = book.for_message(&scene.message);
+        let hooks = RuleHooks { store: &self.store, experiments: &self.experiments, runner: &self.rules };
         let (tenant, until) = (scene.due.ended.tenant, Instant::now() + PATIENCE);
-        let (followed, failures) = self.rules.ask(tenant, until, || serving.on_outcome(&facts, &given)).await;
-        let no_time = |failure: &Failure| failure.fault.unasked() == Some(Spent::TenantTime);
-        if scene.due.tries < TRIES && failures.iter().any(no_time) {
+        let question = OutcomeQuestion { message: &scene.message, delivery: &facts };
+        let (followed, failures) = hooks.ask(tenant, book, until, given, &question).await;
+        if scene.due.tries < TRIES && failures.iter().any(Failure::had_no_time) {
             return None;
-        }
-        if book.shadows(Hook::OnOutcome).next().is_some() {
-            self.experiments.ask(scene.due.ended.tenant, book, ShadowQuestion::on_outcome(&scene.message, facts), given);
         }
         answer.scripts = followed.into_iter().filter(|it| !it.is_silent()).map(Said::from).collect();
         for failure in failures {
             let fault = Some(failure.fault.to_string());
             let (script, version) = (failure.script.clone(), failure.version);
             answer.scripts.push(Said { script, version, fault, ..Said::default() });
-            script_failures::report(&self.store, scene.due.ended.tenant, scene.whole.id, &failure, "nothing follows");
         }
         Some(answer)
     }

@@ -29,8 +29,8 @@ use angarium_domain::{
     routing::{self, AcceptTimePlan, Plan, PlanInput},
 };
 use angarium_rules::{
-    rulebook::{JudgedMessage, Routed, Rulebook},
-    script::Given,
+    rulebook::{Failure, JudgedMessage, Routed, Rulebook},
+    script::{Given, Hook},
 };
 use angarium_store::Store;
 
@@ -96,7 +96,7 @@ impl Planner {
     /// Plans the next attempt of a tenant's delivery. The tenant's own scripts are asked within its time; experiments
     /// are asked beside them, and faults are reported.
     pub async fn plan<'c>(&self, tenant: TenantId, mut request: PlanRequest<'c, '_>) -> RoutePlan<'c> {
-        let (config, message) = (request.config, request.message);
+        let config = request.config;
         request.score();
         let Some(book) = config.rulebook.as_ref().filter(|_| request.route.is_open()) else {
             return self.ordered(request, None);
@@ -104,7 +104,7 @@ impl Planner {
         let mut routed = self.ask_scripts(tenant, book, &mut request).await;
         let failures = routed.as_mut().map(|it| std::mem::take(&mut it.failures)).unwrap_or_default();
         let mut planned = self.ordered(request, routed);
-        planned.faults.extend(failures.iter().map(|failure| self.script_failed(book, tenant, message, failure)));
+        planned.faults.extend(failures.iter().map(Failure::describe));
         planned
     }
 
@@ -118,8 +118,10 @@ impl Planner {
     ) -> RoutePlan<'c> {
         request.score();
         let book = book.filter(|_| request.route.is_open());
-        let question = book.and_then(|book| Some((book, self.script_question(book, &mut request)?)));
-        let routed = question.map(|(book, (input, candidates))| book.route(&input, candidates, given));
+        let routed = book.filter(|book| book.runs(Hook::Route)).map(|book| {
+            let (input, candidates) = self.script_facts(&mut request);
+            book.route(&input, &candidates, given)
+        });
         self.ordered(request, routed)
     }
 

@@ -1,4 +1,4 @@
-//! Runs rules and scripts. Cheap questions, rules without expressions and remembered answers, are answered on the spot.
+//! Runs rules and scripts. Rules without expressions are answered on the spot.
 //! All others run off the async workers, a few at a time, tenants in turn; a message and a tenant have a time limit for
 //! them. After that, rules and scripts that were not asked count as absent, except those that let nothing through
 //! unasked. It decides nothing itself.

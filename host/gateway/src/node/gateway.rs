@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::{self, BodyBudget, Browsers, HttpParts, HttpState, ServerSettings, SocketLimits},
-    app::{self, App, change::Changes, key_lookup::Keys},
+    app::{self, App, change::Changes, key_lookup::Keys, providers::folder::install_all},
     engine::admission::{Admission, Outlet},
     engine::callbacks::{self, Callbacks},
     engine::capacity::Capacity,
@@ -181,7 +181,6 @@ impl Gateway {
         let dispatcher = Arc::new(Dispatcher {
             store: store.clone(),
             tenant_configs: Arc::clone(&tenant_configs),
-            experiments: Arc::clone(&experiments),
             rules: Arc::clone(&rules),
             planner: Arc::clone(&planner),
             providers: Arc::clone(&providers),
@@ -372,11 +371,19 @@ async fn load_providers(config: &Config, store: &Store, keyring: &Keyring) -> Re
     let settings = RuntimeSettings { cache, ..RuntimeSettings::default() };
     let runtime = Runtime::new(settings).map_err(|error| StartError(error.to_string()))?;
     let providers = Providers::new(store.clone(), Arc::new(runtime));
-    providers
-        .load(config.providers.folder.as_deref(), config.providers.grant)
+    fill(&providers, config, store)
         .await
         .map_err(|error| StartError::because("the providers can't be loaded", error))?;
     Ok(providers)
+}
+
+/// Puts the components that the database has as active into service, then the folder's.
+async fn fill(providers: &Providers, config: &Config, store: &Store) -> app::Result<()> {
+    providers.sync().await?;
+    if let Some(folder) = &config.providers.folder {
+        install_all(&Changes::bare(store.clone()), providers, folder, config.providers.grant).await?;
+    }
+    Ok(providers.loaded().await?)
 }
 
 fn transport(config: &Config, bytes: &Arc<ByteBudget>, mails: &CancellationToken) -> Result<Transport, StartError> {

@@ -29,7 +29,7 @@ use angarium_domain::{
     route::RouteSpec,
     settings::TenantSettings,
 };
-use angarium_rules::rulebook::Rulebook;
+use angarium_rules::{rulebook::Rulebook, script::Hook};
 use angarium_store::{
     self as store, Store,
     connection::connection_list,
@@ -270,7 +270,7 @@ impl TenantConfigs {
     /// Whether a tenant's scripts ask about the ends of deliveries; if this is unknown here, they may.
     #[must_use]
     pub fn asks_outcomes(&self, tenant: TenantId) -> bool {
-        let asks = |config: Arc<TenantConfig>| config.rulebook.as_ref().is_some_and(|book| book.asks_outcomes());
+        let asks = |config: Arc<TenantConfig>| config.rulebook.as_ref().is_some_and(|book| book.asks(Hook::OnOutcome));
         self.kept(tenant).is_none_or(asks)
     }
 

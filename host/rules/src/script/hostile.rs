@@ -418,7 +418,6 @@ const CIRCLES: &[&str] = &[
 #[test]
 fn closures_that_hold_themselves_are_freed() {
     for body in CIRCLES {
-        // A run that asks for chance is not remembered.
         let source = format!("fn admit(message) {{ let lot = chance(); {body} }}");
         let script =
             Script::compile("hostile.rhai", &source, &Modules::none()).unwrap_or_else(|error| panic!("{error}"));

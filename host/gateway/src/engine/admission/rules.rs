@@ -3,16 +3,16 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{Admission, AdmitError};
-use crate::{clock, engine::rule_runner::patience, engine::script_failures};
+use crate::{clock, engine::rule_hooks::RuleHooks, engine::rule_runner::patience, engine::script_failures};
 use angarium_domain::{
     ids::{MessageId, TenantId},
     message::NewMessage,
     rule_input::RuleInput,
 };
 use angarium_rules::{
-    experiment::ShadowQuestion,
+    question::AdmitQuestion,
     rulebook::{JudgedMessage, MessageJudgement, Rulebook},
-    script::{Given, Hook},
+    script::Given,
 };
 use angarium_store::message::idempotency_find;
 
@@ -67,14 +67,11 @@ impl Admission {
     ) -> Result<JudgedMessage, AdmitError> {
         let NewMessage { message, subject, .. } = new;
         let given = Given { now: clock::now(), chance: fastrand::f64() };
-        let question = book.shadows(Hook::Admit).next().map(|_| ShadowQuestion::admit(message));
-        let subject = RuleInput::with(message, subject.take()).unaccepted();
-        let heard = self.rules.ask(tenant, until, || book.hear(&subject, message, &given)).await;
-        let mut judgement = book.follow(heard, subject, message, &given);
+        let input = RuleInput::with(message, subject.take()).unaccepted();
+        let hooks = RuleHooks { store: &self.store, experiments: &self.experiments, runner: &self.rules };
+        let heard = hooks.ask(tenant, book, until, given, &AdmitQuestion { message, input: &input }).await;
+        let mut judgement = book.follow(heard, input, message, &given);
         self.experiments.judged(tenant, book, message, &judgement);
-        if let Some(question) = question {
-            self.experiments.ask(tenant, book, question, given);
-        }
         self.report(tenant, message.id, &mut judgement);
         match judgement.refused.take() {
             Some(refused) => Err(AdmitError::Refused(refused)),
@@ -82,12 +79,8 @@ impl Admission {
         }
     }
 
+    /// Reports what went wrong with rules; failures of scripts are reported where they are asked.
     fn report(&self, tenant: TenantId, message: MessageId, judgement: &mut MessageJudgement) {
-        let closed = judgement.refused.is_some() || judgement.ruling.on_hold.is_some();
-        let instead = if closed { "the message is not let through" } else { "the message is taken as without it" };
-        for failure in judgement.failures.drain(..) {
-            script_failures::report(&self.store, tenant, message, &failure, instead);
-        }
         for failure in judgement.failed_rules.drain(..) {
             script_failures::report_rule(&self.store, tenant, message, &failure);
         }

@@ -1,20 +1,18 @@
 //! The condition of a message that names a script: it is asked before the first attempt, and again later while it does
 //! not hold.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Dispatcher, readiness::Readiness};
 use crate::{
-    clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures, node::telemetry,
-    node::tenant_config::TenantConfig,
+    clock, engine::queue::Work, engine::rule_runner::PATIENCE, node::telemetry, node::tenant_config::TenantConfig,
 };
 use angarium_domain::delivery::DeliveryState;
 use angarium_rules::{
-    allowance::Spent,
-    experiment::ShadowQuestion,
-    script::{Given, Hook, facts::ContextFacts},
+    question::ConditionQuestion,
+    script::{Given, facts::ContextFacts},
 };
 
 impl Dispatcher {
@@ -26,15 +24,11 @@ impl Dispatcher {
         };
         let given = Given { now: clock::now(), chance: fastrand::f64() };
         let context = ContextFacts::of(message);
-        let book = config.rulebook.as_ref();
-        if let Some(book) = book.filter(|book| book.shadows(Hook::Condition).any(|it| it.subject == script)) {
-            let (message, script, context) = (Arc::clone(message), script.to_owned(), Box::new(context.clone()));
-            self.experiments.ask(work.tenant, book, ShadowQuestion::Condition { message, script, context }, given);
-        }
-        let answer = match book.map(|book| book.for_message(message)) {
-            Some(serving) => {
-                let ask = || serving.condition(script, &context, &given);
-                self.rules.ask(work.tenant, Instant::now() + PATIENCE, ask).await
+        let question = ConditionQuestion { message, script, context: &context };
+        let answer = match &config.rulebook {
+            Some(book) => {
+                let until = Instant::now() + PATIENCE;
+                self.planner.hooks().ask(work.tenant, book, until, given, &question).await
             }
             None => None,
         };
@@ -42,13 +36,10 @@ impl Dispatcher {
             Some(Ok(true)) => Readiness::Ready(None),
             Some(Ok(false)) => again(script, message.expires_at, given.now, self.condition_pause),
             // A moment later there may be time to ask.
-            Some(Err(failure)) if failure.fault.unasked() == Some(Spent::TenantTime) => {
-                script_failures::report(&self.store, work.tenant, message.id, &failure, "the message waits");
+            Some(Err(failure)) if failure.had_no_time() => {
                 again(script, message.expires_at, given.now, self.condition_pause)
             }
-            Some(Err(failure)) => Readiness::Ready(
-                book.map(|book| self.planner.script_failed(book, work.tenant, &work.message, &failure)),
-            ),
+            Some(Err(failure)) => Readiness::Ready(Some(failure.describe())),
             None => Readiness::Ready(Some(format!("the condition `{script}` is not in service: it went without"))),
         };
         if matches!(readiness, Readiness::Waits(_)) {

@@ -6,12 +6,10 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::{Dispatcher, readiness::Readiness};
-use crate::{
-    clock, engine::queue::Work, engine::rule_runner::PATIENCE, engine::script_failures,
-    node::tenant_config::TenantConfig,
-};
+use crate::{clock, engine::queue::Work, engine::rule_runner::PATIENCE, node::tenant_config::TenantConfig};
 use angarium_domain::delivery::DeliveryState;
 use angarium_rules::{
+    question::HoldQuestion,
     rulebook::Heard,
     ruling::{Failed, OnHold, RuleRefusal, Ruling},
     script::Given,
@@ -25,11 +23,8 @@ impl Dispatcher {
             return Readiness::Ready(None);
         };
         let given = Given { now: clock::now(), chance: fastrand::f64() };
-        let ask = || book.hear_again(message, &given);
-        let heard = self.rules.ask(work.tenant, Instant::now() + PATIENCE, ask).await;
-        for failure in &heard.failures {
-            script_failures::report(&self.store, work.tenant, message.id, failure, "the message waits on");
-        }
+        let (until, question) = (Instant::now() + PATIENCE, HoldQuestion { message });
+        let heard = self.planner.hooks().ask(work.tenant, book, until, given, &question).await;
         let Heard { refused, on_hold, send_at, .. } = heard;
         decided(refused, on_hold, send_at, given.now, message.expires_at)
     }
@@ -55,7 +50,9 @@ fn decided(
             let why = format!("`{}` could not be asked before it expired: {}", on_hold.by, on_hold.reason);
             Readiness::Ends(DeliveryState::Expired, "script_failed", why)
         }
-        (Some(RuleRefusal { failed: Some(Failed::NoTime), .. }), _) => Readiness::Waits(later(now, send_at, expires_at)),
+        (Some(RuleRefusal { failed: Some(Failed::NoTime), .. }), _) => {
+            Readiness::Waits(later(now, send_at, expires_at))
+        }
         (None, _) => match send_at.filter(|at| *at > now) {
             Some(at) => Readiness::Waits(later(now, Some(at), expires_at)),
             None => Readiness::Ready(None),
@@ -81,7 +78,8 @@ mod tests {
     #[test]
     fn it_goes_only_once_it_was_asked() {
         let on_hold = || Some(OnHold { by: "gate".into(), reason: "it threw".into() });
-        let refused = |failed| Some(RuleRefusal { by: "gate".into(), name: "gate".into(), reason: "no".into(), failed });
+        let refused =
+            |failed| Some(RuleRefusal { by: "gate".into(), name: "gate".into(), reason: "no".into(), failed });
         let now = at(100);
         assert_eq!(decided(None, None, None, now, None), Readiness::Ready(None));
         let waits = |expires_at| decided(None, on_hold(), Some(at(160)), now, expires_at);

@@ -14,10 +14,10 @@ use angarium_domain::{
     rule_input::RuleInput,
 };
 use angarium_rules::{
-    experiment::ShadowQuestion,
+    question::RetryQuestion,
     rulebook::Rulebook,
     script::{
-        Given, Hook, RetryAnswer,
+        Given, RetryAnswer,
         facts::{AttemptFacts, MessageFacts},
     },
 };
@@ -40,23 +40,14 @@ impl Dispatcher {
         given: Given,
     ) -> RetryRuleAnswer {
         let Work { tenant, message, .. } = work;
-        if book.shadows(Hook::Retry).any(|it| it.subject == rule) {
-            let (message, script) = (Arc::clone(message), rule.to_owned());
-            let question = ShadowQuestion::Retry { message, script, attempt: Box::new(facts.clone()) };
-            self.experiments.ask(*tenant, book, question, given);
-        }
-        let serving = book.for_message(message);
-        let until = Instant::now() + PATIENCE;
+        let (until, question) = (Instant::now() + PATIENCE, RetryQuestion { message, script: rule, attempt: facts });
         let decided = |decision| RetryRuleAnswer { decision: Some(decision), fault: None };
-        match self.rules.ask(*tenant, until, || serving.retry(rule, facts, &given)).await {
+        match self.planner.hooks().ask(*tenant, book, until, given, &question).await {
             None | Some(Ok(RetryAnswer::Default)) => RetryRuleAnswer::default(),
             Some(Ok(RetryAnswer::Retry { after })) => decided(RetryDecision::After(after)),
             Some(Ok(RetryAnswer::GiveUp { .. })) => decided(RetryDecision::GiveUp),
             Some(Ok(RetryAnswer::FallBack { .. })) => decided(RetryDecision::FallBack),
-            Some(Err(failure)) => {
-                let fault = self.planner.script_failed(book, *tenant, message, &failure);
-                RetryRuleAnswer { decision: None, fault: Some(fault) }
-            }
+            Some(Err(failure)) => RetryRuleAnswer { decision: None, fault: Some(failure.describe()) },
         }
     }
 }

@@ -4,11 +4,11 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{PlanRequest, Planner, candidates::country};
-use crate::{clock, engine::rule_runner::PATIENCE, engine::script_failures, node::tenant_config::Endpoint};
+use crate::{clock, engine::rule_hooks::RuleHooks, engine::rule_runner::PATIENCE, node::tenant_config::Endpoint};
 use angarium_domain::{ids::TenantId, message::Message, route::Candidate, routing::Estimate, rule_input::RuleInput};
 use angarium_rules::{
-    experiment::ShadowQuestion,
-    rulebook::{Failure, Routed, Rulebook},
+    question::RouteQuestion,
+    rulebook::{Routed, Rulebook},
     script::{Given, Hook, facts::CandidateFacts},
 };
 
@@ -20,35 +20,25 @@ impl Planner {
         book: &Arc<Rulebook>,
         request: &mut PlanRequest<'_, '_>,
     ) -> Option<Routed> {
-        let given = Given { now: clock::now(), chance: fastrand::f64() };
-        if book.shadows(Hook::Route).next().is_some() {
-            let candidates = self.candidate_facts(request);
-            let question = ShadowQuestion::Route { message: Arc::new(request.message.clone()), candidates };
-            self.experiments.ask(tenant, book, question, given);
+        if !book.asks(Hook::Route) {
+            return None;
         }
-        let serving = book.for_message(request.message);
-        let (input, candidates) = self.script_question(&serving, request)?;
+        let given = Given { now: clock::now(), chance: fastrand::f64() };
         let until = request.judged.until.unwrap_or_else(|| Instant::now() + PATIENCE);
-        Some(self.rules.ask(tenant, until, || serving.route(&input, candidates.clone(), &given)).await)
+        let (message, (input, candidates)) = (request.message, self.script_facts(request));
+        let question = RouteQuestion { message, input: &input, candidates: &candidates };
+        Some(self.hooks().ask(tenant, book, until, given, &question).await)
     }
 
-    /// Returns the question to the scripts of `book`; `None` if no script is asked.
-    pub(super) fn script_question(
-        &self,
-        book: &Rulebook,
-        request: &mut PlanRequest<'_, '_>,
-    ) -> Option<(RuleInput, Vec<CandidateFacts>)> {
-        book.with(Hook::Route).chain(book.with(Hook::Score)).next()?;
+    /// Returns the facts that scripts are asked about: the message and the route's candidates.
+    pub(super) fn script_facts(&self, request: &mut PlanRequest<'_, '_>) -> (RuleInput, Vec<CandidateFacts>) {
         let candidates = self.candidate_facts(request);
-        Some((RuleInput::with(request.message, request.judged.input.take()), candidates))
+        (RuleInput::with(request.message, request.judged.input.take()), candidates)
     }
 
-    /// Reports a script's fault, and returns it for the attempt.
-    pub fn script_failed(&self, book: &Rulebook, tenant: TenantId, message: &Message, failure: &Failure) -> String {
-        self.experiments.failed(tenant, book, message, &failure.script);
-        script_failures::report(&self.store, tenant, message.id, failure, "the route decides");
-        let what = if failure.fault.unasked().is_some() { "was not asked" } else { "failed" };
-        format!("the script {what}: {}", failure.fault)
+    /// Returns the way to ask the tenants' rules and scripts.
+    pub fn hooks(&self) -> RuleHooks<'_> {
+        RuleHooks { store: &self.store, experiments: &self.experiments, runner: &self.rules }
     }
 
     /// Returns a route's candidates as scripts see them.
