@@ -1,3 +1,5 @@
+//! What the configuration reads, refuses and shows; and that the operators' page has its table.
+
 use std::fmt::Write;
 
 use serde_json::Value;
