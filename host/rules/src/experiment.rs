@@ -30,7 +30,7 @@ pub struct Experiment {
     pub kind: ExperimentKind,
     /// The script's name, or the rule's id.
     pub subject: String,
-    /// The script's version; for a rule, the version that it changes.
+    /// The variant's.
     pub version: i32,
     pub mode: ExperimentMode,
     pub variant: Variant,

@@ -55,7 +55,7 @@ pub struct Canary {
     pub experiment: ExperimentId,
     /// The script's name, or the rule's id.
     pub of: String,
-    /// For a rule, the version that it changes.
+    /// The variant's.
     pub version: i32,
 }
 
@@ -263,7 +263,7 @@ impl Answer {
 
 /// Why a message is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleRefusal {
+pub struct MessageRefusal {
     /// The rule's id, or the script's name.
     pub by: String,
     /// For people.

@@ -13,6 +13,8 @@ create table document (
   channel          text,
   -- Null: it does nothing.
   active_version   integer,
+  -- The length of the active version, for the limit on a tenant's configuration.
+  active_bytes     integer not null default 0,
   -- The version that a rollback returns to.
   previous_version integer,
   latest_version   integer not null default 0,
@@ -24,7 +26,8 @@ create table document (
   constraint document_named check (uid <> ''),
   constraint document_of_script check (kind <> 'script' or uid is not null),
   constraint document_of_route check ((kind = 'route') = (channel is not null)),
-  constraint document_versions check (active_version <= latest_version and previous_version <= latest_version)
+  constraint document_versions check (active_version <= latest_version and previous_version <= latest_version),
+  constraint document_active_bytes check (active_version is not null or active_bytes = 0)
 );
 create unique index document_uid on document (tenant_id, kind, uid);
 create unique index document_active_channel on document (tenant_id, channel)

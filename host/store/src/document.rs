@@ -303,12 +303,13 @@ pub async fn document_activate(
     previous: Option<i32>,
 ) -> Result<()> {
     sqlx::query(
-        "with head as (
-           update document set active_version = $4, previous_version = $5, updated_at = now()
-           where tenant_id = $1 and kind = $2 and id = $3
+        "with activated as (
+           update document_version set activated_at = clock_timestamp()
+           where tenant_id = $1 and kind = $2 and document_id = $3 and version = $4
+           returning octet_length(body) as bytes
          )
-         update document_version set activated_at = clock_timestamp()
-         where tenant_id = $1 and kind = $2 and document_id = $3 and version = $4",
+         update document set active_version = $4, active_bytes = activated.bytes, previous_version = $5, updated_at = now()
+         from activated where tenant_id = $1 and kind = $2 and id = $3",
     )
     .bind(tenant.uuid())
     .bind(kind.as_str())
@@ -323,7 +324,8 @@ pub async fn document_activate(
 /// Takes a document out of service; a rollback returns to the version that was active.
 pub async fn document_deactivate(db: &mut PgConnection, tenant: TenantId, kind: DocumentKind, id: Uuid) -> Result<()> {
     sqlx::query(
-        "update document set previous_version = active_version, active_version = null, updated_at = now()
+        "update document set previous_version = active_version, active_version = null, active_bytes = 0,
+           updated_at = now()
          where tenant_id = $1 and kind = $2 and id = $3 and active_version is not null",
     )
     .bind(tenant.uuid())

@@ -51,7 +51,8 @@ pub async fn route_channel_take(
     channel: &str,
 ) -> Result<Option<(RouteId, i32)>> {
     let row: Option<(Uuid, i32)> = sqlx::query_as(
-        "update document set previous_version = active_version, active_version = null, updated_at = now()
+        "update document set previous_version = active_version, active_version = null, active_bytes = 0,
+           updated_at = now()
          where tenant_id = $1 and kind = 'route' and channel = $3 and id <> $2 and active_version is not null
          returning id, previous_version",
     )

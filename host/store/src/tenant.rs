@@ -92,10 +92,7 @@ pub async fn tenant_config_grow(db: &mut PgConnection, tenant: TenantId) -> Resu
         "select coalesce(sum(bytes), 0)::bigint from (
            select octet_length(config) as bytes from connection where tenant_id = $1 and deleted_at is null
            union all
-           select octet_length(v.body) from document d
-             join document_version v on v.tenant_id = d.tenant_id and v.kind = d.kind and v.document_id = d.id
-               and v.version = d.active_version
-             where d.tenant_id = $1
+           select active_bytes from document where tenant_id = $1
            union all
            select octet_length(v.body) from experiment e
              join document_version v on v.tenant_id = e.tenant_id and v.kind = e.kind and v.document_id = e.document_id

@@ -208,7 +208,7 @@ pub async fn differences(
     Ok(PageRows { rows: rows.into_iter().map(ShadowDifference::from).collect(), more })
 }
 
-/// Returns the running experiments' row of a document.
+/// Returns the running experiment of a document.
 pub async fn running(
     db: &mut Connection,
     tenant: TenantId,
