@@ -455,7 +455,7 @@ fn done(result: app::Result<MessageView>) -> bool {
 
 async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown: OnUnknown) -> Result<(), String> {
     let bell = Arc::new(Notify::new());
-    let changes = Changes::of_command_line(real.db.store.clone());
+    let changes = Changes::bare(real.db.store.clone());
     let by = Principal { tenant: real.tenant, actor: Actor::command_line("somebody") };
     let actions = MessageActions { changes: &changes, bell: &bell, by: &by };
     let same = |what: &str, real: bool, model: bool| {

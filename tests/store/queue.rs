@@ -30,6 +30,7 @@ fn message(priority: Priority, key: Option<&str>) -> NewMessage {
         send_at: None,
         expires_at: None,
         reference: None,
+        batch: None,
         ordering_key: None,
         connection: None,
         body: Body::default(),

@@ -1,6 +1,6 @@
 //! Tenants never see each other: the catalogue and the roles prove it.
 
-use angarium_store::{api_key, message::message_list, tenant_set};
+use angarium_store::{api_key, message_search::message_list, tenant_set};
 
 use crate::support::database::Database;
 

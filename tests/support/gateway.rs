@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Everything that a tenant's key can be allowed.
-pub const ALL_SCOPES: &str = "messages:write,messages:read,connections:write,connections:read,routes:write,routes:read,rules:write,rules:read,providers:read,audit:read";
+pub const ALL_SCOPES: &str = "messages:write,messages:read,content:read,connections:write,connections:read,routes:write,routes:read,rules:write,rules:read,providers:read,audit:read";
 
 /// The tenant of a scenario's own key.
 const TENANT: &str = "one";

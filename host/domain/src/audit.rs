@@ -120,6 +120,10 @@ actions! {
         /// An unknown message was resolved: as sent, as failed, or to be sent again.
         MessageResolved = "message.resolved",
         ContentPurged = "message.content_purged",
+        /// The content, or the attachment that `after` names.
+        ContentRead = "message.content_read",
+        /// It was moved while it waited.
+        MessageRescheduled = "message.rescheduled",
         DeadLetterReplayed = "dead_letter.replayed",
         DeadLetterDiscarded = "dead_letter.discarded",
         /// All that matched, or as many of them as one request discards.
@@ -172,6 +176,10 @@ actions! {
         /// Stored secrets stand under another key-encryption key.
         SecretsRewrapped = "secrets.rewrapped",
         SchemaMigrated = "schema.migrated",
+        /// A file of the folder of rules is in service, for all tenants or for one.
+        OperatorScriptActivated = "operator_script.activated",
+        /// Its file is gone.
+        OperatorScriptRetired = "operator_script.retired",
         /// A component was stored, and does not serve.
         ProviderInstalled = "provider.installed",
         /// A component was put in service.

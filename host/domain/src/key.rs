@@ -14,6 +14,9 @@ pub enum Scope {
     MessagesWrite,
     #[serde(rename = "messages:read")]
     MessagesRead,
+    /// Reads what was sent, with its attachments.
+    #[serde(rename = "content:read")]
+    ContentRead,
     #[serde(rename = "connections:write")]
     ConnectionsWrite,
     #[serde(rename = "connections:read")]
@@ -42,9 +45,10 @@ pub struct InvalidScope(String);
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MessagesWrite,
         Self::MessagesRead,
+        Self::ContentRead,
         Self::ConnectionsWrite,
         Self::ConnectionsRead,
         Self::RoutesWrite,
@@ -61,6 +65,7 @@ impl Scope {
         match self {
             Self::MessagesWrite => "messages:write",
             Self::MessagesRead => "messages:read",
+            Self::ContentRead => "content:read",
             Self::ConnectionsWrite => "connections:write",
             Self::ConnectionsRead => "connections:read",
             Self::RoutesWrite => "routes:write",

@@ -1,6 +1,8 @@
 //! A message: the content that a client asked to be delivered to one recipient.
 
 pub mod address;
+mod metadata;
+mod times;
 
 use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
@@ -9,8 +11,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use metadata::{MOST_SEARCHED, metadata_hash, metadata_hashes};
+pub use times::check_times;
+
 use super::{
-    ids::{ConnectionId, DeliveryId, MessageId},
+    ids::{BatchId, ConnectionId, DeliveryId, MessageId},
     legs::Legs,
     one_or_many,
     rule_input::{self, RuleInput},
@@ -31,7 +36,9 @@ pub const LARGE: usize = 16 << 10;
 const RECORD: usize = 2 << 10;
 
 /// The urgency of a message: more urgent messages get the larger part of a tenant's share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     Low,
@@ -323,6 +330,8 @@ pub struct Message {
     pub send_at: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
     pub reference: Option<String>,
+    /// The batch that it came in with.
+    pub batch: Option<BatchId>,
     /// Messages of a tenant with the same key go one after another.
     pub ordering_key: Option<String>,
     /// Pins the message to one connection, past the routes.
@@ -426,6 +435,7 @@ impl Message {
             send_at: None,
             expires_at: None,
             reference: None,
+            batch: None,
             ordering_key: None,
             connection: None,
             body,

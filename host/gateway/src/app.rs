@@ -17,6 +17,7 @@ pub mod health;
 pub mod key_lookup;
 pub mod keys;
 pub mod message_actions;
+pub mod message_content;
 pub mod messages;
 pub mod names;
 pub mod overrides;

@@ -205,6 +205,26 @@ pub async fn delivery_reopen(
     Ok((!reopened.is_empty()).then_some(moved))
 }
 
+/// Moves a waiting delivery that has a row to another time.
+pub async fn delivery_reschedule(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    delivery: DeliveryId,
+    at: Timestamp,
+) -> Result<()> {
+    sqlx::query(
+        "update delivery set next_attempt_at = at, begun_at = case when begun_at is not null then at end, updated_at = now()
+         from (select timestamptz 'epoch' + $3 * interval '1 microsecond' as at) as t
+         where tenant_id = $1 and id = $2 and state = 'queued'",
+    )
+    .bind(tenant.uuid())
+    .bind(delivery.uuid())
+    .bind(micros(at))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// A person's knowledge of a delivery without a definite answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Resolution<'a> {

@@ -24,23 +24,39 @@ pub struct EventView {
     pub at: Timestamp,
     /// JSON.
     pub data: Option<String>,
+    /// Of an event about a message that is still there.
+    pub about: Option<EventSubject>,
 }
+
+/// The client's names for the message of an event.
+#[derive(Debug, Clone)]
+pub struct EventSubject {
+    /// The channel of the event's delivery.
+    pub channel: String,
+    pub reference: Option<String>,
+    /// JSON.
+    pub metadata: Option<String>,
+}
+
+/// Events `e` with their messages.
+const EVENTS: &str = "select e.id, e.delivery_id, e.type, e.at, e.data, e.message_id, e.connection_id,
+    angarium_leg_channel(m.legs, m.channel, coalesce(e.delivery_id, m.id)) as channel, m.reference,
+    (convert_from(coalesce(m.excerpt, m.body), 'UTF8')::json -> 'metadata')::text as metadata
+  from event e left join message m on m.tenant_id = e.tenant_id and m.id = e.message_id and e.connection_id is null";
 
 /// A message's events, oldest first. Its acceptance is the message itself and has no row here.
 pub async fn event_list(db: &mut PgConnection, tenant: TenantId, message: MessageId) -> Result<Vec<EventView>> {
-    let rows = sqlx::query(
-        "select id, delivery_id, type, at, data, message_id, connection_id from event
-         where tenant_id = $1 and message_id = $2 order by at, id",
-    )
-    .bind(tenant.uuid())
-    .bind(message.uuid())
-    .fetch_all(db)
-    .await?;
+    let sql = format!("{EVENTS} where e.tenant_id = $1 and e.message_id = $2 order by e.at, e.id");
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.uuid()).bind(message.uuid()).fetch_all(db).await?;
     rows.iter().map(event_from).collect()
 }
 
 fn event_from(row: &PgRow) -> Result<EventView> {
     let connection: Option<ConnectionId> = row.try_get::<Option<Uuid>, _>(6)?.map(Into::into);
+    let channel: Option<String> = row.try_get("channel")?;
+    let about = channel.map(|channel| -> Result<EventSubject> {
+        Ok(EventSubject { channel, reference: row.try_get("reference")?, metadata: row.try_get("metadata")? })
+    });
     Ok(EventView {
         id: row.try_get::<Uuid, _>(0)?.into(),
         delivery: row.try_get::<Option<Uuid>, _>(1)?.map(Into::into),
@@ -49,6 +65,7 @@ fn event_from(row: &PgRow) -> Result<EventView> {
         data: row.try_get(4)?,
         message: connection.is_none().then(|| row.try_get::<Uuid, _>(5)).transpose()?.map(Into::into),
         connection,
+        about: about.transpose()?,
     })
 }
 
@@ -68,17 +85,18 @@ pub async fn event_page(
     tenant: TenantId,
     window: &EventWindow<'_>,
 ) -> Result<PageRows<EventView>> {
-    let rows = sqlx::query(
-        "select id, delivery_id, type, at, data, message_id, connection_id from event
-         where tenant_id = $1 and id > $2 and id < $3 and (cardinality($4::text[]) = 0 or type = any ($4))
-         order by id limit $5",
-    )
-    .bind(tenant.uuid())
-    .bind(window.after.uuid())
-    .bind(window.before.uuid())
-    .bind(window.kinds)
-    .bind(one_more(window.limit))
-    .fetch(db);
+    let sql = format!(
+        "{EVENTS} where e.tenant_id = $1 and e.id > $2 and e.id < $3
+           and (cardinality($4::text[]) = 0 or e.type = any ($4))
+         order by e.id limit $5"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.uuid())
+        .bind(window.after.uuid())
+        .bind(window.before.uuid())
+        .bind(window.kinds)
+        .bind(one_more(window.limit))
+        .fetch(db);
     page(rows, window.limit, event_from).await
 }
 

@@ -11,14 +11,14 @@ use uuid::Uuid;
 use super::{
     Result, StoreError, TransactionId,
     attempt::parsed_recipients,
-    page::{PageRows, one_more, page},
+    page::{PageRows, page},
     time::micros,
 };
 use angarium_domain::{
     delivery::DeliveryState,
-    ids::{ConnectionId, DeliveryId, MessageId, TenantId},
+    ids::{BatchId, ConnectionId, DeliveryId, MessageId, TenantId},
     legs,
-    message::{Attachment, Body, Message, NewMessage, Priority},
+    message::{Attachment, Body, Message, NewMessage, Priority, metadata_hashes},
     provider::{BlobInfo, Cost},
     recipients::Recipients,
 };
@@ -68,12 +68,12 @@ pub async fn message_insert(
            select id, timestamptz 'epoch' + created_at * interval '1 microsecond' as created_at, channel, recipient,
              priority, timestamptz 'epoch' + send_at * interval '1 microsecond' as send_at,
              timestamptz 'epoch' + expires_at * interval '1 microsecond' as expires_at,
-             reference, connection_id, body, key, fingerprint, queued, ordering_key, legs, excerpt
+             reference, connection_id, body, key, fingerprint, queued, ordering_key, legs, excerpt, batch_id, metadata_hashes
            from unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::smallint[], $7::bigint[], $8::bigint[],
              $9::text[], $10::uuid[], $11::bytea[], $12::text[], $13::bytea[], $14::bool[],
-             $18::text[], $19::text[], $20::bytea[])
+             $18::text[], $19::text[], $20::bytea[], $21::uuid[], $22::text[])
              as input (id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id,
-               body, key, fingerprint, queued, ordering_key, legs, excerpt)
+               body, key, fingerprint, queued, ordering_key, legs, excerpt, batch_id, metadata_hashes)
          ), keyed as (
            -- In order of the key, so that two writers never wait for each other in a circle.
            insert into idempotency (tenant_id, key, fingerprint, message_id, created_at)
@@ -84,9 +84,9 @@ pub async fn message_insert(
            select * from input where key is null or id = any (array (select message_id from keyed))
          ), stored as (
            insert into message (tenant_id, id, created_at, channel, recipient, priority, send_at, expires_at,
-             reference, connection_id, body, ordering_key, legs, excerpt)
+             reference, connection_id, body, ordering_key, legs, excerpt, batch_id, metadata_hashes)
            select $1, id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id, body,
-             ordering_key, legs::jsonb, excerpt
+             ordering_key, legs::jsonb, excerpt, batch_id, metadata_hashes::bigint[]
            from fresh
          ), queued as (
            insert into queue (tenant_id, delivery_id, due_at, priority)
@@ -118,10 +118,19 @@ pub async fn message_insert(
     .bind(messages().map(|m| m.ordering_key.as_deref()).collect::<Vec<_>>())
     .bind(messages().map(|m| m.legs.as_ref().map(|legs| legs.to_json())).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.excerpt).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.batch.map(BatchId::uuid)).collect::<Vec<_>>())
+    .bind(messages().map(|m| hashes_of(tenant, m)).collect::<Vec<_>>())
     .fetch_one(db)
     .await?;
     let fresh = fresh.into_iter().map(MessageId::from).collect();
     Ok(Inserted { fresh, transaction: TransactionId(transaction) })
+}
+
+/// Returns the hashes of its metadata's members as an array's text; `None` without members.
+fn hashes_of(tenant: TenantId, message: &Message) -> Option<String> {
+    let hashes = metadata_hashes(tenant, message.body.metadata.as_deref()?);
+    let texts: Vec<_> = hashes.iter().map(i64::to_string).collect();
+    (!texts.is_empty()).then(|| format!("{{{}}}", texts.join(",")))
 }
 
 /// Writes the attachments of a message that was just inserted, each under the leg that it travels with.
@@ -227,6 +236,29 @@ pub async fn attachment_load(
     rows.into_iter().map(bytes).collect()
 }
 
+/// Returns a piece of an attachment that has this place in [`attachment_list`], from `offset` on; `None` if it is gone.
+pub async fn attachment_chunk(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    leg: DeliveryId,
+    place: u32,
+    offset: usize,
+    length: usize,
+) -> Result<Option<Vec<u8>>> {
+    let piece = sqlx::query_scalar(
+        "select substring(content from $4 for $5) from attachment
+         where tenant_id = $1 and message_id = $2 order by number limit 1 offset $3",
+    )
+    .bind(tenant.uuid())
+    .bind(leg.uuid())
+    .bind(i64::from(place))
+    .bind(i32::try_from(offset.saturating_add(1)).unwrap_or(i32::MAX))
+    .bind(i32::try_from(length).unwrap_or(i32::MAX))
+    .fetch_optional(db)
+    .await?;
+    Ok(piece)
+}
+
 /// The message behind an idempotency key.
 #[derive(Debug, Clone)]
 pub struct KnownKey {
@@ -267,7 +299,7 @@ pub async fn idempotency_expire(db: &mut PgConnection) -> Result<u64> {
 }
 
 const MESSAGE_COLUMNS: &str = "m.tenant_id, m.id, m.created_at, m.channel, m.priority, m.send_at, m.expires_at,
-  m.reference, m.connection_id, coalesce(m.excerpt, m.body) as body, m.excerpt is not null as abridged, m.ordering_key, m.legs::text as legs,
+  m.reference, m.connection_id, coalesce(m.excerpt, m.body) as body, m.excerpt is not null as abridged, m.ordering_key, m.batch_id, m.legs::text as legs,
   (select count(*) from attachment a where a.tenant_id = m.tenant_id and a.message_id = m.id)::int as attachments";
 
 fn message_from(row: &PgRow) -> Result<Message> {
@@ -282,6 +314,7 @@ fn message_from(row: &PgRow) -> Result<Message> {
         send_at: time("send_at")?,
         expires_at: time("expires_at")?,
         reference: row.try_get("reference")?,
+        batch: row.try_get::<Option<Uuid>, _>("batch_id")?.map(Into::into),
         ordering_key: row.try_get("ordering_key")?,
         connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
         body: serde_json::from_slice::<Body>(row.try_get("body")?).map_err(corrupt)?,
@@ -526,43 +559,42 @@ pub async fn message_asked(db: &mut PgConnection, tenant: TenantId, messages: &[
     rows.iter().map(asked).collect()
 }
 
-/// The filter of a list of messages.
-#[derive(Debug, Clone, Default)]
-pub struct MessageFilter {
-    pub state: Option<DeliveryState>,
-    pub channel: Option<String>,
-    pub reference: Option<String>,
-}
-
-/// The tenant's messages, the newest first, from before `before`.
-pub async fn message_list(
+/// Returns these messages of a tenant as a page, the newest first.
+pub async fn message_views(
     db: &mut PgConnection,
     tenant: TenantId,
-    filter: &MessageFilter,
-    before: Option<MessageId>,
+    ids: &[MessageId],
     limit: u32,
 ) -> Result<PageRows<MessageView>> {
     let sql = format!(
         "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS}, {VIEW_COLUMNS} from message m
          left join delivery d on d.tenant_id = m.tenant_id and d.id = m.id
-         where m.tenant_id = $1 and ($2::uuid is null or m.id < $2)
-           and ($3::text is null or $3 = coalesce(m.state, case when m.legs is null then d.state end,
-             case when m.send_at > now() then 'scheduled' else 'queued' end))
-           and ($4::text is null or m.channel = $4
-             or m.legs @> jsonb_build_object('legs', jsonb_build_array(jsonb_build_object('channel', $4)))) and ($5::text is null or m.reference = $5)
-         order by m.id desc limit $6"
+         where m.tenant_id = $1 and m.id = any ($2::uuid[]) order by m.id desc"
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(tenant.uuid())
-        .bind(before.map(MessageId::uuid))
-        .bind(filter.state.map(DeliveryState::as_str))
-        .bind(filter.channel.as_deref())
-        .bind(filter.reference.as_deref())
-        .bind(one_more(limit))
+        .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
         .fetch(&mut *db);
     let mut views = page(rows, limit, view_from).await?;
     with_legs(db, tenant, &mut views.rows).await?;
     Ok(views)
+}
+
+/// Writes the times and the priority of a waiting message anew.
+pub async fn message_reschedule(db: &mut PgConnection, tenant: TenantId, message: &Message) -> Result<()> {
+    sqlx::query(
+        "update message set send_at = timestamptz 'epoch' + $3 * interval '1 microsecond',
+           expires_at = timestamptz 'epoch' + $4 * interval '1 microsecond', priority = $5
+         where tenant_id = $1 and id = $2",
+    )
+    .bind(tenant.uuid())
+    .bind(message.id.uuid())
+    .bind(message.send_at.map(micros))
+    .bind(message.expires_at.map(micros))
+    .bind(message.priority.rank())
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Returns the stored ones of these messages: for a writer that lost its connection in a COMMIT.

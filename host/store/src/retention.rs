@@ -70,7 +70,7 @@ pub async fn content_purge(
     .await?;
     let sql = format!(
         "with purged as (
-           update message m set recipient = '', body = '{{}}', excerpt = null, content_purged_at = now()
+           update message m set recipient = '', body = '{{}}', excerpt = null, metadata_hashes = null, content_purged_at = now()
            where m.tenant_id = $1 and m.id = any ($2::uuid[]) and m.content_purged_at is null and {ENDED}
            returning m.id, (left(m.id::text, 35) || 'f')::uuid as last
          ), files as (

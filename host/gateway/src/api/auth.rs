@@ -46,6 +46,8 @@ permissions! {
     MessagesWrite;
     /// Look at messages.
     MessagesRead;
+    /// Read what was sent.
+    ContentRead;
     /// Change connections and their secrets.
     ConnectionsWrite;
     /// Look at connections.

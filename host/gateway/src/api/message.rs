@@ -1,6 +1,7 @@
 //! `/v1/messages`
 
 mod channels;
+pub mod content;
 mod filter;
 mod fingerprint;
 mod new;
@@ -13,7 +14,8 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -28,7 +30,7 @@ use super::{
     request::{Query, RequestId, Trace, UrlPath},
 };
 use crate::{
-    app::message_actions::MessageActions,
+    app::message_actions::{MessageActions, Reschedule},
     app::messages::{self, MessageDecisions},
     clock,
     engine::admission::{AdmitError, Admitted},
@@ -41,16 +43,16 @@ use crate::{
 use angarium_domain::{
     ids::{BatchId, ConnectionId, MessageId, TenantId},
     legs::MOST as MOST_LEGS,
-    message::{self, Idempotency},
+    message::{self, Idempotency, Priority},
     rule_input::RuleInput,
 };
 use angarium_rules::{
-    ruling::{Failed, RuleRefusal},
+    ruling::{Failed, MessageRefusal},
     script::{Given, Hook},
 };
 use filter::{Filter, FilterParams};
-pub use new::NewMessage;
 use new::{MessageContext, Unfit};
+pub use new::{NewMessage, PriorityName};
 use view::DecisionAnswer;
 pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
 
@@ -404,6 +406,51 @@ pub async fn decision(
     Ok(Json(DecisionAnswer::new(&view.message, rules, attempts, events)))
 }
 
+/// New values for a waiting message; what is left out stays as it is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = MessagePatch, example = json!({"send_at": "2027-02-01T09:00:00Z", "priority": "high"}))]
+pub struct MessagePatch {
+    /// Null: as soon as possible.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    send_at: Option<Option<Timestamp>>,
+    /// Null: it never expires.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Option<Timestamp>>,
+    #[serde(default)]
+    #[schema(value_type = Option<PriorityName>)]
+    priority: Option<Priority>,
+}
+
+/// Tells a member that is null from one that is left out.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
+}
+
+/// Move a waiting message to another time, another end or another priority.
+///
+/// It must not have been attempted, and must have no `ordering_key`.
+#[utoipa::path(patch, path = "/v1/messages/{id}", tag = "messages", operation_id = "rescheduleMessage",
+    params(("id" = String, Path, description = "`msg_…`")),
+    request_body = MessagePatch,
+    responses(
+        (status = 200, description = "The message as it is now.", body = MessageAnswer),
+        (status = 409, description = "The message was attempted, or has an ordering key.", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn reschedule(
+    tenant: Tenant<MessagesWrite>,
+    State(app): State<App>,
+    UrlPath(id): UrlPath<String>,
+    Json(patch): Json<MessagePatch>,
+) -> Result<Json<MessageAnswer>, Problem> {
+    let id = message_id(&id)?;
+    let to = Reschedule { send_at: patch.send_at, expires_at: patch.expires_at, priority: patch.priority };
+    let view = MessageActions::new(&app, &tenant.principal()).reschedule(id, to).await?;
+    Ok(Json(MessageAnswer::from(view).shown_to(&tenant)))
+}
+
 /// Cancel a message that has not begun to leave.
 #[utoipa::path(post, path = "/v1/messages/{id}/cancel", tag = "messages", operation_id = "cancelMessage",
     params(("id" = String, Path, description = "`msg_…`")),
@@ -568,9 +615,13 @@ impl From<AdmitError> for Problem {
                 problems.iter().map(|it| FieldProblem::new(&it.pointer, it.code, it.detail.as_str())).collect(),
             ),
             AdmitError::Unsendable(_) => Self::field("", "unsendable", error.to_string()),
-            AdmitError::Refused(RuleRefusal { failed: None, .. }) => Self::refused_by_rule(error.to_string()),
-            AdmitError::Refused(RuleRefusal { failed: Some(Failed::Fault), .. }) => Self::rule_failed(error.to_string()),
-            AdmitError::Refused(RuleRefusal { failed: Some(Failed::NoTime), .. }) => Self::rules_busy(&error.to_string()),
+            AdmitError::Refused(MessageRefusal { failed: None, .. }) => Self::refused_by_rule(error.to_string()),
+            AdmitError::Refused(MessageRefusal { failed: Some(Failed::Fault), .. }) => {
+                Self::rule_failed(error.to_string())
+            }
+            AdmitError::Refused(MessageRefusal { failed: Some(Failed::NoTime), .. }) => {
+                Self::rules_busy(&error.to_string())
+            }
             AdmitError::KeyReused => Self::field("/idempotency_key", "key_reused", error.to_string()),
             AdmitError::Unavailable | AdmitError::Busy => Self::unavailable(&error.to_string()),
             AdmitError::DiskFull => Self::disk_full(),

@@ -1,6 +1,9 @@
 //! A person's actions on a message: cancel it, ask for another attempt, or purge its content. Each is in the audit.
 
 pub mod dead_letter;
+mod reschedule;
+
+pub use reschedule::Reschedule;
 
 use std::sync::Arc;
 

@@ -37,7 +37,7 @@ use angarium_domain::{
 };
 use angarium_rules::{
     rulebook::JudgedMessage,
-    ruling::{Failed, RuleRefusal},
+    ruling::{Failed, MessageRefusal},
 };
 use angarium_store::{
     self as store, Store,
@@ -82,7 +82,7 @@ pub enum AdmitError {
     Content(Vec<Problem>),
     /// Nothing was stored.
     #[error("{}", in_words(.0))]
-    Refused(RuleRefusal),
+    Refused(MessageRefusal),
     /// No candidate could send a follow-up of a script.
     #[error("{0}")]
     Unsendable(String),
@@ -100,7 +100,7 @@ pub enum AdmitError {
     Failed(String),
 }
 
-fn in_words(RuleRefusal { by, name, reason, failed }: &RuleRefusal) -> String {
+fn in_words(MessageRefusal { by, name, reason, failed }: &MessageRefusal) -> String {
     let who = if by == name { format!("the script `{name}`") } else { format!("the rule `{name}` ({by})") };
     match failed {
         None => format!("{who} refuses it: {reason}"),
@@ -255,7 +255,14 @@ impl Admission {
     /// # Errors
     /// [`AdmitError::Busy`] if the tenant's limit is reached.
     pub fn permit(&self, tenant: TenantId, messages: &[NewMessage]) -> Result<Option<BytePermit>, AdmitError> {
-        let size = messages.iter().map(NewMessage::size).sum();
+        self.permit_for(tenant, messages.iter().map(NewMessage::size).sum())
+    }
+
+    /// Returns the permit for this number of bytes of large contents in memory; `None` where they are few.
+    ///
+    /// # Errors
+    /// [`AdmitError::Busy`] if the tenant's limit is reached.
+    pub fn permit_for(&self, tenant: TenantId, size: usize) -> Result<Option<BytePermit>, AdmitError> {
         if size <= LARGE {
             return Ok(None);
         }

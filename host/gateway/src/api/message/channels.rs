@@ -130,7 +130,7 @@ impl NewMessage {
             "is not allowed to be `delivered` with `mode: all`, which tries every channel anyway".to_owned()
         });
         let waits = wants == Wants::Delivered;
-        let needless = "is only allowed together with `wants: delivered`: without it nobody waits for a receipt";
+        let needless = "is only allowed together with `wants: delivered`: without it no receipt is waited for";
         fields.check(waits || self.receipt_window.is_none(), "receipt_window", "contradiction", || needless.to_owned());
         check_seconds(fields, "receipt_window", self.receipt_window);
         fields.each("channels", &self.channels, |fields, leg| {

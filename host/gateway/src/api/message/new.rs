@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::http::HeaderMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -20,7 +20,9 @@ use angarium_domain::{
     ids::{ConnectionId, MessageId},
     legs::{LegMode, Wants},
     media_type::MediaType,
-    message::{self, Body, Channel, Idempotency, LegBody, MAX_SUBJECT, MOST_CONTENT, Message, Priority, address},
+    message::{
+        self, Body, Channel, Idempotency, LegBody, MAX_SUBJECT, MOST_CONTENT, Message, Priority, address, check_times,
+    },
     one_or_many,
     problem::Problem,
     rule_input::{MessageOutline, Object, Particulars, RuleInput},
@@ -31,10 +33,6 @@ use angarium_rules::ruling::Ruling;
 const MOST_ATTACHMENT_BYTES: usize = 10 << 20;
 /// `metadata`.
 const MOST_OBJECT_BYTES: usize = 16 << 10;
-/// A send is planned, or expires, this far ahead at most: a hundred years.
-const FURTHEST: SignedDuration = SignedDuration::from_hours(100 * 366 * 24);
-/// A send that was planned this long ago is a mistake.
-const LONG_AGO: SignedDuration = SignedDuration::from_hours(366 * 24);
 
 /// A message to be sent.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -339,6 +337,7 @@ impl NewMessage {
             send_at: self.send_at,
             expires_at: self.expires_at,
             reference: self.reference,
+            batch: None,
             ordering_key: self.ordering_key,
             connection: part.connection,
             attachments: first.attachments,
@@ -381,20 +380,8 @@ impl NewMessage {
     }
 
     fn check_times(&self, now: Timestamp, fields: &mut Fields) {
-        let horizon = now.checked_add(FURTHEST).unwrap_or(Timestamp::MAX);
-        let past = now.checked_sub(LONG_AGO).unwrap_or(Timestamp::MIN);
-        if let Some(at) = self.send_at {
-            let near = (past..=horizon).contains(&at);
-            fields.check(near, "send_at", "out_of_range", || {
-                "must be less than a year ago and less than a hundred years ahead".to_owned()
-            });
-        }
-        if let Some(end) = self.expires_at {
-            let start = self.send_at.map_or(now, |at| at.max(now));
-            fields.check(end > start, "expires_at", "too_early", || "must be later than now and `send_at`".to_owned());
-            fields.check(end <= horizon, "expires_at", "out_of_range", || {
-                "must be less than a hundred years ahead".to_owned()
-            });
+        for (field, code, detail) in check_times(self.send_at, self.expires_at, now) {
+            fields.check(false, field, code, || detail.to_owned());
         }
     }
 

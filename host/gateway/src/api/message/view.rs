@@ -294,6 +294,13 @@ pub struct EventAnswer {
     #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
     message: Option<String>,
     delivery: Option<String>,
+    /// The delivery's channel.
+    channel: Option<String>,
+    /// The message's, as the client gave it.
+    reference: Option<String>,
+    /// Likewise.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Box<RawValue>>,
     /// The connection of an event about one, such as `connection.breaker_opened`.
     connection: Option<String>,
     #[schema(value_type = String, format = DateTime)]
@@ -537,6 +544,9 @@ impl EventAnswer {
             kind: "message.accepted".to_owned(),
             message: Some(message.id.to_string()),
             delivery: Some(message.id.first_delivery().to_string()),
+            channel: Some(message.channel.as_str().to_owned()),
+            reference: message.reference.clone(),
+            metadata: message.body.metadata.clone(),
             connection: None,
             at: message.created_at,
             data: None,
@@ -546,7 +556,12 @@ impl EventAnswer {
 
 impl From<EventView> for EventAnswer {
     fn from(view: EventView) -> Self {
+        let (channel, reference, metadata) =
+            view.about.map_or((None, None, None), |it| (Some(it.channel), it.reference, it.metadata));
         Self {
+            channel,
+            reference,
+            metadata: metadata.and_then(json),
             id: view.id.to_string(),
             kind: view.kind,
             message: view.message.map(|id| id.to_string()),
