@@ -18,7 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("telemetry", &["config"]),
     ("health", &["telemetry"]),
-    ("providers", &["config", "telemetry"]),
+    ("providers", &["telemetry"]),
     ("tenant_config", &["guards"]),
     ("rulefolder", &[]),
     // The engine.
@@ -79,6 +79,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "admission",
             "callbacks",
+            "config",
             "credential",
             "dispatch",
             "guards",

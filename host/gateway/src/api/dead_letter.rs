@@ -30,7 +30,7 @@ use angarium_domain::{
     ids::{DeliveryId, JobId, TenantId},
     key::Scope,
 };
-use filter::{Filter, FilterParams};
+use filter::{LetterFilter, LetterFilterParams};
 
 /// The longest reason, in characters.
 pub const MOST_REASON: usize = 500;
@@ -112,7 +112,7 @@ pub struct DiscardRequest {
 #[schema(example = json!({"filter": {"channel": "sms", "until": "2027-01-31T09:00:00Z"}, "reason": "the campaign is over"}))]
 pub struct NewDiscard {
     /// An empty one means all of them.
-    filter: Filter,
+    filter: LetterFilter,
     #[schema(min_length = 1, max_length = 500)]
     reason: String,
 }
@@ -128,10 +128,10 @@ pub struct Discarded {
 /// The dead letters to replay, and the rate.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"filter": {"connection": "primary-smtp"}, "rate_per_second": 20, "reason": "it is back"}))]
-pub struct NewReplay {
+#[schema(as = NewReplay, example = json!({"filter": {"connection": "primary-smtp"}, "rate_per_second": 20, "reason": "it is back"}))]
+pub struct ReplayOrder {
     /// An empty one means all of them, but those that are `unknown`.
-    filter: Filter,
+    filter: LetterFilter,
     /// How many become due in a second at most; 50, if left out.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1000)]
@@ -156,7 +156,7 @@ pub struct ReplayAnswer {
     #[schema(example = "running")]
     state: &'static str,
     /// Its `until` is the time of the request at the latest: what fails again is not met again.
-    filter: Filter,
+    filter: LetterFilter,
     rate_per_second: u32,
     limit: Option<i64>,
     reason: Option<String>,
@@ -185,7 +185,7 @@ pub struct ReplayAnswer {
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
-        FilterParams,
+        LetterFilterParams,
     ),
     responses((status = 200, description = "A page.", body = Page<DeadLetterAnswer>)))]
 pub async fn list(
@@ -194,7 +194,7 @@ pub async fn list(
     mut query: Query,
 ) -> Result<Json<Page<DeadLetterAnswer>>, Problem> {
     let paging = Paging::<DeliveryId>::of(&mut query);
-    let filter = Filter::of(&mut query).into_domain(&app, tenant.id, DeliveryState::DEAD.to_vec()).await?;
+    let filter = LetterFilter::of(&mut query).into_domain(&app, tenant.id, DeliveryState::DEAD.to_vec()).await?;
     for problem in filter.as_ref().err().into_iter().flatten() {
         query.refuse(problem.pointer.trim_start_matches('/'), problem.detail.clone());
     }
@@ -285,7 +285,7 @@ pub async fn discard_all(
 }
 
 /// Refuses a recipient in the filter of a key that may not read any: the count would tell whether it is there.
-fn may_name<P>(tenant: &Tenant<P>, filter: &Filter) -> Result<(), Problem> {
+fn may_name<P>(tenant: &Tenant<P>, filter: &LetterFilter) -> Result<(), Problem> {
     if filter.names_recipient() && !tenant.reads_messages() {
         return Err(Problem::forbidden(Scope::MessagesRead.as_str()));
     }
@@ -296,12 +296,12 @@ fn may_name<P>(tenant: &Tenant<P>, filter: &Filter) -> Result<(), Problem> {
 ///
 /// The oldest first, each once. It goes on whichever node ends meanwhile; `GET` shows how far it is.
 #[utoipa::path(post, path = "/v1/dead-letters/replays", tag = "dead-letters", operation_id = "startReplay",
-    request_body = NewReplay,
+    request_body = ReplayOrder,
     responses((status = 202, description = "It has begun.", body = ReplayAnswer)))]
 pub async fn start_replay(
     tenant: Tenant<MessagesWrite>,
     State(app): State<App>,
-    Draft(new, mut fields): Draft<NewReplay>,
+    Draft(new, mut fields): Draft<ReplayOrder>,
 ) -> Result<(StatusCode, Json<ReplayAnswer>), Problem> {
     reason(&mut fields, new.reason.as_deref());
     let rate_per_second = new.rate_per_second.unwrap_or(DEFAULT_RATE);
@@ -388,7 +388,7 @@ fn reason(fields: &mut Fields, reason: Option<&str>) {
 async fn checked(
     app: &App,
     tenant: TenantId,
-    filter: Filter,
+    filter: LetterFilter,
     states: Vec<DeliveryState>,
     mut fields: Fields,
 ) -> Result<DeadLetterFilter, Problem> {

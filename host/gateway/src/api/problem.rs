@@ -255,6 +255,7 @@ impl From<UseCaseError> for Problem {
             UseCaseError::NotFound(what) => Self::not_found(what),
             UseCaseError::Conflict { code, detail } => Self::conflict(code, detail),
             UseCaseError::Invalid(errors) => Self::fields(errors),
+            UseCaseError::ComponentRefused(detail) => Self::field("", "component_refused", detail).of_provider(),
             UseCaseError::Unavailable(detail) => Self::unavailable(detail),
             UseCaseError::DatabaseDown(reason) => {
                 tracing::warn!(error = reason, "the database is not available");

@@ -17,8 +17,9 @@ use super::{
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
 };
-use crate::app::providers::{self, ProviderView, StoredComponent, TenantQuarantine, check_name, not_granted};
-use crate::node::providers::{Activation, Grants, Installation, ProviderError};
+use crate::app::providers::{
+    self, Activation, Grants, Installation, ProviderView, StoredComponent, TenantQuarantine, not_granted,
+};
 use angarium_domain::{
     ids::TenantId,
     provider::{Deduplication, SecretSpec},
@@ -195,7 +196,7 @@ pub async fn install(
     let component = bytes(request, &http).await?;
     let how = Installation { activation, replace };
     let app = &http.app;
-    let name = app.providers.install(component.bytes.clone(), how, &by).await?;
+    let name = providers::install(&app.changes, &app.providers, &by, component.bytes.clone(), how).await?;
     Ok((StatusCode::CREATED, Json(shown(app, &tenant, &name).await?)))
 }
 
@@ -236,11 +237,10 @@ pub async fn activate(
     UrlPath(name): UrlPath<String>,
     Json(version): Json<ActivatedVersion>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
-    check_name(&name)?;
     let grants = version.grants.as_deref().map(grants_named).transpose();
     let grants = grants.map_err(|detail| Problem::field("/grants", "invalid_value", detail))?;
     let activation = Activation { allow_downgrade: version.allow_downgrade, grants };
-    app.providers.activate(&name, &version.digest, activation, &tenant.actor()).await?;
+    providers::activate(&app, &tenant.actor(), &name, &version.digest, activation).await?;
     shown(&app, &tenant, &name).await.map(Json)
 }
 
@@ -295,8 +295,7 @@ async fn remove(
 ) -> Result<StatusCode, Problem> {
     let force = query.flag("force");
     query.finish()?;
-    [name, digest.unwrap_or_default()].into_iter().try_for_each(check_name)?;
-    app.providers.uninstall(name, digest, force, &tenant.actor()).await?;
+    providers::uninstall(app, &tenant.actor(), name, digest, force).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -312,8 +311,7 @@ pub async fn rollback(
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
-    check_name(&name)?;
-    app.providers.rollback(&name, &tenant.actor()).await?;
+    providers::roll_back(&app, &tenant.actor(), &name).await?;
     shown(&app, &tenant, &name).await.map(Json)
 }
 
@@ -328,8 +326,7 @@ pub async fn grant(
     UrlPath(name): UrlPath<String>,
     Json(grants): Json<GrantedHosts>,
 ) -> Result<Json<ProviderAnswer>, Problem> {
-    check_name(&name)?;
-    app.providers.grant(&name, &grants.hosts, &tenant.actor()).await?;
+    providers::grant(&app, &tenant.actor(), &name, &grants.hosts).await?;
     shown(&app, &tenant, &name).await.map(Json)
 }
 
@@ -381,24 +378,6 @@ impl ComponentAnswer {
             installed_at: row.created_at,
             quarantined_at: row.quarantined_at,
             quarantine_reason: row.quarantine_reason.clone().or_else(|| own.map(|it| it.reason.clone())),
-        }
-    }
-}
-
-impl From<ProviderError> for Problem {
-    fn from(error: ProviderError) -> Self {
-        match error {
-            ProviderError::Refused(error) => Self::field("", "component_refused", error.to_string()).of_provider(),
-            ProviderError::Store(error) => error.into(),
-            ProviderError::Unknown(_) => missing(),
-            ProviderError::NoPrevious => Self::conflict("no_previous_version", error.to_string()),
-            ProviderError::VersionTaken { .. } => Self::conflict("version_taken", error.to_string()),
-            ProviderError::UnknownVersion(_) => Self::not_found("version of the provider"),
-            ProviderError::InUse { .. } => Self::conflict("provider_in_use", error.to_string()),
-            ProviderError::Downgrade { .. } => Self::conflict("downgrade", error.to_string()),
-            ProviderError::GrantsUnconfirmed(_) => Self::conflict("grants_unconfirmed", error.to_string()),
-            ProviderError::Undeclared(_) => Self::field("/hosts", "undeclared_host", error.to_string()),
-            ProviderError::Folder { .. } | ProviderError::Lost => Self::internal(&error),
         }
     }
 }

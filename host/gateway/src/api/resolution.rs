@@ -24,8 +24,8 @@ use angarium_domain::{delivery::DeliveryState, ids::MessageId};
 /// A person's decision about an unknown delivery.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"as": "sent", "reason": "the provider's log shows it", "external_id": "SM1234"}))]
-pub struct Resolution {
+#[schema(as = Resolution, example = json!({"as": "sent", "reason": "the provider's log shows it", "external_id": "SM1234"}))]
+pub struct ResolutionRequest {
     r#as: ResolvedName,
     /// The reason; the audit has it, with the key.
     #[schema(min_length = 1, max_length = 500)]
@@ -57,7 +57,7 @@ pub enum ResolvedName {
 /// Look first, at the provider or the recipient. A receipt that comes later may still move it forward.
 #[utoipa::path(post, path = "/v1/messages/{id}/resolve", tag = "messages", operation_id = "resolveMessage",
     params(("id" = String, Path, description = "`msg_…`")),
-    request_body = Resolution,
+    request_body = ResolutionRequest,
     responses(
         (status = 200, description = "It is resolved.", body = MessageAnswer),
         (status = 409, description = "It is not unknown, or can't be sent again.", body = ProblemBody,
@@ -67,7 +67,7 @@ pub async fn resolve(
     tenant: Tenant<MessagesWrite>,
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
-    Draft(new, fields): Draft<Resolution>,
+    Draft(new, fields): Draft<ResolutionRequest>,
 ) -> Result<Json<MessageAnswer>, Problem> {
     let wanted = wanted(new, fields)?;
     let id: MessageId = id.parse().map_err(|_| Problem::not_found("message"))?;
@@ -75,7 +75,7 @@ pub async fn resolve(
     Ok(Json(MessageAnswer::from(view).shown_to(&tenant)))
 }
 
-fn wanted(new: Resolution, mut fields: Fields) -> Result<WantedResolution, Problem> {
+fn wanted(new: ResolutionRequest, mut fields: Fields) -> Result<WantedResolution, Problem> {
     plain(&mut fields, "reason", &new.reason, MOST_REASON);
     if let Some(external_id) = &new.external_id {
         plain(&mut fields, "external_id", external_id, 255);

@@ -40,9 +40,9 @@ impl Changes {
         Self { store: store.clone(), remembered: Some(remembered) }
     }
 
-    /// Returns the changes of a command.
+    /// Returns the changes of a process that remembers nothing, such as a command.
     #[must_use]
-    pub const fn of_command_line(store: Store) -> Self {
+    pub const fn bare(store: Store) -> Self {
         Self { store, remembered: None }
     }
 

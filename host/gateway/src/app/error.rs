@@ -21,6 +21,9 @@ pub enum UseCaseError {
     /// These fields are wrong; there is at least one.
     #[error("{} fields are wrong", .0.len())]
     Invalid(Vec<FieldProblem>),
+    /// A provider's component is not admitted.
+    #[error("{0}")]
+    ComponentRefused(String),
     /// It may work later.
     #[error("{0}")]
     Unavailable(&'static str),

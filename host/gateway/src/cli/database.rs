@@ -38,7 +38,7 @@ impl Access {
     pub async fn changes(&self) -> Result<Changes, CliError> {
         let url = self.config()?.database.url;
         store::readiness(&url).await?.map_err(|not_ready| CliError::said(not_ready.to_string()))?;
-        Ok(Changes::of_command_line(Store::new(&url, 2)?))
+        Ok(Changes::bare(Store::new(&url, 2)?))
     }
 
     /// Refuses a retention class that the configuration does not have.

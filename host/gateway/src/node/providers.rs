@@ -5,12 +5,8 @@
 //! and then applied by [`Providers::sync`], on the node that made it as on all others. Each look compares the node's
 //! providers with the database, so that any difference disappears.
 
-mod activation;
-
 use std::{
     collections::{HashMap, VecDeque},
-    io,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -20,13 +16,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use self::activation::{Activation, Grants, Installation};
-use crate::{node::config::FolderGrant, node::telemetry};
+use crate::node::telemetry;
 use angarium_domain::{
     audit::{Action, Actor},
     ids::TenantId,
@@ -36,9 +30,8 @@ use angarium_store::{
     Connection as Db, Store, StoreError,
     audit::{AuditEntry, operator_audit_insert},
     provider::{
-        StoredComponent, StoredProvider, component_bytes, component_delete, component_digests, component_granted,
-        component_insert, component_list, component_quarantine, provider_activate, provider_delete, provider_grant,
-        provider_list, provider_lock, provider_use_count, tenant_quarantine_lift, tenant_quarantine_put,
+        StoredProvider, component_bytes, component_digests, component_list, component_quarantine, provider_activate,
+        provider_list, provider_lock, tenant_quarantine_put,
     },
 };
 
@@ -60,49 +53,15 @@ pub struct Serving {
 /// Why a provider was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
-    /// The component was refused; nothing was stored.
+    /// The component was refused.
     #[error(transparent)]
     Refused(#[from] AdmissionError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("there is no provider `{0}`")]
     Unknown(String),
-    #[error("there is no version before the present one to go back to")]
-    NoPrevious,
-    /// The descriptor doesn't declare these.
-    #[error("must be declared by the provider (got {})", list(.0))]
-    Undeclared(Vec<String>),
-    #[error("version {given} is lower than {serving}; a downgrade must be allowed explicitly (`allow_downgrade`)")]
-    Downgrade { given: String, serving: String },
-    /// The wait for another component's grants.
-    #[error(
-        "the provider was granted {} for another component; say whether this one gets that too (`grants=keep`) or \
-         nothing yet (`grants=none`)",
-        list(.0)
-    )]
-    GrantsUnconfirmed(Vec<String>),
-    /// The same version is there with other bytes.
-    #[error(
-        "version {version} of the provider is installed already with other bytes (SHA-256 {digest}): give the new build \
-         another version, or say that it may stand beside that one (`replace`)"
-    )]
-    VersionTaken { version: String, digest: String },
-    #[error("the provider has no version with the SHA-256 `{0}`; `angarium provider get` lists them")]
-    UnknownVersion(String),
-    /// Deliveries would stand still.
-    #[error(
-        "{connections} enabled connections are accounts at the provider, and nothing would leave through them: disable or \
-         delete them, let another version serve, or say that it is to go anyway (`force`)"
-    )]
-    InUse { connections: i64 },
-    #[error("the folder of providers {} can't be read: {error}; `providers.folder` names it", path.display())]
-    Folder { path: PathBuf, error: io::Error },
     #[error("the admission of a component ended without an answer")]
     Lost,
-}
-
-fn list(hosts: &[String]) -> String {
-    hosts.iter().map(|host| format!("`{host}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// The providers of this node.
@@ -155,7 +114,7 @@ struct FoundQuarantine {
 }
 
 impl Providers {
-    /// No provider serves before [`Providers::load`].
+    /// No provider serves before [`Providers::sync`].
     #[must_use]
     pub fn new(store: Store, runtime: Arc<Runtime>) -> Self {
         Self {
@@ -246,19 +205,11 @@ impl Providers {
         self.found.notify_one();
     }
 
-    /// Puts the components that the database has as active into service, then the folder's.
+    /// Ends the start: artifacts of components that are gone are removed, and the node may serve.
     ///
     /// # Errors
-    /// When the database or the folder can't be read. A component that is refused is logged and
-    /// passed over: the others serve.
-    pub async fn load(&self, folder: Option<&Path>, grant: FolderGrant) -> Result<(), ProviderError> {
-        self.sync().await?;
-        if let Some(folder) = folder {
-            for path in components(folder)? {
-                self.install_file(&path, grant).await?;
-            }
-            self.sync().await?;
-        }
+    /// When the database can't be read.
+    pub async fn loaded(&self) -> Result<(), ProviderError> {
         self.prune().await?;
         self.loaded.store(true, Ordering::Release);
         Ok(())
@@ -278,146 +229,6 @@ impl Providers {
                 tracing::warn!(%error, "changes of providers can't be read or written; the next look is in a second");
             }
         }
-    }
-
-    /// Installs a component; with an activation it serves from now on, on every node, and leaves any quarantine.
-    ///
-    /// # Errors
-    /// When the component is refused, or may not take the place of what serves, or the database
-    /// fails. Nothing is stored then.
-    pub async fn install(&self, bytes: Bytes, how: Installation, by: &Actor) -> Result<String, ProviderError> {
-        let component = self.admit(bytes.clone()).await?;
-        let descriptor = component.descriptor();
-        let mut txn = self.store.worker().await?;
-        component_insert(&mut txn, component.digest(), descriptor, &bytes).await?;
-        let provider = locked(provider_lock(&mut txn, &descriptor.name).await?, &descriptor.name)?;
-        let versions = component_list(&mut txn, &descriptor.name).await?;
-        let new = versions.iter().find(|version| version.digest == component.digest());
-        let new = new.ok_or_else(|| ProviderError::Unknown(descriptor.name.clone()))?;
-        if !how.replace
-            && let Some(taken) = activation::same_version(&versions, new)
-        {
-            let (version, digest) = (taken.descriptor.version.clone(), taken.digest.clone());
-            return Err(ProviderError::VersionTaken { version, digest });
-        }
-        let entry = match how.activation {
-            None => AuditEntry::new(Action::ProviderInstalled, &descriptor.name).after(shown(new, None)),
-            Some(activation) => put_forward(&mut txn, activation, &provider, &versions, new).await?,
-        };
-        operator_audit_insert(&mut txn, by, &entry).await?;
-        txn.commit().await.map_err(StoreError::from)?;
-        if how.activation.is_some() {
-            self.sync().await?;
-        }
-        Ok(descriptor.name.clone())
-    }
-
-    /// Puts an installed version in service, out of any quarantine.
-    ///
-    /// # Errors
-    /// When there is no such version, or it may not take the place of what serves, or the database fails.
-    pub async fn activate(
-        &self,
-        name: &str,
-        digest: &str,
-        activation: Activation,
-        by: &Actor,
-    ) -> Result<(), ProviderError> {
-        let mut txn = self.store.worker().await?;
-        let provider = locked(provider_lock(&mut txn, name).await?, name)?;
-        let versions = component_list(&mut txn, name).await?;
-        let version = versions.iter().find(|version| version.digest == digest);
-        let version = version.ok_or_else(|| ProviderError::UnknownVersion(digest.to_owned()))?;
-        let entry = put_forward(&mut txn, activation, &provider, &versions, version).await?;
-        operator_audit_insert(&mut txn, by, &entry).await?;
-        txn.commit().await.map_err(StoreError::from)?;
-        self.sync().await
-    }
-
-    /// Removes a version, or a provider with all of its versions.
-    ///
-    /// # Errors
-    /// When there is no such one, when enabled connections would be left without a version that serves, unless it is
-    /// forced, or the database fails.
-    pub async fn uninstall(
-        &self,
-        name: &str,
-        digest: Option<&str>,
-        force: bool,
-        by: &Actor,
-    ) -> Result<(), ProviderError> {
-        let mut txn = self.store.worker().await?;
-        let provider = locked(provider_lock(&mut txn, name).await?, name)?;
-        let versions = component_list(&mut txn, name).await?;
-        let (gone, left): (Vec<_>, Vec<_>) =
-            versions.iter().partition(|version| digest.is_none_or(|digest| version.digest == digest));
-        if let (Some(digest), []) = (digest, gone.as_slice()) {
-            return Err(ProviderError::UnknownVersion(digest.to_owned()));
-        }
-        let stays = |kept: &Option<String>| kept.clone().filter(|it| left.iter().any(|version| version.digest == *it));
-        let active = stays(&provider.active_digest);
-        if !force && (active != provider.active_digest || left.is_empty()) {
-            let connections = provider_use_count(&mut txn, name).await?;
-            if connections > 0 {
-                return Err(ProviderError::InUse { connections });
-            }
-        }
-        provider_activate(&mut txn, name, active.as_deref(), stays(&provider.previous_digest).as_deref()).await?;
-        for version in &gone {
-            component_delete(&mut txn, &version.digest).await?;
-        }
-        if left.is_empty() {
-            provider_delete(&mut txn, name).await?;
-        }
-        let before: Vec<_> = gone.iter().map(|version| shown(version, None)).collect();
-        let entry = AuditEntry::new(Action::ProviderUninstalled, name)
-            .before(json!({"digest": provider.active_digest, "versions": before}))
-            .after(json!({ "digest": active }));
-        operator_audit_insert(&mut txn, by, &entry).await?;
-        txn.commit().await.map_err(StoreError::from)?;
-        self.sync().await
-    }
-
-    /// Puts the version before in service again; the two change places.
-    ///
-    /// # Errors
-    /// When there is no such provider or no such version, or the database fails.
-    pub async fn rollback(&self, name: &str, by: &Actor) -> Result<(), ProviderError> {
-        let mut txn = self.store.worker().await?;
-        let provider = locked(provider_lock(&mut txn, name).await?, name)?;
-        let previous = provider.previous_digest.as_deref().ok_or(ProviderError::NoPrevious)?;
-        activate(&mut txn, &provider, previous).await?;
-        let entry = AuditEntry::new(Action::ProviderRolledBack, name)
-            .before(json!({"digest": provider.active_digest}))
-            .after(json!({"digest": previous}));
-        operator_audit_insert(&mut txn, by, &entry).await?;
-        txn.commit().await.map_err(StoreError::from)?;
-        self.sync().await
-    }
-
-    /// Sets the hosts of a provider's requests: these and no others.
-    ///
-    /// # Errors
-    /// When there is no such provider, or its versions don't declare a host.
-    pub async fn grant(&self, name: &str, hosts: &[String], by: &Actor) -> Result<(), ProviderError> {
-        let mut txn = self.store.worker().await?;
-        let provider = locked(provider_lock(&mut txn, name).await?, name)?;
-        let versions = component_list(&mut txn, name).await?;
-        let declared = |host: &&String| versions.iter().any(|version| version.descriptor.hosts.contains(host));
-        let undeclared: Vec<_> = hosts.iter().filter(|host| !declared(host)).cloned().collect();
-        if !undeclared.is_empty() {
-            return Err(ProviderError::Undeclared(undeclared));
-        }
-        provider_grant(&mut txn, name, hosts).await?;
-        if let Some(active) = &provider.active_digest {
-            component_granted(&mut txn, active).await?;
-        }
-        let entry = AuditEntry::new(Action::ProviderGranted, name)
-            .before(json!({"granted_hosts": provider.granted_hosts}))
-            .after(json!({"digest": provider.active_digest, "granted_hosts": hosts}));
-        operator_audit_insert(&mut txn, by, &entry).await?;
-        txn.commit().await.map_err(StoreError::from)?;
-        self.sync().await
     }
 
     /// Writes this node's findings, and applies the database's state.
@@ -592,43 +403,14 @@ impl Providers {
         tokio::task::spawn_blocking(move || runtime.prune(&installed)).await.map_err(|_| ProviderError::Lost)
     }
 
-    async fn admit(&self, bytes: Bytes) -> Result<Arc<Component>, ProviderError> {
+    /// Checks and compiles a component, off the async workers.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn admit(&self, bytes: Bytes) -> Result<Arc<Component>, ProviderError> {
         let runtime = Arc::clone(&self.runtime);
         let admitted = tokio::task::spawn_blocking(move || runtime.admit(&bytes)).await;
         Ok(admitted.map_err(|_| ProviderError::Lost)??)
-    }
-
-    /// Installs a file of the folder. A file that the database knows already changes nothing: an operator may have
-    /// rolled it back since. A component that may not replace the one that serves is left alone, at each start again.
-    async fn install_file(&self, path: &Path, grant: FolderGrant) -> Result<(), ProviderError> {
-        let bytes =
-            tokio::fs::read(path).await.map_err(|error| ProviderError::Folder { path: path.to_owned(), error })?;
-        let mut txn = self.store.worker().await?;
-        let known = component_bytes(&mut txn, &hex::encode(Sha256::digest(&bytes))).await?.is_some();
-        txn.commit().await.map_err(StoreError::from)?;
-        if known {
-            return Ok(());
-        }
-        let grants = match grant {
-            FolderGrant::None => None,
-            FolderGrant::Declared => Some(Grants::Declared),
-        };
-        let activation = Some(Activation { allow_downgrade: false, grants });
-        let by = Actor::gateway("providers.folder");
-        match self.install(bytes.into(), Installation { activation, replace: false }, &by).await {
-            Ok(_) => Ok(()),
-            Err(
-                error @ (ProviderError::Refused(_)
-                | ProviderError::VersionTaken { .. }
-                | ProviderError::Downgrade { .. }
-                | ProviderError::GrantsUnconfirmed(_)),
-            ) => {
-                tracing::error!(file = %path.display(), %error,
-                    "a component of the folder is not installed; `angarium provider install` can say more than the folder");
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// Writes the found quarantines, so that people, other nodes and the next start know of them.
@@ -677,40 +459,6 @@ impl Providers {
     }
 }
 
-/// Puts a version in service with its allowed grants; returns the action.
-async fn put_forward(
-    db: &mut Db,
-    activation: Activation,
-    provider: &StoredProvider,
-    versions: &[StoredComponent],
-    new: &StoredComponent,
-) -> Result<AuditEntry, ProviderError> {
-    let granted = activation::decide(activation, provider, versions, new)?;
-    let mut entry = AuditEntry::new(Action::ProviderActivated, &provider.name).after(shown(new, Some(&granted.hosts)));
-    let before = versions.iter().find(|version| Some(&version.digest) == provider.active_digest.as_ref());
-    entry.before = before.map(|before| shown(before, Some(&provider.granted_hosts)));
-    activate(db, provider, &new.digest).await?;
-    if granted.hosts != provider.granted_hosts {
-        provider_grant(db, &provider.name, &granted.hosts).await?;
-    }
-    if granted.given {
-        component_granted(db, &new.digest).await?;
-    }
-    Ok(entry)
-}
-
-/// Puts a version in service, out of any quarantine. The row's version grows even if it served already, so that every
-/// node starts over with it.
-async fn activate(db: &mut Db, provider: &StoredProvider, digest: &str) -> Result<(), StoreError> {
-    component_quarantine(db, digest, None).await?;
-    tenant_quarantine_lift(db, digest).await?;
-    let previous = match provider.active_digest.as_deref() {
-        Some(active) if active == digest => provider.previous_digest.as_deref(),
-        active => active,
-    };
-    provider_activate(db, &provider.name, Some(digest), previous).await
-}
-
 /// Takes a version from all tenants, and lets the one serve that was restored here, if it is sound.
 async fn quarantine(db: &mut Db, provider: &StoredProvider, found: &Quarantined) -> Result<(), StoreError> {
     component_quarantine(db, &found.digest, Some("it failed five times in a row for several tenants")).await?;
@@ -726,16 +474,6 @@ async fn quarantine(db: &mut Db, provider: &StoredProvider, found: &Quarantined)
     operator_audit_insert(db, &Actor::gateway("quarantine"), &entry).await
 }
 
-/// Returns a version in the form of audit entries.
-fn shown(version: &StoredComponent, granted: Option<&[String]>) -> Value {
-    let descriptor = &version.descriptor;
-    let secrets: Vec<_> = descriptor.secrets.iter().map(|secret| &secret.name).collect();
-    json!({
-        "digest": version.digest, "version": descriptor.version,
-        "declared_hosts": descriptor.hosts, "secrets": secrets, "granted_hosts": granted,
-    })
-}
-
 /// An alert sees a first event only if its series is there before.
 fn prepare_metrics(provider: &StoredProvider, component: &Component) {
     for counter in ["angarium_quarantines_total", "angarium_tenant_quarantines_total"] {
@@ -748,18 +486,4 @@ fn prepare_metrics(provider: &StoredProvider, component: &Component) {
 
 fn locked(provider: Option<StoredProvider>, name: &str) -> Result<StoredProvider, ProviderError> {
     provider.ok_or_else(|| ProviderError::Unknown(name.to_owned()))
-}
-
-/// The folder's components, by name.
-fn components(folder: &Path) -> Result<Vec<PathBuf>, ProviderError> {
-    let unreadable = |error| ProviderError::Folder { path: folder.to_owned(), error };
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        if path.extension().is_some_and(|extension| extension == "wasm") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }

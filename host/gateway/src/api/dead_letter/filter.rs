@@ -21,7 +21,7 @@ use angarium_domain::{
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = DeadLetterFilter, example = json!({"states": ["failed"], "channel": "sms", "since": "2027-01-31T09:00:00Z"}))]
-pub struct Filter {
+pub struct LetterFilter {
     /// In one of these states. Left out: all, but a replay leaves `unknown` alone, since it may have
     /// been sent.
     #[serde(default)]
@@ -77,8 +77,8 @@ pub enum DeadStateName {
 /// The filter of a list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "`Filter::of` reads them; this lists them in the document")]
-pub struct FilterParams {
+#[expect(dead_code, reason = "`LetterFilter::of` reads them; this lists them in the document")]
+pub struct LetterFilterParams {
     /// Only in these states, with commas between: `failed`, `bounced`, `expired`, `unroutable`, `unknown`.
     state: Option<String>,
     /// Only this channel, of the last attempt.
@@ -103,7 +103,7 @@ pub struct FilterParams {
     reference: Option<String>,
 }
 
-impl Filter {
+impl LetterFilter {
     pub const fn names_recipient(&self) -> bool {
         self.recipient.is_some()
     }
@@ -230,7 +230,7 @@ impl From<DeadStateName> for DeliveryState {
     }
 }
 
-impl From<DeadLetterFilter> for Filter {
+impl From<DeadLetterFilter> for LetterFilter {
     fn from(filter: DeadLetterFilter) -> Self {
         Self {
             states: Some(filter.states.iter().filter_map(|it| state(it.as_str())).collect()),

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use semver::Version;
 
-use super::ProviderError;
+use crate::app::{Result, error::UseCaseError};
 use angarium_store::provider::{StoredComponent, StoredProvider};
 
 /// How a version is put in service.
@@ -51,7 +51,7 @@ pub(super) fn decide(
     provider: &StoredProvider,
     versions: &[StoredComponent],
     new: &StoredComponent,
-) -> Result<Granted, ProviderError> {
+) -> Result<Granted> {
     let keep = |given| Granted { hosts: provider.granted_hosts.clone(), given };
     if provider.active_digest.as_ref() == Some(&new.digest) && activation.grants.is_none() {
         return Ok(keep(new.granted));
@@ -59,14 +59,25 @@ pub(super) fn decide(
     if !activation.allow_downgrade
         && let Some(higher) = higher(provider, versions, new)
     {
-        return Err(ProviderError::Downgrade { given: new.descriptor.version.clone(), serving: higher.to_owned() });
+        let detail = format!(
+            "version {} is lower than {higher}; a downgrade must be allowed explicitly (`allow_downgrade`)",
+            new.descriptor.version
+        );
+        return Err(UseCaseError::conflict("downgrade", detail));
     }
     match activation.grants {
         Some(Grants::Keep) => Ok(keep(true)),
         Some(Grants::None) => Ok(Granted { hosts: Vec::new(), given: false }),
         Some(Grants::Declared) => Ok(Granted { hosts: new.descriptor.hosts.clone(), given: true }),
         None if new.granted || provider.granted_hosts.is_empty() => Ok(keep(new.granted)),
-        None => Err(ProviderError::GrantsUnconfirmed(provider.granted_hosts.clone())),
+        None => {
+            let detail = format!(
+                "the provider was granted {} for another component; say whether this one gets that too (`grants=keep`) \
+                 or nothing yet (`grants=none`)",
+                quoted(&provider.granted_hosts)
+            );
+            Err(UseCaseError::conflict("grants_unconfirmed", detail))
+        }
     }
 }
 
@@ -80,12 +91,17 @@ pub(super) fn same_version<'a>(versions: &'a [StoredComponent], new: &StoredComp
 fn higher<'a>(provider: &StoredProvider, versions: &'a [StoredComponent], new: &StoredComponent) -> Option<&'a str> {
     let active = versions.iter().find(|version| Some(&version.digest) == provider.active_digest.as_ref());
     let others = || versions.iter().filter(|version| version.digest != new.digest);
-    let standing = active.or_else(|| others().max_by(|a, b| small_tenants(a, b)))?;
-    (small_tenants(standing, new) == Ordering::Greater).then_some(standing.descriptor.version.as_str())
+    let standing = active.or_else(|| others().max_by(|a, b| by_version(a, b)))?;
+    (by_version(standing, new) == Ordering::Greater).then_some(standing.descriptor.version.as_str())
+}
+
+/// Hosts as an error names them.
+pub(super) fn quoted(hosts: &[String]) -> String {
+    hosts.iter().map(|host| format!("`{host}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// By semantic version; a build's metadata says nothing of the order.
-fn small_tenants(a: &StoredComponent, b: &StoredComponent) -> Ordering {
+fn by_version(a: &StoredComponent, b: &StoredComponent) -> Ordering {
     let version = |component: &StoredComponent| Version::parse(&component.descriptor.version).ok();
     match (version(a), version(b)) {
         (Some(a), Some(b)) => a.cmp_precedence(&b),
