@@ -16,7 +16,7 @@ use super::{
     Account, RuleFailure, RuleSet,
     decision::{Closed, Ended, RuleDecision, Scored},
     experiment::{Experiment, Variant},
-    ruling::{Canary, Failed, HookRecord, MessageBefore, OnHold, Original, RuleRefusal, Ruling},
+    ruling::{Canary, Failed, HookRecord, MessageBefore, MessageRefusal, OnHold, Original, Ruling},
     script::{
         AdmitAnswer, AdmitVerdict, Choice, FailureBreaker, FollowUp, Given, Hook, RetryAnswer, Script, ScriptFault,
         facts::{AttemptFacts, CandidateFacts, ContextFacts, DeliveryFacts, MessageFacts},
@@ -152,7 +152,7 @@ pub enum Often {
 #[derive(Debug, Default)]
 pub struct MessageJudgement {
     pub ruling: Ruling,
-    pub refused: Option<RuleRefusal>,
+    pub refused: Option<MessageRefusal>,
     pub failures: Vec<Failure>,
     /// Rules whose expressions have failed too often.
     pub failed_rules: Vec<RuleFailure>,
@@ -192,7 +192,7 @@ pub struct Rulebook {
 /// The answers of all rules and scripts to a message that is to be accepted.
 #[derive(Debug, Default)]
 pub struct Heard {
-    pub refused: Option<RuleRefusal>,
+    pub refused: Option<MessageRefusal>,
     pub on_hold: Option<OnHold>,
     /// When it is due at the earliest.
     pub send_at: Option<Timestamp>,
@@ -349,7 +349,7 @@ impl Rulebook {
     fn ask_rules(&self, input: &RuleInput, given: &Given, heard: &mut Heard) {
         let Some(rules) = self.rules.as_ref().filter(|rules| !rules.is_empty()) else { return };
         let decision = rules.decide(input, given.now);
-        let refused = |rule: RuleId, reason: String, failed| RuleRefusal {
+        let refused = |rule: RuleId, reason: String, failed| MessageRefusal {
             by: rule.to_string(),
             name: rules.name_of(rule).unwrap_or_default().to_owned(),
             reason,
@@ -389,7 +389,7 @@ impl Rulebook {
                         continue;
                     }
                     Fails::Refuse => {
-                        heard.refused = Some(RuleRefusal {
+                        heard.refused = Some(MessageRefusal {
                             by: script.name.clone(),
                             name: script.name.clone(),
                             reason,
@@ -411,7 +411,7 @@ impl Rulebook {
                 AdmitVerdict::Allow => {}
                 AdmitVerdict::Refuse { reason } => {
                     let (by, name) = (script.name.clone(), script.name.clone());
-                    heard.refused = Some(RuleRefusal { by, name, reason, failed: None });
+                    heard.refused = Some(MessageRefusal { by, name, reason, failed: None });
                     break;
                 }
                 AdmitVerdict::Hold { at, .. } if at > given.now => {

@@ -11,7 +11,7 @@ use angarium_domain::delivery::DeliveryState;
 use angarium_rules::{
     question::HoldQuestion,
     rulebook::Heard,
-    ruling::{Failed, OnHold, RuleRefusal, Ruling},
+    ruling::{Failed, MessageRefusal, OnHold, Ruling},
     script::Given,
 };
 
@@ -32,7 +32,7 @@ impl Dispatcher {
 
 /// If the condition is still unknown, it waits; if it is refused, it ends.
 fn decided(
-    refused: Option<RuleRefusal>,
+    refused: Option<MessageRefusal>,
     on_hold: Option<OnHold>,
     send_at: Option<Timestamp>,
     now: Timestamp,
@@ -40,17 +40,17 @@ fn decided(
 ) -> Readiness {
     let expired = expires_at.is_some_and(|end| end <= now);
     match (refused, on_hold) {
-        (Some(RuleRefusal { name, reason, failed: None, .. }), _) => {
+        (Some(MessageRefusal { name, reason, failed: None, .. }), _) => {
             Readiness::Ends(DeliveryState::Failed, "refused_by_rule", format!("`{name}` refuses it: {reason}"))
         }
-        (Some(RuleRefusal { name, reason, failed: Some(Failed::Fault), .. }), _) => {
+        (Some(MessageRefusal { name, reason, failed: Some(Failed::Fault), .. }), _) => {
             Readiness::Ends(DeliveryState::Failed, "script_failed", format!("`{name}` could not be asked: {reason}"))
         }
         (_, Some(on_hold)) if expired => {
             let why = format!("`{}` could not be asked before it expired: {}", on_hold.by, on_hold.reason);
             Readiness::Ends(DeliveryState::Expired, "script_failed", why)
         }
-        (Some(RuleRefusal { failed: Some(Failed::NoTime), .. }), _) => {
+        (Some(MessageRefusal { failed: Some(Failed::NoTime), .. }), _) => {
             Readiness::Waits(later(now, send_at, expires_at))
         }
         (None, _) => match send_at.filter(|at| *at > now) {
@@ -79,7 +79,7 @@ mod tests {
     fn it_goes_only_once_it_was_asked() {
         let on_hold = || Some(OnHold { by: "gate".into(), reason: "it threw".into() });
         let refused =
-            |failed| Some(RuleRefusal { by: "gate".into(), name: "gate".into(), reason: "no".into(), failed });
+            |failed| Some(MessageRefusal { by: "gate".into(), name: "gate".into(), reason: "no".into(), failed });
         let now = at(100);
         assert_eq!(decided(None, None, None, now, None), Readiness::Ready(None));
         let waits = |expires_at| decided(None, on_hold(), Some(at(160)), now, expires_at);
