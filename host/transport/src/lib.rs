@@ -8,6 +8,7 @@ pub mod byte_budget;
 mod certificates;
 mod connect;
 mod describe;
+mod dkim;
 pub mod egress;
 mod fault;
 #[cfg(feature = "fuzzing")]

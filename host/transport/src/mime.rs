@@ -4,27 +4,22 @@
 //! spaces, and anywhere else they are refused. Bodies are quoted-printable or base64, so that no
 //! line of theirs means anything to an SMTP server.
 
-use mail_auth::{
-    common::{
-        crypto::{Ed25519Key, RsaKey, Sha256, SigningKey},
-        headers::HeaderWriter,
-    },
-    dkim::DkimSigner,
+use super::{
+    dkim::{DkimSigningKey, signature_header},
+    fault::invalid,
+    splice::Material,
 };
-use mail_builder::{
-    MessageBuilder,
-    headers::{address::Address, content_type::ContentType, date::Date, raw::Raw, text::Text},
-    mime::{BodyPart, MimePart},
-};
-use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
-
-use super::{fault::invalid, splice::Material};
 use crate::sealing::Secret;
 use angarium_domain::{
     dns::is_dns_name,
     media_type::MediaType,
     message::address,
     transmission::{Blob, Dkim, Fault, Kv, Mail, Mailbox},
+};
+use mail_builder::{
+    MessageBuilder,
+    headers::{address::Address, content_type::ContentType, date::Date, raw::Raw, text::Text},
+    mime::{BodyPart, MimePart},
 };
 
 /// RFC 5322, 2.1.1, less the line's end and some room for folding.
@@ -45,25 +40,6 @@ const RESERVED_HEADERS: &[&str] = &[
     "return-path",
     "received",
     "dkim-signature",
-];
-
-/// The headers that DKIM covers: those that a reader sees, those that define how the body is read, and those that a
-/// client calls.
-const SIGNED_HEADERS: &[&str] = &[
-    "From",
-    "To",
-    "Cc",
-    "Reply-To",
-    "Subject",
-    "Date",
-    "Message-ID",
-    "In-Reply-To",
-    "References",
-    "MIME-Version",
-    "Content-Type",
-    "Content-Transfer-Encoding",
-    "List-Unsubscribe",
-    "List-Unsubscribe-Post",
 ];
 
 /// The mail as it leaves: CRLF at the end of each line, no other control character that matters,
@@ -88,39 +64,18 @@ pub(super) fn write(mail: &Mail, material: Material<'_>) -> Result<Vec<u8>, Faul
     Ok(with_canonical_lines(&written))
 }
 
-/// Puts a DKIM signature (RFC 6376, RFC 8463; relaxed/relaxed) before a mail.
-pub(super) fn signed(mail: Vec<u8>, dkim: &Dkim, key: &Secret) -> Result<Vec<u8>, Fault> {
+/// Puts a DKIM signature before a mail; `at_s` is its time, in seconds since 1970.
+pub(super) fn signed(mail: Vec<u8>, dkim: &Dkim, key: &Secret, at_s: i64) -> Result<Vec<u8>, Fault> {
     if !is_dns_name(&dkim.domain) || !is_dns_name(&dkim.selector) {
         return Err(invalid("the domain and the selector of a DKIM signature must be DNS names"));
     }
-    let unusable =
-        || invalid(format!("the secret `{}` is no DKIM key: it must be PEM of an RSA or Ed25519 key", dkim.key));
-    let der = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| unusable())?;
-    let header = match RsaKey::<Sha256>::from_key_der(der.clone_key()) {
-        Ok(key) => signature(key, dkim, &mail),
-        Err(_) => {
-            let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(der.secret_der()).map_err(|_| unusable())?;
-            signature(key, dkim, &mail)
-        }
-    };
-    let header = header.map_err(|_| invalid(format!("the mail can't be signed with the secret `{}`", dkim.key)))?;
+    let key_name = &dkim.key;
+    let key = DkimSigningKey::from_pem(key.expose()).ok_or_else(|| {
+        invalid(format!("the secret `{key_name}` is no DKIM key: it must be PEM of an RSA or Ed25519 key"))
+    })?;
+    let header = signature_header(&mail, &dkim.domain, &dkim.selector, &key, at_s)
+        .ok_or_else(|| invalid(format!("the mail can't be signed with the secret `{key_name}`")))?;
     Ok([header.as_bytes(), &mail].concat())
-}
-
-fn signature(key: impl SigningKey, dkim: &Dkim, mail: &[u8]) -> Result<String, mail_auth::Error> {
-    // Each twice: once as the mail has it, and once more than the mail has it, so that no second header of the name
-    // can be put before the first (RFC 6376, 8.15).
-    let signer = DkimSigner::from_key(key)
-        .domain(dkim.domain.as_str())
-        .selector(dkim.selector.as_str())
-        .headers(SIGNED_HEADERS.iter().chain(SIGNED_HEADERS).copied());
-    let header = signer.sign(mail)?.to_header();
-    // A fold between the signature and the semicolon after it is legal, but some verifiers (dkimpy 1.1) include it in
-    // their hash.
-    Ok(match header.strip_suffix("\r\n\t;\r\n") {
-        Some(unfolded) => format!("{unfolded};\r\n"),
-        None => header,
-    })
 }
 
 /// mixed( alternative( text, related( html, inline… ) ), attachment… ), each level only if needed.

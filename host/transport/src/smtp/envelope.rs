@@ -40,7 +40,8 @@ impl Envelope {
         }
         let mut data = mime::write(&mail.message, call.material(blobs))?;
         if let Some(dkim) = &mail.dkim {
-            data = mime::signed(data, dkim, call.secrets.newest(&dkim.key)?)?;
+            let at_s = (mail.message.date_ms / 1000.0) as i64;
+            data = mime::signed(data, dkim, call.secrets.newest(&dkim.key)?, at_s)?;
         }
         if let Some(length) = longest_line(&data).filter(|length| *length > MAX_LINE) {
             return Err(invalid(format!("a line of the mail must have at most {MAX_LINE} bytes (got {length})")));
