@@ -255,8 +255,7 @@ impl Node {
             "const" => self.choices = vec![text()?.to_owned()],
             "example" => self.example = value.as_str().map(str::to_owned),
             "examples" => self.example = value[0].as_str().map(str::to_owned),
-            "required" | "description" | "title" | "default" | "deprecated" | "readOnly" | "writeOnly" => {
-            }
+            "required" | "description" | "title" | "default" | "deprecated" | "readOnly" | "writeOnly" => {}
             // Any text can be a member's name.
             "propertyNames" if value == &serde_json::json!({"type": "string"}) => {}
             _ => return Err("the reader does not know it".to_owned()),
