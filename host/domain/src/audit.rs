@@ -131,6 +131,9 @@ actions! {
         /// Of all dead letters that match.
         ReplayStarted = "replay.started",
         ReplayCanceled = "replay.canceled",
+        /// On all messages that match, or on those that were listed.
+        MessageJobStarted = "message_job.started",
+        MessageJobCanceled = "message_job.canceled",
     }
     GrowingConfiguration {
         ConnectionCreated = "connection.created",

@@ -27,11 +27,12 @@ pub struct Audit {
     client: ApiClient,
 }
 
-const COLUMNS: [Column<'_>; 6] = [
+const COLUMNS: [Column<'_>; 7] = [
     ("at", "/at"),
     ("action", "/action"),
     ("subject", "/subject"),
     ("actor", "/actor/name"),
+    ("by", "/actor/kind"),
     ("reason", "/reason"),
     ("became", "/after"),
 ];

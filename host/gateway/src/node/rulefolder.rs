@@ -11,15 +11,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use self::modules::{Refused, Sources, User, of_scope, review};
+use angarium_domain::audit::{Action, Actor};
 use angarium_rules::{
     cases::Suite,
     script::{Modules, Script},
 };
 use angarium_store::{
     self as store, Store,
+    audit::{AuditEntry, operator_audit_insert},
     script::{
         Importer, OperatorScript, ScriptKind, operator_script_list, operator_script_lock, operator_script_put,
         operator_script_retire, script_importers,
@@ -222,8 +226,11 @@ async fn store_folder(folder: &Path, store: &Store) -> Result<(), Failed> {
     let importers = script_importers(&mut txn).await?;
     let judge = move || judged(&found, live, importers);
     let Judged { puts, gone } = tokio::task::spawn_blocking(judge).await?;
+    let by = Actor::gateway("rules.folder");
     for it in &gone {
         operator_script_retire(&mut txn, it.kind, &it.scope, &it.name).await?;
+        let entry = AuditEntry::new(Action::OperatorScriptRetired, &it.name);
+        operator_audit_insert(&mut txn, &by, &entry.before(recorded(it))).await?;
         tracing::info!(
             scope = it.scope,
             script = it.name,
@@ -233,6 +240,8 @@ async fn store_folder(folder: &Path, store: &Store) -> Result<(), Failed> {
     }
     for it in &puts {
         operator_script_put(&mut txn, it).await?;
+        let entry = AuditEntry::new(Action::OperatorScriptActivated, &it.name);
+        operator_audit_insert(&mut txn, &by, &entry.after(recorded(it))).await?;
         tracing::info!(scope = it.scope, script = it.name, kind = it.kind.as_str(), "an operators' script is live");
     }
     txn.commit().await.map_err(store::StoreError::from)?;
@@ -240,6 +249,12 @@ async fn store_folder(folder: &Path, store: &Store) -> Result<(), Failed> {
         store.announce_config_of_all().await?;
     }
     Ok(())
+}
+
+/// A script or module as the audit records it: by the digest of its source.
+fn recorded(it: &OperatorScript) -> Value {
+    let digest = hex::encode(Sha256::digest(it.source.as_bytes()));
+    json!({"kind": it.kind.as_str(), "scope": it.scope, "sha256": digest})
 }
 
 /// The changes to make in the database.
