@@ -28,7 +28,8 @@ const UNFOLDED: &str = "written_in >= (select folded_to from stat_watermark) and
 
 const NONE: &str = "'00000000-0000-0000-0000-000000000000'::uuid";
 
-/// What attempts with these facts count for, a row each group: the columns are [`STAT_COLUMNS`] and `at`, the minute.
+/// Returns the figures of attempts with these facts, a row for each group: the columns are [`STAT_COLUMNS`] and `at`,
+/// the minute.
 fn attempts_where(facts: &str) -> String {
     format!(
         "select tenant_id, at, 'attempt' as kind, word, channel, connection_id, provider, route_id, route_version, code,
@@ -50,7 +51,7 @@ fn attempts_where(facts: &str) -> String {
     )
 }
 
-/// What messages, transitions and attempts with these facts count for.
+/// Returns the figures of messages, transitions and attempts with these facts.
 ///
 /// A message and its deliveries' ends count in the minute of its id, which is that of its acceptance. A delivery counts
 /// for what its last attempt went through.
@@ -271,7 +272,9 @@ fn counted(row: &PgRow) -> Result<Counted> {
 pub async fn stat_names(db: &mut PgConnection, by: Dimension, ids: &[Uuid]) -> Result<HashMap<Uuid, String>> {
     let sql = match by {
         Dimension::Connection => "select id, uid from connection where id = any ($1::uuid[]) and uid is not null",
-        Dimension::Route => "select id, uid from route where id = any ($1::uuid[]) and uid is not null",
+        Dimension::Route => {
+            "select id, uid from document where kind = 'route' and id = any ($1::uuid[]) and uid is not null"
+        }
         Dimension::Tenant => "select id, name from tenant where id = any ($1::uuid[])",
         Dimension::Channel | Dimension::Provider | Dimension::Code => return Ok(HashMap::new()),
     };
@@ -329,7 +332,7 @@ pub async fn window_list(
 
 /// The last attempt through a connection that was not accepted.
 #[derive(Debug, Clone, PartialEq)]
-pub struct FailureCount {
+pub struct LastFailure {
     pub connection: ConnectionId,
     pub at: Timestamp,
     pub delivery: DeliveryId,
@@ -347,7 +350,7 @@ pub async fn failure_list(
     db: &mut PgConnection,
     tenant: TenantId,
     connections: &[ConnectionId],
-) -> Result<Vec<FailureCount>> {
+) -> Result<Vec<LastFailure>> {
     let sql = format!(
         "with last as (
            select distinct on (connection_id) connection_id, at, delivery_id, number
@@ -371,7 +374,7 @@ pub async fn failure_list(
         .await?;
     rows.iter()
         .map(|row| {
-            Ok(FailureCount {
+            Ok(LastFailure {
                 connection: row.try_get::<Uuid, _>("connection_id")?.into(),
                 at: row.try_get::<jiff_sqlx::Timestamp, _>("at")?.to_jiff(),
                 delivery: row.try_get::<Uuid, _>("delivery_id")?.into(),
