@@ -198,7 +198,14 @@ async fn messages(walk: &mut Walk, sink: &Sink) {
     let mut later = message();
     later["send_at"] = json!("2099-01-01T00:00:00Z");
     let scheduled = walk.gateway.send(&later).await;
+    walk.does("rescheduleMessage", &[&scheduled], Some(json!({"send_at": "2098-01-01T00:00:00Z"}))).await;
     walk.does("cancelMessage", &[&scheduled], None).await;
+    // Enough for a job that is not done before it is stopped.
+    let many: Vec<_> = (0..300).map(|_| later.clone()).collect();
+    walk.gateway.post("/v1/messages/batch", &json!({"messages": many})).await.expect(200);
+    let wanted = json!({"action": "cancel", "filter": {"state": "scheduled"}, "reason": "the offer has ended"});
+    let job = walk.does("startMessageJob", &[], Some(wanted)).await;
+    walk.does("cancelMessageJob", &[job["id"].as_str().unwrap()], None).await;
     let failed = walk.failed(sink).await;
     walk.does("retryMessage", &[&failed], None).await;
     walk.gateway.settled(&failed).await;
