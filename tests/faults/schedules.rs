@@ -382,7 +382,7 @@ async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Op
         legs: None,
         abridged: false,
     };
-    let new = NewMessage { message, idempotency: None, attachments: vec![], subject: None };
+    let new = NewMessage { message, idempotency: None, attachments: vec![], rule_input: None };
     let lease = BirthLease { id: Uuid::now_v7(), node: Uuid::now_v7(), length_ms: 600_000 };
     let mut txn = db.store.tenant(tenant).await.unwrap();
     message_insert(

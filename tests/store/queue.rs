@@ -39,7 +39,7 @@ fn message(priority: Priority, key: Option<&str>) -> NewMessage {
         abridged: false,
     };
     let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint: [7; 32], former: None });
-    NewMessage { message, idempotency, attachments: vec![], subject: None }
+    NewMessage { message, idempotency, attachments: vec![], rule_input: None }
 }
 
 async fn accept(db: &Database, tenant: TenantId, new: &[NewMessage], queued: bool) -> Vec<MessageId> {

@@ -411,7 +411,7 @@ pub struct NewMessage {
     pub idempotency: Option<Idempotency>,
     pub attachments: Vec<Attachment>,
     /// The rules' input, if it was parsed already.
-    pub subject: Option<RuleInput>,
+    pub rule_input: Option<RuleInput>,
 }
 
 impl NewMessage {

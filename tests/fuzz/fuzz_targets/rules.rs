@@ -1,14 +1,12 @@
 //! Rules are refused or decide; a decision and its explanation are of one mind.
 #![no_main]
 
-use angarium::{
-    domain::{
-        ids::RuleId,
-        rule::RuleSpec,
-        rule_input::{Particulars, Subject},
-    },
-    rules::{RuleSet, language::Language},
+use angarium_domain::{
+    ids::RuleId,
+    rule::RuleSpec,
+    rule_input::{Particulars, RuleInput},
 };
+use angarium_rules::{RuleSet, language::Language};
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 
@@ -20,7 +18,7 @@ fuzz_target!(|text: &str| {
     let Ok(particulars) = serde_json::from_value::<Particulars>(said) else { return };
     let specs = specs.into_iter().take(8).map(|spec| (RuleId::new(), spec)).collect();
     let Ok(set) = RuleSet::compile(specs, Box::<Language>::default()) else { return };
-    let Ok(subject) = Subject::read(particulars, None) else { return };
+    let Ok(input) = RuleInput::read(particulars, None) else { return };
     let now = Timestamp::UNIX_EPOCH;
-    assert_eq!(set.decide(&subject, now), set.explain(&subject, now).decision);
+    assert_eq!(set.decide(&input, now), set.explain(&input, now).decision);
 });

@@ -1,7 +1,7 @@
 //! A script is refused or answers within its budget: of time, and of memory, which the fuzzer itself limits.
 #![no_main]
 
-use angarium::rules::script::{
+use angarium_rules::script::{
     Given, Modules, Script,
     facts::{CandidateFacts, MessageFacts},
 };

@@ -2,7 +2,7 @@
 
 mod channels;
 pub mod content;
-mod filter;
+pub mod filter;
 mod fingerprint;
 mod new;
 mod view;
@@ -577,7 +577,7 @@ fn read(
 ) -> Result<message::NewMessage, Unread> {
     let connection = |name: &str| -> Option<ConnectionId> { Some(config.connection(name)?.connection.id) };
     let given = Given { now: clock::now(), chance: fastrand::f64() };
-    let channel = |subject: &RuleInput| config.rulebook.as_ref()?.channel(subject, &given);
+    let channel = |input: &RuleInput| config.rulebook.as_ref()?.channel(input, &given);
     let condition = |name: &str| config.rulebook.as_ref().is_some_and(|book| book.has_condition(name));
     let around = MessageContext {
         now: given.now,

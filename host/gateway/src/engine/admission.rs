@@ -281,7 +281,7 @@ impl Admission {
             Some(book) => Box::pin(self.judged(tenant, book, messages)).await?,
             None => messages
                 .iter_mut()
-                .map(|new| Ok(JudgedMessage { input: new.subject.take(), ..JudgedMessage::default() }))
+                .map(|new| Ok(JudgedMessage { input: new.rule_input.take(), ..JudgedMessage::default() }))
                 .collect(),
         };
         for ((new, judged), unroutable) in messages.iter().zip(&mut judged).zip(unroutable) {

@@ -293,7 +293,7 @@ impl FollowUps {
         let key = format!("follow-up:{}:{}:{number}", ended.delivery, ended.state.as_str());
         let fingerprint = Sha256::digest(&key).into();
         let idempotency = Some(Idempotency { key, fingerprint, former: None });
-        let new = NewMessage { message, idempotency, attachments: Vec::new(), subject: None };
+        let new = NewMessage { message, idempotency, attachments: Vec::new(), rule_input: None };
         let admitted =
             self.admission.admit(ended.tenant, vec![new]).await.pop().unwrap_or(Err(AdmitError::Unavailable));
         admitted.map(|it| it.message.id)

@@ -299,14 +299,14 @@ impl NewMessage {
                 "must name a script in service that defines `condition`".to_owned()
             });
         }
-        let subject = self.subject(&mut fields);
+        let input = self.rule_input(&mut fields);
         let mut chosen = None;
         let parts = if self.has_channels() {
             self.checked_channels(around.connection, &mut fields)
         } else {
             self.check_alone(&mut fields);
-            chosen = match (&self.channel, &subject) {
-                (None, Some(subject)) => (around.channel)(subject),
+            chosen = match (&self.channel, &input) {
+                (None, Some(input)) => (around.channel)(input),
                 _ => None,
             };
             let channel = self.channel.as_deref().or(chosen.as_ref().map(Channel::as_str));
@@ -359,7 +359,7 @@ impl NewMessage {
             },
         };
         let attachments = parts.into_iter().flat_map(|part| part.attachments).collect();
-        Ok(message::NewMessage { message, idempotency, attachments, subject })
+        Ok(message::NewMessage { message, idempotency, attachments, rule_input: input })
     }
 
     /// Returns its idempotency key, and the message behind it.
@@ -405,7 +405,7 @@ impl NewMessage {
 
     /// Returns the rules' input of the message; `None` if it has no data for rules and names a channel, or if its data
     /// is invalid.
-    fn subject(&self, fields: &mut Fields) -> Option<RuleInput> {
+    fn rule_input(&self, fields: &mut Fields) -> Option<RuleInput> {
         let says_something = self.attributes.is_some() || self.contact.is_some() || self.context.is_some();
         if !says_something && (self.channel.is_some() || self.has_channels()) {
             return None;
@@ -423,12 +423,12 @@ impl NewMessage {
         let particulars = Particulars { attributes: attributes?, contact: contact?, context: context? };
         let to = self.to.as_ref().map_or("", Recipient::address);
         let kind = if to.starts_with('+') { "sms" } else { "email" };
-        let subject = RuleInput::read(particulars, Country::of_address(kind, to));
+        let input = RuleInput::read(particulars, Country::of_address(kind, to));
         let bad = |problems: Vec<_>| {
             problems.into_iter().for_each(|it: Problem| fields.elsewhere(it.pointer, it.code, it.detail))
         };
-        let subject = subject.map_err(bad).ok()?;
-        Some(subject.within(MessageOutline {
+        let input = input.map_err(bad).ok()?;
+        Some(input.within(MessageOutline {
             to: to.to_owned(),
             reference: self.reference.clone(),
             ..MessageOutline::default()

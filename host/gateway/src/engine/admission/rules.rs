@@ -65,9 +65,9 @@ impl Admission {
         new: &mut NewMessage,
         until: Instant,
     ) -> Result<JudgedMessage, AdmitError> {
-        let NewMessage { message, subject, .. } = new;
+        let NewMessage { message, rule_input, .. } = new;
         let given = Given { now: clock::now(), chance: fastrand::f64() };
-        let input = RuleInput::with(message, subject.take()).unaccepted();
+        let input = RuleInput::with(message, rule_input.take()).unaccepted();
         let hooks = RuleHooks { store: &self.store, experiments: &self.experiments, runner: &self.rules };
         let heard = hooks.ask(tenant, book, until, given, &AdmitQuestion { message, input: &input }).await;
         let mut judgement = book.follow(heard, input, message, &given);

@@ -81,7 +81,7 @@ impl Dispatcher {
                 message: new.message.as_leg(leg, due_at),
                 idempotency: None,
                 attachments: new.attachments.iter().filter(|file| file.leg == leg).cloned().collect(),
-                subject: None,
+                rule_input: None,
             };
             let channel = seen.message.channel.as_str().to_owned();
             LegPreview { leg, channel, preview: self.preview_of(config, &seen, leg) }
