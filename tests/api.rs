@@ -7,6 +7,7 @@ mod document;
 mod errors;
 mod idempotency;
 mod keys;
+mod message_jobs;
 mod messages;
 mod pagination;
 mod providers;

@@ -71,6 +71,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("recovery", &["legs"]),
     ("callbacks", &["fair_semaphore", "legs", "lookup", "providers", "tenant_config"]),
     // Jobs.
+    ("message_jobs", &["app"]),
     ("replay", &["legs"]),
     ("maintenance", &["config", "telemetry"]),
     // Use cases, and their callers.
@@ -127,6 +128,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "ledger",
             "legs",
             "maintenance",
+            "message_jobs",
             "observations",
             "planning",
             "providers",

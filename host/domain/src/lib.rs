@@ -21,6 +21,7 @@ pub mod language;
 pub mod legs;
 pub mod media_type;
 pub mod message;
+pub mod message_job;
 pub mod one_or_many;
 pub mod outcome;
 pub mod overrides;

@@ -18,6 +18,7 @@ mod guards;
 mod health;
 mod json;
 mod message;
+mod message_job;
 mod operation;
 mod page;
 mod problem;

@@ -18,6 +18,7 @@ pub mod key_lookup;
 pub mod keys;
 pub mod message_actions;
 pub mod message_content;
+pub mod message_jobs;
 pub mod messages;
 pub mod names;
 pub mod overrides;

@@ -19,6 +19,7 @@ pub mod follow_up;
 pub mod legs;
 pub mod maintenance;
 pub mod message;
+pub mod message_job;
 pub mod message_search;
 pub mod ordering;
 pub mod page;

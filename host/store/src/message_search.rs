@@ -2,6 +2,7 @@
 //! message on.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
@@ -21,7 +22,8 @@ use angarium_domain::{
 const MOST_LEGS: i64 = 16;
 
 /// The filter of messages: all of its members must hold.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MessageFilter {
     pub state: Option<DeliveryState>,
     pub channel: Option<String>,

@@ -16,7 +16,7 @@ use angarium_domain::callback::CALLBACK_PATH;
 
 use super::{
     HttpState, audit, backtest, callback, connection, dead_letter, event, experiment, guards, health,
-    json::close_tagged, message, operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route,
+    json::close_tagged, message, message_job, operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route,
     rule, script, settings, statistics,
 };
 
@@ -55,6 +55,9 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(message::content::content))
         .routes(routes!(message::content::attachment))
         .routes(routes!(message::events))
+        .routes(routes!(message_job::list, message_job::start))
+        .routes(routes!(message_job::get))
+        .routes(routes!(message_job::cancel))
         .routes(routes!(message::decision))
         .routes(routes!(message::cancel))
         .routes(routes!(message::retry))

@@ -2,11 +2,12 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     CliError,
     client::{ApiClient, segment},
+    connection::raw_json,
     output::{Column, Output},
 };
 
@@ -28,8 +29,15 @@ enum Command {
     Events(One),
     /// Show the reasons for each attempt's connection.
     Decision(One),
+    /// Show the content that was sent; the reading is in the audit.
+    Content(One),
     /// Cancel a message that has not begun.
     Cancel(One),
+    /// Move a waiting message to another time, end or priority.
+    Reschedule(RescheduleArgs),
+    /// Cancel, retry or resolve many messages.
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Try again by hand.
     Retry {
         #[command(flatten)]
@@ -56,6 +64,30 @@ struct List {
     /// Only with this reference of yours.
     #[arg(long)]
     reference: Option<String>,
+    /// Only to this recipient.
+    #[arg(long)]
+    recipient: Option<String>,
+    /// Only with the last attempt through this connection: its id or uid.
+    #[arg(long)]
+    connection: Option<String>,
+    /// Only with the last attempt through this provider.
+    #[arg(long)]
+    provider: Option<String>,
+    /// Only with this code, of messages that did not succeed.
+    #[arg(long)]
+    code: Option<String>,
+    /// Only those accepted at this time or later, such as 2027-01-31T09:00:00Z.
+    #[arg(long)]
+    since: Option<String>,
+    /// Only those accepted before this time.
+    #[arg(long)]
+    until: Option<String>,
+    /// Only of this batch.
+    #[arg(long)]
+    batch: Option<String>,
+    /// Only with this member of the metadata, such as `order:A-1001`.
+    #[arg(long, value_name = "NAME:VALUE")]
+    metadata: Option<String>,
     /// The entries of a page: 1 to 250; 50 by default.
     #[arg(long)]
     limit: Option<u32>,
@@ -65,6 +97,123 @@ struct List {
     #[command(flatten)]
     client: ApiClient,
 }
+
+/// Its fields are the request's.
+#[derive(Debug, Args, Serialize)]
+struct RescheduleArgs {
+    #[command(flatten)]
+    #[serde(skip)]
+    one: One,
+    /// The earliest time to send, such as 2027-01-31T09:00:00Z.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    send_at: Option<String>,
+    /// The latest time to send.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    /// `low`, `normal`, `high` or `urgent`.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum JobCommand {
+    /// Begin a job, or count its messages with `--dry-run`.
+    Start(JobStart),
+    /// Show jobs, the newest first.
+    List {
+        #[command(flatten)]
+        client: ApiClient,
+    },
+    /// Show the progress of a job.
+    Get(JobName),
+    /// Stop a job; its actions so far stay.
+    Cancel(JobName),
+}
+
+/// Its fields are the request's.
+#[derive(Debug, Args, Serialize)]
+struct JobStart {
+    #[arg(value_parser = ["cancel", "retry", "resolve"])]
+    action: String,
+    /// The messages, as JSON: {"state": "failed", "connection": "main-smtp"}.
+    #[arg(long, value_parser = raw_json, conflicts_with = "messages")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<Box<RawValue>>,
+    /// The id of a message; repeat it for several.
+    #[arg(long = "message")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    messages: Vec<String>,
+    /// The decision about unknown messages, with `resolve`.
+    #[arg(long, value_parser = ["sent", "failed", "again"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resolution: Option<String>,
+    /// The reason; the audit has it, with the key.
+    #[arg(long)]
+    reason: String,
+    /// Count the messages that match, and begin nothing.
+    #[arg(long)]
+    #[serde(skip)]
+    dry_run: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    client: ApiClient,
+}
+
+#[derive(Debug, Args)]
+struct JobName {
+    /// `job_…`
+    job: String,
+    #[command(flatten)]
+    client: ApiClient,
+}
+
+const JOBS: &str = "/v1/message-jobs";
+
+const JOB: [Column<'_>; 8] = [
+    ("id", "/id"),
+    ("action", "/action"),
+    ("state", "/state"),
+    ("matched", "/matched"),
+    ("done", "/done"),
+    ("skipped", "/skipped"),
+    ("reason", "/reason"),
+    ("created", "/created_at"),
+];
+
+impl JobCommand {
+    async fn run(self, output: &Output) -> Result<(), CliError> {
+        match self {
+            Self::Start(start) if start.dry_run => {
+                let answer = start.client.post(&format!("{JOBS}?dry_run=true"), &start).await?;
+                output.one(&answer, &[("matched", "/matched")]);
+            }
+            Self::Start(start) => output.one(&start.client.post(JOBS, &start).await?, &JOB),
+            Self::List { client } => output.list(&client.get(JOBS).await?, &JOB),
+            Self::Get(name) => {
+                output.one(&name.client.get(&format!("{JOBS}/{}", segment(&name.job))).await?, &JOB);
+            }
+            Self::Cancel(name) => {
+                let path = format!("{JOBS}/{}/cancel", segment(&name.job));
+                output.one(&name.client.post(&path, &json!({})).await?, &JOB);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The columns of a message's content for one channel.
+const CONTENT: [Column<'_>; 7] = [
+    ("leg", "/leg"),
+    ("channel", "/channel"),
+    ("to", "/to"),
+    ("subject", "/content/subject"),
+    ("text", "/content/text"),
+    ("payload", "/content/payload"),
+    ("attachments", "/attachments"),
+];
 
 /// Its fields are the request's.
 #[derive(Debug, Args, Serialize)]
@@ -254,6 +403,20 @@ impl MessageArgs {
                     }
                 }
             }
+            Command::Content(one) => {
+                let answer = one.get("/content").await?;
+                match output.json {
+                    true => output.one(&answer, &[]),
+                    false => {
+                        answer["parts"].as_array().into_iter().flatten().for_each(|part| output.one(part, &CONTENT))
+                    }
+                }
+            }
+            Command::Reschedule(to) => {
+                let path = format!("{PATH}/{}", segment(&to.one.message));
+                show(&to.one.client.patch(&path, &to).await?, output);
+            }
+            Command::Job(job) => job.run(output).await?,
             Command::Cancel(one) => show(&one.post("/cancel").await?, output),
             Command::Retry { one, leg } => {
                 let query = leg.map_or_else(String::new, |leg| format!("?leg={leg}"));
@@ -276,6 +439,14 @@ impl List {
             ("state", &self.state),
             ("channel", &self.channel),
             ("reference", &self.reference),
+            ("recipient", &self.recipient),
+            ("connection", &self.connection),
+            ("provider", &self.provider),
+            ("code", &self.code),
+            ("since", &self.since),
+            ("until", &self.until),
+            ("batch", &self.batch),
+            ("metadata", &self.metadata),
             ("limit", &limit),
             ("cursor", &self.cursor),
         ];

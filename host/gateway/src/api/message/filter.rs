@@ -91,6 +91,19 @@ pub struct FilterParams {
 const BAD_TIME: &str = "must be a time such as `2027-01-31T09:00:00Z`";
 
 impl Filter {
+    /// Whether it has no member.
+    pub fn is_empty(&self) -> bool {
+        let Self { state, channel, recipient, connection, provider, code, since, until, batch, reference, metadata } =
+            self;
+        let texts = [channel, recipient, connection, provider, code, batch, reference, metadata];
+        state.is_none() && since.is_none() && until.is_none() && texts.into_iter().all(Option::is_none)
+    }
+
+    /// Whether a count of what matches would tell something that a message says.
+    pub const fn tells_content(&self) -> bool {
+        self.recipient.is_some() || self.metadata.is_some() || self.reference.is_some()
+    }
+
     /// Takes the filter from a query.
     pub fn of(query: &mut Query) -> Self {
         let time = |text: &str| text.parse::<Timestamp>().map_err(|_| BAD_TIME.to_owned());

@@ -1,0 +1,130 @@
+//! `/v1/message-jobs`, `PATCH /v1/messages/{id}` and the content of messages read back.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{database::eventually, gateway::TestGateway, sink::Sink};
+
+async fn scheduled(gateway: &TestGateway, reference: &str) -> String {
+    let message = json!({"channel": "webhook", "content": {"payload": {"n": 1}}, "reference": reference,
+        "send_at": "2099-01-01T00:00:00Z"});
+    gateway.send(&message).await
+}
+
+async fn finished(gateway: &TestGateway, job: &Value) -> Value {
+    let path = format!("/v1/message-jobs/{}", job["id"].as_str().unwrap());
+    eventually("the job ends", async || {
+        let job = gateway.get(&path).await;
+        (job["state"] != "running").then_some(job)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn many_messages_are_canceled_by_a_filter_and_counted_first() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    let mut campaign = Vec::new();
+    for _ in 0..25 {
+        campaign.push(scheduled(&gateway, "campaign").await);
+    }
+    let other = scheduled(&gateway, "other").await;
+    let wanted = json!({"action": "cancel", "filter": {"reference": "campaign"}, "reason": "the offer has ended"});
+    let counted = gateway.post("/v1/message-jobs?dry_run=true", &wanted).await.expect(200);
+    assert_eq!(counted, json!({"matched": 25}));
+    assert_eq!(gateway.get(&format!("/v1/messages/{}", campaign[0])).await["state"], "scheduled");
+    let job = gateway.post("/v1/message-jobs", &wanted).await.expect(202);
+    let job = finished(&gateway, &job).await;
+    assert_eq!((&job["matched"], &job["done"], &job["skipped"]), (&json!(25), &json!(25), &json!(0)), "{job}");
+    for id in &campaign {
+        assert_eq!(gateway.get(&format!("/v1/messages/{id}")).await["state"], "canceled");
+    }
+    assert_eq!(gateway.get(&format!("/v1/messages/{other}")).await["state"], "scheduled");
+    let audit = gateway.get(&format!("/v1/audit?subject={}", campaign[3])).await;
+    assert_eq!(audit["data"][0]["action"], "message.canceled", "{audit}");
+    assert_eq!(audit["data"][0]["actor"]["kind"], "job", "{audit}");
+}
+
+#[tokio::test]
+async fn listed_messages_whose_state_does_not_allow_it_are_skipped() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    let waiting = scheduled(&gateway, "a").await;
+    let sent = gateway.send(&json!({"channel": "webhook", "content": {"payload": 1}})).await;
+    gateway.settled(&sent).await;
+    let wanted = json!({"action": "cancel", "messages": [waiting, sent, waiting], "reason": "by hand"});
+    let job = gateway.post("/v1/message-jobs", &wanted).await.expect(202);
+    let job = finished(&gateway, &job).await;
+    assert_eq!((&job["done"], &job["skipped"]), (&json!(1), &json!(1)), "{job}");
+    gateway.post(&format!("/v1/message-jobs/{}/cancel", job["id"].as_str().unwrap()), &json!({})).await.expect(409);
+}
+
+#[tokio::test]
+async fn a_job_that_would_meet_every_message_or_none_is_refused() {
+    let gateway = TestGateway::start().await;
+    let refused = async |body: Value, pointer: &str| {
+        let answer = gateway.post("/v1/message-jobs", &body).await.expect(422);
+        assert!(answer["errors"].to_string().contains(pointer), "{pointer}: {answer}");
+    };
+    refused(json!({"action": "cancel", "reason": "x"}), "/filter").await;
+    refused(json!({"action": "cancel", "filter": {}, "reason": "x"}), "/filter").await;
+    refused(json!({"action": "cancel", "filter": {"state": "sent"}, "messages": ["msg_1"], "reason": "x"}), "/filter")
+        .await;
+    refused(json!({"action": "cancel", "messages": ["msg_1"], "reason": "x"}), "/messages/0").await;
+    refused(json!({"action": "resolve", "filter": {"state": "unknown"}, "reason": "x"}), "/resolution").await;
+    refused(json!({"action": "retry", "filter": {"connection": "nobody"}, "reason": "x"}), "/filter/connection").await;
+    let key = gateway.key_with("messages:write");
+    let body = json!({"action": "cancel", "filter": {"recipient": "ann@example.org"}, "reason": "x"});
+    gateway.call_as(&key, Method::POST, "/v1/message-jobs?dry_run=true", Some(&body)).await.expect(403);
+}
+
+#[tokio::test]
+async fn a_waiting_message_is_moved_and_one_that_was_sent_is_not() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    let id = scheduled(&gateway, "a").await;
+    let path = format!("/v1/messages/{id}");
+    let later = json!({"send_at": "2099-06-01T00:00:00Z", "priority": "high"});
+    let moved = gateway.call(Method::PATCH, &path, Some(&later)).await.expect(200);
+    assert_eq!((&moved["send_at"], &moved["priority"]), (&json!("2099-06-01T00:00:00Z"), &json!("high")));
+    let bad = json!({"expires_at": "2099-01-01T00:00:00Z"});
+    let refused = gateway.call(Method::PATCH, &path, Some(&bad)).await.expect(422);
+    assert!(refused["errors"].to_string().contains("expires_at"), "{refused}");
+    gateway.call(Method::PATCH, &path, Some(&json!({"send_at": null}))).await.expect(200);
+    gateway.settled(&id).await;
+    assert_eq!(sink.arrived(1).await.len(), 1);
+    gateway.call(Method::PATCH, &path, Some(&later)).await.expect(409);
+    let events = gateway.get(&format!("{path}/events")).await;
+    assert!(events.to_string().contains("message.rescheduled"), "{events}");
+    let audit = gateway.get(&format!("/v1/audit?subject={id}")).await;
+    assert!(audit.to_string().contains("2099-06-01"), "{audit}");
+}
+
+#[tokio::test]
+async fn content_is_read_back_with_its_attachments_and_the_reading_is_audited() {
+    let gateway = TestGateway::start().await;
+    let config = json!({"host": "127.0.0.1", "port": 9, "tls": "none", "from": "shop@example.com"});
+    gateway.connection("mail", "email-smtp", config, json!({})).await;
+    let file: Vec<u8> = (0..600_000_u32).map(|n| (n % 251) as u8).collect();
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &file);
+    let mail = json!({"channel": "email", "to": "ann@example.org", "connection": "mail", "send_at": "2099-01-01T00:00:00Z",
+        "content": {"subject": "Your invoice", "text": "Thank you.",
+            "attachments": [{"name": "a.bin", "media_type": "application/pdf", "content": encoded}]}});
+    let id = gateway.send(&mail).await;
+    let content = gateway.get(&format!("/v1/messages/{id}/content")).await;
+    let part = &content["parts"][0];
+    assert_eq!((&part["to"], &part["content"]["subject"]), (&json!("ann@example.org"), &json!("Your invoice")));
+    assert_eq!((&part["attachments"][0]["name"], &part["attachments"][0]["size"]), (&json!("a.bin"), &json!(600_000)));
+    let url = gateway.url(&format!("/v1/messages/{id}/attachments/0/0"));
+    let answer = reqwest::Client::new().get(url).bearer_auth(&gateway.key).send().await.unwrap();
+    assert_eq!(answer.headers()["content-disposition"], "attachment");
+    assert_eq!(answer.bytes().await.unwrap(), file);
+    gateway.call(Method::GET, &format!("/v1/messages/{id}/attachments/0/1"), None).await.expect(404);
+    let audit = gateway.get(&format!("/v1/audit?subject={id}")).await;
+    let read = |entry: &&Value| entry["action"] == "message.content_read";
+    assert_eq!(audit["data"].as_array().unwrap().iter().filter(read).count(), 2, "{audit}");
+    let key = gateway.key_with("messages:read");
+    gateway.call_as(&key, Method::GET, &format!("/v1/messages/{id}/content"), None).await.expect(403);
+    let other = gateway.key_of("two", "content:read");
+    gateway.call_as(&other, Method::GET, &format!("/v1/messages/{id}/content"), None).await.expect(404);
+}
