@@ -382,3 +382,28 @@ fn every_test_that_draws_its_cases_is_run_with_fresh_seeds() {
         assert_eq!(found, listed, "{folder}: bring the list in xtask/src/fuzz.rs up to date");
     }
 }
+
+/// The map in `ARCHITECTURE.md` names every part, and nothing that is not there.
+#[test]
+fn the_map_matches_the_tree() {
+    let root = xtask::project::root();
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let map = &page[page.find("## Layout").unwrap()..page.find("## Three walks").unwrap()];
+    let rows = map.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let named: Vec<_> = rows.map(|(path, _)| path.trim_end_matches('/').to_owned()).collect();
+    let source = root.join("host/gateway/src");
+    let is_there = |path: &String| {
+        let part = source.join(path);
+        root.join(path).exists() || part.exists() || part.with_extension("rs").exists()
+    };
+    let gone: Vec<_> = named.iter().filter(|path| !is_there(path)).collect();
+    assert!(gone.is_empty(), "the map names what is not there: {gone:?}");
+    let parts = sources().into_iter().filter(|(part, file, _)| {
+        file.starts_with("gateway") && !["main", "lib"].contains(&part.as_str()) && !FOLDERS.contains(&part.as_str())
+    });
+    let unnamed: std::collections::BTreeSet<_> = parts
+        .map(|(part, ..)| part)
+        .filter(|part| !named.iter().any(|path| path == part || path.ends_with(&format!("/{part}"))))
+        .collect();
+    assert!(unnamed.is_empty(), "the map lacks the parts {unnamed:?}");
+}
