@@ -54,10 +54,8 @@ mod tests {
 
         fn outcome(&self, code: &str) -> Outcome {
             let now = Timestamp::UNIX_EPOCH;
-            let policy = RetryPolicy::Custom {
-                rule: self.rule.to_owned(),
-                otherwise: Box::new(RetryPolicy::linear(7_000, 5)),
-            };
+            let policy =
+                RetryPolicy::Custom { rule: self.rule.to_owned(), otherwise: Box::new(RetryPolicy::linear(7_000, 5)) };
             let past = [PastAttempt {
                 connection: Some(ConnectionId::new()),
                 disposition: self.disposition,
