@@ -15,7 +15,7 @@ use super::{
     problem::{Problem, ProblemBody},
 };
 use crate::app::backtest::{self, BacktestReport, NewBacktest};
-use angarium_rules::backtest::{CostChange, Example, Flips, Move, Place, Report};
+use angarium_rules::backtest::{BacktestPlace, CostChange, Example, Flips, Move, Report};
 
 /// The results that sent messages would have had. Refused messages are not on record.
 #[derive(Debug, Serialize, ToSchema)]
@@ -189,7 +189,7 @@ impl From<Flips> for FlipsAnswer {
 
 impl From<Move> for MoveAnswer {
     fn from(Move { from, to, count }: Move) -> Self {
-        let place = |Place { channel, connection, provider }| PlaceAnswer { channel, connection, provider };
+        let place = |BacktestPlace { channel, connection, provider }| PlaceAnswer { channel, connection, provider };
         Self { from: from.map(place), to: to.map(place), count }
     }
 }

@@ -316,7 +316,13 @@ impl Run<'_> {
         tally
     }
 
-    fn play(&self, tally: &mut Tally, message: &Message, purged: bool, asked: &mut HashMap<MessageId, Vec<AskedConnection>>) {
+    fn play(
+        &self,
+        tally: &mut Tally,
+        message: &Message,
+        purged: bool,
+        asked: &mut HashMap<MessageId, Vec<AskedConnection>>,
+    ) {
         if purged {
             return tally.purged();
         }
