@@ -33,7 +33,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("fair_semaphore", &["small_tenant_priority"]),
     ("rule_runner", &["fair_semaphore"]),
     ("experiments", &["rule_runner", "telemetry"]),
-    ("planning", &["experiments", "observations", "providers", "rule_runner", "script_failures", "tenant_config"]),
+    ("rule_hooks", &["experiments", "rule_runner", "script_failures"]),
+    (
+        "planning",
+        &["experiments", "observations", "providers", "rule_hooks", "rule_runner", "script_failures", "tenant_config"],
+    ),
     (
         "admission",
         &[
@@ -42,6 +46,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "planning",
             "providers",
             "queue",
+            "rule_hooks",
             "rule_runner",
             "script_failures",
             "small_tenant_priority",
@@ -49,7 +54,10 @@ const EDGES: &[(&str, &[&str])] = &[
             "tenant_config",
         ],
     ),
-    ("follow_up", &["admission", "experiments", "rule_runner", "script_failures", "telemetry", "tenant_config"]),
+    (
+        "follow_up",
+        &["admission", "experiments", "rule_hooks", "rule_runner", "script_failures", "telemetry", "tenant_config"],
+    ),
     ("ledger", &["legs", "queue", "small_tenant_priority"]),
     (
         "dispatch",
