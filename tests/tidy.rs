@@ -415,3 +415,24 @@ fn the_map_matches_the_tree() {
         .collect();
     assert!(unnamed.is_empty(), "the map lacks the parts {unnamed:?}");
 }
+
+/// One name, one thing: a reader who searches for a type finds one.
+#[test]
+fn a_public_types_name_stands_once() {
+    let mut places: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+    for (_, file, text) in sources() {
+        for line in text.lines() {
+            let Some((before, after)) = line.trim_start().split_once(' ') else { continue };
+            if !before.starts_with("pub") {
+                continue;
+            }
+            let kind =
+                ["struct ", "enum ", "trait ", "type ", "union "].iter().find_map(|kind| after.strip_prefix(kind));
+            if let Some(name) = kind.map(name_of).filter(|name| name != "Result") {
+                places.entry(name).or_default().push(file.display().to_string());
+            }
+        }
+    }
+    let twice: Vec<_> = places.into_iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+}

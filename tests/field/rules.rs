@@ -152,8 +152,7 @@ async fn what_is_in_service_goes_on_although_it_would_be_refused_today() {
     gateway.post("/v1/scripts/old/activate", &json!({"version": 1})).await.expect(200);
     // As an earlier version of the gateway may have stored them.
     let country = "update document_version set body = replace(body, '\"SE\"', '\"XX\"')";
-    let expression =
-        "update document_version set body = replace(body, 'level == 7', 'level == 7 || (channel == \\\"push\\\" && nowhere(to))')";
+    let expression = "update document_version set body = replace(body, 'level == 7', 'level == 7 || (channel == \\\"push\\\" && nowhere(to))')";
     let script =
         "update document_version set body = replace(body, '{ if', '{ if message.channel == \"push\" { nowhere() } if')";
     for change in [country, expression, script] {

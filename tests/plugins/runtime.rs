@@ -166,7 +166,11 @@ fn each_misbehaviour_over_a_callback_is_named() {
         ("?misbehave=spin", GuestFaultKind::Deadline, "no answer after"),
         ("?misbehave=trap", GuestFaultKind::Trap, "unreachable"),
         ("?misbehave=panic", GuestFaultKind::Trap, "asked to panic"),
-        ("?misbehave=many-events", GuestFaultKind::InvalidAnswer, "`callback.events` must have at most 1000 entries (got 5000)"),
+        (
+            "?misbehave=many-events",
+            GuestFaultKind::InvalidAnswer,
+            "`callback.events` must have at most 1000 entries (got 5000)",
+        ),
         ("?misbehave=invalid", GuestFaultKind::InvalidAnswer, "`callback.events[0].kind`"),
         ("?misbehave=bad-reply", GuestFaultKind::InvalidAnswer, "`callback.reply.status`"),
     ] {

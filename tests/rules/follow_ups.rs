@@ -85,7 +85,13 @@ async fn what_follows_goes_no_deeper_than_three_and_what_cannot_be_sent_says_why
         })
         .await;
         let messages = &told["scripts"][0]["messages"];
-        assert!(messages[1]["refused"].as_str().unwrap().contains("must be a channel with an active route (got `carrier_pigeon`)"), "{told}");
+        assert!(
+            messages[1]["refused"]
+                .as_str()
+                .unwrap()
+                .contains("must be a channel with an active route (got `carrier_pigeon`)"),
+            "{told}"
+        );
         id = messages[0]["message"].as_str().unwrap().to_owned();
         assert_eq!(gateway.get(&format!("/v1/messages/{id}")).await["follows"]["depth"], depth);
     }

@@ -1,16 +1,27 @@
 //! Gateways as an operator runs them: processes of their own on one database.
 
 use std::{
-    path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    path::{Path, PathBuf},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
+use angarium::app::{
+    Principal,
+    change::Changes,
+    keys::{self, NewKey},
+    tenants,
+};
+use angarium_domain::audit::Actor;
+use angarium_store::Store;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use xtask::{
-    gateway::{Gateway, Settings},
+    gateway::{Gateway, Settings, write_key},
     project::{self, Profile},
 };
 
@@ -41,6 +52,43 @@ async fn built() -> &'static (PathBuf, PathBuf) {
             .unwrap()
         })
         .await
+}
+
+/// Makes a key with these scopes, and its tenant if it is new, as the command line does. The database is asked from a
+/// thread of its own, because scenarios call this amid their own work.
+fn make_key(url: &str, tenant: &str, scopes: &str) -> String {
+    let (store, tenant) = (Store::new(url, 1).expect("the address is right"), tenant.to_owned());
+    let scopes = scopes.split(',').map(|scope| scope.parse().expect("a scope")).collect();
+    let make = async move {
+        let (changes, by) = (Changes::bare(store), Actor::command_line("tests"));
+        let tenant = match tenants::named(&changes, &tenant).await {
+            Ok(known) => known,
+            Err(_) => tenants::create(&changes, &by, &tenant, "default").await.expect("a tenant can be made"),
+        };
+        let new = NewKey { name: "tests".to_owned(), scopes, expires_at: None };
+        let by = Principal { tenant: tenant.id, actor: by };
+        let (_, credential) = keys::create(&changes, &by, new).await.expect("a key can be made");
+        credential.text.as_str().to_owned()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    std::thread::spawn(move || runtime.block_on(make)).join().expect("the database answers")
+}
+
+const KEY: &str = "secrets.key";
+
+/// The folder of a key and the components that were compiled under it: all scenarios share them, from run to run.
+fn shared() -> &'static Path {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("gateways");
+        std::fs::create_dir_all(&folder).expect("the folder can be made");
+        let key = folder.join(KEY);
+        if let Err(error) = write_key(&key) {
+            // Another run may have been first.
+            assert!(key.exists(), "{error:#}");
+        }
+        folder
+    });
+    &FOLDER
 }
 
 /// A database, a tenant with a key, and the gateways of a scenario. Dropping it stops them.
@@ -95,11 +143,14 @@ impl TestGateway {
     pub async fn on(db: Database, url: &str, nodes: usize, extra: &str) -> Self {
         let (binary, providers) = built().await.clone();
         let folder = tempfile::tempdir().unwrap();
+        let shared = shared();
+        std::fs::copy(shared.join(KEY), folder.path().join(KEY)).expect("the key can be copied");
         let settings = Settings {
             binary,
             folder: folder.path().to_owned(),
             database: url.to_owned(),
             providers,
+            cache: shared.join("components"),
             roles: &["api", "dispatch"],
             name: "node0".to_owned(),
             listen: free(),
@@ -107,10 +158,7 @@ impl TestGateway {
             extra: extra.to_owned(),
             environment: vec![],
         };
-        let commands = settings.clone();
-        // The way to the database may be a proxy of this runtime, which must not stand still meanwhile.
-        let key = tokio::task::spawn_blocking(move || commands.create_key(TENANT, ALL_SCOPES)).await.unwrap();
-        let key = key.expect("a key can be made");
+        let key = make_key(&db.url, TENANT, ALL_SCOPES);
         let client = client();
         let mut gateway = Self { db, nodes: Vec::new(), key, settings, client, _folder: folder };
         for _ in 0..nodes {
@@ -182,12 +230,12 @@ impl TestGateway {
 
     /// A key of another tenant, which is made with it.
     pub fn key_of(&self, tenant: &str, scopes: &str) -> String {
-        self.settings.create_key(tenant, scopes).expect("a key can be made")
+        make_key(&self.db.url, tenant, scopes)
     }
 
     /// A further key of the same tenant, with these scopes.
     pub fn key_with(&self, scopes: &str) -> String {
-        self.settings.further_key(TENANT, scopes).expect("a key can be made")
+        make_key(&self.db.url, TENANT, scopes)
     }
 
     /// The first living node's address.

@@ -27,6 +27,7 @@ pub fn run(once: bool) -> Result<()> {
         folder: project::state(),
         database: cluster.create_database(DATABASE, None)?,
         providers,
+        cache: project::state().join("components"),
         roles: &["api", "dispatch"],
         name: "demo".into(),
         listen: gateway::free_address()?,

@@ -26,6 +26,8 @@ pub struct Settings {
     pub database: String,
     /// The folder of provider components.
     pub providers: PathBuf,
+    /// The folder of compiled components: private to the gateways with the same key.
+    pub cache: PathBuf,
     /// `api`, `dispatch` or both.
     pub roles: &'static [&'static str],
     /// Names its files, and the node.
@@ -129,7 +131,7 @@ impl Settings {
             listen = text(&self.listen),
             key = text(&key.display()),
             providers = text(&self.providers.display()),
-            cache = text(&self.folder.join("components").display()),
+            cache = text(&self.cache.display()),
             filter = text(&self.log_filter),
             name = text(&self.name),
             extra = self.extra,
@@ -145,8 +147,11 @@ fn text_of(value: &&str) -> String {
     Value::String((*value).to_owned()).to_string()
 }
 
-/// A key-encryption key: 32 random bytes as base64, readable by us alone.
-fn write_key(path: &Path) -> Result<()> {
+/// Writes a key-encryption key: 32 random bytes as base64, readable by its owner alone.
+///
+/// # Errors
+/// When the file exists already, or cannot be written.
+pub fn write_key(path: &Path) -> Result<()> {
     let mut key = [0_u8; 32];
     File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut key)).context("no random bytes")?;
     let mut file = File::options()
@@ -252,6 +257,7 @@ mod tests {
             folder: "/a \"b\"".into(),
             database: "postgres:///x?host=/s&user=postgres".into(),
             providers: "/p".into(),
+            cache: "/a \"b\"/components".into(),
             roles: &["api", "dispatch"],
             name: "demo".into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),

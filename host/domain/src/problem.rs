@@ -2,7 +2,7 @@
 
 /// A fault and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct ValueProblem {
     /// A JSON pointer (RFC 6901) into the document.
     pub pointer: String,
     /// For programs.
@@ -15,7 +15,7 @@ pub struct Problem {
 #[derive(Debug, Default)]
 pub struct Problems {
     path: String,
-    found: Vec<Problem>,
+    found: Vec<ValueProblem>,
 }
 
 impl Problems {
@@ -45,7 +45,7 @@ impl Problems {
 
     /// Reports a fault at the present position.
     pub fn bad(&mut self, code: &'static str, detail: impl Into<String>) {
-        self.found.push(Problem { pointer: self.path.clone(), code, detail: detail.into() });
+        self.found.push(ValueProblem { pointer: self.path.clone(), code, detail: detail.into() });
     }
 
     /// A place one level deeper is bad unless this holds.
@@ -78,7 +78,7 @@ impl Problems {
 
     /// All that was found.
     #[must_use]
-    pub fn into_found(self) -> Vec<Problem> {
+    pub fn into_found(self) -> Vec<ValueProblem> {
         self.found
     }
 
@@ -86,7 +86,7 @@ impl Problems {
     ///
     /// # Errors
     /// All that was found.
-    pub fn unless_any<T>(self, value: T) -> Result<T, Vec<Problem>> {
+    pub fn unless_any<T>(self, value: T) -> Result<T, Vec<ValueProblem>> {
         if self.found.is_empty() { Ok(value) } else { Err(self.found) }
     }
 }

@@ -14,7 +14,7 @@ use self::many::OneOrMore;
 use super::{
     country::Country,
     message::{Channel, Priority},
-    problem::{Problem, Problems},
+    problem::{Problems, ValueProblem},
     rule_input::{Field, POSTAL_LENGTH, amount::Amount},
 };
 
@@ -277,7 +277,7 @@ pub struct RuleRefusal {
 impl RuleSpec {
     /// Returns all faults of the rule. Expressions are checked when they are compiled.
     #[must_use]
-    pub fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self) -> Vec<ValueProblem> {
         let mut problems = Problems::default();
         self.check(&mut problems);
         problems.into_found()

@@ -15,7 +15,7 @@ use super::{
     folding::{composed, folded},
     language,
     message::Message,
-    problem::{Problem, Problems},
+    problem::{Problems, ValueProblem},
     timezone,
 };
 
@@ -202,7 +202,7 @@ impl RuleInput {
     ///
     /// # Errors
     /// Everything that is too large, too deep, or not what its name promises.
-    pub fn read(particulars: Particulars, destination: Option<Country>) -> Result<Self, Vec<Problem>> {
+    pub fn read(particulars: Particulars, destination: Option<Country>) -> Result<Self, Vec<ValueProblem>> {
         let mut problems = Problems::default();
         check_size(&particulars, &mut problems);
         let (subject, problems) = Self::known_of(particulars, destination, problems);
@@ -471,7 +471,7 @@ mod tests {
     use super::*;
     use crate::message::{Address, Body};
 
-    fn read(value: Value) -> Result<RuleInput, Vec<Problem>> {
+    fn read(value: Value) -> Result<RuleInput, Vec<ValueProblem>> {
         RuleInput::read(serde_json::from_value(value).unwrap(), Country::of_address("sms", "+46701234567"))
     }
 

@@ -65,7 +65,7 @@ mod tests {
     use crate::RuleSet;
     use angarium_domain::{ids::RuleId, rule_input::MessageOutline};
 
-    fn set(expressions: &[&str]) -> Result<RuleSet, Vec<angarium_domain::problem::Problem>> {
+    fn set(expressions: &[&str]) -> Result<RuleSet, Vec<angarium_domain::problem::ValueProblem>> {
         let spec = |expression: &&str| {
             let rule = json!({"name": "x", "when": {"custom": {"expression": expression}},
                 "then": {"sender": "ACME"}});

@@ -46,7 +46,7 @@ use self::{
 use angarium_domain::{
     ids::{ExperimentId, RuleId},
     message::Message,
-    problem::{Problem, Problems},
+    problem::{Problems, ValueProblem},
     rule::{Fails, RuleEffect, RuleSpec},
     rule_input::RuleInput,
 };
@@ -127,7 +127,10 @@ impl RuleSet {
     ///
     /// # Errors
     /// Everything that is wrong with any of them; pointers begin with the rule's id.
-    pub fn compile(specs: Vec<(RuleId, RuleSpec)>, expressions: Box<dyn Expressions>) -> Result<Self, Vec<Problem>> {
+    pub fn compile(
+        specs: Vec<(RuleId, RuleSpec)>,
+        expressions: Box<dyn Expressions>,
+    ) -> Result<Self, Vec<ValueProblem>> {
         check(&specs, RuleSpec::check_names)?;
         Self::stored(specs, expressions)
     }
@@ -139,7 +142,7 @@ impl RuleSet {
     pub fn stored(
         mut specs: Vec<(RuleId, RuleSpec)>,
         mut expressions: Box<dyn Expressions>,
-    ) -> Result<Self, Vec<Problem>> {
+    ) -> Result<Self, Vec<ValueProblem>> {
         specs.sort_by_key(|(id, _)| *id);
         check(&specs, |_, _| {})?;
         let (mut symbols, mut problems) = (Symbols::default(), Problems::default());
@@ -427,7 +430,7 @@ fn fault_in_words(fault: &ExpressionFault) -> String {
     format!("its expression failed, so it counts as one that does not hold: {fault}")
 }
 
-fn check(specs: &[(RuleId, RuleSpec)], further: impl Fn(&RuleSpec, &mut Problems)) -> Result<(), Vec<Problem>> {
+fn check(specs: &[(RuleId, RuleSpec)], further: impl Fn(&RuleSpec, &mut Problems)) -> Result<(), Vec<ValueProblem>> {
     let (mut problems, mut seen) = (Problems::default(), BTreeSet::new());
     for (id, spec) in specs {
         problems.within(&id.to_string(), |problems| {

@@ -17,7 +17,7 @@ use super::{
 };
 use angarium_domain::{
     callback::{Callback, CallbackContext, CallbackRequest},
-    problem::Problem,
+    problem::ValueProblem,
     provider::{CallContext, Descriptor, Disposition, Item, Judgement, Step},
     redaction::Redactor,
     transmission::{Kv, Mailbox, Reply},
@@ -78,7 +78,7 @@ impl Component {
 
     /// Returns the schema's faults of a connection's config; empty if it is valid.
     #[must_use]
-    pub fn validate_config(&self, config: &Value) -> Vec<Problem> {
+    pub fn validate_config(&self, config: &Value) -> Vec<ValueProblem> {
         self.config.problems(config)
     }
 
@@ -96,7 +96,7 @@ impl Component {
 
     /// Returns the faults of a message by this channel, by the descriptor's schema.
     #[must_use]
-    pub fn content_problems(&self, channel: &str, message: &Value) -> Vec<Problem> {
+    pub fn content_problems(&self, channel: &str, message: &Value) -> Vec<ValueProblem> {
         self.content.get(channel).map(|form| form.problems(message)).unwrap_or_default()
     }
 

@@ -4,7 +4,7 @@ use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::Value;
 
 use super::address_keyword::ADDRESS;
-use angarium_domain::problem::Problem;
+use angarium_domain::problem::ValueProblem;
 
 /// A schema of a provider's descriptor, ready for use.
 pub(super) struct ProviderSchema {
@@ -22,14 +22,14 @@ impl ProviderSchema {
     }
 
     /// Returns all faults of a value. No detail repeats the value.
-    pub(super) fn problems(&self, value: &Value) -> Vec<Problem> {
+    pub(super) fn problems(&self, value: &Value) -> Vec<ValueProblem> {
         if self.is_valid(value) {
             return Vec::new();
         }
         self.validator.iter_errors(value).map(|error| self.problem(&error)).collect()
     }
 
-    fn problem(&self, error: &ValidationError<'_>) -> Problem {
+    fn problem(&self, error: &ValidationError<'_>) -> ValueProblem {
         let place = error.schema_path().to_string();
         let mut pointer = error.instance_path().to_string();
         if let Some(name) = named(error.kind()) {
@@ -37,7 +37,7 @@ impl ProviderSchema {
         }
         let keyword = error.kind().keyword();
         let detail = self.refusal(&place).unwrap_or_else(|| requirement(keyword, self.schema.pointer(&place)));
-        Problem { pointer, code: code(keyword), detail }
+        ValueProblem { pointer, code: code(keyword), detail }
     }
 
     /// Returns the provider's own words: `refusal` of the schema whose keyword failed, or of one around it.

@@ -2,13 +2,11 @@
 //! gateway.
 #![no_main]
 
-use angarium::{
-    domain::{
-        provider::{Disposition, Judgement, Step},
-        transmission::{HttpRequest, Kv, Method, Segment, Transmission},
-    },
-    runtime::fuzzing::{check_descriptor, check_step},
+use angarium_domain::{
+    provider::{Disposition, Judgement, Step},
+    transmission::{HttpRequest, Kv, Method, Segment, Transmission},
 };
+use angarium_runtime::fuzzing::{check_descriptor, check_step};
 use libfuzzer_sys::fuzz_target;
 
 /// Separates two fields.

@@ -1,14 +1,12 @@
 //! An unsigned request is never believed, and reading it never fails.
 #![no_main]
 
-use angarium::{
-    callbacks::fuzzing::is_genuine,
-    domain::{
-        callback::{
-            Callback, CallbackReply, Check, Claim, Freshness, Hash, PublicKeyAlgorithm, SignatureEncoding, Signed,
-        },
-        transmission::KeyFormat,
+use angarium::engine::callbacks::fuzzing::is_genuine;
+use angarium_domain::{
+    callback::{
+        Callback, CallbackCheck, CallbackReply, Claim, Freshness, Hash, PublicKeyAlgorithm, SignatureEncoding, Signed,
     },
+    transmission::KeyFormat,
 };
 use angarium_provider::{Provider, callback as sdk};
 use libfuzzer_sys::fuzz_target;
@@ -28,9 +26,9 @@ fuzz_target!(|bytes: &[u8]| {
     let encodings = [SignatureEncoding::Hex, SignatureEncoding::Base64, SignatureEncoding::Base64Url];
     let formats = [KeyFormat::Raw, KeyFormat::Hex, KeyFormat::Base64, KeyFormat::StandardWebhooks];
     let mut checks = vec![
-        Check::Unsigned,
-        Check::Token { secret: "key".to_owned(), given: value.clone() },
-        Check::Token { secret: key.clone(), given: value.clone() },
+        CallbackCheck::Unsigned,
+        CallbackCheck::Token { secret: "key".to_owned(), given: value.clone() },
+        CallbackCheck::Token { secret: key.clone(), given: value.clone() },
     ];
     for (index, key_format) in formats.into_iter().enumerate() {
         let claim = Claim {
@@ -40,9 +38,9 @@ fuzz_target!(|bytes: &[u8]| {
             encoding: encodings[index % encodings.len()],
             expected: expected.clone(),
         };
-        checks.extend([Hash::Sha1, Hash::Sha256, Hash::Sha512].map(|hash| Check::Hmac(hash, claim.clone())));
+        checks.extend([Hash::Sha1, Hash::Sha256, Hash::Sha512].map(|hash| CallbackCheck::Hmac(hash, claim.clone())));
         let algorithms = [PublicKeyAlgorithm::Ed25519, PublicKeyAlgorithm::EcdsaP256Sha256];
-        checks.extend(algorithms.map(|algorithm| Check::Signature(algorithm, claim.clone())));
+        checks.extend(algorithms.map(|algorithm| CallbackCheck::Signature(algorithm, claim.clone())));
     }
     let time = value.parse().unwrap_or(0.0);
     let freshness = Some(Freshness { signed_at_ms: time, tolerance_ms: said.parse().unwrap_or(f64::INFINITY) });

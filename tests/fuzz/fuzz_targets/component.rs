@@ -3,11 +3,11 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use angarium::runtime::{Limits, Runtime, RuntimeSettings, fuzzing::inspect};
+use angarium_runtime::{CallLimits, Runtime, RuntimeSettings, fuzzing::inspect};
 use libfuzzer_sys::fuzz_target;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-    let limits = Limits { live_instances: 4, compilation: Duration::from_secs(15), ..Limits::default() };
+    let limits = CallLimits { live_instances: 4, compilation: Duration::from_secs(15), ..CallLimits::default() };
     Runtime::new(RuntimeSettings { cache: None, limits }).expect("the sandbox can be made")
 });
 

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use angarium::transport::egress::{Egress, is_public};
+use angarium_transport::egress::{Egress, is_public};
 use libfuzzer_sys::fuzz_target;
 use url::{Host, Url};
 

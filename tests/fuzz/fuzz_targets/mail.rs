@@ -1,10 +1,8 @@
 //! No field of a mail becomes another header or line, and the signed text is the sent one.
 #![no_main]
 
-use angarium::{
-    domain::transmission::{Blob, Kv, Mail, Mailbox},
-    transport::fuzzing::write_mail,
-};
+use angarium_domain::transmission::{Blob, Kv, Mail, Mailbox};
+use angarium_transport::fuzzing::write_mail;
 use libfuzzer_sys::fuzz_target;
 
 /// Separates two fields.

@@ -51,6 +51,7 @@ impl Stage {
             folder: folder.clone(),
             database: cluster.create_database(TEMPLATE, None)?,
             providers,
+            cache: folder.join("components"),
             roles: BOTH,
             name: "bench".into(),
             listen: "127.0.0.1:0".parse()?,

@@ -16,8 +16,8 @@ use angarium_domain::callback::CALLBACK_PATH;
 
 use super::{
     HttpState, audit, backtest, callback, connection, dead_letter, event, experiment, guards, health,
-    json::close_tagged, message, message_job, operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route,
-    rule, script, settings, statistics,
+    json::close_tagged, message, message_job, operation, problem::ProblemBody, provider, provider::GrantsChoice,
+    resolution, route, rule, script, settings, statistics,
 };
 
 #[derive(OpenApi)]

@@ -52,7 +52,7 @@ use angarium_rules::{
 };
 use filter::{Filter, FilterParams};
 use new::{MessageContext, Unfit};
-pub use new::{NewMessage, PriorityName};
+pub use new::{MessageRequest, PriorityName};
 use view::DecisionAnswer;
 pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
 
@@ -67,7 +67,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
         ("dry_run" = Option<bool>, Query, description = "Show what would leave, and send nothing."),
         ("Idempotency-Key" = Option<String>, Header, description = "The same as the field `idempotency_key`.", max_length = 255),
     ),
-    request_body = NewMessage,
+    request_body = MessageRequest,
     responses(
         (status = 202, description = "It was accepted.", body = MessageAnswer,
             headers(("Idempotency-Replayed" = String, description = "`true` if the key was known: this is the first answer again."))),
@@ -79,7 +79,7 @@ pub async fn create(
     mut query: Query,
     trace: Trace,
     HeaderKey(header_key): HeaderKey<255>,
-    Draft(new, fields): Draft<NewMessage>,
+    Draft(new, fields): Draft<MessageRequest>,
 ) -> Result<Response, Problem> {
     let dry_run = query.flag("dry_run");
     query.finish()?;
@@ -165,7 +165,7 @@ pub struct DryRun {
 pub struct NewBatch {
     /// 1 to 1000; each has its own result.
     #[schema(min_items = 1, max_items = 1000)]
-    messages: Vec<NewMessage>,
+    messages: Vec<MessageRequest>,
 }
 
 /// The same as it is read: each message is checked separately, so that a fault of one does not affect the others.
@@ -225,7 +225,6 @@ impl<const MOST: usize> FromRequestParts<HttpState> for HeaderKey<MOST> {
     responses((status = 200, description = "The result for each message.", body = BatchAnswer)))]
 pub async fn create_batch(
     tenant: Tenant<MessagesWrite>,
-    State(app): State<App>,
     State(http): State<HttpState>,
     query: Query,
     id: RequestId,
@@ -234,9 +233,10 @@ pub async fn create_batch(
     Json(batch): Json<Batch>,
 ) -> Result<Json<BatchAnswer>, Problem> {
     query.finish()?;
+    let app = http.app.clone();
     let length = batch.messages.iter().map(|raw| raw.get().len()).sum();
     let read = move || {
-        Ok(batch.messages.iter().map(|raw| draft::read::<NewMessage>(raw.get().as_bytes())).collect::<Vec<_>>())
+        Ok(batch.messages.iter().map(|raw| draft::read::<MessageRequest>(raw.get().as_bytes())).collect::<Vec<_>>())
     };
     let parsed = read_apart(&http, tenant.id, length, read).await?;
     let pinned: Vec<&str> = parsed.iter().flatten().flat_map(|draft| draft.0.pinned_to()).collect();
@@ -554,7 +554,7 @@ impl From<Unread> for Problem {
 pub async fn domain(
     app: &App,
     tenant: TenantId,
-    (new, fields): (NewMessage, Fields),
+    (new, fields): (MessageRequest, Fields),
     header_key: Option<String>,
     config: &TenantConfig,
     asks: Asks,
@@ -570,7 +570,7 @@ pub async fn domain(
 }
 
 fn read(
-    new: NewMessage,
+    new: MessageRequest,
     fields: Fields,
     header_key: Option<String>,
     config: &TenantConfig,

@@ -105,10 +105,11 @@ pub async fn start(
     tenant: Tenant<MessagesWrite>,
     State(app): State<App>,
     mut query: Query,
-    Draft(new, mut fields): Draft<NewMessageJob>,
+    draft: Result<Draft<NewMessageJob>, Problem>,
 ) -> Result<Response, Problem> {
     let dry_run = query.flag("dry_run");
     query.finish()?;
+    let Draft(new, mut fields) = draft?;
     plain(&mut fields, "reason", &new.reason, MOST_REASON);
     let resolves = new.action == JobAction::Resolve;
     fields.check(new.resolution.is_some() == resolves, "resolution", "contradiction", || {

@@ -32,7 +32,7 @@ use crate::{
 use angarium_domain::{
     ids::TenantId,
     message::{Channel, Idempotency, Message, NewMessage},
-    problem::Problem,
+    problem::ValueProblem,
     routing::AcceptTimePlan,
 };
 use angarium_rules::{
@@ -79,7 +79,7 @@ pub enum AdmitError {
     },
     /// No candidate takes such a message; the answer names each field. Nothing was stored.
     #[error("no connection takes it: {}", told(.0))]
-    Content(Vec<Problem>),
+    Content(Vec<ValueProblem>),
     /// Nothing was stored.
     #[error("{}", in_words(.0))]
     Refused(MessageRefusal),
@@ -111,7 +111,7 @@ fn in_words(MessageRefusal { by, name, reason, failed }: &MessageRefusal) -> Str
     }
 }
 
-fn told(problems: &[Problem]) -> String {
+fn told(problems: &[ValueProblem]) -> String {
     problems.iter().map(|it| format!("`{}` {}", it.pointer, it.detail)).collect::<Vec<_>>().join("; ")
 }
 

@@ -19,7 +19,7 @@ use std::{
 
 use toml::Table;
 
-use self::given::Given;
+use self::given::GivenSettings;
 pub use self::{
     settings::*,
     table::Setting,
@@ -119,7 +119,7 @@ impl Config {
         environment: &HashMap<String, String>,
         flags: &FlagSettings,
     ) -> (Self, Vec<SettingProblem>) {
-        let mut given = Given::collect(file, environment, &flags.0);
+        let mut given = GivenSettings::collect(file, environment, &flags.0);
         let config = Self::take(&mut given);
         checks::relations(&config, &mut given);
         (config, given.into_problems())

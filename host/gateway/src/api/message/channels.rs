@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     super::fields::Fields,
-    new::{Content, Named, NewMessage, Part, Recipient},
+    new::{MessageRequest, Named, NewContent, Part, Recipient},
 };
 use angarium_domain::{
     ids::ConnectionId,
@@ -30,7 +30,7 @@ pub struct NewLeg {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<Recipient>,
     #[serde(default)]
-    content: Content,
+    content: NewContent,
     /// A connection's id or uid, to use it past the channel's route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 128)]
@@ -53,7 +53,7 @@ impl NewLeg {
     }
 
     /// Returns the recipient and the content for this channel.
-    pub fn into_parts(self) -> (Option<Recipient>, Content) {
+    pub fn into_parts(self) -> (Option<Recipient>, NewContent) {
         (self.to, self.content)
     }
 
@@ -69,7 +69,7 @@ impl NewLeg {
     }
 }
 
-impl NewMessage {
+impl MessageRequest {
     /// Whether it names several channels, be it only one of them.
     pub(super) fn has_channels(&self) -> bool {
         !self.channels.is_empty()
@@ -168,7 +168,7 @@ mod tests {
     use angarium_domain::message;
 
     fn taken(body: &Value) -> Result<message::NewMessage, Vec<String>> {
-        let new: NewMessage = serde_json::from_value(body.clone()).unwrap();
+        let new: MessageRequest = serde_json::from_value(body.clone()).unwrap();
         let around = MessageContext {
             now: jiff::Timestamp::UNIX_EPOCH,
             header_key: None,

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     channels::NewLeg,
-    new::{Content, NewMessage, Recipient},
+    new::{MessageRequest, NewContent, Recipient},
 };
 use angarium_domain::{
     legs::{LegMode, Wants},
@@ -18,7 +18,7 @@ use angarium_domain::{
 };
 
 /// Returns the digest of a message under a key. The message is unchanged except for spelled-out defaults.
-pub(super) fn idempotency(key: &str, message: &mut NewMessage) -> Idempotency {
+pub(super) fn idempotency(key: &str, message: &mut MessageRequest) -> Idempotency {
     let former = digest(message);
     message.leave_out_defaults();
     let written = message.objects().map(Option::take);
@@ -33,7 +33,7 @@ pub(super) fn idempotency(key: &str, message: &mut NewMessage) -> Idempotency {
     Idempotency { key: key.to_owned(), fingerprint, former }
 }
 
-fn digest(message: &NewMessage) -> [u8; 32] {
+fn digest(message: &MessageRequest) -> [u8; 32] {
     // A value that was read as JSON can be written as JSON.
     Sha256::digest(serde_json::to_vec(message).unwrap_or_default()).into()
 }
@@ -72,7 +72,7 @@ fn whole(number: f64) -> Option<Number> {
     Some(if number < 0.0 { Number::from(number as i64) } else { Number::from(number as u64) })
 }
 
-impl NewMessage {
+impl MessageRequest {
     /// Leaves out what means the same as nothing.
     fn leave_out_defaults(&mut self) {
         self.priority.take_if(|it| *it == Priority::default());
@@ -87,7 +87,7 @@ impl NewMessage {
     }
 }
 
-impl Content {
+impl NewContent {
     pub(super) fn leave_out_defaults(&mut self) {
         self.addresses().for_each(Recipient::leave_out_defaults);
     }

@@ -24,7 +24,7 @@ use angarium_domain::{
         self, Body, Channel, Idempotency, LegBody, MAX_SUBJECT, MOST_CONTENT, Message, Priority, address, check_times,
     },
     one_or_many,
-    problem::Problem,
+    problem::ValueProblem,
     rule_input::{MessageOutline, Object, Particulars, RuleInput},
 };
 use angarium_rules::ruling::Ruling;
@@ -37,12 +37,12 @@ const MOST_OBJECT_BYTES: usize = 16 << 10;
 /// A message to be sent.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({
+#[schema(as = NewMessage, example = json!({
     "to": "ann@example.org", "channel": "email",
     "content": {"from": "shop@example.com", "subject": "Your invoice", "text": "Thank you."},
     "reference": "invoice:INV-7"
 }))]
-pub struct NewMessage {
+pub struct MessageRequest {
     /// The recipient: an address, or an address with a name. A webhook's address is a URL; it may be left out if the
     /// connection's config has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,7 +53,7 @@ pub struct NewMessage {
     #[schema(value_type = Option<String>, pattern = "^[a-z][a-z0-9_]{0,31}$", example = "email")]
     pub(super) channel: Option<String>,
     #[serde(default)]
-    pub(super) content: Content,
+    pub(super) content: NewContent,
     /// A connection's id or uid, to use it past the channel's route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 128)]
@@ -128,7 +128,7 @@ pub struct NewMessage {
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewContent)]
-pub struct Content {
+pub struct NewContent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     from: Option<Recipient>,
     /// The addresses for answers: one, or a list of at most 20.
@@ -266,7 +266,7 @@ pub struct MessageContext<'a> {
     pub condition: &'a dyn Fn(&str) -> bool,
 }
 
-impl NewMessage {
+impl MessageRequest {
     /// The connections that it names.
     pub fn pinned_to(&self) -> impl Iterator<Item = &str> {
         self.connection.as_deref().into_iter().chain(self.channels.iter().filter_map(NewLeg::pinned_to))
@@ -425,7 +425,7 @@ impl NewMessage {
         let kind = if to.starts_with('+') { "sms" } else { "email" };
         let input = RuleInput::read(particulars, Country::of_address(kind, to));
         let bad = |problems: Vec<_>| {
-            problems.into_iter().for_each(|it: Problem| fields.elsewhere(it.pointer, it.code, it.detail))
+            problems.into_iter().for_each(|it: ValueProblem| fields.elsewhere(it.pointer, it.code, it.detail))
         };
         let input = input.map_err(bad).ok()?;
         Some(input.within(MessageOutline {
@@ -440,7 +440,7 @@ impl NewMessage {
 pub(super) struct Named<'a> {
     pub channel: Option<&'a str>,
     pub to: Option<&'a Recipient>,
-    pub content: &'a Content,
+    pub content: &'a NewContent,
 }
 
 /// The checked message, without the parts that are taken over unchanged.
@@ -521,7 +521,7 @@ impl Recipient {
     }
 }
 
-impl Content {
+impl NewContent {
     /// Returns all addresses that it names.
     pub(super) fn addresses(&mut self) -> impl Iterator<Item = &mut Recipient> {
         self.from.iter_mut().chain(&mut self.reply_to).chain(&mut self.cc).chain(&mut self.bcc)
@@ -735,7 +735,7 @@ mod tests {
     }
 
     fn taken(body: &str) -> Result<message::NewMessage, Fields> {
-        let new: NewMessage = serde_json::from_str(body).unwrap();
+        let new: MessageRequest = serde_json::from_str(body).unwrap();
         let around = MessageContext {
             now: now(),
             header_key: None,
@@ -862,7 +862,7 @@ mod tests {
 
     #[test]
     fn header_and_field_must_agree() {
-        let new: NewMessage = serde_json::from_str(r#"{"channel": "webhook", "idempotency_key": "a"}"#).unwrap();
+        let new: MessageRequest = serde_json::from_str(r#"{"channel": "webhook", "idempotency_key": "a"}"#).unwrap();
         let around = MessageContext {
             now: now(),
             header_key: Some("b".into()),

@@ -7,19 +7,19 @@ use super::super::{
     auth::{RulesRead, Tenant},
     draft::Draft,
     json::Json,
-    message::{self, Asks, NewMessage},
+    message::{self, Asks, MessageRequest},
     problem::Problem,
 };
 use crate::app::evaluation::{self, Evaluation};
 
 /// Show the answers of rules and scripts to a message. Nothing is stored or sent.
 #[utoipa::path(post, path = "/v1/rules/evaluate", tag = "rules", operation_id = "evaluateRules",
-    request_body = NewMessage,
+    request_body = MessageRequest,
     responses((status = 200, description = "The decision, with its reasons.", body = Evaluation)))]
 pub async fn evaluate(
     tenant: Tenant<RulesRead>,
     State(app): State<App>,
-    Draft(new, fields): Draft<NewMessage>,
+    Draft(new, fields): Draft<MessageRequest>,
 ) -> Result<Json<Evaluation>, Problem> {
     let config = message::knowing(&app, tenant.id, new.pinned_to()).await?;
     let new = message::domain(&app, tenant.id, (new, fields), None, &config, Asks::ToTry).await?;

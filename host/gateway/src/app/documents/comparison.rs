@@ -28,11 +28,11 @@ pub struct VersionDifference {
     line: Option<usize>,
     /// In the version that it is compared with; left out where it is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Value, required = false)]
     before: Option<Value>,
     /// In this version; left out where it is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Value, required = false)]
     after: Option<Value>,
 }
 

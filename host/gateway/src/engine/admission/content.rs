@@ -10,7 +10,7 @@ use crate::node::tenant_config::TenantConfig;
 use angarium_domain::{
     ids::{ConnectionId, TenantId},
     message::{Address, Attachment, Channel, Content, Message, NewMessage},
-    problem::Problem,
+    problem::ValueProblem,
     rule_input::beginning,
 };
 use angarium_rules::script::Hook;
@@ -19,7 +19,7 @@ use angarium_runtime::Component;
 impl Admission {
     /// Returns the faults of a message's content that every candidate finds; empty if one candidate may take it.
     #[must_use]
-    pub fn content_problems(&self, tenant: TenantId, config: &TenantConfig, new: &NewMessage) -> Vec<Problem> {
+    pub fn content_problems(&self, tenant: TenantId, config: &TenantConfig, new: &NewMessage) -> Vec<ValueProblem> {
         let message = &new.message;
         let Some(legs) = &message.legs else {
             let part = Part { channel: &message.channel, connection: message.connection, leg: 0 };
@@ -30,7 +30,7 @@ impl Admission {
             let part = Part { channel: &leg.channel, connection: leg.connection, leg: number };
             let pointer = format!("/channels/{number}");
             let within = self.part_problems(tenant, config, new, &part).into_iter();
-            problems.extend(within.map(|it| Problem { pointer: format!("{pointer}{}", it.pointer), ..it }));
+            problems.extend(within.map(|it| ValueProblem { pointer: format!("{pointer}{}", it.pointer), ..it }));
         }
         problems
     }
@@ -41,18 +41,19 @@ impl Admission {
         config: &TenantConfig,
         new: &NewMessage,
         part: &Part<'_>,
-    ) -> Vec<Problem> {
+    ) -> Vec<ValueProblem> {
         let channel = part.channel.as_str();
         let Some(components) = self.components(tenant, config, part) else { return Vec::new() };
         let message = part.as_json(new);
-        let mut found: Vec<Problem> = Vec::new();
+        let mut found: Vec<ValueProblem> = Vec::new();
         for component in components {
             let mut problems = component.content_problems(channel, &message);
             problems.retain(|it| it.code == "too_long" || !part.is_cut(new, &it.pointer));
             if problems.is_empty() {
                 return Vec::new();
             }
-            let known = |it: &Problem| found.iter().any(|known| known.pointer == it.pointer && known.code == it.code);
+            let known =
+                |it: &ValueProblem| found.iter().any(|known| known.pointer == it.pointer && known.code == it.code);
             let further: Vec<_> = problems.into_iter().filter(|it| !known(it)).collect();
             found.extend(further);
         }

@@ -1,6 +1,6 @@
 //! Checks of settings' texts, and of what several settings must hold together.
 
-use super::{Config, given::Given};
+use super::{Config, given::GivenSettings};
 
 pub fn database_url(text: &str) -> Result<(), String> {
     let is_postgres = text.starts_with("postgres://") || text.starts_with("postgresql://");
@@ -84,7 +84,7 @@ pub fn log_filter(text: &str) -> Result<(), String> {
 }
 
 /// Checks requirements on several settings together. Settings that are invalid by themselves are left out.
-pub fn relations(config: &Config, given: &mut Given) {
+pub fn relations(config: &Config, given: &mut GivenSettings) {
     if config.database.url.is_empty() && given.is_sound(&["database.url"]) {
         given.refuse("database.url", "must be set: `postgres://user:password@host/database`, or set DATABASE_URL");
     }

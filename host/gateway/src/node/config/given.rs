@@ -13,12 +13,12 @@ const OTHER_BEGINNINGS: &[&str] = &["ANGARIUM_TEST_", "ANGARIUM_PEERS_"];
 
 /// Values of settings that are not read yet, and the problems found so far.
 #[derive(Debug, Default)]
-pub struct Given {
+pub struct GivenSettings {
     values: BTreeMap<&'static str, (&'static Setting, Value)>,
     problems: Vec<SettingProblem>,
 }
 
-impl Given {
+impl GivenSettings {
     /// Puts the sources together, the weakest first: second variables, the file, the environment, the flags.
     pub fn collect(file: Table, environment: &HashMap<String, String>, flags: &[(&'static str, String)]) -> Self {
         let mut given = Self { values: BTreeMap::new(), problems: unknown_variables(environment) };

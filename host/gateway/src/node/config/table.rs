@@ -4,6 +4,9 @@
 
 use std::ops::RangeInclusive;
 
+/// Returns the requirement that a text does not meet.
+pub type SettingCheck = fn(&str) -> Result<(), String>;
+
 /// One setting, as its entry in the table says.
 #[derive(Debug, Clone)]
 pub struct Setting {
@@ -12,7 +15,7 @@ pub struct Setting {
     /// Its purpose, in Markdown.
     pub meaning: &'static str,
     pub bounds: Option<RangeInclusive<u64>>,
-    pub check: Option<fn(&str) -> Result<(), String>>,
+    pub check: Option<SettingCheck>,
     /// The default as the documentation shows it, where the value does not tell it.
     pub default: Option<&'static str>,
     /// A second variable, weaker than the file.
@@ -52,7 +55,9 @@ impl Setting {
     #[must_use]
     pub fn number(&self, number: u64) -> String {
         const UNITS: [(u64, &str); 3] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")];
-        let unit = UNITS.iter().find(|(size, _)| self.key.contains("bytes") && number >= *size && number % size == 0);
+        let unit = UNITS
+            .iter()
+            .find(|(size, _)| self.key.contains("bytes") && number >= *size && number.is_multiple_of(*size));
         unit.map_or_else(|| number.to_string(), |(size, name)| format!("{number} ({} {name})", number / size))
     }
 }
@@ -104,7 +109,7 @@ macro_rules! settings {
 
         impl $Config {
             /// Takes each setting from what was given, else its default.
-            pub(super) fn take(given: &mut $crate::node::config::given::Given) -> Self {
+            pub(super) fn take(given: &mut $crate::node::config::given::GivenSettings) -> Self {
                 Self {
                     $($top: given.take(stringify!($top), || $top_default),)*
                     $($section: $Section {
