@@ -307,7 +307,8 @@ async fn they_are_discarded_with_a_reason_and_stay_on_record() {
 
     let actions: Vec<_> =
         audit(&gateway, "").await.iter().map(|it| it["action"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(actions, ["dead_letters.discarded", "dead_letter.discarded"]);
+    let discards: Vec<_> = actions.iter().filter(|action| action.starts_with("dead_letter")).collect();
+    assert_eq!(discards, ["dead_letters.discarded", "dead_letter.discarded"]);
     // A replay of all leaves them alone; by its id one can be had back.
     let started = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}})).await.expect(202);
     assert_eq!(finished(&gateway, started["id"].as_str().unwrap()).await["replayed"], 2);
@@ -393,9 +394,12 @@ async fn another_tenants_do_not_exist() {
         let answer = gateway.call_as(&other, method.clone(), &path, body.as_ref()).await;
         assert_eq!(answer.status, 404, "{method} {path}: {}", answer.body);
     }
-    for list in ["/v1/dead-letters", "/v1/dead-letters/replays", "/v1/audit"] {
+    for list in ["/v1/dead-letters", "/v1/dead-letters/replays"] {
         assert_eq!(gateway.call_as(&other, Method::GET, list, None).await.expect(200)["data"], json!([]), "{list}");
     }
+    let own = gateway.call_as(&other, Method::GET, "/v1/audit", None).await.expect(200);
+    let actions: Vec<_> = own["data"].as_array().unwrap().iter().map(|it| it["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["key.created", "tenant.created"], "its own beginning alone: {own}");
     let all = json!({"filter": {}, "reason": "all"});
     let none = gateway.call_as(&other, Method::POST, "/v1/dead-letters/discards", Some(&all)).await.expect(200);
     assert_eq!(none["discarded"], 0);

@@ -470,7 +470,10 @@ async fn tail_prints_a_line_an_event() {
         Tail::start(&gateway, &url, &[&since[..], &["--json", "--type", "message.retry_scheduled"]].concat());
     let event: Value = serde_json::from_str(&programs.line().await.unwrap()).unwrap();
     let names: Vec<_> = event.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(names, ["at", "connection", "data", "delivery", "id", "message", "type"]);
+    assert_eq!(
+        names,
+        ["at", "channel", "connection", "data", "delivery", "id", "message", "metadata", "reference", "type"]
+    );
     assert_eq!(event["message"], second);
     assert_eq!(event["data"]["attempt"], 1);
     // Later events arrive, too.

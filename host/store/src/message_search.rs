@@ -47,6 +47,13 @@ pub struct MessageFilter {
     pub ids: Vec<MessageId>,
 }
 
+impl MessageFilter {
+    /// Whether it asks for what only deliveries know.
+    const fn asks_deliveries(&self) -> bool {
+        self.connection.is_some() || self.provider.is_some() || self.code.is_some()
+    }
+}
+
 type Sql = QueryBuilder<Postgres>;
 
 /// Returns a page of the tenant's messages that match, the newest first, from before `before`.
@@ -90,10 +97,18 @@ fn search(tenant: TenantId, filter: &MessageFilter, before: Option<MessageId>, l
 
 /// Only the conditions that there are become part of the statement, so that the database plans for them.
 fn push_search(sql: &mut Sql, tenant: TenantId, filter: &MessageFilter, before: Option<MessageId>, limit: Option<i64>) {
-    match (&filter.provider, filter.connection, &filter.code) {
-        (None, None, None) => push_messages(sql, tenant, filter, before, limit),
-        _ => push_deliveries(sql, tenant, filter, before, limit),
+    if filter.asks_deliveries() {
+        return push_deliveries(sql, tenant, filter, before, limit);
     }
+    match filter.state {
+        Some(state) if is_indexed(state) => push_ended(sql, tenant, filter, state, before, limit),
+        _ => push_messages(sql, tenant, filter, before, limit),
+    }
+}
+
+/// Whether an index has the deliveries in this state: the states in which most of them end have none.
+const fn is_indexed(state: DeliveryState) -> bool {
+    !matches!(state, DeliveryState::Accepted | DeliveryState::Scheduled | DeliveryState::Queued | DeliveryState::Sent)
 }
 
 fn push_messages(
@@ -107,8 +122,46 @@ fn push_messages(
         "select m.id from message m left join delivery first on first.tenant_id = m.tenant_id and first.id = m.id",
     );
     sql.push(" where m.tenant_id = ").push_bind(tenant.uuid());
-    push_conditions(sql, tenant, filter, before);
+    if let Some(before) = before {
+        sql.push(" and m.id < ").push_bind(before.uuid());
+    }
+    if let Some(state) = filter.state {
+        push_state(sql, state);
+    }
+    push_conditions(sql, tenant, filter);
     sql.push(" order by m.id desc");
+    push_limit(sql, limit);
+}
+
+/// Walks the deliveries that ended so of messages with one channel, which have not begun as a leg, and the messages with
+/// several channels that ended so.
+fn push_ended(
+    sql: &mut Sql,
+    tenant: TenantId,
+    filter: &MessageFilter,
+    state: DeliveryState,
+    before: Option<MessageId>,
+    limit: Option<i64>,
+) {
+    // A partial index needs the state as it stands in its condition.
+    let state = state.as_str();
+    sql.push("select found.id from ((");
+    push_delivery_source(sql, tenant, filter, before);
+    sql.push(format!(" and d.begun_at is null and d.state = '{state}'"));
+    if state != "delivered" {
+        sql.push(" and d.state <> 'sent' and d.state <> 'delivered'");
+    }
+    sql.push(" order by d.id desc");
+    push_limit(sql, limit);
+    sql.push(") union all (select m.id from message m where m.tenant_id = ").push_bind(tenant.uuid());
+    sql.push(format!(" and m.state = '{state}'"));
+    if let Some(before) = before {
+        sql.push(" and m.id < ").push_bind(before.uuid());
+    }
+    push_conditions(sql, tenant, filter);
+    sql.push(" order by m.id desc");
+    push_limit(sql, limit);
+    sql.push(")) as found order by found.id desc");
     push_limit(sql, limit);
 }
 
@@ -132,11 +185,8 @@ fn push_deliveries(
         }
         sql.push(") as c cross join lateral ");
     }
-    sql.push(
-        "(select m.id from delivery d join message m on m.tenant_id = d.tenant_id and m.id = d.message_id
-           left join delivery first on first.tenant_id = m.tenant_id and first.id = m.id where d.tenant_id = ",
-    )
-    .push_bind(tenant.uuid());
+    sql.push("(");
+    push_delivery_source(sql, tenant, filter, before);
     if by_connection {
         sql.push(" and d.connection_id = c.id");
     }
@@ -144,11 +194,38 @@ fn push_deliveries(
         sql.push(" and d.state not in ('sent', 'delivered') and (d.code = ").push_bind(code.clone());
         sql.push(" or d.unified_code = ").push_bind(code.clone()).push(")");
     }
-    push_conditions(sql, tenant, filter, before);
+    if let Some(state) = filter.state {
+        push_state(sql, state);
+    }
     sql.push(" order by d.id desc");
     push_limit(sql, limit.map(|limit| limit * MOST_LEGS));
     sql.push(") as found group by found.id order by found.id desc");
     push_limit(sql, limit);
+}
+
+/// Begins a walk of deliveries; their messages are met only where a condition asks for them.
+fn push_delivery_source(sql: &mut Sql, tenant: TenantId, filter: &MessageFilter, before: Option<MessageId>) {
+    let MessageFilter { state, channel, reference, recipients, since, until, batch, metadata, ids, .. } = filter;
+    let asks_messages = state.is_some_and(|state| !is_indexed(state) || filter.asks_deliveries())
+        || channel.is_some()
+        || reference.is_some()
+        || !recipients.is_empty()
+        || since.is_some()
+        || until.is_some()
+        || batch.is_some()
+        || metadata.is_some()
+        || !ids.is_empty();
+    sql.push("select d.message_id as id from delivery d");
+    if asks_messages {
+        sql.push(" join message m on m.tenant_id = d.tenant_id and m.id = d.message_id");
+        sql.push(" left join delivery first on first.tenant_id = m.tenant_id and first.id = m.id");
+    }
+    sql.push(" where d.tenant_id = ").push_bind(tenant.uuid());
+    // A message's legs have ids from its own on.
+    if let Some(before) = before {
+        sql.push(" and d.id < ").push_bind(before.uuid());
+    }
+    push_conditions(sql, tenant, filter);
 }
 
 fn push_limit(sql: &mut Sql, limit: Option<i64>) {
@@ -157,18 +234,13 @@ fn push_limit(sql: &mut Sql, limit: Option<i64>) {
     }
 }
 
-fn push_conditions(sql: &mut Sql, tenant: TenantId, filter: &MessageFilter, before: Option<MessageId>) {
-    if let Some(before) = before {
-        sql.push(" and m.id < ").push_bind(before.uuid());
-    }
+/// The conditions on messages, but for their state.
+fn push_conditions(sql: &mut Sql, tenant: TenantId, filter: &MessageFilter) {
     if !filter.ids.is_empty() {
         let ids: Vec<Uuid> = filter.ids.iter().map(|id| id.uuid()).collect();
         sql.push(" and m.id = any (").push_bind(ids).push(")");
     }
     push_times(sql, filter);
-    if let Some(state) = filter.state {
-        push_state(sql, state);
-    }
     if let Some(channel) = &filter.channel {
         sql.push(" and (m.channel = ").push_bind(channel.clone());
         sql.push(" or m.legs @> jsonb_build_object('legs', jsonb_build_array(jsonb_build_object('channel', ")
@@ -178,8 +250,11 @@ fn push_conditions(sql: &mut Sql, tenant: TenantId, filter: &MessageFilter, befo
     if let Some(reference) = &filter.reference {
         sql.push(" and m.reference = ").push_bind(reference.clone());
     }
-    if !filter.recipients.is_empty() {
-        sql.push(" and angarium_comparable(m.recipient) = any (").push_bind(filter.recipients.clone()).push(")");
+    match &filter.recipients[..] {
+        [] => {}
+        // Equal to one key, an index has the messages in their order.
+        [only] => drop(sql.push(" and m.recipient_key = ").push_bind(only.clone())),
+        several => drop(sql.push(" and m.recipient_key = any (").push_bind(several.to_vec()).push(")")),
     }
     if let Some(batch) = filter.batch {
         sql.push(" and m.batch_id = ").push_bind(batch.uuid());
@@ -214,18 +289,7 @@ fn push_state(sql: &mut Sql, state: DeliveryState) {
             case when m.send_at > now() then 'scheduled' else 'queued' end) = ",
     )
     .push_bind(state.as_str());
-    match state {
-        DeliveryState::Scheduled => drop(sql.push(" and m.send_at > now()")),
-        DeliveryState::Sent | DeliveryState::Delivered | DeliveryState::Queued | DeliveryState::Accepted => {}
-        // Such ends are few, and have an index.
-        end => {
-            sql.push(
-                " and m.id in (select e.message_id from delivery e where e.state <> 'sent' and e.state <> 'delivered'",
-            );
-            sql.push(" and e.tenant_id = m.tenant_id and e.state = ").push_bind(end.as_str());
-            sql.push(" union all select l.id from message l where l.tenant_id = m.tenant_id and l.state = ")
-                .push_bind(end.as_str())
-                .push(")");
-        }
+    if state == DeliveryState::Scheduled {
+        sql.push(" and m.send_at > now()");
     }
 }

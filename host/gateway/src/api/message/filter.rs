@@ -88,6 +88,8 @@ pub struct FilterParams {
     metadata: Option<String>,
 }
 
+const BAD_BATCH: &str = "must be the id of a batch, `batch_…`";
+const BAD_MEMBER: &str = "must be a name, a colon and a value, such as `order:A-1001`";
 const BAD_TIME: &str = "must be a time such as `2027-01-31T09:00:00Z`";
 
 impl Filter {
@@ -116,9 +118,13 @@ impl Filter {
             code: query.take("code", short_text),
             since: query.take("since", time),
             until: query.take("until", time),
-            batch: query.take("batch", short_text),
+            batch: query.take("batch", |text| {
+                text.parse::<BatchId>().map(|_| text.to_owned()).map_err(|_| BAD_BATCH.to_owned())
+            }),
             reference: query.take("reference", short_text),
-            metadata: query.take("metadata", short_text),
+            metadata: query.take("metadata", |text| {
+                short_text(text).and_then(|text| member(&text).map(|_| text).map_err(|()| BAD_MEMBER.to_owned()))
+            }),
         }
     }
 
@@ -131,11 +137,9 @@ impl Filter {
         let mut fields = Fields::default();
         self.check(&mut fields);
         let batch = self.batch.as_deref().map(str::parse::<BatchId>).transpose();
-        fields.check(batch.is_ok(), "batch", "wrong_format", || "must be the id of a batch, `batch_…`".to_owned());
+        fields.check(batch.is_ok(), "batch", "wrong_format", || BAD_BATCH.to_owned());
         let metadata = self.metadata.as_deref().map(member).transpose();
-        fields.check(metadata.is_ok(), "metadata", "wrong_format", || {
-            "must be a name, a colon and a value, such as `order:A-1001`".to_owned()
-        });
+        fields.check(metadata.is_ok(), "metadata", "wrong_format", || BAD_MEMBER.to_owned());
         // An impossible name is not looked up: the database takes no NUL.
         let connection = match self.connection.as_deref().filter(|name| short_text(name).is_ok()) {
             None => None,
