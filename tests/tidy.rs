@@ -428,7 +428,7 @@ fn a_public_types_name_stands_once() {
             }
             let kind =
                 ["struct ", "enum ", "trait ", "type ", "union "].iter().find_map(|kind| after.strip_prefix(kind));
-            if let Some(name) = kind.map(name_of).filter(|name| name != "Result") {
+            if let Some(name) = kind.map(name_of).filter(|name| !name.is_empty() && name != "Result") {
                 places.entry(name).or_default().push(file.display().to_string());
             }
         }
