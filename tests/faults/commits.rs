@@ -272,7 +272,8 @@ async fn killed_in_recovery(failpoint: &str) {
     gateway.arm("claim.after_commit=abort").await;
     let id = gateway.send(&due_soon()).await;
     gateway.died().await;
-    let doomed = gateway.new_node_with(vec![("ANGARIUM_FAILPOINTS", failpoint.to_owned())]).await;
+    // Its first look may be its end, before it is ready.
+    let doomed = gateway.spawned_node_with(vec![("ANGARIUM_FAILPOINTS", failpoint.to_owned())]);
     gateway.nodes[0] = Some(doomed);
     gateway.died().await;
     gateway.take_over().await;

@@ -182,8 +182,13 @@ impl TestGateway {
 
     /// Starts one more gateway and does not wait: it may not become ready.
     pub fn spawned_node(&self) -> Gateway {
+        self.spawned_node_with(vec![])
+    }
+
+    /// The same with these variables in its environment, for a node that may end before it is ready.
+    pub fn spawned_node_with(&self, environment: Vec<(&'static str, String)>) -> Gateway {
         let name = format!("node{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let settings = Settings { name, listen: free(), ..self.settings.clone() };
+        let settings = Settings { name, listen: free(), environment, ..self.settings.clone() };
         Gateway::spawn(settings).expect("the process starts")
     }
 
