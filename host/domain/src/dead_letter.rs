@@ -1,7 +1,5 @@
 //! Dead letters: deliveries that ended without success and wait for a person.
 
-use std::str::FromStr;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -55,41 +53,6 @@ impl Default for DeadLetterFilter {
 #[must_use]
 pub fn certainly_unsent() -> Vec<DeliveryState> {
     DeliveryState::DEAD.into_iter().filter(|state| *state != DeliveryState::Unknown).collect()
-}
-
-/// The state of a replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReplayState {
-    Running,
-    /// All that matched was looked at.
-    Finished,
-    Canceled,
-}
-
-impl ReplayState {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Finished => "finished",
-            Self::Canceled => "canceled",
-        }
-    }
-}
-
-/// A text that is no state of a replay.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("must be the state of a replay (got `{0}`)")]
-pub struct InvalidReplayState(String);
-
-impl FromStr for ReplayState {
-    type Err = InvalidReplayState;
-
-    fn from_str(text: &str) -> Result<Self, InvalidReplayState> {
-        let states = [Self::Running, Self::Finished, Self::Canceled];
-        states.into_iter().find(|it| it.as_str() == text).ok_or_else(|| InvalidReplayState(text.to_owned()))
-    }
 }
 
 /// The most deliveries that one step of a replay at this rate moves: a fifth of a second's.

@@ -13,6 +13,7 @@ mod document;
 mod draft;
 mod event;
 mod experiment;
+mod filter;
 mod form;
 mod guards;
 mod health;

@@ -18,9 +18,10 @@ use super::{
     time::micros,
 };
 use angarium_domain::{
-    dead_letter::{DeadLetterFilter, ReplayState},
+    dead_letter::DeadLetterFilter,
     delivery::DeliveryState,
     ids::{ConnectionId, DeliveryId, JobId, MessageId, RouteId, TenantId},
+    job::JobState,
     message::address,
 };
 
@@ -287,7 +288,7 @@ pub struct NewReplay {
 pub struct Replay {
     pub tenant: TenantId,
     pub id: JobId,
-    pub state: ReplayState,
+    pub state: JobState,
     pub filter: DeadLetterFilter,
     pub rate_per_second: u32,
     pub most: Option<i64>,

@@ -11,9 +11,8 @@ use super::{
     page::{PageRows, one_more, page},
 };
 use angarium_domain::{
-    dead_letter::ReplayState,
     ids::{JobId, MessageId, TenantId},
-    message_job::{JobAction, JobResolution},
+    job::{JobAction, JobState, UnknownResolution},
 };
 
 /// A job to be worked through.
@@ -22,7 +21,7 @@ pub struct MessageJobRecord {
     pub id: JobId,
     pub action: JobAction,
     pub filter: MessageFilter,
-    pub resolution: Option<JobResolution>,
+    pub resolution: Option<UnknownResolution>,
     pub reason: String,
     pub matched: i64,
 }
@@ -33,9 +32,9 @@ pub struct MessageJob {
     pub tenant: TenantId,
     pub id: JobId,
     pub action: JobAction,
-    pub state: ReplayState,
+    pub state: JobState,
     pub filter: MessageFilter,
-    pub resolution: Option<JobResolution>,
+    pub resolution: Option<UnknownResolution>,
     pub reason: String,
     pub matched: i64,
     pub done: i64,
@@ -58,7 +57,7 @@ fn job_from(row: &PgRow) -> Result<MessageJob> {
         action: JobAction::named(row.try_get("action")?).ok_or_else(unknown)?,
         state: parsed(row.try_get("state")?)?,
         filter: serde_json::from_str(row.try_get("filter")?).map_err(corrupt)?,
-        resolution: row.try_get::<Option<&str>, _>("resolution")?.and_then(JobResolution::named),
+        resolution: row.try_get::<Option<&str>, _>("resolution")?.and_then(UnknownResolution::named),
         reason: row.try_get("reason")?,
         matched: row.try_get("matched")?,
         done: row.try_get("done")?,
@@ -80,7 +79,7 @@ pub async fn message_job_insert(db: &mut PgConnection, tenant: TenantId, new: &M
     .bind(new.id.uuid())
     .bind(new.action.as_str())
     .bind(serde_json::to_string(&new.filter).map_err(corrupt)?)
-    .bind(new.resolution.map(JobResolution::as_str))
+    .bind(new.resolution.map(UnknownResolution::as_str))
     .bind(&new.reason)
     .bind(new.matched)
     .execute(db)

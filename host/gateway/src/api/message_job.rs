@@ -29,8 +29,8 @@ use crate::app::{
 };
 use angarium_domain::{
     ids::{JobId, MessageId},
+    job::{JobAction, UnknownResolution},
     key::Scope,
-    message_job::{JobAction, JobResolution},
 };
 
 /// The most messages that a job lists.
@@ -51,7 +51,7 @@ pub struct NewMessageJob {
     messages: Option<Vec<String>>,
     /// The decision about unknown messages; with `resolve` alone.
     #[serde(default)]
-    resolution: Option<JobResolution>,
+    resolution: Option<UnknownResolution>,
     /// The reason; the audit has it, with the key.
     #[schema(min_length = 1, max_length = 500)]
     reason: String,
@@ -67,7 +67,7 @@ pub struct MessageJobAnswer {
     /// `running`, `finished` or `canceled`.
     #[schema(example = "running")]
     state: &'static str,
-    resolution: Option<JobResolution>,
+    resolution: Option<UnknownResolution>,
     reason: String,
     /// How many messages matched when it was asked for.
     matched: i64,

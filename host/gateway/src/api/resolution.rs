@@ -1,7 +1,7 @@
 //! `/v1/messages/{id}/resolve`: a person's decision about a delivery without a definite answer.
 
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
@@ -15,18 +15,15 @@ use super::{
     problem::{Problem, ProblemBody},
     request::UrlPath,
 };
-use crate::app::message_actions::{
-    MessageActions,
-    dead_letter::{Resolved, WantedResolution},
-};
-use angarium_domain::{delivery::DeliveryState, ids::MessageId};
+use crate::app::message_actions::{MessageActions, dead_letter::WantedResolution};
+use angarium_domain::{ids::MessageId, job::UnknownResolution};
 
 /// A person's decision about an unknown delivery.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Resolution, example = json!({"as": "sent", "reason": "the provider's log shows it", "external_id": "SM1234"}))]
 pub struct ResolutionRequest {
-    r#as: ResolvedName,
+    r#as: UnknownResolution,
     /// The reason; the audit has it, with the key.
     #[schema(min_length = 1, max_length = 500)]
     reason: String,
@@ -38,18 +35,6 @@ pub struct ResolutionRequest {
     #[serde(default)]
     #[schema(example = "dlv_0192f0c1a2b37c4d8e5f60718293a4b5")]
     delivery: Option<String>,
-}
-
-/// How an unknown delivery is resolved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ResolvedName {
-    /// It was taken.
-    Sent,
-    /// It was not, and is not sent again.
-    Failed,
-    /// Send it again, through the same connection with the same key.
-    Again,
 }
 
 /// Resolve a message that is `unknown`: a request began, and no definite answer came.
@@ -79,20 +64,15 @@ fn wanted(new: ResolutionRequest, mut fields: Fields) -> Result<WantedResolution
     plain(&mut fields, "reason", &new.reason, MOST_REASON);
     if let Some(external_id) = &new.external_id {
         plain(&mut fields, "external_id", external_id, 255);
-        fields.check(new.r#as == ResolvedName::Sent, "external_id", "not_sent", || {
+        fields.check(new.r#as == UnknownResolution::Sent, "external_id", "not_sent", || {
             "is only allowed together with `sent`".to_owned()
         });
     }
     let delivery = new.delivery.map(|text| text.parse());
     let is_id = delivery.as_ref().is_none_or(Result::is_ok);
     fields.check(is_id, "delivery", "wrong_format", || "must be the id of a delivery".to_owned());
-    let resolution = match new.r#as {
-        ResolvedName::Sent => Resolved::As(DeliveryState::Sent),
-        ResolvedName::Failed => Resolved::As(DeliveryState::Failed),
-        ResolvedName::Again => Resolved::Again,
-    };
     let wanted = WantedResolution {
-        resolution,
+        resolution: new.r#as,
         reason: new.reason,
         external_id: new.external_id,
         delivery: delivery.and_then(Result::ok),

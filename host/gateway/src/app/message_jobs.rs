@@ -7,7 +7,7 @@ use crate::clock;
 use angarium_domain::{
     audit::Action,
     ids::{JobId, TenantId},
-    message_job::{JobAction, JobResolution},
+    job::{JobAction, UnknownResolution},
 };
 use angarium_store::{
     audit::AuditEntry,
@@ -25,7 +25,7 @@ pub struct WantedJob {
     pub action: JobAction,
     pub filter: MessageFilter,
     /// Of [`JobAction::Resolve`].
-    pub resolution: Option<JobResolution>,
+    pub resolution: Option<UnknownResolution>,
     pub reason: String,
 }
 

@@ -10,16 +10,12 @@ use crate::app::{
     Principal, Result,
     change::Changes,
     error::UseCaseError,
-    message_actions::{
-        MessageActions,
-        dead_letter::{Resolved, WantedResolution},
-    },
+    message_actions::{MessageActions, dead_letter::WantedResolution},
 };
 use angarium_domain::{
     audit::Actor,
-    delivery::DeliveryState,
     ids::MessageId,
-    message_job::{JobAction, JobResolution},
+    job::{JobAction, UnknownResolution},
 };
 use angarium_store::{
     Store,
@@ -70,10 +66,14 @@ async fn step(store: &Store, changes: &Changes, bell: &Arc<Notify>) -> Result<bo
 
 /// Acts on one message; false if its state does not allow it.
 async fn act(actions: &MessageActions<'_>, job: &MessageJob, message: MessageId) -> Result<bool> {
-    let done = match (job.action, job.resolution) {
-        (JobAction::Cancel, _) => actions.cancel(message).await,
-        (JobAction::Retry, _) => actions.retry(message, None).await,
-        (JobAction::Resolve, resolution) => actions.resolve(message, &resolve_as(job, resolution)).await,
+    let done = match job.action {
+        JobAction::Cancel => actions.cancel(message).await,
+        JobAction::Retry => actions.retry(message, None).await,
+        JobAction::Resolve => {
+            let resolution = job.resolution.unwrap_or(UnknownResolution::Failed);
+            let wanted = WantedResolution { resolution, reason: job.reason.clone(), external_id: None, delivery: None };
+            actions.resolve(message, &wanted).await
+        }
     };
     match done {
         Ok(_) => Ok(true),
@@ -84,13 +84,4 @@ async fn act(actions: &MessageActions<'_>, job: &MessageJob, message: MessageId)
         }
         Err(error) => Err(error),
     }
-}
-
-fn resolve_as(job: &MessageJob, resolution: Option<JobResolution>) -> WantedResolution {
-    let resolution = match resolution {
-        Some(JobResolution::Sent) => Resolved::As(DeliveryState::Sent),
-        Some(JobResolution::Again) => Resolved::Again,
-        Some(JobResolution::Failed) | None => Resolved::As(DeliveryState::Failed),
-    };
-    WantedResolution { resolution, reason: job.reason.clone(), external_id: None, delivery: None }
 }

@@ -130,13 +130,13 @@ async fn tell(db: &mut Connection, tenant: TenantId, job: JobId, reopened: &[Reo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use angarium_domain::dead_letter::{DeadLetterFilter, ReplayState};
+    use angarium_domain::{dead_letter::DeadLetterFilter, job::JobState};
 
     fn replay(rate_per_second: u32, most: Option<i64>, replayed: i64) -> Replay {
         Replay {
             tenant: TenantId::new(),
             id: JobId::new(),
-            state: ReplayState::Running,
+            state: JobState::Running,
             filter: DeadLetterFilter::default(),
             rate_per_second,
             most,

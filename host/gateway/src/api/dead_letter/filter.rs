@@ -6,6 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::super::{
     fields::Fields,
+    filter,
     problem::FieldProblem,
     request::{Query, short_text},
 };
@@ -13,7 +14,7 @@ use crate::app::{self, App, names};
 use angarium_domain::{
     dead_letter::DeadLetterFilter,
     delivery::DeliveryState,
-    ids::{ConnectionId, RouteId, TenantId},
+    ids::{RouteId, TenantId},
     message::Channel,
 };
 
@@ -110,7 +111,6 @@ impl LetterFilter {
 
     /// Takes the filter from a query.
     pub fn of(query: &mut Query) -> Self {
-        let time = |text: &str| text.parse::<Timestamp>().map_err(|_| BAD_TIME.to_owned());
         Self {
             states: query.take("state", states),
             channel: query.take("channel", short_text),
@@ -118,8 +118,8 @@ impl LetterFilter {
             provider: query.take("provider", short_text),
             route: query.take("route", short_text),
             code: query.take("code", short_text),
-            since: query.take("since", time),
-            until: query.take("until", time),
+            since: query.take("since", filter::time),
+            until: query.take("until", filter::time),
             recipient: query.take("recipient", short_text),
             reference: query.take("reference", short_text),
         }
@@ -136,10 +136,7 @@ impl LetterFilter {
         self.check(&mut fields);
         // An impossible name is not looked up: the database takes no NUL.
         let name = |text: &Option<String>| text.clone().filter(|text| short_text(text).is_ok());
-        let connection = match name(&self.connection) {
-            Some(name) => connection(app, tenant, &name, &mut fields).await?,
-            None => None,
-        };
+        let connection = filter::connection(app, tenant, self.connection.as_deref(), &mut fields).await?;
         let route = match name(&self.route) {
             Some(name) => route(app, tenant, &name, &mut fields).await?,
             None => None,
@@ -167,10 +164,7 @@ impl LetterFilter {
         if let Some(Err(error)) = self.channel.as_ref().map(|text| text.parse::<Channel>()) {
             fields.check(false, "channel", "wrong_format", || error.to_string());
         }
-        for (name, time) in [("since", self.since), ("until", self.until)] {
-            let tellable = time.is_none_or(|time| (0..=253_370_764_800).contains(&time.as_second()));
-            fields.check(tellable, name, "out_of_range", || "must lie in the years 1970 to 9998".to_owned());
-        }
+        filter::check_times(fields, [("since", self.since), ("until", self.until)]);
         let texts = [
             ("connection", &self.connection),
             ("provider", &self.provider),
@@ -179,15 +173,9 @@ impl LetterFilter {
             ("recipient", &self.recipient),
             ("reference", &self.reference),
         ];
-        for (name, text) in texts {
-            if let Some(Err(detail)) = text.as_deref().map(short_text) {
-                fields.check(false, name, "wrong_format", || detail);
-            }
-        }
+        filter::check_texts(fields, texts);
     }
 }
-
-const BAD_TIME: &str = "must be a time such as `2027-01-31T09:00:00Z`";
 
 fn states(text: &str) -> Result<Vec<DeadStateName>, String> {
     let words: Option<Vec<_>> = text.split(',').map(state).collect();
@@ -200,14 +188,6 @@ fn states(text: &str) -> Result<Vec<DeadStateName>, String> {
 fn state(word: &str) -> Option<DeadStateName> {
     use DeadStateName::{Bounced, Expired, Failed, Unknown, Unroutable};
     [Failed, Bounced, Expired, Unroutable, Unknown].into_iter().find(|it| DeliveryState::from(*it).as_str() == word)
-}
-
-async fn connection(app: &App, tenant: TenantId, name: &str, fields: &mut Fields) -> app::Result<Option<ConnectionId>> {
-    let found = names::connection_id(app, tenant, name).await?;
-    fields.check(found.is_some(), "connection", "unknown_connection", || {
-        "does not exist: give the id of a connection, or the uid of one of yours".to_owned()
-    });
-    Ok(found)
 }
 
 async fn route(app: &App, tenant: TenantId, name: &str, fields: &mut Fields) -> app::Result<Option<RouteId>> {

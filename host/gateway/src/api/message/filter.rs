@@ -7,12 +7,13 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     super::{
         fields::Fields,
+        filter,
         problem::FieldProblem,
         request::{Query, short_text},
     },
     view::StateName,
 };
-use crate::app::{self, App, messages::MessageFilter, names};
+use crate::app::{self, App, messages::MessageFilter};
 use angarium_domain::{
     delivery::DeliveryState,
     ids::{BatchId, TenantId},
@@ -90,7 +91,6 @@ pub struct FilterParams {
 
 const BAD_BATCH: &str = "must be the id of a batch, `batch_…`";
 const BAD_MEMBER: &str = "must be a name, a colon and a value, such as `order:A-1001`";
-const BAD_TIME: &str = "must be a time such as `2027-01-31T09:00:00Z`";
 
 impl Filter {
     /// Whether it has no member.
@@ -108,7 +108,6 @@ impl Filter {
 
     /// Takes the filter from a query.
     pub fn of(query: &mut Query) -> Self {
-        let time = |text: &str| text.parse::<Timestamp>().map_err(|_| BAD_TIME.to_owned());
         Self {
             state: query.take("state", |text| text.parse::<DeliveryState>().map_err(|error| error.to_string())),
             channel: query.take("channel", short_text),
@@ -116,8 +115,8 @@ impl Filter {
             connection: query.take("connection", short_text),
             provider: query.take("provider", short_text),
             code: query.take("code", short_text),
-            since: query.take("since", time),
-            until: query.take("until", time),
+            since: query.take("since", filter::time),
+            until: query.take("until", filter::time),
             batch: query.take("batch", |text| {
                 text.parse::<BatchId>().map(|_| text.to_owned()).map_err(|_| BAD_BATCH.to_owned())
             }),
@@ -140,17 +139,7 @@ impl Filter {
         fields.check(batch.is_ok(), "batch", "wrong_format", || BAD_BATCH.to_owned());
         let metadata = self.metadata.as_deref().map(member).transpose();
         fields.check(metadata.is_ok(), "metadata", "wrong_format", || BAD_MEMBER.to_owned());
-        // An impossible name is not looked up: the database takes no NUL.
-        let connection = match self.connection.as_deref().filter(|name| short_text(name).is_ok()) {
-            None => None,
-            Some(name) => {
-                let found = names::connection_id(app, tenant, name).await?;
-                fields.check(found.is_some(), "connection", "unknown_connection", || {
-                    "does not exist: give the id of a connection, or the uid of one of yours".to_owned()
-                });
-                found
-            }
-        };
+        let connection = filter::connection(app, tenant, self.connection.as_deref(), &mut fields).await?;
         if !fields.is_empty() {
             return Ok(Err(fields.into_problems()));
         }
@@ -174,10 +163,7 @@ impl Filter {
         if let Some(Err(error)) = self.channel.as_ref().map(|text| text.parse::<Channel>()) {
             fields.check(false, "channel", "wrong_format", || error.to_string());
         }
-        for (name, time) in [("since", self.since), ("until", self.until)] {
-            let tellable = time.is_none_or(|time| (0..=253_370_764_800).contains(&time.as_second()));
-            fields.check(tellable, name, "out_of_range", || "must lie in the years 1970 to 9998".to_owned());
-        }
+        filter::check_times(fields, [("since", self.since), ("until", self.until)]);
         let texts = [
             ("recipient", &self.recipient),
             ("connection", &self.connection),
@@ -186,11 +172,7 @@ impl Filter {
             ("reference", &self.reference),
             ("metadata", &self.metadata),
         ];
-        for (name, text) in texts {
-            if let Some(Err(detail)) = text.as_deref().map(short_text) {
-                fields.check(false, name, "wrong_format", || detail);
-            }
-        }
+        filter::check_texts(fields, texts);
     }
 }
 

@@ -17,6 +17,7 @@ use angarium_domain::{
     dead_letter::DeadLetterFilter,
     delivery::DeliveryState,
     ids::{DeliveryId, JobId, MessageId, TenantId},
+    job::UnknownResolution,
 };
 use angarium_store::{
     self as store, Connection,
@@ -198,11 +199,11 @@ impl MessageActions<'_> {
             (Some(_) | None, _) => return Err(not_now("message", view.delivery.state)),
         };
         let done = match wanted.resolution {
-            Resolved::Again => {
+            UnknownResolution::Again => {
                 check_sendable(view.content_purged_at, view.message.expires_at, clock::now())?;
                 self.reopen(&mut change, delivery, &[DeliveryState::Unknown]).await?
             }
-            Resolved::As(state) => self.settle(&mut change, (message, delivery), state, wanted).await?,
+            as_ended => self.settle(&mut change, (message, delivery), as_ended.state(), wanted).await?,
         };
         if !done {
             return Err(not_now("message", view.delivery.state));
@@ -265,30 +266,12 @@ pub struct WantedReplay {
 /// A person's decision about an unknown delivery.
 #[derive(Debug, Clone)]
 pub struct WantedResolution {
-    pub resolution: Resolved,
+    pub resolution: UnknownResolution,
     pub reason: String,
     /// The provider's own id of it, if the person found it.
     pub external_id: Option<String>,
     /// The delivery, if several of the message are unknown.
     pub delivery: Option<DeliveryId>,
-}
-
-/// How an unknown delivery is resolved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resolved {
-    /// As `sent` or `failed`.
-    As(DeliveryState),
-    /// It is sent again, through the same connection with the same key.
-    Again,
-}
-
-impl Resolved {
-    const fn state(self) -> DeliveryState {
-        match self {
-            Self::As(state) => state,
-            Self::Again => DeliveryState::Queued,
-        }
-    }
 }
 
 /// Refuses what could only end again.
