@@ -79,8 +79,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("recovery", &["legs"]),
     ("callbacks", &["fair_semaphore", "legs", "lookup", "providers", "tenant_config"]),
     // Jobs.
-    ("message_jobs", &["app"]),
-    ("replay", &["legs"]),
+    ("job_runner", &["app", "legs"]),
     ("maintenance", &["config", "telemetry"]),
     // Use cases, and their callers.
     (
@@ -133,16 +132,15 @@ const EDGES: &[(&str, &[&str])] = &[
             "follow_up",
             "guards",
             "health",
+            "job_runner",
             "ledger",
             "legs",
             "maintenance",
-            "message_jobs",
             "observations",
             "planning",
             "providers",
             "queue",
             "recovery",
-            "replay",
             "rule_runner",
             "rulefolder",
             "small_tenant_priority",

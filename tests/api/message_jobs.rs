@@ -60,6 +60,45 @@ async fn listed_messages_whose_state_does_not_allow_it_are_skipped() {
 }
 
 #[tokio::test]
+async fn a_job_keeps_to_its_rate_and_limit_and_is_stopped() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    for _ in 0..6 {
+        scheduled(&gateway, "campaign").await;
+    }
+    let mut wanted = json!({"action": "cancel", "filter": {"state": "scheduled"}, "limit": 2, "reason": "a few"});
+    let job = gateway.post("/v1/message-jobs", &wanted).await.expect(202);
+    let job = finished(&gateway, &job).await;
+    assert_eq!((&job["matched"], &job["done"], &job["limit"]), (&json!(6), &json!(2), &json!(2)), "{job}");
+
+    wanted["limit"] = json!(null);
+    wanted["rate_per_second"] = json!(1);
+    let slow = gateway.post("/v1/message-jobs", &wanted).await.expect(202);
+    let path = format!("/v1/message-jobs/{}", slow["id"].as_str().unwrap());
+    let stopped = gateway.post(&format!("{path}/cancel"), &json!({})).await.expect(200);
+    assert_eq!((&stopped["state"], &stopped["rate_per_second"]), (&json!("canceled"), &json!(1)), "{stopped}");
+    assert!(stopped["done"].as_i64().unwrap() < 4, "{stopped}");
+    let left = gateway.get("/v1/messages?state=scheduled").await["data"].as_array().unwrap().len() as i64;
+    let done = gateway.get(&path).await["done"].as_i64().unwrap();
+    assert_eq!(left, 4 - done, "what it has done stays, and nothing follows");
+}
+
+#[tokio::test]
+async fn a_replay_is_a_job_and_other_jobs_are_no_replays() {
+    let gateway = TestGateway::start().await;
+    let job = json!({"action": "retry", "filter": {"state": "failed"}, "reason": "x"});
+    let job = gateway.post("/v1/message-jobs", &job).await.expect(202);
+    let replay = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}})).await.expect(202);
+    let (job, replay) = (finished(&gateway, &job).await, finished(&gateway, &replay).await);
+    assert_eq!((&replay["action"], &replay["rate_per_second"]), (&json!("replay"), &json!(50)), "{replay}");
+    assert_eq!(gateway.get("/v1/message-jobs").await["data"], json!([replay, job]));
+    assert_eq!(gateway.get("/v1/dead-letters/replays").await["data"], json!([replay]));
+    let path = format!("/v1/dead-letters/replays/{}", job["id"].as_str().unwrap());
+    gateway.call(Method::GET, &path, None).await.expect(404);
+    gateway.post(&format!("{path}/cancel"), &json!({})).await.expect(404);
+}
+
+#[tokio::test]
 async fn a_job_that_would_meet_every_message_or_none_is_refused() {
     let gateway = TestGateway::start().await;
     let refused = async |body: Value, pointer: &str| {

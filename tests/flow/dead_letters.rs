@@ -163,7 +163,7 @@ async fn what_can_only_end_again_is_not_replayed() {
     }
     let started = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}})).await.expect(202);
     let replay = finished(&gateway, started["id"].as_str().unwrap()).await;
-    assert_eq!((&replay["replayed"], &replay["skipped"]), (&json!(0), &json!(2)), "{replay}");
+    assert_eq!((&replay["done"], &replay["skipped"]), (&json!(0), &json!(2)), "{replay}");
 }
 
 #[tokio::test]
@@ -187,7 +187,7 @@ async fn all_that_match_are_replayed_no_faster_than_asked_for() {
         let allowed = f64::from(RATE) * (began.elapsed().as_secs_f64() + 0.2);
         assert!(arrived <= allowed, "{arrived} have arrived, {allowed} may have");
         let replay = gateway.get(&path).await;
-        seen.insert(replay["replayed"].as_u64().unwrap());
+        seen.insert(replay["done"].as_u64().unwrap());
         if replay["state"] == "finished" {
             break replay;
         }
@@ -195,7 +195,7 @@ async fn all_that_match_are_replayed_no_faster_than_asked_for() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert!(seen.len() > 3, "progress was seen: {seen:?}");
-    assert_eq!((&replay["replayed"], &replay["skipped"]), (&json!(COUNT), &json!(0)), "{replay}");
+    assert_eq!((&replay["done"], &replay["skipped"]), (&json!(COUNT), &json!(0)), "{replay}");
     let sent = eventually("every outcome", || async {
         let replay = gateway.get(&path).await;
         (replay["outcomes"] == json!({"sent": COUNT})).then_some(replay)
@@ -215,7 +215,7 @@ async fn what_fails_again_is_not_met_again_and_a_limit_holds() {
     let body = json!({"filter": {"states": ["failed"]}, "rate_per_second": 1000, "limit": 3});
     let started = gateway.post("/v1/dead-letters/replays", &body).await.expect(202);
     let replay = finished(&gateway, started["id"].as_str().unwrap()).await;
-    assert_eq!(replay["replayed"], 3, "{replay}");
+    assert_eq!(replay["done"], 3, "{replay}");
     for (n, id) in ids.iter().enumerate() {
         gateway.settled(id).await;
         assert_eq!(gateway.attempts(id).await.len(), if n < 3 { 2 } else { 1 }, "{n}");
@@ -232,10 +232,10 @@ async fn a_replay_is_stopped() {
     let path = format!("/v1/dead-letters/replays/{}", started["id"].as_str().unwrap());
     let stopped = gateway.post(&format!("{path}/cancel"), &json!({})).await.expect(200);
     assert_eq!(stopped["state"], "canceled");
-    assert!(stopped["replayed"].as_i64().unwrap() < 5, "{stopped}");
+    assert!(stopped["done"].as_i64().unwrap() < 5, "{stopped}");
     gateway.post(&format!("{path}/cancel"), &json!({})).await.expect(409);
     let again = gateway.get(&path).await;
-    assert_eq!((&again["state"], &again["replayed"]), (&stopped["state"], &stopped["replayed"]));
+    assert_eq!((&again["state"], &again["done"]), (&stopped["state"], &stopped["done"]));
     assert_eq!(audit(&gateway, "action=replay.canceled").await.len(), 1);
 }
 
@@ -252,14 +252,14 @@ async fn a_replay_goes_on_when_its_node_is_killed_and_moves_each_once() {
         let floor = (node + 1) * 15;
         eventually("some progress", || async {
             let replay = gateway.get(&format!("/v1/dead-letters/replays/{id}")).await;
-            (replay["replayed"].as_u64()? as usize >= floor).then_some(())
+            (replay["done"].as_u64()? as usize >= floor).then_some(())
         })
         .await;
         gateway.kill(node);
         gateway.nodes[node] = Some(gateway.new_node().await);
     }
     let replay = finished(&gateway, &id).await;
-    assert_eq!((&replay["replayed"], &replay["skipped"]), (&json!(COUNT), &json!(0)), "{replay}");
+    assert_eq!((&replay["done"], &replay["skipped"]), (&json!(COUNT), &json!(0)), "{replay}");
     for id in &ids {
         let view = gateway.settled(id).await;
         // The route holds the deliveries of a killed worker.
@@ -311,7 +311,7 @@ async fn they_are_discarded_with_a_reason_and_stay_on_record() {
     assert_eq!(discards, ["dead_letters.discarded", "dead_letter.discarded"]);
     // A replay of all leaves them alone; by its id one can be had back.
     let started = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}})).await.expect(202);
-    assert_eq!(finished(&gateway, started["id"].as_str().unwrap()).await["replayed"], 2);
+    assert_eq!(finished(&gateway, started["id"].as_str().unwrap()).await["done"], 2);
     gateway.post(&format!("{path}/replay"), &json!({})).await.expect(202);
     assert_eq!(gateway.settled(&ids[0]).await["state"], "sent");
 }
@@ -431,7 +431,7 @@ async fn the_command_line_does_all_of_it() {
     assert!(printed.contains('1'), "{printed}");
     let printed = run(&["dead-letters", "replay", "--all", "--rate", "100", "--json"]).unwrap();
     let replay: Value = serde_json::from_str(&printed).unwrap();
-    assert_eq!((&replay["state"], &replay["replayed"]), (&json!("finished"), &json!(1)), "{replay}");
+    assert_eq!((&replay["state"], &replay["done"]), (&json!("finished"), &json!(1)), "{replay}");
     let printed = run(&["message", "resolve", &unknown, "--as", "sent", "--reason", "they have it"]).unwrap();
     assert!(printed.contains("sent"), "{printed}");
     assert!(run(&["message", "resolve", &unknown, "--as", "sent", "--reason", "again"]).is_err());

@@ -55,20 +55,9 @@ pub fn certainly_unsent() -> Vec<DeliveryState> {
     DeliveryState::DEAD.into_iter().filter(|state| *state != DeliveryState::Unknown).collect()
 }
 
-/// The most deliveries that one step of a replay at this rate moves: a fifth of a second's.
-#[must_use]
-pub fn step_size(rate_per_second: u32) -> u32 {
-    rate_per_second.div_ceil(5)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_step_is_short_and_moves_something() {
-        assert_eq!([1, 5, 6, 1000].map(step_size), [1, 1, 2, 200]);
-    }
 
     #[test]
     fn what_may_have_been_sent_is_asked_for_by_name() {

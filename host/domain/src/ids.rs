@@ -111,7 +111,7 @@ ids! {
     EventId = "evt_";
     /// An API key.
     KeyId = "key_";
-    /// Work that goes on after its request: a replay of dead letters.
+    /// Work on many messages or dead letters that goes on after its request.
     JobId = "job_";
     /// Messages that one request handed in together.
     BatchId = "batch_";

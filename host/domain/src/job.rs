@@ -1,4 +1,4 @@
-//! Jobs: replays of dead letters, and actions on many messages.
+//! Jobs: actions on many messages, and replays of many dead letters.
 
 use std::str::FromStr;
 
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::delivery::DeliveryState;
 
-/// The action of a job, on each message that matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+/// The action of a job, on each message or dead letter that matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobAction {
     /// Ends messages that have not begun to leave.
@@ -16,6 +16,8 @@ pub enum JobAction {
     Retry,
     /// Decides about unknown messages.
     Resolve,
+    /// Opens dead letters for another attempt.
+    Replay,
 }
 
 impl JobAction {
@@ -25,13 +27,14 @@ impl JobAction {
             Self::Cancel => "cancel",
             Self::Retry => "retry",
             Self::Resolve => "resolve",
+            Self::Replay => "replay",
         }
     }
 
     /// Returns the action of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Cancel, Self::Retry, Self::Resolve].into_iter().find(|it| it.as_str() == name)
+        [Self::Cancel, Self::Retry, Self::Resolve, Self::Replay].into_iter().find(|it| it.as_str() == name)
     }
 }
 
@@ -74,7 +77,7 @@ impl UnknownResolution {
     }
 }
 
-/// The state of a job: a replay of dead letters, or an action on many messages.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
@@ -106,5 +109,39 @@ impl FromStr for JobState {
     fn from_str(text: &str) -> Result<Self, InvalidJobState> {
         let states = [Self::Running, Self::Finished, Self::Canceled];
         states.into_iter().find(|it| it.as_str() == text).ok_or_else(|| InvalidJobState(text.to_owned()))
+    }
+}
+
+/// Returns the most that a job's next step acts on: a fifth of a second's at its rate, no more than is `left` of its
+/// limit, and no more than `most`.
+#[must_use]
+pub fn step_size(rate_per_second: Option<u32>, left: Option<i64>, most: u32) -> u32 {
+    let by_rate = rate_per_second.map_or(most, |rate| rate.div_ceil(5));
+    let left = left.map_or(u32::MAX, |left| u32::try_from(left.max(0)).unwrap_or(u32::MAX));
+    by_rate.min(left).min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_short_and_acts_on_something() {
+        assert_eq!([1, 5, 6, 1000].map(|rate| step_size(Some(rate), None, 200)), [1, 1, 2, 200]);
+        assert_eq!(step_size(Some(1000), None, 20), 20);
+        assert_eq!(step_size(None, None, 20), 20);
+    }
+
+    #[test]
+    fn a_step_keeps_to_the_limit() {
+        assert_eq!([3, 0, -1].map(|left| step_size(Some(50), Some(left), 200)), [3, 0, 0]);
+        assert_eq!(step_size(None, Some(i64::MAX), 20), 20);
+    }
+
+    #[test]
+    fn every_action_has_its_name() {
+        for name in ["cancel", "retry", "resolve", "replay"] {
+            assert_eq!(JobAction::named(name).map(JobAction::as_str), Some(name));
+        }
     }
 }

@@ -11,6 +11,7 @@ mod database;
 mod dead_letter;
 mod experiment;
 mod health;
+mod job;
 mod key;
 mod man;
 mod message;

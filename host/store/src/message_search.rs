@@ -22,8 +22,10 @@ use angarium_domain::{
 const MOST_LEGS: i64 = 16;
 
 /// The filter of messages: all of its members must hold.
+///
+/// A member that this version does not know is refused: a node of an older version would act on more than was asked for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct MessageFilter {
     pub state: Option<DeliveryState>,
     pub channel: Option<String>,

@@ -1,8 +1,7 @@
 //! `/v1/dead-letters`: what ended without success, until a person has dealt with it.
 
 mod filter;
-
-use std::collections::BTreeMap;
+pub mod replays;
 
 use axum::{extract::State, http::StatusCode};
 use jiff::Timestamp;
@@ -22,23 +21,20 @@ use super::{
 };
 use crate::app::message_actions::{
     MessageActions,
-    dead_letter::{self, DeadLetter, LetterId, Replay, WantedReplay},
+    dead_letter::{self, DeadLetter, LetterId},
 };
 use angarium_domain::{
-    dead_letter::{DeadLetterFilter, certainly_unsent},
+    dead_letter::DeadLetterFilter,
     delivery::DeliveryState,
-    ids::{DeliveryId, JobId, TenantId},
+    ids::{DeliveryId, TenantId},
     key::Scope,
 };
-use filter::{LetterFilter, LetterFilterParams};
+use filter::LetterFilterParams;
+
+pub use filter::LetterFilter;
 
 /// The longest reason, in characters.
 pub const MOST_REASON: usize = 500;
-/// The default rate of a replay.
-const DEFAULT_RATE: u32 = 50;
-const HIGHEST_RATE: u32 = 1_000;
-/// More than a ledger holds.
-const MOST_REPLAYED: i64 = 1_000_000_000;
 
 /// A delivery that ended without success.
 #[derive(Debug, Serialize, ToSchema)]
@@ -123,58 +119,6 @@ pub struct Discarded {
     discarded: usize,
     /// Whether more match: one request discards 10,000 at most.
     more: bool,
-}
-
-/// The dead letters to replay, and the rate.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = NewReplay, example = json!({"filter": {"connection": "primary-smtp"}, "rate_per_second": 20, "reason": "it is back"}))]
-pub struct ReplayOrder {
-    /// An empty one means all of them, but those that are `unknown`.
-    filter: LetterFilter,
-    /// How many become due in a second at most; 50, if left out.
-    #[serde(default)]
-    #[schema(minimum = 1, maximum = 1000)]
-    rate_per_second: Option<u32>,
-    /// The most deliveries, the oldest first.
-    #[serde(default)]
-    #[schema(minimum = 1, maximum = 1_000_000_000)]
-    limit: Option<i64>,
-    /// The reason; the audit has it, with the key.
-    #[serde(default)]
-    #[schema(min_length = 1, max_length = 500)]
-    reason: Option<String>,
-}
-
-/// A replay of dead letters, and how far it is.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Replay)]
-pub struct ReplayAnswer {
-    #[schema(example = "job_0192f0c1a2b37c4d8e5f60718293a4b5")]
-    id: String,
-    /// `running`, `finished` or `canceled`.
-    #[schema(example = "running")]
-    state: &'static str,
-    /// Its `until` is the time of the request at the latest: what fails again is not met again.
-    filter: LetterFilter,
-    rate_per_second: u32,
-    limit: Option<i64>,
-    reason: Option<String>,
-    /// How many matched when it was asked for.
-    matched: i64,
-    /// How many it has opened for another attempt, each once.
-    replayed: i64,
-    /// The number of skipped ones: they have expired, their content was purged, or another action came first.
-    skipped: i64,
-    /// The present states of those that it opened and that were not opened again since.
-    #[schema(example = json!({"sent": 940, "queued": 3}))]
-    outcomes: BTreeMap<String, i64>,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    started_at: Option<Timestamp>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    finished_at: Option<Timestamp>,
 }
 
 /// List dead letters, those of the newest messages first.
@@ -292,90 +236,11 @@ fn may_name<P>(tenant: &Tenant<P>, filter: &LetterFilter) -> Result<(), Problem>
     Ok(())
 }
 
-/// Replay all dead letters that match, at a limited rate.
-///
-/// The oldest first, each once. It goes on whichever node ends meanwhile; `GET` shows how far it is.
-#[utoipa::path(post, path = "/v1/dead-letters/replays", tag = "dead-letters", operation_id = "startReplay",
-    request_body = ReplayOrder,
-    responses((status = 202, description = "It has begun.", body = ReplayAnswer)))]
-pub async fn start_replay(
-    tenant: Tenant<MessagesWrite>,
-    State(app): State<App>,
-    Draft(new, mut fields): Draft<ReplayOrder>,
-) -> Result<(StatusCode, Json<ReplayAnswer>), Problem> {
-    reason(&mut fields, new.reason.as_deref());
-    let rate_per_second = new.rate_per_second.unwrap_or(DEFAULT_RATE);
-    let rate_fits = (1..=HIGHEST_RATE).contains(&rate_per_second);
-    fields.check(rate_fits, "rate_per_second", "out_of_range", || format!("must be 1 to {HIGHEST_RATE}"));
-    let limit_fits = new.limit.is_none_or(|limit| (1..=MOST_REPLAYED).contains(&limit));
-    fields.check(limit_fits, "limit", "out_of_range", || format!("must be 1 to {MOST_REPLAYED}"));
-    may_name(&tenant, &new.filter)?;
-    let filter = checked(&app, tenant.id, new.filter, certainly_unsent(), fields).await?;
-    let wanted = WantedReplay { filter, rate_per_second, most: new.limit, reason: new.reason };
-    let by = tenant.principal();
-    let replay = MessageActions::new(&app, &by).start_replay(wanted).await?;
-    Ok((StatusCode::ACCEPTED, Json(ReplayAnswer::new(replay, BTreeMap::new()))))
-}
-
-/// List replays, the newest first.
-#[utoipa::path(get, path = "/v1/dead-letters/replays", tag = "dead-letters", operation_id = "listReplays",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
-    ),
-    responses((status = 200, description = "A page.", body = Page<ReplayAnswer>)))]
-pub async fn list_replays(
-    tenant: Tenant<MessagesRead>,
-    State(app): State<App>,
-    mut query: Query,
-) -> Result<Json<Page<ReplayAnswer>>, Problem> {
-    let paging = Paging::<JobId>::of(&mut query);
-    query.finish()?;
-    let page = dead_letter::list_replays(&app, tenant.id, paging.after, paging.limit).await?;
-    let view = |(replay, outcomes)| ReplayAnswer::new(replay, outcomes);
-    Ok(Json(Page::of(page, |(replay, _)| replay.id.to_string(), view)))
-}
-
-/// Show how far a replay is.
-#[utoipa::path(get, path = "/v1/dead-letters/replays/{id}", tag = "dead-letters", operation_id = "getReplay",
-    params(("id" = String, Path, description = "`job_…`")),
-    responses((status = 200, description = "The replay.", body = ReplayAnswer)))]
-pub async fn get_replay(
-    tenant: Tenant<MessagesRead>,
-    State(app): State<App>,
-    UrlPath(id): UrlPath<String>,
-) -> Result<Json<ReplayAnswer>, Problem> {
-    let (replay, outcomes) = dead_letter::get_replay(&app, tenant.id, job_id(&id)?).await?;
-    Ok(Json(ReplayAnswer::new(replay, outcomes)))
-}
-
-/// Stop a replay; deliveries that it has opened stay open.
-#[utoipa::path(post, path = "/v1/dead-letters/replays/{id}/cancel", tag = "dead-letters", operation_id = "cancelReplay",
-    params(("id" = String, Path, description = "`job_…`")),
-    responses(
-        (status = 200, description = "It has stopped.", body = ReplayAnswer),
-        (status = 409, description = "It has ended.", body = ProblemBody, content_type = "application/problem+json"),
-    ))]
-pub async fn cancel_replay(
-    tenant: Tenant<MessagesWrite>,
-    State(app): State<App>,
-    UrlPath(id): UrlPath<String>,
-) -> Result<Json<ReplayAnswer>, Problem> {
-    let by = tenant.principal();
-    let (replay, outcomes) = MessageActions::new(&app, &by).cancel_replay(job_id(&id)?).await?;
-    Ok(Json(ReplayAnswer::new(replay, outcomes)))
-}
-
 const LETTER: &str = "dead letter";
-const REPLAY: &str = "replay";
 
 fn letter_id(text: &str) -> Result<LetterId, Problem> {
     let delivery = text.parse().map(LetterId::Delivery);
     delivery.or_else(|_| text.parse().map(LetterId::Message)).map_err(|_| Problem::not_found(LETTER))
-}
-
-fn job_id(text: &str) -> Result<JobId, Problem> {
-    text.parse().map_err(|_| Problem::not_found(REPLAY))
 }
 
 fn reason(fields: &mut Fields, reason: Option<&str>) {
@@ -424,26 +289,6 @@ impl From<DeadLetter> for DeadLetterAnswer {
             discarded_at: letter.discarded_at,
             discard_reason: letter.discard_reason,
             history: None,
-        }
-    }
-}
-
-impl ReplayAnswer {
-    fn new(replay: Replay, outcomes: BTreeMap<String, i64>) -> Self {
-        Self {
-            id: replay.id.to_string(),
-            state: replay.state.as_str(),
-            filter: replay.filter.into(),
-            rate_per_second: replay.rate_per_second,
-            limit: replay.most,
-            reason: replay.reason,
-            matched: replay.matched,
-            replayed: replay.replayed,
-            skipped: replay.skipped,
-            outcomes,
-            created_at: replay.created_at,
-            started_at: replay.started_at,
-            finished_at: replay.finished_at,
         }
     }
 }

@@ -15,9 +15,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use angarium_domain::callback::CALLBACK_PATH;
 
 use super::{
-    HttpState, audit, backtest, callback, connection, dead_letter, event, experiment, guards, health,
-    json::close_tagged, message, message_job, operation, problem::ProblemBody, provider, provider::GrantsChoice,
-    resolution, route, rule, script, settings, statistics,
+    HttpState, audit, backtest, callback, connection, dead_letter, event, experiment, guards, health, job,
+    json::close_tagged, message, operation, problem::ProblemBody, provider, provider::GrantsChoice, resolution, route,
+    rule, script, settings, statistics,
 };
 
 #[derive(OpenApi)]
@@ -55,9 +55,9 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(message::content::content))
         .routes(routes!(message::content::attachment))
         .routes(routes!(message::events))
-        .routes(routes!(message_job::list, message_job::start))
-        .routes(routes!(message_job::get))
-        .routes(routes!(message_job::cancel))
+        .routes(routes!(job::list, job::start))
+        .routes(routes!(job::get))
+        .routes(routes!(job::cancel))
         .routes(routes!(message::decision))
         .routes(routes!(message::cancel))
         .routes(routes!(message::retry))
@@ -68,9 +68,9 @@ pub fn routes() -> OpenApiRouter<HttpState> {
         .routes(routes!(dead_letter::replay))
         .routes(routes!(dead_letter::discard))
         .routes(routes!(dead_letter::discard_all))
-        .routes(routes!(dead_letter::list_replays, dead_letter::start_replay))
-        .routes(routes!(dead_letter::get_replay))
-        .routes(routes!(dead_letter::cancel_replay))
+        .routes(routes!(dead_letter::replays::list, dead_letter::replays::start))
+        .routes(routes!(dead_letter::replays::get))
+        .routes(routes!(dead_letter::replays::cancel))
         .routes(routes!(audit::list))
         .routes(routes!(audit::list_of_operators))
         .routes(routes!(event::list))

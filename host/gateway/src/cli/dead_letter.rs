@@ -1,9 +1,9 @@
 //! `angarium dead-letters …`
 
-use std::{io::IsTerminal, time::Duration};
+use std::io::IsTerminal;
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -11,14 +11,13 @@ use super::{
     CliError,
     client::{ApiClient, segment},
     connection::paged,
+    job::{JobName, PROGRESS, watch},
     message::{ATTEMPTS, name_connections},
     output::{Column, Output},
 };
 
 const PATH: &str = "/v1/dead-letters";
 const REPLAYS: &str = "/v1/dead-letters/replays";
-/// How often a replay that is followed is looked at.
-const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub struct DeadLetters {
@@ -45,9 +44,9 @@ enum Command {
         client: ApiClient,
     },
     /// Watch a replay until it ends.
-    Watch(Job),
+    Watch(JobName),
     /// Stop a replay; deliveries that it has opened stay open.
-    Stop(Job),
+    Stop(JobName),
 }
 
 #[derive(Debug, Args)]
@@ -64,14 +63,6 @@ struct List {
 #[derive(Debug, Args)]
 struct One {
     /// `dlv_…`, or the message's `msg_…`
-    id: String,
-    #[command(flatten)]
-    client: ApiClient,
-}
-
-#[derive(Debug, Args)]
-struct Job {
-    /// `job_…`
     id: String,
     #[command(flatten)]
     client: ApiClient,
@@ -195,17 +186,6 @@ const WHOLE: [Column<'_>; 16] = [
     ("reason", "/discard_reason"),
 ];
 
-const PROGRESS: [Column<'_>; 8] = [
-    ("id", "/id"),
-    ("state", "/state"),
-    ("matched", "/matched"),
-    ("replayed", "/replayed"),
-    ("skipped", "/skipped"),
-    ("outcomes", "/outcomes"),
-    ("created", "/created_at"),
-    ("ended", "/finished_at"),
-];
-
 impl DeadLetters {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
@@ -216,14 +196,8 @@ impl DeadLetters {
             Command::Replays { cursor, client } => {
                 output.list(&client.get(&paged(REPLAYS, cursor)).await?, &PROGRESS);
             }
-            Command::Watch(job) => {
-                let replay = job.client.get(&format!("{REPLAYS}/{}", segment(&job.id))).await?;
-                output.one(&watch(&job.client, replay).await?, &PROGRESS);
-            }
-            Command::Stop(job) => {
-                let path = format!("{REPLAYS}/{}/cancel", segment(&job.id));
-                output.one(&job.client.post(&path, &json!({})).await?, &PROGRESS);
-            }
+            Command::Watch(job) => output.one(&job.watch().await?, &PROGRESS),
+            Command::Stop(job) => output.one(&job.cancel().await?, &PROGRESS),
         }
         Ok(())
     }
@@ -323,42 +297,6 @@ impl Discard {
         output.one(&json!({"discarded": discarded}), &[("discarded", "/discarded")]);
         Ok(())
     }
-}
-
-/// Waits for the end of a replay, with a bar on a terminal. An interruption stops the display, not the replay.
-async fn watch(client: &ApiClient, mut replay: Value) -> Result<Value, CliError> {
-    let path = format!("{REPLAYS}/{}", segment(replay["id"].as_str().unwrap_or_default()));
-    let bar = bar(&replay);
-    while replay["state"] == json!("running") {
-        tokio::time::sleep(LOOK).await;
-        replay = client.get(&path).await?;
-        bar.set_position(number(&replay["replayed"]) + number(&replay["skipped"]));
-        bar.set_message(outcomes(&replay["outcomes"]));
-    }
-    bar.finish_and_clear();
-    Ok(replay)
-}
-
-fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_default()
-}
-
-/// `sent 94, failed 3`
-fn outcomes(outcomes: &Value) -> String {
-    let counts = outcomes.as_object().into_iter().flatten();
-    counts.map(|(state, count)| format!("{state} {count}")).collect::<Vec<_>>().join(", ")
-}
-
-fn bar(replay: &Value) -> ProgressBar {
-    let total = number(&replay["matched"]).min(replay["limit"].as_u64().unwrap_or(u64::MAX));
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(total);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {eta} {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 fn spinner() -> ProgressBar {

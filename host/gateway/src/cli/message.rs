@@ -2,12 +2,12 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
 use super::{
     CliError,
     client::{ApiClient, segment},
-    connection::raw_json,
+    job::JobCommand,
     output::{Column, Output},
 };
 
@@ -116,92 +116,6 @@ struct RescheduleArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-enum JobCommand {
-    /// Begin a job, or count its messages with `--dry-run`.
-    Start(JobStart),
-    /// Show jobs, the newest first.
-    List {
-        #[command(flatten)]
-        client: ApiClient,
-    },
-    /// Show the progress of a job.
-    Get(JobName),
-    /// Stop a job; its actions so far stay.
-    Cancel(JobName),
-}
-
-/// Its fields are the request's.
-#[derive(Debug, Args, Serialize)]
-struct JobStart {
-    #[arg(value_parser = ["cancel", "retry", "resolve"])]
-    action: String,
-    /// The messages, as JSON: {"state": "failed", "connection": "main-smtp"}.
-    #[arg(long, value_parser = raw_json, conflicts_with = "messages")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    filter: Option<Box<RawValue>>,
-    /// The id of a message; repeat it for several.
-    #[arg(long = "message")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    messages: Vec<String>,
-    /// The decision about unknown messages, with `resolve`.
-    #[arg(long, value_parser = ["sent", "failed", "again"])]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resolution: Option<String>,
-    /// The reason; the audit has it, with the key.
-    #[arg(long)]
-    reason: String,
-    /// Count the messages that match, and begin nothing.
-    #[arg(long)]
-    #[serde(skip)]
-    dry_run: bool,
-    #[command(flatten)]
-    #[serde(skip)]
-    client: ApiClient,
-}
-
-#[derive(Debug, Args)]
-struct JobName {
-    /// `job_…`
-    job: String,
-    #[command(flatten)]
-    client: ApiClient,
-}
-
-const JOBS: &str = "/v1/message-jobs";
-
-const JOB: [Column<'_>; 8] = [
-    ("id", "/id"),
-    ("action", "/action"),
-    ("state", "/state"),
-    ("matched", "/matched"),
-    ("done", "/done"),
-    ("skipped", "/skipped"),
-    ("reason", "/reason"),
-    ("created", "/created_at"),
-];
-
-impl JobCommand {
-    async fn run(self, output: &Output) -> Result<(), CliError> {
-        match self {
-            Self::Start(start) if start.dry_run => {
-                let answer = start.client.post(&format!("{JOBS}?dry_run=true"), &start).await?;
-                output.one(&answer, &[("matched", "/matched")]);
-            }
-            Self::Start(start) => output.one(&start.client.post(JOBS, &start).await?, &JOB),
-            Self::List { client } => output.list(&client.get(JOBS).await?, &JOB),
-            Self::Get(name) => {
-                output.one(&name.client.get(&format!("{JOBS}/{}", segment(&name.job))).await?, &JOB);
-            }
-            Self::Cancel(name) => {
-                let path = format!("{JOBS}/{}/cancel", segment(&name.job));
-                output.one(&name.client.post(&path, &json!({})).await?, &JOB);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The columns of a message's content for one channel.

@@ -31,7 +31,7 @@ use crate::{
     engine::rule_runner::{RuleRunner, RuleTimes},
     engine::small_tenant_priority::SmallTenantPriority,
     jobs::maintenance,
-    jobs::{message_jobs, replay},
+    jobs::job_runner,
     node::config::{Config, NodeRole},
     node::health::NodeHealth,
     node::providers::Providers,
@@ -234,8 +234,7 @@ impl Gateway {
             helpers.spawn(recovery::run(store.clone(), Arc::clone(&bell), recovery_pace(config), intake.clone()));
             helpers.spawn(callbacks::sweep(store.clone(), intake.clone()));
             helpers.spawn(legs::sweep(store.clone(), intake.clone()));
-            helpers.spawn(message_jobs::run(store.clone(), Arc::clone(&bell), intake.clone()));
-            helpers.spawn(replay::run(store.clone(), Arc::clone(&bell), intake.clone()));
+            helpers.spawn(job_runner::run(store.clone(), Arc::clone(&bell), intake.clone()));
             helpers.spawn(Arc::clone(&dispatcher.semaphore).run(small_tenants.pauses(), rest.clone()));
             helpers.spawn(Arc::clone(&dispatcher).run(incoming, deliveries.clone()));
             let (store, tenant_configs, admission) = (store.clone(), Arc::clone(&tenant_configs), admission.clone());

@@ -1,8 +1,6 @@
 //! A person's actions on one dead letter, or on all that match: replay, discard, resolve. Each is in the audit, in the
 //! same transaction.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -16,17 +14,14 @@ use angarium_domain::{
     audit::Action,
     dead_letter::DeadLetterFilter,
     delivery::DeliveryState,
-    ids::{DeliveryId, JobId, MessageId, TenantId},
+    ids::{DeliveryId, MessageId, TenantId},
     job::UnknownResolution,
 };
 use angarium_store::{
     self as store, Connection,
     attempt::attempt_list,
     audit::AuditEntry,
-    dead_letter::{
-        NewReplay, dead_letter_count, dead_letter_discard, dead_letter_get, dead_letter_list, dead_letter_next,
-        delivery_unknown, replay_cancel, replay_get, replay_insert, replay_list, replay_outcomes,
-    },
+    dead_letter::{dead_letter_discard, dead_letter_get, dead_letter_list, dead_letter_next, delivery_unknown},
     delivery::{Reopening, Resolution, delivery_reopen_all, delivery_resolve},
     event::event_insert_all,
     follow_up::{EndedDelivery, follow_up_note_where_asked},
@@ -37,7 +32,7 @@ use angarium_store::{
 
 pub use angarium_store::{
     attempt::AttemptView,
-    dead_letter::{DeadLetter, LetterId, Replay},
+    dead_letter::{DeadLetter, LetterId},
 };
 
 /// The most that one request discards.
@@ -63,41 +58,7 @@ pub async fn get(app: &App, tenant: TenantId, id: LetterId) -> Result<(DeadLette
     Ok((letter, attempts))
 }
 
-/// The number of deliveries that a replay opened, by what became of them.
-pub type ReplayOutcomes = BTreeMap<String, i64>;
-
-/// Returns a page of replays with their outcomes, the newest first, from behind `after`.
-pub async fn list_replays(
-    app: &App,
-    tenant: TenantId,
-    after: Option<JobId>,
-    limit: u32,
-) -> Result<PageRows<(Replay, ReplayOutcomes)>> {
-    let mut txn = app.store.tenant(tenant).await?;
-    let PageRows { rows, more } = replay_list(&mut txn, tenant, after, limit).await?;
-    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
-    let mut outcomes = replay_outcomes(&mut txn, tenant, &ids).await?;
-    let rows = rows.into_iter().map(|replay| {
-        let outcomes = outcomes.remove(&replay.id).unwrap_or_default();
-        (replay, outcomes)
-    });
-    Ok(PageRows { rows: rows.collect(), more })
-}
-
-/// Returns a replay with its outcomes.
-pub async fn get_replay(app: &App, tenant: TenantId, id: JobId) -> Result<(Replay, ReplayOutcomes)> {
-    let mut txn = app.store.tenant(tenant).await?;
-    replay_view(&mut txn, tenant, id).await
-}
-
-async fn replay_view(db: &mut Connection, tenant: TenantId, id: JobId) -> Result<(Replay, ReplayOutcomes)> {
-    let replay = replay_get(db, tenant, id).await?.ok_or(NO_REPLAY)?;
-    let outcomes = replay_outcomes(db, tenant, &[id]).await?.remove(&id).unwrap_or_default();
-    Ok((replay, outcomes))
-}
-
 const NO_LETTER: UseCaseError = UseCaseError::NotFound("dead letter");
-const NO_REPLAY: UseCaseError = UseCaseError::NotFound("replay");
 
 fn not_now(what: &str, state: DeliveryState) -> UseCaseError {
     UseCaseError::conflict("wrong_state", format!("the {what} is {}, and this can't be done now", state.as_str()))
@@ -151,37 +112,6 @@ impl MessageActions<'_> {
             .because(Some(reason));
         change.commit(entry).await?;
         Ok((discarded.len(), next.len() == DISCARDED as usize))
-    }
-
-    /// Begins a replay of all dead letters that match and have ended by now: what fails again is not
-    /// met again.
-    pub async fn start_replay(&self, wanted: WantedReplay) -> Result<Replay> {
-        let now = clock::now();
-        let until = wanted.filter.until.map_or(now, |until| until.min(now));
-        let filter = DeadLetterFilter { until: Some(until), ..wanted.filter };
-        let mut change = self.changes.begin(self.by).await?;
-        let matched = dead_letter_count(&mut change, self.by.tenant, &filter).await?;
-        let WantedReplay { rate_per_second, most, reason, .. } = wanted;
-        let new = NewReplay { id: JobId::new(), filter, rate_per_second, most, reason, matched };
-        replay_insert(&mut change, self.by.tenant, &new).await?;
-        let about =
-            json!({"filter": new.filter, "rate_per_second": rate_per_second, "limit": most, "matched": matched});
-        let entry = AuditEntry::new(Action::ReplayStarted, new.id).after(about).because(new.reason.as_deref());
-        let replay = replay_get(&mut change, self.by.tenant, new.id).await?.ok_or(NO_REPLAY)?;
-        change.commit(entry).await?;
-        Ok(replay)
-    }
-
-    /// Stops a replay; deliveries that it has opened stay open.
-    pub async fn cancel_replay(&self, id: JobId) -> Result<(Replay, ReplayOutcomes)> {
-        let mut change = self.changes.begin(self.by).await?;
-        let is_canceled = replay_cancel(&mut change, self.by.tenant, id).await?;
-        let view = replay_view(&mut change, self.by.tenant, id).await?;
-        if !is_canceled {
-            return Err(UseCaseError::conflict("wrong_state", "the replay has ended"));
-        }
-        change.commit(AuditEntry::new(Action::ReplayCanceled, id)).await?;
-        Ok(view)
     }
 
     /// Resolves an unknown delivery of a message by a person's decision.
@@ -251,16 +181,6 @@ impl MessageActions<'_> {
         tell(db, self.by.tenant, &[(message, delivery)], kind, Some(data)).await?;
         Ok(true)
     }
-}
-
-/// A replay as a person asks for it.
-#[derive(Debug, Clone)]
-pub struct WantedReplay {
-    pub filter: DeadLetterFilter,
-    pub rate_per_second: u32,
-    /// The most deliveries.
-    pub most: Option<i64>,
-    pub reason: Option<String>,
 }
 
 /// A person's decision about an unknown delivery.

@@ -1,6 +1,6 @@
-//! `/v1/message-jobs`: actions on many messages at once.
+//! `/v1/message-jobs`: work on many messages or dead letters that goes on after its request.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
     extract::State,
@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::{
     App,
     auth::{MessagesRead, MessagesWrite, Tenant},
-    dead_letter::MOST_REASON,
+    dead_letter::{LetterFilter, MOST_REASON},
     draft::Draft,
     fields::{Fields, plain},
     json::Json,
@@ -24,11 +24,11 @@ use super::{
     request::{Query, UrlPath},
 };
 use crate::app::{
-    message_jobs::{self, MessageJob, WantedJob},
+    jobs::{self, Job, JobReport, JobTask, WantedJob},
     messages::MessageFilter,
 };
 use angarium_domain::{
-    ids::{JobId, MessageId},
+    ids::{JobId, MessageId, TenantId},
     job::{JobAction, UnknownResolution},
     key::Scope,
 };
@@ -36,12 +36,24 @@ use angarium_domain::{
 /// The most messages that a job lists.
 const MOST_LISTED: usize = 1000;
 
+/// The action of a job on messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageJobAction {
+    /// Ends messages that have not begun to leave.
+    Cancel,
+    /// Opens ended messages for another attempt.
+    Retry,
+    /// Decides about unknown messages.
+    Resolve,
+}
+
 /// An action on the messages that match a filter, or on those that are listed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"action": "cancel", "filter": {"state": "scheduled", "reference": "campaign-7"}, "reason": "the offer has ended"}))]
 pub struct NewMessageJob {
-    action: JobAction,
+    action: MessageJobAction,
     /// With at least one member; not together with `messages`.
     #[serde(default)]
     filter: Option<Filter>,
@@ -52,29 +64,47 @@ pub struct NewMessageJob {
     /// The decision about unknown messages; with `resolve` alone.
     #[serde(default)]
     resolution: Option<UnknownResolution>,
+    /// How many messages it acts on in a second at most; left out, as many as it can.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1000)]
+    rate_per_second: Option<u32>,
+    /// The most messages that it acts on, the newest first.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1_000_000_000)]
+    limit: Option<i64>,
     /// The reason; the audit has it, with the key.
     #[schema(min_length = 1, max_length = 500)]
     reason: String,
 }
 
-/// A job on messages, and its progress.
+/// A job, and its progress.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = MessageJob)]
-pub struct MessageJobAnswer {
+#[schema(as = Job)]
+pub struct JobAnswer {
     #[schema(example = "job_0192f0c1a2b37c4d8e5f60718293a4b5")]
     id: String,
     action: JobAction,
     /// `running`, `finished` or `canceled`.
     #[schema(example = "running")]
     state: &'static str,
+    /// The filter of a replay; null for an action on messages. Its `until` is the time of the request at the latest:
+    /// what fails again is not met again.
+    filter: Option<LetterFilter>,
     resolution: Option<UnknownResolution>,
-    reason: String,
-    /// How many messages matched when it was asked for.
+    /// Null: as many as it can.
+    rate_per_second: Option<u32>,
+    limit: Option<i64>,
+    reason: Option<String>,
+    /// How many messages or dead letters matched when it was asked for.
     matched: i64,
-    /// How many messages it has acted on, each once.
+    /// How many it has acted on, each once.
     done: i64,
-    /// How many messages it left alone, because their state did not allow the action.
+    /// How many it left alone, because their state did not allow the action.
     skipped: i64,
+    /// The present states of the deliveries that a replay opened and that were not opened again since; null for an
+    /// action on messages.
+    #[schema(example = json!({"sent": 940, "queued": 3}))]
+    outcomes: Option<BTreeMap<String, i64>>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -98,7 +128,7 @@ pub struct MessageJobPreview {
     params(("dry_run" = Option<bool>, Query, description = "Count the messages that match, and begin nothing.")),
     request_body = NewMessageJob,
     responses(
-        (status = 202, description = "The job has begun.", body = MessageJobAnswer),
+        (status = 202, description = "The job has begun.", body = JobAnswer),
         (status = 200, description = "A dry run: the count.", body = MessageJobPreview),
     ))]
 pub async fn start(
@@ -111,11 +141,11 @@ pub async fn start(
     query.finish()?;
     let Draft(new, mut fields) = draft?;
     plain(&mut fields, "reason", &new.reason, MOST_REASON);
-    let resolves = new.action == JobAction::Resolve;
+    let resolves = new.action == MessageJobAction::Resolve;
     fields.check(new.resolution.is_some() == resolves, "resolution", "contradiction", || {
         "must be given with the action `resolve`, and is only allowed with it".to_owned()
     });
-    let NewMessageJob { action, filter, messages, resolution, reason } = new;
+    let NewMessageJob { action, filter, messages, resolution, rate_per_second, limit, reason } = new;
     if filter.as_ref().is_some_and(Filter::tells_content) && !tenant.reads_messages() {
         return Err(Problem::forbidden(Scope::MessagesRead.as_str()));
     }
@@ -137,61 +167,79 @@ pub async fn start(
         }
     };
     fields.finish()?;
+    let task = match (action, resolution) {
+        (MessageJobAction::Cancel, _) => JobTask::Cancel(filter),
+        (MessageJobAction::Retry, _) => JobTask::Retry(filter),
+        (MessageJobAction::Resolve, resolution) => {
+            JobTask::Resolve(filter, resolution.unwrap_or(UnknownResolution::Failed))
+        }
+    };
     if dry_run {
-        let matched = message_jobs::count(&app, tenant.id, &filter).await?;
+        let matched = jobs::count(&app, tenant.id, &task).await?;
         return Ok(Json(MessageJobPreview { matched }).into_response());
     }
-    let wanted = WantedJob { action, filter, resolution, reason };
-    let job = message_jobs::start(&app, &tenant.principal(), wanted).await?;
-    Ok((StatusCode::ACCEPTED, Json(MessageJobAnswer::from(job))).into_response())
+    let wanted = WantedJob { task, rate_per_second, most: limit, reason: Some(reason) };
+    let report = jobs::start(&app, &tenant.principal(), wanted).await?;
+    Ok((StatusCode::ACCEPTED, Json(JobAnswer::from(report))).into_response())
 }
 
-/// List jobs on messages, the newest first.
+/// List jobs, the newest first: actions on messages, and replays of dead letters.
 #[utoipa::path(get, path = "/v1/message-jobs", tag = "messages", operation_id = "listMessageJobs",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
     ),
-    responses((status = 200, description = "A page.", body = Page<MessageJobAnswer>)))]
+    responses((status = 200, description = "A page.", body = Page<JobAnswer>)))]
 pub async fn list(
     tenant: Tenant<MessagesRead>,
     State(app): State<App>,
-    mut query: Query,
-) -> Result<Json<Page<MessageJobAnswer>>, Problem> {
-    let paging = Paging::<JobId>::of(&mut query);
-    query.finish()?;
-    let page = message_jobs::list(&app, tenant.id, paging.after, paging.limit).await?;
-    Ok(Json(Page::of(page, |job| job.id.to_string(), MessageJobAnswer::from)))
+    query: Query,
+) -> Result<Json<Page<JobAnswer>>, Problem> {
+    page(&app, tenant.id, query, None).await
 }
 
-/// Show the progress of a job on messages.
+/// Returns the page of jobs that a query asks for; with an `action`, of the jobs with that one.
+pub async fn page(
+    app: &App,
+    tenant: TenantId,
+    mut query: Query,
+    action: Option<JobAction>,
+) -> Result<Json<Page<JobAnswer>>, Problem> {
+    let paging = Paging::<JobId>::of(&mut query);
+    query.finish()?;
+    let page = jobs::list(app, tenant, action, paging.after, paging.limit).await?;
+    Ok(Json(Page::of(page, |report| report.job.id.to_string(), JobAnswer::from)))
+}
+
+/// Show the progress of a job.
 #[utoipa::path(get, path = "/v1/message-jobs/{id}", tag = "messages", operation_id = "getMessageJob",
     params(("id" = String, Path, description = "`job_…`")),
-    responses((status = 200, description = "The job.", body = MessageJobAnswer)))]
+    responses((status = 200, description = "The job.", body = JobAnswer)))]
 pub async fn get(
     tenant: Tenant<MessagesRead>,
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
-) -> Result<Json<MessageJobAnswer>, Problem> {
-    Ok(Json(message_jobs::get(&app, tenant.id, job_id(&id)?).await?.into()))
+) -> Result<Json<JobAnswer>, Problem> {
+    Ok(Json(jobs::get(&app, tenant.id, None, job_id(&id)?).await?.into()))
 }
 
-/// Stop a job on messages; its actions so far stay.
+/// Stop a job; its actions so far stay.
 #[utoipa::path(post, path = "/v1/message-jobs/{id}/cancel", tag = "messages", operation_id = "cancelMessageJob",
     params(("id" = String, Path, description = "`job_…`")),
     responses(
-        (status = 200, description = "It has stopped.", body = MessageJobAnswer),
+        (status = 200, description = "It has stopped.", body = JobAnswer),
         (status = 409, description = "It has ended.", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn cancel(
     tenant: Tenant<MessagesWrite>,
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
-) -> Result<Json<MessageJobAnswer>, Problem> {
-    Ok(Json(message_jobs::cancel(&app, &tenant.principal(), job_id(&id)?).await?.into()))
+) -> Result<Json<JobAnswer>, Problem> {
+    Ok(Json(jobs::cancel(&app, &tenant.principal(), None, job_id(&id)?).await?.into()))
 }
 
-fn job_id(text: &str) -> Result<JobId, Problem> {
+/// Reads a job's id from a path.
+pub fn job_id(text: &str) -> Result<JobId, Problem> {
     text.parse().map_err(|_| Problem::not_found("job"))
 }
 
@@ -214,13 +262,23 @@ fn ids(messages: &[String], fields: &mut Fields) -> Vec<MessageId> {
     ids.into_iter().collect()
 }
 
-impl From<MessageJob> for MessageJobAnswer {
-    fn from(job: MessageJob) -> Self {
+impl From<JobReport> for JobAnswer {
+    fn from(JobReport { job, outcomes }: JobReport) -> Self {
+        let Job { task, .. } = job;
+        let (action, resolution) = (task.action(), task.resolution());
+        let filter = match task {
+            JobTask::Replay(filter) => Some(filter.into()),
+            JobTask::Cancel(_) | JobTask::Retry(_) | JobTask::Resolve(..) => None,
+        };
         Self {
             id: job.id.to_string(),
-            action: job.action,
+            action,
             state: job.state.as_str(),
-            resolution: job.resolution,
+            outcomes: filter.is_some().then_some(outcomes),
+            filter,
+            resolution,
+            rate_per_second: job.rate_per_second,
+            limit: job.most,
             reason: job.reason,
             matched: job.matched,
             done: job.done,
