@@ -1,5 +1,6 @@
 //! `/v1/routes`
 
+use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -56,6 +57,31 @@ async fn one_route_a_channel_is_active() {
     let second = gateway.route("webhook", over(&["two"])).await;
     assert_eq!(gateway.get(&format!("/v1/routes/{first}")).await["active_version"], Value::Null);
     assert_eq!(gateway.get(&format!("/v1/routes/{second}")).await["active_version"], 1);
+}
+
+/// Routes that share connections wait for each other, whatever is activated at once; none meets a deadlock.
+#[tokio::test]
+async fn activations_of_a_channel_at_once_all_succeed_and_leave_one_route_active() {
+    const ROUTES: [&str; 3] = ["a", "b", "c"];
+    let gateway = with_hooks().await;
+    for (uid, connections) in ROUTES.iter().zip([["one", "two"], ["two", "one"], ["one", "two"]]) {
+        let route = json!({"uid": uid, "channel": "webhook", "spec": over(&connections)});
+        gateway.post("/v1/routes", &route).await.expect(201);
+        gateway.post(&format!("/v1/routes/{uid}/versions"), &json!({"spec": over(&["one"])})).await.expect(201);
+    }
+    for _ in 0..10 {
+        let both = ROUTES.iter().flat_map(|uid| [(uid, 1), (uid, 2)]);
+        let activated = join_all(both.map(|(uid, version)| {
+            let gateway = &gateway;
+            async move {
+                gateway.post(&format!("/v1/routes/{uid}/activate"), &json!({"version": version})).await.expect(200);
+            }
+        }));
+        activated.await;
+        let routes = gateway.get("/v1/routes?channel=webhook").await;
+        let active = routes["data"].as_array().unwrap().iter().filter(|it| !it["active_version"].is_null());
+        assert_eq!(active.count(), 1, "{routes}");
+    }
 }
 
 #[tokio::test]

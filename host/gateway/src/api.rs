@@ -32,6 +32,7 @@ mod script;
 mod serve;
 mod settings;
 mod statistics;
+mod version;
 
 use std::{ops::Deref, sync::Arc};
 

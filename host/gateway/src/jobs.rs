@@ -1,5 +1,4 @@
 //! Jobs that run by themselves, beside the deliveries.
 
+pub mod job_runner;
 pub mod maintenance;
-pub mod message_jobs;
-pub mod replay;

@@ -43,6 +43,17 @@ pub async fn route_active_list(db: &mut PgConnection, tenant: TenantId) -> Resul
     rows.into_iter().map(read).collect()
 }
 
+/// Locks all routes of a channel, in the order of their ids, until the transaction ends: those that put one of them in
+/// service wait for each other here, before they lock anything else.
+pub async fn route_channel_lock(db: &mut PgConnection, tenant: TenantId, channel: &str) -> Result<()> {
+    sqlx::query("select from document where tenant_id = $1 and kind = 'route' and channel = $2 order by id for update")
+        .bind(tenant.uuid())
+        .bind(channel)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Takes the channel from the other route that has it, and returns that route's id and the version that was active.
 pub async fn route_channel_take(
     db: &mut PgConnection,

@@ -11,7 +11,7 @@ use super::{
     App,
     auth::{AuditRead, Operator, Tenant},
     json::Json,
-    page::{Page, Paging},
+    page::{Page, PageParams, Paging},
     problem::Problem,
     request::{Query, short_text},
 };
@@ -81,8 +81,7 @@ impl From<AuditView> for AuditAnswer {
 /// List audit entries, the newest first.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", operation_id = "listAudit",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
+        PageParams,
         ("subject" = Option<String>, Query, description = "Only entries about this subject: `msg_…`, `dlv_…`, `job_…`."),
         ("action" = Option<String>, Query, description = "Only this action, such as `message.resolved`."),
     ),
@@ -100,8 +99,7 @@ pub async fn list(
 /// List audit entries about providers, the newest first.
 #[utoipa::path(get, path = "/v1/operator/audit", tag = "audit", operation_id = "listOperatorAudit",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
+        PageParams,
         ("subject" = Option<String>, Query, description = "Only entries about this subject: a provider's name."),
         ("action" = Option<String>, Query, description = "Only this action, such as `provider.activated`."),
     ),

@@ -11,7 +11,7 @@ use super::{
     auth::{ConnectionsRead, ConnectionsWrite, Tenant},
     draft::Draft,
     json::Json,
-    page::{Page, Paging},
+    page::{Page, PageParams, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
 };
@@ -87,10 +87,7 @@ pub async fn create(
 
 /// List the connections, the newest first.
 #[utoipa::path(get, path = "/v1/connections", tag = "connections", operation_id = "listConnections",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
-    ),
+    params(PageParams),
     responses((status = 200, description = "A page.", body = Page<ConnectionAnswer>)))]
 pub async fn list(
     tenant: Tenant<ConnectionsRead>,

@@ -15,7 +15,7 @@ use super::{
     fields::{Fields, plain},
     json::Json,
     message::{AttemptAnswer, MessageAnswer, StateName},
-    page::{Page, Paging},
+    page::{Page, PageParams, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
 };
@@ -126,11 +126,7 @@ pub struct Discarded {
 /// A delivery that ended as `failed`, `bounced`, `expired`, `unroutable` or `unknown` is a dead letter until it is
 /// replayed, discarded or resolved, or a receipt says that it arrived.
 #[utoipa::path(get, path = "/v1/dead-letters", tag = "dead-letters", operation_id = "listDeadLetters",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
-        LetterFilterParams,
-    ),
+    params(PageParams, LetterFilterParams),
     responses((status = 200, description = "A page.", body = Page<DeadLetterAnswer>)))]
 pub async fn list(
     tenant: Tenant<MessagesRead>,

@@ -24,7 +24,7 @@ use super::{
     auth::{MessagesRead, Tenant},
     json::Json,
     message::EventAnswer,
-    page::{Page, Paging},
+    page::{Page, PageParams, Paging},
     problem::{FieldProblem, Problem},
     request::Query,
 };
@@ -55,8 +55,7 @@ const MOST_STREAMS_OF_TENANT: usize = 16;
 /// event of this list.
 #[utoipa::path(get, path = "/v1/events", tag = "events", operation_id = "listAllEvents",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
+        PageParams,
         ("after" = Option<String>, Query, description = "Only events after this: an event's id, or a time."),
         ("type" = Option<String>, Query, description = "Only these types, such as `message.failed`; commas between several."),
     ),

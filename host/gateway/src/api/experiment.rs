@@ -7,9 +7,10 @@ use super::{
     auth::{RulesRead, RulesReadOnMessages, RulesWrite, Tenant},
     draft::Draft,
     json::Json,
-    page::{Page, Paging},
+    page::{Page, PageParams, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
+    version::{RuleInPath, ScriptInPath},
 };
 use crate::app::experiments::{self, ExperimentReport, NewExperiment, ShadowDifference};
 use angarium_domain::{experiment::ExperimentKind, ids::DifferenceId};
@@ -17,7 +18,7 @@ use angarium_domain::{experiment::ExperimentKind, ids::DifferenceId};
 /// Begin an experiment with a version, or give a canary another percentage. A shadow is asked, and not followed; answers
 /// that differ from the live ones are recorded. A canary decides about a part of the recipients, always the same ones.
 #[utoipa::path(post, path = "/v1/rules/{rule}/experiment", tag = "rules", operation_id = "beginRuleExperiment",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     request_body = NewExperiment,
     responses(
         (status = 200, description = "The experiment.", body = ExperimentReport),
@@ -35,7 +36,7 @@ pub async fn begin_of_rule(
 
 /// Show the running experiment of a rule with its results, or the last one.
 #[utoipa::path(get, path = "/v1/rules/{rule}/experiment", tag = "rules", operation_id = "getRuleExperiment",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     responses((status = 200, description = "The results of both versions.", body = ExperimentReport)))]
 pub async fn get_of_rule(
     tenant: Tenant<RulesRead>,
@@ -47,7 +48,7 @@ pub async fn get_of_rule(
 
 /// End the experiment of a rule. Its results can be read for thirty days.
 #[utoipa::path(delete, path = "/v1/rules/{rule}/experiment", tag = "rules", operation_id = "endRuleExperiment",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     responses((status = 204, description = "None runs any more.")))]
 pub async fn end_of_rule(
     tenant: Tenant<RulesWrite>,
@@ -62,11 +63,7 @@ pub async fn end_of_rule(
 /// `messages:read`.
 #[utoipa::path(get, path = "/v1/rules/{rule}/experiment/differences", tag = "rules",
     operation_id = "listRuleDifferences",
-    params(
-        ("rule" = String, Path, description = "`rule_…` or its uid"),
-        ("limit" = Option<u32>, Query, description = "50, if left out.", minimum = 1, maximum = 250),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
-    ),
+    params(RuleInPath, PageParams),
     responses((status = 200, description = "A page.", body = Page<ShadowDifference>)))]
 pub async fn differences_of_rule(
     tenant: Tenant<RulesReadOnMessages>,
@@ -80,7 +77,7 @@ pub async fn differences_of_rule(
 /// Begin an experiment with a version, or give a canary another percentage. A shadow is asked, and not followed; answers
 /// that differ from the live ones are recorded. A canary decides about a part of the recipients, always the same ones.
 #[utoipa::path(post, path = "/v1/scripts/{script}/experiment", tag = "rules", operation_id = "beginScriptExperiment",
-    params(("script" = String, Path, description = "Its name.")),
+    params(ScriptInPath),
     request_body = NewExperiment,
     responses(
         (status = 200, description = "The experiment.", body = ExperimentReport),
@@ -98,7 +95,7 @@ pub async fn begin_of_script(
 
 /// Show the running experiment of a script with its results, or the last one.
 #[utoipa::path(get, path = "/v1/scripts/{script}/experiment", tag = "rules", operation_id = "getScriptExperiment",
-    params(("script" = String, Path, description = "Its name.")),
+    params(ScriptInPath),
     responses((status = 200, description = "The results of both versions.", body = ExperimentReport)))]
 pub async fn get_of_script(
     tenant: Tenant<RulesRead>,
@@ -110,7 +107,7 @@ pub async fn get_of_script(
 
 /// End the experiment of a script. Its results can be read for thirty days.
 #[utoipa::path(delete, path = "/v1/scripts/{script}/experiment", tag = "rules", operation_id = "endScriptExperiment",
-    params(("script" = String, Path, description = "Its name.")),
+    params(ScriptInPath),
     responses((status = 204, description = "None runs any more.")))]
 pub async fn end_of_script(
     tenant: Tenant<RulesWrite>,
@@ -125,11 +122,7 @@ pub async fn end_of_script(
 /// `messages:read`.
 #[utoipa::path(get, path = "/v1/scripts/{script}/experiment/differences", tag = "rules",
     operation_id = "listScriptDifferences",
-    params(
-        ("script" = String, Path, description = "Its name."),
-        ("limit" = Option<u32>, Query, description = "50, if left out.", minimum = 1, maximum = 250),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
-    ),
+    params(ScriptInPath, PageParams),
     responses((status = 200, description = "A page.", body = Page<ShadowDifference>)))]
 pub async fn differences_of_script(
     tenant: Tenant<RulesReadOnMessages>,

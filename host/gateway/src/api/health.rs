@@ -13,7 +13,7 @@ use super::{
     guards::BreakerAnswer,
     json::Json,
     message::DispositionName,
-    page::{Page, Paging},
+    page::{Page, PageParams, Paging},
     problem::Problem,
     request::Query,
     statistics::LatencyAnswer,
@@ -141,10 +141,7 @@ pub struct LastErrorAnswer {
 
 /// Show how each connection fares, the newest first.
 #[utoipa::path(get, path = "/v1/health/providers", tag = "statistics", operation_id = "getProviderHealth",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
-    ),
+    params(PageParams),
     responses((status = 200, description = "A page.", body = Page<HealthAnswer>)))]
 pub async fn providers(
     tenant: Tenant<ConnectionsRead>,

@@ -19,7 +19,7 @@ use super::{
     fields::{Fields, plain},
     json::Json,
     message::filter::Filter,
-    page::{Page, Paging},
+    page::{Page, PageParams, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
 };
@@ -185,10 +185,7 @@ pub async fn start(
 
 /// List jobs, the newest first: actions on messages, and replays of dead letters.
 #[utoipa::path(get, path = "/v1/message-jobs", tag = "messages", operation_id = "listMessageJobs",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
-    ),
+    params(PageParams),
     responses((status = 200, description = "A page.", body = Page<JobAnswer>)))]
 pub async fn list(
     tenant: Tenant<MessagesRead>,

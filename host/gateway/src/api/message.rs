@@ -25,7 +25,7 @@ use super::{
     draft::{self, Draft},
     fields::Fields,
     json::{Json, read_apart},
-    page::{Page, Paging},
+    page::{Page, PageParams, Paging},
     problem::{FieldProblem, Problem, ProblemBody},
     request::{Query, RequestId, Trace, UrlPath},
 };
@@ -331,11 +331,7 @@ fn apart(checked: Vec<Checked>) -> (Vec<message::NewMessage>, Vec<Slot>) {
 
 /// List messages, the newest first.
 #[utoipa::path(get, path = "/v1/messages", tag = "messages", operation_id = "listMessages",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
-        FilterParams,
-    ),
+    params(PageParams, FilterParams),
     responses((status = 200, description = "A page.", body = Page<MessageAnswer>)))]
 pub async fn list(
     tenant: Tenant<MessagesRead>,

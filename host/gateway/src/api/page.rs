@@ -4,13 +4,25 @@ use std::str::FromStr;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::request::Query;
 use crate::app::PageRows;
 
 const DEFAULT: u32 = 50;
 const MOST: u32 = 250;
+
+/// The parameters of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "`Paging::of` reads them; this lists them in the document")]
+pub struct PageParams {
+    /// 50 by default.
+    #[param(minimum = 1, maximum = 250)]
+    limit: Option<u32>,
+    /// `next_cursor` of the previous page.
+    cursor: Option<String>,
+}
 
 /// Which page is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,12 +10,13 @@ use super::{
     auth::{RoutesRead, RoutesWrite, Tenant},
     draft::Draft,
     json::Json,
-    page::{Page, Paging},
+    page::{Page, PageParams, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
+    version::{ComparisonParams, RouteInPath, VersionInPath, compared},
 };
 use crate::app::{
-    documents::{self, VersionActivation, VersionComparison},
+    documents::{VersionActivation, VersionComparison},
     routes::{self, StoredRoute, StoredRouteVersion},
 };
 use angarium_domain::{document::DocumentKind, ids::RouteId, message::Channel, route::RouteSpec};
@@ -106,8 +107,7 @@ pub async fn create(
 #[utoipa::path(get, path = "/v1/routes", tag = "routes", operation_id = "listRoutes",
     params(
         ("channel" = Option<String>, Query, pattern = "^[a-z][a-z0-9_]{0,31}$", description = "Only routes of this channel."),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        PageParams,
     ),
     responses((status = 200, description = "A page.", body = Page<RouteAnswer>)))]
 pub async fn list(
@@ -125,7 +125,7 @@ pub async fn list(
 
 /// Show a route with its versions.
 #[utoipa::path(get, path = "/v1/routes/{route}", tag = "routes", operation_id = "getRoute",
-    params(("route" = String, Path, description = "`route_…` or its uid")),
+    params(RouteInPath),
     responses((status = 200, description = "The route.", body = RouteAnswer)))]
 pub async fn get(
     tenant: Tenant<RoutesRead>,
@@ -139,7 +139,7 @@ pub async fn get(
 /// have; a delivery that waits ends as `unroutable`, unless another route of the channel is active by then.
 #[utoipa::path(delete, path = "/v1/routes/{route}", tag = "routes", operation_id = "deleteRoute",
     params(
-        ("route" = String, Path, description = "`route_…` or its uid"),
+        RouteInPath,
         ("force" = Option<bool>, Query, description = "Delete it although it is the only active route of its channel."),
     ),
     responses(
@@ -161,7 +161,7 @@ pub async fn delete(
 
 /// List a route's versions, the latest first.
 #[utoipa::path(get, path = "/v1/routes/{route}/versions", tag = "routes", operation_id = "listRouteVersions",
-    params(("route" = String, Path, description = "`route_…` or its uid")),
+    params(RouteInPath),
     responses((status = 200, description = "The latest 50, and the active one.", body = Page<RouteVersionAnswer>)))]
 pub async fn versions(
     tenant: Tenant<RoutesRead>,
@@ -174,7 +174,7 @@ pub async fn versions(
 
 /// Add a version, which does nothing until activated.
 #[utoipa::path(post, path = "/v1/routes/{route}/versions", tag = "routes", operation_id = "createRouteVersion",
-    params(("route" = String, Path, description = "`route_…` or its uid")),
+    params(RouteInPath),
     request_body = NewRouteVersion,
     responses((status = 201, description = "The route with the version.", body = RouteAnswer)))]
 pub async fn create_version(
@@ -190,11 +190,7 @@ pub async fn create_version(
 /// Compare two versions of a route.
 #[utoipa::path(get, path = "/v1/routes/{route}/versions/{version}/compare", tag = "routes",
     operation_id = "compareRouteVersions",
-    params(
-        ("route" = String, Path, description = "`route_…` or its uid"),
-        ("version" = i32, Path, minimum = 1, description = "The version to look at."),
-        ("against" = Option<i32>, Query, minimum = 1, description = "Another version; left out, the active one."),
-    ),
+    params(RouteInPath, VersionInPath, ComparisonParams),
     responses(
         (status = 200, description = "Where they differ.", body = VersionComparison),
         (status = 409, description = "No version is active.", body = ProblemBody, content_type = "application/problem+json"),
@@ -202,26 +198,15 @@ pub async fn create_version(
 pub async fn compare(
     tenant: Tenant<RoutesRead>,
     State(app): State<App>,
-    UrlPath((name, version)): UrlPath<(String, i32)>,
+    UrlPath(version): UrlPath<(String, i32)>,
     query: Query,
 ) -> Result<Json<VersionComparison>, Problem> {
-    let against = against(query)?;
-    Ok(Json(documents::compare(&app, tenant.id, DocumentKind::Route, &name, version, against).await?))
-}
-
-/// Takes the version that another one is compared with.
-pub(super) fn against(mut query: Query) -> Result<Option<i32>, Problem> {
-    let against = query.take("against", |text| match text.parse() {
-        Ok(version) if version > 0 => Ok(version),
-        _ => Err("must be the number of a version, 1 or more".to_owned()),
-    });
-    query.finish()?;
-    Ok(against)
+    compared(&app, tenant.id, DocumentKind::Route, version, query).await
 }
 
 /// Activate a version for its channel. It replaces the channel's active route.
 #[utoipa::path(post, path = "/v1/routes/{route}/activate", tag = "routes", operation_id = "activateRoute",
-    params(("route" = String, Path, description = "`route_…` or its uid")),
+    params(RouteInPath),
     request_body = VersionActivation,
     responses(
         (status = 200, description = "It is active.", body = RouteAnswer),
@@ -239,7 +224,7 @@ pub async fn activate(
 
 /// Return to the version that was active before; the two change places.
 #[utoipa::path(post, path = "/v1/routes/{route}/rollback", tag = "routes", operation_id = "rollbackRoute",
-    params(("route" = String, Path, description = "`route_…` or its uid")),
+    params(RouteInPath),
     responses(
         (status = 200, description = "The version before is active.", body = RouteAnswer),
         (status = 409, description = "There is none, or a connection of it is gone.", body = ProblemBody,

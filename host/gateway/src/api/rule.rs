@@ -14,13 +14,13 @@ use super::{
     auth::{RulesRead, RulesWrite, Tenant},
     draft::{self, Draft},
     json::Json,
-    page::{Page, Paging},
+    page::{Page, PageParams, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
-    route::against,
+    version::{ComparisonParams, RuleInPath, VersionInPath, compared},
 };
 use crate::app::{
-    documents::{self, VersionActivation, VersionComparison},
+    documents::{VersionActivation, VersionComparison},
     rules::{self, StoredRule, StoredRuleVersion},
 };
 use angarium_domain::{document::DocumentKind, ids::RuleId, rule::RuleSpec};
@@ -139,10 +139,7 @@ pub async fn create(
 
 /// List the rules, the newest first.
 #[utoipa::path(get, path = "/v1/rules", tag = "rules", operation_id = "listRules",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50, if left out."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
-    ),
+    params(PageParams),
     responses((status = 200, description = "A page.", body = Page<RuleAnswer>)))]
 pub async fn list(
     tenant: Tenant<RulesRead>,
@@ -157,7 +154,7 @@ pub async fn list(
 
 /// Show a rule.
 #[utoipa::path(get, path = "/v1/rules/{rule}", tag = "rules", operation_id = "getRule",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     responses((status = 200, description = "The rule.", body = RuleAnswer)))]
 pub async fn get(
     tenant: Tenant<RulesRead>,
@@ -169,7 +166,7 @@ pub async fn get(
 
 /// Replace a rule.
 #[utoipa::path(put, path = "/v1/rules/{rule}", tag = "rules", operation_id = "putRule",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     request_body = RuleChange,
     responses(
         (status = 200, description = "As it is now.", body = RuleAnswer),
@@ -187,7 +184,7 @@ pub async fn put(
 
 /// Change a part of a rule, such as `active`.
 #[utoipa::path(patch, path = "/v1/rules/{rule}", tag = "rules", operation_id = "patchRule",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     request_body = RulePatch,
     responses(
         (status = 200, description = "As it is now.", body = RuleAnswer),
@@ -209,7 +206,7 @@ pub async fn patch(
 
 /// Delete a rule. Its versions stay on record.
 #[utoipa::path(delete, path = "/v1/rules/{rule}", tag = "rules", operation_id = "deleteRule",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     responses((status = 204, description = "It is gone.")))]
 pub async fn delete(
     tenant: Tenant<RulesWrite>,
@@ -222,7 +219,7 @@ pub async fn delete(
 
 /// List a rule's versions, the latest first.
 #[utoipa::path(get, path = "/v1/rules/{rule}/versions", tag = "rules", operation_id = "listRuleVersions",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     responses((status = 200, description = "The latest 50, and those in service.", body = Page<RuleVersionAnswer>)))]
 pub async fn versions(
     tenant: Tenant<RulesRead>,
@@ -235,7 +232,7 @@ pub async fn versions(
 
 /// Add a version, which counts for nothing until it is tried in an experiment or activated.
 #[utoipa::path(post, path = "/v1/rules/{rule}/versions", tag = "rules", operation_id = "createRuleVersion",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     request_body = NewRuleVersion,
     responses((status = 201, description = "The version.", body = RuleVersionAnswer)))]
 pub async fn create_version(
@@ -251,25 +248,20 @@ pub async fn create_version(
 /// Compare two versions of a rule.
 #[utoipa::path(get, path = "/v1/rules/{rule}/versions/{version}/compare", tag = "rules",
     operation_id = "compareRuleVersions",
-    params(
-        ("rule" = String, Path, description = "`rule_…` or its uid"),
-        ("version" = i32, Path, minimum = 1, description = "The version to look at."),
-        ("against" = Option<i32>, Query, minimum = 1, description = "Another version; left out, the active one."),
-    ),
+    params(RuleInPath, VersionInPath, ComparisonParams),
     responses((status = 200, description = "Where they differ.", body = VersionComparison)))]
 pub async fn compare(
     tenant: Tenant<RulesRead>,
     State(app): State<App>,
-    UrlPath((name, version)): UrlPath<(String, i32)>,
+    UrlPath(version): UrlPath<(String, i32)>,
     query: Query,
 ) -> Result<Json<VersionComparison>, Problem> {
-    let against = against(query)?;
-    Ok(Json(documents::compare(&app, tenant.id, DocumentKind::Rule, &name, version, against).await?))
+    compared(&app, tenant.id, DocumentKind::Rule, version, query).await
 }
 
 /// Activate a version, such as a variant that was tried. It counts for every message that is accepted from now on.
 #[utoipa::path(post, path = "/v1/rules/{rule}/activate", tag = "rules", operation_id = "activateRule",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     request_body = VersionActivation,
     responses(
         (status = 200, description = "As it is now.", body = RuleAnswer),
@@ -287,7 +279,7 @@ pub async fn activate(
 
 /// Return to the version that was active before; the two change places.
 #[utoipa::path(post, path = "/v1/rules/{rule}/rollback", tag = "rules", operation_id = "rollbackRule",
-    params(("rule" = String, Path, description = "`rule_…` or its uid")),
+    params(RuleInPath),
     responses(
         (status = 200, description = "As it is now.", body = RuleAnswer),
         (status = 409, description = "There was no version before.", body = ProblemBody,

@@ -10,10 +10,10 @@ use super::{
     page::Page,
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
-    route::against,
+    version::{ComparisonParams, ScriptInPath, VersionInPath, compared},
 };
 use crate::app::{
-    documents::{self, VersionActivation, VersionComparison},
+    documents::{VersionActivation, VersionComparison},
     scripts::{self, NewScriptVersion, ScriptStatus, ScriptVersionView},
 };
 use angarium_domain::document::DocumentKind;
@@ -28,7 +28,7 @@ pub async fn list(tenant: Tenant<RulesRead>, State(app): State<App>) -> Result<J
 
 /// Show a script as it stands: one of the tenant's own, or an operators' that is asked about the tenant's messages.
 #[utoipa::path(get, path = "/v1/scripts/{script}", tag = "rules", operation_id = "getScript",
-    params(("script" = String, Path, description = "Its name.")),
+    params(ScriptInPath),
     responses((status = 200, description = "The script.", body = ScriptStatus)))]
 pub async fn get(
     tenant: Tenant<RulesRead>,
@@ -40,7 +40,7 @@ pub async fn get(
 
 /// Reset the breaker of a script, on every node at once.
 #[utoipa::path(post, path = "/v1/scripts/{script}/reset", tag = "rules", operation_id = "resetScript",
-    params(("script" = String, Path, description = "Its name.")),
+    params(ScriptInPath),
     responses((status = 200, description = "The script, which is asked.", body = ScriptStatus)))]
 pub async fn reset(
     tenant: Tenant<RulesWrite>,
@@ -52,7 +52,7 @@ pub async fn reset(
 
 /// List a script's versions, the latest first.
 #[utoipa::path(get, path = "/v1/scripts/{script}/versions", tag = "rules", operation_id = "listScriptVersions",
-    params(("script" = String, Path, description = "Its name.")),
+    params(ScriptInPath),
     responses((status = 200, description = "The latest 50, and those in service.", body = Page<ScriptVersionView>)))]
 pub async fn versions(
     tenant: Tenant<RulesRead>,
@@ -84,11 +84,7 @@ pub async fn create_version(
 /// Compare two versions of a script.
 #[utoipa::path(get, path = "/v1/scripts/{script}/versions/{version}/compare", tag = "rules",
     operation_id = "compareScriptVersions",
-    params(
-        ("script" = String, Path, description = "Its name."),
-        ("version" = i32, Path, minimum = 1, description = "The version to look at."),
-        ("against" = Option<i32>, Query, minimum = 1, description = "Another version; left out, the active one."),
-    ),
+    params(ScriptInPath, VersionInPath, ComparisonParams),
     responses(
         (status = 200, description = "Where they differ.", body = VersionComparison),
         (status = 409, description = "No version is active.", body = ProblemBody, content_type = "application/problem+json"),
@@ -96,16 +92,15 @@ pub async fn create_version(
 pub async fn compare(
     tenant: Tenant<RulesRead>,
     State(app): State<App>,
-    UrlPath((name, version)): UrlPath<(String, i32)>,
+    UrlPath(version): UrlPath<(String, i32)>,
     query: Query,
 ) -> Result<Json<VersionComparison>, Problem> {
-    let against = against(query)?;
-    Ok(Json(documents::compare(&app, tenant.id, DocumentKind::Script, &name, version, against).await?))
+    compared(&app, tenant.id, DocumentKind::Script, version, query).await
 }
 
 /// Activate a version in place of the active one, such as a variant that was tried.
 #[utoipa::path(post, path = "/v1/scripts/{script}/activate", tag = "rules", operation_id = "activateScript",
-    params(("script" = String, Path, description = "Its name.")),
+    params(ScriptInPath),
     request_body = VersionActivation,
     responses(
         (status = 200, description = "The version, which is live.", body = ScriptVersionView),
@@ -123,7 +118,7 @@ pub async fn activate(
 
 /// Return to the version that was active before; the two change places.
 #[utoipa::path(post, path = "/v1/scripts/{script}/rollback", tag = "rules", operation_id = "rollbackScript",
-    params(("script" = String, Path, description = "Its name.")),
+    params(ScriptInPath),
     responses(
         (status = 200, description = "The version, which is live again.", body = ScriptVersionView),
         (status = 409, description = "No version was live before, or it does not compile with the present modules.",
@@ -139,7 +134,7 @@ pub async fn rollback(
 
 /// Take a script out of service. Its versions stay, and can be activated again.
 #[utoipa::path(delete, path = "/v1/scripts/{script}", tag = "rules", operation_id = "retireScript",
-    params(("script" = String, Path, description = "Its name.")),
+    params(ScriptInPath),
     responses((status = 204, description = "No version of it decides anything.")))]
 pub async fn retire(
     tenant: Tenant<RulesWrite>,

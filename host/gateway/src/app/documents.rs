@@ -21,6 +21,7 @@ use angarium_store::{
         DocumentRow, NewDocument, VersionRow, document_activate, document_count, document_delete, document_find,
         document_insert, document_lock, document_version_get, document_version_insert, document_versions,
     },
+    route::route_channel_lock,
 };
 pub use comparison::VersionComparison;
 
@@ -61,6 +62,21 @@ pub async fn named(db: &mut Connection, tenant: TenantId, kind: DocumentKind, na
 pub async fn locked(db: &mut Connection, tenant: TenantId, kind: DocumentKind, name: &str) -> Result<DocumentRow> {
     let id = named(db, tenant, kind, name).await?.id;
     document_lock(db, tenant, kind, id).await?.ok_or_else(|| missing(kind))
+}
+
+/// Returns a document that is to be put in service, locked as by [`locked`]; a route together with all routes of its
+/// channel, since one of them may have to leave service.
+async fn locked_for_service(
+    db: &mut Connection,
+    tenant: TenantId,
+    kind: DocumentKind,
+    name: &str,
+) -> Result<DocumentRow> {
+    let found = named(db, tenant, kind, name).await?;
+    if let (DocumentKind::Route, Some(channel)) = (kind, &found.channel) {
+        route_channel_lock(db, tenant, channel).await?;
+    }
+    document_lock(db, tenant, kind, found.id).await?.ok_or_else(|| missing(kind))
 }
 
 /// Inserts a document with its first version, which does nothing yet.
@@ -124,7 +140,7 @@ pub async fn activate(
     VersionActivation { version, replaces }: VersionActivation,
 ) -> Result<()> {
     let mut change = app.change(by).await?;
-    let document = locked(&mut change, by.tenant, kind, name).await?;
+    let document = locked_for_service(&mut change, by.tenant, kind, name).await?;
     if replaces.is_some() && replaces != document.active_version {
         return Err(passed(kind));
     }
@@ -142,7 +158,7 @@ pub async fn activate(
 /// Returns to the version that was active before; the two change places.
 pub async fn roll_back(app: &App, by: &Principal, kind: DocumentKind, name: &str) -> Result<()> {
     let mut change = app.change(by).await?;
-    let document = locked(&mut change, by.tenant, kind, name).await?;
+    let document = locked_for_service(&mut change, by.tenant, kind, name).await?;
     let none = || {
         let detail = format!("no other version of the {} was active before", kind.as_str());
         UseCaseError::conflict("no_previous_version", detail)

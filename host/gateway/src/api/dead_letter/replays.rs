@@ -11,7 +11,7 @@ use super::{
         draft::Draft,
         job::{self, JobAnswer, job_id},
         json::Json,
-        page::Page,
+        page::{Page, PageParams},
         problem::{Problem, ProblemBody},
         request::{Query, UrlPath},
     },
@@ -73,10 +73,7 @@ pub async fn start(
 
 /// List replays, the newest first.
 #[utoipa::path(get, path = "/v1/dead-letters/replays", tag = "dead-letters", operation_id = "listReplays",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 250, description = "50 by default."),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page."),
-    ),
+    params(PageParams),
     responses((status = 200, description = "A page.", body = Page<JobAnswer>)))]
 pub async fn list(
     tenant: Tenant<MessagesRead>,
