@@ -1,5 +1,6 @@
 //! The fixtures of scenarios: a real PostgreSQL, real gateway processes, real receivers.
 
+pub mod answers;
 pub mod audit;
 pub mod authority;
 pub mod collector;
@@ -9,6 +10,7 @@ pub mod gateway;
 pub mod load;
 pub mod mail_script;
 pub mod mail_server;
+pub mod messages;
 pub mod peer;
 pub mod process;
 pub mod proxy;

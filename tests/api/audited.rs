@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{
     component::as_version,
     gateway::{ALL_SCOPES, TestGateway, client},
+    messages::hook,
     sink::{Reply, Sink},
 };
 
@@ -96,8 +97,8 @@ impl Walk {
     /// A message whose only attempt is refused.
     async fn failed(&self, sink: &Sink) -> String {
         sink.answers("/in", [Reply::status(400)]);
-        let id = self.gateway.send(&message()).await;
-        assert_eq!(self.gateway.settled(&id).await["state"], "failed");
+        let id = self.gateway.send(&hook()).await;
+        assert_eq!(self.gateway.settled(&id).await.state, "failed");
         sink.answers("/in", [Reply::status(200)]);
         id
     }
@@ -105,8 +106,8 @@ impl Walk {
     /// A message whose request began and was never answered.
     async fn unknown(&self, sink: &Sink) -> String {
         sink.answers("/in", [Reply::status(200).after(Duration::from_secs(60)), Reply::status(200)]);
-        let id = self.gateway.send(&message()).await;
-        assert_eq!(self.gateway.settled(&id).await["state"], "unknown");
+        let id = self.gateway.send(&hook()).await;
+        assert_eq!(self.gateway.settled(&id).await.state, "unknown");
         id
     }
 }
@@ -118,10 +119,6 @@ const SECRETS: [&str; 4] = [
     "Bearer hidden-in-the-walk",
     "a-token-in-a-header",
 ];
-
-fn message() -> Value {
-    json!({"channel": "webhook", "content": {"payload": {}}})
-}
 
 #[tokio::test]
 async fn every_operation_that_changes_something_leaves_an_entry_with_its_request_id() {
@@ -195,7 +192,7 @@ async fn scripts(walk: &mut Walk) {
 }
 
 async fn messages(walk: &mut Walk, sink: &Sink) {
-    let mut later = message();
+    let mut later = hook();
     later["send_at"] = json!("2099-01-01T00:00:00Z");
     let scheduled = walk.gateway.send(&later).await;
     walk.does("rescheduleMessage", &[&scheduled], Some(json!({"send_at": "2098-01-01T00:00:00Z"}))).await;

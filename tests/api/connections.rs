@@ -60,9 +60,8 @@ async fn what_the_provider_does_not_take_is_named() {
     let gateway = TestGateway::start().await;
     let body = json!({"uid": "conn_mine", "provider": "webhook", "config": {"url": 7, "speed": 1},
         "secrets": {"pass": "x", "signing_key": ""}});
-    let problem = gateway.post("/v1/connections", &body).await.expect(422);
-    let pointers: Vec<_> =
-        problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].as_str().unwrap()).collect();
+    let problem = gateway.post("/v1/connections", &body).await.problem(422);
+    let pointers = problem.pointers();
     for pointer in ["/uid", "/config/url", "/secrets/pass", "/secrets/signing_key"] {
         assert!(pointers.contains(&pointer), "{pointer} is not in {pointers:?}");
     }
@@ -75,8 +74,8 @@ async fn what_the_provider_does_not_take_is_named() {
     found.sort_unstable();
     assert_eq!(found, ["/config/url", "/enabled", "/secrets/pass", "/secrets/signing_key", "/tenant_id", "/uid"]);
     let body = json!({"provider": "pigeon"});
-    let problem = gateway.post("/v1/connections", &body).await.expect(422);
-    assert_eq!(problem["errors"][0]["code"], "unknown_provider");
+    let problem = gateway.post("/v1/connections", &body).await.problem(422);
+    assert_eq!(problem.errors[0].code, "unknown_provider");
 }
 
 #[tokio::test]
@@ -116,10 +115,10 @@ async fn a_taken_uid_and_a_connection_in_use_are_conflicts() {
     let gateway = TestGateway::start().await;
     gateway.connection("hook", "webhook", json!({"url": "https://example.com"}), json!({})).await;
     let again = json!({"uid": "hook", "provider": "webhook"});
-    assert_eq!(gateway.post("/v1/connections", &again).await.expect(409)["code"], "uid_taken");
+    assert_eq!(gateway.post("/v1/connections", &again).await.problem(409).code, "uid_taken");
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}]})).await;
-    let refused = gateway.call(Method::DELETE, "/v1/connections/hook", None).await.expect(409);
-    assert_eq!(refused["code"], "connection_in_use");
+    let refused = gateway.call(Method::DELETE, "/v1/connections/hook", None).await.problem(409);
+    assert_eq!(refused.code, "connection_in_use");
 }
 
 #[tokio::test]

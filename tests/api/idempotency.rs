@@ -35,7 +35,7 @@ async fn another_message_under_the_key_is_refused() {
     let other = gateway
         .post_with("/v1/messages", &key, &json!({"channel": "webhook", "content": {"payload": 1}, "reference": "b"}))
         .await;
-    assert_eq!(other.expect(422)["errors"][0]["code"], "key_reused");
+    assert_eq!(other.problem(422).errors[0].code, "key_reused");
 }
 
 #[tokio::test]

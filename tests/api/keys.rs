@@ -14,7 +14,7 @@ async fn without_a_valid_key_nothing_opens() {
     for key in ["", "ak_", "ak_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "Bearer"] {
         let answer = gateway.call_as(key, Method::GET, "/v1/messages", None).await;
         assert_eq!(answer.headers["www-authenticate"], "Bearer");
-        assert_eq!(answer.expect(401)["code"], "unauthorized");
+        assert_eq!(answer.problem(401).code, "unauthorized");
     }
 }
 
@@ -36,8 +36,8 @@ async fn a_missing_scope_is_named() {
         let rest: Vec<_> = ALL_SCOPES.split(',').filter(|it| *it != scope).collect();
         let tenant = format!("without-{}-{}", scope.replace(':', "-"), path.replace('/', "-"));
         let key = gateway.key_of(&tenant, &rest.join(","));
-        let problem = gateway.call_as(&key, method, path, Some(&json!({}))).await.expect(403);
-        assert!(problem["detail"].as_str().unwrap().contains(scope), "{problem}");
+        let problem = gateway.call_as(&key, method, path, Some(&json!({}))).await.problem(403);
+        assert!(problem.detail.contains(scope), "{problem}");
     }
 }
 

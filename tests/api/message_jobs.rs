@@ -3,7 +3,11 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{database::eventually, gateway::TestGateway, sink::Sink};
+use crate::support::{
+    answers::{Job, Seen},
+    gateway::TestGateway,
+    sink::Sink,
+};
 
 async fn scheduled(gateway: &TestGateway, reference: &str) -> String {
     let message = json!({"channel": "webhook", "content": {"payload": {"n": 1}}, "reference": reference,
@@ -11,13 +15,8 @@ async fn scheduled(gateway: &TestGateway, reference: &str) -> String {
     gateway.send(&message).await
 }
 
-async fn finished(gateway: &TestGateway, job: &Value) -> Value {
-    let path = format!("/v1/message-jobs/{}", job["id"].as_str().unwrap());
-    eventually("the job ends", async || {
-        let job = gateway.get(&path).await;
-        (job["state"] != "running").then_some(job)
-    })
-    .await
+async fn finished(gateway: &TestGateway, job: &Value) -> Seen<Job> {
+    gateway.ended_job(job["id"].as_str().unwrap()).await
 }
 
 #[tokio::test]
@@ -35,7 +34,7 @@ async fn many_messages_are_canceled_by_a_filter_and_counted_first() {
     assert_eq!(gateway.get(&format!("/v1/messages/{}", campaign[0])).await["state"], "scheduled");
     let job = gateway.post("/v1/message-jobs", &wanted).await.expect(202);
     let job = finished(&gateway, &job).await;
-    assert_eq!((&job["matched"], &job["done"], &job["skipped"]), (&json!(25), &json!(25), &json!(0)), "{job}");
+    assert_eq!((job.matched, job.done, job.skipped), (25, 25, 0), "{job}");
     for id in &campaign {
         assert_eq!(gateway.get(&format!("/v1/messages/{id}")).await["state"], "canceled");
     }
@@ -55,7 +54,7 @@ async fn listed_messages_whose_state_does_not_allow_it_are_skipped() {
     let wanted = json!({"action": "cancel", "messages": [waiting, sent, waiting], "reason": "by hand"});
     let job = gateway.post("/v1/message-jobs", &wanted).await.expect(202);
     let job = finished(&gateway, &job).await;
-    assert_eq!((&job["done"], &job["skipped"]), (&json!(1), &json!(1)), "{job}");
+    assert_eq!((job.done, job.skipped), (1, 1), "{job}");
     gateway.post(&format!("/v1/message-jobs/{}/cancel", job["id"].as_str().unwrap()), &json!({})).await.expect(409);
 }
 
@@ -69,7 +68,7 @@ async fn a_job_keeps_to_its_rate_and_limit_and_is_stopped() {
     let mut wanted = json!({"action": "cancel", "filter": {"state": "scheduled"}, "limit": 2, "reason": "a few"});
     let job = gateway.post("/v1/message-jobs", &wanted).await.expect(202);
     let job = finished(&gateway, &job).await;
-    assert_eq!((&job["matched"], &job["done"], &job["limit"]), (&json!(6), &json!(2), &json!(2)), "{job}");
+    assert_eq!((job.matched, job.done, &job["limit"]), (6, 2, &json!(2)), "{job}");
 
     wanted["limit"] = json!(null);
     wanted["rate_per_second"] = json!(1);
@@ -78,7 +77,7 @@ async fn a_job_keeps_to_its_rate_and_limit_and_is_stopped() {
     let stopped = gateway.post(&format!("{path}/cancel"), &json!({})).await.expect(200);
     assert_eq!((&stopped["state"], &stopped["rate_per_second"]), (&json!("canceled"), &json!(1)), "{stopped}");
     assert!(stopped["done"].as_i64().unwrap() < 4, "{stopped}");
-    let left = gateway.get("/v1/messages?state=scheduled").await["data"].as_array().unwrap().len() as i64;
+    let left = gateway.list("/v1/messages?state=scheduled").await.len() as i64;
     let done = gateway.get(&path).await["done"].as_i64().unwrap();
     assert_eq!(left, 4 - done, "what it has done stays, and nothing follows");
 }
@@ -90,9 +89,9 @@ async fn a_replay_is_a_job_and_other_jobs_are_no_replays() {
     let job = gateway.post("/v1/message-jobs", &job).await.expect(202);
     let replay = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}})).await.expect(202);
     let (job, replay) = (finished(&gateway, &job).await, finished(&gateway, &replay).await);
-    assert_eq!((&replay["action"], &replay["rate_per_second"]), (&json!("replay"), &json!(50)), "{replay}");
-    assert_eq!(gateway.get("/v1/message-jobs").await["data"], json!([replay, job]));
-    assert_eq!(gateway.get("/v1/dead-letters/replays").await["data"], json!([replay]));
+    assert_eq!((replay.action.as_str(), &replay["rate_per_second"]), ("replay", &json!(50)), "{replay}");
+    assert_eq!(json!(gateway.list("/v1/message-jobs").await), json!([replay, job]));
+    assert_eq!(json!(gateway.list("/v1/dead-letters/replays").await), json!([replay]));
     let path = format!("/v1/dead-letters/replays/{}", job["id"].as_str().unwrap());
     gateway.call(Method::GET, &path, None).await.expect(404);
     gateway.post(&format!("{path}/cancel"), &json!({})).await.expect(404);

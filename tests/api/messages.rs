@@ -18,8 +18,7 @@ async fn a_message_tells_what_became_of_it_and_why() {
     let decision = gateway.get(&format!("/v1/messages/{id}/decision")).await;
     assert_eq!(decision["decisions"][0]["connection"], json!(connection));
     assert!(decision["decisions"][0]["plan"].is_object(), "{decision}");
-    let events = gateway.get(&format!("/v1/messages/{id}/events")).await;
-    assert_eq!(events["data"].as_array().unwrap().last().unwrap()["type"], "message.sent");
+    assert_eq!(gateway.event_types(id).await.last().unwrap(), "message.sent");
 }
 
 #[tokio::test]

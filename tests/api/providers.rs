@@ -7,6 +7,7 @@ use crate::support::{
     component::{another_build, as_version},
     database::eventually,
     gateway::{TestGateway, client},
+    messages::hook,
     sink::Sink,
 };
 
@@ -46,9 +47,9 @@ async fn only_an_operator_changes_providers() {
         gateway.call_as(&operator, Method::PUT, "/v1/providers/webhook/grants", Some(&body)).await
     };
     assert_eq!(grants(json!([])).await.expect(200)["granted_hosts"], json!([]));
-    assert_eq!(grants(json!(["evil.example"])).await.expect(422)["errors"][0]["code"], "undeclared_host");
+    assert_eq!(grants(json!(["evil.example"])).await.problem(422).errors[0].code, "undeclared_host");
     let answer = gateway.call_as(&operator, Method::POST, "/v1/providers/webhook/rollback", None).await;
-    assert_eq!(answer.expect(409)["code"], "no_previous_version");
+    assert_eq!(answer.problem(409).code, "no_previous_version");
     gateway.call_as(&operator, Method::POST, "/v1/providers/pigeon/rollback", None).await.expect(404);
 }
 
@@ -74,9 +75,9 @@ async fn the_same_version_with_other_bytes_is_refused() {
     let (own, other) = (webhook(&gateway), another_build(&webhook(&gateway)));
     let before = gateway.get("/v1/providers/webhook").await;
     for how in ["", "?activate=true&grants=keep"] {
-        let problem = gateway.upload(&operator, &format!("/v1/providers{how}"), other.clone()).await.expect(409);
-        assert_eq!(problem["code"], "version_taken", "{problem}");
-        assert!(problem["detail"].as_str().unwrap().contains(before["active_digest"].as_str().unwrap()), "{problem}");
+        let problem = gateway.upload(&operator, &format!("/v1/providers{how}"), other.clone()).await.problem(409);
+        assert_eq!(problem.code, "version_taken", "{problem}");
+        assert!(problem.detail.contains(before["active_digest"].as_str().unwrap()), "{problem}");
     }
     assert_eq!(gateway.get("/v1/providers/webhook").await["versions"], before["versions"], "nothing was stored");
     let replaced = gateway.upload(&operator, "/v1/providers?replace=true", other.clone()).await.expect(201);
@@ -100,8 +101,8 @@ async fn an_installed_version_is_activated_by_its_digest_and_uninstalled() {
     let activate = async |body: Value| {
         gateway.call_as(&operator, Method::POST, "/v1/providers/webhook/activate", Some(&body)).await
     };
-    assert_eq!(activate(json!({"digest": "0".repeat(64)})).await.expect(404)["code"], "not_found");
-    assert_eq!(activate(json!({"digest": new["digest"]})).await.expect(409)["code"], "grants_unconfirmed");
+    assert_eq!(activate(json!({"digest": "0".repeat(64)})).await.problem(404).code, "not_found");
+    assert_eq!(activate(json!({"digest": new["digest"]})).await.problem(409).code, "grants_unconfirmed");
     let body = json!({"digest": new["digest"], "grants": "keep"});
     assert_eq!(gateway.post("/v1/providers/webhook/activate", &body).await.status.as_u16(), 403);
     let active = activate(body).await.expect(200);
@@ -117,9 +118,9 @@ async fn an_installed_version_is_activated_by_its_digest_and_uninstalled() {
     };
     let version = |digest: &Value| format!("/versions/{}", digest.as_str().unwrap());
     for path in [String::new(), version(&new["digest"])] {
-        let problem = uninstall(path).await.expect(409);
-        assert_eq!(problem["code"], "provider_in_use", "{problem}");
-        assert!(problem["detail"].as_str().unwrap().starts_with("1 enabled connections"), "{problem}");
+        let problem = uninstall(path).await.problem(409);
+        assert_eq!(problem.code, "provider_in_use", "{problem}");
+        assert!(problem.detail.starts_with("1 enabled connections"), "{problem}");
     }
     uninstall(version(&before["active_digest"])).await.expect(204);
     let left = gateway.get("/v1/providers/webhook").await;
@@ -145,12 +146,12 @@ async fn a_force_takes_a_provider_away_and_deliveries_say_so() {
     gateway.webhook(&sink, "/in").await;
     let operator = gateway.key_of("operations", "operator,providers:read");
     gateway.call_as(&operator, Method::DELETE, "/v1/providers/webhook?force=true", None).await.expect(204);
-    let message = json!({"channel": "webhook", "content": {"payload": {}}});
+    let message = hook();
     for node in [0, 1] {
         eventually("the node to let it go", || async {
             let id = gateway.send_to(node, &message).await;
             let attempt = gateway.attempt_list(&id).await.into_iter().next()?;
-            attempt["detail"].as_str().unwrap_or_default().contains("hook: the provider is not installed").then_some(())
+            attempt.detail().contains("hook: the provider is not installed").then_some(())
         })
         .await;
     }
@@ -173,13 +174,13 @@ async fn a_missing_grant_is_told_everywhere_and_waited_for() {
     let remedy = "angarium provider grant webhook '{to}' '{config.url}'";
     assert!(connection["warnings"][0]["detail"].as_str().unwrap().contains(remedy), "{connection}");
 
-    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+    let id = gateway.send(&hook()).await;
     eventually("two looks", || async { (gateway.attempt_list(&id).await.len() > 1).then_some(()) }).await;
     assert!(gateway.attempt_list(&id).await.iter().all(|it| it["code"] == "host_not_granted"));
     let health = gateway.get("/v1/health/providers").await;
     assert_eq!(health["data"][0]["breaker"]["state"], "closed", "the connection is not to blame: {health}");
     let whole = grant(json!(["{config.url}", "{to}"])).await;
     assert_eq!(whole["missing_grants"], json!([]));
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.get("/v1/connections/hook").await["warnings"], json!([]));
 }

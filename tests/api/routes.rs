@@ -100,8 +100,8 @@ async fn every_bad_part_of_a_specification_is_named() {
             "/spec/retry/max_ms:out_of_range",
         ]
     );
-    let problem = gateway.post("/v1/routes", &json!({"channel": "email", "spec": over(&["one"])})).await.expect(422);
-    assert_eq!(problem["errors"][0]["code"], "wrong_channel");
+    let problem = gateway.post("/v1/routes", &json!({"channel": "email", "spec": over(&["one"])})).await.problem(422);
+    assert_eq!(problem.errors[0].code, "wrong_channel");
 }
 
 #[tokio::test]
@@ -136,9 +136,9 @@ async fn a_version_whose_connection_is_gone_cannot_be_activated() {
     let body = json!({"uid": "hooks", "channel": "webhook", "spec": over(&["one"])});
     gateway.post("/v1/routes", &body).await.expect(201);
     gateway.call(Method::DELETE, "/v1/connections/one", None).await.expect(204);
-    let refused = gateway.post("/v1/routes/hooks/activate", &json!({"version": 1})).await.expect(409);
-    assert_eq!(refused["code"], "connection_gone");
-    assert_eq!(gateway.post("/v1/routes/hooks/rollback", &json!({})).await.expect(409)["code"], "no_previous_version");
+    let refused = gateway.post("/v1/routes/hooks/activate", &json!({"version": 1})).await.problem(409);
+    assert_eq!(refused.code, "connection_gone");
+    assert_eq!(gateway.post("/v1/routes/hooks/rollback", &json!({})).await.problem(409).code, "no_previous_version");
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ async fn the_only_active_route_of_a_channel_is_deleted_only_by_force() {
     gateway.call(Method::DELETE, &format!("/v1/routes/{first}"), None).await.expect(204);
     gateway.call(Method::GET, &format!("/v1/routes/{first}"), None).await.expect(404);
     let path = format!("/v1/routes/{second}");
-    assert_eq!(gateway.call(Method::DELETE, &path, None).await.expect(409)["code"], "route_active");
+    assert_eq!(gateway.call(Method::DELETE, &path, None).await.problem(409).code, "route_active");
     gateway.call(Method::DELETE, &format!("{path}?force=1"), None).await.expect(400);
     assert_eq!(gateway.get(&path).await["active_version"], 1);
     let access = [gateway.url(""), gateway.key.clone()];
@@ -276,8 +276,8 @@ async fn the_only_active_route_of_a_channel_is_deleted_only_by_force() {
     gateway.call(Method::DELETE, &path, None).await.expect(404);
     assert_eq!(listed("").await, Vec::<String>::new());
     let message = json!({"channel": "webhook", "content": {"payload": 1}});
-    let refused = gateway.post("/v1/messages", &message).await.expect(422);
-    assert_eq!(refused["errors"][0]["code"], "no_route");
+    let refused = gateway.post("/v1/messages", &message).await.problem(422);
+    assert_eq!(refused.errors[0].code, "no_route");
     let entry = gateway.get("/v1/audit").await["data"][0].clone();
     assert_eq!((&entry["action"], &entry["subject"]), (&json!("route.deleted"), &json!(second)));
     assert_eq!(entry["before"]["version"], 1);
@@ -295,14 +295,14 @@ async fn a_delivery_that_waits_when_its_route_goes_ends_as_unroutable_and_its_at
     let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": 1}})).await;
     eventually("an attempt", || async { (!gateway.attempts(&id).await.is_empty()).then_some(()) }).await;
     gateway.call(Method::DELETE, &format!("/v1/routes/{route}?force=true"), None).await.expect(204);
-    assert_eq!(gateway.settled(&id).await["state"], "unroutable");
+    assert_eq!(gateway.settled(&id).await.state, "unroutable");
     let attempts = gateway.get(&format!("/v1/messages/{id}/attempts")).await;
     assert_eq!((&attempts["data"][0]["route"], &attempts["data"][0]["route_version"]), (&json!(route), &json!(1)));
     // Another route of the channel serves it again.
     sink.answers("/in", [Reply::status(200)]);
     gateway.route("webhook", over(&["hook"])).await;
     gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(202);
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
 }
 
 #[tokio::test]
@@ -310,8 +310,8 @@ async fn versions_are_listed_compared_and_activated_in_place_of_an_expected_one(
     let gateway = with_hooks().await;
     let body = json!({"uid": "hooks", "channel": "webhook", "spec": over(&["one"])});
     gateway.post("/v1/routes", &body).await.expect(201);
-    let refused = gateway.call(Method::GET, "/v1/routes/hooks/versions/1/compare", None).await.expect(409);
-    assert_eq!(refused["code"], "no_active_version");
+    let refused = gateway.call(Method::GET, "/v1/routes/hooks/versions/1/compare", None).await.problem(409);
+    assert_eq!(refused.code, "no_active_version");
     let mut spec = over(&["one", "two"]);
     spec["fallback"] = json!(false);
     gateway.post("/v1/routes/hooks/versions", &json!({"spec": spec})).await.expect(201);
@@ -326,8 +326,8 @@ async fn versions_are_listed_compared_and_activated_in_place_of_an_expected_one(
     let alike = gateway.get("/v1/routes/hooks/versions/2/compare?against=2").await;
     assert_eq!(alike["differences"], json!([]));
     gateway.call(Method::GET, "/v1/routes/hooks/versions/9/compare", None).await.expect(404);
-    let passed = gateway.post("/v1/routes/hooks/activate", &json!({"version": 2, "replaces": 2})).await.expect(409);
-    assert_eq!(passed["code"], "version_passed");
+    let passed = gateway.post("/v1/routes/hooks/activate", &json!({"version": 2, "replaces": 2})).await.problem(409);
+    assert_eq!(passed.code, "version_passed");
     gateway.post("/v1/routes/hooks/activate", &json!({"version": 2, "replaces": 1})).await.expect(200);
     let versions = gateway.get("/v1/routes/hooks/versions").await;
     let numbers: Vec<_> = versions["data"].as_array().unwrap().iter().map(|it| it["version"].clone()).collect();

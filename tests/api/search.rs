@@ -104,8 +104,8 @@ async fn a_filter_that_is_wrong_is_named() {
         ("connection=nobody", "connection"),
         ("state=lost", "state"),
     ] {
-        let answer = gateway.call(reqwest::Method::GET, &format!("/v1/messages?{query}"), None).await.expect(400);
-        assert_eq!(answer["code"], "invalid_parameter", "{answer}");
+        let answer = gateway.call(reqwest::Method::GET, &format!("/v1/messages?{query}"), None).await.problem(400);
+        assert_eq!(answer.code, "invalid_parameter", "{answer}");
         assert!(answer["errors"].to_string().contains(parameter), "{answer}");
     }
 }

@@ -27,8 +27,8 @@ async fn a_change_of_what_has_changed_meanwhile_is_refused() {
     put(&gateway, &json!({"version": 3})).await.expect(409);
     assert_eq!(gateway.get("/v1/settings").await["version"], 0);
     put(&gateway, &json!({"version": 0})).await.expect(200);
-    let refused = put(&gateway, &json!({"version": 0, "overrides": {"1": "permanent"}})).await.expect(409);
-    assert_eq!(refused["code"], "version_passed");
+    let refused = put(&gateway, &json!({"version": 0, "overrides": {"1": "permanent"}})).await.problem(409);
+    assert_eq!(refused.code, "version_passed");
     put(&gateway, &json!({"version": 1, "overrides": {"1": "permanent"}})).await.expect(200);
 }
 
@@ -53,8 +53,8 @@ async fn every_bad_field_is_named() {
         ]
     );
     let many: serde_json::Map<_, _> = (0..501).map(|code| (code.to_string(), json!("permanent"))).collect();
-    let problem = put(&gateway, &json!({"overrides": many})).await.expect(422);
-    assert_eq!(problem["errors"][0]["pointer"], "/overrides");
+    let problem = put(&gateway, &json!({"overrides": many})).await.problem(422);
+    assert_eq!(problem.errors[0].pointer, "/overrides");
 }
 
 #[tokio::test]

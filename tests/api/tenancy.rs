@@ -23,7 +23,7 @@ impl Things {
         let message =
             json!({"channel": "webhook", "content": {"payload": MARK}, "reference": MARK, "metadata": {"a": MARK}});
         let id = gateway.send(&message).await;
-        assert_eq!(gateway.settled(&id).await["state"], "failed");
+        assert_eq!(gateway.settled(&id).await.state, "failed");
         let rule = json!({"uid": MARK, "rule": {"name": MARK, "when": {"customer": {"segment": MARK}}, "then": {"priority": "high"}}});
         let rule = gateway.post("/v1/rules", &rule).await.expect(201);
         let source = format!("// {MARK}\nfn admit(message) {{ #{{}} }}");
@@ -138,11 +138,11 @@ async fn another_tenants_connection_can_be_neither_routed_nor_used() {
     let id = gateway.connection("hook", "webhook", json!({"url": "https://example.com"}), json!({})).await;
     let other = gateway.key_of("two", ALL_SCOPES);
     let route = json!({"channel": "webhook", "spec": {"candidates": [{"connection": id}]}});
-    let refused = gateway.call_as(&other, Method::POST, "/v1/routes", Some(&route)).await.expect(422);
-    assert_eq!(refused["errors"][0]["code"], "unknown_connection");
+    let refused = gateway.call_as(&other, Method::POST, "/v1/routes", Some(&route)).await.problem(422);
+    assert_eq!(refused.errors[0].code, "unknown_connection");
     let message = json!({"channel": "webhook", "connection": id});
-    let refused = gateway.call_as(&other, Method::POST, "/v1/messages", Some(&message)).await.expect(422);
-    assert_eq!(refused["errors"][0]["code"], "unknown_connection");
+    let refused = gateway.call_as(&other, Method::POST, "/v1/messages", Some(&message)).await.problem(422);
+    assert_eq!(refused.errors[0].code, "unknown_connection");
     // A uid is each tenant's own.
     let same = json!({"uid": "hook", "provider": "webhook"});
     gateway.call_as(&other, Method::POST, "/v1/connections", Some(&same)).await.expect(201);

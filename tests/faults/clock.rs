@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::support::{
     database::eventually,
     gateway::TestGateway,
+    messages::hook,
     sink::{Reply, Sink},
 };
 
@@ -60,7 +61,7 @@ impl WallClock {
 async fn sent(gateway: &TestGateway) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..COUNT {
-        ids.push(gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await);
+        ids.push(gateway.send(&hook()).await);
     }
     ids
 }
@@ -83,7 +84,7 @@ async fn a_clock_that_jumps_steals_no_lease_and_floods_with_no_retries() {
         sink.arrived((jumps + 1) * COUNT).await;
         clock.jump(offset);
         for id in ids {
-            assert_eq!(gateway.settled(&id).await["state"], "sent");
+            assert_eq!(gateway.settled(&id).await.state, "sent");
             assert_eq!(gateway.attempts(&id).await, ["hook:accepted"], "{offset}");
         }
     }

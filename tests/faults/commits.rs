@@ -6,15 +6,12 @@ use serde_json::{Value, json};
 use crate::support::{
     database::eventually,
     gateway::{Answer, TestGateway},
+    messages::hook,
     proxy::{Loss, Proxy, Writer},
     sink::{Reply, Sink},
 };
 
 const CONFIG: &str = "[dispatch]\ndeadline_ms = 500\n[queue]\nlease_ms = 1500\npoll_ms = 50\n";
-
-fn message() -> Value {
-    json!({"channel": "webhook", "content": {"payload": {}}})
-}
 
 /// Due soon, so that it goes through the queue.
 fn due_soon() -> Value {
@@ -57,11 +54,11 @@ async fn armed_for_the_second(on_unknown: &str, failpoints: &str) -> (TestGatewa
 /// The worker is lost when the second of two has taken the message without an intent: no other candidate is asked.
 async fn only_the_second_is_asked(mut gateway: TestGateway, sink: Sink) {
     gateway.arm("outcome.before_commit=abort").await;
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     gateway.died().await;
     assert_eq!(count(&gateway, "intent").await, 0, "the message itself says who was asked");
     gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["-:unknown", "second:accepted"]);
     assert_eq!((sink.received_at("/first").len(), sink.received_at("/second").len()), (0, 2));
 }
@@ -79,38 +76,38 @@ async fn only_message(gateway: &TestGateway) -> String {
 #[tokio::test]
 async fn killed_before_the_accept_commit_there_is_no_202_and_the_key_makes_one_message() {
     let (mut gateway, sink) = armed("accept.before_commit=abort").await;
-    assert!(posted(&gateway, &message()).await.is_none(), "nobody may have been told that it was accepted");
+    assert!(posted(&gateway, &hook()).await.is_none(), "nobody may have been told that it was accepted");
     gateway.died().await;
     assert_eq!(count(&gateway, "message").await, 0);
     gateway.take_over().await;
-    let answer = posted(&gateway, &message()).await.unwrap();
+    let answer = posted(&gateway, &hook()).await.unwrap();
     assert!(!answer.headers.contains_key("idempotency-replayed"));
     let id = answer.expect(202)["id"].as_str().unwrap().to_owned();
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!((count(&gateway, "message").await, sink.received().len()), (1, 1));
 }
 
 #[tokio::test]
 async fn killed_after_the_accept_commit_a_retry_gets_the_stored_answer() {
     let (mut gateway, sink) = armed("accept.after_commit=abort").await;
-    assert!(posted(&gateway, &message()).await.is_none());
+    assert!(posted(&gateway, &hook()).await.is_none());
     gateway.died().await;
     gateway.take_over().await;
     let stored = only_message(&gateway).await;
-    let answer = posted(&gateway, &message()).await.unwrap();
+    let answer = posted(&gateway, &hook()).await.unwrap();
     assert_eq!(answer.headers["idempotency-replayed"], "true");
     assert_eq!(answer.expect(202)["id"], stored);
     let other = json!({"channel": "webhook", "content": {"payload": {"other": true}}});
     posted(&gateway, &other).await.unwrap().expect(422);
-    assert_eq!(gateway.settled(&stored).await["state"], "sent");
+    assert_eq!(gateway.settled(&stored).await.state, "sent");
     assert_eq!((count(&gateway, "message").await, sink.received().len()), (1, 1));
 }
 
 #[tokio::test]
 async fn an_accept_whose_commit_was_not_answered_is_asked_after() {
     let (gateway, sink) = armed("accept.after_commit=error").await;
-    let id = posted(&gateway, &message()).await.unwrap().expect(202)["id"].as_str().unwrap().to_owned();
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    let id = posted(&gateway, &hook()).await.unwrap().expect(202)["id"].as_str().unwrap().to_owned();
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["hook:accepted"]);
     assert_eq!((count(&gateway, "message").await, sink.received().len()), (1, 1));
 }
@@ -121,7 +118,7 @@ async fn killed_before_the_claim_commit_the_queue_still_has_it() {
     let id = gateway.send(&due_soon()).await;
     gateway.died().await;
     gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["hook:accepted"]);
     assert_eq!(sink.received().len(), 1);
 }
@@ -133,7 +130,7 @@ async fn killed_after_the_claim_it_is_run_again_when_the_lease_ends_without_a_du
     gateway.died().await;
     assert_eq!((count(&gateway, "queue").await, count(&gateway, "lease").await), (0, 1));
     gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["-:unknown", "hook:accepted"]);
     assert_eq!(sink.received().len(), 1, "no request had begun, so there is no duplicate");
 }
@@ -147,7 +144,7 @@ async fn held_after_the_claim_beyond_the_lease_it_is_not_sent_by_the_sleeper() {
     gateway.logged(0, "a failpoint is reached").await;
     let second = gateway.new_node().await;
     gateway.nodes.insert(0, Some(second));
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     std::fs::write(&file, "").unwrap();
     gateway.logged(1, "leases were lost").await;
     assert_eq!(sink.received().len(), 1);
@@ -157,11 +154,11 @@ async fn held_after_the_claim_beyond_the_lease_it_is_not_sent_by_the_sleeper() {
 #[tokio::test]
 async fn killed_after_the_intent_the_same_connection_is_asked_again() {
     let (mut gateway, sink) = armed_for_the_second("retry", "intent.after_commit=abort").await;
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     gateway.died().await;
     assert!(sink.received_at("/second").is_empty(), "the request had not begun");
     gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["first:rejected_transient", "second:unknown", "second:accepted"]);
     assert_eq!(sink.received_at("/first").len(), 1);
 }
@@ -170,10 +167,10 @@ async fn killed_after_the_intent_the_same_connection_is_asked_again() {
 async fn killed_after_the_intent_it_is_held_where_the_route_says_so() {
     // The first has one too.
     let (mut gateway, sink) = armed_for_the_second("hold", "intent.after_commit=abort@2").await;
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     gateway.died().await;
     gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "unknown");
+    assert_eq!(gateway.settled(&id).await.state, "unknown");
     assert_eq!(gateway.attempts(&id).await, ["first:rejected_transient", "second:unknown"]);
     assert!(sink.received_at("/second").is_empty());
     assert_eq!(count(&gateway, "intent").await, 0, "the attempt stands for it");
@@ -182,11 +179,11 @@ async fn killed_after_the_intent_it_is_held_where_the_route_says_so() {
 #[tokio::test]
 async fn killed_after_a_2xx_before_the_outcome_commit_it_is_labelled_unknown() {
     let (mut gateway, sink) = armed("outcome.before_commit=abort").await;
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     gateway.died().await;
     assert_eq!(sink.received().len(), 1);
     gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["-:unknown", "hook:accepted"]);
     let keys: Vec<_> = sink.received().iter().map(|it| it.header("webhook-id").to_owned()).collect();
     assert_eq!(keys.len(), 2);
@@ -222,10 +219,10 @@ async fn killed_after_a_2xx_it_is_held_where_the_route_says_so() {
     gateway.connection("hook", "webhook", json!({"url": sink.url("/in")}), json!({})).await;
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "on_unknown": "hold"})).await;
     gateway.arm("outcome.before_commit=abort").await;
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     gateway.died().await;
     gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "unknown");
+    assert_eq!(gateway.settled(&id).await.state, "unknown");
     assert_eq!(gateway.attempts(&id).await, ["hook:unknown"]);
     assert_eq!(sink.received().len(), 1);
 }
@@ -233,12 +230,12 @@ async fn killed_after_a_2xx_it_is_held_where_the_route_says_so() {
 #[tokio::test]
 async fn killed_after_the_outcome_commit_nothing_is_sent_again_and_the_event_is_in_the_outbox() {
     let (mut gateway, sink) = armed("outcome.after_commit=abort").await;
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     gateway.died().await;
     let events = gateway.db.sql("select type from event").await;
     assert_eq!(events.trim(), "message.sent", "outcome and event are one commit");
     gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     eventually("the end of the lost worker's lease", || async { (count(&gateway, "lease").await == 0).then_some(()) })
         .await;
     assert_eq!(gateway.attempts(&id).await, ["hook:accepted"]);
@@ -249,8 +246,8 @@ async fn killed_after_the_outcome_commit_nothing_is_sent_again_and_the_event_is_
 async fn an_outcome_that_could_not_be_written_is_written_again_and_not_sent_again() {
     for failpoint in ["outcome.before_commit=error", "outcome.after_commit=error"] {
         let (gateway, sink) = armed(failpoint).await;
-        let id = gateway.send(&message()).await;
-        assert_eq!(gateway.settled(&id).await["state"], "sent", "{failpoint}");
+        let id = gateway.send(&hook()).await;
+        assert_eq!(gateway.settled(&id).await.state, "sent", "{failpoint}");
         assert_eq!(gateway.attempts(&id).await, ["hook:accepted"], "{failpoint}");
         assert_eq!((sink.received().len(), count(&gateway, "event").await), (1, 1), "{failpoint}");
     }
@@ -259,8 +256,8 @@ async fn an_outcome_that_could_not_be_written_is_written_again_and_not_sent_agai
 #[tokio::test]
 async fn an_intent_whose_commit_was_not_answered_is_asked_after() {
     let (gateway, sink) = armed_for_the_second("hold", "intent.after_commit=error@2").await;
-    let id = gateway.send(&message()).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    let id = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["first:rejected_transient", "second:accepted"]);
     assert_eq!(sink.received_at("/second").len(), 1);
 }
@@ -277,7 +274,7 @@ async fn killed_in_recovery(failpoint: &str) {
     gateway.nodes[0] = Some(doomed);
     gateway.died().await;
     gateway.take_over().await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["-:unknown", "hook:accepted"], "one loss is recorded once");
     assert_eq!(sink.received().len(), 1);
 }
@@ -298,7 +295,7 @@ async fn losing(loss: Loss, writer: Writer) -> (TestGateway, Proxy, Sink) {
     let sink = Sink::start().await;
     gateway.webhook(&sink, "/in").await;
     // Both writers have a connection now, and have prepared their statements.
-    gateway.settled(&gateway.send(&message()).await).await;
+    gateway.settled(&gateway.send(&hook()).await).await;
     proxy.lose(loss, writer);
     (gateway, proxy, sink)
 }
@@ -311,7 +308,7 @@ async fn a_connection_lost_during_the_accept_commit_is_asked_after_before_the_an
         let (mut accepted, mut refused) = (1, 0);
         for number in 0..50 {
             let key = format!("order-{number}");
-            let answer = gateway.post_with("/v1/messages", &[("idempotency-key", &key)], &message()).await;
+            let answer = gateway.post_with("/v1/messages", &[("idempotency-key", &key)], &hook()).await;
             match answer.status.as_u16() {
                 202 => accepted += 1,
                 503 => refused += 1,
@@ -339,9 +336,9 @@ async fn a_connection_lost_during_the_outcome_commit_is_asked_after_and_nothing_
         let (gateway, proxy, sink) = losing(loss, Writer::Ledger).await;
         let mut sent = 1;
         while !proxy.has_lost() {
-            let id = gateway.send(&message()).await;
+            let id = gateway.send(&hook()).await;
             sent += 1;
-            assert_eq!(gateway.settled(&id).await["state"], "sent", "{loss:?}");
+            assert_eq!(gateway.settled(&id).await.state, "sent", "{loss:?}");
             assert_eq!(gateway.attempts(&id).await, ["hook:accepted"], "{loss:?}");
         }
         assert_eq!((sink.received().len(), count(&gateway, "event").await), (sent, sent), "{loss:?}");
@@ -368,14 +365,14 @@ async fn what_the_database_refuses_is_found_by_its_lease() {
         gateway.db.sql(&trigger).await;
         // Both under one lease; the second is settled after the first was refused.
         let other = json!({"channel": "webhook", "connection": "second", "content": {"payload": {}}});
-        let batch = json!({"messages": [message(), other]});
+        let batch = json!({"messages": [hook(), other]});
         let answers = gateway.post("/v1/messages/batch", &batch).await.expect(200);
         let id = |number: usize| answers["data"][number]["message"]["id"].as_str().unwrap().to_owned();
         gateway.logged(0, "the database refuses an outcome").await;
-        assert_eq!(gateway.settled(&id(1)).await["state"], "sent", "{table}");
+        assert_eq!(gateway.settled(&id(1)).await.state, "sent", "{table}");
         sink.answers("/first", [Reply::status(200)]);
         gateway.db.sql(&format!("drop trigger refuse on {table}")).await;
-        assert_eq!(gateway.settled(&id(0)).await["state"], "sent", "{table}");
+        assert_eq!(gateway.settled(&id(0)).await.state, "sent", "{table}");
         let attempts = gateway.attempts(&id(0)).await;
         assert!(attempts.iter().any(|it| it.ends_with(":unknown")), "{table}: {attempts:?}");
     }

@@ -10,6 +10,7 @@ use crate::support::{
     database::{Database, eventually},
     gateway::TestGateway,
     load::Load,
+    messages::hook,
     sink::{Reply, Sink},
 };
 
@@ -67,7 +68,7 @@ async fn a_restart_of_postgres_is_a_503_within_two_seconds_and_passes_by_itself(
 async fn a_database_that_takes_no_writes_is_a_503_and_passes_by_itself() {
     let (gateway, sink) = (on_its_own_server("").await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
-    let message = json!({"channel": "webhook", "content": {"payload": {}}});
+    let message = hook();
     gateway.settled(&gateway.send(&message).await).await;
 
     let read_only = |on: &'static str| async move { format!("alter system set default_transaction_read_only = {on}") };
@@ -89,7 +90,7 @@ async fn a_database_that_takes_no_writes_is_a_503_and_passes_by_itself() {
         (answer.status == 202).then(|| answer.body["id"].as_str().unwrap().to_owned())
     })
     .await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,7 +98,7 @@ async fn a_lost_database_is_a_503_and_comes_back_by_itself() {
     let (gateway, proxy) = TestGateway::behind_a_proxy("").await;
     let sink = Sink::start().await;
     gateway.webhook(&sink, "/in").await;
-    let message = json!({"channel": "webhook", "content": {"payload": {}}});
+    let message = hook();
     gateway.settled(&gateway.send(&message).await).await;
 
     proxy.cut();
@@ -119,7 +120,7 @@ async fn a_lost_database_is_a_503_and_comes_back_by_itself() {
         (answer.status == 202).then(|| answer.body["id"].as_str().unwrap().to_owned())
     })
     .await;
-    assert_eq!(gateway.settled(&after).await["state"], "sent");
+    assert_eq!(gateway.settled(&after).await.state, "sent");
 }
 
 /// The outcome of a request before the loss is written once the database is back.
@@ -129,12 +130,12 @@ async fn an_outcome_waits_for_the_database() {
     let sink = Sink::start().await;
     gateway.webhook(&sink, "/in").await;
     sink.answers("/in", [Reply::status(200).after(Duration::from_millis(500))]);
-    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+    let id = gateway.send(&hook()).await;
     sink.arrived(1).await;
     proxy.cut();
     gateway.logged(0, "outcomes wait for the database").await;
     proxy.mend();
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(sink.received().len(), 1, "it was not sent again");
 }
 
@@ -147,7 +148,7 @@ async fn a_delivery_in_hand_outlives_a_database_that_is_away_longer_than_its_lea
     let sink = Sink::start().await;
     gateway.webhook(&sink, "/in").await;
     sink.answers("/in", [Reply::status(200).after(Duration::from_millis(200))]);
-    let messages: Vec<_> = (0..20).map(|_| json!({"channel": "webhook", "content": {"payload": {}}})).collect();
+    let messages: Vec<_> = (0..20).map(|_| hook()).collect();
     gateway.post("/v1/messages/batch", &json!({"messages": messages})).await.expect(200);
     sink.arrived(1).await;
     for _ in 0..3 {

@@ -20,7 +20,7 @@ async fn each_misbehaviour_is_named_and_the_next_candidate_serves() {
         [("trap", "plugin_trap"), ("spin", "plugin_deadline"), ("grow", "plugin_memory"), ("huge", "plugin_output")];
     for (mode, code) in modes {
         let id = gateway.send(&json!({"channel": "webhook", "content": {"text": mode}})).await;
-        assert_eq!(gateway.settled(&id).await["state"], "sent", "{mode}");
+        assert_eq!(gateway.settled(&id).await.state, "sent", "{mode}");
         let attempts = gateway.attempt_list(&id).await;
         assert_eq!(attempts[0]["code"], code, "{mode}: {}", attempts[0]);
         assert_eq!(gateway.attempts(&id).await[1], "good:accepted");
@@ -31,10 +31,10 @@ async fn each_misbehaviour_is_named_and_the_next_candidate_serves() {
 async fn a_host_that_was_not_declared_is_refused() {
     let (gateway, _sink) = misbehaving().await;
     let id = gateway.send(&json!({"channel": "webhook", "content": {"text": "undeclared-host"}})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let first = &gateway.attempt_list(&id).await[0];
-    assert_eq!(first["code"], "egress_refused", "{first}");
-    assert!(first["detail"].as_str().unwrap().contains("does not declare"), "{first}");
+    assert_eq!(first.code.as_deref(), Some("egress_refused"), "{first}");
+    assert!(first.detail().contains("does not declare"), "{first}");
 }
 
 #[tokio::test]
@@ -60,9 +60,8 @@ async fn a_version_that_always_traps_is_quarantined_and_says_so() {
     let pinned = json!({"channel": "webhook", "connection": "bad", "content": {"text": "hello"}});
     let pinned = gateway.send(&pinned).await;
     let attempt = eventually("an attempt", || async { gateway.attempt_list(&pinned).await.into_iter().next() }).await;
-    assert!(attempt["detail"].as_str().unwrap().contains(reason), "{attempt}");
-    let health = gateway.get("/v1/health/providers").await;
-    let fixture = health["data"].as_array().unwrap().iter().find(|it| it["uid"] == "bad").unwrap();
+    assert!(attempt.detail().contains(reason), "{attempt}");
+    let fixture = gateway.health_of("bad").await;
     assert_eq!(
         (&fixture["provider"]["version"], fixture["provider"]["quarantined"].as_array().unwrap().len()),
         (&Value::Null, 1)
@@ -81,7 +80,7 @@ async fn other_deliveries_go_out_while_a_plugin_spins_and_eats_memory() {
         }
     }
     for id in ids {
-        assert_eq!(gateway.settled(&id).await["state"], "sent");
+        assert_eq!(gateway.settled(&id).await.state, "sent");
     }
     assert!(sink.received_at("/good").len() >= 40);
 }

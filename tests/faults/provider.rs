@@ -8,16 +8,13 @@ use tokio::io::AsyncWriteExt;
 use crate::{
     support::{
         gateway::TestGateway,
+        messages::hook,
         sink::{Reply, Sink},
     },
     transport::{read_request, serve},
 };
 
 const BRIEF: &str = "[dispatch]\ndeadline_ms = 600\n[queue]\nlease_ms = 3000\n";
-
-fn message() -> Value {
-    json!({"channel": "webhook", "content": {"payload": {}}})
-}
 
 /// A server that answers each request with these bytes, and then holds or closes the connection.
 async fn answering(answer: Vec<u8>, hold: bool) -> SocketAddr {
@@ -58,7 +55,7 @@ async fn held(gateway: &TestGateway, provider: &str, address: SocketAddr) -> Val
     let message = if channel == "sms" {
         json!({"channel": "sms", "to": "+14155550123", "content": {"text": "x"}})
     } else {
-        message()
+        hook()
     };
     let id = gateway.send(&message).await;
     let state = gateway.settled(&id).await["state"].clone();
@@ -120,8 +117,8 @@ async fn a_429_is_waited_out_as_it_asks_and_consumes_no_attempt() {
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": retry})).await;
     let busy = || Reply::status(429);
     sink.answers("/in", [busy().header("retry-after", "1"), busy(), busy(), Reply::status(200)]);
-    let id = gateway.send(&message()).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent", "the policy's two attempts were not touched");
+    let id = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&id).await.state, "sent", "the policy's two attempts were not touched");
     let attempts = gateway.attempt_list(&id).await;
     assert_eq!(gateway.attempts(&id).await, [vec!["hook:throttled"; 3], vec!["hook:accepted"]].concat());
     let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();

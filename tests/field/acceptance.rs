@@ -192,7 +192,7 @@ async fn what_one_candidate_takes_is_accepted() {
     gateway.connection("any", "fixture", json!({"url": sink.url("/any")}), json!({})).await;
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}, {"connection": "any"}]})).await;
     let message = gateway.send(&json!({"channel": "webhook"})).await;
-    assert_eq!(gateway.settled(&message).await["state"], "sent");
+    assert_eq!(gateway.settled(&message).await.state, "sent");
     assert_eq!(gateway.attempts(&message).await, ["hook:rejected_permanent", "any:accepted"]);
     // Pinned to the one that does not, it is refused.
     let pinned = json!({"channel": "webhook", "connection": "hook"});

@@ -43,11 +43,7 @@ fn outcomes(of: &Value) -> Vec<String> {
 }
 
 async fn events(gateway: &TestGateway, message: &str) -> Vec<Value> {
-    gateway.get(&format!("/v1/messages/{message}/events")).await["data"].as_array().unwrap().clone()
-}
-
-async fn event_types(gateway: &TestGateway, message: &str) -> Vec<String> {
-    events(gateway, message).await.iter().map(|it| it["type"].as_str().unwrap().to_owned()).collect()
+    gateway.list(&format!("/v1/messages/{message}/events")).await
 }
 
 /// Answers `RCPT` of an address as usual once it was refused this number of times with this reply.
@@ -66,7 +62,7 @@ async fn a_copy_that_is_greylisted_arrives_later_and_nobody_gets_a_second_mail()
     let gateway = gateway_for(&server, QUICK).await;
     let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
     let view = gateway.settled(&id).await;
-    assert_eq!(view["state"], "sent", "{view}");
+    assert_eq!(view.state, "sent", "{view}");
     assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:accepted"]);
     let told: Vec<_> = server.mails().into_iter().map(|mail| mail.recipients).collect();
     assert_eq!(told, [["ann@example.org"], ["bob@example.org"]]);
@@ -76,12 +72,12 @@ async fn a_copy_that_is_greylisted_arrives_later_and_nobody_gets_a_second_mail()
 
     assert_eq!(gateway.attempts(&id).await, ["mail:accepted", "mail:rejected_transient", "mail:accepted"]);
     let attempts = gateway.attempt_list(&id).await;
-    assert_eq!(outcomes(&attempts[0]), ["ann@example.org:accepted", "bob@example.org:deferred"]);
+    assert_eq!(outcomes(attempts[0].json()), ["ann@example.org:accepted", "bob@example.org:deferred"]);
     assert_eq!(attempts[0]["recipients"][1]["code"], "451 4.7.1");
     assert_eq!(attempts[0]["recipients"][1]["detail"], "Greylisted, come back later");
-    assert_eq!(outcomes(&attempts[1]), ["bob@example.org:deferred"]);
-    assert_eq!(outcomes(&attempts[2]), ["bob@example.org:accepted"]);
-    let types = event_types(&gateway, &id).await;
+    assert_eq!(outcomes(attempts[1].json()), ["bob@example.org:deferred"]);
+    assert_eq!(outcomes(attempts[2].json()), ["bob@example.org:accepted"]);
+    let types = gateway.event_types(&id).await;
     let expected = ["message.accepted", "message.partially_sent", "message.retry_scheduled", "message.sent"];
     assert_eq!(types, expected);
 }
@@ -93,7 +89,7 @@ async fn a_copy_that_is_refused_for_good_is_shown_and_told() {
     let gateway = gateway_for(&server, QUICK).await;
     let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
     let view = gateway.settled(&id).await;
-    assert_eq!((&view["state"], server.mails().len()), (&json!("sent"), 1), "{view}");
+    assert_eq!((view.state.as_str(), server.mails().len()), ("sent", 1), "{view}");
     assert_eq!(gateway.attempts(&id).await, ["mail:accepted"]);
     assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:refused"]);
     let bob = &view["delivery"]["recipients"][1];
@@ -112,13 +108,13 @@ async fn a_copy_that_is_never_taken_is_given_up_with_the_policy_and_the_mail_was
     let gateway = gateway_for(&server, QUICK).await;
     let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
     let view = gateway.settled(&id).await;
-    assert_eq!((&view["state"], server.mails().len()), (&json!("sent"), 1), "{view}");
+    assert_eq!((view.state.as_str(), server.mails().len()), ("sent", 1), "{view}");
     assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:refused"]);
     assert_eq!(view["delivery"]["recipients"][1]["detail"], "Greylisted; it is not tried again");
     // The delivery shows the result of the mail's own attempt.
-    assert_eq!(view["delivery"]["unified_code"], "ok", "{view}");
+    assert_eq!(view.delivery.unified_code.as_deref(), Some("ok"), "{view}");
     assert!(view["delivery"]["external_id"].is_string(), "{view}");
-    assert!(event_types(&gateway, &id).await.contains(&"message.recipient_refused".to_owned()));
+    assert!(gateway.event_types(&id).await.contains(&"message.recipient_refused".to_owned()));
 }
 
 #[tokio::test]
@@ -137,7 +133,7 @@ async fn recipients_too_many_for_a_transaction_follow_in_the_next_at_once() {
     let copies: Vec<_> = copies.iter().map(String::as_str).collect();
     let id = gateway.send(&to_ann_and(&copies)).await;
     let view = gateway.settled(&id).await;
-    assert_eq!(view["state"], "sent");
+    assert_eq!(view.state, "sent");
     assert!(outcomes(&view["delivery"]).iter().all(|it| it.ends_with(":accepted")), "{view}");
     let sizes: Vec<_> = server.mails().iter().map(|mail| mail.recipients.len()).collect();
     assert_eq!(sizes, [2, 2, 2, 1]);
@@ -164,7 +160,7 @@ async fn a_fallback_carries_the_copy_that_is_left_and_no_one_else() {
     let retry: Value = serde_json::from_str(QUICK).unwrap();
     gateway.route("email", json!({"candidates": candidates, "retry": retry})).await;
     let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["main:accepted", "main:not_sent", "backup:accepted"]);
     assert_eq!(main.mails_for("ann@example.org"), 1);
     assert_eq!(backup.mails_for("ann@example.org"), 0);
@@ -177,7 +173,7 @@ async fn a_mail_whose_recipient_is_greylisted_goes_to_nobody_until_it_goes_to_al
     let server = ScriptedMail::start(move |line, _| greylists(line)).await;
     let gateway = gateway_for(&server, QUICK).await;
     let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["mail:rejected_transient", "mail:accepted"]);
     assert_eq!((server.mails_for("ann@example.org"), server.mails_for("bob@example.org")), (1, 1));
 }
@@ -195,12 +191,12 @@ async fn a_crash_while_a_copy_waits_sends_no_second_mail_to_who_has_it() {
     gateway.died().await;
     gateway.take_over().await;
     let held = gateway.settled(&id).await;
-    assert_eq!(held["state"], "unknown", "{held}");
+    assert_eq!(held.state, "unknown", "{held}");
     assert_eq!(outcomes(&held["delivery"]), ["ann@example.org:accepted", "bob@example.org:deferred"]);
     let again = json!({"as": "again", "reason": "Bob has no mail"});
     gateway.post(&format!("/v1/messages/{id}/resolve"), &again).await.expect(200);
     let view = gateway.settled(&id).await;
-    assert_eq!(view["state"], "sent", "{view}");
+    assert_eq!(view.state, "sent", "{view}");
     assert_eq!(gateway.attempts(&id).await, ["mail:accepted", "mail:unknown", "mail:accepted"]);
     assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:accepted"]);
     assert_eq!((server.mails_for("ann@example.org"), server.mails_for("bob@example.org")), (1, 2));
@@ -246,7 +242,7 @@ async fn attachments_keep_the_parameters_of_their_media_type() {
     let files: Vec<_> = types.iter().map(|it| file(it, inner)).collect();
     let mail = json!({"channel": "email", "to": "ann@example.org", "content": {"text": "x", "attachments": files}});
     let id = gateway.send(&mail).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let text = server.mails().remove(0).text;
     let told = header_of(&text, "content-type");
     for media_type in types {
@@ -257,8 +253,8 @@ async fn attachments_keep_the_parameters_of_their_media_type() {
     // A part that would need an encoding is refused, and not changed.
     for (media_type, content) in [("message/rfc822", "Subject: \u{e9}".as_bytes()), ("multipart/mixed", b"--x--")] {
         let mail = json!({"channel": "email", "to": "ann@example.org", "content": {"text": "x", "attachments": [file(media_type, content)]}});
-        let refused = gateway.post("/v1/messages", &mail).await.expect(422);
-        assert_eq!(refused["errors"][0]["pointer"], "/content/attachments/0/content", "{refused}");
+        let refused = gateway.post("/v1/messages", &mail).await.problem(422);
+        assert_eq!(refused.errors[0].pointer, "/content/attachments/0/content", "{refused}");
     }
 }
 
@@ -269,14 +265,14 @@ async fn automatic_mail_has_no_return_path_and_answers_go_to_several() {
     let content = json!({"text": "I am away", "reply_to": ["a@example.org", {"address": "b@example.org", "name": "Bo"}],
         "headers": {"Auto-Submitted": "auto-replied"}, "params": {"return_path": "<>"}});
     let id = gateway.send(&json!({"channel": "email", "to": "ann@example.org", "content": content})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let mail = server.mails().remove(0);
     assert_eq!(mail.from, "", "MAIL FROM:<>");
     assert_eq!(header_of(&mail.text, "from"), ["<shop@example.com>"]);
     assert_eq!(header_of(&mail.text, "reply-to"), ["<a@example.org>, \"Bo\" <b@example.org>"]);
     let wrong = json!({"channel": "email", "to": "ann@example.org", "content": {"text": "x", "reply_to": ["a@example.org", "b"]}});
-    let refused = gateway.post("/v1/messages", &wrong).await.expect(422);
-    assert_eq!(refused["errors"][0]["pointer"], "/content/reply_to/1", "{refused}");
+    let refused = gateway.post("/v1/messages", &wrong).await.problem(422);
+    assert_eq!(refused.errors[0].pointer, "/content/reply_to/1", "{refused}");
 }
 
 #[tokio::test]
@@ -286,7 +282,7 @@ async fn a_mailbox_that_is_named_twice_gets_one_mail() {
     let content = json!({"text": "x", "cc": ["ann@EXAMPLE.org", "bob@xn--bcher-kva.example", "Bob@bücher.example"],
         "bcc": ["bob@BÜCHER.example", "ann@example.org"]});
     let id = gateway.send(&json!({"channel": "email", "to": "ann@Example.org", "content": content})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     // A local part has its case: only its server knows whether that matters.
     let told = server.mails().remove(0).recipients;
     assert_eq!(told, ["ann@Example.org", "bob@xn--bcher-kva.example", "Bob@xn--bcher-kva.example"]);
@@ -297,7 +293,7 @@ async fn a_dead_letter_is_found_by_its_recipient_in_any_spelling_of_the_domain()
     let server = ScriptedMail::start(|line, _| line.starts_with("RCPT").then(|| "550 5.1.1 no".to_owned())).await;
     let gateway = gateway_for(&server, QUICK).await;
     let id = gateway.send(&json!({"channel": "email", "to": "ann@Bücher.example", "content": {"text": "x"}})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "failed");
+    assert_eq!(gateway.settled(&id).await.state, "failed");
     for (recipient, found) in
         [("ann%40xn--bcher-kva.EXAMPLE", 1), ("ann%40b%C3%BCcher.example", 1), ("Ann%40b%C3%BCcher.example", 0)]
     {
@@ -312,11 +308,11 @@ async fn a_retry_by_hand_goes_to_those_who_lack_the_mail() {
     let server = ScriptedMail::start(|_, _| None).await;
     let gateway = gateway_for(&server, QUICK).await;
     let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     gateway.db.sql("update delivery set state = 'bounced'").await;
     gateway.call(Method::POST, &format!("/v1/messages/{id}/retry"), None).await.expect(202);
     let view = gateway.settled(&id).await;
-    assert_eq!(view["state"], "sent", "{view}");
+    assert_eq!(view.state, "sent", "{view}");
     assert_eq!(outcomes(&view["delivery"]), ["ann@example.org:accepted", "bob@example.org:accepted"]);
     assert_eq!((server.mails_for("ann@example.org"), server.mails_for("bob@example.org")), (2, 1));
 }

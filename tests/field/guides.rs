@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     gateway::TestGateway,
+    messages::hook,
     peer,
     sink::{Received, Reply, Sink},
 };
@@ -65,7 +66,7 @@ async fn the_guides_verifiers_believe_what_was_signed_and_nothing_else() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/").await;
     let message = json!({"channel": "webhook", "content": {"payload": {"grüße": [1.0, "ä"]}}});
-    assert_eq!(gateway.settled(&gateway.send(&message).await).await["state"], "sent");
+    assert_eq!(gateway.settled(&gateway.send(&message).await).await.state, "sent");
     let received = sink.received();
     let genuine = request(&received[0], &["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", SECRET]);
     let changed = |pointer: &str, value: &str| {
@@ -129,11 +130,11 @@ async fn the_guides_clients_send_once_page_and_follow() {
     let bad = json!({"url": gateway.url(""), "key": gateway.key, "message": {"channel": "webhook", "colour": "red"}});
     let (fine, said) = python(programs.path(), send, bad).await;
     assert!(!fine && said.contains("422") && said.contains("colour"), "{said}");
-    assert_eq!(gateway.settled(first.trim()).await["state"], "sent");
+    assert_eq!(gateway.settled(first.trim()).await.state, "sent");
     assert_eq!(sink.received().len(), 1, "it was sent once");
 
     for _ in 0..3 {
-        gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+        gateway.send(&hook()).await;
     }
     let page = "import pages\nreal = pages.urllib.parse.urlencode\n\
                 pages.urllib.parse.urlencode = lambda query: real({**query, 'limit': 2})\n\

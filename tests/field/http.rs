@@ -6,8 +6,10 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     support::{
+        answers::{Attempt, Seen},
         database::eventually,
         gateway::TestGateway,
+        messages::hook,
         sink::{Reply, Sink},
     },
     transport::{read_request, serve},
@@ -15,10 +17,6 @@ use crate::{
 
 fn time(value: &Value) -> Timestamp {
     value.as_str().unwrap_or_else(|| panic!("no time: {value}")).parse().unwrap()
-}
-
-fn message() -> Value {
-    json!({"channel": "webhook", "content": {"payload": {}}})
 }
 
 /// A message to a customer's endpoint.
@@ -40,17 +38,12 @@ fn quickly(max_attempts: u32) -> Value {
 }
 
 /// Returns a message's attempts, once there is this number of them.
-async fn attempts(gateway: &TestGateway, id: &str, count: usize) -> Vec<Value> {
+async fn attempts(gateway: &TestGateway, id: &str, count: usize) -> Vec<Seen<Attempt>> {
     eventually(&format!("{count} attempts"), || async {
         let list = gateway.attempt_list(id).await;
         (list.len() >= count).then_some(list)
     })
     .await
-}
-
-async fn health(gateway: &TestGateway, uid: &str) -> Value {
-    let page = gateway.get("/v1/health/providers").await;
-    page["data"].as_array().unwrap().iter().find(|it| it["uid"] == uid).unwrap().clone()
 }
 
 #[tokio::test]
@@ -75,11 +68,11 @@ async fn a_200_is_sent_once_however_long_or_broken_what_follows_it_is() {
         .await;
         gateway.connection("hook", "webhook", json!({"url": format!("http://{address}/")}), json!({})).await;
         gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": quickly(3)})).await;
-        let id = gateway.send(&message()).await;
-        assert_eq!(gateway.settled(&id).await["state"], "sent", "{name}");
+        let id = gateway.send(&hook()).await;
+        assert_eq!(gateway.settled(&id).await.state, "sent", "{name}");
         let attempts = gateway.attempt_list(&id).await;
         assert_eq!((attempts.len(), &attempts[0]["disposition"]), (1, &json!("accepted")), "{name}: {attempts:?}");
-        let detail = attempts[0]["detail"].as_str().unwrap();
+        let detail = attempts[0].detail();
         assert_eq!(detail.contains("was cut after"), cut, "{name}: {detail}");
     }
 }
@@ -101,9 +94,9 @@ async fn a_message_that_twilio_has_created_is_sent_though_its_id_is_cut_off() {
     gateway.connection("texts", "sms-twilio", config, json!({"auth_token": "token"})).await;
     gateway.route("sms", json!({"candidates": [{"connection": "texts"}]})).await;
     let id = gateway.send(&json!({"channel": "sms", "to": "+14155550123", "content": {"text": "x"}})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let attempts = gateway.attempt_list(&id).await;
-    let detail = attempts[0]["detail"].as_str().unwrap();
+    let detail = attempts[0].detail();
     assert_eq!((attempts.len(), &attempts[0]["external_id"]), (1, &Value::Null));
     assert!(detail.contains("does not hold the message's sid") && detail.contains("was cut after"), "{detail}");
 }
@@ -114,11 +107,11 @@ async fn a_throttle_without_a_time_is_waited_out_longer_and_longer_and_holds_the
     gateway.connection("hook", "webhook", json!({"url": sink.url("/in")}), json!({})).await;
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": quickly(2)})).await;
     sink.answers("/in", [429, 429, 429, 200].map(Reply::status));
-    let first = gateway.send(&message()).await;
+    let first = gateway.send(&hook()).await;
     attempts(&gateway, &first, 1).await;
-    let other = gateway.send(&message()).await;
+    let other = gateway.send(&hook()).await;
     for id in [&first, &other] {
-        assert_eq!(gateway.settled(id).await["state"], "sent", "no throttled round consumes an attempt");
+        assert_eq!(gateway.settled(id).await.state, "sent", "no throttled round consumes an attempt");
     }
     let received = sink.received_at("/in");
     assert_eq!(received.len(), 5, "one request after each pause, whoever it is for");
@@ -136,10 +129,10 @@ async fn a_throttle_ends_with_the_routes_time() {
     retry["max_elapsed_ms"] = json!(2_000);
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": retry})).await;
     sink.answers("/in", [Reply::status(429)]);
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     let view = gateway.settled(&id).await;
-    assert_eq!(view["state"], "failed");
-    assert!(view["delivery"]["detail"].as_str().unwrap().contains("max_elapsed_ms"), "{view}");
+    assert_eq!(view.state, "failed");
+    assert!(view.delivery.detail().contains("max_elapsed_ms"), "{view}");
     assert!(sink.received_at("/in").len() <= 3, "{}", sink.received_at("/in").len());
 }
 
@@ -156,7 +149,7 @@ async fn one_customers_endpoint_stops_nobody_elses() {
         let stuck = gateway.send(&message_to(&ill.url(path))).await;
         attempts(&gateway, &stuck, if path == "/429" { 1 } else { 3 }).await;
         let fine = gateway.send(&message_to(&well.url("/in"))).await;
-        assert_eq!(gateway.settled(&fine).await["state"], "sent", "{path}");
+        assert_eq!(gateway.settled(&fine).await.state, "sent", "{path}");
         assert_eq!(gateway.attempts(&fine).await, ["hooks:accepted"], "{path}");
     }
     // The failing endpoint itself is not asked.
@@ -166,7 +159,7 @@ async fn one_customers_endpoint_stops_nobody_elses() {
     let due = format!("select count(*) from queue where delivery_id = '{uuid}' and due_at > now() + interval '5 s'");
     eventually("it waits in the queue", || async { (gateway.db.sql(&due).await.trim() == "1").then_some(()) }).await;
     assert!(gateway.attempt_list(&waits).await.is_empty(), "waiting is no attempt");
-    let health = health(&gateway, "hooks").await;
+    let health = gateway.health_of("hooks").await;
     let left_alone: Vec<_> = health["endpoints"].as_array().unwrap().iter().map(|it| &it["reason"]).collect();
     assert!(left_alone.contains(&&json!("circuit_open")), "{health}");
     assert!(left_alone.contains(&&json!("rate_limited")), "{health}");
@@ -180,7 +173,7 @@ async fn a_webhook_is_tried_again_whatever_is_no_success_but_410() {
     let gateway = customers(quickly(20), json!({})).await;
     sink.answers("/in", [404, 401, 403, 409, 400, 413, 422, 500, 204].map(Reply::status));
     let id = gateway.send(&message_to(&sink.url("/in"))).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let codes: Vec<_> = gateway.attempt_list(&id).await.iter().map(|it| it["unified_code"].clone()).collect();
     let expected = [
         "not_found",
@@ -196,7 +189,7 @@ async fn a_webhook_is_tried_again_whatever_is_no_success_but_410() {
     assert_eq!(codes, expected);
     sink.answers("/gone", [Reply::status(410)]);
     let id = gateway.send(&message_to(&sink.url("/gone"))).await;
-    assert_eq!(gateway.settled(&id).await["state"], "failed");
+    assert_eq!(gateway.settled(&id).await.state, "failed");
     assert_eq!(gateway.attempts(&id).await, ["hooks:rejected_permanent"]);
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use xtask::gateway::{Gateway, Settings};
 
 use crate::support::{
+    answers::{Attempt, Seen},
     database::eventually,
     gateway::{TestGateway, client},
     sink::Sink,
@@ -58,7 +59,7 @@ async fn only_event(gateway: &TestGateway, kind: &str) -> Value {
 }
 
 /// The first attempt of a message, once it is on record.
-async fn first_attempt(gateway: &TestGateway, message: &str) -> Value {
+async fn first_attempt(gateway: &TestGateway, message: &str) -> Seen<Attempt> {
     eventually("an attempt", || async { gateway.attempt_list(message).await.into_iter().next() }).await
 }
 
@@ -75,8 +76,8 @@ async fn nothing_leaves_unsigned_while_a_secret_cannot_be_opened() {
 
     let message = gateway.send(&hook()).await;
     let attempt = first_attempt(&gateway, &message).await;
-    assert_eq!((&attempt["disposition"], &attempt["code"]), (&json!("not_sent"), &json!("secret_unavailable")));
-    assert!(attempt["detail"].as_str().unwrap().contains("`signing_key`"), "{attempt}");
+    assert_eq!((attempt.disposition.as_str(), attempt.code.as_deref()), ("not_sent", Some("secret_unavailable")));
+    assert!(attempt.detail().contains("`signing_key`"), "{attempt}");
     // The route's policy allows five attempts, 50 ms apart: waiting for the operator is none of them.
     let waits = eventually("a second look", || async {
         let view = gateway.get(&format!("/v1/messages/{message}")).await;
@@ -101,7 +102,7 @@ async fn nothing_leaves_unsigned_while_a_secret_cannot_be_opened() {
     assert!(counted.contains("1 of 1 stored secrets"), "{counted}");
 
     with_both_keys(&mut gateway, &old).await;
-    assert_eq!(gateway.settled(&message).await["state"], "sent");
+    assert_eq!(gateway.settled(&message).await.state, "sent");
     assert!(sink.received()[0].header("webhook-signature").starts_with("v1,"), "it is signed now");
 }
 
@@ -114,7 +115,7 @@ async fn another_candidate_takes_what_a_closed_secret_holds_back() {
     gateway.connection("other", "webhook", json!({"url": sink.url("/other")}), json!({})).await;
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}, {"connection": "other"}]})).await;
     let message = gateway.send(&hook()).await;
-    assert_eq!(gateway.settled(&message).await["state"], "sent");
+    assert_eq!(gateway.settled(&message).await.state, "sent");
     assert_eq!(gateway.attempts(&message).await, ["hook:not_sent", "other:accepted"]);
     assert_eq!(sink.received_at("/other").len(), 1);
 }
@@ -130,7 +131,7 @@ async fn a_secret_that_is_set_anew_opens_again() {
     first_attempt(&gateway, &message).await;
     let value = json!({"value": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"});
     gateway.call(Method::PUT, "/v1/connections/hook/secrets/signing_key", Some(&value)).await.expect(200);
-    assert_eq!(gateway.settled(&message).await["state"], "sent");
+    assert_eq!(gateway.settled(&message).await.state, "sent");
     only_event(&gateway, "connection.secrets_available").await;
 }
 

@@ -48,8 +48,8 @@ async fn a_rule_matches_a_text_whatever_its_case_and_encoding() {
         (json!({"city": "MALMO\u{308}"}), "accent"),
         (json!({"segment": "CAFE\u{301}"}), "script"),
     ] {
-        let refused = gateway.post("/v1/messages", &message(contact.clone())).await.expect(422);
-        assert!(refused["detail"].as_str().unwrap().contains(refusal), "{contact}: {refused}");
+        let refused = gateway.post("/v1/messages", &message(contact.clone())).await.problem(422);
+        assert!(refused.detail.contains(refusal), "{contact}: {refused}");
     }
     for contact in [json!({"city": "Malmo"}), json!({"segment": "cafe"}), json!({"city": "Gro\u{df}stra\u{df}en"})] {
         gateway.post("/v1/messages", &message(contact)).await.expect(202);
@@ -116,8 +116,8 @@ async fn a_function_that_does_not_exist_is_refused_before_a_message_meets_it() {
     gateway.post("/v1/rules", &json!({"rule": {"name": "y", "when": when, "then": then}})).await.expect(201);
     let with = |wanted: &str| json!({"channel": "webhook", "content": {"payload": {}}, "attributes": {"tags": ["a", "b"], "wanted": wanted}});
     gateway.post("/v1/messages", &with("c")).await.expect(202);
-    let refused = gateway.post("/v1/messages", &with("b")).await.expect(422);
-    assert_eq!(refused["code"], "refused_by_rule", "{refused}");
+    let refused = gateway.post("/v1/messages", &with("b")).await.problem(422);
+    assert_eq!(refused.code, "refused_by_rule", "{refused}");
 }
 
 // ── A time to send at that is past means now, for quiet hours too ─────────────────────────────────
@@ -161,8 +161,8 @@ async fn what_is_in_service_goes_on_although_it_would_be_refused_today() {
     gateway.kill(0);
     gateway.take_over().await;
     for (level, by) in [(7, "the rule"), (8, "the script")] {
-        let refused = gateway.post("/v1/messages", &message(json!({"level": level}))).await.expect(422);
-        assert!(refused["detail"].as_str().unwrap().contains(by), "{level}: {refused}");
+        let refused = gateway.post("/v1/messages", &message(json!({"level": level}))).await.problem(422);
+        assert!(refused.detail.contains(by), "{level}: {refused}");
     }
     gateway.post("/v1/messages", &message(json!({"level": 9}))).await.expect(202);
     let stored = gateway.get("/v1/rules/old").await["rule"].clone();

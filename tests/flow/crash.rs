@@ -9,6 +9,7 @@ use crate::support::{
     audit::audit,
     gateway::TestGateway,
     load::Load,
+    messages::hook,
     seed,
     sink::{Reply, Sink},
 };
@@ -30,12 +31,12 @@ async fn what_a_lost_worker_asked_is_asked_of_nobody_else() {
     gateway.connection("first", "webhook", json!({"url": sink.url("/first")}), json!({})).await;
     gateway.connection("second", "webhook", json!({"url": sink.url("/second")}), json!({})).await;
     gateway.route("webhook", json!({"candidates": [{"connection": "first"}, {"connection": "second"}]})).await;
-    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+    let id = gateway.send(&hook()).await;
     sink.arrived(2).await;
     gateway.kill(0);
     let node = gateway.new_node().await;
     gateway.nodes[0] = Some(node);
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let attempts = gateway.attempts(&id).await;
     assert_eq!(attempts, ["first:rejected_transient", "second:unknown", "second:accepted"]);
 }

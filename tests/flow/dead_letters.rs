@@ -39,7 +39,7 @@ async fn refused(gateway: &TestGateway, sink: &Sink, count: usize) -> Vec<String
     let data = answer["data"].as_array().unwrap();
     let ids: Vec<_> = data.iter().map(|it| it["message"]["id"].as_str().unwrap().to_owned()).collect();
     for id in &ids {
-        assert_eq!(gateway.settled(id).await["state"], "failed");
+        assert_eq!(gateway.settled(id).await.state, "failed");
     }
     sink.answers("/first", [Reply::status(200)]);
     ids
@@ -49,7 +49,7 @@ async fn refused(gateway: &TestGateway, sink: &Sink, count: usize) -> Vec<String
 async fn held(gateway: &TestGateway, sink: &Sink) -> String {
     sink.answers("/first", [Reply::status(200).after(Duration::from_secs(60)), Reply::status(200)]);
     let id = gateway.send(&message("held")).await;
-    assert_eq!(gateway.settled(&id).await["state"], "unknown");
+    assert_eq!(gateway.settled(&id).await.state, "unknown");
     id
 }
 
@@ -59,22 +59,8 @@ async fn listed(gateway: &TestGateway, query: &str) -> Vec<String> {
     data.map(|it| it["reference"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn kinds(gateway: &TestGateway, id: &str) -> Vec<String> {
-    let events = gateway.get(&format!("/v1/messages/{id}/events")).await;
-    events["data"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap().to_owned()).collect()
-}
-
 async fn audit(gateway: &TestGateway, query: &str) -> Vec<Value> {
-    gateway.get(&format!("/v1/audit?{query}")).await["data"].as_array().unwrap().clone()
-}
-
-/// The replay once it has finished.
-async fn finished(gateway: &TestGateway, id: &str) -> Value {
-    eventually("the end of the replay", || async {
-        let replay = gateway.get(&format!("/v1/dead-letters/replays/{id}")).await;
-        (replay["state"] == "finished").then_some(replay)
-    })
-    .await
+    gateway.list(&format!("/v1/audit?{query}")).await
 }
 
 #[tokio::test]
@@ -85,7 +71,7 @@ async fn they_are_listed_by_page_and_found_by_what_is_known_of_them() {
         "content": {"payload": {}}});
     sink.answers("/second", [Reply::status(410)]);
     let other = gateway.send(&pinned).await;
-    assert_eq!(gateway.settled(&other).await["state"], "failed");
+    assert_eq!(gateway.settled(&other).await.state, "failed");
     let sent = gateway.send(&message("good")).await;
     gateway.settled(&sent).await;
 
@@ -136,11 +122,11 @@ async fn one_is_shown_with_every_attempt_and_replayed() {
     let path = format!("/v1/dead-letters/{id}/replay");
     let opened = gateway.post(&path, &json!({"reason": "it is mended"})).await.expect(202);
     assert_eq!(opened["state"], "queued", "{opened}");
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let attempts = gateway.attempt_list(&id).await;
-    let made: Vec<_> = attempts.iter().map(|it| (it["number"].as_i64(), it["trigger"].as_str())).collect();
-    assert_eq!(made, [(Some(1), Some("scheduled")), (Some(2), Some("manual"))]);
-    assert_eq!(kinds(&gateway, &id).await[1..], ["message.failed", "message.retry_requested", "message.sent"]);
+    let made: Vec<_> = attempts.iter().map(|it| (it.number, it.trigger.as_str())).collect();
+    assert_eq!(made, [(1, "scheduled"), (2, "manual")]);
+    assert_eq!(gateway.event_types(&id).await[1..], ["message.failed", "message.retry_requested", "message.sent"]);
     gateway.post(&path, &json!({})).await.expect(404);
     assert!(listed(&gateway, "").await.is_empty());
 
@@ -162,8 +148,8 @@ async fn what_can_only_end_again_is_not_replayed() {
         assert_eq!(refused["code"], code);
     }
     let started = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}})).await.expect(202);
-    let replay = finished(&gateway, started["id"].as_str().unwrap()).await;
-    assert_eq!((&replay["done"], &replay["skipped"]), (&json!(0), &json!(2)), "{replay}");
+    let replay = gateway.ended_job(started["id"].as_str().unwrap()).await;
+    assert_eq!((replay.done, replay.skipped), (0, 2), "{replay}");
 }
 
 #[tokio::test]
@@ -214,8 +200,8 @@ async fn what_fails_again_is_not_met_again_and_a_limit_holds() {
     sink.answers("/first", [Reply::status(400)]);
     let body = json!({"filter": {"states": ["failed"]}, "rate_per_second": 1000, "limit": 3});
     let started = gateway.post("/v1/dead-letters/replays", &body).await.expect(202);
-    let replay = finished(&gateway, started["id"].as_str().unwrap()).await;
-    assert_eq!(replay["done"], 3, "{replay}");
+    let replay = gateway.ended_job(started["id"].as_str().unwrap()).await;
+    assert_eq!(replay.done, 3, "{replay}");
     for (n, id) in ids.iter().enumerate() {
         gateway.settled(id).await;
         assert_eq!(gateway.attempts(id).await.len(), if n < 3 { 2 } else { 1 }, "{n}");
@@ -258,13 +244,13 @@ async fn a_replay_goes_on_when_its_node_is_killed_and_moves_each_once() {
         gateway.kill(node);
         gateway.nodes[node] = Some(gateway.new_node().await);
     }
-    let replay = finished(&gateway, &id).await;
-    assert_eq!((&replay["done"], &replay["skipped"]), (&json!(COUNT), &json!(0)), "{replay}");
+    let replay = gateway.ended_job(&id).await;
+    assert_eq!((replay.done, replay.skipped), (COUNT as u64, 0), "{replay}");
     for id in &ids {
         let view = gateway.settled(id).await;
         // The route holds the deliveries of a killed worker.
-        let held = view["state"] == "unknown" && view["delivery"]["code"] == "worker_lost";
-        assert!(view["state"] == "sent" || held, "{view}");
+        let held = view.state == "unknown" && view.delivery.code.as_deref() == Some("worker_lost");
+        assert!(view.state == "sent" || held, "{view}");
     }
     let told =
         "select count(*) || '/' || count(distinct delivery_id) from event where type = 'message.retry_requested'";
@@ -283,25 +269,23 @@ async fn they_are_discarded_with_a_reason_and_stay_on_record() {
     gateway.post(&format!("{path}/discard"), &json!({})).await.expect(422);
     let gone = gateway.post(&format!("{path}/discard"), &json!({"reason": "a test"})).await.expect(200);
     assert_eq!((&gone["discard_reason"], &gone["state"]), (&json!("a test"), &json!("failed")), "{gone}");
-    let again = gateway.post(&format!("{path}/discard"), &json!({"reason": "a test"})).await.expect(409);
-    assert_eq!(again["code"], "discarded");
+    let again = gateway.post(&format!("{path}/discard"), &json!({"reason": "a test"})).await.problem(409);
+    assert_eq!(again.code, "discarded");
     assert_eq!(listed(&gateway, "").await, ["n:3", "n:2", "n:1"]);
     assert_eq!(gateway.get(&path).await["discarded_at"], gone["discarded_at"]);
-    assert_eq!(kinds(&gateway, &ids[0]).await.last().unwrap(), "message.discarded");
+    assert_eq!(gateway.event_types(&ids[0]).await.last().unwrap(), "message.discarded");
 
     let body = json!({"filter": {"reference": "n:2"}, "reason": "old"});
     let some = gateway.post("/v1/dead-letters/discards", &body).await.expect(200);
     assert_eq!(some, json!({"discarded": 1, "more": false}));
     assert_eq!(listed(&gateway, "").await, ["n:3", "n:1"]);
     let problem = gateway.post("/v1/dead-letters/discards", &json!({"reason": "", "filter": {"channel": "S"}})).await;
-    let problem = problem.expect(422);
-    let named: Vec<_> =
-        problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].as_str().unwrap()).collect();
+    let problem = problem.problem(422);
+    let named = problem.pointers();
     assert_eq!(named, ["/filter/channel", "/reason"], "{problem}");
     let odd = json!({"reason": "old", "filter": {"connection": "<\0", "route": "\0", "code": "\0"}});
-    let problem = gateway.post("/v1/dead-letters/discards", &odd).await.expect(422);
-    let named: Vec<_> =
-        problem["errors"].as_array().unwrap().iter().map(|it| it["pointer"].as_str().unwrap()).collect();
+    let problem = gateway.post("/v1/dead-letters/discards", &odd).await.problem(422);
+    let named = problem.pointers();
     assert_eq!(named, ["/filter/code", "/filter/connection", "/filter/route"], "{problem}");
     gateway.post("/v1/dead-letters/discards", &json!({"reason": "all"})).await.expect(422);
 
@@ -311,9 +295,9 @@ async fn they_are_discarded_with_a_reason_and_stay_on_record() {
     assert_eq!(discards, ["dead_letters.discarded", "dead_letter.discarded"]);
     // A replay of all leaves them alone; by its id one can be had back.
     let started = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}})).await.expect(202);
-    assert_eq!(finished(&gateway, started["id"].as_str().unwrap()).await["done"], 2);
+    assert_eq!(gateway.ended_job(started["id"].as_str().unwrap()).await["done"], 2);
     gateway.post(&format!("{path}/replay"), &json!({})).await.expect(202);
-    assert_eq!(gateway.settled(&ids[0]).await["state"], "sent");
+    assert_eq!(gateway.settled(&ids[0]).await.state, "sent");
 }
 
 #[tokio::test]
@@ -325,22 +309,22 @@ async fn what_is_held_is_resolved_as_sent_as_failed_or_by_sending_again() {
     let view = gateway.post(&by_hand(&sent), &body).await.expect(200);
     assert_eq!((&view["state"], &view["delivery"]["external_id"]), (&json!("sent"), &json!("X1")), "{view}");
     assert_eq!(gateway.attempts(&sent).await, ["first:unknown"], "the ledger keeps what was known");
-    assert_eq!(kinds(&gateway, &sent).await[1..], ["message.unknown", "message.sent"]);
+    assert_eq!(gateway.event_types(&sent).await[1..], ["message.unknown", "message.sent"]);
     gateway.post(&by_hand(&sent), &body).await.expect(409);
 
     let failed = held(&gateway, &sink).await;
     let view = gateway.post(&by_hand(&failed), &json!({"as": "failed", "reason": "never came"})).await.expect(200);
     assert_eq!(view["state"], "failed");
-    assert_eq!(kinds(&gateway, &failed).await[1..], ["message.unknown", "message.failed"]);
+    assert_eq!(gateway.event_types(&failed).await[1..], ["message.unknown", "message.failed"]);
 
     let again = held(&gateway, &sink).await;
     // A replay of all leaves out deliveries that may have been sent.
     let started = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}, "limit": 1})).await.expect(202);
-    finished(&gateway, started["id"].as_str().unwrap()).await;
-    assert_eq!(gateway.settled(&failed).await["state"], "sent");
+    gateway.ended_job(started["id"].as_str().unwrap()).await;
+    assert_eq!(gateway.settled(&failed).await.state, "sent");
     assert_eq!(gateway.get(&format!("/v1/messages/{again}")).await["state"], "unknown");
     gateway.post(&by_hand(&again), &json!({"as": "again", "reason": "they lost it"})).await.expect(200);
-    assert_eq!(gateway.settled(&again).await["state"], "sent");
+    assert_eq!(gateway.settled(&again).await.state, "sent");
     assert_eq!(gateway.attempts(&again).await, ["first:unknown", "first:accepted"]);
     let keys: BTreeSet<_> = sink.received().iter().rev().take(1).map(|it| it.header("webhook-id").to_owned()).collect();
     assert!(sink.received().iter().filter(|it| keys.contains(it.header("webhook-id"))).count() == 2, "the same key");
@@ -370,7 +354,7 @@ async fn what_may_have_been_sent_goes_to_nobody_else() {
     let id = held(&gateway, &sink).await;
     gateway.route("webhook", spec).await;
     gateway.post(&format!("/v1/dead-letters/{id}/replay"), &json!({})).await.expect(202);
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["first:unknown", "first:accepted"]);
 }
 
@@ -426,7 +410,7 @@ async fn the_command_line_does_all_of_it() {
     assert_eq!(serde_json::from_str::<Value>(&printed).unwrap()["data"].as_array().unwrap().len(), 1);
     run(&["dead-letters", "discard", &ids[0], "--reason", "a test"]).unwrap();
     run(&["dead-letters", "replay", &ids[1], "--reason", "it is mended"]).unwrap();
-    assert_eq!(gateway.settled(&ids[1]).await["state"], "sent");
+    assert_eq!(gateway.settled(&ids[1]).await.state, "sent");
     let printed = run(&["dead-letters", "discard", "--all", "--reference", "n:3", "--reason", "old"]).unwrap();
     assert!(printed.contains('1'), "{printed}");
     let printed = run(&["dead-letters", "replay", "--all", "--rate", "100", "--json"]).unwrap();

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::support::{
     database::eventually,
     gateway::TestGateway,
+    messages::hook,
     sink::{Reply, Sink},
 };
 
@@ -15,7 +16,7 @@ async fn sigterm_ends_what_is_under_way_and_leaves_no_lease() {
     let (mut gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
     sink.answers("/in", [Reply::status(200).after(Duration::from_millis(700))]);
-    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+    let id = gateway.send(&hook()).await;
     sink.arrived(1).await;
     let node = gateway.nodes[0].take().unwrap();
     tokio::task::spawn_blocking(move || node.stop()).await.unwrap().expect("it stops by itself");
@@ -45,12 +46,12 @@ async fn a_disabled_connection_is_waited_for() {
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": retry})).await;
     let path = format!("/v1/connections/{connection}");
     gateway.call(reqwest::Method::PATCH, &path, Some(&json!({"enabled": false}))).await.expect(200);
-    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+    let id = gateway.send(&hook()).await;
     eventually("the wait", || async {
         let attempts = gateway.attempt_list(&id).await;
         attempts.iter().any(|it| it["code"] == "no_candidate").then_some(())
     })
     .await;
     gateway.call(reqwest::Method::PATCH, &path, Some(&json!({"enabled": true}))).await.expect(200);
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
 }

@@ -8,14 +8,11 @@ use serde_json::{Value, json};
 use crate::support::{
     database::eventually,
     gateway::TestGateway,
+    messages::hook,
     sink::{Reply, Sink},
 };
 
 const CONFIG: &str = "[dispatch]\ndeadline_ms = 1000\n[queue]\nlease_ms = 3000\npoll_ms = 50\n";
-
-fn message() -> Value {
-    json!({"channel": "webhook", "content": {"payload": {}}})
-}
 
 /// A connection to a path of the sink that is named as it is, with these guards.
 async fn guarded(gateway: &TestGateway, sink: &Sink, uid: &str, guards: Value) {
@@ -33,9 +30,7 @@ async fn route(gateway: &TestGateway, connections: &[&str]) {
 
 /// Returns the known state of a connection's breaker.
 async fn breaker(gateway: &TestGateway, uid: &str) -> Value {
-    let health = gateway.get("/v1/health/providers").await;
-    let all = health["data"].as_array().unwrap();
-    all.iter().find(|it| it["uid"] == uid).unwrap()["breaker"].clone()
+    gateway.health_of(uid).await["breaker"].clone()
 }
 
 /// Waits until a connection's breaker is in this state.
@@ -89,17 +84,19 @@ async fn a_storm_of_5xx_opens_the_breaker_on_all_nodes_and_the_next_candidate_se
     route(&gateway, &["a", "b"]).await;
     sink.answers("/a", [Reply::status(503)]);
     for _ in 0..5 {
-        let id = gateway.send_to(0, &message()).await;
+        let id = gateway.send_to(0, &hook()).await;
         gateway.settled(&id).await;
     }
     let opened = breaker_is(&gateway, "a", "open").await;
     assert_eq!(opened["cause"], "failure_rate", "{opened}");
     // The other node, which has seen nothing of it.
     eventually("the other node passing it over", || async {
-        let id = gateway.send_to(1, &message()).await;
+        let id = gateway.send_to(1, &hook()).await;
         gateway.settled(&id).await;
         let attempts = gateway.attempt_list(&id).await;
-        (attempts[0]["connection_uid"] == "b" && attempts[0]["fallback_reason"] == "circuit_open").then_some(())
+        (attempts[0].connection_uid.as_deref() == Some("b")
+            && attempts[0].fallback_reason.as_deref() == Some("circuit_open"))
+        .then_some(())
     })
     .await;
     let asked = sink.received_at("/a").len();
@@ -113,17 +110,17 @@ async fn a_storm_of_5xx_opens_the_breaker_on_all_nodes_and_the_next_candidate_se
     .await;
     let mut ids = Vec::new();
     for place in 0..40 {
-        ids.push(gateway.send_to(place % 2, &message()).await);
+        ids.push(gateway.send_to(place % 2, &hook()).await);
     }
     for id in &ids {
-        assert_eq!(gateway.settled(id).await["state"], "sent");
+        assert_eq!(gateway.settled(id).await.state, "sent");
     }
     let probes = sink.received_at("/a").len() - asked;
     assert!((1..=2).contains(&probes), "{probes} probes");
 
     sink.answers("/a", [Reply::status(200)]);
     eventually("it being closed", || async {
-        let id = gateway.send_to(1, &message()).await;
+        let id = gateway.send_to(1, &hook()).await;
         gateway.settled(&id).await;
         (breaker(&gateway, "a").await["state"] == "closed").then_some(())
     })
@@ -139,11 +136,11 @@ async fn what_only_an_open_connection_serves_waits_without_an_attempt_and_is_sen
     guarded(&gateway, &sink, "a", json!({"breaker": {"consecutive_failures": 3, "open_ms": 2000, "probes": 1}})).await;
     route(&gateway, &["a"]).await;
     sink.answers("/a", [Reply::status(503), Reply::status(503), Reply::status(503), Reply::status(200)]);
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     assert_eq!(breaker_is(&gateway, "a", "open").await["cause"], "consecutive_failures");
-    let other = gateway.send(&message()).await;
+    let other = gateway.send(&hook()).await;
     for id in [&id, &other] {
-        assert_eq!(gateway.settled(id).await["state"], "sent");
+        assert_eq!(gateway.settled(id).await.state, "sent");
     }
     let expected = [vec!["a:rejected_transient"; 3], vec!["a:accepted"]].concat();
     assert_eq!(gateway.attempts(&id).await, expected);
@@ -161,19 +158,19 @@ async fn refused_credentials_open_the_breaker_at_once_and_a_new_secret_is_tried_
     guarded(&gateway, &sink, "b", json!({})).await;
     route(&gateway, &["a", "b"]).await;
     sink.answers("/a", [Reply::status(401), Reply::status(200)]);
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     gateway.settled(&id).await;
     assert_eq!(gateway.attempts(&id).await, ["a:auth_failed", "b:accepted"]);
     assert_eq!(breaker_is(&gateway, "a", "open").await["cause"], "auth_failed");
     gateway.logged(0, "refuses a connection's credentials").await;
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     gateway.settled(&id).await;
-    assert_eq!(gateway.attempt_list(&id).await[0]["fallback_reason"], "circuit_open");
+    assert_eq!(gateway.attempt_list(&id).await[0].fallback_reason.as_deref(), Some("circuit_open"));
 
     let secret = json!({"value": "t0ken"});
     gateway.call(Method::PUT, "/v1/connections/a/secrets/token", Some(&secret)).await.expect(200);
     eventually("it serving again", || async {
-        let id = gateway.send(&message()).await;
+        let id = gateway.send(&hook()).await;
         gateway.settled(&id).await;
         (gateway.attempts(&id).await == ["a:accepted"]).then_some(())
     })
@@ -199,20 +196,20 @@ async fn a_person_opens_and_closes_it_and_what_waits_can_expire_or_be_canceled()
     shown(&gateway, "open", 1).await;
 
     let expires_at = angarium::clock::now() + jiff::SignedDuration::from_millis(1500);
-    let mut brief = message();
+    let mut brief = hook();
     brief["expires_at"] = json!(expires_at.to_string());
-    let (brief, unwanted) = (gateway.send(&brief).await, gateway.send(&message()).await);
+    let (brief, unwanted) = (gateway.send(&brief).await, gateway.send(&hook()).await);
     eventually("both waiting", || async { (waiting(&gateway).await == 2).then_some(()) }).await;
     assert_eq!(gateway.get(&format!("/v1/messages/{unwanted}")).await["state"], "queued");
     assert!(gateway.attempt_list(&unwanted).await.is_empty(), "waiting is no attempt");
     let canceled = gateway.post(&format!("/v1/messages/{unwanted}/cancel"), &json!({})).await.expect(200);
     assert_eq!(canceled["state"], "canceled");
-    assert_eq!(gateway.settled(&brief).await["state"], "expired");
+    assert_eq!(gateway.settled(&brief).await.state, "expired");
     assert!(sink.received().is_empty());
 
     by_hand("close");
-    let id = gateway.send(&message()).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    let id = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(changes(&gateway, 2).await, ["opened", "closed"]);
     assert_eq!(act(&gateway, "a", "close").await["state"], "closed", "twice is once");
     gateway.post("/v1/connections/a/breaker", &json!({"action": "half"})).await.expect(422);
@@ -228,16 +225,16 @@ async fn a_limited_rate_is_kept_by_all_nodes_together_and_reached() {
     route(&gateway, &["a"]).await;
     // Each node has sent something: the following takes the same time for all.
     for node in 0..2 {
-        let id = gateway.send_to(node, &message()).await;
+        let id = gateway.send_to(node, &hook()).await;
         gateway.settled(&id).await;
     }
     let mut ids = Vec::new();
     for place in 0..160 {
-        ids.push(gateway.send_to(place % 2, &message()).await);
+        ids.push(gateway.send_to(place % 2, &hook()).await);
     }
     let times: Vec<Instant> = sink.arrived(ids.len() + 2).await[2..].iter().map(|it| it.at).collect();
     for id in &ids {
-        assert_eq!(gateway.settled(id).await["state"], "sent");
+        assert_eq!(gateway.settled(id).await.state, "sent");
         assert_eq!(gateway.attempts(id).await, ["a:accepted"], "waiting is no attempt");
     }
     assert_eq!(sink.received().len(), ids.len() + 2, "nothing was sent twice");
@@ -263,11 +260,11 @@ async fn who_is_at_its_limit_is_stood_in_for_and_the_attempt_says_so() {
     route(&gateway, &["a", "b"]).await;
     let mut ids = Vec::new();
     for _ in 0..8 {
-        ids.push(gateway.send(&message()).await);
+        ids.push(gateway.send(&hook()).await);
     }
     let mut reasons = Vec::new();
     for id in &ids {
-        assert_eq!(gateway.settled(id).await["state"], "sent");
+        assert_eq!(gateway.settled(id).await.state, "sent");
         let attempts = gateway.attempt_list(id).await;
         assert_eq!(attempts.len(), 1);
         reasons.push((attempts[0]["connection_uid"].clone(), attempts[0]["fallback_reason"].clone()));
@@ -287,7 +284,7 @@ async fn what_is_put_off_survives_the_node_that_put_it_off() {
     route(&gateway, &["a"]).await;
     let mut ids = Vec::new();
     for _ in 0..24 {
-        ids.push(gateway.send_to(0, &message()).await);
+        ids.push(gateway.send_to(0, &hook()).await);
     }
     eventually("most of them waiting", || async { (waiting(&gateway).await >= 10).then_some(()) }).await;
     let put_off = gateway.db.sql("select delivery_id from queue where due_at > now() + interval '1 s'").await;
@@ -295,7 +292,7 @@ async fn what_is_put_off_survives_the_node_that_put_it_off() {
     assert_eq!(gateway.db.sql("select count(*) from event where type <> 'message.sent'").await.trim(), "0");
     gateway.kill(0);
     for id in &ids {
-        assert_eq!(gateway.settled(id).await["state"], "sent");
+        assert_eq!(gateway.settled(id).await.state, "sent");
         let uuid = uuid::Uuid::try_parse(id.trim_start_matches("msg_")).unwrap().to_string();
         if put_off.contains(&uuid) {
             assert_eq!(gateway.attempts(id).await, ["a:accepted"], "it was in nobody's hands");
@@ -311,15 +308,15 @@ async fn a_retry_after_holds_back_the_others_too() {
     guarded(&gateway, &sink, "b", json!({})).await;
     route(&gateway, &["a", "b"]).await;
     sink.answers("/a", [Reply::status(429).header("retry-after", "30"), Reply::status(200)]);
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     gateway.settled(&id).await;
     assert_eq!(gateway.attempts(&id).await, ["a:throttled", "b:accepted"]);
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     gateway.settled(&id).await;
     let attempts = gateway.attempt_list(&id).await;
     assert_eq!(
-        (&attempts[0]["connection_uid"], &attempts[0]["fallback_reason"]),
-        (&json!("b"), &json!("rate_limited"))
+        (attempts[0].connection_uid.as_deref(), attempts[0].fallback_reason.as_deref()),
+        (Some("b"), Some("rate_limited"))
     );
     assert_eq!(breaker(&gateway, "a").await["state"], "closed", "too fast is not broken");
 }

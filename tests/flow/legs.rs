@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
+    answers::Attempt,
     database::eventually,
     gateway::{ALL_SCOPES, TestGateway, client},
     sink::{Reply, Sink},
@@ -58,17 +59,14 @@ impl Scene {
     }
 
     async fn events(&self, id: &str) -> Vec<String> {
-        let list = self.gateway.get(&format!("/v1/messages/{id}/events")).await;
-        list["data"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap().to_owned()).collect()
+        self.gateway.event_types(id).await
     }
 
     /// Returns the ledger's record of each attempt: its channel, trigger, and fallback reason.
     async fn attempts(&self, id: &str) -> Vec<String> {
         let list = self.gateway.attempt_list(id).await;
-        let word = |it: &Value, name: &str| it[name].as_str().unwrap_or("-").to_owned();
-        list.iter()
-            .map(|it| format!("{} {} {}", word(it, "channel"), word(it, "trigger"), word(it, "fallback_reason")))
-            .collect()
+        let reason = |it: &Attempt| it.fallback_reason.clone().unwrap_or_else(|| "-".to_owned());
+        list.iter().map(|it| format!("{} {} {}", it.channel, it.trigger, reason(it))).collect()
     }
 
     /// Asserts that the figures are those of the ledger.
@@ -333,10 +331,10 @@ async fn a_channel_without_a_route_is_named_and_another_tenant_sees_nothing() {
     let mut message = both();
     message["channels"][1]["channel"] = json!("webhook");
     message["channels"][1]["to"] = json!("http://127.0.0.1/");
-    let refused = scene.gateway.post("/v1/messages", &message).await.expect(422);
-    assert_eq!(refused["errors"][0]["pointer"], "/channels/1/channel", "{refused}");
+    let refused = scene.gateway.post("/v1/messages", &message).await.problem(422);
+    assert_eq!(refused.errors[0].pointer, "/channels/1/channel", "{refused}");
     let malformed = scene.gateway.post("/v1/messages", &json!({"channels": [{"channel": "sms", "tex": 1}]})).await;
-    assert_eq!(malformed.expect(422)["errors"][0]["pointer"], "/channels/0/tex");
+    assert_eq!(malformed.problem(422).errors[0].pointer, "/channels/0/tex");
 
     let id = scene.gateway.send(&with(json!({"wants": "delivered"}))).await;
     scene.stands(&id, &["sent", "accepted"]).await;
@@ -433,6 +431,6 @@ async fn a_dead_letter_is_what_the_message_ended_with_and_its_replay_ends_it_ane
 #[tokio::test]
 async fn several_channels_take_no_ordering_key() {
     let scene = Scene::start().await;
-    let refused = scene.gateway.post("/v1/messages", &with(json!({"ordering_key": "ann"}))).await.expect(422);
-    assert_eq!(refused["errors"][0]["pointer"], "/ordering_key", "{refused}");
+    let refused = scene.gateway.post("/v1/messages", &with(json!({"ordering_key": "ann"}))).await.problem(422);
+    assert_eq!(refused.errors[0].pointer, "/ordering_key", "{refused}");
 }

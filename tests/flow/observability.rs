@@ -16,16 +16,13 @@ use crate::support::{
     collector::{Collector, Span},
     database::eventually,
     gateway::{Answer, TestGateway, client},
+    messages::hook,
     sink::{Reply, Sink},
 };
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const SHORT: &str = "[dispatch]\ndeadline_ms = 500\n[queue]\nlease_ms = 1500\n";
-
-fn hook() -> Value {
-    json!({"channel": "webhook", "content": {"payload": {}}})
-}
 
 /// A gateway that exports its spans within a moment.
 async fn traced(collector: &Collector, extra: &str) -> TestGateway {
@@ -181,7 +178,7 @@ async fn a_collector_that_is_away_delays_nothing() {
     let gateway = TestGateway::with(1, "[telemetry]\notlp_endpoint = \"http://127.0.0.1:1\"\n").await;
     gateway.webhook(&sink, "/in").await;
     let (id, _) = send_within(&gateway, &[("traceparent", PARENT)]).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let log = gateway.nodes[0].as_ref().unwrap().log();
     eventually("a word of it in the log", || async {
         std::fs::read_to_string(&log).unwrap().contains("BatchSpanProcessor.ExportError").then_some(())
@@ -245,10 +242,10 @@ async fn what_happens_is_measured_and_no_client_makes_a_series() {
     gateway.webhook(&sink, "/in").await;
     sink.answers("/in", [Reply::status(503), Reply::status(200)]);
     let sent = gateway.send(&hook()).await;
-    assert_eq!(gateway.settled(&sent).await["state"], "sent");
+    assert_eq!(gateway.settled(&sent).await.state, "sent");
     // A channel and a method that a client thought of.
     let odd = gateway.send(&json!({"channel": "smoke_signal", "connection": "hook", "content": {}})).await;
-    assert_eq!(gateway.settled(&odd).await["state"], "unroutable");
+    assert_eq!(gateway.settled(&odd).await.state, "unroutable");
     let brew = reqwest::Method::from_bytes(b"BREW").unwrap();
     gateway.call(brew, "/v1/messages", None).await.expect(405);
     gateway.call(reqwest::Method::GET, "/v1/nowhere/at/all", None).await.expect(404);
@@ -288,7 +285,7 @@ async fn dead_letters_are_counted_until_somebody_has_dealt_with_them() {
     gateway.webhook(&sink, "/in").await;
     sink.answers("/in", [Reply::status(410)]);
     let id = gateway.send(&hook()).await;
-    assert_eq!(gateway.settled(&id).await["state"], "failed");
+    assert_eq!(gateway.settled(&id).await.state, "failed");
     // They are counted once a minute, and when a node starts.
     let labels = [("channel", "webhook"), ("state", "failed")];
     for count in [1.0, 0.0] {

@@ -53,8 +53,8 @@ async fn a_key_waits_while_its_first_is_tried_again_and_goes_on_when_that_has_fa
     let first = gateway.send(&message(&sink, "k", 0)).await;
     let second = gateway.send(&message(&sink, "k", 1)).await;
     let sent = gateway.settled(&second).await;
-    assert_eq!((&sent["state"], &sent["ordering_key"]), (&json!("sent"), &json!("k")));
-    assert_eq!(gateway.settled(&first).await["state"], "failed");
+    assert_eq!((sent.state.as_str(), sent.ordering_key.as_deref()), ("sent", Some("k")));
+    assert_eq!(gateway.settled(&first).await.state, "failed");
     assert_eq!(numbers(&sink, "k"), [0, 0, 0, 0, 0, 1]);
     assert_eq!(gateway.db.sql("select count(*) from ordering").await.trim(), "0", "nothing is left of a key");
 }
@@ -90,8 +90,8 @@ async fn a_key_has_one_to_256_characters() {
     for bad in [String::new(), "x".repeat(257), "a\nb".to_owned()] {
         let mut wrong = message(&sink, "k", 0);
         wrong["ordering_key"] = json!(bad);
-        let problem = gateway.post("/v1/messages", &wrong).await.expect(422);
-        assert_eq!(problem["errors"][0]["pointer"], "/ordering_key", "{problem}");
+        let problem = gateway.post("/v1/messages", &wrong).await.problem(422);
+        assert_eq!(problem.errors[0].pointer, "/ordering_key", "{problem}");
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 use crate::support::{
     database::eventually,
     gateway::{ALL_SCOPES, TestGateway, client},
+    messages::hook,
     seed,
     sink::{Reply, Sink},
 };
@@ -54,7 +55,7 @@ impl Scene {
     /// A message that the service took.
     async fn sent(&self) -> String {
         let id = self.gateway.send(&text()).await;
-        assert_eq!(self.gateway.settled(&id).await["state"], "sent");
+        assert_eq!(self.gateway.settled(&id).await.state, "sent");
         id
     }
 
@@ -81,8 +82,7 @@ impl Scene {
     }
 
     async fn events(&self, id: &str) -> Vec<String> {
-        let list = self.gateway.get(&format!("/v1/messages/{id}/events")).await;
-        list["data"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap().to_owned()).collect()
+        self.gateway.event_types(id).await
     }
 }
 
@@ -133,7 +133,7 @@ async fn a_text_is_delivered_once_twilio_says_so() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     twilio(&gateway, &sink, Duration::ZERO).await;
     let id = gateway.send(&text()).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
 
     let url = &status_callback(&sink);
     assert!(url.ends_with(&format!("?delivery={}", delivery(&id))), "{url}");
@@ -237,7 +237,7 @@ async fn a_receipt_resolves_what_is_unknown() {
     let scene = Scene::to(Sink::start().await, &hangs_up().await, json!({"on_unknown": "hold"})).await;
     for (kind, state) in [("sent", "sent"), ("delivered", "delivered"), ("failed", "failed")] {
         let id = scene.gateway.send(&text()).await;
-        assert_eq!(scene.gateway.settled(&id).await["state"], "unknown");
+        assert_eq!(scene.gateway.settled(&id).await.state, "unknown");
         assert_eq!(scene.says(&json!([receipt(kind, &id)])).await, 200);
         assert_eq!(scene.view(&id).await["state"], state);
         assert_eq!(scene.gateway.attempts(&id).await, ["texts:unknown"], "the ledger keeps what was known");
@@ -269,7 +269,7 @@ async fn what_an_earlier_attempt_failed_by_does_not_end_a_later_one() {
     assert_eq!(scene.says(&json!([{"kind": "failed", "external_id": "first"}])).await, 200);
     assert_eq!(scene.view(&id).await["state"], "failed");
     scene.gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(202);
-    assert_eq!(scene.gateway.settled(&id).await["state"], "sent");
+    assert_eq!(scene.gateway.settled(&id).await.state, "sent");
     assert_eq!(scene.says(&json!([{"kind": "bounced", "external_id": "first"}])).await, 200);
     assert_eq!(scene.view(&id).await["state"], "sent");
     assert_eq!(scene.says(&json!([{"kind": "bounced", "external_id": "second"}])).await, 200);
@@ -343,8 +343,8 @@ async fn a_component_without_callbacks_goes_on_as_ever() {
     let token = gateway.db.sql("select callback_token from connection").await;
     let answer = gateway.call(Method::POST, &format!("/v1/callbacks/{}", token.trim()), Some(&json!([]))).await;
     answer.expect(404);
-    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    let id = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&id).await.state, "sent");
 }
 
 #[tokio::test]

@@ -30,10 +30,10 @@ async fn content_goes_on_request_and_what_happened_stays() {
     let message = json!({"channel": "sms", "to": RECIPIENT, "content": {"text": "secret"}, "reference": "invoice:7",
         "metadata": {"who": RECIPIENT}});
     let id = gateway.send(&message).await;
-    assert_eq!(gateway.settled(&id).await["state"], "failed");
+    assert_eq!(gateway.settled(&id).await.state, "failed");
     let path = format!("/v1/messages/{id}/content");
     let before = gateway.attempt_list(&id).await;
-    assert!(before[0]["detail"].as_str().unwrap().contains(RECIPIENT), "{before:?}");
+    assert!(before[0].detail().contains(RECIPIENT), "{before:?}");
 
     let other = gateway.key_of("two", ALL_SCOPES);
     gateway.call_as(&other, Method::DELETE, &path, None).await.expect(404);
@@ -46,8 +46,7 @@ async fn content_goes_on_request_and_what_happened_stays() {
 
     let after = gateway.attempt_list(&id).await;
     assert_eq!((&after[0]["code"], &after[0]["detail"]), (&json!("21211"), &Value::Null), "{after:?}");
-    let events = gateway.get(&format!("/v1/messages/{id}/events")).await;
-    let kinds: Vec<_> = events["data"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap()).collect();
+    let kinds = gateway.event_types(&id).await;
     assert_eq!(kinds, ["message.accepted", "message.failed", "message.content_purged"]);
     for table in ["message", "attempt", "delivery", "event", "attachment"] {
         let sql =
@@ -56,8 +55,8 @@ async fn content_goes_on_request_and_what_happened_stays() {
     }
     let body = gateway.db.sql("select convert_from(body, 'UTF8') from message").await;
     assert_eq!(body.trim(), "{}");
-    let refused = gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(409);
-    assert_eq!(refused["code"], "content_purged");
+    let refused = gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.problem(409);
+    assert_eq!(refused.code, "content_purged");
 }
 
 #[tokio::test]
@@ -70,8 +69,8 @@ async fn content_of_what_has_not_ended_stays() {
         "send_at": "2099-01-01T00:00:00Z"});
     let id = gateway.send(&message).await;
     let path = format!("/v1/messages/{id}/content");
-    let refused = gateway.call(Method::DELETE, &path, None).await.expect(409);
-    assert_eq!(refused["code"], "wrong_state");
+    let refused = gateway.call(Method::DELETE, &path, None).await.problem(409);
+    assert_eq!(refused.code, "wrong_state");
     gateway.post(&format!("/v1/messages/{id}/cancel"), &json!({})).await.expect(200);
     let arguments = ["message", "purge", &id, "--url", &gateway.url(""), "--key", &gateway.key];
     let printed = gateway.settings().command_line(&arguments).unwrap();

@@ -10,12 +10,9 @@ use serde_json::{Value, json};
 use crate::support::{
     database::eventually,
     gateway::TestGateway,
+    messages::hook,
     sink::{Reply, Sink},
 };
-
-fn message() -> Value {
-    json!({"channel": "webhook", "content": {"payload": {}}})
-}
 
 fn quickly(attempts: u32) -> Value {
     json!({"type": "linear", "delay_ms": 20, "max_attempts": attempts})
@@ -42,22 +39,25 @@ fn time(value: &Value) -> Timestamp {
 async fn a_tenant_says_what_a_code_means_and_the_attempt_shows_it() {
     let (gateway, sink) = routed(json!({"retry": quickly(3)})).await;
     sink.answers("/in", [Reply::status(503)]);
-    let before = gateway.send(&message()).await;
-    assert_eq!(gateway.settled(&before).await["state"], "failed");
+    let before = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&before).await.state, "failed");
     assert_eq!(gateway.attempt_list(&before).await.len(), 3, "the provider calls it transient");
     assert_eq!(gateway.attempt_list(&before).await[0]["overridden"], Value::Null);
 
     set_overrides(&gateway, json!({"503": "permanent"})).await;
-    let after = gateway.send(&message()).await;
-    assert_eq!(gateway.settled(&after).await["state"], "failed");
+    let after = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&after).await.state, "failed");
     let attempts = gateway.attempt_list(&after).await;
     assert_eq!(attempts.len(), 1);
-    assert_eq!(attempts[0]["disposition"], "rejected_permanent");
+    assert_eq!(attempts[0].disposition, "rejected_permanent");
     assert_eq!(attempts[0]["overridden"], json!({"disposition": "rejected_transient", "by": "tenant"}));
-    assert_eq!((&attempts[0]["code"], &attempts[0]["unified_code"]), (&json!("503"), &json!("provider_error")));
+    assert_eq!(
+        (attempts[0].code.as_deref(), attempts[0].unified_code.as_deref()),
+        (Some("503"), Some("provider_error"))
+    );
 
     set_overrides(&gateway, json!({})).await;
-    let again = gateway.send(&message()).await;
+    let again = gateway.send(&hook()).await;
     gateway.settled(&again).await;
     assert_eq!(gateway.attempt_list(&again).await.len(), 3, "it is as it was");
 }
@@ -70,7 +70,7 @@ async fn what_a_tenant_says_of_a_code_holds_on_every_node() {
     gateway.route("webhook", json!({"candidates": [{"connection": "hook"}], "retry": quickly(2)})).await;
     sink.answers("/in", [Reply::status(503)]);
     let tries = async || {
-        let id = gateway.send_to(1, &message()).await;
+        let id = gateway.send_to(1, &hook()).await;
         gateway.settled(&id).await;
         gateway.attempt_list(&id).await.len()
     };
@@ -87,8 +87,8 @@ async fn a_route_goes_before_the_tenant_and_a_named_provider_before_all_others()
     set_overrides(&gateway, json!({"webhook": {"503": "auth_failed", "410": "transient"}, "404": "transient"})).await;
     let replies = [503, 503, 503, 410, 200].map(Reply::status);
     sink.answers("/in", replies);
-    let id = gateway.send(&message()).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent", "throttling consumes none of the two attempts");
+    let id = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&id).await.state, "sent", "throttling consumes none of the two attempts");
     let attempts = gateway.attempt_list(&id).await;
     let shown: Vec<_> = attempts.iter().map(|it| (it["disposition"].clone(), it["overridden"]["by"].clone())).collect();
     assert_eq!(
@@ -111,12 +111,12 @@ async fn what_was_accepted_or_may_have_been_is_never_called_refused() {
     gateway.connection("hook", "webhook", json!({"url": sink.url("/in")}), json!({})).await;
     let spec = json!({"candidates": [{"connection": "hook"}], "overrides": overrides, "on_unknown": "hold"});
     gateway.route("webhook", spec).await;
-    let taken = gateway.send(&message()).await;
-    assert_eq!(gateway.settled(&taken).await["state"], "sent");
+    let taken = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&taken).await.state, "sent");
     sink.answers("/in", [Reply::status(200).after(Duration::from_secs(60))]);
-    let silent = gateway.send(&message()).await;
-    assert_eq!(gateway.settled(&silent).await["state"], "unknown");
-    assert_eq!(gateway.attempt_list(&silent).await[0]["code"], "timeout");
+    let silent = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&silent).await.state, "unknown");
+    assert_eq!(gateway.attempt_list(&silent).await[0].code.as_deref(), Some("timeout"));
 }
 
 #[tokio::test]
@@ -125,19 +125,19 @@ async fn a_retry_that_would_begin_after_the_time_is_not_made_and_the_delivery_sa
     retry["max_elapsed_ms"] = json!(300);
     let (gateway, sink) = routed(json!({"retry": retry})).await;
     sink.answers("/in", [Reply::status(503)]);
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     let view = gateway.settled(&id).await;
-    assert_eq!(view["state"], "failed");
-    let detail = view["delivery"]["detail"].as_str().unwrap();
+    assert_eq!(view.state, "failed");
+    let detail = view.delivery.detail();
     assert!(detail.contains("`max_elapsed_ms` (300)"), "{detail}");
-    assert_eq!(view["delivery"]["code"], "503", "and what the provider said last");
+    assert_eq!(view.delivery.code.as_deref(), Some("503"), "and what the provider said last");
     let attempts = gateway.attempt_list(&id).await;
     assert!(attempts.len() > 1 && attempts.len() < 100, "{}", attempts.len());
 
     // A retry by hand starts over.
     sink.answers("/in", [Reply::status(503), Reply::status(200)]);
     gateway.post(&format!("/v1/messages/{id}/retry"), &json!({})).await.expect(202);
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempt_list(&id).await.len(), attempts.len() + 2);
 }
 
@@ -172,10 +172,10 @@ async fn a_retry_after_beyond_the_time_limit_ends_it_at_once() {
     retry["max_elapsed_ms"] = json!(60_000);
     let (gateway, sink) = routed(json!({"retry": retry})).await;
     sink.answers("/in", [Reply::status(503).header("retry-after", "120")]);
-    let id = gateway.send(&message()).await;
+    let id = gateway.send(&hook()).await;
     let view = gateway.settled(&id).await;
-    assert_eq!(view["state"], "failed");
-    assert!(view["delivery"]["detail"].as_str().unwrap().contains("max_elapsed_ms"), "{view}");
+    assert_eq!(view.state, "failed");
+    assert!(view.delivery.detail().contains("max_elapsed_ms"), "{view}");
 }
 
 /// How many retries were put off so far.
@@ -198,7 +198,7 @@ async fn a_failing_provider_gets_no_more_retries_than_their_share_and_nothing_is
     let began = Instant::now();
     let mut ids = Vec::new();
     for _ in 0..MESSAGES {
-        ids.push(gateway.send(&message()).await);
+        ids.push(gateway.send(&hook()).await);
     }
     eventually("most retries being put off", || async { (postponed(&gateway).await >= 50.0).then_some(()) }).await;
     let requests = sink.received_at("/in").len();
@@ -210,15 +210,14 @@ async fn a_failing_provider_gets_no_more_retries_than_their_share_and_nothing_is
 
     sink.answers("/in", [Reply::status(200)]);
     for id in &ids {
-        assert_eq!(gateway.settled(id).await["state"], "sent");
+        assert_eq!(gateway.settled(id).await.state, "sent");
     }
     let mut attempts = 0;
     for id in &ids {
         let list = gateway.attempt_list(id).await;
-        assert_eq!(list.last().unwrap()["number"], list.len(), "the numbers have no gaps");
+        assert_eq!(list.last().unwrap().number as usize, list.len(), "the numbers have no gaps");
         attempts += list.len();
-        let events = gateway.get(&format!("/v1/messages/{id}/events")).await;
-        assert_eq!(events["data"].as_array().unwrap().len(), list.len() + 1, "one an attempt, and the acceptance");
+        assert_eq!(gateway.event_types(id).await.len(), list.len() + 1, "one an attempt, and the acceptance");
     }
     assert_eq!(attempts, sink.received_at("/in").len(), "a retry that is put off is no attempt");
     assert_eq!(gateway.db.sql("select count(*) from queue").await.trim(), "0");
@@ -237,12 +236,12 @@ async fn a_retry_that_is_put_off_still_ends_in_time() {
     sink.answers("/in", [Reply::status(503)]);
     let mut ids = Vec::new();
     for _ in 0..3 {
-        ids.push(gateway.send(&message()).await);
+        ids.push(gateway.send(&hook()).await);
     }
     for id in &ids {
         let view = gateway.settled(id).await;
-        assert_eq!(view["state"], "failed");
-        let detail = view["delivery"]["detail"].as_str().unwrap();
+        assert_eq!(view.state, "failed");
+        let detail = view.delivery.detail();
         assert!(detail.contains("max_elapsed_ms"), "{detail}");
     }
     assert!(sink.received_at("/in").len() <= 4, "one retry in ten seconds");

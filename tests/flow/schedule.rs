@@ -19,8 +19,8 @@ async fn a_message_waits_for_its_time() {
     let accepted = gateway.post("/v1/messages", &body).await.expect(202);
     assert_eq!(accepted["state"], "scheduled");
     let view = gateway.settled(accepted["id"].as_str().unwrap()).await;
-    assert_eq!(view["state"], "sent");
-    let attempts = gateway.attempt_list(view["id"].as_str().unwrap()).await;
+    assert_eq!(view.state, "sent");
+    let attempts = gateway.attempt_list(&view.id).await;
     let started: Timestamp = attempts[0]["started_at"].as_str().unwrap().parse().unwrap();
     assert!(started >= send_at, "{started} is before {send_at}");
 }
@@ -34,7 +34,7 @@ async fn a_message_that_expires_before_it_can_be_sent_is_not_sent() {
     sink.answers("/in", [crate::support::sink::Reply::status(503)]);
     let body = json!({"channel": "webhook", "content": {"payload": {}}, "expires_at": now() + 2.seconds()});
     let id = gateway.send(&body).await;
-    assert_eq!(gateway.settled(&id).await["state"], "expired");
+    assert_eq!(gateway.settled(&id).await.state, "expired");
     assert_eq!(sink.received().len(), 1);
 }
 

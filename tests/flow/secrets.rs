@@ -27,5 +27,5 @@ async fn a_retired_key_is_not_missed_after_a_rewrap() {
     let node = gateway.new_node().await;
     gateway.nodes.push(Some(node));
     let message = gateway.send(&json!({"channel": "webhook", "content": {"payload": {"a": 1}}})).await;
-    assert_eq!(gateway.settled(&message).await["state"], "sent");
+    assert_eq!(gateway.settled(&message).await.state, "sent");
 }

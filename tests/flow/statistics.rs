@@ -407,7 +407,7 @@ async fn they_tell_rates_latency_and_cost() {
         json!({"channel": "sms", "to": "+14155550123", "content": {"text": "t"}}),
     ] {
         let id = gateway.send(&body).await;
-        assert_eq!(gateway.settled(&id).await["state"], "sent");
+        assert_eq!(gateway.settled(&id).await.state, "sent");
     }
     let stats = gateway.get("/v1/stats?group_by=connection").await;
     let totals = &stats["totals"];
@@ -451,14 +451,9 @@ async fn a_connections_health_is_told() {
     }
     let disabled = json!({"enabled": false});
     gateway.call(Method::PATCH, "/v1/connections/texts", Some(&disabled)).await.expect(200);
-    let of = async |uid: &str| {
-        let page = gateway.get("/v1/health/providers").await;
-        let found = page["data"].as_array().unwrap().iter().find(|it| it["uid"] == uid).cloned();
-        found.unwrap_or_else(|| panic!("no {uid} in {page}"))
-    };
     // Before it is folded and after.
     for _ in 0..2 {
-        let first = of("first").await;
+        let first = gateway.health_of("first").await;
         for window in ["5m", "1h", "24h"] {
             let window = &first["windows"][window];
             // The 404 is about the endpoint.
@@ -472,7 +467,7 @@ async fn a_connections_health_is_told() {
             "{first}"
         );
         assert_eq!(of("second").await["last_error"], Value::Null);
-        let texts = of("texts").await;
+        let texts = gateway.health_of("texts").await;
         assert_eq!((&texts["enabled"], &texts["windows"]["24h"]["attempts"]), (&json!(false), &json!(0)), "{texts}");
         assert_eq!(texts["provider"]["name"], "sms-twilio");
         folded(&gateway.db).await;
@@ -526,7 +521,7 @@ async fn every_bad_parameter_is_named() {
         "from=2026-01-01T00:00:00Z&to=2026-01-01T01:00:00Z&bucket=minute",
         "from=1970-01-01T00:00:00Z",
     ] {
-        let problem = gateway.call(Method::GET, &format!("/v1/stats?{range}"), None).await.expect(400);
-        assert_eq!(problem["errors"][0]["pointer"], "query/from", "{range}: {problem}");
+        let problem = gateway.call(Method::GET, &format!("/v1/stats?{range}"), None).await.problem(400);
+        assert_eq!(problem.errors[0].pointer, "query/from", "{range}: {problem}");
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     gateway::TestGateway,
+    messages::hook,
     sink::{Reply, Sink},
 };
 
@@ -19,10 +20,10 @@ async fn with_two() -> (TestGateway, Sink) {
 async fn send(gateway: &TestGateway, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..count {
-        ids.push(gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await);
+        ids.push(gateway.send(&hook()).await);
     }
     for id in &ids {
-        assert_eq!(gateway.settled(id).await["state"], "sent");
+        assert_eq!(gateway.settled(id).await.state, "sent");
     }
     ids
 }
@@ -86,8 +87,8 @@ async fn the_cheapest_is_asked_and_never_who_exceeds_the_ceiling() {
     let spec = json!({"candidates": candidates, "strategy": {"type": "least_cost"}, "max_cost": dollars(8000),
         "retry": {"type": "none"}});
     gateway.route("webhook", spec).await;
-    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "failed", "nobody else is cheap enough");
+    let id = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&id).await.state, "failed", "nobody else is cheap enough");
     assert!(sink.received_at("/a").is_empty());
     assert_eq!(plan(&gateway, &id).await["skipped"][0]["reason"], "cost_ceiling");
 }
@@ -99,7 +100,7 @@ async fn an_attempt_tells_that_another_one_costs_too_much() {
     gateway.route("webhook", json!({"candidates": candidates, "max_cost": dollars(8000)})).await;
     let ids = send(&gateway, 1).await;
     assert_eq!(sink.received_at("/b").len(), 1);
-    assert_eq!(gateway.attempt_list(&ids[0]).await[0]["fallback_reason"], "cost_threshold");
+    assert_eq!(gateway.attempt_list(&ids[0]).await[0].fallback_reason.as_deref(), Some("cost_threshold"));
 }
 
 #[tokio::test]
@@ -134,6 +135,6 @@ async fn who_succeeds_too_rarely_is_passed_over() {
     send(&gateway, 12).await;
     let ids = send(&gateway, 1).await;
     let attempts = gateway.attempt_list(&ids[0]).await;
-    assert_eq!(attempts[0]["connection_uid"], "b");
-    assert_eq!(attempts[0]["fallback_reason"], "quality_threshold");
+    assert_eq!(attempts[0].connection_uid.as_deref(), Some("b"));
+    assert_eq!(attempts[0].fallback_reason.as_deref(), Some("quality_threshold"));
 }

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::support::{component::another_build, database::eventually, gateway::TestGateway, sink::Sink};
+use crate::support::{
+    component::another_build, database::eventually, gateway::TestGateway, messages::hook, sink::Sink,
+};
 
 #[tokio::test]
 async fn a_new_version_takes_over_while_deliveries_run_and_is_rolled_back() {
@@ -26,7 +28,7 @@ async fn a_new_version_takes_over_while_deliveries_run_and_is_rolled_back() {
     })
     .await;
     for id in &sent {
-        assert_eq!(gateway.settled(id).await["state"], "sent");
+        assert_eq!(gateway.settled(id).await.state, "sent");
     }
 
     let rolled_back = gateway.call_as(&operator, reqwest::Method::POST, "/v1/providers/webhook/rollback", None).await;
@@ -41,7 +43,7 @@ async fn a_new_version_takes_over_while_deliveries_run_and_is_rolled_back() {
 async fn send(gateway: &TestGateway, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..count {
-        ids.push(gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await);
+        ids.push(gateway.send(&hook()).await);
     }
     ids
 }

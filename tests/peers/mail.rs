@@ -51,7 +51,7 @@ async fn a_mail_of_every_part_arrives_as_it_was_meant() {
         },
     });
     let view = gateway.settled(&gateway.send(&message).await).await;
-    assert_eq!(view["state"], "sent", "{view}");
+    assert_eq!(view.state, "sent", "{view}");
 
     let mails = server.mails();
     assert_eq!(mails.len(), 1);
@@ -110,7 +110,7 @@ async fn implicit_tls_works_and_a_wrong_password_is_told_apart() {
     gateway.route("email", json!({"candidates": candidates})).await;
     let message = json!({"channel": "email", "to": "ann@example.org", "content": {"text": "x"}});
     let id = gateway.send(&message).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["wrong:auth_failed", "mail:accepted"]);
     assert_eq!(server.mails().len(), 1);
     let attempts = Value::from(gateway.attempt_list(&id).await).to_string();
@@ -142,7 +142,7 @@ async fn every_try_has_the_same_message_id() {
     server.answers(&["451 4.3.0 come back later", "hang up"]);
     let id = gateway.send(&json!({"channel": "email", "to": "ann@example.org", "content": {"text": "x"}})).await;
     let view = gateway.settled(&id).await;
-    assert_eq!(view["state"], "sent", "{view}");
+    assert_eq!(view.state, "sent", "{view}");
     assert_eq!(gateway.attempts(&id).await, ["mail:rejected_transient", "mail:unknown", "mail:accepted"]);
     let mails = server.mails();
     let ids: Vec<_> = mails.iter().flat_map(|mail| header(mail, "message-id")).collect();
@@ -168,7 +168,7 @@ async fn dkimpy_verifies_the_signatures() {
         gateway.connection(&uid, "email-smtp", config.clone(), json!({"dkim_key": key.pem})).await;
         server.publish(&published.record);
         let id = gateway.send(&with(mail(content.clone()), json!({"connection": uid}))).await;
-        assert_eq!(gateway.settled(&id).await["state"], "sent");
+        assert_eq!(gateway.settled(&id).await.state, "sent");
         let seen = &server.mails()[number];
         assert_eq!(seen["dkim"], verifies, "{}\n{}", published.record, server.raw(number + 1));
         assert_eq!(header(seen, "dkim-signature").len(), 1);
@@ -222,8 +222,8 @@ async fn what_the_provider_would_refuse_is_not_accepted() {
         ("headers/Content-Type", reserved("Content-Type")),
         ("headers/DKIM-Signature", reserved("DKIM-Signature")),
     ] {
-        let problem = gateway.post("/v1/messages", &message).await.expect(422);
-        assert!(problem["errors"][0]["pointer"].as_str().unwrap().contains(field), "{field}: {problem}");
+        let problem = gateway.post("/v1/messages", &message).await.problem(422);
+        assert!(problem.errors[0].pointer.contains(field), "{field}: {problem}");
     }
     assert!(server.mails().is_empty());
 }
@@ -238,7 +238,7 @@ async fn a_smuggling_body_is_one_mail() {
         let file = json!([{"name": "a.txt", "media_type": "text/plain", "content": STANDARD.encode(&body)}]);
         let content = json!({"subject": "one", "text": body, "html": body, "attachments": file});
         let id = gateway.send(&mail(content)).await;
-        assert_eq!(gateway.settled(&id).await["state"], "sent");
+        assert_eq!(gateway.settled(&id).await.state, "sent");
         let mails = server.mails();
         assert_eq!(mails.len(), number + 1, "{end:?}");
         let seen = &mails[number];

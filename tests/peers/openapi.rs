@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::support::{gateway::TestGateway, peer, seed, sink::Sink};
+use crate::support::{gateway::TestGateway, messages::hook, peer, seed, sink::Sink};
 
 /// Cases of each operation in each phase: a run takes a minute or two.
 const EXAMPLES: &str = "25";
@@ -64,7 +64,7 @@ async fn every_answer_about_what_exists_is_as_the_document_says() {
     let (gateway, sink, folder) = (TestGateway::start().await, Sink::start().await, tempfile::tempdir().unwrap());
     let connection = gateway.webhook(&sink, "/in").await;
     let routes = gateway.get("/v1/routes").await;
-    let message = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+    let message = gateway.send(&hook()).await;
     gateway.settled(&message).await;
     let config = format!(
         "[parameters]\n\"path.id\" = \"{message}\"\n\"path.connection\" = \"{connection}\"\n\"path.route\" = {}\n",

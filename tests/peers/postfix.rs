@@ -142,7 +142,7 @@ async fn postfix_takes_mail_over_starttls() {
     let content = json!({"subject": "Välkommen", "text": "Hej", "html": "<p>Hej</p>", "bcc": ["hidden@example.org"]});
     for to in ["ann@example.org", "jürgen@example.org"] {
         let view = gateway.settled(&gateway.send(&mail(to, content.clone())).await).await;
-        assert_eq!(view["state"], "sent", "{view}\n{}", postfix.log());
+        assert_eq!(view.state, "sent", "{view}\n{}", postfix.log());
         let lines = postfix.discarded(view["delivery"]["external_id"].as_str().unwrap()).await;
         for recipient in [to, "hidden@example.org"] {
             let sent =
@@ -177,7 +177,7 @@ async fn postfix_sees_one_mail_where_one_was_sent() {
     for end in SMUGGLES {
         let content = json!({"text": smuggling(end), "html": smuggling(end)});
         let view = gateway.settled(&gateway.send(&mail("ann@example.org", content)).await).await;
-        assert_eq!(view["state"], "sent", "{view}");
+        assert_eq!(view.state, "sent", "{view}");
         postfix.discarded(view["delivery"]["external_id"].as_str().unwrap()).await;
     }
     let log = postfix.log();

@@ -13,6 +13,7 @@ use xtask::{lifeline::Lifeline, project};
 use crate::support::{
     database::eventually,
     gateway::{TestGateway, client},
+    messages::hook,
     peer,
     sink::{Reply, Sink},
 };
@@ -142,10 +143,10 @@ async fn a_real_prometheus_answers_every_query_of_the_dashboard_and_every_alert(
     eventually("the first scrape", || async { prometheus.has_data("up == 1").await.then_some(()) }).await;
     gateway.webhook(&sink, "/in").await;
     sink.answers("/in", [Reply::status(503), Reply::status(200)]);
-    let message = json!({"channel": "webhook", "content": {"payload": {}}});
+    let message = hook();
     for _ in 0..5 {
         let id = gateway.send(&message).await;
-        assert_eq!(gateway.settled(&id).await["state"], "sent");
+        assert_eq!(gateway.settled(&id).await.state, "sent");
     }
     let accepted = "angarium_attempts_total{provider=\"webhook\",channel=\"webhook\",disposition=\"accepted\"} == 5";
     eventually("the count of five", || async { prometheus.has_data(accepted).await.then_some(()) }).await;

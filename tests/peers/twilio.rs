@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 use xtask::lifeline::Lifeline;
 
 use crate::support::{
+    answers::{Attempt, Seen},
     gateway::{TestGateway, client},
     peer,
     sink::{Reply, Sink},
@@ -74,7 +75,7 @@ async fn gateway_to(url: &str, account: &str, token: &str) -> TestGateway {
 }
 
 /// The one attempt of a message.
-async fn attempt(gateway: &TestGateway, message: Value) -> Value {
+async fn attempt(gateway: &TestGateway, message: Value) -> Seen<Attempt> {
     let id = gateway.send(&message).await;
     gateway.settled(&id).await;
     let mut attempts = gateway.attempt_list(&id).await;
@@ -101,7 +102,7 @@ async fn texts_are_as_twilio_wants_them() {
         json!({"channel": "mms", "to": "+14155550123", "content": {"media_urls": media}}),
     ] {
         let attempt = attempt(&gateway, message).await;
-        assert_eq!((&attempt["disposition"], &attempt["status"]), (&json!("accepted"), &json!(201)), "{attempt}");
+        assert_eq!((attempt.disposition.as_str(), attempt.status), ("accepted", Some(201)), "{attempt}");
         // The example of an answer in Twilio's specification.
         assert_eq!((&attempt["external_id"], &attempt["units"]), (&json!(format!("SM{}", "a".repeat(32))), &json!(1)));
     }
@@ -111,7 +112,7 @@ async fn texts_are_as_twilio_wants_them() {
 async fn a_request_that_breaks_the_specification_is_refused_for_good() {
     let Some(prism) = prism().await else { return };
     let attempt = attempt(&gateway_to(prism, "AC1", TOKEN).await, sms("x")).await;
-    assert_eq!((&attempt["disposition"], &attempt["status"]), (&json!("rejected_permanent"), &json!(422)), "{attempt}");
+    assert_eq!((attempt.disposition.as_str(), attempt.status), ("rejected_permanent", Some(422)), "{attempt}");
 }
 
 #[tokio::test]
@@ -119,7 +120,7 @@ async fn credentials_that_are_refused_are_an_auth_failure() {
     let Some(prism) = prism().await else { return };
     let gateway = gateway_to(prism, ACCOUNT, UNREADABLE_TOKEN).await;
     let attempt = attempt(&gateway, sms("x")).await;
-    assert_eq!((&attempt["disposition"], &attempt["status"]), (&json!("auth_failed"), &json!(401)), "{attempt}");
+    assert_eq!((attempt.disposition.as_str(), attempt.status), ("auth_failed", Some(401)), "{attempt}");
     assert!(!attempt.to_string().contains(UNREADABLE_TOKEN), "{attempt}");
 }
 
@@ -175,7 +176,7 @@ async fn callbacks_that_twilios_library_signed_are_believed_and_others_are_not()
     // As Twilio writes it, with its port and without, and with the newer algorithm.
     for (port, algorithm) in [(true, "HMAC_SHA1"), (false, "HMAC_SHA1"), (true, "HMAC_SHA256")] {
         let id = gateway.send(&sms("Hej")).await;
-        assert_eq!(gateway.settled(&id).await["state"], "sent");
+        assert_eq!(gateway.settled(&id).await.state, "sent");
         let url = status_callback(&sink);
         let authority = url.split('/').nth(2).unwrap();
         let known = if port { url.clone() } else { url.replace(authority, authority.split(':').next().unwrap()) };

@@ -43,7 +43,7 @@ fn verified(request: &Received, secrets: &[&str], seeds: &[&str]) -> Option<Valu
 async fn delivered(gateway: &TestGateway, sink: &Sink) -> Received {
     let body = r#"{"channel": "webhook", "connection": "hook", "content": {"payload": {"ö":  1.0, "a":[2 ,3]}}}"#;
     let id = gateway.send_raw(body).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     sink.received().pop().unwrap()
 }
 

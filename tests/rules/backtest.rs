@@ -25,7 +25,7 @@ fn message(segment: &str) -> Value {
 
 async fn sent(gateway: &TestGateway, message: &Value) -> String {
     let id = gateway.send(message).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     id
 }
 
@@ -79,8 +79,8 @@ async fn a_backtest_reports_what_would_have_become_of_sent_messages() {
     assert_eq!(of(&gold)["before"]["sender"], "ACME", "what a rule had given it is taken off again");
     assert_eq!(of(&gold)["after"]["refused"]["reason"], "not today");
     // Nothing has happened.
-    assert_eq!(gateway.get("/v1/rules").await["data"].as_array().unwrap().len(), 1);
-    assert_eq!(gateway.get("/v1/messages").await["data"].as_array().unwrap().len(), 5);
+    assert_eq!(gateway.list("/v1/rules").await.len(), 1);
+    assert_eq!(gateway.list("/v1/messages").await.len(), 5);
 
     // The command line says it in words.
     let file = gateway.settings().folder.join("tried.json");
@@ -119,8 +119,8 @@ async fn a_script_is_backtested_beside_the_one_that_is_live() {
     assert_eq!(answer["examples"][0]["after"], json!({"connection": "b", "priority": "low"}));
     let failing = backtest("fn admit(message) { throw \"no\" }").await.expect(200);
     assert_eq!((&failing["failed"], &failing["changed"]), (&json!(1), &json!(1)));
-    let bad = backtest("fn admit(message) { let }").await.expect(422);
-    assert_eq!(bad["errors"][0]["pointer"], "/script/source");
+    let bad = backtest("fn admit(message) { let }").await.problem(422);
+    assert_eq!(bad.errors[0].pointer, "/script/source");
 }
 
 #[tokio::test]

@@ -27,8 +27,8 @@ async fn a_message_waits_until_its_condition_holds_or_it_expires() {
     let end = (angarium::clock::now() + jiff::SignedDuration::from_millis(800)).to_string();
     let expiring = gateway.send(&when("office_open", json!({"expires_at": end}))).await;
     let view = gateway.settled(&expiring).await;
-    assert_eq!((&view["state"], &view["delivery"]["code"]), (&json!("expired"), &json!("condition_not_met")));
-    assert!(view["delivery"]["detail"].as_str().unwrap().contains("`office_open`"), "{view}");
+    assert_eq!((view.state.as_str(), view.delivery.code.as_deref()), ("expired", Some("condition_not_met")));
+    assert!(view.delivery.detail().contains("`office_open`"), "{view}");
     eventually("a later question", || async {
         let view = gateway.get(&format!("/v1/messages/{waiting}")).await;
         assert_eq!(view["condition"], "office_open");
@@ -40,7 +40,7 @@ async fn a_message_waits_until_its_condition_holds_or_it_expires() {
     let evaluated = gateway.post("/v1/rules/evaluate", &when("office_open", json!({}))).await.expect(200);
     assert_eq!(evaluated["condition_holds"], false);
     live(&gateway, "office_open", "fn condition(context) { context.message.channel == \"webhook\" }").await;
-    assert_eq!(gateway.settled(&waiting).await["state"], "sent");
+    assert_eq!(gateway.settled(&waiting).await.state, "sent");
     assert_eq!(gateway.attempts(&waiting).await, ["hook:accepted"], "waiting is no attempt");
 }
 
@@ -54,7 +54,7 @@ async fn a_message_that_waits_can_be_canceled() {
         (answer.status == 200).then_some(())
     })
     .await;
-    assert_eq!(gateway.settled(&id).await["state"], "canceled");
+    assert_eq!(gateway.settled(&id).await.state, "canceled");
     assert!(sink.received().is_empty());
 }
 
@@ -63,8 +63,8 @@ async fn a_condition_that_fails_or_is_gone_holds_nothing_up_and_a_wrong_name_is_
     let (gateway, sink) = start().await;
     live(&gateway, "broken", "fn condition(context) { throw \"no idea\" }").await;
     let id = gateway.send(&when("broken", json!({}))).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
-    let detail = gateway.attempt_list(&id).await[0]["detail"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(gateway.settled(&id).await.state, "sent");
+    let detail = gateway.attempt_list(&id).await[0].detail().to_owned();
     assert!(detail.contains("no idea"), "{detail}");
     live(&gateway, "other", "fn admit(message) { allow() }").await;
     for name in ["other", "missing"] {

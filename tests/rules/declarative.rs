@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{
     database::eventually,
     gateway::{Answer, TestGateway},
+    messages::hook,
     sink::{Reply, Sink},
 };
 
@@ -25,7 +26,7 @@ async fn rule(gateway: &TestGateway, uid: &str, rule: Value) -> Value {
 }
 
 fn message(more: Value) -> Value {
-    let mut message = json!({"channel": "webhook", "content": {"payload": {}}});
+    let mut message = hook();
     message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     message
 }
@@ -61,7 +62,7 @@ async fn a_rule_refuses_a_message_by_name_and_nothing_is_stored() {
     }
     assert_eq!(gateway.get("/v1/messages").await["data"], json!([]));
     let sent = gateway.send(&message(json!({"contact": {"industry": "books"}}))).await;
-    assert_eq!(gateway.settled(&sent).await["state"], "sent");
+    assert_eq!(gateway.settled(&sent).await.state, "sent");
     assert_eq!(sink.received_at("/a").len(), 1);
     // The others of the batch are taken.
     let batch = json!({"messages": [message(json!({"contact": {"industry": "gambling"}})), message(json!({}))]});
@@ -94,7 +95,7 @@ async fn scores_order_the_candidates_and_the_decision_says_why() {
     .await;
     let id = gateway.send(&message(json!({"contact": {"segment": ["VIP"]}}))).await;
     let view = gateway.settled(&id).await;
-    assert_eq!((&view["state"], &view["priority"]), (&json!("sent"), &json!("high")));
+    assert_eq!((view.state.as_str(), view.priority.as_str()), ("sent", "high"));
     assert_eq!((sink.received_at("/a").len(), sink.received_at("/b").len()), (0, 1));
     let decision = gateway.get(&format!("/v1/messages/{id}/decision")).await;
     let ruling = &decision["ruling"]["decision"];
@@ -109,7 +110,7 @@ async fn scores_order_the_candidates_and_the_decision_says_why() {
 
     sink.answers("/b", [Reply::status(503)]);
     let id = gateway.send(&message(json!({"contact": {"segment": "vip"}}))).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["b:rejected_transient", "a:accepted"], "the other one stands in");
 
     let decision = format!("/v1/messages/{id}/decision");
@@ -133,7 +134,7 @@ async fn a_rule_chooses_the_channel_of_a_message_that_names_none() {
         json!({"name": "Large", "when": {"amount": {"min": 500, "currency": "SEK"}}, "then": {"channels": "webhook"}});
     rule(&gateway, "large", large).await;
     let id = gateway.send(&silent).await;
-    assert_eq!(gateway.settled(&id).await["channel"], "webhook");
+    assert_eq!(gateway.settled(&id).await.channel, "webhook");
     assert_eq!(sink.received_at("/a").len(), 1);
 }
 
@@ -152,7 +153,7 @@ async fn a_change_counts_on_every_node_and_an_outdated_one_is_refused() {
     let changed = json!({"version": 1, "rule": refusing("for good")});
     let put = async |body: &Value| gateway.call(Method::PUT, "/v1/rules/closed", Some(body)).await;
     assert_eq!(put(&changed).await.expect(200)["version"], 2);
-    assert_eq!(put(&changed).await.expect(409)["code"], "version_passed");
+    assert_eq!(put(&changed).await.problem(409).code, "version_passed");
     eventually("its change there", || async { on_the_other().await.contains("for good").then_some(()) }).await;
     gateway.call(Method::DELETE, "/v1/rules/closed", None).await.expect(204);
     eventually("its end there", || async { on_the_other().await.is_empty().then_some(()) }).await;
@@ -173,7 +174,7 @@ async fn a_part_of_a_rule_is_changed_and_the_rest_stays() {
     let off = patch(json!({"version": 1, "rule": {"active": false}})).await.expect(200);
     assert_eq!((&off["version"], &off["rule"]["when"]["amount"]["max"]), (&json!(2), &json!(9)));
     gateway.post("/v1/messages", &amount(5)).await.expect(202);
-    assert_eq!(patch(json!({"version": 1, "rule": {"active": true}})).await.expect(409)["code"], "version_passed");
+    assert_eq!(patch(json!({"version": 1, "rule": {"active": true}})).await.problem(409).code, "version_passed");
     let changed = json!({"rule": {"active": null, "when": {"amount": {"max": null}}}});
     patch(changed).await.expect(200);
     gateway.post("/v1/messages", &amount(50)).await.expect(422);
@@ -227,7 +228,7 @@ async fn stored_attributes_that_cannot_be_read_harm_nothing() {
     gateway.db.sql(&update).await;
     rule(&gateway, "all", json!({"name": "All", "when": {"amount": {"min": 1}}, "then": {"connections": ["b"]}})).await;
     gateway.db.sql("update queue set due_at = now()").await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(sink.received_at("/a").len(), 1);
     gateway.get(&format!("/v1/messages/{id}/decision")).await;
 }

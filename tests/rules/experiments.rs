@@ -46,10 +46,10 @@ async fn a_canary_stays_with_its_recipients_and_is_counted_beside_what_is_live()
     let path = "/v1/scripts/gate/experiment";
     let canary =
         |version: i64, percentage: i64| json!({"version": version, "mode": "canary", "percentage": percentage});
-    let bad = gateway.post(path, &canary(second, 100)).await.expect(422);
-    assert_eq!(bad["errors"][0]["pointer"], "/percentage");
-    let bad = gateway.post(path, &canary(1, 50)).await.expect(422);
-    assert_eq!((&bad["errors"][0]["pointer"], &bad["errors"][0]["code"]), (&json!("/version"), &json!("already_live")));
+    let bad = gateway.post(path, &canary(second, 100)).await.problem(422);
+    assert_eq!(bad.errors[0].pointer, "/percentage");
+    let bad = gateway.post(path, &canary(1, 50)).await.problem(422);
+    assert_eq!((bad.errors[0].pointer.as_str(), bad.errors[0].code.as_str()), ("/version", "already_live"));
     let begun = gateway.post(path, &canary(second, 50)).await.expect(200);
     assert_eq!((&begun["mode"], &begun["percentage"]), (&json!("canary"), &json!(50)));
 
@@ -126,7 +126,7 @@ async fn a_shadow_changes_nothing_and_records_just_the_differences() {
     let odd = gateway.send(&message).await;
     for id in [&even, &odd] {
         let view = gateway.settled(id).await;
-        assert_eq!((&view["state"], &view["priority"]), (&json!("sent"), &json!("high")));
+        assert_eq!((view.state.as_str(), view.priority.as_str()), ("sent", "high"));
         assert_eq!(gateway.attempts(id).await, ["a:accepted"]);
     }
     let list = eventually("the differences", || async {
@@ -162,7 +162,7 @@ async fn a_shadow_changes_nothing_and_records_just_the_differences() {
         "another variant begins anew"
     );
     let id = gateway.send(&to(&sink, 2)).await;
-    assert_eq!(gateway.settled(&id).await["priority"], "high");
+    assert_eq!(gateway.settled(&id).await.priority, "high");
     eventually("the fault", || async {
         (gateway.get("/v1/scripts/gate/experiment").await["variant"]["faults"] == 1).then_some(())
     })
@@ -191,7 +191,7 @@ async fn a_shadow_is_asked_when_messages_go_and_what_follows_them_too() {
     message["condition"] = json!("office");
     message["reference"] = json!("odd");
     let id = gateway.send(&message).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let list = eventually("the differences", || async {
         let list = gateway.get("/v1/scripts/office/experiment/differences").await["data"].clone();
         (list.as_array().unwrap().len() == 2).then_some(list)
@@ -238,10 +238,10 @@ async fn a_rule_is_tried_activated_and_rolled_back() {
     let rule = |priority: &str, connection: &str| json!({"name": "All", "then": {"priority": priority, "connections": [connection]}});
     let made = gateway.post("/v1/rules", &json!({"uid": "all", "rule": rule("high", "a")})).await.expect(201);
     let versions = "/v1/rules/all/versions";
-    let bad = gateway.post(versions, &json!({"rule": {"name": "All", "then": {}}})).await.expect(422);
-    assert_eq!(bad["errors"][0]["pointer"], "/rule/then");
-    let bad = gateway.post(versions, &json!({})).await.expect(422);
-    assert_eq!(bad["errors"][0]["pointer"], "/rule");
+    let bad = gateway.post(versions, &json!({"rule": {"name": "All", "then": {}}})).await.problem(422);
+    assert_eq!(bad.errors[0].pointer, "/rule/then");
+    let bad = gateway.post(versions, &json!({})).await.problem(422);
+    assert_eq!(bad.errors[0].pointer, "/rule");
     let experiment = "/v1/rules/all/experiment";
     let shadow = json!({"version": 2, "mode": "shadow"});
     let bad = gateway.post(experiment, &shadow).await.expect(422);
@@ -272,7 +272,7 @@ async fn a_rule_is_tried_activated_and_rolled_back() {
     let begun = gateway.post(experiment, &shadow).await.expect(200);
     assert_eq!((&begun["live_version"], &begun["mode"]), (&json!(1), &json!("shadow")));
     let id = gateway.send(&to(&sink, 0)).await;
-    assert_eq!(gateway.settled(&id).await["priority"], "high");
+    assert_eq!(gateway.settled(&id).await.priority, "high");
     assert_eq!(gateway.attempts(&id).await, ["a:accepted"]);
     let list = eventually("the difference", || async {
         let list = gateway.get("/v1/rules/all/experiment/differences").await["data"].clone();
@@ -286,8 +286,8 @@ async fn a_rule_is_tried_activated_and_rolled_back() {
     // Another rule's variant has to wait for its turn.
     gateway.post("/v1/rules", &json!({"uid": "other", "rule": rule("normal", "a")})).await.expect(201);
     gateway.post("/v1/rules/other/versions", &json!({"rule": rule("low", "b")})).await.expect(201);
-    let second = gateway.post("/v1/rules/other/experiment", &shadow).await.expect(409);
-    assert_eq!(second["code"], "another_experiment");
+    let second = gateway.post("/v1/rules/other/experiment", &shadow).await.problem(409);
+    assert_eq!(second.code, "another_experiment");
     gateway.call(Method::DELETE, "/v1/rules/other", None).await.expect(204);
 
     // The same version as a canary.
@@ -305,24 +305,24 @@ async fn a_rule_is_tried_activated_and_rolled_back() {
     assert!((1..20).contains(&low), "{low}");
 
     let activate = "/v1/rules/all/activate";
-    let passed = gateway.post(activate, &json!({"version": 2, "replaces": 2})).await.expect(409);
-    assert_eq!(passed["code"], "version_passed");
+    let passed = gateway.post(activate, &json!({"version": 2, "replaces": 2})).await.problem(409);
+    assert_eq!(passed.code, "version_passed");
     let active = gateway.post(activate, &json!({"version": 2, "replaces": 1})).await.expect(200);
     assert_eq!((&active["version"], &active["rule"]["then"]["priority"]), (&json!(2), &json!("low")));
     assert!(!gateway.get(experiment).await["ended_at"].is_null(), "the experiment ends");
     let id = gateway.send(&to(&sink, 0)).await;
-    assert_eq!(gateway.settled(&id).await["priority"], "low");
+    assert_eq!(gateway.settled(&id).await.priority, "low");
     let back = gateway.post("/v1/rules/all/rollback", &json!({})).await.expect(200);
     assert_eq!((&back["version"], &back["rule"]["then"]["priority"]), (&json!(1), &json!("high")));
     assert_eq!((&back["previous_version"], &back["latest_version"]), (&json!(2), &json!(2)), "the two change places");
     let id = gateway.send(&to(&sink, 0)).await;
-    assert_eq!(gateway.settled(&id).await["priority"], "high");
+    assert_eq!(gateway.settled(&id).await.priority, "high");
     assert_eq!(actions(&gateway, 3).await, ["rule.rolled_back", "rule.activated", "rule.experiment_begun"]);
 
     // A variant that was compared with another version than it would replace is not activated.
     gateway.post(experiment, &shadow).await.expect(200);
     gateway.call(Method::PUT, "/v1/rules/all", Some(&json!({"rule": rule("urgent", "a")}))).await.expect(200);
-    assert_eq!(gateway.post(activate, &json!({"version": 2})).await.expect(409)["code"], "version_passed");
+    assert_eq!(gateway.post(activate, &json!({"version": 2})).await.problem(409).code, "version_passed");
     gateway.call(Method::DELETE, experiment, None).await.expect(204);
     assert_eq!(gateway.post(activate, &json!({"version": 2})).await.expect(200)["previous_version"], 3);
 }

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::add;
-use crate::support::{database::eventually, gateway::TestGateway, sink::Sink};
+use crate::support::{database::eventually, gateway::TestGateway, messages::hook, sink::Sink};
 
 fn save(folder: &Path, file: &str, text: &str) {
     let file = folder.join(file);
@@ -25,7 +25,7 @@ async fn with_folder() -> (tempfile::TempDir, TestGateway, Sink) {
 
 /// Waits until a message to each node is refused with these words; without any, until none is.
 async fn refuse(gateway: &TestGateway, words: &str) {
-    let message = json!({"channel": "webhook", "content": {"payload": {}}});
+    let message = hook();
     for node in gateway.nodes.iter().flatten() {
         let url = format!("http://{}/v1/messages", node.address());
         eventually(&format!("`{words}` of each node"), || async {
@@ -66,8 +66,8 @@ async fn a_module_is_live_on_every_node_and_one_that_breaks_a_script_changes_not
     gateway.post("/v1/scripts/gate/activate", &json!({"version": 1})).await.expect(200);
     refuse(&gateway, "for one").await;
     let missing = json!({"source": "import \"nowhere\" as nowhere;\nfn admit(message) { () }"});
-    let refused = gateway.post("/v1/scripts/gate/versions", &missing).await.expect(422);
-    assert!(refused["errors"][0]["detail"].as_str().unwrap().starts_with("must compile: line 1, column "), "{refused}");
+    let refused = gateway.post("/v1/scripts/gate/versions", &missing).await.problem(422);
+    assert!(refused.errors[0].detail.starts_with("must compile: line 1, column "), "{refused}");
     std::fs::remove_file(folder.path().join("one/modules/local.rhai")).unwrap();
     gateway.logged(0, "an operators' module is refused").await;
     save(folder.path(), "modules/another.rhai", &words("taken in the meantime"));
@@ -85,7 +85,7 @@ async fn a_saved_file_is_live_on_every_node_and_a_bad_one_changes_nothing() {
     let config = format!("[rules]\nfolder = '{}'\n", folder.path().display());
     let (gateway, sink) = (TestGateway::with(2, &config).await, Sink::start().await);
     gateway.webhook(&sink, "/hook").await;
-    let message = json!({"channel": "webhook", "content": {"payload": {}}});
+    let message = hook();
     let words = async |node: usize| {
         let address = gateway.nodes[node].as_ref().unwrap().address();
         let request = crate::support::gateway::client().post(format!("http://{address}/v1/messages"));

@@ -7,6 +7,7 @@ use super::live;
 use crate::support::{
     database::eventually,
     gateway::TestGateway,
+    messages::hook,
     sink::{Reply, Sink},
 };
 
@@ -17,10 +18,6 @@ async fn with_two() -> (TestGateway, Sink) {
     }
     gateway.route("webhook", json!({"candidates": [{"connection": "a"}, {"connection": "b"}]})).await;
     (gateway, sink)
-}
-
-fn hook() -> Value {
-    json!({"channel": "webhook", "content": {"payload": {}}})
 }
 
 #[tokio::test]
@@ -51,9 +48,9 @@ async fn a_version_that_does_not_compile_or_fails_its_cases_is_refused() {
 async fn admit_refuses_holds_and_is_rolled_back_at_once() {
     let (gateway, _sink) = with_two().await;
     live(&gateway, "gate", "fn admit(message) { refuse(\"closed by one\") }").await;
-    let refused = gateway.post("/v1/messages", &hook()).await.expect(422);
-    assert_eq!(refused["code"], "refused_by_rule");
-    assert!(refused["detail"].as_str().unwrap().contains("closed by one"), "{refused}");
+    let refused = gateway.post("/v1/messages", &hook()).await.problem(422);
+    assert_eq!(refused.code, "refused_by_rule");
+    assert!(refused.detail.contains("closed by one"), "{refused}");
     let hold = "fn admit(message) { #{action: \"hold\", at: add_seconds(now(), 3600), priority: \"urgent\"} }";
     assert_eq!(live(&gateway, "gate", hold).await, 2);
     let held = gateway.post("/v1/messages", &hook()).await.expect(202);
@@ -82,7 +79,7 @@ async fn route_orders_removes_and_adds_candidates() {
     live(&gateway, "order", "fn route(message, candidates) { [\"c\", \"b\"] }").await;
     sink.answers("/c", [Reply::status(503)]);
     let id = gateway.send(&hook()).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(gateway.attempts(&id).await, ["c:rejected_transient", "b:accepted"]);
     assert_eq!(sink.received_at("/a").len(), 0);
     // The script's answer, and its effect.
@@ -118,7 +115,7 @@ async fn a_script_that_was_switched_off_is_asked_again_on_every_node_once_it_is_
     eventually("its reset on the other node", || async { script().await["off_since"].is_null().then_some(()) }).await;
     let id = gateway.send_to(1, &hook()).await;
     gateway.settled(&id).await;
-    assert!(gateway.attempt_list(&id).await[0]["detail"].as_str().unwrap_or_default().contains("not today"));
+    assert!(gateway.attempt_list(&id).await[0].detail().contains("not today"));
     assert_eq!(gateway.get("/v1/audit").await["data"][0]["action"], "script.reset");
     gateway.post("/v1/scripts/none/reset", &json!({})).await.expect(404);
     gateway.call(Method::GET, "/v1/scripts/none", None).await.expect(404);
@@ -131,19 +128,18 @@ async fn a_script_that_fails_leaves_the_route_and_is_switched_off() {
     let mut ids = Vec::new();
     for _ in 0..21 {
         let id = gateway.send(&hook()).await;
-        assert_eq!(gateway.settled(&id).await["state"], "sent");
+        assert_eq!(gateway.settled(&id).await.state, "sent");
         ids.push(id);
     }
     assert_eq!(sink.received_at("/a").len(), 21);
     let attempts = gateway.attempt_list(&ids[0]).await;
-    assert!(attempts[0]["detail"].as_str().unwrap().contains("not today"), "{attempts:?}");
+    assert!(attempts[0].detail().contains("not today"), "{attempts:?}");
     let last = gateway.attempt_list(&ids[20]).await;
-    assert!(!last[0]["detail"].as_str().unwrap_or_default().contains("not today"), "it is asked no more");
+    assert!(!last[0].detail().contains("not today"), "it is asked no more");
     eventually("the event", || async {
         let mut found = false;
         for id in &ids {
-            let events = gateway.get(&format!("/v1/messages/{id}/events")).await;
-            found |= events["data"].as_array().unwrap().iter().any(|it| it["type"] == "script.switched_off");
+            found |= gateway.event_types(id).await.iter().any(|kind| kind == "script.switched_off");
         }
         found.then_some(())
     })
@@ -162,6 +158,6 @@ async fn retry_is_left_to_a_script_once_there_is_one() {
     gateway.route("webhook", spec).await;
     sink.answers("/a", [Reply::status(503), Reply::status(503), Reply::status(503), Reply::status(503)]);
     let id = gateway.send(&hook()).await;
-    assert_eq!(gateway.settled(&id).await["state"], "failed");
+    assert_eq!(gateway.settled(&id).await.state, "failed");
     assert_eq!(gateway.attempts(&id).await.len(), 3);
 }

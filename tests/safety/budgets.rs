@@ -94,9 +94,9 @@ async fn a_backtest_needs_the_scope_that_reads_messages() {
     let both = gateway.call(Method::POST, "/v1/rules/backtest", Some(&body)).await.expect(200);
     assert_eq!(both["refused"]["newly"], 1);
     let key = gateway.key_with("rules:read");
-    let refused = gateway.call_as(&key, Method::POST, "/v1/rules/backtest", Some(&body)).await.expect(403);
-    assert_eq!(refused["code"], "missing_scope");
-    assert!(refused["detail"].as_str().unwrap().contains("messages:read"), "{refused}");
+    let refused = gateway.call_as(&key, Method::POST, "/v1/rules/backtest", Some(&body)).await.problem(403);
+    assert_eq!(refused.code, "missing_scope");
+    assert!(refused.detail.contains("messages:read"), "{refused}");
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn slow_rules_end_at_the_messages_time_and_hold_nobody_up() {
             assert_eq!(result["status"], 202, "{result}");
         }
     }
-    for message in gateway.get("/v1/messages?limit=250").await["data"].as_array().unwrap().iter().step_by(10) {
+    for message in gateway.list("/v1/messages?limit=250").await.iter().step_by(10) {
         let told = ruling(&gateway, message["id"].as_str().unwrap()).await;
         reasons.insert(told["ended"]["reason"].as_str().unwrap_or("none").to_owned());
     }
@@ -231,8 +231,8 @@ async fn a_rule_that_would_wait_for_itself_is_refused() {
     let gateway = TestGateway::start().await;
     let rule = json!({"name": "waits", "fails": "refuse", "when": {"custom": {"expression": WAITS}},
         "then": {"refuse": {"reason": "x"}}});
-    let problem = gateway.post("/v1/rules", &json!({"rule": rule})).await.expect(422);
-    assert_eq!(problem["errors"][0]["code"], "does_not_compile", "{problem}");
+    let problem = gateway.post("/v1/rules", &json!({"rule": rule})).await.problem(422);
+    assert_eq!(problem.errors[0].code, "does_not_compile", "{problem}");
 }
 
 #[tokio::test]
@@ -250,11 +250,11 @@ async fn an_operators_script_that_fails_lets_nothing_through() {
     .await;
     // Messages that make the script fail, more often than it may.
     for _ in 0..25 {
-        let refused = gateway.post("/v1/messages", &message(json!("perhaps"))).await.expect(422);
-        assert_eq!(refused["code"], "script_failed", "{refused}");
+        let refused = gateway.post("/v1/messages", &message(json!("perhaps"))).await.problem(422);
+        assert_eq!(refused.code, "script_failed", "{refused}");
     }
-    let refused = gateway.post("/v1/messages", &message(json!(true))).await.expect(422);
-    assert_eq!(refused["code"], "refused_by_rule", "it is still asked: {refused}");
+    let refused = gateway.post("/v1/messages", &message(json!(true))).await.problem(422);
+    assert_eq!(refused.code, "refused_by_rule", "it is still asked: {refused}");
     gateway.send(&message(json!(false))).await;
     let script = gateway.get("/v1/scripts/gate").await;
     assert_eq!((&script["off_since"], &script["fails"]), (&Value::Null, &json!("refuse")));
@@ -289,9 +289,9 @@ async fn a_message_waits_for_a_script_that_fails_and_is_asked_about_again() {
     assert!(sink.received().is_empty());
     activated(&gateway, "gate", &gate("if message.reference == \"bad\" { refuse(\"not ours\") }")).await;
     gateway.db.sql(due).await;
-    assert_eq!(gateway.settled(&good).await["state"], "sent");
+    assert_eq!(gateway.settled(&good).await.state, "sent");
     let ended = gateway.settled(&bad).await;
-    assert_eq!((&ended["state"], &ended["delivery"]["code"]), (&json!("failed"), &json!("refused_by_rule")), "{ended}");
+    assert_eq!((ended.state.as_str(), ended.delivery.code.as_deref()), ("failed", Some("refused_by_rule")), "{ended}");
     assert_eq!(sink.received().len(), 1);
 }
 
@@ -304,17 +304,17 @@ async fn a_rule_that_refuses_by_an_expression_may_let_nothing_through_where_that
             "then": {"refuse": {"reason": "too dear"}}})
     };
     let open = json!({"name": "x", "fails": "refuse", "then": {"priority": "high"}});
-    let refused = gateway.post("/v1/rules", &json!({"rule": open})).await.expect(422);
-    assert_eq!(refused["errors"][0]["pointer"], "/rule/fails");
+    let refused = gateway.post("/v1/rules", &json!({"rule": open})).await.problem(422);
+    assert_eq!(refused.errors[0].pointer, "/rule/fails");
     let made = gateway.post("/v1/rules", &json!({"rule": rule("refuse")})).await.expect(201);
     assert_eq!(made["rule"]["fails"], "refuse", "{made}");
     let message = |dear: Value| json!({"channel": "webhook", "content": {"payload": {}}, "attributes": {"dear": dear}});
     for _ in 0..25 {
-        let refused = gateway.post("/v1/messages", &message(json!("perhaps"))).await.expect(422);
-        assert_eq!(refused["code"], "script_failed", "{refused}");
+        let refused = gateway.post("/v1/messages", &message(json!("perhaps"))).await.problem(422);
+        assert_eq!(refused.code, "script_failed", "{refused}");
     }
-    let refused = gateway.post("/v1/messages", &message(json!(true))).await.expect(422);
-    assert_eq!(refused["code"], "refused_by_rule");
+    let refused = gateway.post("/v1/messages", &message(json!(true))).await.problem(422);
+    assert_eq!(refused.code, "refused_by_rule");
     gateway.send(&message(json!(false))).await;
     // Without a word of it a message is taken, and after twenty failures the rule is switched off.
     let path = format!("/v1/rules/{}", made["id"].as_str().unwrap());

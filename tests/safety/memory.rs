@@ -155,7 +155,7 @@ async fn large_messages_to_a_silent_endpoint_leave_memory_and_none_is_lost() {
     gateway.webhook(&sink, "/small").await;
     let small = json!({"channel": "webhook", "content": {"payload": {"is": "small"}}});
     for id in send_all(&gateway, &small, 20).await {
-        assert_eq!(gateway.settled(&id).await["state"], "sent", "another tenant's messages pass");
+        assert_eq!(gateway.settled(&id).await.state, "sent", "another tenant's messages pass");
     }
     gateway.key = one;
     at_last("every one of them being tried", || silent.read(false) == MESSAGES).await;
@@ -166,7 +166,7 @@ async fn large_messages_to_a_silent_endpoint_leave_memory_and_none_is_lost() {
     gateway.take_over().await;
     at_last("every one of them arriving", || silent.read(true) == MESSAGES).await;
     for id in ids {
-        assert_eq!(gateway.settled(&id).await["state"], "sent");
+        assert_eq!(gateway.settled(&id).await.state, "sent");
     }
     assert!(peak(&gateway, 0) < MOST);
 }
@@ -193,7 +193,7 @@ async fn an_endpoint_that_reads_nothing_leaves_memory_for_others() {
     let sink = Sink::start().await;
     gateway.webhook(&sink, "/large").await;
     let id = gateway.send(&large(bytes)).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     assert_eq!(sink.received_at("/large")[0].body.len(), bytes + 2);
     gateway.key = one;
     for id in &ids {
@@ -234,17 +234,17 @@ async fn a_large_content_arrives_whole_at_once_and_in_the_end() {
     let payload = json!({"b": "é".repeat(100_000), "a": 1});
     let whole = payload.to_string();
     let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": payload}})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let legs = json!([
         {"channel": "webhook", "content": {"payload": "short"}},
         {"channel": "webhook", "content": {"payload": payload}},
     ]);
     let id = gateway.send(&json!({"channels": legs, "mode": "all"})).await;
     sink.arrived(4).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let soon = (angarium::clock::now() + jiff::SignedDuration::from_secs(1)).to_string();
     let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": payload}, "send_at": soon})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     let received = sink.received();
     assert_eq!((received.len(), received.iter().filter(|it| it.body == whole.as_bytes()).count()), (5, 4));
 }
@@ -259,7 +259,7 @@ async fn a_large_message_is_followed_by_its_whole_content_and_purged_with_its_ex
     live(&gateway, "again", source).await;
     let text = format!("secret {}", "x".repeat(100_000));
     let id = gateway.send(&json!({"channel": "webhook", "content": {"text": text}})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "failed");
+    assert_eq!(gateway.settled(&id).await.state, "failed");
     let received = sink.arrived(2).await;
     assert_eq!(received[0].body.len(), received[1].body.len(), "what follows has the whole of it");
     assert_eq!(gateway.db.sql("select count(*) from message where excerpt is not null").await.trim(), "2");

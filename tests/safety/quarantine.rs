@@ -10,9 +10,11 @@ use tokio::{
 use xtask::gateway::{Gateway, Settings};
 
 use crate::support::{
+    answers::{Message, Seen},
     component::as_version,
     database::eventually,
     gateway::{ALL_SCOPES, TestGateway},
+    messages::hook,
     sink::{Reply, Sink},
 };
 
@@ -30,7 +32,7 @@ async fn fixture_of(gateway: &mut TestGateway, tenant: &str, sink: &Sink) -> Str
     gateway.key.clone()
 }
 
-async fn sends(gateway: &TestGateway, text: &str) -> Value {
+async fn sends(gateway: &TestGateway, text: &str) -> Seen<Message> {
     let id = gateway.send(&json!({"channel": "webhook", "content": {"text": text}})).await;
     gateway.settled(&id).await
 }
@@ -101,14 +103,14 @@ async fn the_largest_webhooks_are_delivered_and_larger_ones_refused() {
         // More than five, so that a fault would take the provider away.
         let id = gateway.send_raw(&body_of(MOST_CONTENT, member, unit)).await;
         let view = gateway.settled(&id).await;
-        assert_eq!(view["state"], "sent", "{member} of {unit}: {:?}", gateway.attempt_list(&id).await);
+        assert_eq!(view.state, "sent", "{member} of {unit}: {:?}", gateway.attempt_list(&id).await);
         let too_large: Value = serde_json::from_str(&body_of(MOST_CONTENT + 1, member, unit)).unwrap();
-        let problem = gateway.post("/v1/messages", &too_large).await.expect(422);
+        let problem = gateway.post("/v1/messages", &too_large).await.problem(422);
         assert_eq!(
             (&problem["errors"][0]["pointer"], &problem["errors"][0]["code"]),
             (&json!("/content"), &json!("too_large"))
         );
-        let detail = problem["errors"][0]["detail"].as_str().unwrap();
+        let detail = &problem.errors[0].detail;
         assert!(detail.contains("8388608") && detail.contains("8388609"), "{detail}");
     }
     assert_eq!(sink.received().len(), bodies.len());
@@ -187,7 +189,7 @@ async fn the_largest_mails_are_delivered() {
         let mail = json!({"channel": "email", "to": "ann@example.org", "connection": "mail", "content": content});
         let id = gateway.send(&mail).await;
         let view = gateway.settled(&id).await;
-        assert_eq!(view["state"], "sent", "{:?}", gateway.attempt_list(&id).await);
+        assert_eq!(view.state, "sent", "{:?}", gateway.attempt_list(&id).await);
         assert_eq!(mails.recv().await.expect("a mail").0, 201);
         assert!(mails.try_recv().is_err(), "each mail is handed over once");
     }
@@ -210,7 +212,7 @@ async fn the_longest_texts_are_delivered() {
     {
         let message = json!({"channel": channel, "to": "+14155550123", "connection": "texts", "content": content});
         let id = gateway.send(&message).await;
-        assert_eq!(gateway.settled(&id).await["state"], "sent", "{:?}", gateway.attempt_list(&id).await);
+        assert_eq!(gateway.settled(&id).await.state, "sent", "{:?}", gateway.attempt_list(&id).await);
     }
 }
 
@@ -278,18 +280,18 @@ async fn another_component_takes_a_name_only_if_an_operator_says_so() {
     // Nothing is granted to another component by itself.
     let after = install(&higher, "&grants=none").await.expect(201);
     assert_eq!((&after["version"], &after["granted_hosts"]), (&json!("9.9.9"), &json!([])));
-    let waiting = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
+    let waiting = gateway.send(&hook()).await;
     let attempt = eventually("an attempt", || async { gateway.attempt_list(&waiting).await.into_iter().next() }).await;
-    assert_eq!((&attempt["disposition"], &attempt["code"]), (&json!("not_sent"), &json!("host_not_granted")));
+    assert_eq!((attempt.disposition.as_str(), attempt.code.as_deref()), ("not_sent", Some("host_not_granted")));
     let hosts = json!({"hosts": before["granted_hosts"]});
     gateway.call_as(&operator, Method::PUT, "/v1/providers/webhook/grants", Some(&hosts)).await.expect(200);
 
-    assert_eq!(gateway.settled(&waiting).await["state"], "sent", "it waited for the grant");
+    assert_eq!(gateway.settled(&waiting).await.state, "sent", "it waited for the grant");
 
     let after = install(&lower, "&allow_downgrade=true&grants=keep").await.expect(201);
     assert_eq!((&after["version"], &after["granted_hosts"]), (&json!("0.0.9"), &before["granted_hosts"]));
-    let id = gateway.send(&json!({"channel": "webhook", "content": {"payload": {}}})).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    let id = gateway.send(&hook()).await;
+    assert_eq!(gateway.settled(&id).await.state, "sent");
 
     let records = gateway.call_as(&operator, Method::GET, "/v1/operator/audit?subject=webhook", None).await.expect(200);
     let records = records["data"].as_array().unwrap();

@@ -1,11 +1,11 @@
 //! Hostile scripts end within their memory, and leave nothing behind.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::memory::peak;
 use crate::{
     rules::live,
-    support::{gateway::TestGateway, sink::Sink},
+    support::{gateway::TestGateway, messages::hook, sink::Sink},
 };
 
 /// The most additional memory of a node, in bytes: several runs at a time, each with the need of its last operation.
@@ -32,15 +32,11 @@ fn greedy() -> Vec<String> {
     ]
 }
 
-fn hook() -> Value {
-    json!({"channel": "webhook", "content": {"payload": {}}})
-}
-
 async fn gateway_with_a_message() -> (TestGateway, Sink) {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/hook").await;
     let id = gateway.send(&hook()).await;
-    assert_eq!(gateway.settled(&id).await["state"], "sent");
+    assert_eq!(gateway.settled(&id).await.state, "sent");
     (gateway, sink)
 }
 
@@ -52,8 +48,8 @@ async fn a_script_that_holds_copies_of_itself_is_refused_everywhere() {
     let version = json!({"source": CURRY, "cases": [case]});
     let backtest = json!({"script": {"name": "gate", "source": CURRY}, "since": SINCE});
     for (path, body) in [("/v1/scripts/gate/versions", version), ("/v1/rules/backtest", backtest)] {
-        let refused = gateway.post(path, &body).await.expect(422);
-        assert_eq!(refused["errors"][0]["code"], "does_not_compile", "{refused}");
+        let refused = gateway.post(path, &body).await.problem(422);
+        assert_eq!(refused.errors[0].code, "does_not_compile", "{refused}");
     }
     assert!(peak(&gateway, 0) - before < MOST);
 }
@@ -65,8 +61,8 @@ async fn a_script_that_holds_all_it_can_get_ends_within_its_memory() {
     let case = json!({"name": "any", "hook": "admit", "message": {"channel": "sms"}, "expect": {"action": "hold"}});
     for source in greedy() {
         let version = json!({"source": source, "cases": [case]});
-        let refused = gateway.post("/v1/scripts/greedy/versions", &version).await.expect(422);
-        assert_eq!(refused["errors"][0]["code"], "case_failed", "{refused}");
+        let refused = gateway.post("/v1/scripts/greedy/versions", &version).await.problem(422);
+        assert_eq!(refused.errors[0].code, "case_failed", "{refused}");
         let backtest = json!({"script": {"name": "gate", "source": source}, "since": SINCE});
         let answer = gateway.post("/v1/rules/backtest", &backtest).await.expect(200);
         assert!(answer["looked_at"].as_u64() >= Some(1), "{answer}");
@@ -76,7 +72,7 @@ async fn a_script_that_holds_all_it_can_get_ends_within_its_memory() {
     }
     // The limit is named.
     let version = json!({"source": greedy()[0], "cases": [case]});
-    let refused = gateway.post("/v1/scripts/greedy/versions", &version).await.expect(422);
-    assert!(refused["errors"][0]["detail"].as_str().unwrap().contains("it uses too much memory"), "{refused}");
+    let refused = gateway.post("/v1/scripts/greedy/versions", &version).await.problem(422);
+    assert!(refused.errors[0].detail.contains("it uses too much memory"), "{refused}");
     assert!(peak(&gateway, 0) - before < MOST);
 }

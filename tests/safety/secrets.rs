@@ -44,7 +44,7 @@ fn hook(to: Option<String>) -> Value {
 
 async fn sent(gateway: &TestGateway, message: &Value) {
     let view = gateway.settled(&gateway.send(message).await).await;
-    assert_eq!(view["state"], "sent", "{view}");
+    assert_eq!(view.state, "sent", "{view}");
 }
 
 // ── Where a secret goes ───────────────────────────────────────────────────────────────────────
@@ -259,8 +259,8 @@ async fn an_echo_of_a_credential_is_kept_in_no_spelling() {
             sink.answers(&path, [Reply { body, ..Reply::status(400).header("x-echo", &echo) }]);
             let message = json!({"channel": "sms", "to": "+46701234567", "content": {"text": "hi"}});
             let view = gateway.settled(&gateway.send(&message).await).await;
-            assert_eq!(view["state"], "failed", "{view}");
-            let detail = view["delivery"]["detail"].as_str().unwrap();
+            assert_eq!(view.state, "failed", "{view}");
+            let detail = view.delivery.detail();
             assert!(detail.contains("you sent") && detail.contains("***"), "{spelling}: {view}");
         }
     }
@@ -280,7 +280,7 @@ async fn what_a_component_says_of_a_secret_is_kept_nowhere() {
     // The component alone knows how to read it, and says it in its log, its outcome and its panic.
     sink.answers("/in", [Reply { body: backwards.clone(), ..Reply::status(200) }]);
     let view = gateway.settled(&gateway.send(&message("tell")).await).await;
-    assert_eq!(view["delivery"]["external_id"], "***", "{view}");
+    assert_eq!(view.delivery.external_id.as_deref(), Some("***"), "{view}");
     gateway.logged(0, "the answer says ***").await;
     let told = gateway.send(&message("tell-in-panic")).await;
     gateway.settled(&told).await;
@@ -291,7 +291,7 @@ async fn what_a_component_says_of_a_secret_is_kept_nowhere() {
     assert!(!view["delivery"]["external_id"].as_str().unwrap().contains(&id[2..10]), "{view}");
     // And so is a callback, which has to repeat it.
     let callback = gateway.get("/v1/connections/odd").await["callback_url"].as_str().unwrap().to_owned();
-    let delivery = view["id"].as_str().unwrap().replace("msg_", "dlv_");
+    let delivery = view.id.replace("msg_", "dlv_");
     let events = json!([{"kind": "delivered", "delivery": delivery, "code": canary, "detail": {"token": canary}}]);
     let answer = client().post(&callback).header("x-token", canary).json(&events).send().await.unwrap();
     assert!(answer.status().is_success(), "{answer:?}");
@@ -318,7 +318,7 @@ async fn a_mail_servers_echo_of_a_password_is_kept_nowhere() {
         server.answers(&[&format!("550 5.7.1 not with {spelling}")]);
         let message = json!({"channel": "email", "to": "ann@example.org", "content": {"text": "x"}});
         let view = gateway.settled(&gateway.send(&message).await).await;
-        let detail = view["delivery"]["detail"].as_str().unwrap();
+        let detail = view.delivery.detail();
         assert!(detail.contains("not with") && detail.contains("***"), "{spelling}: {view}");
     }
     for (place, text) in all_that_is_kept(&gateway).await {

@@ -23,6 +23,7 @@ use tokio::{
 
 use crate::support::{
     gateway::{ALL_SCOPES, TestGateway, client},
+    messages::hook,
     process,
     sink::{Reply, Sink},
 };
@@ -186,7 +187,7 @@ fn attack(attacker: &Attacker, address: SocketAddr, callback: String) -> JoinSet
         let name = format!("bomb-{}", turn % 8);
         attacker.post(&format!("/v1/scripts/{name}/versions"), &json!({"source": bomb()})).await;
         attacker.post(&format!("/v1/scripts/{name}/activate"), &json!({"version": 1})).await;
-        let message = json!({"channel": "webhook", "content": {"payload": {}}});
+        let message = hook();
         attacker.post("/v1/rules/evaluate", &json!({"message": message})).await;
         let since = "2020-01-01T00:00:00Z";
         let rule = json!({"name": "any", "when": {"expression": "loop { }"}, "then": {"priority": "low"}});
@@ -344,7 +345,7 @@ async fn a_tenant_that_attacks_in_every_way_at_once_is_not_noticed_by_another() 
     assert!(failures.is_empty(), "{} of the other tenant's requests failed, such as {:?}", failures.len(), failures[0]);
     assert_eq!(sink.received().len(), times.len(), "each message came once");
     for id in &ids {
-        assert_eq!(gateway.settled(id).await["state"], "sent", "{id}");
+        assert_eq!(gateway.settled(id).await.state, "sent", "{id}");
     }
     assert_eq!(answers.failed.load(Ordering::Relaxed), 0, "the attacker found a fault of the gateway's own");
     assert!(peak < MEMORY_MIB, "{peak} MiB");

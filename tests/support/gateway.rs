@@ -26,6 +26,7 @@ use xtask::{
 };
 
 use super::{
+    answers::{Attempt, Job, Message, Problem, Seen},
     database::{Database, eventually},
     proxy::Proxy,
     sink::Sink,
@@ -115,6 +116,12 @@ impl Answer {
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", self.body);
         self.body
+    }
+
+    /// The problem, which must have come with this status.
+    #[track_caller]
+    pub fn problem(self, status: u16) -> Seen<Problem> {
+        Seen::of(self.expect(status))
     }
 }
 
@@ -350,11 +357,20 @@ impl TestGateway {
     }
 
     /// The message once its delivery has ended.
-    pub async fn settled(&self, message: &str) -> Value {
+    pub async fn settled(&self, message: &str) -> Seen<Message> {
         eventually(&format!("the end of {message}"), || async {
-            let view = self.get(&format!("/v1/messages/{message}")).await;
-            let open = ["accepted", "scheduled", "queued", "sending"].contains(&view["state"].as_str().unwrap_or(""));
+            let view = Seen::<Message>::of(self.get(&format!("/v1/messages/{message}")).await);
+            let open = ["accepted", "scheduled", "queued", "sending"].contains(&view.state.as_str());
             (!open).then_some(view)
+        })
+        .await
+    }
+
+    /// A job, by its id, once it does not run any more.
+    pub async fn ended_job(&self, job: &str) -> Seen<Job> {
+        eventually(&format!("the end of {job}"), || async {
+            let job = Seen::<Job>::of(self.get(&format!("/v1/message-jobs/{job}")).await);
+            (job.state != "running").then_some(job)
         })
         .await
     }
@@ -362,16 +378,30 @@ impl TestGateway {
     /// `connection:disposition` of every attempt.
     pub async fn attempts(&self, message: &str) -> Vec<String> {
         let list = self.attempt_list(message).await;
-        list.iter()
-            .map(|it| {
-                format!("{}:{}", it["connection_uid"].as_str().unwrap_or("-"), it["disposition"].as_str().unwrap())
-            })
-            .collect()
+        let uid = |it: &Attempt| it.connection_uid.clone().unwrap_or_else(|| "-".to_owned());
+        list.iter().map(|it| format!("{}:{}", uid(it), it.disposition)).collect()
     }
 
-    pub async fn attempt_list(&self, message: &str) -> Vec<Value> {
-        let list = self.get(&format!("/v1/messages/{message}/attempts")).await;
-        list["data"].as_array().expect("a list").clone()
+    pub async fn attempt_list(&self, message: &str) -> Vec<Seen<Attempt>> {
+        self.list(&format!("/v1/messages/{message}/attempts")).await.into_iter().map(Seen::of).collect()
+    }
+
+    /// The types of a message's events, in their order.
+    pub async fn event_types(&self, message: &str) -> Vec<String> {
+        let events = self.list(&format!("/v1/messages/{message}/events")).await;
+        events.iter().map(|it| it["type"].as_str().expect("a type").to_owned()).collect()
+    }
+
+    /// The health of a connection, by its uid.
+    pub async fn health_of(&self, uid: &str) -> Value {
+        let all = self.list("/v1/health/providers").await;
+        all.into_iter().find(|it| it["uid"] == uid).unwrap_or_else(|| panic!("no connection {uid}"))
+    }
+
+    /// The entries of a list's first page.
+    pub async fn list(&self, path: &str) -> Vec<Value> {
+        let page = self.get(path).await;
+        page["data"].as_array().unwrap_or_else(|| panic!("no list: {page}")).clone()
     }
 }
 
