@@ -31,14 +31,14 @@ async fn many_messages_are_canceled_by_a_filter_and_counted_first() {
     let wanted = json!({"action": "cancel", "filter": {"reference": "campaign"}, "reason": "the offer has ended"});
     let counted = gateway.post("/v1/message-jobs?dry_run=true", &wanted).await.expect(200);
     assert_eq!(counted, json!({"matched": 25}));
-    assert_eq!(gateway.get(&format!("/v1/messages/{}", campaign[0])).await["state"], "scheduled");
+    assert_eq!(gateway.message(&campaign[0]).await.state, "scheduled");
     let job = gateway.post("/v1/message-jobs", &wanted).await.expect(202);
     let job = finished(&gateway, &job).await;
     assert_eq!((job.matched, job.done, job.skipped), (25, 25, 0), "{job}");
     for id in &campaign {
-        assert_eq!(gateway.get(&format!("/v1/messages/{id}")).await["state"], "canceled");
+        assert_eq!(gateway.message(&id).await.state, "canceled");
     }
-    assert_eq!(gateway.get(&format!("/v1/messages/{other}")).await["state"], "scheduled");
+    assert_eq!(gateway.message(&other).await.state, "scheduled");
     let audit = gateway.get(&format!("/v1/audit?subject={}", campaign[3])).await;
     assert_eq!(audit["data"][0]["action"], "message.canceled", "{audit}");
     assert_eq!(audit["data"][0]["actor"]["kind"], "job", "{audit}");

@@ -1,21 +1,18 @@
 //! Lists come by pages.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{gateway::TestGateway, sink::Sink};
 
 /// The ids of all pages.
 async fn walked(gateway: &TestGateway, path: &str) -> Vec<String> {
-    let (mut ids, mut cursor) = (Vec::new(), Value::Null);
+    let (mut ids, mut next) = (Vec::new(), path.to_owned());
     loop {
-        let page = match cursor.as_str() {
-            Some(cursor) => gateway.get(&format!("{path}&cursor={cursor}")).await,
-            None => gateway.get(path).await,
-        };
-        ids.extend(page["data"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()));
-        cursor = page["next_cursor"].clone();
-        if cursor.is_null() {
-            return ids;
+        let page = gateway.page(&next).await;
+        ids.extend(page.data.iter().map(|it| it["id"].as_str().unwrap().to_owned()));
+        match &page.next_cursor {
+            Some(cursor) => next = format!("{path}&cursor={cursor}"),
+            None => return ids,
         }
     }
 }

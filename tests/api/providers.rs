@@ -130,9 +130,9 @@ async fn an_installed_version_is_activated_by_its_digest_and_uninstalled() {
     gateway.call(Method::PATCH, "/v1/connections/hook", Some(&json!({"enabled": false}))).await.expect(200);
     uninstall(String::new()).await.expect(204);
     gateway.call(Method::GET, "/v1/providers/webhook", None).await.expect(404);
-    let connection = gateway.get("/v1/connections/hook").await;
-    assert_eq!(connection["warnings"][0]["code"], "provider_not_serving", "{connection}");
-    assert_eq!(connection["warnings"][0]["detail"], "the provider is not installed");
+    let connection = gateway.shown_connection("hook").await;
+    assert_eq!(connection.warnings[0].code, "provider_not_serving", "{connection}");
+    assert_eq!(connection.warnings[0].detail, "the provider is not installed");
     let back = gateway.upload(&operator, "/v1/providers?activate=true", webhook(&gateway)).await.expect(201);
     assert_eq!(back["granted_hosts"], json!([]), "what was granted went with it");
     let records = gateway.call_as(&operator, Method::GET, "/v1/operator/audit?subject=webhook", None).await.expect(200);
@@ -169,10 +169,10 @@ async fn a_missing_grant_is_told_everywhere_and_waited_for() {
     assert_eq!(provider["missing_grants"], json!(["{config.url}"]), "{provider}");
     assert_eq!(provider["versions"][0]["missing_grants"], json!(["{config.url}"]), "{provider}");
     gateway.webhook(&sink, "/in").await;
-    let connection = gateway.get("/v1/connections/hook").await;
-    assert_eq!(connection["warnings"][0]["code"], "host_not_granted", "{connection}");
+    let connection = gateway.shown_connection("hook").await;
+    assert_eq!(connection.warnings[0].code, "host_not_granted", "{connection}");
     let remedy = "angarium provider grant webhook '{to}' '{config.url}'";
-    assert!(connection["warnings"][0]["detail"].as_str().unwrap().contains(remedy), "{connection}");
+    assert!(connection.warnings[0].detail.contains(remedy), "{connection}");
 
     let id = gateway.send(&hook()).await;
     eventually("two looks", || async { (gateway.attempt_list(&id).await.len() > 1).then_some(()) }).await;
@@ -182,5 +182,5 @@ async fn a_missing_grant_is_told_everywhere_and_waited_for() {
     let whole = grant(json!(["{config.url}", "{to}"])).await;
     assert_eq!(whole["missing_grants"], json!([]));
     assert_eq!(gateway.settled(&id).await.state, "sent");
-    assert_eq!(gateway.get("/v1/connections/hook").await["warnings"], json!([]));
+    assert!(gateway.shown_connection("hook").await.warnings.is_empty());
 }

@@ -33,7 +33,7 @@ async fn messages_are_found_by_where_they_went_and_what_came_of_them() {
     pinned["connection"] = json!(bad);
     let refused = gateway.send(&pinned).await;
     let view = eventually("the refused message ends", async || {
-        let view = gateway.get(&format!("/v1/messages/{refused}")).await;
+        let view = gateway.message(&refused).await;
         (view["state"] == "failed").then_some(view)
     })
     .await;

@@ -55,8 +55,8 @@ async fn a_version_that_always_traps_is_quarantined_and_says_so() {
         "{provider}"
     );
     // The reason is shown wherever it keeps a message from leaving.
-    let warning = gateway.get("/v1/connections/bad").await["warnings"][0].clone();
-    assert!(warning["detail"].as_str().unwrap().contains(reason), "{warning}");
+    let connection = gateway.shown_connection("bad").await;
+    assert!(connection.warnings[0].detail.contains(reason), "{connection}");
     let pinned = json!({"channel": "webhook", "connection": "bad", "content": {"text": "hello"}});
     let pinned = gateway.send(&pinned).await;
     let attempt = eventually("an attempt", || async { gateway.attempt_list(&pinned).await.into_iter().next() }).await;

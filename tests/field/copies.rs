@@ -209,7 +209,7 @@ async fn a_mail_whose_copies_are_canceled_was_sent_and_is_purged_with_their_addr
     let gateway = gateway_for(&server, r#"{"type": "linear", "delay_ms": 600000, "max_attempts": 9}"#).await;
     let id = gateway.send(&to_ann_and(&["bob@example.org"])).await;
     let waiting = eventually("the first attempt", || async {
-        let view = gateway.get(&format!("/v1/messages/{id}")).await;
+        let view = gateway.message(&id).await;
         (view["delivery"]["attempts"] == 1).then_some(view)
     })
     .await;

@@ -212,7 +212,7 @@ async fn a_retry_after_is_read_in_every_form() {
         sink.answers(&path, [Reply::status(503).header("retry-after", &value)]);
         let id = gateway.send(&message_to(&sink.url(&path))).await;
         let attempt = attempts(&gateway, &id, 1).await.remove(0);
-        let view = gateway.get(&format!("/v1/messages/{id}")).await;
+        let view = gateway.message(&id).await;
         let wait = time(&view["delivery"]["next_attempt_at"]).duration_since(time(&attempt["finished_at"]));
         assert!((wait - expected).abs() < SignedDuration::from_secs(20), "{value}: {wait:#}");
         gateway.post(&format!("/v1/messages/{id}/cancel"), &json!({})).await.expect(200);

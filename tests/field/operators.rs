@@ -80,7 +80,7 @@ async fn nothing_leaves_unsigned_while_a_secret_cannot_be_opened() {
     assert!(attempt.detail().contains("`signing_key`"), "{attempt}");
     // The route's policy allows five attempts, 50 ms apart: waiting for the operator is none of them.
     let waits = eventually("a second look", || async {
-        let view = gateway.get(&format!("/v1/messages/{message}")).await;
+        let view = gateway.message(&message).await;
         (gateway.attempt_list(&message).await.len() > 1).then_some(view)
     })
     .await;
@@ -155,7 +155,7 @@ async fn a_callback_that_cannot_be_checked_is_asked_for_again() {
     let mut gateway = TestGateway::start().await;
     let sink = Sink::start().await;
     gateway.connection("texts", "fixture", json!({"url": sink.url("/texts")}), json!({"token": "t0ken"})).await;
-    let path = gateway.get("/v1/connections/texts").await["callback_url"].as_str().unwrap().to_owned();
+    let path = gateway.callback_url("texts").await;
     let path = path[path.find("/v1/callbacks/").unwrap()..].to_owned();
     let says = async |gateway: &TestGateway, token: &str| {
         let request = client().post(gateway.url(&path)).header("x-token", token).body("[]");

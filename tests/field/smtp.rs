@@ -46,7 +46,7 @@ async fn a_last_reply_that_takes_longer_than_leases_last_makes_one_mail() {
         (gateway.db.sql(outlived).await.trim() == "1").then_some(())
     })
     .await;
-    let state = gateway.get(&format!("/v1/messages/{id}")).await["state"].clone();
+    let state = gateway.message(&id).await["state"].clone();
     server.release.notify_one();
     let view = gateway.settled(&id).await;
     assert_eq!((state, &view["state"]), (json!("queued"), &json!("sent")), "{view}");

@@ -76,13 +76,13 @@ async fn they_are_listed_by_page_and_found_by_what_is_known_of_them() {
     gateway.settled(&sent).await;
 
     assert_eq!(listed(&gateway, "").await, ["other", "n:2", "n:1", "n:0"]);
-    let page = gateway.get("/v1/dead-letters?limit=3").await;
-    assert_eq!(page["data"].as_array().unwrap().len(), 3);
-    let cursor = page["next_cursor"].as_str().unwrap();
+    let page = gateway.page("/v1/dead-letters?limit=3").await;
+    assert_eq!(page.data.len(), 3);
+    let cursor = page.next_cursor.as_deref().unwrap();
     assert_eq!(listed(&gateway, &format!("limit=3&cursor={cursor}")).await, ["n:0"]);
 
     let route = gateway.get("/v1/routes").await["data"][0]["id"].as_str().unwrap().to_owned();
-    let letter = page["data"][0].clone();
+    let letter = page.data[0].clone();
     let (recipient, died) = (letter["to"].as_str().unwrap(), letter["finished_at"].as_str().unwrap());
     let routed = ["n:2", "n:1", "n:0"];
     for (query, expected) in [
@@ -322,7 +322,7 @@ async fn what_is_held_is_resolved_as_sent_as_failed_or_by_sending_again() {
     let started = gateway.post("/v1/dead-letters/replays", &json!({"filter": {}, "limit": 1})).await.expect(202);
     gateway.ended_job(started["id"].as_str().unwrap()).await;
     assert_eq!(gateway.settled(&failed).await.state, "sent");
-    assert_eq!(gateway.get(&format!("/v1/messages/{again}")).await["state"], "unknown");
+    assert_eq!(gateway.message(&again).await.state, "unknown");
     gateway.post(&by_hand(&again), &json!({"as": "again", "reason": "they lost it"})).await.expect(200);
     assert_eq!(gateway.settled(&again).await.state, "sent");
     assert_eq!(gateway.attempts(&again).await, ["first:unknown", "first:accepted"]);

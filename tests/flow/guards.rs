@@ -200,7 +200,7 @@ async fn a_person_opens_and_closes_it_and_what_waits_can_expire_or_be_canceled()
     brief["expires_at"] = json!(expires_at.to_string());
     let (brief, unwanted) = (gateway.send(&brief).await, gateway.send(&hook()).await);
     eventually("both waiting", || async { (waiting(&gateway).await == 2).then_some(()) }).await;
-    assert_eq!(gateway.get(&format!("/v1/messages/{unwanted}")).await["state"], "queued");
+    assert_eq!(gateway.message(&unwanted).await.state, "queued");
     assert!(gateway.attempt_list(&unwanted).await.is_empty(), "waiting is no attempt");
     let canceled = gateway.post(&format!("/v1/messages/{unwanted}/cancel"), &json!({})).await.expect(200);
     assert_eq!(canceled["state"], "canceled");

@@ -97,7 +97,7 @@ async fn one_trace_leads_from_the_client_through_the_attempt_to_the_provider() {
         assert_eq!(received.header("tracestate"), "shop=7");
     }
     assert_eq!(received.len(), 2);
-    let shown = gateway.get(&format!("/v1/messages/{id}")).await.to_string();
+    let shown = gateway.message(&id).await.to_string();
     assert!(!shown.contains(TRACE), "the trace is not the client's to see: {shown}");
 }
 

@@ -48,7 +48,7 @@ impl Scene {
         gateway.connection("texts", "fixture", json!({"url": target}), secrets).await;
         spec["candidates"] = json!([{"connection": "texts"}]);
         gateway.route("sms", spec).await;
-        let url = gateway.get("/v1/connections/texts").await["callback_url"].as_str().unwrap().to_owned();
+        let url = gateway.callback_url("texts").await;
         Self { gateway, sink, url }
     }
 
@@ -141,7 +141,7 @@ async fn a_text_is_delivered_once_twilio_says_so() {
     assert_eq!(twilio_says(url, "queued", "").await, 204);
     assert_eq!(twilio_says(url, "sent", "").await, 204);
     assert_eq!(twilio_says(url, "delivered", "&RawDlrDoneDate=2611211200").await, 204);
-    let view = gateway.get(&format!("/v1/messages/{id}")).await;
+    let view = gateway.message(&id).await;
     assert_eq!((&view["state"], &view["delivery"]["external_id"]), (&json!("delivered"), &json!("SM1")));
     let events = gateway.get(&format!("/v1/messages/{id}/events")).await;
     let last = events["data"].as_array().unwrap().last().unwrap();
@@ -339,7 +339,7 @@ async fn a_provider_that_fails_over_callbacks_fails_alone() {
 async fn a_component_without_callbacks_goes_on_as_ever() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
-    assert_eq!(gateway.get("/v1/connections/hook").await["callback_url"], Value::Null);
+    assert_eq!(gateway.shown_connection("hook").await.callback_url, None);
     let token = gateway.db.sql("select callback_token from connection").await;
     let answer = gateway.call(Method::POST, &format!("/v1/callbacks/{}", token.trim()), Some(&json!([]))).await;
     answer.expect(404);
@@ -383,7 +383,7 @@ async fn a_receipt_resolves_what_a_lost_worker_left() {
     let path = &asked[asked.find("/v1/callbacks/").unwrap()..];
     assert_eq!(twilio_says(&gateway.url(path), "delivered", "").await, 204, "another node takes it");
     let view = eventually("the message being delivered", || async {
-        let view = gateway.get(&format!("/v1/messages/{id}")).await;
+        let view = gateway.message(&id).await;
         (view["state"] == "delivered").then_some(view)
     })
     .await;

@@ -156,7 +156,7 @@ async fn a_retry_after_is_waited_for_in_seconds_or_until_a_date() {
         let id = gateway.send(&pinned).await;
         let attempt =
             eventually("the first attempt", || async { gateway.attempt_list(&id).await.first().cloned() }).await;
-        let view = gateway.get(&format!("/v1/messages/{id}")).await;
+        let view = gateway.message(&id).await;
         assert_eq!(view["state"], "queued");
         let wait = time(&view["delivery"]["next_attempt_at"]).duration_since(time(&attempt["finished_at"]));
         // A date has whole seconds, and the attempt began a moment after it was made.

@@ -492,7 +492,7 @@ async fn a_tenant_sees_its_own_and_an_operator_all() {
     let other = gateway.key_of("two", ALL_SCOPES);
     let operator = gateway.key_of("operations", "operator");
     let as_ = async |key: &str, path: &str| gateway.call_as(key, Method::GET, path, None).await;
-    let mine = gateway.get("/v1/connections/hook").await["id"].as_str().unwrap().to_owned();
+    let mine = gateway.shown_connection("hook").await.id.clone();
     for path in ["/v1/stats".to_owned(), format!("/v1/stats?connection={mine}")] {
         assert_eq!(as_(&other, &path).await.expect(200)["totals"]["attempts"], 0, "{path}");
     }

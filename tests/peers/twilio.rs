@@ -194,8 +194,8 @@ async fn callbacks_that_twilios_library_signed_are_believed_and_others_are_not()
         {
             assert_eq!(call_back(&url, params, signature, settings.as_deref()).await, 401);
         }
-        assert_eq!(gateway.get(&format!("/v1/messages/{id}")).await["state"], "sent");
+        assert_eq!(gateway.message(&id).await.state, "sent");
         assert_eq!(call_back(&url, &params, &signature, settings.as_deref()).await, 204);
-        assert_eq!(gateway.get(&format!("/v1/messages/{id}")).await["state"], "delivered");
+        assert_eq!(gateway.message(&id).await.state, "delivered");
     }
 }

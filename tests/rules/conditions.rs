@@ -30,7 +30,7 @@ async fn a_message_waits_until_its_condition_holds_or_it_expires() {
     assert_eq!((view.state.as_str(), view.delivery.code.as_deref()), ("expired", Some("condition_not_met")));
     assert!(view.delivery.detail().contains("`office_open`"), "{view}");
     eventually("a later question", || async {
-        let view = gateway.get(&format!("/v1/messages/{waiting}")).await;
+        let view = gateway.message(&waiting).await;
         assert_eq!(view["condition"], "office_open");
         let next = view["delivery"]["next_attempt_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
         (next > due.parse().unwrap()).then_some(())

@@ -151,7 +151,7 @@ async fn a_change_of_a_folders_script_is_tried_on_a_tenant_first() {
     let priority_of = async |recipient: usize| {
         let to = sink.url(&format!("/to/{recipient}"));
         let id = gateway.send(&json!({"channel": "webhook", "to": to, "content": {"payload": {}}})).await;
-        gateway.get(&format!("/v1/messages/{id}")).await["priority"].clone()
+        gateway.message(&id).await["priority"].clone()
     };
     let is_live = async |priority: &str| {
         eventually("the file", || async { (priority_of(0).await == priority).then_some(()) }).await;

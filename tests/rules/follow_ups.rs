@@ -93,7 +93,7 @@ async fn what_follows_goes_no_deeper_than_three_and_what_cannot_be_sent_says_why
             "{told}"
         );
         id = messages[0]["message"].as_str().unwrap().to_owned();
-        assert_eq!(gateway.get(&format!("/v1/messages/{id}")).await["follows"]["depth"], depth);
+        assert_eq!(gateway.message(&id).await["follows"]["depth"], depth);
     }
     gateway.settled(&id).await;
     all_done(&gateway).await;
@@ -111,12 +111,12 @@ async fn a_receipt_that_ends_a_delivery_is_followed_up_too() {
     live(&gateway, "elsewhere", &format!("const URL = \"{}\";\n{source}", sink.url("/b"))).await;
     let id = gateway.send(&json!({"channel": "sms", "to": "+46700000001", "content": {"text": "hello"}})).await;
     assert_eq!(gateway.settled(&id).await.state, "sent");
-    let url = gateway.get("/v1/connections/texts").await["callback_url"].as_str().unwrap().to_owned();
+    let url = gateway.callback_url("texts").await;
     let bounced = json!([{"kind": "bounced", "delivery": id.replace("msg_", "dlv_")}]).to_string();
     let answer = client().post(&url).header("x-token", "t0ken").body(bounced).send().await.unwrap();
     assert!(answer.status().is_success(), "{answer:?}");
     let follower = eventually("what follows", || async { followers(&gateway, &id).await.pop() }).await;
-    assert_eq!(gateway.get(&format!("/v1/messages/{follower}")).await["channel"], "webhook");
+    assert_eq!(gateway.message(&follower).await.channel, "webhook");
 }
 
 #[tokio::test]

@@ -243,11 +243,10 @@ async fn a_page_of_large_entries_ends_early_and_goes_on() {
     large_connections(&gateway, 40).await;
     let (mut seen, mut pages, mut path) = (0, 0, "/v1/connections?limit=250".to_owned());
     loop {
-        let page = gateway.get(&path).await;
-        let entries = page["data"].as_array().unwrap();
+        let page = gateway.page(&path).await;
         assert!(page.to_string().len() < 4 << 20);
-        (seen, pages) = (seen + entries.len(), pages + 1);
-        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        (seen, pages) = (seen + page.data.len(), pages + 1);
+        let Some(cursor) = &page.next_cursor else { break };
         path = format!("/v1/connections?limit=250&cursor={cursor}");
     }
     assert!(seen >= 40 && pages > 1, "{seen} on {pages} pages");
@@ -405,7 +404,7 @@ async fn half_sent_callbacks_are_few_and_small() {
     let secrets = json!({"token": "5ecret", "public_key": STANDARD.encode([0; 32])});
     gateway.connection("texts", "fixture", json!({"url": sink.url("/texts")}), secrets).await;
     gateway.route("sms", json!({"candidates": [{"connection": "texts"}]})).await;
-    let url = gateway.get("/v1/connections/texts").await["callback_url"].as_str().unwrap().to_owned();
+    let url = gateway.callback_url("texts").await;
     let path = &url[url.find("/v1/callbacks/").unwrap()..];
     let head = |path: &str| format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n").into_bytes();
 

@@ -290,7 +290,7 @@ async fn what_a_component_says_of_a_secret_is_kept_nowhere() {
     let view = gateway.settled(&gateway.send(&message("hello")).await).await;
     assert!(!view["delivery"]["external_id"].as_str().unwrap().contains(&id[2..10]), "{view}");
     // And so is a callback, which has to repeat it.
-    let callback = gateway.get("/v1/connections/odd").await["callback_url"].as_str().unwrap().to_owned();
+    let callback = gateway.callback_url("odd").await;
     let delivery = view.id.replace("msg_", "dlv_");
     let events = json!([{"kind": "delivered", "delivery": delivery, "code": canary, "detail": {"token": canary}}]);
     let answer = client().post(&callback).header("x-token", canary).json(&events).send().await.unwrap();

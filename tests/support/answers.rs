@@ -118,6 +118,28 @@ impl Attempt {
     }
 }
 
+/// A tenant's account at a provider.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Connection {
+    pub id: String,
+    pub callback_url: Option<String>,
+    pub warnings: Vec<FieldWarning>,
+}
+
+/// What keeps a connection from sending, or may.
+#[derive(Debug, Clone, Deserialize)]
+pub struct FieldWarning {
+    pub code: String,
+    pub detail: String,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Page {
+    pub data: Vec<Value>,
+    pub next_cursor: Option<String>,
+}
+
 /// An error (RFC 9457).
 #[derive(Debug, Clone, Deserialize)]
 pub struct Problem {

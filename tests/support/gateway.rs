@@ -26,7 +26,7 @@ use xtask::{
 };
 
 use super::{
-    answers::{Attempt, Job, Message, Problem, Seen},
+    answers::{Attempt, Connection, Job, Message, Page, Problem, Seen},
     database::{Database, eventually},
     proxy::Proxy,
     sink::Sink,
@@ -356,10 +356,15 @@ impl TestGateway {
         id(&answer(request).await.expect(202))
     }
 
+    /// The message as it is now.
+    pub async fn message(&self, message: &str) -> Seen<Message> {
+        Seen::of(self.get(&format!("/v1/messages/{message}")).await)
+    }
+
     /// The message once its delivery has ended.
     pub async fn settled(&self, message: &str) -> Seen<Message> {
         eventually(&format!("the end of {message}"), || async {
-            let view = Seen::<Message>::of(self.get(&format!("/v1/messages/{message}")).await);
+            let view = self.message(message).await;
             let open = ["accepted", "scheduled", "queued", "sending"].contains(&view.state.as_str());
             (!open).then_some(view)
         })
@@ -392,16 +397,31 @@ impl TestGateway {
         events.iter().map(|it| it["type"].as_str().expect("a type").to_owned()).collect()
     }
 
+    /// The connection as it is now, by its id or uid.
+    pub async fn shown_connection(&self, name: &str) -> Seen<Connection> {
+        Seen::of(self.get(&format!("/v1/connections/{name}")).await)
+    }
+
+    /// Where a provider's service reports about a connection, which must be asked for reports.
+    pub async fn callback_url(&self, connection: &str) -> String {
+        let connection = self.shown_connection(connection).await;
+        connection.callback_url.clone().unwrap_or_else(|| panic!("it is not reported about: {connection}"))
+    }
+
     /// The health of a connection, by its uid.
     pub async fn health_of(&self, uid: &str) -> Value {
         let all = self.list("/v1/health/providers").await;
         all.into_iter().find(|it| it["uid"] == uid).unwrap_or_else(|| panic!("no connection {uid}"))
     }
 
+    /// One page of a list.
+    pub async fn page(&self, path: &str) -> Seen<Page> {
+        Seen::of(self.get(path).await)
+    }
+
     /// The entries of a list's first page.
     pub async fn list(&self, path: &str) -> Vec<Value> {
-        let page = self.get(path).await;
-        page["data"].as_array().unwrap_or_else(|| panic!("no list: {page}")).clone()
+        self.page(path).await.data.clone()
     }
 }
 
