@@ -2,3 +2,5 @@
 
 mod queue;
 mod row_security;
+mod schema;
+mod task_leases;

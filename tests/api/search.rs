@@ -94,6 +94,80 @@ async fn a_recipient_is_found_however_its_domain_is_written() {
 }
 
 #[tokio::test]
+async fn queued_messages_are_found_wherever_they_wait() {
+    let mut gateway = TestGateway::with(0, "").await;
+    // Nothing is dispatched.
+    let node = gateway.new_node_as(&["api"]).await;
+    gateway.nodes.push(Some(node));
+    let config = json!({"url": "https://example.org/in"});
+    let secrets = json!({"signing_key": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"});
+    gateway.connection("hook", "webhook", config, secrets).await;
+    gateway.route("webhook", json!({"candidates": [{"connection": "hook"}]})).await;
+    let send = async |reference: &str, member: (&str, Value)| {
+        let mut message = message(reference, json!({"kind": "waits"}));
+        message[member.0] = member.1;
+        gateway.send(&message).await.replace("msg_", "")
+    };
+    send("queue", ("priority", json!("high"))).await;
+    send("turn", ("ordering_key", json!("k"))).await;
+    send("line", ("ordering_key", json!("k"))).await;
+    send("later", ("send_at", json!("2099-01-01T00:00:00Z"))).await;
+    let again = send("again", ("priority", json!("normal"))).await;
+    let lease = send("lease", ("priority", json!("low"))).await;
+    let ended = send("ended", ("priority", json!("normal"))).await;
+    let list = json!({"channels": [{"channel": "webhook", "content": {"payload": 1}},
+        {"channel": "webhook", "content": {"payload": 2}}], "reference": "list"});
+    gateway.send(&list).await;
+    let delivery =
+        "insert into delivery (tenant_id, id, message_id, state, attempts, next_attempt_at, updated_at, finished_at)
+                    select tenant_id, id, id,";
+    let sql = format!(
+        "{delivery} 'queued', 1, now(), now(), null from message where id = '{again}';
+         {delivery} 'canceled', 0, null, now(), now() from message where id = '{ended}';
+         delete from queue where delivery_id in ('{ended}', '{lease}');
+         insert into lease (tenant_id, id, node, expires_at, deliveries)
+         select tenant_id, gen_random_uuid(), gen_random_uuid(), 'infinity', array[id] from message where id = '{lease}'"
+    );
+    gateway.db.sql(&sql).await;
+
+    let waiting = ["list", "lease", "again", "line", "turn", "queue"];
+    assert_eq!(found(&gateway, "state=queued").await, waiting);
+    assert_eq!(found(&gateway, "state=queued&metadata=kind:waits&limit=2").await, ["lease", "again"]);
+    assert_eq!(found(&gateway, "state=queued&reference=turn").await, ["turn"]);
+    assert_eq!(found(&gateway, "state=scheduled").await, ["later"]);
+    assert_eq!(found(&gateway, "state=canceled").await, ["ended"]);
+    assert_eq!(found(&gateway, "state=accepted").await, [""; 0]);
+    // So many that a walk from the newest message on takes the place of a look at all of them.
+    let many = "insert into queue (tenant_id, delivery_id, due_at, priority)
+                select t.id, gen_random_uuid(), now(), 1 from tenant t, generate_series(1, 10001) where t.name = 'one'";
+    gateway.db.sql(many).await;
+    assert_eq!(found(&gateway, "state=queued").await, waiting);
+}
+
+#[tokio::test]
+async fn a_message_is_found_by_each_of_its_channels() {
+    let mut gateway = TestGateway::with(0, "").await;
+    let node = gateway.new_node_as(&["api"]).await;
+    gateway.nodes.push(Some(node));
+    for (uid, channel) in [("mail", "email"), ("texts", "sms")] {
+        gateway.connection(uid, "fixture", json!({"url": "https://example.org/in"}), json!({"token": "t"})).await;
+        gateway.route(channel, json!({"candidates": [{"connection": uid}]})).await;
+    }
+    let leg = |channel: &str, to: &str| json!({"channel": channel, "to": to, "content": {"text": "x"}});
+    let (mail, text) = (leg("email", "ann@example.org"), leg("sms", "+14155550123"));
+    let both = json!({"channels": [mail.clone(), text.clone()]});
+    for (mut message, reference) in [(text, "text"), (both, "both"), (mail, "mail")] {
+        message["reference"] = json!(reference);
+        gateway.send(&message).await;
+    }
+    assert_eq!(found(&gateway, "channel=email").await, ["mail", "both"]);
+    assert_eq!(found(&gateway, "channel=sms").await, ["both", "text"]);
+    assert_eq!(found(&gateway, "channel=sms&limit=1").await, ["both"]);
+    assert_eq!(found(&gateway, "channel=sms&state=queued").await, ["both", "text"]);
+    assert_eq!(found(&gateway, "channel=push").await, [""; 0]);
+}
+
+#[tokio::test]
 async fn a_filter_that_is_wrong_is_named() {
     let gateway = TestGateway::start().await;
     for (query, parameter) in [

@@ -266,14 +266,32 @@ async fn a_new_binary_does_not_start_on_an_old_schema_and_an_old_one_does_on_a_n
     let node = gateway.new_node().await;
     drop(node);
     gateway.db.sql(&format!("delete from _sqlx_migrations where version >= {version}")).await;
+    let said = refusal(&gateway).await;
+    assert!(said.contains(&format!("needs {version}: run `angarium migrate`")), "{said}");
+}
+
+/// As the tables of a development version, whose migrations were written anew.
+#[tokio::test]
+async fn a_schema_with_another_history_is_refused_by_nodes_and_migrations() {
+    let gateway = TestGateway::with(0, "").await;
+    gateway.db.sql("update _sqlx_migrations set checksum = '\\x00' where version = 2").await;
+    let why = "migration 2 of the database is not this gateway's migration 2";
+    let said = refusal(&gateway).await;
+    assert!(said.contains(why), "{said}");
+    let said = gateway.settings().command_line(&["migrate"]).unwrap_err().to_string();
+    assert!(said.contains(why), "{said}");
+}
+
+/// The words of a node that does not start.
+async fn refusal(gateway: &TestGateway) -> String {
     let mut settings = gateway.settings().clone();
-    settings.name = "early".to_owned();
+    settings.name = "refused".to_owned();
     let mut node = Gateway::spawn(settings).unwrap();
     let ended = eventually("the end of the start", || {
         let ended = node.ended().unwrap();
         async move { ended }
     })
     .await;
-    let said = node.log_tail();
-    assert!(!ended.success() && said.contains(&format!("needs {version}: run `angarium migrate`")), "{said}");
+    assert!(!ended.success());
+    node.log_tail()
 }

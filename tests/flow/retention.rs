@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    database::eventually,
+    database::{Database, eventually},
     gateway::{ALL_SCOPES, TestGateway},
     sink::{Reply, Sink},
 };
@@ -48,6 +48,11 @@ async fn content_goes_on_request_and_what_happened_stays() {
     assert_eq!((&after[0]["code"], &after[0]["detail"]), (&json!("21211"), &Value::Null), "{after:?}");
     let kinds = gateway.event_types(&id).await;
     assert_eq!(kinds, ["message.accepted", "message.failed", "message.content_purged"]);
+    assert_eq!(
+        gateway.db.sql("select count(*) from message_metadata").await,
+        "0",
+        "its members are not found any more"
+    );
     for table in ["message", "attempt", "delivery", "event", "attachment"] {
         let sql =
             format!("select count(*) from {table} t where t::text like '%{RECIPIENT}%' or t::text like '%secret%'");
@@ -100,6 +105,8 @@ async fn old(gateway: &TestGateway, tenant: &str, days: u32, ended: bool) {
              select tenant_id, id, 1, gen_random_uuid(), 'scheduled', 'sms', created_at, created_at, 'accepted' from made;
              insert into event (tenant_id, message_id, id, type, at)
              select tenant_id, id, gen_random_uuid(), 'message.sent', created_at from made;
+             insert into message_metadata (tenant_id, message_id, hash) select tenant_id, id, 1 from made;
+             insert into message_further_channel (tenant_id, message_id, channel) select tenant_id, id, 'email' from made;
              {}
              commit;",
             if ended { delivery } else { "" }
@@ -142,7 +149,11 @@ async fn each_class_of_tenants_has_its_time() {
     }
     let week = "select count(*) from pg_class
                 where relname ~ ('_' || to_char((now() - interval '70 days') at time zone 'UTC', 'IYYY\"w\"IW') || '$')";
-    assert_eq!(gateway.db.sql(week).await.trim(), "7");
+    assert_eq!(gateway.db.sql(week).await.trim(), "9");
+    // As a node left it that died while it worked.
+    let dead = "update task_lease set holder = gen_random_uuid(), held_until = now() + interval '2 seconds'
+                where task = 'retention'";
+    gateway.db.sql(dead).await;
     let node = gateway.new_node().await;
     gateway.nodes.push(Some(node));
     // A purge is an event of its own.
@@ -169,6 +180,35 @@ async fn each_class_of_tenants_has_its_time() {
         (gateway.db.sql(orphans).await.trim() == "14").then_some(())
     })
     .await;
+    // Two of the seven are purged: they are no longer found by their metadata.
+    let found_by = "select (select count(*) from message_metadata), (select count(*) from message_further_channel)";
+    eventually("the end of what they were found by", || async {
+        (gateway.db.sql(found_by).await == "5|7").then_some(())
+    })
+    .await;
+}
+
+/// The tables' owner is no superuser and sees no row of them, and the role of a node owns nothing.
+#[tokio::test]
+async fn an_owner_who_is_no_superuser_lets_weeks_go() {
+    let db = Database::of_an_owner().await;
+    let url = db.url.clone();
+    let mut gateway = TestGateway::on(db, &url, 0, CLASSES).await;
+    let owners = "select string_agg(distinct pg_get_userbyid(relowner)::text, ' ') from pg_class
+                  where relname ~ '^(message|attempt|stat_rollup|task_lease)'";
+    assert_eq!(gateway.db.sql(owners).await, "keeper");
+    gateway.db.sql("select angarium_partitions_ensure(now() - interval '90 days', now() - interval '10 days')").await;
+    for days in [70, 40, 10] {
+        old(&gateway, "one", days, true).await;
+    }
+    let week = "select count(*) from pg_class
+                where relname ~ ('_' || to_char((now() - interval '70 days') at time zone 'UTC', 'IYYY\"w\"IW') || '$')";
+    assert_eq!(gateway.db.sql(week).await, "9");
+    let node = gateway.new_node().await;
+    gateway.nodes.push(Some(node));
+    let expected = ["one-10|f|1|1", "one-40|t|1|2"];
+    eventually(&format!("{expected:?}"), || async { (kept(&gateway).await == expected).then_some(()) }).await;
+    eventually("the end of a week", || async { (gateway.db.sql(week).await == "0").then_some(()) }).await;
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ async fn cluster() -> &'static Arc<Cluster> {
     CLUSTER
         .get_or_init(|| async {
             let (cluster, url) = tokio::task::spawn_blocking(start).await.unwrap().expect("the cluster starts");
-            store::migrate(&url, &Actor::command_line("tests")).await.expect("the migrations run");
+            migrate(&url).await;
             Arc::new(cluster)
         })
         .await
@@ -45,6 +45,12 @@ fn start() -> anyhow::Result<(Cluster, String)> {
     }
     let url = cluster.create_database(TEMPLATE, None)?;
     Ok((cluster, url))
+}
+
+/// Makes the tables, as `angarium migrate` does.
+pub async fn migrate(url: &str) {
+    let migrated = store::migrate(url, &Actor::command_line("tests")).await;
+    migrated.expect("the migrations run").expect("the schema is this gateway's");
 }
 
 /// A test's own database.
@@ -81,7 +87,28 @@ impl Database {
         .await
         .unwrap()
         .expect("a server of its own starts");
-        store::migrate(&url, &Actor::command_line("tests")).await.expect("the migrations run");
+        migrate(&url).await;
+        let store = Store::new(&url, 8).expect("the URL is valid");
+        Self { name, url, store, cluster: Arc::new(cluster) }
+    }
+
+    /// A database on a server of its own, made as operators are told to: its owner, which migrates, is no superuser, and
+    /// nodes log in by another role.
+    pub async fn of_an_owner() -> Self {
+        let name = "owned".to_owned();
+        let cluster = tokio::task::spawn_blocking(|| {
+            let cluster = Cluster::start_private(&Options::tests(xtask::project::root()))?;
+            cluster.execute("postgres", "create role keeper login createrole; create role server login")?;
+            cluster.execute("postgres", "create database owned owner keeper")?;
+            anyhow::Ok(cluster)
+        })
+        .await
+        .unwrap()
+        .expect("a server of its own starts");
+        let by = |role: &str| cluster.url("owned").replace("user=postgres", &format!("user={role}"));
+        migrate(&by("keeper")).await;
+        cluster.execute("owned", "grant angarium_app, angarium_worker to server").expect("the grant is made");
+        let url = by("server");
         let store = Store::new(&url, 8).expect("the URL is valid");
         Self { name, url, store, cluster: Arc::new(cluster) }
     }

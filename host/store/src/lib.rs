@@ -30,44 +30,31 @@ pub mod receipt;
 pub mod retention;
 pub mod route;
 pub mod rule;
+mod schema;
 pub mod script;
 pub mod secret;
 pub mod settings;
 pub mod statistics;
+pub mod task_lease;
 pub mod tenant;
 pub mod time;
 pub mod transition;
 
-use std::{str::FromStr, sync::LazyLock, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    Connection as _, Executor, PgConnection, PgPool, Postgres, SqlSafeStr,
-    migrate::{Migration, MigrationType, Migrator},
+    AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool, Postgres,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
+use uuid::Uuid;
 
-use crate::{
-    audit::{AuditEntry, operator_audit_insert},
-    failpoint::Injected,
-};
-use angarium_domain::{
-    audit::{Action, Actor},
-    ids::TenantId,
-};
+use crate::failpoint::Injected;
+use angarium_domain::ids::TenantId;
+
+pub use schema::{NotReady, migrate, readiness};
 
 /// A connection to the database, as every query takes it: a transaction lends one.
 pub use sqlx::PgConnection as Connection;
-
-/// The schema's history; append-only.
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
-    let migrations = EMBEDDED.iter().map(|&(version, name, sql)| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    });
-    Migrator::with_migrations(migrations.collect())
-});
-
-/// The version, name and text of each file in `migrations/`.
-const EMBEDDED: &[(i64, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
 
 /// The database's reason for not doing a request.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +156,7 @@ pub struct Store {
     options: PgConnectOptions,
     app: PgPool,
     worker: PgPool,
+    holder: Uuid,
 }
 
 impl Store {
@@ -179,7 +167,14 @@ impl Store {
             app: pool(&options, DatabaseRole::App, max_connections),
             worker: pool(&options, DatabaseRole::Worker, max_connections),
             options,
+            holder: Uuid::new_v4(),
         })
+    }
+
+    /// This process, as the holder of leases of tasks.
+    #[must_use]
+    pub const fn holder(&self) -> Uuid {
+        self.holder
     }
 
     /// A transaction that sees one tenant.
@@ -196,14 +191,9 @@ impl Store {
         self.begin(tenant, "begin isolation level repeatable read, read only").await
     }
 
-    async fn begin(&self, tenant: TenantId, statement: &'static str) -> Result<Transaction<'static>> {
-        let pool = self.app.clone();
-        uncancelled(async move {
-            let mut txn = pool.begin_with(statement).await?;
-            tenant_set(&mut txn, tenant).await?;
-            Ok(txn)
-        })
-        .await
+    async fn begin(&self, tenant: TenantId, statement: &str) -> Result<Transaction<'static>> {
+        let (pool, statement) = (self.app.clone(), begin_as(tenant, statement));
+        uncancelled(async move { Ok(pool.begin_with(AssertSqlSafe(statement)).await?) }).await
     }
 
     /// A transaction as the worker role.
@@ -277,10 +267,9 @@ impl DatabaseSession {
         Ok(self.0.begin().await?)
     }
 
-    /// Begins a transaction that sees one tenant, both in one round trip.
+    /// Begins a transaction that sees one tenant.
     pub async fn begin_as(&mut self, tenant: TenantId) -> Result<Transaction<'_>> {
-        let begin = format!("begin; set local angarium.tenant = '{}'", tenant.uuid());
-        Ok(self.0.begin_with(sqlx::AssertSqlSafe(begin)).await?)
+        Ok(self.0.begin_with(AssertSqlSafe(begin_as(tenant, "begin"))).await?)
     }
 }
 
@@ -295,102 +284,12 @@ impl Listener {
     }
 }
 
-/// The newest migration of this binary.
-fn newest_migration() -> i64 {
-    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+/// Returns a statement that begins a transaction and sets its tenant, in one round trip.
+fn begin_as(tenant: TenantId, begin: &str) -> String {
+    format!("{begin}; set local angarium.tenant = '{}'", tenant.uuid())
 }
 
-/// Brings the schema to this version, and answers its version. `url` names a role that may create roles and tables. A
-/// schema of a later binary stays as it is: it serves this one too, and a way back must not fail here.
-pub async fn migrate(url: &str, by: &Actor) -> Result<i64> {
-    let mut connection = PgConnection::connect_with(&connect_options(url)?).await?;
-    let before = migrated_version(&mut connection).await?;
-    let version = match MIGRATIONS.run(&mut connection).await {
-        Ok(()) => newest_migration(),
-        Err(sqlx::migrate::MigrateError::VersionMissing(later)) if later > newest_migration() => later,
-        Err(sqlx::migrate::MigrateError::Execute(error)) => return Err(error.into()),
-        Err(other) => return Err(StoreError::Failed(sqlx::Error::Migrate(Box::new(other)))),
-    };
-    if before != Some(version) {
-        let entry = AuditEntry::new(Action::SchemaMigrated, version)
-            .before(serde_json::json!({ "version": before }))
-            .after(serde_json::json!({ "version": version }));
-        operator_audit_insert(&mut connection, by, &entry).await?;
-    }
-    connection.close().await?;
-    Ok(version)
-}
-
-/// Returns the newest migration that the database has, to a role that may read them.
-async fn migrated_version(db: &mut PgConnection) -> Result<Option<i64>> {
-    let exists = "select to_regclass('_sqlx_migrations') is not null";
-    if !sqlx::query_scalar::<_, bool>(exists).fetch_one(&mut *db).await? {
-        return Ok(None);
-    }
-    Ok(sqlx::query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(db).await?)
-}
-
-/// The cause that keeps the gateway from working with a reachable database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotReady {
-    #[error("the database has no schema: run `angarium migrate`")]
-    NoSchema,
-    #[error(
-        "the database's schema is at version {has}, and this version of the gateway needs {needs}: run `angarium migrate`"
-    )]
-    OldSchema { has: i64, needs: i64 },
-    #[error(
-        "the login role may not act as `angarium_app` and `angarium_worker`: grant it both, \
-         `grant angarium_app, angarium_worker to <role>`"
-    )]
-    NoMembership,
-}
-
-/// Returns whether the gateway can work with this database. It is asked before a pool is, because a pool's connections
-/// enter a role and would only report that none could be had.
-pub async fn readiness(url: &str) -> Result<std::result::Result<(), NotReady>> {
-    let options = connect_options(url)?;
-    let connecting = PgConnection::connect_with(&options);
-    let mut connection = tokio::time::timeout(Duration::from_secs(5), connecting)
-        .await
-        .map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))??;
-    let row: (bool, bool) = sqlx::query_as(
-        "select to_regclass('lease') is not null,
-           coalesce(bool_and(pg_has_role(current_user, oid, 'member')) and count(*) = 2, false)
-         from pg_roles where rolname in ('angarium_app', 'angarium_worker')",
-    )
-    .fetch_one(&mut connection)
-    .await?;
-    let ready = match row {
-        (false, _) => Err(NotReady::NoSchema),
-        (true, false) => Err(NotReady::NoMembership),
-        (true, true) => is_new_enough(schema_version(&mut connection).await?),
-    };
-    connection.close().await?;
-    Ok(ready)
-}
-
-/// Returns the newest migration of the database; `None` if the worker may not read it.
-async fn schema_version(db: &mut PgConnection) -> Result<Option<i64>> {
-    let may_know =
-        "select coalesce(has_table_privilege('angarium_worker', to_regclass('_sqlx_migrations'), 'select'), false)";
-    if !sqlx::query_scalar::<_, bool>(may_know).fetch_one(&mut *db).await? {
-        return Ok(None);
-    }
-    sqlx::query("set role angarium_worker").execute(&mut *db).await?;
-    Ok(sqlx::query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(db).await?)
-}
-
-/// A later schema serves an earlier binary, since migrations only add; an earlier schema serves no later binary.
-fn is_new_enough(has: Option<i64>) -> std::result::Result<(), NotReady> {
-    let needs = newest_migration();
-    match has {
-        Some(has) if has < needs => Err(NotReady::OldSchema { has, needs }),
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// Sets the tenant for the rest of the transaction.
+/// Sets another tenant for the rest of the transaction.
 pub async fn tenant_set(db: &mut PgConnection, tenant: TenantId) -> Result<()> {
     sqlx::query("select set_config('angarium.tenant', $1, true)").bind(tenant.uuid().to_string()).execute(db).await?;
     Ok(())
@@ -399,6 +298,12 @@ pub async fn tenant_set(db: &mut PgConnection, tenant: TenantId) -> Result<()> {
 /// A transaction that writes, as the database names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionId(String);
+
+/// Returns the name of the transaction under way, so that it can be asked after should its COMMIT not be answered.
+pub async fn transaction_id(db: &mut PgConnection) -> Result<TransactionId> {
+    let id = sqlx::query_scalar("select pg_current_xact_id()::text").fetch_one(db).await?;
+    Ok(TransactionId(id))
+}
 
 /// The end of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,20 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::Result;
+use super::{
+    Result, Store,
+    task_lease::{LeasedTask, task_lease_return},
+};
 
-/// Makes the weekly partitions of the next three weeks.
-pub async fn partitions_ensure(db: &mut PgConnection) -> Result<()> {
-    sqlx::query("select angarium_partitions_ensure(now(), now() + interval '21 days')").execute(db).await?;
-    Ok(())
+impl Store {
+    /// Makes the weekly partitions of the next three weeks.
+    pub async fn partitions_ensure(&self) -> Result<()> {
+        let mut txn = self.worker_with(LeasedTask::Partitions).await?;
+        sqlx::query("select angarium_partitions_ensure(now(), now() + interval '21 days')").execute(&mut *txn).await?;
+        task_lease_return(&mut txn, LeasedTask::Partitions, self.holder()).await?;
+        txn.commit().await?;
+        Ok(())
+    }
 }
 
 /// Ends a node's leases now, so that others need not wait for them.

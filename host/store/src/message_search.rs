@@ -1,5 +1,5 @@
-//! The search for messages: ids of a page, and counts. Each filter has an index, or is met by walking from the newest
-//! message on.
+//! The search for messages: ids of a page, and counts. Each filter has an index in the order of pages, or is met by
+//! walking from the newest message on.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,9 @@ use angarium_domain::{
 
 /// The most legs of a message: so many rows of deliveries may belong to one message.
 const MOST_LEGS: i64 = 16;
+/// Up to so many waiting deliveries are looked at to find the queued messages. Where more wait, queued messages are
+/// common, and a walk from the newest message on meets them soon.
+const FEW: i64 = 10_000;
 
 /// The filter of messages: all of its members must hold.
 ///
@@ -56,8 +59,6 @@ impl MessageFilter {
     }
 }
 
-type Sql = QueryBuilder<Postgres>;
-
 /// Returns a page of the tenant's messages that match, the newest first, from before `before`.
 pub async fn message_list(
     db: &mut PgConnection,
@@ -78,220 +79,329 @@ pub async fn message_find(
     before: Option<MessageId>,
     limit: i64,
 ) -> Result<Vec<MessageId>> {
-    let mut sql = search(tenant, filter, before, Some(limit));
-    let ids: Vec<Uuid> = sql.build_query_scalar().persistent(false).fetch_all(db).await?;
+    let few_wait = prepared(db, tenant, filter).await?;
+    let mut search = Search { sql: Sql::new(""), tenant, filter, before, limit: Some(limit) };
+    search.push(few_wait);
+    let ids: Vec<Uuid> = search.sql.build_query_scalar().persistent(false).fetch_all(db).await?;
     Ok(ids.into_iter().map(MessageId::from).collect())
 }
 
 /// Returns how many messages match.
 pub async fn message_count(db: &mut PgConnection, tenant: TenantId, filter: &MessageFilter) -> Result<i64> {
-    let mut sql = Sql::new("select count(*) from (");
-    push_search(&mut sql, tenant, filter, None, None);
-    sql.push(") as found");
-    Ok(sql.build_query_scalar().persistent(false).fetch_one(db).await?)
+    let few_wait = prepared(db, tenant, filter).await?;
+    let mut search = Search { sql: Sql::new("select count(*) from ("), tenant, filter, before: None, limit: None };
+    search.push(few_wait);
+    search.sql.push(") as found");
+    Ok(search.sql.build_query_scalar().persistent(false).fetch_one(db).await?)
 }
 
-fn search(tenant: TenantId, filter: &MessageFilter, before: Option<MessageId>, limit: Option<i64>) -> Sql {
-    let mut sql = Sql::new("");
-    push_search(&mut sql, tenant, filter, before, limit);
-    sql
-}
-
-/// Only the conditions that there are become part of the statement, so that the database plans for them.
-fn push_search(sql: &mut Sql, tenant: TenantId, filter: &MessageFilter, before: Option<MessageId>, limit: Option<i64>) {
-    if filter.asks_deliveries() {
-        return push_deliveries(sql, tenant, filter, before, limit);
+/// Prepares a search: its statement is planned for the values that are looked for, since a plan that suits a common
+/// value takes seconds for a rare one. Returns whether so few deliveries wait that all can be looked at, if that matters.
+async fn prepared(db: &mut PgConnection, tenant: TenantId, filter: &MessageFilter) -> Result<bool> {
+    sqlx::query("set local plan_cache_mode = force_custom_plan").execute(&mut *db).await?;
+    if filter.state != Some(DeliveryState::Queued) || filter.asks_deliveries() {
+        return Ok(false);
     }
-    match filter.state {
-        Some(state) if is_indexed(state) => push_ended(sql, tenant, filter, state, before, limit),
-        _ => push_messages(sql, tenant, filter, before, limit),
+    let waiting: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "select count(*) from (
+           select 1 from queue where tenant_id = $1 and {DUE} union all select 1 from ordering_line where tenant_id = $1
+           limit $2
+         ) as waiting"
+    )))
+    .bind(tenant.uuid())
+    .bind(FEW + 1)
+    .fetch_one(db)
+    .await?;
+    Ok(waiting <= FEW)
+}
+
+/// The entries of the queue that are due, or about to be: a message's time is by its node's clock.
+const DUE: &str = "priority = any ('{0,1,2,3}') and due_at <= now() + interval '1 minute'";
+
+type Sql = QueryBuilder<Postgres>;
+
+/// The first delivery of a message, if it has a row: with [`Search::push_state`].
+const FIRST: &str = " left join delivery first on first.tenant_id = m.tenant_id and first.id = m.id";
+
+/// How a walk of messages meets the filter's channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChannelMatch {
+    /// It is one of the message's channels.
+    Any,
+    /// It is the first one: an index has the messages in their order.
+    First,
+    /// It is a further one, which has an index of its own.
+    Further,
+}
+
+/// A search's statement. Only the conditions that there are become part of it, so that the database plans for them.
+struct Search<'a> {
+    sql: Sql,
+    tenant: TenantId,
+    filter: &'a MessageFilter,
+    before: Option<MessageId>,
+    limit: Option<i64>,
+}
+
+impl Search<'_> {
+    fn push(&mut self, few_wait: bool) {
+        if self.filter.asks_deliveries() {
+            return self.push_deliveries();
+        }
+        match self.filter.state {
+            // No message is stored as accepted: it is scheduled or queued at once.
+            Some(DeliveryState::Accepted) => drop(self.sql.push("select m.id from message m where false")),
+            Some(DeliveryState::Queued) if few_wait => self.push_queued(),
+            Some(state) if is_indexed(state) => self.push_ended(state),
+            _ if self.filter.channel.is_some() => self.push_of_channel(),
+            _ => self.push_messages(ChannelMatch::Any),
+        }
+    }
+
+    /// Walks the messages whose first channel it is, and those that have it further on.
+    fn push_of_channel(&mut self) {
+        self.sql.push("select found.id from ((");
+        self.push_messages(ChannelMatch::First);
+        self.sql.push(") union all (");
+        self.push_messages(ChannelMatch::Further);
+        self.push_end_of_union();
+    }
+
+    fn push_messages(&mut self, channel: ChannelMatch) {
+        self.sql.push("select m.id from message m");
+        self.push_joins(channel);
+        if self.filter.state.is_some() {
+            self.sql.push(FIRST);
+        }
+        self.sql.push(" where m.tenant_id = ").push_bind(self.tenant.uuid());
+        if let Some(state) = self.filter.state {
+            self.push_state(state);
+        }
+        self.push_end_of_walk(channel);
+    }
+
+    /// Walks the deliveries that ended so of messages with one channel, which have not begun as a leg, and the messages
+    /// with several channels that ended so.
+    fn push_ended(&mut self, state: DeliveryState) {
+        self.sql.push("select found.id from ((");
+        self.push_deliveries_in(state);
+        self.sql.push(") union all (select m.id from message m");
+        self.push_joins(ChannelMatch::Any);
+        self.sql.push(" where m.tenant_id = ").push_bind(self.tenant.uuid());
+        self.sql.push(format!(" and m.state = '{}'", state.as_str()));
+        self.push_end_of_walk(ChannelMatch::Any);
+        self.push_end_of_union();
+    }
+
+    /// Walks the deliveries that wait again, the open messages with several channels, and the messages that no attempt
+    /// was made for: those are in the queue, in a line, or under a lease.
+    fn push_queued(&mut self) {
+        self.sql.push("select found.id from ((");
+        self.push_deliveries_in(DeliveryState::Queued);
+        self.sql.push(") union all (select m.id from message m");
+        self.push_joins(ChannelMatch::Any);
+        self.sql.push(" where m.tenant_id = ").push_bind(self.tenant.uuid());
+        self.sql.push(" and m.legs is not null and m.state is null and (m.send_at is null or m.send_at <= now())");
+        self.push_end_of_walk(ChannelMatch::Any);
+        self.sql.push(") union all (select m.id from (");
+        self.push_waiting();
+        self.sql.push(") as waiting join message m on m.id = waiting.delivery_id");
+        self.push_joins(ChannelMatch::Any);
+        self.sql.push(" where m.tenant_id = ").push_bind(self.tenant.uuid());
+        self.sql.push(
+            " and m.legs is null and (m.send_at is null or m.send_at <= now()) and not exists (
+            select from delivery d where d.tenant_id = m.tenant_id and d.id = m.id)",
+        );
+        self.push_end_of_walk(ChannelMatch::Any);
+        self.push_end_of_union();
+    }
+
+    /// The deliveries that may be waiting for their first attempt, sorted, so that their messages are met in this order.
+    fn push_waiting(&mut self) {
+        let tenant = self.tenant.uuid();
+        self.sql.push("select delivery_id from (select delivery_id from queue where tenant_id = ").push_bind(tenant);
+        self.sql.push(format!(" and {DUE} union select unnest(deliveries) from lease where tenant_id = "));
+        self.sql.push_bind(tenant).push(" union select delivery_id from ordering_line where tenant_id = ");
+        self.sql.push_bind(tenant).push(") as some_wait order by delivery_id desc offset 0");
+    }
+
+    /// Walks the deliveries in this state of messages with one channel.
+    fn push_deliveries_in(&mut self, state: DeliveryState) {
+        self.push_delivery_source();
+        // A partial index needs the state as it stands in its condition.
+        self.sql.push(format!(" and d.begun_at is null and d.state = '{}'", state.as_str()));
+        if state != DeliveryState::Delivered {
+            self.sql.push(" and d.state <> 'sent' and d.state <> 'delivered'");
+        }
+        self.sql.push(" order by d.id desc");
+        self.push_limit(self.limit);
+    }
+
+    /// Walks the deliveries of each connection, which an index has in the order of their ids.
+    fn push_deliveries(&mut self) {
+        let MessageFilter { connection, provider, code, state, .. } = self.filter;
+        self.sql.push("select found.id from ");
+        let by_connection = connection.is_some() || provider.is_some();
+        if by_connection {
+            self.sql.push("(select c.id from connection c where c.tenant_id = ").push_bind(self.tenant.uuid());
+            if let Some(connection) = connection {
+                self.sql.push(" and c.id = ").push_bind(connection.uuid());
+            }
+            if let Some(provider) = provider {
+                self.sql.push(" and c.provider = ").push_bind(provider.clone());
+            }
+            self.sql.push(") as c cross join lateral ");
+        }
+        self.sql.push("(");
+        self.push_delivery_source();
+        if by_connection {
+            self.sql.push(" and d.connection_id = c.id");
+        }
+        if let Some(code) = code {
+            self.sql.push(" and d.state not in ('sent', 'delivered') and (d.code = ").push_bind(code.clone());
+            self.sql.push(" or d.unified_code = ").push_bind(code.clone()).push(")");
+        }
+        if let Some(state) = state {
+            self.push_state(*state);
+        }
+        self.sql.push(" order by d.id desc");
+        self.push_limit(self.limit.map(|limit| limit * MOST_LEGS));
+        self.sql.push(") as found group by found.id order by found.id desc");
+        self.push_limit(self.limit);
+    }
+
+    /// Begins a walk of deliveries; their messages are met only where a condition asks for them.
+    fn push_delivery_source(&mut self) {
+        self.sql.push("select d.message_id as id from delivery d");
+        if self.asks_messages() {
+            self.sql.push(" join message m on m.tenant_id = d.tenant_id and m.id = d.message_id");
+            self.push_joins(ChannelMatch::Any);
+        }
+        if self.asks_first() {
+            self.sql.push(FIRST);
+        }
+        self.sql.push(" where d.tenant_id = ").push_bind(self.tenant.uuid());
+        // A message's legs have ids from its own on.
+        if let Some(before) = self.before {
+            self.sql.push(" and d.id < ").push_bind(before.uuid());
+        }
+        self.push_conditions(ChannelMatch::Any);
+    }
+
+    /// Whether a walk of deliveries has to look at the first ones of their messages, for the messages' states.
+    fn asks_first(&self) -> bool {
+        self.filter.state.is_some() && self.filter.asks_deliveries()
+    }
+
+    /// Whether a walk of deliveries has to look at their messages.
+    fn asks_messages(&self) -> bool {
+        let MessageFilter { channel, reference, recipients, since, until, batch, metadata, ids, .. } = self.filter;
+        self.asks_first()
+            || channel.is_some()
+            || reference.is_some()
+            || !recipients.is_empty()
+            || since.is_some()
+            || until.is_some()
+            || batch.is_some()
+            || metadata.is_some()
+            || !ids.is_empty()
+    }
+
+    /// The tables beside `m` that the conditions need. Each has at most one row of a message.
+    fn push_joins(&mut self, channel: ChannelMatch) {
+        if let Some((name, value)) = &self.filter.metadata {
+            self.sql
+                .push(" join message_metadata t on t.tenant_id = m.tenant_id and t.message_id = m.id and t.hash = ");
+            self.sql.push_bind(metadata_hash(self.tenant, name, value));
+        }
+        if let (ChannelMatch::Further, Some(channel)) = (channel, &self.filter.channel) {
+            self.sql.push(" join message_further_channel f on f.tenant_id = m.tenant_id and f.message_id = m.id");
+            self.sql.push(" and f.channel = ").push_bind(channel.clone());
+        }
+    }
+
+    fn push_end_of_walk(&mut self, channel: ChannelMatch) {
+        if let Some(before) = self.before {
+            self.sql.push(" and m.id < ").push_bind(before.uuid());
+        }
+        self.push_conditions(channel);
+        self.sql.push(" order by m.id desc");
+        self.push_limit(self.limit);
+    }
+
+    fn push_end_of_union(&mut self) {
+        self.sql.push(")) as found order by found.id desc");
+        self.push_limit(self.limit);
+    }
+
+    fn push_limit(&mut self, limit: Option<i64>) {
+        if let Some(limit) = limit {
+            self.sql.push(" limit ").push_bind(limit);
+        }
+    }
+
+    /// The conditions on messages, but for their state and those of [`Self::push_joins`].
+    fn push_conditions(&mut self, channel: ChannelMatch) {
+        if !self.filter.ids.is_empty() {
+            let ids: Vec<Uuid> = self.filter.ids.iter().map(|id| id.uuid()).collect();
+            self.sql.push(" and m.id = any (").push_bind(ids).push(")");
+        }
+        self.push_times();
+        if let Some(wanted) = &self.filter.channel {
+            match channel {
+                ChannelMatch::First => drop(self.sql.push(" and m.channel = ").push_bind(wanted.clone())),
+                ChannelMatch::Further => {}
+                ChannelMatch::Any => {
+                    self.sql.push(" and (m.channel = ").push_bind(wanted.clone());
+                    self.sql.push(" or exists (select from message_further_channel f where f.tenant_id = m.tenant_id");
+                    self.sql.push(" and f.message_id = m.id and f.channel = ").push_bind(wanted.clone()).push("))");
+                }
+            }
+        }
+        if let Some(reference) = &self.filter.reference {
+            self.sql.push(" and m.reference = ").push_bind(reference.clone());
+        }
+        match &self.filter.recipients[..] {
+            [] => {}
+            // Equal to one key, an index has the messages in their order.
+            [only] => drop(self.sql.push(" and m.recipient_key = ").push_bind(only.clone())),
+            several => drop(self.sql.push(" and m.recipient_key = any (").push_bind(several.to_vec()).push(")")),
+        }
+        if let Some(batch) = self.filter.batch {
+            self.sql.push(" and m.batch_id = ").push_bind(batch.uuid());
+        }
+    }
+
+    /// An id has the time of its making in milliseconds, which comes a moment after the acceptance's: the bounds on ids
+    /// only keep the search short.
+    fn push_times(&mut self) {
+        const TIME: &str = "timestamptz 'epoch' + interval '1 microsecond' * ";
+        if let Some(since) = self.filter.since {
+            self.sql.push(format!(" and m.created_at >= {TIME}")).push_bind(micros(since));
+            self.sql.push(format!(" and m.id >= angarium_uuid_at({TIME}"));
+            self.sql.push_bind(micros(since)).push(" - interval '1 minute')");
+        }
+        if let Some(until) = self.filter.until {
+            self.sql.push(format!(" and m.created_at < {TIME}")).push_bind(micros(until));
+            self.sql.push(format!(" and m.id < angarium_uuid_at({TIME}"));
+            self.sql.push_bind(micros(until)).push(" + interval '1 minute')");
+        }
+    }
+
+    /// The state of a message with several channels is in its row, that of any other in its delivery's.
+    fn push_state(&mut self, state: DeliveryState) {
+        self.sql.push(
+            " and coalesce(m.state, case when m.legs is null then first.state end,
+                case when m.send_at > now() then 'scheduled' else 'queued' end) = ",
+        );
+        self.sql.push_bind(state.as_str());
+        if state == DeliveryState::Scheduled {
+            self.sql.push(" and m.send_at > now()");
+        }
     }
 }
 
 /// Whether an index has the deliveries in this state: the states in which most of them end have none.
 const fn is_indexed(state: DeliveryState) -> bool {
     !matches!(state, DeliveryState::Accepted | DeliveryState::Scheduled | DeliveryState::Queued | DeliveryState::Sent)
-}
-
-fn push_messages(
-    sql: &mut Sql,
-    tenant: TenantId,
-    filter: &MessageFilter,
-    before: Option<MessageId>,
-    limit: Option<i64>,
-) {
-    sql.push(
-        "select m.id from message m left join delivery first on first.tenant_id = m.tenant_id and first.id = m.id",
-    );
-    sql.push(" where m.tenant_id = ").push_bind(tenant.uuid());
-    if let Some(before) = before {
-        sql.push(" and m.id < ").push_bind(before.uuid());
-    }
-    if let Some(state) = filter.state {
-        push_state(sql, state);
-    }
-    push_conditions(sql, tenant, filter);
-    sql.push(" order by m.id desc");
-    push_limit(sql, limit);
-}
-
-/// Walks the deliveries that ended so of messages with one channel, which have not begun as a leg, and the messages with
-/// several channels that ended so.
-fn push_ended(
-    sql: &mut Sql,
-    tenant: TenantId,
-    filter: &MessageFilter,
-    state: DeliveryState,
-    before: Option<MessageId>,
-    limit: Option<i64>,
-) {
-    // A partial index needs the state as it stands in its condition.
-    let state = state.as_str();
-    sql.push("select found.id from ((");
-    push_delivery_source(sql, tenant, filter, before);
-    sql.push(format!(" and d.begun_at is null and d.state = '{state}'"));
-    if state != "delivered" {
-        sql.push(" and d.state <> 'sent' and d.state <> 'delivered'");
-    }
-    sql.push(" order by d.id desc");
-    push_limit(sql, limit);
-    sql.push(") union all (select m.id from message m where m.tenant_id = ").push_bind(tenant.uuid());
-    sql.push(format!(" and m.state = '{state}'"));
-    if let Some(before) = before {
-        sql.push(" and m.id < ").push_bind(before.uuid());
-    }
-    push_conditions(sql, tenant, filter);
-    sql.push(" order by m.id desc");
-    push_limit(sql, limit);
-    sql.push(")) as found order by found.id desc");
-    push_limit(sql, limit);
-}
-
-/// Walks the deliveries of each connection, which an index has in the order of their ids.
-fn push_deliveries(
-    sql: &mut Sql,
-    tenant: TenantId,
-    filter: &MessageFilter,
-    before: Option<MessageId>,
-    limit: Option<i64>,
-) {
-    sql.push("select found.id from ");
-    let by_connection = filter.connection.is_some() || filter.provider.is_some();
-    if by_connection {
-        sql.push("(select c.id from connection c where c.tenant_id = ").push_bind(tenant.uuid());
-        if let Some(connection) = filter.connection {
-            sql.push(" and c.id = ").push_bind(connection.uuid());
-        }
-        if let Some(provider) = &filter.provider {
-            sql.push(" and c.provider = ").push_bind(provider.clone());
-        }
-        sql.push(") as c cross join lateral ");
-    }
-    sql.push("(");
-    push_delivery_source(sql, tenant, filter, before);
-    if by_connection {
-        sql.push(" and d.connection_id = c.id");
-    }
-    if let Some(code) = &filter.code {
-        sql.push(" and d.state not in ('sent', 'delivered') and (d.code = ").push_bind(code.clone());
-        sql.push(" or d.unified_code = ").push_bind(code.clone()).push(")");
-    }
-    if let Some(state) = filter.state {
-        push_state(sql, state);
-    }
-    sql.push(" order by d.id desc");
-    push_limit(sql, limit.map(|limit| limit * MOST_LEGS));
-    sql.push(") as found group by found.id order by found.id desc");
-    push_limit(sql, limit);
-}
-
-/// Begins a walk of deliveries; their messages are met only where a condition asks for them.
-fn push_delivery_source(sql: &mut Sql, tenant: TenantId, filter: &MessageFilter, before: Option<MessageId>) {
-    let MessageFilter { state, channel, reference, recipients, since, until, batch, metadata, ids, .. } = filter;
-    let asks_messages = state.is_some_and(|state| !is_indexed(state) || filter.asks_deliveries())
-        || channel.is_some()
-        || reference.is_some()
-        || !recipients.is_empty()
-        || since.is_some()
-        || until.is_some()
-        || batch.is_some()
-        || metadata.is_some()
-        || !ids.is_empty();
-    sql.push("select d.message_id as id from delivery d");
-    if asks_messages {
-        sql.push(" join message m on m.tenant_id = d.tenant_id and m.id = d.message_id");
-        sql.push(" left join delivery first on first.tenant_id = m.tenant_id and first.id = m.id");
-    }
-    sql.push(" where d.tenant_id = ").push_bind(tenant.uuid());
-    // A message's legs have ids from its own on.
-    if let Some(before) = before {
-        sql.push(" and d.id < ").push_bind(before.uuid());
-    }
-    push_conditions(sql, tenant, filter);
-}
-
-fn push_limit(sql: &mut Sql, limit: Option<i64>) {
-    if let Some(limit) = limit {
-        sql.push(" limit ").push_bind(limit);
-    }
-}
-
-/// The conditions on messages, but for their state.
-fn push_conditions(sql: &mut Sql, tenant: TenantId, filter: &MessageFilter) {
-    if !filter.ids.is_empty() {
-        let ids: Vec<Uuid> = filter.ids.iter().map(|id| id.uuid()).collect();
-        sql.push(" and m.id = any (").push_bind(ids).push(")");
-    }
-    push_times(sql, filter);
-    if let Some(channel) = &filter.channel {
-        sql.push(" and (m.channel = ").push_bind(channel.clone());
-        sql.push(" or m.legs @> jsonb_build_object('legs', jsonb_build_array(jsonb_build_object('channel', ")
-            .push_bind(channel.clone())
-            .push("::text))))");
-    }
-    if let Some(reference) = &filter.reference {
-        sql.push(" and m.reference = ").push_bind(reference.clone());
-    }
-    match &filter.recipients[..] {
-        [] => {}
-        // Equal to one key, an index has the messages in their order.
-        [only] => drop(sql.push(" and m.recipient_key = ").push_bind(only.clone())),
-        several => drop(sql.push(" and m.recipient_key = any (").push_bind(several.to_vec()).push(")")),
-    }
-    if let Some(batch) = filter.batch {
-        sql.push(" and m.batch_id = ").push_bind(batch.uuid());
-    }
-    if let Some((name, value)) = &filter.metadata {
-        sql.push(" and m.metadata_hashes @> ").push_bind(vec![metadata_hash(tenant, name, value)]);
-    }
-}
-
-/// An id has the time of its making in milliseconds, which comes a moment after the acceptance's: the bounds on ids only
-/// keep the search short.
-fn push_times(sql: &mut Sql, filter: &MessageFilter) {
-    const TIME: &str = "timestamptz 'epoch' + interval '1 microsecond' * ";
-    if let Some(since) = filter.since {
-        sql.push(format!(" and m.created_at >= {TIME}")).push_bind(micros(since));
-        sql.push(format!(" and m.id >= angarium_uuid_at({TIME}"))
-            .push_bind(micros(since))
-            .push(" - interval '1 minute')");
-    }
-    if let Some(until) = filter.until {
-        sql.push(format!(" and m.created_at < {TIME}")).push_bind(micros(until));
-        sql.push(format!(" and m.id < angarium_uuid_at({TIME}"))
-            .push_bind(micros(until))
-            .push(" + interval '1 minute')");
-    }
-}
-
-/// The state of a message with several channels is in its row, that of any other in its delivery's.
-fn push_state(sql: &mut Sql, state: DeliveryState) {
-    sql.push(
-        " and coalesce(m.state, case when m.legs is null then first.state end,
-            case when m.send_at > now() then 'scheduled' else 'queued' end) = ",
-    )
-    .push_bind(state.as_str());
-    if state == DeliveryState::Scheduled {
-        sql.push(" and m.send_at > now()");
-    }
 }

@@ -70,9 +70,11 @@ pub async fn content_purge(
     .await?;
     let sql = format!(
         "with purged as (
-           update message m set recipient = '', body = '{{}}', excerpt = null, metadata_hashes = null, content_purged_at = now()
+           update message m set recipient = '', body = '{{}}', excerpt = null, content_purged_at = now()
            where m.tenant_id = $1 and m.id = any ($2::uuid[]) and m.content_purged_at is null and {ENDED}
            returning m.id, (left(m.id::text, 35) || 'f')::uuid as last
+         ), members as (
+           delete from message_metadata t using purged where t.tenant_id = $1 and t.message_id = purged.id
          ), files as (
            delete from attachment f using purged where f.tenant_id = $1 and f.message_id >= purged.id and f.message_id <= purged.last
          ), words as (
@@ -104,11 +106,6 @@ pub async fn content_purge(
         .fetch_all(db)
         .await?;
     Ok(purged.into_iter().map(MessageId::from).collect())
-}
-
-/// Lets one node at a time continue, until the end of the transaction; false if another one is running.
-pub async fn retention_lock(db: &mut PgConnection) -> Result<bool> {
-    Ok(sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtext('angarium_retention'))").fetch_one(db).await?)
 }
 
 /// A tenant and the name of its retention class.
@@ -180,6 +177,10 @@ pub async fn ledger_expire(db: &mut PgConnection, tenant: TenantId, days: u32, l
            select m.id, (left(m.id::text, 35) || 'f')::uuid as last from message m
            where m.tenant_id = $1 and m.id < angarium_uuid_at(now() - $2 * interval '1 day') and {ENDED} and {FOLDED}
            order by m.id limit $3
+         ), members as (
+           delete from message_metadata t using old where t.tenant_id = $1 and t.message_id = old.id
+         ), channels as (
+           delete from message_further_channel t using old where t.tenant_id = $1 and t.message_id = old.id
          ), files as (
            delete from attachment f using old where f.tenant_id = $1 and f.message_id >= old.id and f.message_id <= old.last
          ), facts as (
@@ -221,8 +222,8 @@ pub async fn partition_list_over(db: &mut PgConnection, days: u32) -> Result<Vec
     Ok(rows.into_iter().map(|(parent, week)| Partition { parent, week }).collect())
 }
 
-/// Drops one, in a transaction of its own; not while a fact of its week is not folded, which is tried again. It waits for others for two seconds at most, since they
-/// wait for it meanwhile.
+/// Drops one, in a transaction of its own; not while a fact of its week is not folded, which is tried again. It waits for
+/// others for two seconds at most, since they wait for it meanwhile.
 pub async fn partition_drop(db: &mut PgConnection, partition: &Partition) -> Result<()> {
     sqlx::query("set local lock_timeout = '2s'").execute(&mut *db).await?;
     sqlx::query("select angarium_partition_drop($1, $2) where angarium_week_is_folded($2)")

@@ -184,12 +184,6 @@ pub async fn operator_script_list(db: &mut PgConnection) -> Result<Vec<OperatorS
     Ok(rows.into_iter().map(live).collect())
 }
 
-/// Locks operators' scripts until the transaction's end: two nodes that read the same folder store it once.
-pub async fn operator_script_lock(db: &mut PgConnection) -> Result<()> {
-    sqlx::query("select pg_advisory_xact_lock(hashtext('operator_script'))").execute(db).await?;
-    Ok(())
-}
-
 /// Makes a source the live version of an operators' script or module.
 pub async fn operator_script_put(db: &mut PgConnection, put: &OperatorScript) -> Result<()> {
     operator_script_retire(&mut *db, put.kind, &put.scope, &put.name).await?;

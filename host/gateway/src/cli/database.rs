@@ -58,7 +58,8 @@ impl Access {
 
     /// `angarium migrate`.
     pub async fn migrate(&self, output: &Output) -> Result<(), CliError> {
-        let version = store::migrate(&self.config()?.database.url, &os_user::actor()).await?;
+        let migrated = store::migrate(&self.config()?.database.url, &os_user::actor()).await?;
+        let version = migrated.map_err(|not_ready| CliError::said(not_ready.to_string()))?;
         output.one(&json!({"migrated": true, "version": version}), &[("schema is at version", "/version")]);
         Ok(())
     }

@@ -13,7 +13,6 @@ use angarium_store::{
     self as store, Store,
     dead_letter::dead_letter_depth,
     experiment::experiment_expire,
-    maintenance::partitions_ensure,
     message::idempotency_expire,
     queue::queue_depth,
     statistics::{stat_expire, stat_fold},
@@ -60,10 +59,10 @@ async fn work(store: &Store, round: u32) -> store::Result<()> {
             stat_expire(&mut txn, grain, FORGOTTEN).await?;
         }
     }
-    if round.is_multiple_of(720) {
-        partitions_ensure(&mut txn).await?;
-    }
     txn.commit().await?;
+    if round.is_multiple_of(720) {
+        store.partitions_ensure().await?;
+    }
     Ok(())
 }
 

@@ -25,9 +25,10 @@ use angarium_store::{
     self as store, Store,
     audit::{AuditEntry, operator_audit_insert},
     script::{
-        Importer, OperatorScript, ScriptKind, operator_script_list, operator_script_lock, operator_script_put,
-        operator_script_retire, script_importers,
+        Importer, OperatorScript, ScriptKind, operator_script_list, operator_script_put, operator_script_retire,
+        script_importers,
     },
+    task_lease::{LeasedTask, task_lease_return},
 };
 
 /// Between two looks at the folder.
@@ -220,8 +221,8 @@ enum Failed {
 async fn store_folder(folder: &Path, store: &Store) -> Result<(), Failed> {
     let look = folder.to_path_buf();
     let found = tokio::task::spawn_blocking(move || read(&look)).await??;
-    let mut txn = store.worker().await?;
-    operator_script_lock(&mut txn).await?;
+    // Two nodes that read the same folder store it once.
+    let mut txn = store.worker_with(LeasedTask::OperatorScripts).await?;
     let live = operator_script_list(&mut txn).await?;
     let importers = script_importers(&mut txn).await?;
     let judge = move || judged(&found, live, importers);
@@ -244,6 +245,7 @@ async fn store_folder(folder: &Path, store: &Store) -> Result<(), Failed> {
         operator_audit_insert(&mut txn, &by, &entry.after(recorded(it))).await?;
         tracing::info!(scope = it.scope, script = it.name, kind = it.kind.as_str(), "an operators' script is live");
     }
+    task_lease_return(&mut txn, LeasedTask::OperatorScripts, store.holder()).await?;
     txn.commit().await.map_err(store::StoreError::from)?;
     if !puts.is_empty() || !gone.is_empty() {
         store.announce_config_of_all().await?;

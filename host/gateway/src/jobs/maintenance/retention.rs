@@ -10,8 +10,9 @@ use angarium_store::{
     self as store, Connection as Db, Store,
     retention::{
         PurgedBy, content_due, content_purge, content_recall, content_remember, ledger_expire, partition_drop,
-        partition_list_over, retention_list, retention_lock,
+        partition_list_over, retention_list,
     },
+    task_lease::{LeasedTask, task_lease_return, task_lease_take},
 };
 
 /// The most messages of one transaction.
@@ -45,7 +46,15 @@ async fn round(store: &Store, retention: &RetentionConfig, stop: &CancellationTo
         let days = if class.ledger_days == longest { longest + WEEK } else { class.ledger_days };
         while !stop.is_cancelled() && expire(store, tenant, days).await? {}
     }
+    let mut txn = store.worker().await?;
+    task_lease_return(&mut txn, LeasedTask::Retention, store.holder()).await?;
+    txn.commit().await?;
     Ok(())
+}
+
+/// Takes or prolongs the lease of this task: one node at a time does it, and goes on to the end of a round.
+async fn is_ours(db: &mut Db, store: &Store) -> store::Result<bool> {
+    task_lease_take(db, LeasedTask::Retention, store.holder()).await
 }
 
 async fn drop_weeks(store: &Store, days: u32) -> store::Result<()> {
@@ -54,7 +63,7 @@ async fn drop_weeks(store: &Store, days: u32) -> store::Result<()> {
     txn.commit().await?;
     for partition in over {
         let mut txn = store.worker().await?;
-        if !retention_lock(&mut txn).await? {
+        if !is_ours(&mut txn, store).await? {
             return Ok(());
         }
         partition_drop(&mut txn, &partition).await?;
@@ -67,7 +76,7 @@ async fn drop_weeks(store: &Store, days: u32) -> store::Result<()> {
 /// Purges one batch of messages that were not examined before; returns whether there may be more.
 async fn purge(store: &Store, tenant: TenantId, class: RetentionClass) -> store::Result<bool> {
     let mut txn = store.worker().await?;
-    if !retention_lock(&mut txn).await? {
+    if !is_ours(&mut txn, store).await? {
         return Ok(false);
     }
     let due = content_due(&mut txn, tenant, class.content_days, BATCH).await?;
@@ -79,7 +88,7 @@ async fn purge(store: &Store, tenant: TenantId, class: RetentionClass) -> store:
 /// Purges one batch of messages that had not ended when it was their time.
 async fn purge_late(store: &Store, tenant: TenantId) -> store::Result<()> {
     let mut txn = store.worker().await?;
-    if retention_lock(&mut txn).await? {
+    if is_ours(&mut txn, store).await? {
         let late = content_recall(&mut txn, tenant, BATCH).await?;
         purge_ended(&mut txn, tenant, &late).await?;
     }
@@ -101,7 +110,7 @@ async fn purge_ended(db: &mut Db, tenant: TenantId, messages: &[MessageId]) -> s
 /// Expires one batch; returns whether there may be more.
 async fn expire(store: &Store, tenant: TenantId, days: u32) -> store::Result<bool> {
     let mut txn = store.worker().await?;
-    if !retention_lock(&mut txn).await? {
+    if !is_ours(&mut txn, store).await? {
         return Ok(false);
     }
     let gone = ledger_expire(&mut txn, tenant, days, BATCH).await?;

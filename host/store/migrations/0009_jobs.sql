@@ -1,8 +1,5 @@
--- One table of jobs: actions on many messages, and replays of dead letters. A job works through what matched when it was
--- asked for; what it has dealt with is at or behind `reached`, written in the transaction of its step.
-drop table replay_job;
-drop table message_job;
-
+-- Actions on many messages, and replays of dead letters. A job works through what matched when it was asked for; what it
+-- has dealt with is at or behind `reached`, written in the transaction of its step.
 create table job (
   tenant_id       uuid not null,
   id              uuid not null,
@@ -39,13 +36,8 @@ create table job (
   constraint job_most check (most > 0),
   constraint job_end check ((state = 'running') = (finished_at is null))
 );
+-- Nodes look for the next step.
 create index job_due on job (next_at) where state = 'running';
-
-alter table job enable row level security;
-alter table job force row level security;
-create policy tenant_rows on job to angarium_app
-  using (tenant_id = angarium_tenant()) with check (tenant_id = angarium_tenant());
-create policy worker_rows on job to angarium_worker using (true) with check (true);
-grant select, insert on job to angarium_app;
-grant update (state, finished_at) on job to angarium_app;
+select angarium_isolate('job');
+grant select, insert, update (state, finished_at) on job to angarium_app;
 grant select, insert, update, delete on job to angarium_worker;
