@@ -466,7 +466,7 @@ async fn a_connections_health_is_told() {
             (&json!(404), &json!("closed")),
             "{first}"
         );
-        assert_eq!(of("second").await["last_error"], Value::Null);
+        assert_eq!(gateway.health_of("second").await["last_error"], Value::Null);
         let texts = gateway.health_of("texts").await;
         assert_eq!((&texts["enabled"], &texts["windows"]["24h"]["attempts"]), (&json!(false), &json!(0)), "{texts}");
         assert_eq!(texts["provider"]["name"], "sms-twilio");

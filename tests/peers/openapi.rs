@@ -5,8 +5,6 @@ use std::{
     process::Command,
 };
 
-use serde_json::json;
-
 use crate::support::{gateway::TestGateway, messages::hook, peer, seed, sink::Sink};
 
 /// Cases of each operation in each phase: a run takes a minute or two.

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use xtask::{lifeline::Lifeline, project};
 
 use crate::support::{

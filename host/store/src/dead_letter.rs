@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Result,
-    message::{corrupt, parsed},
+    message::parsed,
     page::{PageRows, one_more, page},
     time::micros,
 };
