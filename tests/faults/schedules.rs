@@ -18,6 +18,7 @@ use angarium_domain::{
     audit::Actor,
     delivery::DeliveryState,
     ids::{AttemptId, ConnectionId, MessageId, TenantId},
+    legs::Leg,
     message::{Body, Message, NewMessage, Priority},
     outcome::{self, Copies, Outcome, RetryInput, host_verdict},
     provider::Disposition,
@@ -366,22 +367,8 @@ fn random_spec(rng: &mut Rng) -> RouteSpec {
 }
 
 async fn accept(db: &Database, tenant: TenantId, queued: bool) -> (MessageId, Option<Work>) {
-    let message = Message {
-        id: MessageId::new(),
-        created_at: clock::now(),
-        channel: "webhook".parse().unwrap(),
-        priority: Priority::Normal,
-        send_at: None,
-        expires_at: None,
-        reference: None,
-        batch: None,
-        ordering_key: None,
-        connection: None,
-        body: Body::default(),
-        attachments: 0,
-        legs: None,
-        abridged: false,
-    };
+    let leg = Leg::on("webhook".parse().unwrap());
+    let message = Message { created_at: clock::now(), ..Message::with(leg, Body::default()) };
     let new = NewMessage { message, idempotency: None, attachments: vec![], rule_input: None };
     let lease = BirthLease { id: Uuid::now_v7(), node: Uuid::now_v7(), length_ms: 600_000 };
     let mut txn = db.store.tenant(tenant).await.unwrap();

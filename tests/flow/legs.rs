@@ -434,3 +434,29 @@ async fn several_channels_take_no_ordering_key() {
     let refused = scene.gateway.post("/v1/messages", &with(json!({"ordering_key": "ann"}))).await.problem(422);
     assert_eq!(refused.errors[0].pointer, "/ordering_key", "{refused}");
 }
+
+#[tokio::test]
+async fn one_channel_goes_the_same_way_whether_a_list_names_it_or_not() {
+    let scene = Scene::start().await;
+    let only = json!({"channel": "email", "to": "ann@example.org", "content": {"text": "by mail"}});
+    for (message, is_list) in [(json!({"channels": [only]}), true), (only, false)] {
+        scene.mail_is_refused();
+        let id = scene.gateway.send(&message).await;
+        let once = async |state: &str| {
+            eventually(&format!("{id} as {state}"), || async {
+                let view = scene.view(&id).await;
+                (view["state"] == state).then_some(view)
+            })
+            .await
+        };
+        let view = once("failed").await;
+        assert_eq!((&view["channel"], &view["delivery"]["id"]), (&json!("email"), &json!(leg(&id, 0))), "{view}");
+        assert_eq!(view.get("deliveries").is_some(), is_list, "{view}");
+        scene.gateway.post(&format!("/v1/messages/{id}/retry?leg=0"), &json!({})).await.expect(202);
+        once("sent").await;
+        assert_eq!(scene.attempts(&id).await, ["email scheduled -", "email manual -"]);
+        let content = scene.gateway.get(&format!("/v1/messages/{id}/content")).await;
+        assert_eq!((content["parts"].as_array().unwrap().len(), &content["parts"][0]["leg"]), (1, &json!(0)));
+    }
+    scene.counts_agree().await;
+}

@@ -19,7 +19,7 @@ from angarium_client.api.providers import list_providers
 from angarium_client.api.routes import list_routes
 from angarium_client.api.settings import get_settings
 from angarium_client.api.statistics import get_provider_health, get_stats
-from angarium_client.models import BatchAnswer, NewBatch, NewContent, NewMessage, PriorityName, Problem
+from angarium_client.models import BatchAnswer, NewBatch, NewContent, NewMessage, Priority, Problem
 
 url, key = sys.argv[1:]
 client = AuthenticatedClient(base_url=url, token=key)
@@ -29,7 +29,7 @@ batch = NewBatch(
             channel="webhook",
             content=NewContent(payload={"number": number}),
             idempotency_key=f"generated-{number}",
-            priority=PriorityName.HIGH,
+            priority=Priority.HIGH,
             reference=f"batch:{number}",
         )
         for number in range(2)

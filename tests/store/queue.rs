@@ -7,6 +7,7 @@ use angarium_domain::{
     attempt::{Attempt, Trigger, Verdict},
     delivery::DeliveryState,
     ids::{AttemptId, DeliveryId, MessageId, TenantId},
+    legs::Leg,
     message::{Body, Idempotency, Message, NewMessage, Priority},
     provider::Disposition,
     recipients::Recipients,
@@ -22,22 +23,8 @@ use uuid::Uuid;
 use crate::support::database::{Database, claim_due};
 
 fn message(priority: Priority, key: Option<&str>) -> NewMessage {
-    let message = Message {
-        id: MessageId::new(),
-        created_at: clock::now(),
-        channel: "webhook".parse().unwrap(),
-        priority,
-        send_at: None,
-        expires_at: None,
-        reference: None,
-        batch: None,
-        ordering_key: None,
-        connection: None,
-        body: Body::default(),
-        attachments: 0,
-        legs: None,
-        abridged: false,
-    };
+    let leg = Leg::on("webhook".parse().unwrap());
+    let message = Message { created_at: clock::now(), priority, ..Message::with(leg, Body::default()) };
     let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint: [7; 32], former: None });
     NewMessage { message, idempotency, attachments: vec![], rule_input: None }
 }

@@ -4,7 +4,7 @@ pub mod address;
 mod metadata;
 mod times;
 
-use std::{collections::BTreeMap, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, str::FromStr};
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -16,7 +16,7 @@ pub use times::check_times;
 
 use super::{
     ids::{BatchId, ConnectionId, DeliveryId, MessageId},
-    legs::Legs,
+    legs::{Leg, Legs},
     one_or_many,
     rule_input::{self, RuleInput},
     segments::segments,
@@ -200,25 +200,23 @@ impl Address {
 /// The longest chain of follow-ups: the end of the last one is not asked about.
 pub const DEEPEST_FOLLOW_UP: u32 = 3;
 
-/// The origin of a message that a script sent as a follow-up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The origin of a message that a script's `on_outcome` sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Follows {
+    #[schema(value_type = String, example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
     pub message: MessageId,
-    /// The delivery whose end caused it.
+    /// The delivery whose end it follows.
+    #[schema(value_type = String)]
     pub delivery: DeliveryId,
     /// The script's name.
     pub script: String,
-    /// 1 for one that follows a client's message, 2 for one that follows such a one, …
+    /// 1 for one that follows a client's message, 2 for one that follows such a one; at most 3.
     pub depth: u32,
 }
 
-/// The part of a message that is stored as JSON.
+/// The part of a message beside its legs that is stored as JSON.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Body {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub to: Option<Address>,
-    #[serde(default)]
-    pub content: Content,
     /// The subject matter, for rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Box<RawValue>>,
@@ -247,45 +245,12 @@ pub struct Body {
     /// The trace in which it was accepted; the gateway's own, and never shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceContext>,
-    /// The contents for the second channel and those after it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub further: Vec<LegBody>,
-}
-
-/// The content for a further channel of a message.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct LegBody {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub to: Option<Address>,
-    #[serde(default)]
-    pub content: Content,
-    #[serde(default)]
-    pub attachments: u32,
 }
 
 impl Body {
-    /// Returns the content for the channel of this leg.
-    #[must_use]
-    pub fn content_of(self, leg: u8) -> Content {
-        match usize::from(leg).checked_sub(1) {
-            None => self.content,
-            Some(further) => self.further.into_iter().nth(further).unwrap_or_default().content,
-        }
-    }
-
-    fn contents(&self) -> impl Iterator<Item = &Content> {
-        std::iter::once(&self.content).chain(self.further.iter().map(|leg| &leg.content))
-    }
-
     fn objects_size(&self) -> usize {
         let objects = [&self.attributes, &self.contact, &self.context, &self.ruling, &self.metadata];
         objects.into_iter().flatten().map(|object| object.get().len()).sum()
-    }
-
-    /// Returns the recipient for lists: empty if the connection names it.
-    #[must_use]
-    pub fn recipient(&self) -> &str {
-        self.to.as_ref().map_or("", |to| &to.address)
     }
 }
 
@@ -325,7 +290,6 @@ impl Idempotency {
 pub struct Message {
     pub id: MessageId,
     pub created_at: Timestamp,
-    pub channel: Channel,
     pub priority: Priority,
     pub send_at: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
@@ -334,39 +298,49 @@ pub struct Message {
     pub batch: Option<BatchId>,
     /// Messages of a tenant with the same key go one after another.
     pub ordering_key: Option<String>,
-    /// Pins the message to one connection, past the routes.
-    pub connection: Option<ConnectionId>,
+    /// Its channels, with their recipients and contents.
+    pub legs: Legs,
     pub body: Body,
-    /// Of the first channel.
-    pub attachments: u32,
-    /// Its channels, where it names several.
-    pub legs: Option<Arc<Legs>>,
     /// Its contents are excerpts: the database has the whole.
     pub abridged: bool,
 }
 
 impl Message {
+    /// Returns the first leg. A message that [`Message::as_leg`] made has this one alone.
+    #[must_use]
+    pub const fn first(&self) -> &Leg {
+        self.legs.first()
+    }
+
+    /// The same to be changed.
+    pub const fn first_mut(&mut self) -> &mut Leg {
+        self.legs.first_mut()
+    }
+
     /// Replaces large contents by excerpts; returns whether it did.
     pub fn abridge(&mut self) -> bool {
-        let large = !self.abridged && self.body.contents().map(Content::size).sum::<usize>() > LARGE;
+        let large = !self.abridged && self.content_size() > LARGE;
         if large {
-            self.body.content = self.body.content.excerpt();
-            self.body.further.iter_mut().for_each(|leg| leg.content = leg.content.excerpt());
+            self.legs.iter_mut().for_each(|leg| leg.content = leg.content.excerpt());
             self.abridged = true;
         }
         large
     }
 
-    /// Whether more than is here has to be read for a request: the whole content, or attachments.
+    /// Whether more than is here has to be read for a request of its first leg: the whole content, or attachments.
     #[must_use]
     pub const fn is_large(&self) -> bool {
-        self.abridged || self.attachments > 0
+        self.abridged || self.first().attachments > 0
     }
 
     /// Memory that it takes, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        RECORD + self.body.contents().map(Content::size).sum::<usize>() + self.body.objects_size()
+        RECORD + self.content_size() + self.body.objects_size()
+    }
+
+    fn content_size(&self) -> usize {
+        self.legs.iter().map(|leg| leg.content.size()).sum()
     }
 
     /// When its first attempt is due.
@@ -381,26 +355,28 @@ impl Message {
         self.body.follows.as_ref().map_or(0, |follows| follows.depth)
     }
 
-    /// The message as one of its legs sees it, which began then: with that channel's content, and
-    /// no longer to be sent than that channel is tried.
+    /// The message with this leg alone, which began then: no longer to be sent than the leg's channel is tried.
+    ///
+    /// A message that names no list of channels stays as it is.
     #[must_use]
     pub fn as_leg(&self, number: u8, begun_at: Timestamp) -> Self {
-        let Some(leg) = self.legs.as_ref().and_then(|legs| legs.get(number)) else { return self.clone() };
-        let mut message = self.clone();
-        let further = std::mem::take(&mut message.body.further);
-        if number > 0 {
-            let body = further.into_iter().nth(usize::from(number) - 1).unwrap_or_default();
-            message.channel = leg.channel.clone();
-            message.connection = leg.connection;
-            message.body.to = body.to;
-            message.body.content = body.content;
-            message.attachments = body.attachments;
+        let apart = if self.legs.is_list() { self.legs.apart(number) } else { None };
+        let Some(legs) = apart else { return self.clone() };
+        let timeout = legs.first().timeout.map(|seconds| SignedDuration::from_secs(seconds.into()));
+        let given_up_at = timeout.and_then(|timeout| begun_at.checked_add(timeout).ok());
+        Self {
+            id: self.id,
+            created_at: self.created_at,
+            priority: self.priority,
+            send_at: Some(begun_at),
+            expires_at: given_up_at.into_iter().chain(self.expires_at).min(),
+            reference: self.reference.clone(),
+            batch: self.batch,
+            ordering_key: self.ordering_key.clone(),
+            legs,
+            body: self.body.clone(),
+            abridged: self.abridged,
         }
-        message.send_at = Some(begun_at);
-        let given_up_at =
-            leg.timeout.and_then(|timeout| begun_at.checked_add(SignedDuration::from_secs(timeout.into())).ok());
-        message.expires_at = given_up_at.into_iter().chain(self.expires_at).min();
-        message
     }
 }
 
@@ -423,24 +399,21 @@ impl NewMessage {
 }
 
 impl Message {
-    /// A message with this body and nothing else, as tests need one.
+    /// A message with this leg and body and nothing else, as tests need one.
     #[doc(hidden)]
     #[must_use]
-    pub fn with_body(channel: Channel, body: Body) -> Self {
+    pub fn with(leg: Leg, body: Body) -> Self {
         Self {
             id: MessageId::new(),
             created_at: Timestamp::UNIX_EPOCH,
-            channel,
             priority: Priority::Normal,
             send_at: None,
             expires_at: None,
             reference: None,
             batch: None,
             ordering_key: None,
-            connection: None,
+            legs: Legs::single(leg),
             body,
-            attachments: 0,
-            legs: None,
             abridged: false,
         }
     }
@@ -449,6 +422,11 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::legs::{LegMode, Wants};
+
+    fn sms(content: Content) -> Leg {
+        Leg { content, ..Leg::on("sms".parse().unwrap()) }
+    }
 
     #[test]
     fn a_rank_finds_its_priority_again() {
@@ -474,14 +452,12 @@ mod tests {
             html: Some("<p>".into()),
             ..Content::default()
         };
-        let further = vec![LegBody { content: content.clone(), ..LegBody::default() }];
-        let mut message =
-            Message::with_body("sms".parse().unwrap(), Body { content: content.clone(), further, ..Body::default() });
+        let legs = Legs::list(LegMode::All, Wants::Sent, vec![sms(content.clone()), sms(content.clone())]).unwrap();
+        let mut message = Message { legs, ..Message::with(sms(Content::default()), Body::default()) };
         let (whole, before) = (message.clone(), crate::price::units(&message));
         assert!(message.size() > 4 * LARGE);
         assert!(message.abridge() && message.abridged && message.is_large() && !message.abridge());
-        for leg in [0, 1] {
-            let excerpt = message.body.clone().content_of(leg);
+        for excerpt in message.legs.clone().into_iter().map(|leg| leg.content) {
             assert_eq!((&excerpt.from, &excerpt.subject), (&content.from, &content.subject));
             assert_eq!(excerpt.text.unwrap(), "é".repeat(rule_input::MAX_TEXT));
             assert_eq!((excerpt.html, excerpt.payload.is_none()), (None, true));
@@ -491,18 +467,24 @@ mod tests {
     }
 
     #[test]
-    fn a_short_message_stays_as_it_is() {
-        let content = Content { html: Some("x".repeat(LARGE)), ..Content::default() };
-        let mut message = Message::with_body("sms".parse().unwrap(), Body { content, ..Body::default() });
-        assert!(!message.abridge() && !message.is_large());
-        assert_eq!(message.body.content.html.as_ref().map(String::len), Some(LARGE));
+    fn a_leg_alone_goes_as_long_as_its_channel_is_tried() {
+        let at = Timestamp::from_second(100).unwrap();
+        let legs = vec![sms(Content::default()), Leg { timeout: Some(30), ..Leg::on("email".parse().unwrap()) }];
+        let legs = Legs::list(LegMode::First, Wants::Sent, legs).unwrap();
+        let whole = Message { legs, ..Message::with(sms(Content::default()), Body::default()) };
+        let (first, second) = (whole.as_leg(0, at), whole.as_leg(1, at));
+        assert_eq!((first.first().channel.as_str(), first.send_at, first.expires_at), ("sms", Some(at), None));
+        assert_eq!(second.expires_at, Some(Timestamp::from_second(130).unwrap()));
+        assert_eq!((second.first().channel.as_str(), second.legs.policy().count), ("email", 1));
+        let single = Message::with(sms(Content::default()), Body::default()).as_leg(0, at);
+        assert_eq!(single.send_at, None, "it was never apart");
     }
 
     #[test]
-    fn a_payload_keeps_its_bytes() {
-        let body = r#"{"content":{"payload":{"b": 1.0,  "a":2}}}"#;
-        let parsed: Body = serde_json::from_str(body).unwrap();
-        assert_eq!(parsed.content.payload.as_ref().unwrap().get(), r#"{"b": 1.0,  "a":2}"#);
-        assert!(serde_json::to_string(&parsed).unwrap().contains(r#"{"b": 1.0,  "a":2}"#));
+    fn a_short_message_stays_as_it_is() {
+        let content = Content { html: Some("x".repeat(LARGE)), ..Content::default() };
+        let mut message = Message::with(sms(content), Body::default());
+        assert!(!message.abridge() && !message.is_large());
+        assert_eq!(message.first().content.html.as_ref().map(String::len), Some(LARGE));
     }
 }

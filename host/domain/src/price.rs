@@ -52,9 +52,9 @@ impl Cost {
 /// How many units a message will be billed as: the segments of a text, one of anything else.
 #[must_use]
 pub fn units(message: &Message) -> u32 {
-    let content = &message.body.content;
-    match (message.channel.as_str(), &content.text) {
-        ("sms", Some(text)) => content.segments.unwrap_or_else(|| segments(text)),
+    let leg = message.first();
+    match (leg.channel.as_str(), &leg.content.text) {
+        ("sms", Some(text)) => leg.content.segments.unwrap_or_else(|| segments(text)),
         _ => 1,
     }
 }

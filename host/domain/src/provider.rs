@@ -109,8 +109,8 @@ pub struct Item {
     pub blobs: Vec<BlobInfo>,
 }
 
-/// The meaning of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The meaning of a provider's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Disposition {
     Accepted,

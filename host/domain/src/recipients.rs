@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     message::address,
@@ -12,7 +13,7 @@ use super::{
 const LONGEST_DETAIL: usize = 300;
 
 /// The outcome for a recipient, the best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RecipientOutcome {
     /// The server took the mail for it.
@@ -24,7 +25,7 @@ pub enum RecipientOutcome {
 }
 
 /// The role of a recipient: named in the `To` header, or a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RecipientRole {
     To,
@@ -32,19 +33,22 @@ pub enum RecipientRole {
     Copy,
 }
 
-/// A recipient, with its last known outcome.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A recipient of a mail with copies, and its last known outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MailRecipient {
-    /// The address as in the envelope.
+    /// As in the envelope.
+    #[schema(example = "bob@example.org")]
     pub address: String,
     pub role: RecipientRole,
     pub outcome: RecipientOutcome,
-    /// The server's code, such as `451 4.7.1`.
+    /// The server's code.
+    #[schema(example = "451 4.7.1")]
     pub code: String,
     /// The server's text.
     pub detail: String,
     /// The number of the attempt that says so.
     pub attempt: u32,
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
 }
 

@@ -174,7 +174,8 @@ impl RuleInput {
     /// asked.
     #[must_use]
     pub fn with(message: &Message, read: Option<Self>) -> Self {
-        let destination = Country::of_address(message.channel.as_str(), message.body.recipient());
+        let leg = message.first();
+        let destination = Country::of_address(leg.channel.as_str(), leg.recipient());
         let subject = match read {
             Some(read) if read.destination == destination => read,
             read => {
@@ -469,7 +470,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::message::{Address, Body};
+    use crate::{
+        legs::Leg,
+        message::{Address, Body},
+    };
 
     fn read(value: Value) -> Result<RuleInput, Vec<ValueProblem>> {
         RuleInput::read(serde_json::from_value(value).unwrap(), Country::of_address("sms", "+46701234567"))
@@ -508,12 +512,12 @@ mod tests {
     #[test]
     fn what_was_read_holds_while_the_address_tells_the_same_country() {
         let to = Some(Address { address: "+46701234567".into(), name: None });
-        let mut message = Message::with_body("sms".parse().unwrap(), Body { to, ..Body::default() });
+        let mut message = Message::with(Leg { to, ..Leg::on("sms".parse().unwrap()) }, Body::default());
         let known = || read(json!({"attributes": {"amount": 5}})).unwrap();
         let same = RuleInput::with(&message, Some(known()));
         assert_eq!((same.amount(), texts(&same, Field::Country)), (Some("5".parse().unwrap()), vec!["SE"]));
         assert_eq!(same.envelope().to, "+46701234567");
-        message.channel = "push".parse().unwrap();
+        message.first_mut().channel = "push".parse().unwrap();
         let other = RuleInput::with(&message, Some(known()));
         assert_eq!((other.amount(), texts(&other, Field::Country)), (Some("5".parse().unwrap()), vec![]));
     }
@@ -564,7 +568,7 @@ mod tests {
         );
         let contact = serde_json::value::to_raw_value(&contact).unwrap();
         let body = Body { contact: Some(contact), ..Body::default() };
-        let stored = RuleInput::of(&Message::with_body("sms".parse().unwrap(), body));
+        let stored = RuleInput::of(&Message::with(Leg::on("sms".parse().unwrap()), body));
         assert_eq!((texts(&stored, Field::City), stored.timezone(), stored.language()), (vec!["lund"], None, None));
         assert_eq!(texts(&stored, Field::Country), Vec::<&str>::new());
     }

@@ -336,7 +336,9 @@ pub fn replay(book: &Rulebook, recorded: &Message, given: &Given) -> (Message, M
     if original.without_channel {
         let MessageOutline { to, reference, .. } = MessageOutline::of(&message);
         let input = RuleInput::of(&message).within(MessageOutline { to, reference, ..MessageOutline::default() });
-        message.channel = book.channel(&input, given).unwrap_or(message.channel);
+        if let Some(channel) = book.channel(&input, given) {
+            message.first_mut().channel = channel;
+        }
     }
     let judgement = book.admit(&mut message, given);
     (message, judgement)

@@ -233,24 +233,19 @@ impl ShadowQuestion {
 
 /// Returns the parts of a message that rules and scripts read.
 fn slim(message: &Message) -> Message {
-    let Body { to, content, attributes, contact, context, ruling, .. } = &message.body;
-    let content = content.excerpt();
+    let Body { attributes, contact, context, ruling, .. } = &message.body;
     let (attributes, contact, context, ruling) = (attributes.clone(), contact.clone(), context.clone(), ruling.clone());
-    let body = Body { to: to.clone(), content, attributes, contact, context, ruling, ..Body::default() };
     Message {
         id: message.id,
         created_at: message.created_at,
-        channel: message.channel.clone(),
         priority: message.priority,
         send_at: message.send_at,
         expires_at: message.expires_at,
         reference: message.reference.clone(),
         batch: None,
         ordering_key: None,
-        connection: message.connection,
-        body,
-        attachments: message.attachments,
-        legs: message.legs.clone(),
+        legs: message.legs.with_only(message.first().excerpt()),
+        body: Body { attributes, contact, context, ruling, ..Body::default() },
         abridged: message.abridged,
     }
 }
@@ -359,7 +354,7 @@ pub fn said_of(message: &Message, judgement: &MessageJudgement) -> Said {
     }
     said.insert("priority", json!(message.priority));
     said.extend(message.send_at.map(|at| ("send_at", json!(at))));
-    said.extend(message.body.content.from.as_ref().map(|from| ("sender", json!(from.address))));
+    said.extend(message.first().content.from.as_ref().map(|from| ("sender", json!(from.address))));
     let attributes = message.body.attributes.as_deref().and_then(|raw| serde_json::from_str(raw.get()).ok());
     said.extend(attributes.map(|attributes: Value| ("attributes", attributes)));
     if let Some(decision) = &judgement.ruling.decision {
@@ -392,17 +387,18 @@ mod tests {
         language::Language,
         script::{Modules, Script},
     };
-    use angarium_domain::message::Address;
-    use angarium_domain::{ids::RuleId, message::Priority};
+    use angarium_domain::{
+        ids::RuleId,
+        legs::Leg,
+        message::{Address, Priority},
+    };
 
     const GIVEN: Given = Given { now: Timestamp::UNIX_EPOCH, chance: 0.5 };
     const TIME: Duration = Duration::from_secs(5);
 
     fn message(to: &str) -> Message {
-        Message::with_body(
-            "sms".parse().unwrap(),
-            Body { to: Some(Address { address: to.into(), name: None }), ..Body::default() },
-        )
+        let to = Some(Address { address: to.into(), name: None });
+        Message::with(Leg { to, ..Leg::on("sms".parse().unwrap()) }, Body::default())
     }
 
     fn running(name: &str, version: i32, source: &str) -> Arc<Running> {
@@ -456,7 +452,7 @@ mod tests {
         let book = book(experiment(ExperimentMode::Canary { percentage: 50 }, source));
         let taken = (0..100).filter(|number| {
             let mut message = message("");
-            message.body.to = None;
+            message.first_mut().to = None;
             message.body.contact =
                 serde_json::value::to_raw_value(&serde_json::json!({"id": format!("c{number}")})).ok();
             book.admit(&mut message, &GIVEN);

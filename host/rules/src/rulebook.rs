@@ -606,17 +606,17 @@ fn follow_rules(message: &mut Message, decision: &RuleDecision) {
 
 /// Uses a rule's sender if the message names none; for a mail only if it is a mail address.
 fn send_from(message: &mut Message, sender: &str) {
-    let fits = message.channel.as_str() != "email" || sender.contains('@');
-    if fits && message.body.content.from.is_none() {
-        message.body.content.from = Some(Address { address: sender.to_owned(), name: None });
+    let leg = message.first_mut();
+    let fits = leg.channel.as_str() != "email" || sender.contains('@');
+    if fits && leg.content.from.is_none() {
+        leg.content.from = Some(Address { address: sender.to_owned(), name: None });
     }
 }
 
 /// Uses a rule's template if the message names none: as a parameter, for a provider with templates.
 fn use_template(message: &mut Message, template: &str) {
-    let further = message.body.further.iter_mut().map(|further| &mut further.content);
-    for content in std::iter::once(&mut message.body.content).chain(further) {
-        content.params.entry("template".to_owned()).or_insert_with(|| template.to_owned());
+    for leg in message.legs.iter_mut() {
+        leg.content.params.entry("template".to_owned()).or_insert_with(|| template.to_owned());
     }
 }
 
@@ -636,20 +636,15 @@ mod tests {
         language::Language,
         script::Modules,
     };
-    use angarium_domain::message::Body;
+    use angarium_domain::{legs::Leg, message::Body};
 
     /// Holds of no message, and takes about as long as an expression may.
     const SLOW: &str = "message.attributes.list.some(|a| attributes.list.some(|b| a + b < 0))";
 
     fn message(attributes: &str) -> Message {
-        Message::with_body(
-            "sms".parse().unwrap(),
-            Body {
-                to: Some(Address { address: "+46701234567".into(), name: None }),
-                attributes: Some(RawValue::from_string(attributes.to_owned()).unwrap()),
-                ..Body::default()
-            },
-        )
+        let to = Some(Address { address: "+46701234567".into(), name: None });
+        let attributes = Some(RawValue::from_string(attributes.to_owned()).unwrap());
+        Message::with(Leg { to, ..Leg::on("sms".parse().unwrap()) }, Body { attributes, ..Body::default() })
     }
 
     fn book(rules: &[Value], scripts: &[(&str, &str)]) -> Rulebook {
@@ -689,7 +684,7 @@ mod tests {
         book(&[rule], &[("hold", hold)]).admit(&mut held, &given());
         assert_eq!(held.priority, Priority::High);
         assert_eq!(held.send_at, Some("2026-03-02T12:01:00Z".parse().unwrap()));
-        assert_eq!(held.body.content.from.unwrap().address, "ACME");
+        assert_eq!(held.first().content.from.as_ref().unwrap().address, "ACME");
         let attributes: Value = serde_json::from_str(held.body.attributes.unwrap().get()).unwrap();
         assert_eq!(attributes, json!({"amount": 750, "seen": "high"}));
         let ruling: Ruling = serde_json::from_str(held.body.ruling.unwrap().get()).unwrap();
@@ -854,9 +849,9 @@ mod tests {
         let book = book(&[rule], &[]);
         let mut one = message("{}");
         book.admit(&mut one, &given());
-        assert_eq!(one.body.content.params["template"], "plain");
-        one.body.content.params.insert("template".into(), "own".into());
+        assert_eq!(one.first().content.params["template"], "plain");
+        one.first_mut().content.params.insert("template".into(), "own".into());
         book.admit(&mut one, &given());
-        assert_eq!(one.body.content.params["template"], "own");
+        assert_eq!(one.first().content.params["template"], "own");
     }
 }

@@ -148,7 +148,7 @@ impl Original {
         let attributes = || object_of(before.attributes.as_deref());
         Self {
             without_channel: before.without_channel,
-            without_sender: before.without_sender && message.body.content.from.is_some(),
+            without_sender: before.without_sender && message.first().content.from.is_some(),
             priority: (before.priority != message.priority).then_some(before.priority),
             send_at: (before.send_at != message.send_at).then_some(due),
             attributes: (text(before.attributes.as_deref()) != text(message.body.attributes.as_deref()))
@@ -159,7 +159,7 @@ impl Original {
     /// Restores a message's own values.
     pub fn undo(&self, message: &mut Message) {
         if self.without_sender {
-            message.body.content.from = None;
+            message.first_mut().content.from = None;
         }
         if let Some(priority) = self.priority {
             message.priority = priority;
@@ -192,7 +192,7 @@ impl MessageBefore {
     pub fn of(message: &Message) -> Self {
         Self {
             without_channel: Ruling::of(message).is_some_and(|ruling| ruling.original.without_channel),
-            without_sender: message.body.content.from.is_none(),
+            without_sender: message.first().content.from.is_none(),
             priority: message.priority,
             send_at: message.send_at,
             attributes: message.body.attributes.clone(),
@@ -295,11 +295,14 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use angarium_domain::message::{Address, Body};
+    use angarium_domain::{
+        legs::Leg,
+        message::{Address, Body},
+    };
 
     fn message(attributes: Option<Value>) -> Message {
         let attributes = attributes.map(|it| serde_json::value::to_raw_value(&it).unwrap());
-        Message::with_body("sms".parse().unwrap(), Body { attributes, ..Body::default() })
+        Message::with(Leg::on("sms".parse().unwrap()), Body { attributes, ..Body::default() })
     }
 
     /// Changed as rules change it, written down, and changed back.
@@ -308,7 +311,7 @@ mod tests {
         let known = MessageBefore::of(&message);
         message.priority = Priority::High;
         message.send_at = Some("2026-03-02T12:00:00Z".parse().unwrap());
-        message.body.content.from = Some(Address { address: "ACME".into(), name: None });
+        message.first_mut().content.from = Some(Address { address: "ACME".into(), name: None });
         message.body.attributes = serde_json::value::to_raw_value(&json!({"seen": true})).ok();
         let written = serde_json::to_string(&Original::before(&known, &message)).unwrap();
         let original: Original = serde_json::from_str(&written).unwrap();
@@ -320,8 +323,8 @@ mod tests {
     fn a_message_becomes_what_it_was() {
         for attributes in [None, Some(json!({"amount": 5}))] {
             let (message, original) = there_and_back(attributes.clone());
-            let Message { priority, send_at, body, .. } = message;
-            assert_eq!((priority, send_at, body.content.from), (Priority::Normal, None, None));
+            let Message { priority, send_at, legs, body, .. } = message;
+            assert_eq!((priority, send_at, &legs.first().content.from), (Priority::Normal, None, &None));
             let back = body.attributes.map(|raw| serde_json::from_str::<Value>(raw.get()).unwrap());
             assert_eq!((back, original.without_sender), (attributes, true));
         }

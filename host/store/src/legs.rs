@@ -1,6 +1,6 @@
-//! Legs: the deliveries of a message that names several channels. `domain/legs.rs` decides about them.
+//! Legs: the deliveries of a message that names a list of channels. `domain/legs.rs` decides about them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Result,
-    message::{legs_from, parsed},
+    message::{StoredLegs, parsed},
     queue::{QueueEntry, queue_remove},
     time::micros,
     transition::{Transition, transition_insert},
@@ -17,7 +17,7 @@ use angarium_domain::{
     attempt::FallbackReason,
     delivery::DeliveryState,
     ids::{DeliveryId, EventId, MessageId, TenantId},
-    legs::{Begun, LegReceipt, Legs},
+    legs::{Begun, LegPolicy, LegReceipt},
     message::{Message, Priority},
 };
 
@@ -52,7 +52,8 @@ pub struct HeldLegs {
     pub tenant: TenantId,
     pub message: MessageId,
     pub priority: Priority,
-    pub legs: Arc<Legs>,
+    pub policy: LegPolicy,
+    legs: StoredLegs,
     pub state: Option<DeliveryState>,
     /// Whether another leg could still begin: it has not expired, and its content is there.
     pub may_begin: bool,
@@ -80,11 +81,13 @@ pub async fn legs_hold(db: &mut PgConnection, moved: &LegTransition) -> Result<V
     .await?;
     let mut held = Vec::with_capacity(rows.len());
     for row in &rows {
+        let legs = StoredLegs::from_json(row.try_get("legs")?)?;
         let mut held_legs = HeldLegs {
             tenant: row.try_get::<Uuid, _>("tenant_id")?.into(),
             message: row.try_get::<Uuid, _>("id")?.into(),
             priority: Priority::from_rank(row.try_get("priority")?),
-            legs: legs_from(row.try_get("legs")?)?,
+            policy: legs.policy(),
+            legs,
             state: row.try_get::<Option<&str>, _>("state")?.map(parsed).transpose()?,
             may_begin: row.try_get("may_begin")?,
             begun: Vec::new(),
@@ -141,12 +144,18 @@ async fn legs_read(db: &mut PgConnection, held_legs: &mut HeldLegs) -> Result<()
 }
 
 /// Writes the legs that begin with their messages, which were just inserted, and that the further
-/// ones begin; those are queued, and the first one where its message is.
+/// ones begin; those are queued, and the first one where its message is. The messages are found by all of their channels.
 pub async fn leg_insert(db: &mut PgConnection, tenant: TenantId, messages: &[&Message]) -> Result<()> {
     let legs = || {
         messages.iter().flat_map(|message| {
-            let legs = message.legs.as_deref();
-            legs.into_iter().flat_map(move |legs| legs.at_first().map(move |number| (*message, legs, number)))
+            let first = message.legs.policy().at_first();
+            first.zip(message.legs.iter()).map(move |(number, leg)| (*message, leg, number))
+        })
+    };
+    let further = || {
+        messages.iter().flat_map(|message| {
+            let channels = message.legs.iter().map(|leg| &leg.channel);
+            channels.filter(|channel| **channel != message.first().channel).map(move |channel| (message.id, channel))
         })
     };
     sqlx::query(
@@ -161,6 +170,10 @@ pub async fn leg_insert(db: &mut PgConnection, tenant: TenantId, messages: &[&Me
          ), queued as (
            insert into queue (tenant_id, delivery_id, due_at, priority)
            select $1, id, due_at, priority from input where number > 0
+         ), searched as (
+           insert into message_further_channel (tenant_id, message_id, channel)
+           select $1, message_id, channel from unnest($8::uuid[], $9::text[]) as t (message_id, channel)
+           on conflict do nothing
          )
          insert into transition (tenant_id, delivery_id, state, channel)
          select $1, id, 'queued', channel from input where number > 0",
@@ -169,16 +182,14 @@ pub async fn leg_insert(db: &mut PgConnection, tenant: TenantId, messages: &[&Me
     .bind(legs().map(|(message, _, number)| message.id.leg(number).uuid()).collect::<Vec<_>>())
     .bind(legs().map(|(message, ..)| message.id.uuid()).collect::<Vec<_>>())
     .bind(legs().map(|(.., number)| i16::from(number)).collect::<Vec<_>>())
-    .bind(legs().map(|(_, legs, number)| channel(legs, number)).collect::<Vec<_>>())
+    .bind(legs().map(|(_, leg, _)| leg.channel.as_str()).collect::<Vec<_>>())
     .bind(legs().map(|(message, ..)| message.priority.rank()).collect::<Vec<_>>())
     .bind(legs().map(|(message, ..)| micros(message.due_at())).collect::<Vec<_>>())
+    .bind(further().map(|(message, _)| message.uuid()).collect::<Vec<_>>())
+    .bind(further().map(|(_, channel)| channel.as_str()).collect::<Vec<_>>())
     .execute(db)
     .await?;
     Ok(())
-}
-
-fn channel(legs: &Legs, number: u8) -> &str {
-    legs.get(number).map_or("", |leg| leg.channel.as_str())
 }
 
 /// Begins a leg: it is due now. Written and told of in one statement.
@@ -200,7 +211,7 @@ pub async fn leg_begin(db: &mut PgConnection, held_legs: &HeldLegs, number: u8, 
     .bind(held_legs.tenant.uuid())
     .bind(held_legs.message.leg(number).uuid())
     .bind(held_legs.message.uuid())
-    .bind(channel(&held_legs.legs, number))
+    .bind(held_legs.legs.channel(number))
     .bind(reason.as_str())
     .bind(held_legs.priority.rank())
     .bind(EventId::new().uuid())
@@ -274,7 +285,7 @@ pub async fn leg_close(db: &mut PgConnection, held_legs: &mut HeldLegs, number: 
 /// Writes the legs that have not begun as canceled, so that none of them ever will.
 pub async fn leg_forgo(db: &mut PgConnection, held_legs: &mut HeldLegs) -> Result<()> {
     let next = held_legs.begun.iter().map(|it| it.number + 1).max().unwrap_or(0);
-    let left: Vec<u8> = (next..held_legs.legs.count()).collect();
+    let left: Vec<u8> = (next..held_legs.policy.count).collect();
     sqlx::query(
         "with forgone as (
            insert into delivery (tenant_id, id, message_id, state, attempts, code, unified_code, detail, begun_at,
@@ -289,7 +300,7 @@ pub async fn leg_forgo(db: &mut PgConnection, held_legs: &mut HeldLegs) -> Resul
     .bind(held_legs.tenant.uuid())
     .bind(held_legs.message.uuid())
     .bind(left.iter().map(|number| held_legs.message.leg(*number).uuid()).collect::<Vec<_>>())
-    .bind(left.iter().map(|number| channel(&held_legs.legs, *number)).collect::<Vec<_>>())
+    .bind(left.iter().map(|number| held_legs.legs.channel(*number)).collect::<Vec<_>>())
     .bind(Closing::Canceled.words().2)
     .execute(db)
     .await?;
@@ -321,7 +332,6 @@ pub async fn legs_state(db: &mut PgConnection, held_legs: &HeldLegs, state: Opti
 
 /// Waits for the receipt of these legs from now on, each for its window, and of no other one.
 pub async fn watch_set(db: &mut PgConnection, held_legs: &HeldLegs, numbers: &[u8]) -> Result<()> {
-    let window = |number: &u8| held_legs.legs.get(*number).and_then(|leg| leg.receipt_window).unwrap_or_default();
     sqlx::query(
         "with wanted as (
            select id, seconds from unnest($3::uuid[], $4::bigint[]) as t (id, seconds)
@@ -340,7 +350,7 @@ pub async fn watch_set(db: &mut PgConnection, held_legs: &HeldLegs, numbers: &[u
     .bind(held_legs.tenant.uuid())
     .bind(held_legs.message.uuid())
     .bind(numbers.iter().map(|number| held_legs.message.leg(*number).uuid()).collect::<Vec<_>>())
-    .bind(numbers.iter().map(|number| i64::from(window(number))).collect::<Vec<_>>())
+    .bind(numbers.iter().map(|number| i64::from(held_legs.legs.receipt_window(*number))).collect::<Vec<_>>())
     .execute(db)
     .await?;
     Ok(())

@@ -1,7 +1,9 @@
 //! Messages with their idempotency keys, attachments, queue entries and birth leases: what one
 //! acceptance commits together.
 
-use std::{collections::HashMap, str::FromStr, sync::Arc};
+mod stored;
+
+use std::{collections::HashMap, str::FromStr};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -17,11 +19,13 @@ use super::{
 use angarium_domain::{
     delivery::DeliveryState,
     ids::{BatchId, ConnectionId, DeliveryId, MessageId, TenantId},
-    legs,
-    message::{Attachment, Body, Message, NewMessage, Priority, metadata_hashes},
+    legs::{self, Leg},
+    message::{Attachment, Message, NewMessage, Priority, metadata_hashes},
     provider::{BlobInfo, Cost},
     recipients::Recipients,
 };
+pub(super) use stored::StoredLegs;
+pub use stored::body_json;
 
 /// The lease that an acceptance writes for the messages that its node dispatches at once.
 #[derive(Debug, Clone, Copy)]
@@ -36,9 +40,9 @@ pub struct BirthLease {
 #[derive(Debug)]
 pub struct MessageRow<'a> {
     pub new: &'a NewMessage,
-    /// The whole body's JSON.
+    /// The whole message's [`body_json`].
     pub json: &'a [u8],
-    /// The JSON of the body as the abridged message has it.
+    /// The same of the abridged message.
     pub excerpt: Option<&'a [u8]>,
     /// Into the queue, rather than under the birth lease; `None` for what joins its key's line.
     pub queued: Option<bool>,
@@ -84,10 +88,14 @@ pub async fn message_insert(
            select * from input where key is null or id = any (array (select message_id from keyed))
          ), stored as (
            insert into message (tenant_id, id, created_at, channel, recipient, priority, send_at, expires_at,
-             reference, connection_id, body, ordering_key, legs, excerpt, batch_id, metadata_hashes)
+             reference, connection_id, body, ordering_key, legs, excerpt, batch_id)
            select $1, id, created_at, channel, recipient, priority, send_at, expires_at, reference, connection_id, body,
-             ordering_key, legs::jsonb, excerpt, batch_id, metadata_hashes::bigint[]
+             ordering_key, legs::jsonb, excerpt, batch_id
            from fresh
+         ), members as (
+           insert into message_metadata (tenant_id, message_id, hash)
+           select $1, id, hash from fresh cross join lateral unnest(metadata_hashes::bigint[]) as hash
+           on conflict do nothing
          ), queued as (
            insert into queue (tenant_id, delivery_id, due_at, priority)
            select $1, id, coalesce(send_at, created_at), priority from fresh where queued
@@ -101,13 +109,13 @@ pub async fn message_insert(
     .bind(tenant.uuid())
     .bind(messages().map(|m| m.id.uuid()).collect::<Vec<_>>())
     .bind(messages().map(|m| micros(m.created_at)).collect::<Vec<_>>())
-    .bind(messages().map(|m| m.channel.as_str()).collect::<Vec<_>>())
-    .bind(messages().map(|m| m.body.recipient()).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.first().channel.as_str()).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.first().recipient()).collect::<Vec<_>>())
     .bind(messages().map(|m| m.priority.rank()).collect::<Vec<_>>())
     .bind(messages().map(|m| m.send_at.map(micros)).collect::<Vec<_>>())
     .bind(messages().map(|m| m.expires_at.map(micros)).collect::<Vec<_>>())
     .bind(messages().map(|m| m.reference.as_deref()).collect::<Vec<_>>())
-    .bind(messages().map(|m| m.connection.map(ConnectionId::uuid)).collect::<Vec<_>>())
+    .bind(messages().map(|m| m.first().connection.map(ConnectionId::uuid)).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.json).collect::<Vec<_>>())
     .bind(keys().map(|key| key.map(|it| it.key.as_str())).collect::<Vec<_>>())
     .bind(keys().map(|key| key.map(|it| it.fingerprint.as_slice())).collect::<Vec<_>>())
@@ -116,7 +124,7 @@ pub async fn message_insert(
     .bind(lease.node)
     .bind(lease.length_ms as f64)
     .bind(messages().map(|m| m.ordering_key.as_deref()).collect::<Vec<_>>())
-    .bind(messages().map(|m| m.legs.as_ref().map(|legs| legs.to_json())).collect::<Vec<_>>())
+    .bind(messages().map(|m| stored::legs_json(&m.legs)).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.excerpt).collect::<Vec<_>>())
     .bind(messages().map(|m| m.batch.map(BatchId::uuid)).collect::<Vec<_>>())
     .bind(messages().map(|m| hashes_of(tenant, m)).collect::<Vec<_>>())
@@ -178,14 +186,14 @@ pub async fn content_size(
     Ok(size.map(|(body, files)| (bytes(body), bytes(files))))
 }
 
-/// Returns a message's whole body, which may be large; `None` if it is gone.
-pub async fn body_load(db: &mut PgConnection, tenant: TenantId, message: MessageId) -> Result<Option<Body>> {
-    let row = sqlx::query("select body from message where tenant_id = $1 and id = $2")
-        .bind(tenant.uuid())
-        .bind(message.uuid())
-        .fetch_optional(db)
-        .await?;
-    row.map(|row| serde_json::from_slice(row.try_get(0)?).map_err(corrupt)).transpose()
+/// Returns a message with its whole content, which may be large; `None` if it is gone.
+pub async fn message_whole(db: &mut PgConnection, tenant: TenantId, id: MessageId) -> Result<Option<Message>> {
+    let sql = format!(
+        "select {MESSAGE_COLUMNS}, m.body as json, false as abridged from message m
+         where m.tenant_id = $1 and m.id = $2"
+    );
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.uuid()).bind(id.uuid()).fetch_optional(db).await?;
+    row.as_ref().map(message_from).transpose()
 }
 
 /// Returns the attachments of a message's leg, in their order and without their bytes.
@@ -299,36 +307,35 @@ pub async fn idempotency_expire(db: &mut PgConnection) -> Result<u64> {
 }
 
 const MESSAGE_COLUMNS: &str = "m.tenant_id, m.id, m.created_at, m.channel, m.priority, m.send_at, m.expires_at,
-  m.reference, m.connection_id, coalesce(m.excerpt, m.body) as body, m.excerpt is not null as abridged, m.ordering_key, m.batch_id, m.legs::text as legs,
+  m.reference, m.connection_id, m.ordering_key, m.batch_id, m.legs::text as legs,
   (select count(*) from attachment a where a.tenant_id = m.tenant_id and a.message_id = m.id)::int as attachments";
+
+/// The content as it is looked at: of a large message the excerpt.
+const EXCERPT_COLUMNS: &str = "coalesce(m.excerpt, m.body) as json, m.excerpt is not null as abridged";
 
 fn message_from(row: &PgRow) -> Result<Message> {
     let time = |column: &str| -> Result<Option<Timestamp>> {
         Ok(row.try_get::<Option<jiff_sqlx::Timestamp>, _>(column)?.map(|it| it.to_jiff()))
     };
-    let mut message = Message {
+    let first = Leg {
+        connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
+        attachments: row.try_get::<i32, _>("attachments")?.unsigned_abs(),
+        ..Leg::on(parsed(row.try_get::<&str, _>("channel")?)?)
+    };
+    let (legs, body) = stored::read(first, row.try_get("json")?, row.try_get("legs")?)?;
+    Ok(Message {
         id: row.try_get::<Uuid, _>("id")?.into(),
         created_at: time("created_at")?.unwrap_or_default(),
-        channel: parsed(row.try_get::<&str, _>("channel")?)?,
         priority: Priority::from_rank(row.try_get("priority")?),
         send_at: time("send_at")?,
         expires_at: time("expires_at")?,
         reference: row.try_get("reference")?,
         batch: row.try_get::<Option<Uuid>, _>("batch_id")?.map(Into::into),
         ordering_key: row.try_get("ordering_key")?,
-        connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(Into::into),
-        body: serde_json::from_slice::<Body>(row.try_get("body")?).map_err(corrupt)?,
-        attachments: row.try_get::<i32, _>("attachments")?.unsigned_abs(),
-        legs: row.try_get::<Option<&str>, _>("legs")?.map(legs_from).transpose()?,
+        legs,
+        body,
         abridged: row.try_get("abridged")?,
-    };
-    // Large ones of before there were excerpts.
-    message.abridge();
-    Ok(message)
-}
-
-pub(super) fn legs_from(json: &str) -> Result<Arc<legs::Legs>> {
-    serde_json::from_str(json).map(Arc::new).map_err(corrupt)
+    })
 }
 
 pub(super) fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(text: &str) -> Result<T> {
@@ -342,7 +349,7 @@ pub(super) fn corrupt(error: impl std::error::Error + Send + Sync + 'static) -> 
 /// Returns messages of any tenants by their ids; missing ones are left out.
 pub async fn message_load(db: &mut PgConnection, ids: &[(TenantId, MessageId)]) -> Result<Vec<(TenantId, Message)>> {
     let sql = format!(
-        "select {MESSAGE_COLUMNS} from unnest($1::uuid[], $2::uuid[]) as wanted (tenant_id, id)
+        "select {MESSAGE_COLUMNS}, {EXCERPT_COLUMNS} from unnest($1::uuid[], $2::uuid[]) as wanted (tenant_id, id)
          join message m on m.tenant_id = wanted.tenant_id and m.id = wanted.id"
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -360,9 +367,9 @@ pub struct MessageView {
     /// The time of the purge: after it recipient, content and attachments are gone.
     pub content_purged_at: Option<Timestamp>,
     pub state: DeliveryState,
-    /// The delivery that determined the state, of a message with several legs.
+    /// The delivery that determined the state.
     pub delivery: DeliveryView,
-    /// The legs that have begun; empty for a message with one channel.
+    /// The legs that have begun, in order: at least one.
     pub legs: Vec<DeliveryView>,
 }
 
@@ -419,11 +426,12 @@ fn view_from(row: &PgRow) -> Result<MessageView> {
     let delivery = delivery_from(row, message.id.first_delivery(), fresh)?;
     let state = match row.try_get::<Option<&str>, _>("m_state")? {
         Some(state) => parsed(state)?,
-        None if message.legs.is_some() && delivery.state != DeliveryState::Scheduled => DeliveryState::Queued,
+        None if message.legs.is_list() && delivery.state != DeliveryState::Scheduled => DeliveryState::Queued,
         None => delivery.state,
     };
     let content_purged_at = row.try_get::<Option<jiff_sqlx::Timestamp>, _>("content_purged_at")?.map(|it| it.to_jiff());
-    Ok(MessageView { message, content_purged_at, state, delivery, legs: Vec::new() })
+    let legs = vec![delivery.clone()];
+    Ok(MessageView { message, content_purged_at, state, delivery, legs })
 }
 
 fn delivery_from(row: &PgRow, id: DeliveryId, fresh: DeliveryState) -> Result<DeliveryView> {
@@ -450,10 +458,10 @@ fn delivery_from(row: &PgRow, id: DeliveryId, fresh: DeliveryState) -> Result<De
     })
 }
 
-/// Adds their legs to those messages that have several.
+/// Adds their legs to those messages that name a list.
 async fn with_legs(db: &mut PgConnection, tenant: TenantId, views: &mut [MessageView]) -> Result<()> {
-    let several: Vec<MessageId> = views.iter().filter(|it| it.message.legs.is_some()).map(|it| it.message.id).collect();
-    if several.is_empty() {
+    let lists: Vec<MessageId> = views.iter().filter(|it| it.message.legs.is_list()).map(|it| it.message.id).collect();
+    if lists.is_empty() {
         return Ok(());
     }
     let sql = format!(
@@ -463,7 +471,7 @@ async fn with_legs(db: &mut PgConnection, tenant: TenantId, views: &mut [Message
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(tenant.uuid())
-        .bind(several.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+        .bind(lists.iter().map(|it| it.uuid()).collect::<Vec<_>>())
         .fetch_all(db)
         .await?;
     let mut legs: HashMap<MessageId, Vec<DeliveryView>> = HashMap::new();
@@ -472,9 +480,10 @@ async fn with_legs(db: &mut PgConnection, tenant: TenantId, views: &mut [Message
         legs.entry(row.try_get::<Uuid, _>("message_id")?.into()).or_default().push(leg);
     }
     for view in views {
-        view.legs = legs.remove(&view.message.id).unwrap_or_default();
-        let speaks = view.legs.iter().find(|it| it.state == view.state).or(view.legs.last());
+        let Some(begun) = legs.remove(&view.message.id) else { continue };
+        let speaks = begun.iter().find(|it| it.state == view.state).or(begun.last());
         view.delivery = speaks.unwrap_or(&view.delivery).clone();
+        view.legs = begun;
     }
     Ok(())
 }
@@ -482,7 +491,7 @@ async fn with_legs(db: &mut PgConnection, tenant: TenantId, views: &mut [Message
 /// Returns one message of the transaction's tenant.
 pub async fn message_get(db: &mut PgConnection, tenant: TenantId, id: MessageId) -> Result<Option<MessageView>> {
     let sql = format!(
-        "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS}, {VIEW_COLUMNS} from message m
+        "select {MESSAGE_COLUMNS}, {EXCERPT_COLUMNS}, {DELIVERY_COLUMNS}, {VIEW_COLUMNS} from message m
          left join delivery d on d.tenant_id = m.tenant_id and d.id = m.id
          where m.tenant_id = $1 and m.id = $2"
     );
@@ -505,7 +514,7 @@ pub async fn message_history(
     limit: u32,
 ) -> Result<Vec<Recorded>> {
     let sql = format!(
-        "select {MESSAGE_COLUMNS}, m.content_purged_at is not null as purged from message m
+        "select {MESSAGE_COLUMNS}, {EXCERPT_COLUMNS}, m.content_purged_at is not null as purged from message m
          where m.tenant_id = $1 and m.id < $2 and m.created_at >= timestamptz 'epoch' + $3 * interval '1 microsecond'
            and m.id >= angarium_uuid_at(timestamptz 'epoch' + $3 * interval '1 microsecond')
          order by m.id desc limit $4"
@@ -567,7 +576,7 @@ pub async fn message_views(
     limit: u32,
 ) -> Result<PageRows<MessageView>> {
     let sql = format!(
-        "select {MESSAGE_COLUMNS}, {DELIVERY_COLUMNS}, {VIEW_COLUMNS} from message m
+        "select {MESSAGE_COLUMNS}, {EXCERPT_COLUMNS}, {DELIVERY_COLUMNS}, {VIEW_COLUMNS} from message m
          left join delivery d on d.tenant_id = m.tenant_id and d.id = m.id
          where m.tenant_id = $1 and m.id = any ($2::uuid[]) order by m.id desc"
     );

@@ -31,15 +31,13 @@ impl MessageOutline {
     /// Returns the outline of a message.
     #[must_use]
     pub fn of(message: &Message) -> Self {
-        let content = &message.body.content;
-        let channel = message.channel.as_str().to_owned();
-        let several = message.legs.as_ref().map(|several| several.legs.iter().map(|leg| &leg.channel));
-        let channels = several.map(|channels| channels.map(|it| it.as_str().to_owned()).collect());
+        let leg = message.first();
+        let content = &leg.content;
         Self {
             id: message.id.to_string(),
-            channels: channels.unwrap_or_else(|| vec![channel.clone()]),
-            channel,
-            to: message.body.recipient().to_owned(),
+            channel: leg.channel.as_str().to_owned(),
+            channels: message.legs.channels().map(|it| it.as_str().to_owned()).collect(),
+            to: leg.recipient().to_owned(),
             sender: content.from.as_ref().map(|from| from.address.clone()).unwrap_or_default(),
             subject: content.subject.clone().unwrap_or_default(),
             text: content.text.as_deref().map(beginning).unwrap_or_default().to_owned(),

@@ -14,7 +14,7 @@ use super::{
     draft::Draft,
     fields::{Fields, plain},
     json::Json,
-    message::{AttemptAnswer, MessageAnswer, StateName},
+    message::{AttemptAnswer, MessageAnswer},
     page::{Page, PageParams, Paging},
     problem::{Problem, ProblemBody},
     request::{Query, UrlPath},
@@ -45,7 +45,6 @@ pub struct DeadLetterAnswer {
     id: String,
     #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
     message: String,
-    #[schema(value_type = StateName)]
     state: DeliveryState,
     channel: String,
     /// Null if the connection names it, or if the content was purged.

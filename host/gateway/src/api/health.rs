@@ -12,7 +12,6 @@ use super::{
     auth::{ConnectionsRead, Tenant},
     guards::BreakerAnswer,
     json::Json,
-    message::DispositionName,
     page::{Page, PageParams, Paging},
     problem::Problem,
     request::Query,
@@ -128,7 +127,6 @@ pub struct LastErrorAnswer {
     delivery: String,
     /// Its number among the delivery's attempts.
     attempt: u32,
-    #[schema(value_type = DispositionName)]
     disposition: Disposition,
     /// HTTP status or SMTP code.
     status: Option<i32>,

@@ -19,10 +19,10 @@ use super::{
 };
 use crate::{
     clock,
+    engine::planning::country,
     node::tenant_config::{Endpoint, TenantConfig},
 };
 use angarium_domain::{
-    country::Country,
     ids::{MessageId, RuleId, TenantId},
     message::Message,
     rule::RuleSpec,
@@ -329,7 +329,7 @@ impl Run<'_> {
         let given = given(message);
         tally.add(Replayed {
             message: message.id,
-            country: Country::of_address(message.channel.as_str(), message.body.recipient()),
+            country: country(message),
             before: self.outcome(&self.live, message, &given),
             after: self.outcome(&self.variant, message, &given),
             asked: asked.remove(&message.id).unwrap_or_default(),
@@ -344,7 +344,7 @@ impl Run<'_> {
         let endpoint = || self.app.rules.as_for_a_message(endpoint).0;
         let endpoint: Option<&Endpoint> = accepted.then(endpoint).flatten();
         let place = BacktestPlace {
-            channel: message.channel.as_str().to_owned(),
+            channel: message.first().channel.as_str().to_owned(),
             connection: endpoint.map(Endpoint::name),
             provider: endpoint.map(|it| it.connection.provider.clone()),
         };

@@ -2,37 +2,15 @@
 
 mod cut;
 
-use serde::Serialize;
-use utoipa::ToSchema;
-
 use super::{Result, error::UseCaseError};
 use angarium_domain::message::Channel;
+pub use angarium_domain::problem::FieldProblem;
 pub use cut::Cut;
 
 /// The most invalid fields that are listed: a body may have millions.
 pub const MOST_PROBLEMS: usize = 20;
 /// An answer has as much of a member's name at most, in characters.
 const MOST_NAME: usize = 128;
-
-/// One bad field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FieldProblem {
-    /// A JSON pointer (RFC 6901) into the body; `query/…` and `header/…` name other parts.
-    #[schema(example = "/content/attachments/0/content")]
-    pub pointer: String,
-    /// For programs.
-    #[schema(example = "not_base64")]
-    pub code: String,
-    /// For people; it does not repeat the value.
-    pub detail: String,
-}
-
-impl FieldProblem {
-    /// A bad field by its pointer.
-    pub fn new(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), code: code.to_owned(), detail: detail.into() }
-    }
-}
 
 /// The bad fields so far, and where in the body the checks stand.
 #[derive(Debug, Default)]
@@ -60,12 +38,7 @@ impl Fields {
     }
 
     /// Runs checks on the elements of a list.
-    pub fn each<'a, T: 'a>(
-        &mut self,
-        name: &str,
-        items: impl IntoIterator<Item = &'a T>,
-        mut checks: impl FnMut(&mut Self, &'a T),
-    ) {
+    pub fn each<T>(&mut self, name: &str, items: impl IntoIterator<Item = T>, mut checks: impl FnMut(&mut Self, T)) {
         self.within(name, |fields| {
             for (index, item) in items.into_iter().enumerate() {
                 fields.within(&index.to_string(), |fields| checks(fields, item));

@@ -61,7 +61,7 @@ impl<'a> MessageActions<'a> {
         if view.state == DeliveryState::Canceled {
             return Ok(view);
         }
-        if view.message.legs.is_some() {
+        if view.message.legs.is_list() {
             return cancel_legs(change, tenant, view).await;
         }
         let entry = QueueEntry {
@@ -85,8 +85,8 @@ impl<'a> MessageActions<'a> {
         canceled(change, tenant, view).await
     }
 
-    /// Opens an ended message for another attempt, now; of one with several channels this leg, or what
-    /// `legs::to_retry` says.
+    /// Opens an ended message for another attempt, now; this leg of it, or those that `legs::to_retry`
+    /// says.
     ///
     /// # Errors
     /// Where nothing of it can be tried again, or its content was purged.
@@ -165,12 +165,6 @@ async fn canceled(mut change: Change, tenant: TenantId, before: MessageView) -> 
 }
 
 fn to_retry(view: &MessageView, leg: Option<u8>) -> Vec<DeliveryId> {
-    match &view.message.legs {
-        Some(several) => {
-            let numbers = domain::legs::to_retry(several, &view.begun(), leg).into_iter();
-            numbers.map(|number| view.message.id.leg(number)).collect()
-        }
-        None if leg.unwrap_or(0) == 0 && view.state.may_be_retried() => vec![view.delivery.id],
-        None => Vec::new(),
-    }
+    let numbers = domain::legs::to_retry(view.message.legs.policy(), &view.begun(), leg).into_iter();
+    numbers.map(|number| view.message.id.leg(number)).collect()
 }

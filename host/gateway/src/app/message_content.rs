@@ -5,29 +5,19 @@ use crate::engine::admission::AdmitError;
 use angarium_domain::{
     audit::Action,
     ids::{DeliveryId, MessageId, TenantId},
-    message::{Address, Channel, Content},
+    legs::Leg,
     provider::BlobInfo,
 };
 use angarium_store::{
     audit::AuditEntry,
-    message::{MessageView, attachment_chunk, attachment_list, body_load, content_size, message_get},
+    message::{MessageView, attachment_chunk, attachment_list, content_size, message_get, message_whole},
 };
 use angarium_transport::byte_budget::BytePermit;
 
-/// The content for one channel of a message.
-pub struct ContentPart {
-    pub leg: u8,
-    pub channel: Channel,
-    /// `None` where the connection names the recipient.
-    pub to: Option<Address>,
-    pub content: Content,
-    /// In their order, without their bytes.
-    pub attachments: Vec<BlobInfo>,
-}
-
-/// The whole content of a message, one part a channel, and the memory that it may take.
+/// The whole content of a message, and the memory that it may take.
 pub struct MessageContent {
-    pub parts: Vec<ContentPart>,
+    /// Each leg with its attachments, in their order and without their bytes.
+    pub legs: Vec<(Leg, Vec<BlobInfo>)>,
     pub permit: Option<BytePermit>,
 }
 
@@ -39,25 +29,20 @@ const MISSING: UseCaseError = UseCaseError::NotFound("message");
 /// `content_purged` where it is gone.
 pub async fn read(app: &App, by: &Principal, id: MessageId) -> Result<MessageContent> {
     let mut change = app.changes.begin(by).await?;
-    let view = present(message_get(&mut change, by.tenant, id).await?)?;
+    present(message_get(&mut change, by.tenant, id).await?)?;
     let (size, _) = content_size(&mut change, by.tenant, id, id.first_delivery()).await?.ok_or(MISSING)?;
     let permit = app.admission.permit_for(by.tenant, size).map_err(|error| match error {
         AdmitError::Busy => UseCaseError::Unavailable("too many large contents of this tenant are being read"),
         other => UseCaseError::internal(&other),
     })?;
-    let mut body = body_load(&mut change, by.tenant, id).await?.ok_or(MISSING)?;
-    let further = std::mem::take(&mut body.further);
-    let legs = view.message.legs.as_deref();
-    let channel =
-        |leg: u8| legs.and_then(|legs| legs.get(leg)).map_or(&view.message.channel, |leg| &leg.channel).clone();
-    let contents = std::iter::once((body.to, body.content)).chain(further.into_iter().map(|it| (it.to, it.content)));
-    let mut parts = Vec::new();
-    for (leg, (to, content)) in (0..).zip(contents) {
-        let attachments = attachment_list(&mut change, by.tenant, id.leg(leg)).await?;
-        parts.push(ContentPart { leg, channel: channel(leg), to, content, attachments });
+    let whole = message_whole(&mut change, by.tenant, id).await?.ok_or(MISSING)?;
+    let mut legs = Vec::new();
+    for (number, leg) in (0..).zip(whole.legs) {
+        let attachments = attachment_list(&mut change, by.tenant, id.leg(number)).await?;
+        legs.push((leg, attachments));
     }
     change.commit(AuditEntry::new(Action::ContentRead, id)).await?;
-    Ok(MessageContent { parts, permit })
+    Ok(MessageContent { legs, permit })
 }
 
 /// An attachment that is read piece by piece.
@@ -104,12 +89,8 @@ impl AttachmentReader {
     }
 }
 
-fn present(view: Option<MessageView>) -> Result<MessageView> {
-    let view = view.ok_or(MISSING)?;
-    if view.content_purged_at.is_some() {
-        return Err(purged());
-    }
-    Ok(view)
+fn present(view: Option<MessageView>) -> Result<()> {
+    if view.ok_or(MISSING)?.content_purged_at.is_some() { Err(purged()) } else { Ok(()) }
 }
 
 fn purged() -> UseCaseError {

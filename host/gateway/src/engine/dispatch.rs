@@ -339,7 +339,7 @@ impl Dispatcher {
 
     /// A retry for which there is no room now goes back to the queue, unless its time is up by then.
     fn postpone(&self, work: Work, endpoint: &Endpoint, postponed: &Postponed, plan: Arc<str>) {
-        let (channel, provider) = (work.message.channel.as_str(), &endpoint.connection.provider);
+        let (channel, provider) = (work.message.first().channel.as_str(), &endpoint.connection.provider);
         match postponed {
             Postponed::Until(at) => {
                 telemetry::lane(channel, provider).postponed();
@@ -407,7 +407,7 @@ fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
         tenant: work.tenant,
         delivery: work.delivery,
         message: work.message.id,
-        channel: work.message.channel.as_str().to_owned(),
+        channel: work.message.first().channel.as_str().to_owned(),
         priority: work.message.priority,
         lease: work.lease.id,
         state: outcome.state(),
@@ -425,7 +425,7 @@ fn settlement(work: &Work, attempt: Attempt, outcome: &Outcome) -> Settlement {
 fn count(work: &Work, attempt: &Attempt, outcome: &Outcome) {
     // A channel that no provider serves is an arbitrary word of a client.
     let (channel, provider) =
-        attempt.origin.as_ref().map_or(("", ""), |origin| (work.message.channel.as_str(), &*origin.provider));
+        attempt.origin.as_ref().map_or(("", ""), |origin| (work.message.first().channel.as_str(), &*origin.provider));
     let lane = telemetry::lane(channel, provider);
     lane.attempted(attempt.verdict.disposition);
     match outcome {

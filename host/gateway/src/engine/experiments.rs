@@ -263,6 +263,7 @@ mod tests {
     use crate::engine::rule_runner::RuleTimes;
     use angarium_domain::{
         experiment::ExperimentMode,
+        legs::Leg,
         message::{Address, Body},
     };
     use angarium_rules::{
@@ -292,10 +293,8 @@ mod tests {
     }
 
     fn message(to: &str) -> Message {
-        Message::with_body(
-            "sms".parse().unwrap(),
-            Body { to: Some(Address { address: to.into(), name: None }), ..Body::default() },
-        )
+        let to = Some(Address { address: to.into(), name: None });
+        Message::with(Leg { to, ..Leg::on("sms".parse().unwrap()) }, Body::default())
     }
 
     fn experiments() -> (Arc<Experiments>, Recorder) {

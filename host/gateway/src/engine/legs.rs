@@ -30,7 +30,7 @@ pub async fn advance(db: &mut Connection, moved: LegTransition) -> store::Result
         return Ok(());
     }
     for mut held_legs in legs_hold(db, &moved).await? {
-        let step = legs::step(&held_legs.legs, &held_legs.begun, held_legs.may_begin);
+        let step = legs::step(held_legs.policy, &held_legs.begun, held_legs.may_begin);
         for number in &step.close {
             leg_close(db, &mut held_legs, *number, Closing::Superseded).await?;
         }
@@ -39,12 +39,12 @@ pub async fn advance(db: &mut Connection, moved: LegTransition) -> store::Result
             leg_begin(db, &held_legs, number, reason).await?;
             held_legs.begun.push(fresh(number));
         }
-        legs_state(db, &held_legs, legs::state(&held_legs.legs, &held_legs.begun)).await?;
+        legs_state(db, &held_legs, legs::state(held_legs.policy, &held_legs.begun)).await?;
     }
     Ok(())
 }
 
-/// Holds a message with several channels until the transaction's end: before more than one of its
+/// Holds a message with a list of channels until the transaction's end: before more than one of its
 /// deliveries is changed, so that no two wait for each other.
 pub async fn hold(db: &mut Connection, tenant: TenantId, message: MessageId) -> store::Result<()> {
     legs_hold(db, &LegTransition::one(tenant, message)).await.map(drop)
@@ -66,13 +66,13 @@ pub async fn cancel(db: &mut Connection, tenant: TenantId, message: MessageId) -
     }
     leg_forgo(db, &mut held_legs).await?;
     await_receipts(db, &held_legs, &[]).await?;
-    legs_state(db, &held_legs, legs::state(&held_legs.legs, &held_legs.begun)).await?;
+    legs_state(db, &held_legs, legs::state(held_legs.policy, &held_legs.begun)).await?;
     Ok(true)
 }
 
 /// Only a message that wants to be delivered has any.
 async fn await_receipts(db: &mut Connection, held_legs: &HeldLegs, numbers: &[u8]) -> store::Result<()> {
-    if held_legs.legs.wants == Wants::Delivered { watch_set(db, held_legs, numbers).await } else { Ok(()) }
+    if held_legs.policy.wants == Wants::Delivered { watch_set(db, held_legs, numbers).await } else { Ok(()) }
 }
 
 const fn fresh(number: u8) -> Begun {

@@ -1,15 +1,20 @@
-//! A message's channels as a client sends them, if it names several.
+//! A message's channels as a client names them: one beside the message's other members, or a list. From here on they are
+//! a list.
+
+use std::mem;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    super::fields::Fields,
-    new::{MessageRequest, Named, NewContent, Part, Recipient},
+    super::fields::{Fields, channel},
+    new::{MessageRequest, NewContent, Recipient, check_recipient},
 };
+use crate::app::sending::ParseContext;
 use angarium_domain::{
     ids::ConnectionId,
     legs::{self, Leg, LegMode, Legs, Wants},
+    message::{Attachment, Channel},
 };
 
 /// For how long a receipt is waited for, if the message does not say, in seconds.
@@ -17,7 +22,7 @@ const RECEIPT_WINDOW: u32 = 300;
 /// A channel is given up, or a receipt missed, after a week at most.
 const LONGEST: u32 = 7 * 24 * 3600;
 
-/// One channel of a message that names several.
+/// One channel of a message that names a list.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewLeg {
@@ -52,25 +57,84 @@ impl NewLeg {
         self.connection.as_deref()
     }
 
-    /// Returns the recipient and the content for this channel.
-    pub fn into_parts(self) -> (Option<Recipient>, NewContent) {
-        (self.to, self.content)
-    }
-
     /// Leaves out what means the same as nothing.
     pub(super) fn leave_out_defaults(&mut self) {
         self.to.iter_mut().for_each(Recipient::leave_out_defaults);
         self.content.leave_out_defaults();
     }
 
-    fn check(&self, fields: &mut Fields) {
+    /// Returns the leg with its files; `None` if its channel is invalid. All other faults are in the fields.
+    fn into_domain(
+        self,
+        number: u8,
+        receipt_window: Option<u32>,
+        context: &ParseContext<'_>,
+        fields: &mut Fields,
+    ) -> Option<(Leg, Vec<Attachment>)> {
         check_seconds(fields, "timeout", self.timeout);
         check_seconds(fields, "receipt_window", self.receipt_window);
+        let channel = channel(fields, self.channel.as_deref());
+        let connection = self.connection.as_deref().and_then(|name| pinned(name, context, fields));
+        let name = self.channel.as_deref().unwrap_or_default();
+        check_recipient(self.to.as_ref(), name, fields);
+        let files = fields.within("content", |fields| self.content.checked(number, name == "email", fields));
+        let leg = Leg {
+            channel: channel?,
+            connection,
+            timeout: self.timeout,
+            receipt_window: receipt_window.map(|window| self.receipt_window.unwrap_or(window)),
+            to: self.to.map(Recipient::into_domain),
+            content: self.content.into_domain(),
+            attachments: u32::try_from(files.len()).unwrap_or(u32::MAX),
+        };
+        Some((leg, files))
+    }
+}
+
+fn pinned(name: &str, context: &ParseContext<'_>, fields: &mut Fields) -> Option<ConnectionId> {
+    let found = context.connection(name);
+    fields.check(found.is_some(), "connection", "unknown_connection", || {
+        "does not exist: GET /v1/connections lists the connections".to_owned()
+    });
+    found
+}
+
+/// The channels of a message as a list, in whichever form the client named them.
+pub(super) struct NamedLegs {
+    legs: Vec<NewLeg>,
+    /// The client named a list: faults point into it.
+    is_list: bool,
+    mode: LegMode,
+    wants: Wants,
+    /// For legs without one of their own; `None` if no receipt is waited for.
+    receipt_window: Option<u32>,
+}
+
+impl NamedLegs {
+    /// Returns the legs with their files; `None` if a channel is invalid. All other faults are in the fields.
+    pub fn into_domain(self, context: &ParseContext<'_>, fields: &mut Fields) -> (Option<Legs>, Vec<Attachment>) {
+        let Self { legs: named, is_list, mode, wants, receipt_window } = self;
+        let mut legs = Vec::with_capacity(named.len());
+        let mut files = Vec::new();
+        let mut convert = |fields: &mut Fields, (number, leg): (u8, NewLeg)| {
+            if let Some((leg, its)) = leg.into_domain(number, receipt_window, context, fields) {
+                legs.push(leg);
+                files.extend(its);
+            }
+        };
+        let numbered = (0..=u8::MAX).zip(named);
+        if is_list {
+            fields.each("channels", numbered, convert);
+            (Legs::list(mode, wants, legs), files)
+        } else {
+            numbered.for_each(|leg| convert(fields, leg));
+            (legs.pop().map(Legs::single), files)
+        }
     }
 }
 
 impl MessageRequest {
-    /// Whether it names several channels, be it only one of them.
+    /// Whether it names a list of channels, be it only one of them.
     pub(super) fn has_channels(&self) -> bool {
         !self.channels.is_empty()
     }
@@ -80,8 +144,35 @@ impl MessageRequest {
         self.channel.is_none() && !self.has_channels()
     }
 
+    /// Takes its channels out as a list, and checks the members that only one form allows. `chosen` is the rules' channel
+    /// for a message that names none.
+    pub(super) fn take_legs(&mut self, chosen: Option<&Channel>, fields: &mut Fields) -> NamedLegs {
+        let is_list = self.has_channels();
+        match is_list {
+            true => self.check_list(fields),
+            false => self.check_alone(fields),
+        }
+        let legs = if is_list { mem::take(&mut self.channels) } else { vec![self.take_only_leg(chosen)] };
+        let (mode, wants) = (self.mode.unwrap_or_default(), self.wants.unwrap_or_default());
+        let waits = is_list && wants == Wants::Delivered;
+        let receipt_window = waits.then(|| self.receipt_window.unwrap_or(RECEIPT_WINDOW));
+        NamedLegs { legs, is_list, mode, wants, receipt_window }
+    }
+
+    fn take_only_leg(&mut self, chosen: Option<&Channel>) -> NewLeg {
+        let chosen = || chosen.map(|channel| channel.as_str().to_owned());
+        NewLeg {
+            channel: self.channel.take().or_else(chosen),
+            to: self.to.take(),
+            content: mem::take(&mut self.content),
+            connection: self.connection.take(),
+            timeout: None,
+            receipt_window: None,
+        }
+    }
+
     /// Checks members that are only allowed together with `channels`.
-    pub(super) fn check_alone(&self, fields: &mut Fields) {
+    fn check_alone(&self, fields: &mut Fields) {
         let given = [
             ("mode", self.mode.is_some()),
             ("wants", self.wants.is_some()),
@@ -92,12 +183,8 @@ impl MessageRequest {
         }
     }
 
-    /// Its channels, once they hold; each with its attachments.
-    pub(super) fn checked_channels(
-        &self,
-        find: &dyn Fn(&str) -> Option<ConnectionId>,
-        fields: &mut Fields,
-    ) -> Vec<Part> {
+    /// Checks members that are not allowed beside `channels`, and the list as a whole.
+    fn check_list(&self, fields: &mut Fields) {
         let given = [
             ("channel", self.channel.is_some()),
             ("to", self.to.is_some()),
@@ -112,14 +199,6 @@ impl MessageRequest {
         let count = self.channels.len();
         fields.check(count <= legs::MOST, "channels", "too_long", || "must list at most 16 channels".to_owned());
         self.check_windows(fields);
-        let mut parts = Vec::with_capacity(count);
-        let mut numbers = 0..;
-        fields.each("channels", &self.channels, |fields, leg| {
-            leg.check(fields);
-            let named = Named { channel: leg.channel.as_deref(), to: leg.to.as_ref(), content: &leg.content };
-            parts.extend(named.checked(leg.pinned_to(), numbers.next().unwrap_or(u8::MAX), find, fields));
-        });
-        parts
     }
 
     /// A receipt is only waited for where something follows from its absence.
@@ -139,19 +218,6 @@ impl MessageRequest {
             });
         });
     }
-
-    /// How its channels follow each other, without their content.
-    pub(super) fn legs(&self, parts: &[Part]) -> Legs {
-        let wants = self.wants.unwrap_or_default();
-        let leg = |(new, part): (&NewLeg, &Part)| Leg {
-            channel: part.channel.clone(),
-            connection: part.connection,
-            timeout: new.timeout,
-            receipt_window: (wants == Wants::Delivered)
-                .then(|| new.receipt_window.or(self.receipt_window).unwrap_or(RECEIPT_WINDOW)),
-        };
-        Legs { mode: self.mode.unwrap_or_default(), wants, legs: self.channels.iter().zip(parts).map(leg).collect() }
-    }
 }
 
 fn check_seconds(fields: &mut Fields, name: &str, seconds: Option<u32>) {
@@ -164,20 +230,22 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::message::new::{MessageContext, Unfit};
+    use crate::{
+        api::message::new::ClientMessage,
+        app::sending::{AdmitError, MessageSource},
+        node::tenant_config::TenantConfig,
+    };
     use angarium_domain::message;
 
     fn taken(body: &Value) -> Result<message::NewMessage, Vec<String>> {
-        let new: MessageRequest = serde_json::from_value(body.clone()).unwrap();
-        let around = MessageContext {
-            now: jiff::Timestamp::UNIX_EPOCH,
-            header_key: None,
-            connection: &|_| None,
-            channel: &|_| None,
-            condition: &|_| false,
-        };
-        let problems = |unfit: Unfit| unfit.fields.into_problems().into_iter().map(|problem| problem.pointer).collect();
-        new.into_domain(Fields::default(), around).map_err(problems)
+        let request = serde_json::from_value(body.clone()).unwrap();
+        let client = ClientMessage { request, fields: Fields::default(), header_key: None };
+        let config = TenantConfig::default();
+        let context = ParseContext { now: jiff::Timestamp::UNIX_EPOCH, chance: 0.5, config: &config };
+        client.parse(&context).map_err(|unparsed| match unparsed.error {
+            AdmitError::Invalid(problems) => problems.into_iter().map(|problem| problem.pointer).collect(),
+            other => panic!("{other}"),
+        })
     }
 
     #[test]
@@ -189,17 +257,35 @@ mod tests {
         ]}))
         .unwrap();
         let message = &new.message;
-        let legs = message.legs.as_ref().unwrap();
-        assert_eq!((legs.mode, legs.wants), (LegMode::First, Wants::Delivered));
-        assert_eq!((legs.legs[0].receipt_window, legs.legs[1].receipt_window), (Some(60), Some(5)));
+        let policy = message.legs.policy();
+        assert_eq!((policy.mode, policy.wants, policy.count), (LegMode::First, Wants::Delivered, 2));
+        assert_eq!(message.legs.iter().map(|leg| leg.receipt_window).collect::<Vec<_>>(), [Some(60), Some(5)]);
         let at = message.created_at;
         let (mail, text) = (message.as_leg(0, at), message.as_leg(1, at));
-        assert_eq!((mail.channel.as_str(), mail.body.recipient(), mail.attachments), ("email", "ann@example.org", 1));
+        let named = |leg: &Leg| (leg.channel.as_str().to_owned(), leg.recipient().to_owned(), leg.attachments);
+        assert_eq!(named(mail.first()), ("email".to_owned(), "ann@example.org".to_owned(), 1));
         assert_eq!(mail.expires_at, Some(at + std::time::Duration::from_secs(30)));
-        assert_eq!((text.channel.as_str(), text.body.recipient(), text.attachments), ("sms", "+46700000001", 0));
-        assert_eq!((text.body.content.text.as_deref(), text.expires_at), (Some("y"), None));
-        assert!(text.body.metadata.is_some() && text.body.further.is_empty());
+        assert_eq!(named(text.first()), ("sms".to_owned(), "+46700000001".to_owned(), 0));
+        assert_eq!((text.first().content.text.as_deref(), text.expires_at), (Some("y"), None));
+        assert!(text.body.metadata.is_some() && text.legs.policy().count == 1);
         assert_eq!(new.attachments[0].leg, 0);
+    }
+
+    #[test]
+    fn one_channel_is_a_list_of_one() {
+        let leg = json!({"channel": "sms", "to": "+46700000001", "content": {"text": "y"}});
+        let (single, list) = (taken(&leg).unwrap().message, taken(&json!({"channels": [leg]})).unwrap().message);
+        assert_eq!((single.legs.is_list(), list.legs.is_list()), (false, true));
+        assert_eq!(single.legs.policy(), list.legs.policy());
+        assert_eq!(format!("{:?}", single.first()), format!("{:?}", list.first()));
+        for (at, pointers) in [
+            (json!({"channel": "SMS", "to": "+1"}), ["/channel", "/to"]),
+            (json!({"channels": [{"channel": "SMS", "to": "+1"}]}), ["/channels/0/channel", "/channels/0/to"]),
+        ] {
+            let bad = taken(&at).unwrap_err();
+            assert!(bad.iter().all(|pointer| pointers.contains(&pointer.as_str())), "{bad:?}");
+            assert_eq!(bad[0], pointers[0]);
+        }
     }
 
     #[test]

@@ -21,8 +21,8 @@ use super::{
     },
     message_id,
 };
-use crate::app::message_content::{self, AttachmentReader, ContentPart};
-use angarium_domain::{message::Content, provider::BlobInfo};
+use crate::app::message_content::{self, AttachmentReader};
+use angarium_domain::{legs::Leg, message::Content, provider::BlobInfo};
 
 /// The content of a message as it was accepted, after rules have changed it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -62,14 +62,14 @@ pub struct AttachmentAnswer {
     size: u64,
 }
 
-impl From<ContentPart> for PartAnswer {
-    fn from(part: ContentPart) -> Self {
+impl PartAnswer {
+    fn new(number: u8, leg: Leg, attachments: Vec<BlobInfo>) -> Self {
         Self {
-            leg: part.leg,
-            channel: part.channel.as_str().to_owned(),
-            to: part.to.map(|to| to.address),
-            content: part.content,
-            attachments: part.attachments.into_iter().map(AttachmentAnswer::from).collect(),
+            leg: number,
+            channel: leg.channel.as_str().to_owned(),
+            to: leg.to.map(|to| to.address),
+            content: leg.content,
+            attachments: attachments.into_iter().map(AttachmentAnswer::from).collect(),
         }
     }
 }
@@ -97,7 +97,8 @@ pub async fn content(
 ) -> Result<Response, Problem> {
     let id = message_id(&id)?;
     let content = message_content::read(&app, &tenant.principal(), id).await?;
-    let parts = content.parts.into_iter().map(PartAnswer::from).collect();
+    let part = |(number, (leg, files))| PartAnswer::new(number, leg, files);
+    let parts = (0..).zip(content.legs).map(part).collect();
     // The memory is counted until the answer is made, and from then on with the other answers.
     let _permit = content.permit;
     Ok(Json(ContentAnswer { message: id.to_string(), parts }).into_response())

@@ -4,14 +4,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{
-    super::{
-        fields::Fields,
-        filter,
-        problem::FieldProblem,
-        request::{Query, short_text},
-    },
-    view::StateName,
+use super::super::{
+    fields::Fields,
+    filter,
+    problem::FieldProblem,
+    request::{Query, short_text},
 };
 use crate::app::{self, App, messages::MessageFilter};
 use angarium_domain::{
@@ -25,7 +22,6 @@ use angarium_domain::{
 #[serde(deny_unknown_fields, default)]
 #[schema(as = MessageFilter, example = json!({"state": "failed", "connection": "main-smtp", "since": "2027-01-31T09:00:00Z"}))]
 pub struct Filter {
-    #[schema(value_type = Option<StateName>)]
     state: Option<DeliveryState>,
     /// One of the message's channels.
     #[schema(pattern = "^[a-z][a-z0-9_]{0,31}$", example = "sms")]
@@ -63,7 +59,7 @@ pub struct Filter {
 #[expect(dead_code, reason = "`Filter::of` reads them; this lists them in the document")]
 pub struct FilterParams {
     /// Only messages in this state.
-    #[param(value_type = Option<StateName>)]
+    #[param(value_type = Option<DeliveryState>)]
     state: Option<String>,
     /// Only messages of this channel.
     channel: Option<String>,

@@ -1,6 +1,6 @@
 //! A message as a client sends it, and its checks.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -11,18 +11,17 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    super::fields::{Fields, channel, plain},
+    super::fields::{Fields, plain},
     channels::NewLeg,
     fingerprint,
 };
+use crate::app::sending::{AdmitError, MessageSource, ParseContext, Unparsed};
 use angarium_domain::{
     country::Country,
-    ids::{ConnectionId, MessageId},
+    ids::MessageId,
     legs::{LegMode, Wants},
     media_type::MediaType,
-    message::{
-        self, Body, Channel, Idempotency, LegBody, MAX_SUBJECT, MOST_CONTENT, Message, Priority, address, check_times,
-    },
+    message::{self, Body, Idempotency, MAX_SUBJECT, MOST_CONTENT, Message, Priority, address, check_times},
     one_or_many,
     problem::ValueProblem,
     rule_input::{MessageOutline, Object, Particulars, RuleInput},
@@ -59,7 +58,6 @@ pub struct MessageRequest {
     #[schema(min_length = 1, max_length = 128)]
     pub(super) connection: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<PriorityName>)]
     pub(super) priority: Option<Priority>,
     /// The earliest time to send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,10 +110,8 @@ pub struct MessageRequest {
     #[schema(max_items = 16)]
     pub(super) channels: Vec<NewLeg>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<ModeName>)]
     pub(super) mode: Option<LegMode>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<WantsName>)]
     pub(super) wants: Option<Wants>,
     /// With `wants: delivered`: the seconds to wait for a receipt after one channel has sent; then the next one is
     /// tried. Five minutes by default; at most seven days.
@@ -213,139 +209,78 @@ pub struct NewAttachment {
     content_id: Option<String>,
 }
 
-/// How pressing a message is.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PriorityName {
-    Low,
-    Normal,
-    High,
-    Urgent,
-}
-
-/// The channels to try: one after another until one has reached the result that the message `wants`, or all at once.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
-pub enum ModeName {
-    First,
-    All,
-}
-
-/// The result after which no further channel is tried: a provider took the message, or a receipt says that it arrived.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
-pub enum WantsName {
-    Sent,
-    Delivered,
-}
-
 const fn always(_: &Option<String>) -> bool {
     true
 }
 
-/// A message that cannot be accepted, with its faults.
-#[derive(Debug)]
-pub struct Unfit {
+/// A client's message on its way into admission.
+pub struct ClientMessage {
+    pub request: MessageRequest,
+    /// The faults of the members that could not be read.
     pub fields: Fields,
-    /// Its idempotency key: a message that was accepted under it is returned, whatever is invalid by now.
-    pub stands_for: Option<Box<Idempotency>>,
-}
-
-/// The context that a message is checked against.
-pub struct MessageContext<'a> {
-    pub now: Timestamp,
     /// The header `Idempotency-Key`, for a message that is sent alone.
     pub header_key: Option<String>,
-    /// The connection of an id or uid, if the tenant has it.
-    pub connection: &'a dyn Fn(&str) -> Option<ConnectionId>,
-    /// The channel that rules choose for a message that names none.
-    pub channel: &'a dyn Fn(&RuleInput) -> Option<Channel>,
-    /// Whether a script of this name has a `condition`.
-    pub condition: &'a dyn Fn(&str) -> bool,
+}
+
+impl MessageSource for ClientMessage {
+    fn named_connections(&self) -> Vec<&str> {
+        let MessageRequest { connection, channels, .. } = &self.request;
+        connection.as_deref().into_iter().chain(channels.iter().filter_map(NewLeg::pinned_to)).collect()
+    }
+
+    fn wants_channel(&self) -> bool {
+        self.request.wants_channel()
+    }
+
+    fn parse(self, context: &ParseContext<'_>) -> Result<message::NewMessage, Unparsed> {
+        let Self { mut request, mut fields, header_key } = self;
+        // A body with invalid members has no fingerprint.
+        let is_whole = fields.is_empty();
+        let idempotency = request.idempotency(header_key.as_deref(), &mut fields);
+        let key = idempotency.clone().filter(|_| is_whole && fields.is_empty());
+        let message = request.into_domain(fields, context, idempotency);
+        message.map_err(|fields| Unparsed { error: AdmitError::Invalid(fields.into_problems()), key })
+    }
 }
 
 impl MessageRequest {
-    /// The connections that it names.
-    pub fn pinned_to(&self) -> impl Iterator<Item = &str> {
-        self.connection.as_deref().into_iter().chain(self.channels.iter().filter_map(NewLeg::pinned_to))
-    }
-
     /// Whether it has a key of its own.
     pub fn has_key(&self) -> bool {
         self.idempotency_key.is_some()
     }
 
     /// The message, if all of it holds; else every bad field, with those that are known before.
-    pub fn into_domain(mut self, mut fields: Fields, around: MessageContext<'_>) -> Result<message::NewMessage, Unfit> {
-        // A body with invalid members has no fingerprint.
-        let is_whole = fields.is_empty();
-        let idempotency = self.idempotency(around.header_key.as_deref(), &mut fields);
-        let stands_for = idempotency.clone().filter(|_| is_whole && fields.is_empty()).map(Box::new);
-        self.into_fit(fields, around, idempotency).map_err(|fields| Unfit { fields, stands_for })
-    }
-
-    fn into_fit(
-        self,
+    fn into_domain(
+        mut self,
         mut fields: Fields,
-        around: MessageContext<'_>,
+        context: &ParseContext<'_>,
         idempotency: Option<Idempotency>,
     ) -> Result<message::NewMessage, Fields> {
-        self.check_times(around.now, &mut fields);
+        self.check_times(context.now, &mut fields);
         self.check_texts(&mut fields);
         if let Some(name) = &self.condition {
-            fields.check((around.condition)(name), "condition", "unknown_condition", || {
+            fields.check(context.has_condition(name), "condition", "unknown_condition", || {
                 "must name a script in service that defines `condition`".to_owned()
             });
         }
         let input = self.rule_input(&mut fields);
-        let mut chosen = None;
-        let parts = if self.has_channels() {
-            self.checked_channels(around.connection, &mut fields)
-        } else {
-            self.check_alone(&mut fields);
-            chosen = match (&self.channel, &input) {
-                (None, Some(input)) => (around.channel)(input),
-                _ => None,
-            };
-            let channel = self.channel.as_deref().or(chosen.as_ref().map(Channel::as_str));
-            let named = Named { channel, to: self.to.as_ref(), content: &self.content };
-            named.checked(self.connection.as_deref(), 0, around.connection, &mut fields).into_iter().collect()
-        };
-        if !fields.is_empty() {
-            return Err(fields);
-        }
-        let legs = self.has_channels().then(|| Arc::new(self.legs(&parts)));
-        let attachments_of = |part: &Part| u32::try_from(part.attachments.len()).unwrap_or(u32::MAX);
-        let contents: Vec<_> = match self.channels.is_empty() {
-            true => vec![(self.to, self.content)],
-            false => self.channels.into_iter().map(NewLeg::into_parts).collect(),
-        };
-        let mut bodies = contents.into_iter().zip(&parts).map(|((to, content), part)| LegBody {
-            to: to.map(Recipient::into_domain),
-            content: content.into_domain(),
-            attachments: attachments_of(part),
-        });
-        // Without problems there is a part, and a body of it.
-        let (Some(first), Some(part)) = (bodies.next(), parts.first()) else { return Err(fields) };
+        let chosen = input.as_ref().filter(|_| self.wants_channel()).and_then(|input| context.channel(input));
+        let named = self.take_legs(chosen.as_ref(), &mut fields);
+        let (legs, attachments) = named.into_domain(context, &mut fields);
+        let legs = legs.filter(|_| fields.is_empty());
+        let Some(legs) = legs else { return Err(fields) };
         let message = Message {
             id: MessageId::with_legs(),
-            created_at: around.now,
-            channel: part.channel.clone(),
+            created_at: context.now,
             priority: self.priority.unwrap_or_default(),
             send_at: self.send_at,
             expires_at: self.expires_at,
             reference: self.reference,
             batch: None,
             ordering_key: self.ordering_key,
-            connection: part.connection,
-            attachments: first.attachments,
             legs,
             abridged: false,
             body: Body {
-                to: first.to,
-                content: first.content,
                 attributes: self.attributes,
                 contact: self.contact,
                 context: self.context,
@@ -355,10 +290,8 @@ impl MessageRequest {
                 condition: self.condition,
                 metadata: self.metadata,
                 trace: None,
-                further: bodies.collect(),
             },
         };
-        let attachments = parts.into_iter().flat_map(|part| part.attachments).collect();
         Ok(message::NewMessage { message, idempotency, attachments, rule_input: input })
     }
 
@@ -436,51 +369,8 @@ impl MessageRequest {
     }
 }
 
-/// The recipient and content of a message: on its only channel, or on one of several.
-pub(super) struct Named<'a> {
-    pub channel: Option<&'a str>,
-    pub to: Option<&'a Recipient>,
-    pub content: &'a NewContent,
-}
-
-/// The checked message, without the parts that are taken over unchanged.
-pub(super) struct Part {
-    pub channel: Channel,
-    pub connection: Option<ConnectionId>,
-    pub attachments: Vec<message::Attachment>,
-}
-
-impl Named<'_> {
-    /// `None` if the channel is invalid; all other faults are in the fields.
-    pub fn checked(
-        &self,
-        connection: Option<&str>,
-        leg: u8,
-        find: &dyn Fn(&str) -> Option<ConnectionId>,
-        fields: &mut Fields,
-    ) -> Option<Part> {
-        let channel = channel(fields, self.channel);
-        let connection = connection.and_then(|name| pinned(name, find, fields));
-        let name = self.channel.unwrap_or_default();
-        check_recipient(self.to, name, fields);
-        let attachments = fields.within("content", |fields| {
-            self.content.check(name == "email", fields);
-            self.content.check_size(fields);
-            self.content.decoded(leg, name == "email", fields)
-        });
-        Some(Part { channel: channel?, connection, attachments })
-    }
-}
-
-fn pinned(name: &str, find: &dyn Fn(&str) -> Option<ConnectionId>, fields: &mut Fields) -> Option<ConnectionId> {
-    let found = find(name);
-    fields.check(found.is_some(), "connection", "unknown_connection", || {
-        "does not exist: GET /v1/connections lists the connections".to_owned()
-    });
-    found
-}
-
-fn check_recipient(to: Option<&Recipient>, channel: &str, fields: &mut Fields) {
+/// Checks the recipient on a channel, which may be misspelled.
+pub(super) fn check_recipient(to: Option<&Recipient>, channel: &str, fields: &mut Fields) {
     let Some(to) = to else {
         return fields.check(!address::is_needed(channel), "to", "missing", || "must be given".to_owned());
     };
@@ -499,7 +389,7 @@ impl Recipient {
         }
     }
 
-    fn into_domain(self) -> message::Address {
+    pub(super) fn into_domain(self) -> message::Address {
         match self {
             Self::Text(address) => message::Address { address, name: None },
             Self::Named(NamedAddress { address, name }) => message::Address { address, name },
@@ -530,6 +420,13 @@ impl NewContent {
     /// Whether it says nothing at all.
     pub(super) fn is_empty(&self) -> bool {
         serde_json::to_vec(self).is_ok_and(|json| json == b"{}")
+    }
+
+    /// Checks it as the content of one leg; returns its files.
+    pub(super) fn checked(&self, leg: u8, mail: bool, fields: &mut Fields) -> Vec<message::Attachment> {
+        self.check(mail, fields);
+        self.check_size(fields);
+        self.decoded(leg, mail, fields)
     }
 
     fn check(&self, mail: bool, fields: &mut Fields) {
@@ -612,7 +509,7 @@ impl NewContent {
         decoded
     }
 
-    fn into_domain(self) -> message::Content {
+    pub(super) fn into_domain(self) -> message::Content {
         let all = |list: Vec<Recipient>| list.into_iter().map(Recipient::into_domain).collect();
         message::Content {
             from: self.from.map(Recipient::into_domain),
@@ -728,26 +625,38 @@ pub fn header_key(headers: &HeaderMap, most: usize) -> Result<Option<String>, Fi
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{app::fields::FieldProblem, node::tenant_config::TenantConfig};
+    use angarium_rules::{
+        rulebook::{Rulebook, Running},
+        script::{Modules, Script},
+    };
 
     fn now() -> Timestamp {
         "2026-06-01T12:00:00Z".parse().unwrap()
     }
 
-    fn taken(body: &str) -> Result<message::NewMessage, Fields> {
-        let new: MessageRequest = serde_json::from_str(body).unwrap();
-        let around = MessageContext {
-            now: now(),
-            header_key: None,
-            connection: &|_| None,
-            channel: &|_| None,
-            condition: &|name| name == "open",
-        };
-        new.into_domain(Fields::default(), around).map_err(|unfit| unfit.fields)
+    fn parsed(
+        body: &str,
+        header_key: Option<&str>,
+        config: &TenantConfig,
+    ) -> Result<message::NewMessage, Vec<FieldProblem>> {
+        let (request, fields) = (serde_json::from_str(body).unwrap(), Fields::default());
+        let client = ClientMessage { request, fields, header_key: header_key.map(str::to_owned) };
+        client.parse(&ParseContext { now: now(), chance: 0.5, config }).map_err(|unparsed| match unparsed.error {
+            AdmitError::Invalid(problems) => problems,
+            other => panic!("{other}"),
+        })
+    }
+
+    fn taken(body: &str) -> Result<message::NewMessage, Vec<FieldProblem>> {
+        parsed(body, None, &TenantConfig::default())
     }
 
     fn bad(body: &str) -> Vec<String> {
-        taken(body).unwrap_err().into_problems().into_iter().map(|problem| problem.pointer).collect()
+        taken(body).unwrap_err().into_iter().map(|problem| problem.pointer).collect()
     }
 
     #[test]
@@ -758,11 +667,11 @@ mod tests {
                 "content": {"payload": {"z": 1.0}, "attachments": [{"name": "a.txt", "media_type": "text/plain; charset=utf-8", "content": "aGk="}]}}"#,
         )
         .unwrap();
-        assert_eq!(new.message.body.recipient(), "ann@example.org");
-        assert_eq!(new.message.body.metadata.unwrap().get(), r#"{"b":  1}"#);
-        assert_eq!(new.message.body.content.payload.unwrap().get(), r#"{"z": 1.0}"#);
+        assert_eq!(new.message.first().recipient(), "ann@example.org");
+        assert_eq!(new.message.body.metadata.as_ref().unwrap().get(), r#"{"b":  1}"#);
+        assert_eq!(new.message.first().content.payload.as_ref().unwrap().get(), r#"{"z": 1.0}"#);
         assert_eq!(new.message.send_at.unwrap().to_string(), "2026-06-01T22:00:00Z");
-        assert_eq!((new.message.attachments, &new.attachments[0].content[..]), (1, &b"hi"[..]));
+        assert_eq!((new.message.first().attachments, &new.attachments[0].content[..]), (1, &b"hi"[..]));
     }
 
     #[test]
@@ -799,9 +708,15 @@ mod tests {
 
     #[test]
     fn a_condition_is_that_of_a_script() {
-        let new = taken(r#"{"channel": "webhook", "condition": "open"}"#).unwrap();
+        let source = "fn condition(context) { true }";
+        let script = Script::compile("open", source, &Modules::none()).unwrap();
+        let scripts = vec![Arc::new(Running::new("open".into(), 1, source.into(), script))];
+        let mut config = TenantConfig::default();
+        config.rulebook = Some(Arc::new(Rulebook { scripts, ..Rulebook::default() }));
+        let new = parsed(r#"{"channel": "webhook", "condition": "open"}"#, None, &config).unwrap();
         assert_eq!(new.message.body.condition.as_deref(), Some("open"));
-        assert_eq!(bad(r#"{"channel": "webhook", "condition": "opne"}"#), ["/condition"]);
+        let problems = parsed(r#"{"channel": "webhook", "condition": "opne"}"#, None, &config).unwrap_err();
+        assert_eq!(problems[0].pointer, "/condition");
     }
 
     #[test]
@@ -862,15 +777,8 @@ mod tests {
 
     #[test]
     fn header_and_field_must_agree() {
-        let new: MessageRequest = serde_json::from_str(r#"{"channel": "webhook", "idempotency_key": "a"}"#).unwrap();
-        let around = MessageContext {
-            now: now(),
-            header_key: Some("b".into()),
-            connection: &|_| None,
-            channel: &|_| None,
-            condition: &|_| false,
-        };
-        let unfit = new.into_domain(Fields::default(), around).unwrap_err();
-        assert_eq!(unfit.fields.into_problems()[0].code, "contradiction");
+        let body = r#"{"channel": "webhook", "idempotency_key": "a"}"#;
+        let problems = parsed(body, Some("b"), &TenantConfig::default()).unwrap_err();
+        assert_eq!(problems[0].code, "contradiction");
     }
 }

@@ -5,18 +5,15 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::{
-    super::auth::Tenant,
-    new::{ModeName, PriorityName, WantsName},
-};
+use super::super::auth::Tenant;
 use crate::app::messages::{AttemptView, DeliveryView, EventView, MessageView};
 use angarium_domain::{
     delivery::DeliveryState,
     ids::{EventId, MessageId},
-    legs::{Leg, LegMode, Legs, Wants},
+    legs::{Leg, LegMode, LegPolicy, Wants},
     message::{Follows, Message, Priority},
     provider::{Cost, Disposition},
-    recipients::{MailRecipient, RecipientOutcome, RecipientRole, Recipients},
+    recipients::{MailRecipient, Recipients},
 };
 use angarium_rules::{Account, ruling::Ruling};
 
@@ -26,12 +23,10 @@ use angarium_rules::{Account, ruling::Ruling};
 pub struct MessageAnswer {
     #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
     id: String,
-    #[schema(value_type = StateName)]
     state: DeliveryState,
     channel: String,
     /// Null if the connection names it.
     to: Option<String>,
-    #[schema(value_type = PriorityName)]
     priority: Priority,
     reference: Option<String>,
     /// The batch that it came in with.
@@ -43,7 +38,7 @@ pub struct MessageAnswer {
     /// The script that is asked whether it goes.
     condition: Option<String>,
     /// The origin, if a script sent the message.
-    follows: Option<FollowsAnswer>,
+    follows: Option<Follows>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -59,25 +54,12 @@ pub struct MessageAnswer {
     several: Option<SeveralAnswer>,
 }
 
-/// The origin of a message that a script's `on_outcome` sent.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Follows)]
-pub struct FollowsAnswer {
-    #[schema(example = "msg_0192f0c1a2b37c4d8e5f60718293a4b5")]
-    message: String,
-    /// The delivery whose end it follows.
-    delivery: String,
-    script: String,
-    /// 1 for one that follows a client's message, 2 for one that follows such a one; at most 3.
-    depth: u32,
-}
-
-/// Further fields of a message with several channels.
+/// Further fields of a message that names a list of channels.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SeveralAnswer {
-    #[schema(value_type = Option<ModeName>)]
+    #[schema(value_type = Option<LegMode>)]
     mode: LegMode,
-    #[schema(value_type = Option<WantsName>)]
+    #[schema(value_type = Option<Wants>)]
     wants: Wants,
     /// One for each channel, in order; a channel whose turn has not come is `accepted`.
     #[schema(required = false)]
@@ -104,7 +86,6 @@ pub struct LegAnswer {
 pub struct DeliveryAnswer {
     #[schema(example = "dlv_0192f0c1a2b37c4d8e5f60718293a4b5")]
     id: String,
-    #[schema(value_type = StateName)]
     state: DeliveryState,
     /// Attempts so far.
     attempts: u32,
@@ -121,57 +102,14 @@ pub struct DeliveryAnswer {
     unified_code: Option<String>,
     detail: Option<String>,
     /// The outcome for each recipient of a mail with copies, once some of them have it. Otherwise empty.
-    recipients: Vec<MailRecipientAnswer>,
+    #[schema(value_type = Vec<MailRecipient>)]
+    recipients: Recipients,
     cost: Option<CostAnswer>,
     /// The recipient's actions, as the provider's service reported them: `read`, `clicked`, `replied`, `complained`,
     /// `unsubscribed`.
     engagement: Vec<String>,
     #[schema(value_type = Option<String>, format = DateTime)]
     finished_at: Option<Timestamp>,
-}
-
-/// A recipient of a mail with copies, and its outcome.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = MailRecipient)]
-pub struct MailRecipientAnswer {
-    #[schema(example = "bob@example.org")]
-    address: String,
-    #[schema(value_type = RecipientRoleName)]
-    role: RecipientRole,
-    #[schema(value_type = RecipientOutcomeName)]
-    outcome: RecipientOutcome,
-    /// The server's code.
-    #[schema(example = "451 4.7.1")]
-    code: String,
-    /// The server's text.
-    detail: String,
-    /// The number of the attempt that says so.
-    attempt: u32,
-    #[schema(value_type = String, format = DateTime)]
-    at: Timestamp,
-}
-
-/// The role of a recipient.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
-pub enum RecipientRoleName {
-    To,
-    /// Of `cc` or `bcc`.
-    Copy,
-}
-
-/// The outcome for a recipient.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
-pub enum RecipientOutcomeName {
-    /// The server took the mail for it.
-    Accepted,
-    /// Refused for now: it is tried again.
-    Deferred,
-    /// Refused for good, or not tried again.
-    Refused,
 }
 
 /// Money in millionths of a unit.
@@ -182,39 +120,6 @@ pub struct CostAnswer {
     /// ISO 4217.
     #[schema(example = "EUR")]
     currency: String,
-}
-
-/// The state of a delivery.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
-pub enum StateName {
-    Accepted,
-    Scheduled,
-    Queued,
-    Sent,
-    Delivered,
-    Failed,
-    Bounced,
-    Expired,
-    Canceled,
-    Suppressed,
-    Unroutable,
-    Unknown,
-}
-
-/// The meaning of a provider's answer.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "the domain's type has the values; this lists them in the document")]
-pub enum DispositionName {
-    Accepted,
-    RejectedPermanent,
-    RejectedTransient,
-    Throttled,
-    AuthFailed,
-    NotSent,
-    Unknown,
 }
 
 /// One try through one connection.
@@ -248,7 +153,6 @@ pub struct AttemptAnswer {
     finished_at: Timestamp,
     /// From the first look at the delivery to the provider's word, in milliseconds.
     duration_ms: f64,
-    #[schema(value_type = DispositionName)]
     disposition: Disposition,
     /// The provider's own disposition, if an override replaced it.
     overridden: Option<OverriddenAnswer>,
@@ -268,14 +172,14 @@ pub struct AttemptAnswer {
     /// The plugin's memory at its highest, in bytes.
     plugin_memory: Option<i64>,
     /// The result for each recipient, if the attempt went to several, or to copies alone. Otherwise empty.
-    recipients: Vec<MailRecipientAnswer>,
+    #[schema(value_type = Vec<MailRecipient>)]
+    recipients: Recipients,
 }
 
 /// A provider's own classification, and the source of its override.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OverriddenClassification)]
 pub struct OverriddenAnswer {
-    #[schema(value_type = DispositionName)]
     disposition: Disposition,
     /// `route` or `tenant`.
     by: &'static str,
@@ -350,13 +254,6 @@ pub struct AttemptDecision {
     plan: Option<Box<RawValue>>,
 }
 
-impl From<&Follows> for FollowsAnswer {
-    fn from(follows: &Follows) -> Self {
-        let Follows { message, delivery, script, depth } = follows;
-        Self { message: message.to_string(), delivery: delivery.to_string(), script: script.clone(), depth: *depth }
-    }
-}
-
 impl From<Cost> for CostAnswer {
     fn from(cost: Cost) -> Self {
         Self { micros: cost.micros, currency: cost.currency }
@@ -369,10 +266,9 @@ impl MessageAnswer {
         let later = message.due_at() > message.created_at;
         let state = if later { DeliveryState::Scheduled } else { DeliveryState::Queued };
         let fresh = |leg, state| DeliveryAnswer::fresh(message, leg, state);
-        let several = message.legs.as_deref().map(|legs| {
-            let at_first = legs.at_first();
-            let begun = at_first.map(|leg| (leg, None, fresh(leg, state)));
-            SeveralAnswer::new(message, legs, begun.collect())
+        let several = message.legs.is_list().then(|| {
+            let at_first = message.legs.policy().at_first();
+            SeveralAnswer::new(message, at_first.map(|leg| (leg, None, fresh(leg, state))))
         });
         Self::new(message, state, fresh(0, state), several)
     }
@@ -381,15 +277,15 @@ impl MessageAnswer {
         Self {
             id: message.id.to_string(),
             state,
-            channel: message.channel.as_str().to_owned(),
-            to: message.body.to.as_ref().map(|to| to.address.clone()),
+            channel: message.first().channel.as_str().to_owned(),
+            to: message.first().to.as_ref().map(|to| to.address.clone()),
             priority: message.priority,
             reference: message.reference.clone(),
             batch: message.batch.map(|batch| batch.to_string()),
             ordering_key: message.ordering_key.clone(),
             metadata: message.body.metadata.clone(),
             condition: message.body.condition.clone(),
-            follows: message.body.follows.as_ref().map(FollowsAnswer::from),
+            follows: message.body.follows.clone(),
             created_at: message.created_at,
             send_at: message.send_at,
             expires_at: message.expires_at,
@@ -402,24 +298,19 @@ impl MessageAnswer {
 
 impl SeveralAnswer {
     /// Returns the legs that have begun, and for the others that their turn has not come.
-    fn new(message: &Message, legs: &Legs, begun: Vec<(u8, Option<Timestamp>, DeliveryAnswer)>) -> Self {
-        let mut begun = begun.into_iter().peekable();
-        let delivery = |leg: u8| {
+    fn new(message: &Message, begun: impl Iterator<Item = (u8, Option<Timestamp>, DeliveryAnswer)>) -> Self {
+        let mut begun = begun.peekable();
+        let delivery = |(leg, named): (u8, &Leg)| {
             let known = begun.next_if(|(number, ..)| *number == leg);
             let (_, receipt_until, delivery) = known.unwrap_or_else(|| {
                 let fresh = DeliveryAnswer::fresh(message, leg, DeliveryState::Accepted);
                 (leg, None, DeliveryAnswer { next_attempt_at: None, ..fresh })
             });
-            (receipt_until, delivery)
+            LegAnswer { leg, channel: named.channel.as_str().to_owned(), receipt_until, delivery }
         };
-        let with = |((leg, spec), (receipt_until, delivery)): ((u8, &Leg), _)| LegAnswer {
-            leg,
-            channel: spec.channel.as_str().to_owned(),
-            receipt_until,
-            delivery,
-        };
-        let deliveries = (0..).zip(&legs.legs).zip((0..legs.count()).map(delivery)).map(with).collect();
-        Self { mode: legs.mode, wants: legs.wants, deliveries }
+        let deliveries = (0..).zip(message.legs.iter()).map(delivery).collect();
+        let LegPolicy { mode, wants, .. } = message.legs.policy();
+        Self { mode, wants, deliveries }
     }
 }
 
@@ -436,7 +327,7 @@ impl DeliveryAnswer {
             code: None,
             unified_code: None,
             detail: None,
-            recipients: Vec::new(),
+            recipients: Recipients::default(),
             cost: None,
             engagement: Vec::new(),
             finished_at: None,
@@ -447,12 +338,10 @@ impl DeliveryAnswer {
 impl From<MessageView> for MessageAnswer {
     fn from(view: MessageView) -> Self {
         let MessageView { message, content_purged_at, state, delivery, legs } = view;
-        let several = message.legs.as_deref().map(|spec| {
-            let begun = legs
-                .into_iter()
-                .map(|leg| (leg.id.leg_of(message.id), leg.receipt_until, DeliveryAnswer::new(&message, leg)));
-            SeveralAnswer::new(&message, spec, begun.collect())
-        });
+        let begun = legs
+            .into_iter()
+            .map(|leg| (leg.id.leg_of(message.id), leg.receipt_until, DeliveryAnswer::new(&message, leg)));
+        let several = message.legs.is_list().then(|| SeveralAnswer::new(&message, begun));
         let delivery = DeliveryAnswer::new(&message, delivery);
         Self { content_purged_at, ..Self::new(&message, state, delivery, several) }
     }
@@ -465,7 +354,7 @@ impl MessageAnswer {
         (self.to, self.metadata) = (None, None);
         let legs = self.several.iter_mut().flat_map(|several| &mut several.deliveries);
         for delivery in legs.map(|leg| &mut leg.delivery).chain([&mut self.delivery]) {
-            (delivery.detail, delivery.recipients) = (None, Vec::new());
+            (delivery.detail, delivery.recipients) = (None, Recipients::default());
         }
         self
     }
@@ -491,7 +380,7 @@ impl DeliveryAnswer {
             code: delivery.code,
             unified_code: delivery.unified_code,
             detail: delivery.detail,
-            recipients: recipients(&delivery.recipients),
+            recipients: delivery.recipients,
             cost: delivery.cost.map(CostAnswer::from),
             engagement: delivery.engagement,
             finished_at: delivery.finished_at,
@@ -531,7 +420,7 @@ impl AttemptAnswer {
             units: view.units,
             plugin_micros: view.plugin_micros,
             plugin_memory: view.plugin_memory,
-            recipients: recipients(&view.recipients),
+            recipients: view.recipients,
         }
     }
 }
@@ -544,7 +433,7 @@ impl EventAnswer {
             kind: "message.accepted".to_owned(),
             message: Some(message.id.to_string()),
             delivery: Some(message.id.first_delivery().to_string()),
-            channel: Some(message.channel.as_str().to_owned()),
+            channel: Some(message.first().channel.as_str().to_owned()),
             reference: message.reference.clone(),
             metadata: message.body.metadata.clone(),
             connection: None,
@@ -604,19 +493,6 @@ impl AttemptDecision {
             plan: view.plan.and_then(json),
         }
     }
-}
-
-fn recipients(known: &Recipients) -> Vec<MailRecipientAnswer> {
-    let answer = |it: &MailRecipient| MailRecipientAnswer {
-        address: it.address.clone(),
-        role: it.role,
-        outcome: it.outcome,
-        code: it.code.clone(),
-        detail: it.detail.clone(),
-        attempt: it.attempt,
-        at: it.at,
-    };
-    known.iter().map(answer).collect()
 }
 
 /// JSON that the gateway itself wrote.

@@ -91,8 +91,7 @@ fn check(message: &Message, now: Timestamp) -> Result<()> {
 
 /// Returns the queue's entries of a message that was never attempted; none for any other.
 fn waiting(tenant: TenantId, view: &MessageView) -> Vec<QueueEntry> {
-    let legs = if view.legs.is_empty() { std::slice::from_ref(&view.delivery) } else { &view.legs[..] };
-    if legs.iter().any(|leg| leg.attempts > 0 || leg.state.is_end()) {
+    if view.legs.iter().any(|leg| leg.attempts > 0 || leg.state.is_end()) {
         return Vec::new();
     }
     let entry = |leg: &DeliveryView| QueueEntry {
@@ -101,7 +100,7 @@ fn waiting(tenant: TenantId, view: &MessageView) -> Vec<QueueEntry> {
         due_at: leg.next_attempt_at.unwrap_or_else(|| view.message.due_at()),
         priority: view.message.priority,
     };
-    legs.iter().map(entry).collect()
+    view.legs.iter().map(entry).collect()
 }
 
 fn shown(message: &Message) -> Value {

@@ -178,7 +178,7 @@ impl Dispatcher {
                 ("delivery.id", work.delivery.to_string().into()),
                 ("connection.id", endpoint.connection.id.to_string().into()),
                 ("provider.name", endpoint.connection.provider.clone().into()),
-                ("channel", work.message.channel.as_str().to_owned().into()),
+                ("channel", work.message.first().channel.as_str().to_owned().into()),
                 ("attempt.trigger", work.trigger.as_str().into()),
             ]
         });
@@ -249,7 +249,7 @@ impl Dispatcher {
             payload,
             deadline,
             trace,
-            lane: telemetry::lane(work.message.channel.as_str(), &endpoint.connection.provider),
+            lane: telemetry::lane(work.message.first().channel.as_str(), &endpoint.connection.provider),
             usage: Usage::default(),
             status: None,
             cut: None,
@@ -312,8 +312,8 @@ impl Conversation<'_> {
     fn item(&mut self) -> Item {
         let (work, files) = (self.work, self.payload.files.clone());
         match self.payload.content.take() {
-            Some(content) => item::item(work.delivery, &work.message, &content, files),
-            None => item::item(work.delivery, &work.message, &work.message.body.content, files),
+            Some(content) => item::item(work.delivery, work.message.first(), &content, files),
+            None => item::item(work.delivery, work.message.first(), &work.message.first().content, files),
         }
     }
 
@@ -361,7 +361,7 @@ impl Conversation<'_> {
                 declared: &descriptor.hosts,
                 granted: &self.serving.granted,
                 config: &self.endpoint.config,
-                to: self.work.message.body.to.as_ref().map(|to| to.address.as_str()),
+                to: self.work.message.first().to.as_ref().map(|to| to.address.as_str()),
             },
             deadline: self.deadline.into(),
             hold: Some(&hold),
@@ -437,7 +437,7 @@ impl Conversation<'_> {
     /// Returns the cost model's price for this number of units, or for the message's own.
     fn modelled_cost(&self, units: Option<u32>) -> Option<Cost> {
         let message = &self.work.message;
-        let price = Price::at(self.serving.component.descriptor(), message.channel.as_str(), country(message))?;
+        let price = Price::at(self.serving.component.descriptor(), message.first().channel.as_str(), country(message))?;
         price.unit.times(units.unwrap_or_else(|| price.units(message)))
     }
 

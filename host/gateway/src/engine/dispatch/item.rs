@@ -4,22 +4,23 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use angarium_domain::{
     ids::DeliveryId,
-    message::{Address, Attachment, Content, Message, address::comparable},
+    legs::Leg,
+    message::{Address, Attachment, Content, address::comparable},
     provider::{BlobInfo, Item},
     transmission::{Blob, Kv, Mailbox},
 };
 
-/// The provider's view of a delivery with this content. The key is the delivery's id: the same for every try.
-pub fn item(delivery: DeliveryId, message: &Message, content: &Content, blobs: Vec<BlobInfo>) -> Item {
+/// The provider's view of a delivery: a leg with its whole content. The key is the delivery's id: the same for every try.
+pub fn item(delivery: DeliveryId, leg: &Leg, content: &Content, blobs: Vec<BlobInfo>) -> Item {
     Item {
         id: delivery.to_string(),
         key: delivery.to_string(),
-        channel: message.channel.as_str().to_owned(),
+        channel: leg.channel.as_str().to_owned(),
         sender: content.from.as_ref().map(mailbox),
         reply_to: content.reply_to.iter().map(mailbox).collect(),
-        to: message.body.to.iter().map(mailbox).collect(),
-        cc: copies(&content.cc, message.body.to.iter()),
-        bcc: copies(&content.bcc, message.body.to.iter().chain(&content.cc)),
+        to: leg.to.iter().map(mailbox).collect(),
+        cc: copies(&content.cc, leg.to.iter()),
+        bcc: copies(&content.bcc, leg.to.iter().chain(&content.cc)),
         subject: content.subject.clone(),
         text: content.text.clone(),
         html: content.html.clone(),

@@ -17,7 +17,7 @@ use angarium_domain::{
 };
 use angarium_store::{
     self as store, StoreError,
-    message::{attachment_list, attachment_load, body_load, content_size},
+    message::{attachment_list, attachment_load, content_size, message_whole},
 };
 use angarium_transport::byte_budget::BytePermit;
 
@@ -98,12 +98,14 @@ impl Dispatcher {
     async fn read(&self, work: &Work) -> store::Result<Option<Payload>> {
         let mut payload = Payload::default();
         let mut txn = self.store.tenant(work.tenant).await?;
-        if work.message.attachments > 0 {
+        if work.message.first().attachments > 0 {
             payload.files = attachment_list(&mut txn, work.tenant, work.delivery).await?;
         }
         if work.message.abridged {
-            let Some(body) = body_load(&mut txn, work.tenant, work.message.id).await? else { return Ok(None) };
-            payload.content = Some(body.content_of(work.delivery.leg_of(work.message.id)));
+            let number = work.delivery.leg_of(work.message.id).into();
+            let whole = message_whole(&mut txn, work.tenant, work.message.id).await?;
+            let Some(leg) = whole.and_then(|whole| whole.legs.into_iter().nth(number)) else { return Ok(None) };
+            payload.content = Some(leg.content);
         }
         Ok(Some(payload))
     }

@@ -31,7 +31,7 @@ pub struct Preview {
     pub requests: Vec<PreviewRequest>,
 }
 
-/// The result for one channel of a message that names several.
+/// The result for one channel of a message that names a list.
 #[derive(Debug, Serialize)]
 pub struct LegPreview {
     pub leg: u8,
@@ -61,7 +61,7 @@ fn not_shown(config: &TenantConfig, connection: ConnectionId) -> Option<PreviewR
 }
 
 impl Dispatcher {
-    /// Plays a message through to the point where it would leave: on its first channel, and, if it names several, on
+    /// Plays a message through to the point where it would leave: on its first channel, and, if it names a list, on
     /// each of them.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Dispatcher {
 
     fn previews(&self, config: &TenantConfig, new: &NewMessage) -> (Preview, Vec<LegPreview>) {
         let due_at = new.message.due_at();
-        let count = new.message.legs.as_ref().map_or(0, |legs| legs.count());
+        let count = if new.message.legs.is_list() { new.message.legs.policy().count } else { 0 };
         let legs = (0..count).map(|leg| {
             let seen = NewMessage {
                 message: new.message.as_leg(leg, due_at),
@@ -83,7 +83,7 @@ impl Dispatcher {
                 attachments: new.attachments.iter().filter(|file| file.leg == leg).cloned().collect(),
                 rule_input: None,
             };
-            let channel = seen.message.channel.as_str().to_owned();
+            let channel = seen.message.first().channel.as_str().to_owned();
             LegPreview { leg, channel, preview: self.preview_of(config, &seen, leg) }
         });
         let legs: Vec<_> = legs.collect();
@@ -154,7 +154,8 @@ fn first_request(
 ) -> Result<serde_json::Value, String> {
     let blobs = item::blobs(new.attachments.clone());
     let infos = blobs.iter().map(item::blob_info).collect();
-    let item = item::item(new.message.id.leg(leg), &new.message, &new.message.body.content, infos);
+    let named = new.message.first();
+    let item = item::item(new.message.id.leg(leg), named, &named.content, infos);
     let context = CallContext {
         now_ms: clock::now().as_millisecond() as f64,
         attempt: 1,

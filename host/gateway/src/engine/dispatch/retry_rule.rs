@@ -66,7 +66,7 @@ pub(super) fn attempt_facts(
         number: work.attempts + 1,
         connection: endpoint.name(),
         provider: endpoint.connection.provider.clone(),
-        channel: message.channel.as_str().to_owned(),
+        channel: message.first().channel.as_str().to_owned(),
         disposition: verdict.disposition.as_str().to_owned(),
         status: verdict.status,
         code: verdict.code.clone(),

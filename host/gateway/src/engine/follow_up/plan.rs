@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use angarium_domain::{
     ids::MessageId,
+    legs::{Leg, Legs},
     message::{Address, Body, Channel, Content, Follows, MAX_SUBJECT, Message, address},
     rule_input::{self, Object},
 };
@@ -28,31 +29,29 @@ pub fn follow_up(
     asked_at: Timestamp,
 ) -> Result<Message, String> {
     let of = before.message;
-    let channel = wanted.channel.clone().unwrap_or_else(|| of.channel.clone());
-    let same = channel == of.channel;
+    let leg = of.first();
+    let channel = wanted.channel.clone().unwrap_or_else(|| leg.channel.clone());
+    let same = channel == leg.channel;
     let to = match &wanted.to {
         Some(address) => Some(Address { address: address.clone(), name: None }),
         None => recipient(before, &channel),
     };
     check(&channel, to.as_ref(), wanted)?;
     let wait = SignedDuration::try_from(wanted.after).unwrap_or(SignedDuration::ZERO);
+    let connection = leg.connection.filter(|_| same);
+    let leg = Leg { connection, to, content: content(before.content, same, wanted), ..Leg::on(channel) };
     Ok(Message {
         id,
         created_at: asked_at,
-        channel,
         priority: wanted.priority.unwrap_or(of.priority),
         send_at: if wait.is_zero() { None } else { asked_at.checked_add(wait).ok() },
         expires_at: None,
         reference: of.reference.clone(),
         batch: None,
         ordering_key: None,
-        connection: of.connection.filter(|_| same),
-        attachments: 0,
-        legs: None,
+        legs: Legs::single(leg),
         abridged: false,
         body: Body {
-            to,
-            content: content(before.content, same, wanted),
             attributes: attributes(of, &wanted.attributes)?,
             contact: of.body.contact.clone(),
             context: of.body.context.clone(),
@@ -66,15 +65,12 @@ pub fn follow_up(
 /// On the same channel the same recipient; on another one that of the message's own leg, else the contact's address,
 /// else the same.
 fn recipient(before: Before<'_>, channel: &Channel) -> Option<Address> {
-    let of = before.message;
+    let of = before.message.first();
     if *channel == of.channel {
-        return of.body.to.clone();
+        return of.to.clone();
     }
-    let legs = before.whole.legs.iter().flat_map(|several| &several.legs);
-    let bodies =
-        std::iter::once(&before.whole.body.to).chain(before.whole.body.further.iter().map(|further| &further.to));
-    let by_leg = legs.zip(bodies).find(|(leg, _)| leg.channel == *channel).and_then(|(_, to)| to.clone());
-    by_leg.or_else(|| by_contact(of, channel)).or_else(|| of.body.to.clone())
+    let by_leg = before.whole.legs.iter().find(|leg| leg.channel == *channel).and_then(|leg| leg.to.clone());
+    by_leg.or_else(|| by_contact(before.message, channel)).or_else(|| of.to.clone())
 }
 
 fn by_contact(of: &Message, channel: &Channel) -> Option<Address> {
@@ -160,26 +156,28 @@ mod tests {
     fn before() -> Message {
         let content = json!({"from": {"address": "SHOP"}, "text": "Your code", "params": {"max_price": "1"},
             "headers": {"X-A": "b"}});
+        let leg = Leg {
+            connection: Some(ConnectionId::new()),
+            to: Some(Address { address: "+46701234567".into(), name: None }),
+            content: serde_json::from_value(content).unwrap(),
+            attachments: 1,
+            ..Leg::on("sms".parse().unwrap())
+        };
         Message {
             id: MessageId::with_legs(),
             created_at: Timestamp::UNIX_EPOCH,
-            channel: "sms".parse().unwrap(),
             priority: Priority::Normal,
             send_at: None,
             expires_at: Some(Timestamp::UNIX_EPOCH),
             reference: Some("order:1".into()),
             batch: None,
             ordering_key: Some("k".into()),
-            connection: Some(ConnectionId::new()),
+            legs: Legs::single(leg),
             body: Body {
-                to: Some(Address { address: "+46701234567".into(), name: None }),
-                content: serde_json::from_value(content).unwrap(),
                 attributes: RawValue::from_string(r#"{"amount": 1, "kind": "code"}"#.into()).ok(),
                 contact: RawValue::from_string(r#"{"email": "ann@example.org"}"#.into()).ok(),
                 ..Body::default()
             },
-            attachments: 1,
-            legs: None,
             abridged: false,
         }
     }
@@ -190,18 +188,18 @@ mod tests {
 
     fn made(wanted: &FollowUpMessage) -> Result<Message, String> {
         let of = before();
-        let before = Before { whole: &of, message: &of, content: &of.body.content };
+        let before = Before { whole: &of, message: &of, content: &of.first().content };
         follow_up(before, MessageId::with_legs(), wanted, follows(&of), Timestamp::UNIX_EPOCH)
     }
 
     #[test]
     fn what_is_left_out_is_as_before_but_for_what_would_end_it() {
         let message = made(&FollowUpMessage { after: Duration::from_secs(60), ..Default::default() }).unwrap();
-        assert_eq!(message.body.recipient(), "+46701234567");
-        assert_eq!(message.body.content.from.as_ref().unwrap().address, "SHOP");
+        assert_eq!(message.first().recipient(), "+46701234567");
+        assert_eq!(message.first().content.from.as_ref().unwrap().address, "SHOP");
         assert_eq!(message.send_at, Some(Timestamp::from_second(60).unwrap()));
-        assert_eq!((message.expires_at, message.ordering_key.as_deref(), message.attachments), (None, None, 0));
-        assert!(message.connection.is_some() && message.reference.is_some());
+        assert_eq!((message.expires_at, message.ordering_key.as_deref(), message.first().attachments), (None, None, 0));
+        assert!(message.first().connection.is_some() && message.reference.is_some());
         assert_eq!(message.depth(), 1);
     }
 
@@ -216,9 +214,9 @@ mod tests {
             ..Default::default()
         };
         let message = made(&wanted).unwrap();
-        assert_eq!(message.body.recipient(), "ann@example.org");
-        let content = &message.body.content;
-        assert!(content.from.is_none() && content.headers.is_empty() && message.connection.is_none());
+        assert_eq!(message.first().recipient(), "ann@example.org");
+        let content = &message.first().content;
+        assert!(content.from.is_none() && content.headers.is_empty() && message.first().connection.is_none());
         assert_eq!((content.text.as_deref(), content.params["template"].as_str()), (Some("By mail"), "plain"));
         let attributes: Object = serde_json::from_str(message.body.attributes.unwrap().get()).unwrap();
         assert_eq!((&attributes["amount"], &attributes["kind"]), (&json!(1), &json!("again")));

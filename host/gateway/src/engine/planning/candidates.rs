@@ -47,7 +47,7 @@ impl Planner {
         let Some(serving) = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant) else {
             return Some(SkipReason::ProviderMissing);
         };
-        let channel = message.channel.as_str();
+        let channel = message.first().channel.as_str();
         let served = serving.component.descriptor().channels.iter().any(|it| it == channel);
         if !served {
             return Some(SkipReason::ChannelNotServed);
@@ -58,7 +58,7 @@ impl Planner {
     /// Returns the origin of the endpoint that a message names, if the connection's provider asks that one: its owner
     /// differs from those of the connection's other endpoints.
     pub fn named_origin(&self, endpoint: &Endpoint, message: &Message) -> Option<String> {
-        let to = message.body.to.as_ref()?;
+        let to = message.first().to.as_ref()?;
         let serving = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant)?;
         serving.component.descriptor().asks_recipients().then(|| origin(&to.address)).flatten()
     }
@@ -86,7 +86,7 @@ impl Planner {
             return estimate(unit, price::units(message), Basis::Answers);
         }
         let serving = self.providers.serving_for(&endpoint.connection.provider, endpoint.tenant)?;
-        let price = Price::at(serving.component.descriptor(), message.channel.as_str(), country)?;
+        let price = Price::at(serving.component.descriptor(), message.first().channel.as_str(), country)?;
         let units = price.units(message);
         estimate(price.unit, units, Basis::PriceList)
     }
@@ -126,5 +126,6 @@ impl Planner {
 
 /// Where a message goes, as far as its address tells.
 pub fn country(message: &Message) -> Option<Country> {
-    Country::of_address(message.channel.as_str(), message.body.recipient())
+    let leg = message.first();
+    Country::of_address(leg.channel.as_str(), leg.recipient())
 }

@@ -32,10 +32,11 @@ impl<'c> EffectiveRoute<'c> {
     /// Returns the message's own connection as a route, or its channel's active route; `None` if there is neither.
     #[must_use]
     pub fn of(config: &'c TenantConfig, message: &Message) -> Option<Self> {
-        let (spec, route) = match message.connection {
+        let leg = message.first();
+        let (spec, route) = match leg.connection {
             Some(connection) => (Cow::Owned(RouteSpec::pinned(connection)), None),
             None => {
-                let route: &ActiveRoute = config.routes.get(&message.channel)?;
+                let route: &ActiveRoute = config.routes.get(&leg.channel)?;
                 (Cow::Borrowed(&route.spec), Some((route.id, route.version)))
             }
         };

@@ -18,7 +18,7 @@ impl Planner {
         message: &Message,
         judged: JudgedMessage,
     ) -> Option<AcceptTimePlan> {
-        if message.legs.is_some() || message.body.condition.is_some() {
+        if message.legs.is_list() || message.body.condition.is_some() {
             return None;
         }
         let route = EffectiveRoute::of(config, message).filter(EffectiveRoute::is_open)?;

@@ -69,7 +69,7 @@ fn route_facts(candidate: &Candidate, endpoint: &Endpoint, message: &Message, sc
     CandidateFacts {
         connection: endpoint.name(),
         provider: endpoint.connection.provider.clone(),
-        channel: message.channel.as_str().to_owned(),
+        channel: message.first().channel.as_str().to_owned(),
         weight: Some(f64::from(candidate.weight)),
         score,
         ..CandidateFacts::default()
