@@ -100,23 +100,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "tenant_config",
         ],
     ),
-    (
-        "api",
-        &[
-            "admission",
-            "app",
-            "callbacks",
-            "credential",
-            "dispatch",
-            "fair_semaphore",
-            "guards",
-            "health",
-            "planning",
-            "rule_runner",
-            "telemetry",
-            "tenant_config",
-        ],
-    ),
+    ("api", &["app", "callbacks", "credential", "fair_semaphore", "guards", "health", "telemetry"]),
     (
         "gateway",
         &[

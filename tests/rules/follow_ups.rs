@@ -134,15 +134,18 @@ async fn killed_after_the_settlement_what_follows_is_not_lost() {
     assert_eq!((count(&gateway, "message").await, sink.received_at("/a").len()), (2, 2));
 }
 
+/// The first acceptance is that of the client's message.
 #[tokio::test]
 async fn killed_beside_what_follows_it_is_sent_once() {
-    for point in ["follow_up.after_answer", "follow_up.before_commit"] {
+    let points =
+        [("follow_up.after_answer=abort", 1), ("accept.before_commit=abort@2", 1), ("accept.after_commit=abort@2", 0)];
+    for (point, left) in points {
         let (mut gateway, sink) = failing_once().await;
         live(&gateway, "again", AGAIN).await;
-        gateway.arm(&format!("{point}=abort")).await;
+        gateway.arm(point).await;
         let id = gateway.send(&hook()).await;
         gateway.died().await;
-        assert_eq!(count(&gateway, "follow_up").await, 1, "{point}");
+        assert_eq!((count(&gateway, "follow_up").await, count(&gateway, "message").await), (left, 2 - left), "{point}");
         gateway.take_over().await;
         let follower = eventually("what follows", || async { followers(&gateway, &id).await.pop() }).await;
         gateway.settled(&follower).await;
@@ -154,6 +157,55 @@ async fn killed_beside_what_follows_it_is_sent_once() {
             "{point}: a request of the lost worker's may be labelled and made again: {bodies}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_follow_up_whose_commit_was_not_answered_is_asked_after() {
+    let (mut gateway, sink) = failing_once().await;
+    live(&gateway, "again", AGAIN).await;
+    gateway.arm("accept.after_commit=error@2").await;
+    let id = gateway.send(&hook()).await;
+    let follower = eventually("what follows", || async { followers(&gateway, &id).await.pop() }).await;
+    assert_eq!(gateway.settled(&follower).await.state, "sent");
+    assert_eq!(gateway.attempts(&follower).await, ["a:accepted"], "this node had its lease from the beginning");
+    all_done(&gateway).await;
+    assert_eq!((followers(&gateway, &id).await.len(), count(&gateway, "message").await), (1, 2));
+    assert_eq!(sink.received_at("/a").len(), 2);
+}
+
+/// Each node has the scripts' answer in its hand when the first one may go on.
+#[tokio::test]
+async fn of_nodes_that_handle_the_same_end_one_sends_what_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let go = folder.path().join("go");
+    let (mut gateway, sink) = failing_once().await;
+    live(&gateway, "again", AGAIN).await;
+    let held = format!("follow_up.after_answer=pause:{}", go.display());
+    gateway.arm(&held).await;
+    for _ in 0..2 {
+        let node = gateway.new_node_with(vec![("ANGARIUM_FAILPOINTS", held.clone())]).await;
+        gateway.nodes.push(Some(node));
+    }
+    let id = gateway.send(&hook()).await;
+    // A node that is held looks no further, so that each look is another node's.
+    eventually("the looks of all nodes", || async {
+        gateway.db.sql("update follow_up set due_at = now() where tries < 3").await;
+        (gateway.db.sql("select tries from follow_up").await.trim() == "3").then_some(())
+    })
+    .await;
+    for node in 0..3 {
+        gateway.logged(node, "a failpoint is reached").await;
+    }
+    std::fs::write(&go, "").unwrap();
+    let follower = eventually("what follows", || async { followers(&gateway, &id).await.pop() }).await;
+    gateway.settled(&follower).await;
+    eventually("two nodes that come too late", || async {
+        let logs = gateway.nodes.iter().flatten().map(|node| std::fs::read_to_string(node.log()).unwrap_or_default());
+        (logs.filter(|log| log.contains("was followed up already")).count() == 2).then_some(())
+    })
+    .await;
+    assert_eq!((followers(&gateway, &id).await.len(), count(&gateway, "message").await), (1, 2));
+    assert_eq!(sink.received_at("/a").len(), 2);
 }
 
 #[tokio::test]

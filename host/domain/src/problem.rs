@@ -1,5 +1,8 @@
 //! The faults of a document from any source, all of them at once.
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 /// A fault and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueProblem {
@@ -9,6 +12,26 @@ pub struct ValueProblem {
     pub code: &'static str,
     /// For people.
     pub detail: String,
+}
+
+/// One bad field of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldProblem {
+    /// A JSON pointer (RFC 6901) into the body; `query/…` and `header/…` name other parts.
+    #[schema(example = "/content/attachments/0/content")]
+    pub pointer: String,
+    /// For programs.
+    #[schema(example = "not_base64")]
+    pub code: String,
+    /// For people; it does not repeat the value.
+    pub detail: String,
+}
+
+impl FieldProblem {
+    /// A bad field by its pointer.
+    pub fn new(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), code: code.to_owned(), detail: detail.into() }
+    }
 }
 
 /// Collects faults; knows the position of the checks.

@@ -58,14 +58,12 @@ mod armed {
         LegBeforeCommit,
         /// A channel follows one without its wanted receipt.
         LegAfterCommit,
-        /// Scripts were asked for follow-ups, and none is accepted yet.
+        /// Scripts were asked for follow-ups, and nothing of their answers is written yet.
         FollowUpAfterAnswer,
-        /// The follow-up is accepted, and the end is not marked as done.
-        FollowUpBeforeCommit,
     }
 
     impl Point {
-        const ALL: [Self; 13] = [
+        const ALL: [Self; 12] = [
             Self::AcceptBeforeCommit,
             Self::AcceptAfterCommit,
             Self::ClaimBeforeCommit,
@@ -78,7 +76,6 @@ mod armed {
             Self::LegBeforeCommit,
             Self::LegAfterCommit,
             Self::FollowUpAfterAnswer,
-            Self::FollowUpBeforeCommit,
         ];
 
         const fn as_str(self) -> &'static str {
@@ -95,7 +92,6 @@ mod armed {
                 Self::LegBeforeCommit => "leg.before_commit",
                 Self::LegAfterCommit => "leg.after_commit",
                 Self::FollowUpAfterAnswer => "follow_up.after_answer",
-                Self::FollowUpBeforeCommit => "follow_up.before_commit",
             }
         }
     }

@@ -71,8 +71,6 @@ pub struct DueFollowUp {
     pub ended_at: Timestamp,
     /// How often it was looked at, this time included.
     pub tries: u32,
-    /// JSON: the scripts' answers, once they were asked.
-    pub answer: Option<String>,
 }
 
 /// Returns up to `limit` due ends; no other node handles them for some seconds, longer each time.
@@ -81,7 +79,7 @@ pub async fn follow_up_claim(db: &mut PgConnection, limit: i64) -> Result<Vec<Du
         "update follow_up f set tries = tries + 1, due_at = now() + least(tries + 1, 120) * interval '5 seconds'
          where ctid = any (array (
            select ctid from follow_up where due_at <= now() order by due_at limit $1 for update skip locked))
-         returning tenant_id, delivery_id, message_id, state, ended_at, tries, answer",
+         returning tenant_id, delivery_id, message_id, state, ended_at, tries",
     )
     .bind(limit)
     .fetch_all(db)
@@ -97,25 +95,9 @@ pub async fn follow_up_claim(db: &mut PgConnection, limit: i64) -> Result<Vec<Du
                 },
                 ended_at: row.try_get::<jiff_sqlx::Timestamp, _>(4)?.to_jiff(),
                 tries: row.try_get::<i32, _>(5)?.unsigned_abs(),
-                answer: row.try_get(6)?,
             })
         })
         .collect()
-}
-
-/// Stores the scripts' answers, and returns the stored ones: the first answer stands. `None` if all is done.
-pub async fn follow_up_answer(db: &mut PgConnection, ended: &EndedDelivery, answer: &str) -> Result<Option<String>> {
-    let kept = sqlx::query_scalar(
-        "update follow_up set answer = coalesce(answer, $4)
-         where tenant_id = $1 and delivery_id = $2 and state = $3 returning answer",
-    )
-    .bind(ended.tenant.uuid())
-    .bind(ended.delivery.uuid())
-    .bind(ended.state.as_str())
-    .bind(answer)
-    .fetch_optional(db)
-    .await?;
-    Ok(kept)
 }
 
 /// Marks an end as done; false if another node was first.

@@ -7,7 +7,7 @@ mod fingerprint;
 mod new;
 mod view;
 
-use std::{iter, time::Instant};
+use std::iter;
 
 use axum::{
     extract::{FromRequestParts, State},
@@ -23,7 +23,6 @@ use super::{
     App, HttpState,
     auth::{MessagesRead, MessagesWrite, Tenant},
     draft::{self, Draft},
-    fields::Fields,
     json::{Json, read_apart},
     page::{Page, PageParams, Paging},
     problem::{FieldProblem, Problem, ProblemBody},
@@ -32,29 +31,14 @@ use super::{
 use crate::{
     app::message_actions::{MessageActions, Reschedule},
     app::messages::{self, MessageDecisions},
-    clock,
-    engine::admission::{AdmitError, Admitted},
-    engine::dispatch::{LegPreview, Preview, PreviewRequest},
-    engine::planning::Planned,
-    engine::rule_runner::patience,
-    node::telemetry::Side,
-    node::tenant_config::TenantConfig,
+    app::sending::{self, AdmitError, Admitted, LegPreview, Planned, Preview, PreviewRequest},
 };
-use angarium_domain::{
-    ids::{BatchId, ConnectionId, MessageId, TenantId},
-    legs::MOST as MOST_LEGS,
-    message::{self, Idempotency, Priority},
-    rule_input::RuleInput,
-};
-use angarium_rules::{
-    ruling::{Failed, MessageRefusal},
-    script::{Given, Hook},
-};
+use angarium_domain::{ids::MessageId, legs::MOST as MOST_LEGS, message::Priority};
+use angarium_rules::ruling::{Failed, MessageRefusal};
 use filter::{Filter, FilterParams};
-use new::{MessageContext, Unfit};
-pub use new::{MessageRequest, PriorityName};
+pub use new::{ClientMessage, MessageRequest};
 use view::DecisionAnswer;
-pub use view::{AttemptAnswer, CostAnswer, DispositionName, EventAnswer, MessageAnswer, StateName};
+pub use view::{AttemptAnswer, CostAnswer, EventAnswer, MessageAnswer};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
@@ -79,45 +63,16 @@ pub async fn create(
     mut query: Query,
     trace: Trace,
     HeaderKey(header_key): HeaderKey<255>,
-    Draft(new, fields): Draft<MessageRequest>,
+    Draft(request, fields): Draft<MessageRequest>,
 ) -> Result<Response, Problem> {
     let dry_run = query.flag("dry_run");
     query.finish()?;
-    let config = knowing(&app, tenant.id, new.pinned_to()).await?;
-    let asks = if dry_run { Asks::ToTry } else { Asks::ToSend(patience(1)) };
-    let read = domain(&app, tenant.id, (new, fields), header_key, &config, asks).await;
-    let mut new = match read {
-        Ok(new) => new,
-        Err(unread) if dry_run => return Err(unread.into()),
-        Err(unread) => return Ok(accepted(&answered_before(&app, tenant.id, unread).await?)),
-    };
+    let message = ClientMessage { request, fields, header_key };
     if dry_run {
-        let _permit = app.admission.permit(tenant.id, std::slice::from_ref(&new))?;
-        if let Some(book) = &config.rulebook {
-            let given = Given { now: clock::now(), chance: fastrand::f64() };
-            let admit = || app.rules.as_for_a_message(|| book.rehearsal().admit(&mut new.message, &given).refused).0;
-            let refused = app.rules.try_out(tenant.id, admit).await;
-            refused.map_or(Ok(()), |refused| Err(AdmitError::Refused(refused)))?;
-        }
-        let problems = app.admission.content_problems(tenant.id, &config, &new);
-        if !problems.is_empty() {
-            return Err(AdmitError::Content(problems).into());
-        }
-        let (Preview { plan, requests }, legs) = app.dispatcher.preview(tenant.id, &new).await?;
+        let (Preview { plan, requests }, legs) = sending::dry_run(&app, tenant.id, message).await?;
         return Ok(Json(DryRun { plan, requests, legs }).into_response());
     }
-    let mut span = app.tracer.child("accept", Side::Internal, trace.context());
-    new.message.body.trace = span.context().cloned();
-    let admitted = app.admission.admit(tenant.id, vec![new]).await.pop().unwrap_or(Err(AdmitError::Unavailable));
-    let admitted = admitted?;
-    span.set(|| {
-        [
-            ("tenant.id", tenant.id.to_string().into()),
-            ("message.id", admitted.message.id.to_string().into()),
-            ("message.replayed", admitted.replayed.into()),
-        ]
-    });
-    Ok(accepted(&admitted))
+    Ok(accepted(&sending::send(&app, tenant.id, message, trace.context()).await?))
 }
 
 fn accepted(admitted: &Admitted) -> Response {
@@ -126,16 +81,6 @@ fn accepted(admitted: &Admitted) -> Response {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     response
-}
-
-/// Returns the message that was accepted under the key, if the repeated one cannot be taken now: it may have expired,
-/// or its connection be gone.
-async fn answered_before(app: &App, tenant: TenantId, unread: Unread) -> Result<Admitted, Problem> {
-    let known = match &unread.stands_for {
-        Some(key) => app.admission.replayed(tenant, key).await?,
-        None => None,
-    };
-    known.ok_or_else(|| unread.into())
 }
 
 /// The answer to a dry run.
@@ -238,41 +183,26 @@ pub async fn create_batch(
     let read = move || {
         Ok(batch.messages.iter().map(|raw| draft::read::<MessageRequest>(raw.get().as_bytes())).collect::<Vec<_>>())
     };
-    let parsed = read_apart(&http, tenant.id, length, read).await?;
-    let pinned: Vec<&str> = parsed.iter().flatten().flat_map(|draft| draft.0.pinned_to()).collect();
-    let config = knowing(&app, tenant.id, pinned).await?;
-    let mut checked = Vec::with_capacity(parsed.len());
-    let asks = Asks::ToSend(patience(parsed.len()));
-    for (place, draft) in parsed.into_iter().enumerate() {
-        checked.push(match draft {
-            Ok(Draft(new, fields)) => {
-                let key = header_key.as_ref().filter(|_| !new.has_key()).map(|key| format!("{key}:{place}"));
-                match domain(&app, tenant.id, (new, fields), key, &config, asks).await {
-                    Ok(new) => Checked::Good(Box::new(new)),
-                    Err(unread) => answered_before(&app, tenant.id, unread).await.into(),
-                }
+    let mut messages = Vec::new();
+    let mut unread = Vec::new();
+    for (place, draft) in read_apart(&http, tenant.id, length, read).await?.into_iter().enumerate() {
+        unread.push(match draft {
+            Ok(Draft(request, fields)) => {
+                let key = header_key.as_ref().filter(|_| !request.has_key()).map(|key| format!("{key}:{place}"));
+                messages.push(ClientMessage { request, fields, header_key: key });
+                None
             }
-            Err(problem) => Checked::Bad(problem),
+            Err(problem) => Some(problem),
         });
-        // Others are let through between.
-        tokio::task::coop::consume_budget().await;
     }
-    let (mut good, slots) = apart(checked);
-    let mut span = app.tracer.child("accept", Side::Internal, trace.context());
-    span.set(|| [("tenant.id", tenant.id.to_string().into()), ("messages", (good.len() as i64).into())]);
-    let batch = BatchId::new();
-    for new in &mut good {
-        new.message.body.trace = span.context().cloned();
-        new.message.batch = Some(batch);
-    }
-    let mut admitted = app.admission.admit(tenant.id, good).await.into_iter();
-    let data = slots.into_iter().map(|slot| match slot {
-        Slot::Bad(problem) => BatchResult::refused(&problem, id.as_str()),
-        Slot::Known(admitted) => BatchResult::accepted(&admitted),
-        Slot::Open => match admitted.next().unwrap_or(Err(AdmitError::Unavailable)) {
+    let (batch, answers) = sending::send_batch(&app, tenant.id, messages, trace.context()).await?;
+    let mut answers = answers.into_iter();
+    let data = unread.into_iter().map(|unread| {
+        let answer = || answers.next().unwrap_or(Err(AdmitError::Unavailable)).map_err(Problem::from);
+        match unread.map_or_else(answer, Err) {
             Ok(admitted) => BatchResult::accepted(&admitted),
-            Err(error) => BatchResult::refused(&Problem::from(error), id.as_str()),
-        },
+            Err(problem) => BatchResult::refused(&problem, id.as_str()),
+        }
     });
     Ok(Json(BatchAnswer { batch: batch.to_string(), data: data.collect() }))
 }
@@ -291,42 +221,6 @@ impl BatchResult {
         let error = Some(problem.to_value(request_id));
         Self { status: problem.status().as_u16(), message: None, replayed: false, error }
     }
-}
-
-/// A message of a batch, once it was read.
-enum Checked {
-    Good(Box<message::NewMessage>),
-    Known(Admitted),
-    Bad(Problem),
-}
-
-impl From<Result<Admitted, Problem>> for Checked {
-    fn from(answered: Result<Admitted, Problem>) -> Self {
-        answered.map_or_else(Self::Bad, Self::Known)
-    }
-}
-
-/// The source of a batch's result.
-enum Slot {
-    /// It is still to be accepted.
-    Open,
-    Known(Admitted),
-    Bad(Problem),
-}
-
-/// The good ones, and for each in order where its result comes from.
-fn apart(checked: Vec<Checked>) -> (Vec<message::NewMessage>, Vec<Slot>) {
-    let mut good = Vec::with_capacity(checked.len());
-    let slot = |one| match one {
-        Checked::Good(new) => {
-            good.push(*new);
-            Slot::Open
-        }
-        Checked::Known(admitted) => Slot::Known(admitted),
-        Checked::Bad(problem) => Slot::Bad(problem),
-    };
-    let slots = checked.into_iter().map(slot).collect();
-    (good, slots)
 }
 
 /// List messages, the newest first.
@@ -416,7 +310,6 @@ pub struct MessagePatch {
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Option<Timestamp>>,
     #[serde(default)]
-    #[schema(value_type = Option<PriorityName>)]
     priority: Option<Priority>,
 }
 
@@ -523,86 +416,10 @@ fn message_id(text: &str) -> Result<MessageId, Problem> {
     text.parse().map_err(|_| missing())
 }
 
-/// The reason for asking rules about a message's channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asks {
-    /// It is sent, and waits until then for the tenant's time.
-    ToSend(Instant),
-    /// It is tried out.
-    ToTry,
-}
-
-/// Why a message can't be taken as it is.
-#[derive(Debug)]
-pub struct Unread {
-    problem: Problem,
-    /// Its idempotency key, and the message behind it.
-    stands_for: Option<Box<Idempotency>>,
-}
-
-impl From<Unread> for Problem {
-    fn from(unread: Unread) -> Self {
-        unread.problem
-    }
-}
-
-/// The message that a client describes, if all of it holds. One without a channel has it from the tenant's rules.
-pub async fn domain(
-    app: &App,
-    tenant: TenantId,
-    (new, fields): (MessageRequest, Fields),
-    header_key: Option<String>,
-    config: &TenantConfig,
-    asks: Asks,
-) -> Result<message::NewMessage, Unread> {
-    let book = config.rulebook.as_ref().filter(|_| new.wants_channel());
-    let runs = book.is_some_and(|book| book.may_run(Hook::Route));
-    let read = move || read(new, fields, header_key, config);
-    match (runs, asks) {
-        (false, _) => read(),
-        (true, Asks::ToSend(until)) => app.rules.ask_once(tenant, until, read).await,
-        (true, Asks::ToTry) => app.rules.try_out(tenant, || app.rules.as_for_a_message(read).0).await,
-    }
-}
-
-fn read(
-    new: MessageRequest,
-    fields: Fields,
-    header_key: Option<String>,
-    config: &TenantConfig,
-) -> Result<message::NewMessage, Unread> {
-    let connection = |name: &str| -> Option<ConnectionId> { Some(config.connection(name)?.connection.id) };
-    let given = Given { now: clock::now(), chance: fastrand::f64() };
-    let channel = |input: &RuleInput| config.rulebook.as_ref()?.channel(input, &given);
-    let condition = |name: &str| config.rulebook.as_ref().is_some_and(|book| book.has_condition(name));
-    let around = MessageContext {
-        now: given.now,
-        header_key,
-        connection: &connection,
-        channel: &channel,
-        condition: &condition,
-    };
-    new.into_domain(fields, around)
-        .map_err(|Unfit { fields, stands_for }| Unread { problem: Problem::fields(fields.into_problems()), stands_for })
-}
-
-/// Returns the tenant's configuration, read again if it lacks a connection that a message names: another node may just
-/// have created it.
-pub async fn knowing<'a>(
-    app: &App,
-    tenant: TenantId,
-    pinned: impl IntoIterator<Item = &'a str>,
-) -> Result<std::sync::Arc<TenantConfig>, Problem> {
-    let config = app.tenant_configs.tenant(tenant).await?;
-    if pinned.into_iter().all(|name| config.connection(name).is_some()) {
-        return Ok(config);
-    }
-    Ok(app.tenant_configs.reload(tenant).await?)
-}
-
 impl From<AdmitError> for Problem {
     fn from(error: AdmitError) -> Self {
         match &error {
+            AdmitError::Invalid(problems) => Self::fields(problems.clone()),
             AdmitError::NoRoute { leg: None, .. } => Self::field("/channel", "no_route", error.to_string()),
             AdmitError::NoRoute { leg: Some(leg), .. } => {
                 Self::field(format!("/channels/{leg}/channel"), "no_route", error.to_string())

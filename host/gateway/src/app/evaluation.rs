@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
+use super::{
+    App,
+    sending::{AdmitError, MessageSource},
+};
 use crate::{clock, engine::planning::Planned, node::tenant_config::TenantConfig};
 use angarium_domain::{
     ids::TenantId,
@@ -54,8 +57,12 @@ pub struct RefusedBy {
 }
 
 /// Returns the answers of rules and scripts to a message, with all reasons.
-pub async fn evaluate(app: &App, tenant: TenantId, config: &TenantConfig, message: Message) -> Evaluation {
-    app.rules.try_out(tenant, || evaluated(app, config, message)).await
+///
+/// # Errors
+/// With all fields that are wrong.
+pub async fn evaluate<M: MessageSource>(app: &App, tenant: TenantId, message: M) -> Result<Evaluation, AdmitError> {
+    let (message, config) = app.admission.read(tenant, message).await?;
+    Ok(app.rules.try_out(tenant, || evaluated(app, &config, message)).await)
 }
 
 fn evaluated(app: &App, config: &TenantConfig, mut message: Message) -> Evaluation {
@@ -77,7 +84,7 @@ fn evaluated(app: &App, config: &TenantConfig, mut message: Message) -> Evaluati
         plan,
         accepted: refused.is_none(),
         refused: refused.map(|it| RefusedBy { by: it.by, name: it.name, reason: it.reason }),
-        channel: message.channel.as_str().to_owned(),
+        channel: message.first().channel.as_str().to_owned(),
         priority: message.priority,
         send_at: message.send_at,
         ruling,

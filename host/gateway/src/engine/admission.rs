@@ -1,48 +1,52 @@
-//! Takes messages in: one transaction holds the message, its idempotency record and its place in
-//! the queue or under this node's lease; only then is a 202 said.
+//! Takes messages in: each request passes the stages `parse` → `resolve` → `judge` → `reserve` → `plan` → `commit`, one
+//! file each. A capability adds a stage, or a step of one. One transaction holds the message, its idempotency record and
+//! its place in the queue or under this node's lease; only then is a 202 said.
 
-mod content;
-mod rules;
-mod writer;
+mod commit;
+mod intake;
+mod judge;
+mod parse;
+mod plan;
+mod reserve;
+mod resolve;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
-use jiff::Timestamp;
 use metrics::Histogram;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc},
     task::JoinSet,
 };
 
-use self::writer::AdmissionWriter;
+use self::{
+    commit::{AdmitRequest, writer::AdmissionWriter},
+    intake::{Intake, IntakeMessage, Purpose},
+};
+pub use self::{
+    commit::{
+        Answers,
+        claim::{ClaimEnd, ProducerClaim},
+    },
+    intake::RequestOrigin,
+    parse::{MessageSource, ParseContext, Unparsed},
+};
 use crate::{
-    clock,
     engine::capacity::Capacity,
     engine::experiments::Experiments,
     engine::planning::Planner,
     engine::queue::{Handoff, Leases},
-    engine::rule_runner::{RuleRunner, patience},
-    engine::small_tenant_priority::{PriorityGuard, SmallTenantPriority},
+    engine::rule_runner::RuleRunner,
+    engine::small_tenant_priority::SmallTenantPriority,
     node::providers::Providers,
     node::tenant_config::{TenantConfig, TenantConfigs},
 };
 use angarium_domain::{
     ids::TenantId,
-    message::{Channel, Idempotency, Message, NewMessage},
-    problem::ValueProblem,
-    routing::AcceptTimePlan,
+    message::{Channel, Message, NewMessage},
+    problem::{FieldProblem, ValueProblem},
 };
-use angarium_rules::{
-    rulebook::JudgedMessage,
-    ruling::{Failed, MessageRefusal},
-};
-use angarium_store::{
-    self as store, Store,
-    message::{idempotency_find, message_load},
-};
+use angarium_rules::ruling::{Failed, MessageRefusal};
+use angarium_store::{Store, StoreError};
 use angarium_transport::byte_budget::{ByteBudget, BytePermit};
 
 /// How many writers share the work: few, so that batches grow under load.
@@ -50,15 +54,6 @@ const WRITERS: usize = 2;
 
 /// Requests that wait for a writer before further ones wait at the door.
 const WAITING: usize = 4096;
-
-/// A request whose messages have more bytes together needs a permit for them.
-const LARGE: usize = 64 << 10;
-
-/// The time that a batch waits for the database before its clients are asked to repeat their requests.
-const PATIENCE: Duration = Duration::from_millis(1_500);
-
-/// How long a COMMIT without an answer is asked after, beyond that.
-const DOUBT: Duration = Duration::from_millis(500);
 
 /// A message that is durable.
 #[derive(Debug, Clone)]
@@ -71,6 +66,9 @@ pub struct Admitted {
 /// Why a message was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdmitError {
+    /// Its fields do not hold; there is at least one problem.
+    #[error("{} fields are wrong", .0.len())]
+    Invalid(Vec<FieldProblem>),
     #[error("must be a channel with an active route (got `{}`): activate one, or name a connection", .channel.as_str())]
     NoRoute {
         channel: Channel,
@@ -100,6 +98,39 @@ pub enum AdmitError {
     Failed(String),
 }
 
+impl AdmitError {
+    /// Whether it is about the node or its database, whatever the message.
+    #[must_use]
+    pub const fn is_of_the_node(&self) -> bool {
+        matches!(self, Self::Unavailable | Self::Busy | Self::DiskFull)
+    }
+
+    /// Whether the same message may be accepted in a moment: an obstacle that passes by itself refuses it.
+    #[must_use]
+    pub const fn passes(&self) -> bool {
+        let no_time = matches!(self, Self::Refused(MessageRefusal { failed: Some(Failed::NoTime), .. }));
+        no_time || self.is_of_the_node()
+    }
+}
+
+impl From<&StoreError> for AdmitError {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::Unavailable,
+            StoreError::Full(_) => Self::DiskFull,
+            StoreError::Conflict { .. } | StoreError::ConfigTooLarge { .. } | StoreError::Failed(_) => {
+                Self::Failed(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<StoreError> for AdmitError {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
 fn in_words(MessageRefusal { by, name, reason, failed }: &MessageRefusal) -> String {
     let who = if by == name { format!("the script `{name}`") } else { format!("the rule `{name}` ({by})") };
     match failed {
@@ -113,32 +144,6 @@ fn in_words(MessageRefusal { by, name, reason, failed }: &MessageRefusal) -> Str
 
 fn told(problems: &[ValueProblem]) -> String {
     problems.iter().map(|it| format!("`{}` {}", it.pointer, it.detail)).collect::<Vec<_>>().join("; ")
-}
-
-/// One answer for each message of a request, in order.
-type Answer = Vec<Result<Admitted, AdmitError>>;
-
-/// The same while some are still open.
-type Answers = Vec<Option<Result<Admitted, AdmitError>>>;
-
-/// The messages of one request, of one tenant.
-struct Request {
-    tenant: TenantId,
-    messages: Vec<Accepted>,
-    answer: oneshot::Sender<Answer>,
-    priority_guard: Option<Arc<PriorityGuard>>,
-}
-
-impl Request {
-    fn size(&self) -> usize {
-        self.messages.iter().map(|it| it.new.size()).sum()
-    }
-}
-
-/// A message without a refusal.
-struct Accepted {
-    new: NewMessage,
-    first_attempt: Option<Box<AcceptTimePlan>>,
 }
 
 /// Where accepted deliveries go on this node.
@@ -166,11 +171,16 @@ pub struct Admission {
     providers: Arc<Providers>,
     experiments: Arc<Experiments>,
     rules: Arc<RuleRunner>,
-    small_tenants: Arc<SmallTenantPriority>,
-    planner: Option<Arc<Planner>>,
-    arrivals: Arc<ByteBudget>,
-    requests: mpsc::Sender<Request>,
+    outlet: Outlet,
+    requests: mpsc::Sender<AdmitRequest>,
     time: Histogram,
+}
+
+/// A message that may be sent as far as a dry run can tell.
+pub struct RehearsedMessage {
+    pub new: NewMessage,
+    /// The memory of a large message.
+    pub permits: Vec<BytePermit>,
 }
 
 impl Admission {
@@ -182,7 +192,7 @@ impl Admission {
         providers: Arc<Providers>,
         experiments: Arc<Experiments>,
         rules: Arc<RuleRunner>,
-        outlet: &Outlet,
+        outlet: Outlet,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let (requests, receiver) = mpsc::channel(WAITING);
@@ -190,192 +200,82 @@ impl Admission {
         for _ in 0..WRITERS {
             tasks.spawn(AdmissionWriter::new(store.clone(), outlet.clone()).run(Arc::clone(&receiver)));
         }
-        Self {
-            store: store.clone(),
-            tenant_configs,
-            providers,
-            experiments,
-            rules,
-            small_tenants: Arc::clone(&outlet.small_tenants),
-            planner: outlet.planner.clone(),
-            arrivals: Arc::clone(&outlet.arrivals),
-            requests,
-            time: metrics::histogram!("angarium_accept_seconds"),
-        }
+        let time = metrics::histogram!("angarium_accept_seconds");
+        Self { store: store.clone(), tenant_configs, providers, experiments, rules, outlet, requests, time }
     }
 
     /// Takes messages of one tenant; one answer for each, in order.
-    pub async fn admit(&self, tenant: TenantId, mut messages: Vec<NewMessage>) -> Vec<Result<Admitted, AdmitError>> {
-        let count = messages.len();
-        let Ok(_permit) = self.permit(tenant, &messages) else { return vec![Err(AdmitError::Busy); count] };
-        let priority_guard = self.small_tenants.sending(tenant).map(Arc::new);
-        let (known, config) = match self.heard(tenant, &mut messages).await {
-            Ok(heard) => heard,
-            Err(error) => return vec![Err(error); count],
-        };
-        let (accepted, mut answers) = split(messages, known);
-        if accepted.is_empty() {
-            return answers.into_iter().flatten().collect();
-        }
-        let accepted = self.first_attempt(tenant, &config, accepted).await;
-        let taken = accepted.len();
-        let began = Instant::now();
-        let (answer, answered) = oneshot::channel();
-        let stored = match self.requests.send(Request { tenant, messages: accepted, answer, priority_guard }).await {
-            Ok(()) => answered.await.unwrap_or_else(|_| vec![Err(AdmitError::Unavailable); taken]),
-            Err(_) => vec![Err(AdmitError::Unavailable); taken],
-        };
-        self.time.record(began.elapsed());
-        let mut stored = stored.into_iter();
-        for slot in answers.iter_mut().filter(|slot| slot.is_none()) {
-            *slot = stored.next();
-        }
-        answers.into_iter().flatten().collect()
-    }
-
-    /// Returns the message that was accepted under a key, if it was this message.
     ///
     /// # Errors
-    /// [`AdmitError::Unavailable`] if the database cannot answer.
-    pub async fn replayed(&self, tenant: TenantId, key: &Idempotency) -> Result<Option<Admitted>, AdmitError> {
-        self.stored(tenant, key).await.map_err(|_| AdmitError::Unavailable)
+    /// When the tenant's configuration can't be read; nothing was stored.
+    pub async fn admit<M: MessageSource>(
+        &self,
+        tenant: TenantId,
+        sources: Vec<M>,
+        origin: RequestOrigin,
+    ) -> Result<Answers, AdmitError> {
+        let mut intake = self.parse(tenant, sources, origin, Purpose::Send).await?;
+        self.prepare(&mut intake).await;
+        Ok(self.commit(intake).await)
     }
 
-    async fn stored(&self, tenant: TenantId, key: &Idempotency) -> store::Result<Option<Admitted>> {
-        let mut txn = self.store.tenant(tenant).await?;
-        let known = idempotency_find(&mut txn, tenant, &[&key.key]).await?;
-        let Some(known) = known.into_iter().find(|it| key.is_of(&it.fingerprint)) else { return Ok(None) };
-        let message = message_load(&mut txn, &[(tenant, known.message)]).await?.pop();
-        Ok(message.map(|(_, message)| Admitted { message: Arc::new(message), replayed: true }))
-    }
-
-    /// Returns the permit for large messages while they are stored or tried. They are in memory already, so it is
-    /// granted without a wait.
+    /// Takes a producer's messages together with its claim, in a transaction of their own; see [`ProducerClaim`].
     ///
     /// # Errors
-    /// [`AdmitError::Busy`] if the tenant's limit is reached.
-    pub fn permit(&self, tenant: TenantId, messages: &[NewMessage]) -> Result<Option<BytePermit>, AdmitError> {
-        self.permit_for(tenant, messages.iter().map(NewMessage::size).sum())
+    /// With an obstacle that passes, or a failure of the database. Nothing was written, unless that can't be told yet:
+    /// then another try with the claim does.
+    pub async fn admit_with<C: ProducerClaim, M: MessageSource>(
+        &self,
+        tenant: TenantId,
+        claim: C,
+        sources: Vec<M>,
+    ) -> Result<ClaimEnd, AdmitError> {
+        let mut intake = self.parse(tenant, sources, RequestOrigin::default(), Purpose::Send).await?;
+        self.prepare(&mut intake).await;
+        self.commit_with(claim, intake).await
     }
 
-    /// Returns the permit for this number of bytes of large contents in memory; `None` where they are few.
+    /// Leads one message through the stages as a dry run, which stops before the commit.
     ///
     /// # Errors
-    /// [`AdmitError::Busy`] if the tenant's limit is reached.
-    pub fn permit_for(&self, tenant: TenantId, size: usize) -> Result<Option<BytePermit>, AdmitError> {
-        if size <= LARGE {
-            return Ok(None);
-        }
-        self.arrivals.try_take(tenant, size).map(Some).ok_or(AdmitError::Busy)
-    }
-
-    /// Returns for each message its parsed data, or the reason for its refusal: no candidate could send it, or rules
-    /// refuse it. A known key returns its first answer, whatever holds now.
-    async fn heard(
+    /// With the reason for which the message would be refused.
+    pub async fn rehearse<M: MessageSource>(
         &self,
         tenant: TenantId,
-        messages: &mut [NewMessage],
-    ) -> Result<(Vec<Result<JudgedMessage, AdmitError>>, Arc<TenantConfig>), AdmitError> {
-        let (unroutable, config) = self.unroutable(tenant, messages).await?;
-        let mut judged = match &config.rulebook {
-            Some(book) => Box::pin(self.judged(tenant, book, messages)).await?,
-            None => messages
-                .iter_mut()
-                .map(|new| Ok(JudgedMessage { input: new.rule_input.take(), ..JudgedMessage::default() }))
-                .collect(),
-        };
-        for ((new, judged), unroutable) in messages.iter().zip(&mut judged).zip(unroutable) {
-            if judged.is_ok()
-                && let Some(error) = unroutable.or_else(|| self.content_refused(tenant, &config, new))
-            {
-                *judged = Err(error);
-            }
-        }
-        self.excuse_known(tenant, messages, &mut judged).await?;
-        Ok((judged, config))
+        source: M,
+    ) -> Result<RehearsedMessage, AdmitError> {
+        let mut intake = self.parse(tenant, vec![source], RequestOrigin::default(), Purpose::Try).await?;
+        self.prepare(&mut intake).await;
+        let new = only(&mut intake)?;
+        Ok(RehearsedMessage { new, permits: intake.permits })
     }
 
-    fn content_refused(&self, tenant: TenantId, config: &TenantConfig, new: &NewMessage) -> Option<AdmitError> {
-        let problems = self.content_problems(tenant, config, new);
-        (!problems.is_empty()).then_some(AdmitError::Content(problems))
-    }
-
-    /// Returns the messages, each with the plan of its first attempt, if this node may deliver it at once.
-    async fn first_attempt(
+    /// Leads one message through the first stage alone, for a question about it.
+    ///
+    /// # Errors
+    /// With all fields that are wrong.
+    pub async fn read<M: MessageSource>(
         &self,
         tenant: TenantId,
-        config: &Arc<TenantConfig>,
-        messages: Vec<(NewMessage, JudgedMessage)>,
-    ) -> Vec<Accepted> {
-        let (now, until) = (clock::now(), Some(patience(messages.len())));
-        let mut accepted = Vec::with_capacity(messages.len());
-        for (mut new, known) in messages {
-            let known = JudgedMessage { until, ..known };
-            let planner = self.planner.as_ref().filter(|_| may_start(&new.message, now));
-            let first_attempt = match planner {
-                // Boxed, so that a request's future stays small.
-                Some(planner) => Box::pin(planner.plan_first_attempt(tenant, config, &new.message, known)).await,
-                None => None,
-            };
-            let first_attempt = first_attempt.map(Box::new);
-            new.message.body.first = first_attempt.as_ref().and_then(|it| it.first);
-            accepted.push(Accepted { new, first_attempt });
-            // Scripts may take their time, and a request may have a thousand messages: others are let through between.
-            tokio::task::coop::consume_budget().await;
-        }
-        accepted
+        source: M,
+    ) -> Result<(Message, Arc<TenantConfig>), AdmitError> {
+        let mut intake = self.parse(tenant, vec![source], RequestOrigin::default(), Purpose::Try).await?;
+        Ok((only(&mut intake)?.message, intake.config))
     }
 
-    /// Returns for each message whether its channel has no active route. Before a refusal, the node reads its
-    /// configuration again, because another node may just have created the route.
-    async fn unroutable(
-        &self,
-        tenant: TenantId,
-        messages: &[NewMessage],
-    ) -> Result<(Vec<Option<AdmitError>>, Arc<TenantConfig>), AdmitError> {
-        let mut config = self.tenant_configs.tenant(tenant).await.map_err(|_| AdmitError::Unavailable)?;
-        if messages.iter().any(|new| no_route(&config, &new.message).is_some()) {
-            config = self.tenant_configs.reload(tenant).await.map_err(|_| AdmitError::Unavailable)?;
-        }
-        let unroutable = messages.iter().map(|new| no_route(&config, &new.message)).collect();
-        Ok((unroutable, config))
+    /// The stages between the producer's form of the messages and their commit.
+    async fn prepare(&self, intake: &mut Intake) {
+        self.resolve(intake).await;
+        self.judge(intake).await;
+        self.reserve(intake);
+        self.plan(intake).await;
     }
 }
 
-/// The first of a message's channels for which there is neither a connection nor a route.
-fn no_route(config: &TenantConfig, message: &Message) -> Option<AdmitError> {
-    let lacks = |channel: &Channel, connection: Option<_>| connection.is_none() && !config.routes.contains_key(channel);
-    let refusal = |channel: &Channel, leg| AdmitError::NoRoute { channel: channel.clone(), leg };
-    match &message.legs {
-        None => lacks(&message.channel, message.connection).then(|| refusal(&message.channel, None)),
-        Some(several) => {
-            let at = several.legs.iter().position(|leg| lacks(&leg.channel, leg.connection))?;
-            Some(refusal(&several.legs[at].channel, Some(at)))
-        }
+fn only(intake: &mut Intake) -> Result<NewMessage, AdmitError> {
+    match intake.messages.pop() {
+        Some(IntakeMessage::Open(open)) => Ok(open.new),
+        Some(IntakeMessage::Refused(refused)) => Err(refused.error),
+        None => Err(AdmitError::Unavailable),
     }
-}
-
-/// Whether this node may deliver it at once: it is due, and waits for no turn.
-fn may_start(message: &Message, now: Timestamp) -> bool {
-    message.ordering_key.is_none() && message.due_at() <= now
-}
-
-/// Separates the messages for the writers from the finished answers, with a gap for each of them.
-fn split(
-    messages: Vec<NewMessage>,
-    known: Vec<Result<JudgedMessage, AdmitError>>,
-) -> (Vec<(NewMessage, JudgedMessage)>, Answers) {
-    let mut accepted = Vec::with_capacity(messages.len());
-    let answers = messages
-        .into_iter()
-        .zip(known)
-        .map(|(message, known)| match known {
-            Err(error) => Some(Err(error)),
-            Ok(known) => {
-                accepted.push((message, known));
-                None
-            }
-        })
-        .collect();
-    (accepted, answers)
 }

@@ -1,8 +1,8 @@
 //! Follow-ups of ended deliveries: scripts' `on_outcome` is asked, and its messages are accepted like a client's.
 //!
-//! An end is in the database since the transaction that wrote it. The scripts' answers are stored there, with the ids
-//! of the messages, before the first message is accepted. After a crash at any point, no script is asked twice, and no
-//! message is sent twice or lost.
+//! An end is in the database since the transaction that wrote it. The messages that follow are written in the
+//! transaction that takes the end out of there, with the event about them: [`FollowUpClaim`]. After a crash at any point,
+//! or if two nodes handle one end, no message is sent twice or lost; scripts may be asked again, and one answer counts.
 
 mod plan;
 
@@ -13,7 +13,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
@@ -21,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    engine::admission::{Admission, AdmitError},
+    engine::admission::{Admission, AdmitError, ClaimEnd, MessageSource, ParseContext, ProducerClaim, Unparsed},
     engine::experiments::Experiments,
     engine::rule_hooks::RuleHooks,
     engine::rule_runner::{PATIENCE, RuleRunner},
@@ -42,11 +41,11 @@ use angarium_rules::{
     },
 };
 use angarium_store::{
-    self as store, Store, StoreError,
+    self as store, Connection, Store, StoreError,
     event::event_insert_all,
     failpoint,
-    follow_up::{DueFollowUp, EndedDelivery, follow_up_answer, follow_up_claim, follow_up_end},
-    message::{DeliveryView, MessageView, body_load, content_size, message_exists, message_get},
+    follow_up::{DueFollowUp, EndedDelivery, follow_up_claim, follow_up_end},
+    message::{DeliveryView, MessageView, content_size, message_get, message_whole},
 };
 use angarium_transport::byte_budget::{ByteBudget, BytePermit};
 
@@ -56,7 +55,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The most ends of one look, which go side by side.
 const BATCH: i64 = 32;
 
-/// A message that the database refuses so often is given up, and the event says so.
+/// Messages that could not be accepted after so many tries are given up, and the event says so.
 const TRIES: u32 = 10;
 
 /// Asks scripts about ends.
@@ -70,43 +69,29 @@ pub struct FollowUps {
     pub rules: Arc<RuleRunner>,
 }
 
-/// How often a large content is in memory at a time, at the most, until the message that follows is stored.
-const COPIES: usize = 4;
+/// How often a large content is in memory for each message that follows, at the most, until it is stored.
+const COPIES: usize = 3;
 
-/// The scripts' answers to an end.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Answer {
-    asked_at: Timestamp,
-    scripts: Vec<Said>,
-}
-
-/// The answer of one script.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Said {
+/// The answer of one script to an end.
+#[derive(Debug, Default)]
+struct ScriptAnswer {
     script: String,
     version: i32,
     tags: Vec<String>,
-    messages: Vec<Wanted>,
+    messages: Vec<FollowUpMessage>,
     fault: Option<String>,
 }
 
-/// The known state of the scripts' answers.
-enum WasSaid {
-    Words(Answer),
-    /// No script answers.
-    Nothing,
-    /// There was no time to ask.
-    Later,
-    /// A later version wrote it.
-    Unreadable(serde_json::Error),
+/// A message that is to follow, as it is handed over.
+struct FollowUpDraft {
+    message: Result<Message, AdmitError>,
+    key: String,
 }
 
-/// A message that is to follow.
-#[derive(Debug, Serialize, Deserialize)]
-struct Wanted {
-    id: MessageId,
-    message: FollowUpMessage,
+/// Takes an end out of those that are to be followed up, together with what follows: only one try finds it there.
+struct FollowUpClaim {
+    ended: EndedDelivery,
+    answers: Arc<[ScriptAnswer]>,
 }
 
 /// A delivery that ended, with its message.
@@ -165,53 +150,31 @@ impl FollowUps {
         let mut txn = self.store.tenant(due.ended.tenant).await?;
         let view = message_get(&mut txn, due.ended.tenant, due.ended.message).await?;
         txn.commit().await?;
-        let Some(view) = view.filter(|view| view.content_purged_at.is_none()) else { return self.end(due, None).await };
+        let Some(view) = view.filter(|view| view.content_purged_at.is_none()) else { return self.end(due).await };
         let scene = Scene::of(due, &config, &view);
-        let answer = match self.answer(&scene).await? {
-            WasSaid::Words(answer) => answer,
-            WasSaid::Unreadable(error) => {
-                tracing::error!(%error, delivery.id = %due.ended.delivery, "what scripts said can't be read: a later version wrote it");
-                return Ok(());
-            }
-            WasSaid::Later => return Ok(()),
-            WasSaid::Nothing => return self.end(due, None).await,
-        };
-        failpoint!(FollowUpAfterAnswer);
-        let Some(told) = self.send_all(&scene, &answer).await? else { return Ok(()) };
-        failpoint!(FollowUpBeforeCommit);
-        self.end(due, Some(told)).await
-    }
-
-    /// Returns the scripts' answers, asking them now if they were not asked yet.
-    async fn answer(&self, scene: &Scene<'_>) -> store::Result<WasSaid> {
-        let kept = match &scene.due.answer {
-            Some(kept) => Some(kept.clone()),
-            None => {
-                let Some(answer) = self.ask(scene).await else { return Ok(WasSaid::Later) };
-                if answer.scripts.is_empty() {
-                    return Ok(WasSaid::Nothing);
-                }
-                // Plain data always has a JSON form.
-                let json = serde_json::to_string(&answer).unwrap_or_default();
-                let mut txn = self.store.worker().await?;
-                let kept = follow_up_answer(&mut txn, &scene.due.ended, &json).await?;
-                txn.commit().await?;
-                kept
-            }
-        };
-        Ok(match kept.map(|json| serde_json::from_str(&json)) {
-            None => WasSaid::Nothing,
-            Some(Ok(answer)) => WasSaid::Words(answer),
-            Some(Err(error)) => WasSaid::Unreadable(error),
-        })
-    }
-
-    /// Returns the scripts' answers; `None` if the tenant has no time left for them, and they are asked later.
-    async fn ask(&self, scene: &Scene<'_>) -> Option<Answer> {
         let asked_at = clock::now();
-        let mut answer = Answer { asked_at, scripts: Vec::new() };
+        let Some(answers) = self.ask(&scene, asked_at).await else { return Ok(()) };
+        if answers.is_empty() {
+            return self.end(due).await;
+        }
+        failpoint!(FollowUpAfterAnswer);
+        match self.send(&scene, answers, asked_at).await {
+            Ok(ClaimEnd::Taken(accepted)) => accepted.iter().for_each(|it| telemetry::followed_up(it.is_ok())),
+            Ok(ClaimEnd::Missed) => {
+                tracing::info!(delivery.id = %due.ended.delivery, "an end was followed up already")
+            }
+            Err(error) => {
+                tracing::warn!(%error, delivery.id = %due.ended.delivery, tries = due.tries, "an end is followed up later");
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the scripts' answers, without those that want nothing; `None` if the tenant has no time left for them,
+    /// and they are asked later.
+    async fn ask(&self, scene: &Scene<'_>, asked_at: Timestamp) -> Option<Vec<ScriptAnswer>> {
         let Some(book) = scene.config.rulebook.as_ref().filter(|_| scene.message.depth() < DEEPEST_FOLLOW_UP) else {
-            return Some(answer);
+            return Some(Vec::new());
         };
         let given = Given { now: asked_at, chance: fastrand::f64() };
         let facts = scene.facts();
@@ -222,112 +185,130 @@ impl FollowUps {
         if scene.due.tries < TRIES && failures.iter().any(Failure::had_no_time) {
             return None;
         }
-        answer.scripts = followed.into_iter().filter(|it| !it.is_silent()).map(Said::from).collect();
-        for failure in failures {
-            let fault = Some(failure.fault.to_string());
-            let (script, version) = (failure.script.clone(), failure.version);
-            answer.scripts.push(Said { script, version, fault, ..Said::default() });
-        }
-        Some(answer)
+        let followed = followed.into_iter().filter(|it| !it.is_silent()).map(ScriptAnswer::from);
+        Some(followed.chain(failures.into_iter().map(ScriptAnswer::from)).collect())
     }
 
-    /// Has all messages accepted, and returns the results; `None` if it is to be tried again.
-    async fn send_all(&self, scene: &Scene<'_>, answer: &Answer) -> store::Result<Option<Value>> {
-        let known = self.known(scene, answer).await?;
-        let (mut scripts, mut number) = (Vec::new(), 0);
-        for said in &answer.scripts {
-            let mut messages = Vec::new();
-            for wanted in &said.messages {
-                number += 1;
-                if known.contains(&wanted.id) {
-                    messages.push(json!({"message": wanted.id}));
-                    continue;
-                }
-                match self.send(scene, answer, said, wanted, number).await {
-                    Ok(id) => {
-                        telemetry::followed_up(true);
-                        messages.push(json!({"message": id}));
-                    }
-                    Err(AdmitError::Unavailable | AdmitError::Busy | AdmitError::DiskFull) => return Ok(None),
-                    Err(AdmitError::Failed(_)) if scene.due.tries < TRIES => return Ok(None),
-                    Err(error) => {
-                        telemetry::followed_up(false);
-                        messages.push(json!({"refused": error.to_string()}));
-                    }
-                }
-            }
-            scripts.push(said.told(messages));
-        }
-        Ok(Some(json!({"state": scene.due.ended.state, "scripts": scripts})))
-    }
-
-    /// Returns the messages that an earlier try had accepted, however long ago.
-    async fn known(&self, scene: &Scene<'_>, answer: &Answer) -> store::Result<Vec<MessageId>> {
-        if scene.due.tries <= 1 {
-            return Ok(Vec::new());
-        }
-        let ids: Vec<_> = answer.scripts.iter().flat_map(|said| &said.messages).map(|wanted| wanted.id).collect();
-        let mut txn = self.store.tenant(scene.due.ended.tenant).await?;
-        message_exists(&mut txn, scene.due.ended.tenant, &ids).await
-    }
-
+    /// Has all messages accepted together with the end's claim.
     async fn send(
         &self,
         scene: &Scene<'_>,
-        answer: &Answer,
-        said: &Said,
-        wanted: &Wanted,
-        number: u32,
-    ) -> Result<MessageId, AdmitError> {
-        let ended = &scene.due.ended;
-        let follows = Follows {
-            message: ended.message,
-            delivery: ended.delivery,
-            script: said.script.clone(),
-            depth: scene.message.depth() + 1,
-        };
-        let (content, _permit) = self.content(scene).await?;
-        let of = plan::Before { whole: scene.whole, message: &scene.message, content: &content };
-        let made = plan::follow_up(of, wanted.id, &wanted.message, follows, answer.asked_at);
-        let message = Message { created_at: clock::now(), ..made.map_err(AdmitError::Unsendable)? };
-        let key = format!("follow-up:{}:{}:{number}", ended.delivery, ended.state.as_str());
-        let fingerprint = Sha256::digest(&key).into();
-        let idempotency = Some(Idempotency { key, fingerprint, former: None });
-        let new = NewMessage { message, idempotency, attachments: Vec::new(), rule_input: None };
-        let admitted =
-            self.admission.admit(ended.tenant, vec![new]).await.pop().unwrap_or(Err(AdmitError::Unavailable));
-        admitted.map(|it| it.message.id)
+        answers: Vec<ScriptAnswer>,
+        asked_at: Timestamp,
+    ) -> Result<ClaimEnd, AdmitError> {
+        let (ended, answers): (_, Arc<[ScriptAnswer]>) = (scene.due.ended, answers.into());
+        let claim = || FollowUpClaim { ended, answers: Arc::clone(&answers) };
+        let (drafts, _permits) = self.drafts(scene, &answers, asked_at).await?;
+        let accepted = self.admission.admit_with(ended.tenant, claim(), drafts).await;
+        match accepted {
+            Err(error) if scene.due.tries >= TRIES && !error.is_of_the_node() => {
+                let refused = |key| FollowUpDraft { message: Err(AdmitError::Unsendable(error.to_string())), key };
+                let drafts = keys(&ended, &answers).map(refused).collect();
+                self.admission.admit_with(ended.tenant, claim(), drafts).await
+            }
+            accepted => accepted,
+        }
     }
 
-    /// The whole content of the message that ended. Where that is large and there is no memory for it now, the end is
-    /// looked at again later.
-    async fn content<'a>(&self, scene: &'a Scene<'_>) -> Result<(Cow<'a, Content>, Option<BytePermit>), AdmitError> {
+    /// Returns the messages that scripts want, and the memory of a large content.
+    async fn drafts(
+        &self,
+        scene: &Scene<'_>,
+        answers: &[ScriptAnswer],
+        asked_at: Timestamp,
+    ) -> Result<(Vec<FollowUpDraft>, Option<BytePermit>), AdmitError> {
+        let wanted = || answers.iter().flat_map(|answer| answer.messages.iter().map(|it| (answer.script.as_str(), it)));
+        let (content, permit) = self.content(scene, wanted().count()).await?;
+        let made = |(script, wanted)| {
+            let Some(content) = &content else { return Err("its content is no longer in the database".to_owned()) };
+            let before = plan::Before { whole: scene.whole, message: &scene.message, content };
+            plan::follow_up(before, MessageId::with_legs(), wanted, scene.follows(script), asked_at)
+        };
+        let drafts = wanted().map(made).zip(keys(&scene.due.ended, answers));
+        let draft =
+            |(made, key): (Result<_, _>, _)| FollowUpDraft { message: made.map_err(AdmitError::Unsendable), key };
+        Ok((drafts.map(draft).collect(), permit))
+    }
+
+    /// Returns the whole content of the delivery's channel, for this number of messages; `None` if it is gone. Where it
+    /// is large and there is no memory for it now, the end is looked at again later.
+    async fn content<'a>(
+        &self,
+        scene: &'a Scene<'_>,
+        messages: usize,
+    ) -> Result<(Option<Cow<'a, Content>>, Option<BytePermit>), AdmitError> {
         let message = &scene.message;
-        if !message.abridged {
-            return Ok((Cow::Borrowed(&message.body.content), None));
+        if !message.abridged || messages == 0 {
+            return Ok((Some(Cow::Borrowed(&message.first().content)), None));
         }
         let EndedDelivery { tenant, delivery, .. } = scene.due.ended;
-        let later = |_| AdmitError::Unavailable;
-        let mut txn = self.store.tenant(tenant).await.map_err(later)?;
-        let size = content_size(&mut txn, tenant, message.id, delivery).await.map_err(later)?;
-        let bytes = size.map_or(0, |(body, _)| COPIES * body);
+        let mut txn = self.store.tenant(tenant).await?;
+        let size = content_size(&mut txn, tenant, message.id, delivery).await?;
+        let bytes = size.map_or(0, |(body, _)| (1 + COPIES * messages) * body);
         let permit = self.bytes.try_take(tenant, bytes).ok_or(AdmitError::Busy)?;
-        let body = body_load(&mut txn, tenant, message.id).await.map_err(later)?;
-        let body = body.ok_or_else(|| AdmitError::Unsendable("its content is no longer in the database".to_owned()))?;
-        Ok((Cow::Owned(body.content_of(delivery.leg_of(message.id))), Some(permit)))
+        let whole = message_whole(&mut txn, tenant, message.id).await?;
+        let leg = delivery.leg_of(message.id);
+        let content = whole.and_then(|whole| whole.legs.into_iter().nth(leg.into())).map(|leg| Cow::Owned(leg.content));
+        Ok((content, Some(permit)))
     }
 
-    /// Marks an end as done; the message's events record the results.
-    async fn end(&self, due: &DueFollowUp, told: Option<Value>) -> store::Result<()> {
+    /// Marks an end as done that nothing follows.
+    async fn end(&self, due: &DueFollowUp) -> store::Result<()> {
         let mut txn = self.store.worker().await?;
-        if follow_up_end(&mut txn, &due.ended).await?
-            && let Some(told) = told
-        {
-            let of = [(due.ended.message, due.ended.delivery)];
-            let kind = "message.followed_up";
-            event_insert_all(&mut txn, due.ended.tenant, &of, kind, Some(&told.to_string())).await?;
-        }
+        follow_up_end(&mut txn, &due.ended).await?;
         txn.commit().await.map_err(StoreError::from)
+    }
+}
+
+/// Returns the idempotency key of each message: a delivery that comes to the same end again within a day sends nothing
+/// again.
+fn keys(ended: &EndedDelivery, answers: &[ScriptAnswer]) -> impl Iterator<Item = String> {
+    let EndedDelivery { delivery, state, .. } = *ended;
+    let count = answers.iter().map(|answer| answer.messages.len()).sum::<usize>();
+    (1..=count).map(move |number| format!("follow-up:{delivery}:{}:{number}", state.as_str()))
+}
+
+impl MessageSource for FollowUpDraft {
+    fn named_connections(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    fn wants_channel(&self) -> bool {
+        false
+    }
+
+    fn parse(self, context: &ParseContext<'_>) -> Result<NewMessage, Unparsed> {
+        let message = self.message.map_err(|error| Unparsed { error, key: None })?;
+        let message = Message { created_at: context.now, ..message };
+        let fingerprint = Sha256::digest(&self.key).into();
+        let idempotency = Some(Idempotency { key: self.key, fingerprint, former: None });
+        Ok(NewMessage { message, idempotency, attachments: Vec::new(), rule_input: None })
+    }
+}
+
+impl ProducerClaim for FollowUpClaim {
+    async fn take(&self, db: &mut Connection) -> store::Result<Option<Vec<NewMessage>>> {
+        Ok(follow_up_end(db, &self.ended).await?.then(Vec::new))
+    }
+
+    async fn record(&self, db: &mut Connection, results: &[Result<MessageId, AdmitError>]) -> store::Result<()> {
+        let of = [(self.ended.message, self.ended.delivery)];
+        let data = self.described(results).to_string();
+        event_insert_all(db, self.ended.tenant, &of, "message.followed_up", Some(&data)).await
+    }
+}
+
+impl FollowUpClaim {
+    /// Returns the data of the event: each script's answer, with the messages that followed or why they did not.
+    fn described(&self, results: &[Result<MessageId, AdmitError>]) -> Value {
+        let mut results = results.iter();
+        let result = |result: &Result<MessageId, AdmitError>| match result {
+            Ok(id) => json!({"message": id}),
+            Err(error) => json!({"refused": error.to_string()}),
+        };
+        let answers = self.answers.iter();
+        let scripts = answers.map(|it| it.described(results.by_ref().take(it.messages.len()).map(result).collect()));
+        json!({"state": self.ended.state, "scripts": scripts.collect::<Vec<_>>()})
     }
 }
 
@@ -343,7 +324,7 @@ impl<'a> Scene<'a> {
         let cost = self.delivery.cost.as_ref();
         DeliveryFacts {
             state: self.due.ended.state.as_str().to_owned(),
-            channel: self.message.channel.as_str().to_owned(),
+            channel: self.message.first().channel.as_str().to_owned(),
             attempts: self.delivery.attempts,
             connection: self.delivery.connection.map(|it| self.config.name_of(it)),
             provider: self.delivery.provider.clone(),
@@ -355,25 +336,38 @@ impl<'a> Scene<'a> {
             message: MessageFacts::of(RuleInput::of(&self.message)),
         }
     }
-}
 
-impl From<ScriptFollowUp> for Said {
-    fn from(ScriptFollowUp { script, version, said }: ScriptFollowUp) -> Self {
-        let wanted = |message| Wanted { id: MessageId::with_legs(), message };
-        let messages = said.messages.into_iter().map(wanted).collect();
-        Self { script, version, tags: said.tags, messages, fault: None }
+    fn follows(&self, script: &str) -> Follows {
+        Follows {
+            message: self.due.ended.message,
+            delivery: self.due.ended.delivery,
+            script: script.to_owned(),
+            depth: self.message.depth() + 1,
+        }
     }
 }
 
-impl Said {
-    fn told(&self, messages: Vec<Value>) -> Value {
-        let mut told = json!({"script": self.script, "version": self.version});
+impl From<ScriptFollowUp> for ScriptAnswer {
+    fn from(ScriptFollowUp { script, version, said }: ScriptFollowUp) -> Self {
+        Self { script, version, tags: said.tags, messages: said.messages, fault: None }
+    }
+}
+
+impl From<Failure> for ScriptAnswer {
+    fn from(Failure { script, version, fault, .. }: Failure) -> Self {
+        Self { script, version, fault: Some(fault.to_string()), ..Self::default() }
+    }
+}
+
+impl ScriptAnswer {
+    fn described(&self, messages: Vec<Value>) -> Value {
+        let mut described = json!({"script": self.script, "version": self.version});
         if let Some(fault) = &self.fault {
-            told["fault"] = json!(fault);
+            described["fault"] = json!(fault);
         } else {
-            told["tags"] = json!(self.tags);
-            told["messages"] = Value::Array(messages);
+            described["tags"] = json!(self.tags);
+            described["messages"] = Value::Array(messages);
         }
-        told
+        described
     }
 }

@@ -43,7 +43,7 @@ use angarium_domain::callback::PublicUrl;
 use angarium_runtime::{CacheSettings, Runtime, RuntimeSettings};
 use angarium_store::{
     self as store, Store,
-    maintenance::{lease_expire_node, partitions_ensure},
+    maintenance::lease_expire_node,
     statistics::transactions_align,
 };
 use angarium_transport::{self as transport, Transport, TransportSettings, byte_budget::ByteBudget, sealing::Keyring};
@@ -217,7 +217,7 @@ impl Gateway {
             Arc::clone(&providers),
             Arc::clone(&experiments),
             Arc::clone(&rules),
-            &outlet,
+            outlet,
             &mut writers,
         );
         if dispatches {
@@ -354,8 +354,8 @@ async fn open(config: &Config) -> Result<Store, StartError> {
         .map_err(unusable)?
         .map_err(|not_ready| StartError(not_ready.to_string()))?;
     let store = Store::new(&config.database.url, config.database.max_connections).map_err(unusable)?;
+    store.partitions_ensure().await.map_err(unusable)?;
     let mut txn = store.worker().await.map_err(unusable)?;
-    partitions_ensure(&mut txn).await.map_err(unusable)?;
     if transactions_align(&mut txn).await.map_err(unusable)? {
         tracing::warn!(
             "the database was restored from another cluster: its transactions' numbers go on from the statistics' watermark"

@@ -7,7 +7,7 @@ use super::super::{
     auth::{RulesRead, Tenant},
     draft::Draft,
     json::Json,
-    message::{self, Asks, MessageRequest},
+    message::{ClientMessage, MessageRequest},
     problem::Problem,
 };
 use crate::app::evaluation::{self, Evaluation};
@@ -19,9 +19,8 @@ use crate::app::evaluation::{self, Evaluation};
 pub async fn evaluate(
     tenant: Tenant<RulesRead>,
     State(app): State<App>,
-    Draft(new, fields): Draft<MessageRequest>,
+    Draft(request, fields): Draft<MessageRequest>,
 ) -> Result<Json<Evaluation>, Problem> {
-    let config = message::knowing(&app, tenant.id, new.pinned_to()).await?;
-    let new = message::domain(&app, tenant.id, (new, fields), None, &config, Asks::ToTry).await?;
-    Ok(Json(evaluation::evaluate(&app, tenant.id, &config, new.message).await))
+    let message = ClientMessage { request, fields, header_key: None };
+    Ok(Json(evaluation::evaluate(&app, tenant.id, message).await?))
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::Admission;
+use super::super::Admission;
 use crate::node::tenant_config::TenantConfig;
 use angarium_domain::{
     ids::{ConnectionId, TenantId},
-    message::{Address, Attachment, Channel, Content, Message, NewMessage},
+    legs::Leg,
+    message::{Address, Attachment, Content, NewMessage},
     problem::ValueProblem,
     rule_input::beginning,
 };
@@ -18,18 +19,17 @@ use angarium_runtime::Component;
 
 impl Admission {
     /// Returns the faults of a message's content that every candidate finds; empty if one candidate may take it.
-    #[must_use]
-    pub fn content_problems(&self, tenant: TenantId, config: &TenantConfig, new: &NewMessage) -> Vec<ValueProblem> {
-        let message = &new.message;
-        let Some(legs) = &message.legs else {
-            let part = Part { channel: &message.channel, connection: message.connection, leg: 0 };
-            return self.part_problems(tenant, config, new, &part);
-        };
+    pub(super) fn content_problems(
+        &self,
+        tenant: TenantId,
+        config: &TenantConfig,
+        new: &NewMessage,
+    ) -> Vec<ValueProblem> {
+        let legs = &new.message.legs;
         let mut problems = Vec::new();
-        for (number, leg) in (0..).zip(&legs.legs) {
-            let part = Part { channel: &leg.channel, connection: leg.connection, leg: number };
-            let pointer = format!("/channels/{number}");
-            let within = self.part_problems(tenant, config, new, &part).into_iter();
+        for (number, leg) in (0..).zip(legs.iter()) {
+            let pointer = legs.pointer(number);
+            let within = self.part_problems(tenant, config, new, &Part { number, leg }).into_iter();
             problems.extend(within.map(|it| ValueProblem { pointer: format!("{pointer}{}", it.pointer), ..it }));
         }
         problems
@@ -42,13 +42,13 @@ impl Admission {
         new: &NewMessage,
         part: &Part<'_>,
     ) -> Vec<ValueProblem> {
-        let channel = part.channel.as_str();
+        let channel = part.leg.channel.as_str();
         let Some(components) = self.components(tenant, config, part) else { return Vec::new() };
         let message = part.as_json(new);
         let mut found: Vec<ValueProblem> = Vec::new();
         for component in components {
             let mut problems = component.content_problems(channel, &message);
-            problems.retain(|it| it.code == "too_long" || !part.is_cut(new, &it.pointer));
+            problems.retain(|it| it.code == "too_long" || !part.is_cut(&it.pointer));
             if problems.is_empty() {
                 return Vec::new();
             }
@@ -67,7 +67,7 @@ impl Admission {
         for connection in candidates(config, part)? {
             let endpoint = config.endpoints.get(&connection)?;
             let component = self.providers.serving_for(&endpoint.connection.provider, tenant)?.component;
-            if !component.tells_content(part.channel.as_str()) {
+            if !component.tells_content(part.leg.channel.as_str()) {
                 return None;
             }
             if components.iter().all(|it| it.digest() != component.digest()) {
@@ -80,31 +80,24 @@ impl Admission {
 
 /// Returns the possible candidates; `None` if a script decides later.
 fn candidates(config: &TenantConfig, part: &Part<'_>) -> Option<Vec<ConnectionId>> {
-    if let Some(connection) = part.connection {
+    if let Some(connection) = part.leg.connection {
         return Some(vec![connection]);
     }
-    let route = config.routes.get(part.channel)?;
+    let route = config.routes.get(&part.leg.channel)?;
     let is_open = config.rulebook.as_ref().is_some_and(|book| book.may_run(Hook::Route));
     (!is_open).then(|| route.spec.candidates.iter().map(|it| it.connection).collect())
 }
 
-/// The content for one channel.
+/// One leg of a message.
 struct Part<'a> {
-    channel: &'a Channel,
-    connection: Option<ConnectionId>,
-    leg: u8,
+    number: u8,
+    leg: &'a Leg,
 }
 
 impl Part<'_> {
-    fn of<'m>(&self, message: &'m Message) -> (&'m Option<Address>, &'m Content) {
-        let body = &message.body;
-        let further = usize::from(self.leg).checked_sub(1).and_then(|index| body.further.get(index));
-        further.map_or((&body.to, &body.content), |leg| (&leg.to, &leg.content))
-    }
-
     /// Whether this names a text of which the schema sees only the beginning.
-    fn is_cut(&self, new: &NewMessage, pointer: &str) -> bool {
-        let (_, content) = self.of(&new.message);
+    fn is_cut(&self, pointer: &str) -> bool {
+        let content = &self.leg.content;
         let texts = [("/content/text", &content.text), ("/content/html", &content.html)];
         let cut = |text: &String| beginning(text).len() < text.len();
         texts.into_iter().any(|(slot, text)| slot == pointer && text.as_ref().is_some_and(cut))
@@ -114,8 +107,8 @@ impl Part<'_> {
     /// payload is only present or not, attachments have their properties, and long texts are cut, because a message may
     /// be large.
     fn as_json(&self, new: &NewMessage) -> Value {
-        let (to, content) = self.of(&new.message);
-        let files = new.attachments.iter().filter(|file| file.leg == self.leg);
+        let Leg { to, content, .. } = self.leg;
+        let files = new.attachments.iter().filter(|file| file.leg == self.number);
         let mut message = Map::new();
         put(&mut message, "to", to.as_ref().map(|to| json!(to.address)));
         message.insert("content".to_owned(), content_as_json(content, files.map(file_as_json).collect()));
