@@ -67,10 +67,6 @@ insert into stat_watermark (folded_to) values (pg_snapshot_xmin(pg_current_snaps
 grant select on stat_watermark to angarium_app;
 grant select, update (folded_to) on stat_watermark to angarium_worker;
 
--- Below it every transaction has ended.
-create function angarium_transactions_ended() returns bigint language sql stable
-  as $$ select pg_snapshot_xmin(pg_current_snapshot())::text::bigint + transaction_offset from stat_watermark $$;
-
 -- Lets numbers go on from the watermark where PostgreSQL's own begin anew: after a dump was restored in another
 -- cluster. Nothing may be written between the restoration and this.
 create function angarium_transactions_align() returns boolean

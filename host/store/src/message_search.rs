@@ -120,9 +120,6 @@ const DUE: &str = "priority = any ('{0,1,2,3}') and due_at <= now() + interval '
 
 type Sql = QueryBuilder<Postgres>;
 
-/// The first delivery of a message, if it has a row: with [`Search::push_state`].
-const FIRST: &str = " left join delivery first on first.tenant_id = m.tenant_id and first.id = m.id";
-
 /// How a walk of messages meets the filter's channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ChannelMatch {
@@ -145,21 +142,26 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn push(&mut self, few_wait: bool) {
-        if self.filter.asks_deliveries() {
-            return self.push_deliveries();
-        }
+        let asks_deliveries = self.filter.asks_deliveries();
         match self.filter.state {
             // No message is stored as accepted: it is scheduled or queued at once.
             Some(DeliveryState::Accepted) => drop(self.sql.push("select m.id from message m where false")),
             Some(DeliveryState::Queued) if few_wait => self.push_queued(),
-            Some(state) if is_indexed(state) => self.push_ended(state),
-            _ if self.filter.channel.is_some() => self.push_of_channel(),
-            _ => self.push_messages(ChannelMatch::Any),
+            // Without an attempt a message may have no delivery.
+            Some(DeliveryState::Queued | DeliveryState::Scheduled) if !asks_deliveries => {
+                self.push_messages_by_channel()
+            }
+            Some(state) => self.push_in_state(state),
+            None if asks_deliveries => self.push_deliveries(None),
+            None => self.push_messages_by_channel(),
         }
     }
 
-    /// Walks the messages whose first channel it is, and those that have it further on.
-    fn push_of_channel(&mut self) {
+    /// Walks the messages whose first channel it is, and those that have it further on; or all messages.
+    fn push_messages_by_channel(&mut self) {
+        if self.filter.channel.is_none() {
+            return self.push_messages(ChannelMatch::Any);
+        }
         self.sql.push("select found.id from ((");
         self.push_messages(ChannelMatch::First);
         self.sql.push(") union all (");
@@ -171,7 +173,7 @@ impl Search<'_> {
         self.sql.push("select m.id from message m");
         self.push_joins(channel);
         if self.filter.state.is_some() {
-            self.sql.push(FIRST);
+            self.sql.push(" left join delivery first on first.tenant_id = m.tenant_id and first.id = m.id");
         }
         self.sql.push(" where m.tenant_id = ").push_bind(self.tenant.uuid());
         if let Some(state) = self.filter.state {
@@ -180,16 +182,13 @@ impl Search<'_> {
         self.push_end_of_walk(channel);
     }
 
-    /// Walks the deliveries that ended so of messages with one channel, which have not begun as a leg, and the messages
-    /// with several channels that ended so.
-    fn push_ended(&mut self, state: DeliveryState) {
+    /// Walks the deliveries in this state of messages with one channel, which have not begun as a leg, and the messages
+    /// with several channels in this state.
+    fn push_in_state(&mut self, state: DeliveryState) {
         self.sql.push("select found.id from ((");
-        self.push_deliveries_in(state);
-        self.sql.push(") union all (select m.id from message m");
-        self.push_joins(ChannelMatch::Any);
-        self.sql.push(" where m.tenant_id = ").push_bind(self.tenant.uuid());
-        self.sql.push(format!(" and m.state = '{}'", state.as_str()));
-        self.push_end_of_walk(ChannelMatch::Any);
+        self.push_deliveries(Some(state));
+        self.sql.push(") union all (");
+        self.push_lists_in(state);
         self.push_end_of_union();
     }
 
@@ -197,12 +196,9 @@ impl Search<'_> {
     /// was made for: those are in the queue, in a line, or under a lease.
     fn push_queued(&mut self) {
         self.sql.push("select found.id from ((");
-        self.push_deliveries_in(DeliveryState::Queued);
-        self.sql.push(") union all (select m.id from message m");
-        self.push_joins(ChannelMatch::Any);
-        self.sql.push(" where m.tenant_id = ").push_bind(self.tenant.uuid());
-        self.sql.push(" and m.legs is not null and m.state is null and (m.send_at is null or m.send_at <= now())");
-        self.push_end_of_walk(ChannelMatch::Any);
+        self.push_deliveries(Some(DeliveryState::Queued));
+        self.sql.push(") union all (");
+        self.push_lists_in(DeliveryState::Queued);
         self.sql.push(") union all (select m.id from (");
         self.push_waiting();
         self.sql.push(") as waiting join message m on m.id = waiting.delivery_id");
@@ -225,79 +221,114 @@ impl Search<'_> {
         self.sql.push_bind(tenant).push(") as some_wait order by delivery_id desc offset 0");
     }
 
-    /// Walks the deliveries in this state of messages with one channel.
-    fn push_deliveries_in(&mut self, state: DeliveryState) {
-        self.push_delivery_source();
-        // A partial index needs the state as it stands in its condition.
-        self.sql.push(format!(" and d.begun_at is null and d.state = '{}'", state.as_str()));
-        if state != DeliveryState::Delivered {
-            self.sql.push(" and d.state <> 'sent' and d.state <> 'delivered'");
+    /// Walks the messages with several channels in this state.
+    fn push_lists_in(&mut self, state: DeliveryState) {
+        self.sql.push("select m.id from message m");
+        self.push_joins(ChannelMatch::Any);
+        self.sql.push(" where m.tenant_id = ").push_bind(self.tenant.uuid());
+        match state {
+            DeliveryState::Queued => self
+                .sql
+                .push(" and m.legs is not null and m.state is null and (m.send_at is null or m.send_at <= now())"),
+            DeliveryState::Scheduled => {
+                self.sql.push(" and m.legs is not null and m.state is null and m.send_at > now()")
+            }
+            ended => self.sql.push(" and m.state = ").push_bind(ended.as_str()),
+        };
+        if self.filter.asks_deliveries() {
+            self.push_a_leg();
         }
-        self.sql.push(" order by d.id desc");
-        self.push_limit(self.limit);
+        self.push_end_of_walk(ChannelMatch::Any);
     }
 
-    /// Walks the deliveries of each connection, which an index has in the order of their ids.
-    fn push_deliveries(&mut self) {
-        let MessageFilter { connection, provider, code, state, .. } = self.filter;
-        self.sql.push("select found.id from ");
-        let by_connection = connection.is_some() || provider.is_some();
-        if by_connection {
-            self.sql.push("(select c.id from connection c where c.tenant_id = ").push_bind(self.tenant.uuid());
-            if let Some(connection) = connection {
-                self.sql.push(" and c.id = ").push_bind(connection.uuid());
-            }
-            if let Some(provider) = provider {
-                self.sql.push(" and c.provider = ").push_bind(provider.clone());
-            }
-            self.sql.push(") as c cross join lateral ");
+    /// The condition that a leg of the message meets what is asked of deliveries.
+    fn push_a_leg(&mut self) {
+        let MessageFilter { connection, provider, code, .. } = self.filter;
+        self.sql.push(" and exists (select from delivery d where d.tenant_id = m.tenant_id and d.id >= m.id");
+        self.sql.push(" and d.id <= angarium_last_leg(m.id)");
+        if let Some(connection) = connection {
+            self.sql.push(" and d.connection_id = ").push_bind(connection.uuid());
         }
-        self.sql.push("(");
-        self.push_delivery_source();
-        if by_connection {
-            self.sql.push(" and d.connection_id = c.id");
+        if let Some(provider) = provider {
+            self.sql.push(" and d.provider = ").push_bind(provider.clone());
         }
         if let Some(code) = code {
             self.sql.push(" and d.state not in ('sent', 'delivered') and (d.code = ").push_bind(code.clone());
             self.sql.push(" or d.unified_code = ").push_bind(code.clone()).push(")");
         }
-        if let Some(state) = state {
-            self.push_state(*state);
+        self.sql.push(")");
+    }
+
+    /// Walks deliveries: with a state, those in this state of messages with one channel.
+    fn push_deliveries(&mut self, state: Option<DeliveryState>) {
+        let MessageFilter { provider, code, .. } = self.filter;
+        self.sql.push("select found.id from ");
+        if let (true, Some(provider)) = (self.walks_connections(), provider) {
+            self.sql.push("(select c.id from connection c where c.tenant_id = ").push_bind(self.tenant.uuid());
+            self.sql.push(" and c.provider = ").push_bind(provider.clone()).push(") as c cross join lateral ");
         }
-        self.sql.push(" order by d.id desc");
-        self.push_limit(self.limit.map(|limit| limit * MOST_LEGS));
-        self.sql.push(") as found group by found.id order by found.id desc");
+        self.sql.push("(");
+        match code {
+            // Each column has an index of its own.
+            Some(code) => {
+                self.push_delivery_walk(state, Some(("code", code)));
+                self.sql.push(" union all ");
+                self.push_delivery_walk(state, Some(("unified_code", code)));
+            }
+            None => self.push_delivery_walk(state, None),
+        }
+        self.sql.push(") as found");
+        if state.is_none() || code.is_some() {
+            self.sql.push(" group by found.id");
+        }
+        self.sql.push(" order by found.id desc");
         self.push_limit(self.limit);
     }
 
-    /// Begins a walk of deliveries; their messages are met only where a condition asks for them.
-    fn push_delivery_source(&mut self) {
-        self.sql.push("select d.message_id as id from delivery d");
+    /// One walk of deliveries; their messages are met only where a condition asks for them.
+    fn push_delivery_walk(&mut self, state: Option<DeliveryState>, code: Option<(&str, &String)>) {
+        self.sql.push("(select d.message_id as id from delivery d");
         if self.asks_messages() {
             self.sql.push(" join message m on m.tenant_id = d.tenant_id and m.id = d.message_id");
             self.push_joins(ChannelMatch::Any);
         }
-        if self.asks_first() {
-            self.sql.push(FIRST);
-        }
         self.sql.push(" where d.tenant_id = ").push_bind(self.tenant.uuid());
+        if let Some(connection) = self.filter.connection {
+            self.sql.push(" and d.connection_id = ").push_bind(connection.uuid());
+        }
+        match &self.filter.provider {
+            Some(_) if self.walks_connections() => drop(self.sql.push(" and d.connection_id = c.id")),
+            Some(provider) => drop(self.sql.push(" and d.provider = ").push_bind(provider.clone())),
+            None => {}
+        }
+        if let Some((column, code)) = code {
+            self.sql
+                .push(format!(" and d.state not in ('sent', 'delivered') and d.{column} = "))
+                .push_bind(code.clone());
+        }
+        if let Some(state) = state {
+            self.sql.push(" and d.begun_at is null and d.state = ").push_bind(state.as_str());
+        }
         // A message's legs have ids from its own on.
         if let Some(before) = self.before {
             self.sql.push(" and d.id < ").push_bind(before.uuid());
         }
         self.push_conditions(ChannelMatch::Any);
+        self.sql.push(" order by d.id desc");
+        let legs = if state.is_some() { 1 } else { MOST_LEGS };
+        self.push_limit(self.limit.map(|limit| limit * legs));
+        self.sql.push(")");
     }
 
-    /// Whether a walk of deliveries has to look at the first ones of their messages, for the messages' states.
-    fn asks_first(&self) -> bool {
-        self.filter.state.is_some() && self.filter.asks_deliveries()
+    /// Whether deliveries are walked connection by connection: a provider has no index of its own.
+    const fn walks_connections(&self) -> bool {
+        self.filter.provider.is_some() && self.filter.connection.is_none()
     }
 
     /// Whether a walk of deliveries has to look at their messages.
     fn asks_messages(&self) -> bool {
         let MessageFilter { channel, reference, recipients, since, until, batch, metadata, ids, .. } = self.filter;
-        self.asks_first()
-            || channel.is_some()
+        channel.is_some()
             || reference.is_some()
             || !recipients.is_empty()
             || since.is_some()
@@ -388,7 +419,7 @@ impl Search<'_> {
         }
     }
 
-    /// The state of a message with several channels is in its row, that of any other in its delivery's.
+    /// The state of a message with several channels is in its row, that of any other in its first delivery's.
     fn push_state(&mut self, state: DeliveryState) {
         self.sql.push(
             " and coalesce(m.state, case when m.legs is null then first.state end,
@@ -399,9 +430,4 @@ impl Search<'_> {
             self.sql.push(" and m.send_at > now()");
         }
     }
-}
-
-/// Whether an index has the deliveries in this state: the states in which most of them end have none.
-const fn is_indexed(state: DeliveryState) -> bool {
-    !matches!(state, DeliveryState::Accepted | DeliveryState::Scheduled | DeliveryState::Queued | DeliveryState::Sent)
 }
