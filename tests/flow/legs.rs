@@ -452,6 +452,7 @@ async fn one_channel_goes_the_same_way_whether_a_list_names_it_or_not() {
         let view = once("failed").await;
         assert_eq!((&view["channel"], &view["delivery"]["id"]), (&json!("email"), &json!(leg(&id, 0))), "{view}");
         assert_eq!(view.get("deliveries").is_some(), is_list, "{view}");
+        scene.sink.answers("/mail", [Reply::status(200)]);
         scene.gateway.post(&format!("/v1/messages/{id}/retry?leg=0"), &json!({})).await.expect(202);
         once("sent").await;
         assert_eq!(scene.attempts(&id).await, ["email scheduled -", "email manual -"]);
