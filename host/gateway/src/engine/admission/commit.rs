@@ -38,7 +38,7 @@ type OpenAnswers = Vec<Option<Result<Admitted, AdmitError>>>;
 /// The open messages of one request, of one tenant.
 pub(super) struct AdmitRequest {
     tenant: TenantId,
-    messages: Vec<Box<OpenMessage>>,
+    messages: Vec<OpenMessage>,
     answer: oneshot::Sender<Answers>,
     priority_guard: Option<Arc<PriorityGuard>>,
 }

@@ -92,12 +92,12 @@ impl Intake {
     }
 
     /// Takes the messages out: those to be written, and the refused ones with a gap for each of those.
-    pub fn take_messages(&mut self) -> (Vec<Box<OpenMessage>>, Vec<Option<RefusedMessage>>) {
+    pub fn take_messages(&mut self) -> (Vec<OpenMessage>, Vec<Option<RefusedMessage>>) {
         let messages = std::mem::take(&mut self.messages);
         let mut open = Vec::with_capacity(messages.len());
         let refused = messages.into_iter().map(|message| match message {
             IntakeMessage::Open(it) => {
-                open.push(it);
+                open.push(*it);
                 None
             }
             IntakeMessage::Refused(it) => Some(*it),

@@ -33,7 +33,7 @@ pub(super) struct Part {
 
 /// A message in the form in which it is written.
 pub(super) struct PendingMessage {
-    pub message: Box<OpenMessage>,
+    pub message: OpenMessage,
     /// The whole body's JSON; a large message itself is abridged.
     json: Vec<u8>,
     excerpt: Option<Vec<u8>>,
@@ -69,7 +69,7 @@ impl Part {
         &mut self,
         outlet: &Outlet,
         request: usize,
-        messages: Vec<Box<OpenMessage>>,
+        messages: Vec<OpenMessage>,
         priority_guard: Option<&Arc<PriorityGuard>>,
     ) {
         let first = self.messages.len();
@@ -79,8 +79,8 @@ impl Part {
             let priority_guard = priority_guard.cloned();
             self.messages.push(PendingMessage { message, json, excerpt, slot: None, request, index, priority_guard });
         }
-        let starting = || self.messages[first..].iter().filter(|it| it.message.starts_here);
-        let each: Vec<_> = starting().map(|it| it.message.new.message.size()).collect();
+        let starting = self.messages[first..].iter().filter(|it| it.message.starts_here);
+        let each: Vec<_> = starting.map(|it| it.message.new.message.size()).collect();
         let slots = if each.is_empty() { None } else { outlet.capacity.reserve(self.tenant, &each) };
         let starting = self.messages[first..].iter_mut().filter(|it| it.message.starts_here);
         for (message, slot) in starting.zip(slots.into_iter().flatten()) {
@@ -138,7 +138,7 @@ impl Part {
                 continue;
             }
             let PendingMessage { message, slot, request, index, priority_guard, .. } = pending;
-            let OpenMessage { new, first_attempt, .. } = *message;
+            let OpenMessage { new, first_attempt, .. } = message;
             let message = Arc::new(new.message);
             answers[request][index] = Some(Ok(Admitted { message: Arc::clone(&message), replayed: false }));
             // Further channels that begin now wait in the queue.
