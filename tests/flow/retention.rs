@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    database::{Database, eventually},
+    database::{Database, eventually, server_folder},
     gateway::{ALL_SCOPES, TestGateway},
     sink::{Reply, Sink},
 };
@@ -191,7 +191,8 @@ async fn each_class_of_tenants_has_its_time() {
 /// The tables' owner is no superuser and sees no row of them, and the role of a node owns nothing.
 #[tokio::test]
 async fn an_owner_who_is_no_superuser_lets_weeks_go() {
-    let db = Database::of_an_owner().await;
+    let folder = server_folder();
+    let db = Database::of_an_owner(&folder).await;
     let url = db.url.clone();
     let mut gateway = TestGateway::on(db, &url, 0, CLASSES).await;
     let owners = "select string_agg(distinct pg_get_userbyid(relowner)::text, ' ') from pg_class

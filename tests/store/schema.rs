@@ -6,7 +6,7 @@ use angarium_store::Store;
 use xtask::{database::Options, project};
 
 use crate::support::{
-    database::{Database, eventually, migrate},
+    database::{Database, eventually, migrate, server_folder},
     gateway::TestGateway,
     messages::hook,
     sink::Sink,
@@ -112,7 +112,8 @@ async fn two_installations_share_a_database() {
 
 #[tokio::test]
 async fn the_roles_may_log_in_and_an_open_one_is_refused() {
-    let db = Database::alone(Options::tests(project::root())).await;
+    let folder = server_folder();
+    let db = Database::alone(Options::alone(&folder.path().join("data"))).await;
     db.sql(
         "alter role angarium_app login; alter role angarium_worker login; grant angarium_app to angarium_worker;
          create role angarium_serve login in role angarium_app, angarium_worker",

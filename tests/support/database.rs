@@ -1,6 +1,8 @@
 //! One cluster a run, a database a test, cloned from a migrated template.
 
 use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -53,6 +55,13 @@ pub async fn migrate(url: &str) {
     migrated.expect("the migrations run").expect("the schema is this gateway's");
 }
 
+/// A folder for a new server, for a test that changes roles: they belong to a cluster, and others use the tests' one.
+/// Declare it before the server, so that it goes after it.
+pub fn server_folder() -> tempfile::TempDir {
+    // Root's server runs as another user.
+    tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().expect("the folder can be made")
+}
+
 /// A test's own database.
 pub struct Database {
     pub name: String,
@@ -92,12 +101,13 @@ impl Database {
         Self { name, url, store, cluster: Arc::new(cluster) }
     }
 
-    /// A database on a server of its own, made as operators are told to: its owner, which migrates, is no superuser, and
-    /// nodes log in by another role.
-    pub async fn of_an_owner() -> Self {
+    /// A database on a new server in this folder, made as operators are told to: its owner, which migrates, is no
+    /// superuser, and nodes log in by another role.
+    pub async fn of_an_owner(folder: &tempfile::TempDir) -> Self {
         let name = "owned".to_owned();
-        let cluster = tokio::task::spawn_blocking(|| {
-            let cluster = Cluster::start_private(&Options::tests(xtask::project::root()))?;
+        let options = Options::alone(&folder.path().join("data"));
+        let cluster = tokio::task::spawn_blocking(move || {
+            let cluster = Cluster::start_private(&options)?;
             cluster.execute("postgres", "create role keeper login createrole; create role server login")?;
             cluster.execute("postgres", "create database owned owner keeper")?;
             anyhow::Ok(cluster)
