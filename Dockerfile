@@ -6,7 +6,9 @@ COPY . .
 # `fixture` misbehaves on demand for the project's tests.
 RUN cargo xtask plugins && rm target/plugins/fixture.wasm && \
     install -D -m 644 -t /out/usr/lib/angarium/providers target/plugins/*.wasm
+# Line tables are three quarters of the binary; backtraces keep their names without them.
 RUN cargo build --release --locked --package angarium --bin angarium && \
+    strip --strip-debug target/release/angarium && \
     install -D -m 755 -t /out/usr/local/bin target/release/angarium
 RUN install -D -m 644 -t /out/usr/share/doc/angarium LICENSE && mkdir /cache
 
