@@ -1,5 +1,6 @@
 //! The queries, against a real database.
 
+mod jobs;
 mod queue;
 mod row_security;
 mod schema;

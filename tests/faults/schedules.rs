@@ -444,7 +444,7 @@ async fn step(real: &mut Real<'_>, model: &mut Model, rng: &mut Rng, on_unknown:
     let bell = Arc::new(Notify::new());
     let changes = Changes::bare(real.db.store.clone());
     let by = Principal { tenant: real.tenant, actor: Actor::command_line("somebody") };
-    let actions = MessageActions { changes: &changes, bell: &bell, by: &by };
+    let actions = MessageActions { changes: &changes, bell: &bell, by: &by, job: None };
     let same = |what: &str, real: bool, model: bool| {
         if real == model { Ok(()) } else { Err(format!("{what}: the gateway says {real}, the model {model}")) }
     };

@@ -255,10 +255,36 @@ async fn a_replay_goes_on_when_its_node_is_killed_and_moves_each_once() {
     let told =
         "select count(*) || '/' || count(distinct delivery_id) from event where type = 'message.retry_requested'";
     assert_eq!(gateway.db.sql(told).await.trim(), format!("{COUNT}/{COUNT}"));
+    let audited = "select count(*) || '/' || count(distinct subject) from audit where action = 'dead_letter.replayed'";
+    assert_eq!(gateway.db.sql(audited).await.trim(), format!("{COUNT}/{COUNT}"));
     // The attempts that the lost worker held are labelled.
     let unlabelled = "select count(*) from (select delivery_id from attempt where number > 1
                       group by 1 having count(*) > 1 and not bool_or(disposition = 'unknown')) as twice";
     assert_eq!(gateway.db.sql(unlabelled).await.trim(), "0");
+}
+
+#[tokio::test]
+async fn a_job_goes_on_when_its_node_is_killed_and_acts_on_each_once() {
+    const COUNT: usize = 60;
+    let (mut gateway, sink) = scene(2).await;
+    let ids = refused(&gateway, &sink, COUNT).await;
+    let body = json!({"action": "retry", "filter": {"state": "failed"}, "rate_per_second": 20, "reason": "mended"});
+    let started = gateway.post("/v1/message-jobs", &body).await.expect(202);
+    let id = started["id"].as_str().unwrap().to_owned();
+    for node in 0..2 {
+        let floor = (node + 1) * 15;
+        eventually("some progress", || async {
+            let job = gateway.get(&format!("/v1/message-jobs/{id}")).await;
+            (job["done"].as_u64()? as usize >= floor).then_some(())
+        })
+        .await;
+        gateway.kill(node);
+        gateway.nodes[node] = Some(gateway.new_node().await);
+    }
+    let job = gateway.ended_job(&id).await;
+    assert_eq!((job.done, job.skipped), (COUNT as u64, 0), "{job}");
+    let acted = "select count(*) || '/' || count(distinct subject) from audit where action = 'message.retried'";
+    assert_eq!(gateway.db.sql(acted).await.trim(), format!("{COUNT}/{}", ids.len()));
 }
 
 #[tokio::test]

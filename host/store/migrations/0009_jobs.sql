@@ -39,5 +39,5 @@ create table job (
 -- Nodes look for the next step.
 create index job_due on job (next_at) where state = 'running';
 select angarium_isolate('job');
-grant select, insert, update (state, finished_at) on job to angarium_app;
+grant select, insert, update (state, finished_at, done, skipped, reached) on job to angarium_app;
 grant select, insert, update, delete on job to angarium_worker;

@@ -212,48 +212,68 @@ pub async fn job_cancel(db: &mut PgConnection, tenant: TenantId, id: JobId) -> R
     Ok(done.rows_affected() > 0)
 }
 
-/// Locks the job of any tenant with the longest due step, until this transaction ends: no other node has it then.
-pub async fn job_claim(db: &mut PgConnection) -> Result<Option<Job>> {
+/// Takes the job of any tenant whose step has been due the longest, for `seconds`: so long no other node takes it, unless
+/// its step ends before.
+pub async fn job_claim(db: &mut PgConnection, seconds: f64) -> Result<Option<Job>> {
     let row = sqlx::query(
-        "select * from job where state = 'running' and next_at <= now()
-         order by next_at limit 1 for update skip locked",
+        "update job set next_at = now() + $1 * interval '1 second', started_at = coalesce(started_at, now())
+         where (tenant_id, id) in (
+           select tenant_id, id from job where state = 'running' and next_at <= now()
+           order by next_at limit 1 for update skip locked)
+         returning *",
     )
+    .bind(seconds)
     .fetch_optional(db)
     .await?;
     row.as_ref().map(job_from).transpose()
 }
 
-/// The result of a job's step.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct JobStep {
-    /// The last message or delivery that it looked at; `None` when nothing was left.
-    pub reached: Option<Uuid>,
+/// A job's progress by one step.
+#[derive(Debug, Clone, Copy)]
+pub struct JobMove {
+    pub tenant: TenantId,
+    pub job: JobId,
+    /// The last message or delivery that was looked at before.
+    pub from: Option<Uuid>,
+    /// The last one that was looked at now.
+    pub to: Uuid,
     pub done: i64,
     pub skipped: i64,
 }
 
-/// Records a step in the transaction of [`job_claim`], and when the next one is due: by the rate, for what was done. A
-/// step that found nothing finishes the job.
-pub async fn job_advance(db: &mut PgConnection, job: &Job, step: JobStep) -> Result<()> {
-    sqlx::query(
-        "update job set started_at = coalesce(started_at, now()), done = done + $3, skipped = skipped + $4,
-           reached = coalesce($5, reached),
-           next_at = now() + coalesce($3 / rate_per_second::float8, 0) * interval '1 second',
-           state = case when $5::uuid is null then 'finished' else state end,
-           finished_at = case when $5::uuid is null then now() end
-         where tenant_id = $1 and id = $2",
+/// Records a step in the transaction of what it does. False if the job was stopped, or another node took the step: then
+/// nothing of it may be committed.
+pub async fn job_advance(db: &mut PgConnection, step: &JobMove) -> Result<bool> {
+    let moved = sqlx::query(
+        "update job set done = done + $3, skipped = skipped + $4, reached = $5
+         where tenant_id = $1 and id = $2 and state = 'running' and reached is not distinct from $6",
+    )
+    .bind(step.tenant.uuid())
+    .bind(step.job.uuid())
+    .bind(step.done)
+    .bind(step.skipped)
+    .bind(step.to)
+    .bind(step.from)
+    .execute(db)
+    .await?;
+    Ok(moved.rows_affected() > 0)
+}
+
+/// Ends a running job that has reached the end of what it acts on.
+pub async fn job_finish(db: &mut PgConnection, job: &Job) -> Result<bool> {
+    let done = sqlx::query(
+        "update job set state = 'finished', finished_at = now()
+         where tenant_id = $1 and id = $2 and state = 'running' and reached is not distinct from $3",
     )
     .bind(job.tenant.uuid())
     .bind(job.id.uuid())
-    .bind(step.done)
-    .bind(step.skipped)
-    .bind(step.reached)
+    .bind(job.reached)
     .execute(db)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() > 0)
 }
 
-/// Puts a job's next step off, so that one that fails keeps no other from going on.
+/// Has a job's next step wait from now on.
 pub async fn job_postpone(db: &mut PgConnection, job: &Job, seconds: f64) -> Result<()> {
     sqlx::query("update job set next_at = now() + $3 * interval '1 second' where tenant_id = $1 and id = $2")
         .bind(job.tenant.uuid())

@@ -340,6 +340,8 @@ fn connect_options(url: &str) -> Result<PgConnectOptions> {
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
             ("jit", "off"),
+            // A node that freezes within a transaction holds its locks no longer than this.
+            ("idle_in_transaction_session_timeout", "30s"),
         ]))
 }
 

@@ -27,6 +27,7 @@ use angarium_store::{
     delivery::{delivery_cancel, delivery_reopen},
     event::event_insert,
     follow_up::{EndedDelivery, follow_up_note_where_asked},
+    job::{JobMove, job_advance},
     message::message_get,
     queue::{QueueEntry, queue_insert, queue_remove},
     retention::{PurgedBy, content_purge},
@@ -41,12 +42,28 @@ pub struct MessageActions<'a> {
     /// Rung when something due was put into the queue.
     pub bell: &'a Arc<Notify>,
     pub by: &'a Principal,
+    /// The job that the action belongs to: it moves on with it.
+    pub job: Option<JobMove>,
 }
+
+/// The code of an action that another node has taken, or whose job was stopped.
+pub const OVERTAKEN: &str = "overtaken";
 
 impl<'a> MessageActions<'a> {
     #[must_use]
     pub fn new(app: &'a App, by: &'a Principal) -> Self {
-        Self { changes: &app.changes, bell: &app.bell, by }
+        Self { changes: &app.changes, bell: &app.bell, by, job: None }
+    }
+
+    /// Begins the action's transaction.
+    async fn begin(&self) -> Result<Change> {
+        let mut change = self.changes.begin(self.by).await?;
+        match &self.job {
+            Some(step) if !job_advance(&mut change, step).await? => {
+                Err(UseCaseError::conflict(OVERTAKEN, "the job was stopped, or another node has moved it"))
+            }
+            Some(_) | None => Ok(change),
+        }
     }
 
     /// Ends a message that has not been handed to a worker; returns the message as it is now. A second time changes
@@ -56,9 +73,10 @@ impl<'a> MessageActions<'a> {
     /// In another state. A message that was just handed to a worker is `queued`, and too late to cancel.
     pub async fn cancel(&self, id: MessageId) -> Result<MessageView> {
         let tenant = self.by.tenant;
-        let mut change = self.changes.begin(self.by).await?;
+        let mut change = self.begin().await?;
         let view = message_get(&mut change, tenant, id).await?.ok_or(MISSING)?;
-        if view.state == DeliveryState::Canceled {
+        // A job's action that changes nothing is none.
+        if view.state == DeliveryState::Canceled && self.job.is_none() {
             return Ok(view);
         }
         if view.message.legs.is_list() {
@@ -92,7 +110,7 @@ impl<'a> MessageActions<'a> {
     /// Where nothing of it can be tried again, or its content was purged.
     pub async fn retry(&self, id: MessageId, leg: Option<u8>) -> Result<MessageView> {
         let tenant = self.by.tenant;
-        let mut change = self.changes.begin(self.by).await?;
+        let mut change = self.begin().await?;
         legs::hold(&mut change, tenant, id).await?;
         let view = message_get(&mut change, tenant, id).await?.ok_or(MISSING)?;
         let now = clock::now();

@@ -116,7 +116,7 @@ impl MessageActions<'_> {
 
     /// Resolves an unknown delivery of a message by a person's decision.
     pub async fn resolve(&self, message: MessageId, wanted: &WantedResolution) -> Result<MessageView> {
-        let mut change = self.changes.begin(self.by).await?;
+        let mut change = self.begin().await?;
         let view = message_get(&mut change, self.by.tenant, message).await?.ok_or(NO_MESSAGE)?;
         let unknown = delivery_unknown(&mut change, self.by.tenant, message).await?;
         let delivery = match (wanted.delivery, unknown.as_slice()) {

@@ -3,31 +3,40 @@
 
 use crate::{app::Result, clock, engine::legs};
 use angarium_domain::{
+    audit::{Action, Actor},
     dead_letter::DeadLetterFilter,
     ids::{DeliveryId, JobId, TenantId},
 };
 use angarium_store::{
-    self as store, Connection,
+    self as store, Connection, Store, StoreError,
+    audit::{AuditEntry, audit_insert},
     dead_letter::dead_letter_next,
     delivery::{Reopened, Reopening, delivery_reopen_all},
     event::event_insert_all,
-    job::{Job, JobStep},
+    job::{Job, JobMove, job_advance},
     legs::legs_hold_of,
     queue::{QueueEntry, queue_insert},
 };
 
-/// Moves the next `size` dead letters at most into the queue, in the caller's transaction.
-pub async fn step(db: &mut Connection, job: &Job, filter: &DeadLetterFilter, size: u32) -> Result<JobStep> {
-    let next = match size {
-        0 => Vec::new(),
-        size => dead_letter_next(db, job.tenant, filter, job.reached.map(DeliveryId::from), size).await?,
-    };
-    let reopened = reopen(db, job, filter, &next).await?;
-    Ok(JobStep {
-        reached: next.last().map(|id| id.uuid()),
-        done: reopened.len() as i64,
-        skipped: (next.len() - reopened.len()) as i64,
-    })
+/// Moves the next `size` dead letters at most into the queue, and the job on. True if there are none.
+pub async fn step(store: &Store, job: &mut Job, filter: &DeadLetterFilter, size: u32) -> Result<bool> {
+    if size == 0 {
+        return Ok(true);
+    }
+    let mut txn = store.worker().await?;
+    let next = dead_letter_next(&mut txn, job.tenant, filter, job.reached.map(DeliveryId::from), size).await?;
+    let Some(last) = next.last() else { return Ok(true) };
+    let reopened = reopen(&mut txn, job, filter, &next).await?;
+    let (done, skipped) = (reopened.len() as i64, (next.len() - reopened.len()) as i64);
+    let step = JobMove { tenant: job.tenant, job: job.id, from: job.reached, to: last.uuid(), done, skipped };
+    if !job_advance(&mut txn, &step).await? {
+        return Ok(false);
+    }
+    txn.commit().await.map_err(StoreError::from)?;
+    job.reached = Some(step.to);
+    job.done += done;
+    job.skipped += skipped;
+    Ok(false)
 }
 
 async fn reopen(
@@ -49,6 +58,11 @@ async fn reopen(
         |it: &Reopened| QueueEntry { tenant: job.tenant, delivery: it.delivery, due_at: now, priority: it.priority };
     queue_insert(db, &reopened.iter().map(entry).collect::<Vec<_>>()).await?;
     tell(db, job.tenant, job.id, &reopened).await?;
+    let actor = Actor::job(job.id, job.task.action().as_str());
+    for it in &reopened {
+        let entry = AuditEntry::new(Action::DeadLetterReplayed, it.delivery).because(job.reason.as_deref());
+        audit_insert(db, job.tenant, &actor, &entry).await?;
+    }
     Ok(reopened)
 }
 
