@@ -1,4 +1,4 @@
-//! Runs rules and scripts. Rules without expressions are answered on the spot.
+//! Runs rules and scripts. A question that takes less than a millisecond is answered on the spot.
 //! All others run off the async workers, a few at a time, tenants in turn; a message and a tenant have a time limit for
 //! them. After that, rules and scripts that were not asked count as absent, except those that let nothing through
 //! unasked. It decides nothing itself.
@@ -16,7 +16,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use self::tenant_time::TenantTimes;
 use crate::engine::fair_semaphore::{FairSemaphore, Permit};
 use angarium_domain::ids::TenantId;
-use angarium_rules::allowance::{Grant, at_hand, within};
+use angarium_rules::allowance::{Grant, OnTheSpot, at_hand, within};
 
 /// How long a question waits for the tenant's time before it goes unasked.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -98,13 +98,23 @@ impl RuleRunner {
     }
 
     /// Asks a question about a tenant's message, which waits for the tenant's time until then. It is asked a second
-    /// time if the first one shows that something must run.
+    /// time if the first one shows that it takes long, or that the tenant must wait for time.
     pub async fn ask<T>(&self, tenant: TenantId, until: Instant, mut work: impl FnMut() -> T) -> T {
-        if let Some(answer) = at_hand(&mut work) {
+        if let Some(answer) = self.on_the_spot(tenant, &mut work) {
             return answer;
         }
         let turn = self.turn(tenant, until).await;
         off_the_workers(|| charged(&self.tenants, tenant, turn.grant, &mut work))
+    }
+
+    /// A turn costs more than most scripts, which are short.
+    fn on_the_spot<T>(&self, tenant: TenantId, work: impl FnOnce() -> T) -> Option<T> {
+        let may_run = times(&self.tenants).has(tenant, Instant::now());
+        let OnTheSpot { answer, used } = at_hand(may_run, work);
+        if !used.is_zero() {
+            times(&self.tenants).charge(tenant, used, Instant::now());
+        }
+        answer
     }
 
     /// Asks a question that can be asked only once, and most likely runs something.
@@ -140,7 +150,7 @@ impl RuleRunner {
 
     /// Explains a decision, which examines each rule of the tenant.
     pub async fn explain<T>(&self, tenant: TenantId, mut work: impl FnMut() -> T) -> T {
-        if let Some(answer) = at_hand(&mut work) {
+        if let Some(answer) = at_hand(false, &mut work).answer {
             return answer;
         }
         self.try_out(tenant, || self.as_for_an_explanation(work)).await
