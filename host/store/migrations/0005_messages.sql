@@ -53,9 +53,11 @@ create table message (
     'suppressed', 'unroutable', 'unknown')),
   constraint message_state_of_legs check (state is null or legs is not null)
 ) partition by range (id);
--- Searches, each in the order of pages. A message pays for those of its attributes that it has.
-create index message_recipient on message (tenant_id, recipient_key, id);
-create index message_channel on message (tenant_id, channel, id);
+-- Searches, each in the order of pages. A message pays for those of its attributes that it has. An index of a column that
+-- is never null is partial nevertheless: a look-up by id would else take it for its other columns, and read all of a
+-- tenant.
+create index message_recipient on message (tenant_id, recipient_key, id) where recipient_key is not null;
+create index message_channel on message (tenant_id, channel, id) where channel is not null;
 create index message_reference on message (tenant_id, reference, id) where reference is not null;
 create index message_batch on message (tenant_id, batch_id, id) where batch_id is not null;
 create index message_scheduled on message (tenant_id, send_at) where send_at is not null;
@@ -184,9 +186,9 @@ create table delivery (
   constraint delivery_begun_by check (begun_by in ('channel_failed', 'no_receipt')),
   constraint delivery_leg check (begun_at is not null or (begun_by is null and receipt_until is null))
 ) partition by range (id);
--- Searches, each in the order of pages.
-create index delivery_state on delivery (tenant_id, state, id);
-create index delivery_connection on delivery (tenant_id, connection_id, id);
+-- Searches, as those of messages.
+create index delivery_state on delivery (tenant_id, state, id) where state is not null;
+create index delivery_connection on delivery (tenant_id, connection_id, id) where connection_id is not null;
 -- A plain success meets none of these.
 create index delivery_code on delivery (tenant_id, code, id) where state not in ('sent', 'delivered');
 create index delivery_unified_code on delivery (tenant_id, unified_code, id) where state not in ('sent', 'delivered');

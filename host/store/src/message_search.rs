@@ -202,13 +202,13 @@ impl Search<'_> {
         self.sql.push(") union all (select m.id from (");
         self.push_waiting();
         self.sql.push(") as waiting join message m on m.id = waiting.delivery_id");
-        self.push_joins(ChannelMatch::Any);
+        self.push_joins(ChannelMatch::First);
         self.sql.push(" where m.tenant_id = ").push_bind(self.tenant.uuid());
         self.sql.push(
             " and m.legs is null and (m.send_at is null or m.send_at <= now()) and not exists (
             select from delivery d where d.tenant_id = m.tenant_id and d.id = m.id)",
         );
-        self.push_end_of_walk(ChannelMatch::Any);
+        self.push_end_of_walk(ChannelMatch::First);
         self.push_end_of_union();
     }
 
@@ -287,10 +287,12 @@ impl Search<'_> {
 
     /// One walk of deliveries; their messages are met only where a condition asks for them.
     fn push_delivery_walk(&mut self, state: Option<DeliveryState>, code: Option<(&str, &String)>) {
+        // In one state are messages with one channel alone.
+        let channel = if state.is_some() { ChannelMatch::First } else { ChannelMatch::Any };
         self.sql.push("(select d.message_id as id from delivery d");
         if self.asks_messages() {
             self.sql.push(" join message m on m.tenant_id = d.tenant_id and m.id = d.message_id");
-            self.push_joins(ChannelMatch::Any);
+            self.push_joins(channel);
         }
         self.sql.push(" where d.tenant_id = ").push_bind(self.tenant.uuid());
         if let Some(connection) = self.filter.connection {
@@ -313,7 +315,7 @@ impl Search<'_> {
         if let Some(before) = self.before {
             self.sql.push(" and d.id < ").push_bind(before.uuid());
         }
-        self.push_conditions(ChannelMatch::Any);
+        self.push_conditions(channel);
         self.sql.push(" order by d.id desc");
         let legs = if state.is_some() { 1 } else { MOST_LEGS };
         self.push_limit(self.limit.map(|limit| limit * legs));
