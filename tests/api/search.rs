@@ -165,6 +165,16 @@ async fn a_message_is_found_by_each_of_its_channels() {
     assert_eq!(found(&gateway, "channel=sms&limit=1").await, ["both"]);
     assert_eq!(found(&gateway, "channel=sms&state=queued").await, ["both", "text"]);
     assert_eq!(found(&gateway, "channel=push").await, [""; 0]);
+    // As if its first leg had been tried.
+    let tried = "update delivery d set connection_id = c.id, provider = c.provider, code = '421' from connection c
+                 where c.uid = 'mail' and d.begun_at is not null";
+    gateway.db.sql(tried).await;
+    for filter in ["connection=mail", "provider=fixture", "code=421", "connection=mail&provider=fixture&code=421"] {
+        assert_eq!(found(&gateway, &format!("{filter}&state=queued")).await, ["both"], "{filter}");
+        assert_eq!(found(&gateway, filter).await, ["both"], "{filter}");
+        assert_eq!(found(&gateway, &format!("{filter}&state=failed")).await, [""; 0], "{filter}");
+    }
+    assert_eq!(found(&gateway, "connection=texts&state=queued").await, [""; 0]);
 }
 
 #[tokio::test]

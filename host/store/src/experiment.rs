@@ -186,11 +186,13 @@ pub async fn experiment_endings(
 ) -> Result<Vec<(String, String, i64)>> {
     let rows = sqlx::query_as(
         "select t.arm, coalesce(d.state, 'queued'), count(*)
-         from experiment_message t
-         join message m on m.tenant_id = t.tenant_id and m.id = t.message_id
-         left join delivery d on d.tenant_id = t.tenant_id and d.id >= t.message_id
-           and d.id <= angarium_last_leg(t.message_id)
-         where t.tenant_id = $1 and t.experiment_id = $2 group by 1, 2",
+         from (
+           -- A column, as `legs::WANTED` has one.
+           select t.arm, m.id, angarium_last_leg(m.id) as last
+           from experiment_message t join message m on m.tenant_id = t.tenant_id and m.id = t.message_id
+           where t.tenant_id = $1 and t.experiment_id = $2 offset 0
+         ) as t
+         left join delivery d on d.tenant_id = $1 and d.id >= t.id and d.id <= t.last group by 1, 2",
     )
     .bind(tenant.uuid())
     .bind(id.uuid())

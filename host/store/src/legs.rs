@@ -21,6 +21,11 @@ use angarium_domain::{
     message::{Message, Priority},
 };
 
+/// The messages `$2`, each with the last id that a leg of it may have, as `wanted (id, last)`. Row-level security keeps an
+/// index from a bound that a function makes of another table's column; a column of this subquery is none.
+pub(super) const WANTED: &str =
+    "(select id, angarium_last_leg(id) as last from unnest($2::uuid[]) as given (id) offset 0) as wanted";
+
 /// Messages with several channels of which a delivery has moved: the consequences for the others must be written in the
 /// same transaction.
 #[derive(Debug, Default)]

@@ -244,8 +244,10 @@ impl Search<'_> {
     /// The condition that a leg of the message meets what is asked of deliveries.
     fn push_a_leg(&mut self) {
         let MessageFilter { connection, provider, code, .. } = self.filter;
-        self.sql.push(" and exists (select from delivery d where d.tenant_id = m.tenant_id and d.id >= m.id");
-        self.sql.push(" and d.id <= angarium_last_leg(m.id)");
+        // A column, as `legs::WANTED` has one.
+        self.sql.push(" and exists (select from (select angarium_last_leg(m.id) as last offset 0) as legs");
+        self.sql
+            .push(" join delivery d on d.tenant_id = m.tenant_id and d.id >= m.id and d.id <= legs.last where true");
         if let Some(connection) = connection {
             self.sql.push(" and d.connection_id = ").push_bind(connection.uuid());
         }

@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::Result;
+use super::{Result, legs::WANTED};
 use angarium_domain::ids::{EventId, MessageId, TenantId};
 
 /// Whether the message `m` has a delivery, every one of its deliveries has ended, and no receipt is
@@ -59,15 +59,11 @@ pub async fn content_purge(
         .execute(&mut *db)
         .await?;
     // A retry by hand opens a delivery again: it waits, or has been seen.
-    sqlx::query(
-        "select from unnest($2::uuid[]) as wanted (id)
-         join delivery d on d.tenant_id = $1 and d.id >= wanted.id and d.id <= (left(wanted.id::text, 35) || 'f')::uuid
-         order by d.id for update of d",
-    )
-    .bind(tenant.uuid())
-    .bind(&ids)
-    .execute(&mut *db)
-    .await?;
+    let hold = format!(
+        "select from {WANTED} join delivery d on d.tenant_id = $1 and d.id >= wanted.id and d.id <= wanted.last
+         order by d.id for update of d"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(hold)).bind(tenant.uuid()).bind(&ids).execute(&mut *db).await?;
     let sql = format!(
         "with purged as (
            update message m set recipient = '', body = '{{}}', excerpt = null, content_purged_at = now()
