@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     Result, StoreError, TransactionId,
     attempt::parsed_recipients,
+    legs::WANTED,
     page::{PageRows, page},
     time::micros,
 };
@@ -465,9 +466,8 @@ async fn with_legs(db: &mut PgConnection, tenant: TenantId, views: &mut [Message
         return Ok(());
     }
     let sql = format!(
-        "select wanted.id as message_id, d.id, {DELIVERY_COLUMNS} from unnest($2::uuid[]) as wanted (id)
-         join delivery d on d.tenant_id = $1 and d.id >= wanted.id and d.id <= angarium_last_leg(wanted.id)
-         order by d.id"
+        "select wanted.id as message_id, d.id, {DELIVERY_COLUMNS} from {WANTED}
+         join delivery d on d.tenant_id = $1 and d.id >= wanted.id and d.id <= wanted.last order by d.id"
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(tenant.uuid())
@@ -500,6 +500,16 @@ pub async fn message_get(db: &mut PgConnection, tenant: TenantId, id: MessageId)
     let mut view = row.as_ref().map(view_from).transpose()?;
     with_legs(db, tenant, view.as_mut_slice()).await?;
     Ok(view)
+}
+
+/// Holds a message until the transaction's end, so that actions on it come one after another. False if there is none.
+pub async fn message_hold(db: &mut PgConnection, tenant: TenantId, id: MessageId) -> Result<bool> {
+    let held = sqlx::query("select from message where tenant_id = $1 and id = $2 for update")
+        .bind(tenant.uuid())
+        .bind(id.uuid())
+        .fetch_optional(db)
+        .await?;
+    Ok(held.is_some())
 }
 
 /// A message as it is recorded, and whether its content is gone.
@@ -541,20 +551,21 @@ pub struct AskedRow {
 
 /// The connections that were asked for these messages, each once a delivery.
 pub async fn message_asked(db: &mut PgConnection, tenant: TenantId, messages: &[MessageId]) -> Result<Vec<AskedRow>> {
-    let rows = sqlx::query(
+    let sql = format!(
         "select distinct on (d.id, a.connection_id) wanted.id as message_id, a.connection_id,
            case when d.state in ('queued', 'unknown', 'canceled') then null
              else d.state in ('sent', 'delivered') and d.connection_id = a.connection_id end as went_well,
            a.cost_micros, a.cost_currency
-         from unnest($2::uuid[]) as wanted (id)
-         join delivery d on d.tenant_id = $1 and d.id >= wanted.id and d.id <= angarium_last_leg(wanted.id)
+         from {WANTED}
+         join delivery d on d.tenant_id = $1 and d.id >= wanted.id and d.id <= wanted.last
          join attempt a on a.tenant_id = $1 and a.delivery_id = d.id and a.connection_id is not null
-         order by d.id, a.connection_id, a.number desc",
-    )
-    .bind(tenant.uuid())
-    .bind(messages.iter().map(|it| it.uuid()).collect::<Vec<_>>())
-    .fetch_all(db)
-    .await?;
+         order by d.id, a.connection_id, a.number desc"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(tenant.uuid())
+        .bind(messages.iter().map(|it| it.uuid()).collect::<Vec<_>>())
+        .fetch_all(db)
+        .await?;
     let asked = |row: &PgRow| {
         let micros = row.try_get::<Option<i64>, _>("cost_micros")?;
         let cost = micros.zip(row.try_get::<Option<String>, _>("cost_currency")?);
