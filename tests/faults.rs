@@ -1,5 +1,6 @@
 //! The fault matrix: the gateway's reaction to each fault. `docs/faults.md` lists every row with its test.
 
+mod claims;
 mod clock;
 mod commits;
 mod database;

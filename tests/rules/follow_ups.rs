@@ -1,6 +1,7 @@
 //! Follow-ups of ended deliveries: `on_outcome` is asked once, and its messages are sent once, whichever node dies.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use reqwest::Method;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 
@@ -68,6 +69,24 @@ async fn a_message_follows_one_that_failed_and_both_say_so() {
     assert!(events.iter().any(|kind| kind == "message.followed_up"), "{events:?}");
     all_done(&gateway).await;
     assert_eq!(count(&gateway, "message").await, 2);
+}
+
+#[tokio::test]
+async fn a_script_asks_about_what_is_sent_right_after_its_activation() {
+    let (gateway, sink) = (TestGateway::with(1, CONFIG).await, Sink::start().await);
+    gateway.webhook(&sink, "/a").await;
+    let source = "fn on_outcome(delivery) { if delivery.follow_up == 0 { #{text: \"once more\"} } }";
+    for _ in 0..3 {
+        live(&gateway, "again", source).await;
+        let id = gateway.send(&hook()).await;
+        eventually("what follows", || async { followers(&gateway, &id).await.pop() }).await;
+        gateway.call(Method::DELETE, "/v1/scripts/again", None).await.expect(204);
+        // It asks about nothing that is sent after its end.
+        let id = gateway.send(&hook()).await;
+        gateway.settled(&id).await;
+        all_done(&gateway).await;
+        assert_eq!(followers(&gateway, &id).await, [""; 0]);
+    }
 }
 
 #[tokio::test]

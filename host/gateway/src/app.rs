@@ -27,6 +27,7 @@ pub mod routes;
 pub mod rules;
 pub mod scripts;
 pub mod secrets;
+pub mod sending;
 pub mod settings;
 pub mod statistics;
 pub mod tenants;

@@ -351,10 +351,11 @@ fn pool(options: &PgConnectOptions, role: DatabaseRole, max_connections: u32) ->
         .acquire_timeout(Duration::from_secs(2))
         .after_connect(move |connection, _| Box::pin(enter_role(connection, role)))
         // Ends everything that a dropped future left open, so that no later statement joins it, and returns the memory
-        // of large rows, which a connection otherwise keeps.
+        // of large rows, which a connection otherwise keeps. A rollback alone would be a warning in the database's log
+        // each time; in a transaction that has failed, the error closes the connection.
         .after_release(|connection, _| {
             Box::pin(async move {
-                connection.execute("rollback").await?;
+                connection.execute("begin; rollback").await?;
                 connection.shrink_buffers();
                 Ok(true)
             })

@@ -28,7 +28,7 @@ use angarium_store::{
     event::event_insert,
     follow_up::{EndedDelivery, follow_up_note_where_asked},
     job::{JobMove, job_advance},
-    message::message_get,
+    message::{message_get, message_hold},
     queue::{QueueEntry, queue_insert, queue_remove},
     retention::{PurgedBy, content_purge},
 };
@@ -66,6 +66,12 @@ impl<'a> MessageActions<'a> {
         }
     }
 
+    /// Begins an action on a message that may wait, after any other that is under way.
+    async fn begin_on(&self, id: MessageId) -> Result<Change> {
+        let mut change = self.begin().await?;
+        if message_hold(&mut change, self.by.tenant, id).await? { Ok(change) } else { Err(MISSING) }
+    }
+
     /// Ends a message that has not been handed to a worker; returns the message as it is now. A second time changes
     /// nothing.
     ///
@@ -73,7 +79,7 @@ impl<'a> MessageActions<'a> {
     /// In another state. A message that was just handed to a worker is `queued`, and too late to cancel.
     pub async fn cancel(&self, id: MessageId) -> Result<MessageView> {
         let tenant = self.by.tenant;
-        let mut change = self.begin().await?;
+        let mut change = self.begin_on(id).await?;
         let view = message_get(&mut change, tenant, id).await?.ok_or(MISSING)?;
         // A job's action that changes nothing is none.
         if view.state == DeliveryState::Canceled && self.job.is_none() {

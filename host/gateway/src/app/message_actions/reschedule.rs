@@ -39,7 +39,7 @@ impl MessageActions<'_> {
     pub async fn reschedule(&self, id: MessageId, to: Reschedule) -> Result<MessageView> {
         let tenant = self.by.tenant;
         let now = clock::now();
-        let mut change = self.changes.begin(self.by).await?;
+        let mut change = self.begin_on(id).await?;
         let view = message_get(&mut change, tenant, id).await?.ok_or(MISSING)?;
         let message = &view.message;
         if message.ordering_key.is_some() {
