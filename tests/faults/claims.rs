@@ -199,7 +199,7 @@ async fn a_claim_whose_messages_are_all_refused_stands_and_a_known_key_has_its_f
     let tenant = db.tenant("one").await;
     let node = TestAdmission::on(&db.store);
     let keyed = |mut new: NewMessage| {
-        new.idempotency = Some(Idempotency { key: "k".into(), fingerprint: [7; 32], former: None });
+        new.idempotency = Some(Idempotency { key: "k".into(), fingerprint: [7; 32], former: Vec::new() });
         new
     };
     let claim = open_claim(&db, tenant).await;

@@ -25,7 +25,7 @@ use crate::support::database::{Database, claim_due};
 fn message(priority: Priority, key: Option<&str>) -> NewMessage {
     let leg = Leg::on("webhook".parse().unwrap());
     let message = Message { created_at: clock::now(), priority, ..Message::with(leg, Body::default()) };
-    let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint: [7; 32], former: None });
+    let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint: [7; 32], former: Vec::new() });
     NewMessage { message, idempotency, attachments: vec![], rule_input: None }
 }
 

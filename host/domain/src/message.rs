@@ -273,15 +273,15 @@ pub struct Idempotency {
     pub key: String,
     /// SHA-256 of the request: the same key with another one is refused.
     pub fingerprint: [u8; 32],
-    /// The digest of earlier versions, if it differs: messages stored within the last day are recognised by it.
-    pub former: Option<[u8; 32]>,
+    /// The digests of earlier versions that differ: messages stored within the last day are recognised by them.
+    pub former: Vec<[u8; 32]>,
 }
 
 impl Idempotency {
     /// Whether a stored fingerprint is of this request.
     #[must_use]
     pub fn is_of(&self, stored: &[u8]) -> bool {
-        stored == self.fingerprint || self.former.is_some_and(|former| stored == former)
+        stored == self.fingerprint || self.former.iter().any(|former| stored == former)
     }
 }
 

@@ -37,7 +37,8 @@ pub async fn send<M: MessageSource>(
     Ok(admitted)
 }
 
-/// Accepts messages that came together; one answer for each, in order.
+/// Accepts messages that came together; one answer for each, in order. The batch finds them: where all of them were
+/// known by their keys, it is the one that they came in with.
 ///
 /// # Errors
 /// When the tenant's configuration can't be read; nothing was accepted.
@@ -51,7 +52,14 @@ pub async fn send_batch<M: MessageSource>(
     span.set(|| [("tenant.id", tenant.to_string().into()), ("messages", (messages.len() as i64).into())]);
     let batch = BatchId::new();
     let origin = RequestOrigin { batch: Some(batch), trace: span.context().cloned() };
-    Ok((batch, app.admission.admit(tenant, messages, origin).await?))
+    let answers = app.admission.admit(tenant, messages, origin).await?;
+    Ok((first_batch(&answers).unwrap_or(batch), answers))
+}
+
+/// Returns the batch of messages that all were accepted before; `None` if one was accepted now.
+fn first_batch(answers: &Answers) -> Option<BatchId> {
+    let mut accepted = answers.iter().flatten();
+    accepted.clone().all(|it| it.replayed).then(|| accepted.find_map(|it| it.message.batch)).flatten()
 }
 
 /// Leads one message through the stages up to the commit, and shows the requests that would leave.

@@ -281,7 +281,7 @@ impl MessageSource for FollowUpDraft {
         let message = self.message.map_err(|error| Unparsed { error, key: None })?;
         let message = Message { created_at: context.now, ..message };
         let fingerprint = Sha256::digest(&self.key).into();
-        let idempotency = Some(Idempotency { key: self.key, fingerprint, former: None });
+        let idempotency = Some(Idempotency { key: self.key, fingerprint, former: Vec::new() });
         Ok(NewMessage { message, idempotency, attachments: Vec::new(), rule_input: None })
     }
 }

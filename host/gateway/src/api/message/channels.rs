@@ -57,6 +57,14 @@ impl NewLeg {
         self.connection.as_deref()
     }
 
+    /// Exchanges its members with those of a message without a list.
+    pub(super) fn swap_with(&mut self, message: &mut MessageRequest) {
+        mem::swap(&mut self.channel, &mut message.channel);
+        mem::swap(&mut self.to, &mut message.to);
+        mem::swap(&mut self.content, &mut message.content);
+        mem::swap(&mut self.connection, &mut message.connection);
+    }
+
     /// Leaves out what means the same as nothing.
     pub(super) fn leave_out_defaults(&mut self) {
         self.to.iter_mut().for_each(Recipient::leave_out_defaults);
@@ -137,6 +145,15 @@ impl MessageRequest {
     /// Whether it names a list of channels, be it only one of them.
     pub(super) fn has_channels(&self) -> bool {
         !self.channels.is_empty()
+    }
+
+    /// Whether it lists a single channel, with nothing that only a list may have, and no channel beside it.
+    pub(super) fn is_one_channel_listed(&self) -> bool {
+        let [leg] = self.channels.as_slice() else { return false };
+        let leg_is_plain = leg.channel.is_some() && leg.timeout.is_none() && leg.receipt_window.is_none();
+        let list_is_plain = self.mode.is_none() && self.wants.is_none() && self.receipt_window.is_none();
+        let is_beside = self.channel.is_some() || self.to.is_some() || self.connection.is_some();
+        leg_is_plain && list_is_plain && !is_beside && self.content.is_empty()
     }
 
     /// Whether the tenant's rules choose its channel.

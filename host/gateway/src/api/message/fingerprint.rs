@@ -19,18 +19,33 @@ use angarium_domain::{
 
 /// Returns the digest of a message under a key. The message is unchanged except for spelled-out defaults.
 pub(super) fn idempotency(key: &str, message: &mut MessageRequest) -> Idempotency {
-    let former = digest(message);
+    let mut former = vec![digest(message)];
     message.leave_out_defaults();
     let written = message.objects().map(Option::take);
     for (place, raw) in message.objects().into_iter().zip(&written) {
         *place = raw.as_deref().map(canonical);
     }
-    let fingerprint = digest(message);
+    former.push(digest(message));
+    let fingerprint = digest_without_list(message);
     for (place, raw) in message.objects().into_iter().zip(written) {
         *place = raw;
     }
-    let former = Some(former).filter(|former| *former != fingerprint);
+    former.dedup();
+    former.retain(|former| *former != fingerprint);
     Idempotency { key: key.to_owned(), fingerprint, former }
+}
+
+/// Returns the digest of a message; a list of one channel counts as that channel alone.
+fn digest_without_list(message: &mut MessageRequest) -> [u8; 32] {
+    if !message.is_one_channel_listed() {
+        return digest(message);
+    }
+    let mut list = mem::take(&mut message.channels);
+    list.iter_mut().for_each(|leg| leg.swap_with(message));
+    let digest = digest(message);
+    list.iter_mut().for_each(|leg| leg.swap_with(message));
+    message.channels = list;
+    digest
 }
 
 fn digest(message: &MessageRequest) -> [u8; 32] {
@@ -168,11 +183,44 @@ mod tests {
     #[test]
     fn what_was_stored_by_an_earlier_version_is_known() {
         let plain = stands_for(r#"{"channel":"webhook","attributes":{"a":1},"reference":"r"}"#);
-        assert_eq!(plain.former, None, "the form is as it was");
+        assert!(plain.former.is_empty(), "the form is as it was");
         let spaced = stands_for(r#"{"channel":"webhook","attributes":{"b": 1, "a":2}}"#);
         let before = r#"{"channel":"webhook","content":{},"attributes":{"b": 1, "a":2}}"#;
-        assert_eq!(spaced.former, Some(Sha256::digest(before).into()));
         assert!(spaced.is_of(&Sha256::digest(before)) && spaced.is_of(&spaced.fingerprint));
+        let listed = stands_for(r#"{"channels":[{"channel":"sms","to":{"address":"+1"}}]}"#);
+        for before in [
+            r#"{"channel":null,"content":{},"channels":[{"channel":"sms","to":{"address":"+1"},"content":{}}]}"#,
+            r#"{"channel":null,"content":{},"channels":[{"channel":"sms","to":"+1","content":{}}]}"#,
+        ] {
+            assert!(listed.is_of(&Sha256::digest(before)), "{before}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_one_channel_is_that_channel() {
+        let alone = r#"{"channel":"email","to":"a@x","content":{"text":"t"},"connection":"c","reference":"r"}"#;
+        let listed = |leg: &str, message: &str| {
+            let leg = format!(r#"{{"channel":"email","to":"a@x","content":{{"text":"t"}},"connection":"c"{leg}}}"#);
+            format!(r#"{{"channels":[{leg}],"reference":"r"{message}}}"#)
+        };
+        same(alone, &listed("", ""));
+        same(alone, &listed("", r#","mode":"first","wants":"sent""#));
+        differ(alone, &listed(r#","timeout":5"#, ""));
+        differ(alone, &listed("", r#","wants":"delivered""#));
+        differ(alone, &listed("", r#","wants":"delivered","receipt_window":5"#));
+        differ(alone, &listed("", r#","mode":"all""#));
+        differ(alone, &listed("", r#","channel":"sms""#));
+        differ("{}", r#"{"channels":[{}]}"#);
+        differ(alone, &alone.replace("\"t\"", "\"u\""));
+    }
+
+    #[test]
+    fn a_listed_channel_stays_in_its_list() {
+        let mut message: MessageRequest =
+            serde_json::from_str(r#"{"channels":[{"channel":"sms","to":"+1"}]}"#).unwrap();
+        let before = serde_json::to_string(&message).unwrap();
+        idempotency("k", &mut message);
+        assert_eq!(serde_json::to_string(&message).unwrap(), before);
     }
 
     #[test]
