@@ -79,7 +79,7 @@ enum Command {
     Attempts(message::Attempts),
     /// Deliveries that ended without success: show, replay or discard them.
     DeadLetters(dead_letter::DeadLetters),
-    /// The audit of messages and dead letters.
+    /// The audit: changes of a tenant or of the operators, and readings of content.
     Audit(audit::Audit),
     /// Counts, rates, latencies and cost over a time.
     Stats(Box<stats::Stats>),

@@ -20,6 +20,9 @@ pub struct Audit {
     /// Changes of providers, which belong to no tenant; needs a key with the scope `operator`.
     #[arg(long)]
     operator: bool,
+    /// The entries of a page: 1 to 250; 50 by default.
+    #[arg(long)]
+    limit: Option<u32>,
     /// The page to show: the cursor of the previous one.
     #[arg(long)]
     cursor: Option<String>,
@@ -39,7 +42,9 @@ const COLUMNS: [Column<'_>; 7] = [
 
 impl Audit {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
-        let parameters = [("subject", self.subject), ("action", self.action), ("cursor", self.cursor)];
+        let limit = self.limit.map(|limit| limit.to_string());
+        let parameters =
+            [("subject", self.subject), ("action", self.action), ("limit", limit), ("cursor", self.cursor)];
         let given = parameters.iter().filter_map(|(name, value)| value.as_ref().map(|value| (name, value)));
         let query: Vec<_> = given.map(|(name, value)| format!("{name}={}", segment(value))).collect();
         let path = if self.operator { "/v1/operator/audit" } else { "/v1/audit" };

@@ -6,6 +6,7 @@ use clap::Args;
 use reqwest::{Method, header};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 
 use super::CliError;
 
@@ -81,6 +82,24 @@ impl ApiClient {
 
     /// Opens a stream of events, from behind `last` on.
     pub async fn follow(&self, path: &str, last: Option<&str>) -> Result<Followed, NotFollowed> {
+        self.open(path, last).await.map(Followed)
+    }
+
+    /// Writes the bytes of an answer into a new file; returns their number. There is no file if some are missing.
+    pub async fn download(&self, path: &str, file: &Path) -> Result<u64, CliError> {
+        let answer = self.open(path, None).await.map_err(|refused| refused.reason)?;
+        let unwritten = |error: std::io::Error| CliError::said(format!("the file {}: {error}", file.display()));
+        let new = tokio::fs::File::create_new(file).await.map_err(unwritten)?;
+        let size = write_all(answer, new).await;
+        if size.is_err() {
+            // The error says what matters.
+            let _ = tokio::fs::remove_file(file).await;
+        }
+        size.map_err(unwritten)
+    }
+
+    /// Begins to read an answer of any length.
+    async fn open(&self, path: &str, last: Option<&str>) -> Result<reqwest::Response, NotFollowed> {
         let address = self.gateway.of(path);
         let passing = |error: reqwest::Error| NotFollowed { reason: unreachable(&address, &error), is_final: false };
         // Longer than the gateway is ever silent.
@@ -92,7 +111,7 @@ impl ApiClient {
         let answer = request.send().await.map_err(passing)?;
         let status = answer.status();
         if status.is_success() {
-            return Ok(Followed(answer));
+            return Ok(answer);
         }
         let bytes = answer.bytes().await.map_err(passing)?;
         let reason = parse(&address, &bytes).map_or_else(|error| error, |problem| refusal(status.as_u16(), &problem));
@@ -110,6 +129,17 @@ impl ApiClient {
         })
         .await
     }
+}
+
+/// Writes the bytes of an answer into a file, until they are on the disk; returns their number.
+async fn write_all(mut answer: reqwest::Response, mut file: tokio::fs::File) -> std::io::Result<u64> {
+    let mut size = 0;
+    while let Some(piece) = answer.chunk().await.map_err(std::io::Error::other)? {
+        file.write_all(&piece).await?;
+        size += piece.len() as u64;
+    }
+    file.sync_all().await?;
+    Ok(size)
 }
 
 /// A stream that is being read.

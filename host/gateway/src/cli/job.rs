@@ -61,7 +61,7 @@ pub struct JobStart {
     #[serde(skip_serializing_if = "Option::is_none")]
     filter: Option<Box<RawValue>>,
     /// The id of a message; repeat it for several.
-    #[arg(long = "message")]
+    #[arg(long = "message", required_unless_present = "filter")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     messages: Vec<String>,
     /// The decision about unknown messages, with `resolve`.

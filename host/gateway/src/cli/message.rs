@@ -1,5 +1,7 @@
 //! `angarium message …`
 
+use std::{convert::Infallible, path::PathBuf};
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -29,8 +31,8 @@ enum Command {
     Events(One),
     /// Show the reasons for each attempt's connection.
     Decision(One),
-    /// Show the content that was sent; the reading is in the audit.
-    Content(One),
+    /// Show the content that was sent, or write one of its attachments into a file; the reading is in the audit.
+    Content(ContentArgs),
     /// Cancel a message that has not begun.
     Cancel(One),
     /// Move a waiting message to another time, end or priority.
@@ -73,7 +75,7 @@ struct List {
     /// Only with the last attempt through this provider.
     #[arg(long)]
     provider: Option<String>,
-    /// Only with this code, of messages that did not succeed.
+    /// Only with a delivery that did not succeed, with this code.
     #[arg(long)]
     code: Option<String>,
     /// Only those accepted at this time or later, such as 2027-01-31T09:00:00Z.
@@ -98,24 +100,53 @@ struct List {
     client: ApiClient,
 }
 
-/// Its fields are the request's.
-#[derive(Debug, Args, Serialize)]
+#[derive(Debug, Args)]
+struct ContentArgs {
+    #[command(flatten)]
+    one: One,
+    /// The number of an attachment, as the content lists it.
+    #[arg(long, value_name = "NUMBER", requires = "to")]
+    attachment: Option<u32>,
+    /// The channel of several that the attachment belongs to, from 0.
+    #[arg(long, requires = "attachment")]
+    leg: Option<u8>,
+    /// A new file for the attachment.
+    #[arg(long, value_name = "FILE", requires = "attachment")]
+    to: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct RescheduleArgs {
     #[command(flatten)]
-    #[serde(skip)]
     one: One,
-    /// The earliest time to send, such as 2027-01-31T09:00:00Z.
-    #[arg(long)]
+    #[command(flatten)]
+    to: NewTimes,
+}
+
+/// Its fields are the request's.
+#[derive(Debug, Args, Serialize)]
+#[group(required = true, multiple = true)]
+struct NewTimes {
+    /// The earliest time to send, such as 2027-01-31T09:00:00Z; `none`: as soon as possible.
+    #[arg(long, value_parser = time_or_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    send_at: Option<String>,
-    /// The latest time to send.
-    #[arg(long)]
+    send_at: Option<TimeOrNone>,
+    /// The latest time to send; `none`: it never expires.
+    #[arg(long, value_parser = time_or_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
+    expires_at: Option<TimeOrNone>,
     /// `low`, `normal`, `high` or `urgent`.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<String>,
+}
+
+/// A time as the API reads it; null clears it.
+#[derive(Debug, Clone, Serialize)]
+struct TimeOrNone(Option<String>);
+
+fn time_or_none(text: &str) -> Result<TimeOrNone, Infallible> {
+    Ok(TimeOrNone((text != "none").then(|| text.to_owned())))
 }
 
 /// The columns of a message's content for one channel.
@@ -317,18 +348,10 @@ impl MessageArgs {
                     }
                 }
             }
-            Command::Content(one) => {
-                let answer = one.get("/content").await?;
-                match output.json {
-                    true => output.one(&answer, &[]),
-                    false => {
-                        answer["parts"].as_array().into_iter().flatten().for_each(|part| output.one(part, &CONTENT))
-                    }
-                }
-            }
-            Command::Reschedule(to) => {
-                let path = format!("{PATH}/{}", segment(&to.one.message));
-                show(&to.one.client.patch(&path, &to).await?, output);
+            Command::Content(content) => content.run(output).await?,
+            Command::Reschedule(RescheduleArgs { one, to }) => {
+                let path = format!("{PATH}/{}", segment(&one.message));
+                show(&one.client.patch(&path, &to).await?, output);
             }
             Command::Job(job) => job.run(output).await?,
             Command::Cancel(one) => show(&one.post("/cancel").await?, output),
@@ -341,6 +364,25 @@ impl MessageArgs {
                 show(&resolve.one.client.post(&path, &resolve).await?, output);
             }
             Command::Purge(one) => output.one(&one.delete("/content").await?, &WHOLE),
+        }
+        Ok(())
+    }
+}
+
+impl ContentArgs {
+    async fn run(self, output: &Output) -> Result<(), CliError> {
+        let Self { one, attachment, leg, to } = self;
+        if let (Some(number), Some(file)) = (attachment, to) {
+            let leg = leg.unwrap_or_default();
+            let path = format!("{PATH}/{}/attachments/{leg}/{number}", segment(&one.message));
+            let size = one.client.download(&path, &file).await?;
+            output.one(&json!({"file": file, "size": size}), &[("file", "/file"), ("size", "/size")]);
+            return Ok(());
+        }
+        let answer = one.get("/content").await?;
+        match output.json {
+            true => output.one(&answer, &[]),
+            false => answer["parts"].as_array().into_iter().flatten().for_each(|part| output.one(part, &CONTENT)),
         }
         Ok(())
     }
@@ -489,6 +531,24 @@ mod tests {
     struct Line {
         #[command(flatten)]
         list: List,
+    }
+
+    #[derive(Parser)]
+    struct ReschedulingLine {
+        #[command(flatten)]
+        to: RescheduleArgs,
+    }
+
+    #[test]
+    fn a_message_is_moved_by_at_least_one_value_and_none_clears_a_time() {
+        let body = |line: &[&str]| {
+            let line = ["reschedule", "--key", "ak_x", "msg_1"].iter().chain(line);
+            ReschedulingLine::try_parse_from(line).ok().map(|it| serde_json::to_value(it.to.to).unwrap())
+        };
+        assert_eq!(body(&[]), None);
+        assert_eq!(body(&["--send-at=none"]), Some(json!({"send_at": null})));
+        let both = body(&["--expires-at=2027-01-31T09:00:00Z", "--priority=high"]);
+        assert_eq!(both, Some(json!({"expires_at": "2027-01-31T09:00:00Z", "priority": "high"})));
     }
 
     #[test]

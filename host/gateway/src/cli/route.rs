@@ -26,6 +26,9 @@ enum Command {
         /// Only those of this channel.
         #[arg(long)]
         channel: Option<String>,
+        /// The entries of a page: 1 to 250; 50 by default.
+        #[arg(long)]
+        limit: Option<u32>,
         /// The end of the previous page, from its answer.
         #[arg(long)]
         cursor: Option<String>,
@@ -98,8 +101,9 @@ impl RouteArgs {
     pub async fn run(self, output: &Output) -> Result<(), CliError> {
         match self.command {
             Command::Create(create) => create.run(output).await?,
-            Command::List { channel, cursor, client } => {
-                let pairs = [("channel", channel), ("cursor", cursor)].into_iter();
+            Command::List { channel, limit, cursor, client } => {
+                let limit = limit.map(|limit| limit.to_string());
+                let pairs = [("channel", channel), ("limit", limit), ("cursor", cursor)].into_iter();
                 let pairs = pairs.filter_map(|(name, value)| Some(format!("{name}={}", segment(&value?))));
                 let query = pairs.collect::<Vec<_>>().join("&");
                 output.list(&client.get(&format!("{PATH}?{query}")).await?, &COLUMNS);
