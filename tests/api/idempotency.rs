@@ -24,6 +24,38 @@ async fn a_repeated_request_gets_the_first_answer() {
 }
 
 #[tokio::test]
+async fn a_list_of_one_channel_is_the_same_message_as_that_channel() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    let leg = json!({"channel": "webhook", "content": {"payload": 1}});
+    let list = json!({"channels": [leg]});
+    for (key, one, other) in [("a", &leg, &list), ("b", &list, &leg)] {
+        let key = [("idempotency-key", key)];
+        let first = gateway.post_with("/v1/messages", &key, one).await.expect(202);
+        let again = gateway.post_with("/v1/messages", &key, other).await;
+        assert_eq!(again.headers["idempotency-replayed"], "true");
+        assert_eq!(again.expect(202)["id"], first["id"]);
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_batch_names_the_first_one() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    let key = [("idempotency-key", "b")];
+    let message = json!({"channel": "webhook", "content": {"payload": 1}});
+    let batch = json!({"messages": [message, {"channel": "Webhook"}, message]});
+    let first = gateway.post_with("/v1/messages/batch", &key, &batch).await.expect(200);
+    let again = gateway.post_with("/v1/messages/batch", &key, &batch).await.expect(200);
+    assert_eq!((&again["batch"], &again["data"][2]["replayed"]), (&first["batch"], &json!(true)), "{again}");
+    // One message more: its batch finds that one.
+    let more = json!({"messages": [message, {"channel": "Webhook"}, message, message]});
+    let more = gateway.post_with("/v1/messages/batch", &key, &more).await.expect(200);
+    assert_ne!(more["batch"], first["batch"], "{more}");
+    assert_eq!(more["data"][3]["message"]["batch"], more["batch"], "{more}");
+}
+
+#[tokio::test]
 async fn another_message_under_the_key_is_refused() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;
@@ -81,15 +113,17 @@ async fn a_batch_has_a_result_for_each() {
         {"channel": "email", "to": "ann@example.org"},
         {"channel": "webhook", "content": {"payload": 1}, "idempotency_key": "a"},
         {"channel": "webhook", "colour": 1},
+        [],
     ]});
     let answer = gateway.post("/v1/messages/batch", &batch).await.expect(200);
     let results = answer["data"].as_array().unwrap();
     let statuses: Vec<_> = results.iter().map(|it| it["status"].as_u64().unwrap()).collect();
-    assert_eq!(statuses, [202, 422, 422, 202, 422], "{answer}");
+    assert_eq!(statuses, [202, 422, 422, 202, 422, 422], "{answer}");
     assert_eq!(results[0]["message"]["id"], results[3]["message"]["id"]);
     assert_eq!(results[3]["replayed"], true);
     assert_eq!(results[2]["error"]["errors"][0]["code"], "no_route");
     assert_eq!(results[4]["error"]["errors"][0]["pointer"], "/colour");
+    assert_eq!(results[5]["error"]["errors"].as_array().unwrap().len(), 1, "{answer}");
     let many: Vec<_> = (0..1001).map(|_| json!({"channel": "webhook"})).collect();
     gateway.post("/v1/messages/batch", &json!({"messages": many})).await.expect(422);
     gateway.post("/v1/messages/batch", &json!({"messages": []})).await.expect(422);

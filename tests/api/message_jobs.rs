@@ -33,6 +33,7 @@ async fn many_messages_are_canceled_by_a_filter_and_counted_first() {
     assert_eq!(counted, json!({"matched": 25}));
     assert_eq!(gateway.message(&campaign[0]).await.state, "scheduled");
     let job = gateway.post("/v1/message-jobs", &wanted).await.expect(202);
+    assert_eq!((&job["filter"]["reference"], &job["messages"]), (&json!("campaign"), &Value::Null), "{job}");
     let job = finished(&gateway, &job).await;
     assert_eq!((job.matched, job.done, job.skipped), (25, 25, 0), "{job}");
     for id in &campaign {
@@ -55,6 +56,7 @@ async fn listed_messages_whose_state_does_not_allow_it_are_skipped() {
     let job = gateway.post("/v1/message-jobs", &wanted).await.expect(202);
     let job = finished(&gateway, &job).await;
     assert_eq!((job.done, job.skipped), (1, 1), "{job}");
+    assert_eq!((&job["filter"], &job["messages"]), (&Value::Null, &json!([waiting, sent])), "{job}");
     gateway.post(&format!("/v1/message-jobs/{}/cancel", job["id"].as_str().unwrap()), &json!({})).await.expect(409);
 }
 
@@ -109,6 +111,11 @@ async fn a_job_that_would_meet_every_message_or_none_is_refused() {
     refused(json!({"action": "cancel", "filter": {"state": "sent"}, "messages": ["msg_1"], "reason": "x"}), "/filter")
         .await;
     refused(json!({"action": "cancel", "messages": ["msg_1"], "reason": "x"}), "/messages/0").await;
+    for (action, state) in [("retry", "sent"), ("retry", "delivered"), ("cancel", "failed"), ("cancel", "canceled")] {
+        refused(json!({"action": action, "filter": {"state": state}, "reason": "x"}), "/filter/state").await;
+    }
+    let long = r#"{"action": "retry", "filter": {"state": "failed"}, "limit": 100000000000000000000, "reason": "x"}"#;
+    refused(serde_json::from_str(long).unwrap(), "1000000000").await;
     refused(json!({"action": "resolve", "filter": {"state": "unknown"}, "reason": "x"}), "/resolution").await;
     refused(json!({"action": "retry", "filter": {"connection": "nobody"}, "reason": "x"}), "/filter/connection").await;
     let key = gateway.key_with("messages:write");
@@ -139,6 +146,25 @@ async fn a_waiting_message_is_moved_and_one_that_was_sent_is_not() {
 }
 
 #[tokio::test]
+async fn a_move_that_changes_nothing_is_none() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    let id = scheduled(&gateway, "a").await;
+    let path = format!("/v1/messages/{id}");
+    gateway.call(Method::PATCH, &path, Some(&json!({}))).await.expect(422);
+    gateway.call(Method::PATCH, &path, Some(&json!({"send_at": "2099-01-01T00:00:00.000000123Z"}))).await.expect(200);
+    let audit = gateway.get(&format!("/v1/audit?subject={id}")).await;
+    assert_eq!(audit["data"], json!([]), "{audit}");
+    let later = json!({"send_at": "2099-06-01T00:00:00.123456789Z"});
+    let moved = gateway.call(Method::PATCH, &path, Some(&later)).await.expect(200);
+    let audit = gateway.get(&format!("/v1/audit?subject={id}")).await;
+    assert_eq!(audit["data"][0]["after"]["send_at"], moved["send_at"], "{audit}");
+    gateway.post(&format!("{path}/cancel"), &json!({})).await.expect(200);
+    let refused = gateway.call(Method::PATCH, &path, Some(&later)).await.expect(409);
+    assert!(refused["detail"].to_string().contains("canceled"), "{refused}");
+}
+
+#[tokio::test]
 async fn content_is_read_back_with_its_attachments_and_the_reading_is_audited() {
     let gateway = TestGateway::start().await;
     let config = json!({"host": "127.0.0.1", "port": 9, "tls": "none", "from": "shop@example.com"});
@@ -157,8 +183,13 @@ async fn content_is_read_back_with_its_attachments_and_the_reading_is_audited() 
     let answer = reqwest::Client::new().get(url).bearer_auth(&gateway.key).send().await.unwrap();
     assert_eq!(answer.headers()["content-disposition"], "attachment");
     assert_eq!(answer.bytes().await.unwrap(), file);
-    gateway.call(Method::GET, &format!("/v1/messages/{id}/attachments/0/1"), None).await.expect(404);
+    for none in ["0/1", "0/+0", "00/0", "0/-1", "16/0", "x/y"] {
+        let answer =
+            gateway.call(Method::GET, &format!("/v1/messages/{id}/attachments/{none}"), None).await.expect(404);
+        assert!(answer["detail"].to_string().contains("attachment"), "{none}: {answer}");
+    }
     let audit = gateway.get(&format!("/v1/audit?subject={id}")).await;
+    assert!(!audit.to_string().contains("a.bin"), "the entry outlasts the content: {audit}");
     let read = |entry: &&Value| entry["action"] == "message.content_read";
     assert_eq!(audit["data"].as_array().unwrap().iter().filter(read).count(), 2, "{audit}");
     let key = gateway.key_with("messages:read");

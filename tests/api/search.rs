@@ -190,6 +190,11 @@ async fn a_filter_that_is_wrong_is_named() {
     ] {
         let answer = gateway.call(reqwest::Method::GET, &format!("/v1/messages?{query}"), None).await.problem(400);
         assert_eq!(answer.code, "invalid_parameter", "{answer}");
-        assert!(answer["errors"].to_string().contains(parameter), "{answer}");
+        assert!(answer["errors"].to_string().contains(&format!("query/{parameter}")), "{answer}");
     }
+    let all = "/v1/messages?state=lost&limit=0&channel=SMS&connection=nobody&until=1969-01-01T00:00:00Z&colour=1";
+    let answer = gateway.call(reqwest::Method::GET, all, None).await.problem(400);
+    let pointers: std::collections::BTreeSet<_> = answer.errors.iter().map(|it| it.pointer.clone()).collect();
+    let expected = ["channel", "colour", "connection", "limit", "state", "until"].map(|name| format!("query/{name}"));
+    assert_eq!(pointers, expected.into(), "{answer}");
 }

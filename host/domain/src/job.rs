@@ -36,6 +36,17 @@ impl JobAction {
     pub fn named(name: &str) -> Option<Self> {
         [Self::Cancel, Self::Retry, Self::Resolve, Self::Replay].into_iter().find(|it| it.as_str() == name)
     }
+
+    /// Whether a message in this state can allow the action. One that was sent, or may have been, can still wait for a
+    /// receipt that decides about its next channel: that is canceled.
+    #[must_use]
+    pub const fn may_take(self, state: DeliveryState) -> bool {
+        match self {
+            Self::Cancel => !state.is_end() || matches!(state, DeliveryState::Sent | DeliveryState::Unknown),
+            Self::Retry => !matches!(state, DeliveryState::Sent | DeliveryState::Delivered),
+            Self::Resolve | Self::Replay => true,
+        }
+    }
 }
 
 /// A person's decision about a delivery without a definite answer.

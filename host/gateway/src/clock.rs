@@ -2,10 +2,16 @@
 
 use jiff::Timestamp;
 
-/// The time now, at the microsecond that the database keeps.
+/// The time now, as the database keeps it.
 #[must_use]
 pub fn now() -> Timestamp {
     #[expect(clippy::disallowed_methods, reason = "this is the edge that reads the clock")]
     let now = Timestamp::now();
-    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+    as_stored(now)
+}
+
+/// A time at the microsecond that the database keeps.
+#[must_use]
+pub fn as_stored(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }

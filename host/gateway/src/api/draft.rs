@@ -41,7 +41,9 @@ pub fn read<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<Dr
             Err(error) => problems.push(json::unnamed(&error)),
         }
     }
-    let worth_a_second_look = bytes.len() <= LONG && problems.len() < MOST_PROBLEMS;
+    // A list in an object's place is read as one without members.
+    let is_object = !problems.iter().any(|it| it.pointer.is_empty() && it.code == "wrong_type");
+    let worth_a_second_look = is_object && bytes.len() <= LONG && problems.len() < MOST_PROBLEMS;
     match worth_a_second_look.then(|| rest(bytes, &problems)).flatten() {
         Some((rest, cut)) => Ok(Draft(rest, Fields::after(problems, cut))),
         None => Err(Problem::fields(problems)),

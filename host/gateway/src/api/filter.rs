@@ -11,7 +11,7 @@ use angarium_domain::ids::{ConnectionId, TenantId};
 /// # Errors
 /// The requirement that it does not meet.
 pub fn time(text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|_| "must be a time such as `2027-01-31T09:00:00Z`".to_owned())
+    text.parse().map_err(|_| "must be a time in the years 1970 to 9998, such as `2027-01-31T09:00:00Z`".to_owned())
 }
 
 /// Checks that the database can tell these times.

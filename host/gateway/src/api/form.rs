@@ -311,7 +311,9 @@ impl Node {
             _ => {}
         }
         let is_wrong = self.format == Format::DateTime && !is_time(text);
-        is_wrong.then(|| ("wrong_format", "must be a time such as `2027-01-31T09:00:00Z`".to_owned()))
+        is_wrong.then(|| {
+            ("wrong_format", "must be a time in the years 1970 to 9998, such as `2027-01-31T09:00:00Z`".to_owned())
+        })
     }
 
     fn must_match(&self, pattern: &Regex) -> String {
@@ -564,7 +566,12 @@ impl<'de> Visitor<'de> for At<'_, '_> {
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
-        self.scalar(kind::NUMBER, |node| node.number_fault(number))
+        // A whole number beyond 64 bits is read as this.
+        let is_long = number.fract() == 0.0 && number.abs() >= i64::MAX as f64;
+        let is_beyond = |node: &Node| is_long && node.number_fault(number).is_some();
+        let whole = self.reader.form.accepting(self.node, kind::INTEGER);
+        let kinds = if whole.into_iter().any(is_beyond) { kind::INTEGER | kind::NUMBER } else { kind::NUMBER };
+        self.scalar(kinds, |node| node.number_fault(number))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
@@ -868,6 +875,9 @@ mod tests {
         let code = |text: &str| form.problems_of_text(text).first().map(|it| it.code.clone());
         assert_eq!([code("1"), code("250")], [None, None]);
         assert_eq!([code("0"), code("251")].map(Option::unwrap), ["out_of_range", "out_of_range"]);
+        for long in ["100000000000000000000", "-100000000000000000000"] {
+            assert_eq!(code(long).as_deref(), Some("out_of_range"), "{long}");
+        }
         for text in ["", "x", "\"1\"", "[1]", "{}", "null", "1.5", "0x1", "1 1"] {
             assert_eq!(code(text).as_deref(), Some("wrong_type"), "{text}");
         }

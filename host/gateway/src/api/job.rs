@@ -28,6 +28,7 @@ use crate::app::{
     messages::MessageFilter,
 };
 use angarium_domain::{
+    delivery::DeliveryState,
     ids::{JobId, MessageId, TenantId},
     job::{JobAction, UnknownResolution},
     key::Scope,
@@ -87,9 +88,11 @@ pub struct JobAnswer {
     /// `running`, `finished` or `canceled`.
     #[schema(example = "running")]
     state: &'static str,
-    /// The filter of a replay; null for an action on messages. Its `until` is the time of the request at the latest:
-    /// what fails again is not met again.
-    filter: Option<LetterFilter>,
+    /// What it acts on; null where it lists `messages`, and to a key that may not read messages. Its `until` is the time
+    /// of the request at the latest: what fails again is not met again.
+    filter: Option<JobFilter>,
+    /// The messages that it lists; null where it has a filter, and to a key that may not read messages.
+    messages: Option<Vec<String>>,
     resolution: Option<UnknownResolution>,
     /// Null: as many as it can.
     rate_per_second: Option<u32>,
@@ -111,6 +114,14 @@ pub struct JobAnswer {
     started_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime)]
     finished_at: Option<Timestamp>,
+}
+
+/// The filter of a job: of messages, or of the dead letters of a replay.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum JobFilter {
+    Messages(Filter),
+    DeadLetters(LetterFilter),
 }
 
 /// The answer to a dry run.
@@ -152,6 +163,7 @@ pub async fn start(
     let filter = match (filter, messages) {
         (Some(filter), None) => {
             fields.check(!filter.is_empty(), "filter", "empty", || "must have at least one member".to_owned());
+            check_state(action, filter.state(), &mut fields);
             let filter = filter.into_domain(&app, tenant.id).await?;
             for problem in filter.as_ref().err().into_iter().flatten() {
                 fields.elsewhere(format!("/filter{}", problem.pointer), &problem.code, problem.detail.clone());
@@ -232,12 +244,28 @@ pub async fn cancel(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<JobAnswer>, Problem> {
-    Ok(Json(jobs::cancel(&app, &tenant.principal(), None, job_id(&id)?).await?.into()))
+    let report = jobs::cancel(&app, &tenant.principal(), None, job_id(&id)?).await?;
+    Ok(Json(JobAnswer::from(report).shown_to(&tenant)))
 }
 
 /// Reads a job's id from a path.
 pub fn job_id(text: &str) -> Result<JobId, Problem> {
     text.parse().map_err(|_| Problem::not_found("job"))
+}
+
+/// Refuses a state in which no message allows the action: the job would only skip.
+fn check_state(action: MessageJobAction, state: Option<DeliveryState>, fields: &mut Fields) {
+    let Some(state) = state else { return };
+    let action = JobAction::from(action);
+    fields.within("filter", |fields| {
+        fields.check(action.may_take(state), "state", "contradiction", || {
+            format!(
+                "must be a state in which a message allows the action `{}` (got `{}`)",
+                action.as_str(),
+                state.as_str()
+            )
+        });
+    });
 }
 
 fn ids(messages: &[String], fields: &mut Fields) -> Vec<MessageId> {
@@ -259,20 +287,44 @@ fn ids(messages: &[String], fields: &mut Fields) -> Vec<MessageId> {
     ids.into_iter().collect()
 }
 
+impl From<MessageJobAction> for JobAction {
+    fn from(action: MessageJobAction) -> Self {
+        match action {
+            MessageJobAction::Cancel => Self::Cancel,
+            MessageJobAction::Retry => Self::Retry,
+            MessageJobAction::Resolve => Self::Resolve,
+        }
+    }
+}
+
+impl JobAnswer {
+    /// Returns the part of it that may be shown to a key that stopped the job.
+    #[must_use]
+    pub fn shown_to<P>(self, tenant: &Tenant<P>) -> Self {
+        if tenant.reads_messages() { self } else { Self { filter: None, messages: None, ..self } }
+    }
+}
+
 impl From<JobReport> for JobAnswer {
     fn from(JobReport { job, outcomes }: JobReport) -> Self {
         let Job { task, .. } = job;
         let (action, resolution) = (task.action(), task.resolution());
-        let filter = match task {
-            JobTask::Replay(filter) => Some(filter.into()),
-            JobTask::Cancel(_) | JobTask::Retry(_) | JobTask::Resolve(..) => None,
+        let (filter, messages) = match task {
+            JobTask::Replay(filter) => (Some(JobFilter::DeadLetters(filter.into())), None),
+            JobTask::Cancel(filter) | JobTask::Retry(filter) | JobTask::Resolve(filter, _) => {
+                match filter.ids.as_slice() {
+                    [] => (Some(JobFilter::Messages(filter.into())), None),
+                    ids => (None, Some(ids.iter().map(ToString::to_string).collect())),
+                }
+            }
         };
         Self {
             id: job.id.to_string(),
             action,
             state: job.state.as_str(),
-            outcomes: filter.is_some().then_some(outcomes),
+            outcomes: (action == JobAction::Replay).then_some(outcomes),
             filter,
+            messages,
             resolution,
             rate_per_second: job.rate_per_second,
             limit: job.most,

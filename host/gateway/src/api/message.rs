@@ -124,7 +124,8 @@ pub struct Batch {
 /// The result for each message, in order.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BatchAnswer {
-    /// Finds the messages that were accepted now: `GET /v1/messages?batch=…`.
+    /// Finds the messages that were accepted now: `GET /v1/messages?batch=…`. Of a repeated request, whose messages were
+    /// all accepted before, it is the first one's.
     #[schema(example = "batch_0192f0c1a2b37c4d8e5f60718293a4b5")]
     batch: String,
     data: Vec<BatchResult>,
@@ -233,9 +234,8 @@ pub async fn list(
     mut query: Query,
 ) -> Result<Json<Page<MessageAnswer>>, Problem> {
     let paging = Paging::<MessageId>::of(&mut query);
-    let filter = Filter::of(&mut query);
-    query.finish()?;
-    let filter = filter.into_domain(&app, tenant.id).await?.map_err(Problem::parameters)?;
+    let filter = Filter::of(&mut query).into_domain(&app, tenant.id).await?;
+    let filter = query.finish_with(filter)?;
     let rows = messages::list(&app, tenant.id, &filter, paging.after, paging.limit).await?;
     Ok(Json(Page::of(rows, |row| row.message.id.to_string(), MessageAnswer::from)))
 }
@@ -335,6 +335,9 @@ pub async fn reschedule(
     Json(patch): Json<MessagePatch>,
 ) -> Result<Json<MessageAnswer>, Problem> {
     let id = message_id(&id)?;
+    if patch.send_at.is_none() && patch.expires_at.is_none() && patch.priority.is_none() {
+        return Err(Problem::field("", "empty", "must have `send_at`, `expires_at` or `priority`"));
+    }
     let to = Reschedule { send_at: patch.send_at, expires_at: patch.expires_at, priority: patch.priority };
     let view = MessageActions::new(&app, &tenant.principal()).reschedule(id, to).await?;
     Ok(Json(MessageAnswer::from(view).shown_to(&tenant)))

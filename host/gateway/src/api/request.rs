@@ -338,6 +338,17 @@ impl Query {
         self.fields.elsewhere(format!("query/{name}"), "invalid", detail);
     }
 
+    /// Refuses what `finish` does, together with the faults of what was made of the parameters.
+    pub fn finish_with<T: Default>(mut self, made: Result<T, Vec<FieldProblem>>) -> Result<T, Problem> {
+        let made = made.unwrap_or_else(|problems| {
+            for FieldProblem { pointer, code, detail } in problems {
+                self.fields.elsewhere(format!("query{pointer}"), &code, detail);
+            }
+            T::default()
+        });
+        self.finish().map(|()| made)
+    }
+
     /// Refuses invalid, unknown and repeated parameters.
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in &self.pairs {

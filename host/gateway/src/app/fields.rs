@@ -114,7 +114,7 @@ pub fn unescaped(token: &str) -> String {
 pub fn plain(fields: &mut Fields, name: &str, text: &str, most: usize) {
     fields.within(name, |fields| {
         if text.trim().is_empty() {
-            fields.bad("empty", "must have a character other than spaces, or be left out");
+            fields.bad("empty", "must have a character other than spaces");
         }
         if text.chars().count() > most {
             fields.bad("too_long", format!("must have at most {most} characters"));

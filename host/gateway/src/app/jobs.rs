@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{App, PageRows, Principal, Result, error::UseCaseError};
+use super::{App, PageRows, Principal, Result, audit::without_recipient, error::UseCaseError};
 use crate::clock;
 use angarium_domain::{
     audit::Action,
@@ -90,7 +90,7 @@ fn by_now(task: JobTask, now: Timestamp) -> JobTask {
 fn recorded(new: &NewJob) -> Result<Value> {
     let filter: Value = serde_json::from_str(&new.task.filter()?).map_err(|error| UseCaseError::internal(&error))?;
     Ok(json!({
-        "action": new.task.action(), "filter": filter, "resolution": new.task.resolution(),
+        "action": new.task.action(), "filter": without_recipient(&filter)?, "resolution": new.task.resolution(),
         "rate_per_second": new.rate_per_second, "limit": new.most, "matched": new.matched,
     }))
 }

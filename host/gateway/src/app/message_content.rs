@@ -1,5 +1,7 @@
 //! What was sent, read back. Each reading is in the audit.
 
+use serde_json::json;
+
 use super::{App, Principal, Result, error::UseCaseError};
 use crate::engine::admission::AdmitError;
 use angarium_domain::{
@@ -61,10 +63,11 @@ pub struct AttachmentReader {
 pub async fn attachment(app: &App, by: &Principal, id: MessageId, leg: u8, number: u32) -> Result<AttachmentReader> {
     let mut change = app.changes.begin(by).await?;
     present(message_get(&mut change, by.tenant, id).await?)?;
+    // The entry outlasts the content, of which the file's name is a part.
+    let entry = AuditEntry::new(Action::ContentRead, id).after(json!({"leg": leg, "attachment": number}));
     let leg = id.leg(leg);
     let listed = attachment_list(&mut change, by.tenant, leg).await?;
     let info = listed.into_iter().find(|it| it.id == number).ok_or(UseCaseError::NotFound("attachment"))?;
-    let entry = AuditEntry::new(Action::ContentRead, id).after(serde_json::json!({"attachment": info.name}));
     change.commit(entry).await?;
     Ok(AttachmentReader { app: app.clone(), tenant: by.tenant, leg, info, read: 0 })
 }

@@ -107,5 +107,6 @@ pub async fn cancel(
     State(app): State<App>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<JobAnswer>, Problem> {
-    Ok(Json(jobs::cancel(&app, &tenant.principal(), REPLAYS, job_id(&id)?).await?.into()))
+    let report = jobs::cancel(&app, &tenant.principal(), REPLAYS, job_id(&id)?).await?;
+    Ok(Json(JobAnswer::from(report).shown_to(&tenant)))
 }

@@ -1,5 +1,7 @@
 //! `/v1/messages/{id}/content` and its attachments: what was sent, read back.
 
+use std::str::FromStr;
+
 use axum::{
     body::Body,
     extract::State,
@@ -22,7 +24,11 @@ use super::{
     message_id,
 };
 use crate::app::message_content::{self, AttachmentReader};
-use angarium_domain::{legs::Leg, message::Content, provider::BlobInfo};
+use angarium_domain::{
+    legs::{Leg, MOST as MOST_LEGS},
+    message::Content,
+    provider::BlobInfo,
+};
 
 /// The content of a message as it was accepted, after rules have changed it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -120,12 +126,12 @@ pub async fn content(
 pub async fn attachment(
     tenant: Tenant<ContentRead>,
     State(app): State<App>,
-    UrlPath((id, leg, number)): UrlPath<(String, u8, u32)>,
+    UrlPath((id, leg, number)): UrlPath<(String, String, String)>,
 ) -> Result<Response, Problem> {
-    if leg > 15 {
-        return Err(Problem::not_found("attachment"));
-    }
-    let reader = message_content::attachment(&app, &tenant.principal(), message_id(&id)?, leg, number).await?;
+    let id = message_id(&id)?;
+    let leg = plain_number::<u8>(&leg).filter(|leg| usize::from(*leg) < MOST_LEGS);
+    let (Some(leg), Some(number)) = (leg, plain_number(&number)) else { return Err(Problem::not_found("attachment")) };
+    let reader = message_content::attachment(&app, &tenant.principal(), id, leg, number).await?;
     let length = HeaderValue::from(reader.info.size as u64);
     let mut response = Body::from_stream(pieces(reader)).into_response();
     let headers = response.headers_mut();
@@ -134,6 +140,11 @@ pub async fn attachment(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
     Ok(response)
+}
+
+/// Reads a number in its only form: `+1` and `01` are none.
+fn plain_number<T: FromStr + ToString>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|number: &T| number.to_string() == text)
 }
 
 fn pieces(reader: AttachmentReader) -> impl stream::Stream<Item = Result<Bytes, std::io::Error>> {

@@ -34,7 +34,8 @@ pub struct Filter {
     /// Of a delivery's last attempt.
     #[schema(min_length = 1, max_length = 128)]
     provider: Option<String>,
-    /// The provider's code, or the gateway's word for it, of a delivery that did not succeed.
+    /// The provider's code, or the gateway's word for it, of a delivery that did not succeed. The message may have been
+    /// sent through another of its channels.
     #[schema(min_length = 1, max_length = 1024)]
     code: Option<String>,
     /// Accepted at this time or later.
@@ -48,7 +49,8 @@ pub struct Filter {
     batch: Option<String>,
     #[schema(min_length = 1, max_length = 1024)]
     reference: Option<String>,
-    /// A member of the metadata as its name, a colon and its value: a text, a number or a boolean.
+    /// A member of the metadata as its name, a colon and its value: a text, a number as it was written, or a boolean. A
+    /// name with a colon cannot be searched, nor an empty one.
     #[schema(min_length = 3, max_length = 1024, example = "order:A-1001")]
     metadata: Option<String>,
 }
@@ -69,7 +71,8 @@ pub struct FilterParams {
     connection: Option<String>,
     /// Only messages whose last attempt was through this provider.
     provider: Option<String>,
-    /// Only messages that did not succeed, with this code: the provider's, or the gateway's word for it.
+    /// Only messages with a delivery that did not succeed, with this code: the provider's, or the gateway's word for it.
+    /// With `channels`, the message may have been sent through another.
     code: Option<String>,
     /// Only messages that were accepted at this time or later.
     #[param(value_type = Option<String>, format = DateTime)]
@@ -86,9 +89,13 @@ pub struct FilterParams {
 }
 
 const BAD_BATCH: &str = "must be the id of a batch, `batch_…`";
-const BAD_MEMBER: &str = "must be a name, a colon and a value, such as `order:A-1001`";
+const BAD_MEMBER: &str = "must be a name without colons, a colon and a value, such as `order:A-1001`";
 
 impl Filter {
+    pub const fn state(&self) -> Option<DeliveryState> {
+        self.state
+    }
+
     /// Whether it has no member.
     pub fn is_empty(&self) -> bool {
         let Self { state, channel, recipient, connection, provider, code, since, until, batch, reference, metadata } =
@@ -169,6 +176,24 @@ impl Filter {
             ("metadata", &self.metadata),
         ];
         filter::check_texts(fields, texts);
+    }
+}
+
+impl From<MessageFilter> for Filter {
+    fn from(filter: MessageFilter) -> Self {
+        Self {
+            state: filter.state,
+            channel: filter.channel,
+            recipient: filter.recipients.into_iter().next(),
+            connection: filter.connection.map(|id| id.to_string()),
+            provider: filter.provider,
+            code: filter.code,
+            since: filter.since,
+            until: filter.until,
+            batch: filter.batch.map(|id| id.to_string()),
+            reference: filter.reference,
+            metadata: filter.metadata.map(|(name, value)| format!("{name}:{value}")),
+        }
     }
 }
 

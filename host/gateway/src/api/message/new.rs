@@ -15,7 +15,10 @@ use super::{
     channels::NewLeg,
     fingerprint,
 };
-use crate::app::sending::{AdmitError, MessageSource, ParseContext, Unparsed};
+use crate::{
+    app::sending::{AdmitError, MessageSource, ParseContext, Unparsed},
+    clock,
+};
 use angarium_domain::{
     country::Country,
     ids::MessageId,
@@ -256,6 +259,8 @@ impl MessageRequest {
         context: &ParseContext<'_>,
         idempotency: Option<Idempotency>,
     ) -> Result<message::NewMessage, Fields> {
+        self.send_at = self.send_at.map(clock::as_stored);
+        self.expires_at = self.expires_at.map(clock::as_stored);
         self.check_times(context.now, &mut fields);
         self.check_texts(&mut fields);
         if let Some(name) = &self.condition {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{MISSING as NO_MESSAGE, MessageActions, MessageView, purged};
 use crate::{
-    app::{App, PageRows, Result, error::UseCaseError},
+    app::{App, PageRows, Result, audit::without_recipient, error::UseCaseError},
     clock,
     engine::legs,
 };
@@ -108,7 +108,7 @@ impl MessageActions<'_> {
         let discarded = dead_letter_discard(&mut change, self.by.tenant, &next, reason).await?;
         tell(&mut change, self.by.tenant, &discarded, "message.discarded", Some(json!({"reason": reason}))).await?;
         let entry = AuditEntry::new(Action::DeadLettersDiscarded, "")
-            .after(json!({"filter": filter, "discarded": discarded.len()}))
+            .after(json!({"filter": without_recipient(filter)?, "discarded": discarded.len()}))
             .because(Some(reason));
         change.commit(entry).await?;
         Ok((discarded.len(), next.len() == DISCARDED as usize))

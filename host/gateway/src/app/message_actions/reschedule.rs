@@ -42,21 +42,21 @@ impl MessageActions<'_> {
         let mut change = self.begin_on(id).await?;
         let view = message_get(&mut change, tenant, id).await?.ok_or(MISSING)?;
         let message = &view.message;
-        if message.ordering_key.is_some() {
-            let detail = "a message with an ordering key keeps its place in the line: cancel it, and send another one";
-            return Err(UseCaseError::conflict("ordered", detail));
-        }
+        check_movable(&view)?;
         let moved = moved(message, to);
-        check(&moved, now)?;
-        let waiting = waiting(tenant, &view);
-        if waiting.is_empty() {
-            return Err(not_now(view.state, "moved"));
+        // What changes nothing is no action.
+        if shown(&moved) == shown(message) {
+            return Ok(view);
         }
+        check(&moved, now)?;
         let due_at = moved.due_at();
-        let mut queued = Vec::with_capacity(waiting.len());
-        for entry in waiting {
+        let mut queued = Vec::with_capacity(view.legs.len());
+        for entry in waiting(tenant, &view) {
             if !queue_remove(&mut change, &entry).await? {
-                return Err(not_now(view.state, "moved"));
+                return Err(UseCaseError::conflict(
+                    "wrong_state",
+                    "a worker has the message, and it can't be moved now",
+                ));
             }
             delivery_reschedule(&mut change, tenant, entry.delivery, due_at).await?;
             queued.push(QueueEntry { due_at, priority: moved.priority, ..entry });
@@ -72,10 +72,26 @@ impl MessageActions<'_> {
     }
 }
 
+/// Checks that a message waits, was never attempted and has no place in a line.
+fn check_movable(view: &MessageView) -> Result<()> {
+    if view.state.is_end() {
+        return Err(not_now(view.state, "moved"));
+    }
+    if view.message.ordering_key.is_some() {
+        let detail = "a message with an ordering key keeps its place in the line: cancel it, and send another one";
+        return Err(UseCaseError::conflict("ordered", detail));
+    }
+    if view.legs.iter().any(|leg| leg.attempts > 0 || leg.state.is_end()) {
+        return Err(UseCaseError::conflict("wrong_state", "the message was attempted, and can't be moved any more"));
+    }
+    Ok(())
+}
+
 fn moved(message: &Message, to: Reschedule) -> Message {
+    let stored = |time: Option<Timestamp>| time.map(clock::as_stored);
     Message {
-        send_at: to.send_at.unwrap_or(message.send_at),
-        expires_at: to.expires_at.unwrap_or(message.expires_at),
+        send_at: to.send_at.map_or(message.send_at, stored),
+        expires_at: to.expires_at.map_or(message.expires_at, stored),
         priority: to.priority.unwrap_or(message.priority),
         ..message.clone()
     }
@@ -89,11 +105,8 @@ fn check(message: &Message, now: Timestamp) -> Result<()> {
     fields.finish()
 }
 
-/// Returns the queue's entries of a message that was never attempted; none for any other.
+/// Returns the queue's entries of a message that was never attempted.
 fn waiting(tenant: TenantId, view: &MessageView) -> Vec<QueueEntry> {
-    if view.legs.iter().any(|leg| leg.attempts > 0 || leg.state.is_end()) {
-        return Vec::new();
-    }
     let entry = |leg: &DeliveryView| QueueEntry {
         tenant,
         delivery: leg.id,
