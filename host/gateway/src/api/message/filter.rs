@@ -26,6 +26,7 @@ pub struct Filter {
     /// One of the message's channels.
     #[schema(pattern = "^[a-z][a-z0-9_]{0,31}$", example = "sms")]
     channel: Option<String>,
+    /// The recipient; of a message with `channels`, that of the first.
     #[schema(min_length = 1, max_length = 1024)]
     recipient: Option<String>,
     /// A connection's id or uid, of a delivery's last attempt.
@@ -65,7 +66,7 @@ pub struct FilterParams {
     state: Option<String>,
     /// Only messages of this channel.
     channel: Option<String>,
-    /// Only messages to this recipient.
+    /// Only messages to this recipient; with `channels`, that of the first.
     recipient: Option<String>,
     /// Only messages whose last attempt was through this connection: its id or uid.
     connection: Option<String>,
