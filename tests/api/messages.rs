@@ -1,8 +1,9 @@
 //! `/v1/messages`: the view of a message, and dry runs.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{gateway::TestGateway, sink::Sink};
+use crate::support::{database::eventually, gateway::TestGateway, sink::Sink};
 
 #[tokio::test]
 async fn a_message_tells_what_became_of_it_and_why() {
@@ -43,4 +44,38 @@ async fn a_planned_message_is_scheduled() {
     assert_eq!((&accepted["state"], &accepted["send_at"]), (&json!("scheduled"), &json!("2098-12-31T23:00:00Z")));
     let shown: Value = gateway.get(&format!("/v1/messages/{}", accepted["id"].as_str().unwrap())).await;
     assert_eq!(shown, accepted);
+}
+
+#[tokio::test]
+async fn what_a_client_escapes_silences_no_events() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    gateway.webhook(&sink, "/in").await;
+    let metadata = json!({"e\u{0}": "x\u{0}y"});
+    let strange = json!({"channel": "webhook", "content": {"payload": {"a": "x\u{0}y"}}, "metadata": &metadata,
+        "attributes": {"a": "\u{0}"}, "contact": {"id": "\u{0}"}, "context": {"\u{0}": "1"}});
+    let strange = gateway.send(&strange).await;
+    gateway.settled(&strange).await;
+    let half = gateway.send_raw(r#"{"channel":"webhook","content":{"payload":"\ud800"}}"#).await;
+    gateway.settled(&half).await;
+    let after = gateway.send(&json!({"channel": "webhook", "content": {"payload": 1}})).await;
+    gateway.settled(&after).await;
+    let events = eventually("the events of all three", || async {
+        let events = gateway.list("/v1/events?type=message.sent&limit=250").await;
+        (events.len() == 3).then_some(events)
+    })
+    .await;
+    assert_eq!((&events[0]["metadata"], &events[2]["message"]), (&metadata, &json!(after)));
+    for message in [&strange, &half] {
+        assert_eq!(gateway.event_types(message).await.last().unwrap(), "message.sent");
+        gateway.get(&format!("/v1/messages/{message}/decision")).await;
+    }
+    // What a provider says may have it too, and stays no obstacle to a purge.
+    let written = format!(
+        r#"update event set data = '{{"detail": "x", "provider": {{"a": "\\\u0000\u0000"}}}}' where message_id = '{}'"#,
+        strange.replace("msg_", "")
+    );
+    gateway.db.sql(&written).await;
+    gateway.call(Method::DELETE, &format!("/v1/messages/{strange}/content"), None).await.expect(200);
+    let event = gateway.list("/v1/events?type=message.sent&limit=250").await.swap_remove(0);
+    assert_eq!(event["data"], json!({"provider": {"a": "\\\u{fffd}\u{fffd}"}}), "{event}");
 }

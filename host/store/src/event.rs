@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{
     Result,
+    message::body_metadata,
     page::{PageRows, one_more, page},
 };
 use angarium_domain::ids::{ConnectionId, DeliveryId, EventId, MessageId, TenantId};
@@ -41,7 +42,7 @@ pub struct EventSubject {
 /// Events `e` with their messages.
 const EVENTS: &str = "select e.id, e.delivery_id, e.type, e.at, e.data, e.message_id, e.connection_id,
     angarium_leg_channel(m.legs, m.channel, coalesce(e.delivery_id, m.id)) as channel, m.reference,
-    (convert_from(coalesce(m.excerpt, m.body), 'UTF8')::json -> 'metadata')::text as metadata
+    coalesce(m.excerpt, m.body) as body
   from event e left join message m on m.tenant_id = e.tenant_id and m.id = e.message_id and e.connection_id is null";
 
 /// A message's events, oldest first. Its acceptance is the message itself and has no row here.
@@ -55,7 +56,8 @@ fn event_from(row: &PgRow) -> Result<EventView> {
     let connection: Option<ConnectionId> = row.try_get::<Option<Uuid>, _>(6)?.map(Into::into);
     let channel: Option<String> = row.try_get("channel")?;
     let about = channel.map(|channel| -> Result<EventSubject> {
-        Ok(EventSubject { channel, reference: row.try_get("reference")?, metadata: row.try_get("metadata")? })
+        let metadata = body_metadata(row.try_get("body")?);
+        Ok(EventSubject { channel, reference: row.try_get("reference")?, metadata })
     });
     Ok(EventView {
         id: row.try_get::<Uuid, _>(0)?.into(),

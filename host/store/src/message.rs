@@ -25,8 +25,8 @@ use angarium_domain::{
     provider::{BlobInfo, Cost},
     recipients::Recipients,
 };
-pub(super) use stored::StoredLegs;
 pub use stored::body_json;
+pub(super) use stored::{StoredLegs, body_metadata};
 
 /// The lease that an acceptance writes for the messages that its node dispatches at once.
 #[derive(Debug, Clone, Copy)]

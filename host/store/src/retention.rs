@@ -25,6 +25,9 @@ const FOLDED: &str = "coalesce(m.written_in, 0) < (select folded_to from stat_wa
     and t.delivery_id <= (left(m.id::text, 35) || 'f')::uuid
     and t.written_in >= (select folded_to from stat_watermark))";
 
+/// The data of the event `e`. What a provider wrote into it may have `\u0000`, which jsonb does not take.
+const EVENT_DATA: &str = r"regexp_replace(e.data, '(?<!\\)((\\\\)*)\\u0000', '\1\\ufffd', 'g')::jsonb";
+
 /// The author of a purge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PurgedBy {
@@ -80,7 +83,7 @@ pub async fn content_purge(
            update delivery d set detail = null, recipients = null from purged
            where d.tenant_id = $1 and d.id >= purged.id and d.id <= purged.last
          ), told as (
-           update event e set data = (e.data::jsonb - 'detail' - 'recipient')::text from purged
+           update event e set data = ({EVENT_DATA} - 'detail' - 'recipient')::text from purged
            where e.tenant_id = $1 and e.message_id = purged.id and e.data is not null
          ), receipts as (
            update receipt r set recipient = null, message = '', detail = '{{}}' from purged

@@ -7,6 +7,7 @@
 use std::{borrow::Cow, iter};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::{Result, StoreError};
 use angarium_domain::{
@@ -44,6 +45,21 @@ pub fn read(first: Leg, body: &[u8], legs: Option<&str>) -> Result<(Legs, Body)>
         Some(legs) => parse::<StoredLegs>(legs.as_bytes())?.with(first, further)?,
     };
     Ok((legs, parse(body)?))
+}
+
+/// Returns the metadata in the column `body`, as the client wrote it.
+///
+/// The database can't: it refuses all of a JSON text that has `\u0000` or half of a surrogate pair anywhere. A body
+/// without a readable form has no metadata here, so that one message silences no list of events.
+pub fn body_metadata(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Metadata<'a> {
+        #[serde(default, borrow)]
+        metadata: Option<&'a RawValue>,
+    }
+    let read = serde_json::from_slice::<Metadata<'_>>(body);
+    let read = read.inspect_err(|error| tracing::warn!(%error, "an event is shown without its message's metadata"));
+    read.ok()?.metadata.map(|metadata| metadata.get().to_owned())
 }
 
 #[derive(Serialize)]
@@ -185,6 +201,15 @@ mod tests {
         let (legs, body) = read(leg("webhook", "{}"), body.as_bytes(), None).unwrap();
         assert_eq!(legs.first().content.payload.as_ref().unwrap().get(), r#"{"b": 1.0,  "a":2}"#);
         assert_eq!((body.metadata.unwrap().get(), legs.is_list()), (r#"{"a":  1.0}"#, false));
+    }
+
+    #[test]
+    fn metadata_is_read_beside_whatever_a_client_escapes() {
+        let body = br#"{"content":{"payload":{"\u0000":"\ud800"}},"metadata":{"e":"\ud800","\u0000":  1}}"#;
+        assert_eq!(body_metadata(body).as_deref(), Some(r#"{"e":"\ud800","\u0000":  1}"#));
+        for none in [&b"{}"[..], br#"{"metadata":null}"#, b"{", b"\xff"] {
+            assert_eq!(body_metadata(none), None);
+        }
     }
 
     #[test]

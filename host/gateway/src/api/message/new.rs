@@ -338,6 +338,10 @@ impl MessageRequest {
             fields.check(object.get().starts_with('{'), "metadata", "wrong_type", || "must be an object".to_owned());
             let fits = object.get().len() <= MOST_OBJECT_BYTES;
             fields.check(fits, "metadata", "too_long", || "must have at most 16 KiB".to_owned());
+            let is_text = !has_half_surrogate(object.get());
+            fields.check(is_text, "metadata", "wrong_format", || {
+                "must have both halves of each surrogate pair, such as `\\ud83d\\ude00`".to_owned()
+            });
         }
     }
 
@@ -588,6 +592,26 @@ fn check_url(text: &str, fields: &mut Fields) {
     }
 }
 
+/// Whether a JSON text has half of a surrogate pair: it stands for no character, and readers of events would refuse the
+/// whole answer.
+fn has_half_surrogate(json: &str) -> bool {
+    let mut rest = json;
+    while let Some(escape) = rest.find('\\').and_then(|at| rest.get(at..)) {
+        let behind = |bytes| escape.get(bytes..).unwrap_or_default();
+        rest = match code_unit(escape) {
+            Some(0xd800..=0xdbff) if matches!(code_unit(behind(6)), Some(0xdc00..=0xdfff)) => behind(12),
+            Some(0xd800..=0xdfff) => return true,
+            _ => behind(2),
+        };
+    }
+    false
+}
+
+/// The UTF-16 unit of a `\uXXXX` at the beginning.
+fn code_unit(escape: &str) -> Option<u16> {
+    u16::from_str_radix(escape.strip_prefix("\\u")?.get(..4)?, 16).ok()
+}
+
 /// How many bytes a value has as JSON.
 fn json_length(value: &impl Serialize) -> usize {
     struct Length(usize);
@@ -677,6 +701,20 @@ mod tests {
         assert_eq!(new.message.first().content.payload.as_ref().unwrap().get(), r#"{"z": 1.0}"#);
         assert_eq!(new.message.send_at.unwrap().to_string(), "2026-06-01T22:00:00Z");
         assert_eq!((new.message.first().attachments, &new.attachments[0].content[..]), (1, &b"hi"[..]));
+    }
+
+    #[test]
+    fn metadata_has_whole_characters() {
+        for whole in [r#"{"\ud83d\ude00":"\u0000"}"#, r#"{"a":"\\ud800"}"#, r#"{"a":"é\\\ud83d\ude00\n"}"#, "{}"] {
+            assert!(!has_half_surrogate(whole), "{whole}");
+        }
+        for half in [r#"{"a":"\ud800"}"#, r#"{"\udc00":1}"#, r#"{"a":"\ud800\ud800\udc00"}"#, r#"{"a":"\\\ud83dx"}"#] {
+            assert!(has_half_surrogate(half), "{half}");
+        }
+        assert_eq!(
+            bad(r#"{"channel": "webhook", "content": {"payload": 1}, "metadata": {"a": "\ud800"}}"#),
+            ["/metadata"]
+        );
     }
 
     #[test]
