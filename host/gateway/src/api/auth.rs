@@ -11,7 +11,7 @@ use super::{
     App, HttpState,
     body_budget::BodyOwner,
     problem::Problem,
-    request::{Caller, RequestId},
+    request::{Caller, RequestId, refuse_parameters},
 };
 use crate::{
     app::{Principal, key_lookup::KeyHash},
@@ -133,6 +133,7 @@ impl<P: Permission> FromRequestParts<HttpState> for Tenant<P> {
         if let Some(lacking) = P::SCOPES.iter().find(|scope| !key.allows(**scope)) {
             return Err(Problem::forbidden(lacking.as_str()));
         }
+        refuse_parameters(parts)?;
         parts.extensions.insert(BodyOwner::Tenant(key.tenant));
         if let Some(caller) = parts.extensions.get::<Caller>() {
             caller.is(key.tenant);

@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Path, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -272,6 +272,14 @@ fn parameters(document: &Value) -> Result<Parameters, String> {
     Ok(all)
 }
 
+/// Refuses the parameters of a request for a change whose operation has none in its query: such a `dry_run` would be a
+/// real one.
+pub fn refuse_parameters(parts: &Parts) -> Result<(), Problem> {
+    let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
+    let takes_some = documented(parts).iter().any(|known| !known.in_header);
+    if is_read || takes_some { Ok(()) } else { Query::unchecked(parts).finish() }
+}
+
 /// The query's parameters, each taken once by its name. Their schemas, and those of the operation's headers, are
 /// checked before.
 #[derive(Debug)]
@@ -286,17 +294,26 @@ impl<S: Sync> FromRequestParts<S> for Query {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let query = parts.uri.query().unwrap_or_default();
-        let pairs = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
-        let operation = format!("{} {path}", parts.method.as_str().to_ascii_lowercase());
-        let mut query = Self { pairs, fields: Fields::default(), bad: Vec::new() };
-        PARAMETERS.get(&operation).into_iter().flatten().for_each(|known| query.check(known, &parts.headers));
+        let mut query = Self::unchecked(parts);
+        documented(parts).iter().for_each(|known| query.check(known, &parts.headers));
         Ok(query)
     }
 }
 
+/// The parameters that the document has of a request's operation.
+fn documented(parts: &Parts) -> &'static [Parameter] {
+    let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let operation = format!("{} {path}", parts.method.as_str().to_ascii_lowercase());
+    PARAMETERS.get(&operation).map_or(&[], Vec::as_slice)
+}
+
 impl Query {
+    fn unchecked(parts: &Parts) -> Self {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        Self { pairs, fields: Fields::default(), bad: Vec::new() }
+    }
+
     /// Holds a parameter to the document.
     fn check(&mut self, known: &Parameter, headers: &HeaderMap) {
         let (place, text) = match known.in_header {
