@@ -84,6 +84,27 @@ async fn cancelling_passes_the_turn_on_and_a_retry_by_hand_joins_the_end() {
 }
 
 #[tokio::test]
+async fn a_job_sends_a_key_s_messages_again_in_their_order() {
+    let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
+    let webhook = gateway.webhook(&sink, "/in").await;
+    gateway.without_breaker(&webhook).await;
+    sink.answers("/k", (0..12).map(|_| Reply::status(410)).chain([Reply::status(200)]));
+    let batch: Vec<_> = (0..12).map(|number| message(&sink, "k", number)).collect();
+    let batch = gateway.post("/v1/messages/batch", &json!({"messages": batch})).await.expect(200);
+    sink.arrived(12).await;
+    eventually("all failed", || async {
+        (gateway.list("/v1/messages?state=failed&limit=250").await.len() == 12).then_some(())
+    })
+    .await;
+    let retry = json!({"action": "retry", "filter": {"state": "failed", "batch": batch["batch"]}, "reason": "mended"});
+    let job = gateway.post("/v1/message-jobs", &retry).await.expect(202);
+    let job = gateway.ended_job(job["id"].as_str().unwrap()).await;
+    assert_eq!((job.matched, job.done, job.skipped), (12, 12, 0), "{job}");
+    sink.arrived(24).await;
+    assert_eq!(numbers(&sink, "k"), (0..12).chain(0..12).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_key_has_one_to_256_characters() {
     let (gateway, sink) = (TestGateway::start().await, Sink::start().await);
     gateway.webhook(&sink, "/in").await;

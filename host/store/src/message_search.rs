@@ -1,5 +1,5 @@
 //! The search for messages: ids of a page, and counts. Each filter has an index in the order of pages, or is met by
-//! walking from the newest message on.
+//! walking messages from the newest on, or for a job from the oldest on.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use super::{
 };
 use angarium_domain::{
     delivery::DeliveryState,
-    ids::{BatchId, ConnectionId, MessageId, TenantId},
+    ids::{BatchId, ConnectionId, JobId, MessageId, TenantId},
     message::metadata_hash,
 };
 
@@ -67,20 +67,42 @@ pub async fn message_list(
     before: Option<MessageId>,
     limit: u32,
 ) -> Result<PageRows<MessageView>> {
-    let ids = message_find(db, tenant, filter, before, one_more(limit)).await?;
+    let walk = Walk { oldest_first: false, after: None, before: before.map(MessageId::uuid) };
+    let ids = message_find(db, tenant, filter, walk, one_more(limit)).await?;
     message_views(db, tenant, &ids, limit).await
 }
 
-/// Returns the ids of up to `limit` messages that match, the newest first, from before `before`.
-pub async fn message_find(
+/// The direction of a search, and the ids between which it finds messages.
+#[derive(Debug, Clone, Copy, Default)]
+struct Walk {
+    oldest_first: bool,
+    after: Option<MessageId>,
+    before: Option<Uuid>,
+}
+
+/// Returns the ids of up to `limit` messages that match, the oldest first: those behind `after` that were accepted
+/// before a job with the id `job` was made.
+pub async fn message_find_for_job(
     db: &mut PgConnection,
     tenant: TenantId,
     filter: &MessageFilter,
-    before: Option<MessageId>,
+    job: JobId,
+    after: Option<MessageId>,
+    limit: i64,
+) -> Result<Vec<MessageId>> {
+    // The ids of both are UUIDv7: they are in the order of time.
+    message_find(db, tenant, filter, Walk { oldest_first: true, after, before: Some(job.uuid()) }, limit).await
+}
+
+async fn message_find(
+    db: &mut PgConnection,
+    tenant: TenantId,
+    filter: &MessageFilter,
+    walk: Walk,
     limit: i64,
 ) -> Result<Vec<MessageId>> {
     let few_wait = prepared(db, tenant, filter).await?;
-    let mut search = Search { sql: Sql::new(""), tenant, filter, before, limit: Some(limit) };
+    let mut search = Search { sql: Sql::new(""), tenant, filter, walk, limit: Some(limit) };
     search.push(few_wait);
     let ids: Vec<Uuid> = search.sql.build_query_scalar().persistent(false).fetch_all(db).await?;
     Ok(ids.into_iter().map(MessageId::from).collect())
@@ -89,7 +111,8 @@ pub async fn message_find(
 /// Returns how many messages match.
 pub async fn message_count(db: &mut PgConnection, tenant: TenantId, filter: &MessageFilter) -> Result<i64> {
     let few_wait = prepared(db, tenant, filter).await?;
-    let mut search = Search { sql: Sql::new("select count(*) from ("), tenant, filter, before: None, limit: None };
+    let mut search =
+        Search { sql: Sql::new("select count(*) from ("), tenant, filter, walk: Walk::default(), limit: None };
     search.push(few_wait);
     search.sql.push(") as found");
     Ok(search.sql.build_query_scalar().persistent(false).fetch_one(db).await?)
@@ -136,7 +159,7 @@ struct Search<'a> {
     sql: Sql,
     tenant: TenantId,
     filter: &'a MessageFilter,
-    before: Option<MessageId>,
+    walk: Walk,
     limit: Option<i64>,
 }
 
@@ -218,7 +241,9 @@ impl Search<'_> {
         self.sql.push("select delivery_id from (select delivery_id from queue where tenant_id = ").push_bind(tenant);
         self.sql.push(format!(" and {DUE} union select unnest(deliveries) from lease where tenant_id = "));
         self.sql.push_bind(tenant).push(" union select delivery_id from ordering_line where tenant_id = ");
-        self.sql.push_bind(tenant).push(") as some_wait order by delivery_id desc offset 0");
+        self.sql.push_bind(tenant).push(") as some_wait");
+        self.push_order("delivery_id");
+        self.sql.push(" offset 0");
     }
 
     /// Walks the messages with several channels in this state.
@@ -283,7 +308,7 @@ impl Search<'_> {
         if state.is_none() || code.is_some() {
             self.sql.push(" group by found.id");
         }
-        self.sql.push(" order by found.id desc");
+        self.push_order("found.id");
         self.push_limit(self.limit);
     }
 
@@ -314,11 +339,14 @@ impl Search<'_> {
             self.sql.push(" and d.begun_at is null and d.state = ").push_bind(state.as_str());
         }
         // A message's legs have ids from its own on.
-        if let Some(before) = self.before {
-            self.sql.push(" and d.id < ").push_bind(before.uuid());
+        if let Some(after) = self.walk.after {
+            self.sql.push(" and d.id > angarium_last_leg(").push_bind(after.uuid()).push(")");
+        }
+        if let Some(before) = self.walk.before {
+            self.sql.push(" and d.id < ").push_bind(before);
         }
         self.push_conditions(channel);
-        self.sql.push(" order by d.id desc");
+        self.push_order("d.id");
         let legs = if state.is_some() { 1 } else { MOST_LEGS };
         self.push_limit(self.limit.map(|limit| limit * legs));
         self.sql.push(")");
@@ -356,17 +384,25 @@ impl Search<'_> {
     }
 
     fn push_end_of_walk(&mut self, channel: ChannelMatch) {
-        if let Some(before) = self.before {
-            self.sql.push(" and m.id < ").push_bind(before.uuid());
+        if let Some(after) = self.walk.after {
+            self.sql.push(" and m.id > ").push_bind(after.uuid());
+        }
+        if let Some(before) = self.walk.before {
+            self.sql.push(" and m.id < ").push_bind(before);
         }
         self.push_conditions(channel);
-        self.sql.push(" order by m.id desc");
+        self.push_order("m.id");
         self.push_limit(self.limit);
     }
 
     fn push_end_of_union(&mut self) {
-        self.sql.push(")) as found order by found.id desc");
+        self.sql.push(")) as found");
+        self.push_order("found.id");
         self.push_limit(self.limit);
+    }
+
+    fn push_order(&mut self, id: &str) {
+        self.sql.push(format!(" order by {id}{}", if self.walk.oldest_first { "" } else { " desc" }));
     }
 
     fn push_limit(&mut self, limit: Option<i64>) {

@@ -69,7 +69,7 @@ pub struct NewMessageJob {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1000)]
     rate_per_second: Option<u32>,
-    /// The most messages that it acts on, the newest first.
+    /// The most messages that it acts on, the oldest first.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1_000_000_000)]
     limit: Option<i64>,
@@ -133,7 +133,7 @@ pub struct MessageJobPreview {
 
 /// Act on many messages: cancel, retry or resolve them.
 ///
-/// The job goes through the messages from the newest on, each once, on whichever node runs; messages that are accepted
+/// The job goes through the messages from the oldest on, each once, on whichever node runs; messages that are accepted
 /// later are not met. With `dry_run` nothing begins: the answer counts the messages that match.
 #[utoipa::path(post, path = "/v1/message-jobs", tag = "messages", operation_id = "startMessageJob",
     params(("dry_run" = Option<bool>, Query, description = "Count the messages that match, and begin nothing.")),

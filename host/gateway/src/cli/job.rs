@@ -72,7 +72,7 @@ pub struct JobStart {
     #[arg(long = "rate", value_parser = clap::value_parser!(u32).range(1..=1000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     rate_per_second: Option<u32>,
-    /// The most messages, the newest first.
+    /// The most messages, the oldest first.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,

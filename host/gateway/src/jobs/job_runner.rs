@@ -23,7 +23,7 @@ use angarium_domain::{audit::Actor, ids::MessageId, job};
 use angarium_store::{
     Store, StoreError,
     job::{Job, JobMove, JobTask, job_advance, job_claim, job_finish, job_next_due, job_postpone},
-    message_search::{MessageFilter, message_find},
+    message_search::{MessageFilter, message_find_for_job},
 };
 
 /// How often a node looks while nothing is due.
@@ -111,14 +111,15 @@ impl JobRunner {
         Ok(())
     }
 
-    /// Acts on the next messages, each in a transaction that also moves the job on. True if there are none.
+    /// Acts on the next messages from the oldest on, so that those with one ordering key keep their order, each in a transaction that also moves the job on. True if there are none.
     async fn messages(&self, job: &mut Job, filter: &MessageFilter) -> Result<bool> {
         let size = size(job, MOST_MESSAGES);
         if size == 0 {
             return Ok(true);
         }
         let mut txn = self.store.worker().await?;
-        let next = message_find(&mut txn, job.tenant, filter, job.reached.map(MessageId::from), size.into()).await?;
+        let reached = job.reached.map(MessageId::from);
+        let next = message_find_for_job(&mut txn, job.tenant, filter, job.id, reached, size.into()).await?;
         drop(txn);
         let is_over = next.is_empty();
         let by = Principal { tenant: job.tenant, actor: Actor::job(job.id, job.task.action().as_str()) };
