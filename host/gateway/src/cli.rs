@@ -29,9 +29,13 @@ mod tail;
 mod tenant;
 mod versions;
 
-use std::process::ExitCode;
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    process::ExitCode,
+};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{app::error::UseCaseError, node::config::ConfigError, node::telemetry::TelemetryError};
 use angarium_domain::ids::InvalidId;
@@ -127,7 +131,8 @@ const POLLS_BETWEEN_EVENTS: u32 = 8;
 /// Runs the command of the process's arguments.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = without_empty_variables(Cli::command(), &|name| env::var_os(name)).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let runtime = tokio::runtime::Builder::new_multi_thread().event_interval(POLLS_BETWEEN_EVENTS).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -137,6 +142,15 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error.to_string()),
     }
+}
+
+/// Has no flag read an empty variable: it counts as unset, as it does for settings.
+fn without_empty_variables(command: clap::Command, value: &dyn Fn(&OsStr) -> Option<OsString>) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let is_empty = arg.get_env().and_then(value).is_some_and(|value| value.is_empty());
+        if is_empty { arg.env(None::<&'static str>) } else { arg }
+    });
+    command.mut_subcommands(|command| without_empty_variables(command, value))
 }
 
 async fn execute(cli: Cli) -> Result<(), CliError> {
@@ -177,12 +191,24 @@ fn failed(reason: &str) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let variables_of = |name: &str, empty: &'static str| {
+            let value = move |name: &OsStr| Some(OsString::from(if name == empty { "" } else { "x" }));
+            let command = without_empty_variables(Cli::command(), &value);
+            let command = command.find_subcommand(name).unwrap();
+            command.get_arguments().filter_map(|arg| arg.get_env()).map(OsStr::to_owned).collect::<Vec<_>>()
+        };
+        for name in ["migrate", "serve"] {
+            assert_eq!(variables_of(name, ""), ["ANGARIUM_CONFIG"]);
+            assert!(variables_of(name, "ANGARIUM_CONFIG").is_empty(), "{name}");
+        }
     }
 }
