@@ -49,6 +49,9 @@ const TRIED: Duration = Duration::from_millis(500);
 /// How long nothing is tried out after something was, at most.
 const LONGEST_REST: Duration = Duration::from_millis(100);
 
+/// How long a tenant's questions wait for a turn after one took long on the spot.
+const SLOW: Duration = Duration::from_secs(10);
+
 /// How often it is said that a tenant's rules were not asked to the end.
 const NEWS: Duration = Duration::from_secs(60);
 
@@ -72,6 +75,8 @@ pub struct RuleRunner {
     tries: Arc<FairSemaphore>,
     tried: Mutex<TenantTimes>,
     shadows: Mutex<TenantTimes>,
+    /// The tenants with a script that lately took long, each until then.
+    slow: Mutex<HashMap<TenantId, Instant>>,
     /// When it was said last that a tenant's rules were not asked to the end.
     told: Mutex<HashMap<TenantId, Instant>>,
 }
@@ -93,6 +98,7 @@ impl RuleRunner {
             tries: FairSemaphore::new(1),
             tried: Mutex::new(TenantTimes::of(TRIED)),
             shadows: Mutex::new(TenantTimes::of(times.tenant)),
+            slow: Mutex::default(),
             told: Mutex::default(),
         })
     }
@@ -107,14 +113,28 @@ impl RuleRunner {
         off_the_workers(|| charged(&self.tenants, tenant, turn.grant, &mut work))
     }
 
-    /// A turn costs more than most scripts, which are short.
+    /// Asks on this worker, because a turn costs more than most scripts, which are short. Scripts run here with a free
+    /// permit alone, and not for a tenant with one that lately took long: a native function ends late, and a worker must
+    /// not be held up.
     fn on_the_spot<T>(&self, tenant: TenantId, work: impl FnOnce() -> T) -> Option<T> {
-        let may_run = times(&self.tenants).has(tenant, Instant::now());
-        let OnTheSpot { answer, used } = at_hand(may_run, work);
+        let now = Instant::now();
+        let may_run = times(&self.tenants).has(tenant, now) && !self.slow().get(&tenant).is_some_and(|end| *end > now);
+        let pass = may_run.then(|| self.live.try_enter()).flatten();
+        let OnTheSpot { answer, used } = at_hand(pass.is_some(), work);
         if !used.is_zero() {
             times(&self.tenants).charge(tenant, used, Instant::now());
         }
+        if answer.is_none() && pass.is_some() {
+            let ended = Instant::now();
+            let mut slow = self.slow();
+            slow.retain(|_, end| *end > ended);
+            slow.insert(tenant, ended + SLOW);
+        }
         answer
+    }
+
+    fn slow(&self) -> MutexGuard<'_, HashMap<TenantId, Instant>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks a question that can be asked only once, and most likely runs something.
@@ -231,6 +251,24 @@ fn off_the_workers<T>(work: impl FnOnce() -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use angarium_rules::allowance::Spent;
+
+    #[tokio::test]
+    async fn what_takes_long_on_the_spot_is_asked_in_turns_for_a_while() {
+        let times = RuleTimes { message: Duration::from_millis(20), tenant: Duration::from_secs(60) };
+        let runner = RuleRunner::new(times);
+        let (slow, quick) = (TenantId::new(), TenantId::new());
+        let script = |time: Duration| move || angarium_rules::allowance::run_for_tests(time);
+        let until = Instant::now() + PATIENCE;
+        let long = Duration::from_millis(5);
+        assert_eq!(runner.ask(slow, until, script(long)).await, None::<Spent>, "it has its time in a turn");
+        assert!(runner.on_the_spot(slow, script(Duration::ZERO)).is_none(), "it is not tried again here");
+        assert!(runner.on_the_spot(quick, script(Duration::ZERO)).is_some());
+        let _busy = runner.live.try_enter();
+        let permits: Vec<_> = std::iter::from_fn(|| runner.live.try_enter()).collect();
+        assert!(runner.on_the_spot(quick, script(Duration::ZERO)).is_none(), "without a free permit nothing runs here");
+        drop(permits);
+    }
 
     #[tokio::test]
     async fn a_tenant_that_tried_out_much_waits_and_another_does_not() {
