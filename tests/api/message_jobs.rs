@@ -37,7 +37,7 @@ async fn many_messages_are_canceled_by_a_filter_and_counted_first() {
     let job = finished(&gateway, &job).await;
     assert_eq!((job.matched, job.done, job.skipped), (25, 25, 0), "{job}");
     for id in &campaign {
-        assert_eq!(gateway.message(&id).await.state, "canceled");
+        assert_eq!(gateway.message(id).await.state, "canceled");
     }
     assert_eq!(gateway.message(&other).await.state, "scheduled");
     let audit = gateway.get(&format!("/v1/audit?subject={}", campaign[3])).await;

@@ -274,7 +274,7 @@ async fn a_message_waits_for_a_script_that_fails_and_is_asked_about_again() {
     let message = |reference: &str| json!({"channel": "webhook", "content": {"payload": {}}, "reference": reference});
     let (good, bad) = (gateway.send(&message("good")).await, gateway.send(&message("bad")).await);
     for id in [&good, &bad] {
-        assert_eq!(gateway.message(&id).await.state, "scheduled");
+        assert_eq!(gateway.message(id).await.state, "scheduled");
         let told = ruling(&gateway, id).await;
         assert_eq!(told["on_hold"]["by"], "gate", "{told}");
     }

@@ -197,7 +197,7 @@ async fn an_endpoint_that_reads_nothing_leaves_memory_for_others() {
     assert_eq!(sink.received_at("/large")[0].body.len(), bytes + 2);
     gateway.key = one;
     for id in &ids {
-        let state = gateway.message(&id).await["state"].clone();
+        let state = gateway.message(id).await["state"].clone();
         assert_eq!(state, "queued", "nothing of the other's has ended before");
     }
     assert!(peak(&gateway, 0) < MOST);

@@ -234,7 +234,7 @@ impl Contender<'_> {
     }
 }
 
-/// Orders the route's candidates for the next attempt. `standings` has one for each candidate, in
+/// Orders the route's candidates for the next attempt. `candidate_states` has one for each candidate, in
 /// the route's order.
 ///
 /// A candidate is asked once a round; a round ends when the retry policy waits.

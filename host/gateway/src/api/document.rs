@@ -27,7 +27,7 @@ use super::{
         description = "A self-hosted delivery gateway. Every error is a problem (RFC 9457) that names every bad field.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    servers((url = "/")),
+    servers((url = ".")),
     tags(
         (name = "messages", description = "Sending, and the state of each message."),
         (name = "dead-letters", description = "Deliveries that ended without success, and wait for a person."),

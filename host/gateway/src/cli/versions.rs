@@ -13,14 +13,14 @@ use super::{
 pub enum VersionCommand {
     /// Show the versions, the latest first.
     Versions {
-        /// A script's name; else the id or uid.
+        /// Its id or uid; a script's name.
         name: String,
         #[command(flatten)]
         client: ApiClient,
     },
     /// Show where a version differs from the active one, or from another.
     Compare {
-        /// A script's name; else the id or uid.
+        /// Its id or uid; a script's name.
         name: String,
         /// The version to look at.
         #[arg(long)]
@@ -33,7 +33,7 @@ pub enum VersionCommand {
     },
     /// Make a version the active one.
     Activate {
-        /// A script's name; else the id or uid.
+        /// Its id or uid; a script's name.
         name: String,
         #[arg(long)]
         version: u32,
@@ -45,7 +45,7 @@ pub enum VersionCommand {
     },
     /// Return to the version that was active before.
     Rollback {
-        /// A script's name; else the id or uid.
+        /// Its id or uid; a script's name.
         name: String,
         #[command(flatten)]
         client: ApiClient,

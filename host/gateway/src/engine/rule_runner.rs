@@ -118,7 +118,7 @@ impl RuleRunner {
     /// not be held up.
     fn on_the_spot<T>(&self, tenant: TenantId, work: impl FnOnce() -> T) -> Option<T> {
         let now = Instant::now();
-        let may_run = times(&self.tenants).has(tenant, now) && !self.slow().get(&tenant).is_some_and(|end| *end > now);
+        let may_run = times(&self.tenants).has(tenant, now) && self.slow().get(&tenant).is_none_or(|end| *end <= now);
         let pass = may_run.then(|| self.live.try_enter()).flatten();
         let OnTheSpot { answer, used } = at_hand(pass.is_some(), work);
         if !used.is_zero() {

@@ -30,8 +30,8 @@ use crate::{
     engine::recovery,
     engine::rule_runner::{RuleRunner, RuleTimes},
     engine::small_tenant_priority::SmallTenantPriority,
-    jobs::maintenance,
     jobs::job_runner,
+    jobs::maintenance,
     node::config::{Config, NodeRole},
     node::health::NodeHealth,
     node::providers::Providers,
@@ -41,11 +41,7 @@ use crate::{
 };
 use angarium_domain::callback::PublicUrl;
 use angarium_runtime::{CacheSettings, Runtime, RuntimeSettings};
-use angarium_store::{
-    self as store, Store,
-    maintenance::lease_expire_node,
-    statistics::transactions_align,
-};
+use angarium_store::{self as store, Store, maintenance::lease_expire_node, statistics::transactions_align};
 use angarium_transport::{self as transport, Transport, TransportSettings, byte_budget::ByteBudget, sealing::Keyring};
 
 /// Requests that are under way get this long to end once the gateway stops.

@@ -242,7 +242,8 @@ impl MessageSource for ClientMessage {
         let idempotency = request.idempotency(header_key.as_deref(), &mut fields);
         let key = idempotency.clone().filter(|_| is_whole && fields.is_empty());
         let message = request.into_domain(fields, context, idempotency);
-        message.map_err(|fields| Unparsed { error: AdmitError::Invalid(fields.into_problems()), key })
+        message
+            .map_err(|fields| Unparsed { error: AdmitError::Invalid(fields.into_problems()), key: key.map(Box::new) })
     }
 }
 

@@ -408,7 +408,7 @@ impl AttemptAnswer {
             fallback_reason: view.fallback_reason,
             started_at: view.started_at,
             finished_at: view.finished_at,
-            duration_ms: view.finished_at.duration_since(view.started_at).as_secs_f64() * 1_000.0,
+            duration_ms: view.finished_at.duration_since(view.started_at).as_micros() as f64 / 1_000.0,
             disposition: view.disposition,
             overridden: view.overridden.map(|it| OverriddenAnswer { disposition: it.said, by: it.by.as_str() }),
             status: view.status,

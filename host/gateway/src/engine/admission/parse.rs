@@ -40,7 +40,7 @@ pub trait MessageSource: Send + Sync {
 pub struct Unparsed {
     pub error: AdmitError,
     /// Its idempotency key: a message that was accepted under it is returned, whatever is invalid by now.
-    pub key: Option<Idempotency>,
+    pub key: Option<Box<Idempotency>>,
 }
 
 /// The context that a message is parsed in.
@@ -109,7 +109,10 @@ impl Admission {
                     new.message.body.trace.clone_from(&origin.trace);
                     IntakeMessage::parsed(new)
                 }
-                Err(Unparsed { error, key }) => IntakeMessage::Refused(Box::new(RefusedMessage { error, key })),
+                Err(Unparsed { error, key }) => {
+                    let key = key.map(|key| *key);
+                    IntakeMessage::Refused(Box::new(RefusedMessage { error, key }))
+                }
             });
             // A request may have a thousand messages: others are let through between.
             tokio::task::coop::consume_budget().await;
