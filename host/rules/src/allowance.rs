@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// The time for what is asked on the spot: short enough for an async worker.
+/// The time for rules without expressions if nothing else is asked: short enough for an async worker.
 const AT_HAND: Duration = Duration::from_millis(1);
 
 /// The most that is charged between two looks at the clock: a busy machine uses up no tenant's time.
@@ -68,9 +68,7 @@ impl Grant {
     /// The grant of a tenant without time: rules without expressions are asked, and nothing is run.
     pub const TENANT_SPENT: Self = Self { time: AT_HAND, runs: false, cause: Spent::TenantTime };
 
-    const fn at_hand(runs: bool) -> Self {
-        Self { time: AT_HAND, runs, cause: Spent::NotHere }
-    }
+    const AT_HAND: Self = Self { time: AT_HAND, runs: false, cause: Spent::NotHere };
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,8 +79,6 @@ struct Allowance {
     looked: Instant,
     /// Whether something was not asked.
     denied: bool,
-    /// Whether a script or an expression was run.
-    ran: bool,
 }
 
 impl Allowance {
@@ -110,20 +106,11 @@ pub fn within<T>(grant: Grant, work: impl FnOnce() -> T) -> (T, Duration) {
     (answer, grant.time.saturating_sub(allowance.left))
 }
 
-/// The result of something that was asked on the spot.
-#[derive(Debug)]
-pub struct OnTheSpot<T> {
-    /// `None` if it takes longer, or must run something and may not: then nothing has come of it.
-    pub answer: Option<T>,
-    /// The time that it used, if something was run.
-    pub used: Duration,
-}
-
-/// Does something that may be done again, within a millisecond. With `runs`, scripts and expressions may be run.
-pub fn at_hand<T>(runs: bool, work: impl FnOnce() -> T) -> OnTheSpot<T> {
-    let (answer, allowance) = measured(Grant::at_hand(runs), work);
-    let used = if allowance.ran { AT_HAND.saturating_sub(allowance.left) } else { Duration::ZERO };
-    OnTheSpot { answer: (!allowance.denied).then_some(answer), used }
+/// Does something that may be done again, as long as it costs hardly anything: rules without expressions. `None` if
+/// something must be run: then nothing has come of it.
+pub fn at_hand<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let (answer, allowance) = measured(Grant::AT_HAND, work);
+    (!allowance.denied).then_some(answer)
 }
 
 fn measured<T>(grant: Grant, work: impl FnOnce() -> T) -> (T, Allowance) {
@@ -136,7 +123,7 @@ fn measured<T>(grant: Grant, work: impl FnOnce() -> T) -> (T, Allowance) {
         }
     }
     let now = Instant::now();
-    let fresh = Allowance { grant, left: grant.time, began: now, looked: now, denied: false, ran: false };
+    let fresh = Allowance { grant, left: grant.time, began: now, looked: now, denied: false };
     let _restore = Restore(ALLOWANCE.replace(Some(fresh)));
     let answer = work();
     let mut allowance = ALLOWANCE.get().unwrap_or(fresh);
@@ -163,7 +150,6 @@ pub(super) fn enter() -> Result<(), Spent> {
             allowance.denied = true;
             return Some(allowance.grant.cause);
         }
-        allowance.ran = true;
         allowance.spent()
     });
     denied.map_or(Ok(()), Err)
@@ -195,16 +181,6 @@ fn changed(change: impl FnOnce(&mut Allowance) -> Option<Spent>) -> Option<Spent
     spent
 }
 
-/// Does as a script of this length does; returns why it was not run, or was ended.
-#[doc(hidden)]
-#[must_use]
-pub fn run_for_tests(time: Duration) -> Option<Spent> {
-    enter().err().or_else(|| {
-        charge(time);
-        ended()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,20 +210,9 @@ mod tests {
     }
 
     #[test]
-    fn on_the_spot_only_short_work_is_run_and_charged() {
-        let spot = |runs, work: fn() -> bool| {
-            let OnTheSpot { answer, used } = at_hand(runs, work);
-            (answer, used > Duration::ZERO)
-        };
-        let long = || {
-            let began = enter().is_ok();
-            charge(AT_HAND);
-            began && ended().is_none()
-        };
-        assert_eq!(spot(false, || true), (Some(true), false), "rules without expressions cost nothing");
-        assert_eq!(spot(false, || enter().is_ok()), (None, false));
-        assert_eq!(spot(true, || enter().is_ok()), (Some(true), true));
-        assert_eq!(spot(true, long), (None, true), "it is asked again elsewhere, and charged for both");
+    fn at_hand_nothing_is_run() {
+        assert_eq!(at_hand(|| 7), Some(7));
+        assert_eq!(at_hand(|| enter().is_ok()), None);
         let (denied, _) = within(Grant::TENANT_SPENT, enter);
         assert_eq!(denied, Err(Spent::TenantTime));
     }

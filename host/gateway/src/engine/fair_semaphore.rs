@@ -93,11 +93,6 @@ impl FairSemaphore {
         self.small_tenants.as_ref().is_none_or(|it| it.may_begin(tenant))
     }
 
-    /// Returns a permit if one is free now.
-    pub fn try_enter(self: &Arc<Self>) -> Option<Permit> {
-        self.queues().take().then(|| Permit(Arc::clone(self)))
-    }
-
     /// Waits for this tenant's turn, before those that have not begun.
     pub async fn enter(self: &Arc<Self>, tenant: TenantId) -> Permit {
         let called = {

@@ -31,7 +31,11 @@ impl RuleHooks<'_> {
         question: &Q,
     ) -> Q::Answer {
         let serving = question.serving(book);
-        let answer = self.runner.ask(tenant, until, || question.ask(&serving, &given)).await;
+        let ask = || question.ask(&serving, &given);
+        let answer = match serving.runs(question.hook()) {
+            true => self.runner.ask_once(tenant, until, ask).await,
+            false => self.runner.ask(tenant, until, ask).await,
+        };
         drop(serving);
         let failures = question.failures(&answer);
         for failure in failures {

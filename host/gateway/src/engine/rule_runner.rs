@@ -1,4 +1,4 @@
-//! Runs rules and scripts. A question that takes less than a millisecond is answered on the spot.
+//! Runs rules and scripts. Rules without expressions are answered on the spot.
 //! All others run off the async workers, a few at a time, tenants in turn; a message and a tenant have a time limit for
 //! them. After that, rules and scripts that were not asked count as absent, except those that let nothing through
 //! unasked. It decides nothing itself.
@@ -16,7 +16,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use self::tenant_time::TenantTimes;
 use crate::engine::fair_semaphore::{FairSemaphore, Permit};
 use angarium_domain::ids::TenantId;
-use angarium_rules::allowance::{Grant, OnTheSpot, at_hand, within};
+use angarium_rules::allowance::{Grant, at_hand, within};
 
 /// How long a question waits for the tenant's time before it goes unasked.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -49,9 +49,6 @@ const TRIED: Duration = Duration::from_millis(500);
 /// How long nothing is tried out after something was, at most.
 const LONGEST_REST: Duration = Duration::from_millis(100);
 
-/// How long a tenant's questions wait for a turn after one took long on the spot.
-const SLOW: Duration = Duration::from_secs(10);
-
 /// How often it is said that a tenant's rules were not asked to the end.
 const NEWS: Duration = Duration::from_secs(60);
 
@@ -75,8 +72,6 @@ pub struct RuleRunner {
     tries: Arc<FairSemaphore>,
     tried: Mutex<TenantTimes>,
     shadows: Mutex<TenantTimes>,
-    /// The tenants with a script that lately took long, each until then.
-    slow: Mutex<HashMap<TenantId, Instant>>,
     /// When it was said last that a tenant's rules were not asked to the end.
     told: Mutex<HashMap<TenantId, Instant>>,
 }
@@ -98,43 +93,18 @@ impl RuleRunner {
             tries: FairSemaphore::new(1),
             tried: Mutex::new(TenantTimes::of(TRIED)),
             shadows: Mutex::new(TenantTimes::of(times.tenant)),
-            slow: Mutex::default(),
             told: Mutex::default(),
         })
     }
 
     /// Asks a question about a tenant's message, which waits for the tenant's time until then. It is asked a second
-    /// time if the first one shows that it takes long, or that the tenant must wait for time.
+    /// time if the first one shows that something must run.
     pub async fn ask<T>(&self, tenant: TenantId, until: Instant, mut work: impl FnMut() -> T) -> T {
-        if let Some(answer) = self.on_the_spot(tenant, &mut work) {
+        if let Some(answer) = at_hand(&mut work) {
             return answer;
         }
         let turn = self.turn(tenant, until).await;
         off_the_workers(|| charged(&self.tenants, tenant, turn.grant, &mut work))
-    }
-
-    /// Asks on this worker, because a turn costs more than most scripts, which are short. Scripts run here with a free
-    /// permit alone, and not for a tenant with one that lately took long: a native function ends late, and a worker must
-    /// not be held up.
-    fn on_the_spot<T>(&self, tenant: TenantId, work: impl FnOnce() -> T) -> Option<T> {
-        let now = Instant::now();
-        let may_run = times(&self.tenants).has(tenant, now) && self.slow().get(&tenant).is_none_or(|end| *end <= now);
-        let pass = may_run.then(|| self.live.try_enter()).flatten();
-        let OnTheSpot { answer, used } = at_hand(pass.is_some(), work);
-        if !used.is_zero() {
-            times(&self.tenants).charge(tenant, used, Instant::now());
-        }
-        if answer.is_none() && pass.is_some() {
-            let ended = Instant::now();
-            let mut slow = self.slow();
-            slow.retain(|_, end| *end > ended);
-            slow.insert(tenant, ended + SLOW);
-        }
-        answer
-    }
-
-    fn slow(&self) -> MutexGuard<'_, HashMap<TenantId, Instant>> {
-        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks a question that can be asked only once, and most likely runs something.
@@ -170,7 +140,7 @@ impl RuleRunner {
 
     /// Explains a decision, which examines each rule of the tenant.
     pub async fn explain<T>(&self, tenant: TenantId, mut work: impl FnMut() -> T) -> T {
-        if let Some(answer) = at_hand(false, &mut work).answer {
+        if let Some(answer) = at_hand(&mut work) {
             return answer;
         }
         self.try_out(tenant, || self.as_for_an_explanation(work)).await
@@ -251,24 +221,6 @@ fn off_the_workers<T>(work: impl FnOnce() -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use angarium_rules::allowance::Spent;
-
-    #[tokio::test]
-    async fn what_takes_long_on_the_spot_is_asked_in_turns_for_a_while() {
-        let times = RuleTimes { message: Duration::from_millis(20), tenant: Duration::from_secs(60) };
-        let runner = RuleRunner::new(times);
-        let (slow, quick) = (TenantId::new(), TenantId::new());
-        let script = |time: Duration| move || angarium_rules::allowance::run_for_tests(time);
-        let until = Instant::now() + PATIENCE;
-        let long = Duration::from_millis(5);
-        assert_eq!(runner.ask(slow, until, script(long)).await, None::<Spent>, "it has its time in a turn");
-        assert!(runner.on_the_spot(slow, script(Duration::ZERO)).is_none(), "it is not tried again here");
-        assert!(runner.on_the_spot(quick, script(Duration::ZERO)).is_some());
-        let _busy = runner.live.try_enter();
-        let permits: Vec<_> = std::iter::from_fn(|| runner.live.try_enter()).collect();
-        assert!(runner.on_the_spot(quick, script(Duration::ZERO)).is_none(), "without a free permit nothing runs here");
-        drop(permits);
-    }
 
     #[tokio::test]
     async fn a_tenant_that_tried_out_much_waits_and_another_does_not() {
